@@ -1,0 +1,49 @@
+"""What a user did wrong, as one readable message; the command turns each class into its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+__all__ = ["CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError"]
+
+
+class UserError(ValueError):
+    """A mistake in what was given: every problem found, each in one line.
+
+    Args:
+        problems: one problem, or all of them; each says what was got, what is allowed, what to do.
+
+    >>> str(UserError(["length must be at least 1; got 0", "beams must be at least 1; got -2"]))
+    'length must be at least 1; got 0\\nbeams must be at least 1; got -2'
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class OccupiedError(UserError):
+    """The folder holds something already, or another process is using it."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint or run folder cannot be used as it is."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class ResourceError(UserError):
+    """Out of disk or memory."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class DivergedError(UserError):
+    """Training went to NaN or infinity; the last good checkpoint is untouched."""
+
+    exit_code: ClassVar[int] = 6

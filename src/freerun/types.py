@@ -1,0 +1,242 @@
+"""Batch, Outcome and the protocols that the rest of the library speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from freerun.errors import UserError
+
+__all__ = ["Batch", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper", "select_rows", "to_device"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a model should say, and what it is told it said before.
+
+    ``outputs[:, t]`` of a model may depend on ``history[:, :t]`` and ``context`` only: history is *aligned*
+    with targets, and the model does its own shift.
+
+    Args:
+        targets: (batch, time) ids or (batch, time, value) numbers: what the model should say.
+        history: same shape: what the model is told it said; as given it is gold.
+        mask: (batch, time) bool: positions that count in the loss.
+        context: source, prompt, covariates: the model's business. A pytree (tensors, tuples, lists, dicts)
+            of batch-first tensors, or anything with ``.select(rows)``.
+        weights: (batch, time) loss weights; default 1.
+        eligible: (batch, time) bool: history entries that may be replaced; default: ``mask``.
+        rows: (batch,) int64: the example's number in the optimizer step's global batch; default 0..batch-1.
+            Randomness is a function of it, so that ranks and micro-batches do not matter.
+
+    Raises:
+        UserError: where shapes or types disagree; all problems at once.
+
+    >>> ids = torch.tensor([[3, 1, 0]])
+    >>> batch = Batch(ids, ids, ids > 0)
+    >>> batch.size, batch.time, batch.is_discrete
+    (1, 3, True)
+    """
+
+    targets: Tensor
+    history: Tensor
+    mask: Tensor
+    context: Any = None
+    weights: Tensor | None = None
+    eligible: Tensor | None = None
+    rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        problems = _shape_problems(self)
+        if problems:
+            raise UserError(problems)
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.history.shape[0]
+
+    @property
+    def time(self) -> int:
+        """Number of positions."""
+        return self.history.shape[1]
+
+    @property
+    def is_discrete(self) -> bool:
+        """True for ids, False for real-valued vectors."""
+        return not self.targets.is_floating_point()
+
+    @property
+    def replaceable(self) -> Tensor:
+        """(batch, time) bool: entries of the history that a roll-in may replace."""
+        return self.mask if self.eligible is None else self.eligible
+
+    @property
+    def row_numbers(self) -> Tensor:
+        """(batch,) int64: the rows' numbers in the global batch."""
+        if self.rows is not None:
+            return self.rows
+        return torch.arange(self.size, device=self.history.device)
+
+    def replace(self, **changes: Any) -> Batch:
+        """The same batch with some fields changed."""
+        return replace(self, **changes)
+
+    def select(self, rows: Tensor) -> Batch:
+        """The rows asked for ((n,) int64), context included."""
+        parts = {name: getattr(self, name) for name in ("targets", "history", "mask", "weights", "eligible")}
+        chosen = {name: None if part is None else part[rows] for name, part in parts.items()}
+        return Batch(**chosen, context=select_rows(self.context, rows), rows=self.row_numbers[rows])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        parts = {name: to_device(getattr(self, name), device) for name in Batch.__dataclass_fields__}
+        return Batch(**parts)
+
+
+def _shape_problems(batch: Batch) -> list[str]:
+    problems: list[str] = []
+    shape = tuple(batch.targets.shape)
+    if batch.targets.dim() not in (2, 3):
+        problems.append(f"targets must be (batch, time) or (batch, time, value); got shape {shape}")
+    if batch.targets.dim() == 3 and not batch.targets.is_floating_point():
+        problems.append(
+            f"targets are ids of shape {shape}: several streams of ids are not supported; give (batch, time)"
+        )
+    if batch.targets.dim() == 2 and batch.targets.is_floating_point():
+        problems.append(
+            f"targets are real numbers of shape {shape}; values need (batch, time, value): use .unsqueeze(-1)"
+        )
+    if tuple(batch.history.shape) != shape:
+        problems.append(f"history must be aligned with targets {shape}; got {tuple(batch.history.shape)}")
+    for name in ("mask", "weights", "eligible"):
+        part = getattr(batch, name)
+        if part is None:
+            continue
+        if tuple(part.shape) != shape[:2]:
+            problems.append(f"{name} must be (batch, time) = {shape[:2]}; got {tuple(part.shape)}")
+        if name != "weights" and part.dtype != torch.bool:
+            problems.append(f"{name} must be bool; got {part.dtype}: use {name}.bool()")
+    if batch.rows is not None and tuple(batch.rows.shape) != shape[:1]:
+        problems.append(f"rows must be (batch,) = {shape[:1]}; got {tuple(batch.rows.shape)}")
+    return problems
+
+
+def select_rows(tree: Any, rows: Tensor) -> Any:
+    """Rows of a context: tensors are indexed, containers walked, ``.select(rows)`` called where there is one.
+
+    >>> select_rows({"x": torch.arange(6).view(3, 2)}, torch.tensor([2]))
+    {'x': tensor([[4, 5]])}
+    """
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return tree[rows]
+    if hasattr(tree, "select"):
+        return tree.select(rows)
+    if isinstance(tree, Mapping):
+        return {name: select_rows(part, rows) for name, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(select_rows(part, rows) for part in tree)
+    raise UserError(
+        f"a context must hold batch-first tensors or have .select(rows); got {type(tree).__name__}"
+    )
+
+
+def to_device(tree: Any, device: torch.device | str) -> Any:
+    """A context on another device; objects with ``.to(device)`` move themselves."""
+    if isinstance(tree, Mapping):
+        return {name: to_device(part, device) for name, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(to_device(part, device) for part in tree)
+    return tree.to(device) if hasattr(tree, "to") else tree
+
+
+class Step(int):
+    """An optimizer step that also knows how many samples and epochs are behind it.
+
+    It is an ``int`` and can be passed wherever a step is asked for; schedules whose unit is ``"sample"`` or
+    ``"epoch"`` need it.
+
+    >>> step = Step(100, sample=3200, epoch=1.6)
+    >>> step + 1, step.epoch
+    (101, 1.6)
+    """
+
+    sample: int | None
+    epoch: float | None
+
+    def __new__(cls, step: int, *, sample: int | None = None, epoch: float | None = None) -> Step:
+        """A step with its sample and epoch."""
+        self = super().__new__(cls, step)
+        self.sample = sample
+        self.epoch = epoch
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one step of a method gives.
+
+    Args:
+        total: scalar, differentiable: the summed loss over the positions that count.
+        count: scalar: what total is divided by; sums over micro-batches and ranks make a mean exact.
+        outputs: (batch, time, vocab) or (batch, time, value): what the model said, with graph.
+        fed: the batch that was fed: its ``history`` is what the model was told.
+        report: numbers about the step: entries ``eligible``, ``replaced`` and ``disagreeing`` (replaced and
+            different from gold), ``passes`` (extra model calls or stepped positions) and so on.
+    """
+
+    total: Tensor
+    count: Tensor
+    outputs: Tensor
+    fed: Batch
+    report: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """total / count."""
+        return self.total / self.count
+
+
+Model = Callable[[Batch], Tensor]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A model that can encode a batch's context once.
+
+    ``encode(batch)`` gives the batch with an encoded context, and the model (and ``start``) take such a batch
+    without encoding again. Roll-in and training share one encoding only where no submodule behaves otherwise
+    in training than in evaluation.
+    """
+
+    def encode(self, batch: Batch) -> Batch: ...
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """A model that can go on position by position; it makes roll-ins cheaper, never different.
+
+    ``output(start(batch))`` predicts position 0 (the start symbol is the model's business), and
+    ``output(step(state, embed(history[:, t])))`` position t+1: equal to the parallel pass. ``embed`` takes
+    entries of any leading shape. ``output(state, rows)`` computes only the rows asked for (None: all).
+    States are never changed in place; ``select(state, rows)`` picks, repeats or drops rows.
+    """
+
+    def start(self, batch: Batch) -> Any: ...
+    def embed(self, entries: Tensor) -> Tensor: ...
+    def step(self, state: Any, inputs: Tensor) -> Any: ...
+    def output(self, state: Any, rows: Tensor | None = None) -> Tensor: ...
+    def select(self, state: Any, rows: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Split(Protocol):
+    """A model whose ``model(batch)`` is ``head(hidden(batch))``, so that few positions can reach the vocabulary."""
+
+    def hidden(self, batch: Batch) -> Tensor: ...
+    def head(self, hidden: Tensor) -> Tensor: ...
