@@ -1,0 +1,1 @@
+"""freerun trains sequence models on the histories they will really see."""

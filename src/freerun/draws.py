@@ -1,0 +1,214 @@
+"""From a prediction to the entry that is fed back: greedy, sample (temperature, top-k, top-p), point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from freerun.errors import UserError
+from freerun.keys import uniform
+
+__all__ = ["DRAWS", "Draw", "Greedy", "Point", "Sample", "greedy", "point", "resolve", "sample"]
+
+
+class Draw(Protocol):
+    """How a prediction becomes an entry.
+
+    ``noise_size(vocab)`` numbers are needed for each entry (0: none); ``noise`` makes them from a key, and is a
+    function of (key, row, position) alone; ``choose`` turns predictions and noise into entries.
+    """
+
+    values: ClassVar[bool]
+
+    def noise_size(self, vocab: int) -> int: ...
+    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None: ...
+    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor: ...
+
+
+def _show(draw: Any) -> str:
+    changed = [f for f in fields(draw) if getattr(draw, f.name) != f.default]
+    inside = ", ".join(f"{f.name}={getattr(draw, f.name)!r}" for f in changed)
+    return f"{type(draw).__name__.lower()}({inside})"
+
+
+@dataclass(frozen=True, repr=False)
+class Greedy:
+    """The most probable symbol, ``argmax_v outputs[v]``; ties go to the lowest id.
+
+    >>> Greedy().choose(torch.tensor([[0.1, 2.0, 2.0]]), None)
+    tensor([1])
+    """
+
+    values: ClassVar[bool] = False
+
+    __repr__ = _show
+
+    def noise_size(self, vocab: int) -> int:
+        """0: nothing random."""
+        return 0
+
+    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
+        """None."""
+        return None
+
+    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
+        """(n, vocab) logits -> (n,) ids."""
+        return outputs.argmax(-1)
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """A symbol drawn from ``softmax(outputs / temperature)``, optionally truncated to top-k and top-p.
+
+    Args:
+        temperature: > 0; below 1 sharpens.
+        top_k: only the k most probable symbols (0: all).
+        top_p: only the smallest set of most probable symbols whose mass reaches p, in (0, 1].
+        coupling: how noise becomes a choice. ``"inverse_cdf"``: one uniform number an entry, cheap in a
+            sequential loop; ``"gumbel"``: ``argmax(logits + Gumbel noise)``, a number a symbol, robust when a
+            prediction moves a little between parallel passes. The law is the same.
+
+    Raises:
+        UserError: for arguments outside their range.
+
+    >>> draw = Sample(top_k=1)
+    >>> rows = positions = torch.tensor([0])
+    >>> draw.choose(torch.tensor([[0.1, 2.0, 1.0]]), draw.noise(0, rows, positions, 3))
+    tensor([1])
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    coupling: str = "inverse_cdf"
+
+    values: ClassVar[bool] = False
+
+    __repr__ = _show
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if not self.temperature > 0:
+            problems.append(f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'")
+        if self.top_k < 0:
+            problems.append(f"top_k must be 0 (all symbols) or more; got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            problems.append(f"top_p must lie in (0, 1]; got {self.top_p}")
+        if self.coupling not in ("inverse_cdf", "gumbel"):
+            problems.append(f"coupling must be 'inverse_cdf' or 'gumbel'; got {self.coupling!r}")
+        if problems:
+            raise UserError(problems)
+
+    def noise_size(self, vocab: int) -> int:
+        """1 for the inverse CDF, a number a symbol for Gumbel noise."""
+        return 1 if self.coupling == "inverse_cdf" else vocab
+
+    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
+        """(n,) uniforms or (n, vocab) Gumbel noise for entries at (rows, positions), float64."""
+        if self.coupling == "inverse_cdf":
+            return uniform(key, rows, positions)
+        symbols = torch.arange(vocab, device=rows.device)
+        u = uniform(key, rows[:, None], positions[:, None], symbols)
+        # u = 0 has probability 2^-53 a number and would give -inf: the smallest positive step stands in
+        return -(-u.clamp_min(2.0**-54).log()).log()
+
+    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
+        """(n, vocab) logits and noise -> (n,) ids."""
+        assert noise is not None
+        logits = self._truncate(outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs)
+        if self.coupling == "gumbel":
+            return (logits + noise.to(logits.dtype)).argmax(-1)
+        return _inverse_cdf(logits, noise)
+
+    def _truncate(self, logits: Tensor) -> Tensor:
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            lowest = logits.topk(self.top_k, -1).values[..., -1:]
+            logits = logits.masked_fill(logits < lowest, -torch.inf)
+        if self.top_p < 1.0:
+            ordered, order = logits.sort(-1, descending=True, stable=True)
+            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+            dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
+            logits = logits.masked_fill(dropped, -torch.inf)
+        return logits
+
+
+_BLOCK = 64
+
+
+def _inverse_cdf(logits: Tensor, noise: Tensor) -> Tensor:
+    """The first symbol whose cumulated probability exceeds ``noise * total``; never one of probability 0."""
+    mass = logits.softmax(-1)
+    vocab = mass.shape[-1]
+    if vocab < 1024:
+        cumulated = mass.cumsum(-1)
+        level = _level(noise, cumulated[:, -1:])
+        return torch.searchsorted(cumulated, level, right=True).squeeze(-1)
+    # one scan over blocks and one inside a block: several times cheaper than one long cumsum
+    padded = torch.nn.functional.pad(mass, (0, -vocab % _BLOCK)).view(mass.shape[0], -1, _BLOCK)
+    blocks = padded.sum(-1).cumsum(-1)
+    level = _level(noise, blocks[:, -1:])
+    block = torch.searchsorted(blocks, level, right=True)
+    before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_min(0)), 0)
+    chosen = padded.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0]
+    inside = chosen.cumsum(-1)
+    # the block's own sum and its scan may differ in the last bit: stay below the scan's end
+    within = torch.minimum(level - before, _below(inside[:, -1:]))
+    return (block * _BLOCK + torch.searchsorted(inside, within, right=True)).squeeze(-1)
+
+
+def _below(total: Tensor) -> Tensor:
+    return torch.nextafter(total, torch.zeros_like(total))
+
+
+def _level(noise: Tensor, total: Tensor) -> Tensor:
+    # rounding noise to a narrower type may give 1.0, and the level must stay below the total
+    level = noise.to(total.dtype)[:, None] * total
+    return torch.minimum(level, _below(total))
+
+
+@dataclass(frozen=True, repr=False)
+class Point:
+    """A real-valued prediction, fed back as predicted.
+
+    >>> Point().choose(torch.tensor([[0.5, -1.0]]), None)
+    tensor([[ 0.5000, -1.0000]])
+    """
+
+    values: ClassVar[bool] = True
+
+    __repr__ = _show
+
+    def noise_size(self, vocab: int) -> int:
+        """0: nothing random."""
+        return 0
+
+    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
+        """None."""
+        return None
+
+    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
+        """(n, value) -> (n, value)."""
+        return outputs
+
+
+greedy, sample, point = Greedy, Sample, Point
+
+DRAWS: dict[str, type[Any]] = {"greedy": Greedy, "sample": Sample, "point": Point}
+
+
+def resolve(draw: str | Draw) -> Draw:
+    """A draw from its name, or the draw itself.
+
+    >>> resolve("greedy")
+    greedy()
+    """
+    if not isinstance(draw, str):
+        return draw
+    if draw not in DRAWS:
+        raise UserError(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
+    return DRAWS[draw]()

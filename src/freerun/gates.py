@@ -1,0 +1,134 @@
+"""Where gold is kept: a gate gives ``keep``, (batch, time) bool, True = gold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from freerun.errors import UserError
+from freerun.keys import uniform
+from freerun.types import Batch
+
+__all__ = ["GATES", "Batchwise", "Every", "Gate", "Prefix", "Sequence", "Timestep", "Token", "resolve"]
+
+
+class Gate(Protocol):
+    """The rule that says where gold is kept.
+
+    ``gate(batch, teacher_forcing_ratio, key)`` gives (batch, time) bool; entries that are not eligible are kept
+    whatever it says. A function of the batch's row numbers and positions, never of its size or padding.
+    """
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor: ...
+
+
+def _positions(batch: Batch) -> Tensor:
+    return torch.arange(batch.time, device=batch.history.device)
+
+
+def _whole(batch: Batch, coins: Tensor) -> Tensor:
+    return coins.expand(batch.size, batch.time)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A coin for every entry: ``keep = u(row, position) < teacher_forcing_ratio`` (Bengio et al. 2015).
+
+    >>> ids = torch.zeros(2, 3, dtype=torch.long)
+    >>> Token()(Batch(ids, ids, ids == 0), 1.0, key=0).all()
+    tensor(True)
+    """
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
+        """(batch, time) bool, True = gold."""
+        return uniform(key, batch.row_numbers[:, None], _positions(batch)) < teacher_forcing_ratio
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """A coin for every position, shared by all rows (as in several tutorials)."""
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
+        """(batch, time) bool, True = gold."""
+        return _whole(batch, (uniform(key, _positions(batch)) < teacher_forcing_ratio)[None])
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A coin for every row: whole sequences of gold or of own entries."""
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
+        """(batch, time) bool, True = gold."""
+        return _whole(batch, (uniform(key, batch.row_numbers) < teacher_forcing_ratio)[:, None])
+
+
+@dataclass(frozen=True)
+class Batchwise:
+    """One coin for the whole batch."""
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
+        """(batch, time) bool, True = gold."""
+        coin = uniform(key, torch.zeros(1, 1, dtype=torch.long, device=batch.history.device))
+        return _whole(batch, coin < teacher_forcing_ratio)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Gold first, own after: of a row's n eligible entries the first ``floor(ratio * n)`` are kept.
+
+    Deterministic (the iteration-scale "D" curricula of Teutsch and Maeder 2022; MIXER's roll-in).
+    """
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
+        """(batch, time) bool, True = gold."""
+        place = batch.replaceable.cumsum(1)
+        # a nominal 0.3 * 10 is 2.999...: rounding noise must not cost an entry
+        kept = (batch.replaceable.sum(1, keepdim=True).double() * teacher_forcing_ratio + 1e-9).floor()
+        return place <= kept
+
+
+@dataclass(frozen=True)
+class Every:
+    """Gold every ``tau`` positions (positions tau-1, 2 tau-1, ...), own between: sparse teacher forcing.
+
+    The ratio is not used: ``tau`` says it all. (Mikhaeil, Monfared and Durstewitz 2022.)
+
+    Args:
+        tau: period in positions, at least 1 (1 keeps everything).
+    """
+
+    tau: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tau < 1:
+            raise UserError(f"tau must be at least 1 position; got {self.tau}")
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
+        """(batch, time) bool, True = gold."""
+        return _whole(batch, ((_positions(batch) + 1) % self.tau == 0)[None])
+
+
+GATES: dict[str, type[Any]] = {
+    "token": Token,
+    "step": Timestep,
+    "sequence": Sequence,
+    "batch": Batchwise,
+    "prefix": Prefix,
+    "every": Every,
+}
+
+
+def resolve(gate: str | Gate) -> Gate:
+    """A gate from its name, or the gate itself.
+
+    >>> resolve("token")
+    Token()
+    """
+    if not isinstance(gate, str):
+        return gate
+    if gate not in GATES:
+        raise UserError(f"coin must be one of {', '.join(GATES)} or a gate object; got {gate!r}")
+    return GATES[gate]()

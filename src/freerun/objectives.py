@@ -1,0 +1,100 @@
+"""From outputs and a batch to (total, count): losses that sum, so that means stay exact over any split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freerun.errors import UserError
+from freerun.types import Batch
+
+__all__ = ["OBJECTIVES", "CrossEntropy", "MeanSquaredError", "Objective", "cross_entropy", "mse", "resolve"]
+
+
+class Objective(Protocol):
+    """(outputs, batch) -> (total, count), both scalars; the loss is total / count."""
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]: ...
+
+
+def _chosen(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Outputs, targets and weights at the positions that count, by selection: a NaN elsewhere does no harm."""
+    mask = batch.mask
+    if bool(mask.all()):
+        weights = None if batch.weights is None else batch.weights.flatten()
+        return outputs.flatten(0, 1), batch.targets.flatten(0, 1), weights
+    return outputs[mask], batch.targets[mask], None if batch.weights is None else batch.weights[mask]
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """``-sum_t w_t log softmax(outputs_t)[target_t]`` in nats; count is the sum of weights (or of positions).
+
+    Args:
+        label_smoothing: share of the target's mass spread evenly over the vocabulary, in [0, 1).
+
+    >>> batch = Batch(torch.tensor([[1, 0]]), torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+    >>> total, count = CrossEntropy()(torch.zeros(1, 2, 4), batch)
+    >>> round(float(total), 4), int(count)
+    (1.3863, 1)
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing}")
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, time, vocab) logits -> (total, count)."""
+        if not batch.is_discrete:
+            raise UserError("cross_entropy needs ids as targets; these are values: use objective='mse'")
+        logits, targets, weights = _chosen(outputs, batch)
+        smoothing = self.label_smoothing
+        if weights is None:
+            total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+            return total, torch.full((), targets.numel(), dtype=total.dtype, device=total.device)
+        each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+        return (each * weights).sum(), weights.sum()
+
+
+@dataclass(frozen=True)
+class MeanSquaredError:
+    """``sum_t w_t |outputs_t - target_t|^2``; count is the sum of weights times the value's width.
+
+    >>> batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
+    >>> total, count = MeanSquaredError()(torch.ones(1, 2, 3), batch)
+    >>> float(total), int(count)
+    (6.0, 6)
+    """
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, time, value) -> (total, count)."""
+        if batch.is_discrete:
+            raise UserError("mse needs values as targets; these are ids: use objective='cross_entropy'")
+        given, wanted, weights = _chosen(outputs, batch)
+        each = F.mse_loss(given, wanted, reduction="none")
+        if weights is None:
+            return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
+        return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
+
+
+cross_entropy, mse = CrossEntropy, MeanSquaredError
+
+OBJECTIVES: dict[str, type[Any]] = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}
+
+
+def resolve(objective: str | Objective, batch: Batch) -> Objective:
+    """An objective from its name; ``"auto"`` is cross-entropy for ids and MSE for values."""
+    if not isinstance(objective, str):
+        return objective
+    if objective == "auto":
+        return CrossEntropy() if batch.is_discrete else MeanSquaredError()
+    if objective not in OBJECTIVES:
+        names = ", ".join(["auto", *OBJECTIVES])
+        raise UserError(f"objective must be one of {names} or a function; got {objective!r}")
+    return OBJECTIVES[objective]()
