@@ -11,8 +11,8 @@ from freerun.schedules.shapes import Constant, Cosine, Exponential, InverseSigmo
 
 __all__ = [
     "SCHEDULES", "Constant", "Cosine", "Exponential", "InverseSigmoid", "Join", "Linear", "Piecewise",
-    "Schedule", "Table", "constant", "cosine", "exponential", "extremes", "inverse_sigmoid", "join", "linear", "moves",
-    "piecewise", "table", "value_at",
+    "Schedule", "Table", "constant", "cosine", "exponential", "extremes", "inverse_sigmoid", "join", "linear",
+    "moves", "piecewise", "table", "value_at",
 ]  # fmt: skip
 
 constant = Constant

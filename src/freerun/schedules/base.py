@@ -136,7 +136,8 @@ class Shaped(Schedule):
 
     def at(self, position: float) -> float:
         """end + (start - end) * shape(position), never outside [start, end] by rounding."""
-        value = self.end + (self.start - self.end) * self.shape(position)
+        share = self.shape(position)
+        value = self.start if share == 1.0 else self.end + (self.start - self.end) * share
         return min(max(value, min(self.start, self.end)), max(self.start, self.end))
 
 

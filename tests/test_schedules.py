@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import math
+import pickle
+from decimal import Decimal, getcontext
+from itertools import pairwise
+
+import pytest
+
+from freerun import schedules as s
+from freerun.errors import UserError
+from freerun.types import Step
+
+EXAMPLES = [
+    s.constant(0.5),
+    s.linear(start=1.0, end=0.5, steps=100),
+    s.linear(start=0.0, end=1.0, steps=100),
+    s.exponential(k=0.99),
+    s.inverse_sigmoid(k=10, floor=0.1),
+    s.cosine(steps=100, start=0.9, end=0.2),
+    s.piecewise(steps=(0, 100), values=(1.0, 0.5)),
+    s.piecewise(steps=(5, 10, 20), values=(1.0, 3.0, 2.0), interpolate="constant"),
+    s.join(schedules=(s.constant(1.0), s.linear(steps=50)), boundaries=(10,)),
+    s.table(values=(0.3, 0.9, 0.1)),
+]
+
+
+def test_every_schedule_is_listed_under_its_name():
+    assert sorted(s.SCHEDULES) == sorted(
+        ["constant", "linear", "exponential", "inverse_sigmoid", "cosine", "piecewise", "join", "table"]
+    )
+    for name, kind in s.SCHEDULES.items():
+        assert kind.name == name
+        assert getattr(s, name) is kind
+        assert kind.formula
+        assert kind.summary
+    assert {type(example) for example in EXAMPLES} == set(s.SCHEDULES.values())
+
+
+@pytest.mark.parametrize("k", [1, 10, 100, 1000, 3000])
+def test_inverse_sigmoid_begins_at_k_over_k_plus_one_and_halves_at_k_ln_k(k):
+    schedule = s.inverse_sigmoid(k=k)
+    assert schedule(0) == pytest.approx(k / (k + 1), rel=1e-14)
+    assert schedule.at(k * math.log(k)) == pytest.approx(0.5, rel=1e-12)
+    assert schedule(math.ceil(k * math.log(99 * k))) <= 0.01
+    assert schedule(math.floor(k * math.log(99 * k))) >= 0.0099
+
+
+@pytest.mark.parametrize(("k", "half"), [(10, 23.0), (100, 460.5), (1000, 6907.8), (3000, 24019)])
+def test_published_half_way_points(k, half):
+    assert s.inverse_sigmoid(k=k).at(half) == pytest.approx(0.5, abs=3e-3)
+
+
+@pytest.mark.parametrize("step", [0, 1, 50, 709, 10_000])
+def test_inverse_sigmoid_against_the_printed_formula_in_high_precision(step):
+    getcontext().prec = 50
+    k = Decimal(10)
+    exact = k / (k + (Decimal(step) / k).exp())
+    assert s.inverse_sigmoid(k=10)(step) == pytest.approx(float(exact), rel=1e-12, abs=1e-300)
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+def test_nothing_overflows_a_billion_steps_on(schedule):
+    assert math.isfinite(schedule(10**9))
+
+
+def test_exponential_halves_after_its_half_life():
+    assert s.exponential(k=0.999).at(math.log(2) / -math.log(0.999)) == pytest.approx(0.5, rel=1e-12)
+    assert s.exponential(k=0.5)(10**9) == 0.0
+
+
+def test_bengio_linear_with_offset_slope_and_minimum():
+    k, c, eps_min = 0.9, 0.003, 0.2
+    ours = s.linear(start=k, end=0.0, steps=k / c, floor=eps_min)
+    for step in range(0, 500, 7):
+        assert ours(step) == pytest.approx(max(eps_min, k - c * step), abs=1e-12)
+
+
+def test_flipped_is_one_minus_falling():
+    for kind, own in ((s.linear, {"steps": 40}), (s.inverse_sigmoid, {"k": 7}), (s.exponential, {"k": 0.9})):
+        falling, rising = kind(**own), kind(**own, start=0.0, end=1.0)
+        for step in range(100):
+            assert rising(step) == pytest.approx(1 - falling(step), abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "exponential", "inverse_sigmoid"])
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.05), (0.05, 1.0), (0.7, 0.1), (0.3, 0.3)])
+def test_shapes_are_monotone_and_stay_between_start_and_end(kind, start, end):
+    own = {"exponential": {"k": 0.97}, "inverse_sigmoid": {"k": 20}}.get(kind, {"steps": 300})
+    schedule = s.SCHEDULES[kind](start=start, end=end, **own)
+    values = [schedule(step) for step in range(1000)]
+    signed = values if start >= end else [-value for value in values]
+    assert all(a >= b for a, b in pairwise(signed))
+    assert min(start, end) <= min(values)
+    assert max(values) <= max(start, end)
+    assert kind == "inverse_sigmoid" or values[0] == start
+    assert kind == "exponential" or values[-1] == pytest.approx(end, abs=1e-12)
+
+
+def test_floor_lifts_and_cosine_is_half_way_in_the_middle():
+    assert [s.exponential(k=0.5, floor=0.2)(i) for i in (0, 1, 2, 3, 9)] == [1.0, 0.5, 0.25, 0.2, 0.2]
+    assert s.constant(0.1, floor=0.3)(0) == 0.3
+    assert s.cosine(steps=100)(50) == pytest.approx(0.5)
+
+
+def test_join_asks_each_from_its_own_beginning():
+    joined = s.join(schedules=[s.constant(1.0), s.linear(steps=10), s.constant(0.25)], boundaries=[100, 105])
+    assert [joined(i) for i in (0, 99, 100, 102, 104, 105, 10**9)] == [1, 1, 1, 0.8, 0.6, 0.25, 0.25]
+
+
+def test_piecewise_and_table():
+    stairs = s.piecewise(steps=(5, 10, 20), values=(1, 3, 2), interpolate="constant")
+    assert [stairs(i) for i in (0, 5, 9, 10, 19, 20, 99)] == [1, 1, 1, 3, 3, 2, 2]
+    lines = s.piecewise(steps=(10, 20), values=(1.0, 2.0))
+    assert [lines(i) for i in (0, 10, 15, 20, 30)] == [1.0, 1.0, 1.5, 2.0, 2.0]
+    assert [s.table(values=[0.3, 0.9])(i) for i in (0, 1, 2)] == [0.3, 0.9, 0.9]
+
+
+def test_units_come_from_the_step():
+    step = Step(3, sample=50, epoch=0.5)
+    assert s.linear(steps=100, unit="sample")(step) == 0.5
+    assert s.linear(steps=1, unit="epoch")(step) == 0.5
+    assert s.linear(steps=12)(step) == 0.75
+    with pytest.raises(UserError, match=r"counts epochs.*Step\(3, epoch=\.\.\.\)"):
+        s.linear(steps=1, unit="epoch")(3)
+    with pytest.raises(UserError, match="step 0 on; got -1"):
+        s.linear(steps=1)(-1)
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+def test_pickles_compares_and_prints_what_builds_it(schedule):
+    again = pickle.loads(pickle.dumps(schedule))
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    if not isinstance(schedule, s.Table):
+        assert eval(repr(schedule), vars(s)) == schedule
+
+
+def test_repr_is_a_signature():
+    assert repr(s.linear(start=1, end=0.5, steps=100.0)) == "linear(start=1.0, end=0.5, steps=100)"
+    assert repr(s.exponential(0.99, unit="epoch")) == "exponential(start=1.0, end=0.0, k=0.99, unit='epoch')"
+    assert repr(s.constant(1)) == "constant(value=1.0)"
+    assert repr(s.table(values=(0.5,))) != repr(s.table(values=(0.25,)))
+    assert repr(s.table(values=(0.5,) * 2000)).startswith("table(n=2000, sha=")
+    assert repr(EXAMPLES[6]) == "piecewise(steps=(0, 100), values=(1.0, 0.5))"
+    assert s.linear(steps=10) != s.cosine(steps=10)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: s.linear(steps=0), ["linear: steps must be above 0; got 0"]),
+        (
+            lambda: s.linear(steps="x", start=math.nan, unit="day"),
+            [
+                "steps must be a finite",
+                "start must be a finite number; got nan",
+                "step, sample, epoch; got 'day'",
+            ],
+        ),
+        (lambda: s.exponential(k=1), ["k must lie strictly between 0 and 1"]),
+        (lambda: s.inverse_sigmoid(k=0.5), ["k must be at least 1"]),
+        (lambda: s.constant(True), ["value must be a finite number; got True"]),
+        (
+            lambda: s.piecewise(steps=(3, 3), values=(1, math.inf, 2), interpolate="cubic"),
+            ["steps must rise", "[1] = inf", "equally many; got 2 and 3", "got 'cubic'"],
+        ),
+        (lambda: s.table(values=()), ["values must be one or more"]),
+        (
+            lambda: s.join(schedules=(s.constant(1), s.linear(steps=1, unit="epoch")), boundaries=()),
+            ["schedules[1] counts epochs", "2 schedules need 1 boundaries; got 0"],
+        ),
+        (lambda: s.join(schedules=(s.constant(1),), boundaries=(0,)), ["two or more", "above 0"]),
+    ],
+)
+def test_bad_arguments_are_named_all_at_once(build, said):
+    with pytest.raises(UserError) as caught:
+        build()
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 57, 300])
+def test_extremes_equal_a_sweep(schedule, steps):
+    values = [schedule(step) for step in range(steps)]
+    low, low_at, high, high_at = s.extremes(schedule, steps)
+    assert (low, high) == (min(values), max(values))
+    assert (values[low_at], values[high_at]) == (low, high)
+    assert s.moves(schedule, steps) == (len(set(values)) > 1)
+
+
+def test_extremes_of_a_long_run_find_a_spike_between_grid_points():
+    values = [0.5] * 100_000
+    values[77_777] = 1.5
+    assert s.extremes(s.table(values=values), 100_000) == (0.5, 0, 1.5, 77_777)
+    assert s.extremes(s.table(values=values), 77_777) == (0.5, 0, 0.5, 0)
+    spike = s.piecewise(steps=(0, 70_001, 70_002, 70_003), values=(0.0, 0.0, 2.0, 0.0))
+    assert s.extremes(spike, 10**6)[2:] == (2.0, 70_002)
+
+
+def test_extremes_of_other_units_and_plain_things():
+    epochs = s.linear(steps=10, unit="epoch")
+    assert s.extremes(epochs, Step(1000, epoch=5.0)) == (0.5, 5, 1.0, 0)
+    assert s.extremes(epochs, 1000)[0] == 0.0
+    low, at, high, _ = s.extremes(s.exponential(k=0.5, unit="sample"), 1000)
+    assert (low, at, high) == (0.0, math.inf, 1.0)
+    assert s.extremes(0.25, 10) == (0.25, 0, 0.25, 0)
+    assert s.extremes(lambda step: -step, 11) == (-10, 10, 0, 0)
+    with pytest.raises(UserError, match="at least one step"):
+        s.extremes(0.5, 0)
+
+
+def test_value_at_takes_numbers_and_schedules():
+    assert s.value_at(0.5, 7) == 0.5
+    assert s.value_at(s.linear(steps=10), 5) == 0.5
