@@ -1,0 +1,21 @@
+"""Data as batches: pairs of sequences from files, from CMUdict, or generated."""
+
+from freerun.data.cmudict import load_cmudict
+from freerun.data.loading import PairOptions, load_pairs
+from freerun.data.pair_data import PairCoder, PairData
+from freerun.data.pairs import Pairs, read_pairs
+from freerun.data.toy import TOYS, load_toy
+from freerun.data.vocabulary import Vocabulary
+
+__all__ = [
+    "TOYS",
+    "PairCoder",
+    "PairData",
+    "PairOptions",
+    "Pairs",
+    "Vocabulary",
+    "load_cmudict",
+    "load_pairs",
+    "load_toy",
+    "read_pairs",
+]
