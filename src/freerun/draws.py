@@ -92,7 +92,9 @@ class Sample:
     def __post_init__(self) -> None:
         problems: list[str] = []
         if not self.temperature > 0:
-            problems.append(f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'")
+            problems.append(
+                f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'"
+            )
         if self.top_k < 0:
             problems.append(f"top_k must be 0 (all symbols) or more; got {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -118,7 +120,9 @@ class Sample:
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits and noise -> (n,) ids."""
         assert noise is not None
-        logits = self._truncate(outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs)
+        logits = self._truncate(
+            outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+        )
         if self.coupling == "gumbel":
             return (logits + noise.to(logits.dtype)).argmax(-1)
         return _inverse_cdf(logits, noise)

@@ -1,0 +1,159 @@
+"""What every method is: a frozen object from (model, batch, step, key) to an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from freerun import objectives
+from freerun.errors import UserError
+from freerun.rollin import differs_by_mode
+from freerun.schedules import Schedule, extremes, value_at
+from freerun.types import Batch, Encoder, Outcome
+
+__all__ = ["Citation", "Method", "TransformMethod", "change_report", "in_range"]
+
+
+@dataclass(frozen=True)
+class Citation:
+    """Where a method comes from.
+
+    Args:
+        formula: the method in one formula, plain text.
+        reference: the paper, as a sentence.
+        bibtex: its BibTeX entry.
+    """
+
+    formula: str
+    reference: str
+    bibtex: str
+
+
+@runtime_checkable
+class Method(Protocol):
+    """The contract with trainers: ``run`` gives a total and a count, calling it their quotient."""
+
+    name: ClassVar[str]
+    citation: ClassVar[Citation]
+
+    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome: ...
+    def __call__(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Tensor: ...
+    def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch: ...
+    def check(self, steps: int) -> None: ...
+
+
+@dataclass(frozen=True, repr=False)
+class TransformMethod:
+    """transform + objective: change the history, then one ordinary forward. Subclasses say how to ``feed``.
+
+    ``repr`` is the method's signature: its name and every argument that is not the default.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    citation: ClassVar[Citation]
+    # parameter -> its closed range, for parameters that a schedule may drive
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def __repr__(self) -> str:
+        shown = [f for f in fields(self) if getattr(self, f.name) != f.default or f.default is MISSING]
+        return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+
+    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+        """The batch with the history to be fed, and what to report."""
+        raise TypeError(f"{type(self).__name__} must say how it feeds")  # a subclass forgot to
+
+    def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
+        """The batch that is fed: its ``history`` is what the model is told."""
+        return self.feed(model, batch, step, key)[0]
+
+    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+        """One step: feed, forward, objective.
+
+        The context is encoded once for roll-in and training where the model can and is the same function in
+        both modes.
+        """
+        shared = encode_once(model, batch)
+        fed, report = self.feed(model, shared, step, key)
+        return self.finish(model(fed), fed.replace(context=batch.context), report)
+
+    def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
+        """The outcome of outputs for a fed batch."""
+        objective: Any = getattr(self, "objective", "auto")
+        total, count = objectives.resolve(objective, fed)(outputs, fed)
+        return Outcome(total, count, outputs, fed, report)
+
+    def __call__(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Tensor:
+        """The mean loss, ``total / count``."""
+        return self.run(model, batch, step, key).loss
+
+    def scheduled(self) -> Iterator[tuple[str, float | Schedule]]:
+        """The parameters that may be schedules, with their values."""
+        for name in self.ranges:
+            yield name, getattr(self, name)
+
+    def value(self, name: str, step: int) -> float:
+        """A scheduled parameter's value at a step, checked to lie in its range."""
+        given = getattr(self, name)
+        value = value_at(given, step)
+        problem = in_range(name, given, value, step, self.ranges[name])
+        if problem:
+            raise UserError(problem)
+        return value
+
+    def check(self, steps: int) -> None:
+        """Raise UserError where a parameter leaves its range at any step of a run of so many updates."""
+        problems: list[str] = []
+        for name, given in self.scheduled():
+            if isinstance(given, Schedule):
+                if given.unit != "step":
+                    continue  # how many samples or epochs a step is worth is known to the loop alone
+                low, at_low, high, at_high = extremes(given, steps)
+            else:
+                low, at_low, high, at_high = given, 0, given, 0
+            found = {
+                in_range(name, given, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))
+            }
+            problems += sorted(problem for problem in found if problem)
+        if problems:
+            raise UserError(problems)
+
+
+def in_range(name: str, given: Any, value: float, step: int, allowed: tuple[float, float]) -> str | None:
+    """The problem with a parameter's value, or None.
+
+    >>> in_range("teacher_forcing_ratio", 1.2, 1.2, 0, (0.0, 1.0))
+    'teacher_forcing_ratio must lie in [0, 1]; got 1.2'
+    """
+    low, high = allowed
+    if low <= value <= high:
+        return None
+    said = (
+        f"got {value:g}"
+        if isinstance(given, float | int)
+        else f"{given!r} gives {value:g} at step {int(step)}"
+    )
+    return f"{name} must lie in [{low:g}, {high:g}]; {said}"
+
+
+def encode_once(model: Any, batch: Batch) -> Batch:
+    """The batch with its context encoded, where roll-in and training may share the encoding."""
+    if isinstance(model, Encoder) and not differs_by_mode(model):
+        return model.encode(batch)
+    return batch
+
+
+def change_report(batch: Batch, history: Tensor, replaced: int) -> dict[str, float | str]:
+    """Counts of a step: entries eligible, replaced, and replaced by something else than gold."""
+    changed = history != batch.history
+    if changed.dim() == 3:
+        changed = changed.any(-1)
+    return {
+        "eligible": int(batch.replaceable.sum()),
+        "replaced": replaced,
+        "disagreeing": int(torch.count_nonzero(changed)),
+    }

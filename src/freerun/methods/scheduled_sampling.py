@@ -1,0 +1,195 @@
+"""Scheduled sampling, exactly: the history is mixed out of gold and the model's own output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from freerun import draws, gates
+from freerun.errors import UserError
+from freerun.keys import fold
+from freerun.methods.base import Citation, TransformMethod, change_report, encode_once
+from freerun.objectives import Objective
+from freerun.rollin import roll_in, unroll
+from freerun.rollin.engine import check_engine
+from freerun.rollin.plan import Plan
+from freerun.schedules import Schedule
+from freerun.types import Batch, Outcome
+
+__all__ = ["FreeRunning", "ScheduledSampling", "free_running", "scheduled_sampling"]
+
+
+@dataclass(frozen=True, repr=False)
+class ScheduledSampling(TransformMethod):
+    """Feed gold with probability ``teacher_forcing_ratio``, else what the model itself said there.
+
+    ``h_t = y_t`` with probability r(step), else a draw from ``p(. | h_<t, x)``; ``loss = -sum_t log p(y_t | h_<t, x)``.
+    For ids a sample carries no gradient, so the history is built without one and the step is an ordinary forward
+    and backward. One draw by the coin is one draw from ``(1 - r) P_model + r P_data``, P_data the gold symbol.
+
+    Args:
+        teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule of the optimizer step.
+        draw: ``"sample"``, ``"greedy"``, ``"point"`` (a value as predicted) or a draw; ``"auto"`` samples ids
+            and feeds values back as predicted.
+        coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"`` or a gate.
+        engine: ``"auto"``, ``"step"``, ``"passes"`` (all exact) or an integer k: k parallel passes, approximate.
+        gradient: through the model's own entries: ``"none"``, ``"full"`` or k (cut at every k-th position);
+            ``"auto"`` is none for ids and full for values.
+        objective: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
+
+    Raises:
+        UserError: for arguments outside their range, at construction or at the step where they leave it.
+
+    What it is not: consistent in general. As the ratio falls it learns to predict from an unreliable history, and
+    forgets what only the gold history says (Huszar 2015), except where the targets are a function of the source.
+
+    Reference: Bengio, Vinyals, Jaitly and Shazeer 2015, arXiv:1506.03099.
+
+    >>> from freerun import schedules
+    >>> ScheduledSampling(schedules.linear(start=1.0, end=0.5, steps=100))
+    scheduled_sampling(teacher_forcing_ratio=linear(start=1.0, end=0.5, steps=100))
+    """
+
+    teacher_forcing_ratio: float | Schedule
+    draw: str | draws.Draw = "auto"
+    coin: str | gates.Gate = "token"
+    engine: str | int = "auto"
+    gradient: str | int = "auto"
+    objective: str | Objective = "auto"
+
+    name: ClassVar[str] = "scheduled_sampling"
+    summary: ClassVar[str] = "gold with probability teacher_forcing_ratio, else the model's own output"
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0)}
+    citation: ClassVar[Citation] = Citation(
+        formula="h_t = y_t with probability r(step), else a draw from p(. | h_<t, x);  loss = -sum_t log p(y_t | h_<t, x)"
+        "\n(one coin and one draw = one draw from (1 - r) P_model + r P_data)",
+        reference="Bengio, S., Vinyals, O., Jaitly, N. and Shazeer, N. (2015). Scheduled sampling for sequence "
+        "prediction with recurrent neural networks. NIPS. arXiv:1506.03099",
+        bibtex="""@inproceedings{bengio2015scheduled,
+  author    = {Bengio, Samy and Vinyals, Oriol and Jaitly, Navdeep and Shazeer, Noam},
+  title     = {Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {28},
+  year      = {2015}
+}""",
+    )
+
+    def __post_init__(self) -> None:
+        problems = check_engine(self.engine)
+        for resolve, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
+            try:
+                if given != "auto":
+                    resolve(given)  # pyright: ignore[reportArgumentType]
+            except UserError as error:
+                problems += error.problems
+        if not (self.gradient in ("auto", "none", "full") or _is_count(self.gradient)):
+            problems.append(
+                f"gradient must be 'auto', 'none', 'full' or a number of positions k >= 1; got {self.gradient!r}"
+            )
+        if not isinstance(self.teacher_forcing_ratio, float | int | Schedule):
+            problems.append(
+                f"teacher_forcing_ratio must be a number or a schedule; got {self.teacher_forcing_ratio!r}"
+            )
+        else:
+            try:
+                self.check(1)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(problems)
+
+    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+        """The batch with the mixed history, built without gradient."""
+        keep, report = self._keep(batch, step, key)
+        draw = self._draw(batch)
+        plan = Plan.of(batch, keep, draw, fold(key, "draw", int(step)))
+        rolled = roll_in(model, batch, plan, self.engine)
+        counts = change_report(batch, rolled.history, len(plan))
+        report |= {**counts, "passes": rolled.passes, "engine": rolled.engine, "exact": float(rolled.exact)}
+        return batch.replace(history=rolled.history), report
+
+    def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
+        """The batch that is fed; with a gradient through own values its history carries the graph."""
+        if self._cut(batch) == "none":
+            return self.feed(model, batch, step, key)[0]
+        return self._unroll(model, batch, step, key).fed
+
+    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+        """One step; with a gradient through own values the roll-in's outputs are the outputs."""
+        if self._cut(batch) == "none":
+            return super().run(model, batch, step, key)
+        return self._unroll(model, batch, step, key)
+
+    def _keep(self, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
+        ratio = self.value("teacher_forcing_ratio", step)
+        keep = gates.resolve(self.coin)(batch, ratio, fold(key, "gate", int(step)))
+        return keep | ~batch.replaceable, {"teacher_forcing_ratio": ratio}
+
+    def _draw(self, batch: Batch) -> draws.Draw:
+        if self.draw == "auto":
+            return draws.Sample() if batch.is_discrete else draws.Point()
+        draw = draws.resolve(self.draw)  # pyright: ignore[reportArgumentType]
+        if draw.values == batch.is_discrete:
+            kind, fitting = ("ids", "'sample' or 'greedy'") if batch.is_discrete else ("values", "'point'")
+            raise UserError(f"draw={self.draw!r} does not fit targets that are {kind}: use draw={fitting}")
+        return draw
+
+    def _cut(self, batch: Batch) -> str | int:
+        if self.gradient == "auto":
+            return "none" if batch.is_discrete else "full"
+        if batch.is_discrete and self.gradient != "none":
+            raise UserError(
+                f"gradient={self.gradient!r} has no meaning for ids: a sampled symbol carries no gradient; use 'auto'"
+            )
+        return self.gradient
+
+    def _unroll(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        keep, report = self._keep(batch, step, key)
+        cut = self._cut(batch)
+        replaced = int(torch.count_nonzero(~keep))
+        shared = encode_once(model, batch)
+        if replaced == 0:
+            outputs, history, passes = model(shared), batch.history, 0
+        else:
+            draw, every = self._draw(batch), None if cut == "full" else int(cut)
+            outputs, history, passes = unroll(model, shared, keep, draw, every)
+        report |= {
+            **change_report(batch, history, replaced),
+            "passes": passes,
+            "engine": "unrolled",
+            "exact": 1.0,
+        }
+        return self.finish(outputs, batch.replace(history=history), report)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True, repr=False)
+class FreeRunning(ScheduledSampling):
+    """The model is told its own output only: scheduled sampling at ``teacher_forcing_ratio = 0``.
+
+    ``h_t ~ p(. | h_<t, x)``; ``loss = -sum_t log p(y_t | h_<t, x)``. "Always sampling" in Bengio et al. 2015, where
+    it does badly on language; the usual thing for forecasters and simulators, with ``gradient="full"``.
+
+    >>> FreeRunning(draw="greedy")
+    free_running(draw='greedy')
+    """
+
+    teacher_forcing_ratio: float | Schedule = 0.0
+
+    name: ClassVar[str] = "free_running"
+    summary: ClassVar[str] = "the model's own output, always"
+    citation: ClassVar[Citation] = Citation(
+        formula="h_t = a draw from p(. | h_<t, x);  loss = -sum_t log p(y_t | h_<t, x)",
+        reference="'Always sampling' in " + ScheduledSampling.citation.reference,
+        bibtex=ScheduledSampling.citation.bibtex,
+    )
+
+
+scheduled_sampling = ScheduledSampling
+free_running = FreeRunning

@@ -1,0 +1,242 @@
+"""A recurrent encoder-decoder: rnn, gru or lstm, with Luong's attention or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freerun.errors import UserError
+from freerun.models.cells import CELLS, CellWeights, cell_step, cell_weights
+from freerun.models.encoder import RecurrentEncoder
+from freerun.types import Batch
+
+__all__ = ["DecoderState", "Encoded", "RecurrentSeq2Seq"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An encoded source.
+
+    Args:
+        memory: (batch, source_time, size).
+        mask: (batch, source_time) bool, True = may be attended to.
+        hidden: one (batch, size) per decoder layer: the state before the start symbol.
+        cell: the same for lstm, else empty.
+    """
+
+    memory: Tensor
+    mask: Tensor
+    hidden: tuple[Tensor, ...]
+    cell: tuple[Tensor, ...]
+
+    def select(self, rows: Tensor) -> Encoded:
+        """The rows asked for."""
+        parts = (tuple(part[rows] for part in group) for group in (self.hidden, self.cell))
+        return Encoded(self.memory[rows], self.mask[rows], *parts)
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderState:
+    """Where a decoder is: hidden (and cell) per layer, and the source it attends to."""
+
+    hidden: tuple[Tensor, ...]
+    cell: tuple[Tensor, ...]
+    source: Encoded
+    weights: tuple[CellWeights, ...]
+
+
+class RecurrentSeq2Seq(nn.Module):
+    """Encoder and decoder, recurrent; outputs are logits (batch, time, target_vocab).
+
+    ``h_t = cell(e(y_{t-1}), h_{t-1})``, ``a_t = softmax(h_t W M^T)``, ``o_t = tanh(W_c [h_t; a_t M])``, logits = U o_t. The
+    shift is inside: position t is fed ``history[:, t-1]``, position 0 a learned start vector. A Stepper and an
+    Encoder; the stepped and the fused path are equal. "Input feeding" (Luong's attention vector fed back) is left
+    out on purpose: it would make teacher forcing itself a loop.
+
+    Args:
+        source_vocab: number of source symbols, the padding id 0 included.
+        target_vocab: number of target symbols, the end symbol included.
+        size: width of the decoder; a bidirectional encoder has half of it each way.
+        embedding: width of the embeddings; default ``size``.
+        layers: of encoder and decoder each.
+        cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
+        attention: ``"luong"`` or None.
+        bidirectional: read the source both ways.
+        dropout: on embeddings, between layers and before the vocabulary, in [0, 1).
+        tied: the output weights are the target embedding (needs ``embedding == size``).
+
+    Context of a batch: ``{"source": (batch, source_time) ids, "source_mask": (batch, source_time) bool}``, padding on
+    the right.
+
+    Raises:
+        UserError: for arguments outside their range; all at once.
+
+    Reference: Luong, Pham and Manning 2015, arXiv:1508.04025.
+
+    >>> model = RecurrentSeq2Seq(5, 4, size=8)
+    >>> ids = torch.tensor([[1, 2, 0]])
+    >>> source = {"source": torch.tensor([[3, 4]]), "source_mask": torch.ones(1, 2, dtype=torch.bool)}
+    >>> model(Batch(ids, ids, ids >= 0, source)).shape
+    torch.Size([1, 3, 4])
+    """
+
+    def __init__(
+        self,
+        source_vocab: int,
+        target_vocab: int,
+        *,
+        size: int = 256,
+        embedding: int | None = None,
+        layers: int = 1,
+        cell: str = "lstm",
+        attention: str | None = "luong",
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        tied: bool = False,
+    ) -> None:
+        super().__init__()
+        self._settings = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
+        _check(self._settings)
+        width = embedding or size
+        self.target_vocab = target_vocab
+        self.size = size
+        self.drop = nn.Dropout(dropout)
+        self.encoder = RecurrentEncoder(source_vocab, width, size, layers, cell, bidirectional, dropout)
+        states = 2 if cell == "lstm" else 1
+        self.bridge = nn.Linear(self.encoder.summary_size, states * layers * size)
+        self.embedding = nn.Embedding(target_vocab, width)
+        self.start_vector = nn.Parameter(torch.randn(width))
+        self.decoder = CELLS[cell](width, size, layers, dropout=dropout if layers > 1 else 0.0)
+        if attention is not None:
+            self.query = nn.Linear(size, self.encoder.memory_size, bias=False)
+            self.combine = nn.Linear(size + self.encoder.memory_size, size)
+        self.attention = attention
+        self.out = nn.Linear(size, target_vocab)
+        if tied:
+            nn.init.normal_(self.embedding.weight, std=width**-0.5)
+            self.out.weight = self.embedding.weight
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as given."""
+        return {name: value for name, value in self._settings.items()}
+
+    # -- the whole sequence at once
+
+    def encode(self, batch: Batch) -> Batch:
+        """The batch with its source encoded; one that is encoded already is given back."""
+        if isinstance(batch.context, Encoded):
+            return batch
+        if not isinstance(batch.context, Mapping) or not {"source", "source_mask"} <= batch.context.keys():
+            raise UserError(
+                "RecurrentSeq2Seq needs Batch.context = {'source': (batch, source_time) ids, 'source_mask': the same "
+                f"shape, bool}}; got {type(batch.context).__name__}"
+            )
+        mask = batch.context["source_mask"]
+        memory, summary = self.encoder(batch.context["source"], mask)
+        # for lstm the first half of the parts are hidden states, the second half cells
+        parts = self.bridge(summary).tanh().split(self.size, 1)
+        layers = self.decoder.num_layers
+        return batch.replace(context=Encoded(memory, mask, parts[:layers], parts[layers:]))
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(batch, time, size): what the vocabulary is read from."""
+        source: Encoded = self.encode(batch).context
+        # time first: the fused layers are faster so
+        told = self.embedding(batch.history[:, :-1].t())
+        start = self.start_vector.expand(1, batch.size, -1)
+        states: Any = torch.stack(source.hidden)
+        if source.cell:
+            states = (states, torch.stack(source.cell))
+        hidden, _ = self.decoder(self.drop(torch.cat([start, told])), states)
+        return self._attend(hidden.transpose(0, 1), source)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., size) -> (..., target_vocab) logits."""
+        return self.out(self.drop(hidden))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, time, target_vocab) logits."""
+        return self.head(self.hidden(batch))
+
+    def _attend(self, hidden: Tensor, source: Encoded) -> Tensor:
+        # hidden: batch, time, size
+        if self.attention is None:
+            return hidden.contiguous()
+        scores = torch.bmm(self.query(hidden), source.memory.transpose(1, 2))
+        weights = scores.masked_fill_(~source.mask[:, None], -torch.inf).softmax(-1)
+        found = torch.bmm(weights, source.memory)
+        return self.combine(torch.cat([hidden, found], -1)).tanh()
+
+    # -- position by position
+
+    def start(self, batch: Batch) -> DecoderState:
+        """The state that predicts position 0: the start vector has been read."""
+        source: Encoded = self.encode(batch).context
+        layers = range(self.decoder.num_layers)
+        weights = tuple(cell_weights(self.decoder, layer) for layer in layers)
+        state = DecoderState(source.hidden, source.cell, source, weights)
+        first = self.drop(self.start_vector.expand(batch.size, -1))
+        return self.step(state, weights[0].gates(first))
+
+    def embed(self, entries: Tensor) -> Tensor:
+        """(...) ids -> (..., gates): embedding and input gates in one product."""
+        weights = cell_weights(self.decoder, 0)
+        fixed = not (self.training and self.drop.p > 0)
+        if fixed and entries.numel() > self.target_vocab:
+            return weights.gates(self.embedding.weight)[entries]
+        return weights.gates(self.drop(self.embedding(entries)))
+
+    def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
+        """The state after one more entry, given as ``embed`` gave it."""
+        hidden: list[Tensor] = []
+        cell: list[Tensor] = []
+        for layer, weights in enumerate(state.weights):
+            gates = inputs if layer == 0 else weights.gates(self.drop(hidden[-1]))
+            before = state.cell[layer] if state.cell else None
+            h, c = cell_step(weights, gates, state.hidden[layer], before)
+            hidden.append(h)
+            if c is not None:
+                cell.append(c)
+        return DecoderState(tuple(hidden), tuple(cell), state.source, state.weights)
+
+    def output(self, state: DecoderState, rows: Tensor | None = None) -> Tensor:
+        """(rows, target_vocab) logits of the position the state stands before; attention and head for rows only."""
+        hidden, source = state.hidden[-1], state.source
+        if rows is not None:
+            hidden = hidden[rows]
+            if self.attention is not None:
+                source = replace(source, memory=source.memory[rows], mask=source.mask[rows])
+        return self.head(self._attend(hidden[:, None], source)[:, 0])
+
+    def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
+        """The state of the rows asked for, in that order."""
+        hidden, cell = (tuple(part[rows] for part in group) for group in (state.hidden, state.cell))
+        return DecoderState(hidden, cell, state.source.select(rows), state.weights)
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    problems = [
+        f"{name} must be at least 1; got {settings[name]}"
+        for name in ("source_vocab", "target_vocab", "size", "layers")
+        if settings[name] < 1
+    ]
+    if settings["cell"] not in CELLS:
+        problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")
+    if settings["attention"] not in ("luong", None):
+        problems.append(f"attention must be 'luong' or None; got {settings['attention']!r}")
+    if not 0 <= settings["dropout"] < 1:
+        problems.append(f"dropout must lie in [0, 1); got {settings['dropout']}")
+    if settings["bidirectional"] and settings["size"] % 2:
+        problems.append(f"size must be even for a bidirectional encoder; got {settings['size']}")
+    if settings["tied"] and settings["embedding"] not in (None, settings["size"]):
+        problems.append(
+            f"tied needs embedding == size; got embedding={settings['embedding']} and size={settings['size']}"
+        )
+    if problems:
+        raise UserError(problems)

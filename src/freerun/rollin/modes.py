@@ -1,0 +1,77 @@
+"""Training and evaluation mode around a roll-in, and autocast's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["differs_by_mode", "evaluating", "uncached_autocast"]
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside, and every submodule's own mode back afterwards.
+
+    Not ``model.train()`` afterwards: a part that was frozen in evaluation mode stays so. Anything that is no
+    ``nn.Module`` is left alone.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with evaluating(model):
+    ...     model[0].training
+    False
+    >>> model[0].training, model[1].training
+    (True, False)
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def differs_by_mode(model: Any) -> bool:
+    """Whether the model, in the mode it is in, computes another function than in evaluation mode.
+
+    Known causes are looked for: dropout of any kind, recurrent or attention layers with dropout, batch
+    normalisation. Dropout applied by a bare function call cannot be seen.
+
+    >>> differs_by_mode(nn.Dropout(0.1)), differs_by_mode(nn.Dropout(0.1).eval()), differs_by_mode(nn.Dropout(0.0))
+    (True, False, False)
+    """
+    if not isinstance(model, nn.Module):
+        return False
+    return any(_stochastic(module) for module in model.modules() if module.training)
+
+
+def _stochastic(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(
+        module, nn.modules.instancenorm._InstanceNorm
+    ):
+        return True
+    if isinstance(module, nn.modules.dropout._DropoutNd | nn.AlphaDropout):
+        return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return False
+
+
+def uncached_autocast(device: torch.device) -> Any:
+    """Autocast as it is around us, without its weight cache.
+
+    A weight cast under ``no_grad`` and kept in autocast's cache would reach the training forward without a
+    graph, and the weight would silently get no gradient.
+    """
+    kind = device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)

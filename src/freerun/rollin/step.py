@@ -1,0 +1,50 @@
+"""The exact ``step`` engine: a lean loop without gradient over a model that can go on position by position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.rollin.plan import Plan
+from freerun.types import Batch
+
+__all__ = ["step_roll_in"]
+
+
+def step_roll_in(model: Any, batch: Batch, plan: Plan) -> tuple[Tensor, int]:
+    """The mixed history, and the number of positions stepped.
+
+    All gold entries are embedded at once; attention, projection and choice run only for the rows whose entry is
+    to be their own, and the loop stops after the last of them. Equal to the naive loop that computes everything.
+
+    Args:
+        model: a Stepper, in the mode the roll-in is to run in.
+        batch: the batch; its context may be encoded.
+        plan: the entries to replace.
+    """
+    counts = torch.bincount(plan.times, minlength=batch.time).tolist()
+    chosen = plan.rows.split(counts)
+    ready = plan.noise(0) if plan.noise_is_small else None
+    noises = None if ready is None else ready.split(counts)
+    last = int(plan.times[-1])
+    history = batch.history.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
+    state = model.start(batch)
+    inputs = model.embed(history[:last])
+    start = 0
+    for t in range(last + 1):
+        count = counts[t]
+        if count:
+            rows = chosen[t]
+            outputs = model.output(state, None if count == batch.size else rows)
+            part = slice(start, start + count)
+            noise = noises[t] if noises is not None else plan.noise(outputs.shape[-1], part)
+            own = plan.draw.choose(outputs, noise).to(history.dtype)
+            history[t].index_copy_(0, rows, own)
+            if t < last:
+                inputs[t].index_copy_(0, rows, model.embed(own))
+            start += count
+        if t < last:
+            state = model.step(state, inputs[t])
+    return history.transpose(0, 1), last
