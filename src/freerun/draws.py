@@ -28,10 +28,10 @@ class Draw(Protocol):
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor: ...
 
 
-def _show(draw: Any) -> str:
-    changed = [f for f in fields(draw) if getattr(draw, f.name) != f.default]
-    inside = ", ".join(f"{f.name}={getattr(draw, f.name)!r}" for f in changed)
-    return f"{type(draw).__name__.lower()}({inside})"
+def _show(self: Any) -> str:
+    changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
+    inside = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in changed)
+    return f"{type(self).__name__.lower()}({inside})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,9 +92,7 @@ class Sample:
     def __post_init__(self) -> None:
         problems: list[str] = []
         if not self.temperature > 0:
-            problems.append(
-                f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'"
-            )
+            problems.append(f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'")
         if self.top_k < 0:
             problems.append(f"top_k must be 0 (all symbols) or more; got {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -120,9 +118,7 @@ class Sample:
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits and noise -> (n,) ids."""
         assert noise is not None
-        logits = self._truncate(
-            outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
-        )
+        logits = self._truncate(outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs)
         if self.coupling == "gumbel":
             return (logits + noise.to(logits.dtype)).argmax(-1)
         return _inverse_cdf(logits, noise)
@@ -134,7 +130,7 @@ class Sample:
             lowest = logits.topk(self.top_k, -1).values[..., -1:]
             logits = logits.masked_fill(logits < lowest, -torch.inf)
         if self.top_p < 1.0:
-            ordered, order = logits.sort(-1, descending=True, stable=True)
+            ordered, order = torch.sort(logits, dim=-1, descending=True, stable=True)
             before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
             dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
             logits = logits.masked_fill(dropped, -torch.inf)

@@ -87,9 +87,15 @@ class Batch:
 
     def select(self, rows: Tensor) -> Batch:
         """The rows asked for ((n,) int64), context included."""
-        parts = {name: getattr(self, name) for name in ("targets", "history", "mask", "weights", "eligible")}
-        chosen = {name: None if part is None else part[rows] for name, part in parts.items()}
-        return Batch(**chosen, context=select_rows(self.context, rows), rows=self.row_numbers[rows])
+        return Batch(
+            self.targets[rows],
+            self.history[rows],
+            self.mask[rows],
+            context=select_rows(self.context, rows),
+            weights=None if self.weights is None else self.weights[rows],
+            eligible=None if self.eligible is None else self.eligible[rows],
+            rows=self.row_numbers[rows],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -141,9 +147,7 @@ def select_rows(tree: Any, rows: Tensor) -> Any:
         return {name: select_rows(part, rows) for name, part in tree.items()}
     if isinstance(tree, tuple | list):
         return type(tree)(select_rows(part, rows) for part in tree)
-    raise UserError(
-        f"a context must hold batch-first tensors or have .select(rows); got {type(tree).__name__}"
-    )
+    raise UserError(f"a context must hold batch-first tensors or have .select(rows); got {type(tree).__name__}")
 
 
 def to_device(tree: Any, device: torch.device | str) -> Any:

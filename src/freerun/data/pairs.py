@@ -120,12 +120,11 @@ def read_table(path: Path, encoding: str = "utf-8") -> tuple[Table, list[str]]:
     Raises:
         UserError: the file as a whole cannot be read (see ``read_lines``).
     """
-    lines, problems = read_lines(path, encoding)
-    lines = [(number, text) for number, text in lines if text.strip() and not text.startswith(";;;")]
+    lines, broken = read_lines(path, encoding)
+    lines = [(number, text) for number, text in lines if text.strip(" ") and not text.startswith(";;;")]
     tabs = sum("\t" in text for _, text in lines)
     parse = _parse_tab if 2 * tabs > len(lines) else _parse_spaces
     rows: list[Row] = []
-    broken: list[tuple[int, str]] = [(int(text[len(f"{path}:") :].split(":")[0]), text) for text in problems]
     for number, text in lines:
         found = parse(number, text)
         if isinstance(found, str):

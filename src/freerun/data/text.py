@@ -13,6 +13,10 @@ from freerun.errors import UserError
 __all__ = ["first_problems", "missing_message", "read_lines", "shortened"]
 
 SHOWN = 20
+
+Line = tuple[int, str]
+"""A line's number and its text, or what is wrong with it."""
+
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -21,8 +25,8 @@ _BOMS = (
 )
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[tuple[int, str]], list[str]]:
-    """The lines of a text file with their numbers (from 1), and a problem for every line that is not text.
+def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[Line], list[Line]]:
+    """The lines of a text file with their numbers (from 1), and a message for every line that is not text.
 
     Args:
         path: a file; lines may end in LF, CRLF or CR, and a byte order mark is dropped.
@@ -54,17 +58,17 @@ def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[tuple[int, str
             f"{path}:1: starts with the bytes {shown}, the mark of {wide}, expected {encoding}; "
             f'convert the file to UTF-8 or set encoding = "{wide}"'
         )
-    lines: list[tuple[int, str]] = []
-    problems: list[str] = []
+    lines: list[Line] = []
+    problems: list[Line] = []
     for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         try:
             lines.append((number, line.decode(encoding)))
         except UnicodeDecodeError as error:
-            problems.append(_byte_problem(path, number, encoding, error))
+            problems.append((number, _byte_problem(path, number, encoding, error)))
     return lines, problems
 
 
-def _decode_whole(path: Path, raw: bytes, encoding: str) -> tuple[list[tuple[int, str]], list[str]]:
+def _decode_whole(path: Path, raw: bytes, encoding: str) -> tuple[list[Line], list[Line]]:
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:

@@ -114,10 +114,8 @@ class TransformMethod:
                     continue  # how many samples or epochs a step is worth is known to the loop alone
                 low, at_low, high, at_high = extremes(given, steps)
             else:
-                low, at_low, high, at_high = given, 0, given, 0
-            found = {
-                in_range(name, given, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))
-            }
+                low, at_low, high, at_high = float(given), 0, float(given), 0
+            found = {in_range(name, given, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))}
             problems += sorted(problem for problem in found if problem)
         if problems:
             raise UserError(problems)
@@ -132,11 +130,7 @@ def in_range(name: str, given: Any, value: float, step: int, allowed: tuple[floa
     low, high = allowed
     if low <= value <= high:
         return None
-    said = (
-        f"got {value:g}"
-        if isinstance(given, float | int)
-        else f"{given!r} gives {value:g} at step {int(step)}"
-    )
+    said = f"got {value:g}" if isinstance(given, float | int) else f"{given!r} gives {value:g} at step {int(step)}"
     return f"{name} must lie in [{low:g}, {high:g}]; {said}"
 
 

@@ -90,9 +90,7 @@ class ScheduledSampling(TransformMethod):
                 f"gradient must be 'auto', 'none', 'full' or a number of positions k >= 1; got {self.gradient!r}"
             )
         if not isinstance(self.teacher_forcing_ratio, float | int | Schedule):
-            problems.append(
-                f"teacher_forcing_ratio must be a number or a schedule; got {self.teacher_forcing_ratio!r}"
-            )
+            problems.append(f"teacher_forcing_ratio must be a number or a schedule; got {self.teacher_forcing_ratio!r}")
         else:
             try:
                 self.check(1)

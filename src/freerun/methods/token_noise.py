@@ -81,9 +81,7 @@ class TokenNoise(TransformMethod):
         if self.noise not in NOISES:
             problems.append(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         if self.noise == "unigram" and self.frequencies is None:
-            problems.append(
-                "noise='unigram' needs frequencies: the count of every symbol in the training targets"
-            )
+            problems.append("noise='unigram' needs frequencies: the count of every symbol in the training targets")
         if self.vocabulary is not None and self.vocabulary < 2:
             problems.append(f"vocabulary must hold at least 2 symbols; got {self.vocabulary}")
         if self.frequencies is not None and not (sum(self.frequencies) > 0 and min(self.frequencies) >= 0):
@@ -98,9 +96,7 @@ class TokenNoise(TransformMethod):
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with a noisy history; no model call."""
         if not batch.is_discrete:
-            raise UserError(
-                "token_noise replaces symbols, and these targets are values: they have no symbols"
-            )
+            raise UserError("token_noise replaces symbols, and these targets are values: they have no symbols")
         rate = self.value("rate", step)
         replace = batch.replaceable & ~Token()(batch, 1.0 - rate, fold(key, "gate", int(step)))
         rows, times = replace.nonzero(as_tuple=True)

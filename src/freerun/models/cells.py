@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 __all__ = ["CELLS", "CellWeights", "cell_step", "cell_weights"]
 
-CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,7 @@ def cell_weights(layers: nn.RNNBase, layer: int) -> CellWeights:
     return CellWeights(kind, w_in, b_in + b_rec, w_rec.t(), None)
 
 
-def cell_step(
-    weights: CellWeights, gates: Tensor, hidden: Tensor, cell: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def cell_step(weights: CellWeights, gates: Tensor, hidden: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The next hidden (and cell) state, (batch, hidden), from the input's part of the gates."""
     if weights.kind == "rnn":
         return torch.addmm(gates, hidden, weights.recurrent).tanh_(), None

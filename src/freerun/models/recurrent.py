@@ -99,9 +99,7 @@ class RecurrentSeq2Seq(nn.Module):
         tied: bool = False,
     ) -> None:
         super().__init__()
-        self._settings = {
-            name: value for name, value in locals().items() if name not in ("self", "__class__")
-        }
+        self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         _check(self._settings)
         width = embedding or size
         self.target_vocab = target_vocab
@@ -124,7 +122,7 @@ class RecurrentSeq2Seq(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, as given."""
-        return {name: value for name, value in self._settings.items()}
+        return dict(self._settings.items())
 
     # -- the whole sequence at once
 

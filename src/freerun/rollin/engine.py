@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.rollin.passes import passes_roll_in
 from freerun.rollin.plan import Plan
 from freerun.rollin.step import step_roll_in
-from freerun.types import Batch, Encoder, Stepper
+from freerun.types import Batch, Encoder, Model, Stepper
 
 __all__ = ["ENGINES", "RollIn", "check_engine", "roll_in"]
 
@@ -76,5 +76,5 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: str | int = "auto") ->
             history, _ = step_roll_in(model, batch, plan)
             return RollIn(history, "step", 1, True)
         limit = engine if isinstance(engine, int) else None
-        history, passes = passes_roll_in(model, batch, plan, limit)
+        history, passes = passes_roll_in(cast(Model, model), batch, plan, limit)
     return RollIn(history, "passes" if limit is None else f"{limit} passes", passes, limit is None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["differs_by_mode", "evaluating", "uncached_autocast"]
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Generator[None]:
     """Evaluation mode inside, and every submodule's own mode back afterwards.
 
     Not ``model.train()`` afterwards: a part that was frozen in evaluation mode stays so. Anything that is no

@@ -41,9 +41,7 @@ def _mixed(gold: Tensor, own: Tensor, keep: Tensor, through: Tensor) -> Tensor:
     return torch.where(keep[..., None], gold, own.to(gold.dtype))
 
 
-def _by_steps(
-    model: Stepper, batch: Batch, keep: Tensor, draw: Draw, through: Tensor
-) -> tuple[Tensor, Tensor]:
+def _by_steps(model: Stepper, batch: Batch, keep: Tensor, draw: Draw, through: Tensor) -> tuple[Tensor, Tensor]:
     state = model.start(batch)
     outputs: list[Tensor] = []
     history: list[Tensor] = []
@@ -56,9 +54,7 @@ def _by_steps(
     return torch.stack(outputs, 1), torch.stack(history, 1)
 
 
-def _by_passes(
-    model: Any, batch: Batch, keep: Tensor, draw: Draw, through: Tensor
-) -> tuple[Tensor, Tensor, int]:
+def _by_passes(model: Any, batch: Batch, keep: Tensor, draw: Draw, through: Tensor) -> tuple[Tensor, Tensor, int]:
     if differs_by_mode(model):
         raise UserError(
             "gradient through own outputs in parallel passes needs the same function in every pass, and this model "
