@@ -1,0 +1,6 @@
+"""Free running: greedy, sampling and beam search for anything with a forward; gold is never seen."""
+
+from freerun.generate.beam import Generated
+from freerun.generate.free import generate
+
+__all__ = ["Generated", "generate"]

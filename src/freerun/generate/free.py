@@ -1,0 +1,170 @@
+"""Free running: a model goes on from its own output. Greedy, sampling and beam search; gold is never seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.draws import DRAWS, Draw, Greedy, Point, resolve
+from freerun.errors import UserError
+from freerun.generate.beam import Ask, Generated, beam_search
+from freerun.generate.walk import Walk, begin, log_probs
+from freerun.keys import fold
+from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.types import Batch
+
+__all__ = ["generate"]
+
+
+def generate(
+    model: Any,
+    batch: Batch,
+    *,
+    length: int,
+    end: int | None = None,
+    beams: int = 1,
+    draw: str | Draw = "greedy",
+    key: int = 0,
+    length_penalty: float = 0.0,
+    n_best: int = 1,
+) -> Generated:
+    """Let a model run freely: each output becomes the next input.
+
+    ``entry[t] = draw(model(context, entry[:t]))``. Beam search is length-synchronous: of all continuations
+    the best ``beams`` stay; those among them that end go to a pool, and a row is done when the pool holds
+    ``beams`` (or nothing alive can enter its ``n_best``). Hypotheses are compared by
+    ``log P / ((5 + n) / 6) ** length_penalty``, n counting the end symbol; ties go to the lower index.
+
+    Runs without gradient in evaluation mode and restores each submodule's mode. A model with the Stepper
+    methods goes on position by position, any other is asked with a growing history; one with ``encode``
+    encodes once.
+
+    Args:
+        model: from Batch to (batch, time, vocab) logits or (batch, time, value) values.
+        batch: only ``context``, ``rows`` and the kind of ``targets`` (ids or values) are used; targets,
+            history and mask may hold anything, and the model is shown zeros in their place.
+        length: entries to make at most, the end symbol included.
+        end: id of the end symbol; None: there is none, and every row runs to ``length``.
+        beams: 1 for greedy or sampling; more for beam search (ids only, with ``draw="greedy"``).
+        draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default).
+        key: randomness is a function of (key, row, position), rows being ``batch.row_numbers``.
+        length_penalty: >= 0; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
+        n_best: how many hypotheses of the beam to give back.
+
+    Raises:
+        UserError: for arguments out of range, all at once; for NaN outputs.
+
+    >>> class Count:  # says 1, then 2, then 0, whatever the context
+    ...     def __call__(self, batch):
+    ...         before = torch.nn.functional.pad(batch.history, (1, 0))[:, :-1]
+    ...         return torch.nn.functional.one_hot((before + 1) % 3, 3) * 100.0
+    >>> blank = torch.zeros(1, 1, dtype=torch.long)
+    >>> said = generate(Count(), Batch(blank, blank, blank == 0), length=5, end=0)
+    >>> said.entries, said.lengths
+    (tensor([[1, 2, 0, 0, 0]]), tensor([2]))
+
+    Not a way to continue a prompt that lies in ``history``: put it into the context.
+    """
+    ask = Ask(length, end, beams, length_penalty, n_best)
+    problems = [*_range_problems(ask), *_kind_problems(batch, ask, draw)]
+    if problems:
+        raise UserError(problems)
+    with torch.no_grad(), evaluating(model), uncached_autocast(batch.history.device):
+        walk = begin(model, batch, length)
+        if not batch.is_discrete:
+            return _values(walk, batch, Point() if draw == "greedy" else resolve(draw), length)
+        if beams > 1:
+            return beam_search(walk, batch.size, ask)
+        return _one_each(walk, batch.row_numbers, ask, resolve(draw), fold(key, "draw"))
+
+
+def _range_problems(ask: Ask) -> list[str]:
+    problems = [
+        f"{name} must be a whole number of at least 1; got {value!r}"
+        for name, value in (("length", ask.length), ("beams", ask.beams), ("n_best", ask.n_best))
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1
+    ]
+    if not problems and ask.n_best > ask.beams:
+        problems.append(f"n_best must not exceed beams = {ask.beams}; got {ask.n_best}: raise beams")
+    if not 0 <= ask.length_penalty < float("inf"):
+        problems.append(f"length_penalty must be a finite number of at least 0; got {ask.length_penalty!r}")
+    if ask.end is not None and ask.end < 0:
+        problems.append(f"end must be the id of the end symbol, or None; got {ask.end}")
+    return problems
+
+
+def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
+    problems: list[str] = []
+    chosen = None
+    if isinstance(draw, str) and draw not in DRAWS:
+        problems.append(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
+    else:
+        chosen = resolve(draw)
+    many = isinstance(ask.beams, int) and ask.beams > 1
+    if batch.is_discrete:
+        if chosen is not None and chosen.values:
+            problems.append(f"targets are ids, and draw {chosen!r} is for values: use 'greedy' or 'sample'")
+        elif many and chosen is not None and not isinstance(chosen, Greedy):
+            problems.append(
+                f"beam search draws nothing: with beams={ask.beams} use draw='greedy'; got {chosen!r}"
+            )
+    else:
+        if chosen is not None and not chosen.values and draw != "greedy":
+            problems.append(f"targets are real values, and draw {chosen!r} is for ids: use draw='point'")
+        if many:
+            problems.append(f"beams are for ids, and targets are real values: use beams=1; got {ask.beams}")
+        if ask.end is not None:
+            problems.append(f"real values have no end symbol: use end=None; got {ask.end}")
+    if batch.size == 0:
+        problems.append("the batch has no rows")
+    if batch.eligible is not None and bool((~batch.eligible & ~batch.mask)[:, :1].any()):
+        problems.append(
+            "the history begins with known entries (eligible and mask False), which generate would blank: "
+            "put the prompt into the context"
+        )
+    return problems
+
+
+def _values(walk: Walk, batch: Batch, draw: Draw, length: int) -> Generated:
+    entries: list[Tensor] = []
+    for t in range(length):
+        entries.append(draw.choose(walk.predict(), None))
+        if t + 1 < length:
+            walk.advance(entries[t], None)
+    lengths = torch.full((batch.size,), length, device=batch.history.device)
+    return Generated(torch.stack(entries, 1), lengths, entries[0].new_zeros(batch.size))
+
+
+def _one_each(walk: Walk, numbers: Tensor, ask: Ask, draw: Draw, key: int) -> Generated:
+    """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
+    size = numbers.shape[0]
+    fill = 0 if ask.end is None else ask.end
+    entries = torch.full((size, ask.length), fill, dtype=torch.int64, device=numbers.device)
+    lengths = torch.full((size,), ask.length, device=numbers.device)
+    scores: Tensor | None = None
+    rows = torch.arange(size, device=numbers.device)  # those still carried
+    open_ = torch.ones_like(rows, dtype=torch.bool)  # of these, not ended
+    for t in range(ask.length):
+        outputs = walk.predict()
+        predicted = log_probs(outputs, ask.end)
+        noise = draw.noise(key, numbers[rows], torch.full_like(rows, t), outputs.shape[-1])
+        chosen = torch.where(open_, draw.choose(outputs, noise), fill)
+        gained = predicted.gather(1, chosen[:, None]).squeeze(1)
+        scores = predicted.new_zeros(size) if scores is None else scores
+        scores[rows] += torch.where(open_, gained, 0)
+        entries[rows, t] = chosen
+        if ask.end is not None:
+            ended = open_ & (chosen == ask.end)
+            lengths[rows[ended]] = t
+            open_ = open_ & ~ended
+        going = int(open_.sum())
+        if going == 0 or t + 1 == ask.length:
+            break
+        picked = open_.nonzero().squeeze(1) if going <= 0.75 * rows.numel() else None
+        if picked is not None:
+            rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
+        walk.advance(chosen, picked)
+    assert scores is not None
+    return Generated(entries, lengths, scores)
