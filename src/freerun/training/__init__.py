@@ -1,0 +1,23 @@
+"""Training in plain PyTorch: one update after the other, repeatable to the bit, safe against kill -9."""
+
+from freerun.training.loop import fit
+from freerun.training.optim import learning_rate
+from freerun.training.plan import BatchPlan
+from freerun.training.settings import TrainSettings
+from freerun.training.stop import StoppedError, TerminatedError
+from freerun.training.task import Evaluation, Task
+from freerun.training.weights import load_weights, read_model, write_model
+
+__all__ = [
+    "BatchPlan",
+    "Evaluation",
+    "StoppedError",
+    "Task",
+    "TerminatedError",
+    "TrainSettings",
+    "fit",
+    "learning_rate",
+    "load_weights",
+    "read_model",
+    "write_model",
+]

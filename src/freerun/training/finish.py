@@ -1,0 +1,129 @@
+"""Scoring on dev while training, and the test at the end with the best weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from freerun.training.checkpoint import best_name
+from freerun.training.files import read_folder, replace_file, write_folder
+from freerun.training.log import jsonable
+from freerun.training.run import Run, versions
+from freerun.training.task import Evaluation, improves, selected_score
+from freerun.training.weights import load_weights, model_info, pack, unpack, weights_of, write_model
+
+__all__ = ["evaluate_dev", "finish"]
+
+
+def evaluate_dev(run: Run) -> None:
+    """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far."""
+    run.lap()
+    tally, settings = run.tally, run.settings
+    with _evaluated_weights(run):
+        evaluation = _scores(run, "dev")
+        value = selected_score(evaluation, settings.select)
+        if improves(settings.select, value, tally.best_value):
+            tally.best_step, tally.best_value, tally.stale = tally.step, value, 0
+            tally.best_dev = jsonable(_numbers(evaluation))
+            _keep_best(run)
+        else:
+            tally.stale += 1
+            tally.stopped_early = settings.patience is not None and tally.stale >= settings.patience
+    seconds = run.lap(evaluation=True)
+    record = {"event": "evaluate", "step": tally.step, "split": "dev", **_numbers(evaluation), "seconds": seconds}
+    run.metrics.write(record)
+    if run.board is not None:
+        for kind, scores in _numbers(evaluation).items():
+            run.board.write(scores, tally.step, f"dev/{kind}")
+    better = "best so far" if tally.best_step == tally.step else f"best {tally.best_value} at {tally.best_step}"
+    run.progress.note(f"dev after {tally.step} updates: {settings.select} {value:.3f} ({better}), {seconds:.1f} s")
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+    return {"teacher_forced": dict(evaluation.teacher_forced), "free_running": dict(evaluation.free_running)}
+
+
+def _evaluated_weights(run: Run) -> Any:
+    return nullcontext() if run.parts.ema is None else run.parts.ema.applied(run.parts.model)
+
+
+def _scores(run: Run, split: str) -> Evaluation:
+    model = run.parts.model
+    model.eval()
+    try:
+        with torch.no_grad():
+            return run.task.evaluate(model, split)
+    finally:
+        model.train()
+
+
+def _keep_best(run: Run) -> None:
+    # a folder for each: checkpoints that are gone back to speak of an earlier best
+    content = pack(weights_of(run.parts.model))
+    best = run.folder / "checkpoints" / best_name(run.tally.step)
+    write_folder(best, {"model.safetensors": content})
+    write_model(run.folder, content, model_info(run.parts.model, run.task.describe()))
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Test the best weights, write ``model/``, test-items.jsonl and last of all summary.json; the summary."""
+    run.lap()
+    model, tally = run.parts.model, run.tally
+    content = _best_weights(run)
+    load_weights(model, unpack(content), str(run.folder))
+    evaluation = _scores(run, "test")
+    model.eval()
+    run.lap(evaluation=True)
+    lines = [json.dumps(jsonable(item), ensure_ascii=False) + "\n" for item in evaluation.items]
+    replace_file(run.folder / "test-items.jsonl", "".join(lines).encode())
+    write_model(run.folder, content, model_info(model, run.task.describe()))
+    summary = jsonable(
+        {
+            "schema": 1,
+            "finished": True,
+            "method": run.method.name,
+            "signature": repr(run.method),
+            "seed": run.settings.seed,
+            "updates": tally.step,
+            "stopped_early": tally.stopped_early,
+            "examples": run.plan.examples,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            **_costs(run),
+            "best": {
+                "step": tally.best_step,
+                "select": run.settings.select,
+                "value": tally.best_value,
+                **tally.best_dev,
+            },
+            "test": _numbers(evaluation),
+            "data": run.task.fingerprint,
+            "versions": versions(),
+        }
+    )
+    replace_file(run.folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1).encode())
+    return summary
+
+
+def _best_weights(run: Run) -> bytes:
+    if run.tally.best_step is not None:
+        return read_folder(run.folder / "checkpoints" / best_name(run.tally.best_step))["model.safetensors"]
+    # every score was NaN: the last weights are all there is
+    with _evaluated_weights(run):
+        return pack(weights_of(run.parts.model))
+
+
+def _costs(run: Run) -> dict[str, float]:
+    """``seconds`` and ``cpu_seconds`` are training's alone; all lives of the run are in them."""
+    tally = run.tally
+    return {
+        "seconds": round(tally.seconds, 3),
+        "cpu_seconds": round(tally.cpu_seconds, 3),
+        "evaluation_seconds": round(tally.evaluation_seconds, 3),
+        "cpu_seconds_total": round(tally.cpu_seconds + tally.evaluation_cpu_seconds, 3),
+        "decoder_passes": tally.decoder_passes,
+        "replaced_share": tally.replaced / tally.eligible if tally.eligible else math.nan,
+    }

@@ -1,0 +1,135 @@
+"""Optimizers, learning rates as pure functions of the step, and averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from freerun.errors import CheckpointError
+from freerun.training.settings import TrainSettings
+
+__all__ = ["Ema", "learning_rate", "load_optimizer", "make_optimizer", "optimizer_tensors", "set_learning_rate"]
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """The rate of an update (counted from 0): ``lr * (step + 1) / warmup`` first, then the decay.
+
+    With ``p = (step - warmup) / (updates - warmup)``: linear ``lr (1 - p)``, cosine ``lr (1 + cos(pi p)) / 2``;
+    inverse_sqrt ``lr sqrt(max(warmup, 1) / (step + 1))``.
+
+    >>> s = TrainSettings(updates=10, lr=1.0, warmup=2, decay="linear")
+    >>> [learning_rate(step, s) for step in (0, 1, 2, 6)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if settings.decay == "inverse_sqrt":
+        return settings.lr * math.sqrt(max(settings.warmup, 1) / (step + 1))
+    share = (step - settings.warmup) / max(1, settings.updates - settings.warmup)
+    if settings.decay == "linear":
+        return settings.lr * (1 - share)
+    if settings.decay == "cosine":
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * share))
+    return settings.lr
+
+
+def make_optimizer(model: Module, settings: TrainSettings) -> Optimizer:
+    """The optimizer of a model's trainable parameters; biases and gains are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") for p in trainable)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, fused=fused)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, fused=fused)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the rate of the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's whole memory as ``"<parameter>|<name>"`` -> tensor."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"{name}|{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimizer its memory back.
+
+    Raises:
+        CheckpointError: the tensors are of another model.
+    """
+    parameters = dict(model.named_parameters())
+    strangers = sorted(name for name in tensors if name.rsplit("|", 1)[0] not in parameters)
+    if strangers:
+        raise CheckpointError(f"the optimizer state is of another model: it has {', '.join(strangers[:5])}")
+    for name, tensor in tensors.items():
+        parameter_name, key = name.rsplit("|", 1)
+        parameter = parameters[parameter_name]
+        optimizer.state[parameter][key] = tensor.to(parameter.device)
+
+
+class Ema:
+    """An exponential moving average of a model's trainable parameters, kept beside them.
+
+    ``average <- d average + (1 - d) weight`` with ``d = min(decay, (1 + n) / (10 + n))`` at update n, so that
+    the first updates are not held back by the initial weights. Buffers are not averaged.
+
+    Args:
+        model: whose parameters are averaged.
+        decay: in (0, 1).
+
+    >>> layer = torch.nn.Linear(1, 1)
+    >>> ema = Ema(layer, 0.999)
+    >>> _ = layer.weight.data.fill_(5.0); ema.update(layer, 10**6)
+    >>> with ema.applied(layer): averaged = layer.weight.item()
+    >>> averaged < 5.0, layer.weight.item()
+    (True, 5.0)
+    """
+
+    def __init__(self, model: Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
+
+    def update(self, model: Module, step: int) -> None:
+        """Move the average towards the weights after an update (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in _averaged(model):
+            self.tensors[name].lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def applied(self, model: Module) -> Generator[None]:
+        """Within it the model has the averaged weights."""
+        kept = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
+        _copy_in(model, self.tensors)
+        try:
+            yield
+        finally:
+            _copy_in(model, kept)
+
+
+def _averaged(model: Module) -> Iterable[tuple[str, Tensor]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _copy_in(model: Module, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in _averaged(model):
+            parameter.copy_(tensors[name])

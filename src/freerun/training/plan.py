@@ -1,0 +1,114 @@
+"""Which examples an update sees: a pure function of seed, epoch and index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from freerun.errors import UserError
+from freerun.keys import bits, fold
+
+__all__ = ["BatchPlan", "Planned", "pieces"]
+
+_POOL = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """The examples of one update.
+
+    Args:
+        indices: (n,) int64 example numbers; the position in it is the example's row.
+        epoch: passes over the data behind it.
+        sample: examples behind it, all epochs together.
+    """
+
+    indices: Tensor
+    epoch: int
+    sample: int
+
+
+class BatchPlan:
+    """The order of a whole run, computed and never stored: ``at(step)`` is any update's batch.
+
+    Every epoch is a permutation of the examples. With ``bucket``, the permutation is cut into pools of 50
+    batches, each pool sorted by length and cut into batches, and the batches are shuffled; an epoch's one
+    short batch lies anywhere in it. Neither micro-batches nor ranks nor what was drawn before enter.
+
+    Args:
+        lengths: length of each example in positions.
+        batch_size: examples of one update.
+        seed: of the order.
+        bucket: batches of like length.
+
+    Raises:
+        UserError: there is no example.
+
+    >>> plan = BatchPlan([3, 1, 2, 5, 4], 2, seed=0)
+    >>> len(plan), sorted(int(i) for step in range(3) for i in plan.at(step).indices)
+    (3, [0, 1, 2, 3, 4])
+    >>> plan.at(7).epoch
+    2
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, bucket: bool = True) -> None:
+        if not len(lengths):
+            raise UserError("there is no training example: nothing is left of the data, or it was empty")
+        self.lengths = torch.as_tensor(list(lengths), dtype=torch.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bucket = bucket
+        self._cache: tuple[int, list[Tensor], list[int]] = (-1, [], [])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Examples of an epoch."""
+        return len(self.lengths)
+
+    def at(self, step: int) -> Planned:
+        """The batch of an update (counted from 0)."""
+        epoch, index = divmod(step, len(self))
+        if self._cache[0] != epoch:
+            batches = self._epoch(epoch)
+            before = [0]
+            for batch in batches:
+                before.append(before[-1] + len(batch))
+            self._cache = (epoch, batches, before)
+        _, batches, before = self._cache
+        return Planned(batches[index], epoch, epoch * self.examples + before[index])
+
+    def _epoch(self, epoch: int) -> list[Tensor]:
+        order = _shuffled(self.examples, fold(self.seed, "plan", epoch))
+        if not self.bucket:
+            return list(order.split(self.batch_size))
+        batches: list[Tensor] = []
+        for pool in order.split(self.batch_size * _POOL):
+            by_length = pool[torch.argsort(self.lengths[pool], stable=True)]
+            batches += by_length.split(self.batch_size)
+        return [batches[i] for i in _shuffled(len(batches), fold(self.seed, "batches", epoch)).tolist()]
+
+
+def _shuffled(number: int, key: int) -> Tensor:
+    # sorting hashed counters, not randperm: the order then does not hang on a version of PyTorch
+    return torch.argsort(bits(key, torch.arange(number)), stable=True)
+
+
+def pieces(planned: Planned, parts: int) -> list[tuple[list[int], Tensor]]:
+    """An update's examples cut into at most ``parts`` micro-batches of nearly equal size, with their rows.
+
+    Returns:
+        (example numbers, (n,) int64 rows in the global batch) of each micro-batch.
+
+    >>> pieces(Planned(torch.tensor([7, 3, 9]), 0, 0), 2)
+    [([7, 3], tensor([0, 1])), ([9], tensor([2]))]
+    """
+    rows = torch.arange(len(planned.indices))
+    cut = [part for part in rows.tensor_split(parts) if len(part)]
+    return [(planned.indices[part].tolist(), part) for part in cut]

@@ -1,0 +1,103 @@
+"""What one life of a run holds open, and how it counts."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from freerun.training.checkpoint import Parts, Tally
+from freerun.training.log import Board, Metrics
+from freerun.training.plan import BatchPlan
+from freerun.training.progress import Progress
+from freerun.training.settings import TrainSettings
+from freerun.training.task import Method, Task
+
+__all__ = ["Run", "header", "versions"]
+
+
+@dataclass
+class Run:
+    """What ``fit`` was given, what it opened, and the tally; leaving it closes what is open."""
+
+    parts: Parts
+    task: Task
+    method: Method
+    settings: TrainSettings
+    folder: Path
+    plan: BatchPlan
+    identity: dict[str, Any]
+    metrics: Metrics
+    progress: Progress
+    board: Board | None
+    tally: Tally
+    _mark: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.close()
+        self.metrics.close()
+        if self.board is not None:
+            self.board.close()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no further update to make."""
+        return self.tally.stopped_early or self.tally.step >= self.settings.updates
+
+    def lap(self, *, evaluation: bool = False) -> float:
+        """Book the time since the last lap, as training or as evaluation; its wall seconds."""
+        now = (time.perf_counter(), time.process_time())
+        wall, cpu = now[0] - self._mark[0], now[1] - self._mark[1]
+        self._mark = now
+        if evaluation:
+            self.tally.evaluation_seconds += wall
+            self.tally.evaluation_cpu_seconds += cpu
+        else:
+            self.tally.seconds += wall
+            self.tally.cpu_seconds += cpu
+        return wall
+
+    def count(self, record: dict[str, Any]) -> None:
+        """Book an update that was made, and write it down; ``seconds`` is training time since the run began."""
+        self.lap()
+        tally = self.tally
+        tally.step += 1
+        tally.decoder_passes += 1 + record["passes"]
+        tally.eligible += record["eligible"]
+        tally.replaced += record["replaced"]
+        record = {**record, "seconds": round(tally.seconds, 3)}
+        self.metrics.write(record)
+        if self.board is not None:
+            self.board.write(record, tally.step)
+        self.progress.update(tally.step, record)
+
+
+def versions() -> dict[str, str]:
+    """What a result hangs on."""
+    return {"freerun": version("freerun"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def header(run: Run) -> dict[str, Any]:
+    """The first line of metrics.jsonl."""
+    return {
+        "event": "header",
+        "method": run.method.name,
+        "signature": repr(run.method),
+        "seed": run.settings.seed,
+        "updates": run.settings.updates,
+        "batch_size": run.settings.batch_size,
+        "select": run.settings.select,
+        "examples": run.plan.examples,
+        "parameters": sum(parameter.numel() for parameter in run.parts.model.parameters()),
+        "data": run.task.fingerprint,
+        "versions": versions(),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

@@ -1,0 +1,89 @@
+"""What the loop asks of a task and of a method, and how two evaluations are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.nn import Module
+
+from freerun.errors import UserError
+from freerun.types import Batch, Outcome
+
+__all__ = ["Evaluation", "Method", "Task", "improves", "selected_score"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's scores on a split, fed gold and running freely.
+
+    Args:
+        teacher_forced: metric -> value, the model told the gold history.
+        free_running: metric -> value, the model told its own outputs.
+        items: one JSON-able record per item, for paired comparisons.
+    """
+
+    teacher_forced: Mapping[str, float]
+    free_running: Mapping[str, float]
+    items: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Task(Protocol):
+    """Data to train on and a way to score a model.
+
+    ``lengths[i]`` is the length of training example i in positions; ``batch(indices, rows)`` the batch of these
+    examples with their numbers in the update's global batch; ``evaluate`` scores a model on ``"dev"`` or
+    ``"test"``; ``describe()`` is JSON-able, saved beside the weights (vocabularies and what else a user of
+    them needs); ``fingerprint`` names the data.
+    """
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def batch(self, indices: list[int], rows: Tensor) -> Batch: ...
+    def evaluate(self, model: Module, split: str) -> Evaluation: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+class Method(Protocol):
+    """The part of a training method that the loop uses."""
+
+    @property
+    def name(self) -> str: ...
+    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome: ...
+
+
+def selected_score(evaluation: Evaluation, select: str) -> float:
+    """The score that ``select`` names; a bare metric is a free-running one.
+
+    Raises:
+        UserError: there is no such score.
+
+    >>> selected_score(Evaluation({"loss": 0.5}, {"per": 7.0}), "per")
+    7.0
+    >>> selected_score(Evaluation({"loss": 0.5}, {"per": 7.0}), "teacher_forced_loss")
+    0.5
+    """
+    scores = {f"free_running_{name}": value for name, value in evaluation.free_running.items()}
+    scores |= {f"teacher_forced_{name}": value for name, value in evaluation.teacher_forced.items()}
+    name = select if select.startswith(("free_running_", "teacher_forced_")) else f"free_running_{select}"
+    if name not in scores:
+        raise UserError(f"select = {select!r} names no score of this task; there are: {', '.join(sorted(scores))}")
+    return float(scores[name])
+
+
+def improves(select: str, value: float, best: float | None) -> bool:
+    """Whether a score is better than the best so far: higher for accuracies, else lower; never NaN.
+
+    >>> improves("per", 7.0, 8.0), improves("sequence_accuracy", 7.0, 8.0), improves("per", float("nan"), None)
+    (True, False, False)
+    """
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
+    return value > best if select.endswith("accuracy") else value < best

@@ -1,0 +1,130 @@
+"""One optimizer update: an accumulation window, its exact mean, and a refusal to go to NaN."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.errors import DivergedError
+from freerun.keys import fold
+from freerun.training.checkpoint import Parts
+from freerun.training.optim import learning_rate, set_learning_rate
+from freerun.training.plan import BatchPlan, Planned, pieces
+from freerun.training.settings import TrainSettings
+from freerun.training.task import Method, Task
+from freerun.types import Step
+
+__all__ = ["Window", "update"]
+
+
+@dataclass
+class Window:
+    """Sums over the micro-batches of an update; with several processes they are summed once more."""
+
+    total: float = 0.0
+    count: float = 0.0
+    eligible: float = 0.0
+    replaced: float = 0.0
+    disagreeing: float = 0.0
+    passes: float = 0.0
+    ratio: float | None = None
+
+    def add(self, total: Tensor, count: Tensor | float, report: Any, share: float) -> None:
+        """Add a micro-batch that holds ``share`` of the window's examples."""
+        self.total += float(total.detach())
+        self.count += float(count)
+        for name in ("eligible", "replaced", "disagreeing"):
+            setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
+        self.passes += share * float(report.get("passes", 0))
+        if "teacher_forcing_ratio" in report:
+            self.ratio = float(report["teacher_forcing_ratio"])
+
+
+def update(
+    parts: Parts, task: Task, method: Method, *, plan: BatchPlan, step: int, settings: TrainSettings
+) -> dict[str, Any]:
+    """Make update ``step`` (counted from 0) and say what it was.
+
+    The loss is the exact mean over the whole window, however it is cut: gradients of the totals are summed and
+    divided by the summed count before they are clipped. The global generator of PyTorch is seeded from
+    (seed, step, micro-batch) before each forward, which makes dropout repeatable; its state is not kept.
+
+    Raises:
+        DivergedError: loss or gradient is not finite; the weights are those before the update.
+    """
+    planned = plan.at(step)
+    parts.optimizer.zero_grad(set_to_none=True)
+    now = Step(step, sample=planned.sample, epoch=planned.sample / plan.examples)
+    window = _window(parts, task, method, planned=planned, step=now, settings=settings)
+    rate = learning_rate(step, settings)
+    norm = _scale_gradients(parts, window.count, settings.clip)
+    loss = window.total / window.count if window.count else math.nan
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        parts.optimizer.zero_grad(set_to_none=True)
+        numbers = f"loss {loss:g}, gradient norm {norm:g}, lr {rate:g}"
+        raise _diverged(step, numbers, window, planned)
+    set_learning_rate(parts.optimizer, rate)
+    parts.optimizer.step()
+    if parts.ema is not None:
+        parts.ema.update(parts.model, step)
+    return {
+        "event": "update",
+        "step": step,
+        "loss": loss,
+        "lr": rate,
+        "grad_norm": norm,
+        "teacher_forcing_ratio": window.ratio,
+        "eligible": window.eligible,
+        "replaced": window.replaced,
+        "disagreeing": window.disagreeing,
+        "passes": window.passes,
+    }
+
+
+def _window(
+    parts: Parts, task: Task, method: Method, *, planned: Planned, step: Step, settings: TrainSettings
+) -> Window:
+    device = next(parts.model.parameters()).device
+    key = fold(settings.seed, "train")
+    window = Window()
+    for micro, (indices, rows) in enumerate(pieces(planned, settings.accumulate)):
+        batch = task.batch(indices, rows).to(device)
+        torch.manual_seed(fold(settings.seed, "model", step, micro))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
+            outcome = method.run(parts.model, batch, step, key)
+        outcome.total.backward()
+        window.add(outcome.total, outcome.count, outcome.report, len(indices) / len(planned.indices))
+    return window
+
+
+def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
+    """Divide by the count and clip, in place; the norm before clipping."""
+    gradients = [p.grad for p in parts.model.parameters() if p.grad is not None]
+    if not gradients or not count:
+        return math.nan
+    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+    if math.isfinite(norm):
+        # a norm of exactly 0 divides nothing
+        factor = min(1.0, clip / norm) if clip and norm else 1.0
+        for gradient in gradients:
+            gradient.mul_(factor / count)
+    return norm
+
+
+def _diverged(step: int, numbers: str, window: Window, planned: Planned) -> DivergedError:
+    if not window.count:
+        return DivergedError(f"update {step}: no position of the batch counts in the loss (its mask is all False)")
+    ratio = "none" if window.ratio is None else f"{window.ratio:g}"
+    examples = " ".join(str(int(index)) for index in planned.indices)
+    return DivergedError(
+        [
+            f"training diverged at update {step}, which was not made: {numbers}, teacher_forcing_ratio {ratio}",
+            f"its training examples: {examples}",
+            "the last checkpoint is untouched: look for NaN or huge values in these examples, lower lr, lengthen "
+            "warmup or clip the gradient",
+        ]
+    )

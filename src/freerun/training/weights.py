@@ -1,0 +1,146 @@
+"""A model's weights as safetensors, and the ``model`` folder of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from freerun.errors import CheckpointError
+from freerun.training.files import read_folder, write_folder
+
+__all__ = ["load_weights", "pack", "read_model", "start_from", "unpack", "weights_of", "write_model"]
+
+
+def pack(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors in the safetensors format."""
+    from safetensors.torch import save
+
+    # no dtype or layout is lost; strides are not part of the format
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def unpack(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"not a safetensors file: {error}") from error
+
+
+def weights_of(model: Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; tied ones once, under their first name."""
+    seen: set[int] = set()
+    chosen: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            chosen[name] = tensor.detach()
+    return chosen
+
+
+def load_weights(model: Module, tensors: dict[str, Tensor], origin: str) -> None:
+    """Copy weights into a model.
+
+    Args:
+        model: whose weights are overwritten.
+        tensors: what ``weights_of`` gave.
+        origin: where they come from, for the message.
+
+    Raises:
+        CheckpointError: names or shapes differ; all at once.
+    """
+    own = weights_of(model)
+    problems = [f"{name} is missing" for name in own if name not in tensors]
+    problems += [f"{name} is not in this model" for name in tensors if name not in own]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}; this model's is {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError([f"{origin}: the weights are of another model", *problems])
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
+    """What is needed to build a model again: its kind, its arguments, the task's description."""
+    from freerun.models import MODELS
+
+    kinds = [name for name, kind in MODELS.items() if type(model) is kind]
+    settings: Any = getattr(model, "settings", None)
+    return {
+        "schema": 1,
+        "kind": kinds[0] if kinds else f"{type(model).__module__}:{type(model).__qualname__}",
+        "settings": settings() if callable(settings) else {},
+        "describe": describe,
+    }
+
+
+def write_model(folder: Path, weights: bytes, info: dict[str, Any]) -> None:
+    """Write the ``model`` folder of a run: model.safetensors and model.json, with their manifest."""
+    text = json.dumps(info, ensure_ascii=False, indent=1)
+    write_folder(folder / "model", {"model.safetensors": weights, "model.json": text.encode()})
+
+
+def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A run's model.json and weights, checked.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        CheckpointError: there is no such run, it has no model yet, or the files are damaged.
+    """
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: there is no such run folder")
+    if not (run / "model").is_dir():
+        raise CheckpointError(f"{run} holds no model/: not a run folder, or the run has not been evaluated yet")
+    files = read_folder(run / "model")
+    for name in ("model.json", "model.safetensors"):
+        if name not in files:
+            raise CheckpointError(f"{run / 'model' / name} is missing")
+    try:
+        info = json.loads(files["model.json"])
+    except ValueError as error:
+        raise CheckpointError(f"{run / 'model' / 'model.json'} is damaged: {error}") from error
+    return info, unpack(files["model.safetensors"])
+
+
+def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
+    """Warm start: copy a run's best weights into a model that is to be trained on another way.
+
+    Raises:
+        CheckpointError: no such run, other vocabularies (the same id would mean something else), other shapes.
+    """
+    info, tensors = read_model(run)
+    theirs = info.get("describe", {})
+    ours = json.loads(json.dumps(describe))
+    problems = [
+        f"{run}: {name} differs: that run has {_size(theirs[name])}, this one {_size(ours[name])}; ids would "
+        "change their meaning: train on the same data, or start afresh"
+        for name in ours
+        if "vocab" in name and name in theirs and theirs[name] != ours[name]
+    ]
+    if problems:
+        raise CheckpointError(problems)
+    load_weights(model, tensors, f"{run}/model")
+
+
+def _size(vocabulary: Any) -> str:
+    if isinstance(vocabulary, list):
+        return f"{len(vocabulary)} symbols ({' '.join(map(str, vocabulary[:4]))} ...)"
+    return repr(vocabulary)
