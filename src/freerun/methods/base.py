@@ -121,7 +121,7 @@ class TransformMethod:
             raise UserError(problems)
 
 
-def in_range(name: str, given: Any, value: float, step: int, allowed: tuple[float, float]) -> str | None:
+def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[float, float]) -> str | None:
     """The problem with a parameter's value, or None.
 
     >>> in_range("teacher_forcing_ratio", 1.2, 1.2, 0, (0.0, 1.0))

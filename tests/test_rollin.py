@@ -1,0 +1,297 @@
+"""Exactness: every engine's history equals the naive loop's, entry for entry, and the gradient to 1e-10."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from builders import ForwardOnly, assert_same_gradients, gradients, ragged, seq2seq
+from oracles import bengio_loop, coins, full_prefix
+from torch import nn
+
+import freerun as fr
+from freerun import draws
+from freerun.keys import fold
+
+CELLS = ["rnn", "gru", "lstm"]
+KEY, STEP = 5, 3
+
+
+class LiteralDecoder:
+    """The decoder written again with torch's single cells, one position at a time."""
+
+    def __init__(self, model, batch):
+        self.model, self.batch = model, batch
+        self.source = model.encode(batch).context
+        kinds = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
+        self.kind = model.settings()["cell"]
+        self.cells = []
+        for layer in range(model.decoder.num_layers):
+            width = model.decoder.input_size if layer == 0 else model.size
+            cell = kinds[self.kind](width, model.size).double()
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                # the very parameters, so that gradients arrive in the model
+                delattr(cell, name)
+                setattr(cell, name, getattr(model.decoder, f"{name}_l{layer}"))
+            self.cells.append(cell)
+
+    def __call__(self, previous, state):
+        model, source = self.model, self.source
+        if state is None:
+            state = [(h, source.cell[n]) if self.kind == "lstm" else h for n, h in enumerate(source.hidden)]
+            x = model.start_vector.expand(self.batch.size, -1)
+        else:
+            x = model.embedding(previous)
+        after = []
+        for cell, s in zip(self.cells, state, strict=True):
+            s = cell(x, s)
+            x = s[0] if self.kind == "lstm" else s
+            after.append(s)
+        if model.attention is not None:
+            scores = torch.einsum("bd,bsd->bs", model.query(x), source.memory)
+            scores = scores.masked_fill(~source.mask, -torch.inf)
+            found = torch.einsum("bs,bsd->bd", scores.softmax(-1), source.memory)
+            x = torch.tanh(model.combine(torch.cat([x, found], -1)))
+        return model.out(x), after
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("attention", ["luong", None])
+@pytest.mark.parametrize("draw", ["greedy", "sample"])
+@pytest.mark.parametrize("coin", ["token", "step", "sequence", "batch"])
+@pytest.mark.parametrize("ratio", [0.9, 0.5, 0.0])
+def test_history_and_gradient_equal_the_literal_loop(cell, attention, draw, coin, ratio):
+    model, batch = seq2seq(cell, attention), ragged()
+    keep = coins(coin, batch, ratio, KEY, STEP)
+    noise_key = fold(KEY, "draw", STEP)
+    loss, history = bengio_loop(LiteralDecoder(model, batch), batch, keep, draw, noise_key)
+    expected = gradients(model, loss)
+
+    method = fr.scheduled_sampling(ratio, draw=draw, coin=coin)
+    outcome = method.run(model, batch, STEP, KEY)
+    assert torch.equal(outcome.fed.history, history)
+    assert outcome.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert_same_gradients(gradients(model, outcome.loss), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("attention", ["luong", None])
+@pytest.mark.parametrize("draw", ["greedy", "inverse_cdf", "gumbel"])
+@pytest.mark.parametrize("engine", ["step", "passes"])
+@pytest.mark.parametrize("ratio", [0.9, 0.5, 0.0])
+def test_engines_equal_the_full_prefix_oracle(cell, attention, draw, engine, ratio):
+    model, batch = seq2seq(cell, attention, layers=2), ragged()
+    keep = coins("token", batch, ratio, KEY, STEP)
+    wanted = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))
+    given = "greedy" if draw == "greedy" else draws.Sample(coupling=draw)
+    bare = ForwardOnly(model) if engine == "passes" else model
+    method = fr.scheduled_sampling(ratio, draw=given, engine=engine)
+    outcome = method.run(bare, batch, STEP, KEY)
+    assert torch.equal(outcome.fed.history, wanted)
+    assert outcome.report["exact"] == 1.0
+
+
+@pytest.mark.parametrize("draw", [draws.Sample(temperature=0.5), draws.Sample(top_k=2), draws.Sample(top_p=0.6)])
+def test_truncated_draws_agree_over_engines_and_stay_inside_their_set(draw):
+    model, batch = seq2seq(), ragged(size=16)
+    stepped = fr.scheduled_sampling(0.2, draw=draw, engine="step").run(model, batch, STEP, KEY)
+    passed = fr.scheduled_sampling(0.2, draw=draw, engine="passes").run(model, batch, STEP, KEY)
+    assert torch.equal(stepped.fed.history, passed.fed.history)
+    if draw.top_k:
+        best = stepped.outputs.topk(2, -1).indices
+        changed = stepped.fed.history != batch.history
+        assert bool((best[changed] == stepped.fed.history[changed][:, None]).any(-1).all())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("attention", ["luong", None])
+def test_stepping_equals_the_fused_pass(cell, attention, layers):
+    model, batch = seq2seq(cell, attention, layers=layers), ragged()
+    wanted = model(batch)
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context:
+            state = model.start(batch)
+            for t in range(batch.time):
+                torch.testing.assert_close(model.output(state), wanted[:, t], rtol=1e-12, atol=1e-12)
+                some = torch.tensor([2, 0])
+                torch.testing.assert_close(model.output(state, some), wanted[some, t], rtol=1e-12, atol=1e-12)
+                state = model.step(state, model.embed(batch.history[:, t]))
+
+
+def test_selected_states_go_on_as_their_rows():
+    model, batch = seq2seq(), ragged()
+    rows = torch.tensor([3, 1, 1])
+    whole = model.step(model.start(batch), model.embed(batch.history[:, 0]))
+    part = model.select(whole, rows)
+    torch.testing.assert_close(model.output(part), model.output(whole)[rows])
+    part = model.step(part, model.embed(batch.history[rows, 1]))
+    whole = model.step(whole, model.embed(batch.history[:, 1]))
+    torch.testing.assert_close(model.output(part), model.output(whole)[rows])
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_source_padding_and_batch_mates_are_inert(bidirectional):
+    model, batch = seq2seq(bidirectional=bidirectional, layers=2), ragged()
+    alone = batch.select(torch.tensor([1]))
+    n = int(alone.context["source_mask"].sum())
+    cut = alone.replace(context={name: part[:, :n] for name, part in alone.context.items()})
+    torch.testing.assert_close(model(cut), model(batch)[1:2], rtol=1e-12, atol=1e-12)
+    poisoned = batch.replace(
+        context={
+            "source": torch.where(batch.context["source_mask"], batch.context["source"], 3),
+            "source_mask": batch.context["source_mask"],
+        }
+    )
+    assert torch.equal(model(poisoned), model(batch))
+
+
+def test_ratio_one_is_teacher_forcing_bit_for_bit_without_a_model_call():
+    model, batch = seq2seq(dropout=0.3), ragged()
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    for name in ("start", "step", "output", "encode"):
+        original = getattr(model, name)
+        setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
+    for coin in fr.GATES:
+        found = []
+        for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, coin=coin)):
+            calls.clear()
+            torch.manual_seed(1)
+            loss = method(model, batch, STEP, KEY)
+            found.append((loss, gradients(model, loss), list(calls)))
+        (a, ga, ca), (b, gb, cb) = found
+        assert torch.equal(a, b)
+        assert all(torch.equal(ga[n], gb[n]) for n in ga)
+        assert ca == cb
+
+
+@pytest.mark.parametrize("coin", ["token", "step", "sequence", "batch"])
+def test_entries_that_may_not_be_replaced_never_are(coin):
+    model, batch = seq2seq(), ragged(size=8)
+    eligible = batch.mask.clone()
+    eligible[:, :2] = False  # a prompt
+    prompted = batch.replace(eligible=eligible)
+    fed = fr.scheduled_sampling(0.0, coin=coin).transform(model, prompted, STEP, KEY)
+    assert torch.equal(fed.history[~eligible], batch.history[~eligible])
+    assert not torch.equal(fed.history[eligible], batch.history[eligible])
+    assert torch.equal(fed.mask, batch.mask)
+    assert torch.equal(fed.targets, batch.targets)
+
+
+def test_modes_are_restored_and_the_roll_in_runs_without_dropout():
+    model, batch = seq2seq(dropout=0.5), ragged()
+    model.encoder.eval()
+    before = [module.training for module in model.modules()]
+    noisy = fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY)
+    assert [module.training for module in model.modules()] == before
+    model.eval()
+    assert torch.equal(fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY).history, noisy.history)
+
+
+def test_batch_norm_statistics_do_not_move():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.norm = seq2seq(), nn.BatchNorm1d(5).double()
+
+        def forward(self, batch):
+            return self.norm(self.model(batch).flatten(0, 1)).view(batch.size, batch.time, -1)
+
+    model, batch = Normed(), ragged()
+    before = model.norm.running_mean.clone()
+    fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY)
+    assert torch.equal(model.norm.running_mean, before)
+    assert model.norm.training
+
+
+def test_autocast_leaves_weights_their_gradient():
+    model, batch = seq2seq("gru").float(), ragged()  # some processors have no bfloat16 lstm
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = fr.scheduled_sampling(0.3)(model, batch, STEP, KEY)
+    found = gradients(model, loss)
+    assert all(bool(g.abs().sum() > 0) for n, g in found.items() if "embedding" not in n)
+
+
+def test_the_encoder_runs_once_without_dropout_and_once_per_mode_with_it():
+    for dropout, wanted in ((0.0, 1), (0.3, 2)):
+        model, batch = seq2seq(dropout=dropout), ragged()
+        calls = []
+        model.encoder.register_forward_hook(lambda *_, seen=calls: seen.append(1))
+        fr.scheduled_sampling(0.5)(model, batch, STEP, KEY)
+        assert len(calls) == wanted
+
+
+def test_rows_decide_the_randomness_not_the_place_in_the_batch():
+    model, batch = seq2seq(), ragged(size=6)
+    method = fr.scheduled_sampling(0.4)
+    whole = method.transform(model, batch, STEP, KEY).history
+    order = torch.tensor([4, 2])
+    part = method.transform(model, batch.select(order), STEP, KEY).history
+    assert torch.equal(part, whole[order])
+    others = [method.transform(model, batch, STEP, KEY + 1), method.transform(model, batch, STEP + 1, KEY)]
+    assert all(not torch.equal(other.history, whole) for other in others)
+
+
+def test_a_longer_padding_changes_nothing():
+    model, batch = seq2seq(), ragged()
+    pad = torch.zeros(batch.size, 3, dtype=torch.long)
+    longer = batch.replace(
+        targets=torch.cat([batch.targets, pad], 1),
+        history=torch.cat([batch.history, pad], 1),
+        mask=torch.cat([batch.mask, pad.bool()], 1),
+    )
+    for coin in fr.GATES:
+        method = fr.scheduled_sampling(0.5, coin=coin)
+        a, b = method.transform(model, batch, STEP, KEY), method.transform(model, longer, STEP, KEY)
+        eligible = batch.mask
+        assert torch.equal(a.history[eligible], b.history[:, : batch.time][eligible]), coin
+
+
+def test_gold_later_on_moves_no_earlier_entry():
+    model, batch = seq2seq(), ragged(size=8, time=9)
+    poisoned = batch.replace(history=batch.history.clone())
+    poisoned.history[:, 5:] = 1
+    for engine in ("step", "passes"):
+        method = fr.scheduled_sampling(0.5, engine=engine)
+        a, b = method.transform(model, batch, STEP, KEY), method.transform(model, poisoned, STEP, KEY)
+        assert torch.equal(a.history[:, :5], b.history[:, :5])
+
+
+def test_a_model_that_never_settles_is_refused():
+    class Leaky(nn.Module):
+        def forward(self, batch):
+            shifted = (batch.history + 1) % 3  # says the entry after the one it is told at the same position
+            return nn.functional.one_hot(shifted, 3).double()
+
+    ids = torch.zeros(2, 4, dtype=torch.long)
+    with pytest.raises(fr.UserError, match="did not settle in 5 passes.*check_model"):
+        fr.scheduled_sampling(0.0, draw="greedy").transform(Leaky(), fr.Batch(ids, ids, ids == 0))
+
+
+def test_passes_needed_are_the_longest_run_of_own_entries_and_one():
+    class Chain(nn.Module):
+        def forward(self, batch):
+            before = torch.cat([torch.zeros_like(batch.history[:, :1]), batch.history[:, :-1]], 1)
+            return nn.functional.one_hot((before + 1) % 50, 50).double()
+
+    gold = torch.full((3, 12), 49)
+    batch = fr.Batch(gold, gold, gold == 49)
+    method = fr.scheduled_sampling(0.4, draw="greedy")
+    outcome = method.run(Chain(), batch, STEP, KEY)
+    keep = coins("token", batch, 0.4, KEY, STEP)
+    longest = max(len(run) for row in keep for run in "".join("g" if k else "o" for k in row).split("g"))
+    assert outcome.report["passes"] == longest + 1
+    assert torch.equal(outcome.fed.history, full_prefix(Chain(), batch, keep, "greedy", 0))
+
+
+def test_k_passes_are_an_approximation_that_becomes_exact():
+    model, batch = seq2seq(), ragged(size=32, time=8)
+    exact = fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY).history
+    agree = []
+    for k in (1, 2, 4, 8):
+        outcome = fr.scheduled_sampling(0.0, engine=k).run(model, batch, STEP, KEY)
+        assert torch.equal(outcome.fed.history[:, :k], exact[:, :k])
+        assert outcome.report["exact"] == 0.0
+        agree.append(float((outcome.fed.history == exact)[batch.mask].double().mean()))
+    assert agree[0] < 1.0
+    assert agree[-1] == 1.0
