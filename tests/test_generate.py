@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+import freerun as fr
+from freerun.draws import Sample
+from freerun.errors import UserError
+from freerun.generate import generate
+from freerun.models.article import Seq2SeqModel
+from freerun.types import Batch
+from oracles_generate import SteppedTree, Tree, beam_search, everything, log_probs_of
+
+
+def tree_batch(size: int) -> Batch:
+    blank = torch.zeros(size, 1, dtype=torch.int64)
+    return Batch(blank, blank, blank == 0, context=torch.arange(size) * 7 + 3)
+
+
+def recurrent(attention: str | None = "luong", cell: str = "lstm", vocab: int = 5) -> fr.models.RecurrentSeq2Seq:
+    torch.manual_seed(0)
+    model = fr.models.RecurrentSeq2Seq(6, vocab, size=8, cell=cell, attention=attention, dropout=0.3).double()
+    with torch.no_grad():
+        model.out.weight.mul_(8)
+    return model
+
+
+def source_batch(size: int, time: int = 4, vocab: int = 5) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    source = torch.randint(1, 6, (size, 4), generator=generator)
+    mask = torch.arange(4) < torch.randint(1, 5, (size, 1), generator=generator)
+    ids = torch.randint(0, vocab, (size, time), generator=generator)
+    return Batch(ids, ids, ids >= 0, context={"source": source * mask, "source_mask": mask})
+
+
+def forward_only(model):
+    return model.__call__
+
+
+def assert_hypotheses(generated, row, expected, length, fill):
+    entries, lengths, scores = generated.entries[row], generated.lengths[row], generated.scores[row]
+    if entries.dim() == 1:
+        entries, lengths, scores = entries[None], lengths[None], scores[None]
+    for i, hypothesis in enumerate(expected):
+        said = list(hypothesis.entries) + [fill] * (length - len(hypothesis.entries))
+        assert entries[i].tolist() == said
+        assert float(scores[i]) == pytest.approx(hypothesis.score, abs=1e-10)
+        ended = hypothesis.entries[-1] == fill
+        assert int(lengths[i]) == len(hypothesis.entries) - ended
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.8])
+@pytest.mark.parametrize("kind", [Tree, SteppedTree])
+def test_a_beam_as_wide_as_everything_finds_the_global_best(kind, penalty):
+    vocab, length = 3, 4
+    batch, model = tree_batch(4), kind(vocab, key=5)
+    best = generate(model, batch, length=length, end=0, beams=vocab**length, n_best=6, length_penalty=penalty)
+    assert best.entries.shape == (4, 6, length)
+    for row in range(4):
+        expected = everything(log_probs_of(Tree(vocab, key=5), batch, row), vocab, length, 0, penalty)[:6]
+        assert_hypotheses(best, row, expected, length, 0)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+@pytest.mark.parametrize(("end", "penalty"), [(0, 0.0), (2, 0.7), (0, 2.0), (None, 0.0)])
+@pytest.mark.parametrize("kind", [Tree, SteppedTree])
+def test_beam_search_equals_the_naive_one(kind, beams, end, penalty):
+    for seed in range(6):
+        vocab, length = 3 + seed % 3, 5
+        batch, model = tree_batch(3), kind(vocab, key=seed)
+        for n_best in {1, beams}:
+            ours = generate(model, batch, length=length, end=end, beams=beams, n_best=n_best, length_penalty=penalty)
+            for row in range(3):
+                rule = log_probs_of(Tree(vocab, key=seed), batch, row)
+                expected = beam_search(rule, beams, length, end, penalty, n_best)
+                assert_hypotheses(ours, row, expected, length, -1 if end is None else end)
+
+
+@pytest.mark.parametrize("attention", ["luong", None])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_recurrent_models_stepped_and_by_forward(cell, attention):
+    model, batch = recurrent(attention, cell), source_batch(5)
+    for beams in (1, 3):
+        stepped = generate(model, batch, length=6, end=0, beams=beams)
+        forward = generate(_Whole(model), batch, length=6, end=0, beams=beams)
+        assert torch.equal(stepped.entries, forward.entries)
+        torch.testing.assert_close(stepped.scores, forward.scores)
+        model.eval()
+        for row in range(5):
+            expected = beam_search(log_probs_of(model, batch, row), beams, 6, 0, 0.0, 1)
+            assert_hypotheses(stepped, row, expected, 6, 0)
+        model.train()
+
+
+class _Whole(nn.Module):
+    """A model with nothing but its forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, batch: Batch):
+        return self.inner(batch)
+
+
+def test_greedy_is_the_history_of_scheduled_sampling_at_ratio_zero():
+    model, batch = recurrent(), source_batch(6, time=7)
+    fed = fr.scheduled_sampling(teacher_forcing_ratio=0.0, draw="greedy").transform(model, batch).history
+    assert torch.equal(fed, generate(model, batch, length=7).entries)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("wrap", [forward_only, lambda model: model])
+def test_gold_is_never_seen(wrap, beams):
+    model, batch = recurrent().eval(), source_batch(5)
+    other = (batch.targets + 1) % 5
+    half = torch.arange(5)[:, None] % 2 == torch.zeros(1, 4)
+    poisoned = batch.replace(targets=other, history=other, mask=half, weights=half * math.nan)
+    a, b = (generate(wrap(model), each, length=6, end=0, beams=beams) for each in (batch, poisoned))
+    assert torch.equal(a.entries, b.entries)
+    assert torch.equal(a.scores, b.scores)
+
+
+def test_nan_values_as_gold_do_not_get_through():
+    torch.manual_seed(0)
+    model = Seq2SeqModel(2, 8, 3)
+    values = torch.full((4, 5, 3), math.nan)
+    batch = Batch(values, values, torch.ones(4, 5, dtype=torch.bool), context=torch.randn(4, 6, 2))
+    assert generate(model, batch, length=5).entries.isfinite().all()
+
+
+def test_values_are_fed_back_as_predicted():
+    torch.manual_seed(0)
+    model = Seq2SeqModel(2, 8, 3).double()
+    values = torch.zeros(4, 1, 3, dtype=torch.float64)
+    context = torch.randn(4, 6, 2, dtype=torch.float64)
+    batch = Batch(values, values, torch.ones(4, 1, dtype=torch.bool), context=context)
+    ours = generate(model, batch, length=5, draw="point")
+    _, hidden = model.encoder(context.transpose(0, 1))
+    said, fed = [], torch.zeros(1, 4, 3, dtype=torch.float64)
+    for _ in range(5):
+        out, hidden = model.decoder(fed, hidden)
+        fed = model.fc(out)
+        said.append(fed[0])
+    torch.testing.assert_close(ours.entries, torch.stack(said, 1))
+    torch.testing.assert_close(generate(forward_only(model), batch, length=5).entries, ours.entries)
+    assert ours.lengths.tolist() == [5] * 4
+    assert ours.scores.tolist() == [0.0] * 4
+    assert not ours.entries.requires_grad
+
+
+def test_after_the_end_there_is_only_the_end():
+    ours = generate(SteppedTree(4, key=1), tree_batch(40), length=8, end=2)
+    for entries, length in zip(ours.entries.tolist(), ours.lengths.tolist(), strict=True):
+        assert 2 not in entries[:length]
+        assert entries[length:] == [2] * (8 - length)
+    assert len(set(ours.lengths.tolist())) > 3
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rows_that_have_ended_leave_the_model(beams):
+    model = SteppedTree(4, key=1)
+    ours = generate(model, tree_batch(64), length=12, end=2, beams=beams)
+    needed = int((ours.lengths).clamp(max=11).sum())
+    # three quarters of a batch may have to wait for the rest, never more
+    assert model.stepped <= 1.35 * beams * needed + 64 or beams > 1
+    assert model.stepped < 64 * 11 * beams * 0.8
+    alone = [
+        generate(SteppedTree(4, key=1), tree_batch(64).select(torch.tensor([row])), length=12, end=2, beams=beams)
+        for row in range(0, 64, 9)
+    ]
+    assert torch.equal(torch.cat([each.entries for each in alone]), ours.entries[::9])
+
+
+def test_sampling_has_the_law_of_the_model_and_is_a_function_of_the_key():
+    size, vocab, length = 20_000, 3, 2
+    blank = torch.zeros(size, 1, dtype=torch.int64)
+    batch = Batch(blank, blank, blank == 0, context=torch.zeros(size, dtype=torch.int64))
+    model = SteppedTree(vocab, key=3, spread=2.0)
+    ours = generate(model, batch, length=length, draw="sample", key=11)
+    rule = log_probs_of(Tree(vocab, key=3, spread=2.0), batch, 0)
+    counts = torch.bincount(ours.entries[:, 0] * vocab + ours.entries[:, 1], minlength=vocab**2).double()
+    expected = size * torch.tensor([math.exp(rule(())[a] + rule((a,))[b]) for a, b in product(range(vocab), repeat=2)])
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    assert statistic < 31.8  # chi-square, 8 degrees of freedom: exceeded once in 10,000 right programs
+    assert float(ours.scores[0]) == pytest.approx(
+        rule(())[ours.entries[0, 0]] + rule((int(ours.entries[0, 0]),))[ours.entries[0, 1]]
+    )
+    same = generate(model, batch, length=length, draw="sample", key=11)
+    assert torch.equal(same.entries, ours.entries)
+    assert not torch.equal(generate(model, batch, length=length, draw="sample").entries, ours.entries)
+
+
+@pytest.mark.parametrize("coupling", ["inverse_cdf", "gumbel"])
+def test_sampling_depends_on_the_row_number_and_not_on_its_place_or_the_length(coupling):
+    model, batch, draw = SteppedTree(6, key=2), tree_batch(30), Sample(coupling=coupling)
+    ours = generate(model, batch, length=9, end=0, draw=draw, key=4)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    moved = generate(model, batch.select(order), length=9, end=0, draw=draw, key=4)
+    assert torch.equal(moved.entries, ours.entries[order])
+    longer = generate(model, batch, length=14, end=0, draw=draw, key=4)
+    assert torch.equal(longer.entries[:, :9], ours.entries)
+    forward = generate(Tree(6, key=2), batch, length=9, end=0, draw=draw, key=4)
+    assert torch.equal(forward.entries, ours.entries)
+
+
+def test_ties_go_to_the_lowest_index():
+    flat = generate(SteppedTree(4, spread=0.0), tree_batch(2), length=2, beams=4, n_best=4)
+    assert flat.entries[0].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
+    assert generate(Tree(4, spread=0.0), tree_batch(2), length=2).entries.tolist() == [[0, 0]] * 2
+
+
+def test_symbols_of_probability_zero_are_never_said():
+    def only_two(batch: Batch) -> torch.Tensor:
+        outputs = torch.zeros(batch.size, batch.time, 4)
+        outputs[..., [0, 2]] = -torch.inf
+        return outputs
+
+    ours = generate(only_two, tree_batch(1), length=1, beams=4, n_best=3)
+    assert ours.entries[0, :2].tolist() == [[1], [3]]
+    assert ours.scores[0, 2] == -torch.inf
+    assert int(ours.lengths[0, 2]) == 0
+
+
+def test_modes_come_back_and_nothing_is_learned():
+    model, batch = recurrent(), source_batch(5)
+    model.encoder.eval()
+    before = [module.training for module in model.modules()]
+    a = generate(model, batch, length=6, end=0)
+    b = generate(model, batch, length=6, end=0)
+    assert torch.equal(a.scores, b.scores)  # dropout was off
+    assert [module.training for module in model.modules()] == before
+    assert not a.scores.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_source_is_encoded_once(monkeypatch):
+    model, batch, calls = recurrent(), source_batch(5), []
+    forward = type(model.encoder).forward
+    monkeypatch.setattr(type(model.encoder), "forward", lambda self, *args: calls.append(1) or forward(self, *args))
+    generate(model, batch, length=6, beams=2)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"length": 0, "beams": -1, "n_best": 0},
+            ["length must", "got 0", "beams must", "got -1", "n_best must"],
+        ),
+        ({"length": 2, "beams": 2, "n_best": 3}, ["n_best must not exceed beams = 2; got 3"]),
+        ({"length": 2, "beams": 2, "draw": "sample"}, ["with beams=2 use draw='greedy'; got sample()"]),
+        (
+            {"length": 2, "draw": "nucleus", "length_penalty": -1},
+            ["draw must be one of", "length_penalty must"],
+        ),
+        ({"length": 2, "draw": "point"}, ["for values: use 'greedy'"]),
+        ({"length": 2, "end": -1}, ["end must be the id"]),
+        ({"length": 2, "end": 9}, ["one of the model's 4 ids; got 9"]),
+    ],
+)
+def test_bad_arguments_are_named_all_at_once(arguments, said):
+    with pytest.raises(UserError) as caught:
+        generate(Tree(4), tree_batch(2), **arguments)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_values_have_no_beams_no_end_and_no_sampling():
+    values = torch.zeros(1, 2, 3)
+    batch = Batch(values, values, torch.ones(1, 2, dtype=torch.bool), context=torch.zeros(1, 2, 2))
+    with pytest.raises(UserError) as caught:
+        generate(Seq2SeqModel(2, 4, 3), batch, length=3, beams=2, end=0, draw="sample")
+    assert len(caught.value.problems) == 3
+
+
+def test_prompts_in_the_history_and_nan_outputs_are_refused():
+    ids = torch.tensor([[1, 2, 0]])
+    prompt = torch.tensor([[False, True, True]])
+    with pytest.raises(UserError, match="put the prompt into the context"):
+        generate(Tree(4), Batch(ids, ids, prompt, context=torch.zeros(1), eligible=prompt), length=3)
+    for beams in (1, 2):
+        with pytest.raises(UserError, match="NaN"):
+            generate(lambda b: torch.full((b.size, b.time, 4), math.nan), tree_batch(2), length=3, beams=beams)
