@@ -15,7 +15,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError, DivergedError
-from freerun.training.files import FORMAT_VERSION, read_folder, write_folder
+from freerun.training.files import FORMAT_VERSION, read_folder, sync_folder, write_folder
 from freerun.training.optim import Ema, load_optimizer, optimizer_tensors
 from freerun.training.settings import HARMLESS
 from freerun.training.weights import load_weights, pack, unpack, weights_of
@@ -116,6 +116,7 @@ def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], met
     if parts.ema is not None:
         files[_EMA] = pack(parts.ema.tensors)
     write_folder(folder / "checkpoints" / _name(tally.step), files)
+    sync_folder(folder)
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:

@@ -22,7 +22,7 @@ __all__ = ["evaluate_dev", "finish"]
 def evaluate_dev(run: Run) -> None:
     """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far."""
     run.lap()
-    tally, settings = run.tally, run.settings
+    tally, settings = run.tally, run.job.settings
     with _evaluated_weights(run):
         evaluation = _scores(run, "dev")
         value = selected_score(evaluation, settings.select)
@@ -56,7 +56,7 @@ def _scores(run: Run, split: str) -> Evaluation:
     model.eval()
     try:
         with torch.no_grad():
-            return run.task.evaluate(model, split)
+            return run.job.task.evaluate(model, split)
     finally:
         model.train()
 
@@ -64,9 +64,9 @@ def _scores(run: Run, split: str) -> Evaluation:
 def _keep_best(run: Run) -> None:
     # a folder for each: checkpoints that are gone back to speak of an earlier best
     content = pack(weights_of(run.parts.model))
-    best = run.folder / "checkpoints" / best_name(run.tally.step)
+    best = run.job.folder / "checkpoints" / best_name(run.tally.step)
     write_folder(best, {"model.safetensors": content})
-    write_model(run.folder, content, model_info(run.parts.model, run.task.describe()))
+    write_model(run.job.folder, content, model_info(run.parts.model, run.job.task.describe()))
 
 
 def finish(run: Run) -> dict[str, Any]:
@@ -74,20 +74,20 @@ def finish(run: Run) -> dict[str, Any]:
     run.lap()
     model, tally = run.parts.model, run.tally
     content = _best_weights(run)
-    load_weights(model, unpack(content), str(run.folder))
+    load_weights(model, unpack(content), str(run.job.folder))
     evaluation = _scores(run, "test")
     model.eval()
     run.lap(evaluation=True)
     lines = [json.dumps(jsonable(item), ensure_ascii=False) + "\n" for item in evaluation.items]
-    replace_file(run.folder / "test-items.jsonl", "".join(lines).encode())
-    write_model(run.folder, content, model_info(model, run.task.describe()))
+    replace_file(run.job.folder / "test-items.jsonl", "".join(lines).encode())
+    write_model(run.job.folder, content, model_info(model, run.job.task.describe()))
     summary = jsonable(
         {
             "schema": 1,
             "finished": True,
-            "method": run.method.name,
-            "signature": repr(run.method),
-            "seed": run.settings.seed,
+            "method": run.job.method.name,
+            "signature": repr(run.job.method),
+            "seed": run.job.settings.seed,
             "updates": tally.step,
             "stopped_early": tally.stopped_early,
             "examples": run.plan.examples,
@@ -95,22 +95,22 @@ def finish(run: Run) -> dict[str, Any]:
             **_costs(run),
             "best": {
                 "step": tally.best_step,
-                "select": run.settings.select,
+                "select": run.job.settings.select,
                 "value": tally.best_value,
                 **tally.best_dev,
             },
             "test": _numbers(evaluation),
-            "data": run.task.fingerprint,
+            "data": run.job.task.fingerprint,
             "versions": versions(),
         }
     )
-    replace_file(run.folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1).encode())
+    replace_file(run.job.folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1).encode())
     return summary
 
 
 def _best_weights(run: Run) -> bytes:
     if run.tally.best_step is not None:
-        return read_folder(run.folder / "checkpoints" / best_name(run.tally.best_step))["model.safetensors"]
+        return read_folder(run.job.folder / "checkpoints" / best_name(run.tally.best_step))["model.safetensors"]
     # every score was NaN: the last weights are all there is
     with _evaluated_weights(run):
         return pack(weights_of(run.parts.model))

@@ -22,7 +22,7 @@ from freerun.training.log import Board, Metrics
 from freerun.training.optim import Ema, make_optimizer
 from freerun.training.plan import BatchPlan
 from freerun.training.progress import progress_for
-from freerun.training.run import Run, header
+from freerun.training.run import Job, Run, header
 from freerun.training.settings import TrainSettings
 from freerun.training.stop import StopFlag, stopped, vote
 from freerun.training.task import Method, Task
@@ -82,32 +82,37 @@ def fit(
         check: Any = getattr(method, "check", None)
         if callable(check):
             check(settings.updates)
-        parts = Parts(model, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
-        identity = _identity(task, method, settings, recipe, init)
-        clean(folder)
-        clean(folder / "checkpoints")
-        found = checkpoint.load_newest(folder, parts, identity) if resume else None
-        if found is None and init is not None:
-            start_from(Path(init), model, task.describe())
-            parts = replace(parts, ema=Ema(model, settings.ema) if settings.ema else None)
-        tally, size = found or (Tally(), 0)
-        run = Run(
-            parts, task, method, settings, folder,
-            plan=BatchPlan(task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket),
-            identity=identity,
-            metrics=Metrics(folder / "metrics.jsonl", size),
-            progress=progress_for(settings.updates, tally.step, progress),
-            board=Board(folder, tally.step) if settings.tensorboard else None,
-            tally=tally,
-        )  # fmt: skip
-        with run:
+        job = Job(model, task, method, settings, folder, recipe=recipe, init=None if init is None else Path(init))
+        with _open(job, resume=resume, progress=progress) as run:
             if lock.note:
                 run.progress.note(lock.note)
-            if found is None:
-                run.metrics.write(header(run))
-                _save(run)
             _train(run, flag)
             return finish(run)
+
+
+def _open(job: Job, *, resume: bool, progress: bool) -> Run:
+    model, settings, folder = job.model, job.settings, job.folder
+    plan = BatchPlan(job.task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket)
+    identity = _identity(job)
+    parts = Parts(model, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
+    clean(folder)
+    clean(folder / "checkpoints")
+    found = checkpoint.load_newest(folder, parts, identity) if resume else None
+    if found is None and job.init is not None:
+        start_from(job.init, model, job.task.describe())
+        parts = replace(parts, ema=Ema(model, settings.ema) if settings.ema else None)
+    tally, size = found or (Tally(), 0)
+    return Run(
+        job=job,
+        parts=parts,
+        plan=plan,
+        identity=identity,
+        board=Board(folder, tally.step) if settings.tensorboard else None,
+        metrics=Metrics(folder / "metrics.jsonl", size),
+        progress=progress_for(settings.updates, tally.step, progress),
+        tally=tally,
+        fresh=found is None,
+    )
 
 
 @contextmanager
@@ -120,17 +125,16 @@ def _threads(number: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _identity(
-    task: Task, method: Method, settings: TrainSettings, recipe: dict[str, Any] | None, init: Path | None
-) -> dict[str, Any]:
+def _identity(job: Job) -> dict[str, Any]:
+    """What must be the same on resume."""
     identity: dict[str, Any] = {
-        "train": asdict(settings),
-        "method": repr(method),
-        "data": task.fingerprint,
-        "recipe": recipe or {},
+        "train": asdict(job.settings),
+        "method": repr(job.method),
+        "data": job.task.fingerprint,
+        "recipe": job.recipe or {},
     }
-    if init is not None:
-        path = Path(init) / "model" / "model.safetensors"
+    if job.init is not None:
+        path = job.init / "model" / "model.safetensors"
         if not path.is_file():
             raise CheckpointError(f"init: {path} is missing: not the folder of a run that has been evaluated")
         identity["init"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -140,15 +144,22 @@ def _identity(
 def _train(run: Run, flag: StopFlag) -> None:
     run.parts.model.train()
     run.lap()
+    if run.fresh:
+        # the initial weights are a candidate too: a warm start may be the best there is
+        run.metrics.write(header(run))
+        evaluate_dev(run)
+        _save(run)
     while not run.over:
-        record = update(run.parts, run.task, run.method, plan=run.plan, step=run.tally.step, settings=run.settings)
+        record = update(
+            run.parts, run.job.task, run.job.method, plan=run.plan, step=run.tally.step, settings=run.job.settings
+        )
         run.count(record)
         _boundary(run, flag)
 
 
 def _boundary(run: Run, flag: StopFlag) -> None:
     """Between two updates: score, save and stop, in this order, so that a checkpoint holds its own score."""
-    done, settings = run.tally.step, run.settings
+    done, settings = run.tally.step, run.job.settings
     if done == settings.updates or done % settings.evaluate_every == 0:
         evaluate_dev(run)
     number = vote(flag.signal)
@@ -160,5 +171,5 @@ def _boundary(run: Run, flag: StopFlag) -> None:
 
 def _save(run: Run) -> None:
     run.lap()
-    checkpoint.save(run.folder, run.parts, run.tally, run.identity, run.metrics.sync())
-    checkpoint.prune(run.folder, run.settings.keep, run.tally.best_step)
+    checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())
+    checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally.best_step)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.nn import Module
 
 from freerun.training.checkpoint import Parts, Tally
 from freerun.training.log import Board, Metrics
@@ -18,24 +19,35 @@ from freerun.training.progress import Progress
 from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
 
-__all__ = ["Run", "header", "versions"]
+__all__ = ["Job", "Run", "header", "versions"]
 
 
-@dataclass
-class Run:
-    """What ``fit`` was given, what it opened, and the tally; leaving it closes what is open."""
+@dataclass(frozen=True)
+class Job:
+    """What ``fit`` was given."""
 
-    parts: Parts
+    model: Module
     task: Task
     method: Method
     settings: TrainSettings
     folder: Path
+    recipe: dict[str, Any] | None = None
+    init: Path | None = None
+
+
+@dataclass
+class Run:
+    """A job, what it has open, and the tally; leaving it closes what is open."""
+
+    job: Job
+    parts: Parts
     plan: BatchPlan
     identity: dict[str, Any]
     metrics: Metrics
     progress: Progress
     board: Board | None
     tally: Tally
+    fresh: bool
     _mark: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
 
     def __enter__(self) -> Self:
@@ -50,7 +62,7 @@ class Run:
     @property
     def over(self) -> bool:
         """Whether there is no further update to make."""
-        return self.tally.stopped_early or self.tally.step >= self.settings.updates
+        return self.tally.stopped_early or self.tally.step >= self.job.settings.updates
 
     def lap(self, *, evaluation: bool = False) -> float:
         """Book the time since the last lap, as training or as evaluation; its wall seconds."""
@@ -89,15 +101,15 @@ def header(run: Run) -> dict[str, Any]:
     """The first line of metrics.jsonl."""
     return {
         "event": "header",
-        "method": run.method.name,
-        "signature": repr(run.method),
-        "seed": run.settings.seed,
-        "updates": run.settings.updates,
-        "batch_size": run.settings.batch_size,
-        "select": run.settings.select,
+        "method": run.job.method.name,
+        "signature": repr(run.job.method),
+        "seed": run.job.settings.seed,
+        "updates": run.job.settings.updates,
+        "batch_size": run.job.settings.batch_size,
+        "select": run.job.settings.select,
         "examples": run.plan.examples,
         "parameters": sum(parameter.numel() for parameter in run.parts.model.parameters()),
-        "data": run.task.fingerprint,
+        "data": run.job.task.fingerprint,
         "versions": versions(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }

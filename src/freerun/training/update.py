@@ -78,9 +78,9 @@ def update(
         "lr": rate,
         "grad_norm": norm,
         "teacher_forcing_ratio": window.ratio,
-        "eligible": window.eligible,
-        "replaced": window.replaced,
-        "disagreeing": window.disagreeing,
+        "eligible": int(window.eligible),
+        "replaced": int(window.replaced),
+        "disagreeing": int(window.disagreeing),
         "passes": window.passes,
     }
 
