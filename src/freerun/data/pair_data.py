@@ -146,12 +146,8 @@ class PairData:
         problems: list[str] = []
         for split in ("dev", "test"):
             for source, target in self.splits[split].flat():
-                problems += [
-                    f"{split}: source symbol {s!r} unseen" for s in self.source_vocab.unknown(source)
-                ]
-                problems += [
-                    f"{split}: target symbol {s!r} unseen" for s in self.target_vocab.unknown(target)
-                ]
+                problems += [f"{split}: source symbol {s!r} unseen" for s in self.source_vocab.unknown(source)]
+                problems += [f"{split}: target symbol {s!r} unseen" for s in self.target_vocab.unknown(target)]
         if problems:
             raise UserError([f"{text} in training" for text in dict.fromkeys(problems)])
 
@@ -236,8 +232,7 @@ class PairData:
             dropped = "; ".join(self.dropped.get(split, ()))
             unit = "pairs" if split == "train" else "references"
             lines.append(
-                f"{split}: {len(pairs):,} words, {pairs.count:,} {unit}"
-                + (f" (dropped: {dropped})" if dropped else "")
+                f"{split}: {len(pairs):,} words, {pairs.count:,} {unit}" + (f" (dropped: {dropped})" if dropped else "")
             )
         lines.append(
             f"symbols: {len(self.source_vocab) - 1} source + padding, "

@@ -132,9 +132,7 @@ def read_table(path: Path, encoding: str = "utf-8") -> tuple[Table, list[str]]:
         else:
             rows.append(found)
     if not rows and not broken:
-        return Table(str(path), rows), [
-            f"{path}: holds only comments and empty lines; expected {SPACE_FORMAT}"
-        ]
+        return Table(str(path), rows), [f"{path}: holds only comments and empty lines; expected {SPACE_FORMAT}"]
     return Table(str(path), rows), first_problems(str(path), [text for _, text in sorted(broken)])
 
 
@@ -142,10 +140,7 @@ def _parse_tab(number: int, text: str) -> Row | str:
     columns = text.split("\t")
     if len(columns) != 2:
         found = "no tab" if len(columns) == 1 else f"{len(columns)} columns"
-        return (
-            f"found {found} in {shortened(text)}, expected 2 columns: {TAB_FORMAT}; "
-            "correct or delete the line"
-        )
+        return f"found {found} in {shortened(text)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
     return _row(number, columns[0].strip(" "), columns[1], text)
 
 
@@ -165,7 +160,5 @@ def _row(number: int, word: str, symbols: str, text: str) -> Row | str:
     if not word:
         return f"the word is empty in {shortened(text)}; expected a word before the symbols; delete the line"
     if not target:
-        return (
-            f"the word {word!r} has no symbols; expected at least one after it; add them or delete the line"
-        )
+        return f"the word {word!r} has no symbols; expected at least one after it; add them or delete the line"
     return Row(number, tuple(word), target)

@@ -24,9 +24,7 @@ class Ragged:
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
         self.lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
         self.starts = self.lengths.cumsum(0) - self.lengths
-        self.values = torch.tensor(
-            [number for sequence in sequences for number in sequence], dtype=torch.int64
-        )
+        self.values = torch.tensor([number for sequence in sequences for number in sequence], dtype=torch.int64)
 
     def __len__(self) -> int:
         return self.lengths.numel()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,12 @@ from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError
 from freerun.generate import generate
 from freerun.metrics import sequence_errors
+from freerun.rollin.modes import evaluating
 from freerun.scores import score
 from freerun.training.task import Evaluation
 from freerun.types import Batch
 
-__all__ = ["EvaluateSettings", "PairTask", "evaluate_pairs", "evaluating", "say"]
+__all__ = ["EvaluateSettings", "PairTask", "evaluate_pairs", "say"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EvaluateSettings:
 
     Args:
         beams: 1 is greedy; more is beam search of that width.
-        length_penalty: exponent of the length by which a beam's score is divided; no effect with one beam.
+        length_penalty: as in ``generate``; 0 compares log-probabilities; no effect with one beam.
         margin: free running may say this many symbols more than the longest training target.
         batch_size: words scored at once; no score depends on it.
         words: dev words scored, spread evenly over the split; None: all. Test is always scored whole.
@@ -41,7 +41,7 @@ class EvaluateSettings:
     """
 
     beams: int = 1
-    length_penalty: float = 1.0
+    length_penalty: float = 0.0
     margin: int = 5
     batch_size: int = 512
     words: int | None = None
@@ -123,7 +123,7 @@ def evaluate_pairs(
         UserError: symbols were never seen in training.
     """
     settings = settings or EvaluateSettings()
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         teacher_forced = _teacher_forced(model, coder, pairs, settings.batch_size)
         outputs = say(model, coder, pairs.sources, settings)
     free_running, found = score(outputs, pairs.references)
@@ -135,9 +135,7 @@ def evaluate_pairs(
             "references": [" ".join(reference) for reference in references],
             **item,
         }
-        for source, output, references, item in zip(
-            pairs.sources, outputs, pairs.references, found, strict=True
-        )
+        for source, output, references, item in zip(pairs.sources, outputs, pairs.references, found, strict=True)
     ]
     return Evaluation(teacher_forced, free_running, items)
 
@@ -154,7 +152,7 @@ def say(
     # the end symbol may follow the last one
     length = coder.longest + settings.margin + 1
     said: list[Symbols] = [()] * len(sources)
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         for chosen in _by_length([len(source) for source in sources], settings.batch_size):
             batch = coder.source_batch([sources[i] for i in chosen], length).to(_device(model))
             generated = generate(
@@ -168,19 +166,6 @@ def say(
             for i, entries in zip(chosen, generated.entries.tolist(), strict=True):
                 said[i] = coder.target_vocab.symbols_of(entries)
     return said
-
-
-@contextmanager
-def evaluating(model: Module) -> Generator[None]:
-    """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _teacher_forced(model: Module, coder: PairCoder, pairs: Pairs, batch_size: int) -> dict[str, float]:
@@ -212,9 +197,7 @@ def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
     rest = iter(errors)
     wrong_choices = symbols = wrong_words = 0
     for references in pairs.references:
-        found, length = min(
-            ((next(rest), len(reference)) for reference in references), key=lambda two: two[0]
-        )
+        found, length = min(((next(rest), len(reference)) for reference in references), key=lambda two: two[0])
         wrong_choices += found
         symbols += length
         wrong_words += found > 0

@@ -1,0 +1,196 @@
+"""Each kind of bad data, and what the user sees: file and line, found, expected, what to do."""
+
+import pytest
+
+from freerun.data import PairOptions, load_pairs, read_pairs
+from freerun.data.pair_data import PairCoder
+from freerun.data.vocabulary import Vocabulary
+from freerun.errors import UserError
+
+GOOD = b"CAT  K AE T\r\nTACK  T AE K\r\n"
+DEV = b"ACT  AE K T\r\n"
+TEST = b"AT  AE T\r\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(train=GOOD, dev=DEV, test=TEST, options=None):
+        for name, raw in (("train", train), ("dev", dev), ("test", test)):
+            (tmp_path / f"{name}.txt").write_bytes(raw)
+        return load_pairs(tmp_path, options)
+
+    return load
+
+
+def problems_of(load, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        load(*args, **kwargs)
+    assert caught.value.exit_code == 2
+    assert not any("\n" in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def test_good_is_good(load):
+    assert len(load().splits["train"]) == 2
+
+
+def test_not_utf8(load, tmp_path):
+    (problem,) = problems_of(load, train=GOOD + b"CAF\xc9  K AE\r\n")
+    assert problem == (
+        f"{tmp_path}/train.txt:3: not UTF-8: found 0xC9 at byte 4 of the line; as latin-1 it reads "
+        "'CAFÉ  K AE': convert the file to UTF-8 or set encoding = \"latin-1\""
+    )
+
+
+def test_not_utf8_but_utf16(load, tmp_path):
+    (problem,) = problems_of(load, dev=DEV.decode().encode("utf-16"))
+    assert problem == (
+        f"{tmp_path}/dev.txt:1: starts with the bytes FF FE, the mark of utf-16, expected utf-8; "
+        'convert the file to UTF-8 or set encoding = "utf-16"'
+    )
+
+
+def test_wrong_utf16(load):
+    problems = problems_of(load, options=PairOptions(encoding="utf-16"), train=GOOD + b"x")
+    assert any("is not utf-16: wrong at byte" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("aap", "found no tab in 'aap', expected 2 columns: word<TAB>symbols separated by spaces"),
+        ("aap\ta p\tx", r"found 3 columns in 'aap\ta p\tx', expected 2 columns: word<TAB>symbols"),
+        ("\ta p", r"the word is empty in '\ta p'; expected a word before the symbols"),
+        ("aap\t", "the word 'aap' has no symbols; expected at least one after it"),
+        ("\t", r"the word is empty in '\t'; expected a word"),
+    ],
+)
+def test_wrong_line_of_a_tab_file(tmp_path, line, found):
+    file = tmp_path / "x_train.tsv"
+    file.write_text(f"aa\ta a\n{line}\nbb\tb b\n", encoding="utf-8")
+    (problem,) = problems_of(read_pairs, file)
+    assert problem.startswith(f"{file}:2: {found}")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("CAT\tK", r"found a tab in 'CAT\tK', expected WORD  SYMBOL SYMBOL ... (spaces) as in most of the file"),
+        ("  K AE T", "the word is empty in '  K AE T'"),
+        ("CAT", "the word 'CAT' has no symbols"),
+        ("CAT  ", "the word 'CAT' has no symbols"),
+    ],
+)
+def test_wrong_line_of_a_cmudict_file(load, tmp_path, line, found):
+    (problem,) = problems_of(load, train=GOOD + line.encode() + b"\r\n")
+    assert problem.startswith(f"{tmp_path}/train.txt:3: {found}")
+
+
+def test_all_files_and_all_lines_at_once(load, tmp_path):
+    problems = problems_of(load, train=b"CAT\r\n" + GOOD + b"\xff  A\r\nDOG\r\n", dev=b"TAC\r\n" + DEV, test=b"")
+    places = [problem.split(": ")[0].removeprefix(f"{tmp_path}/") for problem in problems]
+    assert places == ["train.txt:1", "train.txt:4", "train.txt:5", "dev.txt:1", "test.txt"]
+
+
+def test_only_the_first_twenty_are_shown(load, tmp_path):
+    problems = problems_of(load, train=GOOD + b"DOG\r\n" * 50)
+    assert len(problems) == 21
+    assert problems[-1] == f"{tmp_path}/train.txt: 30 more problems like these"
+
+
+def test_unknown_symbols(load, tmp_path):
+    problems = problems_of(load, dev=DEV + b"DAD  D AE D\r\nAD  AE D\r\n")
+    assert problems == [
+        f"{tmp_path}/dev.txt:2: word symbol 'D' was never seen in training (3 times in this file, first here); "
+        'add training words with it or set unknown = "drop"',
+        f"{tmp_path}/dev.txt:2: target symbol 'D' was never seen in training (3 times in this file, first here); "
+        'add training words with it or set unknown = "drop"',
+    ]
+    data = load(dev=DEV + b"DAD  D AE D\r\n", options=PairOptions(unknown="drop"))
+    assert len(data.splits["dev"]) == 1
+    assert "1 lines with a symbol never seen in training" in data.header()[2]
+
+
+def test_nothing_left(load, tmp_path):
+    assert problems_of(load, dev=b"DAD  D\r\n", options=PairOptions(unknown="drop")) == [
+        f"{tmp_path}/dev.txt: nothing is left after filtering; dropped: 1 lines with a symbol never seen in "
+        "training; loosen the filters"
+    ]
+    (problem,) = problems_of(load, train=DEV)
+    assert "nothing is left after filtering; dropped: 1 words that also stand in dev or test" in problem
+
+
+def test_too_long(load, tmp_path):
+    options = PairOptions(max_length=2)
+    problems = problems_of(load, options=options)
+    assert problems[:2] == [
+        f"{tmp_path}/train.txt: 2 of 2 targets are too long; longest 3",
+        f"{tmp_path}/train.txt:1: the target of 'CAT' has 3 symbols, max_length allows 2; raise max_length or "
+        'set too_long = "drop"',
+    ]
+
+
+@pytest.mark.parametrize("raw", [b"", b"\r\n \r\n"])
+def test_empty_file(load, tmp_path, raw):
+    assert problems_of(load, test=raw) == [
+        f"{tmp_path}/test.txt: the file is empty; expected one pair of word and symbols a line"
+    ]
+
+
+def test_only_comments(load, tmp_path):
+    (problem,) = problems_of(load, test=b";;; nothing\r\n")
+    assert problem.startswith(f"{tmp_path}/test.txt: holds only comments and empty lines; expected WORD  SYMBOL")
+
+
+def test_missing_files_name_what_is_near(load, tmp_path):
+    load()
+    (tmp_path / "test.txt").rename(tmp_path / "tests.txt")
+    assert (
+        problems_of(load_pairs, tmp_path)
+        == [f"no test file: {tmp_path}/test.txt: no such file or folder; {tmp_path} holds tests.txt"]
+        or "tests.txt" in problems_of(load_pairs, tmp_path)[0]
+    )
+    (problem,) = problems_of(load_pairs, tmp_path / "trian" / "deeper")
+    assert f"no such file or folder; {tmp_path} holds train.txt" in problem
+
+
+def test_two_files_for_one_split(load, tmp_path):
+    load()
+    (tmp_path / "valid.txt").write_bytes(DEV)
+    (problem,) = problems_of(load_pairs, tmp_path)
+    assert "2 files could be dev: dev.txt, valid.txt; keep one" in problem
+
+
+def test_a_file_where_a_folder_is_expected(load, tmp_path):
+    load()
+    (problem,) = problems_of(load_pairs, tmp_path / "train.txt")
+    assert "is a file; expected a folder that holds train, dev and test, or three paths" in problem
+    (problem,) = problems_of(read_pairs, tmp_path)
+    assert "is a folder; expected a text file" in problem
+
+
+def test_given_paths_are_checked(tmp_path):
+    problems = problems_of(load_pairs, {"train": "a", "valid": "b"}, language="dut")
+    assert problems == [
+        "paths must be given for train, dev and test; got train, valid",
+        "language = 'dut' has no effect on three given paths; leave it out",
+    ]
+    problems = problems_of(load_pairs, {split: tmp_path / split for split in ("train", "dev", "test")})
+    assert len(problems) == 3
+
+
+def test_options_are_checked_at_once():
+    problems = problems_of(PairOptions, encoding="utf9", max_length=0, limit=-1, too_long="ignore", unknown="keep")
+    assert len(problems) == 5
+    assert 'too_long must be "error" or "drop"; got \'ignore\'' in problems
+
+
+def test_words_asked_for_with_unknown_symbols():
+    coder = PairCoder(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A",), "</s>"), 3)
+    problems = problems_of(coder.source_batch, ["ab", "axyx", "", "ä"])
+    assert problems == [
+        "'axyx': symbols 'x', 'y' were never seen in training; known are a b",
+        "a source is empty; expected at least one symbol",
+        "'ä': symbol 'ä' was never seen in training; known are a b",
+    ]
+    assert len(problems_of(coder.pair_batch, ["a"], [("B",)])) == 1

@@ -1,0 +1,195 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from freerun.data import PairData, Pairs, load_toy
+from freerun.errors import UserError
+from freerun.metrics import (
+    correct,
+    sequence_accuracy,
+    sequence_correct,
+    sequence_errors,
+    token_accuracy,
+)
+from freerun.models import RecurrentSeq2Seq
+from freerun.scores import nearest, score
+from freerun.training.evaluation import EvaluateSettings, PairTask, evaluate_pairs, say
+
+
+def test_per_is_distance_to_the_nearest_reference_over_its_length():
+    outputs = [("A", "B"), ("A",), ()]
+    references = [[("A", "B", "C"), ("X",)], [("B",), ("A",)], [("A", "B", "C", "D")]]
+    metrics, items = score(outputs, references)
+    assert items == [
+        {"errors": 1, "length": 3, "wrong": True},
+        {"errors": 0, "length": 1, "wrong": False},
+        {"errors": 4, "length": 4, "wrong": True},
+    ]
+    assert metrics == {"per": pytest.approx(100 * 5 / 8), "wer": pytest.approx(100 * 2 / 3)}
+
+
+def test_symbols_of_several_characters_count_as_one():
+    assert nearest(("AA", "K"), [("AE", "K")]) == (1, 2)
+    assert nearest(("d͡ʒ",), [("d", "ʒ")]) == (2, 2)
+    # insertion, deletion and substitution cost 1 each, and of equally near references the first counts
+    assert nearest(("A",), [("B", "A"), ("A", "B", "C"), ("B",)]) == (1, 2)
+
+
+def test_score_refuses_what_it_cannot_count():
+    for outputs, references in (([], []), ([("A",)], []), ([("A",)], [[]]), ([("A",)], [[()]])):
+        with pytest.raises(UserError):
+            score(outputs, references)
+
+
+def test_metrics_by_hand():
+    targets = torch.tensor([[1, 2, 0], [2, 0, 0], [1, 1, 1]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]]).bool()
+    said = torch.tensor([[1, 1, 0], [2, 0, 2], [0, 0, 0]])
+    outputs = F.one_hot(said, 3).float()
+    outputs[1, 2] = math.nan
+    assert correct(outputs, targets, mask).sum() == 4
+    assert token_accuracy(outputs, targets, mask).item() == pytest.approx(4 / 5)
+    assert sequence_errors(outputs, targets, mask).tolist() == [1, 0, 0]
+    assert sequence_correct(outputs, targets, mask).tolist() == [False, True, True]
+    assert sequence_accuracy(outputs, targets, mask).item() == pytest.approx(1 / 2)
+    with pytest.raises(UserError, match=r"got \(3, 3, 3\), \(3, 3\), \(3, 2\)"):
+        correct(outputs, targets, mask[:, :2])
+
+
+class Counting(nn.Module):
+    """Says 1 2 3 5 6 7 ... from its history: one wrong choice after 3, which free running drags along."""
+
+    def __init__(self, vocab, last):
+        super().__init__()
+        self.vocab, self.last, self.dropout = vocab, last, nn.Dropout(0.5)
+
+    def forward(self, batch):
+        assert not self.training
+        previous = F.pad(batch.history, (1, 0))[:, :-1]
+        following = previous + 1 + (previous == 3).long()
+        following = following.masked_fill(previous == self.last, 0).clamp(max=self.vocab - 1)
+        return F.one_hot(following, self.vocab).float() * 1e4
+
+
+@pytest.fixture
+def counting():
+    symbols = tuple("abcdefgh")
+    pairs = Pairs([("x",), ("x", "x")], [[symbols[:7], ("h",)], [symbols[:3], symbols[:7]]], "here")
+    every = Pairs([("x",)], [[symbols]], "here")
+    return PairData({"train": every, "dev": pairs, "test": pairs}), Counting(9, 7)
+
+
+def test_one_wrong_choice_costs_more_running_freely(counting):
+    data, model = counting
+    model.train()
+    model.dropout.eval()
+    result = PairTask(data).evaluate(model, "test")
+    assert model.training
+    assert not model.dropout.training
+    # word 1: best reference a..g, one wrong choice of 8; says a b c e f g: one deletion
+    assert [item["output"] for item in result.items] == ["a b c e f g"] * 2
+    assert result.items[0] == {
+        "source": "x",
+        "output": "a b c e f g",
+        "references": ["a b c d e f g", "h"],
+        "errors": 1,
+        "length": 7,
+        "wrong": True,
+    }
+    # word 2: a b c ends after one wrong choice of 4, which counts over its 3 symbols, as the first of two
+    assert result.teacher_forced["per"] == pytest.approx(100 * 2 / 10)
+    assert result.teacher_forced["wer"] == 100
+    assert result.free_running == {
+        "per": pytest.approx(100 * (1 + 1) / (7 + 7)),
+        "wer": 100,
+        "sequence_accuracy": 0,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small model, trained until it is right on some words and wrong on others."""
+    torch.manual_seed(0)
+    data = load_toy("copy", symbols=5, longest=6, words={"train": 400, "dev": 100, "test": 60})
+    model = RecurrentSeq2Seq(len(data.source_vocab), len(data.target_vocab), size=32, dropout=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(60):
+        batch = data.batch([(64 * step + i) % 400 for i in range(64)])
+        loss = F.cross_entropy(model(batch)[batch.mask], batch.targets[batch.mask])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return data, model
+
+
+def test_teacher_forced_wer_is_greedy_free_running_wer(trained):
+    data, model = trained
+    result = PairTask(data).evaluate(model, "test")
+    assert 0 < result.free_running["wer"] < 100
+    assert result.teacher_forced["wer"] == pytest.approx(result.free_running["wer"])
+    assert result.free_running["sequence_accuracy"] == pytest.approx(100 - result.free_running["wer"])
+
+
+def test_scores_do_not_depend_on_batches_and_leave_no_trace(trained):
+    data, model = trained
+    model.train()
+    before = torch.get_rng_state()
+    one = PairTask(data, EvaluateSettings(batch_size=1)).evaluate(model, "test")
+    many = PairTask(data, EvaluateSettings(batch_size=64)).evaluate(model, "test")
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
+    assert one.items == many.items
+    assert one.teacher_forced == pytest.approx(many.teacher_forced, rel=1e-5)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_loss_is_nats_per_symbol_with_the_end(trained):
+    data, model = trained
+    model.eval()
+    batch = data.reference_batch(data.evaluation("test"))
+    loss = F.cross_entropy(model(batch)[batch.mask], batch.targets[batch.mask])
+    accuracy = token_accuracy(model(batch), batch.targets, batch.mask)
+    result = PairTask(data).evaluate(model, "test").teacher_forced
+    assert result["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert result["token_accuracy"] == pytest.approx(100 * float(accuracy))
+
+
+def test_words_limit_dev_only(trained):
+    data, model = trained
+    task = PairTask(data, EvaluateSettings(words=10))
+    assert len(task.evaluate(model, "dev").items) == 10
+    assert len(task.evaluate(model, "test").items) == 60
+    assert task.lengths == data.lengths
+    assert task.fingerprint == data.fingerprint
+    assert task.describe()["kind"] == "pairs"
+    assert task.batch([1, 2], torch.tensor([0, 1])).size == 2
+
+
+def test_beams_are_no_worse_in_probability_and_reach_the_score(trained):
+    data, model = trained
+    settings = EvaluateSettings(beams=3)
+    result = evaluate_pairs(model, data.coder, data.evaluation("test"), settings)
+    assert result.free_running["wer"] <= PairTask(data).evaluate(model, "test").free_running["wer"] + 5
+    assert [item["output"] for item in result.items] == [
+        " ".join(said) for said in say(model, data.coder, data.evaluation("test").sources, settings)
+    ]
+
+
+def test_free_running_stops_at_the_limit(trained):
+    data, _ = trained
+
+    class Endless(nn.Module):
+        def forward(self, batch):
+            return F.one_hot(torch.ones_like(batch.history), len(data.target_vocab)).float()
+
+    said = say(Endless(), data.coder, [("a", "b")], EvaluateSettings(margin=2))
+    assert len(said[0]) == data.coder.longest + 3
+
+
+def test_settings_are_checked_at_once():
+    with pytest.raises(UserError) as caught:
+        EvaluateSettings(beams=0, length_penalty=-1, margin=-1, batch_size=0, words=0)
+    assert len(caught.value.problems) == 5
