@@ -108,16 +108,16 @@ def test_unknown_symbols(load, tmp_path):
     ]
     data = load(dev=DEV + b"DAD  D AE D\r\n", options=PairOptions(unknown="drop"))
     assert len(data.splits["dev"]) == 1
-    assert "1 lines with a symbol never seen in training" in data.header()[2]
+    assert "1 line with a symbol never seen in training" in data.header()[2]
 
 
 def test_nothing_left(load, tmp_path):
     assert problems_of(load, dev=b"DAD  D\r\n", options=PairOptions(unknown="drop")) == [
-        f"{tmp_path}/dev.txt: nothing is left after filtering; dropped: 1 lines with a symbol never seen in "
+        f"{tmp_path}/dev.txt: nothing is left after filtering; dropped: 1 line with a symbol never seen in "
         "training; loosen the filters"
     ]
     (problem,) = problems_of(load, train=DEV)
-    assert "nothing is left after filtering; dropped: 1 words that also stand in dev or test" in problem
+    assert "nothing is left after filtering; dropped: 1 word also in dev or test" in problem
 
 
 def test_too_long(load, tmp_path):

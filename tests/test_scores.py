@@ -16,7 +16,7 @@ from freerun.metrics import (
 )
 from freerun.models import RecurrentSeq2Seq
 from freerun.scores import nearest, score
-from freerun.training.evaluation import EvaluateSettings, PairTask, evaluate_pairs, say
+from freerun.training.evaluation import EvaluateSettings, PairTask, say
 
 
 def test_per_is_distance_to_the_nearest_reference_over_its_length():
@@ -168,14 +168,20 @@ def test_words_limit_dev_only(trained):
     assert task.batch([1, 2], torch.tensor([0, 1])).size == 2
 
 
-def test_beams_are_no_worse_in_probability_and_reach_the_score(trained):
+def test_beams_find_what_is_at_least_as_probable_as_greedy(trained):
     data, model = trained
-    settings = EvaluateSettings(beams=3)
-    result = evaluate_pairs(model, data.coder, data.evaluation("test"), settings)
-    assert result.free_running["wer"] <= PairTask(data).evaluate(model, "test").free_running["wer"] + 5
-    assert [item["output"] for item in result.items] == [
-        " ".join(said) for said in say(model, data.coder, data.evaluation("test").sources, settings)
-    ]
+    sources = data.evaluation("test").sources
+
+    def log_probability(said):
+        batch = data.coder.pair_batch(sources, said)
+        with torch.no_grad():
+            chosen = model.eval()(batch).log_softmax(-1).gather(2, batch.targets[..., None])[..., 0]
+        return chosen.masked_fill(~batch.mask, 0).sum(1)
+
+    greedy = say(model, data.coder, sources)
+    beams = say(model, data.coder, sources, EvaluateSettings(beams=4))
+    # a beam may lose the greedy path, but seldom, and never on the whole
+    assert log_probability(beams).mean() >= log_probability(greedy).mean()
 
 
 def test_free_running_stops_at_the_limit(trained):

@@ -47,14 +47,10 @@ def score(
     {'per': 25.0, 'wer': 50.0}
     """
     if len(outputs) != len(references) or not outputs:
-        raise UserError(
-            f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}"
-        )
+        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
     empty = [number for number, given in enumerate(references) if not given or not all(given)]
     if empty:
-        raise UserError(
-            f"every word needs references that are not empty; word {empty[0]} has {references[empty[0]]}"
-        )
+        raise UserError(f"every word needs references that are not empty; word {empty[0]} has {references[empty[0]]}")
     items: list[dict[str, Any]] = []
     for output, given in zip(outputs, references, strict=True):
         errors, length = nearest(output, given)

@@ -9,14 +9,14 @@ from pathlib import Path
 from freerun.data.loading import PairOptions, prepare, word_hash
 from freerun.data.pair_data import PairData
 from freerun.data.pairs import VARIANT, Row, Table
-from freerun.data.text import read_lines
+from freerun.data.text import counted, read_lines
 from freerun.errors import UserError
 
 __all__ = ["load_cmudict"]
 
 DEV_SHARE, TEST_SHARE = 0.05, 0.05
 _WORD = re.compile(r"(?=.*[a-z])[a-z']+")
-_STRESS = re.compile(r"\d$")
+_STRESS = "012"
 
 
 def load_cmudict(options: PairOptions | None = None) -> PairData:
@@ -46,10 +46,11 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
         if not _WORD.fullmatch(word):
             other += 1
             continue
-        row = Row(number, tuple(word), tuple(_STRESS.sub("", phone) for phone in phones))
+        row = Row(number, tuple(word), tuple(phone.rstrip(_STRESS) for phone in phones))
         tables[_split_of(row.source)].rows.append(row)
-    name = f"cmudict {version} without stress"
-    return prepare(tables, options, f"{name}, {other:,} lines of other than letters and apostrophe left out")
+    left_out = counted(other, "line")
+    name = f"cmudict {version} without stress ({left_out} left out for other than letters and apostrophe)"
+    return prepare(tables, options, name)
 
 
 def _split_of(word: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from freerun.data.folders import split_files
 from freerun.data.pair_data import PairData
 from freerun.data.pairs import Pairs, Row, Table, read_table
-from freerun.data.text import first_problems
+from freerun.data.text import counted, first_problems
 from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError
 
@@ -154,7 +154,7 @@ def _merge_repeated(table: Table) -> None:
     distinct: dict[tuple[Symbols, Symbols], Row] = {}
     for row in table.rows:
         distinct.setdefault((row.source, row.target), row)
-    table.keep(list(distinct.values()), "that repeat an earlier one")
+    table.keep(list(distinct.values()), "repeating an earlier one")
 
 
 def _drop_overlap(tables: Mapping[str, Table]) -> None:
@@ -163,7 +163,7 @@ def _drop_overlap(tables: Mapping[str, Table]) -> None:
     shared = len(train.words & held_out)
     if shared:
         train.rows = [row for row in train.rows if row.source not in held_out]
-        train.dropped.append(f"{shared:,} words that also stand in dev or test")
+        train.dropped.append(f"{counted(shared, 'word')} also in dev or test")
 
 
 def _limit(train: Table, limit: int) -> None:
@@ -171,7 +171,7 @@ def _limit(train: Table, limit: int) -> None:
     if len(words) > limit:
         chosen = set(words[:limit])
         train.rows = [row for row in train.rows if row.source in chosen]
-        train.dropped.append(f"{len(words) - limit:,} words beyond the limit of {limit:,}")
+        train.dropped.append(f"{counted(len(words) - limit, 'word')} beyond the limit of {limit:,}")
 
 
 def _drop_unknown(table: Table, sources: set[str], targets: set[str], options: PairOptions) -> list[str]:
@@ -194,9 +194,10 @@ def _unknown_symbols(table: Table, side: str, part: Callable[[Row], Symbols], kn
             if symbol not in known:
                 counts[symbol] += 1
                 first.setdefault(symbol, row.line)
+    advice = 'add training words with it or set unknown = "drop"'
     return [
         f"{table.origin}:{first[symbol]}: {side} symbol {symbol!r} was never seen in training "
-        f'({count} times in this file, first here); add training words with it or set unknown = "drop"'
+        f"({counted(count, 'time')} in this file, first here); {advice}"
         for symbol, count in counts.most_common()
     ]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from freerun.data.pairs import Pairs
 from freerun.data.ragged import Ragged
+from freerun.data.text import counted
 from freerun.data.vocabulary import END, PADDING, Vocabulary
 from freerun.errors import UserError
 from freerun.types import Batch
@@ -230,10 +231,9 @@ class PairData:
         for split in ("train", "dev", "test"):
             pairs = self.splits[split]
             dropped = "; ".join(self.dropped.get(split, ()))
-            unit = "pairs" if split == "train" else "references"
-            lines.append(
-                f"{split}: {len(pairs):,} words, {pairs.count:,} {unit}" + (f" (dropped: {dropped})" if dropped else "")
-            )
+            unit = "pair" if split == "train" else "reference"
+            counts = f"{split}: {counted(len(pairs), 'word')}, {counted(pairs.count, unit)}"
+            lines.append(counts + (f" (dropped: {dropped})" if dropped else ""))
         lines.append(
             f"symbols: {len(self.source_vocab) - 1} source + padding, "
             f"{len(self.target_vocab) - 1} target + end; longest training target {max(self.lengths) - 1}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from freerun.data.text import first_problems, read_lines, shortened
+from freerun.data.text import counted, first_problems, read_lines, shortened
 from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError
 
@@ -43,7 +43,7 @@ class Table:
     def keep(self, rows: list[Row], reason: str) -> None:
         """Keep these rows; say how many were dropped and why, if any."""
         if len(rows) < len(self.rows):
-            self.dropped.append(f"{len(self.rows) - len(rows):,} lines {reason}")
+            self.dropped.append(f"{counted(len(self.rows) - len(rows), 'line')} {reason}")
         self.rows = rows
 
 

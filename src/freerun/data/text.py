@@ -10,7 +10,7 @@ from pathlib import Path
 
 from freerun.errors import UserError
 
-__all__ = ["first_problems", "missing_message", "read_lines", "shortened"]
+__all__ = ["counted", "first_problems", "missing_message", "read_lines", "shortened"]
 
 SHOWN = 20
 
@@ -89,6 +89,11 @@ def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeEr
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 word", "2,000 words"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shortened(text: str, length: int = 40) -> str:
     """A line as it is shown in a message: quoted, cut after ``length`` characters."""
     return repr(text) if len(text) <= length else repr(text[:length]) + "..."
@@ -98,7 +103,7 @@ def first_problems(origin: str, problems: Sequence[str], shown: int = SHOWN) -> 
     """At most ``shown`` problems of one file, and a line that counts the others."""
     if len(problems) <= shown:
         return list(problems)
-    return [*problems[:shown], f"{origin}: {len(problems) - shown} more problems like these"]
+    return [*problems[:shown], f"{origin}: {counted(len(problems) - shown, 'more problem')} like these"]
 
 
 def missing_message(path: Path) -> str:
