@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from freerun.checks import check_model, examine
+from freerun.errors import UserError
+from freerun.models import RecurrentSeq2Seq
+from freerun.models.article import Seq2SeqModel, UnshiftedSeq2SeqModel
+from freerun.types import Batch
+from oracles_generate import SteppedTree, Tree
+
+VOCAB, VALUE = 5, 3
+
+
+def ids_batch(size: int = 4, time: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, VOCAB, (size, time), generator=generator)
+    lengths = torch.arange(size) % 3 + time - 2
+    mask = torch.arange(time) < lengths[:, None]
+    source = torch.randint(1, 6, (size, 4), generator=generator)
+    context = {"source": source, "source_mask": source > 0}
+    return Batch(ids * mask, ids * mask, mask, context=context)
+
+
+def values_batch(size: int = 4, time: int = 6) -> Batch:
+    values = torch.randn(size, time, VALUE, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(size, time, dtype=torch.bool)
+    return Batch(values, values, mask, context=torch.randn(size, 5, 2))
+
+
+class Tiny(nn.Module):
+    """An honest GRU: a Stepper, an Encoder and split in hidden and head. The planted bugs below are changes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(VOCAB, 8)
+        self.read = nn.Embedding(6, 8)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+        self.out = nn.Linear(8, VOCAB)
+        self.drop = nn.Dropout(0.5)
+
+    def encode(self, batch: Batch) -> Batch:
+        if isinstance(batch.context, Tensor):
+            return batch
+        return batch.replace(context=self.read(batch.context["source"]).mean(1))
+
+    def told(self, batch: Batch) -> Tensor:
+        inputs = self.embedding(batch.history)
+        return torch.cat([torch.zeros_like(inputs[:, :1]), inputs[:, :-1]], 1)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        context = self.encode(batch).context
+        return self.gru(self.told(batch), context[None].contiguous())[0]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.out(self.drop(hidden))
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.head(self.hidden(batch))
+
+    def start(self, batch: Batch) -> Tensor:
+        return self.step(self.encode(batch).context, torch.zeros(batch.size, 8))
+
+    def embed(self, entries: Tensor) -> Tensor:
+        return self.embedding(entries)
+
+    def step(self, state: Tensor, inputs: Tensor) -> Tensor:
+        return self.gru(inputs[:, None], state[None].contiguous())[1][0]
+
+    def output(self, state: Tensor, rows: Tensor | None = None) -> Tensor:
+        return self.head(state if rows is None else state[rows])
+
+    def select(self, state: Tensor, rows: Tensor) -> Tensor:
+        return state[rows]
+
+
+def names(model, batch: Batch) -> set[str]:
+    return {finding.name for finding in examine(model, batch).refused}
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("attention", ["luong", None])
+def test_our_recurrent_models_pass_everything(cell, attention):
+    torch.manual_seed(0)
+    model = RecurrentSeq2Seq(6, VOCAB, size=8, layers=2, cell=cell, attention=attention, dropout=0.4)
+    report = check_model(model, ids_batch())
+    assert {finding.status for finding in report.findings} == {"ok"}
+    assert model.training
+
+
+def test_honest_models_pass():
+    assert {finding.status for finding in check_model(Tiny(), ids_batch()).findings} == {"ok"}
+    check_model(Seq2SeqModel(2, 8, VALUE), values_batch())
+    batch = ids_batch()
+    batch = batch.replace(context=torch.arange(batch.size))
+    assert check_model(Tree(VOCAB), batch)["step_equals_parallel"].status == "not applicable"
+    assert check_model(SteppedTree(VOCAB), batch)["step_equals_parallel"].status == "ok"
+
+
+def test_the_articles_unshifted_model_is_refused_by_name():
+    with pytest.raises(UserError, match=r"^unshifted_history: .*told the very entry it must predict") as caught:
+        check_model(UnshiftedSeq2SeqModel(2, 8, VALUE), values_batch())
+    assert len(caught.value.problems) == 1
+
+
+class Unshifted(Tiny):
+    def told(self, batch):
+        return self.embedding(batch.history)
+
+
+class Future(Tiny):
+    def told(self, batch):
+        inputs = self.embedding(batch.history)
+        return torch.cat([inputs[:, 1:], torch.zeros_like(inputs[:, :1])], 1)
+
+
+class Bidirectional(Tiny):
+    def hidden(self, batch):
+        hidden = super().hidden(batch)
+        return hidden + self.told(batch).flip(1).cumsum(1).flip(1)
+
+
+class ReadsTargets(Tiny):
+    def told(self, batch):
+        return super().told(batch.replace(history=batch.targets))
+
+
+class Leaks(Tiny):
+    def forward(self, batch):
+        return super().forward(batch) + 0.01 * nn.functional.one_hot(batch.targets, VOCAB)
+
+
+class PadsCount(Tiny):
+    def hidden(self, batch):
+        pads = self.embedding(batch.history) * ~batch.mask[..., None]
+        return super().hidden(batch) + pads.sum(1, keepdim=True)
+
+
+class Length(Tiny):
+    def hidden(self, batch):
+        return super().hidden(batch) / batch.time
+
+
+class RowsShare(Tiny):
+    def head(self, hidden):
+        return super().head(hidden - hidden.mean(0, keepdim=True) if hidden.dim() == 3 else hidden)
+
+
+class RowBefore(Tiny):
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        return outputs + 0.1 * outputs.roll(1, 0)
+
+
+class AlwaysRandom(Tiny):
+    def head(self, hidden):
+        return self.out(nn.functional.dropout(hidden, 0.1, training=True))
+
+
+class NaN(Tiny):
+    def head(self, hidden):
+        return super().head(hidden) * torch.nan
+
+
+class StartsWrong(Tiny):
+    def start(self, batch):
+        return self.encode(batch).context
+
+
+class EmbedsByPlace(Tiny):
+    def embed(self, entries):
+        inputs = self.embedding(entries)
+        return inputs if entries.dim() == 1 else inputs + 0.1
+
+
+class InPlace(Tiny):
+    def step(self, state, inputs):
+        return state.copy_(super().step(state.clone(), inputs))
+
+
+class SelectIgnores(Tiny):
+    def select(self, state, rows):
+        return state[rows.sort().values]
+
+
+class OutputIgnoresRows(Tiny):
+    def output(self, state, rows=None):
+        return self.head(state if rows is None else state[: len(rows)])
+
+
+class EncodesTwice(Tiny):
+    def encode(self, batch):
+        if isinstance(batch.context, Tensor):
+            return batch.replace(context=batch.context * 2)
+        return super().encode(batch)
+
+    def hidden(self, batch):
+        context = batch.context if isinstance(batch.context, Tensor) else self.encode(batch).context
+        return self.gru(self.told(batch), context[None].contiguous())[0]
+
+    def start(self, batch):
+        return self.step(Tiny.encode(self, batch).context, torch.zeros(batch.size, 8))
+
+
+class HeadForgets(Tiny):
+    def forward(self, batch):
+        return self.head(self.hidden(batch)) * 2
+
+    def output(self, state, rows=None):
+        return 2 * super().output(state, rows)
+
+
+class StepRaises(Tiny):
+    def step(self, state, inputs):
+        raise RuntimeError("no such state")
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "also"),
+    [
+        (Unshifted, "unshifted_history", {"step_equals_parallel"}),
+        (Future, "causal", {"length_inert", "step_equals_parallel", "unshifted_history", "pads_inert"}),
+        (Bidirectional, "causal", {"length_inert", "step_equals_parallel", "unshifted_history", "pads_inert"}),
+        (ReadsTargets, "reads_targets", {"step_equals_parallel", "uses_history"}),
+        (Leaks, "reads_targets", {"step_equals_parallel", "split_equals_forward"}),
+        (PadsCount, "pads_inert", {"causal", "length_inert", "step_equals_parallel"}),
+        (Length, "length_inert", {"step_equals_parallel"}),
+        (RowsShare, "rows_independent", {"step_equals_parallel", "split_equals_forward", "pads_inert"}),
+        (RowBefore, "rows_independent", {"step_equals_parallel", "split_equals_forward"}),
+        (AlwaysRandom, "deterministic", set()),
+        (NaN, "finite", set()),
+        (StartsWrong, "step_equals_parallel", set()),
+        (EmbedsByPlace, "stepper_embed", {"stepper_select"}),
+        (InPlace, "stepper_state", {"stepper_select"}),
+        (SelectIgnores, "stepper_select", set()),
+        (OutputIgnoresRows, "stepper_select", set()),
+        (EncodesTwice, "encode_equals_forward", set()),
+        (HeadForgets, "split_equals_forward", set()),
+        (StepRaises, "step_equals_parallel", {"stepper_state", "stepper_select"}),
+    ],
+)
+def test_planted_bugs_are_refused_by_their_own_name(model, own, also):
+    found = names(model(), ids_batch())
+    assert own in found
+    assert found <= {own} | also  # what the same bug may break besides
+    with pytest.raises(UserError, match=rf"(?m)^{own}: ") as caught:
+        check_model(model(), ids_batch())
+    assert {problem.split(":")[0] for problem in caught.value.problems} == found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [2, 40])
+def test_a_faint_leak_is_found_far_down_the_sequence(dtype, size):
+    class Faint(nn.Module):
+        def forward(self, batch: Batch) -> Tensor:
+            outputs = torch.zeros(batch.size, batch.time, VOCAB, dtype=dtype)
+            if batch.time > 30:
+                outputs[:, 30, 0] = 1e-4 * (batch.history[:, 30] == 1)
+            return outputs
+
+    ids = torch.zeros(size, 32, dtype=torch.int64)
+    assert "unshifted_history" in names(Faint(), Batch(ids, ids, ids == 0))
+
+
+def test_shapes_are_refused_before_anything_else():
+    batch = ids_batch()
+    for model, said in (
+        (lambda b: torch.zeros(b.time, b.size, VOCAB), r"shape: outputs must be \(4, 6, vocab\), batch first"),
+        (lambda b: b.history, "floating-point tensor .* got torch.int64"),
+        (lambda b: (torch.zeros(4, 6, VOCAB), None), "got tuple"),
+        (lambda b: torch.zeros(b.size, b.time, 2), "2 numbers a position, and the targets hold the id 4"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            check_model(model, batch)
+        assert len(caught.value.problems) == 1
+    with pytest.raises(UserError, match=r"must be \(4, 6, 3\); got \(4, 6, 2\)"):
+        check_model(lambda b: torch.zeros(b.size, b.time, 2), values_batch())
+
+
+def test_a_model_without_history_is_only_warned_about():
+    report = check_model(lambda b: torch.ones(b.size, b.time, VOCAB), ids_batch())
+    assert report["uses_history"].status == "warning"
+    assert "warning         uses_history: no output moves" in str(report)
+
+
+def test_what_does_not_apply_is_said():
+    batch = ids_batch().select(torch.tensor([2]))
+    report = check_model(Tiny(), batch)
+    assert report["rows_independent"].explanation == "the batch has one row"
+    assert report["pads_inert"].status == "not applicable"
+    empty = batch.replace(mask=batch.mask & False)
+    with pytest.raises(UserError, match="no position that counts"):
+        check_model(Tiny(), empty)
+
+
+def test_batch_norm_without_running_averages_is_refused_and_with_them_passes():
+    class Norm(Tiny):
+        def __init__(self, track: bool) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(8, track_running_stats=track)
+
+        def head(self, hidden):
+            return super().head(self.norm(hidden.reshape(-1, 8)).view(hidden.shape))
+
+    assert names(Norm(True), ids_batch()) == set()
+    assert "rows_independent" in names(Norm(False), ids_batch())
+
+
+def test_minus_infinity_rules_out_symbols_but_not_the_target():
+    batch = ids_batch()
+
+    def masked(symbol: int):
+        def model(b: Batch) -> Tensor:
+            return torch.zeros(b.size, b.time, VOCAB + 1).index_fill(2, torch.tensor([symbol]), -torch.inf)
+
+        return model
+
+    assert names(masked(VOCAB), batch) == set()
+    assert names(masked(int(batch.targets[0, 0])), batch) == {"finite"}
+
+
+def test_modes_come_back_and_batch_norm_keeps_its_statistics():
+    model = nn.Module.train(Tiny())
+    model.drop.eval()
+    check_model(model, ids_batch())
+    assert model.training
+    assert not model.drop.training
