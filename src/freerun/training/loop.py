@@ -26,7 +26,7 @@ from freerun.training.run import Job, Run, header
 from freerun.training.settings import TrainSettings
 from freerun.training.stop import StopFlag, stopped, vote
 from freerun.training.task import Method, Task
-from freerun.training.update import update
+from freerun.training.update import check_amp, update
 from freerun.training.weights import start_from
 
 __all__ = ["fit"]
@@ -93,6 +93,7 @@ def fit(
 def _open(job: Job, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
     plan = BatchPlan(job.task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket)
+    check_amp(model, settings)
     identity = _identity(job)
     parts = Parts(model, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
     clean(folder)

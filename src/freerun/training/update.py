@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import LSTM, Module
 
-from freerun.errors import DivergedError
+from freerun.errors import DivergedError, UserError
 from freerun.keys import fold
 from freerun.training.checkpoint import Parts
 from freerun.training.optim import learning_rate, set_learning_rate
@@ -18,7 +19,7 @@ from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
 from freerun.types import Step
 
-__all__ = ["Window", "update"]
+__all__ = ["Window", "check_amp", "update"]
 
 
 @dataclass
@@ -42,6 +43,25 @@ class Window:
         self.passes += share * float(report.get("passes", 0))
         if "teacher_forcing_ratio" in report:
             self.ratio = float(report["teacher_forcing_ratio"])
+
+
+def check_amp(model: Module, settings: TrainSettings) -> None:
+    """Refuse mixed precision that the processor's kernels cannot run.
+
+    Raises:
+        UserError: bf16 is asked for, and LSTMs cannot run in it here.
+    """
+    device = next(model.parameters()).device
+    if settings.amp == "no" or not any(isinstance(module, LSTM) for module in model.modules()):
+        return
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16), torch.no_grad():
+            LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
+    except RuntimeError as error:
+        raise UserError(
+            f"amp = 'bf16': PyTorch has no bf16 LSTM for this {device.type} ({str(error).splitlines()[0]}); set amp = "
+            "'no', or take another cell"
+        ) from error
 
 
 def update(

@@ -133,7 +133,8 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
         f"{run}: {name} differs: that run has {_size(theirs[name])}, this one {_size(ours[name])}; ids would "
         "change their meaning: train on the same data, or start afresh"
         for name in ours
-        if "vocab" in name and name in theirs and theirs[name] != ours[name]
+        # the lists of a description are its vocabularies
+        if isinstance(ours[name], list) and name in theirs and theirs[name] != ours[name]
     ]
     if problems:
         raise CheckpointError(problems)
@@ -142,5 +143,5 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
 
 def _size(vocabulary: Any) -> str:
     if isinstance(vocabulary, list):
-        return f"{len(vocabulary)} symbols ({' '.join(map(str, vocabulary[:4]))} ...)"
+        return f"{len(vocabulary)} entries ({' '.join(map(str, vocabulary[:4]))} ...)"
     return repr(vocabulary)

@@ -1,0 +1,181 @@
+"""Folders are whole or not there: order of writing, every damage found, a full disk explained, one process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from freerun.errors import CheckpointError, OccupiedError, ResourceError
+from freerun.training.files import clean, read_folder, replace_file, write_folder
+from freerun.training.folder import FolderLock
+from freerun.training.log import Metrics
+from freerun.training.weights import load_weights, pack, unpack, weights_of
+
+FILES = {"a.json": b'{"x": 1}', "b.safetensors": bytes(range(256)) * 3}
+
+
+def test_everything_is_durable_before_the_name_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def recorded_sync(handle: int) -> None:
+        events.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        sync(handle)
+
+    def recorded_rename(self: Path, target: Path) -> Path:
+        events.append(f"rename {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    write_folder(tmp_path / "all" / "c", FILES)
+    folder = "sync .writing-c"
+    assert events == [
+        "sync a.json", "sync b.safetensors", "sync manifest.json", folder, "rename c", "sync all",
+    ]  # fmt: skip
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["c"]
+    assert read_folder(tmp_path / "all" / "c") == FILES
+
+
+def test_no_changed_byte_is_read(tmp_path: Path) -> None:
+    target = tmp_path / "c"
+    write_folder(target, FILES)
+    for name in [*FILES, "manifest.json"]:
+        good = (target / name).read_bytes()
+        for place in range(0, len(good), 7):
+            bad = bytearray(good)
+            bad[place] ^= 0x10
+            (target / name).write_bytes(bytes(bad))
+            try:
+                read = read_folder(target)
+            except CheckpointError:
+                continue
+            # a blank of the manifest may change and it still says the same
+            assert name == "manifest.json"
+            assert read == FILES
+        (target / name).write_bytes(good)
+    assert read_folder(target) == FILES
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_missing_and_short_files_are_named(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path / "c", FILES)
+    path = tmp_path / "c" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=name):
+        read_folder(tmp_path / "c")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        read_folder(tmp_path / "c")
+
+
+def test_a_manifest_cannot_reach_outside(tmp_path: Path) -> None:
+    write_folder(tmp_path / "c", FILES)
+    (tmp_path / "secret").write_bytes(b"x")
+    entry = {"bytes": 1, "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
+    for name in ("../secret", "/etc/hostname", ".hidden"):
+        manifest = {"format_version": 1, "files": {name: entry}}
+        (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match="not a plain file"):
+            read_folder(tmp_path / "c")
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps({"format_version": 2, "files": {}}))
+    with pytest.raises(CheckpointError, match="format version 2; this freerun reads 1"):
+        read_folder(tmp_path / "c")
+
+
+def test_a_full_disk_is_explained_and_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "c", FILES)
+    replace_file(tmp_path / "f", b"old")
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match=r"c: no space left .* 776 bytes are needed, [\d,]+ are free"):
+        write_folder(tmp_path / "c", {**FILES})
+    with pytest.raises(ResourceError, match="f: no space"):
+        replace_file(tmp_path / "f", b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "f"]
+    assert read_folder(tmp_path / "c") == FILES
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".writing-step-1").mkdir()
+    (tmp_path / ".writing-x").write_text("")
+    (tmp_path / "mine").write_text("")
+    clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "m.jsonl")
+    metrics.write({"step": 0, "loss": float("nan")})
+    size = metrics.sync()
+    metrics.write({"step": 1})
+    metrics.close()
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    metrics = Metrics(tmp_path / "m.jsonl", size)
+    metrics.write({"step": 1, "word": "é"})
+    metrics.close()
+    assert (tmp_path / "m.jsonl").read_text() == '{"step": 0, "loss": null}\n{"step": 1, "word": "é"}\n'
+    with pytest.raises(CheckpointError, match="were written before the checkpoint"):
+        Metrics(tmp_path / "m.jsonl", 10**6)
+
+
+def test_one_process_a_folder_and_the_dead_let_go(tmp_path: Path) -> None:
+    with FolderLock(tmp_path) as lock:
+        assert lock.note is None
+        with pytest.raises(OccupiedError, match=f"process {os.getpid()} on "), FolderLock(tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())
+    program = f"""
+import os, signal
+from pathlib import Path
+from freerun.training.folder import FolderLock
+with FolderLock(Path({str(tmp_path)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    with FolderLock(tmp_path) as lock:
+        assert "ended without letting go" in str(lock.note)
+
+
+def test_tied_weights_are_saved_once_and_read_back() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(4, 3)
+            self.head = torch.nn.Linear(3, 4)
+            self.head.weight = self.embed.weight
+
+    model, other = Tied(), Tied()
+    tensors = unpack(pack(weights_of(model)))
+    assert sorted(tensors) == ["embed.weight", "head.bias"]
+    load_weights(other, tensors, "here")
+    assert torch.equal(other.head.weight, model.embed.weight)
+    wrong: dict[str, Any] = {"embed.weight": torch.zeros(5, 3), "more": torch.zeros(1)}
+    with pytest.raises(CheckpointError) as error:
+        load_weights(other, wrong, "there")
+    for text in ("there", "head.bias is missing", "more is not in", "has shape (5, 3); this model's is (4, 3)"):
+        assert text in str(error.value)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        unpack(b"no")
+
+
+def test_files_honour_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_folder(tmp_path / "c", FILES)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "c" / "b.safetensors").stat().st_mode & 0o777 == 0o640

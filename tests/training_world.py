@@ -1,0 +1,97 @@
+"""A small world to train in: reversing words, a small recurrent model, scheduled sampling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+import freerun as fr
+from freerun.data.toy import load_toy
+from freerun.training import TrainSettings, fit
+from freerun.training.evaluation import PairTask
+from freerun.types import Batch
+
+WALL_CLOCK = {"seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds"}
+SMALL = TrainSettings(
+    updates=24,
+    batch_size=12,
+    accumulate=2,
+    lr=1e-2,
+    warmup=4,
+    decay="cosine",
+    ema=0.9,
+    evaluate_every=8,
+    save_every=5,
+)
+
+
+def make_task(seed: int = 0) -> PairTask:
+    return PairTask(load_toy("reverse", words={"train": 80, "dev": 6, "test": 6}, longest=4, symbols=5, seed=seed))
+
+
+def make_model(task: Any, seed: int = 0, **settings: Any) -> Module:
+    torch.manual_seed(seed)
+    sizes = {"size": 8, "dropout": 0.2, **settings}
+    return fr.models.RecurrentSeq2Seq(len(task.data.source_vocab), len(task.data.target_vocab), **sizes)
+
+
+def make_method() -> Any:
+    return fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=0.3, steps=24))
+
+
+def train(folder: Path, settings: TrainSettings = SMALL, **options: Any) -> dict[str, Any]:
+    task = options.pop("task", None) or make_task()
+    model = options.pop("model", None) or make_model(task)
+    method = options.pop("method", None) or make_method()
+    return fit(model, task, method, settings, folder, **{"progress": False, **options})
+
+
+def without_clock(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_clock(part) for name, part in value.items() if name not in WALL_CLOCK}
+    return value
+
+
+def lines(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [without_clock(record) for record in records if event in (None, record["event"])]
+
+
+def fingerprints(folder: Path) -> dict[str, Any]:
+    """All that a run leaves and that must not hang on how often it was stopped."""
+    found: dict[str, Any] = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("manifest.json", "state.json", "metrics.jsonl", "summary.json")
+    }
+    found["metrics.jsonl"] = lines(folder)
+    found["summary.json"] = without_clock(json.loads((folder / "summary.json").read_text()))
+    return found
+
+
+class Wrapped:
+    """A task that does something before it gives a batch."""
+
+    def __init__(self, task: Any, before: Any) -> None:
+        self.task, self.before, self.calls = task, before, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
+        self.calls += 1
+        batch = self.task.batch(indices, rows)
+        changed = self.before(self.calls, batch)
+        return batch if changed is None else changed
+
+
+def changed(**changes: Any) -> TrainSettings:
+    assert asdict(SMALL).keys() >= changes.keys()
+    return replace(SMALL, **changes)
