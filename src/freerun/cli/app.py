@@ -1,0 +1,168 @@
+"""The commands, declared for cyclopts; the only module that knows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from freerun.cli import commands
+from freerun.errors import UserError
+
+__all__ = ["app", "run"]
+
+Flag = Parameter(negative=(), show_default=False)
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", negative=(), consume_multiple=False, allow_leading_hyphen=True, show_default=False),
+]
+Switch = Annotated[bool, Flag]
+
+app = App(
+    name="freerun",
+    help="Train sequence models on the histories they will really see, and measure what it was worth.",
+    help_epilogue="Start with: freerun recipes",
+    version=lambda: version("freerun"),
+    version_flags=["--version"],
+    help_format="plaintext",
+)
+
+
+@app.command
+def train(
+    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    init: Annotated[Path | None, Parameter(show_default=False)] = None,
+) -> int:  # fmt: skip
+    """Train one model as a recipe says.
+
+    Parameters
+    ----------
+    recipe
+        A TOML file, or the name of a recipe that comes with freerun.
+    out
+        The run's folder.
+    set_
+        key=value in place of the recipe's; may be given many times.
+    resume
+        Go on with the run in the folder.
+    overwrite
+        Remove the run in the folder first.
+    init
+        Begin with the best weights of another run.
+    """
+    return commands.train(recipe, set_, out, resume=resume, overwrite=overwrite, init=init)
+
+
+@app.command
+def generate(run: Path, /, *, input: Path | None = None, beams: int | None = None) -> int:
+    """Run a model freely: word<TAB>symbols for each word.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    input
+        Words, one a line; standard input if left out.
+    beams
+        Width of the beam search; as in the recipe if left out.
+    """
+    return commands.generate(run, input, beams)
+
+
+@app.command
+def evaluate(run: Path, /, *, data: Path | None = None, beams: int | None = None) -> int:
+    """Score a model, teacher-forced and free-running side by side; JSON.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    data
+        A file of pairs; the run's own test split if left out.
+    beams
+        Width of the beam search; as in the recipe if left out.
+    """
+    return commands.evaluate(run, data, beams)
+
+
+@app.command
+def compare(
+    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    workers: Annotated[int | None, Parameter(show_default=False)] = None,
+) -> int:  # fmt: skip
+    """Train every arm of a recipe with every seed, and write results.json and report.html.
+
+    Parameters
+    ----------
+    recipe
+        A TOML file with [compare], or the name of a recipe that comes with freerun.
+    out
+        The comparison's folder.
+    set_
+        key=value in place of the recipe's; may be given many times.
+    resume
+        Go on with the comparison in the folder.
+    overwrite
+        Remove the comparison in the folder first.
+    workers
+        Runs at a time; as in the recipe if left out.
+    """
+    return commands.compare(recipe, set_, out, resume=resume, overwrite=overwrite, workers=workers)
+
+
+@app.command
+def methods(name: str | None = None, /) -> int:
+    """List the methods, or show one: formula, reference, parameters, BibTeX."""
+    return commands.methods(name)
+
+
+@app.command
+def schedules(name: str | None = None, /) -> int:
+    """List the schedules, or show one: formula, reference, parameters."""
+    return commands.schedules(name)
+
+
+@app.command
+def recipes(name: str | None = None, /) -> int:
+    """List the recipes that come with freerun, or print one."""
+    return commands.recipes(name)
+
+
+@app.command
+def check(target: str, /) -> int:
+    """Check a model: is it causal, is padding inert, does a step equal the parallel pass?
+
+    Parameters
+    ----------
+    target
+        A run's folder, or module:object for a (model, batch) pair or a function that gives one.
+    """
+    return commands.check(target)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; the exit code.
+
+    Raises:
+        UserError: the command line itself is wrong, or what the command raises.
+    """
+    options: dict[str, Any] = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
+    try:
+        code = app(list(arguments), **options)
+    except CycloptsError as error:
+        raise UserError(f"{_plain(error)}\n  help: freerun {_command(arguments)}--help") from None
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _plain(error: CycloptsError) -> str:
+    return " ".join(str(error).split())
+
+
+def _command(arguments: Sequence[str]) -> str:
+    known = [name for name in app if not name.startswith("-")]
+    return f"{arguments[0]} " if arguments and arguments[0] in known else ""

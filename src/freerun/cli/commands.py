@@ -1,0 +1,149 @@
+"""What each command does; results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from freerun.errors import UserError
+
+__all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "schedules", "train"]
+
+
+def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None) -> int:
+    """``freerun train``: the folder of the run on standard output."""
+    from freerun.config import load_recipe
+    from freerun.config.run import results_lines, run_recipe
+
+    summary = run_recipe(load_recipe(recipe, overrides), out, resume=resume, overwrite=overwrite, init=init)
+    for line in results_lines(summary):
+        print(line)
+    print(out)
+    return 0
+
+
+def generate(run: Path, words_file: Path | None, beams: int | None) -> int:
+    """``freerun generate``: ``word<TAB>symbols`` a line."""
+    from freerun.config.load import load_run, pronounce
+
+    loaded = load_run(run)
+    words, numbers = _read_words(words_file)
+    if not words:
+        raise UserError(f"{words_file or 'standard input'}: holds no word; give one a line")
+    for word, symbols in zip(words, pronounce(loaded, words, beams, numbers), strict=True):
+        print(f"{word}\t{symbols}")
+    return 0
+
+
+def _read_words(path: Path | None) -> tuple[list[str], list[str]]:
+    """The words, and where each stands."""
+    name = "standard input" if path is None else str(path)
+    try:
+        raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
+    try:
+        lines = raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{name}:{line}: not UTF-8 at byte {error.start}\n  help: save it as UTF-8") from None
+    found = [(line.strip(), f"{name}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [word for word, _ in found], [place for _, place in found]
+
+
+def evaluate(run: Path, data: Path | None, beams: int | None) -> int:
+    """``freerun evaluate``: JSON."""
+    from freerun.config.load import evaluate_run, load_run
+
+    print(json.dumps(evaluate_run(load_run(run), data, beams), indent=2, ensure_ascii=False))
+    return 0
+
+
+def compare(
+    recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, workers: int | None
+) -> int:
+    """``freerun compare``: table, verdict and the report's path."""
+    from rich.console import Console
+
+    from freerun import report
+    from freerun.compare.run import compare as run_all
+    from freerun.compare.table import table
+
+    results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table(results))
+    print(results["verdict"])
+    print(report.write(out))
+    return 0
+
+
+def methods(name: str | None) -> int:
+    """``freerun methods``."""
+    from freerun.cli.listing import describe_method, list_methods
+
+    print(list_methods() if name is None else describe_method(name))
+    return 0
+
+
+def schedules(name: str | None) -> int:
+    """``freerun schedules``."""
+    from freerun.cli.listing import describe_schedule, list_schedules
+
+    print(list_schedules() if name is None else describe_schedule(name))
+    return 0
+
+
+def recipes(name: str | None) -> int:
+    """``freerun recipes``."""
+    from freerun.cli.listing import describe_recipe, list_recipes
+
+    print(list_recipes() if name is None else describe_recipe(name), end="\n" if name is None else "")
+    return 0
+
+
+def check(target: str) -> int:
+    """``freerun check``: every finding; exit code 2 where one stands against the model."""
+    from freerun.checks import examine
+
+    report = examine(*_target(target))
+    print(report)
+    if report.refused:
+        names = ", ".join(finding.name for finding in report.refused)
+        raise UserError(f"{target}: the model is refused: {names}")
+    return 0
+
+
+def _target(target: str) -> tuple[Any, Any]:
+    if ":" in target and not Path(target).exists():
+        return _python_target(target)
+    from freerun.config.load import load_run, trial_batch
+
+    loaded = load_run(target)
+    return loaded.model, trial_batch(loaded)
+
+
+def _python_target(target: str) -> tuple[Any, Any]:
+    module_name, _, attribute = target.partition(":")
+    sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise UserError(f"{target}: {error}\n  help: module:object is looked for from the folder you are in") from None
+    except AttributeError:
+        raise UserError(f"{target}: the module {module_name} has no {attribute!r}") from None
+    finally:
+        sys.path.remove("")
+    try:
+        pair = found() if callable(found) and not hasattr(found, "forward") else found
+    except Exception as error:  # the caller's own code: its message is the useful one
+        raise UserError(f"{target}: calling it raised {type(error).__name__}: {error}") from error
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise UserError(
+            f"{target}: must be (model, batch) or a function that gives them; got {type(pair).__name__}\n"
+            "  help: the check needs a batch to try the model on"
+        )
+    return pair

@@ -1,0 +1,206 @@
+"""The ``[method]`` section against ``METHODS``: names, parameters, ranges over the run, schedules that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from freerun.config.parameters import Report, Wanted, read_arguments
+from freerun.config.recipe import MethodSettings
+from freerun.config.source import Source, nearest
+from freerun.config.toml_lines import KeyPath
+from freerun.errors import UserError
+
+if TYPE_CHECKING:
+    from freerun.types import Step
+
+__all__ = ["SUPPLIED", "build_method", "read_method"]
+
+SUPPLIED = ("vocabulary", "frequencies")
+"""Parameters that come from the training data, not from the recipe."""
+
+_STAND_IN = (1.0, 1.0)  # frequencies while only the recipe is checked
+
+_OTHER_NAMES = ("ratio", "epsilon", "eps", "p", "tf_ratio", "sampling_probability")
+
+
+def read_method(
+    source: Source, path: KeyPath, value: Any, run: Step | None, labels: Collection[str] | None = None
+) -> MethodSettings | None:
+    """A method's settings from its table (or its name alone), checked; None with the problems noted.
+
+    Args:
+        source: the settings the table is part of.
+        path: where the table stands.
+        value: the table.
+        run: length of the run; None where it is not known (then no schedule is checked over it).
+        labels: arms whose measured rate may be asked for by ``matched_to``; None: not part of a comparison.
+    """
+    from freerun.methods import METHODS
+    from freerun.types import Step
+
+    table = {"name": value} if isinstance(value, str) else value
+    if not isinstance(table, dict):
+        source.add(path, f"a method is a table with a `name`; got {value!r}")
+        return None
+    name = table.get("name")
+    if not isinstance(name, str) or name not in METHODS:
+        near = nearest(name, METHODS) if isinstance(name, str) else None
+        said = "it has no `name`" if name is None else f"got {name!r}"
+        source.add(
+            (*path, "name"),
+            f"method must be one of {', '.join(METHODS)}; {said}",
+            f"did you mean {near}?" if near else "`freerun methods` describes them",
+        )
+        return None
+    settings = MethodSettings(name, MappingProxyType({key: part for key, part in table.items() if key != "name"}))
+    parameters = _without_match(settings.parameters, path, labels, source.add)
+    if parameters is None:
+        return None
+    # where [train] is wrong the run's length is not known: any will do to build, none to check over
+    method = _build(MethodSettings(name, parameters), path, run or Step(1, sample=1), source.add)
+    if method is None:
+        return None
+    if run is not None:
+        _check_over_run(method, path, run, source.add)
+    return settings
+
+
+def build_method(settings: MethodSettings, run: Step, frequencies: tuple[float, ...] | None = None) -> Any:
+    """The method object of a recipe.
+
+    Args:
+        settings: checked settings.
+        run: length of the run.
+        frequencies: how often each target symbol stands in the training data, for unigram noise.
+
+    Raises:
+        UserError: for what can only be seen now (a measured rate that is gone), or settings not checked before.
+    """
+    problems: list[str] = []
+
+    def report(path: KeyPath, message: str, hint: str | None = None) -> None:
+        problems.append(f"[method]: {message}" + (f"\n  help: {hint}" if hint else ""))
+
+    for key, value in settings.parameters.items():
+        if isinstance(value, dict) and "matched_to" in value:
+            report(
+                (), f"`{key}` is matched to the arm {value['matched_to']!r}", "only `freerun compare` knows its arms"
+            )
+    method = None if problems else _build(settings, (), run, report, frequencies)
+    if problems or method is None:
+        raise UserError(problems)
+    return method
+
+
+def _without_match(
+    parameters: Mapping[str, Any], path: KeyPath, labels: Collection[str] | None, report: Report
+) -> dict[str, Any] | None:
+    """``{matched_to = ARM}`` is checked and a number in range put in its place: its value is not known yet."""
+    given = dict(parameters)
+    fine = True
+    for key, value in parameters.items():
+        if not (isinstance(value, dict) and "matched_to" in value):
+            continue
+        given[key] = 0.5
+        where, arm = (*path, key, "matched_to"), value["matched_to"]
+        if labels is None:
+            report(where, "`matched_to` names an arm of [compare], which this method is not part of",
+                   'give a number, or { measured = "RUN/metrics.jsonl" }')  # fmt: skip
+            fine = False
+        elif arm not in labels or set(value) != {"matched_to"}:
+            near = nearest(arm, labels) if isinstance(arm, str) else None
+            report(where, f"`matched_to` must be the label of an arm that is not matched itself; got {arm!r}",
+                   f"did you mean {near}?" if near else f"such arms are {', '.join(labels) or 'none'}")  # fmt: skip
+            fine = False
+    return given if fine else None
+
+
+def _build(
+    settings: MethodSettings,
+    path: KeyPath,
+    run: Step,
+    report: Report,
+    frequencies: tuple[float, ...] | None = None,
+) -> Any:
+    from freerun.methods import METHODS
+
+    name, cls = settings.name, METHODS[settings.name]
+    wanted = Wanted(cls, name, lambda key, known: _unknown_parameter(key, name, known), SUPPLIED)
+    given = read_arguments(wanted, settings.parameters, path, run, report)
+    if given is None:
+        return None
+    if given.get("noise") == "unigram":
+        given["frequencies"] = _STAND_IN if frequencies is None else frequencies
+    try:
+        return cls(**given)
+    except UserError as error:
+        for problem in error.problems:
+            report(_key_of(problem, path, given), problem, None)
+    except (TypeError, ValueError) as error:
+        report(path, f"{name}: {error}", None)
+    return None
+
+
+def _unknown_parameter(key: str, name: str, known: Sequence[str]) -> tuple[str, str]:
+    return f"{name} has no parameter `{key}`", _parameter_hint(key, name, known)
+
+
+def _parameter_hint(key: str, name: str, known: Sequence[str]) -> str:
+    from freerun.methods import METHODS
+
+    if key in _OTHER_NAMES and "teacher_forcing_ratio" in known:
+        return "the probability of feeding gold is called `teacher_forcing_ratio`"
+    if near := nearest(key, known):
+        return f"did you mean `{near}`?"
+    owners = [other for other, cls in METHODS.items() if key in cls.__dataclass_fields__ and key not in SUPPLIED]
+    if owners:
+        return f"`{key}` is a parameter of {', '.join(owners)}; {name} takes {', '.join(known) or 'none'}"
+    return f"{name} takes {', '.join(known) or 'no parameters'}"
+
+
+def _key_of(problem: str, path: KeyPath, given: Mapping[str, Any]) -> KeyPath:
+    words = problem.replace("`", " ").replace(":", " ").replace("'", " ").split()
+    named = [word for word in words[:4] if word in given]
+    return (*path, named[0]) if named else path
+
+
+def _check_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> None:
+    from freerun.schedules import Constant, Schedule, moves, value_at
+    from freerun.types import Step
+
+    given = {each.name: getattr(method, each.name) for each in fields(method) if each.init}
+    try:
+        method.check(run)
+    except UserError as error:
+        for problem in error.problems:
+            report(_key_of(problem, path, given), problem, None)
+        return
+    for problem in _other_units(method, run):
+        report(_key_of(problem, path, given), problem, None)
+    for key, value in given.items():
+        if isinstance(value, Schedule) and not isinstance(value, Constant) and not moves(value, run):
+            _report_inert((*path, key), value, value_at(value, Step(0, sample=0, epoch=0)), run, report)
+
+
+def _other_units(method: Any, run: Step) -> Iterator[str]:
+    """Range problems of schedules that count samples or epochs, which a method alone cannot see."""
+    from freerun.schedules import Schedule, extremes
+
+    for name, given in method.scheduled():
+        if isinstance(given, Schedule) and given.unit != "step":
+            lowest, at_lowest, highest, at_highest = extremes(given, run)
+            low, high = method.ranges[name]
+            for value, place in ((lowest, at_lowest), (highest, at_highest)):
+                if not low <= value <= high:
+                    yield f"{name} must lie in [{low:g}, {high:g}]; {given!r} gives {value:g} at {given.unit} {place}"
+
+
+def _report_inert(path: KeyPath, schedule: Any, value: float, run: Step, report: Report) -> None:
+    key = str(path[-1])
+    plain = {("teacher_forcing_ratio", 1.0): "train plain teacher forcing", ("rate", 0.0): "add no noise at all"}
+    what = plain.get((key, value), "be the same as the constant")
+    hint = "shorten its `steps`, train longer, or write the number itself"
+    report(path, f"`{key}` {schedule!r} stays at {value:g} for all {int(run)} updates: it would {what}", hint)

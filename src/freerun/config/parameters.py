@@ -1,0 +1,205 @@
+"""Parameters of a method: from what a recipe writes to what its class takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from freerun.config.check import required
+from freerun.config.source import nearest
+from freerun.config.toml_lines import KeyPath
+from freerun.config.values import object_problem, show
+
+if TYPE_CHECKING:
+    from freerun.types import Step
+
+__all__ = ["UNREADABLE", "Report", "Wanted", "measured_rate", "read_arguments", "read_parameter"]
+
+Report = Callable[[KeyPath, str, str | None], None]
+
+UNREADABLE = object()
+"""Stands for a value whose problems were reported."""
+
+
+def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) -> Any:
+    """The object a parameter's TOML value stands for; numbers and words stand for themselves.
+
+    ``{schedule = "linear", ...}``, ``{draw = "sample", ...}`` and ``{gate = "every", ...}`` name a class and give its
+    fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of disagreeing entries of another run, step by step.
+
+    Args:
+        value: from TOML.
+        path: its key, for problems.
+        run: length of the run, which a schedule without ``steps`` takes; None: ``steps`` has to be given.
+        report: called with key, problem and help; ``UNREADABLE`` is returned then.
+    """
+    if isinstance(value, list):
+        parts = tuple(read_parameter(part, (*path, i), None, report) for i, part in enumerate(value))
+        return UNREADABLE if any(part is UNREADABLE for part in parts) else parts
+    if not isinstance(value, dict):
+        return value
+    if "measured" in value:
+        return _measured(value, path, report)
+    families = _families()
+    kinds = [kind for kind in families if kind in value]
+    if len(kinds) != 1:
+        names = " or ".join(f'{kind} = "..."' for kind in families)
+        report(path, f"`{path[-1]}` is a table that does not say what it is", f"it needs one of {names}")
+        return UNREADABLE
+    return _object(value, path, (kinds[0], families[kinds[0]]), run, report)
+
+
+def _families() -> dict[str, Mapping[str, type[Any]]]:
+    from freerun.draws import DRAWS
+    from freerun.gates import GATES
+    from freerun.schedules import SCHEDULES
+
+    return {"schedule": SCHEDULES, "draw": DRAWS, "gate": GATES}
+
+
+def _object(
+    value: Mapping[str, Any],
+    path: KeyPath,
+    family: tuple[str, Mapping[str, type[Any]]],
+    run: Step | None,
+    report: Report,
+) -> Any:
+    kind, known = family
+    name = value[kind]
+    if not isinstance(name, str) or name not in known:
+        near = nearest(name, known) if isinstance(name, str) else None
+        hint = f"did you mean {near}?" if near else None
+        report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {name!r}", hint)
+        return UNREADABLE
+    cls = known[name]
+    written = {key: part for key, part in value.items() if key != kind}
+    wanted = Wanted(cls, f"{kind} = {name}", lambda key, names: _no_effect(key, names, f"{kind} = {name}"))
+    if (
+        run is not None
+        and name in ("linear", "cosine")
+        and "steps" not in written
+        and not _meant("steps", written, cls)
+    ):
+        written = _whole_run(written, path, run, report)
+    given = read_arguments(wanted, written, path, None, report)
+    return UNREADABLE if given is None else _make(cls, given, path, report)
+
+
+def _meant(name: str, written: Mapping[str, Any], cls: type[Any]) -> bool:
+    names = [each.name for each in fields(cls)]
+    return any(nearest(key, names) == name for key in written if key not in names)
+
+
+def _no_effect(key: str, names: Sequence[str], called: str) -> tuple[str, str]:
+    near = nearest(key, names)
+    hint = f"did you mean `{near}`?" if near else f"it takes {', '.join(names) or 'nothing'}"
+    return f"`{key}` has no effect with {called}", hint
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A class whose fields a table gives.
+
+    Args:
+        cls: a dataclass.
+        called: what it is called in problems.
+        unknown: (key, known names) -> problem and help for a key that is not known.
+        hidden: fields that a recipe does not give.
+    """
+
+    cls: type[Any]
+    called: str
+    unknown: Callable[[str, Sequence[str]], tuple[str, str]]
+    hidden: Collection[str] = ()
+
+
+def read_arguments(
+    wanted: Wanted, table: Mapping[str, Any], path: KeyPath, run: Step | None, report: Report
+) -> dict[str, Any] | None:
+    """The arguments of a class from a table, or None with the problems reported: unknown, missing, wrong type."""
+    known = {each.name: each for each in fields(wanted.cls) if each.init and each.name not in wanted.hidden}
+    hints = get_type_hints(wanted.cls)
+    given: dict[str, Any] = {}
+    helped = ""
+    for key, value in table.items():
+        if key not in known:
+            given[key] = UNREADABLE
+            problem, hint = wanted.unknown(key, list(known))
+            helped += hint
+            report((*path, key), problem, hint)
+            continue
+        given[key] = value if value is UNREADABLE else read_parameter(value, (*path, key), run, report)
+        if wrong := object_problem(given[key], hints[key]):
+            given[key] = UNREADABLE
+            report((*path, key), f"`{key}` must be {wrong}; got {show(value)}", None)
+    for name, each in known.items():
+        if required(each) and name not in given:
+            given[name] = UNREADABLE
+            if f"`{name}`" not in helped:
+                report(path, f"{wanted.called} needs `{name}`", f"add {name} = ...")
+    return None if any(value is UNREADABLE for value in given.values()) else given
+
+
+def _whole_run(given: dict[str, Any], path: KeyPath, run: Step, report: Report) -> dict[str, Any]:
+    unit = given.get("unit", "step")
+    length = int(run) if unit == "step" else getattr(run, str(unit), None)
+    if length is None:
+        report(path, f"`steps` must be given with unit = {unit!r}", f"add steps = ..., counted in {unit}s")
+        return {**given, "steps": UNREADABLE}
+    return {**given, "steps": length}
+
+
+def _make(cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
+    try:
+        return cls(**given)
+    except ValueError as error:
+        for problem in str(error).splitlines():
+            word = problem.split(":")[-1].split()[0].strip("`'\"") if problem.split(":")[-1].split() else ""
+            report((*path, word) if word in given else path, problem, None)
+    except TypeError as error:
+        report(path, f"{path[-1]}: {error}", None)
+    return UNREADABLE
+
+
+def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
+    if set(value) != {"measured"} or not isinstance(value["measured"], str):
+        report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {dict(value)!r}', None)
+        return UNREADABLE
+    try:
+        return measured_rate(Path(value["measured"]))
+    except ValueError as error:
+        report((*path, "measured"), str(error), "give the metrics.jsonl of a run that replaced entries")
+        return UNREADABLE
+
+
+def measured_rate(metrics: Path) -> Any:
+    """The share of eligible entries that disagreed with gold at each update of a run, as a ``table`` schedule.
+
+    ``rate(step) = disagreeing / eligible``: what a matched noise control replaces, so that it differs from the run
+    in *which* wrong entries are fed, not in how many.
+
+    Args:
+        metrics: ``metrics.jsonl`` of the run.
+
+    Raises:
+        ValueError: where the file is missing, is not a run's, or misses updates.
+    """
+    from freerun.schedules import Table
+
+    rates: dict[int, float] = {}
+    try:
+        with metrics.open(encoding="utf-8") as lines:
+            for line in lines:
+                event = json.loads(line)
+                if event.get("event") == "update":
+                    rates[int(event["step"])] = float(event["disagreeing"]) / max(float(event["eligible"]), 1.0)
+    except FileNotFoundError:
+        raise ValueError(f"there is no {metrics}") from None
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{metrics} is not the metrics.jsonl of a run: {type(error).__name__}: {error}") from None
+    if not rates or sorted(rates) != list(range(len(rates))):
+        raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(rates)}")
+    return Table(values=tuple(rates[step] for step in range(len(rates))))

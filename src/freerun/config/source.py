@@ -1,0 +1,206 @@
+"""A recipe's text with its ``--set`` overrides: values, where each one stands, and the problems found in them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from freerun.config.toml_lines import KeyPath, KeyPlaces, key_places
+from freerun.errors import UserError
+
+_SHOWN = 60
+
+__all__ = ["Source", "dotted", "nearest", "read_source"]
+
+
+class Source:
+    """The merged settings of a file and its overrides, and a list of problems that grows while they are checked.
+
+    Args:
+        name: the file as the user wrote it; it begins every problem.
+        table: the parsed settings.
+        places: the line of each key.
+    """
+
+    def __init__(self, name: str, table: dict[str, Any], places: KeyPlaces) -> None:
+        self.name = name
+        self.table = table
+        self.places = places
+        self._overrides: dict[KeyPath, str] = {}
+        self._problems: list[tuple[int, str]] = []
+
+    def where(self, path: KeyPath) -> str:
+        """``file:line`` of a key, or the override that set it."""
+        return self._place(path)[1]
+
+    def add(self, path: KeyPath, message: str, hint: str | None = None) -> None:
+        """Note a problem with a key; the hint says what to do."""
+        line, where = self._place(path)
+        hint_line = f"\n  help: {hint}" if hint else ""
+        self._problems.append((line, f"{where}: {message}{hint_line}"))
+
+    def raise_problems(self) -> None:
+        """Raise all problems noted so far, in the order of the file, as one ``UserError``."""
+        if self._problems:
+            texts = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
+            raise UserError(list(dict.fromkeys(texts)))
+
+    @property
+    def sound(self) -> bool:
+        """True while no problem was noted."""
+        return not self._problems
+
+    def override(self, text: str) -> None:
+        """Apply one ``key=value``; the value is read as TOML, and a bare word is a string."""
+        shown = f"--set {text}" if len(text) <= _SHOWN else f"--set {text[:_SHOWN]}..."
+        key, equals, value_text = text.partition("=")
+        names = re.findall(r"[A-Za-z0-9_-]+", key)
+        if not equals or not names or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key.strip()):
+            self._problems.append((1 << 30, f"{shown}: must be key=value, as in --set train.lr=0.002"))
+            return
+        try:
+            value = _toml_value(value_text.strip())
+        except tomllib.TOMLDecodeError as error:
+            self._problems.append((1 << 30, f"{shown}: broken TOML value: {_lower_first(error)}"))
+            return
+        path = self._put(names, value, shown)
+        if path:
+            self._overrides = {p: t for p, t in self._overrides.items() if p[: len(path)] != path}
+            self._overrides[path] = shown
+
+    def _put(self, names: Sequence[str], value: Any, shown: str) -> KeyPath | None:
+        inside: Any = self.table  # a table, or an array of them further in
+        path: list[str | int] = []
+        for name in names[:-1]:
+            step: Any = _index(inside, name)
+            path.append(step)
+            if isinstance(inside, dict):
+                inside.setdefault(step, {})
+            inside = inside[step] if _has(inside, step) else None
+            if not isinstance(inside, dict | list):
+                what = "there is no such entry" if inside is None else f"it is {inside!r}, not a table"
+                self._problems.append((1 << 30, f"{shown}: cannot set a key of `{dotted(path)}`: {what}"))
+                return None
+        last: Any = _index(inside, names[-1])
+        if isinstance(inside, list) and not _has(inside, last):
+            self._problems.append(
+                (1 << 30, f"{shown}: `{dotted(path)}` has {len(inside)} entries, counted from 0; got {last!r}")
+            )
+            return None
+        inside[last] = value
+        return (*path, last)
+
+    def _place(self, path: KeyPath) -> tuple[int, str]:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._overrides:
+                return 1 << 30, self._overrides[path[:length]]
+        line = self.places.line(path)
+        return line, f"{self.name}:{line}"
+
+
+def _index(inside: Any, name: str) -> str | int:
+    return int(name) if isinstance(inside, list) and name.isdigit() else name
+
+
+def _has(inside: Any, step: str | int) -> bool:
+    if isinstance(inside, list):
+        return isinstance(step, int) and step < len(inside)
+    return step in inside
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not text or text[0] in "[{\"'" or "\n" in text:
+            raise
+        return text
+
+
+def _lower_first(error: Exception) -> str:
+    text = re.sub(r" \(at .*\)$", "", str(error))
+    return text[:1].lower() + text[1:]
+
+
+def read_source(path: Path, overrides: Iterable[str] = ()) -> Source:
+    """Read a TOML file and apply overrides in order.
+
+    Args:
+        path: the file.
+        overrides: ``key=value`` each; dotted keys, ``compare.arms.0.label`` for entries of arrays.
+
+    Raises:
+        UserError: no such file, not UTF-8, broken TOML or a key set twice, with line and column.
+    """
+    shown = str(path)
+    text = _read_text(path, shown)
+    places = key_places(text)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(_syntax_problems(shown, text, places, error)) from None
+    source = Source(shown, table, places)
+    for override in overrides:
+        source.override(override)
+    return source
+
+
+def _read_text(path: Path, shown: str) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{shown}: there is no such file{_near_files(path)}") from None
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        found = raw[error.start : error.start + 4].hex(" ")
+        guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or another old encoding"
+        raise UserError(
+            f"{shown}:{line}: not UTF-8: byte {error.start} begins {found}\n"
+            f"  help: the file looks like {guess}; save it as UTF-8"
+        ) from None
+
+
+def _near_files(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (nor the folder {path.parent})"
+    near = nearest(path.name, sorted(p.name for p in path.parent.glob("*.toml")))
+    return f"\n  help: did you mean {path.parent / near}?" if near else ""
+
+
+def _syntax_problems(shown: str, text: str, places: KeyPlaces, error: tomllib.TOMLDecodeError) -> list[str]:
+    if places.twice:
+        return [f"{shown}:{second}: `{dotted(key)}` is set twice (first on line {first})"
+                for key, first, second in places.twice]  # fmt: skip
+    at = re.search(r"line (\d+), column (\d+)", str(error))
+    line, column = (int(at[1]), int(at[2])) if at else (text.count("\n") + 1, 1)
+    lines = text.splitlines() or [""]
+    row = lines[min(line, len(lines)) - 1].strip()
+    quoted = f'\n  help: the line reads `{row[:80]}`; words need quotes, as in name = "demo"' if row else ""
+    return [f"{shown}:{line}:{column}: broken TOML: {_lower_first(error)}{quoted}"]
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A key path as users write it.
+
+    >>> dotted(("compare", "arms", 0, "label"))
+    'compare.arms.0.label'
+    """
+    return ".".join(str(part) for part in path)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like this one, if any is.
+
+    >>> nearest("bath_size", ["batch_size", "updates"])
+    'batch_size'
+    """
+    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
