@@ -68,7 +68,7 @@ def beam_search(rule: Rule, beams: int, length: int, end: int | None, penalty: f
         alive = [pair for pair in candidates if pair[0][-1] != end][:beams]
         if t + 1 == length:
             pool += [hypothesis(entries, score, penalty) for entries, score in alive]
-        if len(pool) >= beams:
+        if beams == 1 and pool:  # one beam is greedy, done with its first end
             break
     return sorted(pool, key=lambda h: -h.rank)[:n_best]
 

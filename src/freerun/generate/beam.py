@@ -55,14 +55,12 @@ class _Pool:
         self.lengths = torch.zeros(size, ask.beams, dtype=torch.int64, device=like.device)
         fill = 0 if ask.end is None else ask.end
         self.entries = self.lengths.new_full((size, ask.beams, ask.length), fill)
-        self.count = self.lengths.new_zeros(size)
 
     def add(self, rows: Tensor, entries: Tensor, scores: Tensor, made: int, length: int) -> None:
         """Hypotheses of rows ((n,)): entries (n, k, length), scores (n, k), -inf where there is none.
 
         ``made`` entries were scored (the end symbol included), ``length`` of them come before the end.
         """
-        self.count[rows] += (scores > -torch.inf).sum(1)
         rank = torch.cat([self.rank[rows], self.ask.rank(scores, made)], 1)
         # stable: among equals the earlier found stays
         best = rank.sort(dim=1, descending=True, stable=True).indices[:, : self.ask.beams]
@@ -74,9 +72,12 @@ class _Pool:
         self.entries[rows] = both.gather(1, best[..., None].expand(-1, -1, both.shape[2]))
 
     def settled(self, rows: Tensor, best: Tensor) -> Tensor:
-        """(n,) bool: full, or the best still alive (scores (n,)) cannot enter the n_best any more."""
+        """(n,) bool: the best still alive (scores (n,)) cannot enter the n_best any more.
+
+        A pool that is merely full is no reason to stop: what is alive may be far more probable.
+        """
         reachable = self.ask.rank(best, self.ask.length)  # a score only falls, the divisor only grows
-        return (self.count[rows] >= self.ask.beams) | (reachable <= self.rank[rows, self.ask.n_best - 1])
+        return reachable <= self.rank[rows, self.ask.n_best - 1]
 
     def result(self) -> Generated:
         """The n_best of each row; without the hypothesis axis for one."""
@@ -91,7 +92,7 @@ def beam_search(walk: Walk, size: int, ask: Ask) -> Generated:
     Args:
         walk: the model at position 0, one state a row.
         size: rows.
-        ask: what is asked for; ``beams`` at least 1.
+        ask: what is asked for; ``beams`` at least 2 (one is greedy).
     """
     predicted = log_probs(walk.predict(), ask.end)
     pool = _Pool(size, ask, predicted)
