@@ -11,6 +11,7 @@ import freerun as fr
 from freerun.draws import Sample
 from freerun.errors import UserError
 from freerun.generate import generate
+from freerun.generate.beam import _top
 from freerun.models.article import Seq2SeqModel
 from freerun.types import Batch
 from oracles_generate import SteppedTree, Tree, beam_search, everything, log_probs_of
@@ -212,6 +213,17 @@ def test_ties_go_to_the_lowest_index():
     flat = generate(SteppedTree(4, spread=0.0), tree_batch(2), length=2, beams=4, n_best=4)
     assert flat.entries[0].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
     assert generate(Tree(4, spread=0.0), tree_batch(2), length=2).entries.tolist() == [[0, 0]] * 2
+
+
+def test_top_keeps_the_lowest_places_among_equals():
+    generator = torch.Generator().manual_seed(0)
+    for count in range(1, 13):
+        scores = torch.randint(0, 3, (50, 12), generator=generator).double()
+        values, places = _top(scores, count)
+        for row in range(50):
+            expected = sorted(range(12), key=lambda place: -float(scores[row, place]))[:count]
+            assert places[row].tolist() == expected
+            assert torch.equal(values[row], scores[row, expected])
 
 
 def test_symbols_of_probability_zero_are_never_said():

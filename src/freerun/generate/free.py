@@ -33,8 +33,8 @@ def generate(
     """Let a model run freely: each output becomes the next input.
 
     ``entry[t] = draw(model(context, entry[:t]))``. Beam search is length-synchronous: of all continuations
-    the best ``beams`` stay; those among them that end go to a pool, and a row is done when the pool holds
-    ``beams`` (or nothing alive can enter its ``n_best``). Hypotheses are compared by
+    the best ``beams`` stay; those among them that end go to a pool of the best ``beams``, and a row is done when
+    nothing alive can enter its ``n_best``. Hypotheses are compared by
     ``log P / ((5 + n) / 6) ** length_penalty``, n counting the end symbol; ties go to the lower index.
 
     Runs without gradient in evaluation mode and restores each submodule's mode. A model with the Stepper
@@ -107,9 +107,7 @@ def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
         if chosen is not None and chosen.values:
             problems.append(f"targets are ids, and draw {chosen!r} is for values: use 'greedy' or 'sample'")
         elif many and chosen is not None and not isinstance(chosen, Greedy):
-            problems.append(
-                f"beam search draws nothing: with beams={ask.beams} use draw='greedy'; got {chosen!r}"
-            )
+            problems.append(f"beam search draws nothing: with beams={ask.beams} use draw='greedy'; got {chosen!r}")
     else:
         if chosen is not None and not chosen.values and draw != "greedy":
             problems.append(f"targets are real values, and draw {chosen!r} is for ids: use draw='point'")

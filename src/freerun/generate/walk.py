@@ -55,9 +55,7 @@ class _Forwards:
     def predict(self) -> Tensor:
         now = self.done + 1
         history = self.batch.history[:, :now]
-        shown = self.batch.replace(
-            targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now]
-        )
+        shown = self.batch.replace(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
         return self.model(shown)[:, self.done]
 
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
