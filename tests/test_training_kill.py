@@ -33,8 +33,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def test_killed_between_updates_in_a_save_and_from_outside_ends_with_the_same_bits(
     tmp_path: Path, whole: dict[str, object]
 ) -> None:
-    # before the first checkpoint, between two, inside the files of one, right after a rename, with nothing done
-    deaths = [("update", 1), ("update", 8), ("fsync", 2), ("fsync", 8), ("rename", 1), ("update", 1), ("update", 9)]
+    # before the first checkpoint, between two, inside the files of one, right after a rename
+    deaths = [("update", 1), ("update", 8), ("fsync", 2), ("fsync", 8), ("rename", 1), ("update", 9)]
+    # and between the last save and the removal of what it made superfluous
+    deaths.append(("rename", 6))
     assert lives(tmp_path / "run", deaths) == len(deaths)
     assert fingerprints(tmp_path / "run") == whole
 

@@ -121,6 +121,19 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path: Path, finished: Path)
     assert fingerprints(folder) == fingerprints(finished)
 
 
+def test_going_back_keeps_what_was_gone_back_to(tmp_path: Path) -> None:
+    folder, settings = tmp_path / "run", changed(keep=1, save_every=3)
+    stopped_at(folder, 26, settings=settings)
+    checkpoints = folder / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000013", checkpoints / "step-00000016")
+    (checkpoints / "step-00000016" / "state.json").unlink()
+    with pytest.warns(UserWarning, match="skipped step-00000016"):
+        stopped_at(folder, 1, settings=settings, resume=True)
+    assert sorted(path.name for path in checkpoints.glob("step-*")) == ["step-00000014", "step-00000016"]
+    with pytest.warns(UserWarning, match="resuming from step-00000014"):
+        assert train(folder, settings, resume=True)["updates"] == 24
+
+
 def test_without_a_valid_checkpoint_nothing_is_trained(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     stopped_at(folder, 26)

@@ -119,13 +119,17 @@ def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], met
     sync_folder(folder)
 
 
-def prune(folder: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the last checkpoints and the best weights that those left speak of."""
+def prune(folder: Path, keep: int, tally: Tally) -> None:
+    """Remove all but the last checkpoints and the best weights that those left speak of.
+
+    Checkpoints of later updates than the tally's were found damaged: they do not count, and stay until the run
+    writes them anew.
+    """
     root = folder / "checkpoints"
-    steps = sorted(root.glob("step-*"))
+    steps = [path for path in sorted(root.glob("step-*")) if path.name <= _name(tally.step)]
     for old in steps[:-keep]:
         shutil.rmtree(old)
-    needed = {best_name(best_step)} if best_step is not None else set[str]()
+    needed = {best_name(tally.best_step)} if tally.best_step is not None else set[str]()
     for left in steps[-keep:]:
         try:
             spoken_of = json.loads((left / _STATE).read_bytes())["tally"]["best_step"]

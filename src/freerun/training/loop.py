@@ -150,6 +150,9 @@ def _train(run: Run, flag: StopFlag) -> None:
         run.metrics.write(header(run))
         evaluate_dev(run)
         _save(run)
+    else:
+        # the life before may have ended between saving and this
+        checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)
     while not run.over:
         record = update(
             run.parts, run.job.task, run.job.method, plan=run.plan, step=run.tally.step, settings=run.job.settings
@@ -173,4 +176,4 @@ def _boundary(run: Run, flag: StopFlag) -> None:
 def _save(run: Run) -> None:
     run.lap()
     checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())
-    checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally.best_step)
+    checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)
