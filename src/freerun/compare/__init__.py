@@ -1,0 +1,1 @@
+"""Many runs, compared: arms x seeds in processes, intervals, a verdict in a sentence."""

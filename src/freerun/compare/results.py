@@ -1,0 +1,243 @@
+"""results.json: every run's numbers and signature, means with intervals, paired differences, the verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freerun.compare import folders, verdict
+from freerun.compare.plan import PlannedRun
+from freerun.compare.statistics import Estimate, Ratio, estimate, holm, resampled_words, word
+from freerun.errors import UserError
+
+__all__ = ["COMPARED", "collect", "read", "write"]
+
+COMPARED = ("free_running.wer", "free_running.per", "teacher_forced.loss", "gap.per")
+"""Scores that arms are compared in; in each of them lower is better.
+
+The gap is one of PER: with one beam a word is free-running right exactly where every teacher-forced choice is,
+so a gap of WER is zero by construction.
+"""
+
+Counts = Sequence[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class _ArmScores:
+    label: str
+    method: str
+    reference: str | None
+    scores: Mapping[str, Ratio | list[float]]
+
+
+def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
+    """The content of results.json from finished runs.
+
+    Args:
+        recipe: what was compared; stored as it is.
+        runs: the plan; each run's folder is ``out/runs/<name>``.
+        out: folder of the comparison.
+
+    Raises:
+        UserError: a run is unfinished, or runs differ in data or test words and so cannot be compared.
+    """
+    summaries = {run.name: folders.summary(out / "runs" / run.name) for run in runs}
+    missing = [name for name, found in summaries.items() if not (found and found.get("finished"))]
+    if missing:
+        raise UserError(f"runs without a finished summary: {', '.join(missing)}; go on with --resume")
+    records = [_record(run, summaries[run.name] or {}, out) for run in runs]
+    _check_same_data(records)
+    words = _words(runs, out)
+    arms = _arms(runs, records, words)
+    counts = resampled_words(len(next(iter(words.values())))) if words else []
+    results: dict[str, Any] = {
+        "schema": 1,
+        "recipe": dict(recipe),
+        "test_words": len(next(iter(words.values()))) if words else 0,
+        "runs": records,
+        "summary": [line for arm in arms for line in _summary(arm, counts)],
+        "comparisons": _comparisons(arms, counts),
+    }
+    results["verdict"] = verdict.sentence(results)
+    return results
+
+
+def write(results: Mapping[str, Any], out: Path) -> Path:
+    """Write results.json whole or not at all; its path."""
+    path = out / "results.json"
+    partial = out / "results.json.part"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return path
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The results of a finished comparison.
+
+    Raises:
+        UserError: the folder holds no finished comparison.
+    """
+    try:
+        return json.loads((out / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{out} holds no results.json; make one with: freerun compare RECIPE --out {out}") from error
+
+
+def _record(run: PlannedRun, found: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    test = found.get("test", {})
+    return {
+        "label": run.arm.label,
+        "method": found.get("method", str(run.arm.method.get("name"))),
+        "seed": run.seed,
+        "signature": found.get("signature", ""),
+        "free_running": test.get("free_running", {}),
+        "teacher_forced": test.get("teacher_forced", {}),
+        "seconds": found.get("seconds"),
+        "cpu_seconds": found.get("cpu_seconds"),
+        "decoder_passes": found.get("decoder_passes"),
+        "updates": found.get("updates"),
+        "best": found.get("best", {}),
+        "data": found.get("data"),
+        "versions": found.get("versions", {}),
+        "matched_to": run.arm.reference,
+        "folder": f"runs/{run.name}",
+        "words": (out / "runs" / run.name / "test-items.jsonl").exists(),
+    }
+
+
+def _check_same_data(records: Sequence[Mapping[str, Any]]) -> None:
+    seen: dict[str, str] = {}
+    for record in records:
+        seen.setdefault(str(record["data"]), f"{record['label']}-{record['seed']}")
+    if len(seen) > 1:
+        lines = ", ".join(f"{name} has {data}" for data, name in seen.items())
+        raise UserError(f"runs saw different data and cannot be compared: {lines}; start with --overwrite")
+
+
+def _words(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Test words of every run, in the order of the first; {} where not every run kept them."""
+    words = {run.name: folders.items(out / "runs" / run.name) for run in runs}
+    if not all(words.values()):
+        return {}
+    first = next(iter(words))
+    order = [str(item["source"]) for item in words[first]]
+    for name, found in words.items():
+        by_source = {str(item["source"]): item for item in found}
+        if len(by_source) != len(found) or sorted(by_source) != sorted(order):
+            raise UserError(
+                f"runs {first} and {name} were tested on different words and cannot be compared; start with --overwrite"
+            )
+        words[name] = [by_source[source] for source in order]
+    return words
+
+
+def _arms(
+    runs: Sequence[PlannedRun],
+    records: Sequence[Mapping[str, Any]],
+    words: Mapping[str, list[dict[str, Any]]],
+) -> list[_ArmScores]:
+    arms: list[_ArmScores] = []
+    for label in dict.fromkeys(run.arm.label for run in runs):
+        chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
+        chosen.sort(key=lambda pair: pair[0].seed)
+        scores: dict[str, Ratio | list[float]] = dict(_scalars([record for _, record in chosen]))
+        if words:
+            table = {key: _table(words, [run.name for run, _ in chosen], key) for key in ("wrong", "errors", "length")}
+            scores["free_running.wer"] = Ratio(table["wrong"], np.ones_like(table["wrong"]))
+            scores["free_running.per"] = Ratio(table["errors"], table["length"])
+        arms.append(_ArmScores(label, str(chosen[0][1]["method"]), chosen[0][0].arm.reference, scores))
+    return arms
+
+
+def _table(words: Mapping[str, list[dict[str, Any]]], names: Sequence[str], key: str) -> NDArray[np.float64]:
+    return np.array([[float(item[key]) for item in words[name]] for name in names])
+
+
+def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Scores that every seed has, by labelled name, seed by seed."""
+    found = [_flat(record) for record in records]
+    shared = [name for name in found[0] if all(name in numbers for numbers in found)]
+    return {name: [numbers[name] for numbers in found] for name in shared}
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for kind in ("free_running", "teacher_forced"):
+        for name, value in record[kind].items():
+            if isinstance(value, int | float) and np.isfinite(value):
+                numbers[f"{kind}.{name}"] = float(value)
+    for name in ("wer", "per"):
+        if f"free_running.{name}" in numbers and f"teacher_forced.{name}" in numbers:
+            numbers[f"gap.{name}"] = numbers[f"free_running.{name}"] - numbers[f"teacher_forced.{name}"]
+    for name in ("seconds", "cpu_seconds", "decoder_passes", "updates"):
+        if isinstance(record[name], int | float):
+            numbers[name] = float(record[name])
+    return numbers
+
+
+def _summary(arm: _ArmScores, counts: Counts) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for metric, score in arm.scores.items():
+        found = estimate(score, None, counts)
+        seeds = len(score.values) if isinstance(score, Ratio) else len(score)
+        lines.append(
+            {
+                "method": arm.label,
+                "metric": metric,
+                "mean": found.value,
+                "low": _within(found.low, metric),
+                "high": _within(found.high, metric),
+                "seeds": seeds,
+            }
+        )
+    return lines
+
+
+def _within(end: float | None, metric: str) -> float | None:
+    """The end of an interval, no further than a score can go."""
+    if end is None or metric.startswith("gap."):
+        return end
+    bounded = metric.endswith((".wer", "_accuracy"))
+    return min(max(end, 0.0), 100.0) if bounded else max(end, 0.0)
+
+
+def _comparisons(arms: Sequence[_ArmScores], counts: Counts) -> list[dict[str, Any]]:
+    """Every arm against teacher forcing (or the first arm), and every reference against its noise control."""
+    by_label = {arm.label: arm for arm in arms}
+    base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
+    pairs = [(arm, base) for arm in arms if arm is not base]
+    pairs += [(by_label[arm.reference], arm) for arm in arms if arm.reference is not None]
+    lines: list[dict[str, Any]] = []
+    for metric in COMPARED:
+        present = [(a, b) for a, b in pairs if metric in a.scores and metric in b.scores]
+        found = [estimate(a.scores[metric], b.scores[metric], counts) for a, b in present]
+        adjusted = holm([one.p_value for one in found])
+        for (arm, against), one, p_value in zip(present, found, adjusted, strict=True):
+            lines.append(_comparison(arm, against, metric, one, p_value))
+    return lines
+
+
+def _comparison(arm: _ArmScores, against: _ArmScores, metric: str, found: Estimate, adjusted: float) -> dict[str, Any]:
+    return {
+        "method": arm.label,
+        "baseline": against.label,
+        "metric": metric,
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "probability_better": found.probability_below,
+        "p_adjusted": adjusted,
+        "control": against.reference == arm.label,
+        "verdict": word(found.value, adjusted),
+    }

@@ -1,0 +1,223 @@
+"""``freerun compare``: every arm with every seed, one process each, then results.json."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+import sys
+import time
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from freerun.compare import folders, pool, results
+from freerun.compare.plan import Arm, PlannedRun, plan, ready
+from freerun.compare.progress import Display, State, display_for
+from freerun.config.read import differences, load_recipe, recipe_table
+from freerun.config.recipe import MethodSettings, Recipe
+from freerun.errors import OccupiedError, UserError
+from freerun.training.folder import FolderLock
+from freerun.training.stop import StoppedError
+
+__all__ = ["compare"]
+
+_POLL = 0.5
+_OURS = ("runs", "recipes", "logs", "results.json", "report.html")
+
+
+def compare(
+    recipe_path: str | Path,
+    overrides: Iterable[str],
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run every arm of a recipe's [compare] with every seed; the content of ``out/results.json``.
+
+    Seeds fix initial weights and data order, so arms of one seed differ in their method alone. An arm
+    matched to another runs after it. Each run is a process with one thread.
+
+    Args:
+        recipe_path: the recipe.
+        overrides: ``key=value`` each.
+        out: folder of the comparison; made if missing.
+        resume: go on: finished runs are kept, started ones continued.
+        overwrite: remove an earlier comparison in ``out`` first.
+        workers: runs at a time; None: as the recipe says.
+        progress: show how far the runs are.
+
+    Raises:
+        OccupiedError: ``out`` holds a comparison, and neither ``resume`` nor ``overwrite`` is given.
+        StoppedError: Ctrl-C; the runs were stopped and can be resumed.
+        UserError: a wrong recipe, a missing extra, or a run that failed (with the end of what it printed).
+    """
+    require_report()
+    overrides = list(overrides)
+    recipe = load_recipe(recipe_path, overrides)
+    if recipe.compare is None:
+        raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers must be at least 1; got {workers}")
+    if resume and overwrite:
+        raise UserError("give --resume or --overwrite, not both")
+    arms = [Arm(arm.label, arm.method.table()) for arm in recipe.compare.arms]
+    seeds = recipe.compare.seeds
+    runs = plan(arms, seeds)
+    sets = [part for override in overrides for part in ("--set", override)]
+    again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume"])
+    out.mkdir(parents=True, exist_ok=True)
+    with FolderLock(out):
+        _prepare(out, resume=resume, overwrite=overwrite)
+        recipes = _write_recipes(recipe, runs, out)
+        work = _Work(out, recipes, workers or recipe.compare.workers, again)
+        _run_all(work, runs, display_for(recipe.train.updates, len(runs), progress))
+        listed = sorted(runs, key=lambda run: (arms.index(run.arm), seeds.index(run.seed)))
+        found = results.collect(recipe_table(recipe), listed, out)
+        results.write(found, out)
+    return found
+
+
+def require_report() -> None:
+    """Refuse to start hours of runs whose report could not be made.
+
+    Raises:
+        UserError: a library of the extra ``report`` is missing.
+    """
+    missing = [name for name in ("altair", "vl_convert") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"the report needs {' and '.join(missing)}: pip install 'freerun[report]'")
+
+
+def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
+    if overwrite:
+        for name in _OURS:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    elif (out / "results.json").exists() and not resume:
+        raise OccupiedError(
+            f"{out} holds a finished comparison: give another folder, --resume to make its results again "
+            "from the finished runs, or --overwrite to remove it"
+        )
+    elif (out / "runs").exists() and not resume:
+        raise OccupiedError(
+            f"{out} holds a comparison that was started: go on with --resume, remove it with --overwrite, "
+            "or give another folder"
+        )
+
+
+def _write_recipes(recipe: Recipe, runs: Iterable[PlannedRun], out: Path) -> dict[str, Path]:
+    """One resolved recipe file a run; refused where the folder holds a run of other settings."""
+    import tomli_w
+
+    folder = out / "recipes"
+    folder.mkdir(exist_ok=True)
+    paths: dict[str, Path] = {}
+    problems: list[str] = []
+    for run in runs:
+        table = _table(recipe, run, out)
+        path = paths[run.name] = folder / f"{run.name}.toml"
+        if path.exists() and (out / "runs" / run.name).exists():
+            changed = differences(_comparable(tomllib.loads(path.read_text(encoding="utf-8"))), _comparable(table))
+            problems += [f"run {run.name} in {out}: {change}" for change in changed]
+        elif not problems:
+            path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    if problems:
+        raise UserError([*problems, "the folder holds runs of another recipe: give another folder, or --overwrite"])
+    return paths
+
+
+def _table(recipe: Recipe, run: PlannedRun, out: Path) -> dict[str, Any]:
+    method = run.method(out / "runs")
+    settings = MethodSettings(str(method.pop("name")), method)
+    train = replace(recipe.train, seed=run.seed, threads=1)
+    return recipe_table(replace(recipe, seed=run.seed, method=settings, train=train), compare=False)
+
+
+def _comparable(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the paths of measured rates, which change when a folder is moved."""
+    method = {
+        key: {"measured": "..."} if isinstance(value, Mapping) and "measured" in value else value
+        for key, value in table["method"].items()
+    }
+    return {**table, "method": method}
+
+
+@dataclass(eq=False)
+class _Work:
+    out: Path
+    recipes: Mapping[str, Path]
+    workers: int
+    again: str
+    finished: set[str] = field(default_factory=set)
+    running: list[pool.Child] = field(default_factory=list)
+    followers: dict[str, folders.Follower] = field(default_factory=dict)
+
+    def folder(self, run: PlannedRun) -> Path:
+        return self.out / "runs" / run.name
+
+    def command(self, run: PlannedRun) -> list[str]:
+        command = [sys.executable, "-m", "freerun", "train", str(self.recipes[run.name])]
+        command += ["--out", str(self.folder(run))]
+        started = self.folder(run).exists() and any(self.folder(run).iterdir())
+        return [*command, "--resume"] if started else command
+
+    def state(self, run: PlannedRun) -> State:
+        follower = self.followers.setdefault(run.name, folders.Follower(self.folder(run)))
+        running = any(child.run is run for child in self.running)
+        stage = "done" if run.name in self.finished else "running" if running else "waiting"
+        return State(run.name, stage, follower.look(), follower.score)
+
+
+def _run_all(work: _Work, runs: list[PlannedRun], display: Display) -> None:
+    work.finished |= {run.name for run in runs if folders.finished(work.folder(run))}
+    if work.finished:
+        display.note(f"{len(work.finished)} of {len(runs)} runs were finished before and are kept")
+    waiting = [run for run in runs if run.name not in work.finished]
+    with pool.Signals():
+        try:
+            while waiting or work.running:
+                _fill(work, waiting, display)
+                time.sleep(_POLL)
+                _reap(work, display)
+                display.show([work.state(run) for run in runs])
+        except KeyboardInterrupt as interrupt:
+            display.note("stopping the runs; they save a checkpoint first ...")
+            pool.stop_all(work.running)
+            raise StoppedError(
+                f"stopped with {len(work.finished)} of {len(runs)} runs done; go on with: {work.again}"
+            ) from interrupt
+        finally:
+            pool.stop_all(work.running)
+            display.close()
+
+
+def _fill(work: _Work, waiting: list[PlannedRun], display: Display) -> None:
+    while len(work.running) < work.workers:
+        run = ready(waiting, work.finished)
+        if run is None:
+            return
+        waiting.remove(run)
+        work.running.append(pool.start(run, work.command(run), work.out / "logs" / f"{run.name}.log"))
+        display.note(f"{run.name}: started")
+
+
+def _reap(work: _Work, display: Display) -> None:
+    for child in [child for child in work.running if child.process.poll() is not None]:
+        work.running.remove(child)
+        if child.process.returncode != 0 or not folders.finished(work.folder(child.run)):
+            raise pool.child_error(child, work.again)
+        work.finished.add(child.run.name)
+        display.note(f"{child.run.name}: finished{_result(work.folder(child.run))}")
+
+
+def _result(folder: Path) -> str:
+    found = folders.summary(folder) or {}
+    numbers = found.get("test", {}).get("free_running", {})
+    shown = [f"{name.upper()} {numbers[name]:.2f} %" for name in ("wer", "per") if numbers.get(name) is not None]
+    return f": free-running test {', '.join(shown)}, {found.get('seconds', 0):.0f} s" if shown else ""

@@ -1,0 +1,231 @@
+"""Intervals and paired comparisons over seeds and test words.
+
+Runs are crossed with words: every seed of every arm is tested on the same words. An average then varies for
+two reasons, other seeds and other words, and its variance is the sum of both, less the part that each of them
+holds (two-way random effects; Owen 2007 for why resampling both at once counts that part three times):
+
+    variance = V_seeds + V_words - interaction / (seeds * words)
+
+``V_seeds`` is the variance over seeds with the words as they are, ``V_words`` comes from a bootstrap over
+words with the seeds as they are (the same resampled words for every arm and seed). The quantile is Student's,
+with Satterthwaite's degrees of freedom: a plain percentile bootstrap over five seeds is far too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
+
+from freerun.errors import UserError
+
+__all__ = ["CONFIDENCE", "Estimate", "Ratio", "estimate", "holm", "resampled_words", "word"]
+
+CONFIDENCE = 0.95
+_CHUNK = 128
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """A score that is a ratio of sums over words, seed by seed: ``100 * sum(part) / sum(whole)``.
+
+    Args:
+        part: (seeds, words) what is counted: wrong words, or edit errors.
+        whole: (seeds, words) what it is counted against: ones, or reference lengths.
+
+    >>> Ratio(np.array([[0.0, 1.0]]), np.array([[1.0, 1.0]])).values.tolist()
+    [50.0]
+    """
+
+    part: Array
+    whole: Array
+
+    @property
+    def values(self) -> Array:
+        """(seeds,) the score of each seed, in percent."""
+        return 100.0 * self.part.sum(1) / self.whole.sum(1)
+
+    def influence(self) -> Array:
+        """(seeds, words) how each word moves its seed's score, to first order, times the words."""
+        share = self.values[:, None] / 100.0
+        return 100.0 * (self.part - share * self.whole) / self.whole.mean(1, keepdims=True)
+
+    def resampled(self, counts: NDArray[np.float32]) -> Array:
+        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
+        part = counts @ self.part.T.astype(np.float32)
+        whole = counts @ self.whole.T.astype(np.float32)
+        return 100.0 * part.astype(np.float64) / whole
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or a mean of paired differences, with its 95 % interval.
+
+    ``low`` and ``high`` are None where one seed and no words leave nothing to estimate a spread from.
+
+    Args:
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        error: standard error.
+        probability_below: how much of the sampling distribution lies below zero (0.5: nothing known).
+        p_value: two-sided, of "no difference"; 1 with a single seed, which shows nothing about others.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    error: float | None = None
+    probability_below: float | None = None
+    p_value: float = 1.0
+
+
+def resampled_words(words: int, resamples: int = 2000, seed: int = 0) -> list[NDArray[np.float32]]:
+    """How often each word is drawn in each bootstrap resample: chunks of (<= 128, words).
+
+    Args:
+        words: number of test words.
+        resamples: number of bootstrap resamples.
+        seed: the same seed gives the same resamples; every arm and seed shares them.
+
+    >>> [chunk.shape for chunk in resampled_words(3, 200)], float(resampled_words(3, 5)[0].sum())
+    ([(128, 3), (72, 3)], 15.0)
+    """
+    random = np.random.default_rng(seed)
+    chunks: list[NDArray[np.float32]] = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        drawn = random.integers(0, words, size=(rows, words)) + np.arange(rows)[:, None] * words
+        counts = np.bincount(drawn.ravel(), minlength=rows * words).reshape(rows, words)
+        chunks.append(counts.astype(np.float32))
+    return chunks
+
+
+def estimate(
+    score: Ratio | Sequence[float],
+    baseline: Ratio | Sequence[float] | None = None,
+    counts: Sequence[NDArray[np.float32]] = (),
+) -> Estimate:
+    """Mean over seeds of a score, or of its difference from a baseline, paired by seed and word.
+
+    ``score - baseline``, interval ``mean +- t(0.975, freedom) * sqrt(V_seeds + V_words - interaction)``.
+    Numbers without words (a loss, seconds) vary over seeds only.
+
+    Args:
+        score: a Ratio, or one number a seed.
+        baseline: the same kind for the same seeds (and words); None: the score itself.
+        counts: from ``resampled_words``; needed for a Ratio.
+
+    Raises:
+        UserError: where seeds or words of the two do not pair.
+
+    Not a test of one run against another: with one seed the interval speaks of words only, ``p_value`` is 1.
+
+    >>> found = estimate([1.0, 2.0, 3.0])
+    >>> found.value, round(found.low, 3), round(found.high, 3)
+    (2.0, -0.484, 4.484)
+    >>> estimate([1.0]).low is None
+    True
+    """
+    values = _values(score) - (0.0 if baseline is None else _paired(score, baseline))
+    seeds = len(values)
+    of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else None
+    if not isinstance(score, Ratio):
+        if of_seeds is None:
+            return Estimate(float(values[0]))
+        return _student(float(values.mean()), of_seeds, seeds - 1, seeds)
+    other = baseline if isinstance(baseline, Ratio) else None
+    of_words = _word_variance(score, other, counts)
+    if of_seeds is None:
+        return _student(float(values[0]), of_words, np.inf, seeds)
+    shared = _interaction(score, other)
+    # what both hold, sigma^2(seed x word) / (seeds * words), is counted once; neither falls below it
+    of_seeds = max(of_seeds, shared)
+    total = of_seeds + max(of_words - shared, 0.0)
+    freedom = (seeds - 1) * (total / of_seeds) ** 2 if of_seeds > 0 else np.inf
+    return _student(float(values.mean()), total, freedom, seeds)
+
+
+def _values(score: Ratio | Sequence[float]) -> Array:
+    return score.values if isinstance(score, Ratio) else np.asarray(score, dtype=np.float64)
+
+
+def _paired(score: Ratio | Sequence[float], baseline: Ratio | Sequence[float]) -> Array:
+    first = score.part.shape if isinstance(score, Ratio) else (len(score),)
+    second = baseline.part.shape if isinstance(baseline, Ratio) else (len(baseline),)
+    if first != second:
+        raise UserError(f"scores pair by seed and word; got {first} against {second} (seeds, words)")
+    return _values(baseline)
+
+
+def _word_variance(score: Ratio, other: Ratio | None, counts: Sequence[NDArray[np.float32]]) -> float:
+    if not counts:
+        raise UserError("a score over words needs counts=resampled_words(words); got none")
+    means: list[Array] = []
+    for chunk in counts:
+        found = score.resampled(chunk)
+        if other is not None:
+            found = found - other.resampled(chunk)
+        means.append(found.mean(1))
+    return float(np.concatenate(means).var(ddof=1))
+
+
+def _interaction(score: Ratio, other: Ratio | None) -> float:
+    moved = score.influence() if other is None else score.influence() - other.influence()
+    seeds, words = moved.shape
+    if words < 2:
+        return 0.0
+    left = moved - moved.mean(0, keepdims=True) - moved.mean(1, keepdims=True) + moved.mean()
+    return float((left**2).sum()) / ((seeds - 1) * (words - 1)) / (seeds * words)
+
+
+def _student(value: float, variance: float, freedom: float, seeds: int) -> Estimate:
+    error = float(np.sqrt(variance))
+    if error == 0.0:
+        below = 0.5 if value == 0 else float(value < 0)
+        certain = seeds > 1 and value != 0
+        return Estimate(value, value, value, 0.0, below, 0.0 if certain else 1.0)
+    law = stats.t(freedom) if np.isfinite(freedom) else stats.norm()
+    half = float(law.ppf(0.5 + CONFIDENCE / 2)) * error
+    p_value = 2.0 * float(law.sf(abs(value) / error)) if seeds > 1 else 1.0
+    return Estimate(value, value - half, value + half, error, float(law.cdf(-value / error)), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down rule (Holm 1979).
+
+    ``adjusted_(i) = max over j <= i of min(1, (m - j + 1) * p_(j))``, in the order of the p-values.
+
+    Args:
+        p_values: the family, in any order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def word(difference: float, adjusted: float) -> str:
+    """The verdict word of a difference in something where lower is better: better, worse or not decided.
+
+    Args:
+        difference: method minus baseline.
+        adjusted: its Holm-adjusted p-value.
+
+    >>> word(-0.4, 0.01), word(0.4, 0.01), word(-0.4, 0.2)
+    ('better', 'worse', 'not decided')
+    """
+    if adjusted >= 1 - CONFIDENCE or difference == 0:
+        return "not decided"
+    return "better" if difference < 0 else "worse"

@@ -1,0 +1,5 @@
+"""report.html: one page that says how a comparison came out, and shows why; works offline."""
+
+from freerun.report.page import write
+
+__all__ = ["write"]

@@ -1,0 +1,139 @@
+"""The figures of a report, each with its description and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freerun.compare.table import cells
+from freerun.compare.verdict import METRIC_NAMES, primary, signed
+from freerun.report import figures
+from freerun.report.markup import Raw, figure, grid, legend, table
+from freerun.report.readings import Curve, Runs, curves, shares
+
+__all__ = ["differences", "entries", "training"]
+
+_ROWS = 12
+
+
+def training(runs: Runs) -> Raw:
+    """Free-running and teacher-forced errors on dev over training."""
+    arms = list(runs)
+    free, forced = curves(runs, "free_running", "per"), curves(runs, "teacher_forced", "per")
+    both = [value for curve in (*free, *forced) for _, value in curve.points]
+    domain = (0.0, max(both) * 1.05) if both else None
+    drawn = [
+        _lines("Free-running PER", free, arms, "PER on dev, %", domain),
+        _lines("Teacher-forced PER", forced, arms, "PER on dev, %", domain),
+        _lines("Free-running WER", curves(runs, "free_running", "wer"), arms, "WER on dev, %", None),
+        _lines("Teacher-forced loss", curves(runs, "teacher_forced", "loss"), arms, "nats per symbol, dev", None),
+    ]
+    shown = [one for one in drawn if one is not None]
+    return Raw(legend(arms) + grid(shown)) if shown else Raw("")
+
+
+def entries(runs: Runs) -> Raw:
+    """Own entries against the schedule, and wrong entries of each arm: whether the noise is matched."""
+    arms = list(runs)
+    replaced, wrong = shares(runs, "replaced"), shares(runs, "disagreeing")
+    drawn: list[Raw] = []
+    if any(curve.planned for curve in replaced):
+        shown = [curve for curve in replaced if any(c.planned and c.arm == curve.arm for c in replaced)]
+        drawn.append(
+            figure(
+                "Entries of the model's own",
+                figures.lines(shown, arms, "share of entries, %"),
+                (
+                    "Line: the share that was fed. Band: what the schedule asked for, 1 \N{MINUS SIGN} "
+                    "teacher_forcing_ratio.",
+                    _last(shown),
+                ),
+                _numbers(shown),
+            )
+        )
+    if wrong:
+        title = "Wrong entries in the history"
+        text = "Entries fed that differ from gold; matched noise lies on its reference."
+        svg = figures.lines(wrong, arms, "share of entries, %")
+        drawn.append(figure(title, svg, (text, _last(wrong)), _numbers(wrong)))
+    return Raw(legend(arms) + grid(drawn)) if drawn else Raw("")
+
+
+def differences(results: Mapping[str, Any]) -> Raw:
+    """Paired differences in the score that the verdict is about, and in PER."""
+    arms = list(cells(results))
+    drawn: list[Raw] = []
+    for metric in dict.fromkeys((primary(results), "free_running.per")):
+        lines = [line for line in results["comparisons"] if line["metric"] == metric]
+        if metric is None or not lines:
+            continue
+        rows = [_row(results, line, arms, metric) for line in lines]
+        name = METRIC_NAMES.get(metric, metric)
+        unit = "nats" if metric.endswith("loss") else "points"
+        said = "; ".join(f"{row.title}: {signed(row.value)}" for row in rows)
+        text = "Dot: mean; bar: 95 % interval; rings: seeds. Left of zero is better."
+        svg = figures.differences(rows, f"difference in {name}, {unit}")
+        drawn.append(figure(f"Differences in {name}", svg, (text, said), _difference_table(rows)))
+    return grid(drawn) if drawn else Raw("")
+
+
+def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str], metric: str) -> figures.Difference:
+    kind, _, name = metric.partition(".")
+    by_run = {(run["label"], run["seed"]): run.get(kind, {}).get(name) for run in results["runs"]}
+    seeds = dict.fromkeys(run["seed"] for run in results["runs"])
+    pairs = [(by_run.get((line["method"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
+    return figures.Difference(
+        f"{line['method']} \N{MINUS SIGN} {line['baseline']}: {line['verdict']}",
+        arms.index(line["method"]),
+        line["difference"],
+        line["low"],
+        line["high"],
+        tuple(a - b for a, b in pairs if a is not None and b is not None),
+    )
+
+
+def _difference_table(rows: Sequence[figures.Difference]) -> Raw:
+    heads = ["difference", "mean", "low", "high", "seeds"]
+    cells_ = [
+        [
+            row.title,
+            *("\N{EN DASH}" if value is None else signed(value) for value in (row.value, row.low, row.high)),
+            ", ".join(signed(value) for value in row.seeds),
+        ]
+        for row in rows
+    ]
+    return table(heads, cells_, "numbers")
+
+
+def _lines(
+    title: str, found: Sequence[Curve], arms: Sequence[str], axis: str, domain: Sequence[float] | None
+) -> Raw | None:
+    if not found:
+        return None
+    text = "Thick: mean over seeds; thin: each run."
+    return figure(title, figures.lines(found, arms, axis, domain), (text, _last(found)), _numbers(found))
+
+
+def _means(found: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in found if curve.number == -1 and curve.points]
+
+
+def _name(curve: Curve) -> str:
+    return f"{curve.arm}, asked for" if curve.planned else curve.arm
+
+
+def _last(found: Sequence[Curve]) -> str:
+    ends = [f"{_name(curve)} {curve.points[-1][1]:.4g}" for curve in _means(found)]
+    return f"At the end: {', '.join(ends)}." if ends else ""
+
+
+def _numbers(found: Sequence[Curve]) -> Raw:
+    """At most a dozen rows: means at even distances."""
+    means = _means(found)
+    steps = sorted({step for curve in means for step, _ in curve.points})
+    kept = steps[:: max(1, -(-len(steps) // _ROWS))]
+    if steps and kept[-1] != steps[-1]:
+        kept.append(steps[-1])
+    tables = [dict(curve.points) for curve in means]
+    rows = [[f"{step:g}", *(f"{t[step]:.4g}" if step in t else "\N{EN DASH}" for t in tables)] for step in kept]
+    return table(["updates", *(_name(curve) for curve in means)], rows, "numbers")

@@ -1,0 +1,148 @@
+"""Figures as inline SVG: drawn by Altair, turned into SVG by vl-convert, coloured by the page's style sheet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from freerun.errors import UserError
+from freerun.report.readings import Curve
+
+__all__ = ["DASHES", "Difference", "differences", "lines"]
+
+DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
+"""Stroke pattern of each arm: lines stay apart without colour."""
+
+_WIDTH, _HEIGHT = 340, 190
+# colours that stand for the style sheet's: arm 0, 1, ... and ink, soft ink, grid
+_ARMS = tuple(f"#a0000{i}" for i in range(6))
+_INK, _SOFT, _GRID = "#b00001", "#b00002", "#b00003"
+_VARIABLES = {
+    **{colour: f"var(--arm-{i})" for i, colour in enumerate(_ARMS)},
+    _INK: "var(--ink)",
+    _SOFT: "var(--soft)",
+    _GRID: "var(--grid)",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of the figure of differences.
+
+    Args:
+        title: what minus what.
+        arm: number of the arm whose colour it has.
+        value: mean difference.
+        low: lower end of its interval, or None.
+        high: upper end, or None.
+        seeds: the difference of each seed.
+    """
+
+    title: str
+    arm: int
+    value: float
+    low: float | None
+    high: float | None
+    seeds: tuple[float, ...]
+
+
+def _altair() -> tuple[Any, Any]:
+    try:
+        import altair
+        import vl_convert
+    except ImportError as error:
+        raise UserError(f"the report needs {error.name}: pip install 'freerun[report]'") from error
+    return altair, vl_convert
+
+
+def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequence[float] | None = None) -> str:
+    """Curves over updates as SVG: an arm's mean thick, its runs thin, what was asked for dotted.
+
+    Args:
+        curves: at least one.
+        arms: all arms, in the order of their colours.
+        title: of the vertical axis.
+        domain: its range; None: from the data.
+    """
+    alt, _ = _altair()
+    x = alt.X("x:Q", title="updates", axis=alt.Axis(tickCount=5, format=","))
+    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
+    y = alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
+    layers: list[Any] = []
+    for curve in sorted(curves, key=lambda curve: (not curve.planned, curve.number == -1)):
+        number = arms.index(curve.arm)
+        style: dict[str, Any] = {"color": _ARMS[number % len(_ARMS)]}
+        if curve.planned:
+            style |= {"strokeWidth": 5, "opacity": 0.3, "strokeCap": "round"}
+        elif curve.number >= 0:
+            style |= {"strokeWidth": 1, "opacity": 0.45}
+        else:
+            style |= {"strokeWidth": 2.25, "strokeDash": list(DASHES[number % len(DASHES)])}
+        values = [{"x": step, "y": value} for step, value in curve.points]
+        layers.append(alt.Chart(alt.Data(values=values)).mark_line(**style).encode(x=x, y=y))
+    return _svg(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT))
+
+
+def differences(rows: Sequence[Difference], title: str) -> str:
+    """Mean differences with intervals as SVG, a row each: dot and bar, small rings for the seeds, a line at zero.
+
+    Args:
+        rows: at least one.
+        title: of the horizontal axis.
+    """
+    alt, _ = _altair()
+    ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
+    room = 0.05 * ((max(ends) - min(ends)) or 1.0)
+    scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
+    x = alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("row:O", axis=None, sort=None)
+    layers = [_rule_at_zero(alt, scale)]
+    for number, row in enumerate(rows):
+        colour = _ARMS[row.arm % len(_ARMS)]
+        bar = {"row": number, "x": row.value, "low": row.low, "high": row.high, "title": row.title}
+        base = alt.Chart(alt.Data(values=[bar])).encode(y=y)
+        if row.low is not None:
+            layers.append(base.mark_rule(color=colour, strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q"))
+        seeds = alt.Chart(alt.Data(values=[{"row": number, "x": value} for value in row.seeds]))
+        layers.append(seeds.mark_point(color=_SOFT, size=28, strokeWidth=1.2).encode(x=x, y=y))
+        layers.append(base.mark_point(color=colour, fill=colour, size=70, opacity=1).encode(x=x))
+        label = base.mark_text(align="left", dy=-17, fontSize=11, color=_INK)
+        layers.append(label.encode(x=alt.value(2), text="title:N"))
+    return _svg(alt.layer(*layers).properties(width=_WIDTH, height=52 * len(rows)))
+
+
+def _rule_at_zero(alt: Any, scale: Any) -> Any:
+    zero = alt.Chart(alt.Data(values=[{"x": 0}]))
+    return zero.mark_rule(color=_SOFT, strokeDash=[3, 3]).encode(x=alt.X("x:Q", scale=scale))
+
+
+def _svg(chart: Any) -> str:
+    _, vl_convert = _altair()
+    axis = {
+        "labelColor": _SOFT, "titleColor": _INK, "domainColor": _SOFT, "tickColor": _SOFT, "gridColor": _GRID,
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
+    }  # fmt: skip
+    styled = chart.configure(background="transparent", padding=4).configure_axis(**axis).configure_view(stroke=None)
+    return _tidy(vl_convert.vegalite_to_svg(styled.to_json()))
+
+
+def _tidy(svg: str) -> str:
+    """Without links, labels of single marks and empty backgrounds; with the style sheet's colours."""
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r' (aria-\w+|role|pointer-events|font-family)="[^"]*"', "", svg)
+    svg = re.sub(r'<path class="(background|foreground)"[^>]*/>', "", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="\d+" height="\d+"', r'\1 aria-hidden="true"', svg)
+
+    def variable(match: re.Match[str]) -> str:
+        known: Mapping[str, str] = _VARIABLES
+        name, colour = match[1], match[2]
+        return f' style="{name}:{known[colour]}"' if colour in known else match[0]
+
+    return _one_style(re.sub(r' (fill|stroke)="(#\w+)"', variable, svg))
+
+
+def _one_style(svg: str) -> str:
+    # an element with both colours has two style attributes now, of which browsers read the first
+    return re.sub(r' style="([^"]*)"([^<>]*?) style="([^"]*)"', r' style="\1;\3"\2', svg)

@@ -1,0 +1,188 @@
+"""The parts of a report above its figures and below them: tables and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freerun.compare.table import COLUMNS, cell, cells
+from freerun.compare.verdict import METRIC_NAMES, signed
+from freerun.report.markup import Raw, paragraph, swatch, table
+from freerun.report.readings import Examples
+
+__all__ = ["comparisons", "costs", "differing_words", "methods", "reading_help", "recipe", "runs", "scores"]
+
+_LONGEST_SIGNATURE = 160
+
+
+def scores(results: Mapping[str, Any]) -> Raw:
+    """The table: every arm's test scores with intervals."""
+    arms = cells(results)
+    rows = [
+        [swatch(number, arm), *(_score(metrics.get(metric), places, metric) for metric, _, places in COLUMNS)]
+        for number, (arm, metrics) in enumerate(arms.items())
+    ]
+    seeds = len({run["seed"] for run in results["runs"]})
+    words = f", {results['test_words']:,} test words" if results["test_words"] else ""
+    caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its 95 % interval"
+    return table(["arm", *(heading for _, heading, _ in COLUMNS)], rows, "numbers cards", caption)
+
+
+def _score(entry: Mapping[str, Any] | None, places: int, metric: str) -> Raw:
+    mean = cell(entry, places, interval=False)
+    if entry is None or entry["low"] is None or metric == "seconds":
+        return Raw(f"<b>{mean}</b>")
+    low, high = f"{entry['low']:,.{places}f}", f"{entry['high']:,.{places}f}"
+    return Raw(f"<span><b>{mean}</b> <small>{low} to {high}</small></span>")
+
+
+def comparisons(results: Mapping[str, Any]) -> Raw:
+    """Every paired difference with its verdict."""
+    rows = [
+        [
+            METRIC_NAMES.get(line["metric"], line["metric"]),
+            f"{line['method']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
+            _amount(line["difference"], line["metric"]),
+            _interval(line),
+            _probability(line["probability_better"]),
+            Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{line["verdict"]}</span>'),
+        ]
+        for line in results["comparisons"]
+    ]
+    heads = ["score", "difference of", "mean", "95 % interval", "probability better", "verdict"]
+    return table(heads, rows, "cards", "Differences paired by seed and test word; below zero is better")
+
+
+def _interval(line: Mapping[str, Any]) -> Raw:
+    if line["low"] is None:
+        return Raw("\N{EN DASH}")
+    low, high = (_amount(line[end], line["metric"]) for end in ("low", "high"))
+    return Raw(f'<span class="whole">{low} to {high}</span>')
+
+
+def _probability(value: float | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return "> 0.99" if value > 0.99 else "< 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def _amount(value: float, metric: str) -> str:
+    if not metric.endswith("loss"):
+        return signed(value)
+    return ("\N{MINUS SIGN}" if value < 0 else "+") + f"{abs(value):.4f}"
+
+
+def reading_help(results: Mapping[str, Any]) -> Raw:
+    """What the numbers mean, in a few sentences."""
+    lines = [
+        "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
+        "WER: share of words with no pronunciation entirely right. PER: edit errors against the nearest reference, by "
+        "its symbols. Free-running gap: free-running minus teacher-forced PER, in points.",
+        "Intervals hold for other seeds and other test words: variance over seeds, plus that of a bootstrap over the "
+        "words, less what both hold; Student's t with Satterthwaite's degrees of freedom. Verdicts are at 5 %, "
+        "two-sided, adjusted by Holm for the comparisons of one score: an interval that just leaves out zero can "
+        "stay not decided.",
+    ]
+    if len({run["seed"] for run in results["runs"]}) == 1:
+        lines.append("With one seed the intervals hold for other words only, and nothing is decided.")
+    return Raw("".join(paragraph(line, "note") for line in lines))
+
+
+def costs(results: Mapping[str, Any]) -> Raw:
+    """What each arm cost, in training time and decoder passes."""
+    arms = cells(results)
+    base = next((run["label"] for run in results["runs"] if run["method"] == "teacher_forcing"), next(iter(arms)))
+    rows = [
+        [
+            swatch(number, arm),
+            *(part for name in ("seconds", "cpu_seconds", "decoder_passes") for part in _cost(arms, arm, base, name)),
+            cell(metrics.get("updates"), 0, interval=False),
+        ]
+        for number, (arm, metrics) in enumerate(arms.items())
+    ]
+    times = f"\N{MULTIPLICATION SIGN} {base}"
+    heads = ["arm", "seconds", times, "CPU seconds", times, "decoder passes", times, "updates"]
+    caption = "Cost of training a run (evaluation not counted), mean over seeds"
+    return table(heads, rows, "numbers cards", caption)
+
+
+def _cost(arms: Mapping[str, Mapping[str, Any]], arm: str, base: str, metric: str) -> tuple[str, str]:
+    own, other = arms[arm].get(metric), arms[base].get(metric)
+    ratio = f"{own['mean'] / other['mean']:.2f}" if own and other and other["mean"] else "\N{EN DASH}"
+    return cell(own, 0, interval=False), ratio
+
+
+def differing_words(found: Examples, arms: Sequence[str]) -> Raw:
+    """Words that one arm says right and another wrong: how many, and some of them."""
+    counts = table(
+        ["seed", f"only {found.first} right", f"only {found.second} right", "both right", "both wrong"],
+        [[str(t.seed), *(f"{n:,}" for n in (t.only_first, t.only_second, t.both, t.neither))] for t in found.tallies],
+        "numbers",
+        f"Test words, {found.first} against {found.second}",
+    )
+    rows = [
+        [word, " / ".join(references), *(_said(*said[arm]) for arm in arms)] for word, references, said in found.words
+    ]
+    shown = table(
+        ["word", "reference", *arms], rows, "cards words",
+        f"As many words from either side, at even distances from the alphabetical list, seed {found.seed}",
+    )  # fmt: skip
+    return Raw(counts + shown)
+
+
+def _said(output: str, wrong: bool) -> Raw:
+    text = paragraph(output or "(nothing)")[3:-4]
+    mark = "wrong" if wrong else "right"
+    return Raw(f'<span class="{mark}"><span class="mark">{mark}</span> {text}</span>')
+
+
+def methods(results: Mapping[str, Any]) -> Raw:
+    """Each method that took part: formula and where it comes from."""
+    from freerun.methods import METHODS
+
+    parts: list[str] = []
+    for name in dict.fromkeys(run["method"] for run in results["runs"]):
+        cls = METHODS.get(name)
+        if cls is None:
+            continue
+        labels = ", ".join(dict.fromkeys(run["label"] for run in results["runs"] if run["method"] == name))
+        heading = name if labels == name else f"{name} (arm {labels})"
+        summary = paragraph(f"{heading}: {cls.summary}.", "method")
+        formula = Raw(f"<pre>{paragraph(cls.citation.formula)[3:-4]}</pre>")
+        parts += [summary, formula, paragraph(cls.citation.reference, "note")]
+    return Raw("".join(parts))
+
+
+def recipe(results: Mapping[str, Any]) -> Raw:
+    """The resolved recipe as TOML."""
+    import tomli_w
+
+    return Raw(f"<pre>{paragraph(tomli_w.dumps(dict(results['recipe'])))[3:-4]}</pre>")
+
+
+def runs(results: Mapping[str, Any]) -> Raw:
+    """Every run with its numbers and signature."""
+    rows = [
+        [
+            f"{run['label']}-{run['seed']}",
+            _number(run["free_running"].get("wer"), 2),
+            _number(run["free_running"].get("per"), 2),
+            _number(run["teacher_forced"].get("loss"), 4),
+            _number(run["seconds"], 0),
+            _number(run["best"].get("step"), 0),
+            Raw(f"<code>{paragraph(_short(run['signature']))[3:-4]}</code>"),
+        ]
+        for run in results["runs"]
+    ]
+    heads = ["run", "WER %", "PER %", "teacher-forced loss", "seconds", "best after", "signature"]
+    return table(heads, rows, "cards", "Every run (test scores of the weights with the best dev score)")
+
+
+def _number(value: float | None, places: int) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:,.{places}f}"
+
+
+def _short(signature: str) -> str:
+    if len(signature) <= _LONGEST_SIGNATURE:
+        return signature
+    return f"{signature[:_LONGEST_SIGNATURE]}... ({len(signature):,} characters; whole in results.json)"

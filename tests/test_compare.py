@@ -1,0 +1,296 @@
+"""Plan, processes, results.json and verdict; and the command on a real toy task, from empty folder to resume."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from freerun.compare import folders, pool
+from freerun.compare.plan import Arm, PlannedRun, plan, ready
+from freerun.compare.progress import State, display_for
+from freerun.compare.results import collect, read
+from freerun.compare.run import compare
+from freerun.compare.table import table
+from freerun.errors import DivergedError, OccupiedError, UserError
+from simulated_runs import ARMS, write_comparison, write_run
+
+RECIPE = """
+name = "tiny"
+[data]
+kind = "toy"
+symbols = 6
+longest = 4
+train = 40
+dev = 6
+test = 8
+[model]
+size = 8
+[train]
+updates = UPDATES
+batch_size = 8
+evaluate_every = UPDATES
+[compare]
+seeds = [3]
+workers = 2
+[[compare.arms]]
+method = { name = "token_noise", exclude_gold = true, rate = { matched_to = "sampling" } }
+[[compare.arms]]
+label = "sampling"
+method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe and the folder of a real, finished comparison of it."""
+    folder = tmp_path_factory.mktemp("compare")
+    recipe, out = folder / "tiny.toml", folder / "out"
+    recipe.write_text(RECIPE.replace("UPDATES", "6"))
+    compare(recipe, [], out, progress=False)
+    return recipe, out
+
+
+def test_references_run_before_what_is_matched_to_them():
+    runs = plan(ARMS, [0, 1])
+    assert [run.name for run in runs] == [
+        "scheduled_sampling-0", "teacher_forcing-0", "token_noise-0",
+        "scheduled_sampling-1", "teacher_forcing-1", "token_noise-1",
+    ]  # fmt: skip
+    waiting = runs[2:3]
+    assert ready(waiting, {"teacher_forcing-0", "scheduled_sampling-1"}) is None
+    assert ready(waiting, {"scheduled_sampling-0"}) is runs[2]
+
+
+def test_a_matched_run_reads_its_reference_of_the_same_seed(tmp_path: Path):
+    noise = plan(ARMS, [7])[-1]
+    assert noise.method(tmp_path)["rate"] == {"measured": str(tmp_path / "scheduled_sampling-7" / "metrics.jsonl")}
+
+
+def test_all_problems_of_a_plan_at_once():
+    arms = [
+        Arm("a b", {}),
+        Arm("a-b", {}),
+        Arm("c", {"rate": {"matched_to": "c"}}),
+        Arm("d", {"rate": {"matched_to": "c"}}),
+    ]
+    with pytest.raises(UserError) as caught:
+        plan(arms, [1, 1])
+    text = str(caught.value)
+    for part in ("names 1 more than once", "share the folder name", "not another arm", "itself matched"):
+        assert part in text
+
+
+def test_results_have_the_public_face(tmp_path: Path):
+    results = write_comparison(tmp_path, words=120)
+    assert results == read(tmp_path)
+    assert results["schema"] == 1
+    wanted = {"method", "seed", "signature", "free_running", "teacher_forced", "seconds", "decoder_passes", "updates"}
+    assert all(wanted <= set(run) for run in results["runs"])
+    assert {tuple(entry) for entry in results["summary"]} == {("method", "metric", "mean", "low", "high", "seeds")}
+    wer = next(e for e in results["summary"] if (e["method"], e["metric"]) == ("token_noise", "free_running.wer"))
+    by_run = [run["free_running"]["wer"] for run in results["runs"] if run["label"] == "token_noise"]
+    assert wer["mean"] == pytest.approx(sum(by_run) / 2)
+    assert 0 <= wer["low"] < wer["mean"] < wer["high"] <= 100
+    pairs = [(c["method"], c["baseline"]) for c in results["comparisons"] if c["metric"] == "free_running.wer"]
+    assert pairs == [
+        ("scheduled_sampling", "teacher_forcing"),
+        ("token_noise", "teacher_forcing"),
+        ("scheduled_sampling", "token_noise"),
+    ]
+
+
+def test_differences_are_of_paired_words(tmp_path: Path):
+    results = write_comparison(tmp_path, words=80, seeds=(0, 1, 2))
+    for line in results["comparisons"]:
+        if not line["metric"].startswith("free_running"):
+            continue
+        mean = {e["method"]: e["mean"] for e in results["summary"] if e["metric"] == line["metric"]}
+        assert line["difference"] == pytest.approx(mean[line["method"]] - mean[line["baseline"]])
+        assert line["low"] < line["difference"] < line["high"]
+        assert (line["probability_better"] > 0.5) == (line["difference"] < 0)
+
+
+def test_a_null_result_is_said_as_one(tmp_path: Path):
+    verdict = write_comparison(tmp_path, words=150)["verdict"]
+    assert verdict.startswith("scheduled_sampling was not shown to differ from teacher_forcing in free-running WER")
+    assert "nothing here shows that its own errors teach more than as many random ones" in verdict
+    assert "2 seeds, 150 test words; fewer than 5 seeds: a hint, not a result" in verdict
+    assert verdict.count(". ") == 0
+
+
+@pytest.mark.parametrize(("move", "said"), [(-1.2, "better"), (1.2, "worse")])
+def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: float, said: str):
+    results = write_comparison(tmp_path, words=400, seeds=range(5), advantages={"scheduled_sampling": move}, updates=20)
+    assert f"scheduled_sampling is {said} than teacher_forcing in free-running WER" in results["verdict"]
+    assert f"is {said} than its matched noise control token_noise" in results["verdict"]
+    assert results["verdict"].endswith("(5 seeds, 400 test words).")
+
+
+def test_one_seed_and_one_arm_are_said(tmp_path: Path):
+    one_seed = write_comparison(tmp_path / "seed", words=60, seeds=(0,), updates=20)
+    assert "one seed decides nothing" in one_seed["verdict"]
+    assert {line["verdict"] for line in one_seed["comparisons"]} == {"not decided"}
+    one_arm = write_comparison(tmp_path / "arm", words=60, arms=ARMS[:1], updates=20)
+    assert one_arm["comparisons"] == []
+    assert "One arm was run (teacher_forcing)" in one_arm["verdict"]
+
+
+def test_runs_on_other_data_or_words_are_refused(tmp_path: Path):
+    runs = plan(ARMS[:2], [0])
+    for run in runs:
+        write_run(tmp_path / "runs" / run.name, run, [(f"w{i}", "A B") for i in range(20)], updates=20)
+    items = tmp_path / "runs" / runs[0].name / "test-items.jsonl"
+    whole = items.read_text()
+    items.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="different words"):
+        collect({}, runs, tmp_path)
+    items.write_text(whole)
+    path = tmp_path / "runs" / runs[0].name / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "ffff0000"}))
+    with pytest.raises(UserError, match="different data"):
+        collect({}, runs, tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match="without a finished summary: teacher_forcing-0"):
+        collect({}, runs, tmp_path)
+
+
+def test_table_shows_arms_and_intervals(tmp_path: Path):
+    console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(table(write_comparison(tmp_path, words=60, updates=20)))
+    text = console.export_text()
+    console.file.close()
+    assert "token_noise" in text
+    assert "[low, high]: 95 % interval" in text
+    assert text.count("[") >= 10
+
+
+def test_follower_reads_only_what_is_new_and_whole(tmp_path: Path):
+    follower = folders.Follower(tmp_path)
+    assert follower.look() == 0
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"event":"header"}\n{"event":"update","step":0}\n{"event":"upd')
+    assert follower.look() == 1
+    with path.open("a") as file:
+        file.write('ate","step":1}\n{"event":"evaluate","step":2,"split":"dev","free_running":{"wer":30.04}}\n')
+    assert (follower.look(), follower.score) == (2, "dev WER 30.0 %")
+    path.write_text('{"event":"update","step":0}\n')
+    assert follower.look() == 1
+
+
+def test_plain_lines_tell_how_far_the_runs_are(capsys: pytest.CaptureFixture[str]):
+    display = display_for(100, 2, True)
+    display.show([State("a-0", "running", 50, "dev WER 9.0 %"), State("b-0", "done", 100)])
+    display.close()
+    assert "1 of 2 runs done  |  a-0 50/100 dev WER 9.0 %" in capsys.readouterr().err
+
+
+def child(tmp_path: Path, code: str) -> pool.Child:
+    run = PlannedRun(Arm("arm", {}), 0)
+    return pool.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
+
+
+def test_a_failed_run_shows_the_end_of_what_it_printed(tmp_path: Path):
+    failed = child(tmp_path, "import sys; print('loss is nan', file=sys.stderr); sys.exit(6)")
+    failed.process.wait()
+    error = pool.child_error(failed, "freerun compare R --out O --resume")
+    assert isinstance(error, DivergedError)
+    for part in ("run arm-0 ended with exit code 6", "loss is nan", "go on with: freerun compare R --out O --resume"):
+        assert part in str(error)
+
+
+def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up'); time.sleep(60)"
+    stubborn, gentle = child(tmp_path / "a", code), child(tmp_path / "b", "import time; print('up'); time.sleep(60)")
+    deadline = time.monotonic() + 20
+    while not (stubborn.log.read_text() and gentle.log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pool.stop_all([stubborn, gentle], patience=0.5)
+    assert stubborn.process.returncode == -signal.SIGKILL
+    assert gentle.process.returncode not in (None, 0)
+    assert "KeyboardInterrupt" in gentle.log.read_text()
+
+
+def test_a_missing_extra_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "altair" else found(name, *rest)
+    )
+    with pytest.raises(UserError, match=r"the report needs altair: pip install 'freerun\[report\]'"):
+        compare(tmp_path / "no.toml", [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_comparison(finished: tuple[Path, Path]):
+    _, out = finished
+    results = read(out)
+    assert [(run["label"], run["seed"]) for run in results["runs"]] == [("token_noise", 3), ("sampling", 3)]
+    assert results["test_words"] == 8
+    assert all(run["updates"] == 6 and run["decoder_passes"] > 0 for run in results["runs"])
+    noise, sampling = (
+        [e for e in folders.events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"]
+    )
+    assert sum(event["disagreeing"] for event in sampling) > 0
+    assert all(event["disagreeing"] == event["replaced"] for event in noise)
+    header = "recipes/token_noise-3.toml"
+    assert "runs/sampling-3/metrics.jsonl" in (out / header).read_text().replace(os.sep, "/")
+
+
+def test_an_occupied_folder_is_refused_and_resume_reuses_runs(finished: tuple[Path, Path]):
+    recipe, out = finished
+    with pytest.raises(OccupiedError, match="holds a finished comparison"):
+        compare(recipe, [], out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
+    (out / "results.json").unlink()
+    with pytest.raises(OccupiedError, match="comparison that was started"):
+        compare(recipe, [], out)
+    compare(recipe, [], out, resume=True, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")} == before
+    assert len(before) == 2
+
+
+def test_resume_with_another_recipe_is_refused(finished: tuple[Path, Path]):
+    recipe, out = finished
+    with pytest.raises(UserError, match=r"train\.lr: 0\.001 there, 0\.5 now") as caught:
+        compare(recipe, ["train.lr=0.5"], out, resume=True, progress=False)
+    assert "--overwrite" in str(caught.value)
+
+
+@pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: about a minute")
+def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path: Path):
+    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
+    recipe.write_text(RECIPE.replace("UPDATES", "400"))
+    command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert f"go on with: freerun compare {recipe} --out {out} --resume" in said
+    assert not (out / "results.json").exists()
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    results: dict[str, Any] = read(out)
+    assert [run["updates"] for run in results["runs"]] == [400, 400]
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.slow(reason="trains a real run until it diverges: some ten seconds of imports")
+def test_a_run_that_fails_stops_the_comparison(tmp_path: Path):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE.replace("UPDATES", "50"))
+    arms = 'compare.arms=[{label = "gold", method = {name = "teacher_forcing"}}]'
+    with pytest.raises(DivergedError, match=r"run gold-3 ended with exit code 6(.|\n)*diverged"):
+        compare(recipe, [arms, "train.lr=1e30", "train.clip=0"], tmp_path / "out", progress=False)

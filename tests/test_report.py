@@ -1,0 +1,184 @@
+"""report.html: whole, offline, readable without JavaScript, small; and as a real browser shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from freerun import report
+from freerun.compare.plan import Arm
+from freerun.errors import UserError
+from freerun.report.readings import curves, examples, load, shares
+from simulated_runs import ARMS, write_comparison
+
+VOID = {"meta", "br", "img", "input", "hr", "link"}
+
+
+class Page(HTMLParser):
+    """Tags as they are nested, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison")
+    write_comparison(folder, words=200)
+    report.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_is_small_and_loads_nothing(html: str):
+    assert len(html.encode()) < 1_000_000
+    assert re.findall(r"(?i)\b(?:src|href|srcset|action)\s*=", html) == []
+    assert re.findall(r"(?i)https?:|//[a-z]|url\(|@import|<script|<link", html) == []
+
+
+def test_its_parts_are_there_in_order(html: str):
+    page = Page(html)
+    text = " ".join(page.words)
+    assert html.index("not shown to differ") < html.index("<table") < html.index("<figure")
+    heads = ["Scores", "Differences", "Training", "What the histories held", "Costs", "Words on which arms differ"]
+    heads += ["Methods", "Runs and data", "Recipe"]
+    places = [html.index(f"<h2>{head}</h2>") for head in heads]
+    assert places == sorted(places)
+    for part in (
+        "arXiv:1506.03099",
+        "teacher_forcing_ratio",
+        "0123abcd",
+        "2.13.0",
+        "kind = ",
+        "scheduled_sampling(...)",
+    ):
+        assert part in text
+
+
+def test_every_figure_has_words_and_numbers(html: str):
+    tags = Page(html).tags
+    figures = sum(tag == "figure" for tag, _ in tags)
+    drawings = [attrs for tag, attrs in tags if attrs.get("class") == "drawing"]
+    assert figures == len(drawings) == 8
+    assert all(attrs["role"] == "img" and len(attrs["aria-label"] or "") > 30 for attrs in drawings)
+    assert sum(tag == "details" for tag, _ in tags) == figures
+    assert all(attrs.get("aria-hidden") == "true" for tag, attrs in tags if tag == "svg")
+
+
+def test_colours_come_from_the_style_sheet(html: str):
+    body = html[html.index("<body") :]
+    assert re.findall(r"#[0-9a-f]{6}", body) == []
+    used = set(re.findall(r"var\((--[\w-]+)\)", body))
+    dark = html[html.index("prefers-color-scheme: dark") :]
+    assert used
+    assert all(f"{name}:" in dark for name in used)
+
+
+def test_text_from_files_is_escaped(tmp_path: Path):
+    arms = [ARMS[0], Arm("<b>&amp", {"name": "scheduled_sampling"})]
+    write_comparison(tmp_path, words=40, arms=arms, updates=20)
+    html = report.write(tmp_path).read_text(encoding="utf-8")
+    Page(html)
+    assert "<b>&amp;<" not in html
+    assert "&lt;b&gt;&amp;amp" in html
+
+
+def test_one_arm_one_seed_is_a_report_too(tmp_path: Path):
+    write_comparison(tmp_path, words=40, arms=ARMS[:1], seeds=(0,), updates=20)
+    Page(report.write(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_no_comparison_is_an_error(tmp_path: Path):
+    with pytest.raises(UserError, match=r"holds no results\.json; make one with: freerun compare"):
+        report.write(tmp_path)
+
+
+def test_realised_share_and_schedule_and_matched_noise(out: Path):
+    from freerun.compare.results import read
+
+    runs = load(read(out), out)
+    replaced = {(curve.arm, curve.planned): dict(curve.points) for curve in shares(runs, "replaced")}
+    assert ("teacher_forcing", False) not in replaced
+    happened, asked = replaced["scheduled_sampling", False], replaced["scheduled_sampling", True]
+    assert happened.keys() == asked.keys()
+    # 5 updates x 600 entries x 2 seeds: standard deviation at most 0.65 points
+    assert max(abs(happened[step] - asked[step]) for step in asked) < 3.5
+    wrong = {curve.arm: dict(curve.points) for curve in shares(runs, "disagreeing")}
+    assert max(abs(wrong["scheduled_sampling"][s] - wrong["token_noise"][s]) for s in wrong["token_noise"]) < 4
+    lines = curves(runs, "free_running", "per")
+    assert [line.number for line in lines] == [0, 1, -1] * 3
+
+
+def test_examples_are_from_both_sides(out: Path):
+    from freerun.compare.results import read
+
+    found = examples(read(out), out, ("scheduled_sampling", "teacher_forcing"), each=3)
+    assert found is not None
+    rights = [not said["scheduled_sampling"][1] for _, _, said in found.words]
+    assert rights == [True] * 3 + [False] * 3
+    assert all(t.only_first + t.only_second + t.both + t.neither == 200 for t in found.tallies)
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const seen = [...document.querySelectorAll(".drawing svg")].filter(svg => svg.getBoundingClientRect().width > 200);
+  const lines = [...document.querySelectorAll(".drawing path")].map(path => getComputedStyle(path).stroke);
+  parent.document.body.innerText = JSON.stringify({
+    inner: innerWidth, scroll: document.documentElement.scrollWidth, figures: seen.length,
+    colours: new Set(lines.filter(colour => colour !== "none")).size,
+    background: getComputedStyle(document.body).backgroundColor,
+    loaded: performance.getEntriesByType("resource").length,
+  });
+})</script>"""
+
+
+@pytest.mark.slow(reason="opens the page in headless Chromium, which must be installed (Debian's package chromium)")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
+def test_a_real_browser_shows_it(out: Path, tmp_path: Path, scheme: str, width: int):
+    # in a frame, as Chromium makes no window narrower than 500 pixels
+    inside = escape((out / "report.html").read_text(encoding="utf-8") + MEASURE)
+    frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{inside}"></iframe>'
+    page = tmp_path / "frame.html"
+    page.write_text(f'<meta charset="utf-8"><meta name="color-scheme" content="light dark">{frame}', encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900", "--virtual-time-budget=2000"]
+    flags += ["--blink-settings=preferredColorScheme=" + {"light": "1", "dark": "0"}[scheme]]
+    done = subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r'\{"inner.*\}', done.stdout)[0])  # type: ignore[index]
+    assert found["inner"] == width
+    assert found["scroll"] <= width
+    assert found["figures"] == 8
+    assert found["colours"] >= 4
+    assert found["background"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
+    assert found["loaded"] == 0
