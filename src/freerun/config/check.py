@@ -31,7 +31,7 @@ def read_section(
         path: where the table stands; a table that is not there counts as empty.
         cls: a dataclass; its type hints and its ``low``/``high`` field metadata are what is allowed.
         hidden: fields a recipe cannot set.
-        elsewhere: key -> the section it belongs to, for keys of other sections.
+        elsewhere: key -> where it belongs ("in [train]"), for keys of other sections.
         readers: field -> how to read its value where a plain type does not do.
     """
     table = _table_at(source, path)
@@ -99,11 +99,11 @@ def check_keys(
 
 def _hint(key: str, known: Collection[str], elsewhere: Mapping[str, str]) -> str:
     if key in elsewhere:
-        return f"`{key}` belongs in {elsewhere[key]}"
+        return f"`{key}` belongs {elsewhere[key]}"
     if near := nearest(key, known):
         return f"did you mean `{near}`?"
     if (far := nearest(key, elsewhere)) and len(key) > 2:
-        return f"did you mean `{far}` in {elsewhere[far]}?"
+        return f"did you mean `{far}` {elsewhere[far]}?"
     return f"the keys here are {', '.join(known)}" if known else "there are no keys here"
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ __all__ = [
     "saved_recipe", "write_recipe",
 ]  # fmt: skip
 
-RUN_FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "lock", "crash.json")
-_RUN_FOLDERS = {"checkpoints": "step-*", "model": "*", "tensorboard": "events.out.tfevents.*"}
-_MODEL_FILES = ("model.safetensors", "model.json", "manifest.json")
+RUN_FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "lock")
+_RUN_FOLDERS: dict[str, tuple[str, ...]] = {
+    "checkpoints": ("step-*", "best-*"),
+    "model": ("model.safetensors", "model.json", "manifest.json"),
+    "tensorboard": ("events.out.tfevents.*",),
+}
+_TEMPORARY = ".writing-*"  # what a killed writer leaves
 
 
 def holds_run(folder: Path) -> bool:
@@ -53,6 +58,8 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             state = "a finished run" if finished else "a run that was started and not finished"
             advice = "--overwrite replaces it" if finished else "--resume goes on with it, --overwrite replaces it"
             raise OccupiedError(f"{folder} holds {state}\n  help: {advice}; or give another --out")
+        if overwrite:
+            _refuse_foreign_checkpoints(folder / "checkpoints")
         return
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in RUN_FILES)
     if foreign:
@@ -62,19 +69,33 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
+def _refuse_foreign_checkpoints(folder: Path) -> None:
+    ours = set(_ours(folder, "checkpoints"))
+    foreign = [entry.name for entry in folder.iterdir() if entry not in ours] if folder.is_dir() else []
+    if foreign:
+        raise OccupiedError(
+            f"{folder} holds what no run wrote ({', '.join(sorted(foreign)[:5])})"
+            "\n  help: move it away, or give another --out"
+        )
+
+
+def _ours(folder: Path, name: str) -> list[Path]:
+    return [path for pattern in (*_RUN_FOLDERS[name], _TEMPORARY) for path in folder.glob(pattern)]
+
+
 def clear_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else."""
     for name in RUN_FILES:
         if name != "lock":
             (folder / name).unlink(missing_ok=True)
-    for name, pattern in _RUN_FOLDERS.items():
+    for name in _RUN_FOLDERS:
         inside = folder / name
         if inside.is_symlink() or not inside.is_dir():
             continue
-        for entry in [*inside.glob(pattern), *inside.glob(".writing-*")]:
+        for entry in _ours(inside, name):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif name != "model" or entry.name in _MODEL_FILES:
+            else:
                 entry.unlink()
         if not any(inside.iterdir()):
             inside.rmdir()
@@ -96,7 +117,8 @@ def probe(folder: Path) -> None:
         tried.replace(folder / f".probed-{os.getpid()}")
         (folder / f".probed-{os.getpid()}").unlink()
     except OSError as error:
-        tried.unlink(missing_ok=True)
+        with suppress(OSError):
+            tried.unlink()
         raise UserError(f"{folder} cannot be written: {error.strerror or error}\n  help: give another --out") from None
 
 

@@ -89,11 +89,11 @@ def _as_dict(settings: Any) -> dict[str, Any]:
 
 
 def _but(section: str, elsewhere: Mapping[str, str]) -> dict[str, str]:
-    return {key: place for key, place in elsewhere.items() if place != f"[{section}]"}
+    return {key: place for key, place in elsewhere.items() if place != f"in [{section}]"}
 
 
 def _sections_of_keys(table: Mapping[str, Any], train: type[Any]) -> dict[str, str]:
-    """Key -> the section it belongs to."""
+    """Key -> where it belongs."""
     data = DATA_KINDS.get(str(_get(table, "data", "kind")))
     known = {
         "[data]": [each.name for each in fields(data)] if data else ["kind", "path"],
@@ -103,8 +103,8 @@ def _sections_of_keys(table: Mapping[str, Any], train: type[Any]) -> dict[str, s
         "[train]": [each.name for each in fields(train) if each.name != "seed"],
         "[method]": ["teacher_forcing_ratio"],
     }
-    places = {key: section for section, keys in known.items() for key in keys if key not in ("kind", "train")}
-    return {**places, "seed": "the top of the file", "name": "the top of the file"}
+    places = {key: f"in {section}" for section, keys in known.items() for key in keys if key not in ("kind", "train")}
+    return {**places, "seed": "at the top of the file", "name": "at the top of the file"}
 
 
 def _get(table: Mapping[str, Any], section: str, key: str) -> Any:

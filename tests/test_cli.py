@@ -1,0 +1,252 @@
+"""The command: what it prints and where, its exit codes, and that nothing heavy is loaded for help."""
+
+import io
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from freerun.cli import entry, main
+from freerun.errors import CheckpointError, DivergedError, OccupiedError, ResourceError, UserError
+from freerun.methods import METHODS
+from freerun.schedules import SCHEDULES
+from tiny_recipes import write
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", str(write(folder.parent)), "--out", str(folder)]) == 0
+    return folder
+
+
+def python(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["recipes"]])
+def test_help_needs_no_torch(arguments):
+    done = python(
+        "import sys; from freerun.cli import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'numpy', 'scipy', 'altair'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else code)",
+        *arguments,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_broken_recipe_is_refused_without_torch(tmp_path):
+    (tmp_path / "broken.toml").write_text("name = tiny\n")
+    done = python(
+        "import sys; from freerun.cli import main; code = main(sys.argv[1:]);"
+        "sys.exit('torch was loaded' if 'torch' in sys.modules else code)",
+        "train", str(tmp_path / "broken.toml"), "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "broken.toml:1:8: broken TOML" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_takes_less_than_half_a_second_of_cpu():
+    def spent():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = spent()
+    for _ in range(3):
+        subprocess.run([sys.executable, "-m", "freerun", "--help"], check=True, capture_output=True, timeout=60)
+    assert (spent() - before) / 3 < 0.5
+
+
+def test_train_prints_results_to_stdout_and_the_rest_to_stderr(tmp_path, capsys):
+    assert main(["train", str(write(tmp_path)), "--out", str(tmp_path / "run"), "--set", "train.updates=6"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith("test, teacher_forced: loss ")
+    assert lines[1].startswith("test, free_running: per ")
+    assert lines[2] == str(tmp_path / "run")
+    assert "train: 200 words" in err
+    assert "teacher_forcing_ratio = P(gold) falls" in err
+
+
+def test_generate_from_a_file_and_from_standard_input(run, tmp_path, capsys, monkeypatch):
+    words = tmp_path / "words.txt"
+    words.write_text("abc\n\nfed\n")
+    assert main(["generate", str(run), "--input", str(words)]) == 0
+    from_file = capsys.readouterr().out
+    assert [line.split("\t")[0] for line in from_file.splitlines()] == ["abc", "fed"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\nfed\n")))
+    assert main(["generate", str(run)]) == 0
+    assert capsys.readouterr().out == from_file
+    assert main(["generate", str(run), "--input", str(words), "--beams", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"abc\nxyz\n", "words.txt:2: symbols 'x', 'y', 'z' were never seen in training"),
+        (b"abc\n\xff\xfe\n", "words.txt:2: not UTF-8"),
+        (b"\n\n", "words.txt: holds no word"),
+    ],
+)
+def test_words_that_cannot_be_read(run, tmp_path, capsys, content, expected):
+    (tmp_path / "words.txt").write_bytes(content)
+    assert main(["generate", str(run), "--input", str(tmp_path / "words.txt")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert expected in err
+
+
+def test_evaluate_gives_json_with_both_sides(run, tmp_path, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    summary = json.loads((run / "summary.json").read_text())
+    assert found["signature"] == summary["signature"]
+    assert found["words"] == 20
+    for side in ("teacher_forced", "free_running"):
+        assert found[side] == pytest.approx(summary["test"][side])
+    (tmp_path / "pairs.tsv").write_text("abc\ta b c\nfed\tf e d\n")
+    assert main(["evaluate", str(run), "--data", str(tmp_path / "pairs.tsv"), "--beams", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["words"], found["beams"]) == (2, 2)
+
+
+def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
+    assert main(["check", str(run)]) == 0
+    assert "step_equals_parallel" in capsys.readouterr().out
+    (tmp_path / "leaky_models.py").write_text(
+        "import torch\nfrom freerun import Batch\n"
+        "ids = torch.tensor([[1, 2, 0], [2, 1, 0]])\nbatch = Batch(ids, ids, ids >= 0)\n"
+        "def leaks(batch):\n    return torch.nn.functional.one_hot(batch.history, 3).float()\n"
+        "def pair():\n    return leaks, batch\n"
+        "def fails():\n    raise RuntimeError('no weights')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "leaky_models:pair"]) == 2
+    out, err = capsys.readouterr()
+    assert "unshifted_history: outputs at position t move when history[t] changes" in out
+    assert "the model is refused: " in err
+    for target, expected in [
+        ("leaky_models:batch", "must be (model, batch)"), ("leaky_models:nothing", "has no 'nothing'"),
+        ("no_such_module:pair", "No module named"), ("leaky_models:fails", "raised RuntimeError: no weights"),
+    ]:  # fmt: skip
+        assert main(["check", target]) == 2
+        assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["methods", "schedules"])
+def test_lists_name_everything_there_is(kind, capsys):
+    known = METHODS if kind == "methods" else SCHEDULES
+    assert main([kind]) == 0
+    listed = capsys.readouterr().out
+    assert all(any(line.startswith(name) for line in listed.splitlines()) for name in known)
+    for name in known:
+        assert main([kind, name]) == 0
+        shown = capsys.readouterr().out
+        assert "Parameters:" in shown
+        formula = known[name].citation.formula if kind == "methods" else known[name].formula
+        assert formula.splitlines()[0] in shown
+        assert kind == "schedules" or known[name].citation.bibtex in shown
+
+
+def test_recipes_are_listed_and_printed(capsys):
+    assert main(["recipes"]) == 0
+    assert "g2p-demo " in capsys.readouterr().out
+    assert main(["recipes", "g2p-demo"]) == 0
+    repository = Path(__file__).parent.parent / "recipes" / "g2p-demo.toml"
+    assert capsys.readouterr().out == repository.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "train"),
+        (["train"], "RECIPE"),
+        (["train", "copy"], "--out"),
+        (["train", "copy", "--ot", "x"], "--out"),
+        (["train", "copy", "--out", "x", "--bogus"], "--bogus"),
+        (["generate", "x", "--beams", "many"], "--beams"),
+        (["methods", "scheduled_samplin"], "did you mean scheduled_sampling?"),
+        (["schedules", "liner"], "did you mean linear?"),
+        (["recipes", "g2p"], "there is no recipe 'g2p'"),
+        (["train", "nowhere.toml", "--out", "x"], "nowhere.toml: there is no such file"),
+        (["train", "copy", "--out", "x", "--set", "train.lrr=1"], "did you mean `lr`?"),
+        (["train", "g2p-cmudict", "--out", "x"], "--set data.path=FOLDER"),
+    ],
+)
+def test_wrong_commands_exit_with_2_and_one_message(arguments, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert expected in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_occupied_and_useless_folders(run, tmp_path, capsys):
+    recipe = str(write(tmp_path))
+    assert main(["train", recipe, "--out", str(run)]) == 3
+    assert "holds a finished run\n  help: --overwrite" in capsys.readouterr().err
+    assert main(["train", recipe, "--out", str(run), "--resume", "--set", "train.lr=0.5"]) == 2
+    assert "train.lr: 0.001 there, 0.5 now" in capsys.readouterr().err
+    assert main(["train", recipe, "--out", str(run), "--resume"]) == 0
+    assert main(["train", recipe, "--out", str(run), "--resume", "--overwrite"]) == 2
+    for command in ("generate", "evaluate", "check"):
+        assert main([command, str(tmp_path)]) == 4
+        assert "no model/model.json in" in capsys.readouterr().err
+    assert main(["train", recipe, "--out", str(tmp_path / "new"), "--init", str(tmp_path)]) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (UserError(["one", "two"]), 2, "error: one\nerror: two\n2 errors\n"),
+        (OccupiedError("taken"), 3, "error: taken\n"),
+        (CheckpointError("damaged"), 4, "error: damaged\n"),
+        (ResourceError("full"), 5, "error: full\n"),
+        (MemoryError(), 5, "error: out of memory"),
+        (OSError(28, "No space left on device"), 5, "error: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: permission denied\n"),
+        (DivergedError("nan"), 6, "error: nan\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_every_error_has_its_exit_code(error, code, expected, capsys):
+    def command():
+        raise error
+
+    assert entry.guarded(command) == code
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_our_own_faults_leave_a_report(capsys):
+    def command():
+        raise ZeroDivisionError("oh")
+
+    assert entry.guarded(command, ["train", "x"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: freerun failed unexpectedly: ZeroDivisionError: oh\n")
+    assert "Traceback" not in err
+    report = Path(next(word for word in err.split() if "freerun-report-" in word))
+    text = report.read_text(encoding="utf-8")
+    report.unlink()
+    assert "Traceback" in text
+    assert "['train', 'x']" in text
+
+
+def test_a_reader_that_goes_away_is_no_error(run):
+    code = (
+        "import os, sys; os.close(1); r, w = os.pipe(); os.close(r); os.dup2(w, 1);"
+        "from freerun.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = python(code, "methods")
+    assert (done.returncode, done.stderr) == (0, "")

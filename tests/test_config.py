@@ -1,0 +1,322 @@
+"""Recipes: places, overrides, round trips, what is built from them, and the folder a run goes to."""
+
+import json
+import tomllib
+
+import pytest
+import tomli_w
+import torch
+
+from freerun.config import load_recipe, recipe_table, shipped_recipes
+from freerun.config.build import build
+from freerun.config.folder import check_folder, clear_run, probe
+from freerun.config.load import evaluate_run, load_run, pronounce, trial_batch
+from freerun.config.parameters import measured_rate
+from freerun.config.run import direction, header, run_recipe
+from freerun.config.toml_lines import key_places
+from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.schedules import Table
+from tiny_recipes import TINY, changed, write
+
+NEEDS_PATH = ("g2p-cmudict", "g2p-sigmorphon")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    recipe = load_recipe(write(folder.parent))
+    summary = run_recipe(recipe, folder, progress=False)
+    return folder, recipe, summary
+
+
+def test_places_of_every_kind_of_key():
+    text = (
+        "# comment = 1\n"
+        'a.b = "x # y"\n'
+        "list = [\n  1, # one\n  { k = [2] },\n]\n"
+        '"quoted key" = """\nfalse = 1\n"""\n'
+        "[t]\nm = { n = { o = 1 }, p = 'q = 3' }\n"
+        "[[t.arms]]\nlabel = 1\n[[t.arms]]\nlabel = 2\n[t.arms.method]\nname = 3\n"
+    )
+    tomllib.loads(text)
+    places = key_places(text)
+    expected = {
+        ("a",): 2, ("a", "b"): 2, ("list",): 3, ("list", 0): 4, ("list", 1): 5, ("list", 1, "k"): 5,
+        ("quoted key",): 7, ("t",): 10, ("t", "m"): 11, ("t", "m", "n", "o"): 11, ("t", "m", "p"): 11,
+        ("t", "arms", 0, "label"): 13, ("t", "arms", 1, "label"): 15, ("t", "arms", 1, "method", "name"): 17,
+    }  # fmt: skip
+    assert {path: places.line(path) for path in expected} == expected
+    assert places.line(("t", "arms", 1, "lable")) == 14
+    assert places.twice == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "=", "a", "a = [", 'a = "x', "a = {", "[[a", "a = [1 2", "a = {b = }", "\\", "a.=1"]
+)
+def test_places_of_broken_text_end(text):
+    key_places(text)
+    key_places(text + "\nb = 1\n")
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name not in NEEDS_PATH])
+def test_shipped_recipes_are_valid(name):
+    assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", NEEDS_PATH)
+def test_recipes_that_need_a_path_say_so(name):
+    with pytest.raises(UserError, match=r"`path` is missing: .*\n.*--set data\.path=FOLDER") as caught:
+        load_recipe(name)
+    assert len(caught.value.problems) == 1
+    assert load_recipe(name, ["data.path=/somewhere"]).data.path == "/somewhere"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_line_of_a_shipped_recipe_is_explained(name):
+    lines = shipped_recipes()[name].read_text(encoding="utf-8").splitlines()
+    bare = [
+        line for before, line in zip(["", *lines], lines, strict=False)
+        if "=" in line and "#" not in line and not before.startswith("#") and "[[compare.arms]]" not in before
+        and not line.startswith("method =")
+    ]  # fmt: skip
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_resolved_recipe_reads_back_equal(name, tmp_path):
+    recipe = load_recipe(name, ["data.path=x"] if name in NEEDS_PATH else [])
+    path = write(tmp_path, tomli_w.dumps(recipe_table(recipe)))
+    again = load_recipe(path)
+    assert again == recipe
+    assert recipe_table(again) == recipe_table(recipe)
+
+
+def test_none_survives_the_round_trip(tmp_path):
+    recipe = load_recipe(write(tmp_path), ["model.attention=none", "train.patience=3"])
+    assert recipe.model.attention is None
+    again = load_recipe(write(tmp_path, tomli_w.dumps(recipe_table(recipe)), "again.toml"))
+    assert again.model.attention is None
+    assert again.train.patience == 3
+
+
+def test_overrides(tmp_path):
+    path = write(tmp_path)
+    recipe = load_recipe(
+        path,
+        ["train.lr=3e-3", "seed=7", "name=other", "model.cell=gru", "train.bucket=false",
+         "method.teacher_forcing_ratio.end=0.25", "train.updates=20", "train.updates=30"],
+    )  # fmt: skip
+    assert (recipe.train.lr, recipe.train.seed, recipe.seed, recipe.name) == (3e-3, 7, 7, "other")
+    assert (recipe.model.cell, recipe.train.bucket, recipe.train.updates) == ("gru", False, 30)
+    assert recipe.method.parameters["teacher_forcing_ratio"]["end"] == 0.25
+    assert load_recipe(path, ["method=teacher_forcing"]).method.name == "teacher_forcing"
+    whole = load_recipe(path, ['method={name="token_noise", rate=0.1}'])
+    assert whole.method.table() == {"name": "token_noise", "rate": 0.1}
+
+
+def test_overrides_of_arms():
+    recipe = load_recipe("g2p-demo", ["compare.arms.1.label=sampled", "compare.arms.2.method.rate=0.1"])
+    assert [arm.label for arm in recipe.compare.arms] == ["teacher_forcing", "sampled", "matched_noise"]
+
+
+def test_a_schedule_without_steps_takes_the_whole_run(tmp_path):
+    _, _, method, _ = build(load_recipe(write(tmp_path)))
+    assert repr(method) == "scheduled_sampling(teacher_forcing_ratio=linear(start=1.0, end=0.5, steps=12))"
+    nested = '{schedule="linear", unit="sample", start=1.0, end=0.5}'
+    _, _, method, _ = build(load_recipe(write(tmp_path), [f"method.teacher_forcing_ratio={nested}"]))
+    assert method.teacher_forcing_ratio.steps == 12 * 32
+
+
+def test_draws_gates_and_joins(tmp_path):
+    overrides = [
+        'method.draw={draw="sample", temperature=0.5, top_k=2}',
+        'method.coin={gate="prefix"}',
+        'method.teacher_forcing_ratio={schedule="join", boundaries=[6], schedules='
+        '[{schedule="constant", value=1.0}, {schedule="linear", start=1.0, end=0.5, steps=6}]}',
+    ]
+    _, _, method, _ = build(load_recipe(write(tmp_path), overrides))
+    assert "draw=sample(temperature=0.5, top_k=2)" in repr(method)
+    assert "Prefix()" in repr(method)
+    assert [method.teacher_forcing_ratio(step) for step in (0, 6, 9, 12)] == [1.0, 1.0, 0.75, 0.5]
+
+
+def test_arms_of_a_seed_begin_with_the_same_weights(tmp_path):
+    path = write(tmp_path)
+    weights = [
+        build(load_recipe(path, overrides))[0].state_dict()
+        for overrides in ([], ["method=teacher_forcing"], ["seed=4"])
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_unigram_noise_takes_the_training_counts(tmp_path):
+    recipe = load_recipe(write(tmp_path), ['method={name="token_noise", noise="unigram", rate=0.2}'])
+    _, task, method, _ = build(recipe)
+    flat = [symbol for _, target in task.data.examples for symbol in [*target, 0]]
+    assert method.frequencies == tuple(float(flat.count(symbol)) for symbol in range(7))
+
+
+def test_measured_rate_is_disagreeing_over_eligible(run, tmp_path):
+    folder, _, _ = run
+    rate = measured_rate(folder / "metrics.jsonl")
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    updates = [event for event in events if event["event"] == "update"]
+    assert rate == Table(values=tuple(event["disagreeing"] / event["eligible"] for event in updates))
+    assert len(rate.values) == 12
+    assert max(rate.values) > 0
+    setting = f'method={{name="token_noise", rate={{measured="{folder}/metrics.jsonl"}}}}'
+    _, _, method, _ = build(load_recipe(write(tmp_path), [setting]))
+    assert method.rate == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "not json\n", '{"event": "update", "step": 1, "disagreeing": 1, "eligible": 2}\n']
+)
+def test_measured_rate_of_something_else(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+        measured_rate(tmp_path / "metrics.jsonl")
+
+
+def test_a_run_leaves_its_resolved_recipe_and_summary(run):
+    folder, recipe, summary = run
+    assert load_recipe(folder / "recipe.toml") == recipe
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert summary["seed"] == 3
+    assert set(summary["test"]) == {"teacher_forced", "free_running"}
+
+
+def test_the_header_says_counts_method_and_direction(run):
+    folder, recipe, _ = run
+    model, task, method, _ = build(recipe)
+    text = "\n".join(header(recipe, task.header(), method, model, folder))
+    assert "train: 200 words" in text
+    assert "linear(start=1.0, end=0.5, steps=12)" in text
+    assert "falls from 1 to" in text
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in text
+    assert str(folder) in text
+
+
+def test_directions_in_words(tmp_path):
+    def words(text):
+        return direction(build(load_recipe(write(tmp_path), [f"method={text}"]))[2], 12)
+
+    ratio = '{name="scheduled_sampling", teacher_forcing_ratio=%s}'
+    assert "rises from 0 to" in words(ratio % '{schedule="linear", start=0.0, end=1.0, steps=12}')
+    assert "stays at 0.5" in words(ratio % "0.5")
+    assert words('{name="teacher_forcing"}') == ""
+
+
+def test_a_used_folder_is_refused(run, tmp_path):
+    folder, recipe, summary = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(OccupiedError, match=r"holds a finished run\n  help: --overwrite"):
+        run_recipe(recipe, folder, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert run_recipe(recipe, folder, resume=True, progress=False) == summary
+    (tmp_path / "notes.txt").write_text("mine")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(OccupiedError, match=r"no run wrote what it holds \(notes\.txt\)"):
+            run_recipe(recipe, tmp_path, progress=False, **flags)
+    with pytest.raises(OccupiedError, match="is a file"):
+        check_folder(tmp_path / "notes.txt", resume=False, overwrite=False)
+    with pytest.raises(UserError, match="give one of them"):
+        check_folder(folder, resume=True, overwrite=True)
+
+
+def test_overwrite_removes_what_a_run_writes_and_nothing_else(tmp_path):
+    for name in ("recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    for name in (
+        "checkpoints/step-00000006/a",
+        "checkpoints/best-00000006/a",
+        "checkpoints/mine/a",
+        "model/model.json",
+        "model/own.bin",
+        "plots/a",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    clear_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("x")
+    with pytest.raises(OccupiedError, match=r"checkpoints holds what no run wrote \(mine\)"):
+        check_folder(tmp_path, resume=False, overwrite=True)
+    (tmp_path / "metrics.jsonl").unlink()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"notes.txt", "checkpoints/mine/a", "model/own.bin", "plots/a"}
+
+
+def test_nothing_is_removed_before_the_data_are_read(run, tmp_path):
+    recipe = load_recipe(write(tmp_path))
+    out = tmp_path / "out"
+    run_recipe(recipe, out, progress=False)
+    pairs = load_recipe(write(tmp_path, changed('kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 200\ndev = 20\n'
+                                                "test = 20", f'kind = "pairs"\npath = "{tmp_path}/none"')))  # fmt: skip
+    with pytest.raises(UserError, match="none"):
+        run_recipe(pairs, out, overwrite=True, progress=False)
+    assert (out / "summary.json").exists()
+    assert run_recipe(recipe, out, overwrite=True, progress=False)["updates"] == 12
+
+
+def test_resume_refuses_another_recipe(run, tmp_path):
+    folder, _, _ = run
+    other = load_recipe(write(tmp_path), ["train.lr=0.5", "model.cell=gru", "train.keep=5", "name=renamed"])
+    with pytest.raises(UserError, match="begun with another recipe") as caught:
+        run_recipe(other, folder, resume=True, progress=False)
+    assert "model.cell: lstm there, gru now" in str(caught.value)
+    assert "train.lr: 0.001 there, 0.5 now" in str(caught.value)
+    assert "keep" not in str(caught.value)
+    assert "renamed" not in str(caught.value)
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        probe(tmp_path / "file" / "run")
+
+
+def test_a_loaded_run_says_and_scores_what_it_did(run):
+    folder, _, summary = run
+    loaded = load_run(folder)
+    assert not loaded.model.training
+    assert len(pronounce(loaded, ["ab", "fed"])) == 2
+    found = evaluate_run(loaded)
+    assert found["words"] == 20
+    for side in ("teacher_forced", "free_running"):
+        assert found[side] == pytest.approx(summary["test"][side])
+    batch = trial_batch(loaded)
+    assert loaded.model(batch).shape == (*batch.targets.shape, 7)
+
+
+def test_init_begins_with_another_runs_weights(run, tmp_path):
+    folder, _, _ = run
+    recipe = load_recipe(write(tmp_path), ["train.updates=1", "train.lr=1e-9", "method=teacher_forcing"])
+    run_recipe(recipe, tmp_path / "warm", init=folder, progress=False)
+    old, new = load_run(folder).model.state_dict(), load_run(tmp_path / "warm").model.state_dict()
+    assert all(torch.allclose(old[name], new[name], atol=1e-6) for name in old)
+    with pytest.raises(CheckpointError, match=r"no model/model\.json"):
+        run_recipe(recipe, tmp_path / "cold", init=tmp_path, progress=False)
+    assert not (tmp_path / "cold").exists()
+
+
+def test_folders_that_are_no_run(run, tmp_path):
+    folder, _, _ = run
+    with pytest.raises(CheckpointError, match=r"no model/model\.json in .*\n  help: runs near it: .*tiny"):
+        load_run(folder.parent)
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        load_run(tmp_path / "none")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    with pytest.raises(CheckpointError):
+        load_run(tmp_path)
+
+
+def test_unknown_words_are_named_with_their_lines(run):
+    with pytest.raises(UserError) as caught:
+        pronounce(load_run(run[0]), ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == ["w:3", "w:4"]
+
+
+def test_the_tiny_recipe_is_what_the_tests_say(tmp_path):
+    assert load_recipe(write(tmp_path, TINY)).train.updates == 12

@@ -1,0 +1,40 @@
+"""A recipe that trains in a second, and ways to change it."""
+
+from pathlib import Path
+
+TINY = """\
+name = "tiny"
+seed = 3
+
+[data]
+kind = "toy"
+symbols = 6
+longest = 4
+train = 200
+dev = 20
+test = 20
+
+[model]
+size = 16
+
+[method]
+name = "scheduled_sampling"
+teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 }
+
+[train]
+updates = 12
+batch_size = 32
+evaluate_every = 6
+save_every = 6
+"""
+
+
+def write(folder: Path, text: str = TINY, name: str = "tiny.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def changed(old: str, new: str) -> str:
+    assert old in TINY
+    return TINY.replace(old, new)
