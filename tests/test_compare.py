@@ -265,25 +265,25 @@ def test_resume_with_another_recipe_is_refused(finished: tuple[Path, Path]):
     assert "--overwrite" in str(caught.value)
 
 
-@pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: about a minute")
+@pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: one to two minutes")
 def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path: Path):
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
-    recipe.write_text(RECIPE.replace("UPDATES", "400"))
+    recipe.write_text(RECIPE.replace("UPDATES", "200"))
     command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 130, said
     assert f"go on with: freerun compare {recipe} --out {out} --resume" in said
     assert not (out / "results.json").exists()
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     results: dict[str, Any] = read(out)
-    assert [run["updates"] for run in results["runs"]] == [400, 400]
+    assert [run["updates"] for run in results["runs"]] == [200, 200]
     assert (out / "report.html").exists()
 
 

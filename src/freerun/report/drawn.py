@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from freerun.compare.table import cells
 from freerun.compare.verdict import METRIC_NAMES, primary, signed
 from freerun.report import figures
 from freerun.report.markup import Raw, figure, grid, legend, table
-from freerun.report.readings import Curve, Runs, curves, shares
+from freerun.report.readings import Curve, Runs, curves, settled, shares
 
 __all__ = ["differences", "entries", "training"]
 
@@ -20,7 +21,7 @@ def training(runs: Runs) -> Raw:
     """Free-running and teacher-forced errors on dev over training."""
     arms = list(runs)
     free, forced = curves(runs, "free_running", "per"), curves(runs, "teacher_forced", "per")
-    both = [value for curve in (*free, *forced) for _, value in curve.points]
+    both = [value for curve in settled([*free, *forced]) for _, value in curve.points]
     domain = (0.0, max(both) * 1.05) if both else None
     drawn = [
         _lines("Free-running PER", free, arms, "PER on dev, %", domain),
@@ -110,8 +111,14 @@ def _lines(
 ) -> Raw | None:
     if not found:
         return None
-    text = "Thick: mean over seeds; thin: each run."
-    return figure(title, figures.lines(found, arms, axis, domain), (text, _last(found)), _numbers(found))
+    shown = settled(found)
+    if domain:
+        shown = [
+            replace(curve, points=tuple(point for point in curve.points if point[1] <= domain[1])) for curve in found
+        ]
+    cut = sum(len(curve.points) for curve in shown) < sum(len(curve.points) for curve in found)
+    text = "Thick: mean over seeds; thin: each run." + (" The beginning lies above the figure." if cut else "")
+    return figure(title, figures.lines(shown, arms, axis, domain), (text, _last(found)), _numbers(found))
 
 
 def _means(found: Sequence[Curve]) -> list[Curve]:

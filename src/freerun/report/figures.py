@@ -67,22 +67,27 @@ def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequ
         domain: its range; None: from the data.
     """
     alt, _ = _altair()
-    x = alt.X("x:Q", title="updates", axis=alt.Axis(tickCount=5, format=","))
+    x = alt.X("x:Q", title="updates", scale=alt.Scale(zero=True, nice=False), axis=alt.Axis(tickCount=5, format=",d"))
     scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
     y = alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
+    groups: dict[tuple[bool, bool, str], list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault((not curve.planned, curve.number == -1, curve.arm), []).append(curve)
     layers: list[Any] = []
-    for curve in sorted(curves, key=lambda curve: (not curve.planned, curve.number == -1)):
-        number = arms.index(curve.arm)
-        style: dict[str, Any] = {"color": _ARMS[number % len(_ARMS)]}
-        if curve.planned:
-            style |= {"strokeWidth": 5, "opacity": 0.3, "strokeCap": "round"}
-        elif curve.number >= 0:
-            style |= {"strokeWidth": 1, "opacity": 0.45}
-        else:
-            style |= {"strokeWidth": 2.25, "strokeDash": list(DASHES[number % len(DASHES)])}
-        values = [{"x": step, "y": value} for step, value in curve.points]
-        layers.append(alt.Chart(alt.Data(values=values)).mark_line(**style).encode(x=x, y=y))
+    for key in sorted(groups, key=lambda key: (key[:2], -arms.index(key[2]))):
+        values = [{"x": step, "y": value, "run": curve.number} for curve in groups[key] for step, value in curve.points]
+        style = _style(groups[key][0], arms.index(key[2]))
+        layers.append(alt.Chart(alt.Data(values=values)).mark_line(**style).encode(x=x, y=y, detail="run:N"))
     return _svg(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT))
+
+
+def _style(curve: Curve, number: int) -> dict[str, Any]:
+    colour = {"color": _ARMS[number % len(_ARMS)]}
+    if curve.planned:
+        return {**colour, "strokeWidth": 5, "opacity": 0.3, "strokeCap": "round"}
+    if curve.number >= 0:
+        return {**colour, "strokeWidth": 1, "opacity": 0.45}
+    return {**colour, "strokeWidth": 2.25, "strokeDash": list(DASHES[number % len(DASHES)])}
 
 
 def differences(rows: Sequence[Difference], title: str) -> str:
@@ -125,7 +130,8 @@ def _svg(chart: Any) -> str:
         "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
     }  # fmt: skip
     styled = chart.configure(background="transparent", padding=4).configure_axis(**axis).configure_view(stroke=None)
-    return _tidy(vl_convert.vegalite_to_svg(styled.to_json()))
+    # the charts are ours and tested: checking each against the schema would take most of the time
+    return _tidy(vl_convert.vegalite_to_svg(styled.to_json(validate=False)))
 
 
 def _tidy(svg: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from freerun.compare.results import read
 from freerun.report import drawn, sections
 from freerun.report.markup import Raw, paragraph
-from freerun.report.readings import Runs, examples, header, load
+from freerun.report.readings import Runs, data_lines, examples, header, load
 
 __all__ = ["write"]
 
@@ -50,7 +50,7 @@ def _page(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
         _section("Costs", sections.costs(results)),
         _section("Words on which arms differ", _words(results, out)),
         _section("Methods", sections.methods(results)),
-        _section("Runs and data", sections.runs(results) + _data(results, runs)),
+        _section("Runs and data", sections.runs(results) + _data(results, runs, out)),
         _section("Recipe", sections.recipe(results)),
     ]
     return (
@@ -77,7 +77,7 @@ def _words(results: Mapping[str, Any], out: Path) -> str:
     return sections.differing_words(found, arms) if found else ""
 
 
-def _data(results: Mapping[str, Any], runs: Runs) -> Raw:
+def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
     first = header(runs)
     facts = {
         "training pairs": first.get("examples"),
@@ -91,7 +91,8 @@ def _data(results: Mapping[str, Any], runs: Runs) -> Raw:
         for name, value in facts.items()
         if value is not None
     )
-    return Raw(f"<dl>{entries}</dl>")
+    said = "\n".join(data_lines(results, out))
+    return Raw(f"<dl>{entries}</dl>" + (f"<pre>{escape(said)}</pre>" if said else ""))
 
 
 def _plain(value: object) -> str:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from freerun.compare import folders
 
-__all__ = ["Curve", "Examples", "Tally", "curves", "examples", "header", "load", "mean_curve", "shares"]
+__all__ = [
+    "Curve",
+    "Examples",
+    "Tally",
+    "curves",
+    "data_lines",
+    "examples",
+    "header",
+    "load",
+    "mean_curve",
+    "settled",
+    "shares",
+]
 
 _BINS = 40
 
@@ -68,6 +80,31 @@ def _scores(events: Sequence[Mapping[str, Any]], kind: str, metric: str) -> list
     chosen = (e for e in events if e.get("event") == "evaluate" and e.get("split") == "dev")
     values = ((float(e["step"]), e.get(kind, {}).get(metric)) for e in chosen)
     return [(step, float(value)) for step, value in values if value is not None]
+
+
+def settled(found: Sequence[Curve]) -> list[Curve]:
+    """Without what lies above all values of the last 85 % of training, which would flatten the rest.
+
+    >>> settled([Curve("a", 0, ((0, 200.0), (50, 30.0), (100, 20.0)))])[0].points
+    ((50, 30.0), (100, 20.0))
+    """
+    points = [point for curve in found for point in curve.points]
+    if not points:
+        return []
+    begin = 0.15 * max(step for step, _ in points)
+    highest = max(value for step, value in points if step >= begin)
+    return [replace(curve, points=tuple(point for point in curve.points if point[1] <= highest)) for curve in found]
+
+
+def data_lines(results: Mapping[str, Any], out: Path) -> list[str]:
+    """What the first run said of its data when it began; [] where no log is left."""
+    try:
+        log = out / "logs" / f"{Path(results['runs'][0]['folder']).name}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    said = ("data:", "train:", "dev:", "test:", "symbols:")
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip().startswith(said)))
 
 
 def mean_curve(lines: Sequence[Curve]) -> list[Curve]:
