@@ -289,6 +289,18 @@ def test_a_loaded_run_says_and_scores_what_it_did(run):
     assert loaded.model(batch).shape == (*batch.targets.shape, 7)
 
 
+def test_a_moved_run_goes_on(run, tmp_path):
+    folder, _, _ = run
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
+        rate = f'{{measured="{tmp_path}/{place}/metrics.jsonl"}}'
+        recipe = load_recipe(write(tmp_path), [f'method={{name="token_noise", rate={rate}}}'])
+        summary = run_recipe(recipe, tmp_path / "noise", resume=True, progress=False)
+        (tmp_path / "noise" / "summary.json").unlink()
+    assert "rate=table(n=12" in summary["signature"]
+
+
 def test_init_begins_with_another_runs_weights(run, tmp_path):
     folder, _, _ = run
     recipe = load_recipe(write(tmp_path), ["train.updates=1", "train.lr=1e-9", "method=teacher_forcing"])

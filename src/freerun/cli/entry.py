@@ -12,7 +12,7 @@ from freerun.errors import ResourceError, UserError
 
 __all__ = ["guarded", "main"]
 
-USAGE, BUG, INTERRUPTED = 2, 1, 130
+USAGE, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
 
 def _tell(problems: Sequence[str], code: int) -> int:
     for problem in problems:
-        print(problem if code == INTERRUPTED else f"error: {problem}", file=sys.stderr)
+        print(problem if code in (INTERRUPTED, TERMINATED) else f"error: {problem}", file=sys.stderr)
     if len(problems) > 1:
         print(f"{len(problems)} errors", file=sys.stderr)
     return code

@@ -14,8 +14,16 @@ from freerun.config.read import differences
 from freerun.errors import CheckpointError, OccupiedError, UserError
 
 __all__ = [
-    "RUN_FILES", "check_folder", "clear_run", "holds_run", "near_runs", "probe", "same_recipe",
-    "saved_recipe", "write_recipe",
+    "RUN_FILES",
+    "check_folder",
+    "clear_run",
+    "holds_run",
+    "near_runs",
+    "probe",
+    "same_recipe",
+    "saved_recipe",
+    "without_places",
+    "write_recipe",
 ]  # fmt: skip
 
 RUN_FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "lock")
@@ -149,6 +157,8 @@ def write_recipe(folder: Path, table: Mapping[str, Any]) -> None:
 def same_recipe(folder: Path, table: Mapping[str, Any]) -> None:
     """Refuse to go on with a run under other settings; those that change no number may differ.
 
+    Where the data lie may change too: the checkpoint knows their fingerprint.
+
     Raises:
         UserError: names every key that differs, with both values.
     """
@@ -157,14 +167,27 @@ def same_recipe(folder: Path, table: Mapping[str, Any]) -> None:
     old = saved_recipe(folder)
     if old is None:
         return
-    harmless = {"name", *(f"train.{key}" for key in HARMLESS)}
-    changed = [text for text in differences(old, table) if text.partition(":")[0] not in harmless]
+    harmless = {"name", "data.path", *(f"train.{key}" for key in HARMLESS)}
+    changed = [
+        text
+        for text in differences(without_places(old), without_places(table))
+        if text.partition(":")[0] not in harmless
+    ]
     if changed:
         listed = "".join(f"\n  {text}" for text in changed)
         raise UserError(
             f"{folder} was begun with another recipe:{listed}\n"
             "  help: --resume needs the same settings; give them, or another --out for a new run"
         )
+
+
+def without_places(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the path of a measured rate: a moved run is the same run, and its signature has the rates."""
+    method = {
+        key: {"measured": "..."} if isinstance(value, Mapping) and "measured" in value else value
+        for key, value in table.get("method", {}).items()
+    }
+    return {**table, "method": method}
 
 
 def near_runs(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.build import build
-from freerun.config.folder import check_folder, clear_run, probe, same_recipe, write_recipe
+from freerun.config.folder import check_folder, clear_run, probe, same_recipe, without_places, write_recipe
 from freerun.config.read import recipe_table
 from freerun.config.recipe import Recipe
 from freerun.errors import CheckpointError
@@ -67,7 +67,7 @@ def run_recipe(
     if progress:
         print("\n".join(header(recipe, task.header(), method, model, folder)), file=sys.stderr, flush=True)
     return fit(
-        model, task, method, settings, folder, resume=resume, progress=progress, recipe=table,
+        model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_places(table),
         init=None if init is None else Path(init),
     )  # fmt: skip
 
