@@ -99,16 +99,18 @@ def child_error(child: Child, again: str) -> UserError:
 
 
 class Signals:
-    """Turns SIGTERM into KeyboardInterrupt while entered, so that either way the children are stopped."""
+    """Turns SIGTERM and a closed terminal into KeyboardInterrupt while entered: the children are always stopped."""
 
     def __enter__(self) -> Self:
-        self._main = threading.current_thread() is threading.main_thread()
-        self._before: Any = signal.signal(signal.SIGTERM, self._interrupt) if self._main else None
+        # handlers can be set in the main thread only
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
+        self._before: dict[int, Any] = {number: signal.signal(number, self._interrupt) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @staticmethod
     def _interrupt(number: int, frame: FrameType | None) -> None:
