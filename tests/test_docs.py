@@ -1,0 +1,167 @@
+"""The texts: code blocks run, commands exist, links resolve, generated pages are what the library says."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import shlex
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+ROOT = Path(__file__).parent.parent
+TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RUN = [path for path in TEXTS if path.name.startswith("README") or path.parent.name == "docs"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The commands of a text's console blocks, as words; output is left out."""
+    lines = [line[2:] for block in blocks(path, "console") for line in block.splitlines() if line.startswith("$ ")]
+    return [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+
+
+@pytest.mark.parametrize("path", RUN, ids=name)
+def test_python_blocks_run(path):
+    examples = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(path).examples())
+    assert len(examples) == len(blocks(path, "python"))
+    for example in examples:
+        example.evaluate()
+
+
+def test_the_texts_that_promise_code_have_it():
+    counts = {name(path): len(blocks(path, "python")) for path in RUN}
+    assert counts["README.md"] >= 2
+    assert counts["docs/mixture.md"] >= 4
+    assert counts["docs/exactness.md"] >= 2
+
+
+def test_both_readmes_show_the_same_code_and_commands():
+    english, chinese = ROOT / "README.md", ROOT / "README.zh-CN.md"
+    code = [[re.sub(r" *#.*", "", block) for block in blocks(path, "python")] for path in (english, chinese)]
+    assert code[0] == code[1]
+    assert commands(english) == commands(chinese)
+
+
+def check_freerun(words: list[str]) -> None:
+    """The command line is one that the command takes, and its recipe is one that is there."""
+    from freerun.cli.app import app
+    from freerun.config import shipped_recipes
+
+    assert words[1] in set(app), f"there is no command freerun {words[1]}"
+    # reads the line as the command would, and runs nothing
+    app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    if words[1] in ("train", "compare") and not words[2].isupper():
+        assert words[2] in shipped_recipes() or (ROOT / words[2]).is_file(), f"there is no recipe {words[2]}"
+
+
+def check_pip(words: list[str]) -> None:
+    """The extras and the constraints file are there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for word in words:
+        for extra in re.findall(r"\[(.*)\]", word):
+            assert set(extra.split(",")) <= extras.keys()
+    for option, value in itertools.pairwise(words):
+        assert option != "-c" or (ROOT / value).is_file()
+
+
+def check_make(words: list[str]) -> None:
+    """The Makefile has the target."""
+    makefile = ROOT / "Makefile"
+    assert makefile.is_file(), f"{' '.join(words)} stands in a text, and there is no Makefile"
+    targets = re.findall(r"^([\w-]+)\s*:(?!=)", makefile.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(words[1:]) <= set(targets)
+
+
+def check_python(words: list[str]) -> None:
+    """A script that is to be run is there."""
+    if not words[1].startswith("-"):
+        assert (ROOT / words[1]).is_file()
+
+
+CHECKS = {"freerun": check_freerun, "pip": check_pip, "make": check_make, "python": check_python}
+OTHERS = {".", "ruff", "pyright"}
+SAID = [(path, words) for path in TEXTS for words in commands(path)]
+
+
+@pytest.mark.parametrize(("path", "words"), SAID, ids=lambda x: name(x) if isinstance(x, Path) else " ".join(x))
+def test_console_commands_exist(path, words):
+    assert words[0] in CHECKS or words[0] in OTHERS, f"{name(path)}: unknown program {words[0]}"
+    CHECKS.get(words[0], lambda _: None)(words)
+
+
+@pytest.mark.parametrize("words", [["freerun", "trian", "copy"], ["freerun", "train", "nosuch", "--out", "x"]])
+def test_a_wrong_command_would_be_noticed(words):
+    with pytest.raises(AssertionError):
+        check_freerun(words)
+
+
+def test_a_wrong_option_would_be_noticed():
+    from cyclopts import CycloptsError
+
+    with pytest.raises(CycloptsError):
+        check_freerun(["freerun", "train", "copy", "--outt", "x"])
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=name)
+def test_the_readme_lists_every_command_and_option(path):
+    from freerun.cli.app import app
+
+    listed = re.findall(r"^\| `freerun (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(command for command in app if not command.startswith("-"))
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_local_links_resolve(path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), f"{name(path)} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, f"{name(path)} links to {target}"
+
+
+def test_the_methods_page_is_what_the_library_says():
+    spec = importlib.util.spec_from_file_location("make_methods", ROOT / "docs" / "make_methods.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.main(["--check"]) == 0, "run python docs/make_methods.py"
+
+
+def test_the_results_page_names_the_fields_that_are_written():
+    """The public fields of results.json, as its page lists them."""
+    text = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    public = ["schema", "recipe", "runs", "summary", "comparisons", "verdict", "method", "seed", "signature", "seconds"]
+    public += ["free_running", "teacher_forced", "decoder_passes", "updates", "metric", "mean", "low", "high", "seeds"]
+    assert [field for field in public if f"`{field}`" not in text] == []
+
+
+def test_the_picture_is_a_picture():
+    root = ElementTree.parse(ROOT / "docs" / "history.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.find("{http://www.w3.org/2000/svg}title") is not None
+
+
+def test_versions_agree():
+    import freerun
+
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited is not None
+    assert cited[1] == freerun.__version__
