@@ -1,4 +1,4 @@
-"""The naive, obviously right loops. Slow on purpose: nothing here is shared with the library but keys and draws' law."""
+"""The naive, obviously right loops, slow on purpose: only keys are shared with the library."""
 
 from __future__ import annotations
 

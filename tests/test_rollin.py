@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import ForwardOnly, assert_same_gradients, gradients, ragged, seq2seq
-from oracles import bengio_loop, coins, full_prefix
 from torch import nn
 
 import freerun as fr
+from builders import ForwardOnly, assert_same_gradients, gradients, ragged, seq2seq
 from freerun import draws
 from freerun.keys import fold
+from oracles import bengio_loop, coins, full_prefix
 
 CELLS = ["rnn", "gru", "lstm"]
 KEY, STEP = 5, 3
@@ -43,9 +43,8 @@ class LiteralDecoder:
             x = model.embedding(previous)
         after = []
         for cell, s in zip(self.cells, state, strict=True):
-            s = cell(x, s)
-            x = s[0] if self.kind == "lstm" else s
-            after.append(s)
+            after.append(cell(x, s))
+            x = after[-1][0] if self.kind == "lstm" else after[-1]
         if model.attention is not None:
             scores = torch.einsum("bd,bsd->bs", model.query(x), source.memory)
             scores = scores.masked_fill(~source.mask, -torch.inf)
@@ -264,7 +263,7 @@ def test_a_model_that_never_settles_is_refused():
             return nn.functional.one_hot(shifted, 3).double()
 
     ids = torch.zeros(2, 4, dtype=torch.long)
-    with pytest.raises(fr.UserError, match="did not settle in 5 passes.*check_model"):
+    with pytest.raises(fr.UserError, match=r"did not settle in 5 passes.*check_model"):
         fr.scheduled_sampling(0.0, draw="greedy").transform(Leaky(), fr.Batch(ids, ids, ids == 0))
 
 

@@ -9,25 +9,56 @@
 >>> loss.backward()
 """
 
-from freerun import draws, gates, models, objectives, schedules
-from freerun.draws import DRAWS
-from freerun.errors import UserError
-from freerun.gates import GATES
-from freerun.methods import (
-    METHODS,
-    PRESETS,
-    falling,
-    free_running,
-    rising,
-    scheduled_sampling,
-    teacher_forcing,
-    token_noise,
-)
-from freerun.models import MODELS
-from freerun.schedules import SCHEDULES
-from freerun.types import Batch, Outcome, Step
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freerun import draws, gates, models, objectives, schedules
+    from freerun.checks import check_model
+    from freerun.draws import DRAWS
+    from freerun.errors import UserError
+    from freerun.gates import GATES
+    from freerun.generate import Generated, generate
+    from freerun.methods import (
+        METHODS,
+        PRESETS,
+        falling,
+        free_running,
+        rising,
+        scheduled_sampling,
+        teacher_forcing,
+        token_noise,
+    )
+    from freerun.models import MODELS
+    from freerun.schedules import SCHEDULES
+    from freerun.types import Batch, Outcome, Step
 
 __version__ = "0.1.0"
+
+# name -> the module it comes from: nothing is imported before it is asked for, so that `freerun --help` needs no torch
+_HOMES = {
+    "check_model": "freerun.checks",
+    "DRAWS": "freerun.draws",
+    "UserError": "freerun.errors",
+    "GATES": "freerun.gates",
+    "Generated": "freerun.generate",
+    "METHODS": "freerun.methods",
+    "PRESETS": "freerun.methods",
+    "falling": "freerun.methods",
+    "free_running": "freerun.methods",
+    "rising": "freerun.methods",
+    "scheduled_sampling": "freerun.methods",
+    "teacher_forcing": "freerun.methods",
+    "token_noise": "freerun.methods",
+    "MODELS": "freerun.models",
+    "SCHEDULES": "freerun.schedules",
+    "Batch": "freerun.types",
+    "Outcome": "freerun.types",
+    "Step": "freerun.types",
+}
+_MODULES = ("draws", "gates", "models", "objectives", "schedules")
 
 __all__ = [
     "DRAWS",
@@ -37,13 +68,16 @@ __all__ = [
     "PRESETS",
     "SCHEDULES",
     "Batch",
+    "Generated",
     "Outcome",
     "Step",
     "UserError",
+    "check_model",
     "draws",
     "falling",
     "free_running",
     "gates",
+    "generate",
     "models",
     "objectives",
     "rising",
@@ -52,3 +86,32 @@ __all__ = [
     "teacher_forcing",
     "token_noise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"freerun.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'freerun' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """``freerun.generate`` is the function; importing the package of that name would put the package in its place."""
+
+    @property
+    def generate(self) -> Any:
+        return importlib.import_module("freerun.generate").generate
+
+    @generate.setter
+    def generate(self, _: Any) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

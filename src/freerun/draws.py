@@ -147,18 +147,19 @@ def _inverse_cdf(logits: Tensor, noise: Tensor) -> Tensor:
     if vocab < 1024:
         cumulated = mass.cumsum(-1)
         level = _level(noise, cumulated[:, -1:])
-        return torch.searchsorted(cumulated, level, right=True).squeeze(-1)
+        # NaN logits lie beyond every symbol: the last one stands in, and the loss reports the NaN
+        return torch.searchsorted(cumulated, level, right=True).squeeze(-1).clamp_max(vocab - 1)
     # one scan over blocks and one inside a block: several times cheaper than one long cumsum
     padded = torch.nn.functional.pad(mass, (0, -vocab % _BLOCK)).view(mass.shape[0], -1, _BLOCK)
     blocks = padded.sum(-1).cumsum(-1)
     level = _level(noise, blocks[:, -1:])
-    block = torch.searchsorted(blocks, level, right=True)
+    block = torch.searchsorted(blocks, level, right=True).clamp_max(blocks.shape[1] - 1)
     before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_min(0)), 0)
     chosen = padded.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0]
     inside = chosen.cumsum(-1)
     # the block's own sum and its scan may differ in the last bit: stay below the scan's end
     within = torch.minimum(level - before, _below(inside[:, -1:]))
-    return (block * _BLOCK + torch.searchsorted(inside, within, right=True)).squeeze(-1)
+    return (block * _BLOCK + torch.searchsorted(inside, within, right=True)).squeeze(-1).clamp_max(vocab - 1)
 
 
 def _below(total: Tensor) -> Tensor:

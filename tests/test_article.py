@@ -1,0 +1,76 @@
+"""The article's program: its loop digit for digit, the shift, and the refusal of the unshifted model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn, optim
+
+import freerun as fr
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "article.py"
+
+
+class Seq2SeqModel(nn.Module):
+    """A transcription of the published model: nothing of freerun in it."""
+
+    def __init__(self, input_size, hidden_size, output_size):
+        super().__init__()
+        self.encoder = nn.RNN(input_size, hidden_size)
+        self.decoder = nn.RNN(output_size, hidden_size)
+        self.fc = nn.Linear(hidden_size, output_size)
+
+    def forward(self, input_seq, target_seq):
+        _, hidden = self.encoder(input_seq)
+        output, _ = self.decoder(target_seq, hidden)
+        return self.fc(output)
+
+
+def published_lines(seed: int, num_epochs: int = 10) -> list[str]:
+    torch.manual_seed(seed)
+    model = Seq2SeqModel(10, 20, 10)
+    criterion, optimizer = nn.MSELoss(), optim.Adam(model.parameters(), lr=0.001)
+    lines = []
+    for epoch in range(num_epochs):
+        input_seq = torch.randn(5, 3, 10)
+        target_seq = torch.randn(5, 3, 10)
+        optimizer.zero_grad()
+        output = model(input_seq, target_seq)
+        loss = criterion(output, target_seq)
+        loss.backward()
+        optimizer.step()
+        lines.append(f"Epoch [{epoch + 1}/{num_epochs}], Loss: {loss.item():.4f}")
+    return lines
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_script_prints_the_published_loop_digit_for_digit(seed):
+    ran = subprocess.run([sys.executable, str(SCRIPT), "--seed", str(seed)], capture_output=True, text=True, check=True)
+    printed = ran.stdout.splitlines()
+    assert [line for line in printed if ", Loss: " in line] == published_lines(seed)
+    assert "The literal loop prints the same digits." in printed
+    assert sum("shifted loss" in line for line in printed) == 10
+
+
+def batch() -> fr.Batch:
+    values = torch.randn(3, 5, 10)
+    return fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context=torch.randn(3, 5, 10))
+
+
+def test_check_model_refuses_the_unshifted_model_by_name_and_passes_the_shifted_one():
+    with pytest.raises(fr.UserError, match="unshifted"):
+        fr.check_model(fr.models.UnshiftedSeq2SeqModel(10, 20, 10), batch())
+    fr.check_model(fr.models.Seq2SeqModel(10, 20, 10), batch())
+
+
+def test_stepping_equals_the_pass():
+    model, b = fr.models.Seq2SeqModel(10, 20, 10).double(), batch()
+    b = fr.Batch(b.targets.double(), b.history.double(), b.mask, context=b.context.double())
+    wanted, state = model(b), model.start(b)
+    for t in range(b.time):
+        torch.testing.assert_close(model.output(state), wanted[:, t], rtol=1e-12, atol=1e-12)
+        state = model.step(state, model.embed(b.history[:, t]))

@@ -1,0 +1,252 @@
+"""What always holds, over every method and every model: a new method is tested by being listed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import freerun as fr
+from builders import ForwardOnly, gradients, ragged, seq2seq
+from freerun import schedules
+
+KEY, STEP = 5, 3
+
+ARGUMENTS = {
+    "teacher_forcing": {},
+    "free_running": {},
+    "scheduled_sampling": {"teacher_forcing_ratio": 0.5},
+    "token_noise": {"rate": 0.5, "vocabulary": 5},
+}
+# what each method may be told so that it is off, and must then be teacher forcing bit for bit
+OFF = {"scheduled_sampling": {"teacher_forcing_ratio": 1.0}, "token_noise": {"rate": 0.0, "vocabulary": 5}}
+
+
+def vector_model():
+    torch.manual_seed(2)
+    return fr.models.Seq2SeqModel(2, 7, 4).double()
+
+
+def vector_batch(size: int = 4) -> fr.Batch:
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(size, 6, 4, generator=g, dtype=torch.float64)
+    mask = torch.arange(6) < torch.randint(2, 7, (size,), generator=g)[:, None]
+    context = torch.randn(size, 5, 2, generator=g, dtype=torch.float64)
+    return fr.Batch(values, values, mask, context, rows=torch.arange(size) + 10)
+
+
+BACKENDS = {
+    "rnn": lambda: (seq2seq("rnn"), ragged()),
+    "gru": lambda: (seq2seq("gru"), ragged()),
+    "lstm": lambda: (seq2seq("lstm", layers=2, tied=True), ragged()),
+    "lstm without attention": lambda: (seq2seq("lstm", None, bidirectional=False), ragged()),
+    "forward only": lambda: (ForwardOnly(seq2seq()), ragged()),
+    "vectors": lambda: (vector_model(), vector_batch()),
+}
+CASES = [
+    (name, backend)
+    for name in fr.METHODS
+    for backend in BACKENDS
+    if not (name == "token_noise" and backend == "vectors")
+]
+
+
+def test_every_method_is_covered():
+    assert set(ARGUMENTS) == set(fr.METHODS)
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_conformance(name, backend):
+    model, batch = BACKENDS[backend]()
+    method = fr.METHODS[name](**ARGUMENTS[name])
+    before = [module.training for module in model.modules()]
+    outcome = method.run(model, batch, STEP, KEY)
+
+    assert outcome.loss.isfinite()
+    assert outcome.outputs.shape[:2] == batch.mask.shape
+    assert torch.equal(method(model, batch, STEP, KEY), outcome.loss)
+    assert torch.equal(method.transform(model, batch, STEP, KEY).history, outcome.fed.history)
+    assert {"eligible", "replaced", "disagreeing", "passes", "engine"} <= set(outcome.report)
+    assert outcome.report["disagreeing"] <= outcome.report["replaced"] <= outcome.report["eligible"]
+    assert [module.training for module in model.modules()] == before
+    found = gradients(model, outcome.loss)
+    silent = {n for n, g in found.items() if not bool(g.abs().sum() > 0)}
+    assert silent == set(), f"no gradient in {silent}"
+
+    # what may not be replaced is gold; targets and mask are as given
+    fixed = ~batch.replaceable
+    assert torch.equal(outcome.fed.history[fixed], batch.history[fixed])
+    assert outcome.fed.targets is batch.targets
+
+    # same key, same result; another key or step, another history, unless nothing is random
+    again = method.run(model, batch, STEP, KEY)
+    assert torch.equal(again.fed.history, outcome.fed.history)
+    if name in ("scheduled_sampling", "token_noise"):
+        for step, key in ((STEP + 1, KEY), (STEP, KEY + 1)):
+            assert not torch.equal(method.transform(model, batch, step, key).history, outcome.fed.history)
+
+    # micro-batches add up to the whole: totals and counts, not means
+    halves = [method.run(model, batch.select(torch.tensor(rows)), STEP, KEY) for rows in ([2, 0], [1, 3])]
+    assert torch.allclose(sum(half.total for half in halves), outcome.total, rtol=1e-12)
+    assert torch.equal(sum(half.count for half in halves), outcome.count)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("name", list(OFF))
+def test_off_is_teacher_forcing_bit_for_bit(name, backend):
+    if (name, backend) == ("token_noise", "vectors"):
+        with pytest.raises(fr.UserError):
+            fr.METHODS[name](**OFF[name])(*BACKENDS[backend]())
+        return
+    model, batch = BACKENDS[backend]()
+    a = gradients(model, fr.teacher_forcing()(model, batch, STEP, KEY))
+    b = gradients(model, fr.METHODS[name](**OFF[name])(model, batch, STEP, KEY))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("name", list(fr.METHODS))
+def test_methods_are_frozen_printable_comparable_and_picklable(name):
+    method = fr.METHODS[name](**ARGUMENTS[name])
+    assert method == fr.METHODS[name](**ARGUMENTS[name])
+    assert pickle.loads(pickle.dumps(method)) == method == copy.deepcopy(method)
+    assert repr(method).startswith(f"{name}(")
+    assert method.name == name
+    assert method.citation.bibtex.lstrip().startswith("@")
+    with pytest.raises(AttributeError):
+        method.objective = "mse"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), [("scheduled_sampling", "teacher_forcing_ratio"), ("token_noise", "rate")]
+)
+def test_a_parameter_outside_its_range_is_refused_with_its_value_and_step(name, parameter):
+    def make(value):
+        return fr.METHODS[name](**(ARGUMENTS[name] | {parameter: value}))
+
+    with pytest.raises(fr.UserError, match=rf"{parameter} must lie in \[0, 1\]; got 1.2"):
+        make(1.2)
+    late = make(schedules.linear(start=0.9, end=1.3, steps=100))
+    with pytest.raises(fr.UserError, match=rf"{parameter} must lie in \[0, 1\]; linear.* gives 1.29.* at step 99"):
+        late.check(100)
+    model, batch = seq2seq(), ragged()
+    with pytest.raises(fr.UserError, match=r"gives 1\.1 at step 50"):
+        late(model, batch, 50)
+    with pytest.raises(fr.UserError, match=r"linear\(start=1.2, .*gives 1.2 at step 0"):
+        make(schedules.linear(start=1.2, end=0.0, steps=10))
+
+
+def test_schedules_in_epochs_need_a_step_that_knows_them():
+    model, batch = seq2seq(), ragged()
+    method = fr.scheduled_sampling(schedules.linear(start=1.0, end=0.0, steps=10, unit="epoch"))
+    with pytest.raises(fr.UserError, match="epoch"):
+        method(model, batch, 3)
+    outcome = method.run(model, batch, fr.Step(300, sample=9600, epoch=5.0))
+    assert outcome.report["teacher_forcing_ratio"] == pytest.approx(0.5)
+
+
+def test_every_bad_argument_is_named_at_once():
+    with pytest.raises(fr.UserError) as caught:
+        fr.scheduled_sampling(1.5, draw="argmax", coin="tokens", engine=0, gradient="some")
+    text = str(caught.value)
+    for word in ("draw must be", "coin must be", "engine", "gradient must be", "teacher_forcing_ratio must lie"):
+        assert word in text
+    with pytest.raises(fr.UserError, match="needs a model with start, embed"):
+        fr.scheduled_sampling(0.5, engine="step")(ForwardOnly(seq2seq()), ragged())
+    with pytest.raises(fr.UserError, match="a sampled symbol carries no gradient"):
+        fr.scheduled_sampling(0.5, gradient="full")(seq2seq(), ragged())
+
+
+def test_a_batch_says_all_that_is_wrong_with_it():
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    with pytest.raises(fr.UserError) as caught:
+        fr.Batch(ids, ids[:, :2], torch.ones(2, 2), weights=torch.ones(3), rows=torch.arange(3))
+    assert len(caught.value.problems) == 5
+    with pytest.raises(fr.UserError, match="several streams of ids"):
+        fr.Batch(ids[..., None], ids[..., None], ids == 0)
+    with pytest.raises(fr.UserError, match="unsqueeze"):
+        fr.Batch(ids.double(), ids.double(), ids == 0)
+
+
+class TestNoise:
+    """Token noise has the laws it names. Chi-square; false-alarm rate 1e-4 each."""
+
+    gold = torch.tensor([1, 2, 2, 3, 0]).expand(10_000, 5)
+
+    def history(self, **arguments):
+        batch = fr.Batch(self.gold, self.gold, torch.ones(self.gold.shape, dtype=torch.bool))
+        return fr.token_noise(1.0, **arguments).transform(None, batch, 1, 2).history
+
+    def check(self, column, expected):
+        from scipy import stats
+
+        observed = torch.bincount(column, minlength=len(expected)).double()
+        wanted = torch.tensor(expected, dtype=torch.float64)
+        assert int(observed[wanted == 0].sum()) == 0
+        kept = wanted > 0
+        law = (wanted[kept] / wanted.sum() * observed.sum()).numpy()
+        assert stats.chisquare(observed[kept].numpy(), law).pvalue > 1e-4
+
+    def test_uniform(self):
+        self.check(self.history(vocabulary=5)[:, 1], [1, 1, 1, 1, 1])
+        self.check(self.history(vocabulary=5, exclude_gold=True)[:, 1], [1, 1, 0, 1, 1])
+
+    def test_unigram(self):
+        counts = (4.0, 1.0, 3.0, 2.0)
+        found = self.history(noise="unigram", frequencies=counts)
+        self.check(found[:, 1], counts)
+        for position, gold in ((1, 2), (4, 0), (3, 3)):
+            found = self.history(noise="unigram", frequencies=counts, exclude_gold=True)
+            self.check(found[:, position], [0.0 if v == gold else c for v, c in enumerate(counts)])
+
+    def test_same_sentence(self):
+        self.check(self.history(noise="same_sentence")[:, 0], [1, 0, 2, 1])
+        self.check(self.history(noise="same_sentence", exclude_gold=True)[:, 1], [1, 1, 0, 1])
+
+    def test_needs_what_it_needs(self):
+        with pytest.raises(fr.UserError, match="vocabulary="):
+            self.history()
+        with pytest.raises(fr.UserError, match="frequencies"):
+            fr.token_noise(0.5, noise="unigram")
+
+    def test_the_coins_are_those_of_scheduled_sampling(self):
+        model, batch = seq2seq(), ragged(size=32)
+        noisy = fr.token_noise(0.3, vocabulary=5, exclude_gold=True).run(model, batch, STEP, KEY)
+        mixed = fr.scheduled_sampling(0.7).run(model, batch, STEP, KEY)
+        assert noisy.report["replaced"] == mixed.report["replaced"]
+        same_place = noisy.fed.history == batch.history
+        assert bool((mixed.fed.history == batch.history)[same_place].all())
+
+
+def test_the_infinite_capacity_limit_is_the_posterior_predictive():
+    """Two symbols, tabular model: Q(x2|x1) -> r P(x2|x1) + (1-r) P(x2) (Huszar 2015), here at r = 0.25.
+
+    Fitted by Adam on the exact expectation over 10,000 fixed rows of data; the tolerance 0.03 is five
+    standard errors of the sampled law, and the undamped conditional lies 0.5 away.
+    """
+    g = torch.Generator().manual_seed(0)
+    first = (torch.rand(10_000, generator=g) < 0.3).long()
+    second = torch.where(first == 1, torch.rand(10_000, generator=g) < 0.9, torch.rand(10_000, generator=g) < 0.2)
+    data = torch.stack([first, second.long()], 1)
+    batch = fr.Batch(data, data, torch.ones_like(data, dtype=torch.bool))
+
+    class Table(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Parameter(torch.zeros(2))
+            self.second = torch.nn.Parameter(torch.zeros(2, 2))
+
+        def forward(self, b):
+            return torch.stack([self.first.expand(b.size, 2), self.second[b.history[:, 0]]], 1)
+
+    model, method = Table(), fr.scheduled_sampling(0.25)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for step in range(80):
+        optimizer.zero_grad()
+        method(model, batch, step, 0).backward()
+        optimizer.step()
+    p2 = 0.3 * 0.9 + 0.7 * 0.2
+    wanted = torch.tensor([[0.25 * p + 0.75 * p2 for p in (1 - 0.2, 0.2)], [0.25 * p + 0.75 * p2 for p in (0.1, 0.9)]])
+    wanted[:, 0] = 1 - wanted[:, 1]
+    assert torch.allclose(model.second.detach().softmax(1), wanted, atol=0.03)

@@ -1,0 +1,134 @@
+"""The law of what is fed, through the public face: exact engines have it, one parallel pass does not."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+import freerun as fr
+from freerun import draws
+
+TIME, VOCAB, ROWS = 3, 3, 200_000
+RATIO = 0.4
+START, TABLE = torch.tensor([0.2, 0.5, 0.3]), torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1]])
+
+
+class Chain(nn.Module):
+    """A first-order Markov chain over three symbols, as a model and as a Stepper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        first = START.log().expand(batch.size, 1, VOCAB)
+        return torch.cat([first, TABLE.log()[batch.history[:, :-1]]], 1) + self.anchor
+
+
+class SteppedChain(Chain):
+    def start(self, batch: fr.Batch) -> torch.Tensor:
+        return START.log().expand(batch.size, VOCAB)
+
+    def embed(self, entries: torch.Tensor) -> torch.Tensor:
+        return TABLE.log()[entries]
+
+    def step(self, state: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs
+
+    def output(self, state: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        return state if rows is None else state[rows]
+
+    def select(self, state: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return state[rows]
+
+
+GOLD = (2, 0, 1)
+
+
+def enumerated() -> torch.Tensor:
+    """P(history) of all 27 histories: coins and draws summed out by hand."""
+    law = torch.zeros(VOCAB**TIME, dtype=torch.float64)
+    for n, history in enumerate(itertools.product(range(VOCAB), repeat=TIME)):
+        p = 1.0
+        for t, symbol in enumerate(history):
+            model = START[symbol] if t == 0 else TABLE[history[t - 1], symbol]
+            p *= RATIO * (symbol == GOLD[t]) + (1 - RATIO) * float(model)
+        law[n] = p
+    return law
+
+
+def chi_square(model: nn.Module, method) -> float:
+    gold = torch.tensor(GOLD).expand(ROWS, TIME)
+    batch = fr.Batch(gold, gold, torch.ones(ROWS, TIME, dtype=torch.bool))
+    history = method.transform(model, batch, step=2, key=9).history
+    codes = (history * torch.tensor([9, 3, 1])).sum(1)
+    observed = torch.bincount(codes, minlength=VOCAB**TIME).double()
+    expected = enumerated() * ROWS
+    possible = expected > 0
+    assert int(observed[~possible].sum()) == 0
+    return float(((observed - expected)[possible] ** 2 / expected[possible]).sum())
+
+
+LIMIT = float(stats.chi2.ppf(1 - 1e-4, VOCAB**TIME - 1))
+
+
+@pytest.mark.parametrize("coupling", ["inverse_cdf", "gumbel"])
+@pytest.mark.parametrize("model", [Chain(), SteppedChain()], ids=["forward", "stepper"])
+def test_exact_engines_have_the_enumerated_law(model, coupling):
+    """Chi-square, 26 degrees of freedom, 200,000 rows; false-alarm rate 1e-4 a case."""
+    assert chi_square(model, fr.scheduled_sampling(RATIO, draw=draws.Sample(coupling=coupling))) < LIMIT
+
+
+def test_one_parallel_pass_fails_the_same_test_by_thousands():
+    assert chi_square(Chain(), fr.scheduled_sampling(RATIO, engine=1)) > 1000
+
+
+def test_one_coin_and_one_draw_are_one_draw_from_the_mixture():
+    """``P = (1 - eps) P_model + eps P_data``, eps the weight of the data: the article's form, at one step.
+
+    Chi-square, 2 degrees of freedom, for sampled feedback; greedy feedback gives the mixture with a point mass.
+    False-alarm rate 1e-4 a case.
+    """
+    gold = torch.tensor([[2]]).expand(ROWS, 1)
+    batch = fr.Batch(gold, gold, torch.ones(ROWS, 1, dtype=torch.bool))
+    data = nn.functional.one_hot(torch.tensor(2), VOCAB).double()
+    point = nn.functional.one_hot(START.argmax(), VOCAB).double()
+    for draw, model_law in (("sample", START.double()), ("greedy", point)):
+        fed = fr.scheduled_sampling(RATIO, draw=draw).transform(SteppedChain(), batch, 0, 1).history
+        mixture = (1 - RATIO) * model_law + RATIO * data
+        observed = torch.bincount(fed[:, 0], minlength=VOCAB)
+        possible = mixture > 0
+        assert int(observed[~possible].sum()) == 0
+        expected = mixture[possible] / mixture[possible].sum() * ROWS
+        assert stats.chisquare(observed[possible].numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_both_directions_of_the_article_are_presets():
+    down, up = fr.falling(1000), fr.rising(1000)
+    values = [[float(m.teacher_forcing_ratio(s)) for s in (0, 500, 1000)] for m in (down, up)]
+    assert values[0][0] > 0.97
+    assert values[0][1] == pytest.approx(0.5, abs=0.01)
+    assert values[0][2] < 0.1
+    assert [1 - v for v in values[1]] == pytest.approx(values[0])
+
+
+def test_coin_flips_are_not_a_stepwise_mixture_with_the_data_conditional():
+    """Two symbols, data uniform on {00, 11}, model uniform: P(01) is (1 - eps^2) / 4, not (1 - eps) / 4.
+
+    Binomial; false-alarm rate 1e-4.
+    """
+
+    class Coin(nn.Module):
+        def forward(self, batch):
+            return torch.zeros(batch.size, batch.time, 2)
+
+    first = (torch.arange(ROWS) % 2)[:, None].expand(ROWS, 2)
+    batch = fr.Batch(first, first, torch.ones(ROWS, 2, dtype=torch.bool))
+    history = fr.scheduled_sampling(0.5).transform(Coin(), batch, 0, 3).history
+    mixed = int(((history[:, 0] == 0) & (history[:, 1] == 1)).sum())
+    assert stats.binomtest(mixed, ROWS, (1 - 0.25) / 4).pvalue > 1e-4
+    assert stats.binomtest(mixed, ROWS, (1 - 0.5) / 4).pvalue < 1e-12

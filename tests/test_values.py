@@ -1,0 +1,109 @@
+"""Values: gradient through the model's own entries equals autograd on the literal loop, for every cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import freerun as fr
+from builders import ForwardOnly, assert_same_gradients, gradients
+from oracles import coins
+
+KEY, STEP = 5, 3
+
+
+def batch() -> fr.Batch:
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 6, 4, generator=g, dtype=torch.float64)
+    mask = torch.arange(6) < torch.tensor([6, 4, 2])[:, None]
+    return fr.Batch(values, values, mask, context=torch.randn(3, 5, 2, generator=g, dtype=torch.float64))
+
+
+def model() -> fr.models.Seq2SeqModel:
+    torch.manual_seed(1)
+    return fr.models.Seq2SeqModel(2, 7, 4).double()
+
+
+def literal(net: nn.Module, b: fr.Batch, keep: torch.Tensor, cut: int | None) -> torch.Tensor:
+    """The hand-unrolled loop with its graph; own entries at positions cut-1, 2 cut-1, ... are detached."""
+    _, hidden = net.encoder(b.context.transpose(0, 1))
+    previous, losses = torch.zeros(b.size, 4, dtype=torch.float64), []
+    for t in range(b.time):
+        output, hidden = net.decoder(previous[None], hidden)
+        own = net.fc(output[0])
+        losses += [((own[i] - b.targets[i, t]) ** 2) for i in range(b.size) if b.mask[i, t]]
+        if cut is not None and (t + 1) % cut == 0:
+            own = own.detach()
+        previous = torch.where(keep[:, t, None], b.history[:, t], own)
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.0])
+@pytest.mark.parametrize("gradient", ["none", "full", 1, 2, 3])
+@pytest.mark.parametrize("form", ["stepper", "forward only"])
+def test_gradient_policies_equal_the_literal_loop(ratio, gradient, form):
+    net, b = model(), batch()
+    keep = coins("token", b, ratio, KEY, STEP)
+    cut = {"none": 1, "full": None}.get(gradient, gradient)
+    wanted = literal(net, b, keep, cut)
+    expected = gradients(net, wanted)
+    method = fr.scheduled_sampling(ratio, gradient=gradient)
+    bare = ForwardOnly(net) if form == "forward only" else net
+    outcome = method.run(bare, b, STEP, KEY)
+    assert outcome.loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert_same_gradients(gradients(net, outcome.loss), expected)
+
+
+def test_auto_is_full_for_values_and_the_roll_in_is_the_forward():
+    net, b = model(), batch()
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    outcome = fr.scheduled_sampling(0.5).run(net, b, STEP, KEY)
+    assert calls == []
+    assert outcome.fed.history.requires_grad
+    assert torch.equal(outcome.loss, fr.scheduled_sampling(0.5, gradient="full")(net, b, STEP, KEY))
+
+
+def test_ratio_one_is_teacher_forcing_bit_for_bit():
+    net, b = model(), batch()
+    a = gradients(net, fr.teacher_forcing()(net, b))
+    for gradient in ("full", "none", 2):
+        c = gradients(net, fr.scheduled_sampling(1.0, gradient=gradient)(net, b))
+        assert all(torch.equal(a[n], c[n]) for n in a)
+
+
+def test_nan_where_nothing_counts_does_no_harm():
+    net, b = model(), batch()
+    poisoned = b.targets.masked_fill(~b.mask[..., None], torch.nan)
+    clean = gradients(net, fr.teacher_forcing()(net, b))
+    found = gradients(net, fr.teacher_forcing()(net, b.replace(targets=poisoned)))
+    assert all(torch.equal(clean[n], found[n]) for n in clean)
+
+
+def test_weights_and_sums_are_exact():
+    net, b = model(), batch()
+    weights = torch.rand(3, 6, dtype=torch.float64)
+    outcome = fr.teacher_forcing().run(net, b.replace(weights=weights))
+    each = ((net(b) - b.targets) ** 2).sum(-1)
+    assert torch.allclose(outcome.total, (each * weights)[b.mask].sum())
+    assert torch.allclose(outcome.count, weights[b.mask].sum() * 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fr.scheduled_sampling(0.5, draw="greedy"), "does not fit targets that are values: use draw='point'"),
+        (lambda: fr.token_noise(0.5, vocabulary=5), "these targets are values"),
+        (lambda: fr.teacher_forcing(objective="cross_entropy"), "use objective='mse'"),
+    ],
+)
+def test_what_has_no_meaning_for_values_is_refused(make, message):
+    with pytest.raises(fr.UserError, match=message):
+        make()(model(), batch())
+
+
+def test_dropout_and_passes_with_gradient_do_not_go_together():
+    net = nn.Sequential(ForwardOnly(model()), nn.Dropout(0.1))
+    with pytest.raises(fr.UserError, match="same function in every pass"):
+        fr.scheduled_sampling(0.5)(net, batch())
