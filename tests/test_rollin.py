@@ -47,7 +47,7 @@ class LiteralDecoder:
             x = after[-1][0] if self.kind == "lstm" else after[-1]
         if model.attention is not None:
             scores = torch.einsum("bd,bsd->bs", model.query(x), source.memory)
-            scores = scores.masked_fill(~source.mask, -torch.inf)
+            scores = scores.masked_fill(source.padding, -torch.inf)
             found = torch.einsum("bs,bsd->bd", scores.softmax(-1), source.memory)
             x = torch.tanh(model.combine(torch.cat([x, found], -1)))
         return model.out(x), after

@@ -167,9 +167,10 @@ def _below(total: Tensor) -> Tensor:
 
 
 def _level(noise: Tensor, total: Tensor) -> Tensor:
-    # rounding noise to a narrower type may give 1.0, and the level must stay below the total
-    level = noise.to(total.dtype)[:, None] * total
-    return torch.minimum(level, _below(total))
+    # rounding noise to a narrower type may give 1.0, and the level must stay below the total: the largest number
+    # below 1, times the total, does so for every total in either type
+    largest = 1.0 - torch.finfo(total.dtype).eps / 2
+    return noise.to(total.dtype).clamp_max(largest)[:, None] * total
 
 
 @dataclass(frozen=True, repr=False)

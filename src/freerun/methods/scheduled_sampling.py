@@ -64,8 +64,8 @@ class ScheduledSampling(TransformMethod):
     summary: ClassVar[str] = "gold with probability teacher_forcing_ratio, else the model's own output"
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0)}
     citation: ClassVar[Citation] = Citation(
-        formula="h_t = y_t with probability r(step), else a draw from p(. | h_<t, x);  loss = -sum_t log p(y_t | h_<t, x)"
-        "\n(one coin and one draw = one draw from (1 - r) P_model + r P_data)",
+        formula="h_t = y_t with probability r(step), else a draw from p(. | h_<t, x);  "
+        "loss = -sum_t log p(y_t | h_<t, x)\n(one coin and one draw = one draw from (1 - r) P_model + r P_data)",
         reference="Bengio, S., Vinyals, O., Jaitly, N. and Shazeer, N. (2015). Scheduled sampling for sequence "
         "prediction with recurrent neural networks. NIPS. arXiv:1506.03099",
         bibtex="""@inproceedings{bengio2015scheduled,

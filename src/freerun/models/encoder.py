@@ -27,7 +27,7 @@ class RecurrentEncoder(nn.Module):
     """
 
     def __init__(
-        self, vocab: int, width: int, size: int, layers: int, cell: str, bidirectional: bool, dropout: float
+        self, vocab: int, width: int, size: int, *, layers: int, cell: str, bidirectional: bool, dropout: float
     ) -> None:
         super().__init__()
         ways = 2 if bidirectional else 1

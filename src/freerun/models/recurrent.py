@@ -23,20 +23,20 @@ class Encoded:
 
     Args:
         memory: (batch, source_time, size).
-        mask: (batch, source_time) bool, True = may be attended to.
+        padding: (batch, source_time) bool, True = may not be attended to.
         hidden: one (batch, size) per decoder layer: the state before the start symbol.
         cell: the same for lstm, else empty.
     """
 
     memory: Tensor
-    mask: Tensor
+    padding: Tensor
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]
 
     def select(self, rows: Tensor) -> Encoded:
         """The rows asked for."""
         parts = (tuple(part[rows] for part in group) for group in (self.hidden, self.cell))
-        return Encoded(self.memory[rows], self.mask[rows], *parts)
+        return Encoded(self.memory[rows], self.padding[rows], *parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ class DecoderState:
 class RecurrentSeq2Seq(nn.Module):
     """Encoder and decoder, recurrent; outputs are logits (batch, time, target_vocab).
 
-    ``h_t = cell(e(y_{t-1}), h_{t-1})``, ``a_t = softmax(h_t W M^T)``, ``o_t = tanh(W_c [h_t; a_t M])``, logits = U o_t. The
-    shift is inside: position t is fed ``history[:, t-1]``, position 0 a learned start vector. A Stepper and an
+    ``h_t = cell(e(y_{t-1}), h_{t-1})``, ``a_t = softmax(h_t W M^T)``, ``o_t = tanh(W_c [h_t; a_t M])``, logits = U o_t.
+    The shift is inside: position t is fed ``history[:, t-1]``, position 0 a learned start vector. A Stepper and an
     Encoder; the stepped and the fused path are equal. "Input feeding" (Luong's attention vector fed back) is left
     out on purpose: it would make teacher forcing itself a loop.
 
@@ -105,7 +105,9 @@ class RecurrentSeq2Seq(nn.Module):
         self.target_vocab = target_vocab
         self.size = size
         self.drop = nn.Dropout(dropout)
-        self.encoder = RecurrentEncoder(source_vocab, width, size, layers, cell, bidirectional, dropout)
+        self.encoder = RecurrentEncoder(
+            source_vocab, width, size, layers=layers, cell=cell, bidirectional=bidirectional, dropout=dropout
+        )
         states = 2 if cell == "lstm" else 1
         self.bridge = nn.Linear(self.encoder.summary_size, states * layers * size)
         self.embedding = nn.Embedding(target_vocab, width)
@@ -140,7 +142,7 @@ class RecurrentSeq2Seq(nn.Module):
         # for lstm the first half of the parts are hidden states, the second half cells
         parts = self.bridge(summary).tanh().split(self.size, 1)
         layers = self.decoder.num_layers
-        return batch.replace(context=Encoded(memory, mask, parts[:layers], parts[layers:]))
+        return batch.replace(context=Encoded(memory, ~mask, parts[:layers], parts[layers:]))
 
     def hidden(self, batch: Batch) -> Tensor:
         """(batch, time, size): what the vocabulary is read from."""
@@ -167,7 +169,7 @@ class RecurrentSeq2Seq(nn.Module):
         if self.attention is None:
             return hidden.contiguous()
         scores = torch.bmm(self.query(hidden), source.memory.transpose(1, 2))
-        weights = scores.masked_fill_(~source.mask[:, None], -torch.inf).softmax(-1)
+        weights = scores.masked_fill_(source.padding[:, None], -torch.inf).softmax(-1)
         found = torch.bmm(weights, source.memory)
         return self.combine(torch.cat([hidden, found], -1)).tanh()
 
@@ -179,16 +181,14 @@ class RecurrentSeq2Seq(nn.Module):
         layers = range(self.decoder.num_layers)
         weights = tuple(cell_weights(self.decoder, layer) for layer in layers)
         state = DecoderState(source.hidden, source.cell, source, weights)
-        first = self.drop(self.start_vector.expand(batch.size, -1))
-        return self.step(state, weights[0].gates(first))
+        # one row for all, unless dropout makes them differ
+        alike = 1 if not (self.training and self.drop.p > 0) else batch.size
+        first = weights[0].gates(self.drop(self.start_vector.expand(alike, -1)))
+        return self.step(state, first.expand(batch.size, -1))
 
     def embed(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., gates): embedding and input gates in one product."""
-        weights = cell_weights(self.decoder, 0)
-        fixed = not (self.training and self.drop.p > 0)
-        if fixed and entries.numel() > self.target_vocab:
-            return weights.gates(self.embedding.weight)[entries]
-        return weights.gates(self.drop(self.embedding(entries)))
+        return cell_weights(self.decoder, 0).gates(self.drop(self.embedding(entries)))
 
     def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
         """The state after one more entry, given as ``embed`` gave it."""
@@ -209,7 +209,7 @@ class RecurrentSeq2Seq(nn.Module):
         if rows is not None:
             hidden = hidden[rows]
             if self.attention is not None:
-                source = replace(source, memory=source.memory[rows], mask=source.mask[rows])
+                source = replace(source, memory=source.memory[rows], padding=source.padding[rows])
         return self.head(self._attend(hidden[:, None], source)[:, 0])
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:

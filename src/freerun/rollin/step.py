@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ __all__ = ["step_roll_in"]
 def step_roll_in(model: Any, batch: Batch, plan: Plan) -> tuple[Tensor, int]:
     """The mixed history, and the number of positions stepped.
 
-    All gold entries are embedded at once; attention, projection and choice run only for the rows whose entry is
-    to be their own, and the loop stops after the last of them. Equal to the naive loop that computes everything.
+    All gold entries are embedded at once, through a table where the vocabulary is small; attention, projection and
+    choice run only for the rows whose entry is to be their own, and the loop stops after the last of them. Equal to
+    the naive loop that computes everything.
 
     Args:
         model: a Stepper, in the mode the roll-in is to run in.
@@ -31,7 +33,8 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> tuple[Tensor, int]:
     last = int(plan.times[-1])
     history = batch.history.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
-    inputs = model.embed(history[:last])
+    embed = _embedding(model, batch, history[:last], state)
+    inputs = embed(history[:last])
     start = 0
     for t in range(last + 1):
         count = counts[t]
@@ -43,8 +46,20 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> tuple[Tensor, int]:
             own = plan.draw.choose(outputs, noise).to(history.dtype)
             history[t].index_copy_(0, rows, own)
             if t < last:
-                inputs[t].index_copy_(0, rows, model.embed(own))
+                inputs[t].index_copy_(0, rows, embed(own))
             start += count
         if t < last:
             state = model.step(state, inputs[t])
     return history.transpose(0, 1), last
+
+
+def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:
+    """``model.embed``, or a table of it over all symbols where that is the smaller work."""
+    if not batch.is_discrete or history.numel() == 0:
+        return model.embed
+    vocab = model.output(state, history.new_zeros(1)).shape[-1]
+    # a prompt may hold ids that are no outputs; the model alone knows them
+    if vocab > history.numel() or int(history.max()) >= vocab:
+        return model.embed
+    table = model.embed(torch.arange(vocab, device=history.device))
+    return lambda entries: table[entries]
