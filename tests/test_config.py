@@ -8,14 +8,16 @@ import tomli_w
 import torch
 
 from freerun.config import load_recipe, recipe_table, shipped_recipes
-from freerun.config.build import build
+from freerun.config.build import build, scoring
 from freerun.config.folder import check_folder, clear_run, probe
 from freerun.config.load import evaluate_run, load_run, pronounce, trial_batch
 from freerun.config.parameters import measured_rate
+from freerun.config.recipe import EvaluateSettings
 from freerun.config.run import direction, header, run_recipe
 from freerun.config.toml_lines import key_places
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.schedules import Table
+from freerun.training import evaluation
 from tiny_recipes import TINY, changed, write
 
 NEEDS_PATH = ("g2p-cmudict", "g2p-sigmorphon")
@@ -196,6 +198,10 @@ def test_the_header_says_counts_method_and_direction(run):
     assert "falls from 1 to" in text
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in text
     assert str(folder) in text
+
+
+def test_recipe_and_task_are_scored_alike_by_default():
+    assert scoring(EvaluateSettings()) == evaluation.EvaluateSettings()
 
 
 def test_directions_in_words(tmp_path):

@@ -64,6 +64,13 @@ def test_an_update_is_the_literal_one() -> None:
     assert record["grad_norm"] == pytest.approx(float(gradient.norm())), "the norm before clipping is logged"
 
 
+def test_the_rate_of_noise_is_logged_as_the_ratio_is() -> None:
+    noise = fr.token_noise(rate=fr.schedules.linear(start=0.0, end=0.5, steps=4))
+    record = stepped(EXACT, noise)[1]
+    assert (record["rate"], record["teacher_forcing_ratio"]) == (0.25, None)
+    assert "rate" not in stepped(EXACT)[1]
+
+
 def test_dropout_is_repeated_by_seed_step_and_micro_batch() -> None:
     def loss(seed: int, step: int) -> float:
         task = make_task()

@@ -169,13 +169,14 @@ class EvaluateSettings:
 
     Args:
         beams: 1: greedy; more: beam search of that width.
-        length_penalty: exponent of the length that a beam's score is divided by.
+        length_penalty: as in ``generate``: 0 compares beams by log-probability, which favours short ones; up to 1
+            evens that out. No effect with one beam.
         length_margin: free running stops so many symbols beyond the longest training target.
         batch_size: words scored at a time; changes no number.
     """
 
     beams: int = _number(1, low=1, high=100)
-    length_penalty: float = _number(1.0, low=0.0)
+    length_penalty: float = _number(0.0, low=0.0)
     length_margin: int = _number(5, low=0)
     batch_size: int = _number(512, low=1)
 

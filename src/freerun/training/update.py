@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import LSTM, Module
 
 from freerun.errors import DivergedError, UserError
@@ -17,7 +17,7 @@ from freerun.training.optim import learning_rate, set_learning_rate
 from freerun.training.plan import BatchPlan, Planned, pieces
 from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
-from freerun.types import Step
+from freerun.types import Outcome, Step
 
 __all__ = ["Window", "check_amp", "update"]
 
@@ -32,17 +32,17 @@ class Window:
     replaced: float = 0.0
     disagreeing: float = 0.0
     passes: float = 0.0
-    ratio: float | None = None
+    scheduled: dict[str, float] = field(default_factory=dict)
 
-    def add(self, total: Tensor, count: Tensor | float, report: Any, share: float) -> None:
-        """Add a micro-batch that holds ``share`` of the window's examples."""
-        self.total += float(total.detach())
-        self.count += float(count)
+    def add(self, outcome: Outcome, names: Collection[str], share: float) -> None:
+        """Add a micro-batch that holds ``share`` of the window's examples; ``names`` are scheduled parameters."""
+        report = outcome.report
+        self.total += float(outcome.total.detach())
+        self.count += float(outcome.count)
         for name in ("eligible", "replaced", "disagreeing"):
             setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
         self.passes += share * float(report.get("passes", 0))
-        if "teacher_forcing_ratio" in report:
-            self.ratio = float(report["teacher_forcing_ratio"])
+        self.scheduled |= {name: float(report[name]) for name in names if name in report}
 
 
 def check_amp(model: Module, settings: TrainSettings) -> None:
@@ -97,7 +97,8 @@ def update(
         "loss": loss,
         "lr": rate,
         "grad_norm": norm,
-        "teacher_forcing_ratio": window.ratio,
+        "teacher_forcing_ratio": None,
+        **window.scheduled,
         "eligible": int(window.eligible),
         "replaced": int(window.replaced),
         "disagreeing": int(window.disagreeing),
@@ -110,6 +111,7 @@ def _window(
 ) -> Window:
     device = next(parts.model.parameters()).device
     key = fold(settings.seed, "train")
+    names = {"teacher_forcing_ratio", *getattr(method, "ranges", ())}
     window = Window()
     for micro, (indices, rows) in enumerate(pieces(planned, settings.accumulate)):
         batch = task.batch(indices, rows).to(device)
@@ -117,7 +119,7 @@ def _window(
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
             outcome = method.run(parts.model, batch, step, key)
         outcome.total.backward()
-        window.add(outcome.total, outcome.count, outcome.report, len(indices) / len(planned.indices))
+        window.add(outcome, names, len(indices) / len(planned.indices))
     return window
 
 
@@ -138,11 +140,11 @@ def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
 def _diverged(step: int, numbers: str, window: Window, planned: Planned) -> DivergedError:
     if not window.count:
         return DivergedError(f"update {step}: no position of the batch counts in the loss (its mask is all False)")
-    ratio = "none" if window.ratio is None else f"{window.ratio:g}"
+    values = "".join(f", {name} {value:g}" for name, value in window.scheduled.items())
     examples = " ".join(str(int(index)) for index in planned.indices)
     return DivergedError(
         [
-            f"training diverged at update {step}, which was not made: {numbers}, teacher_forcing_ratio {ratio}",
+            f"training diverged at update {step}, which was not made: {numbers}{values}",
             f"its training examples: {examples}",
             "the last checkpoint is untouched: look for NaN or huge values in these examples, lower lr, lengthen "
             "warmup or clip the gradient",
