@@ -1,6 +1,8 @@
 """Recipes: places, overrides, round trips, what is built from them, and the folder a run goes to."""
 
 import json
+import shutil
+import sys
 import tomllib
 
 import pytest
@@ -263,6 +265,30 @@ def test_nothing_is_removed_before_the_data_are_read(run, tmp_path):
         run_recipe(pairs, out, overwrite=True, progress=False)
     assert (out / "summary.json").exists()
     assert run_recipe(recipe, out, overwrite=True, progress=False)["updates"] == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "begins", "said"),
+    [
+        ("train.lr=0.1", "out/../out", "cannot begin with the weights of the folder it is written to"),
+        ("model.size=8", "other", "the weights are of another model"),
+        ("train.amp=bf16", None, "no bf16 LSTM"),
+        ("train.tensorboard=true", None, "needs TensorBoard"),
+    ],
+)
+def test_nothing_is_removed_before_the_new_run_can_start(run, tmp_path, monkeypatch, override, begins, said):
+    def missing(*_):
+        raise RuntimeError("could not create a primitive descriptor")
+
+    out = shutil.copytree(run[0], tmp_path / "out")
+    shutil.copytree(run[0], tmp_path / "other")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    monkeypatch.setattr(torch.nn.LSTM, "forward", missing)
+    recipe = load_recipe(write(tmp_path), [override])
+    with pytest.raises(UserError, match=said):
+        run_recipe(recipe, out, overwrite=True, init=begins and tmp_path / begins, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_resume_refuses_another_recipe(run, tmp_path):

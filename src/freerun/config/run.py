@@ -11,7 +11,7 @@ from freerun.config.build import build
 from freerun.config.folder import check_folder, clear_run, probe, same_recipe, without_places, write_recipe
 from freerun.config.read import recipe_table
 from freerun.config.recipe import Recipe
-from freerun.errors import CheckpointError
+from freerun.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -45,20 +45,23 @@ def run_recipe(
 
     Raises:
         OccupiedError: the folder holds a run or foreign files.
-        UserError: data, a folder that cannot be written, a resumed run of another recipe.
+        UserError: data, bf16 or TensorBoard that are not there, a folder that cannot be written, ``init`` that is
+            ``out``, a resumed run of another recipe.
         CheckpointError: nothing to resume from is sound, or ``init`` is not a run of this model.
     """
-    from freerun.training import fit
+    from freerun.training import fit, ready_to_start
     from freerun.training.folder import FolderLock
 
     folder = Path(out)
     check_folder(folder, resume=resume, overwrite=overwrite)
-    if init is not None and not (Path(init) / "model" / "model.json").exists():
-        raise CheckpointError(f"--init {init}: no model/model.json there; it must be the folder of a run")
+    source = None if init is None else Path(init)
+    if source is not None:
+        _check_init(source, folder)
     table = recipe_table(recipe, compare=False)
     if resume:
         same_recipe(folder, table)
     model, task, method, settings = build(recipe)
+    ready_to_start(model, task, settings, source)
     probe(folder)
     if overwrite:
         with FolderLock(folder):
@@ -68,8 +71,18 @@ def run_recipe(
         print("\n".join(header(recipe, task.header(), method, model, folder)), file=sys.stderr, flush=True)
     return fit(
         model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_places(table),
-        init=None if init is None else Path(init),
+        init=source,
     )  # fmt: skip
+
+
+def _check_init(init: Path, folder: Path) -> None:
+    if init.resolve() == folder.resolve():
+        raise UserError(
+            f"--init {init}: a run cannot begin with the weights of the folder it is written to\n"
+            "  help: give another --out"
+        )
+    if not (init / "model" / "model.json").exists():
+        raise CheckpointError(f"--init {init}: no model/model.json there; it must be the folder of a run")
 
 
 def header(recipe: Recipe, data: list[str], method: Any, model: Module, folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from freerun.training.loop import fit
 from freerun.training.optim import learning_rate
 from freerun.training.plan import BatchPlan
+from freerun.training.ready import ready_to_start
 from freerun.training.settings import TrainSettings
 from freerun.training.stop import StoppedError, TerminatedError
 from freerun.training.task import Evaluation, Task
@@ -19,5 +20,6 @@ __all__ = [
     "learning_rate",
     "load_weights",
     "read_model",
+    "ready_to_start",
     "write_model",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from freerun.errors import CheckpointError, ResourceError, UserError
 
-__all__ = ["Board", "Metrics", "jsonable"]
+__all__ = ["Board", "Metrics", "board_class", "jsonable"]
 
 
 def jsonable(value: Any) -> Any:
@@ -67,6 +67,21 @@ class Metrics:
         self._file.close()
 
 
+def board_class() -> Any:
+    """What writes TensorBoard files.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "tensorboard = true needs TensorBoard: pip install 'freerun[tensorboard]', or set it to false"
+        ) from error
+    return SummaryWriter
+
+
 class Board:
     """TensorBoard curves beside the metrics; training never stops for them.
 
@@ -79,13 +94,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "tensorboard = true needs TensorBoard: pip install 'freerun[tensorboard]', or set it to false"
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._writer: Any = board_class()(str(folder / "tensorboard"), purge_step=start)
 
     def write(self, record: dict[str, Any], step: int, prefix: str = "train") -> None:
         """Add every number of a record to its curve."""
