@@ -1,4 +1,4 @@
-# make demo: set up .venv, train three arms on real data, print the table and the report's path
+# make demo: set up .venv, train three arms on real data, print the table and the report's path; goes on where it was stopped
 # make test: set up .venv, run the quick checks; make test-all adds the slow ones
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +17,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/freerun compare recipes/g2p-demo.toml --out out/g2p-demo --overwrite
+	@again=--overwrite; \
+	if test -e out/g2p-demo/comparison.json && ! test -e out/g2p-demo/results.json; then again=--resume; fi; \
+	set -x; $(BIN)/freerun compare recipes/g2p-demo.toml --out out/g2p-demo $$again
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

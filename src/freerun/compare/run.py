@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-import shutil
 import sys
 import time
 import tomllib
@@ -14,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from freerun.compare import folders, pool, results
+from freerun.compare.place import check_place, claim
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
 from freerun.compare.progress import Display, State, display_for
 from freerun.config.read import differences, load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
-from freerun.errors import OccupiedError, UserError
+from freerun.errors import UserError
 from freerun.training.folder import FolderLock
 from freerun.training.stop import StoppedError
 
 __all__ = ["compare"]
 
 _POLL = 0.5
-_OURS = ("runs", "recipes", "logs", "results.json", "report.html")
 
 
 def compare(
@@ -48,14 +47,14 @@ def compare(
         overrides: ``key=value`` each.
         out: folder of the comparison; made if missing.
         resume: go on: finished runs are kept, started ones continued.
-        overwrite: remove an earlier comparison in ``out`` first.
+        overwrite: remove an earlier comparison in ``out`` first; only files that comparisons write.
         workers: runs at a time; None: as the recipe says.
         progress: show how far the runs are.
 
     Raises:
-        OccupiedError: ``out`` holds a comparison, and neither ``resume`` nor ``overwrite`` is given.
+        OccupiedError: ``out`` is no comparison's, or holds one and neither ``resume`` nor ``overwrite`` is given.
         StoppedError: Ctrl-C; the runs were stopped and can be resumed.
-        UserError: a wrong recipe, a missing extra, or a run that failed (with the end of what it printed).
+        UserError: a wrong recipe, wrong data, a missing extra, or a run that failed (with the end of what it printed).
     """
     require_report()
     overrides = list(overrides)
@@ -64,16 +63,16 @@ def compare(
         raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}")
-    if resume and overwrite:
-        raise UserError("give --resume or --overwrite, not both")
+    check_place(out, resume=resume, overwrite=overwrite)
     arms = [Arm(arm.label, arm.method.table()) for arm in recipe.compare.arms]
     seeds = recipe.compare.seeds
     runs = plan(arms, seeds)
     sets = [part for override in overrides for part in ("--set", override)]
     again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume"])
-    out.mkdir(parents=True, exist_ok=True)
+    if overwrite or not all(folders.finished(out / "runs" / run.name) for run in runs):
+        _check_start(recipe)
     with FolderLock(out):
-        _prepare(out, resume=resume, overwrite=overwrite)
+        claim(out, [run.name for run in runs], overwrite=overwrite)
         recipes = _write_recipes(recipe, runs, out)
         work = _Work(out, recipes, workers or recipe.compare.workers, again)
         _run_all(work, runs, display_for(recipe.train.updates, len(runs), progress))
@@ -94,21 +93,14 @@ def require_report() -> None:
         raise UserError(f"the report needs {' and '.join(missing)}: pip install 'freerun[report]'")
 
 
-def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
-    if overwrite:
-        for name in _OURS:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif (out / "results.json").exists() and not resume:
-        raise OccupiedError(
-            f"{out} holds a finished comparison: give another folder, --resume to make its results again "
-            "from the finished runs, or --overwrite to remove it"
-        )
-    elif (out / "runs").exists() and not resume:
-        raise OccupiedError(
-            f"{out} holds a comparison that was started: go on with --resume, remove it with --overwrite, "
-            "or give another folder"
-        )
+def _check_start(recipe: Recipe) -> None:
+    """What every run would stumble over, before anything is removed or made."""
+    from freerun.config.build import build_data, build_model
+    from freerun.training import ready_to_start
+    from freerun.training.evaluation import PairTask
+
+    data = build_data(recipe.data)
+    ready_to_start(build_model(recipe, data), PairTask(data), recipe.train)
 
 
 def _write_recipes(recipe: Recipe, runs: Iterable[PlannedRun], out: Path) -> dict[str, Path]:
