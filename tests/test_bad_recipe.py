@@ -114,6 +114,20 @@ def test_overrides_are_checked_alike(tmp_path, override, expected):
     assert found[0].startswith(f"--set {override}: {expected}")
 
 
+def test_objective_and_select_are_refused_together(tmp_path):
+    found = problems(tmp_path, TINY, ["method.objective=cros_entropy", "train.select=pre", "train.lr=0"])
+    assert sorted(found) == [
+        "--set method.objective=cros_entropy: `objective` must be one of auto, cross_entropy; got 'cros_entropy'\n"
+        "  help: did you mean cross_entropy?",
+        "--set train.lr=0: lr must be above 0 and finite; got 0.0",
+        "--set train.select=pre: `select` must be one of per, wer, sequence_accuracy (free-running), "
+        "teacher_forced_loss, teacher_forced_token_accuracy, teacher_forced_sequence_accuracy, teacher_forced_per, "
+        "teacher_forced_wer; got 'pre'\n  help: did you mean per?",
+    ]
+    (mse,) = problems(tmp_path, TINY, ["method.objective=mse"])
+    assert "`objective` mse is for values; the data of a recipe are symbols\n  help: use auto or cross_entropy" in mse
+
+
 def test_a_measured_rate_that_is_not_there(tmp_path):
     (found,) = problems(tmp_path, TINY, ['method={name="token_noise", rate={measured="/nowhere/metrics.jsonl"}}'])
     assert found.startswith('--set method={name="token_noise", rate={measured=')

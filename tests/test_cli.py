@@ -127,7 +127,12 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
         "def leaks(batch):\n    return torch.nn.functional.one_hot(batch.history, 3).float()\n"
         "def pair():\n    return leaks, batch\n"
         "def fails():\n    raise RuntimeError('no weights')\n"
+        "def broken(batch):\n    raise KeyError('source')\n"
+        "broken_pair = broken, batch\nno_batch = leaks, ids\n"
     )
+    (tmp_path / "bad_syntax.py").write_text("a = 1\nb = = 2\n")
+    (tmp_path / "bad_exit.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "bad_import.py").write_text("raise ValueError('no data here')\n")
     monkeypatch.chdir(tmp_path)
     assert main(["check", "leaky_models:pair"]) == 2
     out, err = capsys.readouterr()
@@ -136,6 +141,12 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
     for target, expected in [
         ("leaky_models:batch", "must be (model, batch)"), ("leaky_models:nothing", "has no 'nothing'"),
         ("no_such_module:pair", "No module named"), ("leaky_models:fails", "raised RuntimeError: no weights"),
+        ("leaky_models:broken_pair", "the model raised KeyError: 'source'"),
+        ("leaky_models:no_batch", "must be (model, batch) or a function that gives them; got (function, Tensor)"),
+        ("bad_syntax:pair", "importing bad_syntax raised SyntaxError: invalid syntax (line 2)"),
+        ("bad_import:pair", "importing bad_import raised ValueError: no data here"),
+        ("bad_exit:pair", "importing bad_exit raised SystemExit: 3"),
+        (":pair", "must be a run's folder or module:object"), ("leaky_models:", "module:object"),
     ]:  # fmt: skip
         assert main(["check", target]) == 2
         assert expected in capsys.readouterr().err

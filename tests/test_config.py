@@ -202,6 +202,17 @@ def test_the_header_says_counts_method_and_direction(run):
     assert str(folder) in text
 
 
+def test_every_score_can_be_selected_by(run, tmp_path):
+    test = run[2]["test"]
+    assert {side: set(scores) for side, scores in test.items()} == {
+        s: set(names) for s, names in evaluation.SCORES.items()
+    }
+    for side, scores in test.items():
+        for name in scores:
+            assert load_recipe(write(tmp_path), [f"train.select={side}_{name}"])
+    assert load_recipe(write(tmp_path), ["train.select=wer"])
+
+
 def test_recipe_and_task_are_scored_alike_by_default():
     assert scoring(EvaluateSettings()) == evaluation.EvaluateSettings()
 

@@ -109,7 +109,15 @@ def check(target: str) -> int:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
     from freerun.checks import examine
 
-    report = examine(*_target(target))
+    model, batch = _target(target)
+    try:
+        report = examine(model, batch)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if not _is_object(target):
+            raise  # a model of ours
+        raise UserError(f"{target}: the model raised {_said(error)}") from error
     print(report)
     if report.refused:
         names = ", ".join(finding.name for finding in report.refused)
@@ -118,7 +126,7 @@ def check(target: str) -> int:
 
 
 def _target(target: str) -> tuple[Any, Any]:
-    if ":" in target and not Path(target).exists():
+    if _is_object(target):
         return _python_target(target)
     from freerun.config.load import load_run, trial_batch
 
@@ -126,24 +134,47 @@ def _target(target: str) -> tuple[Any, Any]:
     return loaded.model, trial_batch(loaded)
 
 
+def _is_object(target: str) -> bool:
+    return ":" in target and not Path(target).exists()
+
+
 def _python_target(target: str) -> tuple[Any, Any]:
+    from freerun.types import Batch
+
     module_name, _, attribute = target.partition(":")
-    sys.path.insert(0, "")
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise UserError(f"{target}: {error}\n  help: module:object is looked for from the folder you are in") from None
-    except AttributeError:
-        raise UserError(f"{target}: the module {module_name} has no {attribute!r}") from None
-    finally:
-        sys.path.remove("")
+    if not module_name or not attribute:
+        raise UserError(f"{target}: must be a run's folder or module:object")
+    found = _imported(target, module_name, attribute)
     try:
         pair = found() if callable(found) and not hasattr(found, "forward") else found
     except Exception as error:  # the caller's own code: its message is the useful one
-        raise UserError(f"{target}: calling it raised {type(error).__name__}: {error}") from error
-    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise UserError(f"{target}: calling it raised {_said(error)}") from error
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Batch):
+        got = f"({', '.join(type(part).__name__ for part in pair)})" if isinstance(pair, tuple) else type(pair).__name__
         raise UserError(
-            f"{target}: must be (model, batch) or a function that gives them; got {type(pair).__name__}\n"
-            "  help: the check needs a batch to try the model on"
+            f"{target}: must be (model, batch) or a function that gives them; got {got}\n"
+            "  help: the check needs a freerun.Batch to try the model on"
         )
     return pair
+
+
+def _imported(target: str, module_name: str, attribute: str) -> Any:
+    sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{target}: {error}\n  help: module:object is looked for from the folder you are in") from None
+    except (Exception, SystemExit) as error:  # the caller's own code
+        place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{target}: importing {module_name} raised {_said(error)}{place}") from error
+    finally:
+        sys.path.remove("")
+    if not hasattr(module, attribute):
+        raise UserError(f"{target}: the module {module_name} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, UserError | SyntaxError):
+        return f"{type(error).__name__}: {error.problems[0] if isinstance(error, UserError) else error.msg}"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -134,6 +134,9 @@ def _build(
         return None
     if given.get("noise") == "unigram":
         given["frequencies"] = _STAND_IN if frequencies is None else frequencies
+    if problem := _objective_problem(given.get("objective", "auto")):
+        report((*path, "objective"), *problem)
+        given["objective"] = "auto"  # so that the others are still looked at
     try:
         return cls(**given)
     except UserError as error:
@@ -142,6 +145,21 @@ def _build(
     except (TypeError, ValueError) as error:
         report(path, f"{name}: {error}", None)
     return None
+
+
+def _objective_problem(given: Any) -> tuple[str, str | None] | None:
+    from freerun.objectives import OBJECTIVES
+
+    allowed = ["auto", *(name for name in OBJECTIVES if name != "mse")]
+    if given in allowed:
+        return None
+    if given == "mse":
+        return "`objective` mse is for values; the data of a recipe are symbols", f"use {' or '.join(allowed)}"
+    near = nearest(given, allowed) if isinstance(given, str) else None
+    return (
+        f"`objective` must be one of {', '.join(allowed)}; got {given!r}",
+        f"did you mean {near}?" if near else None,
+    )
 
 
 def _unknown_parameter(key: str, name: str, known: Sequence[str]) -> tuple[str, str]:

@@ -66,6 +66,7 @@ def read_recipe(source: Source) -> Recipe:
     if model is not None:
         construct(source, ("model",), lambda: check_model_arguments(model), source.table.get("model", {}))
     train = read_section(source, ("train",), TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
+    _check_select(source)
     evaluate = read_section(source, ("evaluate",), EvaluateSettings, elsewhere=_but("evaluate", elsewhere))
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
     compare = _read_compare(source, run, elsewhere) if "compare" in table else None
@@ -123,6 +124,24 @@ def _seed(source: Source, value: Any) -> int:
         source.add(("seed",), f"`seed` must be a whole number from 0 on; got {value!r}")
         return 0
     return value
+
+
+def _check_select(source: Source) -> None:
+    from freerun.training.evaluation import SCORES
+    from freerun.training.task import full_name
+
+    select = _get(source.table, "train", "select")
+    names = [f"{side}_{name}" for side, scores in SCORES.items() for name in scores]
+    if not isinstance(select, str) or full_name(select) in names:
+        return
+    short = list(SCORES["free_running"])
+    told = [name for name in names if name.startswith("teacher_forced_")]
+    near = nearest(select, [*short, *names])
+    source.add(
+        ("train", "select"),
+        f"`select` must be one of {', '.join(short)} (free-running), {', '.join(told)}; got {select!r}",
+        f"did you mean {near}?" if near else None,
+    )
 
 
 def _kind_section(

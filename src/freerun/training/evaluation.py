@@ -22,7 +22,13 @@ from freerun.scores import score
 from freerun.training.task import Evaluation
 from freerun.types import Batch
 
-__all__ = ["EvaluateSettings", "PairTask", "evaluate_pairs", "say"]
+__all__ = ["SCORES", "EvaluateSettings", "PairTask", "evaluate_pairs", "say"]
+
+SCORES = {
+    "teacher_forced": ("loss", "token_accuracy", "sequence_accuracy", "per", "wer"),
+    "free_running": ("per", "wer", "sequence_accuracy"),
+}
+"""What ``evaluate_pairs`` gives, by side."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn import Module
 from freerun.errors import UserError
 from freerun.types import Batch, Outcome
 
-__all__ = ["Evaluation", "Method", "Task", "improves", "selected_score"]
+__all__ = ["Evaluation", "Method", "Task", "full_name", "improves", "selected_score"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,15 @@ class Method(Protocol):
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome: ...
 
 
+def full_name(select: str) -> str:
+    """The score a ``select`` means, with its side.
+
+    >>> full_name("per"), full_name("teacher_forced_loss")
+    ('free_running_per', 'teacher_forced_loss')
+    """
+    return select if select.startswith(("free_running_", "teacher_forced_")) else f"free_running_{select}"
+
+
 def selected_score(evaluation: Evaluation, select: str) -> float:
     """The score that ``select`` names; a bare metric is a free-running one.
 
@@ -70,7 +79,7 @@ def selected_score(evaluation: Evaluation, select: str) -> float:
     """
     scores = {f"free_running_{name}": value for name, value in evaluation.free_running.items()}
     scores |= {f"teacher_forced_{name}": value for name, value in evaluation.teacher_forced.items()}
-    name = select if select.startswith(("free_running_", "teacher_forced_")) else f"free_running_{select}"
+    name = full_name(select)
     if name not in scores:
         raise UserError(f"select = {select!r} names no score of this task; there are: {', '.join(sorted(scores))}")
     return float(scores[name])
