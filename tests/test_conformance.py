@@ -158,6 +158,29 @@ def test_every_bad_argument_is_named_at_once():
         fr.scheduled_sampling(0.5, gradient="full")(seq2seq(), ragged())
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fr.scheduled_sampling("x"), "must be a number or a schedule; got 'x'"),
+        (lambda: fr.token_noise(None), "must be a number or a schedule; got None"),
+        (lambda: fr.scheduled_sampling(0.5, engine=2.0), "engine must be one of"),
+        (lambda: fr.scheduled_sampling(0.5, coin=3), "coin must be one of"),
+        (lambda: fr.scheduled_sampling(0.5, draw=3), "draw must be one of"),
+        (lambda: fr.teacher_forcing(objective="mze"), "objective must be one of auto, cross_entropy, mse"),
+        (lambda: fr.Batch(*[torch.zeros(1, 2, dtype=torch.int32)] * 2, torch.ones(1, 2).bool()), "ids must be int64"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_words(make, message):
+    with pytest.raises(fr.UserError, match=message):
+        make()
+
+
+def test_free_running_takes_no_ratio():
+    with pytest.raises(TypeError):
+        fr.free_running(teacher_forcing_ratio=1.0)
+    assert fr.free_running().teacher_forcing_ratio == 0.0
+
+
 def test_a_batch_says_all_that_is_wrong_with_it():
     ids = torch.zeros(2, 3, dtype=torch.long)
     with pytest.raises(fr.UserError) as caught:

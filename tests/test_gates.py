@@ -63,10 +63,13 @@ def test_prefix_counts_eligible_entries():
 
 
 def test_every_tau():
-    assert gates.Every(3)(batch(1, 7), 0.0, 0)[0].tolist() == [False, False, True] * 2 + [False]
-    assert bool(gates.Every(1)(batch(), 0.0, 0).all())
-    with pytest.raises(fr.UserError, match="tau must be at least 1"):
-        gates.Every(0)
+    assert gates.every(3)(batch(1, 7), 0.0, 0)[0].tolist() == [False, False, True] * 2 + [False]
+    coins = gates.Token()(batch(), 0.4, 7)
+    keep = gates.every(2)(batch(), 0.4, 7)
+    assert bool(keep[:, 1::2].all())
+    assert torch.equal(keep[:, ::2], coins[:, ::2])
+    with pytest.raises(fr.UserError, match="tau must be at least 2"):
+        gates.every(1)
 
 
 def test_unknown_names_list_the_known_ones():

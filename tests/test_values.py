@@ -77,8 +77,12 @@ def test_nan_where_nothing_counts_does_no_harm():
     net, b = model(), batch()
     poisoned = b.targets.masked_fill(~b.mask[..., None], torch.nan)
     clean = gradients(net, fr.teacher_forcing()(net, b))
-    found = gradients(net, fr.teacher_forcing()(net, b.replace(targets=poisoned)))
-    assert all(torch.equal(clean[n], found[n]) for n in clean)
+    for changes in ({"targets": poisoned}, {"history": poisoned}):
+        found = gradients(net, fr.teacher_forcing()(net, b.replace(**changes)))
+        assert all(torch.equal(clean[n], found[n]) for n in clean)
+        for gradient in ("full", "none"):
+            loss = fr.scheduled_sampling(0.5, gradient=gradient)(net, b.replace(**changes), STEP, KEY)
+            assert all(bool(g.isfinite().all()) for g in gradients(net, loss).values())
 
 
 def test_weights_and_sums_are_exact():
@@ -107,3 +111,26 @@ def test_dropout_and_passes_with_gradient_do_not_go_together():
     net = nn.Sequential(ForwardOnly(model()), nn.Dropout(0.1))
     with pytest.raises(fr.UserError, match="same function in every pass"):
         fr.scheduled_sampling(0.5)(net, batch())
+
+
+def test_engines_are_honoured_or_refused_where_the_graph_is_kept():
+    net, b = model(), batch()
+    wanted = fr.scheduled_sampling(0.0)(net, b, STEP, KEY)
+    passed = fr.scheduled_sampling(0.0, engine="passes").run(net, b, STEP, KEY)
+    assert torch.allclose(passed.loss, wanted, rtol=1e-12)
+    once = fr.scheduled_sampling(0.0, engine=1).run(net, b, STEP, KEY)
+    assert once.report["exact"] == 0.0
+    assert not torch.allclose(once.loss, wanted)
+    with pytest.raises(fr.UserError, match="needs a model with start"):
+        fr.scheduled_sampling(0.0, engine="step")(ForwardOnly(net), b)
+    unshifted = fr.models.UnshiftedSeq2SeqModel(2, 7, 4).double()
+    with pytest.raises(fr.UserError, match="did not settle"):
+        fr.scheduled_sampling(0.0)(unshifted, b)
+
+
+def test_nothing_that_counts_is_a_loss_of_zero():
+    net, b = model(), batch()
+    nothing = b.replace(mask=torch.zeros_like(b.mask))
+    loss = fr.teacher_forcing()(net, nothing)
+    assert loss.item() == 0.0
+    assert all(not bool(g.any()) for g in gradients(net, loss).values())

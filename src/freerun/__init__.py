@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freerun import draws, gates, models, objectives, schedules
+    from freerun import draws, gates, keys, methods, metrics, models, objectives, schedules
     from freerun.checks import check_model
     from freerun.draws import DRAWS
     from freerun.errors import UserError
@@ -58,7 +58,7 @@ _HOMES = {
     "Outcome": "freerun.types",
     "Step": "freerun.types",
 }
-_MODULES = ("draws", "gates", "models", "objectives", "schedules")
+_MODULES = ("draws", "gates", "keys", "methods", "metrics", "models", "objectives", "schedules")
 
 __all__ = [
     "DRAWS",
@@ -78,6 +78,9 @@ __all__ = [
     "free_running",
     "gates",
     "generate",
+    "keys",
+    "methods",
+    "metrics",
     "models",
     "objectives",
     "rising",

@@ -91,7 +91,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if not self.temperature > 0:
+        if not 0 < self.temperature < float("inf"):
             problems.append(f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'")
         if self.top_k < 0:
             problems.append(f"top_k must be 0 (all symbols) or more; got {self.top_k}")
@@ -127,8 +127,9 @@ class Sample:
         if self.temperature != 1.0:
             logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
-            lowest = logits.topk(self.top_k, -1).values[..., -1:]
-            logits = logits.masked_fill(logits < lowest, -torch.inf)
+            # by index, so that ties at the edge do not let more than k in
+            dropped = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(self.top_k, -1).indices, False)
+            logits = logits.masked_fill(dropped, -torch.inf)
         if self.top_p < 1.0:
             ordered, order = torch.sort(logits, dim=-1, descending=True, stable=True)
             before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
@@ -209,8 +210,8 @@ def resolve(draw: str | Draw) -> Draw:
     >>> resolve("greedy")
     greedy()
     """
-    if not isinstance(draw, str):
+    if not isinstance(draw, str) and hasattr(draw, "choose"):
         return draw
     if draw not in DRAWS:
         raise UserError(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
-    return DRAWS[draw]()
+    return DRAWS[str(draw)]()

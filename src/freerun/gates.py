@@ -12,7 +12,10 @@ from freerun.errors import UserError
 from freerun.keys import uniform
 from freerun.types import Batch
 
-__all__ = ["GATES", "Batchwise", "Every", "Gate", "Prefix", "Sequence", "Timestep", "Token", "resolve"]
+__all__ = [
+    "GATES", "Batchwise", "Every", "Gate", "Prefix", "Sequence", "Timestep", "Token", "batchwise", "every", "prefix",
+    "resolve", "sequence", "timestep", "token",
+]  # fmt: skip
 
 
 class Gate(Protocol):
@@ -92,24 +95,26 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Every:
-    """Gold every ``tau`` positions (positions tau-1, 2 tau-1, ...), own between: sparse teacher forcing.
+    """Gold every ``tau`` positions (positions tau-1, 2 tau-1, ...), between them a coin for every entry.
 
-    The ratio is not used: ``tau`` says it all. (Mikhaeil, Monfared and Durstewitz 2022.)
+    With ``teacher_forcing_ratio = 0`` it is sparse teacher forcing (Mikhaeil, Monfared and Durstewitz 2022).
 
     Args:
-        tau: period in positions, at least 1 (1 keeps everything).
+        tau: period in positions, at least 2 (1 would keep everything).
     """
 
-    tau: int = 1
+    tau: int = 2
 
     def __post_init__(self) -> None:
-        if self.tau < 1:
-            raise UserError(f"tau must be at least 1 position; got {self.tau}")
+        if self.tau < 2:
+            raise UserError(f"tau must be at least 2 positions, as 1 would keep everything; got {self.tau}")
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
-        return _whole(batch, ((_positions(batch) + 1) % self.tau == 0)[None])
+        return Token()(batch, teacher_forcing_ratio, key) | ((_positions(batch) + 1) % self.tau == 0)
 
+
+token, timestep, sequence, batchwise, prefix, every = Token, Timestep, Sequence, Batchwise, Prefix, Every
 
 GATES: dict[str, type[Any]] = {
     "token": Token,
@@ -127,7 +132,7 @@ def resolve(gate: str | Gate) -> Gate:
     >>> resolve("token")
     Token()
     """
-    if not isinstance(gate, str):
+    if callable(gate):
         return gate
     if gate not in GATES:
         raise UserError(f"coin must be one of {', '.join(GATES)} or a gate object; got {gate!r}")

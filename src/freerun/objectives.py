@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["OBJECTIVES", "CrossEntropy", "MeanSquaredError", "Objective", "cross_entropy", "mse", "resolve"]
+__all__ = ["OBJECTIVES", "CrossEntropy", "MeanSquaredError", "Objective", "check", "cross_entropy", "mse", "resolve"]
 
 
 class Objective(Protocol):
@@ -88,13 +88,23 @@ cross_entropy, mse = CrossEntropy, MeanSquaredError
 OBJECTIVES: dict[str, type[Any]] = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}
 
 
+def check(objective: Any) -> list[str]:
+    """The problems of an ``objective`` argument, if any.
+
+    >>> check("mze")
+    ["objective must be one of auto, cross_entropy, mse or a function; got 'mze'"]
+    """
+    if callable(objective) or objective in ("auto", *OBJECTIVES):
+        return []
+    return [f"objective must be one of {', '.join(['auto', *OBJECTIVES])} or a function; got {objective!r}"]
+
+
 def resolve(objective: str | Objective, batch: Batch) -> Objective:
     """An objective from its name; ``"auto"`` is cross-entropy for ids and MSE for values."""
     if not isinstance(objective, str):
         return objective
     if objective == "auto":
         return CrossEntropy() if batch.is_discrete else MeanSquaredError()
-    if objective not in OBJECTIVES:
-        names = ", ".join(["auto", *OBJECTIVES])
-        raise UserError(f"objective must be one of {names} or a function; got {objective!r}")
+    if problems := check(objective):
+        raise UserError(problems)
     return OBJECTIVES[objective]()

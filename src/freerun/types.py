@@ -116,6 +116,10 @@ def _shape_problems(batch: Batch) -> list[str]:
         problems.append(
             f"targets are real numbers of shape {shape}; values need (batch, time, value): use .unsqueeze(-1)"
         )
+    if not batch.targets.is_floating_point() and batch.targets.dtype != torch.int64:
+        problems.append(f"ids must be int64; targets are {batch.targets.dtype}: use targets.long()")
+    if batch.targets.dtype != batch.history.dtype:
+        problems.append(f"history must be of the targets' type {batch.targets.dtype}; got {batch.history.dtype}")
     if tuple(batch.history.shape) != shape:
         problems.append(f"history must be aligned with targets {shape}; got {tuple(batch.history.shape)}")
     for name in ("mask", "weights", "eligible"):
@@ -146,8 +150,12 @@ def select_rows(tree: Any, rows: Tensor) -> Any:
     if isinstance(tree, Mapping):
         return {name: select_rows(part, rows) for name, part in tree.items()}
     if isinstance(tree, tuple | list):
-        return type(tree)(select_rows(part, rows) for part in tree)
+        return _rebuilt(tree, [select_rows(part, rows) for part in tree])
     raise UserError(f"a context must hold batch-first tensors or have .select(rows); got {type(tree).__name__}")
+
+
+def _rebuilt(like: Any, parts: list[Any]) -> Any:
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 
 
 def to_device(tree: Any, device: torch.device | str) -> Any:
@@ -155,7 +163,7 @@ def to_device(tree: Any, device: torch.device | str) -> Any:
     if isinstance(tree, Mapping):
         return {name: to_device(part, device) for name, part in tree.items()}
     if isinstance(tree, tuple | list):
-        return type(tree)(to_device(part, device) for part in tree)
+        return _rebuilt(tree, [to_device(part, device) for part in tree])
     return tree.to(device) if hasattr(tree, "to") else tree
 
 
@@ -202,8 +210,8 @@ class Outcome:
 
     @property
     def loss(self) -> Tensor:
-        """total / count."""
-        return self.total / self.count
+        """total / count; 0 where nothing counts."""
+        return self.total / torch.where(self.count == 0, 1, self.count)
 
 
 Model = Callable[[Batch], Tensor]

@@ -70,7 +70,8 @@ class PairCoder:
             raise UserError(problems)
         ids, mask = _padded(self._source_ids(sources))
         targets_ids, targets_mask = _padded(encoded)
-        return Batch(targets_ids, targets_ids, targets_mask, {"source": ids, "source_mask": mask})
+        context = {"source": ids, "source_mask": mask}
+        return Batch(targets_ids, targets_ids, targets_mask, context, eligible=_read(targets_mask))
 
     def _source_ids(self, sources: Sequence[Sequence[str]]) -> list[list[int]]:
         problems: list[str] = []
@@ -112,6 +113,11 @@ class PairCoder:
         source = Vocabulary(tuple(description["source_symbols"]), PADDING)
         target = Vocabulary(tuple(description["target_symbols"]), END)
         return cls(source, target, int(description["longest"]))
+
+
+def _read(mask: Tensor) -> Tensor:
+    """(batch, time) bool: history entries that a position which counts is told; the end symbol is told to none."""
+    return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
 
 
 def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -194,7 +200,8 @@ class PairData:
         sources, targets = self._ragged
         source, source_mask = sources.padded(chosen)
         ids, mask = targets.padded(chosen)
-        return Batch(ids, ids, mask, {"source": source, "source_mask": source_mask}, rows=rows)
+        context = {"source": source, "source_mask": source_mask}
+        return Batch(ids, ids, mask, context, eligible=_read(mask), rows=rows)
 
     def evaluation(self, split: str, words: int | None = None) -> Pairs:
         """The words of a split with all references; with ``words`` a fixed, evenly spread subset.

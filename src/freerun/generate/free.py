@@ -117,7 +117,7 @@ def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
             problems.append(f"real values have no end symbol: use end=None; got {ask.end}")
     if batch.size == 0:
         problems.append("the batch has no rows")
-    if batch.eligible is not None and bool((~batch.eligible & ~batch.mask)[:, :1].any()):
+    if bool((~batch.replaceable & ~batch.mask & batch.mask.any(1, keepdim=True))[:, :1].any()):
         problems.append(
             "the history begins with known entries (eligible and mask False), which generate would blank: "
             "put the prompt into the context"

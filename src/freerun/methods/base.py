@@ -15,7 +15,7 @@ from freerun.rollin import differs_by_mode
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.types import Batch, Encoder, Outcome
 
-__all__ = ["Citation", "Method", "TransformMethod", "change_report", "in_range"]
+__all__ = ["Citation", "Method", "TransformMethod", "change_report", "encode_once", "in_range", "without_nan"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TransformMethod:
         The context is encoded once for roll-in and training where the model can and is the same function in
         both modes.
         """
-        shared = encode_once(model, batch)
+        shared = encode_once(model, without_nan(batch))
         fed, report = self.feed(model, shared, step, key)
         return self.finish(model(fed), fed.replace(context=batch.context), report)
 
@@ -105,6 +105,18 @@ class TransformMethod:
             raise UserError(problem)
         return value
 
+    def problems(self) -> list[str]:
+        """What is wrong with the arguments that all methods share: the objective, and ranges at the first step."""
+        found = objectives.check(getattr(self, "objective", "auto"))
+        strange = [name for name, given in self.scheduled() if not _is_number_or_schedule(given)]
+        found += [f"{name} must be a number or a schedule; got {getattr(self, name)!r}" for name in strange]
+        if not strange:
+            try:
+                self.check(1)
+            except UserError as error:
+                found += error.problems
+        return found
+
     def check(self, steps: int) -> None:
         """Raise UserError where a parameter leaves its range at any step of a run of so many updates."""
         problems: list[str] = []
@@ -119,6 +131,21 @@ class TransformMethod:
             problems += sorted(problem for problem in found if problem)
         if problems:
             raise UserError(problems)
+
+
+def _is_number_or_schedule(given: Any) -> bool:
+    return isinstance(given, int | float | Schedule) and not isinstance(given, bool)
+
+
+def without_nan(batch: Batch) -> Batch:
+    """The batch with zeros for NaN in the history where nothing counts and nothing is replaced.
+
+    A NaN in the padding of real values would reach every weight through the forward.
+    """
+    if batch.is_discrete:
+        return batch
+    unused = (~batch.mask & ~batch.replaceable)[..., None] & batch.history.isnan()
+    return batch.replace(history=batch.history.masked_fill(unused, 0.0)) if bool(unused.any()) else batch
 
 
 def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[float, float]) -> str | None:

@@ -16,8 +16,8 @@ __all__ = ["PRESETS", "falling", "midpoint_k", "rising"]
 def midpoint_k(steps: int) -> float:
     """The k whose inverse sigmoid passes one half in the middle of a run: ``k ln k = steps / 2``.
 
-    >>> round(midpoint_k(2 * 4605), 1)
-    999.9
+    >>> round(midpoint_k(13816))
+    1000
     """
     if steps < 2:
         raise UserError(f"steps must be at least 2; got {steps}")

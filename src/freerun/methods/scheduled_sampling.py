@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 from freerun import draws, gates
 from freerun.errors import UserError
 from freerun.keys import fold
-from freerun.methods.base import Citation, TransformMethod, change_report, encode_once
+from freerun.methods.base import Citation, TransformMethod, change_report, encode_once, without_nan
 from freerun.objectives import Objective
 from freerun.rollin import roll_in, unroll
 from freerun.rollin.engine import check_engine
 from freerun.rollin.plan import Plan
+from freerun.rollin.unrolled import Mixing
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome
 
@@ -89,13 +90,7 @@ class ScheduledSampling(TransformMethod):
             problems.append(
                 f"gradient must be 'auto', 'none', 'full' or a number of positions k >= 1; got {self.gradient!r}"
             )
-        if not isinstance(self.teacher_forcing_ratio, float | int | Schedule):
-            problems.append(f"teacher_forcing_ratio must be a number or a schedule; got {self.teacher_forcing_ratio!r}")
-        else:
-            try:
-                self.check(1)
-            except UserError as error:
-                problems += error.problems
+        problems += self.problems()
         if problems:
             raise UserError(problems)
 
@@ -145,20 +140,22 @@ class ScheduledSampling(TransformMethod):
         return self.gradient
 
     def _unroll(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        batch = without_nan(batch)
         keep, report = self._keep(batch, step, key)
         cut = self._cut(batch)
         replaced = int(torch.count_nonzero(~keep))
         shared = encode_once(model, batch)
         if replaced == 0:
-            outputs, history, passes = model(shared), batch.history, 0
+            outputs, history, passes, exact = model(shared), batch.history, 0, True
         else:
-            draw, every = self._draw(batch), None if cut == "full" else int(cut)
-            outputs, history, passes = unroll(model, shared, keep, draw, every)
+            every = None if cut == "full" else int(cut)
+            mixing = Mixing(batch.history, keep, self._draw(batch), every)
+            outputs, history, passes, exact = unroll(model, shared, mixing, self.engine)
         report |= {
             **change_report(batch, history, replaced),
             "passes": passes,
             "engine": "unrolled",
-            "exact": 1.0,
+            "exact": float(exact),
         }
         return self.finish(outputs, batch.replace(history=history), report)
 
@@ -178,7 +175,7 @@ class FreeRunning(ScheduledSampling):
     free_running(draw='greedy')
     """
 
-    teacher_forcing_ratio: float | Schedule = 0.0
+    teacher_forcing_ratio: float | Schedule = field(default=0.0, init=False)
 
     name: ClassVar[str] = "free_running"
     summary: ClassVar[str] = "the model's own output, always"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from freerun.errors import UserError
 from freerun.methods.base import Citation, TransformMethod, change_report
 from freerun.objectives import Objective
 from freerun.types import Batch
@@ -50,6 +51,10 @@ class TeacherForcing(TransformMethod):
   year    = {1989}
 }""",
     )
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise UserError(problems)
 
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch as it is."""

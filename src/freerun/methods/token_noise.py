@@ -77,6 +77,8 @@ class TokenNoise(TransformMethod):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.frequencies, list):  # frozen: a tuple can be hashed
+            object.__setattr__(self, "frequencies", tuple(self.frequencies))
         problems: list[str] = []
         if self.noise not in NOISES:
             problems.append(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
@@ -86,10 +88,7 @@ class TokenNoise(TransformMethod):
             problems.append(f"vocabulary must hold at least 2 symbols; got {self.vocabulary}")
         if self.frequencies is not None and not (sum(self.frequencies) > 0 and min(self.frequencies) >= 0):
             problems.append("frequencies must be counts of 0 or more, not all 0")
-        try:
-            self.check(1)
-        except UserError as error:
-            problems += error.problems
+        problems += self.problems()
         if problems:
             raise UserError(problems)
 
@@ -113,6 +112,12 @@ class TokenNoise(TransformMethod):
         if self.noise == "same_sentence":
             return _same_sentence(batch, rows, times, u, self.exclude_gold)
         if self.noise == "unigram":
+            assert self.frequencies is not None
+            if int(gold.max()) >= len(self.frequencies):
+                raise UserError(
+                    f"frequencies hold {len(self.frequencies)} symbols, and the history has id {int(gold.max())}: give "
+                    "the count of every symbol"
+                )
             counts = torch.tensor(self.frequencies, dtype=torch.float64, device=u.device)
             return _by_frequency(counts / counts.sum(), gold, u, self.exclude_gold)
         size = self.vocabulary or getattr(model, "target_vocab", None)

@@ -101,7 +101,7 @@ class RecurrentSeq2Seq(nn.Module):
         super().__init__()
         self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         _check(self._settings)
-        width = embedding or size
+        width = size if embedding is None else embedding
         self.target_vocab = target_vocab
         self.size = size
         self.drop = nn.Dropout(dropout)
@@ -224,6 +224,8 @@ def _check(settings: Mapping[str, Any]) -> None:
         for name in ("source_vocab", "target_vocab", "size", "layers")
         if settings[name] < 1
     ]
+    if settings["embedding"] is not None and settings["embedding"] < 1:
+        problems.append(f"embedding must be at least 1, or None for `size`; got {settings['embedding']}")
     if settings["cell"] not in CELLS:
         problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")
     if settings["attention"] not in ("luong", None):

@@ -2,6 +2,6 @@
 
 from freerun.rollin.engine import RollIn, roll_in
 from freerun.rollin.modes import differs_by_mode, evaluating
-from freerun.rollin.unrolled import unroll
+from freerun.rollin.unrolled import Mixing, unroll
 
-__all__ = ["RollIn", "differs_by_mode", "evaluating", "roll_in", "unroll"]
+__all__ = ["Mixing", "RollIn", "differs_by_mode", "evaluating", "roll_in", "unroll"]

@@ -15,7 +15,7 @@ from freerun.rollin.plan import Plan
 from freerun.rollin.step import step_roll_in
 from freerun.types import Batch, Encoder, Model, Stepper
 
-__all__ = ["ENGINES", "RollIn", "check_engine", "roll_in"]
+__all__ = ["ENGINES", "RollIn", "check_engine", "chosen_engine", "roll_in"]
 
 ENGINES = ("auto", "step", "passes")
 
@@ -41,9 +41,22 @@ def check_engine(engine: str | int) -> list[str]:
     """The problems of an ``engine`` argument, if any."""
     if isinstance(engine, bool) or (isinstance(engine, int) and engine < 1):
         return [f"engine as a number is k >= 1 parallel passes (an approximation); got {engine}"]
-    if isinstance(engine, str) and engine not in ENGINES:
+    if not isinstance(engine, int) and engine not in ENGINES:
         return [f"engine must be one of {', '.join(ENGINES)} or a number of passes; got {engine!r}"]
     return []
+
+
+def chosen_engine(model: Any, engine: str | int) -> str | int:
+    """``"step"``, ``"passes"`` or k: ``auto`` decided, and ``step`` refused where the model cannot."""
+    stepped = isinstance(model, Stepper)
+    if engine == "auto":
+        return "step" if stepped else "passes"
+    if engine == "step" and not stepped:
+        raise UserError(
+            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
+            "a forward: use engine='auto' (exact parallel passes) or add the Stepper methods"
+        )
+    return engine
 
 
 @torch.no_grad()
@@ -62,13 +75,7 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: str | int = "auto") ->
     """
     if len(plan) == 0:
         return RollIn(batch.history, "none", 0, True)
-    if engine == "auto":
-        engine = "step" if isinstance(model, Stepper) else "passes"
-    if engine == "step" and not isinstance(model, Stepper):
-        raise UserError(
-            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
-            "a forward: use engine='auto' (exact parallel passes) or add the Stepper methods"
-        )
+    engine = chosen_engine(model, engine)
     with evaluating(model), uncached_autocast(batch.history.device):
         if isinstance(model, Encoder):
             batch = model.encode(batch)

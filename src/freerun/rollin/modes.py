@@ -54,9 +54,9 @@ def differs_by_mode(model: Any) -> bool:
 
 
 def _stochastic(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(
-        module, nn.modules.instancenorm._InstanceNorm
-    ):
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.RReLU):
         return True
     if isinstance(module, nn.modules.dropout._DropoutNd | nn.AlphaDropout):
         return module.p > 0

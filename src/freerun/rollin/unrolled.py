@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,52 +10,71 @@ from torch import Tensor
 
 from freerun.draws import Draw
 from freerun.errors import UserError
+from freerun.rollin.engine import chosen_engine
 from freerun.rollin.modes import differs_by_mode
 from freerun.types import Batch, Stepper
 
-__all__ = ["unroll"]
+__all__ = ["Mixing", "unroll"]
 
 
-def unroll(model: Any, batch: Batch, keep: Tensor, draw: Draw, cut: int | None) -> tuple[Tensor, Tensor, int]:
-    """Outputs and history with gradient through the model's own entries, and the extra passes it took.
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """What is fed: gold, or the model's own value with or without its gradient.
 
     Args:
-        model: a Stepper, or anything with a forward (then in as many passes as a row has own entries).
-        batch: values (batch, time, value).
+        gold: (batch, time, value).
         keep: (batch, time) bool, True = gold; must be True where an entry may not be replaced.
         draw: from a prediction to a value, differentiable.
         cut: None: the gradient flows through every own entry; k: entries at positions k-1, 2k-1, ... are fed
             without theirs (1: none flows, as with ``gradient="none"``).
     """
-    through = torch.ones(batch.time, dtype=torch.bool, device=keep.device)
-    if cut is not None:
-        through[cut - 1 :: cut] = False
-    if isinstance(model, Stepper):
-        outputs, history = _by_steps(model, batch, keep, draw, through)
-        return outputs, history, 0
-    return _by_passes(model, batch, keep, draw, through)
+
+    gold: Tensor
+    keep: Tensor
+    draw: Draw
+    cut: int | None
+
+    def entries(self, outputs: Tensor, at: slice | int = slice(None)) -> Tensor:
+        """The entries fed at position(s) ``at``, given what the model said there ((batch, [time,] value))."""
+        own = self.draw.choose(outputs, None).to(self.gold.dtype)
+        if self.cut is not None:
+            places = torch.arange(1, self.gold.shape[1] + 1, device=self.gold.device)[at]
+            own = torch.where((places % self.cut == 0)[..., None], own.detach(), own)
+        return torch.where(self.keep[:, at, None], self.gold[:, at], own)
 
 
-def _mixed(gold: Tensor, own: Tensor, keep: Tensor, through: Tensor) -> Tensor:
-    # keep (..., ) and through broadcast over the value's width
-    own = torch.where(through[..., None], own, own.detach())
-    return torch.where(keep[..., None], gold, own.to(gold.dtype))
+def unroll(model: Any, batch: Batch, mixing: Mixing, engine: str | int = "auto") -> tuple[Tensor, Tensor, int, bool]:
+    """Outputs and history with gradient, the extra passes it took, and whether the history is the sequential one.
+
+    Args:
+        model: a Stepper, or anything with a forward (then in as many passes as a row has own entries).
+        batch: values (batch, time, value).
+        mixing: what is fed.
+        engine: ``"auto"``, ``"step"``, ``"passes"``, or k passes, an approximation.
+
+    Raises:
+        UserError: ``"step"`` without a Stepper, passes through dropout, or passes that do not settle.
+    """
+    engine = chosen_engine(model, engine)
+    if engine == "step":
+        outputs, history = _by_steps(model, batch, mixing)
+        return outputs, history, 0, True
+    return _by_passes(model, batch, mixing, engine if isinstance(engine, int) else None)
 
 
-def _by_steps(model: Stepper, batch: Batch, keep: Tensor, draw: Draw, through: Tensor) -> tuple[Tensor, Tensor]:
+def _by_steps(model: Stepper, batch: Batch, mixing: Mixing) -> tuple[Tensor, Tensor]:
     state = model.start(batch)
     outputs: list[Tensor] = []
     history: list[Tensor] = []
     for t in range(batch.time):
         outputs.append(model.output(state))
-        entry = _mixed(batch.history[:, t], draw.choose(outputs[t], None), keep[:, t], through[t])
-        history.append(entry)
+        history.append(mixing.entries(outputs[t], t))
         if t + 1 < batch.time:
-            state = model.step(state, model.embed(entry))
+            state = model.step(state, model.embed(history[t]))
     return torch.stack(outputs, 1), torch.stack(history, 1)
 
 
-def _by_passes(model: Any, batch: Batch, keep: Tensor, draw: Draw, through: Tensor) -> tuple[Tensor, Tensor, int]:
+def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> tuple[Tensor, Tensor, int, bool]:
     if differs_by_mode(model):
         raise UserError(
             "gradient through own outputs in parallel passes needs the same function in every pass, and this model "
@@ -62,8 +82,18 @@ def _by_passes(model: Any, batch: Batch, keep: Tensor, draw: Draw, through: Tens
             "(start, embed, step, output, select), or use gradient='none'"
         )
     history = batch.history
-    passes = int((~keep).sum(1).max())
+    needed = int((~mixing.keep).sum(1).max())
+    passes = needed if limit is None else min(limit, needed)
     for _ in range(passes):
-        own = draw.choose(model(batch.replace(history=history)), None)
-        history = _mixed(batch.history, own, keep, through[None])
-    return model(batch.replace(history=history)), history, passes
+        history = mixing.entries(model(batch.replace(history=history)))
+    outputs = model(batch.replace(history=history))
+    if passes < needed:
+        return outputs, history, passes, False
+    with torch.no_grad():  # the certificate: said again, the entries are those that were fed
+        again = mixing.entries(outputs)
+    if not torch.allclose(again, history, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise UserError(
+            f"the roll-in did not settle in {needed} passes: the model's outputs depend on later entries, or change "
+            "from call to call; freerun.check_model(model, batch) says which"
+        )
+    return outputs, history, passes, True

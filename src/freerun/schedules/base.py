@@ -37,8 +37,7 @@ class Schedule:
         UserError: at construction for arguments out of range, all at once; at a call for a negative step, or
             one that does not carry the unit.
 
-    To write another: a frozen dataclass with ``at(position) -> float``; it is not needed where any callable
-    from step to number does.
+    To write another: a frozen dataclass with ``at(position) -> float``.
     """
 
     name: ClassVar[str] = "schedule"
