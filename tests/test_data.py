@@ -257,3 +257,13 @@ def test_vocabulary_refuses_what_cannot_be_told_apart():
             Vocabulary(symbols, "</s>")
     with pytest.raises(UserError, match=r"ids must lie in \[0, 1\]; got 5"):
         Vocabulary(("a",), "</s>").symbols_of([1, 5])
+
+
+def test_the_end_symbol_counts_in_the_loss_and_is_never_replaced():
+    """No position reads it: counting it among replaceable entries would make a matched noise rate too low."""
+    data = load_toy("copy", symbols=4, longest=5, words={"train": 20, "dev": 5, "test": 5}, seed=0)
+    for batch in (data.batch(range(6)), data.reference_batch(data.evaluation("dev", None))):
+        assert batch.eligible is not None
+        assert torch.equal(batch.eligible[:, :-1], batch.mask[:, 1:])
+        assert not bool(batch.eligible[:, -1].any())
+        assert bool((batch.targets[batch.mask & ~batch.eligible] == 0).all())
