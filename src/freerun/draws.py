@@ -34,8 +34,18 @@ def _show(self: Any) -> str:
     return f"{type(self).__name__.lower()}({inside})"
 
 
+class _Noiseless:
+    def noise_size(self, vocab: int) -> int:
+        """0: nothing random."""
+        return 0
+
+    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
+        """None."""
+        return None
+
+
 @dataclass(frozen=True, repr=False)
-class Greedy:
+class Greedy(_Noiseless):
     """The most probable symbol, ``argmax_v outputs[v]``; ties go to the lowest id.
 
     >>> Greedy().choose(torch.tensor([[0.1, 2.0, 2.0]]), None)
@@ -45,14 +55,6 @@ class Greedy:
     values: ClassVar[bool] = False
 
     __repr__ = _show
-
-    def noise_size(self, vocab: int) -> int:
-        """0: nothing random."""
-        return 0
-
-    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
-        """None."""
-        return None
 
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits -> (n,) ids."""
@@ -175,7 +177,7 @@ def _level(noise: Tensor, total: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class Point:
+class Point(_Noiseless):
     """A real-valued prediction, fed back as predicted.
 
     >>> Point().choose(torch.tensor([[0.5, -1.0]]), None)
@@ -185,14 +187,6 @@ class Point:
     values: ClassVar[bool] = True
 
     __repr__ = _show
-
-    def noise_size(self, vocab: int) -> int:
-        """0: nothing random."""
-        return 0
-
-    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
-        """None."""
-        return None
 
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, value) -> (n, value)."""
