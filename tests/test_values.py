@@ -83,6 +83,9 @@ def test_nan_where_nothing_counts_does_no_harm():
         for gradient in ("full", "none"):
             loss = fr.scheduled_sampling(0.5, gradient=gradient)(net, b.replace(**changes), STEP, KEY)
             assert all(bool(g.isfinite().all()) for g in gradients(net, loss).values())
+    for method in (fr.teacher_forcing(), fr.scheduled_sampling(0.5, gradient="none")):
+        fed = method.transform(net, b.replace(history=poisoned), STEP, KEY).history
+        assert torch.equal(fed, method.run(net, b.replace(history=poisoned), STEP, KEY).fed.history)
 
 
 def test_weights_and_sums_are_exact():

@@ -69,7 +69,7 @@ class TransformMethod:
 
     def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
         """The batch that is fed: its ``history`` is what the model is told."""
-        return self.feed(model, batch, step, key)[0]
+        return self.feed(model, without_nan(batch), step, key)[0]
 
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
         """One step: feed, forward, objective.

@@ -107,7 +107,7 @@ class ScheduledSampling(TransformMethod):
     def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
         """The batch that is fed; with a gradient through own values its history carries the graph."""
         if self._cut(batch) == "none":
-            return self.feed(model, batch, step, key)[0]
+            return super().transform(model, batch, step, key)
         return self._unroll(model, batch, step, key).fed
 
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
