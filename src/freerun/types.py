@@ -11,7 +11,9 @@ from torch import Tensor
 
 from freerun.errors import UserError
 
-__all__ = ["Batch", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper", "select_rows", "to_device"]
+__all__ = [
+    "Batch", "Cached", "Embedder", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper", "select_rows", "to_device",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,3 +254,31 @@ class Split(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor: ...
     def head(self, hidden: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Cached(Stepper, Protocol):
+    """A Stepper that remembers what it has read, so that several entries can be read at once, at each row's own place.
+
+    ``advance(state, inputs, counts)`` reads the next ``counts[r]`` entries of every row r: ``inputs`` is
+    (sum of counts, width) as ``embed`` gave them, row after row; it gives the state and the hidden vectors
+    (sum of counts, size), of which the one after history entry t predicts position t+1 through ``head``.
+    ``crop(state, lengths)`` takes back what was read beyond ``lengths[r]`` entries; the state given is used up by it.
+    """
+
+    def head(self, hidden: Tensor) -> Tensor: ...
+    def advance(self, state: Any, inputs: Tensor, counts: Tensor) -> tuple[Any, Tensor]: ...
+    def crop(self, state: Any, lengths: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A model whose history can be given as vectors, so that mixtures of symbols can be fed.
+
+    ``lookup(entries)``: ids (...) -> (..., width), what a symbol is looked up as, scaling included, positions and
+    dropout excluded. ``outputs_from(batch, vectors)`` is ``model(batch)`` with ``lookup(history)`` replaced by
+    (batch, time, width) vectors: ``outputs_from(b, lookup(b.history))`` equals ``model(b)``.
+    """
+
+    def lookup(self, entries: Tensor) -> Tensor: ...
+    def outputs_from(self, batch: Batch, vectors: Tensor) -> Tensor: ...
