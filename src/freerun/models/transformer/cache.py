@@ -1,0 +1,179 @@
+"""What a decoder remembers of the entries it has read, each row at its own place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Absent", "Cache", "Layer", "Reading", "reading"]
+
+
+@dataclass(frozen=True, eq=False)
+class Absent:
+    """Inputs of a decoder that are not there: left padding. They take no position and are attended to by none.
+
+    Args:
+        inputs: (rows, n) bool, the first n inputs, the start vector among them; later ones are there.
+        before: (rows, n) how many inputs up to and with this one are absent.
+    """
+
+    inputs: Tensor
+    before: Tensor
+
+    @classmethod
+    def of(cls, present: Tensor) -> Absent | None:
+        """From (rows, n) bool, True = this history entry is there; None where all are."""
+        if bool(present.all()):
+            return None
+        inputs = torch.nn.functional.pad(~present, (1, 0))
+        return cls(inputs, inputs.cumsum(1))
+
+    def positions(self, index: Tensor, rows: Tensor) -> Tensor:
+        """Positions of the inputs at places ``index`` of ``rows``; an absent one has that of the one before it."""
+        return index - self.before[rows, index.clamp_max(self.before.shape[1] - 1)]
+
+    def seen(self, keys: int) -> Tensor:
+        """(rows, keys) bool: which of the first inputs may be attended to."""
+        more = keys - self.inputs.shape[1]
+        return ~(torch.nn.functional.pad(self.inputs, (0, more)) if more > 0 else self.inputs[:, :keys])
+
+    def select(self, rows: Tensor) -> Absent:
+        """The rows asked for."""
+        return Absent(self.inputs[rows], self.before[rows])
+
+
+class Layer:
+    """Keys and values of one layer, (rows, capacity, heads, width) each.
+
+    Written in place, except where a graph is being recorded.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys = keys
+        self.values = values
+
+    def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put (n, heads, width) entries into their slots (row * capacity + place)."""
+        self.keys = _written(self.keys, slots, keys)
+        self.values = _written(self.values, slots, values)
+
+
+def _written(store: Tensor, slots: Tensor, entries: Tensor) -> Tensor:
+    flat = store.flatten(0, 1)
+    entries = entries.to(store.dtype)
+    if torch.is_grad_enabled():
+        return flat.index_copy(0, slots, entries).view_as(store)
+    flat.index_copy_(0, slots, entries)
+    return store
+
+
+class Cache:
+    """Keys, values and final hidden vectors of all entries read, with room for ``capacity`` a row.
+
+    Several states may share one cache: the one that wrote last owns it, another that goes on from an earlier place
+    does so on a copy (``owned``).
+    """
+
+    def __init__(self, layers: list[Layer], hidden: Tensor) -> None:
+        self.layers = layers
+        self.hidden = hidden  # rows, capacity, size
+        self.version = 0
+
+    @classmethod
+    def empty(cls, like: Tensor, layers: int, heads: int, capacity: int) -> Cache:
+        """Room for ``capacity`` entries of as many rows as ``like`` (rows, size) has."""
+        rows, size = like.shape
+        kind, dtype = like.device.type, like.dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        made = [
+            [like.new_zeros(rows, capacity, heads, size // heads, dtype=dtype) for _ in range(2)] for _ in range(layers)
+        ]
+        return cls([Layer(*pair) for pair in made], like.new_zeros(rows, capacity, size))
+
+    @property
+    def capacity(self) -> int:
+        """Entries a row has room for."""
+        return self.hidden.shape[1]
+
+    def owned(self, version: int, room: int) -> Cache:
+        """This cache, or a copy where another state has gone on or ``room`` entries do not fit."""
+        if version == self.version and room <= self.capacity:
+            # a graph may hold the tensors of this one; writing makes new ones there, so the shell must be new too
+            return self._with(lambda part: part) if torch.is_grad_enabled() else self
+        more = 0 if room <= self.capacity else max(room, 2 * self.capacity) - self.capacity
+        return self._with(lambda part: _longer(part, more))
+
+    def select(self, rows: Tensor) -> Cache:
+        """A copy of the rows asked for."""
+        return self._with(lambda part: part[rows])
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Cache:
+        layers = [Layer(change(layer.keys), change(layer.values)) for layer in self.layers]
+        return Cache(layers, change(self.hidden))
+
+
+def _longer(part: Tensor, more: int) -> Tensor:
+    return torch.cat([part, part.new_zeros(part.shape[0], more, *part.shape[2:])], 1) if more else part.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Where the entries stand that are being read, n in all, row after row.
+
+    Args:
+        slots: (n,) places in the flattened cache.
+        index: (n,) places in the sequence.
+        rows: (n,) rows.
+        grid: (n,) places in the (rows, longest count) grid that attention works on; None: they fill it in order.
+        shape: of that grid.
+        keys: how many places of the cache are looked at.
+        mask: (rows, 1, longest count, keys) bool, True = may be attended to; None: all.
+    """
+
+    slots: Tensor
+    index: Tensor
+    rows: Tensor
+    grid: Tensor | None
+    shape: tuple[int, int]
+    keys: int
+    mask: Tensor | None
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(n, heads, width) -> (rows, heads, longest count, width)."""
+        if self.grid is not None:
+            x = x.new_zeros(self.shape[0] * self.shape[1], *x.shape[1:]).index_copy(0, self.grid, x)
+        return x.unflatten(0, self.shape).transpose(1, 2)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(rows, heads, longest count, width) -> (n, heads * width)."""
+        flat = x.transpose(1, 2).flatten(2).flatten(0, 1)
+        return flat if self.grid is None else flat[self.grid]
+
+
+def reading(lengths: Tensor, counts: Tensor | None, alike: int | None, capacity: int) -> Reading:
+    """Where the next ``counts`` entries of every row stand (None: one each).
+
+    Args:
+        lengths: (rows,) entries read so far.
+        counts: (rows,) entries to be read; some may be 0, not all.
+        alike: the length of all rows where it is the same, else None.
+        capacity: of the cache.
+    """
+    rows = torch.arange(lengths.shape[0], device=lengths.device)
+    if counts is None:
+        keys = (int(lengths.max()) if alike is None else alike) + 1
+        mask = None if alike is not None else torch.arange(keys, device=rows.device) <= lengths[:, None, None, None]
+        return Reading(rows * capacity + lengths, lengths, rows, None, (len(rows), 1), keys, mask)
+    width = int(counts.max())
+    of = rows.repeat_interleave(counts)
+    place = torch.arange(of.shape[0], device=rows.device) - (counts.cumsum(0) - counts)[of]
+    index = lengths[of] + place
+    grid = None if of.shape[0] == rows.shape[0] * width else of * width + place
+    keys = int((lengths + counts).max())
+    asked = lengths[:, None] + torch.arange(width, device=rows.device)
+    mask = torch.arange(keys, device=rows.device) <= asked[:, None, :, None]
+    return Reading(of * capacity + index, index, of, grid, (len(rows), width), keys, mask)
