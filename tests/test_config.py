@@ -10,9 +10,10 @@ import tomli_w
 import torch
 
 from freerun.config import load_recipe, recipe_table, shipped_recipes
-from freerun.config.build import build, scoring
+from freerun.config.build import build
 from freerun.config.folder import check_folder, clear_run, probe
-from freerun.config.load import evaluate_run, load_run, pronounce, trial_batch
+from freerun.config.load import answer, evaluate_run, load_run, trial_batch
+from freerun.config.pairs_kind import scoring
 from freerun.config.parameters import measured_rate
 from freerun.config.recipe import EvaluateSettings
 from freerun.config.run import direction, header, run_recipe
@@ -323,7 +324,7 @@ def test_a_loaded_run_says_and_scores_what_it_did(run):
     folder, _, summary = run
     loaded = load_run(folder)
     assert not loaded.model.training
-    assert len(pronounce(loaded, ["ab", "fed"])) == 2
+    assert len(answer(loaded, ["ab", "fed"])) == 2
     found = evaluate_run(loaded)
     assert found["words"] == 20
     for side in ("teacher_forced", "free_running"):
@@ -369,7 +370,7 @@ def test_folders_that_are_no_run(run, tmp_path):
 
 def test_unknown_words_are_named_with_their_lines(run):
     with pytest.raises(UserError) as caught:
-        pronounce(load_run(run[0]), ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
+        answer(load_run(run[0]), ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
     assert [problem.split(": ")[0] for problem in caught.value.problems] == ["w:3", "w:4"]
 
 

@@ -58,19 +58,24 @@ def train(
 
 
 @app.command
-def generate(run: Path, /, *, input: Path | None = None, beams: int | None = None) -> int:
-    """Run a model freely: word<TAB>symbols for each word.
+def generate(
+    run: Path, /, *, input: Path | None = None, beams: int | None = None,
+    length: Annotated[int | None, Parameter(show_default=False)] = None,
+) -> int:  # fmt: skip
+    """Run a model freely: word<TAB>symbols for each word, beginning<TAB>continuation for each beginning of a text.
 
     Parameters
     ----------
     run
         A run's folder.
     input
-        Words, one a line; standard input if left out.
+        Words, or beginnings of a text, one a line; standard input if left out. In a beginning \\n is a line break.
     beams
         Width of the beam search; as in the recipe if left out.
+    length
+        Characters to say after each beginning of a text; evaluate.block if left out.
     """
-    return commands.generate(run, input, beams)
+    return commands.generate(run, input, beams, length)
 
 
 @app.command
@@ -82,7 +87,7 @@ def evaluate(run: Path, /, *, data: Path | None = None, beams: int | None = None
     run
         A run's folder.
     data
-        A file of pairs; the run's own test split if left out.
+        A file of pairs, or a text, as the run was trained on; the run's own test split if left out.
     beams
         Width of the beam search; as in the recipe if left out.
     """

@@ -26,21 +26,21 @@ def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, ove
     return 0
 
 
-def generate(run: Path, words_file: Path | None, beams: int | None) -> int:
-    """``freerun generate``: ``word<TAB>symbols`` a line."""
-    from freerun.config.load import load_run, pronounce
+def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> int:
+    """``freerun generate``: a line for each line, ``word<TAB>symbols`` or ``beginning<TAB>continuation``."""
+    from freerun.config.load import answer, load_run
 
     loaded = load_run(run)
-    words, numbers = _read_words(words_file)
-    if not words:
-        raise UserError(f"{words_file or 'standard input'}: holds no word; give one a line")
-    for word, symbols in zip(words, pronounce(loaded, words, beams, numbers), strict=True):
-        print(f"{word}\t{symbols}")
+    lines, places = _read_lines(lines_file)
+    if not lines:
+        raise UserError(f"{lines_file or 'standard input'}: holds no word; give one a line")
+    for line in answer(loaded, lines, places=places, beams=beams, length=length):
+        print(line)
     return 0
 
 
-def _read_words(path: Path | None) -> tuple[list[str], list[str]]:
-    """The words, and where each stands."""
+def _read_lines(path: Path | None) -> tuple[list[str], list[str]]:
+    """The lines that are not blank, and where each stands."""
     name = "standard input" if path is None else str(path)
     try:
         raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
@@ -51,8 +51,8 @@ def _read_words(path: Path | None) -> tuple[list[str], list[str]]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{name}:{line}: not UTF-8 at byte {error.start}\n  help: save it as UTF-8") from None
-    found = [(line.strip(), f"{name}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
-    return [word for word, _ in found], [place for _, place in found]
+    found = [(line, f"{name}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [line for line, _ in found], [place for _, place in found]
 
 
 def evaluate(run: Path, data: Path | None, beams: int | None) -> int:

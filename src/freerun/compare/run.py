@@ -95,12 +95,11 @@ def require_report() -> None:
 
 def _check_start(recipe: Recipe) -> None:
     """What every run would stumble over, before anything is removed or made."""
-    from freerun.config.build import build_data, build_model
+    from freerun.config.build import build_data, build_model, build_task
     from freerun.training import ready_to_start
-    from freerun.training.evaluation import PairTask
 
     data = build_data(recipe.data)
-    ready_to_start(build_model(recipe, data), PairTask(data), recipe.train)
+    ready_to_start(build_model(recipe, data), build_task(recipe, data), recipe.train)
 
 
 def _write_recipes(recipe: Recipe, runs: Iterable[PlannedRun], out: Path) -> dict[str, Path]:

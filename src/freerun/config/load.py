@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.config.build import build_data, scoring
+from freerun.config.build import build_data
 from freerun.config.check import read_section
+from freerun.config.data_sections import DATA_KINDS, DataSettings
 from freerun.config.folder import near_runs, saved_recipe
-from freerun.config.recipe import DATA_KINDS, DataSettings, EvaluateSettings
+from freerun.config.kinds import TASKS, TaskKind
 from freerun.config.source import Source
 from freerun.config.toml_lines import KeyPlaces
 from freerun.errors import CheckpointError, UserError
@@ -18,10 +19,9 @@ from freerun.errors import CheckpointError, UserError
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from freerun.data import PairCoder
     from freerun.types import Batch
 
-__all__ = ["LoadedRun", "evaluate_run", "load_run", "pronounce", "trial_batch"]
+__all__ = ["LoadedRun", "answer", "evaluate_run", "load_run", "trial_batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +31,18 @@ class LoadedRun:
     Args:
         folder: the run.
         model: in evaluation mode.
-        coder: its vocabularies; makes batches of sources.
+        kind: of its task.
+        coder: its vocabularies; makes batches.
         recipe: the resolved recipe's tables; {} where the run was started from Python without one.
-        evaluate: how the run was scored.
+        evaluate: how the run was scored: the section ``[evaluate]`` of that kind.
     """
 
     folder: Path
     model: Module
-    coder: PairCoder
+    kind: TaskKind
+    coder: Any
     recipe: dict[str, Any]
-    evaluate: EvaluateSettings
+    evaluate: Any
 
 
 def load_run(folder: str | Path) -> LoadedRun:
@@ -49,7 +51,6 @@ def load_run(folder: str | Path) -> LoadedRun:
     Raises:
         CheckpointError: the folder is not a run's, or its files are damaged or of a model that cannot be rebuilt here.
     """
-    from freerun.data import PairCoder
     from freerun.models import MODELS
     from freerun.training.weights import load_weights, read_model
 
@@ -65,12 +66,20 @@ def load_run(folder: str | Path) -> LoadedRun:
         )
     try:
         model = MODELS[kind](**settings)
-        coder = PairCoder.from_description(describe)
+        task = _task_kind(describe)
+        coder = task.coder(describe)
     except (UserError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from None
     load_weights(model, weights, str(where.parent))
     recipe = saved_recipe(folder) or {}
-    return LoadedRun(folder, model.eval(), coder, recipe, _section(folder, recipe, "evaluate", EvaluateSettings))
+    return LoadedRun(folder, model.eval(), task, coder, recipe, _section(folder, recipe, "evaluate", task.evaluate))
+
+
+def _task_kind(describe: dict[str, Any]) -> TaskKind:
+    found = TASKS.get(str(describe.get("kind")))
+    if found is None:
+        raise UserError(f"expected the description of {' or '.join(TASKS)}; got kind {describe.get('kind')!r}")
+    return found
 
 
 def _require_run(folder: Path) -> None:
@@ -112,43 +121,37 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
 
     Args:
         run: from ``load_run``.
-        data: a file of pairs; None: the test split the run was tested on.
+        data: a file of what the run was trained on: pairs, or text; None: the test split the run was tested on.
         beams: instead of the run's own.
 
     Raises:
         UserError: the data cannot be read, or hold symbols never seen in training.
         CheckpointError: the run's own data have changed since.
     """
-    from freerun.data import read_pairs
-    from freerun.training import evaluation
-
-    if beams is not None and beams < 1:
-        raise UserError(f"--beams must be at least 1; got {beams}")
+    settings = _settings(run, beams=beams)
     summary = _summary(run.folder)
-    if data is None:
-        loaded = build_data(_data_settings(run))
-        before = summary.get("data")
-        if before is not None and before != loaded.fingerprint:
-            raise CheckpointError(
-                f"{run.folder}: its data have changed: fingerprint {before} when it was trained, {loaded.fingerprint} "
-                "now\n  help: give the old files back, or name what to score on with --data FILE"
-            )
-        pairs = loaded.evaluation("test")
-    else:
-        pairs = read_pairs(data)
-    settings = scoring(run.evaluate, beams=beams)
-    found = evaluation.evaluate_pairs(run.model, run.coder, pairs, settings)
+    own = _own_data(run, summary) if run.kind.needs_own_data(data) else None
+    facts, found = run.kind.score(run.model, run.coder, settings, own, data)
     return {
         "schema": 1,
         "run": str(run.folder),
         "signature": summary.get("signature"),
         "seed": summary.get("seed"),
-        "data": pairs.origin,
-        "words": len(pairs),
-        "beams": settings.beams,
+        **facts,
         "teacher_forced": dict(found.teacher_forced),
         "free_running": dict(found.free_running),
     }
+
+
+def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
+    loaded = build_data(_data_settings(run))
+    before = summary.get("data")
+    if before is not None and before != loaded.fingerprint:
+        raise CheckpointError(
+            f"{run.folder}: its data have changed: fingerprint {before} when it was trained, {loaded.fingerprint} "
+            "now\n  help: give the old files back, or name what to score on with --data FILE"
+        )
+    return loaded
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -157,47 +160,41 @@ def _summary(folder: Path) -> dict[str, Any]:
     return finished_summary(folder) or {}
 
 
-def pronounce(
-    run: LoadedRun, words: Sequence[str], beams: int | None = None, places: Sequence[str] | None = None
-) -> list[str]:
-    """What the model says to each word, running freely: symbols separated by spaces.
+def _settings(run: LoadedRun, **given: int | None) -> Any:
+    """The run's [evaluate] with what was given on the command line in its place."""
+    changes = {name: value for name, value in given.items() if value is not None}
+    known = [each.name for each in fields(run.evaluate)]
+    problems = [f"--{name} must be at least 1; got {value}" for name, value in changes.items() if value < 1]
+    problems += [
+        f"--{name} has no effect on this run: its task has no `{name}`\n  help: its [evaluate] has {', '.join(known)}"
+        for name in changes
+        if name not in known
+    ]
+    if problems:
+        raise UserError(problems)
+    return replace(run.evaluate, **changes)
+
+
+def answer(
+    run: LoadedRun, lines: Sequence[str], *, places: Sequence[str] | None = None, beams: int | None = None,
+    length: int | None = None,
+) -> list[str]:  # fmt: skip
+    """What the model says to each line of an input, running freely: a line each.
 
     Args:
         run: from ``load_run``.
-        words: each split into characters.
+        lines: words, for a run on pairs; beginnings that the model goes on from, for a run on a text.
+        places: where each line stands, for problems; default: its number.
         beams: instead of the run's own.
-        places: where each word stands, for problems; default: its number.
+        length: characters to say, instead of a block; for a run on a text.
 
     Raises:
-        UserError: words with symbols never seen in training; all of them at once.
+        UserError: lines with symbols never seen in training, all of them at once; what has no effect on such a run.
     """
-    from freerun.training import evaluation
-
-    if beams is not None and beams < 1:
-        raise UserError(f"--beams must be at least 1; got {beams}")
-    problems: list[str] = []
-    for place, word in zip(places or [f"word {i + 1}" for i in range(len(words))], words, strict=True):
-        try:
-            run.coder.source_vocab.ids(tuple(word), where=place)
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        more = [f"... and {len(problems) - 20} more lines"] if len(problems) > 20 else []
-        raise UserError([*problems[:20], *more])
-    said = evaluation.say(run.model, run.coder, [tuple(word) for word in words], scoring(run.evaluate, beams=beams))
-    return [" ".join(symbols) for symbols in said]
+    named = places or [f"line {number}" for number in range(1, len(lines) + 1)]
+    return run.kind.answer(run.model, run.coder, _settings(run, beams=beams, block=length), lines, named)
 
 
 def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:
     """A small made-up batch of the run's symbols, of different lengths, to try the model on."""
-    import torch
-
-    from freerun.keys import uniform
-
-    sources, targets = run.coder.source_vocab.symbols, run.coder.target_vocab.symbols
-
-    def strings(symbols: tuple[str, ...], key: int) -> list[tuple[str, ...]]:
-        chosen = (uniform(key, torch.arange(rows)[:, None], torch.arange(rows + 2)) * len(symbols)).long().tolist()
-        return [tuple(symbols[i] for i in row[: 3 + number]) for number, row in enumerate(chosen)]
-
-    return run.coder.pair_batch(strings(sources, 1), strings(targets, 2))
+    return run.kind.trial_batch(run.coder, rows)

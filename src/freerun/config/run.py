@@ -94,7 +94,7 @@ def header(recipe: Recipe, data: list[str], method: Any, model: Module, folder: 
         lines.append(f"  {words}")
     return [
         *lines,
-        f"model: {recipe.model.kind}, {recipe.model.cell}, size {recipe.model.size}, {parameters:,} parameters",
+        f"model: {recipe.model}, {parameters:,} parameters",
         f"training: {settings.updates:,} updates of {settings.batch_size}, {settings.optimizer}, lr {settings.lr:g}",
         f"folder: {folder}",
     ]

@@ -13,7 +13,7 @@ from torch.nn import Module
 from freerun.errors import UserError
 from freerun.types import Batch, Outcome
 
-__all__ = ["Evaluation", "Method", "Task", "full_name", "improves", "selected_score"]
+__all__ = ["Evaluation", "Method", "Task", "full_name", "higher_is_better", "improves", "selected_score"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,17 @@ def selected_score(evaluation: Evaluation, select: str) -> float:
     return float(scores[name])
 
 
+def higher_is_better(score: str) -> bool:
+    """Whether more of a score is better: accuracies, BLEU and chrF; all others are errors.
+
+    >>> higher_is_better("token_accuracy"), higher_is_better("free_running_bleu"), higher_is_better("per")
+    (True, True, False)
+    """
+    return score.endswith(("accuracy", "bleu", "chrf"))
+
+
 def improves(select: str, value: float, best: float | None) -> bool:
-    """Whether a score is better than the best so far: higher for accuracies, else lower; never NaN.
+    """Whether a score is better than the best so far, see ``higher_is_better``; never NaN.
 
     >>> improves("per", 7.0, 8.0), improves("sequence_accuracy", 7.0, 8.0), improves("per", float("nan"), None)
     (True, False, False)
@@ -95,4 +104,4 @@ def improves(select: str, value: float, best: float | None) -> bool:
         return False
     if best is None:
         return True
-    return value > best if select.endswith("accuracy") else value < best
+    return value > best if higher_is_better(select) else value < best

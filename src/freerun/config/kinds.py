@@ -1,0 +1,140 @@
+"""The kinds of task: what config, command line and comparisons must know of pairs, of texts, of parallel text.
+
+To add one: a file like ``pairs_kind``, a line in ``TASKS``, its ``[data]`` section (whose ``family`` names it) in
+``data_sections``, and its models' sections in ``model_sections``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from freerun.config.data_sections import DATA_KINDS
+from freerun.config.pairs_kind import PairsKind
+from freerun.config.text_kind import TextKind
+from freerun.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from freerun.training import Evaluation
+    from freerun.training.reported import Reported
+    from freerun.types import Batch
+
+__all__ = ["TASKS", "RecipeTask", "TaskKind", "misfit", "task_of"]
+
+
+class RecipeTask(Protocol):
+    """A ``Task`` of the training loop that also says what its data are, line by line."""
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def batch(self, indices: list[int], rows: Tensor) -> Batch: ...
+    def evaluate(self, model: Module, split: str) -> Evaluation: ...
+    def describe(self) -> dict[str, Any]: ...
+    def header(self) -> list[str]: ...
+
+
+class TaskKind(Protocol):
+    """What a kind of task brings with it; nothing heavy is imported before a method is called."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Kinds of model that fit; the first is the usual one."""
+        ...
+
+    @property
+    def evaluate(self) -> type[Any]:
+        """Its ``[evaluate]`` section."""
+        ...
+
+    @property
+    def select(self) -> str:
+        """The dev score that the best weights are chosen by, where a recipe does not say."""
+        ...
+
+    def scores(self) -> Mapping[str, Sequence[str]]:
+        """Names of the scores of an evaluation, by side: what ``select`` may name."""
+        ...
+
+    def reported(self) -> Reported:
+        """Which scores are compared, and how they are called."""
+        ...
+
+    def load(self, settings: Any) -> Any:
+        """The data of a ``[data]`` section."""
+        ...
+
+    def make(self, data: Any, settings: Any, items: int | None) -> RecipeTask:
+        """The task of the training loop: ``settings`` is the ``[evaluate]`` section, ``items`` are scored of dev."""
+        ...
+
+    def sizes(self, data: Any) -> tuple[int, ...]:
+        """Vocabulary sizes: the first arguments of a model's class."""
+        ...
+
+    def frequencies(self, data: Any) -> tuple[float, ...]:
+        """How often each target symbol stands in the training targets."""
+        ...
+
+    def coder(self, description: Mapping[str, Any]) -> Any:
+        """What ``Task.describe`` told of, from a saved model."""
+        ...
+
+    def needs_own_data(self, file: Path | None) -> bool:
+        """Whether a score on ``file`` (None: on the own test split) asks for the data that the run was trained on."""
+        ...
+
+    def score(
+        self, model: Module, coder: Any, settings: Any, data: Any, file: Path | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """Scores on a file or on the own test split, and what they were taken on, for people to read."""
+        ...
+
+    def answer(
+        self, model: Module, coder: Any, settings: Any, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        """What the model says to each line of an input, running freely: a line each."""
+        ...
+
+    def trial_batch(self, coder: Any, rows: int) -> Batch:
+        """A small made-up batch of its symbols, of different lengths, to try a model on."""
+        ...
+
+
+TASKS: dict[str, TaskKind] = {"pairs": PairsKind(), "text": TextKind()}
+
+
+def task_of(data: Any) -> TaskKind:
+    """The kind of task of a ``[data]`` section, or of its ``kind``.
+
+    Raises:
+        UserError: there is no such kind.
+
+    >>> task_of("toy").models[0], task_of("text").models
+    ('recurrent', ('transformer_lm',))
+    """
+    cls = DATA_KINDS.get(data) if isinstance(data, str) else type(data)
+    if cls is None:
+        raise UserError(f"data kind must be one of {', '.join(DATA_KINDS)}; got {data!r}")
+    return TASKS[cls.family]
+
+
+def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
+    """Problem and help where a kind of model cannot be trained on a kind of data.
+
+    >>> misfit("toy", "recurrent") is None, misfit("toy", "transformer_lm")[1]
+    (True, 'use kind = recurrent or transformer')
+    """
+    fitting = task_of(data_kind).models
+    if model_kind in fitting:
+        return None
+    trained_on = [name for name in DATA_KINDS if model_kind in task_of(name).models]
+    problem = (
+        f"a model of kind {model_kind} is trained on {' or '.join(trained_on)} data; got [data] kind {data_kind!r}"
+    )
+    return problem, f"use kind = {' or '.join(fitting)}"

@@ -1,0 +1,178 @@
+"""Pairs, such as words and their phones, as a kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freerun.config.data_sections import CmudictData, PairsData, ToyData
+from freerun.config.recipe import EvaluateSettings
+from freerun.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from freerun.data import PairCoder, PairData
+    from freerun.training import Evaluation
+    from freerun.training.evaluation import PairTask
+    from freerun.training.reported import Reported
+    from freerun.types import Batch
+
+__all__ = ["PairsKind", "scoring"]
+
+
+class PairsKind:
+    """Words -> phones, from files, from cmudict or made up; see ``TaskKind``."""
+
+    models = ("recurrent", "transformer")
+    evaluate: type[Any] = EvaluateSettings
+    select = "per"
+
+    def scores(self) -> Mapping[str, Sequence[str]]:
+        """Those of ``evaluate_pairs``."""
+        from freerun.training.evaluation import SCORES
+
+        return SCORES
+
+    def reported(self) -> Reported:
+        """PER and WER, free-running first."""
+        from freerun.training.reported import PAIRS
+
+        return PAIRS
+
+    def load(self, settings: CmudictData | PairsData | ToyData) -> PairData:
+        """The pairs.
+
+        Raises:
+            UserError: all problems of the files.
+        """
+        from freerun.data import PairOptions, load_cmudict, load_pairs, load_toy
+
+        if isinstance(settings, ToyData):
+            words = {"train": settings.train, "dev": settings.dev, "test": settings.test}
+            return load_toy(
+                settings.task, symbols=settings.symbols, longest=settings.longest, words=words, seed=settings.seed
+            )
+        shared: dict[str, Any] = {
+            "limit": settings.limit, "max_length": settings.max_length, "too_long": settings.too_long
+        }  # fmt: skip
+        if isinstance(settings, CmudictData):
+            return load_cmudict(PairOptions(unknown="drop", **shared))
+        options = PairOptions(
+            encoding=settings.encoding, drop_overlap=settings.drop_overlap, unknown=settings.unknown, **shared
+        )
+        return load_pairs(_paths(settings), options, language=settings.language)
+
+    def make(self, data: PairData, settings: EvaluateSettings, items: int | None) -> PairTask:
+        """PER and WER on so many words of dev."""
+        from freerun.training.evaluation import PairTask
+
+        return PairTask(data, scoring(settings, words=items))
+
+    def sizes(self, data: PairData) -> tuple[int, ...]:
+        """Of source and target."""
+        return len(data.source_vocab), len(data.target_vocab)
+
+    def frequencies(self, data: PairData) -> tuple[float, ...]:
+        """The end symbol counts once in each target."""
+        counts = [0.0] * len(data.target_vocab)
+        for _, target in data.examples:
+            counts[0] += 1
+            for symbol in target:
+                counts[symbol] += 1
+        return tuple(counts)
+
+    def coder(self, description: Mapping[str, Any]) -> PairCoder:
+        """The vocabularies and the longest target."""
+        from freerun.data import PairCoder
+
+        return PairCoder.from_description(description)
+
+    def needs_own_data(self, file: Path | None) -> bool:
+        """Only for the own test split."""
+        return file is None
+
+    def score(
+        self, model: Module, coder: PairCoder, settings: EvaluateSettings, data: PairData, file: Path | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """On the words of a file, or of the test split."""
+        from freerun.data import read_pairs
+        from freerun.training.evaluation import evaluate_pairs
+
+        pairs = data.evaluation("test") if file is None else read_pairs(file)
+        found = evaluate_pairs(model, coder, pairs, scoring(settings))
+        return {"data": pairs.origin, "words": len(pairs), "beams": settings.beams}, found
+
+    def answer(
+        self, model: Module, coder: PairCoder, settings: EvaluateSettings, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        """``word<TAB>symbols``.
+
+        Raises:
+            UserError: words with symbols never seen in training; all of them at once.
+        """
+        words = [line.strip() for line in lines]
+        said = pronounce(model, coder, settings, words, places)
+        return [f"{word}\t{symbols}" for word, symbols in zip(words, said, strict=True)]
+
+    def trial_batch(self, coder: PairCoder, rows: int) -> Batch:
+        """Random symbols."""
+        import torch
+
+        from freerun.keys import uniform
+
+        sources, targets = coder.source_vocab.symbols, coder.target_vocab.symbols
+
+        def strings(symbols: tuple[str, ...], key: int) -> list[tuple[str, ...]]:
+            drawn = (uniform(key, torch.arange(rows)[:, None], torch.arange(rows + 2)) * len(symbols)).long().tolist()
+            return [tuple(symbols[i] for i in row[: 3 + number]) for number, row in enumerate(drawn)]
+
+        return coder.pair_batch(strings(sources, 1), strings(targets, 2))
+
+
+def scoring(settings: EvaluateSettings, *, words: int | None = None) -> Any:
+    """The evaluation settings of the training part.
+
+    Args:
+        settings: of the recipe.
+        words: dev words scored; None: all.
+    """
+    from freerun.training import evaluation
+
+    return evaluation.EvaluateSettings(
+        beams=settings.beams,
+        length_penalty=settings.length_penalty,
+        margin=settings.length_margin,
+        batch_size=settings.batch_size,
+        words=words,
+    )
+
+
+def pronounce(
+    model: Module, coder: PairCoder, settings: EvaluateSettings, words: Sequence[str], places: Sequence[str]
+) -> list[str]:
+    """What a model says to each word, running freely: symbols separated by spaces.
+
+    Raises:
+        UserError: words with symbols never seen in training; all of them at once.
+    """
+    from freerun.training import evaluation
+
+    problems: list[str] = []
+    for place, word in zip(places, words, strict=True):
+        try:
+            coder.source_vocab.ids(tuple(word), where=place)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        more = [f"... and {len(problems) - 20} more lines"] if len(problems) > 20 else []
+        raise UserError([*problems[:20], *more])
+    said = evaluation.say(model, coder, [tuple(word) for word in words], scoring(settings))
+    return [" ".join(symbols) for symbols in said]
+
+
+def _paths(settings: PairsData) -> Any:
+    if settings.path is not None:
+        return settings.path
+    return {"train": settings.train, "dev": settings.dev, "test": settings.test}

@@ -1,0 +1,147 @@
+"""A text, character by character, as a kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freerun.config.data_sections import TextData as TextSection
+from freerun.config.recipe import TextEvaluate
+from freerun.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from freerun.data import TextCoder, TextData
+    from freerun.training import Evaluation
+    from freerun.training.language import TextTask
+    from freerun.training.reported import Reported
+    from freerun.types import Batch
+
+__all__ = ["TextKind"]
+
+_ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
+
+
+class TextKind:
+    """Any text, gone on with from its own beginning; see ``TaskKind``."""
+
+    models = ("transformer_lm",)
+    evaluate: type[Any] = TextEvaluate
+    select = "teacher_forced_bits_per_character"
+
+    def scores(self) -> Mapping[str, Sequence[str]]:
+        """Those of ``evaluate_text``."""
+        from freerun.training.language import SCORES
+
+        return SCORES
+
+    def reported(self) -> Reported:
+        """Bits per character first: free running has no reference."""
+        from freerun.training.reported import TEXT
+
+        return TEXT
+
+    def load(self, settings: TextSection) -> TextData:
+        """The text.
+
+        Raises:
+            UserError: all problems of the files.
+        """
+        from freerun.data import TextOptions, load_text
+
+        options = TextOptions(
+            length=settings.length,
+            stride=settings.stride,
+            dev=settings.dev,
+            test=settings.test,
+            encoding=settings.encoding,
+            unknown=settings.unknown,
+        )
+        return load_text(settings.path or (), options)
+
+    def make(self, data: TextData, settings: TextEvaluate, items: int | None) -> TextTask:
+        """Bits per character and what the model says by itself, on so many blocks of dev."""
+        from freerun.training.language import TextTask
+
+        return TextTask(data, _scoring(settings, items))
+
+    def sizes(self, data: TextData) -> tuple[int, ...]:
+        """Of the characters."""
+        return (len(data.coder),)
+
+    def frequencies(self, data: TextData) -> tuple[float, ...]:
+        """Of the training part."""
+        return data.frequencies
+
+    def coder(self, description: Mapping[str, Any]) -> TextCoder:
+        """The characters and the length of a window."""
+        from freerun.data import TextCoder
+
+        return TextCoder.from_description(description)
+
+    def needs_own_data(self, file: Path | None) -> bool:
+        """Always: what the model says is compared with the words of the training part."""
+        return True
+
+    def score(
+        self, model: Module, coder: TextCoder, settings: TextEvaluate, data: TextData, file: Path | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """On a whole file, or on the test part."""
+        from freerun.data import read_text
+        from freerun.training.language import evaluate_text
+
+        text = data.parts["test"] if file is None else read_text(file)
+        found = evaluate_text(model, coder, text, data.parts["train"], _scoring(settings))
+        name = f"{data.name}, test part" if file is None else str(file)
+        facts = {"data": name, "characters": len(text), "blocks": len(found.items), "draw": settings.draw}
+        return facts, found
+
+    def answer(
+        self, model: Module, coder: TextCoder, settings: TextEvaluate, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``.
+
+        Raises:
+            UserError: characters never seen in training; those of all lines at once.
+        """
+        from freerun.training.language import go_on
+
+        problems: list[str] = []
+        prompts = [_unescaped(line) for line in lines]
+        for place, prompt in zip(places, prompts, strict=True):
+            problems += coder.problems(prompt, place)
+        if problems:
+            raise UserError(problems[:20])
+        said = go_on(model, coder, prompts, settings.block, draw=settings.draw)
+        return [f"{_escaped(prompt)}\t{_escaped(text)}" for prompt, text in zip(prompts, said, strict=True)]
+
+    def trial_batch(self, coder: TextCoder, rows: int) -> Batch:
+        """Windows of random characters, of different lengths."""
+        import torch
+
+        from freerun.keys import bits
+        from freerun.types import Batch
+
+        drawn = bits(0, torch.arange(rows)[:, None], torch.arange(rows + 4)).abs() % len(coder)
+        mask = torch.arange(rows + 4) < torch.arange(5, rows + 5)[:, None]
+        ids = drawn.masked_fill(~mask, 0)
+        return Batch(ids, ids, mask)
+
+
+def _scoring(settings: TextEvaluate, blocks: int | None = None) -> Any:
+    from freerun.training.language import TextSettings
+
+    return TextSettings(block=settings.block, draw=settings.draw, batch_size=settings.batch_size, blocks=blocks)
+
+
+def _escaped(text: str) -> str:
+    for plain, escaped in _ESCAPES:
+        text = text.replace(plain, escaped)
+    return text
+
+
+def _unescaped(text: str) -> str:
+    pieces = text.split("\\\\")
+    return "\\".join(piece.replace("\\n", "\n").replace("\\t", "\t") for piece in pieces)
