@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from freerun.methods import (
         METHODS,
         PRESETS,
+        confidence_aware,
         falling,
         free_running,
+        parallel,
         rising,
         scheduled_sampling,
         teacher_forcing,
         token_noise,
+        two_pass,
     )
     from freerun.models import MODELS
     from freerun.schedules import SCHEDULES
@@ -46,12 +49,15 @@ _HOMES = {
     "Generated": "freerun.generate",
     "METHODS": "freerun.methods",
     "PRESETS": "freerun.methods",
+    "confidence_aware": "freerun.methods",
     "falling": "freerun.methods",
     "free_running": "freerun.methods",
+    "parallel": "freerun.methods",
     "rising": "freerun.methods",
     "scheduled_sampling": "freerun.methods",
     "teacher_forcing": "freerun.methods",
     "token_noise": "freerun.methods",
+    "two_pass": "freerun.methods",
     "MODELS": "freerun.models",
     "SCHEDULES": "freerun.schedules",
     "Batch": "freerun.types",
@@ -73,6 +79,7 @@ __all__ = [
     "Step",
     "UserError",
     "check_model",
+    "confidence_aware",
     "draws",
     "falling",
     "free_running",
@@ -83,11 +90,13 @@ __all__ = [
     "metrics",
     "models",
     "objectives",
+    "parallel",
     "rising",
     "scheduled_sampling",
     "schedules",
     "teacher_forcing",
     "token_noise",
+    "two_pass",
 ]
 
 

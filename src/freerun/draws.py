@@ -10,8 +10,9 @@ from torch import Tensor
 
 from freerun.errors import UserError
 from freerun.keys import uniform
+from freerun.types import Batch
 
-__all__ = ["DRAWS", "Draw", "Greedy", "Point", "Sample", "greedy", "point", "resolve", "sample"]
+__all__ = ["DRAWS", "Draw", "Greedy", "Point", "Sample", "fitting", "greedy", "point", "resolve", "sample"]
 
 
 class Draw(Protocol):
@@ -209,3 +210,19 @@ def resolve(draw: str | Draw) -> Draw:
     if draw not in DRAWS:
         raise UserError(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
     return DRAWS[str(draw)]()
+
+
+def fitting(draw: str | Draw, batch: Batch) -> Draw:
+    """The draw for a batch: ``"auto"`` samples ids and takes values as predicted; one of the other kind is refused.
+
+    >>> ids = torch.zeros(1, 2, dtype=torch.long)
+    >>> fitting("auto", Batch(ids, ids, ids == 0))
+    sample()
+    """
+    if draw == "auto":
+        return Sample() if batch.is_discrete else Point()
+    found = resolve(draw)
+    if found.values == batch.is_discrete:
+        kind, better = ("ids", "'sample' or 'greedy'") if batch.is_discrete else ("values", "'point'")
+        raise UserError(f"draw={draw!r} does not fit targets that are {kind}: use draw={better}")
+    return found

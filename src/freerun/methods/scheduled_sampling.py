@@ -12,6 +12,7 @@ from freerun import draws, gates
 from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods.base import Citation, TransformMethod, change_report, encode_once, without_nan
+from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, tosser
 from freerun.objectives import Objective
 from freerun.rollin import roll_in, unroll
 from freerun.rollin.engine import check_engine
@@ -35,10 +36,12 @@ class ScheduledSampling(TransformMethod):
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule of the optimizer step.
         draw: ``"sample"``, ``"greedy"``, ``"point"`` (a value as predicted) or a draw; ``"auto"`` samples ids
             and feeds values back as predicted.
-        coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"`` or a gate.
+        coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``,
+            ``"decoding_steps"``, ``"confidence"`` (one more pass) or a gate.
         engine: ``"auto"``, ``"step"``, ``"passes"`` (all exact) or an integer k: k parallel passes, approximate.
         gradient: through the model's own entries: ``"none"``, ``"full"`` or k (cut at every k-th position);
             ``"auto"`` is none for ids and full for values.
+        gold_weight: of the loss on gold history beside the other, one more training forward; 0 drops it, as published.
         objective: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
 
     Raises:
@@ -59,6 +62,7 @@ class ScheduledSampling(TransformMethod):
     coin: str | gates.Gate = "token"
     engine: str | int = "auto"
     gradient: str | int = "auto"
+    gold_weight: float = 0.0
     objective: str | Objective = "auto"
 
     name: ClassVar[str] = "scheduled_sampling"
@@ -79,7 +83,7 @@ class ScheduledSampling(TransformMethod):
     )
 
     def __post_init__(self) -> None:
-        problems = check_engine(self.engine)
+        problems = check_engine(self.engine) + gold_weight_problems(self.gold_weight)
         for resolve, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
             try:
                 if given != "auto":
@@ -96,8 +100,8 @@ class ScheduledSampling(TransformMethod):
 
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
-        keep, report = self._keep(batch, step, key)
-        draw = self._draw(batch)
+        keep, report = self._keep(model, batch, step, key)
+        draw = draws.fitting(self.draw, batch)
         plan = Plan.of(batch, keep, draw, fold(key, "draw", int(step)))
         rolled = roll_in(model, batch, plan, self.engine)
         counts = change_report(batch, rolled.history, len(plan))
@@ -112,23 +116,15 @@ class ScheduledSampling(TransformMethod):
 
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
         """One step; with a gradient through own values the roll-in's outputs are the outputs."""
-        if self._cut(batch) == "none":
-            return super().run(model, batch, step, key)
-        return self._unroll(model, batch, step, key)
+        unrolled = self._cut(batch) != "none"
+        outcome = (self._unroll if unrolled else super().run)(model, batch, step, key)
+        return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
 
-    def _keep(self, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
+    def _keep(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
         ratio = self.value("teacher_forcing_ratio", step)
-        keep = gates.resolve(self.coin)(batch, ratio, fold(key, "gate", int(step)))
-        return keep | ~batch.replaceable, {"teacher_forcing_ratio": ratio}
-
-    def _draw(self, batch: Batch) -> draws.Draw:
-        if self.draw == "auto":
-            return draws.Sample() if batch.is_discrete else draws.Point()
-        draw = draws.resolve(self.draw)  # pyright: ignore[reportArgumentType]
-        if draw.values == batch.is_discrete:
-            kind, fitting = ("ids", "'sample' or 'greedy'") if batch.is_discrete else ("values", "'point'")
-            raise UserError(f"draw={self.draw!r} does not fit targets that are {kind}: use draw={fitting}")
-        return draw
+        toss, asked = tosser(self.coin, model, batch, ratio)
+        report: dict[str, float | str] = {"gate_passes": asked} if asked else {}
+        return toss(fold(key, "gate", int(step))) | ~batch.replaceable, {"teacher_forcing_ratio": ratio, **report}
 
     def _cut(self, batch: Batch) -> str | int:
         if self.gradient == "auto":
@@ -141,7 +137,7 @@ class ScheduledSampling(TransformMethod):
 
     def _unroll(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         batch = without_nan(batch)
-        keep, report = self._keep(batch, step, key)
+        keep, report = self._keep(model, batch, step, key)
         cut = self._cut(batch)
         replaced = int(torch.count_nonzero(~keep))
         shared = encode_once(model, batch)
@@ -149,7 +145,7 @@ class ScheduledSampling(TransformMethod):
             outputs, history, passes, exact = model(shared), batch.history, 0, True
         else:
             every = None if cut == "full" else int(cut)
-            mixing = Mixing(batch.history, keep, self._draw(batch), every)
+            mixing = Mixing(batch.history, keep, draws.fitting(self.draw, batch), every)
             outputs, history, passes, exact = unroll(model, shared, mixing, self.engine)
         report |= {
             **change_report(batch, history, replaced),

@@ -16,7 +16,7 @@ from freerun.objectives import Objective
 from freerun.schedules import Schedule
 from freerun.types import Batch
 
-__all__ = ["NOISES", "TokenNoise", "token_noise"]
+__all__ = ["NOISES", "TokenNoise", "same_sentence", "token_noise"]
 
 NOISES = ("uniform", "unigram", "same_sentence")
 
@@ -110,7 +110,7 @@ class TokenNoise(TransformMethod):
     def _symbols(self, model: Any, batch: Batch, rows: Tensor, times: Tensor, u: Tensor) -> Tensor:
         gold = batch.history[rows, times]
         if self.noise == "same_sentence":
-            return _same_sentence(batch, rows, times, u, self.exclude_gold)
+            return same_sentence(batch, rows, times, u, self.exclude_gold)
         if self.noise == "unigram":
             assert self.frequencies is not None
             if int(gold.max()) >= len(self.frequencies):
@@ -146,7 +146,7 @@ def _by_frequency(mass: Tensor, gold: Tensor, u: Tensor, exclude_gold: bool) -> 
     return torch.searchsorted(cumulated, level, right=True)
 
 
-def _same_sentence(batch: Batch, rows: Tensor, times: Tensor, u: Tensor, exclude_gold: bool) -> Tensor:
+def same_sentence(batch: Batch, rows: Tensor, times: Tensor, u: Tensor, exclude_gold: bool) -> Tensor:
     """Another entry of the same row, evenly; an entry without any candidate keeps its gold."""
     others = batch.replaceable[rows].clone()  # (n, time)
     others[torch.arange(len(rows), device=rows.device), times] = False

@@ -53,9 +53,9 @@ class RecurrentSeq2Seq(nn.Module):
     """Encoder and decoder, recurrent; outputs are logits (batch, time, target_vocab).
 
     ``h_t = cell(e(y_{t-1}), h_{t-1})``, ``a_t = softmax(h_t W M^T)``, ``o_t = tanh(W_c [h_t; a_t M])``, logits = U o_t.
-    The shift is inside: position t is fed ``history[:, t-1]``, position 0 a learned start vector. A Stepper and an
-    Encoder; the stepped and the fused path are equal. "Input feeding" (Luong's attention vector fed back) is left
-    out on purpose: it would make teacher forcing itself a loop.
+    The shift is inside: position t is fed ``history[:, t-1]``, position 0 a learned start vector. A Stepper, an
+    Encoder and an Embedder; the stepped and the fused path are equal. "Input feeding" (Luong's attention vector fed
+    back) is left out on purpose: it would make teacher forcing itself a loop.
 
     Args:
         source_vocab: number of source symbols, the padding id 0 included.
@@ -146,15 +146,8 @@ class RecurrentSeq2Seq(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """(batch, time, size): what the vocabulary is read from."""
-        source: Encoded = self.encode(batch).context
         # time first: the fused layers are faster so
-        told = self.embedding(batch.history[:, :-1].t())
-        start = self.start_vector.expand(1, batch.size, -1)
-        states: Any = torch.stack(source.hidden)
-        if source.cell:
-            states = (states, torch.stack(source.cell))
-        hidden, _ = self.decoder(self.drop(torch.cat([start, told])), states)
-        return self._attend(hidden.transpose(0, 1), source)
+        return self._read(batch, self.embedding(batch.history[:, :-1].t()))
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., target_vocab) logits."""
@@ -163,6 +156,24 @@ class RecurrentSeq2Seq(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, target_vocab) logits."""
         return self.head(self.hidden(batch))
+
+    def lookup(self, entries: Tensor) -> Tensor:
+        """(...) ids -> (..., embedding): what a symbol is looked up as, before dropout."""
+        return self.embedding(entries)
+
+    def outputs_from(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """The forward, with (batch, time, embedding) vectors in the place of ``lookup(history)``."""
+        return self.head(self._read(batch, vectors[:, :-1].transpose(0, 1)))
+
+    def _read(self, batch: Batch, told: Tensor) -> Tensor:
+        # told: time - 1, batch, embedding; the last entry predicts nothing
+        source: Encoded = self.encode(batch).context
+        start = self.start_vector.expand(1, batch.size, -1)
+        states: Any = torch.stack(source.hidden)
+        if source.cell:
+            states = (states, torch.stack(source.cell))
+        hidden, _ = self.decoder(self.drop(torch.cat([start, told])), states)
+        return self._attend(hidden.transpose(0, 1), source)
 
     def _attend(self, hidden: Tensor, source: Encoded) -> Tensor:
         # hidden: batch, time, size

@@ -1,0 +1,80 @@
+"""The pass on gold history that several methods make: what the model says there, and the loss that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun import gates
+from freerun.methods.base import TransformMethod, without_nan
+from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.types import Batch, Outcome, Split
+
+__all__ = ["gold_weight_problems", "kept_gold_loss", "said", "said_at", "tosser", "with_gold_loss"]
+
+
+@torch.no_grad()
+def said(model: Any, batch: Batch) -> Tensor:
+    """What the model says on a batch, in evaluation mode and without gradient: (batch, time, ...)."""
+    with evaluating(model), uncached_autocast(batch.history.device):
+        return model(batch)
+
+
+@torch.no_grad()
+def said_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
+    """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
+    with evaluating(model), uncached_autocast(batch.history.device):
+        if isinstance(model, Split):
+            return model.head(model.hidden(batch)[rows, times])
+        return model(batch)[rows, times]
+
+
+def tosser(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
+    """From a key to a gate's ``keep``, and the number of model calls it took to be ready (1 for a confidence gate).
+
+    Args:
+        coin: a gate or its name.
+        model: asked for its confidence on gold history, in evaluation mode, where the gate needs that.
+        batch: the batch, its history gold.
+        ratio: the teacher forcing ratio; at 1 nothing is asked.
+    """
+    gate = gates.resolve(coin)
+    if not gates.needs_confidence(gate):
+        return partial(gate, batch, ratio), 0
+    if ratio >= 1:
+        return lambda key: torch.ones_like(batch.mask), 0
+    confident: Any = gate
+    return partial(confident, batch, ratio, confidence=gates.confidences(said(model, batch), batch)), 1
+
+
+def with_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch: Batch) -> Outcome:
+    """The outcome with ``gold_weight`` times the loss on gold history added.
+
+    Args:
+        method: has ``gold_weight``.
+        outcome: of the fed batch.
+        gold: the model's outputs on gold history, with graph.
+        batch: the batch as given, its history gold.
+    """
+    total = method.finish(gold, batch, {}).total
+    weight: float = getattr(method, "gold_weight")  # noqa: B009 - a field of some methods only
+    return replace(outcome, total=outcome.total + weight * total)
+
+
+def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
+    """``with_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
+    batch = without_nan(batch)
+    return with_gold_loss(method, outcome, outcome.outputs if not outcome.report["replaced"] else model(batch), batch)
+
+
+def gold_weight_problems(weight: Any) -> list[str]:
+    """What is wrong with a ``gold_weight``, if anything."""
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if number and 0 <= weight < float("inf"):
+        return []
+    return [f"gold_weight must be a number of 0 or more (0: the loss on gold history is not kept); got {weight!r}"]

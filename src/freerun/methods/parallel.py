@@ -1,0 +1,140 @@
+"""Parallel scheduled sampling: a fixed number of parallel passes, each freezing one more entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from freerun import draws, gates
+from freerun.errors import UserError
+from freerun.keys import fold
+from freerun.methods.base import Citation, TransformMethod, change_report
+from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, said_at, tosser
+from freerun.objectives import Objective
+from freerun.rollin.plan import Plan
+from freerun.schedules import Schedule
+from freerun.types import Batch, Outcome
+
+__all__ = ["Parallel", "parallel"]
+
+
+@dataclass(frozen=True, repr=False)
+class Parallel(TransformMethod):
+    """Scheduled sampling by ``passes`` parallel passes: pass n draws anew all entries but the first n of a row.
+
+    ``h^0 = y``; for n = 0, ..., passes-1: ``h^{n+1}_t = h^n_t`` for t < n, else y_t with probability r(step), else a
+    draw from ``p(. | h^n_<t, x)``; ``loss = -sum_t log p(y_t | h_<t, x)`` on the last h. t counts a row's eligible
+    entries.
+
+    Args:
+        teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule.
+        passes: k >= 1, as published 1. The first k entries have the law of sequential scheduled sampling.
+        redraw: whether each pass has coins and draws of its own, as in the authors' code; False: one coin and one
+            noise for each entry, so that the first k entries *are* those of sequential scheduled sampling under the
+            same key.
+        draw: as for scheduled sampling; values are fed back without gradient.
+        coin: as for scheduled sampling.
+        gold_weight: of the loss on gold history beside the other, one more forward; 0 drops it, as published.
+        objective: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
+
+    The passes run in evaluation mode.
+
+    Raises:
+        UserError: for arguments outside their range.
+
+    What it is not: exact, unless ``passes`` reaches the longest row; ``scheduled_sampling`` is exact and usually takes
+    fewer passes than that. ``scheduled_sampling(engine=k)`` is ``redraw=False``.
+
+    Reference: Duckworth, Neelakantan, Goodrich, Kaiser and Bengio 2019, arXiv:1906.04331.
+
+    >>> Parallel(0.5, passes=2)
+    parallel(teacher_forcing_ratio=0.5, passes=2)
+    """
+
+    teacher_forcing_ratio: float | Schedule
+    passes: int = 1
+    redraw: bool = True
+    draw: str | draws.Draw = "auto"
+    coin: str | gates.Gate = "token"
+    gold_weight: float = 0.0
+    objective: str | Objective = "auto"
+
+    name: ClassVar[str] = "parallel"
+    summary: ClassVar[str] = "k parallel passes, each freezing one more entry (approximate)"
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0)}
+    citation: ClassVar[Citation] = Citation(
+        formula="h^0 = y;  h^{n+1}_t = h^n_t for t < n, else y_t with probability r(step), else a draw from "
+        "p(. | h^n_<t, x);  loss = -sum_t log p(y_t | h^k_<t, x)",
+        reference="Duckworth, D., Neelakantan, A., Goodrich, B., Kaiser, L. and Bengio, S. (2019). Parallel scheduled "
+        "sampling. arXiv:1906.04331",
+        bibtex="""@article{duckworth2019parallel,
+  author  = {Duckworth, Daniel and Neelakantan, Arvind and Goodrich, Ben and Kaiser, Lukasz and Bengio, Samy},
+  title   = {Parallel Scheduled Sampling},
+  journal = {arXiv preprint arXiv:1906.04331},
+  year    = {2019}
+}""",
+    )
+
+    def __post_init__(self) -> None:
+        problems = gold_weight_problems(self.gold_weight)
+        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
+            problems.append(f"passes must be a whole number of 1 or more; got {self.passes!r}")
+        for resolve, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
+            try:
+                if given != "auto":
+                    resolve(given)  # pyright: ignore[reportArgumentType]
+            except UserError as error:
+                problems += error.problems
+        problems += self.problems()
+        if problems:
+            raise UserError(problems)
+
+    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+        """The batch with the history after the last pass."""
+        ratio = self.value("teacher_forcing_ratio", step)
+        toss, calls = tosser(self.coin, model, batch, ratio)
+        draw = draws.fitting(self.draw, batch)
+        place = batch.replaceable.cumsum(1) - 1
+        needed = int(place.max()) + 1 if place.numel() else 0
+        history, own = batch.history, torch.zeros_like(batch.mask)
+        for n in range(min(self.passes, needed)):
+            again = self.redraw and n > 0
+            keys = [fold(fold(key, label, int(step)), *([n] if again else [])) for label in ("gate", "draw")]
+            drawn = batch.replaceable & (place >= n)
+            keep = toss(keys[0])
+            plan = Plan.of(batch, keep | ~drawn, draw, keys[1])
+            own = torch.where(drawn, ~keep, own)
+            before = history
+            history = torch.where(drawn.view(*drawn.shape, *[1] * (history.dim() - 2)), batch.history, before)
+            if len(plan):
+                calls += 1
+                history = _drawn(model, batch.replace(history=before), plan, history)
+        exact = self.passes >= needed or not bool(own.any())
+        report: dict[str, float | str] = {
+            "teacher_forcing_ratio": ratio,
+            **change_report(batch, history, int(own.sum())),
+            "passes": calls,
+            "work": float(calls),
+            "engine": f"{self.passes} frozen passes" if calls else "none",
+            "exact": float(exact),
+            "certified": "construction" if exact else "no",
+        }
+        return batch.replace(history=history), report
+
+    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+        """One step: the passes, then an ordinary forward."""
+        outcome = super().run(model, batch, step, key)
+        return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
+
+
+def _drawn(model: Any, batch: Batch, plan: Plan, history: Tensor) -> Tensor:
+    """The history with the plan's entries drawn from what the model says on the batch."""
+    outputs = said_at(model, batch, plan.rows, plan.times)
+    own = plan.draw.choose(outputs, plan.noise(outputs.shape[-1])).to(history.dtype)
+    return history.index_put((plan.rows, plan.times), own)
+
+
+parallel = Parallel
