@@ -1,9 +1,13 @@
-"""Data as batches: pairs of sequences from files, from CMUdict, or generated."""
+"""Data as batches: pairs of sequences from files, from CMUdict, or generated; parallel text."""
 
 from freerun.data.cmudict import load_cmudict
 from freerun.data.loading import PairOptions, load_pairs
 from freerun.data.pair_data import PairCoder, PairData
 from freerun.data.pairs import Pairs, read_pairs
+from freerun.data.parallel import ParallelOptions, load_parallel
+from freerun.data.parallel_data import ParallelCoder, ParallelData
+from freerun.data.parallel_files import Sentences
+from freerun.data.subwords import Subwords
 from freerun.data.toy import TOYS, load_toy
 from freerun.data.vocabulary import Vocabulary
 
@@ -13,9 +17,15 @@ __all__ = [
     "PairData",
     "PairOptions",
     "Pairs",
+    "ParallelCoder",
+    "ParallelData",
+    "ParallelOptions",
+    "Sentences",
+    "Subwords",
     "Vocabulary",
     "load_cmudict",
     "load_pairs",
+    "load_parallel",
     "load_toy",
     "read_pairs",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from freerun.data.pairs import Pairs
-from freerun.data.ragged import Ragged
+from freerun.data.ragged import Ragged, padded, told
 from freerun.data.text import counted
 from freerun.data.vocabulary import END, PADDING, Vocabulary
 from freerun.errors import UserError
@@ -48,7 +48,7 @@ class PairCoder:
         Raises:
             UserError: symbols of a source were never seen in training; every such source.
         """
-        ids, mask = _padded(self._source_ids(sources))
+        ids, mask = padded(self._source_ids(sources))
         blank = torch.zeros(len(sources), length, dtype=torch.int64)
         context = {"source": ids, "source_mask": mask}
         return Batch(blank, blank, torch.ones_like(blank, dtype=torch.bool), context)
@@ -68,10 +68,10 @@ class PairCoder:
                 problems += error.problems
         if problems:
             raise UserError(problems)
-        ids, mask = _padded(self._source_ids(sources))
-        targets_ids, targets_mask = _padded(encoded)
+        ids, mask = padded(self._source_ids(sources))
+        targets_ids, targets_mask = padded(encoded)
         context = {"source": ids, "source_mask": mask}
-        return Batch(targets_ids, targets_ids, targets_mask, context, eligible=_read(targets_mask))
+        return Batch(targets_ids, targets_ids, targets_mask, context, eligible=told(targets_mask))
 
     def _source_ids(self, sources: Sequence[Sequence[str]]) -> list[list[int]]:
         problems: list[str] = []
@@ -113,15 +113,6 @@ class PairCoder:
         source = Vocabulary(tuple(description["source_symbols"]), PADDING)
         target = Vocabulary(tuple(description["target_symbols"]), END)
         return cls(source, target, int(description["longest"]))
-
-
-def _read(mask: Tensor) -> Tensor:
-    """(batch, time) bool: history entries that a position which counts is told; the end symbol is told to none."""
-    return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
-
-
-def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    return Ragged(sequences).padded(torch.arange(len(sequences)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +192,7 @@ class PairData:
         source, source_mask = sources.padded(chosen)
         ids, mask = targets.padded(chosen)
         context = {"source": source, "source_mask": source_mask}
-        return Batch(ids, ids, mask, context, eligible=_read(mask), rows=rows)
+        return Batch(ids, ids, mask, context, eligible=told(mask), rows=rows)
 
     def evaluation(self, split: str, words: int | None = None) -> Pairs:
         """The words of a split with all references; with ``words`` a fixed, evenly spread subset.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Ragged"]
+__all__ = ["Ragged", "padded", "told"]
 
 
 class Ragged:
@@ -36,3 +36,17 @@ class Ragged:
         mask = positions < lengths[:, None]
         places = (self.starts[indices, None] + positions).masked_fill_(~mask, 0)
         return self.values[places].masked_fill_(~mask, 0), mask
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """All of some sequences as (n, time) ids padded with 0, and their mask."""
+    return Ragged(sequences).padded(torch.arange(len(sequences)))
+
+
+def told(mask: Tensor) -> Tensor:
+    """(batch, time) bool: history entries that a position which counts is told; a row's last is told to none.
+
+    >>> told(torch.tensor([[True, True, False]])).tolist()
+    [[True, False, False]]
+    """
+    return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)

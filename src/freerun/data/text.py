@@ -25,12 +25,15 @@ _BOMS = (
 )
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[Line], list[Line]]:
+def read_lines(
+    path: Path, encoding: str = "utf-8", expected: str = "one pair of word and symbols a line"
+) -> tuple[list[Line], list[Line]]:
     """The lines of a text file with their numbers (from 1), and a message for every line that is not text.
 
     Args:
         path: a file; lines may end in LF, CRLF or CR, and a byte order mark is dropped.
         encoding: as Python names it.
+        expected: what the file should hold, for the message about an empty one.
 
     Raises:
         UserError: no such file, a folder, an empty file, an unknown encoding, or text in UTF-16 or UTF-32
@@ -48,7 +51,7 @@ def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[Line], list[Li
         ) from None
     raw = path.read_bytes()
     if not raw.strip():
-        raise UserError(f"{path}: the file is empty; expected one pair of word and symbols a line")
+        raise UserError(f"{path}: the file is empty; expected {expected}")
     if name.startswith(("utf-16", "utf-32")):
         return _decode_whole(path, raw, encoding)
     wide = next((wide for mark, wide in _BOMS if raw.startswith(mark)), None)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn import functional as F
 
 from freerun.data.pair_data import PairCoder, PairData
 from freerun.data.pairs import Pairs
 from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError
-from freerun.generate import generate
-from freerun.metrics import sequence_errors
-from freerun.rollin.modes import evaluating
 from freerun.scores import score
+from freerun.training.both_sides import free_running, teacher_forced
 from freerun.training.task import Evaluation
 from freerun.types import Batch
 
@@ -129,11 +125,10 @@ def evaluate_pairs(
         UserError: symbols were never seen in training.
     """
     settings = settings or EvaluateSettings()
-    with evaluating(model), torch.no_grad():
-        teacher_forced = _teacher_forced(model, coder, pairs, settings.batch_size)
-        outputs = say(model, coder, pairs.sources, settings)
-    free_running, found = score(outputs, pairs.references)
-    free_running["sequence_accuracy"] = 100 - free_running["wer"]
+    gold = _teacher_forced(model, coder, pairs, settings.batch_size)
+    outputs = say(model, coder, pairs.sources, settings)
+    own, found = score(outputs, pairs.references)
+    own["sequence_accuracy"] = 100 - own["wer"]
     items = [
         {
             "source": "".join(source),
@@ -143,7 +138,7 @@ def evaluate_pairs(
         }
         for source, output, references, item in zip(pairs.sources, outputs, pairs.references, found, strict=True)
     ]
-    return Evaluation(teacher_forced, free_running, items)
+    return Evaluation(gold, own, items)
 
 
 def say(
@@ -157,36 +152,27 @@ def say(
     settings = settings or EvaluateSettings()
     # the end symbol may follow the last one
     length = coder.longest + settings.margin + 1
-    said: list[Symbols] = [()] * len(sources)
-    with evaluating(model), torch.no_grad():
-        for chosen in _by_length([len(source) for source in sources], settings.batch_size):
-            batch = coder.source_batch([sources[i] for i in chosen], length).to(_device(model))
-            generated = generate(
-                model,
-                batch,
-                length=length,
-                end=0,
-                beams=settings.beams,
-                length_penalty=settings.length_penalty,
-            )
-            for i, entries in zip(chosen, generated.entries.tolist(), strict=True):
-                said[i] = coder.target_vocab.symbols_of(entries)
-    return said
+    said = free_running(
+        model,
+        lambda chosen: coder.source_batch([sources[i] for i in chosen], length),
+        [len(source) for source in sources],
+        settings.batch_size,
+        length=length,
+        beams=settings.beams,
+        length_penalty=settings.length_penalty,
+    )
+    return [coder.target_vocab.symbols_of(entries) for entries in said]
 
 
 def _teacher_forced(model: Module, coder: PairCoder, pairs: Pairs, batch_size: int) -> dict[str, float]:
     flat = list(pairs.flat())
-    losses = torch.zeros(len(flat), dtype=torch.float64)
-    errors = torch.zeros(len(flat), dtype=torch.int64)
-    lengths = torch.tensor([len(target) for _, target in flat])
-    for chosen in _by_length([len(source) for source, _ in flat], batch_size):
-        batch = coder.pair_batch([flat[i][0] for i in chosen], [flat[i][1] for i in chosen])
-        batch = batch.to(_device(model))
-        outputs = model(batch).float()
-        loss = F.cross_entropy(outputs.transpose(1, 2), batch.targets, reduction="none")
-        losses[chosen] = loss.double().masked_fill(~batch.mask, 0).sum(1).cpu()
-        errors[chosen] = sequence_errors(outputs, batch.targets, batch.mask).cpu()
-    positions = int(lengths.sum()) + len(flat)
+    losses, errors = teacher_forced(
+        model,
+        lambda chosen: coder.pair_batch([flat[i][0] for i in chosen], [flat[i][1] for i in chosen]),
+        [len(source) for source, _ in flat],
+        batch_size,
+    )
+    positions = sum(len(target) for _, target in flat) + len(flat)
     wrong_choices, symbols, wrong_words = _nearest_counts(pairs, errors.tolist())
     wer = 100 * wrong_words / len(pairs)
     return {
@@ -208,14 +194,3 @@ def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
         symbols += length
         wrong_words += found > 0
     return wrong_choices, symbols, wrong_words
-
-
-def _by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of the items in batches of like length, so that little is padding."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-def _device(model: Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,151 @@
+"""Subwords: byte-pair encoding by the library tokenizers, trained here, saved as its merges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from freerun.errors import UserError
+
+__all__ = ["Subwords"]
+
+_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Subwords:
+    """A byte-level byte-pair encoding of text whose words are separated by blanks.
+
+    Every word is the bytes of a blank and of itself, in UTF-8, merged pair by pair in the order of ``merges`` (Sennrich
+    et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019). So nothing is ever unknown, and ``decode`` of
+    ``encode`` gives the words back exactly. Id 0 is left free (end symbol or padding); ids 1 to 256 are the bytes,
+    the others merges. Which blanks stood between words is not kept.
+
+    Args:
+        merges: pairs of symbols, the first merged first; a byte is written as one printable character.
+
+    Raises:
+        UserError: a merge joins symbols that there are not; the package tokenizers is not installed.
+
+    >>> subwords = Subwords.trained(["low lower lowest", "new newer newest"], size=300)
+    >>> [len(ids) for ids in subwords.encode(["low lower", "größer"])]
+    [4, 9]
+    >>> subwords.decode(subwords.encode(["größer als  low"])[0])
+    'größer als low'
+    """
+
+    merges: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        known = set(_alphabet())
+        for left, right in self.merges:
+            if left not in known or right not in known:
+                raise UserError(f"merges must join bytes or what was merged before; got {left!r} and {right!r}")
+            known.add(left + right)
+
+    @classmethod
+    def trained(cls, lines: Iterable[str], size: int) -> Subwords:
+        """The merges of the most frequent pairs of some text; the same text gives the same merges.
+
+        Args:
+            lines: the text.
+            size: ids in all, id 0 included; fewer where the text has no further pair that stands twice.
+
+        Raises:
+            UserError: the size leaves no merge; the package tokenizers is not installed.
+        """
+        if size <= _BYTES + 1:
+            raise UserError(
+                f"subwords must be above {_BYTES + 1}: 256 bytes, the end symbol and some merges; got {size}"
+            )
+        import json
+
+        library = _library()
+        tokenizer = library.Tokenizer(library.models.BPE())
+        tokenizer.pre_tokenizer = _words(library)
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=size - 1, min_frequency=2, initial_alphabet=_alphabet(), show_progress=False
+        )
+        tokenizer.train_from_iterator((_spaced(line) for line in lines), trainer)
+        return cls(tuple((left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]))
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbol of each id from 1 on."""
+        return tuple(dict.fromkeys([*_alphabet(), *(left + right for left, right in self.merges)]))
+
+    def __len__(self) -> int:
+        return len(self.symbols) + 1
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        library = _library()
+        numbers = {symbol: number for number, symbol in enumerate(self.symbols, start=1)}
+        tokenizer = library.Tokenizer(library.models.BPE(vocab=numbers, merges=list(self.merges)))
+        tokenizer.pre_tokenizer = _words(library)
+        return tokenizer
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The ids of each line, without an end; [] for a blank one."""
+        found = self._tokenizer.encode_batch_fast([_spaced(line) for line in lines], add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of ids up to the first 0, one blank between them.
+
+        Bytes that are no UTF-8, which only a model says, become U+FFFD.
+
+        Raises:
+            UserError: an id is negative or beyond the last symbol.
+        """
+        numbers = list(ids)
+        if 0 in numbers:
+            numbers = numbers[: numbers.index(0)]
+        wrong = [number for number in numbers if not 0 < number <= len(self.symbols)]
+        if wrong:
+            raise UserError(f"ids must lie in [0, {len(self.symbols)}]; got {wrong[0]}")
+        text: str = _library().decoders.ByteLevel().decode([self.symbols[number - 1] for number in numbers])
+        return " ".join(text.split())
+
+    def describe(self) -> list[str]:
+        """The merges as JSON types, one "left right" each."""
+        return [f"{left} {right}" for left, right in self.merges]
+
+    @classmethod
+    def from_description(cls, merges: Sequence[str]) -> Subwords:
+        """What ``describe`` told of.
+
+        Raises:
+            UserError: a line is no pair.
+        """
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        wrong = [merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2]
+        if wrong:
+            raise UserError(f'a merge must be two symbols with a space between them; got "{wrong[0]}"')
+        return cls(tuple((pair[0], pair[1]) for pair in pairs))
+
+
+def _spaced(line: str) -> str:
+    # the blank before a word is part of it: so a subword tells whether it begins a word
+    return "".join(f" {word}" for word in line.split())
+
+
+def _words(library: Any) -> Any:
+    split = library.pre_tokenizers.Split(" ", "merged_with_next")
+    return library.pre_tokenizers.Sequence(
+        [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+
+
+def _alphabet() -> list[str]:
+    return sorted(_library().pre_tokenizers.ByteLevel.alphabet())
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("subwords need the package tokenizers: pip install 'freerun[translate]'") from None
+    return tokenizers
