@@ -50,7 +50,7 @@ class TransformerSettings:
         heads: of the attention; they share ``size`` evenly.
         feed_forward: width inside the feed-forward blocks (None: the model's own choice for the activation).
         positions: "rope", turned into the attention, or "learned" vectors that are added.
-        activation: "swiglu" or "gelu".
+        activation: "swiglu", "gelu" or "relu".
         norm: "rms" or "layer", before each block.
         bias: whether linear layers have one.
         dropout: share of units dropped, in training.
@@ -65,7 +65,7 @@ class TransformerSettings:
     heads: int = number(4, low=1)
     feed_forward: int | None = number(None, low=1)
     positions: Literal["rope", "learned"] = "rope"
-    activation: Literal["swiglu", "gelu"] = "swiglu"
+    activation: Literal["swiglu", "gelu", "relu"] = "swiglu"
     norm: Literal["rms", "layer"] = "rms"
     bias: bool = False
     dropout: float = number(0.0, low=0.0, high=0.99)

@@ -1,4 +1,4 @@
-"""Data as batches: pairs of sequences from files, from CMUdict, or generated; parallel text."""
+"""Data as batches: pairs of sequences from files, from CMUdict, or generated; parallel text; any text."""
 
 from freerun.data.cmudict import load_cmudict
 from freerun.data.loading import PairOptions, load_pairs
@@ -6,8 +6,9 @@ from freerun.data.pair_data import PairCoder, PairData
 from freerun.data.pairs import Pairs, read_pairs
 from freerun.data.parallel import ParallelOptions, load_parallel
 from freerun.data.parallel_data import ParallelCoder, ParallelData
-from freerun.data.parallel_files import Sentences
+from freerun.data.parallel_files import Sentences, read_sentences
 from freerun.data.subwords import Subwords
+from freerun.data.text_windows import TextCoder, TextData, TextOptions, load_text, read_text
 from freerun.data.toy import TOYS, load_toy
 from freerun.data.vocabulary import Vocabulary
 
@@ -22,10 +23,16 @@ __all__ = [
     "ParallelOptions",
     "Sentences",
     "Subwords",
+    "TextCoder",
+    "TextData",
+    "TextOptions",
     "Vocabulary",
     "load_cmudict",
     "load_pairs",
     "load_parallel",
+    "load_text",
     "load_toy",
     "read_pairs",
+    "read_sentences",
+    "read_text",
 ]

@@ -1,0 +1,321 @@
+"""Any text as data: its characters, cut by position into train, dev and test, in windows to train on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from freerun.data.text import counted, first_problems, read_lines
+from freerun.errors import UserError
+from freerun.types import Batch
+
+__all__ = ["TextCoder", "TextData", "TextOptions", "load_text", "read_text"]
+
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How a text becomes windows and parts.
+
+    Args:
+        length: characters predicted in a window, each told those before it in the window: 1 to ``length`` of them.
+        stride: characters between the beginnings of two windows; None: half of ``length``, so that nearly every
+            character is predicted twice an epoch, early in one window and late in another.
+        dev: share of the text behind the training part that is dev.
+        test: share of the text, at its end, that is test.
+        encoding: of the files, as Python names it.
+        unknown: "error" or "drop": what to do with characters of dev and test that training has not.
+
+    Raises:
+        UserError: a value is not allowed; all of them at once.
+    """
+
+    length: int = 64
+    stride: int | None = None
+    dev: float = 0.05
+    test: float = 0.05
+    encoding: str = "utf-8"
+    unknown: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if self.length < 2:
+            problems.append(f"length must be at least 2; got {self.length}")
+        if self.stride is not None and self.stride < 1:
+            problems.append(f"stride must be at least 1, or left out; got {self.stride}")
+        problems += [
+            f"{name} must be a share above 0 and below 1; got {share}"
+            for name, share in (("dev", self.dev), ("test", self.test))
+            if not 0 < share < 1
+        ]
+        if not problems and self.dev + self.test >= 1:
+            problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
+        if self.unknown not in ("error", "drop"):
+            problems.append(f'unknown must be "error" or "drop"; got {self.unknown!r}')
+        if problems:
+            raise UserError(problems)
+
+
+@dataclass(frozen=True)
+class TextCoder:
+    """What a trained model needs of its text: the characters and how many it is told at most.
+
+    Args:
+        symbols: the characters; a character's place is its id.
+        length: of the training windows.
+
+    Raises:
+        UserError: there are no characters, they are not single ones, or one stands twice.
+
+    >>> coder = TextCoder(("a", "b"), 8)
+    >>> coder.ids("abba").tolist(), coder.text([1, 0]), len(coder)
+    ([0, 1, 1, 0], 'ba', 2)
+    >>> TextCoder.from_description(coder.describe()) == coder
+    True
+    """
+
+    symbols: tuple[str, ...]
+    length: int
+
+    def __post_init__(self) -> None:
+        if not self.symbols or len(set(self.symbols)) < len(self.symbols) or any(len(s) != 1 for s in self.symbols):
+            raise UserError(f"symbols must be different single characters, at least one; got {self.symbols[:20]}")
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        codes = torch.tensor([ord(symbol) for symbol in self.symbols])
+        order = codes.argsort()
+        return codes[order], order
+
+    def ids(self, text: str, where: str = "text") -> Tensor:
+        """(characters,) int64 ids.
+
+        Raises:
+            UserError: characters that training has not; each once.
+        """
+        if not text:
+            return torch.zeros(0, dtype=torch.int64)
+        codes = torch.frombuffer(bytearray(text.encode("utf-32-le")), dtype=torch.int32).long()
+        known, order = self._places
+        found = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
+        if not torch.equal(known[found], codes):
+            raise UserError(self.problems(text, where))
+        return order[found]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The characters of some ids."""
+        return "".join(self.symbols[number] for number in ids)
+
+    def problems(self, text: str, where: str) -> list[str]:
+        """A message for every character that training has not."""
+        unknown = sorted(set(text) - set(self.symbols))
+        known = "".join(self.symbols[:60]) + ("..." if len(self.symbols) > 60 else "")
+        return [f"{where}: character {symbol!r} was never seen in training; known are {known!r}" for symbol in unknown]
+
+    def describe(self) -> dict[str, Any]:
+        """What is saved with a model, as JSON types."""
+        return {"kind": "text", "symbols": list(self.symbols), "length": self.length}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> TextCoder:
+        """The coder that ``describe`` told of.
+
+        Raises:
+            UserError: the description is of something else, or incomplete.
+        """
+        missing = {"symbols", "length"} - set(description)
+        if missing or description.get("kind") != "text":
+            raise UserError(
+                f"expected the description of a text with symbols, length; got kind {description.get('kind')!r} "
+                f"without {', '.join(sorted(missing)) or 'nothing'}"
+            )
+        return cls(tuple(description["symbols"]), int(description["length"]))
+
+
+@dataclass(frozen=True, eq=False)
+class TextData:
+    """Training, dev and test parts of a text, and training windows by index.
+
+    Window i holds the ``length + 1`` characters from ``i * stride`` on, the same ones in every epoch; the loop plans
+    their order. Its first character is known: it is told, never replaced, and carries no loss. Its last one is told
+    to no position. Up to ``stride`` characters at the end of the training part are in no window.
+
+    Args:
+        parts: "train", "dev" and "test"; the characters are those of "train".
+        options: length and stride of the windows.
+        name: what the text is called in the header.
+        dropped: for each part what was dropped from it, in words.
+
+    Raises:
+        UserError: a part is shorter than a window, or has characters that training has not.
+
+    >>> data = TextData({"train": "abcabcab", "dev": "abc", "test": "cab"}, TextOptions(length=2, stride=2))
+    >>> batch = data.batch([0, 2])
+    >>> [data.coder.text(row) for row in batch.targets.tolist()], data.lengths
+    (['abc', 'bca'], [2, 2, 2])
+    >>> batch.mask.tolist()[0], batch.eligible.tolist()[0]
+    ([False, True, True], [False, True, False])
+    """
+
+    parts: Mapping[str, str]
+    options: TextOptions = field(default_factory=TextOptions)
+    name: str = "text"
+    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+
+    def __post_init__(self) -> None:
+        need = self.options.length + 1
+        problems = [
+            f"{self.name}: the {part} part has {counted(len(self.parts.get(part, '')), 'character')}, and a window "
+            f"needs length + 1 = {need}: give a longer text, a larger share, or a smaller length"
+            for part in PARTS
+            if len(self.parts.get(part, "")) < need
+        ]
+        if not problems:
+            problems = [text for part in PARTS[1:] for text in self.coder.problems(self.parts[part], part)]
+        if problems:
+            raise UserError(problems)
+
+    @property
+    def stride(self) -> int:
+        """Characters between the beginnings of two windows."""
+        return self.options.stride or self.options.length // 2
+
+    @cached_property
+    def coder(self) -> TextCoder:
+        """The characters of the training part, sorted, and the length of a window."""
+        return TextCoder(tuple(sorted(set(self.parts["train"]))), self.options.length)
+
+    @cached_property
+    def _ids(self) -> Tensor:
+        return self.coder.ids(self.parts["train"])
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Characters predicted in every training window: ``length``."""
+        return [self.options.length] * ((len(self.parts["train"]) - self.options.length - 1) // self.stride + 1)
+
+    @cached_property
+    def frequencies(self) -> tuple[float, ...]:
+        """How often each character stands in the training part."""
+        return tuple(torch.bincount(self._ids, minlength=len(self.coder)).double().tolist())
+
+    def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
+        """A training batch: (batch, length + 1) ids.
+
+        Args:
+            indices: numbers of windows.
+            rows: (batch,) int64: their numbers in the optimizer step's global batch.
+        """
+        starts = torch.as_tensor(indices, dtype=torch.int64) * self.stride
+        ids = self._ids[starts[:, None] + torch.arange(self.options.length + 1)]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[:, 0] = False
+        eligible = mask.clone()
+        eligible[:, -1] = False
+        return Batch(ids, ids, mask, eligible=eligible, rows=rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 8 hexadecimal digits of the SHA-256 of the parts and of how windows are cut."""
+        digest = hashlib.sha256(f"{self.options.length} {self.stride}\n".encode())
+        for part in PARTS:
+            digest.update(f"{part}\n{self.parts[part]}\n".encode())
+        return digest.hexdigest()[:8]
+
+    def header(self) -> list[str]:
+        """Lines that say what the data are: parts, windows, what was dropped, characters, fingerprint."""
+        lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
+        for part in PARTS:
+            text = f"{part}: {counted(len(self.parts[part]), 'character')}"
+            if part == "train":
+                text += f", {counted(len(self.lengths), 'window')} of {self.options.length}, one every {self.stride}"
+            dropped = "; ".join(self.dropped.get(part, ()))
+            lines.append(text + (f" (dropped: {dropped})" if dropped else ""))
+        return [*lines, f"symbols: {counted(len(self.coder), 'character')}"]
+
+
+def load_text(path: str | Path | Sequence[str | Path], options: TextOptions | None = None) -> TextData:
+    """A text from a file, or from several that are read one after the other.
+
+    The first ``1 - dev - test`` of the characters are the training part, then come dev and test; order is kept, line
+    ends become ``\\n``.
+
+    Args:
+        path: a text file, or several.
+        options: windows and shares; the defaults of ``TextOptions`` if left out.
+
+    Raises:
+        UserError: files that are missing, empty or not in their encoding; parts shorter than a window; characters of
+            dev and test that training has not, each with file and line: all problems at once.
+    """
+    options = options or TextOptions()
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+    if not paths:
+        raise UserError("no text file was given; give at least one")
+    problems: list[str] = []
+    texts: list[str] = []
+    for each in paths:
+        try:
+            texts.append(read_text(each, options.encoding))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    whole = "".join(texts)
+    dev, test = round(len(whole) * options.dev), round(len(whole) * options.test)
+    first, second = len(whole) - dev - test, len(whole) - test
+    parts = {"train": whole[:first], "dev": whole[first:second], "test": whole[second:]}
+    name = ", ".join(map(str, paths))
+    unknown = set(whole[first:]) - set(parts["train"])
+    if not unknown:
+        return TextData(parts, options, name)
+    if options.unknown == "error":
+        raise UserError(_unknown_characters(paths, texts, unknown, first))
+    kept = {part: "".join(character for character in text if character not in unknown) for part, text in parts.items()}
+    lost = {part: len(parts[part]) - len(text) for part, text in kept.items()}
+    dropped = {part: [f"{counted(n, 'character')} that training has not"] for part, n in lost.items() if n}
+    return TextData(kept, options, name, dropped)
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """The text of a file, line ends as ``\\n``.
+
+    Raises:
+        UserError: no such file, an empty one, or lines that are not text, each with its line.
+    """
+    file = Path(path).expanduser()
+    lines, problems = read_lines(file, encoding, expected="text")
+    if problems:
+        raise UserError(first_problems(str(file), [text for _, text in problems]))
+    ending = "\n" if file.read_bytes()[-4:].rstrip(b"\0").endswith((b"\n", b"\r")) else ""
+    return "\n".join(line for _, line in lines) + ending
+
+
+def _unknown_characters(paths: Sequence[Path], texts: Sequence[str], unknown: set[str], first: int) -> list[str]:
+    """Where each character that only dev and test have stands first, and how often."""
+    whole = "".join(texts)
+    problems: list[str] = []
+    for character in sorted(unknown, key=lambda character: whole.index(character, first)):
+        place = whole.index(character, first)
+        for path, text in zip(paths, texts, strict=True):
+            if place < len(text):
+                line = text.count("\n", 0, place) + 1
+                times = counted(whole.count(character, first), "time")
+                problems.append(
+                    f"{path}:{line}: character {character!r} stands in dev or test ({times}, first here) and never in "
+                    'the training part; set unknown = "drop" to leave it out, or give a longer text'
+                )
+                break
+            place -= len(text)
+    return first_problems(str(paths[0]), problems)
