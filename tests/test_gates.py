@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy import stats
@@ -73,5 +75,120 @@ def test_every_tau():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(fr.UserError, match="coin must be one of token, step, sequence, batch, prefix, every"):
+    with pytest.raises(
+        fr.UserError, match="coin must be one of token, step, sequence, batch, prefix, every, decoding_steps, conf"
+    ):
         gates.resolve("tokens")
+
+
+LATER = [
+    (gates.DecodingSteps(), lambda n: 0.99**n),
+    (gates.DecodingSteps(k=0.7), lambda n: 0.7**n),
+    (gates.DecodingSteps("linear", length=4, floor=0.1), lambda n: max(0.1, 1 - n / 4)),
+    (gates.DecodingSteps("linear"), lambda n: 1 - n / 128),
+    (gates.DecodingSteps("inverse_sigmoid", k=2), lambda n: 2 / (2 + math.exp(n / 2))),
+    (gates.DecodingSteps("inverse_sigmoid"), lambda n: 20 / (20 + math.exp(n / 20))),
+]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("gate", "formula"), LATER, ids=lambda x: repr(x) if isinstance(x, gates.DecodingSteps) else ""
+)
+def test_gold_falls_with_the_decoding_step(gate, formula, ratio):
+    """Entry t is the decoder's input t+1, and the composite's step is scaled by 1 - ratio.
+
+    Binomial per position; false-alarm rate 1e-4 a case.
+    """
+    keep = gate(batch(), ratio, key=13)
+    for t in range(TIME):
+        wanted = formula((t + 1) * (1 - ratio))
+        assert stats.binomtest(int(keep[:, t].sum()), ROWS, wanted).pvalue > 1e-4 / TIME
+
+
+@pytest.mark.parametrize("shape", ["linear", "exponential", "inverse_sigmoid"])
+def test_decoding_steps_at_ratio_one_keep_everything(shape):
+    gate = gates.DecodingSteps(shape)
+    assert bool(gate(batch(), 1.0, 0).all())
+    far = gate.gold_at(torch.tensor([10**9]))
+    assert float(far) == 0.0
+
+
+def test_decoding_steps_begin_where_entries_are_eligible():
+    eligible = torch.tensor([[False, False, True, True, True]])
+    gate = gates.DecodingSteps("linear", length=1)  # g(1) = 0: nothing eligible is kept
+    keep = gate(batch(1).replace(eligible=eligible), 0.0, 0)
+    assert not bool(keep[eligible].any())
+    # the first eligible entry is step 1, not 3; binomial, false-alarm rate 1e-4
+    prompted = gates.DecodingSteps("linear", length=10)(batch().replace(eligible=eligible.expand(ROWS, 5)), 0.0, 5)
+    assert stats.binomtest(int(prompted[:, 2].sum()), ROWS, 0.9).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gates.decoding_steps("cosine"), "shape must be one of linear, exponential, inverse_sigmoid"),
+        (lambda: gates.decoding_steps(k=1.0), "k must be strictly between 0 and 1"),
+        (lambda: gates.decoding_steps("inverse_sigmoid", k=0.5), "k must be 1 or more"),
+        (lambda: gates.decoding_steps("linear", k=0.5), "k has no effect with shape='linear'"),
+        (lambda: gates.decoding_steps(length=5), "length has no effect"),
+        (lambda: gates.decoding_steps("linear", length=0), "length must be at least 1"),
+        (lambda: gates.decoding_steps("linear", floor=1.0), "floor must lie in"),
+        (lambda: gates.confidence(1.0), "t_golden must lie in"),
+        (lambda: gates.confidence()(batch(2), 0.0, 0), "needs the model's confidence"),
+        (lambda: gates.confidences(torch.zeros(1, 2, 3), values()), "these targets are values"),
+    ],
+)
+def test_gates_refuse_in_words(make, message):
+    with pytest.raises(fr.UserError, match=message):
+        make()
+
+
+def values() -> fr.Batch:
+    return fr.Batch(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
+
+
+def test_confidence_of_the_next_entry_decides():
+    mask = torch.tensor([[True, True, True, True, False]])
+    b = batch(1).replace(mask=mask)
+    sure = torch.tensor([[0.99, 0.5, 0.50001, 0.9, 0.99]])
+    # entry 0 by 0.5 (the boundary keeps gold), 1 by 0.50001, 2 by 0.9; after 3 and 4 comes nothing that counts
+    assert gates.Confidence(0.5)(b, 0.0, 0, sure).tolist() == [[True, False, False, True, True]]
+    coins = gates.Token()(batch(), 0.3, 7)
+    assert torch.equal(gates.Confidence(0.5)(batch(), 0.3, 7, torch.ones(ROWS, TIME))[:, :-1], coins[:, :-1])
+
+
+def test_confidences_are_the_softmax_of_the_targets_inside_the_mask():
+    logits = torch.tensor([[[1.0, 2.0], [0.0, 3.0], [torch.nan, 0.0]]], requires_grad=True)
+    ids = torch.tensor([[1, 0, -100]])
+    found = gates.confidences(logits, fr.Batch(ids, ids, torch.tensor([[True, True, False]])))
+    wanted = [math.exp(2) / (math.e + math.exp(2)), 1 / (1 + math.exp(3)), 0.0]
+    assert found[0].tolist() == pytest.approx(wanted, rel=1e-6)
+    assert not found.requires_grad
+
+
+def test_gates_of_a_recipe():
+    from freerun.config.parameters import read_parameter
+
+    def no(*problem):
+        raise AssertionError(problem)
+
+    read = read_parameter({"gate": "decoding_steps", "shape": "linear", "length": 40}, ("coin",), None, no)
+    assert read == gates.DecodingSteps("linear", length=40)
+    assert read_parameter({"gate": "confidence", "t_golden": 0.8}, ("coin",), None, no) == gates.Confidence(0.8)
+    said = []
+    read_parameter({"gate": "decoding_steps", "k": 3.0}, ("coin",), None, lambda *problem: said.append(problem))
+    assert "k must be strictly between 0 and 1" in said[0][1]
+
+
+def test_gates_by_name_in_a_method():
+    from builders import ragged, seq2seq
+
+    model, b = seq2seq(), ragged(size=16)
+    steps = fr.scheduled_sampling(0.2, coin="decoding_steps")
+    outcome = steps.run(model, b, 3, 5)
+    keep = gates.DecodingSteps()(b, 0.2, fr.keys.fold(5, "gate", 3)) | ~b.replaceable
+    assert outcome.report["replaced"] == int((~keep).sum())
+    assert outcome.report["exact"] == 1.0
+    sure = fr.scheduled_sampling(0.0, coin="confidence")
+    assert fr.scheduled_sampling(0.0, coin=gates.Confidence()).run(model, b).report == sure.run(model, b).report

@@ -87,6 +87,17 @@ def test_one_parallel_pass_fails_the_same_test_by_thousands():
     assert chi_square(Chain(), fr.scheduled_sampling(RATIO, engine=1)) > 1000
 
 
+def test_two_passes_fail_it_by_thousands_too():
+    assert chi_square(Chain(), fr.two_pass(RATIO, mix="sample")) > 1000
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+def test_parallel_passes_have_the_law_once_there_are_as_many_as_entries(redraw):
+    """Chi-square as above; false-alarm rate 1e-4 a case. Fewer passes fail it."""
+    assert chi_square(Chain(), fr.parallel(RATIO, passes=TIME, redraw=redraw)) < LIMIT
+    assert chi_square(Chain(), fr.parallel(RATIO, passes=1, redraw=redraw)) > 1000
+
+
 def test_one_coin_and_one_draw_are_one_draw_from_the_mixture():
     """``P = (1 - eps) P_model + eps P_data``, eps the weight of the data: the article's form, at one step.
 

@@ -101,8 +101,9 @@ class Parallel(TransformMethod):
         needed = int(place.max()) + 1 if place.numel() else 0
         history, own = batch.history, torch.zeros_like(batch.mask)
         for n in range(min(self.passes, needed)):
-            again = self.redraw and n > 0
-            keys = [fold(fold(key, label, int(step)), *([n] if again else [])) for label in ("gate", "draw")]
+            keys = [fold(key, label, int(step)) for label in ("gate", "draw")]
+            if self.redraw and n:  # the first pass shares its randomness with the other methods
+                keys = [fold(each, n) for each in keys]
             drawn = batch.replaceable & (place >= n)
             keep = toss(keys[0])
             plan = Plan.of(batch, keep | ~drawn, draw, keys[1])

@@ -141,8 +141,7 @@ class TwoPass(TransformMethod):
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
         """One step: pass 1, mixing, pass 2 and its loss."""
         # with a graph both passes run in the same mode: they may share an encoding that dropout has touched
-        encoder: Any = model if self._with_graph and isinstance(model, Encoder) else None
-        shared = encode_once(model, batch) if encoder is None else encoder.encode(batch)
+        shared = _encoded(model, batch) if self._with_graph else encode_once(model, batch)
         told = self._tell(model, shared, step, key)
         whole = told.first.whole if self._with_graph else None
         if told.vectors is not None:
@@ -221,6 +220,10 @@ class TwoPass(TransformMethod):
         plan = first.plan
         history = batch.history.index_put((plan.rows, plan.times), own.to(batch.history.dtype))
         return history, torch.ones_like(plan.rows, dtype=torch.bool)
+
+
+def _encoded(model: Any, batch: Batch) -> Batch:
+    return model.encode(batch) if isinstance(model, Encoder) else batch
 
 
 two_pass = TwoPass
