@@ -301,3 +301,25 @@ def test_values_are_refused():
     values = torch.zeros(2, 3, 1)
     with pytest.raises(fr.UserError, match="two_pass mixes symbols"):
         fr.two_pass(0.5)(torch.nn.Identity(), fr.Batch(values, values, torch.ones(2, 3, dtype=torch.bool)))
+
+
+def test_gold_weight_of_values_fed_with_their_gradient():
+    torch.manual_seed(2)
+    model = fr.models.Seq2SeqModel(2, 7, 4).double()
+    values, context = torch.randn(3, 5, 4, dtype=torch.float64), torch.randn(3, 5, 2, dtype=torch.float64)
+    batch = fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context)
+    mixed, gold = fr.scheduled_sampling(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch)
+    outcome = fr.scheduled_sampling(RATIO, gold_weight=2.0).run(model, batch, STEP, KEY)
+    assert torch.allclose(outcome.loss, mixed + 2.0 * gold, rtol=1e-12)
+    assert_same_gradients(gradients(model, outcome.loss), gradients(model, mixed + 2.0 * gold))
+
+
+@pytest.mark.parametrize(("mix", "gradient"), [("sample", "none"), *[(mix, "full") for mix in SOFT]])
+def test_no_gradient_is_lost_to_autocast(mix, gradient):
+    """A weight cast in a pass without gradient must not reach the second pass from autocast's cache."""
+    model, batch = transformer("rope").float(), ragged()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = fr.two_pass(RATIO, mix=mix, gradient=gradient)(model, batch, STEP, KEY)
+    assert loss.isfinite()
+    silent = [n for n, g in gradients(model, loss).items() if not bool(g.abs().sum() > 0)]
+    assert silent == []
