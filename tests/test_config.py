@@ -23,7 +23,7 @@ from freerun.schedules import Table
 from freerun.training import evaluation
 from tiny_recipes import TINY, changed, write
 
-NEEDS_PATH = ("g2p-cmudict", "g2p-sigmorphon")
+NEEDS_PATH = ("g2p-cmudict", "g2p-sigmorphon", "translate")
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from freerun.errors import UserError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = ["BLEU_PARTS", "bleu_from_sums", "bleu_signature", "nearest", "score", "score_translations"]
-
-BLEU_PARTS = ("output_words", "reference_words", *(f"{kind}{n}" for kind in ("right", "total") for n in range(1, 5)))
-"""What BLEU is made of: words, and n-grams that are right and that there are; sums over sentences, then the formula."""
+__all__ = ["bleu_signature", "nearest", "score", "score_translations"]
 
 Symbols = tuple[str, ...]
 
@@ -81,14 +74,15 @@ def score_translations(
 
     Returns:
         ``{"bleu", "chrf", "length_ratio"}`` (the first two 0 to 100; output words / reference words), and for each
-        sentence a dict of ``BLEU_PARTS``: resampling sentences and ``bleu_from_sums`` is a bootstrap of BLEU.
+        sentence ``{"bleu": [output words, reference words, right 1- to 4-grams, 1- to 4-grams in all]}``: BLEU is a
+        function of these numbers' sums, so that sentences can be drawn again.
 
     Raises:
         UserError: nothing to score, lists of different lengths, an empty reference; sacrebleu is not installed.
 
     >>> scores, items = score_translations(["ein mann geht ."], ["ein mann geht ."])
-    >>> scores["bleu"], items[0]["right1"], items[0]["total4"]
-    (100.00000000000004, 4, 1)
+    >>> round(scores["bleu"], 6), items[0]["bleu"]
+    (100.0, [4, 4, 4, 3, 2, 1, 4, 3, 2, 1])
     """
     if len(outputs) != len(references) or not outputs:
         raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
@@ -103,37 +97,9 @@ def score_translations(
     items: list[dict[str, Any]] = []
     for output, reference in zip(outputs, references, strict=True):
         found = one.sentence_score(output, [reference])
-        items.append(dict(zip(BLEU_PARTS, (found.sys_len, found.ref_len, *found.counts, *found.totals), strict=True)))
+        items.append({"bleu": [found.sys_len, found.ref_len, *found.counts, *found.totals]})
     chrf = metrics.CHRF().corpus_score(outputs, [references])
     return {"bleu": corpus.score, "chrf": chrf.score, "length_ratio": corpus.sys_len / corpus.ref_len}, items
-
-
-def bleu_from_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """BLEU of sums over sentences: brevity penalty times the geometric mean of four precisions.
-
-    ``100 exp(min(0, 1 - reference/output)) (prod_n right_n / total_n)^(1/4)``; where no n-gram of some order is right
-    its precision is ``1 / (2^k total_n)`` for the k-th such order, as sacreBLEU smooths ("exp").
-
-    Args:
-        sums: (..., 10) sums of ``BLEU_PARTS``; real numbers will do, for reweighted sentences.
-
-    Papineni et al. 2002, https://aclanthology.org/P02-1040.
-
-    >>> import numpy as np
-    >>> float(bleu_from_sums(np.array([9, 10, 8, 6, 4, 2, 9, 8, 7, 6.0])).round(4))
-    53.4174
-    """
-    import numpy as np
-
-    output, reference, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
-    none = (right == 0) & (total > 0)
-    smoothed = np.where(none, 0.5 ** np.cumsum(none, -1), right)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precisions = np.log(smoothed / total).mean(-1)
-        shortness = np.minimum(0.0, 1.0 - reference / output)
-        bleu = 100.0 * np.exp(shortness + precisions)
-    # no n-gram of some order at all, or not one word right, is 0
-    return np.where((total > 0).all(-1) & (right > 0).any(-1), bleu, 0.0)
 
 
 def bleu_signature() -> str:
@@ -143,7 +109,7 @@ def bleu_signature() -> str:
     'nrefs:1|case:mixed|eff:no|tok:none|smooth:exp'
     """
     metric = _sacrebleu().BLEU(tokenize="none", force=True)
-    metric.sentence_score("", [""])  # it knows the number of references from a score only
+    metric.corpus_score(["a"], [["a"]])  # it knows the number of references from a score only
     return str(metric.get_signature())
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from freerun.errors import UserError
 
-__all__ = ["DATA_KINDS", "CmudictData", "DataSettings", "PairsData", "TextData", "ToyData", "number"]
+__all__ = ["DATA_KINDS", "CmudictData", "DataSettings", "PairsData", "ParallelData", "TextData", "ToyData", "number"]
 
 
 def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
@@ -136,5 +136,66 @@ class TextData:
             )
 
 
-DataSettings = CmudictData | PairsData | ToyData | TextData
-DATA_KINDS: dict[str, type[Any]] = {"cmudict": CmudictData, "pairs": PairsData, "toy": ToyData, "text": TextData}
+@dataclass(frozen=True)
+class ParallelData:
+    """Sentences and translations: text files of which line n of one is the translation of line n of the other.
+
+    Args:
+        path: the folder that holds ``train*.en``, ``train*.de``, ``dev*`` (or ``valid*``, ``val*``) and ``test*``.
+        source: how names of source files end.
+        target: how names of target files end.
+        train: two files, source and target, instead of what the folder holds.
+        dev: the same, of the sentences that models are selected on.
+        test: the same, of the sentences that results are reported on.
+        encoding: of the files.
+        subwords: ids of the byte-pair encoding that both sides share, the end symbol included.
+        limit: keep only so many training pairs, the same for every run (None: all).
+        max_length: longest side of a training pair, in subwords (None: any); ``too_long`` says what happens to others.
+        too_long: "error" or "drop".
+        empty: "error" or "drop": lines of which a side is blank.
+    """
+
+    family: ClassVar[str] = "parallel"
+    kind: Literal["parallel"] = "parallel"
+    path: str | None = None
+    source: str = "en"
+    target: str = "de"
+    train: tuple[str, ...] | None = None
+    dev: tuple[str, ...] | None = None
+    test: tuple[str, ...] | None = None
+    encoding: str = "utf-8"
+    subwords: int = number(6000, low=258)
+    limit: int | None = number(None, low=1)
+    max_length: int | None = number(None, low=1)
+    too_long: Literal["error", "drop"] = "error"
+    empty: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        splits = {"train": self.train, "dev": self.dev, "test": self.test}
+        problems = [
+            f"{name} must be two files, [source, target]; got {list(files)}"
+            for name, files in splits.items()
+            if files is not None and len(files) != 2
+        ]
+        if self.path is None and not any(splits.values()):
+            problems.append(
+                "`path` is missing: the folder that holds the train, dev and test files of both languages"
+                '\n  help: give it with --set data.path=FOLDER, or write path = "FOLDER" under [data]'
+            )
+        elif self.path is None:
+            missing = [name for name, files in splits.items() if not files]
+            problems += [f"`{name}` is missing: without `path`, train, dev and test are all needed" for name in missing]
+        if self.source == self.target:
+            problems.append(f"source and target must be how different files end; both are {self.source!r}")
+        if problems:
+            raise UserError(problems)
+
+
+DataSettings = CmudictData | PairsData | ToyData | TextData | ParallelData
+DATA_KINDS: dict[str, type[Any]] = {
+    "cmudict": CmudictData,
+    "pairs": PairsData,
+    "toy": ToyData,
+    "text": TextData,
+    "parallel": ParallelData,
+}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from freerun.config.data_sections import DATA_KINDS
 from freerun.config.pairs_kind import PairsKind
+from freerun.config.parallel_kind import ParallelKind
 from freerun.config.text_kind import TextKind
 from freerun.errors import UserError
 
@@ -106,7 +107,7 @@ class TaskKind(Protocol):
         ...
 
 
-TASKS: dict[str, TaskKind] = {"pairs": PairsKind(), "text": TextKind()}
+TASKS: dict[str, TaskKind] = {"pairs": PairsKind(), "text": TextKind(), "parallel": ParallelKind()}
 
 
 def task_of(data: Any) -> TaskKind:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from freerun.data.text import counted, first_problems, missing_message, read_lines
+from freerun.data.text import counted, first_problems, missing_message, read_lines, shortened
 from freerun.errors import UserError
 
-__all__ = ["SPLITS", "Sentences", "Table", "parallel_files", "read_aligned"]
+__all__ = ["SPLITS", "Sentences", "Table", "parallel_files", "read_aligned", "read_sentences"]
 
 SPLITS = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
 
@@ -171,3 +171,24 @@ def read_aligned(split: str, files: tuple[Path, Path], encoding: str, empty: str
         advice = 'write the sentence, delete the line in both files, or set empty = "drop"'
         problems += first_problems(str(file), [f"{file}:{number}: the line is empty; {advice}" for number in blank])
     return table, problems
+
+
+def read_sentences(path: str | Path, *, encoding: str = "utf-8") -> Sentences:
+    """Sentences and translations of one file of ``source<TAB>translation`` lines.
+
+    Raises:
+        UserError: the file is missing or empty, or lines of it have not two columns; the first 20 of them.
+    """
+    file = Path(path)
+    lines, broken = read_lines(file, encoding, "source<TAB>translation lines")
+    pairs: list[tuple[str, str]] = []
+    for number, text in lines:
+        columns = [" ".join(column.split()) for column in text.split("\t")]
+        if len(columns) == 2 and all(columns):
+            pairs.append((columns[0], columns[1]))
+        else:
+            advice = "expected source<TAB>translation; correct or delete the line"
+            broken.append((number, f"{file}:{number}: found {shortened(text)}, {advice}"))
+    if broken:
+        raise UserError(first_problems(str(file), [text for _, text in sorted(broken)]))
+    return Sentences([source for source, _ in pairs], [target for _, target in pairs], str(file))

@@ -76,7 +76,7 @@ def evaluate_translations(
     Teacher-forced, over all positions, end symbols included: ``loss`` in nats per subword (it depends on the
     subwords, so it compares models of one encoding), ``token_accuracy`` in percent. Free-running: ``bleu``, ``chrf``
     and ``length_ratio`` = output words / reference words; see ``freerun.scores.score_translations``. An item holds
-    source, output, reference and what BLEU is made of.
+    source, output, reference and ``bleu``, the numbers that BLEU is made of.
 
     Args:
         model: from a Batch to (batch, time, vocab); its mode is restored afterwards.

@@ -1,0 +1,153 @@
+"""Parallel text, translated, as a kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freerun.config.data_sections import ParallelData as ParallelSection
+from freerun.config.pairs_kind import scoring
+from freerun.config.recipe import EvaluateSettings
+from freerun.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from freerun.data import ParallelCoder, ParallelData
+    from freerun.training import Evaluation
+    from freerun.training.reported import Reported
+    from freerun.training.translation import TranslateTask
+    from freerun.types import Batch
+
+__all__ = ["ParallelKind"]
+
+
+class ParallelKind:
+    """Sentences -> translations, from line-aligned files; see ``TaskKind``."""
+
+    models = ("transformer", "recurrent")
+    evaluate: type[Any] = EvaluateSettings
+    select = "bleu"
+
+    def scores(self) -> Mapping[str, Sequence[str]]:
+        """Those of ``evaluate_translations``."""
+        from freerun.training.translation import SCORES
+
+        return SCORES
+
+    def reported(self) -> Reported:
+        """BLEU, free-running, first."""
+        from freerun.training.reported import PARALLEL
+
+        return PARALLEL
+
+    def load(self, settings: ParallelSection) -> ParallelData:
+        """The sentences and their subwords.
+
+        Raises:
+            UserError: all problems of the files; the package tokenizers is not installed.
+        """
+        from freerun.data import ParallelOptions, load_parallel
+
+        options = ParallelOptions(
+            source=settings.source,
+            target=settings.target,
+            encoding=settings.encoding,
+            subwords=settings.subwords,
+            max_length=settings.max_length,
+            too_long=settings.too_long,
+            empty=settings.empty,
+            limit=settings.limit,
+        )
+        given = {"train": settings.train, "dev": settings.dev, "test": settings.test}
+        files = {split: pair for split, pair in given.items() if pair is not None}
+        return load_parallel(settings.path, options, files=files)
+
+    def make(self, data: ParallelData, settings: EvaluateSettings, items: int | None) -> TranslateTask:
+        """BLEU and chrF on so many sentences of dev."""
+        from freerun.training.translation import TranslateTask
+
+        return TranslateTask(data, scoring(settings, words=items))
+
+    def sizes(self, data: ParallelData) -> tuple[int, ...]:
+        """Of source and target, which share their subwords."""
+        return data.coder.sizes
+
+    def frequencies(self, data: ParallelData) -> tuple[float, ...]:
+        """The end symbol counts once in each target."""
+        return data.frequencies
+
+    def coder(self, description: Mapping[str, Any]) -> ParallelCoder:
+        """The subwords and the longest target."""
+        from freerun.data import ParallelCoder
+
+        return ParallelCoder.from_description(description)
+
+    def needs_own_data(self, file: Path | None) -> bool:
+        """Only for the own test split."""
+        return file is None
+
+    def score(
+        self,
+        model: Module,
+        coder: ParallelCoder,
+        settings: EvaluateSettings,
+        data: ParallelData | None,
+        file: Path | None,
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """On the test split, or on a file of ``source<TAB>translation`` lines."""
+        from freerun.data import read_sentences
+        from freerun.scores import bleu_signature
+        from freerun.training.translation import evaluate_translations
+
+        if file is not None:
+            sentences = read_sentences(file)
+        else:
+            assert data is not None  # see needs_own_data
+            sentences = data.evaluation("test")
+        found = evaluate_translations(model, coder, sentences, scoring(settings))
+        facts = {"data": sentences.origin, "sentences": len(sentences), "beams": settings.beams}
+        return {**facts, "bleu": bleu_signature()}, found
+
+    def answer(
+        self,
+        model: Module,
+        coder: ParallelCoder,
+        settings: EvaluateSettings,
+        lines: Sequence[str],
+        places: Sequence[str],
+    ) -> list[str]:
+        """Translations alone, line by line.
+
+        Raises:
+            UserError: blank lines; the first 20 of them.
+        """
+        from freerun.training.translation import translate
+
+        problems = [
+            f"{place}: the line is empty; expected a sentence"
+            for place, line in zip(places, lines, strict=True)
+            if not line.strip()
+        ]
+        if problems:
+            raise UserError(problems[:20])
+        return translate(model, coder, lines, scoring(settings))
+
+    def trial_batch(self, coder: ParallelCoder, rows: int) -> Batch:
+        """Random subwords, of different lengths."""
+        import torch
+
+        from freerun.keys import bits
+        from freerun.types import Batch
+
+        def ragged(key: int, shortest: int) -> tuple[torch.Tensor, torch.Tensor]:
+            drawn = 1 + bits(key, torch.arange(rows)[:, None], torch.arange(rows + shortest)) % (
+                len(coder.subwords) - 1
+            )
+            mask = torch.arange(rows + shortest) <= torch.arange(shortest, rows + shortest)[:, None]
+            return drawn.masked_fill(~mask, 0), mask
+
+        source, source_mask = ragged(1, 3)
+        targets, mask = ragged(2, 2)
+        return Batch(targets, targets, mask, {"source": source, "source_mask": source_mask})

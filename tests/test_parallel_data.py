@@ -1,0 +1,271 @@
+"""Parallel text: subwords that give the words back, batches, and what is said of files that cannot be used."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from freerun.data import (
+    ParallelCoder,
+    ParallelOptions,
+    Sentences,
+    Subwords,
+    load_parallel,
+    read_sentences,
+)
+from freerun.errors import UserError
+from parallel_text import PAIRS, write_parallel
+
+LINES = [side for pair in PAIRS for side in pair]
+SUBWORDS = Subwords.trained(LINES, 300)
+
+
+def most_frequent_pairs(lines, chosen):
+    """Byte-pair encoding as in its paper: before each of the merges ``chosen``, the most frequent neighbours.
+
+    Several where they are equally frequent: the paper does not say which of them is first.
+    """
+    words = Counter(f" {word}" for line in lines for word in line.split())
+    pieces = {word: tuple(bytes([b]) for b in word.encode()) for word in words}
+    for merge in chosen:
+        counts = Counter()
+        for word, times in words.items():
+            for pair in zip(pieces[word], pieces[word][1:], strict=False):
+                counts[pair] += times
+        yield {pair for pair, times in counts.items() if times == max(counts.values())}
+        pieces = {word: joined(piece, merge) for word, piece in pieces.items()}
+
+
+def joined(piece, pair):
+    out, i = [], 0
+    while i < len(piece):
+        if piece[i : i + 2] == pair:
+            out.append(piece[i] + piece[i + 1])
+            i += 2
+        else:
+            out.append(piece[i])
+            i += 1
+    return tuple(out)
+
+
+def as_bytes(symbol):
+    """The bytes of a symbol, by the table of Radford et al. 2019: printable bytes are themselves, others 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    table = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    return bytes(table[character] for character in symbol)
+
+
+JOINED = [(as_bytes(left), as_bytes(right)) for left, right in SUBWORDS.merges]
+
+
+def test_merges_are_the_most_frequent_pairs():
+    assert len(JOINED) == 43
+    for merge, most_frequent in zip(JOINED, most_frequent_pairs(LINES, JOINED), strict=True):
+        assert merge in most_frequent
+
+
+def test_encoding_is_the_merges_in_their_order():
+    for line in [*LINES, "größer unseen wörds"]:
+        expected = []
+        for word in line.split():
+            piece = tuple(bytes([b]) for b in f" {word}".encode())
+            for merge in JOINED:
+                piece = joined(piece, merge)
+            expected += piece
+        assert [as_bytes(SUBWORDS.symbols[number - 1]) for number in SUBWORDS.encode([line])[0]] == expected
+
+
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_words_come_back_whatever_they_are(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return  # half of a surrogate pair is no text
+    assert SUBWORDS.decode(SUBWORDS.encode([text])[0]) == " ".join(text.split())
+
+
+def test_ids():
+    assert SUBWORDS.encode(["", "  "]) == [[], []]
+    assert len(SUBWORDS) <= 300
+    ids = SUBWORDS.encode(["zwei männer ."])[0]
+    assert min(ids) >= 1
+    assert SUBWORDS.decode([*ids, 0, 5]) == "zwei männer ."
+    # half of an ä is no text: a model may say it
+    assert SUBWORDS.decode([SUBWORDS.symbols.index("Ã") + 1]) == "\ufffd"
+    assert Subwords.from_description(SUBWORDS.describe()) == SUBWORDS
+    for wrong in ([-1], [len(SUBWORDS)]):
+        with pytest.raises(UserError, match=r"ids must lie in \[0,"):
+            SUBWORDS.decode(wrong)
+    with pytest.raises(UserError, match="must be above 257"):
+        Subwords.trained(LINES, 257)
+    with pytest.raises(UserError, match="must join bytes or what was merged before"):
+        Subwords((("ab", "c"),))
+    with pytest.raises(UserError, match="two symbols with a space between"):
+        Subwords.from_description(["abc"])
+
+
+def test_another_process_on_one_thread_finds_the_same_merges():
+    code = (
+        "from parallel_text import PAIRS; from freerun.data import Subwords;"
+        "print(Subwords.trained([side for pair in PAIRS for side in pair], 300).describe())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=__file__.rsplit("/", 1)[0],
+        env={"RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "5"},
+    )  # fmt: skip
+    assert done.stdout.strip() == str(SUBWORDS.describe())
+
+
+def test_batches(tmp_path):
+    data = load_parallel(write_parallel(tmp_path), ParallelOptions(subwords=300))
+    train = data.splits["train"]
+    numbers = [5, 0, 11]
+    batch = data.batch(numbers, torch.tensor([7, 8, 9]))
+    again = data.coder.pair_batch([train.sources[i] for i in numbers], [train.targets[i] for i in numbers])
+    assert batch.row_numbers.tolist() == [7, 8, 9]
+    for made in (batch, again):
+        for row, i in enumerate(numbers):
+            length = data.lengths[i]
+            assert made.mask[row].sum() == length
+            assert made.targets[row, length - 1] == 0
+            assert (made.targets[row, : length - 1] > 0).all()
+            assert (made.targets[row, length:] == 0).all()
+            # what the end symbol is fed to is never read
+            assert made.replaceable[row].sum() == length - 1
+            assert data.coder.text(made.targets[row].tolist()) == train.targets[i]
+            source = made.context["source"][row][made.context["source_mask"][row]]
+            assert data.coder.text(source.tolist()) == train.sources[i]
+    assert torch.equal(batch.targets, again.targets)
+    assert sum(data.frequencies) == sum(data.lengths)
+    assert data.frequencies[0] == len(train)
+    assert ParallelCoder.from_description(data.coder.describe()) == data.coder
+    blank = data.coder.source_batch(["ein mann", "frau"], 4)
+    assert blank.targets.shape == (2, 4)
+    assert blank.context["source_mask"].sum() == sum(map(len, data.subwords.encode(["ein mann", "frau"])))
+    with pytest.raises(UserError, match="source 2 is empty"):
+        data.coder.source_batch(["ein mann", " "])
+
+
+def test_a_folder_with_names_of_its_own(tmp_path):
+    plain = load_parallel(write_parallel(tmp_path / "a"), ParallelOptions(subwords=300))
+    names = {"train": "train.lc.tok", "dev": "val.lc.tok", "test": "test_2016_flickr.lc.tok"}
+    other = load_parallel(write_parallel(tmp_path / "b", names=names), ParallelOptions(subwords=300))
+    assert plain.fingerprint == other.fingerprint
+    turned = load_parallel(tmp_path / "a", ParallelOptions(source="de", target="en", subwords=300))
+    assert turned.splits["dev"].sources == plain.splits["dev"].targets
+    assert turned.fingerprint != plain.fingerprint
+    files = {split: (tmp_path / "a" / f"{split}.en", tmp_path / "a" / f"{split}.de") for split in names}
+    assert load_parallel(options=ParallelOptions(subwords=300), files=files).fingerprint == plain.fingerprint
+    swapped = load_parallel(tmp_path / "a", ParallelOptions(subwords=300), files={"test": files["dev"]})
+    assert swapped.splits["test"].sources == plain.splits["dev"].sources
+
+
+def test_only_the_training_text_makes_subwords_and_overlap_is_said(tmp_path):
+    plain = load_parallel(write_parallel(tmp_path / "a"), ParallelOptions(subwords=300))
+    folder = write_parallel(tmp_path / "b", dev=[PAIRS[8], ("quokka quokka quokka", "xylem xylem xylem")])
+    other = load_parallel(folder, ParallelOptions(subwords=300))
+    assert other.subwords == plain.subwords
+    assert "dev: 2 sentences (1 source also in train, kept)" in other.header()
+    assert any(line.startswith("subwords: ") for line in other.header())
+
+
+def test_limit_and_subset(tmp_path):
+    folder = write_parallel(tmp_path)
+    some, fewer = (load_parallel(folder, ParallelOptions(subwords=300, limit=n)).splits["train"] for n in (10, 5))
+    assert len(some) == 10
+    assert set(fewer.sources) <= set(some.sources)
+    data = load_parallel(folder, ParallelOptions(subwords=300, limit=10))
+    assert any("beyond the limit of 10" in line for line in data.header())
+    assert data.evaluation("dev", 2).sources == [data.splits["dev"].sources[i] for i in (0, 2)]
+    assert data.evaluation("dev") is data.splits["dev"]
+    for wrong in ({"split": "train2"}, {"split": "dev", "sentences": 0}):
+        with pytest.raises(UserError, match="must be"):
+            data.evaluation(**wrong)
+
+
+def problems_of(*arguments, **named):
+    with pytest.raises(UserError) as caught:
+        load_parallel(*arguments, **named)
+    return caught.value.problems
+
+
+def test_files_of_different_lengths(tmp_path):
+    folder = write_parallel(tmp_path)
+    with (folder / "dev.de").open("a") as file:
+        file.write("noch eine zeile\n")
+    (problem,) = problems_of(folder)
+    count = len((folder / "dev.en").read_text().splitlines())
+    assert problem.startswith(f"{folder}/dev.en:{count}: ends here, but {folder}/dev.de goes on to line {count + 1};")
+
+
+def test_empty_lines_of_all_files_at_once(tmp_path):
+    folder = write_parallel(tmp_path, train=[*PAIRS, ("a man .", " "), ("", "")], dev=[("", "x"), ("a man", "mann")])
+    assert [problem.split(": ")[0] for problem in problems_of(folder)] == [
+        f"{folder}/train.en:{len(PAIRS) + 2}", f"{folder}/train.de:{len(PAIRS) + 1}",
+        f"{folder}/train.de:{len(PAIRS) + 2}", f"{folder}/dev.en:1",
+    ]  # fmt: skip
+    assert all("the line is empty; write the sentence" in problem for problem in problems_of(folder))
+    data = load_parallel(folder, ParallelOptions(subwords=300, empty="drop"))
+    assert len(data.splits["train"]) == len(PAIRS)
+    assert data.splits["dev"].targets == ["mann"]
+    assert any("dropped: 2 lines with an empty side" in line for line in data.header())
+
+
+def test_not_utf8_and_empty_file(tmp_path):
+    folder = write_parallel(tmp_path)
+    (folder / "train.de").write_bytes(b"mann\nm\xe4nner\n")
+    (folder / "test.en").write_bytes(b"")
+    first, second = problems_of(folder)
+    assert first.startswith(f"{folder}/train.de:2: not UTF-8: found 0xE4 at byte 2 of the line")
+    assert second == f"{folder}/test.en: the file is empty; expected one sentence a line"
+
+
+def test_long_lines_of_train_alone(tmp_path):
+    long = " ".join(["ein mann"] * 20)
+    folder = write_parallel(tmp_path, train=[*PAIRS, (long, "x"), ("y", long)], dev=[(long, long)])
+    found = problems_of(folder, ParallelOptions(subwords=300, max_length=30))
+    assert [problem.split(": ")[0] for problem in found] == [
+        f"{folder}/train.en:{len(PAIRS) + 1}", f"{folder}/train.de:{len(PAIRS) + 2}"
+    ]  # fmt: skip
+    assert "max_length allows 30; raise max_length or set" in found[0]
+    data = load_parallel(folder, ParallelOptions(subwords=300, max_length=30, too_long="drop"))
+    assert len(data.splits["train"]) == len(PAIRS)
+    assert data.splits["dev"].sources == [long]
+    assert any("dropped: 2 lines longer than 30 subwords" in line for line in data.header())
+
+
+def test_missing_and_ambiguous_files(tmp_path):
+    folder = write_parallel(tmp_path / "a", names={"test": "tested"})
+    (problem,) = problems_of(folder)
+    assert "no two files test*.en and test*.de of one name" in problem
+    (problem,) = problems_of(folder, ParallelOptions(source="fr"), files={"test": ("a", "b"), "dev": ("a", "b")})
+    assert "no two files train*.fr and train*.de" in problem
+    for name in ("test_2016", "test_2017"):
+        write_parallel(folder, names={"test": name})
+    (problem,) = problems_of(folder)
+    assert "2 pairs of files could be test: test_2016, test_2017; give one: test = " in problem
+    (problem,) = problems_of(tmp_path / "b")
+    assert "no such file or folder" in problem
+    assert len(problems_of(None, files={"train": ["a"], "best": ["a", "b"]})) == 3
+
+
+def test_options_of_all_kinds_at_once():
+    with pytest.raises(UserError) as caught:
+        ParallelOptions(subwords=5, limit=0, max_length=0, too_long="cut", empty="x", source="", encoding="u")
+    assert len(caught.value.problems) == 7
+
+
+def test_sentences_of_one_file(tmp_path):
+    file = tmp_path / "more.tsv"
+    file.write_text("a  man\tein mann\nno tab\n\tx\n")
+    with pytest.raises(UserError) as caught:
+        read_sentences(file)
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [f"{file}:2", f"{file}:3"]
+    file.write_text("a  man\tein mann\n")
+    assert read_sentences(file) == Sentences(["a man"], ["ein mann"], str(file))

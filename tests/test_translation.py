@@ -1,0 +1,248 @@
+"""Translation: scores against their library, an evaluation against the plain loop, and the commands on tiny files."""
+
+import importlib
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+
+from freerun.cli import main
+from freerun.compare.run import compare
+from freerun.config import load_recipe
+from freerun.config.kinds import task_of
+from freerun.config.load import load_run
+from freerun.data import ParallelOptions, load_parallel
+from freerun.errors import UserError
+from freerun.generate import generate
+from freerun.models import RecurrentSeq2Seq, TransformerSeq2Seq
+from freerun.scores import bleu_signature, score_translations
+from freerun.training.evaluation import EvaluateSettings
+from freerun.training.reported import bleu
+from freerun.training.translation import TranslateTask, evaluate_translations, translate
+from parallel_text import PAIRS, write_parallel
+
+RECIPE = """\
+name = "tiny"
+[data]
+kind = "parallel"
+path = "PATH"
+subwords = 290
+[model]
+kind = "transformer"
+size = 16
+layers = 1
+heads = 2
+[method]
+name = "teacher_forcing"
+[train]
+updates = 6
+batch_size = 8
+evaluate_every = 3
+evaluate_words = 2
+save_every = 6
+[evaluate]
+length_margin = 2
+[compare]
+seeds = [0]
+[[compare.arms]]
+method = { name = "teacher_forcing" }
+[[compare.arms]]
+method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_parallel(tmp_path_factory.mktemp("parallel"))
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return load_parallel(folder, ParallelOptions(subwords=290))
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE.replace("PATH", str(folder)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe):
+    assert main(["train", str(recipe), "--out", str(recipe.parent / "run")]) == 0
+    return recipe.parent / "run"
+
+
+def model_for(data, kind=TransformerSeq2Seq, **settings):
+    torch.manual_seed(4)
+    return kind(*data.coder.sizes, **{"size": 16, "layers": 1} | settings)
+
+
+REFERENCES = ["ein mann geht über die straße .", "zwei hunde .", "eine frau sieht den großen hund .", "nein"]
+OUTPUTS = [
+    REFERENCES,
+    ["ein mann geht über straße .", "zwei hunde , zwei hunde .", "die frau sieht den hund .", "ja"],
+    ["mann", "", "eine frau", "nein nein"],
+    ["ja", "nicht", "kein wort davon stimmt hier leider", "ja"],
+    ["", "", "", ""],
+]
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_scores_are_those_of_sacrebleu(outputs):
+    scores, items = score_translations(outputs, REFERENCES)
+    plain = sacrebleu.corpus_bleu(outputs, [REFERENCES], tokenize="none", force=True)
+    assert scores["bleu"] == plain.score
+    assert scores["chrf"] == sacrebleu.corpus_chrf(outputs, [REFERENCES]).score
+    assert scores["length_ratio"] == sum(len(o.split()) for o in outputs) / sum(len(r.split()) for r in REFERENCES)
+    sums = np.array([item["bleu"] for item in items]).sum(0)
+    assert sums.tolist() == [plain.sys_len, plain.ref_len, *plain.counts, *plain.totals]
+    assert bleu(sums) == pytest.approx(plain.score, abs=1e-9)
+
+
+def test_a_resample_is_the_score_of_the_resampled_sentences():
+    _, items = score_translations(OUTPUTS[1], REFERENCES)
+    chosen = [2, 0, 0, 1]
+    again, _ = score_translations([OUTPUTS[1][i] for i in chosen], [REFERENCES[i] for i in chosen])
+    assert bleu(np.array([items[i]["bleu"] for i in chosen]).sum(0)) == pytest.approx(again["bleu"], abs=1e-9)
+
+
+def test_what_cannot_be_scored_is_refused(monkeypatch):
+    for outputs, references in (([], []), (["a"], ["a", "b"]), (["a"], [" "])):
+        with pytest.raises(UserError):
+            score_translations(outputs, references)
+    assert "|tok:none|" in bleu_signature()
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(UserError, match=r"BLEU needs the package sacrebleu: pip install 'freerun\[translate\]'"):
+        score_translations(["a"], ["a"])
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match=r"subwords need the package tokenizers: pip install 'freerun\[translate\]'"):
+        importlib.import_module("freerun.data.subwords").Subwords.trained(["a b"], 300)
+
+
+@pytest.mark.parametrize("kind", [TransformerSeq2Seq, RecurrentSeq2Seq])
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.no_grad()
+def test_evaluation_is_that_of_one_sentence_after_the_other(data, kind, beams):
+    model = model_for(data, kind)
+    settings = EvaluateSettings(beams=beams, length_penalty=0.6, margin=2, batch_size=3)
+    test = data.evaluation("test")
+    found = evaluate_translations(model, data.coder, test, settings)
+    assert model.training
+    model.eval()
+    total, positions, right, outputs = 0.0, 0, 0, []
+    for source, target in zip(test.sources, test.targets, strict=True):
+        batch = data.coder.pair_batch([source], [target])
+        logits = model(batch)[0].double()
+        for t, wanted in enumerate(batch.targets[0].tolist()):
+            total -= float(logits[t].log_softmax(-1)[wanted])
+            right += int(logits[t].argmax()) == wanted
+            positions += 1
+        said = generate(
+            model, data.coder.source_batch([source]), length=data.coder.longest + 3, end=0, beams=beams,
+            length_penalty=0.6,
+        )  # fmt: skip
+        outputs.append(data.coder.text(said.entries[0].tolist()))
+    assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
+    assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / positions)
+    assert [item["output"] for item in found.items] == outputs
+    assert found.free_running == score_translations(outputs, test.targets)[0]
+    assert [item["source"] for item in found.items] == test.sources
+    json.dumps(found.items)
+
+
+def test_a_trained_model_translates(data):
+    """At a fixed seed; a model that is told nothing of the source says one sentence for all and stays below 50."""
+    torch.set_num_threads(1)
+    model = model_for(data, size=32, heads=2)
+    task = TranslateTask(data)
+    optimizer = torch.optim.Adam(model.parameters(), 0.006)
+    everything = list(range(len(data.lengths)))
+    for _ in range(120):
+        batch = task.batch(everything, torch.arange(len(everything)))
+        loss = torch.nn.functional.cross_entropy(model(batch)[batch.mask], batch.targets[batch.mask])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = evaluate_translations(model, data.coder, data.splits["train"])
+    assert found.free_running["bleu"] > 90
+    assert found.teacher_forced["token_accuracy"] > 95
+
+
+def test_a_run_leaves_what_is_needed_to_use_it(run, data):
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["test"]["free_running"]) == {"bleu", "chrf", "length_ratio"}
+    assert summary["best"]["select"] == "bleu"
+    assert summary["data"] == data.fingerprint
+    items = [json.loads(line) for line in (run / "test-items.jsonl").read_text().splitlines()]
+    assert [item["source"] for item in items] == data.splits["test"].sources
+    assert len(items[0]["bleu"]) == 10
+    loaded = load_run(run)
+    assert loaded.coder == data.coder
+    batch = task_of("parallel").trial_batch(loaded.coder, 4)
+    assert len(set(batch.mask.sum(1).tolist())) == 4
+    assert int(batch.targets.max()) < data.coder.sizes[1]
+    assert loaded.model(batch).shape == (*batch.targets.shape, data.coder.sizes[1])
+
+
+def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
+    lines = tmp_path / "in.txt"
+    lines.write_text("a man runs .\nan unseen wörd\n")
+    assert main(["generate", str(run), "--input", str(lines)]) == 0
+    out = capsys.readouterr().out
+    loaded = load_run(run)
+    settings = EvaluateSettings(margin=2)
+    assert out.splitlines() == translate(loaded.model, loaded.coder, ["a man runs .", "an unseen wörd"], settings)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
+    assert main(["generate", str(run), "--beams", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):
+    summary = json.loads((run / "summary.json").read_text())
+    assert main(["evaluate", str(run)]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert own["free_running"] == pytest.approx(summary["test"]["free_running"])
+    assert own["sentences"] == 4
+    assert own["bleu"] == bleu_signature()
+    file = tmp_path / "more.tsv"
+    file.write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS[:4]))
+    assert main(["evaluate", str(run), "--data", str(file)]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["teacher_forced"] == own["teacher_forced"]
+    assert main(["check", str(run)]) == 0
+
+
+def test_compare_pairs_sentences(recipe, tmp_path):
+    out = tmp_path / "out"
+    results = compare(str(recipe), [], out, progress=False)
+    assert "BLEU" in results["verdict"]
+    (comparison,) = [c for c in results["comparisons"] if c["metric"] == "free_running.bleu"]
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    scores = [run["free_running"]["bleu"] for run in results["runs"]]
+    assert abs(comparison["difference"]) == pytest.approx(abs(scores[1] - scores[0]), abs=1e-6)
+
+
+def test_what_a_recipe_may_say(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    assert load_recipe(path).train.select == "bleu"
+    for change, expected in {
+        "data.subwords=9": "`subwords` must be at least 258; got 9",
+        'data.train=["a"]': "train must be two files, [source, target]; got ['a']",
+        "data.target=en": "source and target must be how different files end",
+        "train.select=per": "`select` must be one of bleu, chrf, length_ratio",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            load_recipe(path, [change])
+        assert expected in str(caught.value)
+    given = [f'data.{split}=["{split}.a", "{split}.b"]' for split in ("train", "dev", "test")]
+    path.write_text(RECIPE.replace('path = "PATH"\n', ""))
+    assert load_recipe(path, given).data.dev == ("dev.a", "dev.b")
+    with pytest.raises(UserError, match="`test` is missing: without `path`"):
+        load_recipe(path, given[:2])
