@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.errors import UserError
+from freerun.training.reported import PAIRS, Reported
 
 __all__ = ["Follower", "events", "finished", "items", "summary"]
 
@@ -47,9 +48,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Follower:
-    """How far a running run is, read from what it appended to metrics.jsonl since the last look."""
+    """How far a running run is, read from what it appended to metrics.jsonl since the last look.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the run.
+        reported: which scores its task has.
+    """
+
+    def __init__(self, folder: Path, reported: Reported = PAIRS) -> None:
+        self.reported = reported
         self.path = folder / "metrics.jsonl"
         self.updates = 0
         self.score: str = ""
@@ -76,7 +83,9 @@ class Follower:
         if event.get("event") == "update":
             self.updates = int(event["step"]) + 1
         elif event.get("event") == "evaluate" and event.get("split") == "dev":
-            numbers = event.get("free_running", {})
-            name = next((name for name in ("wer", "per") if numbers.get(name) is not None), None)
-            if name is not None:
-                self.score = f"dev {name.upper()} {numbers[name]:.1f} %"
+            for measure in map(self.reported.measure, self.reported.compared):
+                value = event.get(measure.side, {}).get(measure.score)
+                if value is not None:
+                    name = measure.heading.removesuffix(" %")
+                    self.score = f"dev {name} {measure.shown(value, max(1, measure.decimals - 1))}"
+                    return

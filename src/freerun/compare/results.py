@@ -14,17 +14,12 @@ from numpy.typing import NDArray
 
 from freerun.compare import folders, verdict
 from freerun.compare.plan import PlannedRun
-from freerun.compare.statistics import Estimate, Ratio, estimate, holm, resampled_words, word
+from freerun.compare.statistics import Estimate, OverWords, Pooled, Ratio, estimate, holm, resampled_words, word
+from freerun.compare.told import told
 from freerun.errors import UserError
+from freerun.training.reported import Measure, Reported
 
-__all__ = ["COMPARED", "collect", "read", "write"]
-
-COMPARED = ("free_running.wer", "free_running.per", "teacher_forced.loss", "gap.per")
-"""Scores that arms are compared in; in each of them lower is better.
-
-The gap is one of PER: with one beam a word is free-running right exactly where every teacher-forced choice is,
-so a gap of WER is zero by construction.
-"""
+__all__ = ["collect", "read", "write"]
 
 Counts = Sequence[NDArray[np.float32]]
 
@@ -34,7 +29,7 @@ class _ArmScores:
     label: str
     method: str
     reference: str | None
-    scores: Mapping[str, Ratio | list[float]]
+    scores: Mapping[str, OverWords | list[float]]
 
 
 def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
@@ -55,15 +50,16 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
     records = [_record(run, summaries[run.name] or {}, out) for run in runs]
     _check_same_data(records)
     words = _words(runs, out)
-    arms = _arms(runs, records, words)
+    reported = told(recipe)
+    arms = _arms(runs, records, words, reported)
     counts = resampled_words(len(next(iter(words.values())))) if words else []
     results: dict[str, Any] = {
         "schema": 1,
         "recipe": dict(recipe),
         "test_words": len(next(iter(words.values()))) if words else 0,
         "runs": records,
-        "summary": [line for arm in arms for line in _summary(arm, counts)],
-        "comparisons": _comparisons(arms, counts),
+        "summary": [line for arm in arms for line in _summary(arm, counts, reported)],
+        "comparisons": _comparisons(arms, counts, reported),
     }
     results["verdict"] = verdict.sentence(results)
     return results
@@ -131,10 +127,10 @@ def _words(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, An
     if not all(words.values()):
         return {}
     first = next(iter(words))
-    order = [str(item["source"]) for item in words[first]]
+    order = _names(words[first])
     for name, found in words.items():
-        by_source = {str(item["source"]): item for item in found}
-        if len(by_source) != len(found) or sorted(by_source) != sorted(order):
+        by_source = dict(zip(_names(found), found, strict=True))
+        if sorted(by_source) != sorted(order):
             raise UserError(
                 f"runs {first} and {name} were tested on different words and cannot be compared; start with --overwrite"
             )
@@ -142,26 +138,46 @@ def _words(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, An
     return words
 
 
+def _names(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """What each item goes by: its source, and how often that came before."""
+    seen: dict[str, int] = {}
+    names: list[tuple[str, int]] = []
+    for item in items:
+        source = str(item["source"])
+        names.append((source, seen.get(source, 0)))
+        seen[source] = seen.get(source, 0) + 1
+    return names
+
+
 def _arms(
     runs: Sequence[PlannedRun],
     records: Sequence[Mapping[str, Any]],
     words: Mapping[str, list[dict[str, Any]]],
+    reported: Reported,
 ) -> list[_ArmScores]:
     arms: list[_ArmScores] = []
     for label in dict.fromkeys(run.arm.label for run in runs):
         chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
         chosen.sort(key=lambda pair: pair[0].seed)
-        scores: dict[str, Ratio | list[float]] = dict(_scalars([record for _, record in chosen]))
-        if words:
-            table = {key: _table(words, [run.name for run, _ in chosen], key) for key in ("wrong", "errors", "length")}
-            scores["free_running.wer"] = Ratio(table["wrong"], np.ones_like(table["wrong"]))
-            scores["free_running.per"] = Ratio(table["errors"], table["length"])
+        scores: dict[str, OverWords | list[float]] = dict(_scalars([record for _, record in chosen]))
+        for measure in reported.measures if words else ():
+            found = _over_words(measure, [words[run.name] for run, _ in chosen])
+            scores |= {} if found is None else {measure.name: found}
         arms.append(_ArmScores(label, str(chosen[0][1]["method"]), chosen[0][0].arm.reference, scores))
     return arms
 
 
-def _table(words: Mapping[str, list[dict[str, Any]]], names: Sequence[str], key: str) -> NDArray[np.float64]:
-    return np.array([[float(item[key]) for item in words[name]] for name in names])
+def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) -> OverWords | None:
+    """A score of all seeds of an arm, from their items; None where they do not hold it."""
+    rule = measure.items
+    if rule is None or any(rule.part not in item for item in words[0]):
+        return None
+    part = np.array([[item[rule.part] for item in items] for items in words], dtype=np.float64)
+    if rule.pooled is not None:
+        return Pooled(part, rule.pooled)
+    if rule.whole is None:
+        return Ratio(part, np.ones_like(part), rule.scale)
+    return Ratio(part, np.array([[float(item[rule.whole]) for item in items] for items in words]), rule.scale)
 
 
 def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -186,58 +202,62 @@ def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _summary(arm: _ArmScores, counts: Counts) -> list[dict[str, Any]]:
+def _summary(arm: _ArmScores, counts: Counts, reported: Reported) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for metric, score in arm.scores.items():
         found = estimate(score, None, counts)
-        seeds = len(score.values) if isinstance(score, Ratio) else len(score)
+        seeds = len(score.values) if isinstance(score, OverWords) else len(score)
+        measure = reported.measure(metric)
         lines.append(
             {
                 "method": arm.label,
                 "metric": metric,
                 "mean": found.value,
-                "low": _within(found.low, metric),
-                "high": _within(found.high, metric),
+                "low": _within(found.low, measure),
+                "high": _within(found.high, measure),
                 "seeds": seeds,
             }
         )
     return lines
 
 
-def _within(end: float | None, metric: str) -> float | None:
+def _within(end: float | None, measure: Measure) -> float | None:
     """The end of an interval, no further than a score can go."""
-    if end is None or metric.startswith("gap."):
+    if end is None or measure.side == "gap":
         return end
-    bounded = metric.endswith((".wer", "_accuracy"))
-    return min(max(end, 0.0), 100.0) if bounded else max(end, 0.0)
+    most = 100.0 if measure.score.endswith(("accuracy", "wer")) else measure.most
+    return max(end, 0.0) if most is None else min(max(end, 0.0), most)
 
 
-def _comparisons(arms: Sequence[_ArmScores], counts: Counts) -> list[dict[str, Any]]:
+def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: Reported) -> list[dict[str, Any]]:
     """Every arm against teacher forcing (or the first arm), and every reference against its noise control."""
     by_label = {arm.label: arm for arm in arms}
     base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
     pairs = [(arm, base) for arm in arms if arm is not base]
     pairs += [(by_label[arm.reference], arm) for arm in arms if arm.reference is not None]
     lines: list[dict[str, Any]] = []
-    for metric in COMPARED:
+    for metric in reported.compared:
         present = [(a, b) for a, b in pairs if metric in a.scores and metric in b.scores]
         found = [estimate(a.scores[metric], b.scores[metric], counts) for a, b in present]
         adjusted = holm([one.p_value for one in found])
         for (arm, against), one, p_value in zip(present, found, adjusted, strict=True):
-            lines.append(_comparison(arm, against, metric, one, p_value))
+            lines.append(_comparison(arm, against, reported.measure(metric), one, p_value))
     return lines
 
 
-def _comparison(arm: _ArmScores, against: _ArmScores, metric: str, found: Estimate, adjusted: float) -> dict[str, Any]:
+def _comparison(
+    arm: _ArmScores, against: _ArmScores, measure: Measure, found: Estimate, adjusted: float
+) -> dict[str, Any]:
+    below = found.probability_below
     return {
         "method": arm.label,
         "baseline": against.label,
-        "metric": metric,
+        "metric": measure.name,
         "difference": found.value,
         "low": found.low,
         "high": found.high,
-        "probability_better": found.probability_below,
+        "probability_better": 1 - below if measure.higher and below is not None else below,
         "p_adjusted": adjusted,
         "control": against.reference == arm.label,
-        "verdict": word(found.value, adjusted),
+        "verdict": word(-found.value if measure.higher else found.value, adjusted),
     }

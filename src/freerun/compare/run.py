@@ -16,10 +16,12 @@ from freerun.compare import folders, pool, results
 from freerun.compare.place import check_place, claim
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
 from freerun.compare.progress import Display, State, display_for
+from freerun.compare.told import told
 from freerun.config.read import differences, load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
 from freerun.errors import UserError
 from freerun.training.folder import FolderLock
+from freerun.training.reported import Reported
 from freerun.training.stop import StoppedError
 
 __all__ = ["compare"]
@@ -74,7 +76,8 @@ def compare(
     with FolderLock(out):
         claim(out, [run.name for run in runs], overwrite=overwrite)
         recipes = _write_recipes(recipe, runs, out)
-        work = _Work(out, recipes, workers or recipe.compare.workers, again)
+        reported = told(recipe_table(recipe))
+        work = _Work(out, recipes, workers or recipe.compare.workers, again, reported)
         _run_all(work, runs, display_for(recipe.train.updates, len(runs), progress))
         listed = sorted(runs, key=lambda run: (arms.index(run.arm), seeds.index(run.seed)))
         found = results.collect(recipe_table(recipe), listed, out)
@@ -145,6 +148,7 @@ class _Work:
     recipes: Mapping[str, Path]
     workers: int
     again: str
+    reported: Reported
     finished: set[str] = field(default_factory=set)
     running: list[pool.Child] = field(default_factory=list)
     followers: dict[str, folders.Follower] = field(default_factory=dict)
@@ -159,7 +163,7 @@ class _Work:
         return [*command, "--resume"] if started else command
 
     def state(self, run: PlannedRun) -> State:
-        follower = self.followers.setdefault(run.name, folders.Follower(self.folder(run)))
+        follower = self.followers.setdefault(run.name, folders.Follower(self.folder(run), self.reported))
         running = any(child.run is run for child in self.running)
         stage = "done" if run.name in self.finished else "running" if running else "waiting"
         return State(run.name, stage, follower.look(), follower.score)
@@ -204,11 +208,13 @@ def _reap(work: _Work, display: Display) -> None:
         if child.process.returncode != 0 or not folders.finished(work.folder(child.run)):
             raise pool.child_error(child, work.again)
         work.finished.add(child.run.name)
-        display.note(f"{child.run.name}: finished{_result(work.folder(child.run))}")
+        display.note(f"{child.run.name}: finished{_result(work, child.run)}")
 
 
-def _result(folder: Path) -> str:
-    found = folders.summary(folder) or {}
-    numbers = found.get("test", {}).get("free_running", {})
-    shown = [f"{name.upper()} {numbers[name]:.2f} %" for name in ("wer", "per") if numbers.get(name) is not None]
-    return f": free-running test {', '.join(shown)}, {found.get('seconds', 0):.0f} s" if shown else ""
+def _result(work: _Work, run: PlannedRun) -> str:
+    found = folders.summary(work.folder(run)) or {}
+    shown: list[str] = []
+    for measure in map(work.reported.measure, work.reported.compared[:2]):
+        value = found.get("test", {}).get(measure.side, {}).get(measure.score)
+        shown += [] if value is None else [f"{measure.title} {measure.shown(value)}"]
+    return f": test {', '.join(shown)}, {found.get('seconds', 0):.0f} s" if shown else ""

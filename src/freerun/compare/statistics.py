@@ -13,7 +13,7 @@ with Satterthwaite's degrees of freedom: a plain percentile bootstrap over five 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 from freerun.errors import UserError
 
-__all__ = ["CONFIDENCE", "Estimate", "Ratio", "estimate", "holm", "resampled_words", "word"]
+__all__ = ["CONFIDENCE", "Estimate", "Pooled", "Ratio", "estimate", "holm", "resampled_words", "word"]
 
 CONFIDENCE = 0.95
 _CHUNK = 128
@@ -32,11 +32,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
-    """A score that is a ratio of sums over words, seed by seed: ``100 * sum(part) / sum(whole)``.
+    """A score that is a ratio of sums over words, seed by seed: ``scale * sum(part) / sum(whole)``.
 
     Args:
         part: (seeds, words) what is counted: wrong words, or edit errors.
         whole: (seeds, words) what it is counted against: ones, or reference lengths.
+        scale: 100 for percent.
 
     >>> Ratio(np.array([[0.0, 1.0]]), np.array([[1.0, 1.0]])).values.tolist()
     [50.0]
@@ -44,22 +45,71 @@ class Ratio:
 
     part: Array
     whole: Array
+    scale: float = 100.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(seeds, words)."""
+        return self.part.shape
 
     @property
     def values(self) -> Array:
-        """(seeds,) the score of each seed, in percent."""
-        return 100.0 * self.part.sum(1) / self.whole.sum(1)
+        """(seeds,) the score of each seed."""
+        return self.scale * self.part.sum(1) / self.whole.sum(1)
 
     def influence(self) -> Array:
         """(seeds, words) how each word moves its seed's score, to first order, times the words."""
-        share = self.values[:, None] / 100.0
-        return 100.0 * (self.part - share * self.whole) / self.whole.mean(1, keepdims=True)
+        share = self.values[:, None] / self.scale
+        return self.scale * (self.part - share * self.whole) / self.whole.mean(1, keepdims=True)
 
     def resampled(self, counts: NDArray[np.float32]) -> Array:
         """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
         part = counts @ self.part.T.astype(np.float32)
         whole = counts @ self.whole.T.astype(np.float32)
-        return 100.0 * part.astype(np.float64) / whole
+        return self.scale * part.astype(np.float64) / whole
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """A score of a whole corpus, seed by seed: a function of numbers summed over words (or sentences).
+
+    Args:
+        parts: (seeds, words, numbers) what each word adds.
+        function: (..., numbers) sums -> (...) scores; the same for all sums multiplied by one number.
+
+    >>> twice = Pooled(np.array([[[1.0, 2.0], [3.0, 2.0]]]), lambda sums: sums[..., 0] / sums[..., 1])
+    >>> twice.values.tolist(), twice.influence().round(6).tolist()
+    ([1.0], [[-0.5, 0.5]])
+    """
+
+    parts: Array
+    function: Callable[[Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(seeds, words)."""
+        return self.parts.shape[:2]
+
+    @property
+    def values(self) -> Array:
+        """(seeds,) the score of each seed."""
+        return self.function(self.parts.sum(1))
+
+    def influence(self) -> Array:
+        """(seeds, words) how each word moves its seed's score, to first order, times the words."""
+        sums = self.parts.sum(1)
+        # derivatives by central differences: scores are smooth, and bends (a brevity penalty) lie at single points
+        steps = 1e-4 * np.maximum(np.abs(sums), 1.0)[:, None, :] * np.eye(sums.shape[1])
+        around = sums[:, None, :]
+        slopes = (self.function(around + steps) - self.function(around - steps)) / (2 * steps.sum(2))
+        return self.shape[1] * np.einsum("swn,sn->sw", self.parts, slopes)
+
+    def resampled(self, counts: NDArray[np.float32]) -> Array:
+        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
+        return self.function(np.einsum("rw,swn->rsn", counts.astype(np.float64), self.parts, optimize=True))
+
+
+OverWords = Ratio | Pooled
 
 
 @dataclass(frozen=True)
@@ -107,8 +157,8 @@ def resampled_words(words: int, resamples: int = 2000, seed: int = 0) -> list[ND
 
 
 def estimate(
-    score: Ratio | Sequence[float],
-    baseline: Ratio | Sequence[float] | None = None,
+    score: OverWords | Sequence[float],
+    baseline: OverWords | Sequence[float] | None = None,
     counts: Sequence[NDArray[np.float32]] = (),
 ) -> Estimate:
     """Mean over seeds of a score, or of its difference from a baseline, paired by seed and word.
@@ -117,9 +167,9 @@ def estimate(
     Numbers without words (a loss, seconds) vary over seeds only.
 
     Args:
-        score: a Ratio, or one number a seed.
+        score: a Ratio or Pooled, or one number a seed.
         baseline: the same kind for the same seeds (and words); None: the score itself.
-        counts: from ``resampled_words``; needed for a Ratio.
+        counts: from ``resampled_words``; needed for a Ratio or Pooled.
 
     Raises:
         UserError: where seeds or words of the two do not pair.
@@ -135,11 +185,11 @@ def estimate(
     values = _values(score) - (0.0 if baseline is None else _paired(score, baseline))
     seeds = len(values)
     of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else None
-    if not isinstance(score, Ratio):
+    if not isinstance(score, OverWords):
         if of_seeds is None:
             return Estimate(float(values[0]))
         return _student(float(values.mean()), of_seeds, seeds - 1, seeds)
-    other = baseline if isinstance(baseline, Ratio) else None
+    other = baseline if isinstance(baseline, OverWords) else None
     of_words = _word_variance(score, other, counts)
     if of_seeds is None:
         return _student(float(values[0]), of_words, np.inf, seeds)
@@ -151,19 +201,19 @@ def estimate(
     return _student(float(values.mean()), total, freedom, seeds)
 
 
-def _values(score: Ratio | Sequence[float]) -> Array:
-    return score.values if isinstance(score, Ratio) else np.asarray(score, dtype=np.float64)
+def _values(score: OverWords | Sequence[float]) -> Array:
+    return score.values if isinstance(score, OverWords) else np.asarray(score, dtype=np.float64)
 
 
-def _paired(score: Ratio | Sequence[float], baseline: Ratio | Sequence[float]) -> Array:
-    first = score.part.shape if isinstance(score, Ratio) else (len(score),)
-    second = baseline.part.shape if isinstance(baseline, Ratio) else (len(baseline),)
+def _paired(score: OverWords | Sequence[float], baseline: OverWords | Sequence[float]) -> Array:
+    first = score.shape if isinstance(score, OverWords) else (len(score),)
+    second = baseline.shape if isinstance(baseline, OverWords) else (len(baseline),)
     if first != second:
         raise UserError(f"scores pair by seed and word; got {first} against {second} (seeds, words)")
     return _values(baseline)
 
 
-def _word_variance(score: Ratio, other: Ratio | None, counts: Sequence[NDArray[np.float32]]) -> float:
+def _word_variance(score: OverWords, other: OverWords | None, counts: Sequence[NDArray[np.float32]]) -> float:
     if not counts:
         raise UserError("a score over words needs counts=resampled_words(words); got none")
     means: list[Array] = []
@@ -175,7 +225,7 @@ def _word_variance(score: Ratio, other: Ratio | None, counts: Sequence[NDArray[n
     return float(np.concatenate(means).var(ddof=1))
 
 
-def _interaction(score: Ratio, other: Ratio | None) -> float:
+def _interaction(score: OverWords, other: OverWords | None) -> float:
     moved = score.influence() if other is None else score.influence() - other.influence()
     seeds, words = moved.shape
     if words < 2:

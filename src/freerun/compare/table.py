@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from freerun.compare.told import told
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COLUMNS", "cell", "cells", "table"]
+__all__ = ["cell", "cells", "columns", "gold_row", "table"]
 
-COLUMNS = (
-    ("free_running.per", "PER %", 2),
-    ("free_running.wer", "WER %", 2),
-    ("teacher_forced.loss", "teacher-forced loss", 4),
-    ("gap.per", "free-running gap", 2),
-    ("seconds", "seconds", 0),
-)
-"""Metric, heading and decimals of each column."""
+
+def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Metric, heading and decimals of each column."""
+    reported = told(results["recipe"])
+    named = [reported.measure(name) for name in reported.columns]
+    return [*((each.name, each.heading, each.decimals) for each in named), ("seconds", "seconds", 0)]
 
 
 def cell(entry: Mapping[str, Any] | None, decimals: int, *, interval: bool = True) -> str:
@@ -42,8 +42,22 @@ def cells(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]
     return found
 
 
+def gold_row(results: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """What the held-out data themselves score, where that says something: a name and a text for each column."""
+    reported = told(results["recipe"])
+    if reported.gold is None:
+        return None
+    name, prefix = reported.gold
+    first = next(iter(cells(results).values()))
+    texts: list[str] = []
+    for metric, _, decimals in columns(results):
+        side, _, score = metric.partition(".")
+        texts.append(cell(first.get(f"{side}.{prefix}{score}"), decimals, interval=False))
+    return name, texts
+
+
 def table(results: Mapping[str, Any]) -> Table:
-    """Arms by PER, WER, teacher-forced loss, free-running gap and seconds, with 95 % intervals, for rich.
+    """Arms by the scores of their task and seconds, with 95 % intervals, for rich.
 
     Args:
         results: content of results.json.
@@ -52,18 +66,26 @@ def table(results: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
     seeds = len({run["seed"] for run in results["runs"]})
-    words = f", {results['test_words']:,} test words" if results["test_words"] else ""
+    reported = told(results["recipe"])
+    words = f", {results['test_words']:,} {reported.items}" if results["test_words"] else ""
+    side = "free-running " if reported.primary.side == "free_running" else ""
+    gap = "; free-running gap: free-running minus teacher-forced PER" if "gap.per" in reported.columns else ""
     shown = Table(
-        title=f"free-running test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
-        caption="\\[low, high]: 95 % interval; free-running gap: free-running minus teacher-forced PER",
+        title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
+        caption=f"\\[low, high]: 95 % interval{gap}",
         title_justify="left",
         caption_justify="left",
     )
     shown.add_column("arm", overflow="fold")
-    for _, heading, _ in COLUMNS:
+    for _, heading, _ in columns(results):
         shown.add_column(heading, justify="right")
     for arm, metrics in cells(results).items():
-        texts = [cell(metrics.get(metric), decimals, interval=metric != "seconds") for metric, _, decimals in COLUMNS]
+        texts = [
+            cell(metrics.get(metric), decimals, interval=metric != "seconds")
+            for metric, _, decimals in columns(results)
+        ]
         # as Text: rich would read [24.0, 26.0] as markup
         shown.add_row(Text(arm), *(Text(text) for text in texts))
+    if gold := gold_row(results):
+        shown.add_row(gold[0], *gold[1])
     return shown

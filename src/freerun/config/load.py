@@ -160,19 +160,23 @@ def _summary(folder: Path) -> dict[str, Any]:
     return finished_summary(folder) or {}
 
 
+_OPTIONS = {"beams": "beams", "length": "block"}
+"""Key of [evaluate] that an option of the command line stands in for."""
+
+
 def _settings(run: LoadedRun, **given: int | None) -> Any:
     """The run's [evaluate] with what was given on the command line in its place."""
     changes = {name: value for name, value in given.items() if value is not None}
     known = [each.name for each in fields(run.evaluate)]
     problems = [f"--{name} must be at least 1; got {value}" for name, value in changes.items() if value < 1]
     problems += [
-        f"--{name} has no effect on this run: its task has no `{name}`\n  help: its [evaluate] has {', '.join(known)}"
+        f"--{name} has no effect on a run whose model is trained on this kind of data\n  help: leave it out"
         for name in changes
-        if name not in known
+        if _OPTIONS[name] not in known
     ]
     if problems:
         raise UserError(problems)
-    return replace(run.evaluate, **changes)
+    return replace(run.evaluate, **{_OPTIONS[name]: value for name, value in changes.items()})
 
 
 def answer(
@@ -192,7 +196,7 @@ def answer(
         UserError: lines with symbols never seen in training, all of them at once; what has no effect on such a run.
     """
     named = places or [f"line {number}" for number in range(1, len(lines) + 1)]
-    return run.kind.answer(run.model, run.coder, _settings(run, beams=beams, block=length), lines, named)
+    return run.kind.answer(run.model, run.coder, _settings(run, beams=beams, length=length), lines, named)
 
 
 def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:

@@ -8,7 +8,8 @@ from freerun.data.parallel import ParallelOptions, load_parallel
 from freerun.data.parallel_data import ParallelCoder, ParallelData
 from freerun.data.parallel_files import Sentences, read_sentences
 from freerun.data.subwords import Subwords
-from freerun.data.text_windows import TextCoder, TextData, TextOptions, load_text, read_text
+from freerun.data.text_coder import TextCoder
+from freerun.data.text_windows import TextData, TextOptions, load_text, read_text
 from freerun.data.toy import TOYS, load_toy
 from freerun.data.vocabulary import Vocabulary
 

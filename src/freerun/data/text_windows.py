@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from freerun.data.text import counted, first_problems, read_lines
+from freerun.data.text_coder import TextCoder
 from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["TextCoder", "TextData", "TextOptions", "load_text", "read_text"]
+__all__ = ["TextData", "TextOptions", "load_text", "read_text"]
 
 PARTS = ("train", "dev", "test")
 
@@ -62,85 +63,6 @@ class TextOptions:
             problems.append(f'unknown must be "error" or "drop"; got {self.unknown!r}')
         if problems:
             raise UserError(problems)
-
-
-@dataclass(frozen=True)
-class TextCoder:
-    """What a trained model needs of its text: the characters and how many it is told at most.
-
-    Args:
-        symbols: the characters; a character's place is its id.
-        length: of the training windows.
-
-    Raises:
-        UserError: there are no characters, they are not single ones, or one stands twice.
-
-    >>> coder = TextCoder(("a", "b"), 8)
-    >>> coder.ids("abba").tolist(), coder.text([1, 0]), len(coder)
-    ([0, 1, 1, 0], 'ba', 2)
-    >>> TextCoder.from_description(coder.describe()) == coder
-    True
-    """
-
-    symbols: tuple[str, ...]
-    length: int
-
-    def __post_init__(self) -> None:
-        if not self.symbols or len(set(self.symbols)) < len(self.symbols) or any(len(s) != 1 for s in self.symbols):
-            raise UserError(f"symbols must be different single characters, at least one; got {self.symbols[:20]}")
-
-    def __len__(self) -> int:
-        return len(self.symbols)
-
-    @cached_property
-    def _places(self) -> tuple[Tensor, Tensor]:
-        codes = torch.tensor([ord(symbol) for symbol in self.symbols])
-        order = codes.argsort()
-        return codes[order], order
-
-    def ids(self, text: str, where: str = "text") -> Tensor:
-        """(characters,) int64 ids.
-
-        Raises:
-            UserError: characters that training has not; each once.
-        """
-        if not text:
-            return torch.zeros(0, dtype=torch.int64)
-        codes = torch.frombuffer(bytearray(text.encode("utf-32-le")), dtype=torch.int32).long()
-        known, order = self._places
-        found = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
-        if not torch.equal(known[found], codes):
-            raise UserError(self.problems(text, where))
-        return order[found]
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The characters of some ids."""
-        return "".join(self.symbols[number] for number in ids)
-
-    def problems(self, text: str, where: str) -> list[str]:
-        """A message for every character that training has not."""
-        unknown = sorted(set(text) - set(self.symbols))
-        known = "".join(self.symbols[:60]) + ("..." if len(self.symbols) > 60 else "")
-        return [f"{where}: character {symbol!r} was never seen in training; known are {known!r}" for symbol in unknown]
-
-    def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types."""
-        return {"kind": "text", "symbols": list(self.symbols), "length": self.length}
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> TextCoder:
-        """The coder that ``describe`` told of.
-
-        Raises:
-            UserError: the description is of something else, or incomplete.
-        """
-        missing = {"symbols", "length"} - set(description)
-        if missing or description.get("kind") != "text":
-            raise UserError(
-                f"expected the description of a text with symbols, length; got kind {description.get('kind')!r} "
-                f"without {', '.join(sorted(missing)) or 'nothing'}"
-            )
-        return cls(tuple(description["symbols"]), int(description["length"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,28 +7,31 @@ from dataclasses import replace
 from typing import Any
 
 from freerun.compare.table import cells
-from freerun.compare.verdict import METRIC_NAMES, primary, signed
+from freerun.compare.told import told
+from freerun.compare.verdict import signed
 from freerun.report import figures
 from freerun.report.markup import Raw, figure, grid, legend, table
 from freerun.report.readings import Curve, Runs, curves, settled, shares
+from freerun.training.reported import Measure, Reported
 
 __all__ = ["differences", "entries", "training"]
 
 _ROWS = 12
 
 
-def training(runs: Runs) -> Raw:
-    """Free-running and teacher-forced errors on dev over training."""
+def training(runs: Runs, reported: Reported) -> Raw:
+    """The scores of the task on dev over training; those of one unit on one scale."""
     arms = list(runs)
-    free, forced = curves(runs, "free_running", "per"), curves(runs, "teacher_forced", "per")
-    both = [value for curve in settled([*free, *forced]) for _, value in curve.points]
-    domain = (0.0, max(both) * 1.05) if both else None
-    drawn = [
-        _lines("Free-running PER", free, arms, "PER on dev, %", domain),
-        _lines("Teacher-forced PER", forced, arms, "PER on dev, %", domain),
-        _lines("Free-running WER", curves(runs, "free_running", "wer"), arms, "WER on dev, %", None),
-        _lines("Teacher-forced loss", curves(runs, "teacher_forced", "loss"), arms, "nats per symbol, dev", None),
-    ]
+    measures = [reported.measure(name) for name in reported.curves]
+    found = {each.name: curves(runs, each.side, each.score) for each in measures}
+    drawn: list[Raw | None] = []
+    for each in measures:
+        alike = [curve for other in measures if other.axis == each.axis for curve in found[other.name]]
+        shared = sum(other.axis == each.axis for other in measures) > 1
+        values = [value for curve in settled(alike) for _, value in curve.points] if shared else []
+        domain = (0.0, max(values) * 1.05) if values else None
+        title = each.title[0].upper() + each.title[1:]
+        drawn.append(_lines(title, found[each.name], arms, each.axis, domain))
     shown = [one for one in drawn if one is not None]
     return Raw(legend(arms) + grid(shown)) if shown else Raw("")
 
@@ -61,20 +64,20 @@ def entries(runs: Runs) -> Raw:
 
 
 def differences(results: Mapping[str, Any]) -> Raw:
-    """Paired differences in the score that the verdict is about, and in PER."""
+    """Paired differences in the score that the verdict is about, and in others that the task names."""
     arms = list(cells(results))
+    reported = told(results["recipe"])
     drawn: list[Raw] = []
-    for metric in dict.fromkeys((primary(results), "free_running.per")):
-        lines = [line for line in results["comparisons"] if line["metric"] == metric]
-        if metric is None or not lines:
+    for each in map(reported.measure, reported.differences):
+        lines = [line for line in results["comparisons"] if line["metric"] == each.name]
+        if not lines:
             continue
-        rows = [_row(results, line, arms, metric) for line in lines]
-        name = METRIC_NAMES.get(metric, metric)
-        unit = "nats" if metric.endswith("loss") else "points"
-        said = "; ".join(f"{row.title}: {signed(row.value)}" for row in rows)
-        text = "Dot: mean; bar: 95 % interval; rings: seeds. Left of zero is better."
-        svg = figures.differences(rows, f"difference in {name}, {unit}")
-        drawn.append(figure(f"Differences in {name}", svg, (text, said), _difference_table(rows)))
+        rows = [_row(results, line, arms, each.name) for line in lines]
+        said = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
+        side = "Right" if each.higher else "Left"
+        text = f"Dot: mean; bar: 95 % interval; rings: seeds. {side} of zero is better."
+        svg = figures.differences(rows, f"difference in {each.title}, {each.unit}")
+        drawn.append(figure(f"Differences in {each.title}", svg, (text, said), _difference_table(rows, each)))
     return grid(drawn) if drawn else Raw("")
 
 
@@ -93,13 +96,16 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     )
 
 
-def _difference_table(rows: Sequence[figures.Difference]) -> Raw:
+def _difference_table(rows: Sequence[figures.Difference], measure: Measure) -> Raw:
     heads = ["difference", "mean", "low", "high", "seeds"]
     cells_ = [
         [
             row.title,
-            *("\N{EN DASH}" if value is None else signed(value) for value in (row.value, row.low, row.high)),
-            ", ".join(signed(value) for value in row.seeds),
+            *(
+                "\N{EN DASH}" if value is None else signed(value, measure.decimals)
+                for value in (row.value, row.low, row.high)
+            ),
+            ", ".join(signed(value, measure.decimals) for value in row.seeds),
         ]
         for row in rows
     ]

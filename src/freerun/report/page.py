@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from freerun.compare.results import read
+from freerun.compare.told import told
 from freerun.report import drawn, sections
 from freerun.report.markup import Raw, paragraph
-from freerun.report.readings import Runs, data_lines, examples, header, load
+from freerun.report.readings import Runs, data_lines, examples, header, load, said
 
 __all__ = ["write"]
 
@@ -45,10 +46,11 @@ def _page(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
         "</header>",
         _section("Scores", sections.scores(results) + sections.reading_help(results)),
         _section("Differences", _differences(results)),
-        _section("Training", drawn.training(runs)),
+        _section("Training", drawn.training(runs, told(results["recipe"]))),
         _section("What the histories held", drawn.entries(runs)),
         _section("Costs", sections.costs(results)),
         _section("Words on which arms differ", _words(results, out)),
+        _section("What the models say", _said(results, out)),
         _section("Methods", sections.methods(results)),
         _section("Runs and data", sections.runs(results) + _data(results, runs, out)),
         _section("Recipe", sections.recipe(results)),
@@ -77,11 +79,17 @@ def _words(results: Mapping[str, Any], out: Path) -> str:
     return sections.differing_words(found, arms) if found else ""
 
 
+def _said(results: Mapping[str, Any], out: Path) -> str:
+    found = said(results, out)
+    return sections.said(found, list(dict.fromkeys(run["label"] for run in results["runs"]))) if found else ""
+
+
 def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
     first = header(runs)
+    reported = told(results["recipe"])
     facts = {
-        "training pairs": first.get("examples"),
-        "test words": results["test_words"] or None,
+        reported.examples: first.get("examples"),
+        reported.items: results["test_words"] or None,
         "data fingerprint": results["runs"][0]["data"],
         "parameters": first.get("parameters"),
         **results["runs"][0]["versions"],

@@ -12,6 +12,7 @@ from freerun.compare import folders
 __all__ = [
     "Curve",
     "Examples",
+    "Said",
     "Tally",
     "curves",
     "data_lines",
@@ -19,6 +20,7 @@ __all__ = [
     "header",
     "load",
     "mean_curve",
+    "said",
     "settled",
     "shares",
 ]
@@ -103,8 +105,8 @@ def data_lines(results: Mapping[str, Any], out: Path) -> list[str]:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    said = ("data:", "train:", "dev:", "test:", "symbols:")
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip().startswith(said)))
+    begins = ("data:", "train:", "dev:", "test:", "symbols:", "subwords:", "BLEU:")
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip().startswith(begins)))
 
 
 def mean_curve(lines: Sequence[Curve]) -> list[Curve]:
@@ -215,7 +217,7 @@ def examples(results: Mapping[str, Any], out: Path, pair: tuple[str, str], each:
         items = folders.items(out / run["folder"])
         found[run["label"], run["seed"]] = {str(item["source"]): item for item in items}
     seeds = [run["seed"] for run in results["runs"] if run["label"] == pair[0]]
-    if not all(found.values()) or not seeds:
+    if not all(found.values()) or not seeds or not all("wrong" in item for item in found[pair[0], seeds[0]].values()):
         return None
     tallies = tuple(_tally(found[pair[0], seed], found[pair[1], seed], seed) for seed in seeds)
     first, second = found[pair[0], seeds[0]], found[pair[1], seeds[0]]
@@ -246,3 +248,40 @@ def _spread(words: Sequence[str], count: int) -> list[str]:
     if len(words) <= count:
         return list(words)
     return [words[(2 * i + 1) * len(words) // (2 * count)] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What every arm says to the same things.
+
+    Args:
+        heading: of what they are asked.
+        seed: of the runs.
+        rows: what is asked, a reference, and what each arm says.
+    """
+
+    heading: str
+    seed: int
+    rows: tuple[tuple[str, str, dict[str, str]], ...]
+
+
+def said(results: Mapping[str, Any], out: Path, each: int = 4) -> Said | None:
+    """What the arms say, for tasks in which nothing is simply right or wrong: translations, continuations.
+
+    Args:
+        results: of the comparison.
+        out: its folder.
+        each: how many, at even distances.
+    """
+    seed = results["runs"][0]["seed"]
+    listed = {run["label"]: folders.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
+    items = next(iter(listed.values()))
+    if not items or "wrong" in items[0] or any(len(found) != len(items) for found in listed.values()):
+        return None
+    rows: list[tuple[str, str, dict[str, str]]] = []
+    for number in map(int, _spread([str(n) for n in range(len(items))], each)):
+        item = items[number]
+        reference = item["reference"] if "reference" in item else item["references"][0]
+        outputs = {arm: str(found[number]["output"]) for arm, found in listed.items()}
+        rows.append((str(item.get("prompt", item["source"])), str(reference), outputs))
+    return Said("goes on from" if "prompt" in items[0] else "source", seed, tuple(rows))

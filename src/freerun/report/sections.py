@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
-from freerun.compare.table import COLUMNS, cell, cells
-from freerun.compare.verdict import METRIC_NAMES, signed
+from freerun.compare.table import cell, cells, columns, gold_row
+from freerun.compare.told import told
+from freerun.compare.verdict import signed
 from freerun.report.markup import Raw, paragraph, swatch, table
-from freerun.report.readings import Examples
+from freerun.report.readings import Examples, Said
+from freerun.training.reported import Measure
 
-__all__ = ["comparisons", "costs", "differing_words", "methods", "reading_help", "recipe", "runs", "scores"]
+__all__ = ["comparisons", "costs", "differing_words", "methods", "reading_help", "recipe", "runs", "said", "scores"]
 
 _LONGEST_SIGNATURE = 160
 
@@ -19,13 +22,15 @@ def scores(results: Mapping[str, Any]) -> Raw:
     """The table: every arm's test scores with intervals."""
     arms = cells(results)
     rows = [
-        [swatch(number, arm), *(_score(metrics.get(metric), places, metric) for metric, _, places in COLUMNS)]
+        [swatch(number, arm), *(_score(metrics.get(metric), places, metric) for metric, _, places in columns(results))]
         for number, (arm, metrics) in enumerate(arms.items())
     ]
+    if gold := gold_row(results):
+        rows.append([Raw(f"<em>{gold[0]}</em>"), *map(Raw, gold[1])])
     seeds = len({run["seed"] for run in results["runs"]})
-    words = f", {results['test_words']:,} test words" if results["test_words"] else ""
+    words = f", {results['test_words']:,} {told(results['recipe']).items}" if results["test_words"] else ""
     caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its 95 % interval"
-    return table(["arm", *(heading for _, heading, _ in COLUMNS)], rows, "numbers cards", caption)
+    return table(["arm", *(heading for _, heading, _ in columns(results))], rows, "numbers cards", caption)
 
 
 def _score(entry: Mapping[str, Any] | None, places: int, metric: str) -> Raw:
@@ -38,25 +43,28 @@ def _score(entry: Mapping[str, Any] | None, places: int, metric: str) -> Raw:
 
 def comparisons(results: Mapping[str, Any]) -> Raw:
     """Every paired difference with its verdict."""
+    reported = told(results["recipe"])
+    higher = [each.title for each in map(reported.measure, reported.compared) if each.higher]
     rows = [
         [
-            METRIC_NAMES.get(line["metric"], line["metric"]),
+            reported.measure(line["metric"]).title,
             f"{line['method']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
-            _amount(line["difference"], line["metric"]),
-            _interval(line),
+            signed(line["difference"], reported.measure(line["metric"]).decimals),
+            _interval(line, reported.measure(line["metric"])),
             _probability(line["probability_better"]),
             Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{line["verdict"]}</span>'),
         ]
         for line in results["comparisons"]
     ]
     heads = ["score", "difference of", "mean", "95 % interval", "probability better", "verdict"]
-    return table(heads, rows, "cards", "Differences paired by seed and test word; below zero is better")
+    caption = f"Differences paired by seed and over {reported.items}; below zero is better"
+    return table(heads, rows, "cards", caption + (f", but above it for {' and '.join(higher)}" if higher else ""))
 
 
-def _interval(line: Mapping[str, Any]) -> Raw:
+def _interval(line: Mapping[str, Any], measure: Measure) -> Raw:
     if line["low"] is None:
         return Raw("\N{EN DASH}")
-    low, high = (_amount(line[end], line["metric"]) for end in ("low", "high"))
+    low, high = (signed(line[end], measure.decimals) for end in ("low", "high"))
     return Raw(f'<span class="whole">{low} to {high}</span>')
 
 
@@ -66,25 +74,18 @@ def _probability(value: float | None) -> str:
     return "> 0.99" if value > 0.99 else "< 0.01" if value < 0.01 else f"{value:.2f}"
 
 
-def _amount(value: float, metric: str) -> str:
-    if not metric.endswith("loss"):
-        return signed(value)
-    return ("\N{MINUS SIGN}" if value < 0 else "+") + f"{abs(value):.4f}"
-
-
 def reading_help(results: Mapping[str, Any]) -> Raw:
     """What the numbers mean, in a few sentences."""
+    reported = told(results["recipe"])
     lines = [
-        "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
-        "WER: share of words with no pronunciation entirely right. PER: edit errors against the nearest reference, by "
-        "its symbols. Free-running gap: free-running minus teacher-forced PER, in points.",
-        "Intervals hold for other seeds and other test words: variance over seeds, plus that of a bootstrap over the "
-        "words, less what both hold; Student's t with Satterthwaite's degrees of freedom. Verdicts are at 5 %, "
-        "two-sided, adjusted by Holm for the comparisons of one score: an interval that just leaves out zero can "
-        "stay not decided.",
+        *reported.notes,
+        f"Intervals hold for other seeds and other {reported.items}: variance over seeds, plus that of a bootstrap "
+        f"over the {reported.others}, less what both hold; Student's t with Satterthwaite's degrees of freedom. "
+        "Verdicts are at 5 %, two-sided, adjusted by Holm for the comparisons of one score: an interval that just "
+        "leaves out zero can stay not decided.",
     ]
     if len({run["seed"] for run in results["runs"]}) == 1:
-        lines.append("With one seed the intervals hold for other words only, and nothing is decided.")
+        lines.append(f"With one seed the intervals hold for other {reported.others} only, and nothing is decided.")
     return Raw("".join(paragraph(line, "note") for line in lines))
 
 
@@ -130,6 +131,20 @@ def differing_words(found: Examples, arms: Sequence[str]) -> Raw:
     return Raw(counts + shown)
 
 
+def said(found: Said, arms: Sequence[str]) -> Raw:
+    """What the arms say to some of what they were tested on."""
+    rows = [
+        [_text(source), _text(reference), *(_text(outputs[arm]) for arm in arms)]
+        for source, reference, outputs in found.rows
+    ]
+    caption = f"At even distances from the list, seed {found.seed}; nobody chose them"
+    return table([found.heading, "reference", *arms], rows, "cards words", caption)
+
+
+def _text(text: str) -> Raw:
+    return Raw(f'<span class="text">{escape(text) or "(nothing)"}</span>')
+
+
 def _said(output: str, wrong: bool) -> Raw:
     text = paragraph(output or "(nothing)")[3:-4]
     mark = "wrong" if wrong else "right"
@@ -162,19 +177,19 @@ def recipe(results: Mapping[str, Any]) -> Raw:
 
 def runs(results: Mapping[str, Any]) -> Raw:
     """Every run with its numbers and signature."""
+    reported = told(results["recipe"])
+    shown = [each for each in map(reported.measure, reported.compared) if each.side != "gap"]
     rows = [
         [
             f"{run['label']}-{run['seed']}",
-            _number(run["free_running"].get("wer"), 2),
-            _number(run["free_running"].get("per"), 2),
-            _number(run["teacher_forced"].get("loss"), 4),
+            *(_number(run[each.side].get(each.score), each.decimals) for each in shown),
             _number(run["seconds"], 0),
             _number(run["best"].get("step"), 0),
             Raw(f"<code>{paragraph(_short(run['signature']))[3:-4]}</code>"),
         ]
         for run in results["runs"]
     ]
-    heads = ["run", "WER %", "PER %", "teacher-forced loss", "seconds", "best after", "signature"]
+    heads = ["run", *(each.heading for each in shown), "seconds", "best after", "signature"]
     return table(heads, rows, "cards", "Every run (test scores of the weights with the best dev score)")
 
 

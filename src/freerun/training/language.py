@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from freerun.data.text_windows import TextCoder, TextData
+from freerun.data.text_coder import TextCoder
+from freerun.data.text_windows import TextData
 from freerun.draws import DRAWS, Draw, resolve
 from freerun.errors import UserError
 from freerun.generate.walk import begin

@@ -42,6 +42,7 @@ class Measure:
         name: ``side.score``, or ``gap.score`` for free-running minus teacher-forced.
         title: in sentences.
         heading: of a column.
+        axis: of its curve on dev; curves of one axis are drawn on one scale. "" where none is drawn.
         decimals: shown.
         unit: of a difference.
         sign: behind a value.
@@ -52,6 +53,7 @@ class Measure:
     name: str
     title: str
     heading: str
+    axis: str = ""
     decimals: int = 2
     unit: str = "points"
     sign: str = " %"
@@ -73,28 +75,47 @@ class Measure:
         """Whether more of it is better."""
         return higher_is_better(self.score)
 
+    def shown(self, value: float, decimals: int | None = None) -> str:
+        """A value with its sign.
+
+        >>> Measure("free_running.wer", "free-running WER", "WER %").shown(30.04)
+        '30.04 %'
+        """
+        return f"{value:.{self.decimals if decimals is None else decimals}f}{self.sign}"
+
 
 @dataclass(frozen=True)
 class Reported:
     """What is compared in a task, and told of it.
 
     Args:
-        item: what is tested on, one of them.
-        measures: all that are named below, and others that tables may show.
+        examples: what is trained on.
+        items: what is tested on.
+        others: the same in short, for "other words".
+        measures: all that are named below.
         compared: names, the first of which the verdict is about.
         columns: names of the table's columns.
-        curves: names of the scores drawn over training; those with one unit share their axis.
+        curves: names of the scores drawn over training.
         differences: names of those whose differences are drawn.
         notes: what the numbers mean, in sentences.
+        gold: what the data's own scores go by, and the prefix of their names; None: there are none.
     """
 
-    item: str
+    examples: str
+    items: str
+    others: str
     measures: tuple[Measure, ...]
     compared: tuple[str, ...]
     columns: tuple[str, ...]
     curves: tuple[str, ...]
     differences: tuple[str, ...]
     notes: tuple[str, ...]
+    gold: tuple[str, str] | None = None
+
+    @property
+    def primary(self) -> Measure:
+        """The measure that the verdict is about."""
+        return self.measure(self.compared[0])
 
     def measure(self, name: str) -> Measure:
         """A measure by name; one that is not declared goes by its name."""
@@ -102,14 +123,18 @@ class Reported:
         return found or Measure(name, name, name, sign="", unit="")
 
 
-_LOSS = Measure("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", 4, "nats", "")
+_LOSS = Measure(
+    "teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per symbol, dev", 4, "nats", ""
+)
 
 PAIRS = Reported(
-    item="test word",
+    examples="training pairs",
+    items="test words",
+    others="words",
     measures=(
-        Measure("free_running.wer", "free-running WER", "WER %", most=100.0, items=OverItems("wrong")),
-        Measure("free_running.per", "free-running PER", "PER %", items=OverItems("errors", "length")),
-        Measure("teacher_forced.per", "teacher-forced PER", "teacher-forced PER %"),
+        Measure("free_running.wer", "free-running WER", "WER %", "WER on dev, %", most=100.0, items=OverItems("wrong")),
+        Measure("free_running.per", "free-running PER", "PER %", "PER on dev, %", items=OverItems("errors", "length")),
+        Measure("teacher_forced.per", "teacher-forced PER", "teacher-forced PER %", "PER on dev, %"),
         _LOSS,
         Measure("gap.per", "free-running gap in PER", "free-running gap"),
     ),
@@ -125,43 +150,48 @@ PAIRS = Reported(
     ),
 )
 
+_TEXT = (
+    "teacher_forced.bits_per_character", "free_running.trigram_divergence", "free_running.novel_words",
+    "free_running.repetition",
+)  # fmt: skip
+
 TEXT = Reported(
-    item="block of test text",
+    examples="training windows",
+    items="blocks of test text",
+    others="blocks",
     measures=(
         Measure(
-            "teacher_forced.bits_per_character", "teacher-forced bits per character", "bits per character", 4, "bits",
-            "", items=OverItems("errors", "length", 1 / np.log(2)),
+            _TEXT[0], "teacher-forced bits per character", "bits per character", "bits per character, dev", 4, "bits",
+            "", items=OverItems("errors", "length", float(1 / np.log(2))),
         ),
         Measure(
-            "free_running.trigram_divergence", "free-running trigram divergence", "trigram divergence", 4, "bits", "",
-            most=1.0,
+            _TEXT[1], "free-running trigram divergence", "trigram divergence", "trigram divergence on dev, bits", 4,
+            "bits", "", most=1.0,
         ),
         Measure(
-            "free_running.novel_words", "free-running share of words never seen in training", "novel words %",
+            _TEXT[2], "free-running share of words never seen in training", "novel words %", "novel words on dev, %",
             most=100.0, items=OverItems("novel", "words"),
         ),
-        Measure("free_running.repetition", "free-running repetition", "repetition %", most=100.0),
-        Measure("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", 4, "nats", ""),
-        Measure("teacher_forced.token_accuracy", "teacher-forced accuracy", "accuracy %", most=100.0),
+        Measure(
+            _TEXT[3], "free-running repetition", "repetition %", "repetition on dev, %", most=100.0
+        ),
     ),
-    compared=("teacher_forced.bits_per_character", "free_running.trigram_divergence", "free_running.novel_words"),
-    columns=(
-        "teacher_forced.bits_per_character", "free_running.trigram_divergence", "free_running.novel_words",
-        "free_running.repetition",
-    ),
-    curves=(
-        "teacher_forced.bits_per_character", "free_running.trigram_divergence", "free_running.novel_words",
-        "free_running.repetition",
-    ),
-    differences=("teacher_forced.bits_per_character", "free_running.trigram_divergence"),
+    # repetition is not: a model may repeat itself too much or too little
+    compared=_TEXT[:3],
+    columns=_TEXT,
+    curves=_TEXT,
+    differences=_TEXT[:2],
     notes=(
         "Teacher-forced: the model is told the text, and bits per character say how well it foretells it; the verdict "
-        "is about them, since what a model says by itself has no reference. Free-running: the model goes on from each "
-        "block's context by itself. Trigram divergence: Jensen-Shannon divergence, in bits, between the strings of "
-        "three characters that it says and those of the training text. Novel words: words it says that do not stand in "
-        "the training text. Repetition: strings of ten characters that stood in the same block before.",
-        "The text's own values show where a good model lies: the held-out text too has words that training had not.",
+        "is about them, since what a model says by itself has no reference. Free-running: the model goes on from what "
+        "stands before each block by itself. Trigram divergence: Jensen-Shannon divergence, in bits, between the "
+        "strings of three characters that it says and those of the training text; it varies over seeds alone. Novel "
+        "words: words it says that do not stand in the training text. Repetition: strings of ten characters that stood "
+        "in the same block before.",
+        "The text's own values, of as many characters, show where a perfect model would lie: held-out text has words "
+        "that training had not, too.",
     ),
+    gold=("the text itself", "text_"),
 )  # fmt: skip
 
 
@@ -189,22 +219,27 @@ def bleu(sums: Array) -> Array:
 
 
 PARALLEL = Reported(
-    item="test sentence",
+    examples="training pairs",
+    items="test sentences",
+    others="sentences",
     measures=(
         Measure(
-            "free_running.bleu", "free-running BLEU", "BLEU", sign="", most=100.0,
+            "free_running.bleu", "free-running BLEU", "BLEU", "BLEU on dev", sign="", most=100.0,
             items=OverItems("bleu", pooled=bleu),
         ),
-        Measure("free_running.chrf", "free-running chrF", "chrF", sign="", most=100.0),
-        _LOSS,
-        Measure("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %", most=100.0),
+        Measure("free_running.chrf", "free-running chrF", "chrF", "chrF on dev", sign="", most=100.0),
+        Measure("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per subword, dev", 4,
+                "nats", ""),
+        Measure("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %",
+                "accuracy on dev, %", most=100.0),
     ),
-    compared=("free_running.bleu", "teacher_forced.loss"),
+    compared=("free_running.bleu", "free_running.chrf", "teacher_forced.loss"),
     columns=("free_running.bleu", "free_running.chrf", "teacher_forced.loss", "teacher_forced.token_accuracy"),
     curves=("free_running.bleu", "free_running.chrf", "teacher_forced.loss", "teacher_forced.token_accuracy"),
     differences=("free_running.bleu",),
     notes=(
         "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
-        "BLEU: sacreBLEU of the whole test set, from 0 to 100; a difference of one point is small.",
+        "BLEU and chrF: sacreBLEU's, of the whole test set, from 0 to 100; how BLEU is counted stands with the data. "
+        "The interval of chrF holds for other seeds alone, those of BLEU also for other sentences.",
     ),
 )  # fmt: skip
