@@ -75,14 +75,14 @@ def test_history_and_gradient_equal_the_literal_loop(cell, attention, draw, coin
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("attention", ["luong", None])
 @pytest.mark.parametrize("draw", ["greedy", "inverse_cdf", "gumbel"])
-@pytest.mark.parametrize("engine", ["step", "passes"])
+@pytest.mark.parametrize("engine", ["step", "jacobi"])
 @pytest.mark.parametrize("ratio", [0.9, 0.5, 0.0])
 def test_engines_equal_the_full_prefix_oracle(cell, attention, draw, engine, ratio):
     model, batch = seq2seq(cell, attention, layers=2), ragged()
     keep = coins("token", batch, ratio, KEY, STEP)
     wanted = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))
     given = "greedy" if draw == "greedy" else draws.Sample(coupling=draw)
-    bare = ForwardOnly(model) if engine == "passes" else model
+    bare = ForwardOnly(model) if engine == "jacobi" else model
     method = fr.scheduled_sampling(ratio, draw=given, engine=engine)
     outcome = method.run(bare, batch, STEP, KEY)
     assert torch.equal(outcome.fed.history, wanted)
@@ -93,7 +93,7 @@ def test_engines_equal_the_full_prefix_oracle(cell, attention, draw, engine, rat
 def test_truncated_draws_agree_over_engines_and_stay_inside_their_set(draw):
     model, batch = seq2seq(), ragged(size=16)
     stepped = fr.scheduled_sampling(0.2, draw=draw, engine="step").run(model, batch, STEP, KEY)
-    passed = fr.scheduled_sampling(0.2, draw=draw, engine="passes").run(model, batch, STEP, KEY)
+    passed = fr.scheduled_sampling(0.2, draw=draw, engine="jacobi").run(model, batch, STEP, KEY)
     assert torch.equal(stepped.fed.history, passed.fed.history)
     if draw.top_k:
         best = stepped.outputs.topk(2, -1).indices
@@ -250,7 +250,7 @@ def test_gold_later_on_moves_no_earlier_entry():
     model, batch = seq2seq(), ragged(size=8, time=9)
     poisoned = batch.replace(history=batch.history.clone())
     poisoned.history[:, 5:] = 1
-    for engine in ("step", "passes"):
+    for engine in ("step", "jacobi"):
         method = fr.scheduled_sampling(0.5, engine=engine)
         a, b = method.transform(model, batch, STEP, KEY), method.transform(model, poisoned, STEP, KEY)
         assert torch.equal(a.history[:, :5], b.history[:, :5])

@@ -53,7 +53,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     )
     summary = json.loads((finished / "summary.json").read_text())
     updates = lines(finished, "update")
-    assert summary["decoder_passes"] == pytest.approx(sum(1 + record["passes"] for record in updates))
+    assert summary["decoder_passes"] == pytest.approx(sum(1 + record["work"] for record in updates))
     assert summary["updates"] == 24
     assert summary["cpu_seconds_total"] >= summary["cpu_seconds"] > 0
     assert set(summary["test"]) == {"teacher_forced", "free_running"}

@@ -119,7 +119,7 @@ def test_dropout_and_passes_with_gradient_do_not_go_together():
 def test_engines_are_honoured_or_refused_where_the_graph_is_kept():
     net, b = model(), batch()
     wanted = fr.scheduled_sampling(0.0)(net, b, STEP, KEY)
-    passed = fr.scheduled_sampling(0.0, engine="passes").run(net, b, STEP, KEY)
+    passed = fr.scheduled_sampling(0.0, engine="jacobi").run(net, b, STEP, KEY)
     assert torch.allclose(passed.loss, wanted, rtol=1e-12)
     once = fr.scheduled_sampling(0.0, engine=1).run(net, b, STEP, KEY)
     assert once.report["exact"] == 0.0

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         two_pass,
     )
     from freerun.models import MODELS
+    from freerun.rollin import ENGINES, Draft, Window
     from freerun.schedules import SCHEDULES
     from freerun.types import Batch, Outcome, Step
 
@@ -60,6 +61,9 @@ _HOMES = {
     "two_pass": "freerun.methods",
     "MODELS": "freerun.models",
     "SCHEDULES": "freerun.schedules",
+    "ENGINES": "freerun.rollin",
+    "Draft": "freerun.rollin",
+    "Window": "freerun.rollin",
     "Batch": "freerun.types",
     "Outcome": "freerun.types",
     "Step": "freerun.types",
@@ -68,16 +72,19 @@ _MODULES = ("draws", "gates", "keys", "methods", "metrics", "models", "objective
 
 __all__ = [
     "DRAWS",
+    "ENGINES",
     "GATES",
     "METHODS",
     "MODELS",
     "PRESETS",
     "SCHEDULES",
     "Batch",
+    "Draft",
     "Generated",
     "Outcome",
     "Step",
     "UserError",
+    "Window",
     "check_model",
     "confidence_aware",
     "draws",

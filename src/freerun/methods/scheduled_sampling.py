@@ -14,8 +14,9 @@ from freerun.keys import fold
 from freerun.methods.base import Citation, TransformMethod, change_report, encode_once, without_nan
 from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, tosser
 from freerun.objectives import Objective
-from freerun.rollin import roll_in, unroll
-from freerun.rollin.engine import check_engine
+from freerun.rollin import RollIn, certified_forward, differs_by_mode, draft_roll_in, roll_in, unroll
+from freerun.rollin.engines import Draft, Engine, check_engine, resolve
+from freerun.rollin.modes import refuse_coupled_rows, uncached_autocast
 from freerun.rollin.plan import Plan
 from freerun.rollin.unrolled import Mixing
 from freerun.schedules import Schedule
@@ -38,7 +39,9 @@ class ScheduledSampling(TransformMethod):
             and feeds values back as predicted.
         coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``,
             ``"decoding_steps"``, ``"confidence"`` (one more pass) or a gate.
-        engine: ``"auto"``, ``"step"``, ``"passes"`` (all exact) or an integer k: k parallel passes, approximate.
+        engine: ``"auto"``, ``"step"``, ``"jacobi"``, ``"window"``, ``"draft"`` (all exact; ``freerun.Window`` and
+            ``freerun.Draft`` have settings) or an integer k: k parallel passes, approximate. The coupling of noise and
+            choice is a field of the draw, and ``"auto"`` never changes it.
         gradient: through the model's own entries: ``"none"``, ``"full"`` or k (cut at every k-th position);
             ``"auto"`` is none for ids and full for values.
         gold_weight: of the loss on gold history beside the other, one more training forward; 0 drops it, as published.
@@ -60,7 +63,7 @@ class ScheduledSampling(TransformMethod):
     teacher_forcing_ratio: float | Schedule
     draw: str | draws.Draw = "auto"
     coin: str | gates.Gate = "token"
-    engine: str | int = "auto"
+    engine: Engine = "auto"
     gradient: str | int = "auto"
     gold_weight: float = 0.0
     objective: str | Objective = "auto"
@@ -84,10 +87,10 @@ class ScheduledSampling(TransformMethod):
 
     def __post_init__(self) -> None:
         problems = check_engine(self.engine) + gold_weight_problems(self.gold_weight)
-        for resolve, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
+        for find, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
             try:
                 if given != "auto":
-                    resolve(given)  # pyright: ignore[reportArgumentType]
+                    find(given)  # pyright: ignore[reportArgumentType]
             except UserError as error:
                 problems += error.problems
         if not (self.gradient in ("auto", "none", "full") or _is_count(self.gradient)):
@@ -100,12 +103,9 @@ class ScheduledSampling(TransformMethod):
 
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
-        keep, report = self._keep(model, batch, step, key)
-        draw = draws.fitting(self.draw, batch)
-        plan = Plan.of(batch, keep, draw, fold(key, "draw", int(step)))
+        plan, report = self._plan(model, batch, step, key)
         rolled = roll_in(model, batch, plan, self.engine)
-        counts = change_report(batch, rolled.history, len(plan))
-        report |= {**counts, "passes": rolled.passes, "engine": rolled.engine, "exact": float(rolled.exact)}
+        report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
         return batch.replace(history=rolled.history), report
 
     def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
@@ -116,9 +116,33 @@ class ScheduledSampling(TransformMethod):
 
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
         """One step; with a gradient through own values the roll-in's outputs are the outputs."""
-        unrolled = self._cut(batch) != "none"
-        outcome = (self._unroll if unrolled else super().run)(model, batch, step, key)
+        if self._cut(batch) != "none":
+            outcome = self._unroll(model, batch, step, key)
+        elif isinstance(resolve(self.engine), Draft) and not differs_by_mode(model):
+            outcome = self._certified(model, batch, step, key)
+        else:
+            outcome = super().run(model, batch, step, key)
         return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
+
+    def _certified(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        """A draft that the training forward certifies: the roll-in has no certifying pass of its own."""
+        shared = encode_once(model, without_nan(batch))
+        plan, report = self._plan(model, shared, step, key)
+        if len(plan) == 0:
+            outputs, rolled = model(shared), RollIn(shared.history, "none", 0, 0.0, "construction")
+        else:
+            refuse_coupled_rows(model)
+            with torch.no_grad(), uncached_autocast(batch.history.device):
+                drafted = draft_roll_in(model, shared, plan, resolve(self.engine))  # pyright: ignore[reportArgumentType]
+            outputs, done = certified_forward(model, shared, plan, drafted)
+            by = "training forward" if done.settled else "fixed point"
+            rolled = RollIn(done.history, "draft", done.passes, done.work, by)
+        report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
+        return self.finish(outputs, batch.replace(history=rolled.history), report)
+
+    def _plan(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Plan, dict[str, float | str]]:
+        keep, report = self._keep(model, batch, step, key)
+        return Plan.of(batch, keep, draws.fitting(self.draw, batch), fold(key, "draw", int(step))), report
 
     def _keep(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
         ratio = self.value("teacher_forcing_ratio", step)

@@ -1,7 +1,21 @@
 """The kernel: building the history a model is told out of gold and its own output."""
 
+from freerun.rollin.draft import certified_forward, draft_roll_in
 from freerun.rollin.engine import RollIn, roll_in
+from freerun.rollin.engines import ENGINES, Draft, Window
 from freerun.rollin.modes import differs_by_mode, evaluating
 from freerun.rollin.unrolled import Mixing, unroll
 
-__all__ = ["Mixing", "RollIn", "differs_by_mode", "evaluating", "roll_in", "unroll"]
+__all__ = [
+    "ENGINES",
+    "Draft",
+    "Mixing",
+    "RollIn",
+    "Window",
+    "certified_forward",
+    "differs_by_mode",
+    "draft_roll_in",
+    "evaluating",
+    "roll_in",
+    "unroll",
+]

@@ -1,4 +1,4 @@
-"""Choosing how a roll-in is computed; every exact engine gives the same entries."""
+"""Running a roll-in by one of the engines; every exact engine gives the same entries."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from freerun.errors import UserError
-from freerun.rollin.modes import evaluating, uncached_autocast
-from freerun.rollin.passes import passes_roll_in
+from freerun.rollin.draft import draft_roll_in
+from freerun.rollin.engines import Draft, Engine, Window, chosen_engine
+from freerun.rollin.jacobi import jacobi_roll_in
+from freerun.rollin.modes import evaluating, refuse_coupled_rows, uncached_autocast
 from freerun.rollin.plan import Plan
+from freerun.rollin.rolled import Rolled
 from freerun.rollin.step import step_roll_in
-from freerun.types import Batch, Encoder, Model, Stepper
+from freerun.rollin.window import window_roll_in
+from freerun.types import Batch, Encoder
 
-__all__ = ["ENGINES", "RollIn", "check_engine", "chosen_engine", "roll_in"]
-
-ENGINES = ("auto", "step", "passes")
+__all__ = ["RollIn", "roll_in"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,60 +29,76 @@ class RollIn:
         history: as the batch's: what the model is told.
         engine: the engine used.
         passes: model calls, or for ``step`` 1 (a loop over the positions is one pass over them).
-        exact: whether the history has the sequential law (False for k parallel passes).
+        work: positions computed, in forwards: 1 is batch x time of them.
+        certified: what makes it the sequential history: ``"construction"`` (every entry was chosen after all before
+            it), ``"fixed point"`` (a last pass over the rows changed nothing), ``"training forward"`` (that pass was
+            the forward that is differentiated), or ``"no"`` for k parallel passes.
     """
 
     history: Tensor
     engine: str
     passes: int
-    exact: bool
+    work: float
+    certified: str
 
+    @property
+    def exact(self) -> bool:
+        """Whether the history has the sequential law."""
+        return self.certified != "no"
 
-def check_engine(engine: str | int) -> list[str]:
-    """The problems of an ``engine`` argument, if any."""
-    if isinstance(engine, bool) or (isinstance(engine, int) and engine < 1):
-        return [f"engine as a number is k >= 1 parallel passes (an approximation); got {engine}"]
-    if not isinstance(engine, int) and engine not in ENGINES:
-        return [f"engine must be one of {', '.join(ENGINES)} or a number of passes; got {engine!r}"]
-    return []
-
-
-def chosen_engine(model: Any, engine: str | int) -> str | int:
-    """``"step"``, ``"passes"`` or k: ``auto`` decided, and ``step`` refused where the model cannot."""
-    stepped = isinstance(model, Stepper)
-    if engine == "auto":
-        return "step" if stepped else "passes"
-    if engine == "step" and not stepped:
-        raise UserError(
-            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
-            "a forward: use engine='auto' (exact parallel passes) or add the Stepper methods"
-        )
-    return engine
+    def report(self) -> dict[str, float | str]:
+        """For ``Outcome.report``."""
+        return {
+            "engine": self.engine,
+            "passes": self.passes,
+            "work": self.work,
+            "certified": self.certified,
+            "exact": float(self.exact),
+        }
 
 
 @torch.no_grad()
-def roll_in(model: Any, batch: Batch, plan: Plan, engine: str | int = "auto") -> RollIn:
+def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> RollIn:
     """Build the mixed history without gradient, in evaluation mode.
 
-    ``auto`` steps through a Stepper, and repeats parallel passes until nothing changes for anything else. With
-    ``"step"``, ``"passes"`` or ``"auto"`` the entries are those of the sequential loop; an integer k is the
-    approximation by k passes (k = 1: Mihaylova and Martins 2019).
+    With every engine but a number the entries are those of the sequential loop; an integer k is the approximation by
+    k parallel passes (k = 1: Mihaylova and Martins 2019).
 
     Args:
         model: any model; each submodule's mode is restored afterwards.
         batch: the batch, its history gold.
         plan: which entries to replace, and the noise.
-        engine: ``"auto"``, ``"step"``, ``"passes"`` or k.
+        engine: see ``freerun.rollin.engines``.
+
+    Raises:
+        UserError: the model lacks what the engine needs, couples the rows of a batch, or does not settle.
     """
     if len(plan) == 0:
-        return RollIn(batch.history, "none", 0, True)
-    engine = chosen_engine(model, engine)
+        return RollIn(batch.history, "none", 0, 0.0, "construction")
+    refuse_coupled_rows(model)
+    engine = chosen_engine(model, batch, plan, engine)
     with evaluating(model), uncached_autocast(batch.history.device):
         if isinstance(model, Encoder):
             batch = model.encode(batch)
-        if engine == "step":
-            history, _ = step_roll_in(model, batch, plan)
-            return RollIn(history, "step", 1, True)
-        limit = engine if isinstance(engine, int) else None
-        history, passes = passes_roll_in(cast(Model, model), batch, plan, limit)
-    return RollIn(history, "passes" if limit is None else f"{limit} passes", passes, limit is None)
+        return _rolled(model, batch, plan, engine)
+
+
+def _rolled(model: Any, batch: Batch, plan: Plan, engine: Engine) -> RollIn:
+    if isinstance(engine, Window):
+        done = window_roll_in(model, batch, plan, engine.width)
+        return _named(done, "window", "construction")
+    if engine == "step":
+        return _named(step_roll_in(model, batch, plan), "step", "construction")
+    if isinstance(engine, Draft):
+        drafted = draft_roll_in(model, batch, plan, engine)
+        done = jacobi_roll_in(model, batch, plan, start=drafted.history)
+        done = Rolled(done.history, drafted.passes + done.passes, drafted.work + done.work, True)
+        return _named(done, "draft", "fixed point")
+    if engine == "jacobi":
+        return _named(jacobi_roll_in(model, batch, plan), "jacobi", "fixed point")
+    k = cast(int, engine)
+    return _named(jacobi_roll_in(model, batch, plan, passes=k), f"{k} passes", "no")
+
+
+def _named(done: Rolled, engine: str, certified: str) -> RollIn:
+    return RollIn(done.history, engine, done.passes, done.work, certified)

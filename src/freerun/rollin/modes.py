@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["differs_by_mode", "evaluating", "uncached_autocast"]
+from freerun.errors import UserError
+
+__all__ = ["differs_by_mode", "evaluating", "refuse_coupled_rows", "uncached_autocast"]
 
 
 @contextmanager
@@ -63,6 +65,31 @@ def _stochastic(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout > 0
     return False
+
+
+def refuse_coupled_rows(model: Any) -> None:
+    """Refuse a model in which, even in evaluation mode, a row's outputs hang on what else is in the batch.
+
+    Raises:
+        UserError: batch normalisation without running statistics, or routing to experts of limited capacity; by name.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise UserError(
+                f"{name or 'the model'} ({kind}) normalises over the batch in evaluation mode too, so that a row's own "
+                "output hangs on the other rows: give it running statistics (track_running_stats=True), or use layer "
+                "norm"
+            )
+        capacity = next((a for a in ("expert_capacity", "capacity_factor") if getattr(module, a, None)), None)
+        if capacity is not None:
+            raise UserError(
+                f"{name or 'the model'} ({kind}) routes to experts of limited capacity ({capacity} = "
+                f"{getattr(module, capacity)}), so that a row's own output hangs on the other rows: use routing that "
+                "drops no tokens"
+            )
 
 
 def uncached_autocast(device: torch.device) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from freerun.draws import Draw
 from freerun.types import Batch
 
 __all__ = ["Plan"]
+
+_NUMBERS = 2**22
+"""How many logits, or numbers of noise, are held at once where more would be made of them: 16 to 32 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,15 @@ class Plan:
         """The largest number of replaced entries in one row."""
         return int(torch.bincount(self.rows).max()) if len(self) else 0
 
-    def noise(self, vocab: int, part: slice = slice(None)) -> Tensor | None:
+    def within(self, rows: Tensor) -> Plan:
+        """The plan of some rows ((m,) places in the batch, rising), which become rows 0 to m-1."""
+        place = torch.full((int(max(self.rows.max(), rows.max())) + 1,), -1, device=rows.device)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        place = place[self.rows]
+        chosen = (place >= 0).nonzero().squeeze(1)
+        return Plan(place[chosen], self.times[chosen], self.numbers[chosen], self.draw, self.key)
+
+    def noise(self, vocab: int, part: slice | Tensor = slice(None)) -> Tensor | None:
         """Noise for the entries of a part of the plan."""
         return self.draw.noise(self.key, self.numbers[part], self.times[part], vocab)
 
@@ -53,3 +66,33 @@ class Plan:
     def noise_is_small(self) -> bool:
         """Whether all noise may be made at once: it does not grow with the vocabulary."""
         return self.draw.noise_size(2) <= 1
+
+    @cached_property
+    def _ready(self) -> Tensor | None:
+        return self.noise(0)
+
+    def choose(self, hidden: Tensor, head: Callable[[Tensor], Tensor], chosen: Tensor) -> Tensor:
+        """The entries ``chosen`` ((m,) numbers of the plan's entries), from what the model holds before each.
+
+        Logits and noise are made for so many entries at a time that neither grows with batch, time and vocabulary
+        together; noise that grows with the vocabulary is made again from its key rather than kept.
+
+        Args:
+            hidden: (m, size), or the outputs themselves where ``head`` gives back what it is given.
+            head: from hidden vectors to outputs.
+            chosen: numbers of the entries.
+        """
+        if len(chosen) == 0:
+            return chosen
+        first = head(hidden[:1])
+        at_once = max(1, _NUMBERS // first[0].numel())
+        found = [
+            self.draw.choose(head(part), self._noise_of(numbers, first.shape[-1]))
+            for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _noise_of(self, chosen: Tensor, vocab: int) -> Tensor | None:
+        if not self.noise_is_small:
+            return self.noise(vocab, chosen)
+        return None if self._ready is None else self._ready[chosen]

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from freerun.rollin.plan import Plan
+from freerun.rollin.rolled import Rolled
 from freerun.types import Batch
 
 __all__ = ["step_roll_in"]
 
 
-def step_roll_in(model: Any, batch: Batch, plan: Plan) -> tuple[Tensor, int]:
-    """The mixed history, and the number of positions stepped.
+def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
+    """The mixed history by the loop that steps through the positions.
 
     All gold entries are embedded at once, through a table where the vocabulary is small; attention, projection and
     choice run only for the rows whose entry is to be their own, and the loop stops after the last of them. Equal to
@@ -50,7 +51,7 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> tuple[Tensor, int]:
             start += count
         if t < last:
             state = model.step(state, inputs[t])
-    return history.transpose(0, 1), last
+    return Rolled(history.transpose(0, 1), 1, (last + 1) / batch.time, True)
 
 
 def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freerun.draws import Draw
 from freerun.errors import UserError
-from freerun.rollin.engine import chosen_engine
+from freerun.rollin.engines import Engine, resolve
 from freerun.rollin.modes import differs_by_mode
 from freerun.types import Batch, Stepper
 
@@ -43,20 +43,31 @@ class Mixing:
         return torch.where(self.keep[:, at, None], self.gold[:, at], own)
 
 
-def unroll(model: Any, batch: Batch, mixing: Mixing, engine: str | int = "auto") -> tuple[Tensor, Tensor, int, bool]:
+def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") -> tuple[Tensor, Tensor, int, bool]:
     """Outputs and history with gradient, the extra passes it took, and whether the history is the sequential one.
 
     Args:
         model: a Stepper, or anything with a forward (then in as many passes as a row has own entries).
         batch: values (batch, time, value).
         mixing: what is fed.
-        engine: ``"auto"``, ``"step"``, ``"passes"``, or k passes, an approximation.
+        engine: ``"auto"``, ``"step"``, ``"jacobi"``, or k passes, an approximation.
 
     Raises:
-        UserError: ``"step"`` without a Stepper, passes through dropout, or passes that do not settle.
+        UserError: an engine that keeps no gradient, ``"step"`` without a Stepper, passes through dropout, or passes
+            that do not settle.
     """
-    engine = chosen_engine(model, engine)
-    if engine == "step":
+    engine, stepped = resolve(engine), isinstance(model, Stepper)
+    if engine not in ("auto", "step", "jacobi") and not isinstance(engine, int):
+        raise UserError(
+            f"engine={engine!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
+            "gradient='none'"
+        )
+    if engine == "step" and not stepped:
+        raise UserError(
+            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
+            "a forward: use engine='auto' (parallel passes) or add the Stepper methods"
+        )
+    if engine == "step" or (engine == "auto" and stepped):
         outputs, history = _by_steps(model, batch, mixing)
         return outputs, history, 0, True
     return _by_passes(model, batch, mixing, engine if isinstance(engine, int) else None)

@@ -43,7 +43,7 @@ class Tally:
         cpu_seconds: processor time of training, evaluation left out.
         evaluation_seconds: wall time of evaluations.
         evaluation_cpu_seconds: processor time of evaluations.
-        decoder_passes: model calls of all updates: one each, and the roll-in's.
+        decoder_passes: forwards of all updates: one each, and the work of the roll-ins.
         eligible: history entries that could be replaced.
         replaced: entries that were.
     """

@@ -82,7 +82,7 @@ class Run:
         self.lap()
         tally = self.tally
         tally.step += 1
-        tally.decoder_passes += 1 + record["passes"]
+        tally.decoder_passes += 1 + record["work"]
         tally.eligible += record["eligible"]
         tally.replaced += record["replaced"]
         record = {**record, "seconds": round(tally.seconds, 3)}

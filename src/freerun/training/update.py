@@ -32,6 +32,9 @@ class Window:
     replaced: float = 0.0
     disagreeing: float = 0.0
     passes: float = 0.0
+    work: float = 0.0
+    engines: set[str] = field(default_factory=set[str])
+    certified: set[str] = field(default_factory=set[str])
     scheduled: dict[str, float] = field(default_factory=dict)
 
     def add(self, outcome: Outcome, names: Collection[str], share: float) -> None:
@@ -42,6 +45,9 @@ class Window:
         for name in ("eligible", "replaced", "disagreeing"):
             setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
         self.passes += share * float(report.get("passes", 0))
+        self.work += share * float(report.get("work", report.get("passes", 0)))
+        self.engines |= {str(report["engine"])} if "engine" in report else set()
+        self.certified |= {str(report["certified"])} if "certified" in report else set()
         self.scheduled |= {name: float(report[name]) for name in names if name in report}
 
 
@@ -103,6 +109,9 @@ def update(
         "replaced": int(window.replaced),
         "disagreeing": int(window.disagreeing),
         "passes": window.passes,
+        "work": window.work,
+        "engine": ", ".join(sorted(window.engines)),
+        "certified": ", ".join(sorted(window.certified)),
     }
 
 

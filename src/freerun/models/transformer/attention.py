@@ -11,24 +11,27 @@ from freerun.models.transformer.shape import Shape
 
 __all__ = ["CrossAttention", "Memory", "SelfAttention", "Turn", "turns"]
 
-Turn = tuple[Tensor, Tensor]
-"""Cosine and sine (..., 1, width / 2) of the rotary position encoding."""
+Turn = Tensor
+"""Cosine and sine (..., 1, width / 2, 2) of the rotary position encoding."""
 
 Memory = tuple[Tensor, Tensor]
 """Keys and values (batch, heads, source_time, width) of an encoded source, of one layer."""
 
 
 def turns(positions: Tensor, width: int, dtype: torch.dtype) -> Turn:
-    """Rotary angles of some positions (Su et al. 2021, arXiv:2104.09864): (..., 1, width / 2) each."""
+    """Rotary angles of some positions (Su et al. 2021, arXiv:2104.09864): (..., 1, width / 2, 2) cosine and sine."""
     rates = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width)
     angles = (positions[..., None].double() * rates)[..., None, :]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.stack([angles.cos(), angles.sin()], -1).to(dtype)
 
 
 def _rotate(x: Tensor, turn: Turn) -> Tensor:
-    cos, sin = turn
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    """Turn every pair of neighbours (x_2i, x_2i+1) of (..., heads, width) by its angle."""
+    pairs = x.unflatten(-1, (-1, 2))
+    if x.dtype == turn.dtype and x.dtype in (torch.float32, torch.float64):
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turn)).flatten(-2)
+    (a, b), (cos, sin) = pairs.unbind(-1), turn.to(x.dtype).unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
 class SelfAttention(nn.Module):

@@ -87,5 +87,5 @@ def initialise(module: nn.Module, layers: int) -> None:
         if isinstance(part, nn.Linear | nn.Embedding):
             added = name.endswith(("attention.out", "cross.out", "feed.out"))
             nn.init.normal_(part.weight, std=0.02 / math.sqrt(2 * layers) if added else 0.02)
-            if isinstance(part, nn.Linear) and part.bias is not None:
-                nn.init.zeros_(part.bias)
+            if getattr(part, "bias", None) is not None:
+                nn.init.zeros_(part.bias)  # pyright: ignore[reportArgumentType]

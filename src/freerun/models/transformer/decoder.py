@@ -71,15 +71,14 @@ class Positions(nn.Module):
         self.longest = shape.longest
         self.learned = nn.Embedding(shape.longest, shape.size) if shape.positions == "learned" else None
         if self.learned is None:
-            cos, sin = turns(torch.arange(shape.longest), shape.width, torch.get_default_dtype())
-            self.register_buffer("cos", cos, persistent=False)
-            self.register_buffer("sin", sin, persistent=False)
+            turn = turns(torch.arange(shape.longest), shape.width, torch.get_default_dtype())
+            self.register_buffer("turn", turn, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Turn | None]:
         """(..., size) entries at (...) positions: what goes on, and the rotation."""
         if self.learned is not None:
             return x + self.learned(positions), None
-        return x, (self.cos[positions], self.sin[positions])  # pyright: ignore[reportIndexIssue, reportReturnType]
+        return x, self.turn[positions]  # pyright: ignore[reportIndexIssue, reportReturnType]
 
     def check(self, time: int) -> None:
         """Refuse a sequence longer than there are positions."""
@@ -201,6 +200,9 @@ class CausalTransformer(nn.Module):
             positions = absent.positions(at.index, at.rows)
             there = absent.seen(at.keys)[:, None, None]
             at = replace(at, mask=there if at.mask is None else at.mask & there)
+        if at.mask is not None and not torch.is_autocast_enabled(inputs.device.type):
+            # as attention wants it, once for all layers
+            at = replace(at, mask=torch.zeros_like(at.mask, dtype=inputs.dtype).masked_fill_(~at.mask, -torch.inf))
         x = self._through(inputs, positions, at, replace(state, cache=cache))
         slots = cache.hidden.flatten(0, 1)
         if torch.is_grad_enabled():

@@ -86,7 +86,7 @@ class TransformerLM(CausalTransformer):
         if not isinstance(context, Mapping) or set(context) != {"present"}:
             got = ", ".join(map(repr, context)) if isinstance(context, Mapping) else type(context).__name__
             raise UserError(
-                "TransformerLM needs Batch.context = None, or {'present': (batch, n) bool} with False for left padding; "
-                f"got {got}"
+                "TransformerLM needs Batch.context = None, or {'present': (batch, n) bool} with False for left "
+                f"padding; got {got}"
             )
         return Seen(absent=Absent.of(context["present"]))

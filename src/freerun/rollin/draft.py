@@ -1,0 +1,121 @@
+"""The exact ``draft`` engine: a cheap model drafts, the training forward certifies, rows that fail are redone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from freerun.errors import UserError
+from freerun.rollin.engines import Draft
+from freerun.rollin.jacobi import jacobi_roll_in
+from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.rollin.plan import Plan
+from freerun.rollin.rolled import Rolled, same
+from freerun.types import Batch
+
+__all__ = ["certified_forward", "draft_roll_in"]
+
+_COPIES: WeakKeyDictionary[nn.Module, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
+_REDONE = 3
+"""Times that failing rows are redone; only entries whose choice hangs on rounding could ever fail a second time."""
+
+
+def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft) -> Rolled:
+    """A draft of the mixed history by parallel passes; nothing certifies it yet.
+
+    Args:
+        model: the model to be trained.
+        batch: the batch; its context may be encoded by the model.
+        plan: the entries to replace.
+        engine: what drafts, and when it is good enough.
+    """
+    drafter, context = engine.model, batch.context
+    if isinstance(drafter, torch.dtype):
+        context = _cast(context, drafter)
+        drafter = _copy_of(model, drafter)
+    with evaluating(drafter):
+        return jacobi_roll_in(
+            drafter, batch.replace(context=context), plan, passes=plan.longest + 1, enough=engine.enough
+        )
+
+
+def _copy_of(model: Any, dtype: torch.dtype) -> nn.Module:
+    """The model's copy in another precision, with the weights of now."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"engine='draft' makes a copy of the model in {dtype}, which needs a torch.nn.Module; got "
+            f"{type(model).__name__}: give freerun.Draft(model=...) a model of its own that drafts"
+        )
+    made = _COPIES.setdefault(model, {})
+    if dtype not in made:
+        made[dtype] = copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
+    pairs = [(made[dtype].parameters(), model.parameters()), (made[dtype].buffers(), model.buffers())]
+    for mine, theirs in pairs:
+        for old, new in zip(mine, theirs, strict=True):
+            old.copy_(new)
+    return made[dtype]
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    """A context with its real numbers in another precision; ids and masks as they are."""
+    if isinstance(tree, Tensor):
+        return tree.to(dtype) if tree.is_floating_point() else tree
+    if isinstance(tree, Mapping):
+        return {name: _cast(part, dtype) for name, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        parts = [_cast(part, dtype) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return dataclasses.replace(
+            tree, **{f.name: _cast(getattr(tree, f.name), dtype) for f in dataclasses.fields(tree)}
+        )
+    return tree
+
+
+def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> tuple[Tensor, Rolled]:
+    """The training forward on a drafted history, every row of which it has checked itself.
+
+    An own entry stands if it is what the outputs of this very forward choose at its position. Rows with one that does
+    not are finished by exact passes, forwarded once more and checked again.
+
+    Args:
+        model: the model, in a mode in which two calls are the same function.
+        batch: the batch; its context may be encoded.
+        plan: the entries to replace.
+        drafted: a history, right or not.
+
+    Returns:
+        outputs (batch, time, vocab) with graph, and the history with the cost of drafting and redoing; ``settled``
+        says whether the outputs certify all of it.
+    """
+    history, passes, work = drafted.history, drafted.passes, drafted.work
+    outputs = model(batch.replace(history=history))
+    failing = _failing(outputs, history, plan)
+    for _ in range(_REDONE):
+        if failing.numel() == 0:
+            break
+        part, inner = batch.select(failing), plan.within(failing)
+        with torch.no_grad(), evaluating(model), uncached_autocast(history.device):
+            redone = jacobi_roll_in(model, part, inner, start=history[failing])
+        again = model(part.replace(history=redone.history))
+        share = len(failing) / batch.size
+        passes, work = passes + redone.passes + 1, work + share * (redone.work + 1)
+        # out of place: the graph holds the history that was fed
+        history = history.index_copy(0, failing, redone.history)
+        outputs = outputs.index_copy(0, failing, again)
+        failing = failing[_failing(again, redone.history, inner)]
+    return outputs, Rolled(history, passes, work, failing.numel() == 0)
+
+
+@torch.no_grad()
+def _failing(outputs: Tensor, history: Tensor, plan: Plan) -> Tensor:
+    """The rows ((n,), rising) with an entry that these outputs would not have chosen."""
+    every = torch.arange(len(plan), device=history.device)
+    said = plan.choose(outputs[plan.rows, plan.times], lambda logits: logits, every).to(history.dtype)
+    return plan.rows[~same(said, history[plan.rows, plan.times])].unique()

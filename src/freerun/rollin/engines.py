@@ -1,0 +1,119 @@
+"""The engines by name, and which of them ``auto`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from freerun.errors import UserError
+from freerun.rollin.plan import Plan
+from freerun.types import Batch, Cached, Stepper
+
+__all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engine", "resolve"]
+
+ENGINES = ("auto", "step", "jacobi", "window", "draft")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Exact: every row reads on over a cache up to its next ``width`` own entries; ``engine="window"`` by default.
+
+    Args:
+        width: own entries a row reads through in one call at a guess; 1 guesses none and reads every entry once.
+
+    Raises:
+        UserError: a width below 1.
+
+    >>> Window(width=4)
+    Window(width=4)
+    """
+
+    width: int = 1
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"width must be at least 1 own entry; got {self.width}")
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """Exact: another model drafts the history, the forward that is differentiated checks it, wrong rows are redone.
+
+    Args:
+        model: what drafts: a dtype (a copy of the model in it, refreshed at every step), or any model of the same
+            contract, on the same context.
+        enough: the draft stops when a parallel pass changes no more than this share of the own entries.
+
+    Raises:
+        UserError: ``enough`` outside [0, 1).
+
+    >>> Draft()
+    Draft(model=torch.bfloat16, enough=0.02)
+    """
+
+    model: Any = torch.bfloat16
+    enough: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.enough < 1:
+            raise UserError(f"enough must lie in [0, 1); got {self.enough}")
+
+    def __repr__(self) -> str:
+        shown = self.model if isinstance(self.model, torch.dtype) else type(self.model).__name__
+        return f"Draft(model={shown}, enough={self.enough})"
+
+
+Engine = str | int | Window | Draft
+
+
+def check_engine(engine: Engine) -> list[str]:
+    """The problems of an ``engine`` argument, if any."""
+    if isinstance(engine, Window | Draft):
+        return []
+    if isinstance(engine, bool) or (isinstance(engine, int) and engine < 1):
+        return [f"engine as a number is k >= 1 parallel passes (an approximation); got {engine}"]
+    if not isinstance(engine, int) and engine not in ENGINES:
+        return [f"engine must be one of {', '.join(ENGINES)}, a Window or Draft, or a number of passes; got {engine!r}"]
+    return []
+
+
+def resolve(engine: Engine) -> Engine:
+    """``"window"`` and ``"draft"`` with their settings.
+
+    >>> resolve("window"), resolve(2)
+    (Window(width=1), 2)
+    """
+    return {"window": Window(), "draft": Draft()}.get(engine, engine) if isinstance(engine, str) else engine
+
+
+def chosen_engine(model: Any, batch: Batch, plan: Plan, engine: Engine) -> Engine:
+    """The engine to be used: ``auto`` decided, and an engine refused that the model has not the methods for.
+
+    ``auto``: a model without the Stepper methods repeats parallel passes; a Stepper is stepped; over a cache the
+    processor reads in windows, which compute every position once (measured in ``benchmarks/roll_in.py``: the
+    cheapest at every ratio), two own entries wide where more than half of the entries are own and calls are many.
+    On an accelerator the calls cost, not the positions: parallel passes, and windows of 8 where more than half
+    of the entries are own (argued, not measured).
+    """
+    engine = resolve(engine)
+    if engine == "step" and not isinstance(model, Stepper):
+        raise UserError(_lacking("step", model, "start, embed, step, output and select"))
+    if isinstance(engine, Window) and not isinstance(model, Cached):
+        raise UserError(_lacking("window", model, "start, embed, step, output, select, head, advance and crop"))
+    if engine != "auto":
+        return engine
+    if not isinstance(model, Cached):
+        return "step" if isinstance(model, Stepper) else "jacobi"
+    dense = 2 * len(plan) > int(batch.replaceable.sum())
+    if batch.history.device.type == "cpu":
+        return Window(2 if dense else 1)
+    return Window(8) if dense else "jacobi"
+
+
+def _lacking(engine: str, model: Any, methods: str) -> str:
+    return (
+        f"engine={engine!r} needs a model with {methods}; {type(model).__name__} lacks some: use engine='auto', or "
+        "'jacobi' (exact parallel passes, for any forward)"
+    )

@@ -1,0 +1,114 @@
+"""The exact ``window`` engine: every row reads on from its own place, over a cache, up to its next own entries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from freerun.rollin.plan import Plan
+from freerun.rollin.rolled import Rolled, same
+from freerun.types import Batch, Cached
+
+__all__ = ["window_roll_in"]
+
+
+def window_roll_in(model: Cached, batch: Batch, plan: Plan, width: int = 1) -> Rolled:
+    """The mixed history by windows of ``width`` own entries over the model's cache.
+
+    In one call every row reads its gold entries up to its next own one, and no entry is read twice: as many calls
+    as a row has own entries, each over a part of the positions. With ``width > 1`` a row reads through its next
+    ``width`` own entries at what they are guessed to be (gold, or what an earlier call made of them), what it says is
+    compared with the guesses, and it goes on from the first that was wrong: fewer calls, some positions read again.
+
+    Args:
+        model: a model with a cache, in the mode the roll-in is to run in.
+        batch: the batch; its context may be encoded.
+        plan: the entries to replace.
+        width: own entries a row reads through in one call.
+    """
+    walk = _Walk(model, batch, plan, width)
+    calls = 0
+    while walk.rows.numel():
+        walk.read()
+        calls += 1
+    return Rolled(walk.history, calls, walk.read_entries / (batch.size * batch.time), True)
+
+
+class _Walk:
+    """Rows on their way: ``at[r]`` entries of ``rows[r]`` are final and have been read."""
+
+    def __init__(self, model: Cached, batch: Batch, plan: Plan, width: int) -> None:
+        self.model, self.plan, self.width = model, plan, width
+        self.history = batch.history.clone()
+        device = self.history.device
+        # which of the plan's entries stands where, -1: none; one column more, for the prediction after the last entry
+        self.entry = torch.full((batch.size, batch.time + 1), -1, device=device)
+        self.entry[plan.rows, plan.times] = torch.arange(len(plan), device=device)
+        self.done = (self.entry >= 0).cumsum(1)  # own entries up to and with a position
+        self.times = self._times(batch)
+        self.rows = torch.arange(batch.size, device=device)
+        self.at = torch.zeros_like(self.rows)
+        self.state = model.start(batch)
+        self.read_entries = batch.size
+        self._first()
+        self._leave()
+
+    def _times(self, batch: Batch) -> Tensor:
+        """(batch, most) positions of each row's own entries, filled up with its last one."""
+        count = self.done[:, -1]
+        times = torch.full((batch.size, max(1, self.plan.longest)), -1, device=count.device)
+        times[self.plan.rows, self.done[self.plan.rows, self.plan.times] - 1] = self.plan.times
+        return times.cummax(1).values.clamp_min(0)
+
+    def _first(self) -> None:
+        """Decide own entries at position 0, which the start alone predicts."""
+        rows = (self.entry[:, 0] >= 0).nonzero().squeeze(1)
+        if rows.numel():
+            own = self.plan.choose(self.model.output(self.state, rows), lambda outputs: outputs, self.entry[rows, 0])
+            self.history[rows, 0] = own.to(self.history.dtype)
+
+    def read(self) -> None:
+        """One call: read on, decide, go on from the first wrong guess."""
+        decided = self.done[self.rows, self.at]
+        reach = self.times[self.rows, (decided + self.width - 1).clamp_max(self.times.shape[1] - 1)]
+        counts = _levelled(reach - self.at)
+        of = torch.arange(len(self.rows), device=counts.device).repeat_interleave(counts)
+        place = torch.arange(of.numel(), device=of.device) - (counts.cumsum(0) - counts)[of] + self.at[of]
+        rows = self.rows[of]
+        inputs = self.model.embed(self.history[rows, place])
+        self.state, hidden = self.model.advance(self.state, inputs, counts)
+        self.read_entries += of.numel()
+        self.at = self._decide(of, rows, place + 1, hidden, self.at + counts)
+        self._leave()
+
+    def _decide(self, of: Tensor, rows: Tensor, times: Tensor, hidden: Tensor, reach: Tensor) -> Tensor:
+        """Choose the own entries among those now predicted; how many entries of each row are final and read."""
+        entry = self.entry[rows, times]
+        chosen = (entry >= 0).nonzero().squeeze(1)
+        of, rows, times, entry = of[chosen], rows[chosen], times[chosen], entry[chosen]
+        own = self.plan.choose(hidden[chosen], self.model.head, entry).to(self.history.dtype)
+        if self.width == 1:
+            self.history[rows, times] = own
+            return reach
+        wrong = ~same(own, self.history[rows, times])
+        self.history[rows, times] = own
+        at = reach.scatter_reduce(0, of[wrong], times[wrong], "amin")
+        if bool((at < reach).any()):
+            self.state = self.model.crop(self.state, at)
+        return at
+
+    def _leave(self) -> None:
+        """Let rows go whose own entries are all decided, when they are enough to pay for moving the others."""
+        decided = self.done[self.rows, self.at]
+        going = decided < self.done[self.rows, -1]
+        left = int(going.sum())
+        if left == 0:
+            self.rows = self.rows[:0]
+        elif left <= 0.75 * len(self.rows):
+            kept = going.nonzero().squeeze(1)
+            self.rows, self.at, self.state = self.rows[kept], self.at[kept], self.model.select(self.state, kept)
+
+
+def _levelled(counts: Tensor) -> Tensor:
+    """Counts without outliers: attention pads all rows to the longest, and a long row can read on in the next call."""
+    return counts.clamp_max(int(1.5 * int(counts.sum()) / len(counts)) + 1)
