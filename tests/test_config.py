@@ -23,7 +23,7 @@ from freerun.schedules import Table
 from freerun.training import evaluation
 from tiny_recipes import TINY, changed, write
 
-NEEDS_PATH = ("g2p-cmudict", "g2p-sigmorphon", "translate")
+NEEDS_PATH = ("char-lm", "g2p-cmudict", "g2p-sigmorphon", "translate")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_shipped_recipes_are_valid(name):
 
 @pytest.mark.parametrize("name", NEEDS_PATH)
 def test_recipes_that_need_a_path_say_so(name):
-    with pytest.raises(UserError, match=r"`path` is missing: .*\n.*--set data\.path=FOLDER") as caught:
+    with pytest.raises(UserError, match=r"`path` is missing: .*\n.*--set data\.path=(FOLDER|FILE)") as caught:
         load_recipe(name)
     assert len(caught.value.problems) == 1
     assert load_recipe(name, ["data.path=/somewhere"]).data.path == "/somewhere"
