@@ -1,7 +1,9 @@
-"""Free running: a model goes on from its own output. Greedy, sampling and beam search; gold is never seen."""
+"""Free running: a model goes on from its own output, and from a prompt. Greedy, sampling and beam search."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from freerun.draws import DRAWS, Draw, Greedy, Point, resolve
 from freerun.errors import UserError
 from freerun.generate.beam import Ask, Generated, beam_search
-from freerun.generate.walk import Walk, begin, log_probs
+from freerun.generate.walk import Walk, begin, log_probs, prompt_lengths, together
 from freerun.keys import fold
 from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.types import Batch
@@ -32,24 +34,34 @@ def generate(
 ) -> Generated:
     """Let a model run freely: each output becomes the next input.
 
-    ``entry[t] = draw(model(context, entry[:t]))``. Beam search is length-synchronous: of all continuations
-    the best ``beams`` stay; those among them that end go to a pool of the best ``beams``, and a row is done when
-    nothing alive can enter its ``n_best``. Hypotheses are compared by
-    ``log P / ((5 + n) / 6) ** length_penalty``, n counting the end symbol; ties go to the lower index.
+    ``entry[t] = draw(model(context, prompt, entry[:t]))``. A row's prompt is what its history begins with and is
+    known: the leading entries that are neither eligible nor in the mask. Prompts may differ in length, each row
+    speaking where its own ends, or be padded on the left where the model can tell (``TransformerLM``: ``present``
+    in the context). Greedily this is the history of ``free_running``, and at the same ``key`` and step 0 it is so
+    for samples.
+
+    Beam search is length-synchronous: of all continuations the best ``beams`` stay; those among them that end go
+    to a pool of the best ``beams``, and a row is done when nothing alive can enter its ``n_best``. Hypotheses are
+    compared by ``log P / ((5 + n) / 6) ** length_penalty``, n counting the end symbol; ties go to the lower index.
+    With ``length_penalty=0`` this is the search of Hugging Face's ``generate`` with ``length_penalty=0.0`` and
+    ``early_stopping`` "never" or False; otherwise theirs divides by ``n ** length_penalty``, and with True stops as
+    soon as the pool is full.
 
     Runs without gradient in evaluation mode and restores each submodule's mode. A model with the Stepper
     methods goes on position by position, any other is asked with a growing history; one with ``encode``
-    encodes once.
+    encodes once. A ``Cached`` model reads all prompts in one call; another Stepper reads them position by
+    position, the rows of each prompt length by themselves.
 
     Args:
         model: from Batch to (batch, time, vocab) logits or (batch, time, value) values.
-        batch: only ``context``, ``rows`` and the kind of ``targets`` (ids or values) are used; targets,
-            history and mask may hold anything, and the model is shown zeros in their place.
-        length: entries to make at most, the end symbol included.
+        batch: only ``context``, ``rows``, the kind of ``targets`` (ids or values) and the prompts are used; targets
+            and history may hold anything else, and the model is shown zeros in its place.
+        length: entries to make at most for each row, the end symbol included, the prompt not.
         end: id of the end symbol; None: there is none, and every row runs to ``length``.
         beams: 1 for greedy or sampling; more for beam search (ids only, with ``draw="greedy"``).
         draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default).
-        key: randomness is a function of (key, row, position), rows being ``batch.row_numbers``.
+        key: randomness is a function of (key, row, position), rows being ``batch.row_numbers`` and positions those
+            of the history, the prompt included.
         length_penalty: >= 0; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
         n_best: how many hypotheses of the beam to give back.
 
@@ -65,19 +77,44 @@ def generate(
     >>> said.entries, said.lengths
     (tensor([[1, 2, 0, 0, 0]]), tensor([2]))
 
-    Not a way to continue a prompt that lies in ``history``: put it into the context.
+    A prompt: the 1 is known, the rest is to be said.
+
+    >>> told = torch.tensor([[1, 0, 0]])
+    >>> generate(Count(), Batch(told, told, torch.tensor([[False, True, True]])), length=2).entries
+    tensor([[2, 0]])
+
+    What it is not: a way to be told anything after the prompt. An entry in the mask is to be said, whatever
+    ``eligible`` says of it.
     """
     ask = Ask(length, end, beams, length_penalty, n_best)
     problems = [*_range_problems(ask), *_kind_problems(batch, ask, draw)]
     if problems:
         raise UserError(problems)
+    chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
     with torch.no_grad(), evaluating(model), uncached_autocast(batch.history.device):
-        walk = begin(model, batch, length)
-        if not batch.is_discrete:
-            return _values(walk, batch, Point() if draw == "greedy" else resolve(draw), length)
-        if beams > 1:
-            return beam_search(walk, batch.size, ask)
-        return _one_each(walk, batch.row_numbers, ask, resolve(draw), fold(key, "draw"))
+        groups = together(model, prompt_lengths(batch))
+        if len(groups) == 1:
+            return _run(model, batch, ask, chosen, key)
+        parts = [_run(model, batch.select(rows), ask, chosen, key) for rows in groups]
+        order = torch.cat(groups).argsort()
+        names = (each.name for each in fields(Generated))
+        return Generated(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))
+
+
+def _run(model: Any, batch: Batch, ask: Ask, draw: Draw, key: int) -> Generated:
+    told = prompt_lengths(batch)
+    walk = begin(model, batch, told, ask.length)
+    if not batch.is_discrete:
+        return _values(walk, batch, draw, ask.length)
+    if ask.beams > 1:
+        return beam_search(walk, batch.size, ask)
+
+    def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
+        # the key of a roll-in at step 0
+        noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], told[rows] + t, outputs.shape[-1])
+        return draw.choose(outputs, noise)
+
+    return _one_each(walk, torch.arange(batch.size, device=told.device), ask, choose)
 
 
 def _range_problems(ask: Ask) -> list[str]:
@@ -117,11 +154,6 @@ def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
             problems.append(f"real values have no end symbol: use end=None; got {ask.end}")
     if batch.size == 0:
         problems.append("the batch has no rows")
-    if bool((~batch.replaceable & ~batch.mask & batch.mask.any(1, keepdim=True))[:, :1].any()):
-        problems.append(
-            "the history begins with known entries (eligible and mask False), which generate would blank: "
-            "put the prompt into the context"
-        )
     return problems
 
 
@@ -135,20 +167,18 @@ def _values(walk: Walk, batch: Batch, draw: Draw, length: int) -> Generated:
     return Generated(torch.stack(entries, 1), lengths, entries[0].new_zeros(batch.size))
 
 
-def _one_each(walk: Walk, numbers: Tensor, ask: Ask, draw: Draw, key: int) -> Generated:
+def _one_each(walk: Walk, rows: Tensor, ask: Ask, choose: Callable[[Tensor, Tensor, int], Tensor]) -> Generated:
     """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
-    size = numbers.shape[0]
+    size, device = rows.numel(), rows.device  # rows: those still carried
     fill = 0 if ask.end is None else ask.end
-    entries = torch.full((size, ask.length), fill, dtype=torch.int64, device=numbers.device)
-    lengths = torch.full((size,), ask.length, device=numbers.device)
+    entries = torch.full((size, ask.length), fill, dtype=torch.int64, device=device)
+    lengths = torch.full((size,), ask.length, device=device)
     scores: Tensor | None = None
-    rows = torch.arange(size, device=numbers.device)  # those still carried
     open_ = torch.ones_like(rows, dtype=torch.bool)  # of these, not ended
     for t in range(ask.length):
         outputs = walk.predict()
         predicted = log_probs(outputs, ask.end)
-        noise = draw.noise(key, numbers[rows], torch.full_like(rows, t), outputs.shape[-1])
-        chosen = torch.where(open_, draw.choose(outputs, noise), fill)
+        chosen = torch.where(open_, choose(outputs, rows, t), fill)
         gained = predicted.gather(1, chosen[:, None]).squeeze(1)
         scores = predicted.new_zeros(size) if scores is None else scores
         scores[rows] += torch.where(open_, gained, 0)
