@@ -23,7 +23,7 @@ def log_probs_of(model: Callable[[Batch], Tensor], batch: Batch, row: int) -> Ru
     def rule(prefix: tuple[int, ...]) -> list[float]:
         if prefix not in known:
             history = torch.tensor([[*prefix, 0]])
-            shown = one.replace(targets=torch.zeros_like(history), history=history, mask=history >= 0)
+            shown = Batch(torch.zeros_like(history), history, history >= 0, context=one.context)
             with torch.no_grad():
                 known[prefix] = model(shown)[0, len(prefix)].log_softmax(-1).tolist()
         return known[prefix]

@@ -35,6 +35,12 @@ class Absent:
         """Positions of the inputs at places ``index`` of ``rows``; an absent one has that of the one before it."""
         return index - self.before[rows, index.clamp_max(self.before.shape[1] - 1)]
 
+    def filled(self, inputs: Tensor, index: Tensor, rows: Tensor, start: Tensor) -> Tensor:
+        """Inputs with the start vector for absent ones: what is predicted after padding alone is what it predicts."""
+        width = self.inputs.shape[1]
+        absent = self.inputs[rows, index.clamp_max(width - 1)] & (index < width)
+        return torch.where(absent[..., None], start, inputs)
+
     def seen(self, keys: int) -> Tensor:
         """(rows, keys) bool: which of the first inputs may be attended to."""
         more = keys - self.inputs.shape[1]

@@ -135,11 +135,13 @@ class CausalTransformer(nn.Module):
         seen = self._seen(batch)
         places = torch.arange(batch.time, device=told.device)
         mask = None
-        if seen.absent is not None:
-            rows = torch.arange(batch.size, device=told.device)
-            mask = (places <= places[:, None]) & seen.absent.seen(batch.time)[:, None, None]
-            places = seen.absent.positions(places.expand(batch.size, -1), rows[:, None])
         inputs = torch.cat([self.start_vector.expand(batch.size, 1, -1), told], 1)
+        if seen.absent is not None:
+            rows = torch.arange(batch.size, device=told.device)[:, None]
+            mask = (places <= places[:, None]) & seen.absent.seen(batch.time)[:, None, None]
+            places = places.expand(batch.size, -1)
+            inputs = seen.absent.filled(inputs, places, rows, self.start_vector)
+            places = seen.absent.positions(places, rows)
         x, turn = self.positions(inputs, places)
         x = self.drop(x)
         source = None if seen.memory is None else (seen.memory, seen.attended)
@@ -198,6 +200,7 @@ class CausalTransformer(nn.Module):
         positions = at.index
         if (absent := state.seen.absent) is not None:
             positions = absent.positions(at.index, at.rows)
+            inputs = absent.filled(inputs, at.index, at.rows, self.start_vector)
             there = absent.seen(at.keys)[:, None, None]
             at = replace(at, mask=there if at.mask is None else at.mask & there)
         if at.mask is not None and not torch.is_autocast_enabled(inputs.device.type):

@@ -68,6 +68,7 @@ class TransformerSeq2Seq(CausalTransformer):
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020 (pre-norm), arXiv:2002.04745.
 
+    >>> import torch
     >>> model = TransformerSeq2Seq(5, 4, size=8, layers=1, heads=2)
     >>> ids = torch.tensor([[1, 2, 0]])
     >>> source = {"source": torch.tensor([[3, 4]]), "source_mask": torch.ones(1, 2, dtype=torch.bool)}
