@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from freerun.models import RecurrentSeq2Seq
+from freerun.models import RecurrentSeq2Seq, TransformerLM, TransformerSeq2Seq
 from freerun.types import Batch
 
 SOURCE_VOCAB, TARGET_VOCAB = 6, 5
@@ -20,6 +20,45 @@ def seq2seq(cell: str = "lstm", attention: str | None = "luong", **changes) -> R
         for parameter in model.parameters():
             parameter.mul_(2.0)
     return model
+
+
+def _lively(model: nn.Module) -> nn.Module:
+    """Weights large enough for the outputs to hang on every entry of the history."""
+    g = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=g))
+    return model
+
+
+def transformer(positions: str = "rope", **changes) -> TransformerSeq2Seq:
+    """A tiny Transformer encoder-decoder in float64."""
+    settings = {"size": 8, "layers": 2, "heads": 2, "longest": 64} | changes
+    model = TransformerSeq2Seq(SOURCE_VOCAB, TARGET_VOCAB, positions=positions, **settings)
+    return _lively(model.double())  # pyright: ignore[reportReturnType]
+
+
+def language_model(positions: str = "rope", **changes) -> TransformerLM:
+    """A tiny decoder-only Transformer in float64."""
+    settings = {"size": 8, "layers": 2, "heads": 2, "longest": 64} | changes
+    return _lively(TransformerLM(TARGET_VOCAB, positions=positions, **settings).double())  # pyright: ignore
+
+
+def prompted(padding: str, size: int = 4, time: int = 9, seed: int = 4) -> Batch:
+    """Prompts of 1 to 3 entries in the history, then targets of differing lengths; padding on one side or both."""
+    g = torch.Generator().manual_seed(seed)
+    places = torch.arange(time)
+    targets = torch.randint(1, TARGET_VOCAB, (size, time), generator=g)
+    prompts = torch.randint(1, 4, (size,), generator=g)
+    spoken = torch.randint(2, time - 5, (size,), generator=g)
+    begin = 3 - prompts if padding == "left" else torch.zeros_like(prompts)
+    known = begin + prompts
+    mask = (places >= known[:, None]) & (places < (known + spoken)[:, None])
+    there = places >= begin[:, None]
+    ids = targets.masked_fill(~there | (places >= (known + spoken)[:, None]), 0)
+    context = {"present": there[:, :3]} if padding == "left" else None
+    return Batch(ids, ids, mask, context, rows=torch.arange(size) + 10)
 
 
 def ragged(size: int = 4, time: int = 7, source_time: int = 5, seed: int = 3) -> Batch:

@@ -61,6 +61,11 @@ def full_prefix(model: Callable[[Batch], Tensor], batch: Batch, keep: Tensor, dr
             row = batch.row_numbers[b]
             if draw == "gumbel":
                 history[b, t] = gumbel(outputs[b, t], key, row, t)
+            elif draw.startswith("top "):
+                best = sorted(range(outputs.shape[-1]), key=lambda v: -float(outputs[b, t, v]))[: int(draw[4:])]
+                others = [v for v in range(outputs.shape[-1]) if v not in best]
+                u = float(uniform(key, row, torch.tensor(t)))
+                history[b, t] = choose(outputs[b, t].index_fill(0, torch.tensor(others), -torch.inf), "sample", u)
             else:
                 u = float(uniform(key, row, torch.tensor(t)))
                 history[b, t] = choose(outputs[b, t], draw, u)
