@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from freerun import report
 from freerun.compare import folders, pool
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
 from freerun.compare.progress import State, display_for
-from freerun.compare.results import collect, read
+from freerun.compare.results import collect, read, write
 from freerun.compare.run import compare
 from freerun.compare.table import table
 from freerun.errors import DivergedError, OccupiedError, UserError
@@ -134,6 +135,68 @@ def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: floa
     assert f"scheduled_sampling is {said} than teacher_forcing in free-running WER" in results["verdict"]
     assert f"is {said} than its matched noise control token_noise" in results["verdict"]
     assert results["verdict"].endswith("(5 seeds, 400 test words).")
+
+
+def write_other(folder: Path, seed: int, scores: dict[str, Any], items: list[dict[str, Any]], method: str) -> None:
+    """A finished run of another task, from its scores and items."""
+    folder.mkdir(parents=True)
+    (folder / "test-items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    summary = {
+        "finished": True, "method": method, "seed": seed, "updates": 9, "seconds": 1.0, "data": "00", "test": scores,
+        "versions": {}, "best": {},
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_where_higher_is_better_the_words_turn_round(tmp_path: Path):
+    runs = plan(ARMS[:2], range(5))
+    for run in runs:
+        good = run.arm.label == "scheduled_sampling"
+        # 20 sentences of ten words, of whose n-grams the better arm has two more right
+        bleu = [[10, 10, 7 + 2 * good, 5 + 2 * good, 3 + 2 * good, 2 + 2 * good, 10, 9, 8, 7]] * 19
+        bleu.append([10, 10, 5 + run.seed % 2, 3, 2, 1, 10, 9, 8, 7])
+        # the same sentence twice must not be an obstacle
+        items = [{"source": f"s{min(n, 18)}", "output": "o", "reference": "r", "bleu": b} for n, b in enumerate(bleu)]
+        scores = {"free_running": {"bleu": 1.0}, "teacher_forced": {"loss": 2.0}}
+        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, str(run.arm.method["name"]))
+    results = collect({"name": "t", "data": {"kind": "parallel"}}, runs, tmp_path)
+    first = results["comparisons"][0]
+    assert (first["metric"], first["verdict"]) == ("free_running.bleu", "better")
+    assert first["difference"] > 10
+    assert first["probability_better"] > 0.99
+    assert "scheduled_sampling is better than teacher_forcing in free-running BLEU" in results["verdict"]
+    assert results["verdict"].endswith("(5 seeds, 20 test sentences).")
+
+
+def test_a_text_is_compared_by_what_is_told_gold_and_shows_its_own_values(tmp_path: Path):
+    runs = plan(ARMS[:2], [0, 1])
+    for run in runs:
+        random = [0.1 * ((run.seed + 3 * n) % 5) for n in range(12)]
+        items = [
+            {"source": f"b{n}", "prompt": "p", "output": "o", "references": ["r"], "errors": 40 + r, "length": 20,
+             "novel": 1, "words": 4}
+            for n, r in enumerate(random)
+        ]  # fmt: skip
+        free = {"trigram_divergence": 0.2, "novel_words": 25.0, "repetition": 1.0, "text_novel_words": 6.125}
+        scores = {"free_running": free, "teacher_forced": {"loss": 2.0, "bits_per_character": 2.9}}
+        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, str(run.arm.method["name"]))
+    results = collect({"name": "t", "data": {"kind": "text"}}, runs, tmp_path)
+    assert "teacher-forced bits per character: " in results["verdict"]
+    assert "blocks of test text; fewer than 5 seeds" in results["verdict"]
+    metrics = {entry["metric"]: entry["mean"] for entry in results["summary"] if entry["method"] == ARMS[0].label}
+    assert metrics["teacher_forced.bits_per_character"] == pytest.approx(40.2 / 20 / 0.693147, abs=0.01)
+    assert metrics["free_running.novel_words"] == 25
+    console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(table(results))
+    text = console.export_text()
+    console.file.close()
+    assert "the text itself" in text
+    assert "6.12" in text
+    write(results, tmp_path)
+    page = report.write(tmp_path).read_text()
+    assert "What the models say" in page
+    assert "<em>the text itself</em>" in page
+    assert "free-running PER" not in page
 
 
 def test_one_seed_and_one_arm_are_said(tmp_path: Path):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from freerun.compare.statistics import Ratio, estimate, holm, resampled_words, word
+from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resampled_words, word
 from freerun.errors import UserError
+from freerun.training.reported import bleu
 
 
 def test_numbers_without_words_get_students_interval():
@@ -124,3 +125,34 @@ def test_false_better_rate_and_coverage(seeds: int, of_seeds: float):
 def test_a_real_gain_is_found():
     _, found = simulate(5, 0.05, 50, shift=-0.4)
     assert found > 0.9
+
+
+def test_a_pooled_score_that_is_a_ratio_is_that_ratio():
+    random = np.random.default_rng(11)
+    part, whole = random.poisson(1.0, (3, 90)).astype(float), random.integers(3, 9, (3, 90)).astype(float)
+    ratio, counts = Ratio(part, whole, 2.0), resampled_words(90)
+    pooled = Pooled(np.stack([part, whole], -1), lambda sums: 2.0 * sums[..., 0] / sums[..., 1])
+    assert pooled.values == pytest.approx(ratio.values)
+    assert pooled.influence() == pytest.approx(ratio.influence(), abs=1e-5)
+    one, two = estimate(pooled, None, counts), estimate(ratio, None, counts)
+    assert (one.value, one.error) == pytest.approx((two.value, two.error), rel=1e-5)
+
+
+def test_bleu_from_sums_is_sacrebleus():
+    metrics = pytest.importorskip("sacrebleu").metrics
+    random = np.random.default_rng(4)
+    words = ["a", "b", "c", "d", "e"]
+    said = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(60)]
+    wanted = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(60)]
+    one = metrics.BLEU(tokenize="none", force=True, effective_order=True)
+    parts = []
+    for output, reference in zip(said, wanted, strict=True):
+        found = one.sentence_score(output, [reference])
+        parts.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
+    table = np.array(parts, dtype=float)
+    corpus = metrics.BLEU(tokenize="none", force=True)
+    # few sentences, so that matches of some n are missing and smoothing counts
+    for chosen in ([0], [1, 2], [3], [4, 5, 6], range(10), range(60)):
+        expected = corpus.corpus_score([said[i] for i in chosen], [[wanted[i] for i in chosen]]).score
+        assert bleu(table[list(chosen)].sum(0)) == pytest.approx(expected)
+    assert bleu(np.zeros(10)) == 0

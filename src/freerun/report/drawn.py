@@ -26,14 +26,22 @@ def training(runs: Runs, reported: Reported) -> Raw:
     found = {each.name: curves(runs, each.side, each.score) for each in measures}
     drawn: list[Raw | None] = []
     for each in measures:
-        alike = [curve for other in measures if other.axis == each.axis for curve in found[other.name]]
-        shared = sum(other.axis == each.axis for other in measures) > 1
-        values = [value for curve in settled(alike) for _, value in curve.points] if shared else []
-        domain = (0.0, max(values) * 1.05) if values else None
+        alike = [other.name for other in measures if other.axis == each.axis]
+        domain = None
+        if len(alike) > 1 or not each.zero:
+            domain = _domain([curve for name in alike for curve in found[name]], each.zero)
         title = each.title[0].upper() + each.title[1:]
         drawn.append(_lines(title, found[each.name], arms, each.axis, domain))
     shown = [one for one in drawn if one is not None]
     return Raw(legend(arms) + grid(shown)) if shown else Raw("")
+
+
+def _domain(found: Sequence[Curve], zero: bool) -> tuple[float, float] | None:
+    values = [value for curve in settled(found) for _, value in curve.points]
+    if not values or (not zero and max(values) == min(values)):
+        return None
+    room = 0.05 * (max(values) - (0.0 if zero else min(values)))
+    return 0.0 if zero else min(values) - room, max(values) + room
 
 
 def entries(runs: Runs) -> Raw:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from freerun.data.text_coder import TextCoder
 from freerun.data.text_windows import TextData
-from freerun.draws import DRAWS, Draw, resolve
+from freerun.draws import DRAWS, resolve
 from freerun.errors import UserError
-from freerun.generate.walk import begin
+from freerun.generate import generate
 from freerun.keys import fold
 from freerun.metrics import correct
 from freerun.rollin.modes import evaluating
@@ -200,45 +200,34 @@ def go_on(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     told = [coder.ids(prompt[-coder.length :]) for prompt in prompts]
     said: list[str] = [""] * len(prompts)
-    ask = _Ask(length, coder.length, resolve(draw), fold(key, "go on"))
-    with evaluating(model), torch.no_grad():
-        for chosen in _alike([len(ids) for ids in told], batch_size):
-            rows = torch.tensor(chosen, device=device)
-            start = torch.stack([told[n] for n in chosen]).to(device)
-            entries = _continuation(model, start, rows, ask)
-            for n, row in zip(chosen, entries.tolist(), strict=True):
-                said[n] = coder.text(row)
+    for chosen in _alike([len(ids) for ids in told], batch_size):
+        rows = torch.tensor(chosen, device=device)
+        start = torch.stack([told[n] for n in chosen]).to(device)
+        entries = _continuation(model, start, (length, coder.length), draw, (fold(key, "go on"), rows))
+        for n, row in zip(chosen, entries.tolist(), strict=True):
+            said[n] = coder.text(row)
     return said
 
 
-@dataclass(frozen=True)
-class _Ask:
-    """What is said: ``length`` characters, told ``most`` at a time."""
+def _continuation(model: Module, told: Tensor, lengths: tuple[int, int], draw: str, keys: tuple[int, Tensor]) -> Tensor:
+    """(rows, characters) ids said after (rows, told) ids.
 
-    length: int
-    most: int
-    draw: Draw
-    key: int
-
-
-def _continuation(model: Module, told: Tensor, rows: Tensor, ask: _Ask) -> Tensor:
-    """(rows, characters) ids said after (rows, told) ids."""
-    all_, before, most = told, told.shape[1], ask.most
-    while all_.shape[1] - before < ask.length:
+    ``lengths``: characters to say, and to be told at most; ``keys``: of the noise, and the rows' numbers.
+    """
+    (length, most), (key, rows) = lengths, keys
+    said = told[:, :0]
+    for stretch in range(length):
         if told.shape[1] > most:
             told = told[:, -(most // 2) :]
-        blank = torch.zeros_like(told[:, :1])
-        walk = begin(model, Batch(blank, blank, torch.ones_like(blank, dtype=torch.bool), rows=rows), most + 1)
-        for t in range(told.shape[1]):
-            walk.advance(told[:, t], None)
-        while told.shape[1] <= most and all_.shape[1] - before < ask.length:
-            outputs = walk.predict()
-            place = torch.full_like(rows, all_.shape[1] - before)
-            entry = ask.draw.choose(outputs, ask.draw.noise(ask.key, rows, place, outputs.shape[-1]))
-            told, all_ = (torch.cat([part, entry[:, None]], 1) for part in (told, all_))
-            if told.shape[1] <= most:
-                walk.advance(entry, None)
-    return all_[:, before:]
+        more = min(most + 1 - told.shape[1], length - said.shape[1])
+        history = F.pad(told, (0, more))
+        mask = (torch.arange(history.shape[1], device=told.device) >= told.shape[1]).expand_as(history)
+        batch = Batch(history, history, mask, rows=rows)
+        found = generate(model, batch, length=more, draw=draw, key=fold(key, stretch)).entries
+        told, said = torch.cat([told, found], 1), torch.cat([said, found], 1)
+        if said.shape[1] == length:
+            break
+    return said
 
 
 def _blocks(characters: int, context: int, settings: TextSettings) -> list[tuple[int, int]]:

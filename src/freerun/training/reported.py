@@ -47,6 +47,7 @@ class Measure:
         unit: of a difference.
         sign: behind a value.
         most: the highest value there can be.
+        zero: whether its curve is drawn from zero on.
         items: how it comes from test items; None: it varies over seeds alone.
     """
 
@@ -58,6 +59,7 @@ class Measure:
     unit: str = "points"
     sign: str = " %"
     most: float | None = None
+    zero: bool = True
     items: OverItems | None = None
 
     @property
@@ -162,7 +164,7 @@ TEXT = Reported(
     measures=(
         Measure(
             _TEXT[0], "teacher-forced bits per character", "bits per character", "bits per character, dev", 4, "bits",
-            "", items=OverItems("errors", "length", float(1 / np.log(2))),
+            "", zero=False, items=OverItems("errors", "length", float(1 / np.log(2))),
         ),
         Measure(
             _TEXT[1], "free-running trigram divergence", "trigram divergence", "trigram divergence on dev, bits", 4,

@@ -1,0 +1,321 @@
+"""A text as data and task: windows, what is told gold, what is said freely (against naive loops), and the commands."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from freerun.cli.entry import main
+from freerun.config import load_recipe
+from freerun.config.load import answer, evaluate_run, load_run, trial_batch
+from freerun.config.run import run_recipe
+from freerun.data import TextCoder, TextData, TextOptions, load_text, read_text
+from freerun.draws import resolve
+from freerun.errors import UserError
+from freerun.keys import fold
+from freerun.models import TransformerLM
+from freerun.training.language import SCORES, TextSettings, TextTask, evaluate_text, go_on
+from freerun.types import Batch
+
+TEXT = "the cat sat on the mat and the dog ran to the cat.\nso it goes, on and on.\n" * 12
+RECIPE = """
+[data]
+kind = "text"
+path = "PATH"
+length = 8
+dev = 0.1
+test = 0.1
+[model]
+size = 8
+layers = 1
+heads = 2
+longest = 16
+[method]
+name = "scheduled_sampling"
+teacher_forcing_ratio = 0.5
+[train]
+updates = 8
+batch_size = 4
+evaluate_every = 4
+evaluate_words = 2
+save_every = 4
+[evaluate]
+block = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def data() -> TextData:
+    size = len(TEXT)
+    parts = {"train": TEXT[: size - 200], "dev": TEXT[size - 200 : size - 100], "test": TEXT[size - 100 :]}
+    return TextData(parts, TextOptions(length=8))
+
+
+@pytest.fixture(scope="module")
+def model(data: TextData) -> TransformerLM:
+    torch.manual_seed(1)
+    made = TransformerLM(len(data.coder), size=16, layers=2, heads=2, longest=16, tied=False).double()
+    # random weights say nearly the same everywhere: make them care
+    for parameter in made.parameters():
+        parameter.data.mul_(3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "story.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(text_file: Path) -> Path:
+    recipe = text_file.parent / "tiny.toml"
+    recipe.write_text(RECIPE.replace("PATH", str(text_file)), encoding="utf-8")
+    run_recipe(load_recipe(recipe), text_file.parent / "run", progress=False)
+    return text_file.parent / "run"
+
+
+def test_windows_are_stretches_of_the_training_part(data: TextData):
+    train, last = data.parts["train"], len(data.lengths) - 1
+    for number in (0, 1, 7, last):
+        batch = data.batch([number])
+        assert data.coder.text(batch.targets[0].tolist()) == train[4 * number : 4 * number + 9]
+        assert torch.equal(batch.history, batch.targets)
+        assert batch.mask[0].tolist() == [False] + [True] * 8
+        assert batch.replaceable[0].tolist() == [False] + [True] * 7 + [False]
+    assert 4 * last + 9 <= len(train) < 4 * (last + 1) + 9
+
+
+def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfab\r\nba\r" + b"ab" * 40)
+    (tmp_path / "b").write_bytes(b"\nab" * 20)
+    found = load_text([tmp_path / "a", tmp_path / "b"], TextOptions(length=4, dev=0.1, test=0.2))
+    whole = "ab\nba\n" + "ab" * 40 + "\nab" * 20
+    assert "".join(found.parts[part] for part in ("train", "dev", "test")) == whole
+    assert [len(found.parts[part]) for part in ("dev", "test")] == [15, 29]
+    assert read_text(tmp_path / "b") == "\nab" * 20
+    other = load_text([tmp_path / "a", tmp_path / "b"], TextOptions(length=5, dev=0.1, test=0.2))
+    assert found.fingerprint != other.fingerprint
+    assert found.header()[1].startswith("train: 102 characters, 49 windows of 4, one every 2")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"fine\nb\xe4d\n", r":2: not UTF-8: found 0xE4 at byte 2 of the line"),
+        (b" \n", "the file is empty; expected text"),
+        (b"ab" * 20, "dev part has 2 characters, and a window needs length \\+ 1 = 9"),
+        (b"ab\n" * 60 + b"abXabX" * 3, r":6\d: character 'X' stands in dev or test \(6 times, first here\)"),
+    ],
+)
+def test_texts_that_cannot_be_used_say_why_and_where(tmp_path: Path, content: bytes, said: str):
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        load_text(tmp_path / "t", TextOptions(length=8))
+
+
+def test_unknown_characters_can_be_dropped(tmp_path: Path):
+    (tmp_path / "t").write_text("ab\n" * 100 + "abXabX" * 6, encoding="utf-8")
+    found = load_text(tmp_path / "t", TextOptions(length=4, unknown="drop"))
+    assert "X" not in found.parts["test"]
+    assert "(dropped: 6 characters that training has not)" in found.header()[3]
+
+
+def test_options_out_of_range_all_at_once():
+    with pytest.raises(UserError) as caught:
+        TextOptions(length=1, stride=0, dev=0.0, test=1.0)
+    assert len(caught.value.problems) == 4
+    with pytest.raises(UserError, match="leave something"):
+        TextOptions(dev=0.5, test=0.5)
+
+
+def logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
+    """What is predicted after some ids, by the full forward."""
+    told = torch.tensor([[*ids, 0]])
+    with torch.no_grad():
+        return model.eval()(Batch(told, told, told >= 0))[0, -1]
+
+
+def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data: TextData, model: TransformerLM):
+    text, coder = data.parts["test"], data.coder
+    found = evaluate_text(model, coder, text, data.parts["train"], TextSettings(block=16, batch_size=3))
+    ids = coder.ids(text).tolist()
+    total, right, by_block = 0.0, 0, []
+    for block in range(4, len(ids), 16):
+        by_block.append(0.0)
+        for place in range(block, min(block + 16, len(ids))):
+            # windows of a block predict five characters each, told four to eight
+            begin = block + (place - block) // 5 * 5 - 4
+            assert 4 <= place - begin <= 8
+            predicted = logits(model, ids[begin:place])
+            by_block[-1] -= float(predicted.log_softmax(-1)[ids[place]])
+            right += int(predicted.argmax()) == ids[place]
+        total += by_block[-1]
+    assert [item["errors"] for item in found.items] == pytest.approx(by_block, rel=1e-6)
+    assert sum(item["length"] for item in found.items) == len(ids) - 4
+    assert found.teacher_forced["bits_per_character"] == pytest.approx(total / (len(ids) - 4) / math.log(2), rel=1e-6)
+    assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / (len(ids) - 4))
+    assert {side: set(scores) for side, scores in SCORES.items()} == {
+        "teacher_forced": set(found.teacher_forced), "free_running": set(found.free_running)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", ["greedy", "sample"])
+def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM, draw: str):
+    prompts = ["the ", "so it goes, on and", "c"]
+    said = go_on(model, data.coder, prompts, 23, draw=draw, key=5)
+    drawn = resolve(draw)
+    for number, prompt in enumerate(prompts):
+        told, own, stretch = data.coder.ids(prompt).tolist()[-8:], [], 0
+        for _ in range(23):
+            if len(told) > 8:
+                told, stretch = told[-4:], stretch + 1
+            outputs = logits(model, told)[None]
+            row, position = torch.tensor([number]), torch.tensor([len(told)])
+            # the key of generate in each stretch
+            key = fold(fold(fold(5, "go on"), stretch), "draw", 0)
+            own.append(int(drawn.choose(outputs, drawn.noise(key, row, position, outputs.shape[-1]))))
+            told = [*told, own[-1]]
+        assert said[number] == data.coder.text(own)
+    assert go_on(model, data.coder, prompts, 23, draw=draw, key=5, batch_size=1) == said
+
+
+def test_scores_do_not_depend_on_the_batch_size(data: TextData, model: TransformerLM):
+    one, many = (
+        evaluate_text(model, data.coder, data.parts["dev"], data.parts["train"], TextSettings(16, batch_size=size))
+        for size in (1, 64)
+    )
+    assert [item["output"] for item in one.items] == [item["output"] for item in many.items]
+    assert one.teacher_forced == pytest.approx(many.teacher_forced)
+
+
+def test_dev_blocks_are_spread_and_the_texts_own_measures_stand_beside(data: TextData, model: TransformerLM):
+    found = TextTask(data, TextSettings(block=16, blocks=2)).evaluate(model, "dev")
+    assert [item["source"] for item in found.items] == ["characters 4 to 19", "characters 52 to 67"]
+    assert found.free_running["text_novel_words"] == 0
+    assert found.items[0]["references"] == [data.parts["dev"][4:20]]
+    with pytest.raises(UserError, match="split must be dev or test"):
+        TextTask(data).evaluate(model, "train")
+
+
+def test_a_text_too_short_or_with_other_characters_is_refused(data: TextData, model: TransformerLM):
+    with pytest.raises(UserError, match=r"at least length \+ 1 = 9"):
+        evaluate_text(model, data.coder, "the cat", data.parts["train"])
+    with pytest.raises(UserError, match="character 'X' was never seen in training"):
+        evaluate_text(model, data.coder, "the X sat on", data.parts["train"])
+    with pytest.raises(UserError) as caught:
+        go_on(model, data.coder, ["", "Y"], 3)
+    assert len(caught.value.problems) == 2
+
+
+def test_a_model_learns_a_text(tmp_path: Path):
+    (tmp_path / "alphabet.txt").write_text("abcdefgh" * 100, encoding="utf-8")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE.replace("PATH", str(tmp_path / "alphabet.txt")), encoding="utf-8")
+    overrides = ["train.updates=120", "train.lr=0.01", "train.evaluate_every=120", "model.size=16"]
+    overrides += ['method={name="teacher_forcing"}', "evaluate.draw=greedy"]
+    summary = run_recipe(load_recipe(recipe, overrides), tmp_path / "run", progress=False)
+    assert summary["test"]["teacher_forced"]["bits_per_character"] < 0.1
+    assert answer(load_run(tmp_path / "run"), ["fgha", "defgh"], length=10) == ["fgha\tbcdefghabc", "defgh\tabcdefghab"]
+
+
+def test_a_run_stopped_and_resumed_is_the_run_never_stopped(run: Path, tmp_path: Path):
+    recipe = load_recipe(run.parent / "tiny.toml")
+    run_recipe(recipe, tmp_path / "run", progress=False)
+    for name in ("summary.json", "test-items.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "checkpoints" / "step-00000008").rename(tmp_path / "gone")
+    run_recipe(recipe, tmp_path / "run", resume=True, progress=False)
+    first, second = (load_run(folder).model.state_dict() for folder in (run, tmp_path / "run"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (run / "test-items.jsonl").read_bytes() == (tmp_path / "run" / "test-items.jsonl").read_bytes()
+
+
+def test_what_a_run_is_chosen_by(run: Path):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best"]["select"] == "teacher_forced_bits_per_character"
+    scores = [
+        event["teacher_forced"]["bits_per_character"]
+        for event in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if event["event"] == "evaluate"
+    ]
+    assert summary["best"]["value"] == min(scores)
+
+
+def test_a_saved_run_is_loaded_scored_and_checked(run: Path, text_file: Path, capsys: pytest.CaptureFixture[str]):
+    loaded = load_run(run)
+    assert isinstance(loaded.model, TransformerLM)
+    assert loaded.coder == TextCoder(tuple(sorted(set(TEXT))), 8)
+    found = evaluate_run(loaded)
+    summary = json.loads((run / "summary.json").read_text())
+    assert found["teacher_forced"] == pytest.approx(summary["test"]["teacher_forced"])
+    assert found["free_running"] == summary["test"]["free_running"]
+    assert evaluate_run(loaded, text_file)["characters"] == len(TEXT)
+    batch = trial_batch(loaded)
+    assert batch.mask.sum(1).tolist() == [5, 6, 7, 8]
+    assert main(["check", str(run)]) == 0
+    assert "ok              causal" in capsys.readouterr().out
+
+
+def test_generate_goes_on_line_by_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "prompts").write_text("the dog \n\ngoes,\\nso\n", encoding="utf-8")
+    assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--length", "30"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [prompt for prompt, _ in lines] == ["the dog ", "goes,\\nso"]
+    assert [len(said.replace("\\n", "\n")) for _, said in lines] == [30, 30]
+    assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--beams", "2"]) == 2
+    assert "--beams has no effect" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("nöne X\n".encode()), encoding="utf-8"))
+    assert main(["generate", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert "standard input:1: character 'X' was never seen in training" in said
+    assert "2 errors" in said
+
+
+@pytest.mark.parametrize(
+    ("data_kind", "model_kind", "said"),
+    [
+        ("toy", "transformer_lm", "a model of kind transformer_lm is trained on text data"),
+        ("text", "recurrent", "a model of kind recurrent is trained on cmudict or pairs or toy"),
+        ("text", "transformer", "use kind = transformer_lm"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path: Path, data_kind: str, model_kind: str, said: str):
+    (tmp_path / "r.toml").write_text(
+        f'[data]\nkind = "{data_kind}"\n[model]\nkind = "{model_kind}"\n[method]\nname = "teacher_forcing"\n'
+    )
+    with pytest.raises(UserError, match=said):
+        load_recipe(tmp_path / "r.toml", ["data.path=x"] if data_kind == "text" else [])
+
+
+def test_keys_and_scores_of_another_task_are_refused(run: Path):
+    recipe = run.parent / "tiny.toml"
+    with pytest.raises(UserError, match="`select` must be one of trigram_divergence, novel_words"):
+        load_recipe(recipe, ["train.select=per"])
+    with pytest.raises(UserError, match=r"unknown key `beams` in \[evaluate\]"):
+        load_recipe(recipe, ["evaluate.beams=2"])
+    with pytest.raises(UserError, match="`path` is missing: the text file"):
+        load_recipe(recipe, ["data.path=none"])
+
+
+def test_pairs_train_on_a_transformer_too(tmp_path: Path):
+    (tmp_path / "r.toml").write_text(
+        '[data]\nkind = "toy"\ntrain = 40\ndev = 4\ntest = 4\n[model]\nkind = "transformer"\nsize = 8\nlayers = 1\n'
+        'heads = 2\n[method]\nname = "scheduled_sampling"\nteacher_forcing_ratio = 0.5\n'
+        "[train]\nupdates = 3\nbatch_size = 4\n"
+    )
+    run_recipe(load_recipe(tmp_path / "r.toml"), tmp_path / "run", progress=False)
+    assert len(answer(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
+
+
+def test_windows_overlap_so_that_characters_are_predicted_twice(data: TextData):
+    times = torch.zeros(len(data.parts["train"]), dtype=torch.int64)
+    for number in range(len(data.lengths)):
+        times[number * data.stride + 1 : number * data.stride + 9] += 1
+    assert times[5:-8].tolist() == [2] * len(times[5:-8])
