@@ -192,8 +192,10 @@ class CausalTransformer(nn.Module):
         return replace(state, lengths=lengths + 1, alike=None)  # the start vector stands before all entries
 
     def _read(self, state: DecoderState, inputs: Tensor, counts: Tensor | None) -> tuple[DecoderState, Tensor]:
-        more = 1 if counts is None else int(counts.max())
-        longest = (int(state.lengths.max()) if state.alike is None else state.alike) + more
+        if counts is not None:
+            longest = int((state.lengths + counts).max())
+        else:
+            longest = (int(state.lengths.max()) if state.alike is None else state.alike) + 1
         self.positions.check(longest)
         cache = state.cache.owned(state.version, longest)
         at = reading(state.lengths, counts, state.alike, cache.capacity)
