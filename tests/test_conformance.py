@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import freerun as fr
-from builders import ForwardOnly, gradients, ragged, seq2seq
+from builders import ForwardOnly, gradients, language_model, prompted, ragged, seq2seq, transformer
 from freerun import schedules
 
 KEY, STEP = 5, 3
@@ -53,6 +53,10 @@ BACKENDS = {
     "lstm": lambda: (seq2seq("lstm", layers=2, tied=True), ragged()),
     "lstm without attention": lambda: (seq2seq("lstm", None, bidirectional=False), ragged()),
     "forward only": lambda: (ForwardOnly(seq2seq()), ragged()),
+    "transformer": lambda: (transformer(), ragged()),
+    "transformer, learned positions": lambda: (transformer("learned", norm="layer", bias=True), ragged()),
+    "language model, left prompts": lambda: (language_model(), prompted("left")),
+    "language model, right padding": lambda: (language_model("learned"), prompted("right")),
     "vectors": lambda: (vector_model(), vector_batch()),
 }
 CASES = [
