@@ -87,12 +87,13 @@ def test_our_recurrent_models_pass_everything(cell, attention):
     torch.manual_seed(0)
     model = RecurrentSeq2Seq(6, VOCAB, size=8, layers=2, cell=cell, attention=attention, dropout=0.4)
     report = check_model(model, ids_batch())
-    assert {finding.status for finding in report.findings} == {"ok"}
+    assert {f.name for f in report.findings if f.status != "ok"} == {"cache_equals_forward"}
+    assert report["cache_equals_forward"].status == "not applicable"
     assert model.training
 
 
 def test_honest_models_pass():
-    assert {finding.status for finding in check_model(Tiny(), ids_batch()).findings} == {"ok"}
+    assert {f.name for f in check_model(Tiny(), ids_batch()).findings if f.status != "ok"} == {"cache_equals_forward"}
     check_model(Seq2SeqModel(2, 8, VALUE), values_batch())
     batch = ids_batch()
     batch = batch.replace(context=torch.arange(batch.size))

@@ -23,7 +23,9 @@ def cases():
         yield pytest.param(lambda c=changes: (transformer(**c), ragged()), id=f"seq2seq, {name}")
         yield pytest.param(lambda c=changes: (language_model(**c), ragged().replace(context=None)), id=f"lm, {name}")
         for side in ("left", "right"):
-            yield pytest.param(lambda c=changes, s=side: (language_model(**c), prompted(s)), id=f"{side} prompt, {name}")
+            yield pytest.param(
+                lambda c=changes, s=side: (language_model(**c), prompted(s)), id=f"{side} prompt, {name}"
+            )
 
 
 @pytest.mark.parametrize("case", list(cases()))
@@ -200,3 +202,31 @@ def test_arguments_that_cannot_be_are_all_told_at_once():
         TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"source": ids}))
     with pytest.raises(fr.UserError, match="source_mask"):
         TransformerSeq2Seq(3, 3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0))
+
+
+class KeepsAll(TransformerLM):
+    def crop(self, state, lengths):
+        return state
+
+
+class OffByOne(TransformerLM):
+    def advance(self, state, inputs, counts):
+        state, hidden = super().advance(state, inputs, counts)
+        return state, hidden.roll(1, 0)
+
+
+class Appends(TransformerLM):
+    """Attends to what was taken back: the lengths are right, the positions of what follows are not."""
+
+    def crop(self, state, lengths):
+        from dataclasses import replace
+
+        return replace(super().crop(state, lengths), lengths=state.lengths)
+
+
+@pytest.mark.parametrize("kind", [KeepsAll, OffByOne, Appends])
+def test_a_cache_with_a_bug_is_refused_by_name(kind):
+    torch.manual_seed(0)
+    batch = ragged().replace(context=None)
+    with pytest.raises(fr.UserError, match="cache_equals_forward"):
+        fr.check_model(kind(5, size=8, layers=1, heads=1).double(), batch)

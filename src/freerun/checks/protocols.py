@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun.checks.report import Probe, Verdict, distance
-from freerun.types import Encoder, Split, Stepper
+from freerun.types import Cached, Encoder, Split, Stepper
 
 __all__ = ["PROTOCOLS"]
 
@@ -94,6 +94,41 @@ def _stepper_select(probe: Probe) -> Verdict:
     return None
 
 
+def _cache_equals_forward(probe: Probe) -> Verdict:
+    model, batch = probe.model, probe.batch
+    if not isinstance(model, Cached):
+        return ("not applicable", "the model has no advance and crop beside the Stepper's methods")
+    history, device = batch.history, batch.history.device
+    # rows at places of their own: row r has read r % 3 entries more than two, then one is taken back
+    counts = torch.tensor([min(2 + r % 3, batch.time - 1) for r in range(batch.size)], device=device)
+    if int(counts.min()) < 2:
+        return ("not applicable", "the batch is shorter than 3 positions")
+    rows = torch.arange(batch.size, device=device).repeat_interleave(counts)
+    places = torch.cat([torch.arange(int(n), device=device) for n in counts])
+    state, hidden = model.advance(model.start(batch), model.embed(history[rows, places]), counts)
+    counted = batch.mask[rows, places + 1]
+    far = _same(probe, model.head(hidden)[counted], probe.outputs[rows, places + 1][counted])
+    if far:
+        return (
+            f"head of what advance gives after history[t] is {far:.2g} away from the forward's output at t + 1 "
+            "(rows read 2, 3 and 4 entries)"
+        )
+    every = torch.arange(batch.size, device=device)
+    state = model.crop(state, counts - 1)
+    counted = batch.mask[every, counts - 1]
+    far = _same(probe, model.output(state)[counted], probe.outputs[every, counts - 1][counted])
+    if far:
+        return f"the output after crop to fewer entries is {far:.2g} away from the forward's"
+    state, _ = model.advance(state, model.embed(history[every, counts - 1]), torch.ones_like(counts))
+    counted = batch.mask[every, counts]
+    far = _same(probe, model.output(state)[counted], probe.outputs[every, counts][counted])
+    return (
+        f"going on after crop is {far:.2g} away from the forward: what was taken back must be forgotten"
+        if far
+        else None
+    )
+
+
 def _encode_equals_forward(probe: Probe) -> Verdict:
     model, counted = probe.model, probe.batch.mask
     if not isinstance(model, Encoder):
@@ -122,6 +157,7 @@ PROTOCOLS: dict[str, tuple[Callable[[Probe], Verdict], str]] = {
     "stepper_embed": (_stepper_embed, "embedding all entries at once is embedding each"),
     "stepper_state": (_stepper_state, "a step leaves the state it was given as it is"),
     "stepper_select": (_stepper_select, "rows can be picked, repeated and dropped"),
+    "cache_equals_forward": (_cache_equals_forward, "reading at places of one's own, taken back and read again"),
     "encode_equals_forward": (_encode_equals_forward, "an encoded batch gives the outputs of the batch"),
     "split_equals_forward": (_split_equals_forward, "head(hidden(batch)) is the forward"),
 }
