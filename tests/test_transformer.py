@@ -200,6 +200,9 @@ def test_arguments_that_cannot_be_are_all_told_at_once():
         TransformerLM(3, size=8, heads=2, longest=8)(fr.Batch(ids, ids, ids == 0))
     with pytest.raises(fr.UserError, match="present"):
         TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"source": ids}))
+    there = torch.tensor([[True, False, True]])
+    with pytest.raises(fr.UserError, match=r"padding on the left: False, then True; row 0 has \[1, 0, 1\]"):
+        TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"present": there}))
     with pytest.raises(fr.UserError, match="source_mask"):
         TransformerSeq2Seq(3, 3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0))
 

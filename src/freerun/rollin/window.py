@@ -71,7 +71,7 @@ class _Walk:
         """One call: read on, decide, go on from the first wrong guess."""
         decided = self.done[self.rows, self.at]
         reach = self.times[self.rows, (decided + self.width - 1).clamp_max(self.times.shape[1] - 1)]
-        counts = _levelled(reach - self.at)
+        counts = self._paced(reach, self.done[self.rows, -1] - decided) - self.at
         of = torch.arange(len(self.rows), device=counts.device).repeat_interleave(counts)
         place = torch.arange(of.numel(), device=of.device) - (counts.cumsum(0) - counts)[of] + self.at[of]
         rows = self.rows[of]
@@ -80,6 +80,16 @@ class _Walk:
         self.read_entries += of.numel()
         self.at = self._decide(of, rows, place + 1, hidden, self.at + counts)
         self._leave()
+
+    def _paced(self, reach: Tensor, left: Tensor) -> Tensor:
+        """How far each row reads: the rows with most own entries left as far as they can, the others at their pace.
+
+        Attention pads all rows to the longest count and to the furthest place: a row with few own entries gains
+        nothing by hurrying on to its next one.
+        """
+        calls, of = int(left.max()), self.times.shape[1]
+        front = int(1.3 * int(self.times[:, -1].max()) * (of - calls + self.width) / of) + 1
+        return torch.where(left >= calls, reach, torch.minimum(reach, self.at.clamp_min(front)))
 
     def _decide(self, of: Tensor, rows: Tensor, times: Tensor, hidden: Tensor, reach: Tensor) -> Tensor:
         """Choose the own entries among those now predicted; how many entries of each row are final and read."""
@@ -107,8 +117,3 @@ class _Walk:
         elif left <= 0.75 * len(self.rows):
             kept = going.nonzero().squeeze(1)
             self.rows, self.at, self.state = self.rows[kept], self.at[kept], self.model.select(self.state, kept)
-
-
-def _levelled(counts: Tensor) -> Tensor:
-    """Counts without outliers: attention pads all rows to the longest, and a long row can read on in the next call."""
-    return counts.clamp_max(int(1.5 * int(counts.sum()) / len(counts)) + 1)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.errors import UserError
+
 __all__ = ["Absent", "Cache", "Layer", "Reading", "reading"]
 
 
@@ -25,9 +27,19 @@ class Absent:
 
     @classmethod
     def of(cls, present: Tensor) -> Absent | None:
-        """From (rows, n) bool, True = this history entry is there; None where all are."""
+        """From (rows, n) bool, True = this history entry is there; None where all are.
+
+        Raises:
+            UserError: an entry is absent behind one that is there: only padding on the left needs to be said.
+        """
         if bool(present.all()):
             return None
+        if bool((present[:, :-1] & ~present[:, 1:]).any()):
+            row = int((present[:, :-1] & ~present[:, 1:]).any(1).nonzero()[0])
+            raise UserError(
+                f"'present' is for padding on the left: False, then True; row {row} has {present[row].int().tolist()}. "
+                "Padding on the right needs nothing: it is masked out of the loss"
+            )
         inputs = torch.nn.functional.pad(~present, (1, 0))
         return cls(inputs, inputs.cumsum(1))
 

@@ -216,7 +216,9 @@ class CausalTransformer(nn.Module):
             slots.index_copy_(0, at.slots, x.to(slots.dtype))
         cache.version += 1
         lengths = state.lengths + (1 if counts is None else counts)
-        alike = None if counts is not None or state.alike is None else state.alike + 1
+        each = 1 if counts is None else int(counts.max())
+        together = state.alike is not None and (counts is None or int(counts.min()) == each)
+        alike = longest if together else None
         return DecoderState(cache, cache.version, lengths, alike, state.sources, state.seen), x
 
     def _through(self, inputs: Tensor, positions: Tensor, at: Reading, state: DecoderState) -> Tensor:
