@@ -1,0 +1,237 @@
+"""One line of the price table: a model, a batch and a ratio; engines, usual loops, and two passes as approximation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+import freerun as fr
+import loops
+from cases import Case
+from freerun.draws import Sample
+from freerun.keys import fold
+from freerun.rollin import draft_roll_in, evaluating
+from freerun.rollin.plan import Plan
+from timing import Step, Taken, clock_of, prices, take
+
+__all__ = ["BASE", "Options", "by_hand_line", "dropout_line", "exact_engines", "line", "native_bfloat16"]
+
+BASE = "teacher forcing"
+GUMBEL = Sample(coupling="gumbel")
+Loss = Callable[[nn.Module, fr.Batch, int], "fr.Outcome | torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is measured.
+
+    Args:
+        repetitions: of every variant.
+        device: "cpu" or "cuda".
+        amp: train in bfloat16 autocast; the draft is then certified in that precision.
+    """
+
+    repetitions: int = 3
+    device: str = "cpu"
+    amp: bool = False
+
+
+@cache
+def native_bfloat16(device: str) -> bool:
+    """Whether products in bfloat16 are faster than in float32 here; where they are emulated they are far slower."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported()
+    seconds: list[float] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.ones(512, 512, dtype=dtype) for _ in range(2))
+        torch.mm(a, b)
+        started = time.process_time()
+        for _ in range(3):
+            torch.mm(a, b)
+        seconds.append(time.process_time() - started)
+    return seconds[1] < seconds[0]
+
+
+def exact_engines(case: Case, options: Options) -> dict[str, tuple[Any, Sample]]:
+    """Name -> engine and draw of everything exact that is timed; ``auto`` last."""
+    plain = Sample()
+    engines: dict[str, tuple[Any, Sample]] = {
+        "step": ("step", plain),
+        "jacobi, Gumbel": ("jacobi", GUMBEL),
+        "jacobi, inverse CDF": ("jacobi", plain),
+    }
+    if case.kind != "lstm-attention":
+        engines |= {f"window {width}": (fr.Window(width), plain) for width in (1, 2, 4, 8)}
+        engines["draft float32"] = (fr.Draft(torch.float32), GUMBEL)
+        if native_bfloat16(options.device):
+            engines["draft bfloat16"] = (fr.Draft(torch.bfloat16), GUMBEL)
+    return {**engines, "auto": ("auto", plain)}
+
+
+def _step(case: Case, options: Options, loss: Loss, optimizer: torch.optim.Optimizer | None = None) -> Step:
+    """Zero gradients, forward, backward; with an optimizer also its step, on batches whose source is not encoded."""
+    batches = case.decoder if optimizer is None else case.batches
+
+    def run(n: int) -> fr.Outcome | None:
+        case.model.zero_grad(set_to_none=True)
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.amp):
+            found = loss(case.model, batches[n % len(batches)], n)
+        (found if isinstance(found, torch.Tensor) else found.loss).backward()
+        if optimizer is not None:
+            optimizer.step()
+        return None if isinstance(found, torch.Tensor) else found
+
+    return run
+
+
+def _of(method: Any) -> Loss:
+    return lambda model, batch, n: method.run(model, batch, 0, n)
+
+
+def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> dict[str, Any]:
+    """Prices, passes, work and certificates at one ratio; the keys at the top are those of the first version."""
+    engines = exact_engines(case, options)
+    by_hand = loops.recurrent_loop if case.kind == "lstm-attention" else loops.cached_loop
+    losses: dict[str, Loss] = {BASE: _of(fr.teacher_forcing())}
+    losses |= {name: _of(fr.scheduled_sampling(ratio, engine=e, draw=d)) for name, (e, d) in engines.items()}
+    losses["two passes"] = _of(fr.two_pass(ratio, mix="sample"))
+    losses["by hand"] = lambda model, batch, n: by_hand(cast(Any, model), batch, ratio)
+    steps = {name: _step(case, options, loss) for name, loss in losses.items()}
+    # a rate of 0: the weights stay what they are, and the optimizer works as ever
+    optimizer = torch.optim.Adam(case.model.parameters(), lr=0.0)
+    for name in (BASE, "auto"):
+        steps[f"whole step, {name}"] = _step(case, options, losses[name], optimizer)
+    taken = take(steps, options.repetitions, clock_of(options.device), warm=warm)
+    cost = prices(taken, BASE)
+    whole = prices({k: v for k, v in taken.items() if k.startswith("whole")}, f"whole step, {BASE}")
+    exact = {name: cost[name] for name in engines if name != "auto" and name in cost}
+    best = min(exact, key=exact.__getitem__)
+    auto = taken["auto"]
+    return {
+        "model": case.kind,
+        **case.facts,
+        "weights": case.weights,
+        "teacher_forcing_ratio": ratio,
+        "engine": _said(auto, "engine"),
+        "price": round(cost["auto"], 3),
+        "hand_written_price": round(cost["by hand"], 3),
+        "training_step_price": round(whole["whole step, auto"], 3),
+        "extra_model_calls": auto.mean("passes"),
+        "teacher_forcing_seconds": round(sorted(taken[BASE].seconds)[options.repetitions // 2], 4),
+        "repetitions": options.repetitions,
+        "engines": {name: _told(taken[name], cost.get(name)) for name in (*engines, "two passes")},
+        "auto_over_best": round(cost["auto"] / exact[best], 3),
+        "best": best,
+        **_agreement(taken, engines),
+        **_approximate(case, ratio, taken, options),
+    }
+
+
+def _said(taken: Taken, name: str) -> str:
+    """What the first report says."""
+    return str(taken.outcomes[0][0][name]) if taken.outcomes else ""
+
+
+def _told(taken: Taken, price: float | None) -> dict[str, Any]:
+    if price is None:
+        return {"failed": taken.failed}
+    numbers = {name: taken.mean(name) for name in ("passes", "work")}
+    rounded = {name: None if value is None else round(value, 2) for name, value in numbers.items()}
+    return {"price": round(price, 3), **rounded, "certified": _said(taken, "certified")}
+
+
+def _agreement(taken: Mapping[str, Taken], engines: Mapping[str, tuple[Any, Sample]]) -> dict[str, int]:
+    """Entries in which engines of one coupling differ from the first of them, over all repetitions."""
+    differing = compared = 0
+    for draw in (Sample(), GUMBEL):
+        first, *others = [taken[name] for name, (_, own) in engines.items() if own == draw and not taken[name].failed]
+        for other in others:
+            for (report, history), (_, same) in zip(first.outcomes, other.outcomes, strict=True):
+                differing += int((history != same).sum())
+                compared += int(report["replaced"])
+    return {"compared_entries": compared, "differing_entries": differing}
+
+
+def _approximate(case: Case, ratio: float, taken: Mapping[str, Taken], options: Options) -> dict[str, Any]:
+    """How wrong approximations are: shares of own entries that two passes get wrong, of rows that a draft does."""
+    wrong = {"inverse CDF": (taken["auto"], taken["two passes"].outcomes)}
+    model, batches = case.model, case.decoder
+    one_pass = fr.scheduled_sampling(ratio, engine=1, draw=GUMBEL)
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.amp):
+        histories = [
+            one_pass.transform(model, batches[n % len(batches)], 0, n).history for n in range(options.repetitions)
+        ]
+        redone = {} if case.kind == "lstm-attention" else _redone(case, ratio, taken["jacobi, Gumbel"])
+    wrong["Gumbel"] = (taken["jacobi, Gumbel"], [({}, history) for history in histories])
+    shares = {
+        name: _share(exact, [history for _, history in other])
+        for name, (exact, other) in wrong.items()
+        if not exact.failed
+    }
+    return {"two_passes_wrong": shares, "rows_redone": redone}
+
+
+def _share(exact: Taken, others: list[torch.Tensor]) -> float:
+    pairs = zip(exact.outcomes, others, strict=True)
+    differing = sum(int((history != other).sum()) for (_, history), other in pairs)
+    return round(differing / max(1, sum(int(report["replaced"]) for report, _ in exact.outcomes)), 4)
+
+
+@torch.no_grad()
+def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
+    """The share of rows whose draft is not the exact history: those that the certificate makes be done again."""
+    found: dict[str, float] = {}
+    batch, key = case.decoder[0], 0
+    plan = Plan.of(batch, fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0)), GUMBEL, fold(key, "draw", 0))
+    if exact.failed:
+        return found
+    for dtype in (torch.float32, torch.bfloat16):
+        with evaluating(case.model):
+            drafted = draft_roll_in(case.model, batch, plan, fr.Draft(dtype)).history
+        found[str(dtype).removeprefix("torch.")] = round(
+            float((drafted != exact.outcomes[0][1]).any(1).float().mean()), 4
+        )
+    return found
+
+
+def by_hand_line(case: Case, ratio: float, rows: int, options: Options) -> dict[str, Any]:
+    """The full-prefix loop, with and without the graph kept, once, on a few rows: it is slow and wants much memory."""
+    few = case.rows(rows)
+
+    def full_prefix(graph: bool) -> Loss:
+        return lambda model, batch, n: loops.full_prefix_loop(model, batch, ratio, graph)
+
+    losses = {BASE: _of(fr.teacher_forcing()), "without graph": full_prefix(False), "graph kept": full_prefix(True)}
+    steps = {name: _step(few, options, loss) for name, loss in losses.items()}
+    steps["auto"] = _step(few, options, _of(fr.scheduled_sampling(ratio)))
+    cost = prices(take(steps, 1, clock_of(options.device), warm=False), BASE)
+    facts = {**case.facts, "batch": rows}
+    return {"model": case.kind, **facts, "weights": case.weights, "teacher_forcing_ratio": ratio, "full_prefix": cost}
+
+
+def dropout_line(case: Case, ratio: float, rate: float, options: Options) -> dict[str, Any]:
+    """Prices with dropout, as multiples of teacher forcing with the same dropout; the roll-in has none.
+
+    The training forward is then another function than the roll-in and cannot certify it. ``draft`` makes a certifying
+    pass of its own; the other way is to have dropout in the roll-in too and to replay its masks.
+    """
+    dropped = case.with_dropout(rate)
+    losses: dict[str, Loss] = {BASE: _of(fr.teacher_forcing())}
+    for name, (engine, draw) in exact_engines(case, options).items():
+        if name in ("auto", "jacobi, Gumbel") or name.startswith("draft"):
+            losses[name] = _of(fr.scheduled_sampling(ratio, engine=engine, draw=draw))
+    if case.kind != "lstm-attention":
+        losses["masks replayed"] = lambda model, batch, n: loops.replayed_masks(model, batch, ratio, n)
+    taken = take(
+        {k: _step(dropped, options, v) for k, v in losses.items()}, options.repetitions, clock_of(options.device)
+    )
+    cost = prices(taken, BASE)
+    engines = {name: _told(mine, cost.get(name)) for name, mine in taken.items() if name != BASE}
+    facts = {**case.facts, "weights": case.weights, "teacher_forcing_ratio": ratio, "dropout": rate}
+    return {"model": case.kind, **facts, "engines": engines}

@@ -1,0 +1,147 @@
+"""The measurements as tables, for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["counts_table", "dropout_table", "markdown", "plain", "prices_table", "sections", "slow_table"]
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def sections(measured: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Table]]:
+    """(title, table) of everything that was measured."""
+    found: list[tuple[str, Table]] = []
+    for group in _grouped(measured["lines"]):
+        first = group[0]
+        title = f"{first['model']}, {size(first)}, weights: {first['weights']}"
+        found.append((f"{title}: price", prices_table(group)))
+        found.append((f"{title}: passes (work in forwards)", counts_table(group)))
+    if measured["slow"]:
+        found.append(("a forward of the full prefix for every position", slow_table(measured["slow"])))
+    if measured["dropout"]:
+        rate = measured["dropout"][0]["dropout"]
+        found.append((f"dropout {rate:g} in teacher forcing and training forward", dropout_table(measured["dropout"])))
+    return found
+
+
+def _grouped(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for each in lines:
+        groups.setdefault((each["model"], size(each), each["weights"]), []).append(each)
+    return list(groups.values())
+
+
+def size(line: dict[str, Any]) -> str:
+    """A model's and a batch's sizes in short."""
+    letters = {"hidden": "d", "layers": "L", "batch": "B", "time": "T", "vocab": "V"}
+    return " ".join(f"{letter}{line[name]}" for name, letter in letters.items())
+
+
+def prices_table(group: Sequence[dict[str, Any]]) -> Table:
+    """Prices, by ratio."""
+    engines = [name for name in group[0]["engines"] if name not in ("auto", "two passes")]
+    head = [
+        "ratio",
+        "auto",
+        "it took",
+        "whole step",
+        *engines,
+        "by hand",
+        "two passes",
+        "of its entries wrong",
+        "auto / best",
+    ]
+    rows: list[list[str]] = []
+    for each in group:
+        own = [_price(each["engines"][name]) for name in engines]
+        wrong = " / ".join(f"{100 * share:.1f} %" for share in each["two_passes_wrong"].values())
+        rows.append([
+            f"{each['teacher_forcing_ratio']:g}", f"{each['price']:.2f}", each["engine"],
+            f"{each['training_step_price']:.2f}", *own, f"{each['hand_written_price']:.2f}",
+            _price(each["engines"]["two passes"]), wrong, f"{each['auto_over_best']:.2f}",
+        ])  # fmt: skip
+    return head, rows
+
+
+def counts_table(group: Sequence[dict[str, Any]]) -> Table:
+    """Passes, work, certificates and what is redone, by ratio."""
+    engines = [name for name in group[0]["engines"] if name != "two passes"]
+    head = ["ratio", *engines, "redone: float32 / bfloat16", "unequal entries"]
+    rows: list[list[str]] = []
+    for each in group:
+        own = [_count(each["engines"][name]) for name in engines]
+        redone = " / ".join(f"{100 * share:.0f} %" for share in each["rows_redone"].values()) or "-"
+        differ = f"{each['differing_entries']} of {each['compared_entries']:,}"
+        rows.append([f"{each['teacher_forcing_ratio']:g}", *own, redone, differ])
+    told = group[0]["engines"]
+    rows.append(["certified by", *[told[name].get("certified", "-") for name in engines], "", ""])
+    return head, rows
+
+
+def slow_table(lines: Sequence[dict[str, Any]]) -> Table:
+    """Full-prefix loops."""
+    names = ["auto", "without graph", "graph kept"]
+    rows = [
+        [
+            each["model"],
+            size(each),
+            f"{each['teacher_forcing_ratio']:g}",
+            *[f"{each['full_prefix'][n]:.1f}" for n in names],
+        ]
+        for each in lines
+    ]
+    return ["model", "size", "ratio", *names], rows
+
+
+def dropout_table(lines: Sequence[dict[str, Any]]) -> Table:
+    """Prices with dropout."""
+    names = list(dict.fromkeys(name for each in lines for name in each["engines"]))
+    rows = [
+        [
+            each["model"],
+            size(each),
+            f"{each['teacher_forcing_ratio']:g}",
+            *[_both(each["engines"].get(n)) for n in names],
+        ]
+        for each in lines
+    ]
+    return ["model", "size", "ratio", *names], rows
+
+
+def _price(told: dict[str, Any]) -> str:
+    return f"{told['price']:.2f}" if "price" in told else "failed"
+
+
+def _count(told: dict[str, Any]) -> str:
+    if "price" not in told:
+        return "failed"
+    return f"{told['passes']:.3g} ({told['work']:.2g})" if told["work"] is not None else "-"
+
+
+def _both(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "-"
+    return f"{_price(told)}, {_count(told)}"
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table."""
+    head, rows = table
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def plain(table: Table) -> str:
+    """Columns for a terminal; long heads on lines of their own."""
+    head, rows = table
+    heads = [name.split() for name in head]
+    widths = [max(map(len, [*heads[i], *(row[i] for row in rows)])) for i in range(len(head))]
+    depth = max(map(len, heads))
+    tops = [[(["" for _ in range(depth - len(words))] + words)[n] for words in heads] for n in range(depth)]
+    return (
+        "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [*tops, *rows]
+        )
+        + "\n"
+    )
