@@ -37,6 +37,12 @@ class TestWeights:
         masked = torch.tensor([[0.3, -torch.inf, 0.1]], dtype=torch.float64)
         assert torch.allclose(sparsemax(masked), torch.tensor([[0.6, 0.0, 0.4]], dtype=torch.float64))
 
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_sparsemax_lets_nan_through_to_the_loss(self, bad):
+        found = sparsemax(torch.tensor([[bad, 1.0, 2.0], [0.0, 5.0, 0.0]]))
+        assert bool(found[0].isnan().any())
+        assert found[1].tolist() == [0.0, 1.0, 0.0]
+
     def test_sparsemax_has_the_gradient_of_finite_differences(self):
         rows = self.logits[:20].clone().requires_grad_()
         assert torch.autograd.gradcheck(sparsemax, rows)

@@ -110,6 +110,34 @@ def test_gradients_flow_through_steps():
     assert_same_gradients(stepped, gradients(model, model(batch).square().sum()))
 
 
+def test_what_stands_between_uneven_counts_reaches_neither_outputs_nor_gradients(monkeypatch):
+    """Attention works on a grid; memory that holds NaN where no entry stands must do no harm."""
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape: x.new_full(shape, torch.nan))
+    model, ids = language_model(), torch.randint(0, 5, (3, 6), generator=torch.Generator().manual_seed(0))
+    batch = fr.Batch(ids, ids, ids >= 0)
+    rows, places = torch.tensor([(r, t) for r, n in enumerate((4, 1, 2)) for t in range(n)]).unbind(1)
+
+    def read():
+        return model.advance(model.start(batch), model.embed(ids[rows, places]), torch.tensor([4, 1, 2]))[1]
+
+    wanted = model.hidden(batch)[rows, places + 1]
+    with torch.no_grad():
+        torch.testing.assert_close(read(), wanted, rtol=1e-12, atol=1e-12)
+    expected = gradients(model, wanted.square().sum())
+    assert_same_gradients(gradients(model, read().square().sum()), expected)
+
+
+def test_a_batch_as_long_as_there_are_positions_is_checked_and_rolled_in():
+    model, batch = language_model(longest=9), prompted("right")
+    assert batch.time == 9
+    assert not fr.check_model(model, batch).refused
+    histories = [
+        fr.scheduled_sampling(0.0, engine=engine).transform(model, batch, 3, 5).history
+        for engine in ("step", "jacobi", "window", "draft")
+    ]
+    assert all(torch.equal(history, histories[0]) for history in histories)
+
+
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 def test_left_padding_takes_no_position_and_is_seen_by_none(positions):
     model, batch = language_model(positions), prompted("left")

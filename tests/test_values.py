@@ -131,6 +131,18 @@ def test_engines_are_honoured_or_refused_where_the_graph_is_kept():
         fr.scheduled_sampling(0.0)(unshifted, b)
 
 
+def test_what_was_unrolled_says_how_and_at_what_cost():
+    net, b = model(), batch()
+    for engine, ratio, wanted in (
+        ("auto", 0.0, ("unrolled", 0, 0.0, "construction")),
+        ("jacobi", 0.0, ("unrolled", 6, 6.0, "fixed point")),
+        (2, 0.0, ("unrolled", 2, 2.0, "no")),
+        ("auto", 1.0, ("none", 0, 0.0, "construction")),
+    ):
+        report = fr.scheduled_sampling(ratio, engine=engine).run(net, b, STEP, KEY).report
+        assert tuple(report[name] for name in ("engine", "passes", "work", "certified")) == wanted
+
+
 def test_nothing_that_counts_is_a_loss_of_zero():
     net, b = model(), batch()
     nothing = b.replace(mask=torch.zeros_like(b.mask))

@@ -264,7 +264,8 @@ class Cached(Stepper, Protocol):
     ``advance(state, inputs, counts)`` reads the next ``counts[r]`` entries of every row r: ``inputs`` is
     (sum of counts, width) as ``embed`` gave them, row after row; it gives the state and the hidden vectors
     (sum of counts, size), of which the one after history entry t predicts position t+1 through ``head``.
-    ``crop(state, lengths)`` takes back what was read beyond ``lengths[r]`` entries; the state given is used up by it.
+    ``crop(state, lengths)`` takes back what was read beyond ``lengths[r]`` entries; the state given, and those it came
+    from, are used up by it: to go on from them as well, ``select`` all rows first, which copies.
     """
 
     def head(self, hidden: Tensor) -> Tensor: ...

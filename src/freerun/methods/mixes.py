@@ -49,8 +49,8 @@ class Mix:
             found.append(f"temperature must be above 0; got {self.temperature}")
         elif self.kind == "argmax" and self.temperature != 1:
             found.append("temperature has no effect with mix='argmax'; leave it out")
-        if isinstance(self.top_k, bool) or self.top_k < 1:
-            found.append(f"top_k must be at least 1; got {self.top_k}")
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:
+            found.append(f"top_k must be at least 1, a whole number; got {self.top_k}")
         elif self.kind != "top_k" and self.top_k != 5:
             found.append(f"top_k has no effect with mix={self.kind!r}; leave it out")
         return found
@@ -115,7 +115,8 @@ def sparsemax(logits: Tensor) -> Tensor:
     ordered = logits.sort(-1, descending=True).values
     cumulated = ordered.cumsum(-1)
     count = torch.arange(1, logits.shape[-1] + 1, device=logits.device, dtype=logits.dtype)
-    support = (1 + count * ordered > cumulated).sum(-1, keepdim=True)
+    # NaN supports nothing: it goes through, and the loss reports it
+    support = (1 + count * ordered > cumulated).sum(-1, keepdim=True).clamp_min(1)
     return (logits - (cumulated.gather(-1, support - 1) - 1) / support).clamp_min(0)
 
 

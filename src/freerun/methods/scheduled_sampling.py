@@ -133,7 +133,8 @@ class ScheduledSampling(TransformMethod):
         else:
             refuse_coupled_rows(model)
             with torch.no_grad(), uncached_autocast(batch.history.device):
-                drafted = draft_roll_in(model, shared, plan, resolve(self.engine))  # pyright: ignore[reportArgumentType]
+                drafter: Any = resolve(self.engine)
+                drafted = draft_roll_in(model, batch, plan, drafter, shared)
             outputs, done = certified_forward(model, shared, plan, drafted)
             by = "training forward" if done.settled else "fixed point"
             rolled = RollIn(done.history, "draft", done.passes, done.work, by)
@@ -174,7 +175,9 @@ class ScheduledSampling(TransformMethod):
         report |= {
             **change_report(batch, history, replaced),
             "passes": passes,
-            "engine": "unrolled",
+            "work": float(passes),
+            "engine": "unrolled" if replaced else "none",
+            "certified": "no" if not exact else "construction" if passes == 0 else "fixed point",
             "exact": float(exact),
         }
         return self.finish(outputs, batch.replace(history=history), report)

@@ -17,7 +17,7 @@ from freerun.rollin.jacobi import jacobi_roll_in
 from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled, same
-from freerun.types import Batch
+from freerun.types import Batch, Encoder
 
 __all__ = ["certified_forward", "draft_roll_in"]
 
@@ -26,23 +26,35 @@ _REDONE = 3
 """Times that failing rows are redone; only entries whose choice hangs on rounding could ever fail a second time."""
 
 
-def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft) -> Rolled:
+def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: Batch | None = None) -> Rolled:
     """A draft of the mixed history by parallel passes; nothing certifies it yet.
 
     Args:
         model: the model to be trained.
-        batch: the batch; its context may be encoded by the model.
+        batch: the batch as given: another model that drafts encodes it itself.
         plan: the entries to replace.
         engine: what drafts, and when it is good enough.
+        encoded: the batch with its context encoded by the model to be trained, which its copy takes over.
+
+    Raises:
+        UserError: targets that are values, or a model that cannot be copied.
     """
-    drafter, context = engine.model, batch.context
+    if not batch.is_discrete:
+        raise UserError(
+            "engine='draft' keeps the entries that another model predicts exactly alike, and values never are: use "
+            "engine='step' or 'jacobi'"
+        )
+    drafter: Any = engine.model
     if isinstance(drafter, torch.dtype):
-        context = _cast(context, drafter)
+        batch = batch.replace(context=_cast((encoded or batch).context, drafter))
         drafter = _copy_of(model, drafter)
     with evaluating(drafter):
-        return jacobi_roll_in(
-            drafter, batch.replace(context=context), plan, passes=plan.longest + 1, enough=engine.enough
-        )
+        shown = _encoded(drafter, batch)
+        return jacobi_roll_in(drafter, shown, plan, passes=plan.longest + 1, enough=engine.enough)
+
+
+def _encoded(model: Any, batch: Batch) -> Batch:
+    return model.encode(batch) if isinstance(model, Encoder) else batch
 
 
 def _copy_of(model: Any, dtype: torch.dtype) -> nn.Module:
@@ -53,13 +65,31 @@ def _copy_of(model: Any, dtype: torch.dtype) -> nn.Module:
             f"{type(model).__name__}: give freerun.Draft(model=...) a model of its own that drafts"
         )
     made = _COPIES.setdefault(model, {})
-    if dtype not in made:
-        made[dtype] = copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
-    pairs = [(made[dtype].parameters(), model.parameters()), (made[dtype].buffers(), model.buffers())]
-    for mine, theirs in pairs:
-        for old, new in zip(mine, theirs, strict=True):
-            old.copy_(new)
+    theirs = _tensors(model)
+    # a model that was moved or rebuilt since has another copy
+    if dtype not in made or _places(_tensors(made[dtype])) != _places(theirs):
+        made[dtype] = _copied(model).to(dtype).requires_grad_(False).eval()
+    for old, new in zip(_tensors(made[dtype]), theirs, strict=True):
+        old.copy_(new)
     return made[dtype]
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # a module that holds a tensor of a graph, as the old torch.nn.utils.weight_norm does
+        raise UserError(
+            f"engine='draft' makes a copy of the model, and {type(model).__name__} cannot be copied "
+            f"({str(error).splitlines()[0]}): give freerun.Draft(model=...) a model of its own that drafts"
+        ) from error
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _places(tensors: list[Tensor]) -> list[tuple[torch.Size, torch.device]]:
+    return [(tensor.shape, tensor.device) for tensor in tensors]
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:

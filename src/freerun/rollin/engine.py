@@ -78,9 +78,10 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> Ro
     refuse_coupled_rows(model)
     engine = chosen_engine(model, batch, plan, engine)
     with evaluating(model), uncached_autocast(batch.history.device):
-        if isinstance(model, Encoder):
-            batch = model.encode(batch)
-        return _rolled(model, batch, plan, engine)
+        encoded = model.encode(batch) if isinstance(model, Encoder) else batch
+        if isinstance(engine, Draft):
+            return _drafted(model, encoded, plan, draft_roll_in(model, batch, plan, engine, encoded))
+        return _rolled(model, encoded, plan, engine)
 
 
 def _rolled(model: Any, batch: Batch, plan: Plan, engine: Engine) -> RollIn:
@@ -89,15 +90,16 @@ def _rolled(model: Any, batch: Batch, plan: Plan, engine: Engine) -> RollIn:
         return _named(done, "window", "construction")
     if engine == "step":
         return _named(step_roll_in(model, batch, plan), "step", "construction")
-    if isinstance(engine, Draft):
-        drafted = draft_roll_in(model, batch, plan, engine)
-        done = jacobi_roll_in(model, batch, plan, start=drafted.history)
-        done = Rolled(done.history, drafted.passes + done.passes, drafted.work + done.work, True)
-        return _named(done, "draft", "fixed point")
     if engine == "jacobi":
         return _named(jacobi_roll_in(model, batch, plan), "jacobi", "fixed point")
     k = cast(int, engine)
     return _named(jacobi_roll_in(model, batch, plan, passes=k), f"{k} passes", "no")
+
+
+def _drafted(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> RollIn:
+    done = jacobi_roll_in(model, batch, plan, start=drafted.history)
+    done = Rolled(done.history, drafted.passes + done.passes, drafted.work + done.work, True)
+    return _named(done, "draft", "fixed point")
 
 
 def _named(done: Rolled, engine: str, certified: str) -> RollIn:

@@ -33,11 +33,11 @@ class Window:
     width: int = 1
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise UserError(f"width must be at least 1 own entry; got {self.width}")
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
+            raise UserError(f"width must be a whole number of own entries, at least 1; got {self.width!r}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Draft:
     """Exact: another model drafts the history, the forward that is differentiated checks it, wrong rows are redone.
 
@@ -47,7 +47,7 @@ class Draft:
         enough: the draft stops when a parallel pass changes no more than this share of the own entries.
 
     Raises:
-        UserError: ``enough`` outside [0, 1).
+        UserError: ``enough`` outside [0, 1), or a model that is neither; at the step, targets that are values.
 
     >>> Draft()
     Draft(model=torch.bfloat16, enough=0.02)
@@ -57,8 +57,13 @@ class Draft:
     enough: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0 <= self.enough < 1:
-            raise UserError(f"enough must lie in [0, 1); got {self.enough}")
+        problems = [] if 0 <= self.enough < 1 else [f"enough must lie in [0, 1); got {self.enough}"]
+        if not callable(self.model) and not (isinstance(self.model, torch.dtype) and self.model.is_floating_point):
+            problems.append(
+                f"model must be a floating-point dtype, e.g. torch.bfloat16, or a model; got {self.model!r}"
+            )
+        if problems:
+            raise UserError(problems)
 
     def __repr__(self) -> str:
         shown = self.model if isinstance(self.model, torch.dtype) else type(self.model).__name__

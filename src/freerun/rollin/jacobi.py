@@ -15,6 +15,9 @@ from freerun.types import Batch, Split
 
 __all__ = ["jacobi_roll_in"]
 
+_SETTLING = 10
+"""More passes than the proof needs, for choices that hang on rounding: each settles once no more rows are dropped."""
+
 
 def jacobi_roll_in(
     model: Callable[[Batch], Tensor],
@@ -48,7 +51,7 @@ def jacobi_roll_in(
     live: Tensor | None = None  # rows; None: all
     rows_computed = 0
     # a choice that hangs on the last bit may fall otherwise once rows are dropped: it is given time to settle
-    for n in range(1, limit + (3 if passes is None else 1)):
+    for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):
         rows, times = plan.rows[pending], plan.times[pending]
         own = plan.choose(*_before(model, batch.replace(history=history), live, rows, times), pending)
         own = own.to(history.dtype)

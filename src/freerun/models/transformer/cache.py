@@ -163,8 +163,9 @@ class Reading:
     def spread(self, x: Tensor) -> Tensor:
         """(n, heads, width) -> (rows, heads, longest count, width)."""
         if self.grid is not None:
-            # what stands in between is looked up by nobody
-            x = x.new_empty(self.shape[0] * self.shape[1], *x.shape[1:]).index_copy_(0, self.grid, x)
+            # what stands in between is looked up by nobody, but its NaN would reach the keys' gradient
+            made = x.new_zeros if torch.is_grad_enabled() else x.new_empty
+            x = made(self.shape[0] * self.shape[1], *x.shape[1:]).index_copy_(0, self.grid, x)
         return x.unflatten(0, self.shape).transpose(1, 2)
 
     def gather(self, x: Tensor) -> Tensor:
