@@ -277,7 +277,7 @@ def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
     deadline = time.monotonic() + 20
     while not (stubborn.log.read_text() and gentle.log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    pool.stop_all([stubborn, gentle], patience=0.5)
+    pool.stop_all([stubborn, gentle], patience=5.0)
     assert stubborn.process.returncode == -signal.SIGKILL
     assert gentle.process.returncode not in (None, 0)
     assert "KeyboardInterrupt" in gentle.log.read_text()

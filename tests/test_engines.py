@@ -8,13 +8,11 @@ from torch import nn
 
 import freerun as fr
 from builders import (
-    ForwardOnly,
     assert_same_gradients,
     gradients,
     language_model,
     prompted,
     ragged,
-    seq2seq,
     transformer,
 )
 from freerun import draws
@@ -234,82 +232,3 @@ def test_a_draft_follows_the_weights():
         assert torch.equal(drafted.fed.history, exact.fed.history)
         # a copy of older weights would have had most rows redone, at a forward each
         assert drafted.report["work"] <= exact.report["work"] + 3
-
-
-def test_with_dropout_a_draft_has_a_certifying_pass_of_its_own():
-    model, batch = transformer(dropout=0.3), ragged(time=9)
-    wanted = fr.scheduled_sampling(0.3, engine="step").transform(model, batch, STEP, KEY).history
-    outcome = fr.scheduled_sampling(0.3, engine="draft").run(model, batch, STEP, KEY)
-    assert torch.equal(outcome.fed.history, wanted)
-    assert outcome.report["certified"] == "fixed point"
-    assert model.training
-
-
-def test_what_an_engine_cannot_honour_is_refused_by_name():
-    batch = ragged()
-
-    def run(model, engine):
-        fr.scheduled_sampling(0.5, engine=engine).run(model, batch, STEP, KEY)
-
-    with pytest.raises(fr.UserError, match=r"engine='window' needs a model with .*advance and crop; RecurrentSeq2Seq"):
-        run(seq2seq(), "window")
-    with pytest.raises(fr.UserError, match=r"engine='step' needs a model with start.*ForwardOnly"):
-        run(ForwardOnly(seq2seq()), "step")
-    with pytest.raises(fr.UserError, match=r"needs a torch\.nn\.Module"):
-        run(seq2seq().forward, "draft")
-    with pytest.raises(fr.UserError, match=r"engine must be one of auto, step, jacobi, window, draft.*'speculative'"):
-        run(seq2seq(), "speculative")
-    coupled = transformer()
-    coupled.feed = nn.BatchNorm1d(3, track_running_stats=False)
-    with pytest.raises(fr.UserError, match=r"feed \(BatchNorm1d\) normalises over the batch in evaluation mode too"):
-        run(coupled, "jacobi")
-    routed = transformer()
-    routed.router = nn.Identity()
-    routed.router.expert_capacity = 8
-    with pytest.raises(fr.UserError, match=r"router \(Identity\) routes to experts of limited capacity"):
-        run(routed, "window")
-    for wrong in (lambda: fr.Window(0), lambda: fr.Draft(enough=1.0)):
-        with pytest.raises(fr.UserError, match=r"width must be|enough must lie"):
-            wrong()
-
-
-@pytest.mark.parametrize("engine", ["step", "jacobi", "window"])
-def test_no_logits_or_noise_for_positions_that_are_not_sampled(engine):
-    """A vocabulary of 20,000: neither logits nor Gumbel noise of batch x time x vocabulary are ever held."""
-    asked: list[int] = []
-
-    class Watched(fr.models.TransformerLM):
-        def head(self, hidden):
-            asked.append(hidden.shape[:-1].numel())
-            return super().head(hidden)
-
-    torch.manual_seed(0)
-    vocab, size, time = 20_000, 16, 64
-    model = Watched(vocab, size=8, layers=1, heads=1).eval()
-    ids = torch.randint(0, vocab, (size, time), generator=torch.Generator().manual_seed(1))
-    batch = fr.Batch(ids, ids, ids >= 0)
-    plan_size = []
-
-    class Noted(draws.Sample):
-        def noise(self, key, rows, positions, vocab):
-            plan_size.append(rows.numel())
-            return super().noise(key, rows, positions, vocab)
-
-    method = fr.scheduled_sampling(0.7, draw=Noted(coupling="gumbel"), engine=engine)
-    with torch.no_grad():
-        outcome = method.feed(model, batch, STEP, KEY)[1]
-    assert outcome["replaced"] > 250
-    assert max(asked) * vocab <= 2**22
-    assert max(plan_size) * vocab <= 2**22
-
-
-def test_auto_takes_the_measured_choice_and_the_same_entries():
-    batch = ragged(size=16, time=9)
-    for model, ratio, wanted in (
-        (transformer(), 0.75, "window"),
-        (seq2seq(), 0.75, "step"),
-        (ForwardOnly(transformer()), 0.75, "jacobi"),
-        (transformer(), 1.0, "none"),
-    ):
-        report = fr.scheduled_sampling(ratio).run(model, batch, STEP, KEY).report
-        assert report["engine"] == wanted

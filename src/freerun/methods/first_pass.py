@@ -69,7 +69,11 @@ def with_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batc
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
     """``with_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
     batch = without_nan(batch)
-    return with_gold_loss(method, outcome, outcome.outputs if not outcome.report["replaced"] else model(batch), batch)
+    if not outcome.report["replaced"]:
+        return with_gold_loss(method, outcome, outcome.outputs, batch)
+    more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
+    outcome = replace(outcome, report={**outcome.report, **more})
+    return with_gold_loss(method, outcome, model(batch), batch)
 
 
 def gold_weight_problems(weight: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from freerun.rollin import RollIn, certified_forward, differs_by_mode, draft_rol
 from freerun.rollin.engines import Draft, Engine, check_engine, resolve
 from freerun.rollin.modes import refuse_coupled_rows, uncached_autocast
 from freerun.rollin.plan import Plan
-from freerun.rollin.unrolled import Mixing
+from freerun.rollin.unrolled import Mixing, refuse_unrolling
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome
 
@@ -122,6 +122,9 @@ class ScheduledSampling(TransformMethod):
             outcome = self._certified(model, batch, step, key)
         else:
             outcome = super().run(model, batch, step, key)
+        if asked := float(outcome.report.get("gate_passes", 0)):
+            more = {name: float(outcome.report[name]) + asked for name in ("passes", "work")}
+            outcome = replace(outcome, report={**outcome.report, **more})
         return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
 
     def _certified(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
@@ -166,6 +169,7 @@ class ScheduledSampling(TransformMethod):
         cut = self._cut(batch)
         replaced = int(torch.count_nonzero(~keep))
         shared = encode_once(model, batch)
+        refuse_unrolling(model, self.engine)
         if replaced == 0:
             outputs, history, passes, exact = model(shared), batch.history, 0, True
         else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun.rollin.draft import draft_roll_in
-from freerun.rollin.engines import Draft, Engine, Window, chosen_engine
+from freerun.rollin.engines import Draft, Engine, Window, chosen_engine, refuse_engine
 from freerun.rollin.jacobi import jacobi_roll_in
 from freerun.rollin.modes import evaluating, refuse_coupled_rows, uncached_autocast
 from freerun.rollin.plan import Plan
@@ -73,6 +73,7 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> Ro
     Raises:
         UserError: the model lacks what the engine needs, couples the rows of a batch, or does not settle.
     """
+    refuse_engine(model, engine)
     if len(plan) == 0:
         return RollIn(batch.history, "none", 0, 0.0, "construction")
     refuse_coupled_rows(model)

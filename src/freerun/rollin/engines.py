@@ -11,7 +11,7 @@ from freerun.errors import UserError
 from freerun.rollin.plan import Plan
 from freerun.types import Batch, Cached, Stepper
 
-__all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engine", "resolve"]
+__all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engine", "refuse_engine", "resolve"]
 
 ENGINES = ("auto", "step", "jacobi", "window", "draft")
 
@@ -45,6 +45,8 @@ class Draft:
         model: what drafts: a dtype (a copy of the model in it, refreshed at every step), or any model of the same
             contract, on the same context.
         enough: the draft stops when a parallel pass changes no more than this share of the own entries.
+
+    A copy is kept as long as the model lives, with its forward hooks; a hook that holds the model keeps both alive.
 
     Raises:
         UserError: ``enough`` outside [0, 1), or a model that is neither; at the step, targets that are values.
@@ -93,8 +95,21 @@ def resolve(engine: Engine) -> Engine:
     return {"window": Window(), "draft": Draft()}.get(engine, engine) if isinstance(engine, str) else engine
 
 
+def refuse_engine(model: Any, engine: Engine) -> None:
+    """Refuse an engine that the model has not the methods for, by name.
+
+    Raises:
+        UserError: ``step`` without a Stepper, a window without a cache.
+    """
+    engine = resolve(engine)
+    if engine == "step" and not isinstance(model, Stepper):
+        raise UserError(_lacking("step", model, "start, embed, step, output and select"))
+    if isinstance(engine, Window) and not isinstance(model, Cached):
+        raise UserError(_lacking("window", model, "start, embed, step, output, select, head, advance and crop"))
+
+
 def chosen_engine(model: Any, batch: Batch, plan: Plan, engine: Engine) -> Engine:
-    """The engine to be used: ``auto`` decided, and an engine refused that the model has not the methods for.
+    """The engine to be used: ``auto`` decided.
 
     ``auto``: a model without the Stepper methods repeats parallel passes; a Stepper is stepped; over a cache the
     processor reads in windows, which compute every position once (measured in ``benchmarks/roll_in.py``: the
@@ -103,10 +118,6 @@ def chosen_engine(model: Any, batch: Batch, plan: Plan, engine: Engine) -> Engin
     of the entries are own (argued, not measured).
     """
     engine = resolve(engine)
-    if engine == "step" and not isinstance(model, Stepper):
-        raise UserError(_lacking("step", model, "start, embed, step, output and select"))
-    if isinstance(engine, Window) and not isinstance(model, Cached):
-        raise UserError(_lacking("window", model, "start, embed, step, output, select, head, advance and crop"))
     if engine != "auto":
         return engine
     if not isinstance(model, Cached):

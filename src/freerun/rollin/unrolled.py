@@ -14,7 +14,7 @@ from freerun.rollin.engines import Engine, resolve
 from freerun.rollin.modes import differs_by_mode
 from freerun.types import Batch, Stepper
 
-__all__ = ["Mixing", "unroll"]
+__all__ = ["Mixing", "refuse_unrolling", "unroll"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,26 @@ class Mixing:
         return torch.where(self.keep[:, at, None], self.gold[:, at], own)
 
 
+def refuse_unrolling(model: Any, engine: Engine) -> Engine:
+    """The engine, resolved; refused where it keeps no gradient or the model has not the methods for it.
+
+    Raises:
+        UserError: ``"window"`` or ``"draft"``, or ``"step"`` without a Stepper.
+    """
+    engine = resolve(engine)
+    if engine not in ("auto", "step", "jacobi") and not isinstance(engine, int):
+        raise UserError(
+            f"engine={engine!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
+            "gradient='none'"
+        )
+    if engine == "step" and not isinstance(model, Stepper):
+        raise UserError(
+            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
+            "a forward: use engine='auto' (parallel passes) or add the Stepper methods"
+        )
+    return engine
+
+
 def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") -> tuple[Tensor, Tensor, int, bool]:
     """Outputs and history with gradient, the extra passes it took, and whether the history is the sequential one.
 
@@ -56,18 +76,8 @@ def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") ->
         UserError: an engine that keeps no gradient, ``"step"`` without a Stepper, passes through dropout, or passes
             that do not settle.
     """
-    engine, stepped = resolve(engine), isinstance(model, Stepper)
-    if engine not in ("auto", "step", "jacobi") and not isinstance(engine, int):
-        raise UserError(
-            f"engine={engine!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
-            "gradient='none'"
-        )
-    if engine == "step" and not stepped:
-        raise UserError(
-            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
-            "a forward: use engine='auto' (parallel passes) or add the Stepper methods"
-        )
-    if engine == "step" or (engine == "auto" and stepped):
+    engine = refuse_unrolling(model, engine)
+    if engine == "step" or (engine == "auto" and isinstance(model, Stepper)):
         outputs, history = _by_steps(model, batch, mixing)
         return outputs, history, 0, True
     return _by_passes(model, batch, mixing, engine if isinstance(engine, int) else None)

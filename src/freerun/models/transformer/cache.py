@@ -26,12 +26,18 @@ class Absent:
     before: Tensor
 
     @classmethod
-    def of(cls, present: Tensor) -> Absent | None:
+    def of(cls, present: Tensor, rows: int) -> Absent | None:
         """From (rows, n) bool, True = this history entry is there; None where all are.
 
         Raises:
-            UserError: an entry is absent behind one that is there: only padding on the left needs to be said.
+            UserError: another shape or type, or an entry absent behind one that is there: only padding on the left
+                needs to be said.
         """
+        if present.dtype != torch.bool or present.dim() != 2 or present.shape[0] != rows:
+            raise UserError(
+                f"'present' must be ({rows}, n) bool, True = this history entry is there; got {tuple(present.shape)} "
+                f"{present.dtype}: use attention_mask.bool()"
+            )
         if bool(present.all()):
             return None
         if bool((present[:, :-1] & ~present[:, 1:]).any()):

@@ -89,4 +89,4 @@ class TransformerLM(CausalTransformer):
                 "TransformerLM needs Batch.context = None, or {'present': (batch, n) bool} with False for left "
                 f"padding; got {got}"
             )
-        return Seen(absent=Absent.of(context["present"]))
+        return Seen(absent=Absent.of(context["present"], batch.size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from freerun.errors import UserError
@@ -114,6 +115,11 @@ class TransformerSeq2Seq(CausalTransformer):
                 f"shape, bool}}; got {type(batch.context).__name__}"
             )
         mask = batch.context["source_mask"]
+        if mask.dtype != torch.bool or mask.shape != batch.context["source"].shape:
+            raise UserError(
+                f"source_mask must be bool and of the source's shape {tuple(batch.context['source'].shape)}; got "
+                f"{tuple(mask.shape)} {mask.dtype}: use source_mask.bool()"
+            )
         # a source that is not there at all: its padding stands in, as attention to nothing has no value
         mask = mask | ~mask.any(1, keepdim=True)
         memory = self.encoder(batch.context["source"], mask)
