@@ -81,7 +81,7 @@ def test_generate_from_a_file_and_from_standard_input(run, tmp_path, capsys, mon
     [
         (b"abc\nxyz\n", "words.txt:2: symbols 'x', 'y', 'z' were never seen in training"),
         (b"abc\n\xff\xfe\n", "words.txt:2: not UTF-8"),
-        (b"\n\n", "words.txt: holds no word"),
+        (b"\n\n", "words.txt: holds nothing to answer"),
     ],
 )
 def test_words_that_cannot_be_read(run, tmp_path, capsys, content, expected):

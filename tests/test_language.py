@@ -100,6 +100,9 @@ def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path: Path):
     assert "".join(found.parts[part] for part in ("train", "dev", "test")) == whole
     assert [len(found.parts[part]) for part in ("dev", "test")] == [15, 29]
     assert read_text(tmp_path / "b") == "\nab" * 20
+    for text in ("ab\ncd\n", "ab\n\n", "ab"):
+        (tmp_path / "c").write_bytes(text.encode("utf-16"))
+        assert read_text(tmp_path / "c", "utf-16") == text
     other = load_text([tmp_path / "a", tmp_path / "b"], TextOptions(length=5, dev=0.1, test=0.2))
     assert found.fingerprint != other.fingerprint
     assert found.header()[1].startswith("train: 102 characters, 49 windows of 4, one every 2")

@@ -217,6 +217,14 @@ def test_empty_lines_of_all_files_at_once(tmp_path):
     assert any("dropped: 2 lines with an empty side" in line for line in data.header())
 
 
+def test_another_encoding_reads_the_same_lines(tmp_path):
+    plain = load_parallel(write_parallel(tmp_path), ParallelOptions(subwords=300))
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_text().encode("utf-16"))
+    other = load_parallel(tmp_path, ParallelOptions(subwords=300, encoding="utf-16"))
+    assert other.fingerprint == plain.fingerprint
+
+
 def test_not_utf8_and_empty_file(tmp_path):
     folder = write_parallel(tmp_path)
     (folder / "train.de").write_bytes(b"mann\nm\xe4nner\n")

@@ -138,6 +138,35 @@ def test_a_pooled_score_that_is_a_ratio_is_that_ratio():
     assert (one.value, one.error) == pytest.approx((two.value, two.error), rel=1e-5)
 
 
+def test_bleu_without_a_single_four_gram_has_an_interval():
+    # what a model says in its first updates
+    random = np.random.default_rng(5)
+    arms: list[Pooled] = []
+    for _ in range(2):
+        parts = np.zeros((2, 60, 10))
+        parts[..., :2], parts[..., 6:] = 12, [12, 11, 10, 9]
+        parts[..., 2], parts[..., 3] = random.integers(0, 4, (2, 60)), random.integers(0, 2, (2, 60))
+        arms.append(Pooled(parts, bleu))
+    found = estimate(arms[0], arms[1], resampled_words(60))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert 0 < found.p_value <= 1
+    # a sentence with nothing right but as many words moves the score down
+    assert np.isfinite(arms[0].influence()).all()
+    assert arms[0].influence()[arms[0].parts[..., 2:6].sum(-1) == 0].max() < 0
+
+
+def test_resamples_without_anything_to_count_are_left_out():
+    part, whole = np.zeros((2, 3)), np.zeros((2, 3))
+    part[:, 0], whole[:, 0], whole[0, 1] = 1.0, 2.0, 1.0
+    ratio = Ratio(part, whole)
+    assert np.isnan(ratio.resampled(np.array([[0, 0, 3]], dtype=np.float32))).all()
+    found = estimate(ratio, None, resampled_words(3))
+    assert found.low is not None
+    assert found.low < found.value == pytest.approx((100 / 3 + 50) / 2)
+
+
 def test_bleu_from_sums_is_sacrebleus():
     metrics = pytest.importorskip("sacrebleu").metrics
     random = np.random.default_rng(4)

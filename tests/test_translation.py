@@ -201,6 +201,14 @@ def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert main(["generate", str(run), "--beams", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+    # one answer a line: what only str.splitlines takes for an end is none, and no line is left out silently
+    lines.write_bytes("\ufeffa man\u2028runs .\r\na dog\x85runs .\n".encode())
+    assert main(["generate", str(run), "--input", str(lines)]) == 0
+    assert capsys.readouterr().out.count("\n") == 2
+    lines.write_text("a man .\n\na dog .\n \n")
+    assert main(["generate", str(run), "--input", str(lines)]) == 2
+    said = capsys.readouterr().err
+    assert all(f"{lines}:{number}: the line is empty; expected a sentence" in said for number in (2, 4))
 
 
 def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):

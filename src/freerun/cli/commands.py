@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import json
 import sys
@@ -31,27 +32,31 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
     from freerun.config.load import answer, load_run
 
     loaded = load_run(run)
-    lines, places = _read_lines(lines_file)
+    lines, places = _read_lines(lines_file, blank=loaded.kind.aligned)
     if not lines:
-        raise UserError(f"{lines_file or 'standard input'}: holds no word; give one a line")
+        raise UserError(
+            f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"
+        )
     for line in answer(loaded, lines, places=places, beams=beams, length=length):
         print(line)
     return 0
 
 
-def _read_lines(path: Path | None) -> tuple[list[str], list[str]]:
-    """The lines that are not blank, and where each stands."""
+def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]]:
+    """The lines, blank ones only if wanted, and where each stands."""
     name = "standard input" if path is None else str(path)
     try:
         raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
     try:
-        lines = raw.decode("utf-8-sig").splitlines()
+        raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{name}:{line}: not UTF-8 at byte {error.start}\n  help: save it as UTF-8") from None
-    found = [(line, f"{name}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    # by bytes: what str.splitlines also takes for ends (U+2028, U+0085) may stand inside a sentence
+    lines = [line.decode() for line in raw.removeprefix(codecs.BOM_UTF8).splitlines()]
+    found = [(line, f"{name}:{number}") for number, line in enumerate(lines, start=1) if blank or line.strip()]
     return [line for line, _ in found], [place for _, place in found]
 
 

@@ -168,7 +168,7 @@ def _arms(
 
 
 def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) -> OverWords | None:
-    """A score of all seeds of an arm, from their items; None where they do not hold it."""
+    """A score of all seeds of an arm, from their items; None where they do not hold it, or nothing it counts."""
     rule = measure.items
     if rule is None or any(rule.part not in item for item in words[0]):
         return None
@@ -177,7 +177,8 @@ def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) 
         return Pooled(part, rule.pooled)
     if rule.whole is None:
         return Ratio(part, np.ones_like(part), rule.scale)
-    return Ratio(part, np.array([[float(item[rule.whole]) for item in items] for items in words]), rule.scale)
+    whole = np.array([[float(item[rule.whole]) for item in items] for items in words])
+    return Ratio(part, whole, rule.scale) if whole.any(1).all() else None
 
 
 def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

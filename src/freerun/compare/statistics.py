@@ -63,10 +63,10 @@ class Ratio:
         return self.scale * (self.part - share * self.whole) / self.whole.mean(1, keepdims=True)
 
     def resampled(self, counts: NDArray[np.float32]) -> Array:
-        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
+        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times; NaN where nothing is counted."""
         part = counts @ self.part.T.astype(np.float32)
         whole = counts @ self.whole.T.astype(np.float32)
-        return self.scale * part.astype(np.float64) / whole
+        return self.scale * part.astype(np.float64) / np.where(whole > 0, whole, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +99,12 @@ class Pooled:
         """(seeds, words) how each word moves its seed's score, to first order, times the words."""
         sums = self.parts.sum(1)
         # derivatives by central differences: scores are smooth, and bends (a brevity penalty) lie at single points
-        steps = 1e-4 * np.maximum(np.abs(sums), 1.0)[:, None, :] * np.eye(sums.shape[1])
+        sizes = np.abs(self.parts).sum(1)
+        steps = 1e-4 * np.where(sizes > 0, np.maximum(sizes, 1.0), 0.0)[:, None, :] * np.eye(sums.shape[1])
         around = sums[:, None, :]
-        slopes = (self.function(around + steps) - self.function(around - steps)) / (2 * steps.sum(2))
+        # a number that no word adds to moves nothing, and just below zero there may be no score
+        widths = np.where(sizes > 0, 2 * steps.sum(2), 1.0)
+        slopes = (self.function(around + steps) - self.function(around - steps)) / widths
         return self.shape[1] * np.einsum("swn,sn->sw", self.parts, slopes)
 
     def resampled(self, counts: NDArray[np.float32]) -> Array:
@@ -222,7 +225,8 @@ def _word_variance(score: OverWords, other: OverWords | None, counts: Sequence[N
         if other is not None:
             found = found - other.resampled(chunk)
         means.append(found.mean(1))
-    return float(np.concatenate(means).var(ddof=1))
+    # words that hold nothing to count (blocks without a whole word) may be all that is drawn
+    return float(np.nanvar(np.concatenate(means), ddof=1))
 
 
 def _interaction(score: OverWords, other: OverWords | None) -> float:

@@ -58,6 +58,11 @@ class TaskKind(Protocol):
         """The dev score that the best weights are chosen by, where a recipe does not say."""
         ...
 
+    @property
+    def aligned(self) -> bool:
+        """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
+        ...
+
     def scores(self) -> Mapping[str, Sequence[str]]:
         """Names of the scores of an evaluation, by side: what ``select`` may name."""
         ...

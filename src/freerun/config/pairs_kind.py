@@ -28,6 +28,7 @@ class PairsKind:
     models = ("recurrent", "transformer")
     evaluate: type[Any] = EvaluateSettings
     select = "per"
+    aligned = False
 
     def scores(self) -> Mapping[str, Sequence[str]]:
         """Those of ``evaluate_pairs``."""

@@ -29,6 +29,7 @@ class ParallelKind:
     models = ("transformer", "recurrent")
     evaluate: type[Any] = EvaluateSettings
     select = "bleu"
+    aligned = True
 
     def scores(self) -> Mapping[str, Sequence[str]]:
         """Those of ``evaluate_translations``."""

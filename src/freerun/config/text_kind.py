@@ -30,6 +30,7 @@ class TextKind:
     models = ("transformer_lm",)
     evaluate: type[Any] = TextEvaluate
     select = "teacher_forced_bits_per_character"
+    aligned = False
 
     def scores(self) -> Mapping[str, Sequence[str]]:
         """Those of ``evaluate_text``."""

@@ -78,7 +78,9 @@ def _decode_whole(path: Path, raw: bytes, encoding: str) -> tuple[list[Line], li
         raise UserError(
             f"{path}: is not {encoding}: wrong at byte {error.start} of the file; set the right encoding"
         ) from None
-    return list(enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), start=1)), []
+    lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
+    # the end of the last line begins no other, as in bytes.splitlines
+    return list(enumerate(lines if lines[-1] else lines[:-1], start=1)), []
 
 
 def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeError) -> str:
