@@ -186,6 +186,9 @@ def test_a_text_is_compared_by_what_is_told_gold_and_shows_its_own_values(tmp_pa
     metrics = {entry["metric"]: entry["mean"] for entry in results["summary"] if entry["method"] == ARMS[0].label}
     assert metrics["teacher_forced.bits_per_character"] == pytest.approx(40.2 / 20 / 0.693147, abs=0.01)
     assert metrics["free_running.novel_words"] == 25
+    # a model that parrots its training text has none, and the text itself has some: neither less nor more is better
+    compared = {line["metric"] for line in results["comparisons"]}
+    assert compared == {"teacher_forced.bits_per_character", "free_running.trigram_divergence"}
     console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(table(results))
     text = console.export_text()
