@@ -299,8 +299,16 @@ def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path: Path, data_kind
 
 def test_keys_and_scores_of_another_task_are_refused(run: Path):
     recipe = run.parent / "tiny.toml"
-    with pytest.raises(UserError, match="`select` must be one of trigram_divergence, novel_words"):
-        load_recipe(recipe, ["train.select=per"])
+    fit = "trigram_divergence (free-running), " + ", ".join(
+        f"teacher_forced_{name}" for name in SCORES["teacher_forced"]
+    )
+    # constants, and shares that can be too small, choose no weights
+    for name in ("per", "text_trigram_divergence", "novel_words", "free_running_repetition"):
+        with pytest.raises(UserError) as caught:
+            load_recipe(recipe, [f"train.select={name}"])
+        assert f"`select` must be one of {fit}; got {name!r}" in str(caught.value)
+    for name in ("free_running_trigram_divergence", "teacher_forced_loss"):
+        assert load_recipe(recipe, [f"train.select={name}"]).train.select == name
     with pytest.raises(UserError, match=r"unknown key `beams` in \[evaluate\]"):
         load_recipe(recipe, ["evaluate.beams=2"])
     with pytest.raises(UserError, match="`path` is missing: the text file"):

@@ -244,7 +244,8 @@ def test_what_a_recipe_may_say(tmp_path):
         "data.subwords=9": "`subwords` must be at least 258; got 9",
         'data.train=["a"]': "train must be two files, [source, target]; got ['a']",
         "data.target=en": "source and target must be how different files end",
-        "train.select=per": "`select` must be one of bleu, chrf, length_ratio",
+        "train.select=per": "`select` must be one of bleu, chrf (free-running), teacher_forced_loss, ",
+        "train.select=length_ratio": "got 'length_ratio'",
     }.items():
         with pytest.raises(UserError) as caught:
             load_recipe(path, [change])

@@ -59,12 +59,13 @@ class TaskKind(Protocol):
         ...
 
     @property
-    def aligned(self) -> bool:
-        """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
+    def selectable(self) -> tuple[str, ...]:
+        """What ``train.select`` may name: the scores of an evaluation of which more, or less, is always better."""
         ...
 
-    def scores(self) -> Mapping[str, Sequence[str]]:
-        """Names of the scores of an evaluation, by side: what ``select`` may name."""
+    @property
+    def aligned(self) -> bool:
+        """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
         ...
 
     def reported(self) -> Reported:

@@ -28,13 +28,11 @@ class PairsKind:
     models = ("recurrent", "transformer")
     evaluate: type[Any] = EvaluateSettings
     select = "per"
+    selectable = (
+        "per", "wer", "sequence_accuracy", "teacher_forced_loss", "teacher_forced_token_accuracy",
+        "teacher_forced_sequence_accuracy", "teacher_forced_per", "teacher_forced_wer",
+    )  # fmt: skip
     aligned = False
-
-    def scores(self) -> Mapping[str, Sequence[str]]:
-        """Those of ``evaluate_pairs``."""
-        from freerun.training.evaluation import SCORES
-
-        return SCORES
 
     def reported(self) -> Reported:
         """PER and WER, free-running first."""

@@ -29,13 +29,9 @@ class ParallelKind:
     models = ("transformer", "recurrent")
     evaluate: type[Any] = EvaluateSettings
     select = "bleu"
+    # of length_ratio neither more nor less is better
+    selectable = ("bleu", "chrf", "teacher_forced_loss", "teacher_forced_token_accuracy")
     aligned = True
-
-    def scores(self) -> Mapping[str, Sequence[str]]:
-        """Those of ``evaluate_translations``."""
-        from freerun.training.translation import SCORES
-
-        return SCORES
 
     def reported(self) -> Reported:
         """BLEU, free-running, first."""

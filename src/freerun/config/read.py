@@ -146,12 +146,12 @@ def _seed(source: Source, value: Any) -> int:
 def _check_select(source: Source, task: TaskKind) -> None:
     from freerun.training.task import full_name
 
-    select, scores = _get(source.table, "train", "select"), task.scores()
-    names = [f"{side}_{name}" for side, found in scores.items() for name in found]
+    select = _get(source.table, "train", "select")
+    names = [full_name(name) for name in task.selectable]
     if not isinstance(select, str) or full_name(select) in names:
         return
-    short = list(scores["free_running"])
-    told = [name for name in names if name.startswith("teacher_forced_")]
+    told = [name for name in task.selectable if name.startswith("teacher_forced_")]
+    short = [name for name in task.selectable if name not in told]
     near = nearest(select, [*short, *names])
     source.add(
         ("train", "select"),
