@@ -315,6 +315,22 @@ def test_keys_and_scores_of_another_task_are_refused(run: Path):
         load_recipe(recipe, ["data.path=none"])
 
 
+def test_too_few_positions_are_told_before_anything_is_made(run: Path, tmp_path: Path, capsys):
+    recipe = run.parent / "tiny.toml"
+    # just enough: what is told in training, scored and gone on from
+    run_recipe(load_recipe(recipe, ["model.longest=9"]), tmp_path / "fine", progress=False)
+    assert len(answer(load_run(tmp_path / "fine"), ["the dog ran to the"], length=30)[0]) == 49
+    compared = tmp_path / "compared.toml"
+    compared.write_text(recipe.read_text() + '[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n')
+    for command in (["train", str(recipe)], ["compare", str(compared)]):
+        out = tmp_path / command[0]
+        assert main([*command, "--set", "model.longest=8", "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert "model.longest = 8 is too small: a window has data.length = 8 characters and one before them" in said
+        assert "help: --set model.longest=9" in said
+        assert not out.exists()
+
+
 def test_pairs_train_on_a_transformer_too(tmp_path: Path):
     (tmp_path / "r.toml").write_text(
         '[data]\nkind = "toy"\ntrain = 40\ndev = 4\ntest = 4\n[model]\nkind = "transformer"\nsize = 8\nlayers = 1\n'
@@ -323,6 +339,9 @@ def test_pairs_train_on_a_transformer_too(tmp_path: Path):
     )
     run_recipe(load_recipe(tmp_path / "r.toml"), tmp_path / "run", progress=False)
     assert len(answer(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
+    with pytest.raises(UserError, match="longest = 5 is too small: free running may say the 8 symbols") as caught:
+        run_recipe(load_recipe(tmp_path / "r.toml", ["model.longest=5"]), tmp_path / "other")
+    assert "so 14 positions are needed" in str(caught.value)
 
 
 def test_windows_overlap_so_that_characters_are_predicted_twice(data: TextData):

@@ -15,6 +15,7 @@ from freerun.compare.run import compare
 from freerun.config import load_recipe
 from freerun.config.kinds import task_of
 from freerun.config.load import load_run
+from freerun.config.run import run_recipe
 from freerun.data import ParallelOptions, load_parallel
 from freerun.errors import UserError
 from freerun.generate import generate
@@ -224,6 +225,34 @@ def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):
     other = json.loads(capsys.readouterr().out)
     assert other["teacher_forced"] == own["teacher_forced"]
     assert main(["check", str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("margin", "split", "words"),
+    [
+        (
+            4,
+            {},
+            "free running may say the {longest} symbols of the longest training target, evaluate.length_margin = 4",
+        ),
+        (0, {"test": [("a man", "ein mann " * 9)]}, "the longest target has "),
+        (0, {"dev": [("a man " * 9, "ein mann")]}, "the longest source has "),
+    ],
+)
+def test_positions_are_those_that_the_data_and_free_running_need(tmp_path, margin, split, words):
+    folder = write_parallel(tmp_path / "data", **split)
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("PATH", str(folder)))
+    overrides = [f"evaluate.length_margin={margin}", "train.updates=1"]
+    with pytest.raises(UserError) as caught:
+        run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, "model.longest=1"]), tmp_path / "run")
+    longest = load_parallel(folder, ParallelOptions(subwords=290)).coder.longest
+    assert f"model.longest = 1 is too small: {words.format(longest=longest)}" in str(caught.value)
+    needed = int(str(caught.value).rsplit("=", 1)[1])
+    with pytest.raises(UserError, match=f"so {needed} positions are needed"):
+        run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.longest={needed - 1}"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fine = load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.longest={needed}"])
+    assert run_recipe(fine, tmp_path / "run", progress=False)["finished"]
 
 
 def test_compare_pairs_sentences(recipe, tmp_path):

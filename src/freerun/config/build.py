@@ -25,7 +25,7 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
     The weights are drawn under ``fold(seed, "init")``: runs with one seed and model begin equal, whatever their method.
 
     Raises:
-        UserError: data that cannot be read, a measured rate that is gone.
+        UserError: data that cannot be read, a model with fewer positions than they need, a measured rate that is gone.
     """
     from freerun.types import Step
 
@@ -53,16 +53,34 @@ def build_task(recipe: Recipe, data: Any) -> RecipeTask:
 
 
 def build_model(recipe: Recipe, data: Any) -> Module:
-    """The untrained model of a recipe for some data."""
+    """The untrained model of a recipe for some data.
+
+    Raises:
+        UserError: the model has fewer positions than the data need.
+    """
     import torch
 
     from freerun.keys import fold
     from freerun.models import MODELS
 
+    _check_positions(recipe, data)
     arguments = {each.name: getattr(recipe.model, each.name) for each in fields(recipe.model)}
     kind = MODELS[arguments.pop("kind")]
     torch.manual_seed(fold(recipe.seed, "init"))
     return kind(*task_of(recipe.data).sizes(data), **arguments)
+
+
+def _check_positions(recipe: Recipe, data: Any) -> None:
+    """Refuse a model that would run out of positions, maybe hours later at the test."""
+    longest = getattr(recipe.model, "longest", None)
+    if longest is None:
+        return
+    needed, words = task_of(recipe.data).positions(data, recipe.evaluate)
+    if longest < needed:
+        raise UserError(
+            f"model.longest = {longest} is too small: {words}, so {needed} positions are needed"
+            f"\n  help: --set model.longest={needed}"
+        )
 
 
 def check_model_arguments(settings: Any) -> None:

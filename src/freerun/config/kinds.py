@@ -84,6 +84,13 @@ class TaskKind(Protocol):
         """Vocabulary sizes: the first arguments of a model's class."""
         ...
 
+    def positions(self, data: Any, settings: Any) -> tuple[int, str]:
+        """How many positions a model that has so many and no more needs for the data, and what needs them, in words.
+
+        ``settings`` is the ``[evaluate]`` section.
+        """
+        ...
+
     def frequencies(self, data: Any) -> tuple[float, ...]:
         """How often each target symbol stands in the training targets."""
         ...

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from freerun.training.reported import Reported
     from freerun.types import Batch
 
-__all__ = ["PairsKind", "scoring"]
+__all__ = ["PairsKind", "positions_for", "scoring"]
 
 
 class PairsKind:
@@ -72,6 +72,12 @@ class PairsKind:
     def sizes(self, data: PairData) -> tuple[int, ...]:
         """Of source and target."""
         return len(data.source_vocab), len(data.target_vocab)
+
+    def positions(self, data: PairData, settings: EvaluateSettings) -> tuple[int, str]:
+        """For every source, every target with its end, and what free running may say."""
+        flat = [pair for split in data.splits.values() for pair in split.flat()]
+        sides = max(len(source) for source, _ in flat), max(len(target) for _, target in flat)
+        return positions_for(sides, data.coder.longest, settings.length_margin)
 
     def frequencies(self, data: PairData) -> tuple[float, ...]:
         """The end symbol counts once in each target."""
@@ -128,6 +134,27 @@ class PairsKind:
             return [tuple(symbols[i] for i in row[: 3 + number]) for number, row in enumerate(drawn)]
 
         return coder.pair_batch(strings(sources, 1), strings(targets, 2))
+
+
+def positions_for(sides: tuple[int, int], longest: int, margin: int) -> tuple[int, str]:
+    """How many positions an encoder-decoder needs, and what needs them.
+
+    Args:
+        sides: longest source and longest target of any split, without end symbol.
+        longest: the longest training target, without end symbol.
+        margin: free running may say so many symbols more.
+    """
+    source, target = sides
+    needs = [
+        (source, f"the longest source has {source} symbols"),
+        (target + 1, f"the longest target has {target} symbols and an end"),
+        (
+            longest + margin + 1,
+            f"free running may say the {longest} symbols of the longest training target, evaluate.length_margin = "
+            f"{margin} more and an end",
+        ),
+    ]
+    return max(needs)
 
 
 def scoring(settings: EvaluateSettings, *, words: int | None = None) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.data_sections import ParallelData as ParallelSection
-from freerun.config.pairs_kind import scoring
+from freerun.config.pairs_kind import positions_for, scoring
 from freerun.config.recipe import EvaluateSettings
 from freerun.errors import UserError
 
@@ -70,6 +70,10 @@ class ParallelKind:
     def sizes(self, data: ParallelData) -> tuple[int, ...]:
         """Of source and target, which share their subwords."""
         return data.coder.sizes
+
+    def positions(self, data: ParallelData, settings: EvaluateSettings) -> tuple[int, str]:
+        """For every source, every target with its end, and what free running may say, in subwords."""
+        return positions_for(data.longest_sides, data.coder.longest, settings.length_margin)
 
     def frequencies(self, data: ParallelData) -> tuple[float, ...]:
         """The end symbol counts once in each target."""

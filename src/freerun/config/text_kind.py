@@ -71,6 +71,11 @@ class TextKind:
         """Of the characters."""
         return (len(data.coder),)
 
+    def positions(self, data: TextData, settings: TextEvaluate) -> tuple[int, str]:
+        """A window's, in training, scoring and going on alike: what is told is cut to ``length``."""
+        length = data.options.length
+        return length + 1, f"a window has data.length = {length} characters and one before them"
+
     def frequencies(self, data: TextData) -> tuple[float, ...]:
         """Of the training part."""
         return data.frequencies

@@ -142,6 +142,15 @@ class ParallelData:
         """Target length of every training pair in subwords, end symbol included."""
         return self._ragged[1].lengths.tolist()
 
+    @cached_property
+    def longest_sides(self) -> tuple[int, int]:
+        """Subwords of the longest source and of the longest target of any split, without the end symbol."""
+        others = [self.splits[split] for split in SPLITS if split != "train"]
+        sources = [len(ids) for each in others for ids in self.subwords.encode(each.sources)]
+        targets = [len(ids) for each in others for ids in self.subwords.encode(each.targets)]
+        source, target = (int(ragged.lengths.max()) for ragged in self._ragged)
+        return max(source, *sources), max(target - 1, *targets)
+
     @property
     def frequencies(self) -> tuple[float, ...]:
         """How often each target id stands in the training targets; the end symbol once in each."""
