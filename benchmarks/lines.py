@@ -147,13 +147,16 @@ def _told(taken: Taken, price: float | None) -> dict[str, Any]:
 
 
 def _agreement(taken: Mapping[str, Taken], engines: Mapping[str, tuple[Any, Sample]]) -> dict[str, int]:
-    """Entries in which engines of one coupling differ from the first of them, over all repetitions."""
+    """Own entries at which an engine parts from the first one of its coupling, over all repetitions.
+
+    Counted is the first in a row: what follows was said after another history.
+    """
     differing = compared = 0
     for draw in (Sample(), GUMBEL):
         first, *others = [taken[name] for name, (_, own) in engines.items() if own == draw and not taken[name].failed]
         for other in others:
             for (report, history), (_, same) in zip(first.outcomes, other.outcomes, strict=True):
-                differing += int((history != same).sum())
+                differing += int((history != same).any(1).sum())
                 compared += int(report["replaced"])
     return {"compared_entries": compared, "differing_entries": differing}
 

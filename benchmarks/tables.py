@@ -18,6 +18,8 @@ def sections(measured: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Table
         title = f"{first['model']}, {size(first)}, weights: {first['weights']}"
         found.append((f"{title}: price", prices_table(group)))
         found.append((f"{title}: passes (work in forwards)", counts_table(group)))
+    if measured["lines"]:
+        found.append(("own entries that two passes get wrong (inverse CDF / Gumbel)", wrong_table(measured["lines"])))
     if measured["slow"]:
         found.append(("a forward of the full prefix for every position", slow_table(measured["slow"])))
     if measured["dropout"]:
@@ -42,27 +44,25 @@ def size(line: dict[str, Any]) -> str:
 def prices_table(group: Sequence[dict[str, Any]]) -> Table:
     """Prices, by ratio."""
     engines = [name for name in group[0]["engines"] if name not in ("auto", "two passes")]
-    head = [
-        "ratio",
-        "auto",
-        "it took",
-        "whole step",
-        *engines,
-        "by hand",
-        "two passes",
-        "of its entries wrong",
-        "auto / best",
-    ]
+    head = ["ratio", "auto", "it took", *engines, "by hand", "two passes", "auto / best", "whole step, auto"]
     rows: list[list[str]] = []
     for each in group:
-        own = [_price(each["engines"][name]) for name in engines]
-        wrong = " / ".join(f"{100 * share:.1f} %" for share in each["two_passes_wrong"].values())
-        rows.append([
-            f"{each['teacher_forcing_ratio']:g}", f"{each['price']:.2f}", each["engine"],
-            f"{each['training_step_price']:.2f}", *own, f"{each['hand_written_price']:.2f}",
-            _price(each["engines"]["two passes"]), wrong, f"{each['auto_over_best']:.2f}",
-        ])  # fmt: skip
+        own = [_price(each["engines"][name]) for name in (*engines, "two passes")]
+        own.insert(-1, f"{each['hand_written_price']:.2f}")
+        last = [f"{each[name]:.2f}" for name in ("auto_over_best", "training_step_price")]
+        rows.append([f"{each['teacher_forcing_ratio']:g}", f"{each['price']:.2f}", each["engine"], *own, *last])
     return head, rows
+
+
+def wrong_table(lines: Sequence[dict[str, Any]]) -> Table:
+    """What two passes get wrong, by case and ratio: inverse CDF / Gumbel."""
+    ratios = sorted({each["teacher_forcing_ratio"] for each in lines}, reverse=True)
+    rows: list[list[str]] = []
+    for group in _grouped(lines):
+        by_ratio = {each["teacher_forcing_ratio"]: each["two_passes_wrong"].values() for each in group}
+        told = [" / ".join(f"{100 * share:.1f} %" for share in by_ratio.get(ratio, ())) or "-" for ratio in ratios]
+        rows.append([group[0]["model"], size(group[0]), group[0]["weights"], *told])
+    return ["model", "size", "weights", *[f"ratio {ratio:g}" for ratio in ratios]], rows
 
 
 def counts_table(group: Sequence[dict[str, Any]]) -> Table:

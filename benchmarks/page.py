@@ -1,0 +1,135 @@
+"""The tables and the figure of docs/engines.md: measured, or written anew from what was measured before.
+
+With --run everything is measured and kept in benchmarks/measured.json (about half an hour on one core); without, the
+page is written from that file. Text outside of the marked places of the page is left as it is.
+
+Run: python benchmarks/page.py --run LANGUAGE_MODEL_RUN --run TRANSLATION_RUN
+     python benchmarks/page.py             writes the page again
+     python benchmarks/page.py --check     exit code 1 where the page is not what was measured
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import parts
+import passes
+import roll_in
+import tables
+from cases import case_of_run
+from lines import native_bfloat16
+from passes_figure import figure
+
+ROOT = Path(__file__).parent.parent
+PAGE, FIGURE = ROOT / "docs" / "engines.md", ROOT / "docs" / "passes.svg"
+MEASURED = Path(__file__).parent / "measured.json"
+WHAT = ("lines", "random", "passes", "parts")
+
+
+def measure(
+    runs: Sequence[str], before: dict[str, Any], what: Sequence[str], repetitions: int | None
+) -> dict[str, Any]:
+    """What was measured before with what is asked for measured anew.
+
+    Args:
+        runs: folders; the first is of a language model, whose passes are counted and whose price is taken apart.
+        before: from ``measured.json``.
+        what: out of ``WHAT``: the runs' prices, those of random weights, passes, parts.
+        repetitions: of prices.
+    """
+    found = dict(before)
+    given = ["--repetitions", str(repetitions)] if repetitions else []
+    if "lines" in what:
+        found["trained"] = roll_in.measure(roll_in.arguments_of([*_flags(runs), *given]))
+    if "random" in what:
+        found["random"] = roll_in.measure(roll_in.arguments_of(given))
+    if "passes" in what:
+        model, about, batches = passes.windows_of_run(runs[0], passes.LENGTHS, rows=32, batches=1)
+        found["passes"] = passes.counted(model.eval(), batches)
+        found["passes_of"] = f"{about}; batches of 32 rows of its dev text"
+    if "parts" in what:
+        found["parts"] = parts.shares(case_of_run(runs[0], 1), repetitions=5)
+    return {**found, "machine": _machine()}
+
+
+def _flags(runs: Sequence[str]) -> list[str]:
+    return [word for run in runs for word in ("--run", run)]
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (found := re.search(r"^model name\s*: (.*)$", info.read_text("utf-8"), re.MULTILINE)):
+        name = found[1].strip()
+    bfloat16 = "with" if native_bfloat16("cpu") else "without"
+    return f"{name}, {bfloat16} native bfloat16, one thread, torch {torch.__version__}"
+
+
+def written(page: str, measured: dict[str, Any]) -> str:
+    """The page with its marked places filled."""
+    every = {name: [*measured["trained"][name], *measured["random"][name]] for name in ("lines", "slow", "dropout")}
+    places = {
+        "machine": f"Measured on: {measured['machine']}.\n",
+        "prices": _sections(every, "price"),
+        "counts": _sections(every, "passes"),
+        "others": _sections(every, ""),
+        "passes": f"Counted on {measured['passes_of']}.\n\n" + tables.markdown(passes.table(measured["passes"])),
+        "parts": tables.markdown(parts.parts_table(measured["parts"])),
+    }
+    for name, text in places.items():
+        mark = re.compile(rf"(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        page = mark.sub(lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page)
+    return page
+
+
+def _sections(every: dict[str, list[dict[str, Any]]], which: str) -> str:
+    """Tables of prices, of passes, or the others; ``tables.sections`` names them."""
+    told: list[str] = []
+    for title, table in tables.sections(every):
+        name, _, kind = title.rpartition(": ")
+        if (kind.split(" ")[0] if kind in ("price", "passes (work in forwards)") else "") == which:
+            told.append(f"**{name if which else title}**\n\n{tables.markdown(table)}")
+    return "\n".join(told)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure and write, write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="append", default=[], help="finished runs, a language model's first")
+    parser.add_argument("--only", default=",".join(WHAT), help=f"what to measure, with commas: {', '.join(WHAT)}")
+    parser.add_argument("--repetitions", type=int)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args(given)
+    torch.set_num_threads(1)
+    measured: dict[str, Any] = json.loads(MEASURED.read_text("utf-8")) if MEASURED.exists() else {}
+    if arguments.run:
+        measured = measure(arguments.run, measured, arguments.only.split(","), arguments.repetitions)
+        MEASURED.write_text(_json(measured), encoding="utf-8")
+    page = PAGE.read_text("utf-8")
+    wanted = written(page, measured)
+    if arguments.check:
+        if wanted != page:
+            print(f"{PAGE.name} is not what {MEASURED.name} says: run python benchmarks/page.py", file=sys.stderr)
+        return int(wanted != page)
+    PAGE.write_text(wanted, encoding="utf-8")
+    FIGURE.write_text(figure(measured["passes"]), encoding="utf-8")
+    return 0
+
+
+def _json(measured: dict[str, Any]) -> str:
+    """One line an object, so that a change can be read."""
+    text = json.dumps(measured, indent=1)
+    return re.sub(r"\n {3,}|\n {2}(?=[\]}])", " ", text) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The measuring scripts run, on tiny shapes; no time is asserted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import torch
+
+import freerun as fr
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script as running it would."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def test_the_price_list_of_every_kind_of_model(script, capsys):
+    script("roll_in").main(["--json", "--preset", "tiny", "--ratios", "0.5", "--repetitions", "1"])
+    found = json.loads(capsys.readouterr().out)
+    lines = [each for each in found if "price" in each]
+    assert [each["model"] for each in lines] == ["lstm-attention", "encoder-decoder", "decoder-only"]
+    # the keys of the first version
+    old = {"model", "hidden", "batch", "time", "vocab", "teacher_forcing_ratio", "engine", "price"}
+    old |= {"hand_written_price", "training_step_price", "extra_model_calls"}
+    for each in lines:
+        assert old <= each.keys()
+        assert each["differing_entries"] == 0
+        assert each["compared_entries"] > 0
+        assert all("failed" not in told for told in each["engines"].values())
+        assert each["engines"]["two passes"]["certified"] == "no"
+    assert {each["dropout"] for each in found if "dropout" in each} == {0.1}
+    assert len([each for each in found if "full_prefix" in each]) == 2
+
+
+def test_autocast_and_markdown(script, capsys):
+    """The path that a GPU takes, but for the device."""
+    given = ["--preset", "tiny", "--models", "decoder", "--ratios", "0.5", "--repetitions", "1", "--amp", "--markdown"]
+    script("roll_in").main([*given, "--dropout", "0"])
+    out = capsys.readouterr().out
+    assert "| ratio | auto | it took | step |" in out
+    assert "auto / best engine, worst of all" in out
+
+
+def test_without_a_gpu_the_device_is_refused(script):
+    if torch.cuda.is_available():
+        return
+    with pytest.raises(SystemExit):
+        script("roll_in").arguments_of(["--device", "cuda"])
+
+
+def test_passes_are_counted_and_drawn(script, tmp_path, capsys):
+    passes = script("passes")
+    model, _, batches = passes.random_windows([4, 8], 2, 1)
+    found = passes.counted(model.eval(), batches, [0.5, 0.0])
+    assert len(found) == 3 * 2 * 2
+    # at ratio 0 a row of T own entries: as many calls as a window of one reads, at most one pass more than entries
+    for one in found:
+        if one["teacher_forcing_ratio"] == 0:
+            assert one["window_1_calls"] == one["time"] - 1
+            assert one["jacobi_calls"] <= one["time"] + 1
+    root = ElementTree.fromstring(script("passes_figure").figure(found))
+    assert root.find("{http://www.w3.org/2000/svg}title") is not None
+    texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"T 4", "T 8", "greedy", "parallel passes"} <= texts
+
+
+def test_parts_sum_up_and_leave_the_library_as_it_was(script, capsys):
+    before = torch.nn.functional.scaled_dot_product_attention, fr.models.TransformerLM.head
+    script("parts").main(["--preset", "tiny", "--repetitions", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]["what"] == "one forward without gradient"
+    assert all(value >= 0 for one in found for value in one["parts"].values())
+    assert (torch.nn.functional.scaled_dot_product_attention, fr.models.TransformerLM.head) == before
+
+
+def test_the_hand_written_loops_are_the_library_at_ratio_one(script):
+    """With gold everywhere a loop and teacher forcing are the same loss; float32, so to rounding."""
+    loops, cases = script("loops"), script("cases")
+    shape = cases.PRESETS["tiny"]
+    recurrent = cases.random_case("lstm-attention", shape["lstm-attention"][0])
+    both = [cases.random_case(kind, shape[kind][0]) for kind in ("encoder-decoder", "decoder-only")]
+    pairs = [(recurrent, loops.recurrent_loop), *[(case, loops.cached_loop) for case in both]]
+    pairs += [(case, lambda m, b, r: loops.full_prefix_loop(m, b, r, True)) for case in both]
+    for case, loop in pairs:
+        batch = case.decoder[0]
+        gold = fr.teacher_forcing()(case.model, batch)
+        assert loop(case.model, batch, 1.0).item() == pytest.approx(gold.item(), 1e-5)
+
+
+def test_replayed_masks_settle_on_what_the_training_forward_says(script):
+    loops, cases = script("loops"), script("cases")
+    case = cases.random_case("decoder-only", cases.PRESETS["tiny"]["decoder-only"][0]).with_dropout(0.3)
+    outcome = loops.replayed_masks(case.model, case.decoder[0], 0.25, 7)
+    # the outputs that are differentiated choose the very entries that were fed, dropout and all
+    noise = fr.draws.Sample(coupling="gumbel")
+    rows, times = (outcome.fed.history != case.decoder[0].history).nonzero(as_tuple=True)
+    key = fr.keys.fold(7, "draw", 0)
+    chosen = noise.choose(outcome.outputs[rows, times], noise.noise(key, rows, times, outcome.outputs.shape[-1]))
+    assert len(rows) > 3
+    assert torch.equal(chosen, outcome.fed.history[rows, times])
+
+
+def test_a_run_is_measured_on_its_own_batches(script, tmp_path):
+    from freerun.config import load_recipe
+    from freerun.config.run import run_recipe
+
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 60, encoding="utf-8")
+    changes = {"data.path": text, "data.length": 12, "data.stride": 6, "model.size": 16, "model.layers": 1}
+    changes |= {"model.heads": 2, "train.updates": 2, "train.warmup": 1, "train.evaluate_every": 2}
+    changes |= {"train.batch_size": 4, "train.evaluate_words": 1, "evaluate.block": 16}
+    recipe = load_recipe("char-lm", [f"{key}={value}" for key, value in changes.items()])
+    run_recipe(recipe, tmp_path / "run", progress=False)
+    case = script("cases").case_of_run(tmp_path / "run", 2)
+    assert (case.kind, case.facts["time"], len(case.batches)) == ("decoder-only", 13, 2)
+    assert case.weights == "char-lm, 2 updates"
+    _, about, batches = script("passes").windows_of_run(str(tmp_path / "run"), [4, 8], 2, 1)
+    assert about == "char-lm, 2 updates on windows of 12"
+    assert batches[8][0].targets.shape == (2, 8)
