@@ -16,7 +16,7 @@ from freerun.config.load import answer, evaluate_run, load_run, trial_batch
 from freerun.config.run import run_recipe
 from freerun.data import TextCoder, TextData, TextOptions, load_text, read_text
 from freerun.draws import resolve
-from freerun.errors import UserError
+from freerun.errors import CheckpointError, UserError
 from freerun.keys import fold
 from freerun.models import TransformerLM
 from freerun.training.language import SCORES, TextSettings, TextTask, evaluate_text, go_on
@@ -266,6 +266,22 @@ def test_a_saved_run_is_loaded_scored_and_checked(run: Path, text_file: Path, ca
     assert "ok              causal" in capsys.readouterr().out
 
 
+def test_a_file_to_score_on_is_read_as_the_runs_own_data(run: Path, tmp_path: Path):
+    story = tmp_path / "story.txt"
+    story.write_bytes(TEXT.replace("cat", "k\u00e4t").encode("latin-1"))
+    overrides = [f"data.path={story}", "data.encoding=latin-1", "train.updates=1"]
+    run_recipe(load_recipe(run.parent / "tiny.toml", overrides), tmp_path / "run", progress=False)
+    loaded = load_run(tmp_path / "run")
+    assert evaluate_run(loaded, story)["characters"] == len(TEXT)
+    # what the model says is compared with the training text, so that --data is no way out
+    story.write_bytes(story.read_bytes()[:-1])
+    for data in (None, story):
+        with pytest.raises(CheckpointError, match="its data have changed") as caught:
+            evaluate_run(loaded, data)
+        assert "help: give the old files back: what the model says is compared with the words" in str(caught.value)
+        assert "--data" not in str(caught.value)
+
+
 def test_generate_goes_on_line_by_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     (tmp_path / "prompts").write_text("the dog \n\ngoes,\\nso\n", encoding="utf-8")
     assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--length", "30"]) == 0
@@ -339,6 +355,20 @@ def test_pairs_train_on_a_transformer_too(tmp_path: Path):
     )
     run_recipe(load_recipe(tmp_path / "r.toml"), tmp_path / "run", progress=False)
     assert len(answer(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
+    run_recipe(load_recipe(tmp_path / "r.toml", ["model.longest=14"]), tmp_path / "tight", progress=False)
+    with pytest.raises(UserError) as caught:
+        answer(load_run(tmp_path / "tight"), ["ab" * 7, "ab" * 8, "X"], places=["w:1", "w:2", "w:3"])
+    assert caught.value.problems[0].startswith(
+        "w:2: the source has 16 symbols, and the model was made with longest = 14"
+    )
+    assert caught.value.problems[1].startswith("w:3: ")
+    pairs = tmp_path / "pairs"
+    pairs.write_bytes(f"ab\ta b\n{'ab' * 9}\ta b\nba\t{'a ' * 14}\n".encode())
+    with pytest.raises(UserError) as caught:
+        evaluate_run(load_run(tmp_path / "tight"), pairs)
+    assert [problem.split(",")[0] for problem in caught.value.problems] == [
+        f"{pairs}: '{'ab' * 9}': the source has 18 symbols", f"{pairs}: 'ba': the target has 14 symbols and an end"
+    ]  # fmt: skip
     with pytest.raises(UserError, match="longest = 5 is too small: free running may say the 8 symbols") as caught:
         run_recipe(load_recipe(tmp_path / "r.toml", ["model.longest=5"]), tmp_path / "other")
     assert "so 14 positions are needed" in str(caught.value)

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -253,6 +254,21 @@ def test_positions_are_those_that_the_data_and_free_running_need(tmp_path, margi
     assert not (tmp_path / "run").exists()
     fine = load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.longest={needed}"])
     assert run_recipe(fine, tmp_path / "run", progress=False)["finished"]
+
+
+def test_lines_too_long_for_the_model_are_named(recipe, tmp_path, capsys):
+    out, lines, pairs = tmp_path / "run", tmp_path / "lines", tmp_path / "pairs.tsv"
+    overrides = ["--set", "model.longest=40", "--set", "train.updates=1"]
+    assert main(["train", str(recipe), *overrides, "--out", str(out)]) == 0
+    long = "man " * 41
+    lines.write_text(f"a man runs .\n{long}\na dog runs .\n")
+    assert main(["generate", str(out), "--input", str(lines)]) == 2
+    said = capsys.readouterr().err
+    number = re.search(rf"{lines}:2: the source has (\d+) symbols, and the model was made with longest = 40", said)[1]
+    assert f"--set model.longest={number}" in said
+    pairs.write_bytes(f"a man\tein mann\na man\tgro\u00dfer {long}\n".encode())
+    assert main(["evaluate", str(out), "--data", str(pairs)]) == 2
+    assert re.search(rf"{pairs}:2: the target has \d+ symbols and an end", capsys.readouterr().err)
 
 
 def test_compare_pairs_sentences(recipe, tmp_path):

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from freerun.errors import UserError
 
-__all__ = ["DATA_KINDS", "CmudictData", "DataSettings", "PairsData", "ParallelData", "TextData", "ToyData", "number"]
+__all__ = [
+    "DATA_KINDS", "CmudictData", "DataFile", "DataSettings", "PairsData", "ParallelData", "TextData", "ToyData",
+    "number",
+]  # fmt: skip
 
 
 def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
     """A field of a section, with the range that a recipe may give it."""
     return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that is scored on in place of a run's own test split.
+
+    Args:
+        path: the file.
+        encoding: of it, as Python names it.
+    """
+
+    path: Path
+    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True)

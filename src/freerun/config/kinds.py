@@ -7,10 +7,9 @@ To add one: a file like ``pairs_kind``, a line in ``TASKS``, its ``[data]`` sect
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from freerun.config.data_sections import DATA_KINDS
+from freerun.config.data_sections import DATA_KINDS, DataFile
 from freerun.config.pairs_kind import PairsKind
 from freerun.config.parallel_kind import ParallelKind
 from freerun.config.text_kind import TextKind
@@ -68,6 +67,11 @@ class TaskKind(Protocol):
         """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
         ...
 
+    @property
+    def needs_training_data(self) -> bool:
+        """Whether a score on any file asks for the data that the run was trained on, too."""
+        ...
+
     def reported(self) -> Reported:
         """Which scores are compared, and how they are called."""
         ...
@@ -99,12 +103,8 @@ class TaskKind(Protocol):
         """What ``Task.describe`` told of, from a saved model."""
         ...
 
-    def needs_own_data(self, file: Path | None) -> bool:
-        """Whether a score on ``file`` (None: on the own test split) asks for the data that the run was trained on."""
-        ...
-
     def score(
-        self, model: Module, coder: Any, settings: Any, data: Any, file: Path | None
+        self, model: Module, coder: Any, settings: Any, data: Any, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
         """Scores on a file or on the own test split, and what they were taken on, for people to read."""
         ...

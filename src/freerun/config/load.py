@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.config.build import build_data
 from freerun.config.check import read_section
-from freerun.config.data_sections import DATA_KINDS, DataSettings
+from freerun.config.data_sections import DATA_KINDS, DataFile, DataSettings
 from freerun.config.folder import near_runs, saved_recipe
 from freerun.config.kinds import TASKS, TaskKind
 from freerun.config.source import Source
@@ -111,7 +111,8 @@ def _data_settings(run: LoadedRun) -> DataSettings:
     kind = section.get("kind") if isinstance(section, dict) else None
     if kind not in DATA_KINDS:
         raise CheckpointError(
-            f"{run.folder / 'recipe.toml'} does not say which data the run used\n  help: name a file with --data FILE"
+            f"{run.folder / 'recipe.toml'} does not say which data the run used\n"
+            f"  help: {_instead(run, 'give the old file back')}"
         )
     return _section(run.folder, run.recipe, "data", DATA_KINDS[kind])
 
@@ -121,7 +122,8 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
 
     Args:
         run: from ``load_run``.
-        data: a file of what the run was trained on: pairs, or text; None: the test split the run was tested on.
+        data: a file of what the run was trained on: pairs, or text, in the encoding of the run's own data; None: the
+            test split the run was tested on.
         beams: instead of the run's own.
 
     Raises:
@@ -130,8 +132,9 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
     """
     settings = _settings(run, beams=beams)
     summary = _summary(run.folder)
-    own = _own_data(run, summary) if run.kind.needs_own_data(data) else None
-    facts, found = run.kind.score(run.model, run.coder, settings, own, data)
+    own = _own_data(run, summary) if data is None or run.kind.needs_training_data else None
+    file = None if data is None else DataFile(data, _encoding(run))
+    facts, found = run.kind.score(run.model, run.coder, settings, own, file)
     return {
         "schema": 1,
         "run": str(run.folder),
@@ -143,13 +146,27 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
     }
 
 
+def _encoding(run: LoadedRun) -> str:
+    """Of the files that the run was trained on."""
+    section = run.recipe.get("data")
+    found = section.get("encoding") if isinstance(section, dict) else None
+    return found if isinstance(found, str) else "utf-8"
+
+
+def _instead(run: LoadedRun, advice: str) -> str:
+    """The advice, and what else can be scored on; a text is needed whatever is scored on."""
+    if run.kind.needs_training_data:
+        return f"{advice}: what the model says is compared with the words it was trained on"
+    return f"{advice}, or name what to score on with --data FILE"
+
+
 def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
     loaded = build_data(_data_settings(run))
     before = summary.get("data")
     if before is not None and before != loaded.fingerprint:
         raise CheckpointError(
             f"{run.folder}: its data have changed: fingerprint {before} when it was trained, {loaded.fingerprint} "
-            "now\n  help: give the old files back, or name what to score on with --data FILE"
+            f"now\n  help: {_instead(run, 'give the old files back')}"
         )
     return loaded
 

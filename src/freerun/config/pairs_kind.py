@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.config.data_sections import CmudictData, PairsData, ToyData
+from freerun.config.data_sections import CmudictData, DataFile, PairsData, ToyData
 from freerun.config.recipe import EvaluateSettings
 from freerun.errors import UserError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from freerun.training.reported import Reported
     from freerun.types import Batch
 
-__all__ = ["PairsKind", "positions_for", "scoring"]
+__all__ = ["PairsKind", "positions_for", "scoring", "too_long"]
 
 
 class PairsKind:
@@ -33,6 +32,7 @@ class PairsKind:
         "teacher_forced_sequence_accuracy", "teacher_forced_per", "teacher_forced_wer",
     )  # fmt: skip
     aligned = False
+    needs_training_data = False
 
     def reported(self) -> Reported:
         """PER and WER, free-running first."""
@@ -94,18 +94,24 @@ class PairsKind:
 
         return PairCoder.from_description(description)
 
-    def needs_own_data(self, file: Path | None) -> bool:
-        """Only for the own test split."""
-        return file is None
-
     def score(
-        self, model: Module, coder: PairCoder, settings: EvaluateSettings, data: PairData, file: Path | None
+        self, model: Module, coder: PairCoder, settings: EvaluateSettings, data: PairData, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
-        """On the words of a file, or of the test split."""
+        """On the words of a file, or of the test split.
+
+        Raises:
+            UserError: what is wrong with the file; its words are too long for the model.
+        """
         from freerun.data import read_pairs
         from freerun.training.evaluation import evaluate_pairs
 
-        pairs = data.evaluation("test") if file is None else read_pairs(file)
+        pairs = data.evaluation("test") if file is None else read_pairs(file.path, encoding=file.encoding)
+        if file is not None:
+            sides = {"source": pairs.sources, "target": [max(targets, key=len) for targets in pairs.references]}
+            places = [f"{file.path}: {''.join(word)!r}" for word in pairs.sources]
+            lengths = {side: [len(one) for one in each] for side, each in sides.items()}
+            if problems := too_long(model, lengths, places):
+                raise UserError(problems[:20])
         found = evaluate_pairs(model, coder, pairs, scoring(settings))
         return {"data": pairs.origin, "words": len(pairs), "beams": settings.beams}, found
 
@@ -115,7 +121,7 @@ class PairsKind:
         """``word<TAB>symbols``.
 
         Raises:
-            UserError: words with symbols never seen in training; all of them at once.
+            UserError: words with symbols never seen in training, or too long for the model; all of them at once.
         """
         words = [line.strip() for line in lines]
         said = pronounce(model, coder, settings, words, places)
@@ -157,6 +163,27 @@ def positions_for(sides: tuple[int, int], longest: int, margin: int) -> tuple[in
     return max(needs)
 
 
+def too_long(model: Module, lengths: Mapping[str, Sequence[int]], places: Sequence[str]) -> list[str]:
+    """What a trained model has no positions for, a message each.
+
+    Args:
+        model: a recurrent one has no such bound.
+        lengths: "source", "target" -> symbols of each item, without end symbol.
+        places: where each item stands.
+    """
+    made: Any = model
+    longest = made.settings().get("longest")
+    if longest is None:
+        return []
+    return [
+        f"{place}: the {side} has {length} symbols{' and an end' if side == 'target' else ''}, and the model was made "
+        f"with longest = {longest}: shorten it, or train with --set model.longest={length + (side == 'target')}"
+        for side, each in lengths.items()
+        for place, length in zip(places, each, strict=True)
+        if length + (side == "target") > longest
+    ]
+
+
 def scoring(settings: EvaluateSettings, *, words: int | None = None) -> Any:
     """The evaluation settings of the training part.
 
@@ -181,11 +208,11 @@ def pronounce(
     """What a model says to each word, running freely: symbols separated by spaces.
 
     Raises:
-        UserError: words with symbols never seen in training; all of them at once.
+        UserError: words with symbols never seen in training, or too long for the model; all of them at once.
     """
     from freerun.training import evaluation
 
-    problems: list[str] = []
+    problems = too_long(model, {"source": [len(word) for word in words]}, places)
     for place, word in zip(places, words, strict=True):
         try:
             coder.source_vocab.ids(tuple(word), where=place)

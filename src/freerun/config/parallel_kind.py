@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freerun.config.data_sections import DataFile
 from freerun.config.data_sections import ParallelData as ParallelSection
-from freerun.config.pairs_kind import positions_for, scoring
+from freerun.config.pairs_kind import positions_for, scoring, too_long
 from freerun.config.recipe import EvaluateSettings
 from freerun.errors import UserError
 
@@ -32,6 +32,7 @@ class ParallelKind:
     # of length_ratio neither more nor less is better
     selectable = ("bleu", "chrf", "teacher_forced_loss", "teacher_forced_token_accuracy")
     aligned = True
+    needs_training_data = False
 
     def reported(self) -> Reported:
         """BLEU, free-running, first."""
@@ -85,25 +86,31 @@ class ParallelKind:
 
         return ParallelCoder.from_description(description)
 
-    def needs_own_data(self, file: Path | None) -> bool:
-        """Only for the own test split."""
-        return file is None
-
     def score(
         self,
         model: Module,
         coder: ParallelCoder,
         settings: EvaluateSettings,
         data: ParallelData | None,
-        file: Path | None,
+        file: DataFile | None,
     ) -> tuple[dict[str, Any], Evaluation]:
-        """On the test split, or on a file of ``source<TAB>translation`` lines."""
+        """On the test split, or on a file of ``source<TAB>translation`` lines.
+
+        Raises:
+            UserError: what is wrong with the file; its sentences are too long for the model.
+        """
         from freerun.data import read_sentences
         from freerun.scores import bleu_signature
         from freerun.training.translation import evaluate_translations
 
         if file is not None:
-            sentences = read_sentences(file)
+            sentences = read_sentences(file.path, encoding=file.encoding)
+            # every line is a sentence, or the file is refused
+            places = [f"{file.path}:{number}" for number in range(1, len(sentences) + 1)]
+            sides = {"source": sentences.sources, "target": sentences.targets}
+            lengths = {side: [len(ids) for ids in coder.subwords.encode(texts)] for side, texts in sides.items()}
+            if problems := too_long(model, lengths, places):
+                raise UserError(problems[:20])
         else:
             assert data is not None  # see needs_own_data
             sentences = data.evaluation("test")
@@ -122,7 +129,7 @@ class ParallelKind:
         """Translations alone, line by line.
 
         Raises:
-            UserError: blank lines; the first 20 of them.
+            UserError: blank lines, or lines too long for the model; the first 20 of them.
         """
         from freerun.training.translation import translate
 
@@ -131,6 +138,7 @@ class ParallelKind:
             for place, line in zip(places, lines, strict=True)
             if not line.strip()
         ]
+        problems += too_long(model, {"source": [len(ids) for ids in coder.subwords.encode(lines)]}, places)
         if problems:
             raise UserError(problems[:20])
         return translate(model, coder, lines, scoring(settings))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freerun.config.data_sections import DataFile
 from freerun.config.data_sections import TextData as TextSection
 from freerun.config.recipe import TextEvaluate
 from freerun.errors import UserError
@@ -36,6 +36,7 @@ class TextKind:
         "teacher_forced_token_accuracy",
     )  # fmt: skip
     aligned = False
+    needs_training_data = True  # what the model says is compared with the words of the training part
 
     def reported(self) -> Reported:
         """Bits per character first: free running has no reference."""
@@ -86,20 +87,16 @@ class TextKind:
 
         return TextCoder.from_description(description)
 
-    def needs_own_data(self, file: Path | None) -> bool:
-        """Always: what the model says is compared with the words of the training part."""
-        return True
-
     def score(
-        self, model: Module, coder: TextCoder, settings: TextEvaluate, data: TextData, file: Path | None
+        self, model: Module, coder: TextCoder, settings: TextEvaluate, data: TextData, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
         """On a whole file, or on the test part."""
         from freerun.data import read_text
         from freerun.training.language import evaluate_text
 
-        text = data.parts["test"] if file is None else read_text(file)
+        text = data.parts["test"] if file is None else read_text(file.path, file.encoding)
         found = evaluate_text(model, coder, text, data.parts["train"], _scoring(settings))
-        name = f"{data.name}, test part" if file is None else str(file)
+        name = f"{data.name}, test part" if file is None else str(file.path)
         facts = {"data": name, "characters": len(text), "blocks": len(found.items), "draw": settings.draw}
         return facts, found
 
