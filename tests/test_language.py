@@ -329,6 +329,13 @@ def test_keys_and_scores_of_another_task_are_refused(run: Path):
         load_recipe(recipe, ["evaluate.beams=2"])
     with pytest.raises(UserError, match="`path` is missing: the text file"):
         load_recipe(recipe, ["data.path=none"])
+    with pytest.raises(UserError, match=r"--set data\.dev=0\.0: `dev` must be above 0; got 0\.0"):
+        load_recipe(recipe, ["data.dev=0.0"])
+    with pytest.raises(UserError, match=r"--set data\.dev=0\.5: `dev` and `test` must leave something to train on"):
+        load_recipe(recipe, ["data.dev=0.5", "data.test=0.5"])
+    (run.parent / "no_test.toml").write_text(recipe.read_text().replace("test = 0.1", "test = 0.0"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"no_test\.toml:7: `test` must be above 0"):
+        load_recipe(run.parent / "no_test.toml")
 
 
 def test_too_few_positions_are_told_before_anything_is_made(run: Path, tmp_path: Path, capsys):

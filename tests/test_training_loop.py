@@ -225,6 +225,20 @@ def test_patience_ends_a_run_and_the_best_weights_win(tmp_path: Path) -> None:
     assert (other["updates"], other["best"]["value"]) == (6, -3.0)
 
 
+@pytest.mark.parametrize(("name", "worst", "better"), [("bleu", 0.0, 3.0), ("wer", 100.0, 90.0)])
+def test_untrained_weights_are_not_kept_because_nothing_is_right_yet(
+    tmp_path: Path, name: str, worst: float, better: float
+) -> None:
+    settings = changed(evaluate_every=2, select=name, updates=6)
+    none = train(tmp_path / "none", settings, task=Scored([worst] * 4, name))
+    assert (none["best"]["step"], none["best"]["value"]) == (6, worst)
+    some = train(tmp_path / "some", settings, task=Scored([worst, better, better, worst], name))
+    assert (some["best"]["step"], some["best"]["value"]) == (2, better)
+    # patience counts looks without a better score, kept or not
+    stopped = train(tmp_path / "stopped", replace(settings, patience=2), task=Scored([worst] * 4, name))
+    assert (stopped["updates"], stopped["stopped_early"], stopped["best"]["step"]) == (4, True, 4)
+
+
 def test_a_score_that_is_not_there_is_refused_before_the_first_update(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="select = 'bleu' names no score of this task; there are: free_running_per"):
         train(tmp_path / "run", changed(select="bleu"))

@@ -146,11 +146,17 @@ class TextData:
     unknown: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
+        shares = {"dev": self.dev, "test": self.test}
+        problems = [f"`{name}` must be above 0; got {share}" for name, share in shares.items() if not share > 0]
+        if not problems and self.dev + self.test >= 1:
+            problems.append(f"`dev` and `test` must leave something to train on; got {self.dev} and {self.test}")
         if not self.path:
-            raise UserError(
+            problems.append(
                 "`path` is missing: the text file to train on"
                 '\n  help: give it with --set data.path=FILE, or write path = "FILE" under [data]'
             )
+        if problems:
+            raise UserError(problems)
 
 
 @dataclass(frozen=True)

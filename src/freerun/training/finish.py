@@ -26,13 +26,14 @@ def evaluate_dev(run: Run) -> None:
     with _evaluated_weights(run):
         evaluation = _scores(run, "dev")
         value = selected_score(evaluation, settings.select)
-        if improves(settings.select, value, tally.best_value):
-            tally.best_step, tally.best_value, tally.stale = tally.step, value, 0
+        kept = improves(settings.select, value, tally.best_value)
+        # weights kept for an equal score are no reason to go on
+        tally.stale = 0 if kept and value != tally.best_value else tally.stale + 1
+        tally.stopped_early = settings.patience is not None and tally.stale >= settings.patience
+        if kept:
+            tally.best_step, tally.best_value = tally.step, value
             tally.best_dev = jsonable(_numbers(evaluation))
             _keep_best(run)
-        else:
-            tally.stale += 1
-            tally.stopped_early = settings.patience is not None and tally.stale >= settings.patience
     seconds = run.lap(evaluation=True)
     record = {"event": "evaluate", "step": tally.step, "split": "dev", **_numbers(evaluation), "seconds": seconds}
     run.metrics.write(record)

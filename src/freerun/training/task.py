@@ -95,13 +95,21 @@ def higher_is_better(score: str) -> bool:
 
 
 def improves(select: str, value: float, best: float | None) -> bool:
-    """Whether a score is better than the best so far, see ``higher_is_better``; never NaN.
+    """Whether the weights of a score are kept, given the best so far, see ``higher_is_better``; never those of NaN.
+
+    Of equal scores the first is kept, but the last where nothing is right: at 0 of an accuracy, BLEU or chrF, or at
+    100 % errors. A model that says nothing right yet is rather one that was trained than one that was not.
 
     >>> improves("per", 7.0, 8.0), improves("sequence_accuracy", 7.0, 8.0), improves("per", float("nan"), None)
     (True, False, False)
+    >>> improves("bleu", 0.0, 0.0), improves("wer", 100.0, 100.0), improves("bleu", 7.0, 7.0)
+    (True, True, False)
     """
     if not math.isfinite(value):
         return False
     if best is None:
         return True
-    return value > best if higher_is_better(select) else value < best
+    higher = higher_is_better(select)
+    if value == best:
+        return value == (0 if higher else 100)
+    return value > best if higher else value < best
