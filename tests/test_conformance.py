@@ -60,10 +60,7 @@ BACKENDS = {
     "vectors": lambda: (vector_model(), vector_batch()),
 }
 CASES = [
-    (name, backend)
-    for name in fr.METHODS
-    for backend in BACKENDS
-    if not (name in IDS_ONLY and backend == "vectors")
+    (name, backend) for name in fr.METHODS for backend in BACKENDS if not (name in IDS_ONLY and backend == "vectors")
 ]
 
 
