@@ -192,7 +192,7 @@ def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
     found: dict[str, float] = {}
     batch, key = case.decoder[0], 0
     plan = Plan.of(batch, fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0)), GUMBEL, fold(key, "draw", 0))
-    if exact.failed:
+    if exact.failed or len(plan) == 0:
         return found
     for dtype in (torch.float32, torch.bfloat16):
         with evaluating(case.model):

@@ -1,7 +1,8 @@
 """The tables and the figure of docs/engines.md: measured, or written anew from what was measured before.
 
-With --run everything is measured and kept in benchmarks/measured.json (about half an hour on one core); without, the
-page is written from that file. Text outside of the marked places of the page is left as it is.
+With --run everything is measured and kept in benchmarks/measured.json (most of an hour on one core); without, the page
+is written from that file. A part may be measured anew: --only names parts, --ratios lines of the prices, which take the
+place of the old ones. Text outside of the marked places of the page is left as it is.
 
 Run: python benchmarks/page.py --run LANGUAGE_MODEL_RUN --run TRANSLATION_RUN
      python benchmarks/page.py             writes the page again
@@ -32,37 +33,49 @@ from passes_figure import figure
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "engines.md", ROOT / "docs" / "passes.svg"
 MEASURED = Path(__file__).parent / "measured.json"
-WHAT = ("lines", "random", "passes", "parts")
+WHAT = ("trained", "random", "passes", "parts")
 
 
-def measure(
-    runs: Sequence[str], before: dict[str, Any], what: Sequence[str], repetitions: int | None
-) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
     """What was measured before with what is asked for measured anew.
 
     Args:
-        runs: folders; the first is of a language model, whose passes are counted and whose price is taken apart.
+        arguments: the command line. Its first run is of a language model, whose passes are counted and whose price is
+            taken apart.
         before: from ``measured.json``.
-        what: out of ``WHAT``: the runs' prices, those of random weights, passes, parts.
-        repetitions: of prices.
     """
-    found = dict(before)
-    given = ["--repetitions", str(repetitions)] if repetitions else []
-    if "lines" in what:
-        found["trained"] = roll_in.measure(roll_in.arguments_of([*_flags(runs), *given]))
-    if "random" in what:
-        found["random"] = roll_in.measure(roll_in.arguments_of(given))
-    if "passes" in what:
-        model, about, batches = passes.windows_of_run(runs[0], passes.LENGTHS, rows=32, batches=1)
+    found, first = dict(before), arguments.run[0]
+    given = [*_flag("--repetitions", arguments.repetitions), *_flag("--ratios", arguments.ratios)]
+    runs = [word for run in arguments.run for word in ("--run", run)]
+    for name, flags in (("trained", runs), ("random", [])):
+        if name in arguments.only:
+            prices = roll_in.measure(roll_in.arguments_of([*flags, *given]))
+            found[name] = merged(found.get(name, {}), prices) if arguments.ratios else prices
+    if "passes" in arguments.only:
+        model, about, batches = passes.windows_of_run(first, passes.LENGTHS, rows=32, batches=1)
         found["passes"] = passes.counted(model.eval(), batches)
         found["passes_of"] = f"{about}; batches of 32 rows of its dev text"
-    if "parts" in what:
-        found["parts"] = parts.shares(case_of_run(runs[0], 1), repetitions=5)
+    if "parts" in arguments.only:
+        found["parts"] = parts.shares(case_of_run(first, 1), repetitions=5)
     return {**found, "machine": _machine()}
 
 
-def _flags(runs: Sequence[str]) -> list[str]:
-    return [word for run in runs for word in ("--run", run)]
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Lines of the price table: a new one takes the place of the old one of its model, size, weights and ratio."""
+
+    def key(line: dict[str, Any]) -> tuple[str, ...]:
+        return line["model"], tables.size(line), line["weights"]
+
+    found: dict[str, Any] = {}
+    for name, fresh in new.items():
+        lines = {(key(line), line["teacher_forcing_ratio"]): line for line in [*old.get(name, []), *fresh]}
+        order = list(dict.fromkeys(case for case, _ in lines))
+        found[name] = [lines[each] for each in sorted(lines, key=lambda each: (order.index(each[0]), -each[1]))]
+    return found
+
+
+def _flag(name: str, value: object) -> list[str]:
+    return [] if value is None else [name, str(value)]
 
 
 def _machine() -> str:
@@ -105,14 +118,15 @@ def main(given: Sequence[str] | None = None) -> int:
     """Measure and write, write, or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="append", default=[], help="finished runs, a language model's first")
-    parser.add_argument("--only", default=",".join(WHAT), help=f"what to measure, with commas: {', '.join(WHAT)}")
-    parser.add_argument("--repetitions", type=int)
+    parser.add_argument("--only", nargs="+", default=WHAT, choices=WHAT, help="what to measure; default all")
+    parser.add_argument("--repetitions", type=int, help="of prices, as for roll_in.py")
+    parser.add_argument("--ratios", help="only these lines of the price table")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
     measured: dict[str, Any] = json.loads(MEASURED.read_text("utf-8")) if MEASURED.exists() else {}
     if arguments.run:
-        measured = measure(arguments.run, measured, arguments.only.split(","), arguments.repetitions)
+        measured = measure(arguments, measured)
         MEASURED.write_text(_json(measured), encoding="utf-8")
     page = PAGE.read_text("utf-8")
     wanted = written(page, measured)

@@ -114,7 +114,7 @@ def table(found: Sequence[dict[str, Any]]) -> tables.Table:
 
 
 def _cell(one: dict[str, Any], engine: str) -> str:
-    return f"{one[f'{engine}_calls']:.3g} ({one[f'{engine}_work']:.2g})"
+    return tables.count(one[f"{engine}_calls"], one[f"{engine}_work"])
 
 
 def main(given: Sequence[str] | None = None) -> None:

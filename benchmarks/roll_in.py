@@ -70,7 +70,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         recurrent = case.kind == "lstm-attention"
         repetitions = arguments.repetitions or (1 if arguments.quick else 5 if recurrent else 3)
         options = Options(repetitions, arguments.device, arguments.amp or arguments.preset == "gpu")
-        for n, ratio in enumerate(_ratios(arguments, first or recurrent)):
+        for n, ratio in enumerate(_ratios(arguments, first)):
             _tell(f"{case.kind} {case.title}, ratio {ratio:g}")
             found["lines"].append(line(case, ratio, options, warm=n == 0))
             if first and arguments.dropout and ratio:

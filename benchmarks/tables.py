@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["counts_table", "dropout_table", "markdown", "plain", "prices_table", "sections", "slow_table"]
+__all__ = [
+    "count",
+    "counts_table",
+    "dropout_table",
+    "markdown",
+    "plain",
+    "prices_table",
+    "sections",
+    "size",
+    "slow_table",
+    "wrong_table",
+]  # fmt: skip
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -117,7 +128,14 @@ def _price(told: dict[str, Any]) -> str:
 def _count(told: dict[str, Any]) -> str:
     if "price" not in told:
         return "failed"
-    return f"{told['passes']:.3g} ({told['work']:.2g})" if told["work"] is not None else "-"
+    return count(told["passes"], told["work"]) if told["work"] is not None else "-"
+
+
+def count(calls: float, work: float) -> str:
+    """Calls and, in brackets, work, to about two digits."""
+    return " ".join(
+        (f"{calls:.0f}" if calls >= 10 else f"{calls:.3g}", f"({work:.0f})" if work >= 10 else f"({work:.2g})")
+    )
 
 
 def _both(told: dict[str, Any] | None) -> str:

@@ -42,7 +42,18 @@ def test_the_price_list_of_every_kind_of_model(script, capsys):
 
 def test_autocast_and_markdown(script, capsys):
     """The path that a GPU takes, but for the device."""
-    given = ["--preset", "tiny", "--models", "decoder", "--ratios", "0.5", "--repetitions", "1", "--amp", "--markdown"]
+    given = [
+        "--preset",
+        "tiny",
+        "--models",
+        "decoder",
+        "--ratios",
+        "1,0.5",
+        "--repetitions",
+        "1",
+        "--amp",
+        "--markdown",
+    ]
     script("roll_in").main([*given, "--dropout", "0"])
     out = capsys.readouterr().out
     assert "| ratio | auto | it took | step |" in out
@@ -125,3 +136,25 @@ def test_a_run_is_measured_on_its_own_batches(script, tmp_path):
     _, about, batches = script("passes").windows_of_run(str(tmp_path / "run"), [4, 8], 2, 1)
     assert about == "char-lm, 2 updates on windows of 12"
     assert batches[8][0].targets.shape == (2, 8)
+
+
+def test_the_page_is_what_was_measured(script):
+    page = script("page")
+    assert page.main(["--check"]) == 0, "run python benchmarks/page.py"
+    places = page.written(
+        page.PAGE.read_text("utf-8").replace("decoder-only", "?"), json.loads(page.MEASURED.read_text())
+    )
+    assert "decoder-only" in places
+
+
+def test_lines_measured_anew_take_the_place_of_the_old_ones(script):
+    def line(model, ratio, price):
+        sizes = dict.fromkeys(("hidden", "layers", "batch", "time", "vocab"), 1)
+        return {"model": model, **sizes, "weights": "random", "teacher_forcing_ratio": ratio, "price": price}
+
+    old = {"lines": [line("a", 0.9, 1.0), line("a", 0.5, 2.0), line("b", 0.9, 3.0)]}
+    new = {"lines": [line("b", 0.9, 4.0), line("a", 0.75, 5.0)]}
+    found = script("page").merged(old, new)["lines"]
+    assert [(each["model"], each["teacher_forcing_ratio"], each["price"]) for each in found] == [
+        ("a", 0.9, 1.0), ("a", 0.75, 5.0), ("a", 0.5, 2.0), ("b", 0.9, 4.0)
+    ]  # fmt: skip
