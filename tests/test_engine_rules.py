@@ -86,6 +86,7 @@ def test_auto_takes_the_measured_choice_and_the_same_entries():
         (transformer(), 0.75, "window"),
         (seq2seq(), 0.75, "step"),
         (ForwardOnly(transformer()), 0.75, "jacobi"),
+        (transformer(), 0.1, "step"),
         (transformer(), 1.0, "none"),
     ):
         report = fr.scheduled_sampling(ratio).run(model, batch, STEP, KEY).report

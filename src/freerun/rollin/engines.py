@@ -112,19 +112,19 @@ def chosen_engine(model: Any, batch: Batch, plan: Plan, engine: Engine) -> Engin
     """The engine to be used: ``auto`` decided.
 
     ``auto``: a model without the Stepper methods repeats parallel passes; a Stepper is stepped; over a cache the
-    processor reads in windows, which compute every position once (measured in ``benchmarks/roll_in.py``: the
-    cheapest at every ratio), two own entries wide where more than half of the entries are own and calls are many.
-    On an accelerator the calls cost, not the positions: parallel passes, and windows of 8 where more than half
-    of the entries are own (argued, not measured).
+    processor reads in windows, which compute every position once, and steps where more than three fifths of the
+    entries are own and nearly every position is a call anyway (measured: ``docs/engines.md``). On an accelerator the
+    calls cost, not the positions: parallel passes, and windows of 8 where more than three fifths are own (argued, not
+    measured).
     """
     engine = resolve(engine)
     if engine != "auto":
         return engine
     if not isinstance(model, Cached):
         return "step" if isinstance(model, Stepper) else "jacobi"
-    dense = 2 * len(plan) > int(batch.replaceable.sum())
+    dense = 5 * len(plan) > 3 * int(batch.replaceable.sum())
     if batch.history.device.type == "cpu":
-        return Window(2 if dense else 1)
+        return "step" if dense else Window()
     return Window(8) if dense else "jacobi"
 
 
