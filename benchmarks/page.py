@@ -1,6 +1,6 @@
 """The tables and the figure of docs/engines.md: measured, or written anew from what was measured before.
 
-With --run everything is measured and kept in benchmarks/measured.json (most of an hour on one core); without, the page
+With --run everything is measured and kept in benchmarks/measured.json (about an hour on one core); without, the page
 is written from that file. A part may be measured anew: --only names parts, --ratios lines of the prices, which take the
 place of the old ones. Text outside of the marked places of the page is left as it is.
 
@@ -119,7 +119,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="append", default=[], help="finished runs, a language model's first")
     parser.add_argument("--only", nargs="+", default=WHAT, choices=WHAT, help="what to measure; default all")
-    parser.add_argument("--repetitions", type=int, help="of prices, as for roll_in.py")
+    parser.add_argument("--repetitions", type=int, default=3, help="of prices")
     parser.add_argument("--ratios", help="only these lines of the price table")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args(given)

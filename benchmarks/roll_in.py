@@ -35,7 +35,7 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="a JSON list, one object a model, shape and ratio")
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     parser.add_argument("--ratios", help=f"teacher forcing ratios, with commas; default {RATIOS}")
-    parser.add_argument("--repetitions", type=int, help="default 3, for the recurrent model 5")
+    parser.add_argument("--repetitions", type=int, help="default 3; of large random models 2 or 1")
     parser.add_argument("--models", help=f"with commas, out of {', '.join(KINDS)} (lstm will do)")
     parser.add_argument("--run", action="append", default=[], help="measure a finished run's model on its own batches")
     parser.add_argument("--preset", default="cpu", choices=PRESETS, help="shapes of the models with random weights")
@@ -68,7 +68,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {"lines": [], "slow": [], "dropout": []}
     for case, first in chosen_cases(arguments):
         recurrent = case.kind == "lstm-attention"
-        repetitions = arguments.repetitions or (1 if arguments.quick else 5 if recurrent else 3)
+        usual = 1 if arguments.quick else 3 if recurrent or arguments.run else 2 if first else 1
+        repetitions = arguments.repetitions or usual
         options = Options(repetitions, arguments.device, arguments.amp or arguments.preset == "gpu")
         for n, ratio in enumerate(_ratios(arguments, first)):
             _tell(f"{case.kind} {case.title}, ratio {ratio:g}")
