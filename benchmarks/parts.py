@@ -22,6 +22,7 @@ from torch.nn import functional as F
 import freerun as fr
 import tables
 from cases import PRESETS, Case, case_of_run, random_case
+from freerun.draws import Sample
 from freerun.models.transformer.attention import CrossAttention, SelfAttention
 from freerun.models.transformer.blocks import FeedForward
 from freerun.models.transformer.decoder import CausalTransformer
@@ -42,6 +43,7 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (CausalTransformer, "_through", "norms, sums, embedding"),
     (CausalTransformer, "head", "vocabulary"),
     (Plan, "choose", "choice"),
+    (Sample, "choose", "choice"),
 )
 REST = "places of rows, masks"
 RATIOS = (0.9, 0.75, 0.5, 0.25, 0.0)
