@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Literal
 from freerun.data.folders import split_files
 from freerun.data.pair_data import PairData
 from freerun.data.pairs import Pairs, Row, Table, read_table
-from freerun.data.text import counted, first_problems
+from freerun.data.text import counted, encoding_problems, first_problems
 from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError
 
@@ -54,10 +53,7 @@ class PairOptions:
             for name, value in (("too_long", self.too_long), ("unknown", self.unknown))
             if value not in ("error", "drop")
         ]
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            problems.append(f"encoding {self.encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16")
+        problems += encoding_problems(self.encoding)
         if problems:
             raise UserError(problems)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from freerun.data.pairs import Pairs
-from freerun.data.ragged import Ragged, padded, told
-from freerun.data.text import counted
+from freerun.data.ragged import Ragged, padded, source_and_target, told
+from freerun.data.text import check_description, counted
 from freerun.data.vocabulary import END, PADDING, Vocabulary
 from freerun.errors import UserError
 from freerun.types import Batch
@@ -104,12 +104,7 @@ class PairCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        missing = {"source_symbols", "target_symbols", "longest"} - set(description)
-        if missing or description.get("kind") != "pairs":
-            raise UserError(
-                f"expected the description of pairs with source_symbols, target_symbols, longest; "
-                f"got kind {description.get('kind')!r} without {', '.join(sorted(missing)) or 'nothing'}"
-            )
+        check_description(description, "pairs", ("source_symbols", "target_symbols", "longest"))
         source = Vocabulary(tuple(description["source_symbols"]), PADDING)
         target = Vocabulary(tuple(description["target_symbols"]), END)
         return cls(source, target, int(description["longest"]))
@@ -187,12 +182,7 @@ class PairData:
             indices: numbers of training pairs.
             rows: (batch,) int64: their numbers in the optimizer step's global batch.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        sources, targets = self._ragged
-        source, source_mask = sources.padded(chosen)
-        ids, mask = targets.padded(chosen)
-        context = {"source": source, "source_mask": source_mask}
-        return Batch(ids, ids, mask, context, eligible=told(mask), rows=rows)
+        return source_and_target(*self._ragged, indices, rows)
 
     def evaluation(self, split: str, words: int | None = None) -> Pairs:
         """The words of a split with all references; with ``words`` a fixed, evenly spread subset.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from freerun.data.loading import word_hash
 from freerun.data.parallel_data import ParallelData
 from freerun.data.parallel_files import Table, parallel_files, read_aligned
 from freerun.data.subwords import Subwords
-from freerun.data.text import counted, first_problems
+from freerun.data.text import counted, encoding_problems, first_problems
 from freerun.errors import UserError
 
 __all__ = ["ParallelOptions", "load_parallel"]
@@ -65,10 +64,7 @@ class ParallelOptions:
             for name, value in (("source", self.source), ("target", self.target))
             if not value or value.startswith(".")
         ]
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            problems.append(f"encoding {self.encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16")
+        problems += encoding_problems(self.encoding)
         if problems:
             raise UserError(problems)
 

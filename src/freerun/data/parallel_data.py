@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from freerun.data.parallel_files import SPLITS, Sentences
-from freerun.data.ragged import Ragged, padded, told
+from freerun.data.ragged import Ragged, padded, source_and_target, told
 from freerun.data.subwords import Subwords
-from freerun.data.text import counted
+from freerun.data.text import check_description, counted
 from freerun.errors import UserError
 from freerun.types import Batch
 
@@ -88,12 +88,7 @@ class ParallelCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        missing = {"merges", "longest"} - set(description)
-        if missing or description.get("kind") != "parallel":
-            raise UserError(
-                f"expected the description of parallel text with merges, longest; "
-                f"got kind {description.get('kind')!r} without {', '.join(sorted(missing)) or 'nothing'}"
-            )
+        check_description(description, "parallel", ("merges", "longest"))
         return cls(Subwords.from_description(description["merges"]), int(description["longest"]))
 
 
@@ -163,12 +158,7 @@ class ParallelData:
             indices: numbers of training pairs.
             rows: (batch,) int64: their numbers in the optimizer step's global batch.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        sources, targets = self._ragged
-        source, source_mask = sources.padded(chosen)
-        ids, mask = targets.padded(chosen)
-        context = {"source": source, "source_mask": source_mask}
-        return Batch(ids, ids, mask, context, eligible=told(mask), rows=rows)
+        return source_and_target(*self._ragged, indices, rows)
 
     def evaluation(self, split: str, sentences: int | None = None) -> Sentences:
         """The sentences of a split; with ``sentences`` a fixed, evenly spread subset.

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Ragged", "padded", "told"]
+from freerun.errors import UserError
+from freerun.types import Batch
+
+__all__ = ["Ragged", "before_end", "padded", "source_and_target", "told"]
 
 
 class Ragged:
@@ -50,3 +53,35 @@ def told(mask: Tensor) -> Tensor:
     [[True, False, False]]
     """
     return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
+
+
+def source_and_target(sources: Ragged, targets: Ragged, indices: Sequence[int] | Tensor, rows: Tensor | None) -> Batch:
+    """The training batch of some pairs; targets hold their end symbol, whose entry no position is told.
+
+    Args:
+        sources: of all pairs.
+        targets: of all pairs.
+        indices: numbers of the pairs asked for.
+        rows: (batch,) int64: their numbers in the optimizer step's global batch.
+    """
+    chosen = torch.as_tensor(indices, dtype=torch.int64)
+    source, source_mask = sources.padded(chosen)
+    ids, mask = targets.padded(chosen)
+    return Batch(ids, ids, mask, {"source": source, "source_mask": source_mask}, eligible=told(mask), rows=rows)
+
+
+def before_end(ids: Sequence[int], symbols: int) -> list[int]:
+    """Ids up to the first 0, the end symbol; beside it there are so many ``symbols``.
+
+    Raises:
+        UserError: an id is negative or beyond the last symbol.
+
+    >>> before_end([3, 1, 0, 2], 3)
+    [3, 1]
+    """
+    numbers = list(ids)
+    numbers = numbers[: numbers.index(0)] if 0 in numbers else numbers
+    wrong = [number for number in numbers if not 0 < number <= symbols]
+    if wrong:
+        raise UserError(f"ids must lie in [0, {symbols}]; got {wrong[0]}")
+    return numbers

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from freerun.data.ragged import before_end
 from freerun.errors import UserError
 
 __all__ = ["Subwords"]
@@ -100,12 +101,7 @@ class Subwords:
         Raises:
             UserError: an id is negative or beyond the last symbol.
         """
-        numbers = list(ids)
-        if 0 in numbers:
-            numbers = numbers[: numbers.index(0)]
-        wrong = [number for number in numbers if not 0 < number <= len(self.symbols)]
-        if wrong:
-            raise UserError(f"ids must lie in [0, {len(self.symbols)}]; got {wrong[0]}")
+        numbers = before_end(ids, len(self.symbols))
         text: str = _library().decoders.ByteLevel().decode([self.symbols[number - 1] for number in numbers])
         return " ".join(text.split())
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from freerun.errors import UserError
 
-__all__ = ["counted", "first_problems", "missing_message", "read_lines", "shortened"]
+__all__ = [
+    "check_description",
+    "counted",
+    "encoding_problems",
+    "first_problems",
+    "missing_message",
+    "read_lines",
+    "shortened",
+]
 
 SHOWN = 20
 
@@ -23,6 +32,29 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+def check_description(description: Mapping[str, Any], kind: str, needed: Collection[str]) -> None:
+    """Refuse the description of a saved model's data that is of another kind, or incomplete.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    missing = [name for name in needed if name not in description]
+    if missing or description.get("kind") != kind:
+        raise UserError(
+            f"expected the description of {kind} data with {', '.join(needed)}; got kind {description.get('kind')!r} "
+            f"without {', '.join(missing) or 'nothing'}"
+        )
+
+
+def encoding_problems(encoding: str) -> list[str]:
+    """What is wrong with the name of an encoding, if anything."""
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        return [f"encoding {encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16"]
+    return []
 
 
 def read_lines(
@@ -43,12 +75,10 @@ def read_lines(
         raise UserError(missing_message(path))
     if path.is_dir():
         raise UserError(f"{path}: is a folder; expected a text file")
-    try:
-        name = codecs.lookup(encoding).name
-    except LookupError:
-        raise UserError(
-            f"encoding {encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16"
-        ) from None
+    unknown = encoding_problems(encoding)
+    if unknown:
+        raise UserError(unknown)
+    name = codecs.lookup(encoding).name
     raw = path.read_bytes()
     if not raw.strip():
         raise UserError(f"{path}: the file is empty; expected {expected}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.data.text import check_description
 from freerun.errors import UserError
 
 __all__ = ["TextCoder"]
@@ -85,10 +86,5 @@ class TextCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        missing = {"symbols", "length"} - set(description)
-        if missing or description.get("kind") != "text":
-            raise UserError(
-                f"expected the description of a text with symbols, length; got kind {description.get('kind')!r} "
-                f"without {', '.join(sorted(missing)) or 'nothing'}"
-            )
+        check_description(description, "text", ("symbols", "length"))
         return cls(tuple(description["symbols"]), int(description["length"]))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
 from torch.nn import Module
 
 from freerun.data.pair_data import PairCoder, PairData
@@ -15,8 +13,7 @@ from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError
 from freerun.scores import score
 from freerun.training.both_sides import free_running, teacher_forced
-from freerun.training.task import Evaluation
-from freerun.types import Batch
+from freerun.training.task import DataTask, Evaluation
 
 __all__ = ["SCORES", "EvaluateSettings", "PairTask", "evaluate_pairs", "say"]
 
@@ -60,7 +57,7 @@ class EvaluateSettings:
             raise UserError(problems)
 
 
-class PairTask:
+class PairTask(DataTask[PairData, EvaluateSettings]):
     """Pairs to train on, scored by PER and WER: a ``Task`` of the training loop.
 
     Args:
@@ -69,30 +66,7 @@ class PairTask:
     """
 
     def __init__(self, data: PairData, settings: EvaluateSettings | None = None) -> None:
-        self.data = data
-        self.settings = settings or EvaluateSettings()
-
-    @property
-    def lengths(self) -> list[int]:
-        """Target length of every training pair, end symbol included."""
-        return self.data.lengths
-
-    @property
-    def fingerprint(self) -> str:
-        """The data's."""
-        return self.data.fingerprint
-
-    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
-        """The training batch of some pairs; see ``PairData.batch``."""
-        return self.data.batch(indices, rows)
-
-    def describe(self) -> dict[str, Any]:
-        """What a user of the trained model needs: see ``PairCoder.describe``."""
-        return self.data.coder.describe()
-
-    def header(self) -> list[str]:
-        """What the data are, in lines."""
-        return self.data.header()
+        super().__init__(data, settings or EvaluateSettings())
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         """Scores on "dev" (``settings.words`` of its words) or "test"; see ``evaluate_pairs``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from freerun.keys import fold
 from freerun.metrics import correct
 from freerun.rollin.modes import evaluating
 from freerun.training.said import divergence, novelty, repetition, trigrams, words
-from freerun.training.task import Evaluation
+from freerun.training.task import DataTask, Evaluation
 from freerun.types import Batch
 
 __all__ = ["SCORES", "TextSettings", "TextTask", "evaluate_text", "go_on"]
@@ -63,7 +62,7 @@ class TextSettings:
             raise UserError(problems)
 
 
-class TextTask:
+class TextTask(DataTask[TextData, TextSettings]):
     """A text to train on, scored by bits per character and by what the model says: a ``Task`` of the training loop.
 
     Args:
@@ -72,30 +71,7 @@ class TextTask:
     """
 
     def __init__(self, data: TextData, settings: TextSettings | None = None) -> None:
-        self.data = data
-        self.settings = settings or TextSettings()
-
-    @property
-    def lengths(self) -> list[int]:
-        """Characters predicted in every training window."""
-        return self.data.lengths
-
-    @property
-    def fingerprint(self) -> str:
-        """The data's."""
-        return self.data.fingerprint
-
-    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
-        """The training batch of some windows; see ``TextData.batch``."""
-        return self.data.batch(indices, rows)
-
-    def describe(self) -> dict[str, Any]:
-        """What a user of the trained model needs: see ``TextCoder.describe``."""
-        return self.data.coder.describe()
-
-    def header(self) -> list[str]:
-        """What the data are, in lines."""
-        return self.data.header()
+        super().__init__(data, settings or TextSettings())
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         """Scores on "dev" (``settings.blocks`` of its blocks) or "test"; see ``evaluate_text``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.nn import Module
@@ -13,7 +13,7 @@ from torch.nn import Module
 from freerun.errors import UserError
 from freerun.types import Batch, Outcome
 
-__all__ = ["Evaluation", "Method", "Task", "full_name", "higher_is_better", "improves", "selected_score"]
+__all__ = ["DataTask", "Evaluation", "Method", "Task", "full_name", "higher_is_better", "improves", "selected_score"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,46 @@ class Task(Protocol):
     def batch(self, indices: list[int], rows: Tensor) -> Batch: ...
     def evaluate(self, model: Module, split: str) -> Evaluation: ...
     def describe(self) -> dict[str, Any]: ...
+
+
+D = TypeVar("D")
+S = TypeVar("S")
+
+
+class DataTask(Generic[D, S]):
+    """Data to train on, and settings of how a model is scored on them: a ``Task`` but for ``evaluate``.
+
+    Args:
+        data: has ``lengths``, ``fingerprint``, ``coder``, ``batch(indices, rows)`` and ``header()``.
+        settings: of the evaluation.
+    """
+
+    def __init__(self, data: D, settings: S) -> None:
+        self.data = data
+        self.settings = settings
+        self._given: Any = data
+
+    @property
+    def lengths(self) -> list[int]:
+        """Length of every training example, in positions."""
+        return self._given.lengths
+
+    @property
+    def fingerprint(self) -> str:
+        """The data's."""
+        return self._given.fingerprint
+
+    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
+        """The training batch of some examples; see the data's ``batch``."""
+        return self._given.batch(indices, rows)
+
+    def describe(self) -> dict[str, Any]:
+        """What a user of the trained model needs: see the coder's ``describe``."""
+        return self._given.coder.describe()
+
+    def header(self) -> list[str]:
+        """What the data are, in lines."""
+        return self._given.header()
 
 
 class Method(Protocol):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from torch import Tensor
 from torch.nn import Module
 
 from freerun.data.parallel_data import ParallelCoder, ParallelData
@@ -13,8 +11,7 @@ from freerun.data.parallel_files import Sentences
 from freerun.scores import bleu_signature, score_translations
 from freerun.training.both_sides import free_running, teacher_forced
 from freerun.training.evaluation import EvaluateSettings
-from freerun.training.task import Evaluation
-from freerun.types import Batch
+from freerun.training.task import DataTask, Evaluation
 
 __all__ = ["SCORES", "TranslateTask", "evaluate_translations", "translate"]
 
@@ -22,7 +19,7 @@ SCORES = {"teacher_forced": ("loss", "token_accuracy"), "free_running": ("bleu",
 """What ``evaluate_translations`` gives, by side."""
 
 
-class TranslateTask:
+class TranslateTask(DataTask[ParallelData, EvaluateSettings]):
     """Parallel text to train on, scored by BLEU and chrF: a ``Task`` of the training loop.
 
     Args:
@@ -35,32 +32,13 @@ class TranslateTask:
     """
 
     def __init__(self, data: ParallelData, settings: EvaluateSettings | None = None) -> None:
-        self.data = data
-        self.settings = settings or EvaluateSettings()
+        super().__init__(data, settings or EvaluateSettings())
         # a missing package is said before training, not after the first thousand updates
         self.signature = bleu_signature()
 
-    @property
-    def lengths(self) -> list[int]:
-        """Target length of every training pair in subwords, end symbol included."""
-        return self.data.lengths
-
-    @property
-    def fingerprint(self) -> str:
-        """The data's."""
-        return self.data.fingerprint
-
-    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
-        """The training batch of some pairs; see ``ParallelData.batch``."""
-        return self.data.batch(indices, rows)
-
-    def describe(self) -> dict[str, Any]:
-        """What a user of the trained model needs: see ``ParallelCoder.describe``."""
-        return self.data.coder.describe()
-
     def header(self) -> list[str]:
         """What the data are, and how BLEU is counted, in lines."""
-        return [*self.data.header(), f"BLEU: {self.signature}"]
+        return [*super().header(), f"BLEU: {self.signature}"]
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         """Scores on "dev" (``settings.words`` of its sentences) or "test"; see ``evaluate_translations``."""

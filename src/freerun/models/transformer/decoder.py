@@ -106,7 +106,7 @@ class CausalTransformer(nn.Module):
             self.out.weight = self.embedding.weight
 
     def _seen(self, batch: Batch) -> Seen:
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say what it sees")  # a subclass forgot to
 
     # -- the whole sequence at once
 
