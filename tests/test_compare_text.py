@@ -23,7 +23,7 @@ def test_scores_that_count_nothing_are_left_out(tmp_path: Path):
             for n in range(12)
         ]  # fmt: skip
         (folder / "test-items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-        free = {"trigram_divergence": 0.2, "novel_words": None, "repetition": 1.0}
+        free = {"trigram_divergence": 0.2, "novel_words": None, "repetition": 1.0, "text_repetition": 0.5}
         scores = {"free_running": free, "teacher_forced": {"loss": 2.0, "bits_per_character": 2.9}}
         summary = {
             "finished": True, "method": str(run.arm.method["name"]), "seed": run.seed, "updates": 9, "seconds": 1.0,

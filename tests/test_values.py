@@ -9,6 +9,7 @@ from torch import nn
 import freerun as fr
 from builders import ForwardOnly, assert_same_gradients, gradients
 from oracles import coins
+from oracles_unrolled import literal
 
 KEY, STEP = 5, 3
 
@@ -25,33 +26,22 @@ def model() -> fr.models.Seq2SeqModel:
     return fr.models.Seq2SeqModel(2, 7, 4).double()
 
 
-def literal(net: nn.Module, b: fr.Batch, keep: torch.Tensor, cut: int | None) -> torch.Tensor:
-    """The hand-unrolled loop with its graph; own entries at positions cut-1, 2 cut-1, ... are detached."""
-    _, hidden = net.encoder(b.context.transpose(0, 1))
-    previous, losses = torch.zeros(b.size, 4, dtype=torch.float64), []
-    for t in range(b.time):
-        output, hidden = net.decoder(previous[None], hidden)
-        own = net.fc(output[0])
-        losses += [((own[i] - b.targets[i, t]) ** 2) for i in range(b.size) if b.mask[i, t]]
-        if cut is not None and (t + 1) % cut == 0:
-            own = own.detach()
-        previous = torch.where(keep[:, t, None], b.history[:, t], own)
-    return torch.stack(losses).mean()
-
-
 @pytest.mark.parametrize("ratio", [0.5, 0.0])
-@pytest.mark.parametrize("gradient", ["none", "full", 1, 2, 3])
+@pytest.mark.parametrize("gradient", ["none", "full", 1, 2, 3, 100])
 @pytest.mark.parametrize("form", ["stepper", "forward only"])
 def test_gradient_policies_equal_the_literal_loop(ratio, gradient, form):
     net, b = model(), batch()
-    keep = coins("token", b, ratio, KEY, STEP)
-    cut = {"none": 1, "full": None}.get(gradient, gradient)
-    wanted = literal(net, b, keep, cut)
-    expected = gradients(net, wanted)
     method = fr.scheduled_sampling(ratio, gradient=gradient)
     bare = ForwardOnly(net) if form == "forward only" else net
+    if form == "forward only" and isinstance(gradient, int):
+        with pytest.raises(fr.UserError, match="has only a forward: use gradient='full' or 'none'"):
+            method.run(bare, b, STEP, KEY)
+        return
+    wanted, history = literal(net, b, coins("token", b, ratio, KEY, STEP).double(), gradient)
+    expected = gradients(net, wanted)
     outcome = method.run(bare, b, STEP, KEY)
     assert outcome.loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert torch.allclose(outcome.fed.history[b.mask], history[b.mask], atol=1e-12)
     assert_same_gradients(gradients(net, outcome.loss), expected)
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freerun import draws, gates, keys, methods, metrics, models, objectives, schedules
+    from freerun import draws, gates, keys, methods, metrics, models, objectives, schedules, transforms
     from freerun.checks import check_model
     from freerun.draws import DRAWS
     from freerun.errors import UserError
@@ -25,11 +25,19 @@ if TYPE_CHECKING:
         METHODS,
         PRESETS,
         confidence_aware,
+        data_as_demonstrator,
+        data_as_demonstrator_online,
         falling,
         free_running,
+        gaussian_noise,
+        generalised_teacher_forcing,
+        multi_step,
         parallel,
+        pushforward,
+        reverse_scheduled_sampling,
         rising,
         scheduled_sampling,
+        sparse_teacher_forcing,
         teacher_forcing,
         token_noise,
         two_pass,
@@ -51,6 +59,14 @@ _HOMES = {
     "METHODS": "freerun.methods",
     "PRESETS": "freerun.methods",
     "confidence_aware": "freerun.methods",
+    "data_as_demonstrator": "freerun.methods",
+    "data_as_demonstrator_online": "freerun.methods",
+    "gaussian_noise": "freerun.methods",
+    "generalised_teacher_forcing": "freerun.methods",
+    "multi_step": "freerun.methods",
+    "pushforward": "freerun.methods",
+    "reverse_scheduled_sampling": "freerun.methods",
+    "sparse_teacher_forcing": "freerun.methods",
     "falling": "freerun.methods",
     "free_running": "freerun.methods",
     "parallel": "freerun.methods",
@@ -68,7 +84,7 @@ _HOMES = {
     "Outcome": "freerun.types",
     "Step": "freerun.types",
 }
-_MODULES = ("draws", "gates", "keys", "methods", "metrics", "models", "objectives", "schedules")
+_MODULES = ("draws", "gates", "keys", "methods", "metrics", "models", "objectives", "schedules", "transforms")
 
 __all__ = [
     "DRAWS",
@@ -87,22 +103,31 @@ __all__ = [
     "Window",
     "check_model",
     "confidence_aware",
+    "data_as_demonstrator",
+    "data_as_demonstrator_online",
     "draws",
     "falling",
     "free_running",
     "gates",
+    "gaussian_noise",
+    "generalised_teacher_forcing",
     "generate",
     "keys",
     "methods",
     "metrics",
     "models",
+    "multi_step",
     "objectives",
     "parallel",
+    "pushforward",
+    "reverse_scheduled_sampling",
     "rising",
     "scheduled_sampling",
     "schedules",
+    "sparse_teacher_forcing",
     "teacher_forcing",
     "token_noise",
+    "transforms",
     "two_pass",
 ]
 

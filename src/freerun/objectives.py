@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["OBJECTIVES", "CrossEntropy", "MeanSquaredError", "Objective", "check", "cross_entropy", "mse", "resolve"]
+__all__ = [
+    "OBJECTIVES", "CrossEntropy", "GaussianNLL", "MeanSquaredError", "Objective", "Pinball", "StudentTNLL", "check",
+    "cross_entropy", "gaussian_nll", "mse", "pinball", "resolve", "student_t_nll",
+]  # fmt: skip
 
 
 class Objective(Protocol):
@@ -76,23 +80,113 @@ class MeanSquaredError:
         """Outputs (batch, time, value) -> (total, count)."""
         if batch.is_discrete:
             raise UserError("mse needs values as targets; these are ids: use objective='cross_entropy'")
+        _check_width("mse", 1, outputs, batch)
         given, wanted, weights = _chosen(outputs, batch)
-        each = F.mse_loss(given, wanted, reduction="none")
-        if weights is None:
-            return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
-        return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
+        return _summed(F.mse_loss(given, wanted, reduction="none"), weights)
+
+
+def _summed(each: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(n, value) losses and (n,) weights -> (total, count)."""
+    if weights is None:
+        return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
+    return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
+
+
+_FITTING = {
+    1: "objective='mse'",
+    2: "objective='gaussian_nll'",
+    3: "objective='student_t_nll' or 'pinball', after the model's head",
+}
+
+
+def _check_width(name: str, numbers: int, outputs: Tensor, batch: Batch) -> None:
+    given, width = outputs.shape[-1], batch.targets.shape[2]
+    if given != numbers * width:
+        found = given // width if given % width == 0 else 0
+        use = f": use {_FITTING[found]}" if found in _FITTING else ""
+        raise UserError(
+            f"{name} reads {numbers} numbers a value; the model gives {given} a position, and the targets have {width} "
+            f"values{use}"
+        )
+
+
+def _of_law(name: str, law: Distribution, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    if batch.is_discrete:
+        raise UserError(f"{name} needs values as targets; these are ids: use objective='cross_entropy'")
+    _check_width(name, law.parameters, outputs, batch)
+    given, wanted, weights = _chosen(outputs, batch)
+    return _summed(law.loss(given, wanted), weights)
+
+
+@dataclass(frozen=True)
+class GaussianNLL:
+    """``-sum_t w_t log N(target_t; m_t, s_t^2)`` in nats, over all values; count as for ``MeanSquaredError``.
+
+    >>> batch = Batch(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
+    >>> total, count = GaussianNLL()(torch.tensor([[[0.0, 0.5413], [0.0, 0.5413]]]), batch)
+    >>> round(float(total / count), 3), int(count)
+    (0.919, 2)
+    """
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, time, 2 * value) of a Gaussian head -> (total, count)."""
+        return _of_law("gaussian_nll", Gaussian(), outputs, batch)
+
+
+@dataclass(frozen=True)
+class StudentTNLL:
+    """``-sum_t w_t log p(target_t)`` in nats under a Student-t head; count as for ``MeanSquaredError``.
+
+    >>> batch = Batch(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
+    >>> int(StudentTNLL()(torch.zeros(1, 2, 3), batch)[1])
+    2
+    """
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, time, 3 * value) of a Student-t head -> (total, count)."""
+        return _of_law("student_t_nll", StudentT(), outputs, batch)
+
+
+@dataclass(frozen=True)
+class Pinball:
+    """``sum_t w_t sum_q max(q e, (q - 1) e)``, ``e = target - quantile``; count as for ``MeanSquaredError``.
+
+    Args:
+        levels: those of the head.
+
+    >>> batch = Batch(torch.ones(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
+    >>> total, count = Pinball()(torch.zeros(1, 2, 3), batch)
+    >>> round(float(total / count), 3)
+    1.5
+    """
+
+    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", Quantiles(self.levels).levels)
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, time, levels * value) of a quantile head -> (total, count)."""
+        return _of_law("pinball", Quantiles(self.levels), outputs, batch)
 
 
 cross_entropy, mse = CrossEntropy, MeanSquaredError
+gaussian_nll, student_t_nll, pinball = GaussianNLL, StudentTNLL, Pinball
 
-OBJECTIVES: dict[str, type[Any]] = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}
+OBJECTIVES: dict[str, type[Any]] = {
+    "cross_entropy": CrossEntropy,
+    "mse": MeanSquaredError,
+    "gaussian_nll": GaussianNLL,
+    "student_t_nll": StudentTNLL,
+    "pinball": Pinball,
+}
 
 
 def check(objective: Any) -> list[str]:
     """The problems of an ``objective`` argument, if any.
 
     >>> check("mze")
-    ["objective must be one of auto, cross_entropy, mse or a function; got 'mze'"]
+    ["objective must be one of auto, cross_entropy, mse, gaussian_nll, student_t_nll, pinball or a function; got 'mze'"]
     """
     if callable(objective) or objective in ("auto", *OBJECTIVES):
         return []

@@ -12,7 +12,7 @@ from torch import Tensor
 from freerun.errors import UserError
 
 __all__ = [
-    "Batch", "Cached", "Embedder", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper", "select_rows",
+    "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper", "select_rows",
     "to_device",
 ]  # fmt: skip
 
@@ -247,6 +247,16 @@ class Stepper(Protocol):
     def step(self, state: Any, inputs: Tensor) -> Any: ...
     def output(self, state: Any, rows: Tensor | None = None) -> Tensor: ...
     def select(self, state: Any, rows: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Detachable(Stepper, Protocol):
+    """A Stepper whose past can be let go: ``detach(state)`` is the same state, through which no gradient reaches it.
+
+    The gradient to weights that are used from there on stays.
+    """
+
+    def detach(self, state: Any) -> Any: ...
 
 
 @runtime_checkable

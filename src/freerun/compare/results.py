@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from freerun.compare import folders, verdict
 from freerun.compare.plan import PlannedRun
-from freerun.compare.statistics import Estimate, OverWords, Pooled, Ratio, estimate, holm, resampled_words, word
+from freerun.compare.statistics import Estimate, Median, OverWords, Pooled, Ratio, estimate, holm, resampled_words, word
 from freerun.compare.told import told
 from freerun.errors import UserError
 from freerun.training.reported import Measure, Reported
@@ -172,6 +172,11 @@ def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) 
     rule = measure.items
     if rule is None or any(rule.part not in item for item in words[0]):
         return None
+    if rule.median:
+        found = Median(np.array([[_or_inf(item[rule.part]) for item in items] for items in words]))
+        return found if np.isfinite(found.values).all() else None
+    if any(item[rule.part] is None for items in words for item in items):
+        return None  # infinite: there is no mean
     part = np.array([[item[rule.part] for item in items] for items in words], dtype=np.float64)
     if rule.pooled is not None:
         return Pooled(part, rule.pooled)
@@ -179,6 +184,11 @@ def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) 
         return Ratio(part, np.ones_like(part), rule.scale)
     whole = np.array([[float(item[rule.whole]) for item in items] for items in words])
     return Ratio(part, whole, rule.scale) if whole.any(1).all() else None
+
+
+def _or_inf(value: float | None) -> float:
+    # JSON has no word for it; a score that is not finite is written as null
+    return np.inf if value is None else float(value)
 
 
 def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

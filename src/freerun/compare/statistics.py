@@ -9,110 +9,29 @@ holds (two-way random effects; Owen 2007 for why resampling both at once counts 
 ``V_seeds`` is the variance over seeds with the words as they are, ``V_words`` comes from a bootstrap over
 words with the seeds as they are (the same resampled words for every arm and seed). The quantile is Student's,
 with Satterthwaite's degrees of freedom: a plain percentile bootstrap over five seeds is far too narrow.
+
+The interaction of a ratio comes from how each word moves it. A median is not smooth, so its interaction comes from
+the bootstrap itself: over resampled words a seed's own score varies by ``(words + interaction) / words``, the mean
+over seeds by ``(words + interaction / seeds) / words``, and the difference of the two says what the interaction is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
+from freerun.compare.over_words import Array, Median, OverWords, Pooled, Ratio, resampled_words
 from freerun.errors import UserError
 
-__all__ = ["CONFIDENCE", "Estimate", "Pooled", "Ratio", "estimate", "holm", "resampled_words", "word"]
+__all__ = [
+    "CONFIDENCE", "Estimate", "Median", "OverWords", "Pooled", "Ratio", "estimate", "holm", "resampled_words", "word"
+]  # fmt: skip
 
 CONFIDENCE = 0.95
-_CHUNK = 128
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Ratio:
-    """A score that is a ratio of sums over words, seed by seed: ``scale * sum(part) / sum(whole)``.
-
-    Args:
-        part: (seeds, words) what is counted: wrong words, or edit errors.
-        whole: (seeds, words) what it is counted against: ones, or reference lengths.
-        scale: 100 for percent.
-
-    >>> Ratio(np.array([[0.0, 1.0]]), np.array([[1.0, 1.0]])).values.tolist()
-    [50.0]
-    """
-
-    part: Array
-    whole: Array
-    scale: float = 100.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(seeds, words)."""
-        return self.part.shape
-
-    @property
-    def values(self) -> Array:
-        """(seeds,) the score of each seed."""
-        return self.scale * self.part.sum(1) / self.whole.sum(1)
-
-    def influence(self) -> Array:
-        """(seeds, words) how each word moves its seed's score, to first order, times the words."""
-        share = self.values[:, None] / self.scale
-        return self.scale * (self.part - share * self.whole) / self.whole.mean(1, keepdims=True)
-
-    def resampled(self, counts: NDArray[np.float32]) -> Array:
-        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times; NaN where nothing is counted."""
-        part = counts @ self.part.T.astype(np.float32)
-        whole = counts @ self.whole.T.astype(np.float32)
-        return self.scale * part.astype(np.float64) / np.where(whole > 0, whole, np.nan)
-
-
-@dataclass(frozen=True, eq=False)
-class Pooled:
-    """A score of a whole corpus, seed by seed: a function of numbers summed over words (or sentences).
-
-    Args:
-        parts: (seeds, words, numbers) what each word adds.
-        function: (..., numbers) sums -> (...) scores; the same for all sums multiplied by one number.
-
-    >>> twice = Pooled(np.array([[[1.0, 2.0], [3.0, 2.0]]]), lambda sums: sums[..., 0] / sums[..., 1])
-    >>> twice.values.tolist(), twice.influence().round(6).tolist()
-    ([1.0], [[-0.5, 0.5]])
-    """
-
-    parts: Array
-    function: Callable[[Array], Array]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(seeds, words)."""
-        return self.parts.shape[:2]
-
-    @property
-    def values(self) -> Array:
-        """(seeds,) the score of each seed."""
-        return self.function(self.parts.sum(1))
-
-    def influence(self) -> Array:
-        """(seeds, words) how each word moves its seed's score, to first order, times the words."""
-        sums = self.parts.sum(1)
-        # derivatives by central differences: scores are smooth, and bends (a brevity penalty) lie at single points
-        sizes = np.abs(self.parts).sum(1)
-        steps = 1e-4 * np.where(sizes > 0, np.maximum(sizes, 1.0), 0.0)[:, None, :] * np.eye(sums.shape[1])
-        around = sums[:, None, :]
-        # a number that no word adds to moves nothing, and just below zero there may be no score
-        widths = np.where(sizes > 0, 2 * steps.sum(2), 1.0)
-        slopes = (self.function(around + steps) - self.function(around - steps)) / widths
-        return self.shape[1] * np.einsum("swn,sn->sw", self.parts, slopes)
-
-    def resampled(self, counts: NDArray[np.float32]) -> Array:
-        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
-        return self.function(np.einsum("rw,swn->rsn", counts.astype(np.float64), self.parts, optimize=True))
-
-
-OverWords = Ratio | Pooled
 
 
 @dataclass(frozen=True)
@@ -138,27 +57,6 @@ class Estimate:
     p_value: float = 1.0
 
 
-def resampled_words(words: int, resamples: int = 2000, seed: int = 0) -> list[NDArray[np.float32]]:
-    """How often each word is drawn in each bootstrap resample: chunks of (<= 128, words).
-
-    Args:
-        words: number of test words.
-        resamples: number of bootstrap resamples.
-        seed: the same seed gives the same resamples; every arm and seed shares them.
-
-    >>> [chunk.shape for chunk in resampled_words(3, 200)], float(resampled_words(3, 5)[0].sum())
-    ([(128, 3), (72, 3)], 15.0)
-    """
-    random = np.random.default_rng(seed)
-    chunks: list[NDArray[np.float32]] = []
-    for start in range(0, resamples, _CHUNK):
-        rows = min(_CHUNK, resamples - start)
-        drawn = random.integers(0, words, size=(rows, words)) + np.arange(rows)[:, None] * words
-        counts = np.bincount(drawn.ravel(), minlength=rows * words).reshape(rows, words)
-        chunks.append(counts.astype(np.float32))
-    return chunks
-
-
 def estimate(
     score: OverWords | Sequence[float],
     baseline: OverWords | Sequence[float] | None = None,
@@ -170,9 +68,9 @@ def estimate(
     Numbers without words (a loss, seconds) vary over seeds only.
 
     Args:
-        score: a Ratio or Pooled, or one number a seed.
+        score: a Ratio, Pooled or Median, or one number a seed.
         baseline: the same kind for the same seeds (and words); None: the score itself.
-        counts: from ``resampled_words``; needed for a Ratio or Pooled.
+        counts: from ``resampled_words``; needed for all but numbers without words.
 
     Raises:
         UserError: where seeds or words of the two do not pair.
@@ -193,10 +91,14 @@ def estimate(
             return Estimate(float(values[0]))
         return _student(float(values.mean()), of_seeds, seeds - 1, seeds)
     other = baseline if isinstance(baseline, OverWords) else None
-    of_words = _word_variance(score, other, counts)
+    replicates = _replicates(score, other, counts)
+    if isinstance(score, Median) and not np.isfinite(replicates).all():
+        return Estimate(float(values.mean()))  # nearly half the windows diverged: an interval to infinity is none
+    # words that hold nothing to count (blocks without a whole word) may be all that is drawn
+    of_words = float(np.nanvar(replicates.mean(1), ddof=1))
     if of_seeds is None:
         return _student(float(values[0]), of_words, np.inf, seeds)
-    shared = _interaction(score, other)
+    shared = _interaction(score, other, replicates)
     # what both hold, sigma^2(seed x word) / (seeds * words), is counted once; neither falls below it
     of_seeds = max(of_seeds, shared)
     total = of_seeds + max(of_words - shared, 0.0)
@@ -216,20 +118,20 @@ def _paired(score: OverWords | Sequence[float], baseline: OverWords | Sequence[f
     return _values(baseline)
 
 
-def _word_variance(score: OverWords, other: OverWords | None, counts: Sequence[NDArray[np.float32]]) -> float:
+def _replicates(score: OverWords, other: OverWords | None, counts: Sequence[NDArray[np.float32]]) -> Array:
+    """(resamples, seeds) the score, or the difference, over resampled words."""
     if not counts:
         raise UserError("a score over words needs counts=resampled_words(words); got none")
-    means: list[Array] = []
-    for chunk in counts:
-        found = score.resampled(chunk)
-        if other is not None:
-            found = found - other.resampled(chunk)
-        means.append(found.mean(1))
-    # words that hold nothing to count (blocks without a whole word) may be all that is drawn
-    return float(np.nanvar(np.concatenate(means), ddof=1))
+    if other is None:
+        return np.concatenate([score.resampled(chunk) for chunk in counts])
+    with np.errstate(invalid="ignore"):  # inf - inf: both diverged
+        return np.concatenate([score.resampled(chunk) - other.resampled(chunk) for chunk in counts])
 
 
-def _interaction(score: OverWords, other: OverWords | None) -> float:
+def _interaction(score: OverWords, other: OverWords | None, replicates: Array) -> float:
+    if isinstance(score, Median) or isinstance(other, Median):
+        own, mean = replicates.var(0, ddof=1).mean(), replicates.mean(1).var(ddof=1)
+        return max(0.0, float(own - mean)) / (replicates.shape[1] - 1)
     moved = score.influence() if other is None else score.influence() - other.influence()
     seeds, words = moved.shape
     if words < 2:

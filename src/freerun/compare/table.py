@@ -10,7 +10,7 @@ from freerun.compare.told import told
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["cell", "cells", "columns", "gold_row", "table"]
+__all__ = ["cell", "cells", "columns", "references", "table"]
 
 
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
@@ -42,18 +42,19 @@ def cells(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]
     return found
 
 
-def gold_row(results: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """What the held-out data themselves score, where that says something: a name and a text for each column."""
+def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows without an arm, where they say something: held-out data's own scores, naive forecasts; name and texts."""
     reported = told(results["recipe"])
-    if reported.gold is None:
-        return None
-    name, prefix = reported.gold
     first = next(iter(cells(results).values()))
-    texts: list[str] = []
-    for metric, _, decimals in columns(results):
-        side, _, score = metric.partition(".")
-        texts.append(cell(first.get(f"{side}.{prefix}{score}"), decimals, interval=False))
-    return name, texts
+    found: list[tuple[str, list[str]]] = []
+    for name, prefix in reported.references:
+        texts: list[str] = []
+        for metric, _, decimals in columns(results):
+            side, _, score = metric.partition(".")
+            texts.append(cell(first.get(f"{side}.{prefix}{score}"), decimals, interval=False))
+        if set(texts) != {cell(None, 0)}:
+            found.append((name, texts))
+    return found
 
 
 def table(results: Mapping[str, Any]) -> Table:
@@ -86,6 +87,6 @@ def table(results: Mapping[str, Any]) -> Table:
         ]
         # as Text: rich would read [24.0, 26.0] as markup
         shown.add_row(Text(arm), *(Text(text) for text in texts))
-    if gold := gold_row(results):
-        shown.add_row(gold[0], *gold[1])
+    for name, texts in references(results):
+        shown.add_row(name, *texts)
     return shown

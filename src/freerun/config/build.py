@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.data_sections import DataSettings
-from freerun.config.kinds import RecipeTask, task_of
+from freerun.config.kinds import RecipeTask, task_of, trained_on
 from freerun.config.methods import build_method
 from freerun.config.recipe import Recipe
 from freerun.errors import UserError
@@ -29,22 +29,23 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
     """
     from freerun.types import Step
 
-    data = build_data(recipe.data)
+    data = build_data(recipe.data, recipe.model.kind)
     task = build_task(recipe, data)
     train = recipe.train
     samples = train.updates * train.batch_size
     run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
     frequencies = task_of(recipe.data).frequencies(data)
-    return build_model(recipe, data), task, build_method(recipe.method, run, frequencies), train
+    trained = trained_on(recipe.data.kind, recipe.model)
+    return build_model(recipe, data), task, build_method(recipe.method, run, trained, frequencies), train
 
 
-def build_data(settings: DataSettings) -> Any:
-    """The data of a recipe.
+def build_data(settings: DataSettings, model: str) -> Any:
+    """The data of a recipe, in the shape that a kind of model reads.
 
     Raises:
         UserError: all problems of the files.
     """
-    return task_of(settings).load(settings)
+    return task_of(settings).load(settings, model)
 
 
 def build_task(recipe: Recipe, data: Any) -> RecipeTask:
@@ -98,4 +99,4 @@ def check_model_arguments(settings: Any) -> None:
     if kind is None:
         raise UserError(f"kind must be one of {', '.join(MODELS)}")
     with torch.device("meta"):
-        kind(*[3] * settings.vocabularies, **arguments)
+        kind(*settings.trial, **arguments)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from freerun.config.ranged import number
+from freerun.config.series_sections import FramesSection, SeriesSection, SystemSection
 from freerun.errors import UserError
 
 __all__ = [
     "DATA_KINDS", "CmudictData", "DataFile", "DataSettings", "PairsData", "ParallelData", "TextData", "ToyData",
-    "number",
 ]  # fmt: skip
-
-
-def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """A field of a section, with the range that a recipe may give it."""
-    return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -214,11 +210,16 @@ class ParallelData:
             raise UserError(problems)
 
 
-DataSettings = CmudictData | PairsData | ToyData | TextData | ParallelData
+DataSettings = (
+    CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection | FramesSection
+)  # fmt: skip
 DATA_KINDS: dict[str, type[Any]] = {
     "cmudict": CmudictData,
     "pairs": PairsData,
     "toy": ToyData,
     "text": TextData,
     "parallel": ParallelData,
+    "series": SeriesSection,
+    "system": SystemSection,
+    "frames": FramesSection,
 }

@@ -1,4 +1,4 @@
-"""The kinds of task: what config, command line and comparisons must know of pairs, of texts, of parallel text.
+"""The kinds of task: what config, command line and comparisons must know of pairs, texts, parallel text and series.
 
 To add one: a file like ``pairs_kind``, a line in ``TASKS``, its ``[data]`` section (whose ``family`` names it) in
 ``data_sections``, and its models' sections in ``model_sections``.
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from freerun.config.data_sections import DATA_KINDS, DataFile
 from freerun.config.pairs_kind import PairsKind
 from freerun.config.parallel_kind import ParallelKind
+from freerun.config.series_kind import SeriesKind
 from freerun.config.text_kind import TextKind
+from freerun.config.trained import Trained
 from freerun.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from freerun.training.reported import Reported
     from freerun.types import Batch
 
-__all__ = ["TASKS", "RecipeTask", "TaskKind", "misfit", "task_of"]
+__all__ = ["TASKS", "RecipeTask", "TaskKind", "misfit", "task_of", "trained_on"]
 
 
 class RecipeTask(Protocol):
@@ -76,8 +78,13 @@ class TaskKind(Protocol):
         """Which scores are compared, and how they are called."""
         ...
 
-    def load(self, settings: Any) -> Any:
-        """The data of a ``[data]`` section."""
+    @property
+    def values(self) -> bool:
+        """Whether its targets are real values, not ids."""
+        ...
+
+    def load(self, settings: Any, model: str) -> Any:
+        """The data of a ``[data]`` section, in the shape that a kind of model reads."""
         ...
 
     def make(self, data: Any, settings: Any, items: int | None) -> RecipeTask:
@@ -85,7 +92,7 @@ class TaskKind(Protocol):
         ...
 
     def sizes(self, data: Any) -> tuple[int, ...]:
-        """Vocabulary sizes: the first arguments of a model's class."""
+        """Vocabulary sizes, or numbers of channels: the first arguments of a model's class."""
         ...
 
     def positions(self, data: Any, settings: Any) -> tuple[int, str]:
@@ -96,7 +103,7 @@ class TaskKind(Protocol):
         ...
 
     def frequencies(self, data: Any) -> tuple[float, ...]:
-        """How often each target symbol stands in the training targets."""
+        """How often each target symbol stands in the training targets; () where there are no symbols."""
         ...
 
     def coder(self, description: Mapping[str, Any]) -> Any:
@@ -112,7 +119,10 @@ class TaskKind(Protocol):
     def answer(
         self, model: Module, coder: Any, settings: Any, lines: Sequence[str], places: Sequence[str]
     ) -> list[str]:
-        """What the model says to each line of an input, running freely: a line each."""
+        """What the model says to each line of an input, running freely: a line each.
+
+        Of a series the lines are one table, and so are the answers.
+        """
         ...
 
     def trial_batch(self, coder: Any, rows: int) -> Batch:
@@ -120,7 +130,9 @@ class TaskKind(Protocol):
         ...
 
 
-TASKS: dict[str, TaskKind] = {"pairs": PairsKind(), "text": TextKind(), "parallel": ParallelKind()}
+TASKS: dict[str, TaskKind] = {
+    "pairs": PairsKind(), "text": TextKind(), "parallel": ParallelKind(), "series": SeriesKind()
+}  # fmt: skip
 
 
 def task_of(data: Any) -> TaskKind:
@@ -152,3 +164,12 @@ def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
         f"a model of kind {model_kind} is trained on {' or '.join(trained_on)} data; got [data] kind {data_kind!r}"
     )
     return problem, f"use kind = {' or '.join(fitting)}"
+
+
+def trained_on(data_kind: str, model: Any) -> Trained:
+    """What a method must know of a kind of data and of a ``[model]`` section.
+
+    >>> trained_on("toy", None)
+    Trained(values=False, head='point')
+    """
+    return Trained(task_of(data_kind).values, getattr(model, "head", "point"))

@@ -130,6 +130,8 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
         UserError: the data cannot be read, or hold symbols never seen in training.
         CheckpointError: the run's own data have changed since.
     """
+    from freerun.training.log import jsonable
+
     settings = _settings(run, beams=beams)
     summary = _summary(run.folder)
     own = _own_data(run, summary) if data is None or run.kind.needs_training_data else None
@@ -141,8 +143,8 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
         "signature": summary.get("signature"),
         "seed": summary.get("seed"),
         **facts,
-        "teacher_forced": dict(found.teacher_forced),
-        "free_running": dict(found.free_running),
+        "teacher_forced": jsonable(dict(found.teacher_forced)),
+        "free_running": jsonable(dict(found.free_running)),
     }
 
 
@@ -161,7 +163,7 @@ def _instead(run: LoadedRun, advice: str) -> str:
 
 
 def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
-    loaded = build_data(_data_settings(run))
+    loaded = build_data(_data_settings(run), _model_kind(run))
     before = summary.get("data")
     if before is not None and before != loaded.fingerprint:
         raise CheckpointError(
@@ -169,6 +171,12 @@ def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
             f"now\n  help: {_instead(run, 'give the old files back')}"
         )
     return loaded
+
+
+def _model_kind(run: LoadedRun) -> str:
+    from freerun.training.weights import model_info
+
+    return str(model_info(run.model, {})["kind"])
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from freerun.config.parameters import Report, Wanted, read_arguments
 from freerun.config.recipe import MethodSettings
 from freerun.config.source import Source, nearest
 from freerun.config.toml_lines import KeyPath
+from freerun.config.trained import Trained, draw_problem, name_problem, objective_problem
 from freerun.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ _OTHER_NAMES = ("ratio", "epsilon", "eps", "p", "tf_ratio", "sampling_probabilit
 
 
 def read_method(
-    source: Source, path: KeyPath, value: Any, run: Step | None, labels: Collection[str] | None = None
+    source: Source,
+    path: KeyPath,
+    value: Any,
+    run: Step | None,
+    trained: Trained,
+    *,
+    labels: Collection[str] | None = None,
 ) -> MethodSettings | None:
     """A method's settings from its table (or its name alone), checked; None with the problems noted.
 
@@ -36,6 +43,7 @@ def read_method(
         path: where the table stands.
         value: the table.
         run: length of the run; None where it is not known (then no schedule is checked over it).
+        trained: what it trains, and on what.
         labels: arms whose measured rate may be asked for by ``matched_to``; None: not part of a comparison.
     """
     from freerun.methods import METHODS
@@ -60,7 +68,7 @@ def read_method(
     if parameters is None:
         return None
     # where [train] is wrong the run's length is not known: any will do to build, none to check over
-    method = _build(MethodSettings(name, parameters), path, run or Step(1, sample=1), source.add)
+    method = _build(MethodSettings(name, parameters), path, (run or Step(1, sample=1), trained), source.add)
     if method is None:
         return None
     if run is not None:
@@ -68,12 +76,15 @@ def read_method(
     return settings
 
 
-def build_method(settings: MethodSettings, run: Step, frequencies: tuple[float, ...] | None = None) -> Any:
+def build_method(
+    settings: MethodSettings, run: Step, trained: Trained, frequencies: tuple[float, ...] | None = None
+) -> Any:
     """The method object of a recipe.
 
     Args:
         settings: checked settings.
         run: length of the run.
+        trained: what it trains, and on what.
         frequencies: how often each target symbol stands in the training data, for unigram noise.
 
     Raises:
@@ -89,7 +100,7 @@ def build_method(settings: MethodSettings, run: Step, frequencies: tuple[float, 
             report(
                 (), f"`{key}` is matched to the arm {value['matched_to']!r}", "only `freerun compare` knows its arms"
             )
-    method = None if problems else _build(settings, (), run, report, frequencies)
+    method = None if problems else _build(settings, (), (run, trained), report, frequencies)
     if problems or method is None:
         raise UserError(problems)
     return method
@@ -101,6 +112,12 @@ def _without_match(
     """``{matched_to = ARM}`` is checked and a number in range put in its place: its value is not known yet."""
     given = dict(parameters)
     fine = True
+    named = {
+        str(value["matched_to"]) for value in parameters.values() if isinstance(value, dict) and "matched_to" in value
+    }
+    if len(named) > 1:
+        report(path, f"all `matched_to` of a method must name one arm; got {', '.join(sorted(named))}", None)
+        fine = False
     for key, value in parameters.items():
         if not (isinstance(value, dict) and "matched_to" in value):
             continue
@@ -121,22 +138,30 @@ def _without_match(
 def _build(
     settings: MethodSettings,
     path: KeyPath,
-    run: Step,
+    known: tuple[Step, Trained],
     report: Report,
     frequencies: tuple[float, ...] | None = None,
 ) -> Any:
     from freerun.methods import METHODS
 
     name, cls = settings.name, METHODS[settings.name]
+    run, trained = known
+    if problem := name_problem(name, trained):
+        report((*path, "name"), *problem)
+        return None
     wanted = Wanted(cls, name, lambda key, known: _unknown_parameter(key, name, known), SUPPLIED)
     given = read_arguments(wanted, settings.parameters, path, run, report)
     if given is None:
         return None
     if given.get("noise") == "unigram":
         given["frequencies"] = _STAND_IN if frequencies is None else frequencies
-    if problem := _objective_problem(given.get("objective", "auto")):
+    if problem := objective_problem(given.get("objective", "auto"), trained):
         report((*path, "objective"), *problem)
         given["objective"] = "auto"  # so that the others are still looked at
+    if problem := draw_problem(given.get("draw", "auto"), trained):
+        report((*path, "draw"), *problem)
+        return None
+    given = trained.settled(cls, given)
     try:
         return cls(**given)
     except UserError as error:
@@ -145,21 +170,6 @@ def _build(
     except (TypeError, ValueError) as error:
         report(path, f"{name}: {error}", None)
     return None
-
-
-def _objective_problem(given: Any) -> tuple[str, str | None] | None:
-    from freerun.objectives import OBJECTIVES
-
-    allowed = ["auto", *(name for name in OBJECTIVES if name != "mse")]
-    if given in allowed:
-        return None
-    if given == "mse":
-        return "`objective` mse is for values; the data of a recipe are symbols", f"use {' or '.join(allowed)}"
-    near = nearest(given, allowed) if isinstance(given, str) else None
-    return (
-        f"`objective` must be one of {', '.join(allowed)}; got {given!r}",
-        f"did you mean {near}?" if near else None,
-    )
 
 
 def _unknown_parameter(key: str, name: str, known: Sequence[str]) -> tuple[str, str]:

@@ -1,11 +1,22 @@
-"""The section ``[model]``: for each kind of model a frozen dataclass of the arguments of its class."""
+"""The section ``[model]``: for each kind of model a frozen dataclass of the arguments of its class.
+
+``trial`` are sizes that a model is made with to see whether its arguments go together, before there are data.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from freerun.config.data_sections import number
+from freerun.config.forecaster_sections import (
+    ArticleSettings,
+    ConvGRUSettings,
+    PlainForecasterSettings,
+    RecurrentForecasterSettings,
+    ShallowPLRNNSettings,
+    TransformerForecasterSettings,
+)
+from freerun.config.ranged import number
 
 __all__ = ["MODEL_KINDS", "ModelSettings", "RecurrentSettings", "TransformerLMSettings", "TransformerSettings"]
 
@@ -25,7 +36,7 @@ class RecurrentSettings:
         tied: whether the output layer shares the target embedding.
     """
 
-    vocabularies: ClassVar[int] = 2
+    trial: ClassVar[tuple[int, ...]] = (3, 3)
     kind: Literal["recurrent"] = "recurrent"
     size: int = number(256, low=1)
     embedding: int | None = number(None, low=1)
@@ -58,7 +69,7 @@ class TransformerSettings:
         longest: positions there are.
     """
 
-    vocabularies: ClassVar[int] = 2
+    trial: ClassVar[tuple[int, ...]] = (3, 3)
     kind: Literal["transformer"] = "transformer"
     size: int = number(128, low=1)
     layers: int = number(4, low=1)
@@ -83,13 +94,29 @@ class TransformerLMSettings(TransformerSettings):
     Args: those of ``TransformerSettings``; ``layers`` are the decoder's.
     """
 
-    vocabularies: ClassVar[int] = 1
+    trial: ClassVar[tuple[int, ...]] = (3,)
     kind: Literal["transformer_lm"] = "transformer_lm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-ModelSettings = RecurrentSettings | TransformerSettings | TransformerLMSettings
+ModelSettings = (
+    RecurrentSettings
+    | TransformerSettings
+    | TransformerLMSettings
+    | RecurrentForecasterSettings
+    | PlainForecasterSettings
+    | TransformerForecasterSettings
+    | ConvGRUSettings
+    | ShallowPLRNNSettings
+    | ArticleSettings
+)
 MODEL_KINDS: dict[str, type[Any]] = {
     "recurrent": RecurrentSettings,
     "transformer": TransformerSettings,
     "transformer_lm": TransformerLMSettings,
+    "recurrent_forecaster": RecurrentForecasterSettings,
+    "plain_forecaster": PlainForecasterSettings,
+    "transformer_forecaster": TransformerForecasterSettings,
+    "conv_gru": ConvGRUSettings,
+    "shallow_plrnn": ShallowPLRNNSettings,
+    "article": ArticleSettings,
 }

@@ -31,6 +31,7 @@ class PairsKind:
         "per", "wer", "sequence_accuracy", "teacher_forced_loss", "teacher_forced_token_accuracy",
         "teacher_forced_sequence_accuracy", "teacher_forced_per", "teacher_forced_wer",
     )  # fmt: skip
+    values = False
     aligned = False
     needs_training_data = False
 
@@ -40,7 +41,7 @@ class PairsKind:
 
         return PAIRS
 
-    def load(self, settings: CmudictData | PairsData | ToyData) -> PairData:
+    def load(self, settings: CmudictData | PairsData | ToyData, model: str) -> PairData:
         """The pairs.
 
         Raises:

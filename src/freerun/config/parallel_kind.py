@@ -31,6 +31,7 @@ class ParallelKind:
     select = "bleu"
     # of length_ratio neither more nor less is better
     selectable = ("bleu", "chrf", "teacher_forced_loss", "teacher_forced_token_accuracy")
+    values = False
     aligned = True
     needs_training_data = False
 
@@ -40,7 +41,7 @@ class ParallelKind:
 
         return PARALLEL
 
-    def load(self, settings: ParallelSection) -> ParallelData:
+    def load(self, settings: ParallelSection, model: str) -> ParallelData:
         """The sentences and their subwords.
 
         Raises:

@@ -16,7 +16,7 @@ from freerun.config.values import object_problem, show
 if TYPE_CHECKING:
     from freerun.types import Step
 
-__all__ = ["UNREADABLE", "Report", "Wanted", "measured_rate", "read_arguments", "read_parameter"]
+__all__ = ["UNREADABLE", "Report", "Wanted", "measured_deviation", "measured_rate", "read_arguments", "read_parameter"]
 
 Report = Callable[[KeyPath, str, str | None], None]
 
@@ -28,7 +28,8 @@ def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) 
     """The object a parameter's TOML value stands for; numbers and words stand for themselves.
 
     ``{schedule = "linear", ...}``, ``{draw = "sample", ...}`` and ``{gate = "every", ...}`` name a class and give its
-    fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of disagreeing entries of another run, step by step.
+    fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of disagreeing entries of another run, step by step, or as
+    ``std`` how far they were from gold.
 
     Args:
         value: from TOML.
@@ -168,8 +169,9 @@ def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
     if set(value) != {"measured"} or not isinstance(value["measured"], str):
         report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {dict(value)!r}', None)
         return UNREADABLE
+    measure = measured_deviation if path[-1] == "std" else measured_rate
     try:
-        return measured_rate(Path(value["measured"]))
+        return measure(Path(value["measured"]))
     except ValueError as error:
         report((*path, "measured"), str(error), "give the metrics.jsonl of a run that replaced entries")
         return UNREADABLE
@@ -187,19 +189,38 @@ def measured_rate(metrics: Path) -> Any:
     Raises:
         ValueError: where the file is missing, is not a run's, or misses updates.
     """
+    return _each_update(metrics, lambda event: float(event["disagreeing"]) / max(float(event["eligible"]), 1.0))
+
+
+def measured_deviation(metrics: Path) -> Any:
+    """How far the entries that were replaced lay from gold at each update of a run, as a ``table`` schedule.
+
+    ``std(step) = sqrt(mean over replaced entries of (fed - gold)^2)``, 0 where none was: matched Gaussian noise is as
+    large as the run's own errors, and differs from them in its direction.
+
+    Args:
+        metrics: ``metrics.jsonl`` of the run.
+
+    Raises:
+        ValueError: where the file is missing, is not a run's on values, or misses updates.
+    """
+    return _each_update(metrics, lambda event: float(event["deviation"] or 0.0) if event["replaced"] else 0.0)
+
+
+def _each_update(metrics: Path, measure: Callable[[Mapping[str, Any]], float]) -> Any:
     from freerun.schedules import Table
 
-    rates: dict[int, float] = {}
+    found: dict[int, float] = {}
     try:
         with metrics.open(encoding="utf-8") as lines:
             for line in lines:
                 event = json.loads(line)
                 if event.get("event") == "update":
-                    rates[int(event["step"])] = float(event["disagreeing"]) / max(float(event["eligible"]), 1.0)
+                    found[int(event["step"])] = measure(event)
     except FileNotFoundError:
         raise ValueError(f"there is no {metrics}") from None
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{metrics} is not the metrics.jsonl of a run: {type(error).__name__}: {error}") from None
-    if not rates or sorted(rates) != list(range(len(rates))):
-        raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(rates)}")
-    return Table(values=tuple(rates[step] for step in range(len(rates))))
+    if not found or sorted(found) != list(range(len(found))):
+        raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(found)}")
+    return Table(values=tuple(found[step] for step in range(len(found))))

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.config.check import check_keys, construct, read_section
 from freerun.config.data_sections import DATA_KINDS
-from freerun.config.kinds import TASKS, TaskKind, misfit, task_of
+from freerun.config.kinds import TASKS, TaskKind, misfit, task_of, trained_on
 from freerun.config.methods import read_method
 from freerun.config.model_sections import MODEL_KINDS
 from freerun.config.recipe import Arm, CompareSettings, Recipe
 from freerun.config.source import Source, nearest, read_source
 from freerun.config.toml_lines import KeyPath
+from freerun.config.trained import Trained
 
 if TYPE_CHECKING:
     from freerun.types import Step
@@ -67,10 +68,11 @@ def read_recipe(source: Source) -> Recipe:
     _check_select(source, task)
     evaluate = read_section(source, ("evaluate",), task.evaluate, elsewhere=_but("evaluate", elsewhere))
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
-    compare = _read_compare(source, run, elsewhere) if "compare" in table else None
+    trained = trained_on(str(_get(table, "data", "kind")), model) if data is not None else Trained(task.values)
+    compare = _read_compare(source, run, trained, elsewhere) if "compare" in table else None
     method = None
     if "method" in table:
-        method = read_method(source, ("method",), table["method"], run)
+        method = read_method(source, ("method",), table["method"], run, trained)
     elif compare is None or not compare.arms:
         source.add((), "[method] is missing", 'add [method] with name = "teacher_forcing"')
     else:
@@ -181,7 +183,9 @@ def _kind_section(
     return read_section(source, (section,), cls, elsewhere=_but(section, elsewhere))
 
 
-def _read_compare(source: Source, run: Step | None, elsewhere: Mapping[str, str]) -> CompareSettings | None:
+def _read_compare(
+    source: Source, run: Step | None, trained: Trained, elsewhere: Mapping[str, str]
+) -> CompareSettings | None:
     entries = _get(source.table, "compare", "arms")
     labels = [_label(entry) for entry in entries] if isinstance(entries, list) else []
     free = [label for entry, label in zip(entries or [], labels, strict=False) if label and not _is_matched(entry)]
@@ -190,7 +194,7 @@ def _read_compare(source: Source, run: Step | None, elsewhere: Mapping[str, str]
         if not isinstance(value, list):
             source.add(path, "arms must be tables: [[compare.arms]]", "each has a `method` and a `label`")
             return ()
-        read = [_read_arm(source, (*path, i), entry, run, free) for i, entry in enumerate(value)]
+        read = [_read_arm(source, (*path, i), entry, (run, trained), free) for i, entry in enumerate(value)]
         for i, label in enumerate(labels):
             if label and label in labels[:i]:
                 source.add((*path, i, "label"), f"two arms are called {label!r}", "give each its own `label`")
@@ -221,7 +225,9 @@ def _is_matched(entry: Any) -> bool:
     return any(isinstance(value, dict) and "matched_to" in value for value in values)
 
 
-def _read_arm(source: Source, path: KeyPath, entry: Any, run: Step | None, labels: list[str]) -> Arm | None:
+def _read_arm(
+    source: Source, path: KeyPath, entry: Any, known: tuple[Step | None, Trained], labels: list[str]
+) -> Arm | None:
     if not isinstance(entry, dict):
         source.add(path, f"an arm is a table with `method` and `label`; got {entry!r}")
         return None
@@ -230,7 +236,7 @@ def _read_arm(source: Source, path: KeyPath, entry: Any, run: Step | None, label
     if "method" not in entry:
         source.add(path, "an arm needs a `method`", 'add method = { name = "teacher_forcing" }')
         return None
-    method = read_method(source, (*path, "method"), entry["method"], run, labels)
+    method = read_method(source, (*path, "method"), entry["method"], *known, labels=labels)
     if "label" in entry and (label is None or not _LABEL.fullmatch(label)):
         source.add((*path, "label"), f"`label` must be a string with a letter or digit; got {entry['label']!r}")
         return None

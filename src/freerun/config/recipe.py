@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from freerun.config.data_sections import DataSettings, number
+from freerun.config.data_sections import DataSettings
 from freerun.config.model_sections import ModelSettings
+from freerun.config.ranged import number
+from freerun.errors import UserError
 
 if TYPE_CHECKING:
     from freerun.training import TrainSettings
 
 __all__ = [
-    "Arm", "CompareSettings", "EvaluateSettings", "MethodSettings", "Recipe", "TextEvaluate",
+    "Arm", "CompareSettings", "EvaluateSettings", "MethodSettings", "Recipe", "SeriesEvaluate", "TextEvaluate",
 ]  # fmt: skip
 
 
@@ -75,6 +77,26 @@ class TextEvaluate:
 
 
 @dataclass(frozen=True)
+class SeriesEvaluate:
+    """How a forecaster is scored, on dev while training and on test at the end.
+
+    Args:
+        draw: what is fed back in free running: "auto", what the model says, or the mean of the distribution it says;
+            "gaussian", "student_t" or "quantile_sample" is one draw from that.
+        threshold: error, in standard deviations, that ends the valid time.
+        batch_size: windows at a time; changes no number.
+    """
+
+    draw: Literal["auto", "point", "expected", "gaussian", "student_t", "quantile_sample"] = "auto"
+    threshold: float = number(0.4, low=0.0)
+    batch_size: int = number(256, low=1)
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise UserError(f"`threshold` must be above 0; got {self.threshold}")
+
+
+@dataclass(frozen=True)
 class Arm:
     """One method of a comparison, and the name it goes by in tables and folders."""
 
@@ -107,5 +129,5 @@ class Recipe:
     model: ModelSettings
     method: MethodSettings
     train: TrainSettings
-    evaluate: EvaluateSettings | TextEvaluate
+    evaluate: EvaluateSettings | TextEvaluate | SeriesEvaluate
     compare: CompareSettings | None = None

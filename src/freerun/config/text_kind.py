@@ -35,6 +35,7 @@ class TextKind:
         "trigram_divergence", "teacher_forced_loss", "teacher_forced_bits_per_character",
         "teacher_forced_token_accuracy",
     )  # fmt: skip
+    values = False
     aligned = False
     needs_training_data = True  # what the model says is compared with the words of the training part
 
@@ -44,7 +45,7 @@ class TextKind:
 
         return TEXT
 
-    def load(self, settings: TextSection) -> TextData:
+    def load(self, settings: TextSection, model: str) -> TextData:
         """The text.
 
         Raises:

@@ -43,6 +43,8 @@ def fit(value: Any, hint: Any) -> tuple[Any, str]:
         return fitting[0] if fitting else (None, wanted)
     if origin is tuple:
         return _fit_list(value, arguments[0])
+    if origin is dict:
+        return _fit_numbers(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if hint in _PLAIN and (not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))):
@@ -58,6 +60,12 @@ def _fit_list(value: Any, part: Any) -> tuple[Any, str]:
         return None, wanted
     found = [fit(entry, part) for entry in value]
     return (None, wanted) if any(problem for _, problem in found) else (tuple(v for v, _ in found), "")
+
+
+def _fit_numbers(value: Any) -> tuple[Any, str]:
+    wanted = "a table of numbers, as in { b = 0.1 }"
+    fine = isinstance(value, dict) and all(not fit(number, float)[1] for number in value.values())
+    return (value, "") if fine else (None, wanted)
 
 
 def object_problem(value: Any, hint: Any) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.draws import DRAWS, Draw, Greedy, Point, resolve
+from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, resolve
 from freerun.errors import UserError
 from freerun.generate.beam import Ask, Generated, beam_search
 from freerun.generate.walk import Walk, begin, log_probs, prompt_lengths, together
@@ -59,7 +59,8 @@ def generate(
         length: entries to make at most for each row, the end symbol included, the prompt not.
         end: id of the end symbol; None: there is none, and every row runs to ``length``.
         beams: 1 for greedy or sampling; more for beam search (ids only, with ``draw="greedy"``).
-        draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default).
+        draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default), or for a
+            model with a distribution head as its mean ("expected") or a sample ("gaussian" and so on).
         key: randomness is a function of (key, row, position), rows being ``batch.row_numbers`` and positions those
             of the history, the prompt included.
         length_penalty: >= 0; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
@@ -104,8 +105,6 @@ def generate(
 def _run(model: Any, batch: Batch, ask: Ask, draw: Draw, key: int) -> Generated:
     told = prompt_lengths(batch)
     walk = begin(model, batch, told, ask.length)
-    if not batch.is_discrete:
-        return _values(walk, batch, draw, ask.length)
     if ask.beams > 1:
         return beam_search(walk, batch.size, ask)
 
@@ -114,7 +113,11 @@ def _run(model: Any, batch: Batch, ask: Ask, draw: Draw, key: int) -> Generated:
         noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], told[rows] + t, outputs.shape[-1])
         return draw.choose(outputs, noise)
 
-    return _one_each(walk, torch.arange(batch.size, device=told.device), ask, choose)
+    every = torch.arange(batch.size, device=told.device)
+    if not batch.is_discrete:
+        check_width(draw, walk.predict(), batch.history.shape[2])
+        return _values(walk, every, ask, choose)
+    return _one_each(walk, every, ask, choose)
 
 
 def _range_problems(ask: Ask) -> list[str]:
@@ -157,14 +160,14 @@ def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
     return problems
 
 
-def _values(walk: Walk, batch: Batch, draw: Draw, length: int) -> Generated:
+def _values(walk: Walk, rows: Tensor, ask: Ask, choose: Callable[[Tensor, Tensor, int], Tensor]) -> Generated:
     entries: list[Tensor] = []
-    for t in range(length):
-        entries.append(draw.choose(walk.predict(), None))
-        if t + 1 < length:
+    for t in range(ask.length):
+        entries.append(choose(walk.predict(), rows, t))
+        if t + 1 < ask.length:
             walk.advance(entries[t], None)
-    lengths = torch.full((batch.size,), length, device=batch.history.device)
-    return Generated(torch.stack(entries, 1), lengths, entries[0].new_zeros(batch.size))
+    lengths = torch.full_like(rows, ask.length)
+    return Generated(torch.stack(entries, 1), lengths, entries[0].new_zeros(len(rows)))
 
 
 def _one_each(walk: Walk, rows: Tensor, ask: Ask, choose: Callable[[Tensor, Tensor, int], Tensor]) -> Generated:

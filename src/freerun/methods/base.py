@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -13,9 +14,15 @@ from freerun import objectives
 from freerun.errors import UserError
 from freerun.rollin import differs_by_mode
 from freerun.schedules import Schedule, extremes, value_at
+from freerun.transforms import loss_on, loss_on_problems, within_horizon
 from freerun.types import Batch, Encoder, Outcome
 
-__all__ = ["Citation", "Method", "TransformMethod", "change_report", "encode_once", "in_range", "without_nan"]
+__all__ = [
+    "SHARED", "Citation", "Method", "TransformMethod", "change_report", "encode_once", "in_range", "without_nan",
+]  # fmt: skip
+
+SHARED: dict[str, tuple[float, float]] = {"horizon": (1.0, math.inf)}
+"""Parameters that every method has and a schedule may drive, with their ranges."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,28 @@ class Method(Protocol):
 class TransformMethod:
     """transform + objective: change the history, then one ordinary forward. Subclasses say how to ``feed``.
 
-    ``repr`` is the method's signature: its name and every argument that is not the default.
+    ``repr`` is the method's signature: its name and every argument that is not the default. Two choices are the same
+    for all methods, and independent of who feeds and of where the gradient is cut:
+
+    Args:
+        horizon: how many entries of each row that may be replaced are used, from the first on; a number or a schedule
+            (rounded down); None: all. See ``freerun.transforms.within_horizon``.
+        loss_on: which steps carry loss: ``"all"`` of the mask, ``"last"``, ``"own"`` (a warm-up left out), or a weight
+            for each lead time. See ``freerun.transforms.loss_on``.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     citation: ClassVar[Citation]
     # parameter -> its closed range, for parameters that a schedule may drive
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+    ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
+
+    horizon: float | Schedule | None = field(default=None, kw_only=True)
+    loss_on: str | tuple[float, ...] = field(default="all", kw_only=True)
 
     def __repr__(self) -> str:
-        shown = [f for f in fields(self) if getattr(self, f.name) != f.default or f.default is MISSING]
+        shown = [f for f in fields(self) if f.repr and (getattr(self, f.name) != f.default or f.default is MISSING)]
+        shown.sort(key=lambda f: f.kw_only is True)  # what all methods share comes last
         return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
@@ -69,10 +87,28 @@ class TransformMethod:
 
     def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
         """The batch that is fed: its ``history`` is what the model is told."""
+        return self.fed(model, self.shaped(batch, step), step, key)
+
+    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+        """The batch that is fed, of one that has its horizon and its loss steps."""
         return self.feed(model, without_nan(batch), step, key)[0]
 
+    def shaped(self, batch: Batch, step: int) -> Batch:
+        """The batch cut to the horizon, with the loss on the steps asked for."""
+        if self.horizon is not None:
+            # a nominal 0.3 * 10 is 2.999...
+            batch = within_horizon(batch, math.floor(self.value("horizon", step) + 1e-9))
+        return loss_on(batch, self.loss_on)
+
     def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
-        """One step: feed, forward, objective.
+        """One step: transform, forward, objective."""
+        outcome = self.made(model, self.shaped(batch, step), step, key)
+        if self.horizon is None:
+            return outcome
+        return replace(outcome, report={"horizon": self.value("horizon", step), **outcome.report})
+
+    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        """One step on a batch that has its horizon and its loss steps: feed, forward, objective.
 
         The context is encoded once for roll-in and training where the model can and is the same function in
         both modes.
@@ -91,10 +127,12 @@ class TransformMethod:
         """The mean loss, ``total / count``."""
         return self.run(model, batch, step, key).loss
 
-    def scheduled(self) -> Iterator[tuple[str, float | Schedule]]:
+    def scheduled(self) -> Iterator[tuple[str, Any]]:
         """The parameters that may be schedules, with their values."""
         for name in self.ranges:
-            yield name, getattr(self, name)
+            given = getattr(self, name)
+            if given is not None or name not in SHARED:
+                yield name, given
 
     def value(self, name: str, step: int) -> float:
         """A scheduled parameter's value at a step, checked to lie in its range."""
@@ -107,7 +145,9 @@ class TransformMethod:
 
     def problems(self) -> list[str]:
         """What is wrong with the arguments that all methods share: the objective, and ranges at the first step."""
-        found = objectives.check(getattr(self, "objective", "auto"))
+        if isinstance(self.loss_on, list):  # frozen: a tuple can be hashed
+            object.__setattr__(self, "loss_on", tuple(self.loss_on))
+        found = objectives.check(getattr(self, "objective", "auto")) + loss_on_problems(self.loss_on)
         strange = [name for name, given in self.scheduled() if not _is_number_or_schedule(given)]
         found += [f"{name} must be a number or a schedule; got {getattr(self, name)!r}" for name in strange]
         if not strange:
@@ -169,12 +209,14 @@ def encode_once(model: Any, batch: Batch) -> Batch:
 
 
 def change_report(batch: Batch, history: Tensor, replaced: int) -> dict[str, float | str]:
-    """Counts of a step: entries eligible, replaced, and replaced by something else than gold."""
+    """Counts of a step: entries eligible, replaced, and replaced by something else than gold.
+
+    For values also ``squared_deviation``: summed over entries, the mean over channels of (fed - gold) squared.
+    """
     changed = history != batch.history
+    report: dict[str, float | str] = {"eligible": int(batch.replaceable.sum()), "replaced": replaced}
     if changed.dim() == 3:
         changed = changed.any(-1)
-    return {
-        "eligible": int(batch.replaceable.sum()),
-        "replaced": replaced,
-        "disagreeing": int(torch.count_nonzero(changed)),
-    }
+        far = (history.detach() - batch.history.detach())[changed].double()
+        report["squared_deviation"] = float(far.square().mean(-1).sum())
+    return {**report, "disagreeing": int(torch.count_nonzero(changed))}

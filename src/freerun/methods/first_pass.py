@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from freerun import gates
+from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, without_nan
 from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.types import Batch, Outcome, Split
@@ -44,6 +45,10 @@ def tosser(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[
         ratio: the teacher forcing ratio; at 1 nothing is asked.
     """
     gate = gates.resolve(coin)
+    if gates.is_soft(gate):
+        raise UserError(
+            f"coin={coin!r} mixes gold and own values, which only scheduled_sampling does: use it, or another coin"
+        )
     if not gates.needs_confidence(gate):
         return partial(gate, batch, ratio), 0
     if ratio >= 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 from freerun import draws, gates
 from freerun.errors import UserError
 from freerun.keys import fold
-from freerun.methods.base import Citation, TransformMethod, change_report
+from freerun.methods.base import SHARED, Citation, TransformMethod, change_report
 from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, said_at, tosser
 from freerun.objectives import Objective
 from freerun.rollin.plan import Plan
@@ -64,7 +64,7 @@ class Parallel(TransformMethod):
 
     name: ClassVar[str] = "parallel"
     summary: ClassVar[str] = "k parallel passes, each freezing one more entry (approximate)"
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0)}
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="h^0 = y;  h^{n+1}_t = h^n_t for t < n, else y_t with probability r(step), else a draw from "
         "p(. | h^n_<t, x);  loss = -sum_t log p(y_t | h^k_<t, x)",
@@ -125,9 +125,9 @@ class Parallel(TransformMethod):
         }
         return batch.replace(history=history), report
 
-    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: the passes, then an ordinary forward."""
-        outcome = super().run(model, batch, step, key)
+        outcome = super().made(model, batch, step, key)
         return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
 
 

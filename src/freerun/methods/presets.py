@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from freerun.errors import UserError
+from freerun.methods.base import TransformMethod
+from freerun.methods.reverse import ReverseScheduledSampling
 from freerun.methods.scheduled_sampling import ScheduledSampling
-from freerun.schedules import InverseSigmoid
+from freerun.schedules import Constant, Exponential, InverseSigmoid, Join, Linear
 
-__all__ = ["PRESETS", "falling", "midpoint_k", "rising"]
+__all__ = ["PRESETS", "bptt_sa", "falling", "midpoint_k", "reverse", "rising"]
 
 
 def midpoint_k(steps: int) -> float:
@@ -53,7 +55,49 @@ def rising(steps: int, **arguments: Any) -> ScheduledSampling:
     return ScheduledSampling(InverseSigmoid(k=midpoint_k(steps), start=0.0, end=1.0), **arguments)
 
 
-PRESETS: dict[str, tuple[Callable[..., ScheduledSampling], str]] = {
+def bptt_sa(steps: int, length: int, **arguments: Any) -> ScheduledSampling:
+    """Scheduled autoregressive truncated BPTT (Vlachas and Koumoutsakos 2024): own share rises, gradient cut every L.
+
+    One coin a position, shared by the batch; P(gold) falls by an inverse sigmoid centred in the run; the gradient goes
+    through own entries within stretches of ``length``. The warm-up on data is the batch's (entries that are known).
+
+    Args:
+        steps: optimizer steps of the run.
+        length: positions of a stretch.
+        arguments: further arguments of ``scheduled_sampling``.
+
+    >>> bptt_sa(1000, 20).gradient
+    20
+    """
+    return ScheduledSampling(InverseSigmoid(k=midpoint_k(steps)), coin="step", gradient=length, **arguments)
+
+
+def reverse(steps: int, **arguments: Any) -> ReverseScheduledSampling:
+    """Reverse scheduled sampling as published, its 25,000 and 50,000 of 80,000 updates scaled to a run.
+
+    Args:
+        steps: optimizer steps of the run, at least 16.
+        arguments: further arguments of ``reverse_scheduled_sampling``.
+
+    >>> method = reverse(80_000)
+    >>> [round(method.context_ratio(s), 3) for s in (0, 24_999, 25_000, 30_000, 50_000)]
+    [0.5, 0.5, 0.5, 0.816, 1.0]
+    >>> [method.teacher_forcing_ratio(s) for s in (0, 25_000, 37_500, 50_000)]
+    [0.5, 0.5, 0.25, 0.0]
+    """
+    if steps < 16:
+        raise UserError(f"steps must be at least 16; got {steps}")
+    first, second, k = steps * 5 / 16, steps * 10 / 16, math.exp(-16 / steps)
+    context = Join(
+        schedules=(Constant(0.5), Exponential(k=k, start=0.5, end=1.0), Constant(1.0)), boundaries=(first, second)
+    )
+    horizon = Join(schedules=(Constant(0.5), Linear(start=0.5, end=0.0, steps=second - first)), boundaries=(first,))
+    return ReverseScheduledSampling(context, horizon, **arguments)
+
+
+PRESETS: dict[str, tuple[Callable[..., TransformMethod], str]] = {
     "falling": (falling, "Bengio, Vinyals, Jaitly and Shazeer 2015, arXiv:1506.03099"),
     "rising": (rising, "Teutsch and Maeder 2022, Flipped classroom, TMLR, arXiv:2210.08959"),
+    "bptt_sa": (bptt_sa, "Vlachas and Koumoutsakos 2024, Physica D 470, arXiv:2302.11101"),
+    "reverse": (reverse, "Wang et al. 2022, PredRNN, TPAMI, arXiv:2103.09504"),
 }

@@ -11,14 +11,14 @@ from torch import Tensor
 from freerun import draws, gates
 from freerun.errors import UserError
 from freerun.keys import fold
-from freerun.methods.base import Citation, TransformMethod, change_report, encode_once, without_nan
+from freerun.methods.base import SHARED, Citation, TransformMethod, change_report, encode_once, without_nan
 from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, tosser
+from freerun.methods.valued import Own, blended, gradient_of, gradient_problems, through_own
 from freerun.objectives import Objective
-from freerun.rollin import RollIn, certified_forward, differs_by_mode, draft_roll_in, roll_in, unroll
+from freerun.rollin import Mixing, RollIn, certified_forward, differs_by_mode, draft_roll_in, roll_in
 from freerun.rollin.engines import Draft, Engine, check_engine, resolve
 from freerun.rollin.modes import refuse_coupled_rows, uncached_autocast
 from freerun.rollin.plan import Plan
-from freerun.rollin.unrolled import Mixing, refuse_unrolling
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome
 
@@ -37,13 +37,14 @@ class ScheduledSampling(TransformMethod):
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule of the optimizer step.
         draw: ``"sample"``, ``"greedy"``, ``"point"`` (a value as predicted) or a draw; ``"auto"`` samples ids
             and feeds values back as predicted.
-        coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``,
-            ``"decoding_steps"``, ``"confidence"`` (one more pass) or a gate.
+        coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``, ``"decoding_steps"``,
+            ``"confidence"`` (one more pass), ``"blend"`` (values only: a share of gold in each entry) or a gate.
         engine: ``"auto"``, ``"step"``, ``"jacobi"``, ``"window"``, ``"draft"`` (all exact; ``freerun.Window`` and
             ``freerun.Draft`` have settings) or an integer k: k parallel passes, approximate. The coupling of noise and
             choice is a field of the draw, and ``"auto"`` never changes it.
-        gradient: through the model's own entries: ``"none"``, ``"full"`` or k (cut at every k-th position);
-            ``"auto"`` is none for ids and full for values.
+        gradient: through the model's own entries: ``"none"``, ``"full"``, or k: entry and state are cut before every
+            k-th step, and memory grows with k (``outputs`` then carry no graph); ``"auto"`` is none for ids and full
+            for values.
         gold_weight: of the loss on gold history beside the other, one more training forward; 0 drops it, as published.
         objective: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
 
@@ -70,7 +71,7 @@ class ScheduledSampling(TransformMethod):
 
     name: ClassVar[str] = "scheduled_sampling"
     summary: ClassVar[str] = "gold with probability teacher_forcing_ratio, else the model's own output"
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0)}
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="h_t = y_t with probability r(step), else a draw from p(. | h_<t, x);  "
         "loss = -sum_t log p(y_t | h_<t, x)\n(one coin and one draw = one draw from (1 - r) P_model + r P_data)",
@@ -93,35 +94,37 @@ class ScheduledSampling(TransformMethod):
                     find(given)  # pyright: ignore[reportArgumentType]
             except UserError as error:
                 problems += error.problems
-        if not (self.gradient in ("auto", "none", "full") or _is_count(self.gradient)):
-            problems.append(
-                f"gradient must be 'auto', 'none', 'full' or a number of positions k >= 1; got {self.gradient!r}"
-            )
-        problems += self.problems()
+        problems += gradient_problems(self.gradient) + self.problems()
         if problems:
             raise UserError(problems)
 
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
+        if gates.is_soft(gates.resolve(self.coin)):
+            own = self._own(model, batch, step, key)
+            history, report = blended(model, batch, own.mixing, self.engine)
+            return batch.replace(history=history), {**own.report, **report}
         plan, report = self._plan(model, batch, step, key)
         rolled = roll_in(model, batch, plan, self.engine)
         report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
         return batch.replace(history=rolled.history), report
 
-    def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
-        """The batch that is fed; with a gradient through own values its history carries the graph."""
-        if self._cut(batch) == "none":
-            return super().transform(model, batch, step, key)
-        return self._unroll(model, batch, step, key).fed
+    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+        """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
+        if gradient_of(batch, self.gradient) == "none":
+            return super().fed(model, batch, step, key)
+        batch = without_nan(batch)
+        return through_own(self, model, batch, self._own(model, batch, step, key)).fed
 
-    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step; with a gradient through own values the roll-in's outputs are the outputs."""
-        if self._cut(batch) != "none":
-            outcome = self._unroll(model, batch, step, key)
+        if gradient_of(batch, self.gradient) != "none":
+            known = without_nan(batch)
+            outcome = through_own(self, model, known, self._own(model, known, step, key))
         elif isinstance(resolve(self.engine), Draft) and not differs_by_mode(model):
             outcome = self._certified(model, batch, step, key)
         else:
-            outcome = super().run(model, batch, step, key)
+            outcome = super().made(model, batch, step, key)
         if asked := float(outcome.report.get("gate_passes", 0)):
             more = {name: float(outcome.report[name]) + asked for name in ("passes", "work")}
             outcome = replace(outcome, report={**outcome.report, **more})
@@ -150,45 +153,24 @@ class ScheduledSampling(TransformMethod):
 
     def _keep(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
         ratio = self.value("teacher_forcing_ratio", step)
+        gate = gates.resolve(self.coin)
+        if gates.is_soft(gate):
+            if batch.is_discrete:
+                raise UserError(
+                    f"coin={self.coin!r} mixes values, and these targets are ids: use two_pass(mix='softmax'), which "
+                    "mixes their embeddings, or another coin"
+                )
+            return gate(batch, ratio, key), {"teacher_forcing_ratio": ratio}
         toss, asked = tosser(self.coin, model, batch, ratio)
         report: dict[str, float | str] = {"gate_passes": asked} if asked else {}
         return toss(fold(key, "gate", int(step))) | ~batch.replaceable, {"teacher_forcing_ratio": ratio, **report}
 
-    def _cut(self, batch: Batch) -> str | int:
-        if self.gradient == "auto":
-            return "none" if batch.is_discrete else "full"
-        if batch.is_discrete and self.gradient != "none":
-            raise UserError(
-                f"gradient={self.gradient!r} has no meaning for ids: a sampled symbol carries no gradient; use 'auto'"
-            )
-        return self.gradient
-
-    def _unroll(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
-        batch = without_nan(batch)
+    def _own(self, model: Any, batch: Batch, step: int, key: int) -> Own:
         keep, report = self._keep(model, batch, step, key)
-        cut = self._cut(batch)
-        replaced = int(torch.count_nonzero(~keep))
-        shared = encode_once(model, batch)
-        refuse_unrolling(model, self.engine)
-        if replaced == 0:
-            outputs, history, passes, exact = model(shared), batch.history, 0, True
-        else:
-            every = None if cut == "full" else int(cut)
-            mixing = Mixing(batch.history, keep, draws.fitting(self.draw, batch), every)
-            outputs, history, passes, exact = unroll(model, shared, mixing, self.engine)
-        report |= {
-            **change_report(batch, history, replaced),
-            "passes": passes,
-            "work": float(passes),
-            "engine": "unrolled" if replaced else "none",
-            "certified": "no" if not exact else "construction" if passes == 0 else "fixed point",
-            "exact": float(exact),
-        }
-        return self.finish(outputs, batch.replace(history=history), report)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        gradient = gradient_of(batch, self.gradient)
+        draw = draws.fitting(self.draw, batch)
+        mixing = Mixing.of(batch, keep, draw, fold(key, "draw", int(step)), detached=gradient == "none")
+        return Own(mixing, gradient, self.engine, report)
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from freerun.errors import UserError
 from freerun.gates import Token
 from freerun.keys import fold, uniform
-from freerun.methods.base import Citation, TransformMethod, change_report
+from freerun.methods.base import SHARED, Citation, TransformMethod, change_report
 from freerun.objectives import Objective
 from freerun.schedules import Schedule
 from freerun.types import Batch
@@ -61,7 +61,7 @@ class TokenNoise(TransformMethod):
 
     name: ClassVar[str] = "token_noise"
     summary: ClassVar[str] = "random symbols in the history: the noise control"
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"rate": (0.0, 1.0)}
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"rate": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="h_t = y_t with probability 1 - r(step), else a symbol drawn from the noise's law;  "
         "loss = -sum_t log p(y_t | h_<t, x)",

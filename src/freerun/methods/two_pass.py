@@ -11,7 +11,7 @@ from torch import Tensor
 from freerun import gates
 from freerun.errors import UserError
 from freerun.keys import fold
-from freerun.methods.base import Citation, TransformMethod, change_report, encode_once
+from freerun.methods.base import SHARED, Citation, TransformMethod, change_report, encode_once
 from freerun.methods.first_pass import gold_weight_problems, said, said_at, with_gold_loss
 from freerun.methods.mixes import HARD, Mix
 from freerun.objectives import Objective
@@ -92,7 +92,7 @@ class TwoPass(TransformMethod):
 
     name: ClassVar[str] = "two_pass"
     summary: ClassVar[str] = "a second pass on what the first predicted from gold (approximate)"
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0)}
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="z_t = logits given y_<t;  e_t = e(y_t) with probability r(step), else sum_v w_v(z_t) e(v);  "
         "loss = -sum_t log p(y_t | e_<t, x) + gold_weight * -sum_t log p(y_t | y_<t, x)",
@@ -138,7 +138,7 @@ class TwoPass(TransformMethod):
         told = self._tell(model, batch, step, key)
         return told.batch, told.report
 
-    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: pass 1, mixing, pass 2 and its loss."""
         # with a graph both passes run in the same mode: they may share an encoding that dropout has touched
         shared = _encoded(model, batch) if self._with_graph else encode_once(model, batch)

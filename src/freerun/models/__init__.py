@@ -2,14 +2,28 @@
 
 from typing import Any
 
-from freerun.models.article import Seq2SeqModel, UnshiftedSeq2SeqModel
+from freerun.models.article import ArticleForecaster, Seq2SeqModel, UnshiftedSeq2SeqModel
+from freerun.models.forecasting import (
+    ConvGRUForecaster,
+    PlainForecaster,
+    RecurrentForecaster,
+    Rescaled,
+    ShallowPLRNN,
+    TransformerForecaster,
+)
 from freerun.models.recurrent import RecurrentSeq2Seq
 from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
 
 __all__ = [
     "MODELS",
+    "ConvGRUForecaster",
+    "PlainForecaster",
+    "RecurrentForecaster",
     "RecurrentSeq2Seq",
+    "Rescaled",
     "Seq2SeqModel",
+    "ShallowPLRNN",
+    "TransformerForecaster",
     "TransformerLM",
     "TransformerSeq2Seq",
     "UnshiftedSeq2SeqModel",
@@ -19,4 +33,10 @@ MODELS: dict[str, type[Any]] = {
     "recurrent": RecurrentSeq2Seq,
     "transformer": TransformerSeq2Seq,
     "transformer_lm": TransformerLM,
+    "article": ArticleForecaster,
+    "recurrent_forecaster": RecurrentForecaster,
+    "plain_forecaster": PlainForecaster,
+    "transformer_forecaster": TransformerForecaster,
+    "conv_gru": ConvGRUForecaster,
+    "shallow_plrnn": ShallowPLRNN,
 }

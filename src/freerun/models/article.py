@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from freerun.errors import UserError
+from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["Seq2SeqModel", "UnshiftedSeq2SeqModel"]
+__all__ = ["ArticleForecaster", "Seq2SeqModel", "UnshiftedSeq2SeqModel"]
 
 
 class UnshiftedSeq2SeqModel(nn.Module):
@@ -44,9 +46,18 @@ class UnshiftedSeq2SeqModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, output_size) values."""
+        self._check(batch)
         _, hidden = self.encoder(batch.context.transpose(0, 1))  # time first, as nn.RNN reads
         output, _ = self.decoder(self.told(batch.history.transpose(0, 1)), hidden)
         return self.fc(output).transpose(0, 1)
+
+    def _check(self, batch: Batch) -> None:
+        fed, said = batch.history.shape[-1], self.fc.out_features
+        if fed != said:
+            raise UserError(
+                f"{type(self).__name__} says {said} values a position, and the batch's history has {fed}: make it with "
+                f"output_size={fed}"
+            )
 
 
 class Seq2SeqModel(UnshiftedSeq2SeqModel):
@@ -71,6 +82,7 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
 
     def start(self, batch: Batch) -> Any:
         """The decoder's state (1, batch, hidden) once it has read the zeros that stand before position 0."""
+        self._check(batch)
         _, hidden = self.encoder(batch.context.transpose(0, 1))
         return self.step(hidden, batch.history.new_zeros(batch.size, self.decoder.input_size))
 
@@ -90,3 +102,56 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
     def select(self, state: Any, rows: Tensor) -> Any:
         """The state of the rows asked for."""
         return state[:, rows]
+
+
+class ArticleForecaster(Seq2SeqModel):
+    """The article's model on series: the source is the past of a window, told to the encoder; a Stepper.
+
+    ``Seq2SeqModel(values + observed, size, values)``, weight for weight; only where the source lies in the batch is
+    another.
+
+    Args:
+        values: channels that are said and fed back.
+        covariates: must be 0: the article's decoder reads its own output and nothing else.
+        observed: channels known in the past only.
+        size: width of both networks.
+
+    Context of a batch: ``{"past": (batch, past_time, values + observed)}``.
+
+    Raises:
+        UserError: covariates.
+
+    >>> values = torch.randn(3, 5, 10)
+    >>> batch = Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context={"past": torch.randn(3, 5, 10)})
+    >>> ArticleForecaster(10)(batch).shape
+    torch.Size([3, 5, 10])
+    """
+
+    layout: ClassVar[str] = "past"
+
+    def __init__(self, values: int, covariates: int = 0, observed: int = 0, *, size: int = 20) -> None:
+        if covariates:
+            raise UserError(
+                f"the article's decoder reads its own output and nothing else; got {covariates} covariates: leave them "
+                "out, or use RecurrentForecaster"
+            )
+        super().__init__(values + observed, size, values)
+        self.values = values
+        self._settings = {"values": values, "covariates": covariates, "observed": observed, "size": size}
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as given."""
+        return dict(self._settings)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, time, values)."""
+        return super().forward(batch.replace(context=batch.context["past"]))
+
+    def start(self, batch: Batch) -> Any:
+        """The decoder's state once it has read the zeros that stand before position 0."""
+        self._check(batch)
+        return super().start(batch.replace(context=batch.context["past"]))
+
+    def detach(self, state: Any) -> Any:
+        """The same state without the gradient into what came before."""
+        return state.detach()

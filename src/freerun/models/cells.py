@@ -75,7 +75,18 @@ def _gru(weights: CellWeights, gates: Tensor, hidden: Tensor) -> Tensor:
     assert weights.recurrent_bias is not None
     recurrent = torch.addmm(weights.recurrent_bias, hidden, weights.recurrent)
     size = hidden.shape[1]
-    both = (gates[:, : 2 * size] + recurrent[:, : 2 * size]).sigmoid()
-    reset, update = both[:, :size], both[:, size:]
-    candidate = (gates[:, 2 * size :] + reset * recurrent[:, 2 * size :]).tanh()
-    return candidate + update * (hidden - candidate)
+    if torch.is_grad_enabled():
+        reset, update, candidate = gates.chunk(3, 1)
+        r, u, c = recurrent.chunk(3, 1)
+        update = (update + u).sigmoid()
+        return _between(torch.addcmul(candidate, (reset + r).sigmoid(), c).tanh(), hidden, update)
+    # recurrent is our own fresh tensor: all but the last operation in place
+    both = recurrent[:, : 2 * size].add_(gates[:, : 2 * size]).sigmoid_()
+    candidate = recurrent[:, 2 * size :].mul_(both[:, :size]).add_(gates[:, 2 * size :]).tanh_()
+    return _between(candidate, hidden, both[:, size:])
+
+
+def _between(candidate: Tensor, hidden: Tensor, update: Tensor) -> Tensor:
+    if candidate.dtype == hidden.dtype:
+        return torch.lerp(candidate, hidden, update)
+    return candidate + update * (hidden - candidate)  # autocast: the state may still be wider

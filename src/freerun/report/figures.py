@@ -10,20 +10,20 @@ from typing import Any
 from freerun.errors import UserError
 from freerun.report.readings import Curve
 
-__all__ = ["DASHES", "Difference", "differences", "lines"]
+__all__ = ["ARMS", "DASHES", "GRID", "INK", "SOFT", "Difference", "altair", "differences", "lines", "svg"]
 
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
 """Stroke pattern of each arm: lines stay apart without colour."""
 
 _WIDTH, _HEIGHT = 340, 190
 # colours that stand for the style sheet's: arm 0, 1, ... and ink, soft ink, grid
-_ARMS = tuple(f"#a0000{i}" for i in range(6))
-_INK, _SOFT, _GRID = "#b00001", "#b00002", "#b00003"
+ARMS = tuple(f"#a0000{i}" for i in range(6))
+INK, SOFT, GRID = "#b00001", "#b00002", "#b00003"
 _VARIABLES = {
-    **{colour: f"var(--arm-{i})" for i, colour in enumerate(_ARMS)},
-    _INK: "var(--ink)",
-    _SOFT: "var(--soft)",
-    _GRID: "var(--grid)",
+    **{colour: f"var(--arm-{i})" for i, colour in enumerate(ARMS)},
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    GRID: "var(--grid)",
 }
 
 
@@ -48,13 +48,18 @@ class Difference:
     seeds: tuple[float, ...]
 
 
-def _altair() -> tuple[Any, Any]:
+def altair() -> tuple[Any, Any]:
+    """Altair and vl-convert.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
     try:
-        import altair
+        import altair as drawing
         import vl_convert
     except ImportError as error:
         raise UserError(f"the report needs {error.name}: pip install 'freerun[report]'") from error
-    return altair, vl_convert
+    return drawing, vl_convert
 
 
 def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequence[float] | None = None) -> str:
@@ -66,7 +71,7 @@ def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequ
         title: of the vertical axis.
         domain: its range; None: from the data.
     """
-    alt, _ = _altair()
+    alt, _ = altair()
     x = alt.X("x:Q", title="updates", scale=alt.Scale(zero=True, nice=False), axis=alt.Axis(tickCount=5, format=",d"))
     scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
     y = alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
@@ -78,11 +83,11 @@ def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequ
         values = [{"x": step, "y": value, "run": curve.number} for curve in groups[key] for step, value in curve.points]
         style = _style(groups[key][0], arms.index(key[2]))
         layers.append(alt.Chart(alt.Data(values=values)).mark_line(**style).encode(x=x, y=y, detail="run:N"))
-    return _svg(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT))
+    return svg(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT))
 
 
 def _style(curve: Curve, number: int) -> dict[str, Any]:
-    colour = {"color": _ARMS[number % len(_ARMS)]}
+    colour = {"color": ARMS[number % len(ARMS)]}
     if curve.planned:
         return {**colour, "strokeWidth": 5, "opacity": 0.3, "strokeCap": "round"}
     if curve.number >= 0:
@@ -97,7 +102,7 @@ def differences(rows: Sequence[Difference], title: str) -> str:
         rows: at least one.
         title: of the horizontal axis.
     """
-    alt, _ = _altair()
+    alt, _ = altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     room = 0.05 * ((max(ends) - min(ends)) or 1.0)
     scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
@@ -105,33 +110,34 @@ def differences(rows: Sequence[Difference], title: str) -> str:
     y = alt.Y("row:O", axis=None, sort=None)
     layers = [_rule_at_zero(alt, scale)]
     for number, row in enumerate(rows):
-        colour = _ARMS[row.arm % len(_ARMS)]
+        colour = ARMS[row.arm % len(ARMS)]
         bar = {"row": number, "x": row.value, "low": row.low, "high": row.high, "title": row.title}
         base = alt.Chart(alt.Data(values=[bar])).encode(y=y)
         if row.low is not None:
             layers.append(base.mark_rule(color=colour, strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q"))
         seeds = alt.Chart(alt.Data(values=[{"row": number, "x": value} for value in row.seeds]))
-        layers.append(seeds.mark_point(color=_SOFT, size=28, strokeWidth=1.2).encode(x=x, y=y))
+        layers.append(seeds.mark_point(color=SOFT, size=28, strokeWidth=1.2).encode(x=x, y=y))
         layers.append(base.mark_point(color=colour, fill=colour, size=70, opacity=1).encode(x=x))
-        label = base.mark_text(align="left", dy=-17, fontSize=11, color=_INK)
+        label = base.mark_text(align="left", dy=-17, fontSize=11, color=INK)
         layers.append(label.encode(x=alt.value(2), text="title:N"))
-    return _svg(alt.layer(*layers).properties(width=_WIDTH, height=52 * len(rows)))
+    return svg(alt.layer(*layers).properties(width=_WIDTH, height=52 * len(rows)))
 
 
 def _rule_at_zero(alt: Any, scale: Any) -> Any:
     zero = alt.Chart(alt.Data(values=[{"x": 0}]))
-    return zero.mark_rule(color=_SOFT, strokeDash=[3, 3]).encode(x=alt.X("x:Q", scale=scale))
+    return zero.mark_rule(color=SOFT, strokeDash=[3, 3]).encode(x=alt.X("x:Q", scale=scale))
 
 
-def _svg(chart: Any) -> str:
-    _, vl_convert = _altair()
+def svg(chart: Any) -> str:
+    """A chart as SVG in the colours of the style sheet."""
+    _, vl_convert = altair()
     axis = {
-        "labelColor": _SOFT, "titleColor": _INK, "domainColor": _SOFT, "tickColor": _SOFT, "gridColor": _GRID,
+        "labelColor": SOFT, "titleColor": INK, "domainColor": SOFT, "tickColor": SOFT, "gridColor": GRID,
         "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
     }  # fmt: skip
     styled = chart.configure(background="transparent", padding=4).configure_axis(**axis).configure_view(stroke=None)
     # the charts are ours and tested: checking each against the schema would take most of the time
-    return _tidy(vl_convert.vegalite_to_svg(styled.to_json(validate=False)))
+    return _tidy(vl_convert.vegalite_tosvg(styled.to_json(validate=False)))
 
 
 def _tidy(svg: str) -> str:

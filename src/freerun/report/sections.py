@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from freerun.compare.table import cell, cells, columns, gold_row
+from freerun.compare.table import cell, cells, columns, references
 from freerun.compare.told import told
 from freerun.compare.verdict import signed
 from freerun.report.markup import Raw, paragraph, swatch, table
@@ -25,8 +25,7 @@ def scores(results: Mapping[str, Any]) -> Raw:
         [swatch(number, arm), *(_score(metrics.get(metric), places, metric) for metric, _, places in columns(results))]
         for number, (arm, metrics) in enumerate(arms.items())
     ]
-    if gold := gold_row(results):
-        rows.append([Raw(f"<em>{gold[0]}</em>"), *map(Raw, gold[1])])
+    rows += [[Raw(f"<em>{name}</em>"), *map(Raw, texts)] for name, texts in references(results)]
     seeds = len({run["seed"] for run in results["runs"]})
     words = f", {results['test_words']:,} {told(results['recipe']).items}" if results["test_words"] else ""
     caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its 95 % interval"

@@ -3,8 +3,10 @@
 from freerun.rollin.draft import certified_forward, draft_roll_in
 from freerun.rollin.engine import RollIn, roll_in
 from freerun.rollin.engines import ENGINES, Draft, Window
+from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import differs_by_mode, evaluating
-from freerun.rollin.unrolled import Mixing, unroll
+from freerun.rollin.truncated import unroll_truncated
+from freerun.rollin.unrolled import refuse_unrolling, unroll
 
 __all__ = [
     "ENGINES",
@@ -16,6 +18,8 @@ __all__ = [
     "differs_by_mode",
     "draft_roll_in",
     "evaluating",
+    "refuse_unrolling",
     "roll_in",
     "unroll",
+    "unroll_truncated",
 ]

@@ -8,39 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.draws import Draw
+from freerun.draws import check_width
 from freerun.errors import UserError
 from freerun.rollin.engines import Engine, resolve
+from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import differs_by_mode
 from freerun.types import Batch, Stepper
 
-__all__ = ["Mixing", "refuse_unrolling", "unroll"]
+__all__ = ["Unrolled", "refuse_unrolling", "unroll"]
 
 
 @dataclass(frozen=True, eq=False)
-class Mixing:
-    """What is fed: gold, or the model's own value with or without its gradient.
+class Unrolled:
+    """What was said and fed.
 
     Args:
-        gold: (batch, time, value).
-        keep: (batch, time) bool, True = gold; must be True where an entry may not be replaced.
-        draw: from a prediction to a value, differentiable.
-        cut: None: the gradient flows through every own entry; k: entries at positions k-1, 2k-1, ... are fed
-            without theirs (1: none flows, as with ``gradient="none"``).
+        outputs: (batch, time, width), with graph.
+        history: (batch, time, value), what was fed.
+        passes: extra model calls.
+        exact: whether the history is the sequential one.
     """
 
-    gold: Tensor
-    keep: Tensor
-    draw: Draw
-    cut: int | None
-
-    def entries(self, outputs: Tensor, at: slice | int = slice(None)) -> Tensor:
-        """The entries fed at position(s) ``at``, given what the model said there ((batch, [time,] value))."""
-        own = self.draw.choose(outputs, None).to(self.gold.dtype)
-        if self.cut is not None:
-            places = torch.arange(1, self.gold.shape[1] + 1, device=self.gold.device)[at]
-            own = torch.where((places % self.cut == 0)[..., None], own.detach(), own)
-        return torch.where(self.keep[:, at, None], self.gold[:, at], own)
+    outputs: Tensor
+    history: Tensor
+    passes: int
+    exact: bool
 
 
 def refuse_unrolling(model: Any, engine: Engine) -> Engine:
@@ -63,8 +55,8 @@ def refuse_unrolling(model: Any, engine: Engine) -> Engine:
     return engine
 
 
-def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") -> tuple[Tensor, Tensor, int, bool]:
-    """Outputs and history with gradient, the extra passes it took, and whether the history is the sequential one.
+def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") -> Unrolled:
+    """Outputs and history with gradient through everything that is fed.
 
     Args:
         model: a Stepper, or anything with a forward (then in as many passes as a row has own entries).
@@ -78,24 +70,25 @@ def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") ->
     """
     engine = refuse_unrolling(model, engine)
     if engine == "step" or (engine == "auto" and isinstance(model, Stepper)):
-        outputs, history = _by_steps(model, batch, mixing)
-        return outputs, history, 0, True
+        return _by_steps(model, batch, mixing)
     return _by_passes(model, batch, mixing, engine if isinstance(engine, int) else None)
 
 
-def _by_steps(model: Stepper, batch: Batch, mixing: Mixing) -> tuple[Tensor, Tensor]:
+def _by_steps(model: Stepper, batch: Batch, mixing: Mixing) -> Unrolled:
     state = model.start(batch)
     outputs: list[Tensor] = []
     history: list[Tensor] = []
     for t in range(batch.time):
         outputs.append(model.output(state))
+        if t == 0:
+            check_width(mixing.draw, outputs[0], mixing.gold.shape[-1])
         history.append(mixing.entries(outputs[t], t))
         if t + 1 < batch.time:
             state = model.step(state, model.embed(history[t]))
-    return torch.stack(outputs, 1), torch.stack(history, 1)
+    return Unrolled(torch.stack(outputs, 1), torch.stack(history, 1), 0, True)
 
 
-def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> tuple[Tensor, Tensor, int, bool]:
+def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> Unrolled:
     if differs_by_mode(model):
         raise UserError(
             "gradient through own outputs in parallel passes needs the same function in every pass, and this model "
@@ -103,18 +96,18 @@ def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> t
             "(start, embed, step, output, select), or use gradient='none'"
         )
     history = batch.history
-    needed = int((~mixing.keep).sum(1).max())
+    needed = int(mixing.replaced.sum(1).max())
     passes = needed if limit is None else min(limit, needed)
     for _ in range(passes):
-        history = mixing.entries(model(batch.replace(history=history)))
+        history = mixing.all_entries(model(batch.replace(history=history)))
     outputs = model(batch.replace(history=history))
     if passes < needed:
-        return outputs, history, passes, False
+        return Unrolled(outputs, history, passes, False)
     with torch.no_grad():  # the certificate: said again, the entries are those that were fed
-        again = mixing.entries(outputs)
+        again = mixing.all_entries(outputs)
     if not torch.allclose(again, history, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise UserError(
             f"the roll-in did not settle in {needed} passes: the model's outputs depend on later entries, or change "
             "from call to call; freerun.check_model(model, batch) says which"
         )
-    return outputs, history, passes, True
+    return Unrolled(outputs, history, passes, True)

@@ -19,19 +19,22 @@ Array = Any
 class OverItems:
     """How a score comes from sums over test items, so that items can be drawn again.
 
-    ``scale * sum(part) / sum(whole)``, or ``pooled(sum(part))`` where an item's part is a list of numbers.
+    ``scale * sum(part) / sum(whole)``, or ``pooled(sum(part))`` where an item's part is a list of numbers, or the
+    median of the parts.
 
     Args:
         part: key of the items.
         whole: key of what it is counted against; None: each item counts one.
         scale: 100 for percent.
         pooled: (..., numbers) sums -> (...) scores.
+        median: whether it is the median of the parts; a part that is null is infinite then.
     """
 
     part: str
     whole: str | None = None
     scale: float = 100.0
     pooled: Callable[[Array], Array] | None = None
+    median: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class Reported:
         curves: names of the scores drawn over training.
         differences: names of those whose differences are drawn.
         notes: what the numbers mean, in sentences.
-        gold: what the data's own scores go by, and the prefix of their names; None: there are none.
+        references: what stands below the arms: the data's own scores, or forecasts without a model; what each goes by,
+            and the prefix of its scores' names.
     """
 
     examples: str
@@ -112,7 +116,7 @@ class Reported:
     curves: tuple[str, ...]
     differences: tuple[str, ...]
     notes: tuple[str, ...]
-    gold: tuple[str, str] | None = None
+    references: tuple[tuple[str, str], ...] = ()
 
     @property
     def primary(self) -> Measure:
@@ -194,7 +198,7 @@ TEXT = Reported(
         "that training had not, too. So novel words and repetition, of which a model may have too many or too few, "
         "stand beside the text's own and get no verdict.",
     ),
-    gold=("the text itself", "text_"),
+    references=(("the text itself", "text_"),),
 )  # fmt: skip
 
 

@@ -24,11 +24,13 @@ class Evaluation:
         teacher_forced: metric -> value, the model told the gold history.
         free_running: metric -> value, the model told its own outputs.
         items: one JSON-able record per item, for paired comparisons.
+        curves: name -> numbers by lead time, for tasks that have them.
     """
 
     teacher_forced: Mapping[str, float]
     free_running: Mapping[str, float]
     items: list[dict[str, Any]] = field(default_factory=list)
+    curves: Mapping[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 class Task(Protocol):
@@ -126,12 +128,12 @@ def selected_score(evaluation: Evaluation, select: str) -> float:
 
 
 def higher_is_better(score: str) -> bool:
-    """Whether more of a score is better: accuracies, BLEU and chrF; all others are errors.
+    """Whether more of a score is better: accuracies, BLEU, chrF and the valid time; all others are errors.
 
     >>> higher_is_better("token_accuracy"), higher_is_better("free_running_bleu"), higher_is_better("per")
     (True, True, False)
     """
-    return score.endswith(("accuracy", "bleu", "chrf"))
+    return score.endswith(("accuracy", "bleu", "chrf", "valid_time"))
 
 
 def improves(select: str, value: float, best: float | None) -> bool:

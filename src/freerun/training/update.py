@@ -31,6 +31,7 @@ class Window:
     eligible: float = 0.0
     replaced: float = 0.0
     disagreeing: float = 0.0
+    squared_deviation: float | None = None
     passes: float = 0.0
     work: float = 0.0
     engines: set[str] = field(default_factory=set[str])
@@ -44,11 +45,20 @@ class Window:
         self.count += float(outcome.count)
         for name in ("eligible", "replaced", "disagreeing"):
             setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
+        if "squared_deviation" in report:  # of values alone
+            self.squared_deviation = (self.squared_deviation or 0.0) + float(report["squared_deviation"])
         self.passes += share * float(report.get("passes", 0))
         self.work += share * float(report.get("work", report.get("passes", 0)))
         self.engines |= {str(report["engine"])} if "engine" in report else set()
         self.certified |= {str(report["certified"])} if "certified" in report else set()
         self.scheduled |= {name: float(report[name]) for name in names if name in report}
+
+    @property
+    def deviation(self) -> float | None:
+        """Root mean square of what was fed less gold, over the entries replaced; None for ids, or where none was."""
+        if self.squared_deviation is None or not self.replaced:
+            return None
+        return math.sqrt(self.squared_deviation / self.replaced)
 
 
 def check_amp(model: Module, settings: TrainSettings) -> None:
@@ -108,6 +118,7 @@ def update(
         "eligible": int(window.eligible),
         "replaced": int(window.replaced),
         "disagreeing": int(window.disagreeing),
+        "deviation": window.deviation,
         "passes": window.passes,
         "work": window.work,
         "engine": ", ".join(sorted(window.engines)),

@@ -135,6 +135,10 @@ class Cache:
         """A copy of the rows asked for."""
         return self._with(lambda part: part[rows])
 
+    def detached(self) -> Cache:
+        """A copy that holds the same numbers without their graph."""
+        return self._with(lambda part: part.detach().clone())
+
     def _with(self, change: Callable[[Tensor], Tensor]) -> Cache:
         layers = [Layer(change(layer.keys), change(layer.values)) for layer in self.layers]
         return Cache(layers, change(self.hidden))

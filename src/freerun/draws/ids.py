@@ -1,52 +1,22 @@
-"""From a prediction to the entry that is fed back: greedy, sample (temperature, top-k, top-p), point."""
+"""From logits to the symbol that is fed back: greedy, sample (temperature, top-k, top-p)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from freerun.draws.base import Noiseless, show
 from freerun.errors import UserError
 from freerun.keys import uniform
-from freerun.types import Batch
 
-__all__ = ["DRAWS", "Draw", "Greedy", "Point", "Sample", "fitting", "greedy", "point", "resolve", "sample"]
-
-
-class Draw(Protocol):
-    """How a prediction becomes an entry.
-
-    ``noise_size(vocab)`` numbers are needed for each entry (0: none); ``noise`` makes them from a key, and is a
-    function of (key, row, position) alone; ``choose`` turns predictions and noise into entries.
-    """
-
-    values: ClassVar[bool]
-
-    def noise_size(self, vocab: int) -> int: ...
-    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None: ...
-    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor: ...
-
-
-def _show(self: Any) -> str:
-    changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
-    inside = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in changed)
-    return f"{type(self).__name__.lower()}({inside})"
-
-
-class _Noiseless:
-    def noise_size(self, vocab: int) -> int:
-        """0: nothing random."""
-        return 0
-
-    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
-        """None."""
-        return None
+__all__ = ["Greedy", "Sample"]
 
 
 @dataclass(frozen=True, repr=False)
-class Greedy(_Noiseless):
+class Greedy(Noiseless):
     """The most probable symbol, ``argmax_v outputs[v]``; ties go to the lowest id.
 
     >>> Greedy().choose(torch.tensor([[0.1, 2.0, 2.0]]), None)
@@ -55,7 +25,7 @@ class Greedy(_Noiseless):
 
     values: ClassVar[bool] = False
 
-    __repr__ = _show
+    __repr__ = show
 
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits -> (n,) ids."""
@@ -90,7 +60,7 @@ class Sample:
 
     values: ClassVar[bool] = False
 
-    __repr__ = _show
+    __repr__ = show
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -175,54 +145,3 @@ def _level(noise: Tensor, total: Tensor) -> Tensor:
     # below 1, times the total, does so for every total in either type
     largest = 1.0 - torch.finfo(total.dtype).eps / 2
     return noise.to(total.dtype).clamp_max(largest)[:, None] * total
-
-
-@dataclass(frozen=True, repr=False)
-class Point(_Noiseless):
-    """A real-valued prediction, fed back as predicted.
-
-    >>> Point().choose(torch.tensor([[0.5, -1.0]]), None)
-    tensor([[ 0.5000, -1.0000]])
-    """
-
-    values: ClassVar[bool] = True
-
-    __repr__ = _show
-
-    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
-        """(n, value) -> (n, value)."""
-        return outputs
-
-
-greedy, sample, point = Greedy, Sample, Point
-
-DRAWS: dict[str, type[Any]] = {"greedy": Greedy, "sample": Sample, "point": Point}
-
-
-def resolve(draw: str | Draw) -> Draw:
-    """A draw from its name, or the draw itself.
-
-    >>> resolve("greedy")
-    greedy()
-    """
-    if not isinstance(draw, str) and hasattr(draw, "choose"):
-        return draw
-    if draw not in DRAWS:
-        raise UserError(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
-    return DRAWS[str(draw)]()
-
-
-def fitting(draw: str | Draw, batch: Batch) -> Draw:
-    """The draw for a batch: ``"auto"`` samples ids and takes values as predicted; one of the other kind is refused.
-
-    >>> ids = torch.zeros(1, 2, dtype=torch.long)
-    >>> fitting("auto", Batch(ids, ids, ids == 0))
-    sample()
-    """
-    if draw == "auto":
-        return Sample() if batch.is_discrete else Point()
-    found = resolve(draw)
-    if found.values == batch.is_discrete:
-        kind, better = ("ids", "'sample' or 'greedy'") if batch.is_discrete else ("values", "'point'")
-        raise UserError(f"draw={draw!r} does not fit targets that are {kind}: use draw={better}")
-    return found

@@ -1,0 +1,186 @@
+"""From pieces of checked numbers to ``SeriesData``: splits in time, scales of the training rows, windows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from freerun.data.integrate import Array
+from freerun.data.series.calendar import Stamp, Step, calendar_columns, calendar_names, step_between
+from freerun.data.series.coder import SeriesCoder
+from freerun.data.series.gaps import filled
+from freerun.data.series.options import SPLITS, Layout, SeriesOptions
+from freerun.data.series.windows import Segment, SeriesData, window_starts
+from freerun.data.text import counted, first_problems
+from freerun.errors import UserError
+
+__all__ = ["Channels", "Piece", "borders", "built", "scales_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One series: its rows in order.
+
+    Args:
+        name: how it is called in a problem.
+        values: (rows, channels) float64; NaN where a value is missing.
+        stamps: time of each row, where there are any.
+        where: row -> where it stands ("file.csv:17"); None: the name and the row's number.
+    """
+
+    name: str
+    values: Array
+    stamps: Sequence[Stamp] | None = None
+    where: Callable[[int], str] | None = None
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
+        return f"{self.name}: row {row + 1}" if self.where is None else self.where(row)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Names of the columns of every piece, in order: targets, observed, covariates."""
+
+    targets: tuple[str, ...]
+    observed: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.targets, *self.observed, *self.covariates)
+
+
+def borders(rows: int, split: Sequence[float], name: str) -> tuple[list[int], list[str]]:
+    """Where train, dev and test begin and where the last one ends, and what is wrong.
+
+    >>> borders(100, (0.7, 0.1, 0.2), "x"), borders(100, (60, 10, 10), "x")[0]
+    (([0, 70, 80, 100], []), [0, 60, 70, 80])
+    """
+    if not all(isinstance(part, int) for part in split):
+        return [round(rows * min(1.0, share)) for share in np.cumsum([0.0, *split]).tolist()], []
+    ends: list[int] = np.cumsum([0, *split]).tolist()
+    if ends[-1] > rows:
+        return ends, [f"{name}: has {counted(rows, 'row')}, and split asks for {ends[-1]:,}; ask for fewer"]
+    return ends, []
+
+
+def scales_of(train: Array, normalisation: str) -> tuple[Array, Array]:
+    """(channels,) mean and standard deviation (over n) of the training rows, or 0 and 1.
+
+    >>> [scale.tolist() for scale in scales_of(np.array([[1.0], [3.0]]), "standard")]
+    [[2.0], [1.0]]
+    """
+    if normalisation == "none" or not len(train):
+        return np.zeros(train.shape[1]), np.ones(train.shape[1])
+    return train.mean(axis=0), train.std(axis=0)
+
+
+def _constant(train: Array, names: Sequence[str]) -> list[str]:
+    if not len(train):
+        return []
+    low, high = train.min(axis=0), train.max(axis=0)
+    still = high - low <= 1e-12 * np.maximum(np.abs(low), np.abs(high))
+    return [
+        f"column {name!r} is constant in the training rows: {value:g} in all {len(train):,}; leave it out"
+        for name, value, constant in zip(names, low.tolist(), still.tolist(), strict=True)
+        if constant
+    ]
+
+
+def built(name: str, pieces: Sequence[Piece], channels: Channels, options: SeriesOptions, layout: Layout) -> SeriesData:
+    """Windows of checked pieces.
+
+    Raises:
+        UserError: gaps, infinities, constant channels, splits that are too short; all at once.
+    """
+    problems: list[str] = []
+    parts: list[Array] = []
+    segments: dict[str, list[Segment]] = {split: [] for split in SPLITS}
+    fills: Counter[str] = Counter()
+    offset = 0
+    for piece in pieces:
+        rows = len(piece.values)
+        ends, wrong = borders(rows, options.split, piece.name)
+        values, counts, gaps = filled(piece.values, ends, options.missing)
+        at = [f"{piece.place(row)}, column {channels.names[column]!r}: {text}" for row, column, text in gaps]
+        problems += wrong + first_problems(piece.name, at)
+        fills += Counter(dict(zip(channels.names, counts, strict=True)))
+        for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
+            segments[split].append(Segment(offset + begin, offset + min(end, rows), _floor(split, offset, begin)))
+        parts.append(values)
+        offset += rows
+    raw = np.concatenate(parts)
+    train = np.concatenate([raw[part.begin : part.end] for part in segments["train"]])
+    problems = problems or _constant(train, channels.names)
+    if problems:
+        raise UserError(problems)
+    step = next((step for piece in pieces if (step := step_between(piece.stamps or ()))), None)
+    coder = _coder(train, channels, options, layout, step)
+    if options.calendar:
+        raw = np.concatenate([raw, _calendar(pieces, options)], axis=1)
+    return SeriesData(
+        name,
+        torch.from_numpy(raw),
+        segments,
+        _starts(segments, options),
+        coder,
+        notes=_notes(pieces, step, options, fills),
+        warmup_loss=options.warmup_loss,
+    )
+
+
+def _floor(split: str, offset: int, begin: int) -> int:
+    # dev and test windows may know what came before their split; training windows begin with it anyway
+    return offset + begin if split == "train" else offset
+
+
+def _calendar(pieces: Sequence[Piece], options: SeriesOptions) -> Array:
+    stamps = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
+    return calendar_columns(options.calendar, stamps)
+
+
+def _coder(train: Array, channels: Channels, options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCoder:
+    mean, std = scales_of(train, options.normalisation)
+    # calendar columns are sines and cosines: they are not normalised
+    waves = 2 * len(options.calendar)
+    mean, std = np.append(mean, np.zeros(waves)), np.append(std, np.ones(waves))
+    names = (*channels.names, *calendar_names(options.calendar))
+    return SeriesCoder(
+        names,
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
+        values=len(channels.targets),
+        covariates=len(names) - len(channels.targets) - len(channels.observed),
+        past=options.past,
+        horizon=options.horizon,
+        layout=layout,
+        period=options.period,
+        step=None if step is None else str(step),
+        time=options.time,
+        calendar=tuple(options.calendar),
+    )
+
+
+def _starts(segments: Mapping[str, Sequence[Segment]], options: SeriesOptions) -> dict[str, torch.Tensor]:
+    strides = {"train": options.stride, "dev": options.evaluation_stride, "test": options.evaluation_stride}
+    return {split: window_starts(segments[split], options.past, options.horizon, strides[split]) for split in SPLITS}
+
+
+def _notes(
+    pieces: Sequence[Piece], step: Step | None, options: SeriesOptions, fills: Mapping[str, int]
+) -> tuple[str, ...]:
+    notes = [f"series: {len(pieces):,}"] if len(pieces) > 1 else []
+    if step is not None:
+        notes.append(f"one row every {step}")
+    if fills:
+        shown = ", ".join(f"{number:,} of {name}" for name, number in fills.items())
+        notes.append(f'filled, missing = "{options.missing}": {shown}')
+    return tuple(notes)

@@ -1,0 +1,182 @@
+"""Series from CSV and Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from freerun.data.series.building import Channels, Piece, built
+from freerun.data.series.calendar import Stamp, Step, step_between
+from freerun.data.series.options import Layout, SeriesOptions, check_layout
+from freerun.data.series.roles import columns_by_part
+from freerun.data.series.tables import Table, read_table
+from freerun.data.series.windows import SeriesData
+from freerun.data.text import first_problems
+from freerun.errors import UserError
+
+__all__ = ["load_series"]
+
+
+def load_series(
+    paths: str | Path | Sequence[str | Path], options: SeriesOptions | None = None, layout: Layout = "past"
+) -> SeriesData:
+    """Windows of the series in a CSV or Parquet file, or in several.
+
+    The first line of a CSV file names its columns. Every file is a series of its own, or several where a column
+    names them (``series``); all have the same columns. An empty cell, NaN, NA or null is a missing value.
+
+    Args:
+        paths: a file, or several.
+        options: columns, windows, splits, what is done about gaps; the defaults of ``SeriesOptions`` if left out.
+        layout: "past" or "sequence", see ``SeriesCoder.batch``.
+
+    Raises:
+        UserError: files that cannot be read, unknown columns, cells that are no numbers, gaps, constant channels, time
+            stamps that are not evenly spaced (all with file, line and column), splits too short for a window.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "load.csv")
+    ...     _ = file.write_text("date,load\\n" + "".join(f"2020-01-{d:02},{d * d}\\n" for d in range(1, 31)))
+    ...     data = load_series(file, SeriesOptions(past=3, horizon=2, time="date", split=(20, 5, 5)))
+    >>> data.names, data.windows("train"), data.windows("test"), data.coder.step
+    (('load',), 16, 4, '86400 seconds')
+    """
+    options = options or SeriesOptions()
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    problems = check_layout(layout, options.observed)
+    if not files:
+        problems.append("no file was given; give at least one CSV or Parquet file")
+    tables: list[Table] = []
+    for file in files:
+        try:
+            tables.append(read_table(file, options.separator))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    channels, problems = _channels(tables, options)
+    if problems:
+        raise UserError(problems)
+    pieces: list[Piece] = []
+    for table in tables:
+        found, wrong = _pieces(table, channels, options)
+        pieces += found
+        problems += first_problems(str(table.path), wrong)
+    problems += _apart(pieces, options)
+    # where time stamps are wrong nothing is computed from them: the other problems are still said
+    given = replace(options, calendar=()) if problems else options
+    try:
+        data = built(", ".join(map(str, files)), pieces, channels, given, layout)
+    except UserError as error:
+        raise UserError(problems + error.problems) from None
+    if problems:
+        raise UserError(problems)
+    return data
+
+
+def _channels(tables: Sequence[Table], options: SeriesOptions) -> tuple[Channels, list[str]]:
+    """Columns by part: as the first file has them; the others must have them too."""
+    first = tables[0]
+    channels, problems = columns_by_part(first.columns, first.numeric(), options, str(first.path))
+    needed = [*channels.names, *(name for name in (options.time, options.series) if name)]
+    problems += [
+        f"{table.path}: has no column {name!r}, which {first.path} has; there are: {', '.join(table.columns)}"
+        for table in tables[1:]
+        for name in needed
+        if name in first.columns and name not in table.columns
+    ]
+    return channels, problems
+
+
+def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
+    """The series of a file, and its cells that are no numbers, and its time stamps that are none."""
+    problems: list[str] = []
+    columns: list[np.ndarray] = []
+    for name in channels.names:
+        numbers, wrong = table.numbers(name)
+        numbers[wrong] = 0.0  # said once, as no number, and not again as missing
+        columns.append(numbers)
+        problems += [table.no_number(name, row) for row in wrong]
+    values = np.stack(columns, axis=1)
+    stamps: list[Stamp] | None = None
+    if options.time is not None:
+        stamps, unclear = table.stamps(options.time)
+        if options.calendar and not unclear and not isinstance(stamps[0], datetime):
+            unclear = [f"{table.path}, column {options.time!r}: holds numbers, and calendar = ... needs dates"]
+        problems += unclear
+        stamps = None if unclear else stamps
+    if options.series is not None:
+        problems += [
+            f"{table.place(row)}, column {options.series!r}: does not say which series the row belongs to"
+            for row, cell in enumerate(table.frame[options.series].to_list())
+            if cell is None
+        ]
+    return [_piece(table, name, rows, values, stamps) for name, rows in _groups(table, options.series)], problems
+
+
+def _piece(table: Table, name: str, rows: np.ndarray, values: np.ndarray, stamps: list[Stamp] | None) -> Piece:
+    own = None if stamps is None else [stamps[row] for row in rows.tolist()]
+    return Piece(name, values[rows], own, lambda row: table.place(int(rows[row])))
+
+
+def _groups(table: Table, column: str | None) -> list[tuple[str, np.ndarray]]:
+    """Name and rows of each series, in the order in which they begin."""
+    if column is None:
+        return [(str(table.path), np.arange(len(table.frame)))]
+    groups: dict[str, list[int]] = {}
+    for row, name in enumerate(table.frame[column].to_list()):
+        groups.setdefault(str(name), []).append(row)
+    return [(f"{table.path}, {column} {name}", np.array(rows)) for name, rows in groups.items()]
+
+
+def _apart(pieces: Sequence[Piece], options: SeriesOptions) -> list[str]:
+    """Time stamps that are duplicated, unsorted or not evenly spaced, and series of other steps than the first."""
+    if options.irregular == "ignore":
+        return []
+    problems: list[str] = []
+    steps: dict[str, str] = {}
+    for piece in pieces:
+        step = step_between(piece.stamps or ())
+        if step is None:
+            continue
+        steps.setdefault(str(step), piece.name)
+        problems += first_problems(piece.name, _uneven(piece, step))
+    if len(steps) > 1 and not problems:
+        said = "; ".join(f"{name}: every {step}" for step, name in steps.items())
+        problems.append(f"series have rows of different steps: {said}; give them apart, or bring them to one step")
+    return problems
+
+
+def _uneven(piece: Piece, step: Step) -> list[str]:
+    found: list[str] = []
+    advice = 'or set irregular = "ignore"'
+    for row, (before, stamp) in enumerate(pairwise(piece.stamps or ()), start=1):
+        wanted = step.after(before)
+        if stamp == wanted or _almost(stamp, wanted, step):
+            continue
+        at = f"{piece.place(row)}: time {stamp}"
+        if stamp == before:
+            found.append(f"{at} stands twice; keep one of the rows, {advice}")
+        elif _before(stamp, before):
+            found.append(f"{at} comes after {before}; sort the rows by time, {advice}")
+        else:
+            found.append(f"{at} follows {before}, and rows come every {step}; put in the rows between, {advice}")
+    return found
+
+
+def _almost(stamp: Stamp, wanted: Stamp, step: Step) -> bool:
+    if isinstance(stamp, datetime) or isinstance(wanted, datetime):
+        return False
+    return abs(stamp - wanted) <= 1e-6 * abs(step.size)
+
+
+def _before(stamp: Stamp, other: Stamp) -> bool:
+    if isinstance(stamp, datetime) and isinstance(other, datetime):
+        return stamp < other
+    return not isinstance(stamp, datetime) and not isinstance(other, datetime) and stamp < other

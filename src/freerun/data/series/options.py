@@ -1,0 +1,144 @@
+"""How time series become windows and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from freerun.data.series.calendar import CALENDAR
+from freerun.errors import UserError
+
+__all__ = ["LAYOUTS", "SPLITS", "Layout", "SeriesOptions", "check_layout", "number_problems"]
+
+Layout = Literal["past", "sequence"]
+LAYOUTS = ("past", "sequence")
+SPLITS = ("train", "dev", "test")
+
+
+def check_layout(layout: str, observed: Sequence[str] = ()) -> list[str]:
+    """The problems of a layout, if any.
+
+    >>> check_layout("flat")
+    ["layout must be one of past, sequence; got 'flat'"]
+    """
+    if layout not in LAYOUTS:
+        return [f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}"]
+    if layout == "sequence" and observed:
+        return [
+            f'layout "sequence" has no place for observed channels ({", ".join(observed)}): their future is not known; '
+            'make them targets, leave them out, or use a model of layout "past"'
+        ]
+    return []
+
+
+def number_problems(options: Any, *names: str) -> list[str]:
+    """What is wrong with fields that must be whole numbers from 1."""
+    return [
+        f"{name} must be a whole number, at least 1; got {value!r}"
+        for name in names
+        if not isinstance(value := getattr(options, name), int) or isinstance(value, bool) or value < 1
+    ]
+
+
+@dataclass(frozen=True)
+class SeriesOptions:
+    """How time series become windows and splits.
+
+    Args:
+        past: steps known before what is predicted.
+        horizon: steps predicted.
+        stride: steps between the beginnings of two training windows.
+        evaluation_stride: the same for dev and test.
+        split: shares (0.7, 0.1, 0.2) of every series that are train, dev and test, in time; or numbers of rows
+            (8640, 2880, 2880). What is left over at the end is in no split.
+        targets: columns predicted and fed back; empty: all columns of numbers that have no other part.
+        observed: columns known in the past only.
+        covariates: columns known in the future too (plans, holidays).
+        calendar: covariates computed from the time column, each as sine and cosine: of "minute", "hour", "weekday",
+            "monthday", "yearday", "month".
+        time: column of time stamps (ISO dates and times, or numbers).
+        series: column that names the series a row belongs to.
+        missing: "error", or how gaps are filled: "last" carries the last value on; "linear" draws a line between a
+            gap's neighbours, but never over the border of a split. A line knows the value after the gap.
+        irregular: "error" or "ignore" (rows are taken as they come): what to do with time stamps that are
+            duplicated, unsorted, or not evenly spaced.
+        normalisation: "standard" (minus mean, over standard deviation of the training rows, each channel), "none".
+        period: steps of the season, for the naive forecast that repeats the last one.
+        separator: between the columns of a CSV file.
+        warmup_loss: layout "sequence": training windows carry loss on the past too, but for its first step.
+
+    Raises:
+        UserError: values that are not allowed; all of them at once.
+    """
+
+    past: int = 48
+    horizon: int = 24
+    stride: int = 1
+    evaluation_stride: int = 1
+    split: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    targets: Sequence[str] = ()
+    observed: Sequence[str] = ()
+    covariates: Sequence[str] = ()
+    calendar: Sequence[str] = ()
+    time: str | None = None
+    series: str | None = None
+    missing: Literal["error", "last", "linear"] = "error"
+    irregular: Literal["error", "ignore"] = "error"
+    normalisation: Literal["standard", "none"] = "standard"
+    period: int | None = None
+    separator: str = ","
+    warmup_loss: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "observed", "covariates", "calendar", "split"):
+            value: Any = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        problems = number_problems(self, "past", "horizon", "stride", "evaluation_stride")
+        if self.period is not None:
+            problems += number_problems(self, "period")
+        problems += _split_problems(self.split)
+        for name, allowed in (
+            ("missing", ("error", "last", "linear")),
+            ("irregular", ("error", "ignore")),
+            ("normalisation", ("standard", "none")),
+        ):
+            if getattr(self, name) not in allowed:
+                problems.append(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        problems += [
+            f"calendar: {name!r} is unknown; there are: {', '.join(CALENDAR)}"
+            for name in self.calendar
+            if name not in CALENDAR
+        ]
+        if self.calendar and self.time is None:
+            problems.append("calendar covariates are computed from time stamps: name their column with time = ...")
+        if len(self.separator.encode()) != 1:
+            problems.append(f"separator must be one character; got {self.separator!r}")
+        problems += self._roles()
+        if problems:
+            raise UserError(problems)
+
+    def _roles(self) -> list[str]:
+        roles = {name: getattr(self, name) for name in ("targets", "observed", "covariates")}
+        roles |= {name: (column,) for name in ("time", "series") if (column := getattr(self, name)) is not None}
+        found: dict[str, list[str]] = {}
+        for role, columns in roles.items():
+            for column in columns:
+                found.setdefault(column, []).append(role)
+        return [
+            f"column {column!r} is named {len(parts)} times, as {', '.join(parts)}; a column has one part: a target's "
+            "future is not known, a covariate's is"
+            for column, parts in found.items()
+            if len(parts) > 1
+        ]
+
+
+def _split_problems(split: Sequence[float]) -> list[str]:
+    given = ", ".join(map(str, split))
+    if len(split) != 3:
+        return [f"split must be three shares or three numbers of rows: train, dev and test; got ({given})"]
+    if all(isinstance(part, int) for part in split):
+        return [] if min(split) >= 1 else [f"split: numbers of rows must be at least 1; got ({given})"]
+    if min(split) <= 0 or sum(split) > 1 + 1e-9:
+        return [f"split: shares must be above 0 and at most 1 together; got ({given})"]
+    return []

@@ -1,0 +1,113 @@
+"""Recent rows from a user's file, as a batch to generate from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from freerun.data.integrate import Array
+from freerun.data.series.calendar import Step, calendar_columns
+from freerun.data.series.coder import SeriesCoder
+from freerun.data.series.tables import Table, read_table
+from freerun.data.text import counted, first_problems
+from freerun.errors import UserError
+from freerun.types import Batch
+
+__all__ = ["read_past"]
+
+
+def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, separator: str = ",") -> Batch:
+    """A batch to generate from, of the last rows of a CSV or Parquet file.
+
+    Rows at the end whose targets and observed columns are all empty are the future: they give its covariates. A model
+    that has calendar covariates only needs no such rows: their times go on from the last row's.
+
+    Args:
+        path: a file with the columns that the model was trained on.
+        coder: of the model.
+        horizon: steps to be said; None: as many as there are rows of the future, or as in training where there are
+            none.
+        separator: between the columns of a CSV file.
+
+    Raises:
+        UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
+    """
+    table = read_table(path, separator)
+    own = coder.channels[: len(coder.channels) - 2 * len(coder.calendar)]
+    needed = (*own, *([coder.time] if coder.calendar and coder.time else []))
+    absent = [name for name in needed if name not in table.columns]
+    if absent:
+        raise UserError(
+            f"{table.path}: the model was trained with columns that are not there: {', '.join(absent)}; there are: "
+            f"{', '.join(table.columns)}"
+        )
+    values, problems = _numbers(table, own)
+    known = coder.values + coder.observed
+    has = ~np.isnan(values[:, :known]).all(axis=1)
+    past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
+    ahead = len(values) - past
+    horizon = (ahead or coder.horizon) if horizon is None else horizon
+    if past < coder.past:
+        problems.append(f"{table.path}: the model needs {counted(coder.past, 'row')} of the past; got {past}")
+    if len(own) > known and ahead < horizon:
+        problems.append(
+            f"{table.path}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
+            f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
+        )
+    if not problems:
+        rows = range(past - coder.past, past + min(ahead, horizon if len(own) > known else 0))
+        problems = _empty(table, values, own, known, past, rows)
+    if problems:
+        raise UserError(problems)
+    block = np.zeros((coder.past + horizon, len(coder.channels)))
+    block[: coder.past, : len(own)] = values[past - coder.past : past]
+    block[coder.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
+    if coder.calendar:
+        block[:, len(own) :] = _calendar(table, coder, past, horizon)
+    rows = torch.from_numpy(block)
+    future = rows[coder.past :, known:] if coder.covariates else None
+    return coder.past_batch(rows[: coder.past], future, horizon, origin=str(table.path))
+
+
+def _numbers(table: Table, names: tuple[str, ...]) -> tuple[Array, list[str]]:
+    columns: list[Array] = []
+    problems: list[str] = []
+    for name in names:
+        numbers, wrong = table.numbers(name)
+        numbers[wrong] = 0.0  # said once, as no number, and not again as missing
+        columns.append(numbers)
+        problems += [table.no_number(name, row) for row in wrong]
+    return np.stack(columns, axis=1), first_problems(str(table.path), problems)
+
+
+def _empty(table: Table, values: Array, names: tuple[str, ...], known: int, past: int, rows: range) -> list[str]:
+    """Cells that are needed and hold no number: all of the past, the covariates of the future."""
+    found = [
+        f"{table.place(row)}, column {names[column]!r}: "
+        + ("is infinite; give a number" if np.isinf(values[row, column]) else "is missing; the model needs it")
+        for row in rows
+        for column in range(0 if row < past else known, len(names))
+        if not np.isfinite(values[row, column])
+    ]
+    return first_problems(str(table.path), found)
+
+
+def _calendar(table: Table, coder: SeriesCoder, past: int, horizon: int) -> Array:
+    """(past + horizon, calendar columns): of the rows' times, and of times that go on from the last row's."""
+    assert coder.time is not None
+    stamps, problems = table.stamps(coder.time)
+    dated = [stamp for stamp in stamps[past - coder.past : past + horizon] if isinstance(stamp, datetime)]
+    if not problems and len(dated) < coder.past:
+        problems = [f"{table.path}, column {coder.time!r}: the calendar needs dates, not numbers"]
+    if problems:
+        raise UserError(first_problems(str(table.path), problems))
+    if coder.step is None and len(dated) < coder.past + horizon:
+        raise UserError(f"{table.path}: give rows with the times of the {counted(horizon, 'step')} to come")
+    while len(dated) < coder.past + horizon and coder.step is not None:
+        following = Step.parse(coder.step).after(dated[-1])
+        assert isinstance(following, datetime)
+        dated.append(following)
+    return calendar_columns(coder.calendar, dated)

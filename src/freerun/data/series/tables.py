@@ -1,0 +1,173 @@
+"""CSV and Parquet files as columns of numbers and of time stamps, every wrong cell named by its line."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freerun.data.integrate import Array
+from freerun.data.series.calendar import Stamp
+from freerun.data.text import first_problems, missing_message, read_lines, shortened
+from freerun.errors import UserError
+
+__all__ = ["Table", "read_table"]
+
+MISSING = ("", "nan", "na", "n/a", "null", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A file's columns.
+
+    Args:
+        path: the file.
+        frame: a polars data frame; all columns of a CSV file are text.
+        lines: line of each row; None where the file has rows only.
+    """
+
+    path: Path
+    frame: Any
+    lines: np.ndarray | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, in order."""
+        return tuple(self.frame.columns)
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
+        return f"{self.path}: row {row + 1}" if self.lines is None else f"{self.path}:{self.lines[row]}"
+
+    def numeric(self) -> tuple[str, ...]:
+        """Columns of numbers: those where most of what is there can be read as one.
+
+        Not only those where all can: one wrong cell should be an error, and not lose the column.
+        """
+        return tuple(name for name in self.columns if self._is_numeric(name))
+
+    def _is_numeric(self, name: str) -> bool:
+        numbers, wrong = self.numbers(name)
+        there = int((~np.isnan(numbers)).sum())
+        return there > 0 and there >= len(wrong)
+
+    def numbers(self, name: str) -> tuple[Array, list[int]]:
+        """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
+        import polars as pl
+
+        column = self.frame[name]
+        if column.dtype == pl.String:
+            text = column.str.strip_chars()
+            numbers = text.cast(pl.Float64, strict=False)
+            empty = text.is_null() | text.str.to_lowercase().is_in(MISSING)
+            wrong = (numbers.is_null() & ~empty).arg_true().to_list()
+        elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+            numbers, wrong = column.cast(pl.Float64), []
+        else:
+            numbers = pl.Series([None] * len(column), dtype=pl.Float64)
+            wrong = column.is_not_null().arg_true().to_list()
+        return numbers.fill_null(float("nan")).to_numpy().astype(np.float64), wrong
+
+    def no_number(self, name: str, row: int) -> str:
+        """What to say of a cell that is no number."""
+        return f"{self.place(row)}, column {name!r}: {shortened(str(self.frame[name][row]))} is not a number"
+
+    def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
+        """Time of each row (time zones are turned into UTC), and what is wrong.
+
+        Numbers are taken as such; text must be ISO dates and times.
+        """
+        if self._is_numeric(name):
+            numbers, _ = self.numbers(name)
+            return list(numbers.tolist()), [
+                f"{self.place(int(row))}, column {name!r}: {self.frame[name][int(row)]!r} is no time stamp; the others "
+                "are numbers"
+                for row in np.flatnonzero(~np.isfinite(numbers))
+            ]
+        stamps: list[Stamp] = []
+        problems: list[str] = []
+        for row, cell in enumerate(self.frame[name].to_list()):
+            stamp = _stamp(cell)
+            if stamp is None:
+                got = "there is no time stamp" if cell in (None, "") else f"{shortened(str(cell))} is no ISO time"
+                problems.append(f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00")
+            stamps.append(stamp or datetime.min)
+        return stamps, problems
+
+
+def _stamp(cell: Any) -> datetime | None:
+    if isinstance(cell, str):
+        try:
+            cell = datetime.fromisoformat(cell.strip())
+        except ValueError:
+            return None
+    if isinstance(cell, datetime):
+        return cell if cell.tzinfo is None else cell.astimezone(UTC).replace(tzinfo=None)
+    return datetime(cell.year, cell.month, cell.day) if isinstance(cell, date) else None
+
+
+def read_table(path: str | Path, separator: str = ",") -> Table:
+    """A CSV file (first line: names of columns) or a Parquet file (by its ending).
+
+    Raises:
+        UserError: polars is not installed; no such file, an empty one, or one that cannot be read.
+    """
+    file = Path(path).expanduser()
+    try:
+        import polars as pl
+    except ImportError:
+        raise UserError("reading series needs polars: pip install 'freerun[series]'") from None
+    if not file.exists():
+        raise UserError(missing_message(file))
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; expected a CSV or Parquet file")
+    parquet = file.suffix.lower() in (".parquet", ".pq")
+    read: Callable[[], Any] = (
+        (lambda: pl.read_parquet(file))
+        if parquet
+        else (lambda: pl.read_csv(file, separator=separator, infer_schema=False))
+    )
+    try:
+        frame = read()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(_unreadable(file, separator, parquet, error)) from None
+    problems = [
+        f"{file}: column {found[1]!r} is there more than once; give every column its own name"
+        for name in frame.columns
+        if (found := re.fullmatch(r"(.*)_duplicated_\d+", name))
+    ]
+    if not len(frame):
+        problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
+    if not parquet and frame.width == 1 and any(mark in frame.columns[0] for mark in ";\t"):
+        problems.append(f"{file}: has one column, {frame.columns[0]!r}; is the separator {separator!r} right?")
+    if problems:
+        raise UserError(problems)
+    return Table(file, frame, None if parquet else _line_numbers(file, len(frame)))
+
+
+def _line_numbers(file: Path, rows: int) -> np.ndarray:
+    """Lines of the rows; blank lines are no rows."""
+    filled = [number for number, line in enumerate(file.read_bytes().splitlines(), start=1) if line.strip()]
+    return np.array(filled[1:]) if len(filled) == rows + 1 else np.arange(2, rows + 2)
+
+
+def _unreadable(file: Path, separator: str, parquet: bool, error: Exception) -> list[str]:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if parquet:
+        return [f"{file}: cannot be read as Parquet: {reason}"]
+    lines, problems = read_lines(file, expected="names of columns, then a row for every step")
+    found = [text for _, text in problems]
+    if not found:
+        cells = [(number, len(row)) for (number, _), row in zip(lines, csv.reader(
+            (line for _, line in lines), delimiter=separator), strict=False)]  # fmt: skip
+        wide = cells[0][1]
+        found = [
+            f"{file}:{n}: has {size} cells; the first line names {wide} columns" for n, size in cells if size > wide
+        ]
+    return first_problems(str(file), found) or [f"{file}: cannot be read as CSV: {reason}"]

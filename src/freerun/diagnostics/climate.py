@@ -1,0 +1,214 @@
+"""Does a long free run live where the system lives? Its states and its frequencies, not its phase."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freerun.errors import UserError
+
+__all__ = [
+    "decorrelation", "delay_embedding", "power_spectrum", "principal_components", "spectrum_distance",
+    "state_histogram_divergence",
+]  # fmt: skip
+
+_MOST = 3  # dimensions of a histogram: 30^3 cells are still filled by a few thousand states
+
+
+def state_histogram_divergence(
+    gold: Tensor, free: Tensor, *, bins: int = 30, smoothing: float = 1e-5, symmetric: bool = False
+) -> float:
+    """D_stsp: Kullback-Leibler divergence of the states a free run visits from those that gold visits, in nats.
+
+    ``sum over cells of p log(p / q)``, p gold's share of a cell, q the free run's, each count raised by ``smoothing``.
+    A cell is a box: each dimension's range in gold is cut into ``bins`` equal parts. What lies outside gold's range
+    counts in one more cell, so that a run that escapes is far away, not left out. More than three dimensions: both
+    are first projected on gold's first three principal components.
+
+    The value depends on bins, smoothing and the numbers of states: two samples of one law do not give 0. Compare
+    values of like sizes only, and with that of gold against itself (its first half against its second).
+
+    Args:
+        gold: (T, V) states of the system.
+        free: (S, V) states of the free run.
+        bins: boxes in each dimension.
+        smoothing: added to each cell's count; without it a cell that the free run never visits would be infinite.
+        symmetric: the mean of both directions instead.
+
+    Raises:
+        UserError: shapes that do not fit, entries that are not finite (say with ``diverged_at`` where they begin),
+            a channel of gold that is constant.
+
+    >>> series = torch.linspace(0, 1, 300)[:, None]
+    >>> state_histogram_divergence(series, series), state_histogram_divergence(series, series + 5) > 10
+    (0.0, True)
+
+    Koppe et al. 2019 (PLoS Comput Biol 15:e1007263), binned as in Hess et al. 2023 (arXiv:2306.04406); theirs leaves
+    out what lies outside. What it is not: sensitive to the order of the states; ``spectrum_distance`` is.
+    """
+    _check(gold, free)
+    if bins < 1 or not smoothing > 0:
+        raise UserError(f"bins must be at least 1 and smoothing above 0; got {bins} and {smoothing}")
+    gold, free = gold.double(), free.double()
+    if gold.shape[1] > _MOST:
+        axes = principal_components(gold, _MOST)
+        gold, free = gold @ axes, free @ axes
+    low, high = gold.min(0).values, gold.max(0).values
+    if bool((high == low).any()):
+        raise UserError("a channel of gold is constant: it has no range to cut; leave it out")
+    p, q = (_shares(series, low, high, bins, smoothing) for series in (gold, free))
+    divergence = (p * (p / q).log()).sum()
+    if symmetric:
+        divergence = (divergence + (q * (q / p).log()).sum()) / 2
+    return float(divergence)
+
+
+def _shares(series: Tensor, low: Tensor, high: Tensor, bins: int, smoothing: float) -> Tensor:
+    """Share of each cell, the last of which is everything outside."""
+    box = ((series - low) / (high - low) * bins).floor()
+    box = torch.where(series == high, bins - 1, box)
+    outside = ((box < 0) | (box >= bins)).any(1)
+    places = bins ** torch.arange(series.shape[1], dtype=torch.float64, device=series.device)
+    cell = torch.where(outside, float(bins ** series.shape[1]), (box * places).sum(1)).long()
+    counts = torch.bincount(cell, minlength=bins ** series.shape[1] + 1).double() + smoothing
+    return counts / counts.sum()
+
+
+def principal_components(series: Tensor, number: int) -> Tensor:
+    """Directions in which a series varies most: (V, number), orthonormal, by falling variance.
+
+    Args:
+        series: (T, V).
+        number: at most V.
+
+    >>> principal_components(torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.1, 4.0]]), 1).abs().argmax()
+    tensor(1)
+    """
+    centred = series - series.mean(0)
+    vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
+    return vectors.flip(1)[:, :number]
+
+
+def spectrum_distance(gold: Tensor, free: Tensor, *, smoothing: float = 20.0) -> float:
+    """D_H: Hellinger distance of two series' power spectra, mean over channels; 0 alike, 1 without common frequency.
+
+    ``sqrt(1 - sum over frequencies of sqrt(p q))`` with p, q from ``power_spectrum``. Phase, offset and scale of a
+    channel do not enter. Without smoothing two series of one noisy law lie about 0.46 apart.
+
+    Args:
+        gold: (T, V).
+        free: (T, V), as long as gold: the spectra must have the same frequencies.
+        smoothing: standard deviation of the Gaussian that both are smoothed with, in frequencies of 1/T.
+
+    Raises:
+        UserError: different lengths, fewer than four steps, entries that are not finite.
+
+    >>> t = torch.arange(64.0)[:, None] * 2 * torch.pi / 64
+    >>> round(spectrum_distance((3 * t).sin(), (9 * t).sin(), smoothing=0), 6)
+    1.0
+
+    Mikhaeil et al. 2022 (arXiv:2110.07238); Hess et al. 2023.
+    """
+    _check(gold, free)
+    if gold.shape[0] != free.shape[0]:
+        raise UserError(f"both series must be of one length; got {gold.shape[0]} and {free.shape[0]} steps: cut one")
+    p, q = power_spectrum(gold, smoothing=smoothing), power_spectrum(free, smoothing=smoothing)
+    common = (p * q).sqrt().sum(0).clamp(max=1.0)
+    # a channel without any power has no spectrum: alike only if neither has one
+    still = (p.sum(0) == 0) & (q.sum(0) == 0)
+    return float(torch.where(still, 0.0, (1 - common).sqrt()).mean())
+
+
+def power_spectrum(series: Tensor, *, smoothing: float = 20.0) -> Tensor:
+    """Share of each frequency in the power of each channel: (T // 2, V) float64, the mean taken off before.
+
+    ``p[k] ~ |sum over t of x[t] exp(-2 pi i k t / T)|^2``, k = 1 .. T // 2, smoothed by a Gaussian, of sum 1 (0 for a
+    constant channel).
+
+    Args:
+        series: (T, V).
+        smoothing: standard deviation of the Gaussian, in frequencies of 1/T; 0: none.
+
+    Raises:
+        UserError: fewer than four steps, or a negative smoothing.
+
+    >>> power_spectrum(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]), smoothing=0).flatten()
+    tensor([0., 1.], dtype=torch.float64)
+    """
+    if series.shape[0] < 4 or smoothing < 0:
+        raise UserError(f"a spectrum needs at least 4 steps and smoothing >= 0; got {series.shape[0]} and {smoothing}")
+    power = torch.fft.rfft(series.double() - series.double().mean(0), dim=0).abs().square()[1:]
+    # what rounding leaves of a constant channel is not power
+    rounding = 1e-24 * series.double().square().sum(0) * series.shape[0]
+    power = torch.where(power.sum(0) <= rounding, 0.0, power)
+    if smoothing:
+        power = _smoothed(power, smoothing)
+    total = power.sum(0)
+    return power / torch.where(total == 0, 1.0, total)
+
+
+def _smoothed(power: Tensor, width: float) -> Tensor:
+    """Gaussian over the first dimension, mirrored at its ends."""
+    reach = min(math.ceil(4 * width), power.shape[0] - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=power.dtype, device=power.device)
+    kernel = (-0.5 * (offsets / width).square()).exp()
+    padded = F.pad(power.T[:, None], (reach, reach), mode="reflect")
+    return F.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T
+
+
+def delay_embedding(series: Tensor, delay: int, dimensions: int = 3) -> Tensor:
+    """States of a system of which one channel is seen: (T - (dimensions - 1) delay, dimensions).
+
+    ``state[t] = (x[t], x[t - delay], x[t - 2 delay], ...)``
+
+    Args:
+        series: (T, 1).
+        delay: in steps, at least 1; ``decorrelation`` gives a usual one.
+        dimensions: of the states.
+
+    Raises:
+        UserError: several channels, or a series shorter than a state.
+
+    >>> delay_embedding(torch.arange(4.0)[:, None], delay=1, dimensions=2)
+    tensor([[1., 0.],
+            [2., 1.],
+            [3., 2.]])
+
+    Takens 1981: for almost every channel this is the attractor up to a smooth change of coordinates, with enough
+    dimensions.
+    """
+    reach = (dimensions - 1) * delay
+    if series.dim() != 2 or series.shape[1] != 1 or delay < 1 or series.shape[0] <= reach:
+        raise UserError(
+            f"a series of one channel, (T, 1), of more than {reach} steps is needed; got {tuple(series.shape)}"
+        )
+    end = series.shape[0]
+    return torch.cat([series[reach - k * delay : end - k * delay] for k in range(dimensions)], 1)
+
+
+def decorrelation(series: Tensor) -> int:
+    """The first lag at which the autocorrelation of a series is below 1/e: (T, 1) -> steps, at least 1.
+
+    >>> decorrelation(torch.arange(200.0).mul(2 * torch.pi / 40).sin()[:, None])
+    8
+    """
+    centred = series[:, 0].double() - series[:, 0].double().mean()
+    n = centred.numel()
+    power = torch.fft.rfft(centred, 2 * n).abs().square()
+    products = torch.fft.irfft(power, 2 * n)[: n // 2]
+    below = (products < products[0] / math.e).nonzero()
+    return max(1, int(below[0])) if below.numel() else max(1, n // 10)
+
+
+def _check(gold: Tensor, free: Tensor) -> None:
+    problems: list[str] = []
+    if gold.dim() != 2 or free.dim() != 2 or gold.shape[1:] != free.shape[1:] or not gold.numel() or not free.numel():
+        problems.append(f"both must be (steps, V) of one V; got {tuple(gold.shape)} and {tuple(free.shape)}")
+    for name, series in (("gold", gold), ("the free run", free)):
+        if bad := int((~torch.isfinite(series)).any(-1).sum()):
+            problems.append(f"{name} has {bad} steps that are not finite: a run that escaped has no climate")
+    if problems:
+        raise UserError(problems)

@@ -1,0 +1,67 @@
+"""``diagnose`` for ids: choices told gold and told its own, compared with gold place by place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freerun.diagnostics.after import after_error, first_error, position_errors
+from freerun.diagnostics.diagnosis import IdDiagnosis, IdSide
+from freerun.errors import UserError
+from freerun.generate import generate
+from freerun.generate.walk import prompt_lengths
+from freerun.rollin.modes import evaluating
+from freerun.types import Batch
+
+__all__ = ["diagnose_ids"]
+
+
+def diagnose_ids(
+    model: Any, batches: Sequence[Batch], end: int | None, watch: Callable[[str], None] | None = None
+) -> IdDiagnosis:
+    """See ``diagnose``."""
+    if any(int(prompt_lengths(batch).max()) for batch in batches):
+        raise UserError("histories that begin with prompts cannot be compared place by place: give batches without")
+    longest = max(batch.time for batch in batches)
+    told: list[Tensor] = []
+    own: list[Tensor] = []
+    masks: list[Tensor] = []
+    for number, batch in enumerate(batches):
+        if watch:
+            watch(f"rows, part {number + 1} of {len(batches)}")
+        with evaluating(model), torch.no_grad():
+            choices = model(batch).argmax(-1)
+        said = generate(model, batch, length=batch.time, end=end).entries
+        for found, entries in ((told, choices), (own, said)):
+            found.append(_widened((entries != batch.targets) & batch.mask, longest))
+        masks.append(_widened(batch.mask, longest))
+    mask = torch.cat(masks)
+    if not bool(mask.any()):
+        raise UserError("the batches have no position that counts: nothing can be compared")
+    forced, free = (torch.cat(found) for found in (told, own))
+    sides = [_side(wrong, mask) for wrong in (forced, free)]
+    gaps = [b - a for a, b in zip(sides[0].wrong_by_position, sides[1].wrong_by_position, strict=True)]
+    firsts = torch.bincount(first_error(free, mask), minlength=longest + 1)[1:]
+    left = position_errors(forced, mask)[1]
+    return IdDiagnosis(
+        rows=mask.shape[0],
+        positions=longest,
+        left=tuple(left.tolist()),
+        teacher_forced=sides[0],
+        free_running=sides[1],
+        gap_by_position=tuple(gaps),
+        first_error=tuple(firsts.tolist()),
+    )
+
+
+def _widened(part: Tensor, longest: int) -> Tensor:
+    return F.pad(part.cpu(), (0, longest - part.shape[1]))
+
+
+def _side(wrong: Tensor, mask: Tensor) -> IdSide:
+    shares, _ = position_errors(wrong, mask)
+    return IdSide(tuple(shares.tolist()), float(wrong[mask].double().mean()), after_error(wrong, mask))

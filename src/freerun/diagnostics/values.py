@@ -1,0 +1,237 @@
+"""``diagnose`` for values: both ways of being told, naive rows, growth, climate, some windows whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.diagnostics.chained import past_of
+from freerun.diagnostics.diagnosis import Fan, Growing, Naive, Side, Spread, ValueDiagnosis
+from freerun.diagnostics.growing import growth
+from freerun.diagnostics.leads import (
+    at_leads,
+    diverged_at,
+    gap_by_lead,
+    last_tenth,
+    quantiles,
+    summarised,
+    valid_time,
+    window_errors,
+    window_nrmse,
+)
+from freerun.diagnostics.long_climate import climate_of
+from freerun.diagnostics.naive import last_period, last_value, mean
+from freerun.distributions import HEADS
+from freerun.draws import DRAWS, Draw
+from freerun.errors import UserError
+from freerun.generate import generate
+from freerun.keys import fold
+from freerun.rollin.modes import evaluating
+from freerun.types import Batch
+
+__all__ = ["About", "diagnose_values"]
+
+_LEVELS = (0.05, 0.25, 0.75, 0.95)
+_SAMPLES = 100
+_CHANNELS = 4
+
+_SAMPLED = {"gaussian": "gaussian", "student_t": "student_t", "quantiles": "quantile_sample"}
+
+
+@dataclass(frozen=True, eq=False)
+class About:
+    """What is known of the data, and how much is asked.
+
+    Args:
+        exponent: largest Lyapunov exponent, per step; None: not known.
+        period: steps after which the data repeat themselves, more or less; None: not known.
+        threshold: of the valid time, in standard deviations.
+        names: of the channels; default: their numbers.
+        scale: (mean, std), each (V,): windows are shown in ``mean + std * value``; None: as they are.
+        naive: further forecasts that need no model: name -> from (past, horizon) to (windows, horizon, V).
+        long: (T, V) gold for the climate of a long free run, from the start of the first window on; None: none.
+        draw: what is fed back; None: the value said, or the mean of the distribution said.
+        fans: windows that are shown whole.
+        end: id of the end symbol, for ids; None: there is none.
+        key: of sampled runs.
+    """
+
+    exponent: float | None = None
+    period: int | None = None
+    threshold: float = 0.4
+    names: tuple[str, ...] = ()
+    scale: tuple[Tensor, Tensor] | None = None
+    naive: Mapping[str, Callable[[Tensor, int], Tensor]] = field(default_factory=dict[str, Any])
+    long: Tensor | None = None
+    draw: Draw | None = None
+    fans: int = 6
+    end: int | None = None
+    key: int = 0
+
+
+def head_of(model: Any) -> str:
+    """Name of the distribution that a model says, or "point"."""
+    head = getattr(model, "head", "point")
+    return head if isinstance(head, str) else "point"
+
+
+def feeding(model: Any) -> Draw:
+    """What feeds a model's outputs back: the value said, or the mean of the distribution said."""
+    head = head_of(model)
+    return DRAWS["point"]() if head == "point" else DRAWS["expected"](head=head)
+
+
+def diagnose_values(
+    model: Any, batches: Sequence[Batch], about: About, watch: Callable[[str], None] | None = None
+) -> ValueDiagnosis:
+    """See ``diagnose``."""
+    told, own, gold, past = _both(model, batches, about, watch)
+    forced_errors, free_errors = window_errors(told, gold), window_errors(own, gold)
+    forced, free = summarised(forced_errors), summarised(free_errors)
+    times = valid_time(free_errors, about.threshold)
+    grown = growth(free.quantiles[1], about.exponent, ceiling=about.threshold)
+    ratio = None if grown.ratio is None else tuple(grown.ratio.tolist())
+    gone = diverged_at(own)
+    if watch:
+        watch("long run")
+    climate, note = climate_of(
+        model, batches[0], about.long, about.draw or feeding(model), about.names or _numbered(gold)
+    )
+    if watch:
+        watch("windows shown")
+    return ValueDiagnosis(
+        windows=gold.shape[0],
+        horizon=gold.shape[1],
+        channels=about.names or _numbered(gold),
+        teacher_forced=Side.of(forced, window_nrmse(forced_errors), last_tenth(forced_errors)),
+        free_running=Side.of(free, window_nrmse(free_errors), last_tenth(free_errors)),
+        gap_by_lead=tuple(gap_by_lead(free.quantiles[1], forced.quantiles[1]).tolist()),
+        naive={name: _naive(said, gold) for name, said in _without_model(past, gold.shape[1], about).items()},
+        threshold=about.threshold,
+        valid_time=Spread.of(times),
+        valid_throughout=int((times == gold.shape[1]).sum()),
+        growth=Growing(grown.rate, grown.exponent, grown.fitted, ratio),
+        diverged=tuple((number, lead) for number, lead in enumerate(gone.tolist()) if lead),
+        climate=climate,
+        climate_note=note,
+        fans=tuple(_fans(model, batches, (told, own, gold, past), about)),
+        period=about.period,
+    )
+
+
+def _both(
+    model: Any, batches: Sequence[Batch], about: About, watch: Callable[[str], None] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Told gold, told its own, gold, and the past: (windows, H or P, V) each."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    pasts: list[Tensor | None] = []
+    draw = about.draw or feeding(model)
+    for number, batch in enumerate(batches):
+        if watch:
+            watch(f"windows, part {number + 1} of {len(batches)}")
+        gold = at_leads(batch.targets, batch.mask)
+        with evaluating(model), torch.no_grad():
+            told = at_leads(_said(model, model(batch)), batch.mask)
+        own = generate(model, batch, length=gold.shape[1], draw=draw, key=fold(about.key, number)).entries
+        if told.shape != gold.shape:
+            raise UserError(
+                f"the model says {tuple(told.shape)} where gold is {tuple(gold.shape)}: its head does not fit"
+            )
+        parts.append((told.cpu(), own.cpu(), gold.cpu()))
+        past = past_of(batch)
+        pasts.append(None if past is None else past.cpu())
+    told, own, gold = (torch.cat([part[i] for part in parts]) for i in range(3))
+    known = [past for past in pasts if past is not None]
+    return told, own, gold, torch.cat(known) if len(known) == len(pasts) else None
+
+
+def _said(model: Any, outputs: Tensor) -> Tensor:
+    head = head_of(model)
+    return outputs if head == "point" else HEADS[head]().mean(outputs)
+
+
+def _without_model(past: Tensor | None, horizon: int, about: About) -> dict[str, Tensor]:
+    if past is None:
+        return {}
+    found = {"last_value": last_value(past, horizon)}
+    if about.period is not None and about.period <= past.shape[1]:
+        found["last_period"] = last_period(past, horizon, about.period)
+    found["mean"] = mean(past, horizon)
+    return found | {name: say(past, horizon).to(past) for name, say in about.naive.items()}
+
+
+def _naive(said: Tensor, gold: Tensor) -> Naive:
+    errors = window_errors(said, gold)
+    found = summarised(errors, (0.5,))
+    return Naive(
+        tuple(found.quantiles[0].tolist()),
+        tuple(found.rmse.tolist()),
+        Spread.of(window_nrmse(errors)),
+        Spread.of(last_tenth(errors)),
+    )
+
+
+def _fans(
+    model: Any, batches: Sequence[Batch], found: tuple[Tensor, Tensor, Tensor, Tensor | None], about: About
+) -> list[Fan]:
+    told, own, gold, past = found
+    kept = min(about.fans, gold.shape[0])
+    numbers = [number * gold.shape[0] // kept for number in range(kept)]
+    bands = _bands(model, batches, numbers, about)
+    shown: list[Fan] = []
+    for place, number in enumerate(numbers):
+        tail = gold[number, :0] if past is None else past[number, -max(10, gold.shape[1] // 2) :]
+        lead = int(diverged_at(own[number : number + 1]))
+        levels = tuple((level, _units(band[place], about)) for level, band in bands.items())
+        shown.append(
+            Fan(
+                window=number,
+                past=_units(tail, about),
+                gold=_units(gold[number], about),
+                forced=_units(told[number], about),
+                free=_units(own[number], about),
+                bands=levels,
+                diverged_at=lead or None,
+            )
+        )
+    return shown
+
+
+def _units(values: Tensor, about: About) -> tuple[tuple[float, ...], ...]:
+    """(steps, V) in the data's own units, of the first channels."""
+    values = values.double()
+    if about.scale is not None:
+        values = values * about.scale[1].double() + about.scale[0].double()
+    return tuple(tuple(row) for row in values[:, :_CHANNELS].tolist())
+
+
+def _bands(model: Any, batches: Sequence[Batch], numbers: Sequence[int], about: About) -> dict[float, Tensor]:
+    """Level -> (windows shown, H, V) of sampled free runs; {} where the model says values alone."""
+    head = head_of(model)
+    if head == "point" or not numbers:
+        return {}
+    draw = DRAWS[_SAMPLED[head]]()
+    found: list[Tensor] = []
+    for place, number in enumerate(numbers):
+        batch = _row(batches, number)
+        many = replace(batch.select(batch.row_numbers.new_zeros(_SAMPLES)), rows=torch.arange(_SAMPLES))
+        horizon = int(batch.mask.sum())
+        said = generate(model, many, length=horizon, draw=draw, key=fold(about.key, "fan", place)).entries
+        found.append(quantiles(said.cpu().double(), _LEVELS))
+    return dict(zip(_LEVELS, torch.stack(found, 1), strict=True))
+
+
+def _row(batches: Sequence[Batch], number: int) -> Batch:
+    for batch in batches:
+        if number < batch.size:
+            return batch.select(torch.tensor([number]))
+        number -= batch.size
+    raise AssertionError("no such window")
+
+
+def _numbered(gold: Tensor) -> tuple[str, ...]:
+    return tuple(f"channel {number}" for number in range(1, gold.shape[-1] + 1))

@@ -1,0 +1,204 @@
+"""What a head says of a value: Gaussian, Student-t, quantiles. Pure functions of outputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freerun.errors import UserError
+
+__all__ = ["HEADS", "Distribution", "Gaussian", "Quantiles", "StudentT"]
+
+_SMALLEST_SCALE = 1e-4
+
+
+class Distribution(Protocol):
+    """Numbers a value, laid out parameters first: (..., parameters * V), of which the first V are locations.
+
+    ``noise_numbers`` uniform numbers a value make one draw.
+    """
+
+    noise_numbers: ClassVar[int]
+
+    @property
+    def parameters(self) -> int: ...
+    def split(self, outputs: Tensor) -> Tensor: ...
+    def mean(self, outputs: Tensor) -> Tensor: ...
+    def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor: ...
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
+
+
+def _split(outputs: Tensor, parameters: int) -> Tensor:
+    if outputs.shape[-1] % parameters:
+        raise UserError(
+            f"a head of {parameters} numbers a value needs outputs whose last dimension is a multiple of them; got "
+            f"{outputs.shape[-1]}"
+        )
+    if outputs.dtype in (torch.bfloat16, torch.float16):
+        outputs = outputs.float()  # tails and logarithms need the digits
+    return outputs.unflatten(-1, (parameters, -1))
+
+
+def _scale(raw: Tensor) -> Tensor:
+    return F.softplus(raw) + _SMALLEST_SCALE
+
+
+def _exponential(uniforms: Tensor, like: Tensor) -> Tensor:
+    # -log(1 - u) in float64, where 1 - u is never 0; and never 0 itself, as its root has no gradient there
+    return (-torch.log1p(-uniforms.double())).clamp_min(2.0**-53).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """``N(m, s^2)`` for every value, ``s = softplus(raw) + 1e-4``; outputs (..., 2 * V): all m, then all raw.
+
+    >>> outputs = torch.tensor([[1.0, 0.5413]])  # softplus(0.5413) = 1
+    >>> Gaussian().mean(outputs), round(float(Gaussian().loss(outputs, torch.tensor([[1.0]]))), 3)
+    (tensor([[1.]]), 0.919)
+    """
+
+    noise_numbers: ClassVar[int] = 2
+
+    @property
+    def parameters(self) -> int:
+        """Numbers a value: 2."""
+        return 2
+
+    def split(self, outputs: Tensor) -> Tensor:
+        """(..., 2 * V) -> (..., 2, V), raw."""
+        return _split(outputs, 2)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """(..., 2 * V) -> (..., V)."""
+        return self.split(outputs)[..., 0, :]
+
+    def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
+        """(..., 2 * V) and uniforms (..., V, 2) -> (..., V): ``m + s sqrt(-2 log(1 - u1)) cos(2 pi u2)``."""
+        m, raw = self.split(outputs).unbind(-2)
+        turn = (2 * math.pi * uniforms[..., 1]).cos().to(m.dtype)
+        return m + _scale(raw) * (2 * _exponential(uniforms[..., 0], m)).sqrt() * turn
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(..., 2 * V) and targets (..., V) -> (..., V): the negative log-density, in nats."""
+        m, raw = self.split(outputs).unbind(-2)
+        scale = _scale(raw)
+        return 0.5 * ((targets - m) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class StudentT:
+    """``m + s T`` with T of Student's law; outputs (..., 3 * V): all m, all raw scales, all raw degrees of freedom.
+
+    ``s = softplus(raw) + 1e-4``, ``df = 2 + softplus(raw)``: the variance is always finite.
+
+    >>> outputs = torch.tensor([[1.0, 0.5413, -30.0]])
+    >>> StudentT().mean(outputs), round(float(StudentT().loss(outputs, torch.tensor([[1.0]]))), 3)
+    (tensor([[1.]]), 1.04)
+
+    Reference: Bailey 1994, Mathematics of Computation 62, for the polar draw.
+    """
+
+    noise_numbers: ClassVar[int] = 2
+
+    @property
+    def parameters(self) -> int:
+        """Numbers a value: 3."""
+        return 3
+
+    def split(self, outputs: Tensor) -> Tensor:
+        """(..., 3 * V) -> (..., 3, V), raw."""
+        return _split(outputs, 3)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """(..., 3 * V) -> (..., V)."""
+        return self.split(outputs)[..., 0, :]
+
+    def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
+        """(..., 3 * V), uniforms (..., V, 2) -> (..., V): ``m + s sqrt(df ((1-u1)^(-2/df) - 1)) cos(2 pi u2)``."""
+        m, raw, freedom = self.split(outputs).unbind(-2)
+        df = 2 + F.softplus(freedom)
+        radius = (df * (2 / df * _exponential(uniforms[..., 0], m)).expm1()).sqrt()
+        return m + _scale(raw) * radius * (2 * math.pi * uniforms[..., 1]).cos().to(m.dtype)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(..., 3 * V) and targets (..., V) -> (..., V): the negative log-density, in nats."""
+        m, raw, freedom = self.split(outputs).unbind(-2)
+        scale, df = _scale(raw), 2 + F.softplus(freedom)
+        away = ((targets - m) / scale).square()
+        constant = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * (math.pi * df).log()
+        return scale.log() - constant + (df + 1) / 2 * (away / df).log1p()
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """One number for every level and value; outputs (..., levels * V): V of the first level, V of the next.
+
+    Args:
+        levels: rising, in (0, 1), 0.5 among them: the median is what stands for the mean.
+
+    Raises:
+        UserError: levels that are none.
+
+    >>> outputs = torch.tensor([[-1.0, 0.0, 3.0]])
+    >>> Quantiles().mean(outputs), Quantiles().sample(outputs, torch.tensor([[[0.7]]]))
+    (tensor([[0.]]), tensor([[1.5000]]))
+
+    What it is not: a whole law. Between levels the inverse distribution function is taken as linear and beyond the
+    outer ones as flat, so that draws never leave them; levels that cross are not put in order.
+    """
+
+    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
+
+    noise_numbers: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        levels, problems = self.levels, list[str]()
+        if not all(0 < level < 1 for level in levels):
+            problems.append(f"levels must lie in (0, 1); got {levels}")
+        if any(a >= b for a, b in pairwise(levels)):
+            problems.append(f"levels must rise; got {levels}")
+        if 0.5 not in levels:
+            problems.append(f"levels must hold the median 0.5, which is fed back as the mean; got {levels}")
+        if problems:
+            raise UserError(problems)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers a value: as many as levels."""
+        return len(self.levels)
+
+    def split(self, outputs: Tensor) -> Tensor:
+        """(..., levels * V) -> (..., levels, V)."""
+        return _split(outputs, self.parameters)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """(..., levels * V) -> (..., V): the median."""
+        return self.split(outputs)[..., self.levels.index(0.5), :]
+
+    def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
+        """(..., levels * V) and uniforms (..., V, 1) -> (..., V): the inverse distribution function."""
+        values = self.split(outputs)
+        if self.parameters == 1:
+            return values[..., 0, :]
+        levels = torch.tensor(self.levels, dtype=torch.float64, device=outputs.device)
+        u = uniforms[..., 0].double().clamp(self.levels[0], self.levels[-1])
+        below = torch.bucketize(u, levels[1:-1], right=True)
+        share = ((u - levels[below]) / (levels[below + 1] - levels[below])).to(values.dtype)
+        low, high = (values.gather(-2, part[..., None, :])[..., 0, :] for part in (below, below + 1))
+        return low + share * (high - low)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(..., levels * V) and targets (..., V) -> (..., V): the pinball loss, summed over levels."""
+        missed = targets[..., None, :] - self.split(outputs)
+        levels = torch.tensor(self.levels, dtype=missed.dtype, device=missed.device)[:, None]
+        return torch.maximum(levels * missed, (levels - 1) * missed).sum(-2)
+
+
+HEADS: dict[str, type[Any]] = {"gaussian": Gaussian, "student_t": StudentT, "quantiles": Quantiles}

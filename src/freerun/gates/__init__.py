@@ -1,0 +1,59 @@
+"""Where gold is kept: a gate gives ``keep``, (batch, time) bool, True = gold; a soft one gives shares of gold."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from freerun.errors import UserError
+from freerun.gates.coins import Batchwise, Every, Prefix, Sequence, Timestep, Token
+from freerun.gates.soft import Blend, is_soft
+from freerun.gates.steps import DecodingSteps
+from freerun.gates.sure import Confidence, confidences, needs_confidence
+from freerun.types import Batch
+
+__all__ = [
+    "GATES", "Batchwise", "Blend", "Confidence", "DecodingSteps", "Every", "Gate", "Prefix", "Sequence", "Timestep",
+    "Token", "batchwise", "blend", "confidence", "confidences", "decoding_steps", "every", "is_soft",
+    "needs_confidence", "prefix", "resolve", "sequence", "timestep", "token",
+]  # fmt: skip
+
+
+class Gate(Protocol):
+    """The rule that says where gold is kept.
+
+    ``gate(batch, teacher_forcing_ratio, key)`` gives (batch, time) bool; entries that are not eligible are kept
+    whatever it says. A function of the batch's row numbers and positions, never of its size or padding.
+    """
+
+    def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor: ...
+
+
+token, timestep, sequence, batchwise, prefix, every = Token, Timestep, Sequence, Batchwise, Prefix, Every
+decoding_steps, confidence, blend = DecodingSteps, Confidence, Blend
+
+GATES: dict[str, type[Any]] = {
+    "token": Token,
+    "step": Timestep,
+    "sequence": Sequence,
+    "batch": Batchwise,
+    "prefix": Prefix,
+    "every": Every,
+    "decoding_steps": DecodingSteps,
+    "confidence": Confidence,
+    "blend": Blend,
+}
+
+
+def resolve(gate: str | Gate) -> Gate:
+    """A gate from its name, or the gate itself.
+
+    >>> resolve("token")
+    Token()
+    """
+    if callable(gate):
+        return gate
+    if gate not in GATES:
+        raise UserError(f"coin must be one of {', '.join(GATES)} or a gate object; got {gate!r}")
+    return GATES[gate]()

@@ -1,0 +1,179 @@
+"""A causal Transformer over one sequence of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from freerun.errors import UserError
+from freerun.models.forecasting.told import check_history, covariates_of, numbers_a_value, size_problems
+from freerun.models.transformer.blocks import initialise
+from freerun.models.transformer.cache import Cache, Reading
+from freerun.models.transformer.decoder import CausalTransformer, DecoderState, Seen
+from freerun.models.transformer.shape import Shape
+from freerun.types import Batch
+
+__all__ = ["TransformerForecaster"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Future(Seen):
+    """What is seen besides the history: (batch, time, covariates) of every step, or None."""
+
+    future: Tensor | None = None
+
+    def select(self, rows: Tensor) -> _Future:
+        """The rows asked for."""
+        return _Future(future=None if self.future is None else self.future[rows])
+
+
+class TransformerForecaster(CausalTransformer):
+    """A decoder-only Transformer over values; outputs (batch, time, numbers of the head * values).
+
+    ``x_t = A y_{t-1} + C c_t + b``, then layers of ``x + attend(norm(x))`` and ``x + feed_forward(norm(x))`` with
+    causal attention, said = ``U norm(x) + u (+ y_{t-1})``, with the covariates ``c_t`` of the step that is said. The shift is
+    inside: position t is told ``history[:, t-1]``, position 0 zeros. The past is what the history begins with
+    (``mask`` and ``eligible`` False). Stepped over its cache and in parallel it is the same function.
+
+    Args:
+        values: channels that are said and fed back.
+        covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
+        observed: must be 0: a sequence has no place for channels known in the past only.
+        size: width of the stream, a multiple of ``heads``.
+        layers: number of layers.
+        heads: number of attention heads.
+        feed_forward: inner width; None: 8/3 * size.
+        residual: say the change since the value told.
+        head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
+        dropout: on the inputs and on what every sublayer adds, in [0, 1).
+        longest: number of positions there are.
+
+    Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t.
+
+    Raises:
+        UserError: for arguments outside their range, all at once; for a context that does not fit.
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762; Su et al. 2021, arXiv:2104.09864.
+
+    >>> values = torch.randn(3, 5, 2)
+    >>> batch = Batch(values, values, torch.ones(3, 5, dtype=torch.bool))
+    >>> TransformerForecaster(2, size=8, layers=1, heads=2)(batch).shape
+    torch.Size([3, 5, 2])
+    """
+
+    layout: ClassVar[str] = "sequence"
+
+    def __init__(
+        self,
+        values: int,
+        covariates: int = 0,
+        observed: int = 0,
+        *,
+        size: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        feed_forward: int | None = None,
+        residual: bool = False,
+        head: str = "point",
+        dropout: float = 0.0,
+        longest: int = 1024,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        shape = _checked(settings, self.layout)
+        super().__init__(values, shape, crossed=False, tied=False)
+        self._settings = settings
+        self.values, self.covariates, self.residual = values, covariates, residual
+        # in the place of a table, a start symbol and a vocabulary
+        self.embedding = nn.Linear(values + covariates, size)
+        del self.start_vector
+        self.register_buffer("start_vector", torch.zeros(values), persistent=False)
+        self.out = nn.Linear(size, values * numbers_a_value(head))
+        initialise(self, layers)
+        # values are few where symbols are many: fan-in, as the residual stream expects entries of its own size
+        nn.init.normal_(self.embedding.weight, std=(values + covariates) ** -0.5)
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as given."""
+        return dict(self._settings)
+
+    def _seen(self, batch: Batch) -> _Future:
+        name = type(self).__name__
+        check_history(batch, self.values, name)
+        return _Future(future=covariates_of(batch.context, batch, self.covariates, name))
+
+    # -- the whole sequence at once
+
+    def lookup(self, entries: Tensor) -> Tensor:
+        """Values stand for themselves."""
+        return entries
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., size) hidden vectors, followed where residual by the value told -> (..., numbers)."""
+        if not self.residual:
+            return self.out(hidden)
+        hidden, told = hidden.split([self.shape.size, self.values], -1)
+        said = self.out(hidden)
+        return torch.cat([said[..., : self.values] + told, said[..., self.values :]], -1)
+
+    def _hidden(self, batch: Batch, told: Tensor) -> Tensor:
+        self.positions.check(batch.time)
+        future = self._seen(batch).future
+        told = torch.cat([self._first(batch)[:, None], told], 1)
+        places = torch.arange(batch.time, device=told.device)
+        x, turn = self.positions(self._entered(told, None if future is None else future[:, : batch.time]), places)
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x, turn, None)
+        return self._with_told(self.norm(x), told)
+
+    def _first(self, batch: Batch) -> Tensor:
+        return self.start_vector.to(batch.history.dtype).expand(batch.size, -1)
+
+    def _entered(self, told: Tensor, now: Tensor | None) -> Tensor:
+        return self.embedding(told if now is None else torch.cat([told, now], -1))
+
+    def _with_told(self, hidden: Tensor, told: Tensor) -> Tensor:
+        return torch.cat([hidden, told], -1) if self.residual else hidden
+
+    # -- entry by entry
+
+    def start(self, batch: Batch) -> DecoderState:
+        """The state that predicts position 0: zeros have been told."""
+        seen, like = self._seen(batch), self.embedding.weight.new_empty(batch.size, self.shape.size)
+        cache = Cache.empty(like, self.shape.layers, self.shape.heads, batch.time + 1)
+        cache.hidden = self._with_told(cache.hidden, like.new_zeros(*cache.hidden.shape[:2], self.values))
+        lengths = torch.zeros(batch.size, dtype=torch.int64, device=like.device)
+        return self.step(DecoderState(cache, 0, lengths, 0, (), seen), self._first(batch))
+
+    def embed(self, entries: Tensor) -> Tensor:
+        """Values as they are: which covariates join them is known where they stand."""
+        return entries
+
+    def detach(self, state: DecoderState) -> DecoderState:
+        """The same state without the gradient into what came before; the weights' own gradient stays."""
+        return replace(state, cache=state.cache.detached(), version=0)
+
+    def _through(self, inputs: Tensor, positions: Tensor, at: Reading, state: DecoderState) -> Tensor:
+        future = getattr(state.seen, "future", None)
+        if future is not None and int(at.index.max()) >= future.shape[1]:
+            raise UserError(
+                f"covariates are missing at generation: position {int(at.index.max())} is to be predicted and "
+                f"context['future'] covers {future.shape[1]}"
+            )
+        x = self._entered(inputs, None if future is None else future[at.rows, at.index])
+        return self._with_told(super()._through(x, positions, at, state), inputs)
+
+
+def _checked(settings: dict[str, Any], layout: str) -> Shape:
+    fixed = {"positions": "rope", "activation": "swiglu", "norm": "rms", "bias": False}
+    problems = size_problems({name: value for name, value in settings.items() if name != "dropout"}, layout)
+    try:
+        shape = Shape.of({**settings, **fixed})
+    except UserError as error:
+        raise UserError(list(dict.fromkeys(problems + error.problems))) from None
+    if problems:
+        raise UserError(problems)
+    return shape

@@ -1,0 +1,163 @@
+"""Charts of forecasts: lines with bands over lead time, windows with small multiples, spectra, states in a plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from freerun.report.figures import ARMS, INK, SOFT, altair, svg
+
+__all__ = ["Axes", "Band", "Line", "Panel", "arm", "chart", "panels"]
+
+Points = Sequence[tuple[float, float]]
+
+_WIDTH, _HEIGHT = 340, 200
+_SMALL = 110
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Args:
+        points: (x, y) in the order they are joined; what is not finite breaks the line.
+        colour: from ``arm``, or ``INK``, ``SOFT``.
+        dash: stroke pattern.
+        width: of the stroke.
+        opacity: of the stroke.
+    """
+
+    points: Points
+    colour: str = INK
+    dash: Sequence[int] = (1, 0)
+    width: float = 2.0
+    opacity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Band:
+    """What lies between two lines.
+
+    Args:
+        points: (x, low, high).
+        colour: as of a line.
+        opacity: of the surface.
+    """
+
+    points: Sequence[tuple[float, float, float]]
+    colour: str
+    opacity: float = 0.18
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Titles and scales of a chart.
+
+    Args:
+        x: title.
+        y: title.
+        log: whether y is logarithmic; values of 0 and less are left out then.
+        x_domain: range of x, or None: of the data.
+        y_domain: range of y; what lies outside is cut off. None: of the data.
+        zero: y of a rule across, or None.
+        begin: x of a rule upwards, where the horizon begins, or None.
+    """
+
+    x: str
+    y: str
+    log: bool = False
+    x_domain: tuple[float, float] | None = None
+    y_domain: tuple[float, float] | None = None
+    zero: float | None = None
+    begin: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart among several.
+
+    Args:
+        lines: drawn in order, the last on top.
+        bands: below the lines.
+        axes: its axes.
+    """
+
+    lines: Sequence[Line]
+    bands: Sequence[Band]
+    axes: Axes
+
+
+def arm(number: int) -> str:
+    """Colour of an arm."""
+    return ARMS[number % len(ARMS)]
+
+
+def chart(lines: Sequence[Line], axes: Axes, bands: Sequence[Band] = ()) -> str:
+    """Lines over bands as SVG."""
+    return svg(_layered(Panel(lines, bands, axes), _WIDTH, _HEIGHT))
+
+
+def panels(shown: Sequence[Panel], *, across: bool = False) -> str:
+    """Several charts as one SVG, below one another (with one x axis) or side by side."""
+    alt, _ = altair()
+    if across:
+        width = (_WIDTH - 40) // len(shown)
+        return svg(alt.hconcat(*(_layered(panel, width, width) for panel in shown), spacing=14))
+    if len(shown) == 1:
+        return svg(_layered(shown[0], _WIDTH, 150))
+    parts = [
+        _layered(panel, _WIDTH, _SMALL if len(shown) < 4 else 80, titled=number + 1 == len(shown))
+        for number, panel in enumerate(shown)
+    ]
+    return svg(alt.vconcat(*parts, spacing=6))
+
+
+def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> Any:
+    alt, _ = altair()
+    axes = panel.axes
+    x = alt.X(
+        "x:Q",
+        title=axes.x if titled else None,
+        scale=_scale(alt, axes.x_domain),
+        axis=alt.Axis(tickCount=max(3, width // 70), labels=titled, tickMinStep=0 if "." in axes.x else None)
+        if not titled
+        else alt.Axis(tickCount=max(3, width // 70)),
+    )
+    y_axis = alt.Axis(tickCount=5 if height > _SMALL else 3, **({"format": "~g"} if axes.log else {}))
+    y = alt.Y("y:Q", title=axes.y, scale=_scale(alt, axes.y_domain, log=axes.log), axis=y_axis)
+    layers = [_rule(alt, axes.zero, x, y, upwards=False), _rule(alt, axes.begin, x, y, upwards=True)]
+    for band in panel.bands:
+        rows = [{"x": a, "y": low, "high": high} for a, low, high in band.points if _fits(axes, low, high)]
+        mark = alt.Chart(alt.Data(values=rows)).mark_area(
+            color=band.colour, opacity=band.opacity, clip=True, strokeWidth=0
+        )
+        layers.append(mark.encode(x=x, y=y, y2="high:Q") if rows else None)
+    for line in panel.lines:
+        rows = [{"x": a, "y": b if _fits(axes, b) else None, "n": n} for n, (a, b) in enumerate(line.points)]
+        style = {"color": line.colour, "strokeWidth": line.width, "opacity": line.opacity, "strokeJoin": "round"}
+        dash = {} if tuple(line.dash) == (1, 0) else {"strokeDash": list(line.dash)}
+        mark = alt.Chart(alt.Data(values=rows)).mark_line(clip=True, **style, **dash)
+        there = any(row["y"] is not None for row in rows)
+        layers.append(mark.encode(x=x, y=y, order="n:Q") if there else None)
+    drawn = [layer for layer in layers if layer is not None]
+    return alt.layer(*drawn).properties(width=width, height=height)
+
+
+def _scale(alt: Any, domain: tuple[float, float] | None, *, log: bool = False) -> Any:
+    given: Mapping[str, Any] = {"domain": list(domain), "nice": False} if domain else {"zero": False, "nice": False}
+    if log:
+        return alt.Scale(type="log", **{name: value for name, value in given.items() if name != "zero"})
+    return alt.Scale(**given)
+
+
+def _rule(alt: Any, place: float | None, x: Any, y: Any, *, upwards: bool) -> Any:
+    if place is None:
+        return None
+    mark = alt.Chart(alt.Data(values=[{"x": place, "y": place}])).mark_rule(color=SOFT, strokeDash=[2, 3])
+    return mark.encode(x=x) if upwards else mark.encode(y=y)
+
+
+def _fits(axes: Axes, *values: float | None) -> bool:
+    return all(value is not None and math.isfinite(value) and (value > 0 or not axes.log) for value in values)

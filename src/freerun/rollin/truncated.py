@@ -1,0 +1,175 @@
+"""Roll-ins whose graph is cut every k positions and gone backward through piece by piece: memory grows with k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from freerun.draws import check_width
+from freerun.errors import UserError
+from freerun.rollin.mixing import Mixing
+from freerun.types import Batch, Detachable, Stepper
+
+__all__ = ["Truncated", "unroll_truncated"]
+
+Objective = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Truncated:
+    """What was said and fed, and the loss.
+
+    Args:
+        total: scalar; its backward gives the weights the gradient of all pieces.
+        count: scalar.
+        outputs: (batch, time, width), without graph.
+        history: (batch, time, value), without graph.
+    """
+
+    total: Tensor
+    count: Tensor
+    outputs: Tensor
+    history: Tensor
+
+
+class _WithGradients(torch.autograd.Function):
+    """A number whose gradient towards some tensors is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, weights: int, *tensors: Tensor | None) -> Tensor:
+        ctx.gradients = tensors[weights:]
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Any) -> Any:
+        gradients = [None if each is None else each * given[0] for each in ctx.gradients]
+        return (None, None, *gradients, *[None] * len(gradients))
+
+
+def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objective: Objective) -> Truncated:
+    """Truncated back-propagation through own outputs: the hand-unrolled loop with a cut before every k-th position.
+
+    Before the entry at position k-1, 2k-1, ... is read, that entry and the state are detached; so each output has at
+    least one step of the model in its graph. Each piece is gone backward through at once and freed; pieces without loss
+    keep no graph at all.
+
+    Args:
+        model: a Stepper whose state can be detached (``Detachable``, or a state of plain tensors).
+        batch: values (batch, time, value).
+        mixing: what is fed.
+        every: k >= 1.
+        objective: a sum over positions, as all of ``freerun.objectives`` are.
+
+    Raises:
+        UserError: no Stepper, or a state that holds something else than tensors.
+    """
+    if not isinstance(model, Stepper):
+        raise UserError(
+            f"gradient={every} cuts the model's state every {every} positions, which needs start, embed, step, output "
+            f"and select; {type(model).__name__} has only a forward: use gradient='full' or 'none', or add them"
+        )
+    weights = _weights(model, batch)
+    gradients: list[Tensor | None] = [None] * len(weights)
+    walk = _Walk(model, batch, mixing)
+    total = count = batch.history.new_zeros(())
+    learning = torch.is_grad_enabled()
+    for start in range(0, batch.time, every):
+        end = min(start + every, batch.time)
+        counts = bool(batch.mask[:, start:end].any())
+        with torch.set_grad_enabled(learning and counts):
+            outputs = walk.go_on(start, end)
+            if not counts:
+                continue
+            part, number = objective(outputs, _piece(batch, start, end))
+        if weights and learning:
+            _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
+            part = part.detach()
+        total, count = total + part, count + number
+    if weights and learning:
+        total = cast(Tensor, _WithGradients.apply(total, len(weights), *weights, *gradients))
+    return Truncated(total, count, torch.cat(walk.outputs, 1).detach(), torch.stack(walk.history, 1).detach())
+
+
+class _Walk:
+    """A Stepper on its way, and what it said and was fed."""
+
+    def __init__(self, model: Stepper, batch: Batch, mixing: Mixing) -> None:
+        self.model, self.batch, self.mixing = model, batch, mixing
+        self.state: Any = None
+        self.outputs: list[Tensor] = []
+        self.history: list[Tensor] = []
+
+    def go_on(self, start: int, end: int) -> Tensor:
+        """The outputs at positions start to end - 1, (batch, positions, width), with the graph of these alone."""
+        said: list[Tensor] = []
+        for t in range(start, end):
+            if t == 0:
+                self.state = self.model.start(self.batch)
+            else:
+                if t == start:
+                    self.state, self.history[-1] = _detached(self.model, self.state), self.history[-1].detach()
+                self.state = self.model.step(self.state, self.model.embed(self.history[-1]))
+            said.append(self.model.output(self.state))
+            if t == 0:
+                check_width(self.mixing.draw, said[0], self.mixing.gold.shape[-1])
+            self.history.append(self.mixing.entries(said[-1], t))
+        self.history[start:] = [*(each.detach() for each in self.history[start:-1]), self.history[-1]]
+        outputs = torch.stack(said, 1)
+        self.outputs.append(outputs.detach())
+        return outputs
+
+
+def _weights(model: Any, batch: Batch) -> list[Tensor]:
+    """The weights to be given gradients piece by piece; none where something else wants one, which keeps the graph."""
+    if not isinstance(model, nn.Module) or _wants_gradient(batch.context) or batch.history.requires_grad:
+        return []
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def _wants_gradient(tree: Any) -> bool:
+    if isinstance(tree, Tensor):
+        return tree.requires_grad
+    if isinstance(tree, Mapping):
+        return any(_wants_gradient(part) for part in cast(Mapping[str, Any], tree).values())
+    if isinstance(tree, tuple | list):
+        return any(_wants_gradient(part) for part in cast(list[Any], tree))
+    return False
+
+
+def _add(gradients: list[Tensor | None], more: tuple[Tensor | None, ...]) -> None:
+    for n, each in enumerate(more):
+        if each is not None:
+            before = gradients[n]
+            gradients[n] = each if before is None else before + each
+
+
+def _piece(batch: Batch, start: int, end: int) -> Batch:
+    part = slice(start, end)
+    weights = None if batch.weights is None else batch.weights[:, part]
+    return Batch(batch.targets[:, part], batch.history[:, part], batch.mask[:, part], weights=weights)
+
+
+def _detached(model: Any, state: Any) -> Any:
+    if isinstance(model, Detachable):
+        return model.detach(state)
+    return _detach_tree(model, state)
+
+
+def _detach_tree(model: Any, tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.detach()
+    if tree is None or isinstance(tree, int | float | bool | str):
+        return tree
+    if isinstance(tree, Mapping):
+        return {name: _detach_tree(model, part) for name, part in cast(Mapping[str, Any], tree).items()}
+    if isinstance(tree, tuple | list):
+        parts = [_detach_tree(model, part) for part in cast(list[Any], tree)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    raise UserError(
+        f"gradient=k cuts the state, and that of {type(model).__name__} holds a {type(tree).__name__}: give the model "
+        "detach(state), the same state without gradient into its past"
+    )

@@ -1,0 +1,112 @@
+"""Other changes of a batch: how long the horizon is, and which of its steps carry loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.errors import UserError
+from freerun.types import Batch
+
+__all__ = ["LOSS_ON", "loss_on", "loss_on_problems", "within_horizon"]
+
+LOSS_ON = ("all", "last", "own")
+
+
+def within_horizon(batch: Batch, horizon: int) -> Batch:
+    """The batch up to the first ``horizon`` entries of each row that may be replaced; what comes later is cut off.
+
+    ``mask_t`` and ``eligible_t`` stay where fewer than ``horizon`` such entries came before; known entries before them
+    (a prompt, a warm-up) stay as they are. Time is as long as the longest row needs.
+
+    Args:
+        batch: any batch; its context is left alone.
+        horizon: 1 or more.
+
+    Raises:
+        UserError: a horizon below 1.
+
+    >>> values = torch.zeros(1, 6, 1)
+    >>> known = torch.tensor([[False, False, True, True, True, True]])
+    >>> within_horizon(Batch(values, values, known, eligible=known), 3).mask
+    tensor([[False, False,  True,  True,  True]])
+    """
+    if horizon < 1:
+        raise UserError(f"horizon must be at least 1 step; got {horizon}")
+    place = batch.replaceable.cumsum(1)
+    inside = place <= horizon
+    if bool(inside.all()):
+        return batch
+    # beyond the last replaceable entry the count stands still: what only follows it carries no loss of the horizon
+    inside &= (place < horizon) | batch.replaceable
+    used = (inside & (batch.mask | batch.replaceable)).any(0).nonzero()
+    time = int(used[-1]) + 1 if len(used) else 1
+    return batch.replace(
+        targets=batch.targets[:, :time],
+        history=batch.history[:, :time],
+        mask=(batch.mask & inside)[:, :time],
+        weights=None if batch.weights is None else batch.weights[:, :time],
+        eligible=(batch.replaceable & inside)[:, :time],
+    )
+
+
+def loss_on(batch: Batch, steps: str | tuple[float, ...]) -> Batch:
+    """The batch with the loss on some steps only; which entries may be replaced does not change.
+
+    Args:
+        batch: any batch.
+        steps: ``"all"``: those of its mask; ``"last"``: of these the last of each row; ``"own"``: of these the ones
+            whose entry may be replaced (a warm-up left out); or a weight for each lead time 1, 2, ... of the
+            replaceable entries, in which case nothing else carries loss.
+
+    Raises:
+        UserError: fewer weights than the horizon is long.
+
+    >>> values = torch.zeros(1, 4, 1)
+    >>> batch = Batch(values, values, torch.tensor([[True, True, True, False]]))
+    >>> loss_on(batch, "last").mask
+    tensor([[False, False,  True, False]])
+    """
+    if steps == "all":
+        return batch
+    kept, weights = batch.mask, batch.weights
+    if steps == "last":
+        kept = kept & (kept.flip(1).cumsum(1).flip(1) == 1)
+    elif steps == "own":
+        kept = kept & batch.replaceable
+    else:
+        by_lead = torch.tensor([float(each) for each in steps], device=kept.device)
+        lead = batch.replaceable.cumsum(1)
+        longest = int(lead.max()) if lead.numel() else 0
+        if longest > len(by_lead):
+            raise UserError(
+                f"loss_on has {len(by_lead)} weights and the horizon {longest} steps: give each a weight, 0 for none"
+            )
+        given = by_lead[(lead - 1).clamp_min(0)]
+        kept = kept & batch.replaceable & (given != 0)
+        weights = _times(given, weights)
+    return batch.replace(mask=kept, weights=weights, eligible=batch.replaceable)
+
+
+def _times(given: Tensor, weights: Tensor | None) -> Tensor:
+    return given if weights is None else given * weights
+
+
+def loss_on_problems(steps: Any) -> list[str]:
+    """What is wrong with a ``loss_on``, if anything.
+
+    >>> loss_on_problems("first")
+    ["loss_on must be 'all', 'last', 'own' or a weight for each lead time; got 'first'"]
+    """
+    if isinstance(steps, str):
+        fine = steps in LOSS_ON
+    else:
+        fine = isinstance(steps, tuple) and len(steps) > 0 and all(_is_weight(each) for each in steps) and any(steps)
+    return [] if fine else [f"loss_on must be 'all', 'last', 'own' or a weight for each lead time; got {steps!r}"]
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

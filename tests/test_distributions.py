@@ -1,0 +1,199 @@
+"""Heads: losses are the laws', draws follow them, gradients are right. False-alarm rates are stated."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+import freerun as fr
+from freerun import distributions, draws, objectives
+from freerun.keys import uniform
+
+N = 20_000
+LAWS = {
+    "gaussian": distributions.Gaussian(),
+    "student_t": distributions.StudentT(),
+    "quantiles": distributions.Quantiles((0.1, 0.25, 0.5, 0.9)),
+}
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def frozen(name: str, outputs: torch.Tensor):
+    """The law of one value in scipy's words."""
+    if name == "gaussian":
+        return stats.norm(float(outputs[0]), softplus(float(outputs[1])) + 1e-4)
+    m, raw, freedom = outputs.tolist()
+    return stats.t(2 + softplus(freedom), m, softplus(raw) + 1e-4)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "student_t"])
+def test_losses_are_the_negative_log_densities(name):
+    law, g = LAWS[name], torch.Generator().manual_seed(0)
+    outputs = torch.randn(4, 5, law.parameters * 3, generator=g, dtype=torch.float64)
+    targets = 2 * torch.randn(4, 5, 3, generator=g, dtype=torch.float64)
+    given = law.loss(outputs, targets)
+    assert given.shape == targets.shape
+    for v in range(3):
+        wanted = -frozen(name, outputs[1, 2, v::3]).logpdf(float(targets[1, 2, v]))
+        assert float(given[1, 2, v]) == pytest.approx(wanted, rel=1e-10)
+    assert torch.equal(law.mean(outputs), outputs[..., :3])
+
+
+@pytest.mark.parametrize("name", ["gaussian", "student_t"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_draws_follow_the_law(name, dtype):
+    """Kolmogorov-Smirnov against scipy's law; false-alarm rate 1e-4 a case."""
+    outputs = torch.tensor([0.7, -0.4, -1.0][: LAWS[name].parameters], dtype=dtype)
+    draw = draws.resolve(name)
+    noise = draw.noise(3, torch.arange(N), torch.zeros(N, dtype=torch.int64), outputs.numel())
+    found = draw.choose(outputs.expand(N, -1), noise)[:, 0]
+    assert found.dtype == dtype
+    assert stats.kstest(found.double().numpy(), frozen(name, outputs).cdf).pvalue > 1e-4
+
+
+def test_channels_of_a_draw_are_independent():
+    """Correlation of two channels' draws; under independence beyond 4.5 sigma, 7e-6."""
+    draw = draws.Gaussian()
+    noise = draw.noise(3, torch.arange(N), torch.zeros(N, dtype=torch.int64), 4)
+    found = draw.choose(torch.zeros(N, 4, dtype=torch.float64), noise)
+    assert abs(float(torch.corrcoef(found.t())[0, 1])) * math.sqrt(N) < 4.5
+
+
+def test_quantile_draws_interpolate_between_levels_and_stay_within():
+    law = LAWS["quantiles"]
+    outputs = torch.tensor([[-2.0, -1.0, 0.0, 8.0]], dtype=torch.float64)
+    for u, wanted in ((0.0, -2.0), (0.05, -2.0), (0.1, -2.0), (0.175, -1.5), (0.25, -1.0), (0.7, 4.0), (0.95, 8.0)):
+        found = law.sample(outputs, torch.tensor([[[u]]], dtype=torch.float64))
+        assert float(found) == pytest.approx(wanted, abs=1e-12)
+    two = torch.tensor([[-1.0, -10.0, 0.0, 0.0, 3.0, 30.0]])  # two values, levels first
+    assert torch.equal(distributions.Quantiles().mean(two), torch.tensor([[0.0, 0.0]]))
+    assert distributions.Quantiles().sample(two, torch.tensor([[[0.7], [0.7]]])).tolist() == pytest.approx([[1.5, 15.0]])
+    one = distributions.Quantiles((0.5,))
+    assert one.sample(torch.tensor([[4.0]]), torch.tensor([[[0.9]]])).item() == 4.0
+
+
+def test_pinball_is_summed_over_levels_and_lowest_at_the_quantiles():
+    law, g = distributions.Quantiles(), torch.Generator().manual_seed(0)
+    outputs = torch.randn(6, 6, generator=g, dtype=torch.float64)
+    targets = torch.randn(6, 2, generator=g, dtype=torch.float64)
+    wanted = torch.zeros(6, 2, dtype=torch.float64)
+    for i, q in enumerate(law.levels):
+        missed = targets - outputs[:, 2 * i : 2 * i + 2]
+        wanted += torch.where(missed > 0, q * missed, (q - 1) * missed)
+    torch.testing.assert_close(law.loss(outputs, targets), wanted, rtol=1e-12, atol=1e-12)
+    sample = torch.randn(9999, 1, generator=g, dtype=torch.float64)
+    at = torch.tensor([sample.quantile(q) for q in law.levels])
+    best = law.loss(at.expand(9999, -1), sample).sum()
+    for moved in (at + torch.tensor([0.1, 0, 0]), at - torch.tensor([0, 0.1, 0]), at + torch.tensor([0, 0, 0.1])):
+        assert best < law.loss(moved.expand(9999, -1), sample).sum()
+
+
+@pytest.mark.parametrize("name", list(LAWS))
+def test_samples_and_losses_have_the_gradients_they_should(name):
+    law, g = LAWS[name], torch.Generator().manual_seed(1)
+    outputs = torch.randn(3, law.parameters * 2, generator=g, dtype=torch.float64, requires_grad=True)
+    uniforms = 0.05 + 0.9 * torch.rand(3, 2, law.noise_numbers, generator=g, dtype=torch.float64)
+    targets = torch.randn(3, 2, generator=g, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: law.sample(x, uniforms), outputs)
+    assert torch.autograd.gradcheck(lambda x: law.loss(x, targets), outputs)
+
+
+@pytest.mark.parametrize("name", list(LAWS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_at_the_edges_and_wild_outputs_stay_finite(name, dtype):
+    law = LAWS[name]
+    outputs = torch.tensor([-30.0, 30.0])[:, None].repeat(1, law.parameters).to(dtype).requires_grad_()
+    for u in (0.0, 0.5, 1 - 2.0**-53):
+        noise = torch.full((2, 1, law.noise_numbers), u, dtype=torch.float64)
+        found = law.sample(outputs, noise)
+        loss = law.loss(outputs, found.detach())
+        assert bool(found.isfinite().all() & loss.isfinite().all())
+        (gradient,) = torch.autograd.grad(found.sum() + loss.sum(), outputs)
+        assert bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("gaussian_nll", "gaussian"), ("student_t_nll", "student_t"), ("pinball", "quantiles")]
+)
+def test_objectives_sum_over_what_counts_and_weigh(name, head):
+    law, g = distributions.HEADS[head](), torch.Generator().manual_seed(2)
+    targets = torch.randn(3, 4, 2, generator=g)
+    outputs = torch.randn(3, 4, 2 * law.parameters, generator=g)
+    mask = torch.rand(3, 4, generator=g) < 0.6
+    batch = fr.Batch(targets, targets, mask)
+    total, count = objectives.resolve(name, batch)(outputs, batch)
+    each = law.loss(outputs, targets)
+    torch.testing.assert_close(total, each[mask].sum())
+    assert int(count) == 2 * int(mask.sum())
+    weights = torch.rand(3, 4, generator=g)
+    total, count = objectives.resolve(name, batch)(outputs, batch.replace(weights=weights))
+    torch.testing.assert_close(total, (each * weights[..., None])[mask].sum())
+    torch.testing.assert_close(count, 2 * weights[mask].sum())
+    poisoned = batch.replace(targets=targets.masked_fill(~mask[..., None], torch.nan))
+    assert bool(objectives.resolve(name, batch)(outputs, poisoned)[0].isfinite())
+
+
+def test_noise_is_a_function_of_key_row_position_channel_and_number():
+    draw = draws.StudentT()
+    rows, positions = torch.tensor([4, 7]), torch.tensor([2, 0])
+    noise = draw.noise(9, rows, positions, 6)
+    assert noise.shape == (2, 2, 2)
+    assert draw.noise_size(6) == 4
+    for i in range(2):
+        for v in range(2):
+            for n in range(2):
+                assert noise[i, v, n] == uniform(9, rows[i], positions[i], torch.tensor(v), torch.tensor(n))
+    assert draws.QuantileSample().noise(9, rows, positions, 6).shape == (2, 2, 1)
+    assert draws.QuantileSample().noise_size(3) >= 2
+
+
+def test_the_mean_is_fed_where_it_is_asked_for():
+    outputs = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+    assert draws.Expected("gaussian").choose(outputs[:, :4], None).tolist() == [[1.0, 2.0]]
+    assert draws.Expected("student_t").choose(outputs, None).tolist() == [[1.0, 2.0]]
+    assert draws.Expected("quantiles").choose(outputs, None).tolist() == [[3.0, 4.0]]
+    assert [repr(draws.resolve(n)) for n in ("expected", "gaussian", "quantile_sample")] == [
+        "expected()",
+        "gaussian()",
+        "quantile_sample()",
+    ]
+    assert repr(draws.Expected("student_t")) == "expected(head='student_t')"
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [((0.1, 0.9), "median"), ((0.5, 0.1), "must rise"), ((0.5, 1.0), r"lie in \(0, 1\)")],
+)
+@pytest.mark.parametrize("make", [distributions.Quantiles, draws.QuantileSample, objectives.Pinball])
+def test_levels_that_are_none_are_refused(make, levels, message):
+    with pytest.raises(fr.UserError, match=message):
+        make(levels)
+
+
+def test_widths_that_do_not_fit_are_refused_in_words():
+    with pytest.raises(fr.UserError, match=r"4 numbers a position and 2 are fed back: use draw='expected'.*head='point'"):
+        draws.check_width(draws.Point(), torch.zeros(1, 4), 2)
+    with pytest.raises(fr.UserError, match=r"2 numbers a position and 2 are fed back: use draw='point'$"):
+        draws.check_width(draws.Gaussian(), torch.zeros(1, 2), 2)
+    with pytest.raises(fr.UserError, match=r"6 numbers a position and 2 are fed back: use draw=expected\(head='stud"):
+        draws.check_width(draws.Expected(), torch.zeros(1, 6), 2)
+    with pytest.raises(fr.UserError, match=r"5 numbers a position and 2 are fed back: point\(\) needs 1 a value"):
+        draws.check_width(draws.Point(), torch.zeros(1, 5), 2)
+    draws.check_width(draws.Expected("quantiles"), torch.zeros(1, 6), 2)
+    values = torch.zeros(1, 2, 2)
+    batch = fr.Batch(values, values, torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(fr.UserError, match=r"mse reads 1 numbers a value; the model gives 4.*objective='gaussian_nll'"):
+        objectives.mse()(torch.zeros(1, 2, 4), batch)
+    with pytest.raises(fr.UserError, match=r"gaussian_nll reads 2 .* gives 2 a position.*use objective='mse'"):
+        objectives.gaussian_nll()(torch.zeros(1, 2, 2), batch)
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    with pytest.raises(fr.UserError, match="these are ids"):
+        objectives.pinball()(torch.zeros(1, 2, 3), fr.Batch(ids, ids, ids == 0))
+    with pytest.raises(fr.UserError, match="head must be one of"):
+        draws.Expected("point")

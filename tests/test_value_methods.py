@@ -1,0 +1,385 @@
+"""Methods on values against loops: horizons, loss steps, blends, pushforward, reverse sampling, rollouts, noise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import freerun as fr
+from builders import assert_same_gradients, gradients
+from freerun import methods, schedules, transforms
+from freerun.keys import fold, uniform
+from oracles import coins
+from oracles_unrolled import literal
+
+KEY, STEP = 5, 3
+
+
+def sequence(size: int = 3, past: int = 3, horizon: int = 6, values: int = 2) -> fr.Batch:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(size, past + horizon, values, generator=g, dtype=torch.float64)
+    own = (torch.arange(past + horizon) >= past).expand(size, -1)
+    return fr.Batch(x, x, own, eligible=own)
+
+
+def forecaster(**changes) -> fr.models.PlainForecaster:
+    torch.manual_seed(1)
+    return fr.models.PlainForecaster(2, size=6, **changes).double()
+
+
+class Markov(nn.Module):
+    """The next value is a function of the last one alone."""
+
+    markov = True
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.net = nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, width)).double()
+
+    def forward(self, batch: fr.Batch) -> Tensor:
+        before = torch.cat([torch.zeros_like(batch.history[:, :1]), batch.history[:, :-1]], 1)
+        return self.net(before)
+
+    def start(self, batch):
+        return torch.zeros_like(batch.history[:, 0])
+
+    def embed(self, entries):
+        return entries
+
+    def step(self, state, inputs):
+        return inputs
+
+    def output(self, state, rows=None):
+        return self.net(state if rows is None else state[rows])
+
+    def select(self, state, rows):
+        return state[rows]
+
+
+def check(method: fr.methods.Method, net: nn.Module, b: fr.Batch, expected: Tensor) -> fr.Outcome:
+    outcome = method.run(net, b, STEP, KEY)
+    assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-11)
+    assert_same_gradients(gradients(net, outcome.loss), gradients(net, expected))
+    return outcome
+
+
+class TestShapes:
+    @pytest.mark.parametrize("gradient", ["full", "none", 2, 4])
+    @pytest.mark.parametrize("cell", ["gru", "lstm"])
+    @pytest.mark.parametrize(("loss_on", "weigh"), [
+        ("all", lambda w, lead: w), ("last", lambda w, lead: w * (lead == 4)), ("own", lambda w, lead: w * (lead > 0)),
+        ((1.0, 0.0, 0.5, 2.0), lambda w, lead: torch.tensor([0.0, 1.0, 0.0, 0.5, 2.0]).double()[lead]),
+    ])  # fmt: skip
+    def test_horizon_and_loss_steps_equal_the_loop(self, gradient, cell, loss_on, weigh):
+        net, b = forecaster(cell=cell), sequence()
+        b = b.replace(mask=torch.ones_like(b.mask))  # the warm-up counts unless it is told not to
+        cut = b.select(torch.arange(3)).replace(
+            targets=b.targets[:, :7], history=b.history[:, :7], mask=b.mask[:, :7], eligible=b.eligible[:, :7]
+        )
+        lead = cut.eligible.cumsum(1)
+        share = coins("token", b, 0.5, KEY, STEP)[:, :7].double()
+        wanted, _ = literal(net, cut, share, gradient, weigh(torch.ones(3, 7).double(), lead))
+        check(fr.scheduled_sampling(0.5, gradient=gradient, horizon=4, loss_on=loss_on), net, b, wanted)
+
+    def test_a_horizon_follows_its_schedule_and_is_told(self):
+        net, b = forecaster(), sequence()
+        method = fr.free_running(horizon=schedules.linear(start=1, end=7, steps=6))
+        for step, wanted in ((0, 1), (1, 2), (3, 4), (100, 6)):
+            outcome = method.run(net, b, step, KEY)
+            assert int(outcome.fed.mask.sum(1)[0]) == wanted
+        assert method.run(net, b, 3).report["horizon"] == 4
+        with pytest.raises(fr.UserError, match=r"horizon must lie in \[1, inf\]; got 0"):
+            fr.free_running(horizon=0)
+        with pytest.raises(fr.UserError, match=r"horizon must lie in \[1, inf\]; linear.* gives 0 at step 0"):
+            fr.free_running(horizon=schedules.linear(start=0, end=7, steps=6))
+
+    def test_ragged_rows_end_where_they_end(self):
+        b = sequence(past=0)
+        b = b.replace(mask=torch.arange(6) < torch.tensor([6, 3, 1])[:, None], eligible=None)
+        assert transforms.within_horizon(b, 4).mask.sum(1).tolist() == [4, 3, 1]
+        assert transforms.loss_on(b, "last").mask.nonzero().tolist() == [[0, 5], [1, 2], [2, 0]]
+        assert transforms.within_horizon(b, 6) is b
+
+    def test_too_few_weights_are_refused(self):
+        with pytest.raises(fr.UserError, match="loss_on has 2 weights and the horizon 6 steps"):
+            fr.free_running(loss_on=(1.0, 2.0))(forecaster(), sequence())
+        for wrong in ((), (0.0,), (-1.0,), "first", 3):
+            with pytest.raises(fr.UserError, match="loss_on must be"):
+                fr.teacher_forcing(loss_on=wrong)
+
+    def test_ids_have_horizons_too(self):
+        ids = torch.randint(0, 5, (2, 6))
+        model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
+        outcome = fr.teacher_forcing(horizon=2).run(model, fr.Batch(ids, ids, ids >= 0))
+        assert outcome.count.item() == 4
+
+
+class Held:
+    """Bytes that the graph keeps, now and at most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def pack(self, tensor: Tensor):
+        held = self
+
+        class Kept:
+            def __init__(self) -> None:
+                self.tensor, self.size = tensor, tensor.numel() * tensor.element_size()
+                held.now += self.size
+                held.most = max(held.most, held.now)
+
+            def __del__(self) -> None:
+                held.now -= self.size
+
+        return Kept()
+
+
+def most_held(gradient: str | int, horizon: int) -> int:
+    net, b = forecaster(), sequence(size=8, horizon=horizon)
+    held = Held()
+    with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
+        fr.free_running(gradient=gradient)(net, b).backward()
+    return held.most
+
+
+def test_memory_grows_with_k_and_not_with_the_horizon():
+    """Bytes saved for backward, counted: no measurement, no noise."""
+    assert most_held("full", 120) > 3 * most_held("full", 30)
+    for k in (1, 5, 10):
+        assert most_held(k, 120) == most_held(k, 30)
+    assert most_held(10, 120) > 1.5 * most_held(5, 120)
+    assert most_held(5, 120) < most_held("full", 120) / 10
+
+
+class TestBlend:
+    @pytest.mark.parametrize("gradient", ["full", "none", 3])
+    @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
+    def test_equals_the_loop(self, alpha, gradient):
+        net, b = forecaster(), sequence()
+        wanted, history = literal(net, b, torch.full(b.mask.shape, alpha, dtype=torch.float64), gradient)
+        outcome = check(methods.generalised_teacher_forcing(alpha, gradient=gradient), net, b, wanted)
+        assert torch.allclose(outcome.fed.history, history, atol=1e-12)
+        assert outcome.report["alpha"] == alpha
+        by_coin = fr.scheduled_sampling(alpha, coin="blend", gradient=gradient)
+        assert torch.equal(by_coin(net, b, STEP, KEY), outcome.loss)
+
+    @pytest.mark.parametrize("gradient", ["full", "none", 3])
+    def test_the_ends_are_teacher_forcing_and_free_running_bit_for_bit(self, gradient):
+        net, b = forecaster(), sequence()
+        for alpha, other in ((1.0, fr.teacher_forcing()), (0.0, fr.free_running(gradient=gradient))):
+            a = gradients(net, fr.generalised_teacher_forcing(alpha, gradient=gradient)(net, b, STEP, KEY))
+            c = gradients(net, other(net, b, STEP, KEY))
+            # detached free running is stepped by another engine than a detached blend: equal to rounding alone
+            same = torch.equal if (alpha, gradient) != (0.0, "none") else torch.allclose
+            assert all(same(a[n], c[n]) for n in a)
+
+    def test_the_least_forcing_gives_random_jacobians_norm_one(self):
+        g = torch.Generator().manual_seed(0)
+        jacobian = 2.5 * torch.randn(6, 40, 3, 3, generator=g, dtype=torch.float64)
+        alpha = methods.least_forcing(jacobian)
+        norms = torch.linalg.matrix_norm((1 - alpha) * jacobian, 2)
+        forced = norms.log().mean(1).exp()
+        assert forced.max().item() == pytest.approx(1.000, abs=1e-12)
+        assert 0.5 < alpha < 1
+        assert methods.least_forcing(jacobian / 100) == 0.0  # contracting: nothing to hold
+
+    def test_adaptive_alpha_is_that_of_the_model(self):
+        net, b = Markov(), sequence(past=1)
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.mul_(5)
+        each = []
+        for row in range(3):
+            logs = []
+            for t in range(7):
+                if not b.eligible[row, t]:
+                    continue
+                j = torch.autograd.functional.jacobian(net.net, b.history[row, t])
+                logs.append(math.log(float(torch.linalg.svdvals(j)[0])))
+            each.append(math.exp(sum(logs) / len(logs)))
+        wanted = 1 - 1 / max(each)
+        outcome = fr.generalised_teacher_forcing().run(net, b)
+        assert outcome.report["alpha"] == pytest.approx(wanted, abs=1e-10)
+        with pytest.raises(fr.UserError, match="needs a model whose state is its last entry alone"):
+            fr.generalised_teacher_forcing()(forecaster(), sequence())
+
+    def test_ids_and_other_methods_refuse_it(self):
+        ids = torch.zeros(1, 2, dtype=torch.long)
+        model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
+        with pytest.raises(fr.UserError, match="mixes values, and these targets are ids"):
+            fr.scheduled_sampling(0.5, coin="blend")(model, fr.Batch(ids, ids, ids == 0))
+        with pytest.raises(fr.UserError, match="which only scheduled_sampling does"):
+            fr.parallel(0.5, coin="blend")(forecaster(), sequence())
+
+
+class TestUnrolledLosses:
+    @pytest.mark.parametrize("gradient", ["full", "none", 2])
+    def test_multi_step_is_free_running_over_its_horizon(self, gradient):
+        net, b = forecaster(), sequence()
+        wanted = fr.free_running(gradient=gradient, horizon=4)(net, b, STEP, KEY)
+        check(fr.multi_step(horizon=4, gradient=gradient), net, b, wanted)
+        with pytest.raises(fr.UserError, match="multi_step needs a horizon"):
+            fr.multi_step()
+
+    @pytest.mark.parametrize("steps", [1, 2, 5])
+    def test_pushforward_is_one_step_from_a_run_without_gradient(self, steps):
+        net, b = Markov(), sequence(past=1)
+        with torch.no_grad():
+            u = b.history[:, 0]
+            for _ in range(steps - 1):
+                u = net.net(u)
+        wanted = (net.net(u) - b.targets[:, steps]).square().mean()
+        check(fr.pushforward(horizon=steps, drawn=False), net, b, wanted)
+
+    def test_pushforward_draws_its_steps_evenly(self):
+        """Chi-square over 400 updates; false-alarm rate 1e-4."""
+        net, b = Markov(), sequence(past=1, size=1)
+        method = fr.pushforward(horizon=5)
+        found = [int(method.run(net, b, step, KEY).report["steps"]) for step in range(400)]
+        counts = [found.count(h) for h in range(1, 6)]
+        assert sum(counts) == 400
+        assert stats.chisquare(counts).pvalue > 1e-4
+
+    def test_sparse_forcing_feeds_gold_every_tau(self):
+        net, b = forecaster(), sequence(past=2, horizon=7)
+        fed = fr.sparse_teacher_forcing(tau=3).run(net, b).fed
+        same = (fed.history == b.history).all(-1)
+        # positions 2, 5 and 8 are forced, 0 and 1 known
+        assert same[0].tolist() == [True, True, True, False, False, True, False, False, True]
+        assert repr(fr.sparse_teacher_forcing(tau=3)) == "sparse_teacher_forcing(tau=3)"
+
+
+class TestReverse:
+    def test_both_parts_toss_their_own_coins_but_the_first_is_gold(self):
+        """Shares of 6,000 and 9,000 coins; five standard errors, false-alarm rate 1e-6."""
+        net, b = forecaster(), sequence(size=1500, past=5)
+        fed = fr.reverse_scheduled_sampling(0.7, 0.2).run(net, b, STEP, KEY).fed
+        same = (fed.history == b.history).all(-1)
+        assert bool(same[:, 0].all())
+        assert same[:, 1:5].double().mean().item() == pytest.approx(0.7, abs=5 * (0.21 / 6000) ** 0.5)
+        assert same[:, 5:].double().mean().item() == pytest.approx(0.2, abs=5 * (0.16 / 9000) ** 0.5)
+        assert torch.equal(fed.replaceable, b.replaceable)
+
+    @pytest.mark.parametrize("gradient", ["full", "none", 2])
+    def test_equals_the_loop(self, gradient):
+        net, b = forecaster(), sequence()
+        b = b.replace(mask=torch.arange(9).expand(3, -1) > 0)
+        keep = torch.ones(3, 9, dtype=torch.bool)
+        gate = fold(KEY, "gate", STEP)
+        for row in range(3):
+            for t in range(1, 9):
+                ratio = 0.6 if t < 3 else 0.3
+                keep[row, t] = bool(uniform(gate, torch.tensor(row), torch.tensor(t)) < ratio)
+        opened = b.replace(eligible=torch.arange(9).expand(3, -1) > 0)
+        wanted, _ = literal(net, opened, keep.double(), gradient)
+        check(fr.reverse_scheduled_sampling(0.6, 0.3, gradient=gradient), net, b, wanted)
+
+    def test_without_a_warm_up_it_is_refused(self):
+        with pytest.raises(fr.UserError, match="no row has known entries"):
+            fr.reverse_scheduled_sampling(0.5, 0.5)(forecaster(), sequence(past=1))
+
+    def test_the_published_schedule(self):
+        method = methods.reverse(80_000)
+        for step, context, horizon in (
+            (0, 0.5, 0.5),
+            (25_000, 0.5, 0.5),
+            (30_000, 1 - 0.5 / math.e, 0.4),
+            (60_000, 1, 0),
+        ):
+            assert method.context_ratio(step) == pytest.approx(context, abs=1e-9)
+            assert method.teacher_forcing_ratio(step) == pytest.approx(horizon, abs=1e-9)
+
+
+def linear_world(quadratic: float, rows: int = 40, time: int = 8) -> fr.Batch:
+    """x' = A x + quadratic * x0^2 e1, noiseless."""
+    g = torch.Generator().manual_seed(3)
+    x = [0.7 * torch.randn(rows, 2, generator=g, dtype=torch.float64)]
+    for _ in range(time - 1):
+        z = x[-1] @ torch.tensor([[0.9, 0.3], [-0.3, 0.9]], dtype=torch.float64)
+        z = z + quadratic * torch.stack([x[-1][:, 0] ** 2, 0 * x[-1][:, 0]], 1)
+        x.append(z)
+    values = torch.stack(x, 1)
+    known = (torch.arange(time) > 0).expand(rows, time)
+    return fr.Batch(values, values, known, eligible=known)
+
+
+class Linear(nn.Module):
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, batch):
+        return torch.cat([torch.zeros_like(batch.history[:, :1]), batch.history[:, :-1] @ self.weight], 1)
+
+
+def least_squares(batches) -> Linear:
+    told = torch.cat([b.history[:, :-1].flatten(0, 1) for b in batches])
+    wanted = torch.cat([b.targets[:, 1:].flatten(0, 1) for b in batches])
+    return Linear(torch.linalg.lstsq(told, wanted).solution)
+
+
+def errors(model: Linear, data: fr.Batch) -> tuple[float, float]:
+    """One-step and free-running root mean squared error."""
+    own = methods.demonstrations(model, data)
+    return fr.teacher_forcing()(model, data).item() ** 0.5, fr.teacher_forcing()(model, own).item() ** 0.5
+
+
+class TestDemonstrator:
+    def test_a_model_that_can_be_right_learns_nothing_more(self):
+        data = linear_world(0.0)
+        best, scores = methods.data_as_demonstrator(least_squares, data, 3, lambda m: errors(m, data)[1])
+        assert max(scores) < 1e-12
+        assert torch.allclose(best.weight, least_squares([data]).weight, atol=1e-10)
+
+    def test_a_model_that_cannot_trades_one_step_for_many(self):
+        data = linear_world(0.35)
+        plain = least_squares([data])
+        best, scores = methods.data_as_demonstrator(least_squares, data, 5, lambda m: errors(m, data)[1])
+        assert errors(best, data)[1] < 0.97 * errors(plain, data)[1]
+        assert errors(best, data)[0] > errors(plain, data)[0]
+        assert len(scores) == 6
+        with pytest.raises(fr.UserError, match="rounds must be at least 1"):
+            methods.data_as_demonstrator(least_squares, data, 0, lambda m: 0.0)
+
+    def test_online_is_the_mean_of_gold_and_own(self):
+        net, b = forecaster(), sequence()
+        gold = fr.teacher_forcing()(net, b)
+        own = fr.free_running(gradient="none")(net, b, STEP, KEY)
+        check(fr.data_as_demonstrator_online(), net, b, (gold + own) / 2)
+
+
+class TestNoise:
+    def test_its_law_and_its_places(self):
+        """Kolmogorov-Smirnov on 12,000 numbers and their correlation; false-alarm rate 1e-4 each."""
+        net, b = forecaster(), sequence(size=2000)
+        fed = fr.gaussian_noise(0.3, rate=0.5).transform(net, b, STEP, KEY)
+        keep = fr.gates.token()(b, 0.5, fold(KEY, "gate", STEP)) | ~b.replaceable
+        far = (fed.history - b.history)[~keep] / 0.3
+        assert torch.equal(fed.history[keep], b.history[keep])
+        assert stats.kstest(far.flatten().numpy(), "norm").pvalue > 1e-4
+        assert stats.pearsonr(far[:, 0].numpy(), far[:, 1].numpy()).pvalue > 1e-4
+
+    def test_matched_is_as_large_as_the_own_error(self):
+        net, b = forecaster(), sequence(size=4000)
+        with torch.no_grad():
+            std = (net(b) - b.targets)[b.mask].square().mean(0).sqrt()
+        outcome = fr.gaussian_noise("matched").run(net, b, STEP, KEY)
+        far = (outcome.fed.history - b.history)[b.replaceable]
+        # 24,000 numbers a channel: five standard errors of a standard deviation, false-alarm rate 1e-6
+        assert torch.allclose(far.square().mean(0).sqrt() / std, torch.ones(2).double(), atol=5 / 48000**0.5)
+        assert outcome.report["std"] == pytest.approx(std.square().mean().sqrt().item())
+        deviation = (outcome.report["squared_deviation"] / outcome.report["replaced"]) ** 0.5
+        assert deviation == pytest.approx(far.square().mean().sqrt().item())
+
+    def test_what_it_refuses(self):
+        for std in (-1.0, "some", float("nan")):
+            with pytest.raises(fr.UserError, match="std must"):
+                fr.gaussian_noise(std)
+        with pytest.raises(fr.UserError, match="predicts a distribution"):
+            fr.gaussian_noise("matched", objective="gaussian_nll")(forecaster(head="gaussian"), sequence())
