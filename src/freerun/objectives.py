@@ -105,7 +105,7 @@ def _check_width(name: str, numbers: int, outputs: Tensor, batch: Batch) -> None
         found = given // width if given % width == 0 else 0
         use = f": use {_FITTING[found]}" if found in _FITTING else ""
         raise UserError(
-            f"{name} reads {numbers} numbers a value; the model gives {given} a position, and the targets have {width} "
+            f"{name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {given} a position, and the targets have {width} "
             f"values{use}"
         )
 

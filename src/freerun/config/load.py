@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from freerun.types import Batch
 
-__all__ = ["LoadedRun", "answer", "evaluate_run", "load_run", "trial_batch"]
+__all__ = ["LoadedRun", "answer", "evaluate_run", "load_run", "own_data", "run_summary", "trial_batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +160,20 @@ def _instead(run: LoadedRun, advice: str) -> str:
     if run.kind.needs_training_data:
         return f"{advice}: what the model says is compared with the words it was trained on"
     return f"{advice}, or name what to score on with --data FILE"
+
+
+def own_data(run: LoadedRun) -> Any:
+    """The data that a run was trained on.
+
+    Raises:
+        CheckpointError: they have changed since, or the run does not say which they were.
+    """
+    return _own_data(run, _summary(run.folder))
+
+
+def run_summary(run: LoadedRun) -> dict[str, Any]:
+    """The content of its summary.json; {} while it is not finished."""
+    return _summary(run.folder)
 
 
 def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:

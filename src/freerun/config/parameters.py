@@ -204,7 +204,7 @@ def measured_deviation(metrics: Path) -> Any:
     Raises:
         ValueError: where the file is missing, is not a run's on values, or misses updates.
     """
-    return _each_update(metrics, lambda event: float(event["deviation"] or 0.0) if event["replaced"] else 0.0)
+    return _each_update(metrics, lambda event: float(event["deviation"]) if event["replaced"] else 0.0)
 
 
 def _each_update(metrics: Path, measure: Callable[[Mapping[str, Any]], float]) -> Any:

@@ -1,4 +1,4 @@
-"""Data as batches: pairs of sequences from files, from CMUdict, or generated; parallel text; any text; time series, simulated systems, films."""
+"""Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems, films."""
 
 from freerun.data.cmudict import load_cmudict
 from freerun.data.frames import FrameOptions, load_frames

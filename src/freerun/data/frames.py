@@ -102,8 +102,8 @@ def films(options: FrameOptions) -> Array:
     """(films, past + horizon, height, width) float64 in [0, 1]: train, dev, test; a function of the seed.
 
     Every glyph goes straight on at its own speed and bounces off the walls. It stands between points: a point's
-    brightness is what of the glyph covers it (bilinear). Where glyphs meet, the brighter one is seen. Nothing is
-    hidden: two frames tell place and speed, so that a perfect model makes no error but near a wall.
+    brightness is what of the glyph covers it (bilinear). Where glyphs meet, the brighter one is seen. After the first
+    frame nothing is random: glyphs, places and speeds determine all.
 
     >>> films(FrameOptions(windows=(2, 1, 1))).shape
     (4, 15, 16, 16)
@@ -165,7 +165,7 @@ def load_frames(options: FrameOptions | None = None, layout: Layout = "sequence"
     count, time, height, width = drawn.shape
     size = height * width
     begins = torch.arange(count) * time
-    starts = dict(zip(SPLITS, begins.split(options.windows), strict=True))
+    starts: dict[str, torch.Tensor] = dict(zip(SPLITS, begins.split(options.windows), strict=True))
     coder = SeriesCoder(
         tuple(f"y{row}x{column}" for row in range(height) for column in range(width)),
         (0.0,) * size,

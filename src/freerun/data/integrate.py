@@ -61,8 +61,8 @@ def exponential(linear: tuple[float, ...], dt: float, points: int = 32) -> Expon
     """
     z = dt * np.array(linear)
     circle = z[:, None] + np.exp(1j * np.pi * (np.arange(points) + 0.5) / points)
-    power: Spectrum = np.exp(circle)
-    cubed: Spectrum = circle**3
+    power: NDArray[Any] = np.exp(circle)
+    cubed: NDArray[Any] = circle**3
 
     def mean(values: NDArray[Any]) -> Array:
         return dt * values.mean(axis=-1).real

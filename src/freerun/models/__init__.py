@@ -16,6 +16,7 @@ from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
 
 __all__ = [
     "MODELS",
+    "ArticleForecaster",
     "ConvGRUForecaster",
     "PlainForecaster",
     "RecurrentForecaster",

@@ -103,6 +103,10 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
         """The state of the rows asked for."""
         return state[:, rows]
 
+    def detach(self, state: Any) -> Any:
+        """The same state without the gradient into what came before."""
+        return state.detach()
+
 
 class ArticleForecaster(Seq2SeqModel):
     """The article's model on series: the source is the past of a window, told to the encoder; a Stepper.
@@ -151,7 +155,3 @@ class ArticleForecaster(Seq2SeqModel):
         """The decoder's state once it has read the zeros that stand before position 0."""
         self._check(batch)
         return super().start(batch.replace(context=batch.context["past"]))
-
-    def detach(self, state: Any) -> Any:
-        """The same state without the gradient into what came before."""
-        return state.detach()

@@ -117,32 +117,55 @@ def panels(shown: Sequence[Panel], *, across: bool = False) -> str:
 def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> Any:
     alt, _ = altair()
     axes = panel.axes
-    x = alt.X(
-        "x:Q",
-        title=axes.x if titled else None,
-        scale=_scale(alt, axes.x_domain),
-        axis=alt.Axis(tickCount=max(3, width // 70), labels=titled, tickMinStep=0 if "." in axes.x else None)
-        if not titled
-        else alt.Axis(tickCount=max(3, width // 70)),
-    )
-    y_axis = alt.Axis(tickCount=5 if height > _SMALL else 3, **({"format": "~g"} if axes.log else {}))
+    ticks = alt.Axis(tickCount=max(3, width // 70), labels=titled)
+    x = alt.X("x:Q", title=axes.x if titled else None, scale=_scale(alt, axes.x_domain), axis=ticks)
+    numbers = {"format": "~g"} if axes.log else {}
+    y_axis = alt.Axis(tickCount=5 if height > _SMALL else 3, **numbers)
     y = alt.Y("y:Q", title=axes.y, scale=_scale(alt, axes.y_domain, log=axes.log), axis=y_axis)
     layers = [_rule(alt, axes.zero, x, y, upwards=False), _rule(alt, axes.begin, x, y, upwards=True)]
     for band in panel.bands:
-        rows = [{"x": a, "y": low, "high": high} for a, low, high in band.points if _fits(axes, low, high)]
-        mark = alt.Chart(alt.Data(values=rows)).mark_area(
-            color=band.colour, opacity=band.opacity, clip=True, strokeWidth=0
-        )
+        rows = [{"x": a, "y": low, "high": high} for a, low, high in _within(band.points, axes)]
+        mark = alt.Chart(alt.Data(values=rows)).mark_area(color=band.colour, opacity=band.opacity, strokeWidth=0)
         layers.append(mark.encode(x=x, y=y, y2="high:Q") if rows else None)
     for line in panel.lines:
-        rows = [{"x": a, "y": b if _fits(axes, b) else None, "n": n} for n, (a, b) in enumerate(line.points)]
+        rows = [{"x": a, "y": b, "n": n} for n, (a, b) in enumerate(_cut(line.points, axes))]
         style = {"color": line.colour, "strokeWidth": line.width, "opacity": line.opacity, "strokeJoin": "round"}
         dash = {} if tuple(line.dash) == (1, 0) else {"strokeDash": list(line.dash)}
-        mark = alt.Chart(alt.Data(values=rows)).mark_line(clip=True, **style, **dash)
-        there = any(row["y"] is not None for row in rows)
-        layers.append(mark.encode(x=x, y=y, order="n:Q") if there else None)
+        mark = alt.Chart(alt.Data(values=rows)).mark_line(**style, **dash)
+        layers.append(mark.encode(x=x, y=y, order="n:Q") if rows else None)
     drawn = [layer for layer in layers if layer is not None]
     return alt.layer(*drawn).properties(width=width, height=height)
+
+
+def _within(points: Sequence[tuple[float, float, float]], axes: Axes) -> list[tuple[float, float, float]]:
+    """A band's points, moved to the edge of the figure where they lie beyond it."""
+    bottom, top = axes.y_domain or (-math.inf, math.inf)
+    kept = [(x, low, high) for x, low, high in points if not math.isnan(low + high) and (high > 0 or not axes.log)]
+    found = [(x, min(max(low, bottom), top), min(max(high, bottom), top)) for x, low, high in kept]
+    return [point for point in found if all(map(math.isfinite, point)) and (point[1] > 0 or not axes.log)]
+
+
+def _cut(points: Points, axes: Axes) -> list[tuple[float, float | None]]:
+    """A line's points up to the edges of the figure; None where it is broken.
+
+    Cut here and not by a clipping path, which would need a name of its own on the page.
+    """
+    bottom, top = axes.y_domain or (-math.inf, math.inf)
+    found: list[tuple[float, float | None]] = []
+    before: tuple[float, float] | None = None
+    for x, y in points:
+        usable = math.isfinite(y) and (y > 0 or not axes.log)
+        inside = usable and bottom <= y <= top
+        if before is not None and usable and inside != (bottom <= before[1] <= top):
+            edge = top if max(y, before[1]) > top else bottom
+            share = (edge - before[1]) / (y - before[1])
+            found.append((before[0] + share * (x - before[0]), edge))
+        if inside:
+            found.append((x, y))
+        elif found and found[-1][1] is not None:
+            found.append((x, None))
+        before = (x, y) if usable else None
+    return found if any(y is not None for _, y in found) else []
 
 
 def _scale(alt: Any, domain: tuple[float, float] | None, *, log: bool = False) -> Any:
@@ -157,7 +180,3 @@ def _rule(alt: Any, place: float | None, x: Any, y: Any, *, upwards: bool) -> An
         return None
     mark = alt.Chart(alt.Data(values=[{"x": place, "y": place}])).mark_rule(color=SOFT, strokeDash=[2, 3])
     return mark.encode(x=x) if upwards else mark.encode(y=y)
-
-
-def _fits(axes: Axes, *values: float | None) -> bool:
-    return all(value is not None and math.isfinite(value) and (value > 0 or not axes.log) for value in values)

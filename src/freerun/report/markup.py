@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["Raw", "figure", "grid", "legend", "paragraph", "swatch", "table"]
+__all__ = ["Raw", "figure", "grid", "key", "legend", "paragraph", "swatch", "table"]
 
 
 class Raw(str):
@@ -31,6 +31,22 @@ def legend(arms: Sequence[str]) -> Raw:
     """What the colours of the figures mean."""
     entries = "".join(f"<li>{swatch(number, arm)}</li>" for number, arm in enumerate(arms))
     return Raw(f'<ul class="legend" aria-label="colours of the arms">{entries}</ul>')
+
+
+def key(entries: Iterable[tuple[str, int, str]]) -> Raw:
+    """What the strokes of figures mean: (kind, number, label) each.
+
+    Kinds: ``arm`` by its number, ``gold``, ``growth``, and ``band`` of an arm.
+    """
+    parts: list[str] = []
+    for kind, number, label in entries:
+        if kind == "arm":
+            parts.append(f"<li>{swatch(number, label)}</li>")
+            continue
+        name = f"band-{number % 6}" if kind == "band" else f"stroke-{kind}"
+        stroke = f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="{name}" d="M1 4H25"/></svg>'
+        parts.append(f'<li><span class="arm">{stroke}{escape(label)}</span></li>')
+    return Raw(f'<ul class="legend" aria-label="what the lines mean">{"".join(parts)}</ul>')
 
 
 def paragraph(text: object, kind: str = "") -> Raw:

@@ -196,8 +196,9 @@ class SeriesCoder:
         """
         names = [field.name for field in fields(cls)]
         check_description(description, "series", names)
-        values: list[Any] = [description[name] for name in names]
-        return cls(*(tuple(value) if isinstance(value, list) else value for value in values))
+        given: list[Any] = [description[name] for name in names]
+        values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in given]
+        return cls(*values)
 
 
 def not_finite(rows: Tensor, names: tuple[str, ...], origin: str) -> list[str]:

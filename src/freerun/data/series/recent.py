@@ -58,8 +58,11 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
             f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
         )
     if not problems:
-        rows = range(past - coder.past, past + min(ahead, horizon if len(own) > known else 0))
-        problems = _empty(table, values, own, known, past, rows)
+        first, end = past - coder.past, past + (horizon if len(own) > known else 0)
+        # targets and observed channels of the future need not be there
+        asked = np.ones((end - first, len(own)), dtype=bool)
+        asked[coder.past :, :known] = False
+        problems = _empty(table, own, values[first:end], asked, first)
     if problems:
         raise UserError(problems)
     block = np.zeros((coder.past + horizon, len(coder.channels)))
@@ -83,14 +86,12 @@ def _numbers(table: Table, names: tuple[str, ...]) -> tuple[Array, list[str]]:
     return np.stack(columns, axis=1), first_problems(str(table.path), problems)
 
 
-def _empty(table: Table, values: Array, names: tuple[str, ...], known: int, past: int, rows: range) -> list[str]:
-    """Cells that are needed and hold no number: all of the past, the covariates of the future."""
+def _empty(table: Table, names: tuple[str, ...], values: Array, needed: np.ndarray, first: int) -> list[str]:
+    """Cells that are needed and hold no number, in rows from ``first`` on."""
     found = [
-        f"{table.place(row)}, column {names[column]!r}: "
+        f"{table.place(first + row)}, column {names[column]!r}: "
         + ("is infinite; give a number" if np.isinf(values[row, column]) else "is missing; the model needs it")
-        for row in rows
-        for column in range(0 if row < past else known, len(names))
-        if not np.isfinite(values[row, column])
+        for row, column in np.argwhere(needed & ~np.isfinite(values)).tolist()
     ]
     return first_problems(str(table.path), found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -139,7 +139,8 @@ class KuramotoSivashinsky(Simulated):
         def rest(spectrum: Spectrum) -> Spectrum:
             return slope * np.fft.rfft(np.fft.irfft(spectrum, n=self.size) ** 2)
 
-        return np.asarray(np.fft.irfft(etdrk4(given, rest, np.fft.rfft(state)), n=self.size), dtype=np.float64)
+        then: Any = np.fft.irfft(etdrk4(given, rest, np.fft.rfft(state)), n=self.size)
+        return then
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freerun.errors import UserError
+from freerun.models.forecasting.told import check_history
 from freerun.types import Batch, Stepper
 
 __all__ = ["Rescaled"]
@@ -92,6 +93,7 @@ class Rescaled(nn.Module):
         return (values - self.mean) / self.std
 
     def _raw_batch(self, batch: Batch) -> Batch:
+        check_history(batch, self.values, f"{type(self).__name__}({type(self.model).__name__})")
         context = batch.context
         if isinstance(context, Mapping) and "past" in context:
             past = context["past"]

@@ -169,11 +169,12 @@ class TransformerForecaster(CausalTransformer):
 
 def _checked(settings: dict[str, Any], layout: str) -> Shape:
     fixed = {"positions": "rope", "activation": "swiglu", "norm": "rms", "bias": False}
-    problems = size_problems({name: value for name, value in settings.items() if name != "dropout"}, layout)
+    ours = {name: value for name, value in settings.items() if name not in ("dropout", "size", "layers")}
+    problems = size_problems(ours, layout)
     try:
         shape = Shape.of({**settings, **fixed})
     except UserError as error:
-        raise UserError(list(dict.fromkeys(problems + error.problems))) from None
+        raise UserError(problems + error.problems) from None
     if problems:
         raise UserError(problems)
     return shape

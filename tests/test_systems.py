@@ -1,0 +1,330 @@
+"""Systems from equations: integrators of their order, published exponents measured, trajectories kept apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from freerun.data import SYSTEMS, SystemOptions, load_system
+from freerun.data.integrate import etdrk4, exponential, largest_exponent, rk4
+from freerun.data.systems import (
+    HyperRoessler,
+    KuramotoSivashinsky,
+    Lorenz63,
+    Lorenz96,
+    MackeyGlass,
+    Pendulum,
+    Roessler,
+    Thomas,
+)
+from freerun.errors import UserError
+
+# -- integrators -----------------------------------------------------------------------------------------------------
+
+
+def errors_by_dt(system_at, dts, length):
+    """Error after ``length`` at each dt, against a run at a sixteenth of the smallest dt."""
+    start = system_at(dts[0]).settled(1, 0)
+
+    def after(dt):
+        system, state = system_at(dt), start
+        for _ in range(round(length / dt)):
+            state = system.step(state)
+        return state
+
+    exact = after(dts[-1] / 16)
+    return [np.abs(after(dt) - exact).max() for dt in dts]
+
+
+@pytest.mark.parametrize(
+    ("system_at", "dt", "length"),
+    [
+        (lambda dt: Lorenz63(dt=dt), 0.01, 0.2),
+        (lambda dt: Thomas(dt=dt), 0.1, 2.0),
+        (lambda dt: Roessler(dt=dt), 0.05, 1.0),
+        (lambda dt: Lorenz96(dt=dt), 0.02, 0.2),
+        (lambda dt: Pendulum(dt=dt), 0.1, 2.0),
+        (lambda dt: HyperRoessler(dt=dt, substeps=1), 0.05, 0.5),
+        (lambda dt: KuramotoSivashinsky(dt=dt), 0.25, 2.0),
+    ],
+    ids=["lorenz63", "thomas", "roessler", "lorenz96", "pendulum", "hyper_roessler", "kuramoto_sivashinsky"],
+)
+def test_halving_the_step_makes_the_error_16_times_smaller(system_at, dt, length):
+    start = type(system_at(dt))()  # on the attractor of the published step
+    coarse, fine = errors_by_dt(lambda d: Fixed(system_at(d), start), [dt, dt / 2], length)
+    assert 10 < coarse / fine < 26, (coarse, fine)
+
+
+class Fixed:
+    """A system whose beginning does not depend on its step."""
+
+    def __init__(self, system, usual):
+        self.system, self.usual, self.step = system, usual, system.step
+
+    def settled(self, trajectories, seed):
+        return self.usual.settled(trajectories, seed)
+
+
+def test_euler_is_of_first_order():
+    def after(dt):
+        system = MackeyGlass(dt=dt)
+        state = np.full((1, round(17 / dt) + 1), 0.5)
+        for _ in range(round(40 / dt)):
+            state = system.step(state)
+        return state[0, -1]
+
+    exact = after(1 / 256)
+    ratio = abs(after(1 / 4) - exact) / abs(after(1 / 8) - exact)
+    assert 1.7 < ratio < 2.3
+
+
+def test_mackey_glass_is_the_equation_written_out():
+    system = MackeyGlass()
+    values = system.simulate(2, 60)[:, :, 0]
+    for t in range(17, 59):
+        late, now = values[:, t - 17], values[:, t]
+        assert np.array_equal(values[:, t + 1], now + 1.0 * (0.2 * late / (1 + late**10) - 0.1 * now))
+
+
+def test_etdrk4_is_exact_where_all_is_linear_and_right_where_the_rest_is_not():
+    dt = 0.5
+    state = np.array([1.0 + 0j, 1.0 + 0j])
+    given = exponential((-3.0, 0.0), dt)  # 0: where the plain formulas divide by it
+    after = etdrk4(given, lambda v: np.ones_like(v), state)
+    assert after.real == pytest.approx([1 / 3 + (2 / 3) * np.exp(-1.5), 1.5], abs=1e-13)
+    # a nonlinear rest: the logistic equation, dv/dt = v - v^2
+    given, state = exponential((1.0,), 0.05), np.array([0.2 + 0j])
+    for _ in range(40):
+        state = etdrk4(given, lambda v: -(v**2), state)
+    assert state[0].real == pytest.approx(1 / (1 + 4 * np.exp(-2)), abs=1e-7)
+
+
+def test_kuramoto_sivashinsky_is_its_equation():
+    """Its step, against Runge-Kutta at a tiny step of derivatives by matrices; its mean stays 0."""
+    system = KuramotoSivashinsky(length=22.0, size=32, dt=0.05)
+    state = system.settled(2, 1)
+    waves = 2 * np.pi * np.fft.fftfreq(32, 1 / 32) / 22.0
+    transform, back = np.fft.fft(np.eye(32)), np.fft.ifft(np.eye(32))
+    odd = np.where(np.arange(32) == 16, 0, waves)
+    first = (transform @ np.diag(1j * odd) @ back).real
+    second, fourth = ((transform @ np.diag(part) @ back).real for part in (-(waves**2), waves**4))
+
+    def rate(u):
+        return -0.5 * (u**2) @ first - u @ second - u @ fourth
+
+    wanted = state
+    for _ in range(4000):
+        wanted = rk4(rate, wanted, 0.2 / 4000)
+    got = state
+    for _ in range(4):
+        got = system.step(got)
+    assert np.abs(got - wanted).max() < 1e-5
+    assert np.abs(KuramotoSivashinsky().simulate(2, 100).mean(axis=-1)).max() < 1e-12
+
+
+def test_the_pendulum_keeps_its_books():
+    """Without friction and drive the energy stays; with them it changes by the work that they do."""
+    free = Pendulum(damping=0.0, force=0.0, dt=0.02)
+    state = np.array([[1.0, 0.5, 0.0], [2.5, 0.0, 1.0]])
+
+    def energy(state):
+        return state[:, 1] ** 2 / 2 - np.cos(state[:, 0])
+
+    before = energy(state)
+    for _ in range(2000):
+        state = free.step(state)
+    assert np.abs(energy(state) - before).max() < 1e-6
+
+    driven = Pendulum(dt=0.01)
+    state = driven.settled(4, 0)
+    before, powers = energy(state), []
+    for _ in range(1001):
+        powers.append(state[:, 1] * (driven.force * np.cos(state[:, 2]) - driven.damping * state[:, 1]))
+        last, state = state, driven.step(state)
+    work = np.trapezoid(np.array(powers), dx=0.01, axis=0)
+    assert np.abs(energy(last) - before - work).max() < 1e-3
+
+
+# -- published numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("mackey_glass", 0.006), ("thomas", 0.055), ("lorenz63", 0.905), ("lorenz96", 1.67), ("roessler", 0.069),
+        ("hyper_roessler", 0.14), ("kuramoto_sivashinsky", 0.048),
+    ],
+)  # fmt: skip
+def test_published_exponents_stand_with_the_published_parameters_only(name, published):
+    assert SYSTEMS[name]().exponent == published
+
+
+def test_other_parameters_have_no_published_exponent():
+    assert Lorenz63(rho=20.0).exponent is None
+    assert Lorenz63(dt=0.005).exponent == 0.905
+    assert KuramotoSivashinsky(length=60.0).exponent == 0.089
+    assert KuramotoSivashinsky(length=61.0).exponent is None
+
+
+# Deterministic: no false alarms. Tolerances are those of finite runs, and of what the literature agrees on.
+@pytest.mark.parametrize(
+    ("system", "trajectories", "steps", "within"),
+    [
+        (Thomas(), 32, 4000, 0.10),
+        (Lorenz63(), 32, 2500, 0.06),
+        (Lorenz96(), 16, 1000, 0.06),
+        (Roessler(), 32, 4000, 0.10),
+        (Pendulum(), 32, 4000, 0.08),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "dt") else None,
+)
+def test_measured_exponents_are_the_published_ones(system, trajectories, steps, within):
+    assert largest_exponent(system, trajectories, steps) == pytest.approx(system.exponent, rel=within)
+
+
+@pytest.mark.slow(reason="long runs: small exponents, fine steps or many points")
+@pytest.mark.parametrize(
+    ("system", "trajectories", "steps", "within"),
+    [
+        (MackeyGlass(dt=0.1), 16, 40000, 0.10),
+        (HyperRoessler(), 16, 6000, 0.30),
+        (KuramotoSivashinsky(), 32, 6000, 0.12),
+        (KuramotoSivashinsky(length=60.0), 16, 3000, 0.12),
+    ],
+    ids=["mackey_glass", "hyper_roessler", "ks22", "ks60"],
+)
+def test_measured_exponents_are_the_published_ones_at_length(system, trajectories, steps, within):
+    assert largest_exponent(system, trajectories, steps) == pytest.approx(system.exponent, rel=within)
+
+
+def test_mackey_glass_by_eulers_steps_of_1_grows_faster_than_the_equation():
+    """What the docstring says: 0.0084 measured, 0.006 published."""
+    assert largest_exponent(MackeyGlass(), 64, 8000) == pytest.approx(0.0084, rel=0.06)
+
+
+def test_the_exponent_of_a_linear_system_is_its_largest_eigenvalue():
+    class Linear:
+        dt = 0.1
+
+        def settled(self, trajectories, seed):
+            return np.ones((trajectories, 2))
+
+        def step(self, state):
+            return state * np.exp(self.dt * np.array([0.3, -1.0]))
+
+    assert largest_exponent(Linear(), 2, 300, distance=1e-3) == pytest.approx(0.3, abs=1e-6)
+
+
+# -- simulation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_simulations_are_a_function_of_their_numbers(name):
+    system = SYSTEMS[name]()
+    values = system.simulate(3, 40, seed=5)
+    assert values.shape == (3, 40, system.dimension) == (3, 40, len(system.channels))
+    assert values.dtype == np.float64
+    assert np.isfinite(values).all()
+    assert values is system.simulate(3, 40, seed=5), "cached"
+    assert not np.array_equal(values, system.simulate(3, 40, seed=6))
+    assert np.abs(values[0] - values[1]).max() > 1e-3
+    # fewer trajectories and steps are the beginning of more; sums over an FFT may round otherwise
+    np.testing.assert_allclose(system.simulate(2, 20, seed=5), values[:2, :20], rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="read-only"):
+        values[0, 0, 0] = 1.0
+
+
+def test_a_system_that_leaves_for_infinity_says_so():
+    with pytest.raises(UserError, match="left for infinity"):
+        HyperRoessler(substeps=1).simulate(4, 10)
+
+
+def test_parameters_are_checked():
+    for make in (
+        lambda: Lorenz63(dt=0.0), lambda: Lorenz96(size=3), lambda: MackeyGlass(tau=17.3),
+        lambda: KuramotoSivashinsky(size=63), lambda: KuramotoSivashinsky(length=200.0),
+        lambda: Lorenz63().simulate(0, 5),
+    ):  # fmt: skip
+        with pytest.raises(UserError):
+            make()
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------
+
+SMALL = SystemOptions(past=4, horizon=6, windows=(10, 3, 5), trajectories=6)
+
+
+def test_windows_are_cut_from_whole_trajectories_of_one_split():
+    data = load_system("thomas", SMALL)
+    assert [data.windows(split) for split in ("train", "dev", "test")] == [10, 3, 5]
+    owners = {}
+    for split, parts in data.segments.items():
+        for part in parts:
+            owners.update(dict.fromkeys(range(part.begin, part.end), split))
+    rows = {}
+    for split, starts in data.starts.items():
+        for start in starts.tolist():
+            window = set(range(start, start + 10))
+            assert {owners[row] for row in window} == {split}
+            assert not window & rows.setdefault(split, set()), "no step in two windows"
+            rows[split] |= window
+
+
+def test_the_benchmark_of_mackey_glass():
+    data = load_system("mackey_glass")
+    assert [data.windows(split) for split in ("train", "dev", "test")] == [1024, 256, 512]
+    batch = data.batch(list(range(1024)))
+    assert batch.targets.shape == (1024, 100, 1)
+    assert batch.context["past"].shape == (1024, 50, 1)
+    assert data.exponent == pytest.approx(0.006)
+    assert data.free("test").mean().abs() < 0.5
+    assert any("e-fold in 167 steps" in line for line in data.header())
+    raw = torch.cat([data.raw[part.begin : part.end] for part in data.segments["train"]])
+    torch.testing.assert_close(data.mean, raw.mean(0))
+    torch.testing.assert_close(data.std, raw.std(0, correction=0))
+
+
+def test_windows_hold_the_simulation():
+    data = load_system("lorenz63", SMALL)
+    start = int(data.starts["dev"][1])
+    window = ((data.raw[start : start + 10] - data.mean) / data.std).float()
+    batch = data.window_batch("dev", [1])
+    assert torch.equal(batch.context["past"][0], window[:4])
+    assert torch.equal(batch.targets[0], window[4:])
+    assert torch.equal(batch.history, batch.targets)
+    torch.testing.assert_close(data.denormalise(batch.targets[0].double()).float(), data.raw[start + 4 : start + 10].float())
+
+
+def test_the_drive_of_the_pendulum_is_known_in_advance():
+    data = load_system("pendulum", SMALL)
+    assert (data.values, data.covariates, data.observed) == (3, 2, 0)
+    batch = data.batch([0, 1])
+    assert batch.targets.shape == (2, 6, 3)
+    assert batch.context["past"].shape == (2, 4, 5)
+    assert batch.context["future"].shape == (2, 6, 2)
+
+
+def test_noise_is_a_function_of_the_seed_and_of_the_size_asked():
+    clean = load_system("lorenz63", SMALL)
+    noisy = SystemOptions(past=4, horizon=6, windows=(400, 3, 5), trajectories=6, noise=0.1)
+    data, again = load_system("lorenz63", noisy), load_system("lorenz63", noisy)
+    assert torch.equal(data.raw, again.raw)
+    assert data.fingerprint == again.fingerprint != clean.fingerprint
+    from dataclasses import replace
+
+    bare = load_system("lorenz63", replace(noisy, noise=0.0))
+    # over 6,000 numbers the deviation is within 5 % but for one time in 10^7
+    assert ((data.raw - bare.raw) / bare.std).std(0).tolist() == pytest.approx([0.1] * 3, rel=0.05)
+
+
+def test_mistakes_are_said_at_once():
+    with pytest.raises(UserError) as caught:
+        SystemOptions(past=0, horizon=0, windows=(1, 1), noise=-1.0, normalisation="max")
+    assert len(caught.value.problems) == 5
+    with pytest.raises(UserError, match="mackey_glass, thomas"):
+        load_system("mackey")
+    with pytest.raises(UserError, match="has no parameter 'rhoo'; it has: sigma, rho, beta, dt"):
+        load_system("lorenz63", SystemOptions(parameters={"rhoo": 1.0}))
+    with pytest.raises(UserError, match="layout"):
+        load_system("lorenz63", SMALL, layout="flat")
