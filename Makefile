@@ -1,4 +1,5 @@
-# make demo: set up .venv, train three arms on real data, print the table and the report's path; goes on where it was stopped
+# make demo: set up .venv, train and compare on real words and on a chaotic series, print the tables and the reports'
+# paths; goes on where it was stopped
 # make test: set up .venv, run the quick checks; make test-all adds the slow ones
 PYTHON ?= python3
 VENV := .venv
@@ -17,9 +18,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.demo
-	@again=--overwrite; \
-	if test -e out/g2p-demo/comparison.json && ! test -e out/g2p-demo/results.json; then again=--resume; fi; \
-	set -x; $(BIN)/freerun compare recipes/g2p-demo.toml --out out/g2p-demo $$again
+	@for name in g2p-demo mackey-glass-demo; do \
+	again=--overwrite; \
+	if test -e out/$$name/comparison.json && ! test -e out/$$name/results.json; then again=--resume; fi; \
+	echo "freerun compare recipes/$$name.toml --out out/$$name $$again"; \
+	$(BIN)/freerun compare recipes/$$name.toml --out out/$$name $$again || exit $$?; \
+	done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -27,12 +27,20 @@ the model is told, `r(step)` the value of the method's ratio or rate at an optim
 a method's BibTeX.
 """
 
+SHARED = """\
+Every method also takes `horizon` (`None`, or a schedule): only so many entries of each row that may be replaced are
+used; and `loss_on` (`'all'`): which steps carry loss, `'all'`, `'last'`, `'own'` or a weight for each lead time. Who
+feeds, where the gradient is cut, which steps carry loss and how long the horizon is are four independent choices: see
+[vectors](vectors.md).
+"""
+
 
 def page() -> str:
     """The whole page."""
     parts = [
         HEAD,
         "## Methods\n\n" + _methods(),
+        SHARED,
         "## Presets\n\nPublished settings, as functions of the run's length: `fr.falling(steps)`.\n\n" + _presets(),
         "## Schedules\n\nThe value at position `s`, counted in optimizer steps (`unit`: or samples, or epochs). With\n"
         "a `floor` the value is never below it. A schedule may drive any parameter marked *or a schedule* above.\n\n"
@@ -45,14 +53,14 @@ def page() -> str:
 
 def _methods() -> str:
     rows = [
-        (f"`{name}`<br>{cls.summary}", _formula(cls.citation.formula), _parameters(cls), cls.citation.reference)
+        (f"`{name}`<br>{cls.summary}", _formula(cls.citation.formula), _of_method(cls), cls.citation.reference)
         for name, cls in fr.METHODS.items()
     ]
     return _table(("method", "formula", "parameters (default)", "reference"), rows)
 
 
 def _presets() -> str:
-    rows = [(f"`{name}(steps)`", _first_sentence(make), paper) for name, (make, paper) in fr.PRESETS.items()]
+    rows = [(f"`{name}({_needed(make)})`", _first_sentence(make), paper) for name, (make, paper) in fr.PRESETS.items()]
     return _table(("preset", "what it is", "reference"), rows)
 
 
@@ -85,6 +93,17 @@ def _code(text: str) -> str:
 def _formula(text: str) -> str:
     lines = [part.strip() for line in text.splitlines() for part in line.split(";  ")]
     return "<br>".join(_code(line) for line in lines)
+
+
+def _of_method(cls: type[Any]) -> str:
+    """What all methods take is said once, below the table, unless a method needs it."""
+    shared = [each.name for each in fields(cls) if each.name in ("horizon", "loss_on") and each.default is not MISSING]
+    return _parameters(cls, leave_out=shared)
+
+
+def _needed(make: Any) -> str:
+    found = inspect.signature(make).parameters.values()
+    return ", ".join(each.name for each in found if each.kind is each.POSITIONAL_OR_KEYWORD)
 
 
 def _parameters(cls: type[Any], leave_out: Sequence[str] = ()) -> str:

@@ -70,17 +70,22 @@ def test_the_demo_goes_on_where_it_was_stopped(tmp_path):
         (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
     os.utime(tmp_path / ".venv/.demo", (2**31, 2**31))
     (tmp_path / ".venv/bin/freerun").chmod(0o755)
-    out = tmp_path / "out" / "g2p-demo"
+    parts = {name: tmp_path / "out" / name for name in ("g2p-demo", "mackey-glass-demo")}
 
-    def flag():
+    def flags():
         # the suite itself may run under make, whose variables would reach this one
         env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
         done = subprocess.run(["make", "demo"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-        return done.stdout.split()[-1]
+        said = [line.split() for line in done.stdout.splitlines() if line.startswith("compare ")]
+        assert [words[1] for words in said] == [f"recipes/{name}.toml" for name in parts]
+        return [words[-1] for words in said]
 
-    assert flag() == "--overwrite"
-    out.mkdir(parents=True)
-    (out / MARKER).write_text("{}")
-    assert flag() == "--resume"
-    (out / "results.json").write_text("{}")
-    assert flag() == "--overwrite"
+    assert flags() == ["--overwrite", "--overwrite"]
+    for out in parts.values():
+        out.mkdir(parents=True)
+        (out / MARKER).write_text("{}")
+    assert flags() == ["--resume", "--resume"]
+    (parts["g2p-demo"] / "results.json").write_text("{}")
+    assert flags() == ["--overwrite", "--resume"]
+    (parts["mackey-glass-demo"] / "results.json").write_text("{}")
+    assert flags() == ["--overwrite", "--overwrite"]

@@ -195,7 +195,8 @@ def counted(gold: Tensor, free: Tensor, bins: int, smoothing: float) -> float:
                 cell = None
             else:
                 cell = tuple(
-                    min(bins - 1, math.floor((x - a) / (b - a) * bins)) for x, a, b in zip(state, low, high, strict=True)
+                    min(bins - 1, math.floor((x - a) / (b - a) * bins))
+                    for x, a, b in zip(state, low, high, strict=True)
                 )
             found[cell] = found.get(cell, 0) + 1
         return found
@@ -384,7 +385,11 @@ def test_decorrelation_equals_the_naive_sum():
 def test_naive_forecasts_equal_loops():
     past = numbers(3, 10, 2)
     for horizon in (1, 4, 25):
-        said = {"value": last_value(past, horizon), "period": last_period(past, horizon, 4), "mean": mean(past, horizon)}
+        said = {
+            "value": last_value(past, horizon),
+            "period": last_period(past, horizon, 4),
+            "mean": mean(past, horizon),
+        }
         for t in range(horizon):
             assert torch.equal(said["value"][:, t], past[:, 9])
             assert torch.equal(said["period"][:, t], past[:, 6 + t % 4])
@@ -425,3 +430,203 @@ def test_errors_after_errors_equal_the_naive_loop():
 def test_errors_after_errors_where_there_are_none():
     found = after_error(torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
     assert (found.after_wrong, found.after_right, found.ratio) == (None, 0.0, None)
+
+
+# -- the whole ----------------------------------------------------------------------------------------------------
+
+
+class Halving:
+    """Says half of what it was told last; of the past in the context before position 0."""
+
+    def __init__(self, factor: float = 0.5) -> None:
+        self.factor = factor
+
+    def __call__(self, batch: Batch) -> Tensor:
+        last = batch.context["past"][:, -1:, : batch.history.shape[-1]]
+        return self.factor * torch.cat([last, batch.history[:, :-1]], 1)
+
+
+class Spreading(Halving):
+    """The same, as the mean of a Gaussian of standard deviation about 1."""
+
+    head = "gaussian"
+
+    def __call__(self, batch: Batch) -> Tensor:
+        middle = super().__call__(batch)
+        return torch.cat([middle, torch.full_like(middle, 0.5413)], -1)
+
+
+def windows(rows: int, past: int, horizon: int, width: int = 1, seed: int = 0) -> Batch:
+    series = numbers(rows, past + horizon, width, seed=seed)
+    gold = series[:, past:]
+    mask = torch.ones(rows, horizon, dtype=torch.bool)
+    return Batch(gold, gold, mask, context={"past": series[:, :past]})
+
+
+def test_diagnose_of_a_known_model_equals_the_loop():
+    batches = [windows(5, 3, 6, 2), windows(4, 3, 6, 2, seed=1)]
+    found = diagnose(Halving(), batches, About(period=2, threshold=0.9, exponent=0.1))
+    told, own, gold = [], [], []
+    for batch in batches:
+        for row in range(batch.size):
+            x = [batch.context["past"][row, -1], *batch.targets[row]]
+            gold.append(torch.stack(x[1:]))
+            told.append(torch.stack([0.5 * x[t] for t in range(6)]))
+            own.append(torch.stack([0.5 ** (t + 1) * x[0] for t in range(6)]))
+    told, own, gold = (torch.stack(each) for each in (told, own, gold))
+    for side, said in ((found.teacher_forced, told), (found.free_running, own)):
+        assert side.rmse == pytest.approx((said - gold).square().mean((0, 2)).sqrt().tolist(), abs=1e-12)
+        nrmse = (said - gold).square().mean((1, 2)).sqrt()
+        assert side.nrmse.median == pytest.approx(float(nrmse.median()), abs=1e-12)
+        assert side.left == (9,) * 6
+    errors = (own - gold).square().mean(2).sqrt()
+    assert found.gap_by_lead == pytest.approx(
+        (errors.median(0).values - (told - gold).square().mean(2).sqrt().median(0).values).tolist(), abs=1e-12
+    )
+    assert found.valid_time.median == float(valid_time(errors, 0.9).median())
+    assert set(found.naive) == {"last_value", "last_period", "mean"}
+    assert found.naive["mean"].rmse == pytest.approx(gold.square().mean((0, 2)).sqrt().tolist())
+    assert (found.windows, found.horizon, found.diverged, found.climate) == (9, 6, (), None)
+    assert [fan.window for fan in found.fans] == [0, 1, 3, 4, 6, 7]
+    assert found.fans[2].free[0] == pytest.approx(own[3, 0].tolist())
+    json.dumps(as_json(found), allow_nan=False)
+
+
+@pytest.mark.parametrize("layout", ["past", "sequence"])
+def test_a_long_run_goes_on_from_its_own_windows(layout: str):
+    class Sum:
+        """Says the sum of the last three values told, whatever the layout."""
+
+        def __call__(self, batch: Batch) -> Tensor:
+            known = batch.history if batch.context is None else torch.cat([batch.context["past"], batch.history], 1)
+            padded = F.pad(known, (0, 0, 3, 0))
+            said = padded[:, :-3] + padded[:, 1:-2] + padded[:, 2:-1]
+            return 0.4 * said[:, known.shape[1] - batch.time :]
+
+    start = windows(2, 4, 5)
+    if layout == "sequence":
+        series = torch.cat([start.context["past"], start.history], 1)
+        mask = torch.arange(9).expand(2, 9) >= 4
+        start = Batch(series, series, mask, eligible=mask)
+    past = (start.context["past"] if start.context else start.history[:, :4])[:, :, 0].tolist()
+    expected = []
+    for row in past:
+        for _ in range(13):
+            row.append(0.4 * sum(row[-3:]))
+        expected.append(row[4:])
+    assert torch.allclose(long_run(Sum(), start, 13)[:, :, 0], torch.tensor(expected, dtype=torch.float64), atol=1e-12)
+
+
+def test_a_long_run_that_escapes_stops_and_is_told():
+    batch = windows(3, 2, 10)
+    run = long_run(Halving(100.0), batch, 1000)
+    assert run.shape[1] == 10
+    gold = numbers(500, 1)
+    found = diagnose(Halving(100.0), batch, About(long=gold))
+    expected = [
+        next(t for t in range(1, 11) if abs(float(batch.context["past"][row, -1])) * 100.0**t > 1e6) for row in range(3)
+    ]
+    assert found.diverged == tuple(enumerate(expected))
+    assert found.climate is not None
+    assert found.climate.diverged_at == expected[0]
+    assert found.free_running.left[-1] == 0
+    assert found.free_running.nrmse.median == math.inf
+    json.dumps(as_json(found), allow_nan=False)
+
+
+def test_what_a_long_run_cannot_know_is_refused():
+    start = windows(2, 4, 5, width=2)
+    for context, said in (
+        ({"past": start.context["past"], "future": torch.zeros(2, 5, 1)}, "no values for future"),
+        ({"past": torch.cat([start.context["past"]] * 2, -1)}, "2 observed channels"),
+        (None, "a past of one length"),
+    ):
+        with pytest.raises(UserError, match=said):
+            long_run(Halving(), start.replace(context=context), 10)
+    covered = start.replace(context={**start.context, "future": torch.zeros(2, 5, 1)})
+    found = diagnose(Halving(), covered, About(long=numbers(500, 2)))
+    assert found.climate is None
+    assert "without covariates" in found.climate_note
+
+
+def test_climate_of_the_systems_own_rule_is_near_gold():
+    """A model that is the logistic map itself (in double precision) lives where the map lives."""
+
+    class Logistic:
+        def __call__(self, batch: Batch) -> Tensor:
+            before = torch.cat([batch.context["past"][:, -1:], batch.history[:, :-1]], 1)
+            return 3.9 * before * (1 - before)
+
+    x, series = 0.3, []
+    for _ in range(3000):
+        x = 3.9 * x * (1 - x)
+        series.append(x)
+    gold = torch.tensor(series, dtype=torch.float64)[:, None]
+    block = gold[: 4 * 25].view(4, 25, 1)
+    batch = Batch(block[:, 5:], block[:, 5:], torch.ones(4, 20, dtype=torch.bool), context={"past": block[:, :5]})
+    found = diagnose(Logistic(), batch, About(long=gold[5:], exponent=0.4945)).climate
+    assert found is not None
+    assert found.spread == pytest.approx(1.0, abs=0.05)
+    assert found.state < 2 * found.state_gold
+    assert found.spectrum < 0.1
+    assert len(found.points[0]) == len(found.points[1]) == 1500
+
+
+def test_sampled_fans_hold_the_law_they_are_drawn_from():
+    """Told x, the model says N(x/2, 1): at lead time 1 half of the samples lie within 0.674 of the middle.
+
+    100 samples a window: an empirical quartile has standard deviation 0.14; 0.7 is five of them.
+    """
+    batch = windows(4, 3, 5)
+    found = diagnose(Spreading(), batch, About(fans=2))
+    for fan in found.fans:
+        middle = 0.5 * float(batch.context["past"][fan.window, -1, 0])
+        bands = {level: rows[0][0] for level, rows in fan.bands}
+        assert bands[0.25] == pytest.approx(middle - 0.674, abs=0.7)
+        assert bands[0.75] == pytest.approx(middle + 0.674, abs=0.7)
+        assert bands[0.05] < bands[0.25] < bands[0.75] < bands[0.95]
+        assert fan.free[0][0] == pytest.approx(middle)  # the mean is fed back
+    assert diagnose(Spreading(), batch).fans == diagnose(Spreading(), batch).fans  # a function of the key
+
+
+def test_windows_are_shown_in_their_own_units():
+    batch = windows(2, 3, 4)
+    plain, scaled = (
+        diagnose(Halving(), batch, About(scale=scale)) for scale in (None, (torch.tensor([10.0]), torch.tensor([2.0])))
+    )
+    for a, b in zip(plain.fans[1].gold, scaled.fans[1].gold, strict=True):
+        assert b[0] == pytest.approx(10 + 2 * a[0])
+    assert plain.free_running.rmse == scaled.free_running.rmse
+
+
+def test_ids_are_compared_place_by_place():
+    class Shifted:
+        """Says the entry told last plus one, modulo 5."""
+
+        def __call__(self, batch: Batch) -> Tensor:
+            before = F.pad(batch.history, (1, 0))[:, :-1]
+            return F.one_hot((before + 1) % 5, 5).double()
+
+    gold = torch.tensor([[1, 2, 3, 1, 2, 3], [1, 2, 2, 3, 0, 0]])
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    found = diagnose(Shifted(), Batch(gold, gold, mask))
+    # told gold: 1 2 3 [4] 2 3 and 1 2 [3] 3; free: 1 2 3 4 0 1 and 1 2 3 4
+    assert found.teacher_forced.wrong_by_position[:6] == (0, 0, 0.5, 0.5, 0, 0)
+    assert found.free_running.wrong_by_position[:6] == (0, 0, 0.5, 1, 1, 1)
+    assert found.gap_by_position == (0, 0, 0, 0.5, 1, 1)
+    assert (found.rows, found.left, found.first_error) == (2, (2, 2, 2, 2, 1, 1), (0, 0, 1, 1, 0, 0))
+    assert found.teacher_forced.after.after_wrong == 0.0
+    assert found.free_running.after.after_wrong == 1.0
+    json.dumps(as_json(found), allow_nan=False)
+
+
+def test_what_cannot_be_diagnosed_is_refused():
+    batch = windows(2, 3, 4)
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    with pytest.raises(UserError, match="nothing to diagnose"):
+        diagnose(Halving(), [])
+    with pytest.raises(UserError, match="mixed"):
+        diagnose(Halving(), [batch, Batch(ids, ids, ids == 0)])
+    prompted = torch.tensor([[False, True, True]] * 2)
+    with pytest.raises(UserError, match="prompts"):
+        diagnose(Halving(), Batch(ids, ids, prompted))

@@ -151,7 +151,7 @@ def test_ratio_one_is_teacher_forcing_bit_for_bit_without_a_model_call():
     for name in ("start", "step", "output", "encode"):
         original = getattr(model, name)
         setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
-    for coin in fr.GATES:
+    for coin in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
         found = []
         for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, coin=coin)):
             calls.clear()
@@ -239,7 +239,7 @@ def test_a_longer_padding_changes_nothing():
         history=torch.cat([batch.history, pad], 1),
         mask=torch.cat([batch.mask, pad.bool()], 1),
     )
-    for coin in fr.GATES:
+    for coin in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
         method = fr.scheduled_sampling(0.5, coin=coin)
         a, b = method.transform(model, batch, STEP, KEY), method.transform(model, longer, STEP, KEY)
         eligible = batch.mask

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freerun import draws, gates, keys, methods, metrics, models, objectives, schedules, transforms
+    from freerun import distributions, draws, gates, keys, methods, metrics, models, objectives, schedules, transforms
     from freerun.checks import check_model
     from freerun.draws import DRAWS
     from freerun.errors import UserError
@@ -84,7 +84,18 @@ _HOMES = {
     "Outcome": "freerun.types",
     "Step": "freerun.types",
 }
-_MODULES = ("draws", "gates", "keys", "methods", "metrics", "models", "objectives", "schedules", "transforms")
+_MODULES = (
+    "distributions",
+    "draws",
+    "gates",
+    "keys",
+    "methods",
+    "metrics",
+    "models",
+    "objectives",
+    "schedules",
+    "transforms",
+)
 
 __all__ = [
     "DRAWS",
@@ -105,6 +116,7 @@ __all__ = [
     "confidence_aware",
     "data_as_demonstrator",
     "data_as_demonstrator_online",
+    "distributions",
     "draws",
     "falling",
     "free_running",

@@ -101,13 +101,13 @@ _FITTING = {
 
 def _check_width(name: str, numbers: int, outputs: Tensor, batch: Batch) -> None:
     given, width = outputs.shape[-1], batch.targets.shape[2]
-    if given != numbers * width:
-        found = given // width if given % width == 0 else 0
-        use = f": use {_FITTING[found]}" if found in _FITTING else ""
-        raise UserError(
-            f"{name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {given} a position, and the targets have {width} "
-            f"values{use}"
-        )
+    if given == numbers * width:
+        return
+    use = _FITTING.get(given // width) if given % width == 0 else None
+    raise UserError(
+        f"{name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {given} a position, and the "
+        f"targets have {width} values{f': use {use}' if use else ''}"
+    )
 
 
 def _of_law(name: str, law: Distribution, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

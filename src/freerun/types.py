@@ -12,8 +12,8 @@ from torch import Tensor
 from freerun.errors import UserError
 
 __all__ = [
-    "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper", "select_rows",
-    "to_device",
+    "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper",
+    "select_rows", "to_device",
 ]  # fmt: skip
 
 

@@ -17,16 +17,17 @@ _POSITIONS = 32  # asked at most
 
 
 def shape(outputs: Any, batch: Batch) -> Verdict:
-    """(batch, time, vocab) or (batch, time, value), floating point."""
-    wanted = f"({batch.size}, {batch.time}, " + ("vocab)" if batch.is_discrete else f"{batch.targets.shape[2]})")
+    """(batch, time, vocab), or (batch, time, n * value) with n numbers a value, floating point."""
+    values = batch.targets.shape[-1]
+    wanted = f"({batch.size}, {batch.time}, " + ("vocab)" if batch.is_discrete else f"{values})")
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
         return f"the model must give a floating-point tensor {wanted}; got {kind}"
     got = tuple(outputs.shape)
     if len(got) != 3 or got[:2] != (batch.size, batch.time):
         return f"outputs must be {wanted}, batch first; got {got}"
-    if not batch.is_discrete and got[2] != batch.targets.shape[2]:
-        return f"outputs must be {wanted}; got {got}"
+    if not batch.is_discrete and (got[2] == 0 or got[2] % values):  # a distribution takes several numbers a value
+        return f"outputs must be {wanted} or, for a distribution, a multiple of the last number; got {got}"
     counted = batch.targets[batch.mask]
     if batch.is_discrete and counted.numel() and got[2] <= int(counted.max()):
         return f"outputs have {got[2]} numbers a position, and the targets hold the id {int(counted.max())}"

@@ -69,7 +69,8 @@ def generate(
     run
         A run's folder.
     input
-        Words, or beginnings of a text, one a line; standard input if left out. In a beginning \\n is a line break.
+        Words, or beginnings of a text, one a line; standard input if left out. In a beginning \\n is a line break. Of a
+        series the CSV or Parquet file that it goes on from: the forecast is a CSV table.
     beams
         Width of the beam search; as in the recipe if left out.
     length
@@ -87,11 +88,36 @@ def evaluate(run: Path, /, *, data: Path | None = None, beams: int | None = None
     run
         A run's folder.
     data
-        A file of pairs, or a text, as the run was trained on; the run's own test split if left out.
+        A file of pairs, a text or a series, as the run was trained on; the run's own test split if left out.
     beams
         Width of the beam search; as in the recipe if left out.
     """
     return commands.evaluate(run, data, beams)
+
+
+@app.command
+def diagnose(
+    run: Path, /, *, out: Annotated[Path | None, Parameter(show_default=False)] = None,
+    windows: Annotated[int | None, Parameter(show_default=False)] = None, overwrite: Switch = False,
+) -> int:  # fmt: skip
+    """Measure what leaving gold costs a model: errors by lead time or position, told gold and running freely.
+
+    Writes diagnosis.json and diagnosis.html.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    out
+        Where to write; the run's folder if left out.
+    windows
+        Test windows, words or sentences to use, at even distances; all if left out.
+    overwrite
+        Replace an earlier diagnosis.
+    """
+    from freerun.cli.diagnose import diagnose as measured
+
+    return measured(run, out, windows, overwrite=overwrite)
 
 
 @app.command

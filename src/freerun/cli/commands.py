@@ -28,11 +28,16 @@ def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, ove
 
 
 def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> int:
-    """``freerun generate``: a line for each line, ``word<TAB>symbols`` or ``beginning<TAB>continuation``."""
+    """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
     from freerun.config.load import answer, load_run
 
     loaded = load_run(run)
-    lines, places = _read_lines(lines_file, blank=loaded.kind.aligned)
+    if loaded.kind.tables and lines_file is None:
+        raise UserError("a series goes on from a table: give its CSV or Parquet file with --input FILE")
+    if loaded.kind.tables:
+        lines, places = [str(lines_file)], [str(lines_file)]
+    else:
+        lines, places = _read_lines(lines_file, blank=loaded.kind.aligned)
     if not lines:
         raise UserError(
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"

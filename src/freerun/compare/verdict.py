@@ -43,7 +43,22 @@ def sentence(results: Mapping[str, Any]) -> str:
         parts.append(_against_baseline(line, measure, results["summary"]))
         own = [other for other in lines if other["control"] and other["method"] == line["method"]]
         parts.extend(_against_noise(other, measure) for other in own)
-    return "; ".join(parts) + f" ({_basis(results)})."
+    return "; ".join([*_diverged(results), *parts]) + f" ({_basis(results)})."
+
+
+def _diverged(results: Mapping[str, Any]) -> list[str]:
+    """Arms that have no value of the score that decides, as their free runs left the finite numbers."""
+    measure = told(results["recipe"]).primary
+    lost = [
+        run["label"]
+        for run in results["runs"]
+        if run[measure.side].get(measure.score, 0.0) is None and run[measure.side].get("diverged")
+    ]
+    return [
+        f"{label} has no {measure.title}, and was compared with nothing in it: in at least one run half of its windows "
+        "or more diverged"
+        for label in dict.fromkeys(lost)
+    ]
 
 
 def _against_baseline(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:

@@ -26,7 +26,10 @@ __all__ = [
     "write_recipe",
 ]  # fmt: skip
 
-RUN_FILES = ("recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "test-curves.json", "lock")
+RUN_FILES = (
+    "recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "test-curves.json", "test-forecasts.json",
+    "diagnosis.json", "diagnosis.html", "lock",
+)  # fmt: skip
 _RUN_FOLDERS: dict[str, tuple[str, ...]] = {
     "checkpoints": ("step-*", "best-*"),
     "model": ("model.safetensors", "model.json", "manifest.json"),

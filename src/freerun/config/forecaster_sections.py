@@ -80,10 +80,6 @@ class TransformerForecasterSettings:
         layers: number of them.
         heads: of the attention; they share ``size`` evenly.
         feed_forward: width inside the feed-forward blocks (None: the model's own choice for the activation).
-        positions: "rope", turned into the attention, or "learned" vectors that are added.
-        activation: "swiglu", "gelu" or "relu".
-        norm: "rms" or "layer", before each block.
-        bias: whether linear layers have one.
         residual: whether the model says the change since the value it was told.
         head: "point", "gaussian", "student_t" or "quantiles".
         dropout: share of units dropped, in training.
@@ -96,10 +92,6 @@ class TransformerForecasterSettings:
     layers: int = number(2, low=1)
     heads: int = number(4, low=1)
     feed_forward: int | None = number(None, low=1)
-    positions: Literal["rope", "learned"] = "rope"
-    activation: Literal["swiglu", "gelu", "relu"] = "swiglu"
-    norm: Literal["rms", "layer"] = "rms"
-    bias: bool = False
     residual: bool = False
     head: Head = "point"
     dropout: float = number(0.0, low=0.0, high=0.99)
@@ -114,15 +106,32 @@ class ConvGRUSettings:
     """Convolutional GRU for frames, ``freerun.models.ConvGRUForecaster``.
 
     Args:
-        size: channels of the states.
+        height: of a frame, in points (None: square frames).
+        width: of a frame, in points (None: square frames).
+        frame_channels: of a frame.
+        channels: of the states.
+        kernel: width of the convolutions, odd.
+        layers: number of them.
+        bounded: whether what it says lies between 0 and 1.
     """
 
-    trial: ClassVar[tuple[int, ...]] = (64, 0, 0)
     kind: Literal["conv_gru"] = "conv_gru"
-    size: int = number(16, low=1)
+    height: int | None = number(None, low=1)
+    width: int | None = number(None, low=1)
+    frame_channels: int = number(1, low=1)
+    channels: int = number(16, low=1)
+    kernel: int = number(5, low=1)
+    layers: int = number(1, low=1)
+    bounded: bool = False
+
+    @property
+    def trial(self) -> tuple[int, ...]:
+        """A small frame's numbers."""
+        height = self.height or self.width or 4
+        return self.frame_channels * height * (self.width or height), 0, 0
 
     def __str__(self) -> str:
-        return f"conv_gru, size {self.size}"
+        return f"conv_gru, {self.channels} channels"
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class ShallowPLRNNSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["shallow_plrnn"] = "shallow_plrnn"
-    size: int = number(64, low=1)
+    size: int = number(50, low=1)
 
     def __str__(self) -> str:
         return f"shallow_plrnn, size {self.size}"

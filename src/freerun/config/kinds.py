@@ -83,6 +83,11 @@ class TaskKind(Protocol):
         """Whether its targets are real values, not ids."""
         ...
 
+    @property
+    def tables(self) -> bool:
+        """Whether what it answers is a table, a file of its own, and not a line."""
+        ...
+
     def load(self, settings: Any, model: str) -> Any:
         """The data of a ``[data]`` section, in the shape that a kind of model reads."""
         ...
@@ -121,7 +126,7 @@ class TaskKind(Protocol):
     ) -> list[str]:
         """What the model says to each line of an input, running freely: a line each.
 
-        Of a series the lines are one table, and so are the answers.
+        Where ``tables`` is true the one line is the path of a table, and the answer is a table too.
         """
         ...
 

@@ -32,6 +32,7 @@ class PairsKind:
         "teacher_forced_sequence_accuracy", "teacher_forced_per", "teacher_forced_wer",
     )  # fmt: skip
     values = False
+    tables = False
     aligned = False
     needs_training_data = False
 

@@ -32,6 +32,7 @@ class ParallelKind:
     # of length_ratio neither more nor less is better
     selectable = ("bleu", "chrf", "teacher_forced_loss", "teacher_forced_token_accuracy")
     values = False
+    tables = False
     aligned = True
     needs_training_data = False
 

@@ -121,7 +121,8 @@ def read_arguments(
     wanted: Wanted, table: Mapping[str, Any], path: KeyPath, run: Step | None, report: Report
 ) -> dict[str, Any] | None:
     """The arguments of a class from a table, or None with the problems reported: unknown, missing, wrong type."""
-    known = {each.name: each for each in fields(wanted.cls) if each.init and each.name not in wanted.hidden}
+    own = sorted(fields(wanted.cls), key=lambda each: each.kw_only is True)  # what all methods share comes last
+    known = {each.name: each for each in own if each.init and each.name not in wanted.hidden}
     hints = get_type_hints(wanted.cls)
     given: dict[str, Any] = {}
     helped = ""

@@ -78,6 +78,7 @@ def read_recipe(source: Source) -> Recipe:
     else:
         method = compare.arms[0].method
     source.raise_problems()
+    assert data is not None
     assert model is not None
     assert method is not None
     assert train is not None

@@ -34,6 +34,7 @@ class SeriesKind:
         "nrmse", "nrmse_last_tenth", "mse", "mae", "valid_time", "teacher_forced_nrmse", "teacher_forced_loss",
     )  # fmt: skip
     values = True
+    tables = True
     aligned = False
     needs_training_data = False
 
@@ -106,7 +107,7 @@ class SeriesKind:
     def answer(
         self, model: Module, coder: SeriesCoder, settings: SeriesEvaluate, lines: Sequence[str], places: Sequence[str]
     ) -> list[str]:
-        """A CSV table of the steps to come, in the units of the data, from a CSV table of the past.
+        """A CSV table of the steps to come, in the units of the data, from the table of the past whose path is given.
 
         Where the model has covariates the table goes on, with empty targets, over the steps to come.
 
@@ -114,14 +115,16 @@ class SeriesKind:
             UserError: columns that are missing, cells that are no numbers, too few rows, covariates of the steps to
                 come that are missing; all at once.
         """
-        from freerun.config.series_table import Table, said_table
+        from pathlib import Path
+
+        from freerun.config.series_table import said_table, separator_of
+        from freerun.data import read_past
         from freerun.training.forecast_scores import forecast
 
-        table = Table.read(lines, places)
-        past, future = table.past_and_future(coder)
-        batch = coder.past_batch(past, future, origin=places[0].rpartition(":")[0] or places[0])
+        path = Path(lines[0])
+        batch = read_past(path, coder, coder.horizon, separator_of(path))
         said = forecast(model, batch, coder.horizon, settings.draw)
-        return said_table(coder, coder.denormalise(said[0].cpu().double()), table)
+        return said_table(coder, coder.denormalise(said[0].cpu().double()))
 
     def trial_batch(self, coder: SeriesCoder, rows: int) -> Batch:
         """Windows of random numbers."""
@@ -147,4 +150,4 @@ def _load(settings: SeriesSection | SystemSection | FramesSection, layout: Any) 
         return data.load_series(settings.path or (), data.SeriesOptions(**settings.options()), layout)
     if isinstance(settings, SystemSection):
         return data.load_system(settings.system, data.SystemOptions(**settings.options()), layout)
-    return data.load_frames(data.FramesOptions(**settings.options()), layout)
+    return data.load_frames(data.FrameOptions(**settings.options()), layout)

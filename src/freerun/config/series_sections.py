@@ -131,14 +131,39 @@ class SystemSection:
 
 @dataclass(frozen=True)
 class FramesSection:
-    """Moving shapes, drawn by a rule: frames of numbers.
+    """Films of digits or shapes that move by a rule and bounce off the border.
 
     Args:
         past: frames known before what is predicted.
         horizon: frames predicted.
+        windows: numbers of training, dev and test windows; each is a film of its own.
+        height: of the canvas, in points.
+        width: of the canvas, in points.
+        glyphs: "digits" or "shapes".
+        objects: glyphs that move at once, through each other.
+        speed: points a frame, at most, along each axis.
+        seed: of the films; the recipe's own seed does not change the data.
+        warmup_loss: whether the past of training windows carries loss too, for models that read one sequence.
     """
 
     family: ClassVar[str] = "series"
     kind: Literal["frames"] = "frames"
     past: int = number(5, low=1)
     horizon: int = number(10, low=1)
+    windows: tuple[int, ...] = number((1024, 128, 256), low=1)
+    height: int = number(16, low=1)
+    width: int = number(16, low=1)
+    glyphs: Literal["digits", "shapes"] = "digits"
+    objects: int = number(2, low=1)
+    speed: float = number(1.5, low=0.0)
+    seed: int = number(0, low=0)
+    warmup_loss: bool = False
+
+    def __post_init__(self) -> None:
+        from freerun.data.frames import FrameOptions
+
+        FrameOptions(**self.options())
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``FrameOptions``."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}

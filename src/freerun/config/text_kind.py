@@ -36,6 +36,7 @@ class TextKind:
         "teacher_forced_token_accuracy",
     )  # fmt: skip
     values = False
+    tables = False
     aligned = False
     needs_training_data = True  # what the model says is compared with the words of the training part
 

@@ -93,6 +93,8 @@ class Climate:
         steps: of both.
         diverged_at: lead time at which the run escaped, or None; then the rest is None.
         space: what the states are, in words.
+        bins: of the histogram in each dimension.
+        spread: standard deviation of the run, in those of gold; mean over channels. The spectra say nothing of it.
         state: D_stsp of the run.
         state_gold: D_stsp of gold's second half from its first: what samples of one law come to.
         spectrum: D_H of the run.
@@ -106,6 +108,8 @@ class Climate:
     steps: int
     diverged_at: int | None
     space: str
+    bins: int = 0
+    spread: float | None = None
     state: float | None = None
     state_gold: float | None = None
     spectrum: float | None = None

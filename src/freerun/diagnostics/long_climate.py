@@ -60,14 +60,19 @@ def climate_of(
 def _measured(gold: Tensor, run: Tensor, names: tuple[str, ...]) -> Climate:
     states, own, space, axes = _states(gold, run, names)
     half, states_half = gold.shape[0] // 2, states.shape[0] // 2
+    # as many cells as states at most: of emptier ones only the smoothing would be measured
+    dimensions = min(3, states.shape[1])
+    bins = max(4, min(30, round(states.shape[0] ** (1 / dimensions))))
     powers = [power_spectrum(each).mean(1) for each in (gold, run)]
     plane = _plane(states, own, gold.shape[1])
     return Climate(
         gold.shape[0],
         None,
         space,
-        state_histogram_divergence(states, own),
-        state_histogram_divergence(states[:states_half], states[states_half:]),
+        bins,
+        float((run.std(0) / gold.std(0)).mean()),
+        state_histogram_divergence(states, own, bins=bins),
+        state_histogram_divergence(states[:states_half], states[states_half:], bins=bins),
         spectrum_distance(gold, run),
         spectrum_distance(gold[:half], gold[half : 2 * half]),
         *_thinned(powers, gold.shape[0]),

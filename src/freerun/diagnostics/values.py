@@ -74,9 +74,13 @@ class About:
 
 
 def head_of(model: Any) -> str:
-    """Name of the distribution that a model says, or "point"."""
-    head = getattr(model, "head", "point")
-    return head if isinstance(head, str) else "point"
+    """Name of the distribution that a model says, or "point": its attribute ``head``, or among its ``settings()``."""
+    head = getattr(model, "head", None)
+    if isinstance(head, str):
+        return head
+    settings = getattr(model, "settings", None)
+    told: Any = settings() if callable(settings) else {}
+    return str(told.get("head", "point"))
 
 
 def feeding(model: Any) -> Draw:

@@ -28,9 +28,9 @@ def diagnose(
     choices by position in both ways, and after a wrong and after a right choice, greedily.
 
     Args:
-        model: from a Batch to (batch, time, value) or (batch, time, vocab) outputs; its mode is restored afterwards. An
-            attribute ``head`` names the distribution that its outputs are parameters of: the mean is scored and fed
-            back, and samples are drawn for the fans.
+        model: from a Batch to (batch, time, value) or (batch, time, vocab) outputs; its mode is restored afterwards.
+            Its attribute ``head``, or ``settings()["head"]``, names the distribution that its outputs are parameters
+            of: the mean is scored and fed back, and samples are drawn for the fans.
         batches: gold in ``targets`` and ``history``; of values every row with the same horizon. All are held at once.
         about: what is known of the data; the defaults of ``About`` if left out.
         watch: told what is being done, in words.

@@ -134,7 +134,7 @@ def least_forcing(jacobian: Tensor, counted: Tensor | None = None) -> float:
     >>> least_forcing(torch.eye(3).expand(1, 5, 3, 3) * 4)
     0.75
     """
-    norms = torch.linalg.matrix_norm(jacobian.double(), 2).log()
+    norms = torch.linalg.matrix_norm(jacobian.detach().double(), 2).log()
     if counted is None:
         counted = torch.ones_like(norms, dtype=torch.bool)
     number = counted.sum(1)

@@ -157,7 +157,7 @@ class ScheduledSampling(TransformMethod):
         if gates.is_soft(gate):
             if batch.is_discrete:
                 raise UserError(
-                    f"coin={self.coin!r} mixes values, and these targets are ids: use two_pass(mix='softmax'), which "
+                    f"coin={self.coin!r} mixes values, and these targets are ids: use two_pass(mix='expected'), which "
                     "mixes their embeddings, or another coin"
                 )
             return gate(batch, ratio, key), {"teacher_forcing_ratio": ratio}

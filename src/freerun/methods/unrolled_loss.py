@@ -51,7 +51,7 @@ class MultiStep(TransformMethod):
     multi_step(horizon=linear(start=1.0, end=12.0, steps=1000))
     """
 
-    horizon: float | Schedule | None = field(default=None, kw_only=True)
+    horizon: float | Schedule = field(kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
     gradient: str | int = "full"
     draw: str | draws.Draw = "auto"
     engine: Engine = "auto"
@@ -73,8 +73,7 @@ class MultiStep(TransformMethod):
     )
 
     def __post_init__(self) -> None:
-        problems = [] if self.horizon is not None else ["multi_step needs a horizon: a number of steps, or a schedule"]
-        problems += check_engine(self.engine) + gradient_problems(self.gradient) + self.problems()
+        problems = check_engine(self.engine) + gradient_problems(self.gradient) + self.problems()
         if problems:
             raise UserError(problems)
 
@@ -117,7 +116,7 @@ class Pushforward(TransformMethod):
     pushforward(horizon=4)
     """
 
-    horizon: float | Schedule | None = field(default=None, kw_only=True)
+    horizon: float | Schedule = field(kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
     drawn: bool = True
     draw: str | draws.Draw = "auto"
     objective: str | Objective = "auto"
@@ -138,7 +137,7 @@ class Pushforward(TransformMethod):
     )
 
     def __post_init__(self) -> None:
-        problems = [] if self.horizon is not None else ["pushforward needs a horizon: a number of steps, or a schedule"]
+        problems: list[str] = []
         if self.loss_on != "all":
             problems.append(
                 f"loss_on has no effect with pushforward, whose loss is the last step's; got {self.loss_on!r}"

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from freerun.errors import UserError
-from freerun.errors import UserError
 from freerun.types import Batch
 
 __all__ = ["ArticleForecaster", "Seq2SeqModel", "UnshiftedSeq2SeqModel"]

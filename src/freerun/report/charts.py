@@ -9,7 +9,7 @@ from typing import Any
 
 from freerun.report.figures import ARMS, INK, SOFT, altair, svg
 
-__all__ = ["Axes", "Band", "Line", "Panel", "arm", "chart", "panels"]
+__all__ = ["Axes", "Band", "Line", "Panel", "arm", "chart", "panels", "ranges"]
 
 Points = Sequence[tuple[float, float]]
 
@@ -94,6 +94,20 @@ def arm(number: int) -> str:
     return ARMS[number % len(ARMS)]
 
 
+def ranges(windows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """A range of y for each channel, the same for all windows: what was and what came, and a third more.
+
+    >>> ranges([{"past": [[0.0]], "gold": [[1.0], [2.0]]}])
+    [(-0.7, 2.7)]
+    """
+    found: list[tuple[float, float]] = []
+    for channel in range(len(windows[0]["gold"][0])):
+        values = [float(row[channel]) for each in windows for part in ("past", "gold") for row in each[part]]
+        room = 0.35 * ((max(values) - min(values)) or 1.0)
+        found.append((min(values) - room, max(values) + room))
+    return found
+
+
 def chart(lines: Sequence[Line], axes: Axes, bands: Sequence[Band] = ()) -> str:
     """Lines over bands as SVG."""
     return svg(_layered(Panel(lines, bands, axes), _WIDTH, _HEIGHT))
@@ -119,7 +133,7 @@ def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> A
     axes = panel.axes
     ticks = alt.Axis(tickCount=max(3, width // 70), labels=titled)
     x = alt.X("x:Q", title=axes.x if titled else None, scale=_scale(alt, axes.x_domain), axis=ticks)
-    numbers = {"format": "~g"} if axes.log else {}
+    numbers = {"format": "~g", "values": _ticks(axes.y_domain)} if axes.log and axes.y_domain else {}
     y_axis = alt.Axis(tickCount=5 if height > _SMALL else 3, **numbers)
     y = alt.Y("y:Q", title=axes.y, scale=_scale(alt, axes.y_domain, log=axes.log), axis=y_axis)
     layers = [_rule(alt, axes.zero, x, y, upwards=False), _rule(alt, axes.begin, x, y, upwards=True)]
@@ -135,6 +149,21 @@ def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> A
         layers.append(mark.encode(x=x, y=y, order="n:Q") if rows else None)
     drawn = [layer for layer in layers if layer is not None]
     return alt.layer(*drawn).properties(width=width, height=height)
+
+
+def _ticks(domain: tuple[float, float]) -> list[float]:
+    """Powers of ten; with 2 and 5 between them where there are few.
+
+    >>> _ticks((0.05, 3.0)), _ticks((1e-5, 1.0))
+    ([0.05, 0.1, 0.2, 0.5, 1.0, 2.0], [1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0])
+    """
+    low, high = domain
+    decades = math.log10(high / low)
+    steps = (1,) if decades > 3 else (1, 2, 5) if decades < 2 else (1, 3)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    # by division, as 0.1 has no shorter name than 1 / 10
+    ticks = [step * 10.0**power if power >= 0 else step / 10.0**-power for power in powers for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _within(points: Sequence[tuple[float, float, float]], axes: Axes) -> list[tuple[float, float, float]]:

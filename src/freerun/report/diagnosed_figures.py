@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freerun.report.charts import Axes, Band, Line, Panel, arm, chart, panels
-from freerun.report.figures import DASHES, INK, SOFT
+from freerun.report.charts import Axes, Band, Line, Panel, arm, chart, panels, ranges
+from freerun.report.figures import DASHES, INK
 from freerun.report.markup import Raw, figure, grid, key, table
 
-__all__ = ["by_lead", "climate", "fans", "words"]
+__all__ = ["by_lead", "climate", "fans", "numbers", "words"]
 
 Found = Mapping[str, Any]
 Values = Sequence[float | None]
@@ -30,7 +30,7 @@ def by_lead(found: Found) -> Raw:
     entries = [("arm", 0, "teacher-forced"), ("arm", 1, "free-running")]
     entries += [("arm", number + 2, words(name)) for number, name in enumerate(found["naive"])]
     if found["growth"]["exponent"]:
-        entries.append(("growth", 0, "any small error"))
+        entries.append(("growth", 0, "exp(\N{GREEK SMALL LETTER LAMDA} t), as any small error grows"))
     drawn = [_errors(found), _gap(found)]
     if found["growth"]["ratio"]:
         drawn.append(_ratio(found))
@@ -55,7 +55,7 @@ def _errors(found: Found) -> Raw:
     axes = Axes(_LEAD, "error, standard deviations", log=True, y_domain=_log_domain(values))
     said = f"At lead time 1: {_at(columns, 0)}. At {found['horizon']}: {_at(columns, -1)}."
     text = "Median over windows; bands: quartiles. The scale is logarithmic."
-    return figure("Error", chart(lines, axes, bands), (text, said), _table(columns))
+    return figure("Error", chart(lines, axes, bands), (text, said), numbers(columns))
 
 
 def _growth_line(found: Found) -> list[tuple[float, float]]:
@@ -78,7 +78,7 @@ def _gap(found: Found) -> Raw:
     columns = {"gap": gap}
     text = "Difference of the medians. Above zero free running is worse."
     said = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
-    return figure("Signed gap", chart([Line(_leads(gap), arm(1), width=2.25)], axes), (text, said), _table(columns))
+    return figure("Signed gap", chart([Line(_leads(gap), arm(1), width=2.25)], axes), (text, said), numbers(columns))
 
 
 def _ratio(found: Found) -> Raw:
@@ -89,7 +89,7 @@ def _ratio(found: Found) -> Raw:
     title = "Growth beside exp(\N{GREEK SMALL LETTER LAMDA} t)"
     text = "error(t) / (error(1) exp(\N{GREEK SMALL LETTER LAMDA}(t \N{MINUS SIGN} 1))); 1 is a perfect model's growth."
     said = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
-    return figure(title, chart([Line(_leads(ratio), arm(1), width=2.25)], axes), (text, said), _table(columns))
+    return figure(title, chart([Line(_leads(ratio), arm(1), width=2.25)], axes), (text, said), numbers(columns))
 
 
 def fans(found: Found) -> Raw:
@@ -103,19 +103,13 @@ def fans(found: Found) -> Raw:
     more = len(found["channels"]) - shown
     note = f" The first {shown} of {shown + more} channels." if more > 0 else ""
     text = f"Windows at even distances; nobody chose them. In the units of the data.{note}"
-    drawn = [fan(each, found["channels"]) for each in found["fans"]]
+    drawn = [_fan(each, found["channels"], ranges(found["fans"])) for each in found["fans"]]
     return Raw(f'<p class="note">{text}</p>' + key(entries) + grid(drawn))
 
 
-def fan(each: Found, channels: Sequence[str]) -> Raw:
-    """One window.
-
-    Args:
-        each: ``past``, ``gold``, ``forced``, ``free`` by step and channel, ``bands``, ``window``, ``diverged_at``.
-        channels: names of the values.
-    """
-    shown = len(each["gold"][0])
-    drawn = [_panel(each, channel, channels[channel] if shown > 1 else "value") for channel in range(shown)]
+def _fan(each: Found, channels: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:
+    shown = len(domains)
+    drawn = [_panel(each, channel, channels[channel], domains[channel]) for channel in range(shown)]
     gone = each["diverged_at"]
     text = f"The free run escapes at lead time {gone}." if gone else ""
     columns = {
@@ -124,17 +118,15 @@ def fan(each: Found, channels: Sequence[str]) -> Raw:
         for name, part in (("gold", "gold"), ("teacher-forced", "forced"), ("free-running", "free"))
     }
     said = f"At the last step: {_at(columns, -1)}. {text}"
-    return figure(f"Window {each['window']:,}", panels(drawn), (text, said), _table(columns))
+    return figure(f"Window {each['window']:,}", panels(drawn), (text, said), numbers(columns))
 
 
-def _panel(each: Found, channel: int, name: str) -> Panel:
+def _panel(each: Found, channel: int, name: str, domain: tuple[float, float]) -> Panel:
     def points(part: str, begin: int) -> list[tuple[float, float]]:
         return [(begin + n, _float(row[channel])) for n, row in enumerate(each[part])]
 
     past, gold = points("past", 1 - len(each["past"])), points("gold", 1)
-    values = [y for _, y in (*past, *gold)]
-    room = 0.35 * ((max(values) - min(values)) or 1.0)
-    bands = {level: rows for level, rows in each["bands"]}
+    bands = dict(each["bands"])
     drawn: list[Band] = []
     for low, high in ((0.05, 0.95), (0.25, 0.75)):
         if low in bands and high in bands:
@@ -148,7 +140,6 @@ def _panel(each: Found, channel: int, name: str) -> Panel:
         Line(points("free", 1), arm(1), DASHES[1], 2.25),
     ]
     begin, end = 1.0 - len(past), float(len(gold))
-    domain = (min(values) - room, max(values) + room)
     axes = Axes("steps from the last known value", name, x_domain=(begin, end), y_domain=domain, begin=0.0)
     return Panel(lines, drawn, axes)
 
@@ -165,9 +156,9 @@ def climate(found: Found) -> Raw:
     axes = Axes("frequency, cycles a step", "share of the power", log=True, y_domain=_floor(values))
     peak = [frequencies[max(range(len(power)), key=lambda n: power[n] or 0.0)] for power in (gold, own)]
     said = f"The largest share of gold lies at {peak[0]:.3g} cycles a step, that of the free run at {peak[1]:.3g}."
-    numbers = _table({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
+    listed = numbers({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
     text = "Smoothed; where 99.9 % of gold's power lies."
-    drawn = [figure("Power spectrum", chart(lines, axes), (text, said), numbers), _states(measured)]
+    drawn = [figure("Power spectrum", chart(lines, axes), (text, said), listed), _states(measured)]
     return Raw(key([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
 
 
@@ -193,10 +184,10 @@ def _states(measured: Found) -> Raw:
         [f"{min(p[axis] for p in points):.3g} to {max(p[axis] for p in points):.3g}" for axis in (0, 1)]
         for points in (gold, own)
     ]
-    numbers = table(["", first, second], [["gold, range", *spans[0]], ["free run, range", *spans[1]]], "numbers")
+    ranges = table(["", first, second], [["gold, range", *spans[0]], ["free run, range", *spans[1]]], "numbers")
     text = f"The last {len(own):,} states. Left: gold. Right: the free run."
     said = f"{first}: gold {spans[0][0]}, free run {spans[1][0]}. {second}: gold {spans[0][1]}, free run {spans[1][1]}."
-    return figure("States", panels(shown, across=True), (text, said), numbers)
+    return figure("States", panels(shown, across=True), (text, said), ranges)
 
 
 def _float(value: float | None) -> float:
@@ -234,7 +225,7 @@ def _shown(value: float | None) -> str:
     return "\N{INFINITY}" if value is None else f"{value:.4g}"
 
 
-def _table(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | None = None) -> Raw:
+def numbers(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | None = None) -> Raw:
     """At most a dozen rows, at even distances, the last one among them."""
     length = len(next(iter(columns.values())))
     name, names = first or ("lead time", [str(n + 1) for n in range(length)])

@@ -26,8 +26,8 @@ def summary(found: Found) -> str:
     if best is not None:
         value = best[1]["nrmse"]["median"]
         worse = own is None or (value is not None and value <= own)
-        verb = "is no worse" if worse else "is worse"
-        lines.append(f"The best forecast without a model, {drawn.words(best[0])}, {verb}: {_number(value)}.")
+        than = "the free run is no better" if worse else "the free run is better"
+        lines.append(f"The best forecast without a model, {drawn.words(best[0])}, comes to {_number(value)}: {than}.")
     if found["diverged"]:
         first = min(lead for _, lead in found["diverged"])
         lines.append(
@@ -92,9 +92,9 @@ def _number(value: float | None) -> str:
 def _reading(found: Found) -> Raw:
     lines = [
         "NRMSE: root mean squared error over a window and its channels, in standard deviations of the training part; "
-        "1 is what always saying the mean comes to. Teacher-forced: the model is told the gold values and says one step "
-        "ahead; free-running: it is told its own output, as in use. The difference is what one-step training does not "
-        "see.",
+        "1 is what always saying the mean comes to. Teacher-forced: the model is told the gold values and says one "
+        "step ahead; free-running: it is told its own output, as in use. The difference is what one-step training "
+        "does not see.",
         f"Valid time: steps before a free run's error first passes {found['threshold']:g}. {_valid(found)}",
     ]
     return Raw("".join(paragraph(line, "note") for line in lines))
@@ -138,7 +138,7 @@ def _escaped(found: Found) -> str:
         return ""
     left = found["free_running"]["left"]
     text = (
-        f"Not finite, or beyond a million standard deviations, from these lead times on. No average holds them: medians "
+        "Not finite, or beyond a million standard deviations, from these lead times on. No average holds them: medians "
         f"count them as infinite, root mean squares are over the {left[-1]:,} of {found['windows']:,} windows left at "
         "the end."
     )
@@ -156,15 +156,17 @@ def _climate(found: Found) -> str:
         text = f"It escapes at step {climate['diverged_at']:,} of {climate['steps']:,}: it has no climate."
         return paragraph(begin + text, "note")
     rows = [
+        ["spread (gold's is 1)", _number(climate["spread"]), _DASH],
         ["states (D_stsp, nats)", _number(climate["state"]), _number(climate["state_gold"])],
         ["frequencies (D_H, 0 to 1)", _number(climate["spectrum"]), _number(climate["spectrum_gold"])],
     ]
-    caption = f"{climate['steps']:,} steps beside gold of the same length; 0 is alike"
+    caption = f"{climate['steps']:,} steps beside gold of the same length; 0 is alike, but for the spread"
     text = (
-        f"States: Kullback-Leibler divergence of binned {climate['space']}. Frequencies: Hellinger distance of smoothed "
-        "power spectra, mean over channels. Neither asks that the run follow gold, only that it live in the same places "
-        "and swing at the same rates. Gold's own first half against its second shows what chance alone comes to in half "
-        "as many steps."
+        "Spread: standard deviation of the run, in those of gold. States: Kullback-Leibler divergence of the "
+        f"histograms of {climate['space']}, {climate['bins']} bins each. Frequencies: Hellinger distance of smoothed "
+        "power spectra, mean over channels; how strong the swings are does not enter. They do not ask that the run "
+        "follow gold, only that it live in the same places and swing at the same rates. Gold's own first half against "
+        "its second shows what chance alone comes to in half as many steps."
     )
     numbers = table(["", "free run", "gold's halves"], rows, "numbers", caption)
     return numbers + paragraph(begin + text, "note") + drawn.climate(found)

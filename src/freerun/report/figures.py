@@ -106,7 +106,9 @@ def differences(rows: Sequence[Difference], title: str) -> str:
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     room = 0.05 * ((max(ends) - min(ends)) or 1.0)
     scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
-    x = alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
+    # in two lines where it is longer than the figure
+    lines_ = title if len(title) < 52 else title.rsplit(", ", 1)
+    x = alt.X("x:Q", title=lines_, scale=scale, axis=alt.Axis(tickCount=6))
     y = alt.Y("row:O", axis=None, sort=None)
     layers = [_rule_at_zero(alt, scale)]
     for number, row in enumerate(rows):
@@ -137,7 +139,7 @@ def svg(chart: Any) -> str:
     }  # fmt: skip
     styled = chart.configure(background="transparent", padding=4).configure_axis(**axis).configure_view(stroke=None)
     # the charts are ours and tested: checking each against the schema would take most of the time
-    return _tidy(vl_convert.vegalite_tosvg(styled.to_json(validate=False)))
+    return _tidy(vl_convert.vegalite_to_svg(styled.to_json(validate=False)))
 
 
 def _tidy(svg: str) -> str:

@@ -36,14 +36,16 @@ def legend(arms: Sequence[str]) -> Raw:
 def key(entries: Iterable[tuple[str, int, str]]) -> Raw:
     """What the strokes of figures mean: (kind, number, label) each.
 
-    Kinds: ``arm`` by its number, ``gold``, ``growth``, and ``band`` of an arm.
+    Kinds: ``arm`` and ``naive`` by number, ``gold``, ``growth``, and ``band`` of an arm.
     """
     parts: list[str] = []
     for kind, number, label in entries:
         if kind == "arm":
             parts.append(f"<li>{swatch(number, label)}</li>")
             continue
-        name = f"band-{number % 6}" if kind == "band" else f"stroke-{kind}"
+        name = {"band": f"band-{number % 6}", "naive": f"stroke-naive stroke-naive-{number % 6}"}.get(
+            kind, f"stroke-{kind}"
+        )
         stroke = f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="{name}" d="M1 4H25"/></svg>'
         parts.append(f'<li><span class="arm">{stroke}{escape(label)}</span></li>')
     return Raw(f'<ul class="legend" aria-label="what the lines mean">{"".join(parts)}</ul>')

@@ -11,6 +11,7 @@ from typing import Any
 from freerun.compare.results import read
 from freerun.compare.told import told
 from freerun.report import drawn, sections
+from freerun.report.forecasts import forecasts
 from freerun.report.markup import Raw, paragraph
 from freerun.report.readings import Runs, data_lines, examples, header, load, said
 
@@ -46,6 +47,7 @@ def _page(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
         "</header>",
         _section("Scores", sections.scores(results) + sections.reading_help(results)),
         _section("Differences", _differences(results)),
+        _section("Forecasts", forecasts(results, out)),
         _section("Training", drawn.training(runs, told(results["recipe"]))),
         _section("What the histories held", drawn.entries(runs)),
         _section("Costs", sections.costs(results)),

@@ -276,7 +276,9 @@ def said(results: Mapping[str, Any], out: Path, each: int = 4) -> Said | None:
     seed = results["runs"][0]["seed"]
     listed = {run["label"]: folders.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
     items = next(iter(listed.values()))
-    if not items or "wrong" in items[0] or any(len(found) != len(items) for found in listed.values()):
+    if not items or "wrong" in items[0] or "output" not in items[0]:  # words, and windows of values
+        return None
+    if any(len(found) != len(items) for found in listed.values()):
         return None
     rows: list[tuple[str, str, dict[str, str]]] = []
     for number in map(int, _spread([str(n) for n in range(len(items))], each)):

@@ -161,8 +161,7 @@ def draw_for(model: Any, draw: str) -> Any:
     Raises:
         UserError: a draw from a distribution, and the model says values; or the other way round.
     """
-    head = getattr(model, "head", "point")
-    head = head if isinstance(head, str) else "point"
+    head = _head_of(model)
     if draw == "auto":
         draw = "point" if head == "point" else "expected"
     allowed = {"point": ("point",), "quantiles": ("expected", "quantile_sample")}.get(head, ("expected", head))
@@ -173,8 +172,15 @@ def draw_for(model: Any, draw: str) -> Any:
 
 def point_of(model: Any, outputs: Tensor) -> Tensor:
     """(batch, time, values) that are scored: the outputs, or the mean of the distribution they say."""
-    head = getattr(model, "head", "point")
-    return HEADS[head]().mean(outputs) if isinstance(head, str) and head != "point" else outputs
+    head = _head_of(model)
+    return outputs if head == "point" else HEADS[head]().mean(outputs)
+
+
+def _head_of(model: Any) -> str:
+    """What a model says of a value, as its settings have it; a model without any says the value."""
+    settings: Any = getattr(model, "settings", None)
+    given: dict[str, Any] = settings() if callable(settings) else {}
+    return str(given.get("head", "point"))
 
 
 def _score(model: Module, batch: Batch, horizon: int, settings: ForecastSettings) -> dict[str, Tensor]:

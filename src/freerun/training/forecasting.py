@@ -14,6 +14,7 @@ from freerun.errors import UserError
 from freerun.metrics import error_by_lead, nrmse
 from freerun.training.forecast_naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon, together
 from freerun.training.forecast_scores import ForecastSettings, Windows, batches, evaluate_windows, median, spread
+from freerun.training.forecast_shown import whole_windows
 from freerun.training.task import DataTask, Evaluation
 from freerun.types import Batch
 
@@ -41,7 +42,10 @@ class ForecastTask(DataTask[Any, ForecastSettings]):
         """Scores on "dev" (``settings.windows`` of its windows) or "test"; see ``evaluate_windows``."""
         if split not in ("dev", "test"):
             raise UserError(f"split must be dev or test; got {split!r}")
-        return evaluate_windows(model, self.windows(split), self.settings)
+        found = evaluate_windows(model, self.windows(split), self.settings)
+        if split == "dev":
+            return found
+        return replace(found, shown=whole_windows(model, self.windows(split), self.settings, self.data.coder))
 
     def windows(self, split: str) -> Windows:
         """The windows of a split that are scored, with the naive rows for them."""
@@ -51,7 +55,7 @@ class ForecastTask(DataTask[Any, ForecastSettings]):
             found = Windows(
                 len(chosen), lambda numbers: self._batch(split, [chosen[n] for n in numbers]), self._horizon
             )
-            self._windows[split] = with_naive(found, self.data.coder, self._linear)
+            self._windows[split] = with_naive(found, self.data.coder, self.linear)
         return self._windows[split]
 
     @property
@@ -62,7 +66,8 @@ class ForecastTask(DataTask[Any, ForecastSettings]):
         return self.data.window_batch(split, numbers)
 
     @cached_property
-    def _linear(self) -> LinearForecast:
+    def linear(self) -> LinearForecast:
+        """Least squares from past to horizon, fitted to the training windows."""
         values, horizon, size = self.data.values, self._horizon, _NAIVE_BATCH
 
         def train(numbers: list[int]) -> tuple[Tensor, Tensor]:

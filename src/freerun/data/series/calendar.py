@@ -23,7 +23,7 @@ CALENDAR: dict[str, Callable[[datetime], float]] = {
     "minute": lambda t: (t.minute * 60 + t.second) / 3600,
     "hour": lambda t: (t.hour * 3600 + t.minute * 60 + t.second) / _DAY,
     "weekday": lambda t: t.weekday() / 7,
-    "monthday": lambda t: (t.day - 1) / months_of.monthrange(t.year, t.month)[1],
+    "monthday": lambda t: (t.day - 1) / _days(t.year, t.month),
     "yearday": lambda t: (t.timetuple().tm_yday - 1) / (366 if months_of.isleap(t.year) else 365),
     "month": lambda t: (t.month - 1) / 12,
 }
@@ -52,9 +52,9 @@ def calendar_columns(names: Sequence[str], stamps: Sequence[datetime]) -> Array:
 
 @dataclass(frozen=True)
 class Step:
-    """How far apart two rows are: so many months, or so much (seconds for time stamps, else plain numbers).
+    """How far apart two rows are: seconds, plain "units", "months" (same day) or "month-ends" (last days).
 
-    >>> str(Step(3600.0, of="seconds")), Step.parse("1 months").after(datetime(2020, 1, 31))
+    >>> str(Step(3600.0, of="seconds")), Step.parse("1 month-ends").after(datetime(2020, 1, 31))
     ('3600 seconds', datetime.datetime(2020, 2, 29, 0, 0))
     """
 
@@ -62,7 +62,7 @@ class Step:
     of: str = "units"
 
     def __str__(self) -> str:
-        return f"{self.size:g} {self.of}"
+        return f"{self.size:.12g} {self.of}"
 
     @classmethod
     def parse(cls, text: str) -> Step:
@@ -70,38 +70,41 @@ class Step:
         size, of = text.split()
         return cls(float(size), of)
 
-    def after(self, stamp: Stamp, times: int = 1, last_day: bool = True) -> Stamp:
-        """The stamp so many steps on; ``last_day``: the end of a month leads to the end of a month."""
+    def after(self, stamp: Stamp) -> Stamp:
+        """The stamp one step on."""
         if not isinstance(stamp, datetime):
-            return stamp + times * self.size
-        if self.of != "months":
-            return stamp + times * timedelta(seconds=self.size)
-        index = stamp.year * 12 + stamp.month - 1 + times * round(self.size)
-        days = months_of.monthrange(index // 12, index % 12 + 1)[1]
-        ends = last_day and stamp.day == months_of.monthrange(stamp.year, stamp.month)[1]
-        return stamp.replace(year=index // 12, month=index % 12 + 1, day=days if ends else min(stamp.day, days))
+            return stamp + self.size
+        if self.of not in ("months", "month-ends"):
+            return stamp + timedelta(seconds=self.size)
+        index = stamp.year * 12 + stamp.month - 1 + round(self.size)
+        year, month = index // 12, index % 12 + 1
+        days = _days(year, month)
+        return stamp.replace(year=year, month=month, day=days if self.of == "month-ends" else min(stamp.day, days))
 
 
 def step_between(stamps: Sequence[Stamp]) -> Step | None:
     """The usual distance of neighbouring rows: the commonest one, in months where all stamps are months apart.
 
     >>> str(step_between([datetime(2020, 1, 31), datetime(2020, 2, 29), datetime(2020, 3, 31)])), step_between([0.0])
-    ('1 months', None)
+    ('1 month-ends', None)
     """
-    if len(stamps) < 2:
-        return None
-    first = stamps[0]
-    if not isinstance(first, datetime):
-        numbers = np.array(stamps, dtype=np.float64)
+    dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
+    numbers = [stamp for stamp in stamps if not isinstance(stamp, datetime)]
+    if len(numbers) > 1:
         # times written as decimal numbers are apart by almost, not quite, the same
-        apart = Counter(float(f"{gap:.9g}") for gap in np.diff(numbers).tolist())
-        return Step(apart.most_common(1)[0][0])
-    seconds = Counter((b - a).total_seconds() for a, b in pairwise(stamps))  # pyright: ignore
-    second = stamps[1]
-    assert isinstance(second, datetime)
-    months = (second.year - first.year) * 12 + second.month - first.month
-    if months > 0 and len(seconds) > 1:
-        step = Step(float(months), "months")
-        if all(step.after(a) == b for a, b in pairwise(stamps)):
-            return step
-    return Step(seconds.most_common(1)[0][0], "seconds")
+        gaps = Counter(float(f"{after - before:.9g}") for before, after in pairwise(numbers))
+        return Step(gaps.most_common(1)[0][0])
+    if len(dates) < 2:
+        return None
+    gaps = Counter((after - before).total_seconds() for before, after in pairwise(dates))
+    months = (dates[1].year - dates[0].year) * 12 + dates[1].month - dates[0].month
+    if months > 0 and len(gaps) > 1:
+        for of in ("months", "month-ends"):
+            step = Step(float(months), of)
+            if all(step.after(before) == after for before, after in pairwise(dates)):
+                return step
+    return Step(gaps.most_common(1)[0][0], "seconds")
+
+
+def _days(year: int, month: int) -> int:
+    return months_of.monthrange(year, month)[1]

@@ -131,7 +131,7 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
     read: Callable[[], Any] = (
         (lambda: pl.read_parquet(file))
         if parquet
-        else (lambda: pl.read_csv(file, separator=separator, infer_schema=False))
+        else (lambda: pl.read_csv(file, separator=separator, infer_schema_length=0))
     )
     try:
         frame = read()
@@ -148,13 +148,20 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
         problems.append(f"{file}: has one column, {frame.columns[0]!r}; is the separator {separator!r} right?")
     if problems:
         raise UserError(problems)
-    return Table(file, frame, None if parquet else _line_numbers(file, len(frame)))
+    return Table(file, frame, None) if parquet else _numbered(file, frame)
 
 
-def _line_numbers(file: Path, rows: int) -> np.ndarray:
-    """Lines of the rows; blank lines are no rows."""
-    filled = [number for number, line in enumerate(file.read_bytes().splitlines(), start=1) if line.strip()]
-    return np.array(filled[1:]) if len(filled) == rows + 1 else np.arange(2, rows + 2)
+def _numbered(file: Path, frame: Any) -> Table:
+    """A CSV file's rows with their lines, without blank lines (in one column a blank line is a missing value)."""
+    there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
+    lines = np.flatnonzero(there) + 2
+    if len(there) == len(frame):
+        return (
+            Table(file, frame.filter(there), lines)
+            if frame.width > 1
+            else Table(file, frame, np.arange(len(there)) + 2)
+        )
+    return Table(file, frame, lines if len(lines) == len(frame) else np.arange(len(frame)) + 2)
 
 
 def _unreadable(file: Path, separator: str, parquet: bool, error: Exception) -> list[str]:

@@ -192,7 +192,7 @@ class SeriesData:
         """First 8 hexadecimal digits of the SHA-256 of the numbers and of how windows are cut."""
         digest = hashlib.sha256(f"{self.coder.describe()} {self.warmup_loss}\n".encode())
         for split in SPLITS:
-            digest.update(f"{split} {self.starts[split].tolist()}\n".encode())
+            digest.update(f"{split}\n".encode() + self.starts[split].numpy().tobytes())
         digest.update(self.raw.contiguous().numpy().tobytes())
         return digest.hexdigest()[:8]
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from freerun.data.integrate import Array, Spectrum, etdrk4, exponential, rk4
-from freerun.data.systems.simulated import Simulated, checked_positive, published, random_numbers
+from freerun.data.systems.simulated import Simulated, checked_positive, published, random_numbers, stacked
 from freerun.errors import UserError
 
 __all__ = ["KuramotoSivashinsky", "MackeyGlass", "Pendulum"]
@@ -121,7 +121,7 @@ class KuramotoSivashinsky(Simulated):
     @property
     def waves(self) -> Array:
         """(size / 2 + 1,) wave numbers."""
-        return 2 * np.pi * np.arange(self.size // 2 + 1) / self.length
+        return (2 * np.pi / self.length) * np.arange(self.size // 2 + 1, dtype=np.float64)
 
     def initial(self, trajectories: int, seed: int) -> Array:
         """Four long waves of random size; the mean is 0 and stays so."""
@@ -185,7 +185,7 @@ class Pendulum(Simulated):
         """Derivative in time."""
         angle, speed, phase = state[..., 0], state[..., 1], state[..., 2]
         push = -self.damping * speed - np.sin(angle) + self.force * np.cos(phase)
-        return np.stack([speed, push, np.full_like(phase, self.frequency)], axis=-1)
+        return stacked(speed, push, np.full_like(phase, self.frequency))
 
     def step(self, state: Array) -> Array:
         """States one step later; angle and phase are not wrapped."""

@@ -20,8 +20,8 @@ class ConvGRUForecaster(nn.Module):
     """Layers of a convolutional GRU over frames; outputs (batch, time, values), a frame flattened.
 
     ``r, u = sigmoid(I * x + H * h)``, ``c = tanh(I' * x + r (H' * h))``, ``h' = c + u (h - c)`` with ``*`` a
-    convolution, said = a 1x1 convolution of h. The shift is inside: position t is told ``history[:, t-1]``, position 0 zeros. The
-    past is what the history begins with (``mask`` and ``eligible`` False). A Stepper.
+    convolution, said = a 1x1 convolution of h. The shift is inside: position t is told ``history[:, t-1]``, position 0
+    zeros. The past is what the history begins with (``mask`` and ``eligible`` False). A Stepper.
 
     Args:
         values: numbers of a frame, ``frame_channels * height * width``, flattened in that order.

@@ -42,6 +42,7 @@ class ShallowPLRNN(nn.Module):
     """
 
     layout: ClassVar[str] = "sequence"
+    markov: ClassVar[bool] = True  # the state is the last entry: what adaptive generalised teacher forcing asks for
 
     def __init__(self, values: int, covariates: int = 0, observed: int = 0, *, size: int = 50) -> None:
         super().__init__()

@@ -34,9 +34,9 @@ class TransformerForecaster(CausalTransformer):
     """A decoder-only Transformer over values; outputs (batch, time, numbers of the head * values).
 
     ``x_t = A y_{t-1} + C c_t + b``, then layers of ``x + attend(norm(x))`` and ``x + feed_forward(norm(x))`` with
-    causal attention, said = ``U norm(x) + u (+ y_{t-1})``, with the covariates ``c_t`` of the step that is said. The shift is
-    inside: position t is told ``history[:, t-1]``, position 0 zeros. The past is what the history begins with
-    (``mask`` and ``eligible`` False). Stepped over its cache and in parallel it is the same function.
+    causal attention, said = ``U norm(x) + u (+ y_{t-1})``, with the covariates ``c_t`` of the step that is said.
+    The shift is inside: position t is told ``history[:, t-1]``, position 0 zeros. The past is what the history
+    begins with (``mask`` and ``eligible`` False). Stepped over its cache and in parallel it is the same function.
 
     Args:
         values: channels that are said and fed back.

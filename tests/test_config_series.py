@@ -1,0 +1,349 @@
+"""Series by the command: recipes, what is refused before training starts, runs, answers, comparisons."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from freerun.cli.entry import main
+from freerun.compare.plan import Arm, plan
+from freerun.compare.results import collect
+from freerun.compare.results import write as write_results
+from freerun.compare.run import compare
+from freerun.compare.table import references
+from freerun.config import load_recipe
+from freerun.config.build import build
+from freerun.config.load import evaluate_run, load_run
+from freerun.config.parameters import measured_deviation
+from freerun.config.run import run_recipe
+from freerun.errors import UserError
+from freerun.training.forecast_scores import SCORES
+from freerun.training.forecasting import NAIVE
+from tiny_recipes import TINY as TINY_IDS
+from tiny_recipes import write
+
+TINY = """\
+name = "tiny"
+seed = 3
+
+[data]
+kind = "system"
+system = "lorenz63"
+past = 6
+horizon = 5
+windows = [40, 10, 12]
+trajectories = 4
+
+[model]
+kind = "recurrent_forecaster"
+size = 8
+
+[method]
+name = "scheduled_sampling"
+teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.0 }
+
+[train]
+updates = 4
+batch_size = 8
+evaluate_every = 2
+save_every = 4
+"""
+
+MODELS = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "shallow_plrnn", "article")
+
+
+def tiny(folder: Path, *overrides: str, text: str = TINY):
+    return load_recipe(write(folder, text), overrides)
+
+
+def table(folder: Path, rows: int = 60, change: tuple[int, int, str] | None = None, name: str = "load.csv") -> Path:
+    """A CSV table of a load, a temperature and a plan, by the hour; one cell of it may be changed."""
+    lines = [
+        [f"2024-01-{1 + t // 24:02} {t % 24:02}:00:00", f"{3 + math.sin(t / 4):.4f}", f"{math.cos(t / 5):.4f}",
+         f"{float(t % 7 == 0):.1f}"]
+        for t in range(rows)
+    ]  # fmt: skip
+    if change is not None:
+        lines[change[0]][change[1]] = change[2]
+    path = folder / name
+    path.write_text("\n".join([",".join(line) for line in [["date", "load", "heat", "plan"], *lines]]) + "\n")
+    return path
+
+
+def series(path: Path, *more: str) -> list[str]:
+    given = {
+        "path": f'"{path}"', "targets": '["load"]', "observed": '["heat"]', "covariates": '["plan"]',
+        "time": '"date"', "calendar": '["hour"]', "past": "6", "horizon": "5",
+    }  # fmt: skip
+    inside = ", ".join(f"{key} = {value}" for key, value in given.items())
+    return [f'data={{kind = "series", {inside}}}', *more]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    path = table(folder, 120)
+    summary = run_recipe(tiny(folder, *series(path)), folder / "run", progress=False)
+    return folder / "run", path, summary
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_model_trains_runs_and_is_checked(tmp_path, kind, capsys):
+    recipe = tiny(tmp_path, f'model={{kind = "{kind}", size = 8}}')
+    summary = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert set(SCORES["free_running"]) <= set(summary["test"]["free_running"])
+    assert main(["check", str(tmp_path / "run")]) == 0
+    assert "step_equals_parallel" in capsys.readouterr().out
+    assert evaluate_run(load_run(tmp_path / "run"))["free_running"] == pytest.approx(summary["test"]["free_running"])
+
+
+def test_frames_train_a_convolutional_model(tmp_path):
+    data = 'data={kind = "frames", past = 3, horizon = 3, windows = [8, 4, 4], height = 10, width = 10, objects = 1}'
+    recipe = tiny(tmp_path, data, 'model={kind = "conv_gru", channels = 2, kernel = 3}', "train.updates=2")
+    summary = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert summary["test"]["free_running"]["diverged"] == 0
+
+
+@pytest.mark.parametrize(("head", "loss"), [("gaussian", "gaussian_nll"), ("student_t", "student_t_nll"),
+                                            ("quantiles", "pinball")])  # fmt: skip
+def test_a_head_brings_its_loss_and_feeds_its_mean(tmp_path, head, loss):
+    recipe = tiny(tmp_path, f"model.head={head}")
+    _, _, method, _ = build(recipe)
+    assert method.objective == loss
+    assert (type(method.draw).__name__, method.draw.head) == ("Expected", head)
+    assert "draw=expected(" in repr(method)
+    summary = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert math.isfinite(summary["test"]["free_running"]["nrmse"])
+    _, _, sampled, _ = build(tiny(tmp_path, f"model.head={head}", f"method.draw={sample_of(head)}"))
+    assert sampled.draw == sample_of(head)
+    assert build(tiny(tmp_path, f"model.head={head}", "method=teacher_forcing"))[2].objective == loss
+
+
+def sample_of(head: str) -> str:
+    return "quantile_sample" if head == "quantiles" else head
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        '{name="free_running", gradient=2}',
+        '{name="scheduled_sampling", teacher_forcing_ratio=0.5, gradient="none"}',
+        '{name="scheduled_sampling", teacher_forcing_ratio=0.5, coin="prefix", loss_on="last"}',
+        '{name="scheduled_sampling", teacher_forcing_ratio=0.5, horizon={schedule="linear", start=1.0, end=5.0}}',
+        '{name="multi_step", horizon={schedule="piecewise", values=[1.0, 3.0], steps=[0, 2]}}',
+        '{name="pushforward", horizon=2}',
+        '{name="gaussian_noise", std="matched"}',
+        '{name="generalised_teacher_forcing", alpha=0.5}',
+    ],
+)
+def test_methods_on_values(tmp_path, method):
+    summary = run_recipe(tiny(tmp_path, f"method={method}"), tmp_path / "run", progress=False)
+    assert math.isfinite(summary["test"]["free_running"]["nrmse"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (['method={name="token_noise", rate=0.1}'], "token_noise is for symbols; the data of this recipe are values"),
+        (["method=two_pass"], "use scheduled_sampling"),
+        (["method.objective=cross_entropy"], "`objective` cross_entropy is for symbols"),
+        (["method.objective=gaussian_nll"], "`objective` gaussian_nll does not fit a model with head point"),
+        (["model.head=gaussian", "method.objective=mse"], "`objective` mse does not fit a model with head gaussian"),
+        (["method.draw=sample"], "`draw` sample is for symbols; the data of a recipe are values"),
+        (["method.draw=gaussian"], "`draw` gaussian does not fit a model with head point"),
+        (["model.head=quantiles", "method.draw=gaussian"], "use auto, expected or quantile_sample"),
+        (["model={kind='recurrent'}"], "kind recurrent is trained on cmudict or pairs or toy or parallel data"),
+        (["data.system=lorentz63"], "system must be one of mackey_glass"),
+        (["data.parameters={b=0.1}"], "lorenz63 has no parameter 'b'; it has: sigma, rho, beta, dt"),
+        (["data.parameters={rho='x'}"], "`parameters` must be a table of numbers"),
+        (["data.windows=[40, 10]"], "windows must be three numbers"),
+        (["data.horizon=0"], "`horizon` must be at least 1; got 0"),
+        (["train.select=wer"], "`select` must be one of nrmse"),
+        (["evaluate.threshold=0.0"], "`threshold` must be above 0"),
+        (["evaluate.draw=greedy"], "`draw` must be one of auto, point, expected"),
+        (['method.horizon={schedule="linear", start=0.0, end=3.0}'], "horizon must lie in [1, inf]"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_before_anything_is_read(tmp_path, overrides, said):
+    with pytest.raises(UserError) as caught:
+        tiny(tmp_path, *overrides)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "instead"),
+    [
+        ('{name="gaussian_noise", std=0.1}', "use token_noise"),
+        ('{name="pushforward", horizon=2}', "scheduled_sampling"),
+    ],
+)
+def test_methods_for_values_are_refused_on_symbols(tmp_path, method, instead):
+    with pytest.raises(UserError, match=r"is for values; the data of this recipe are symbols") as caught:
+        tiny(tmp_path, f"method={method}", text=TINY_IDS)
+    assert instead in str(caught.value)
+
+
+def test_a_warmup_loss_needs_a_model_of_one_sequence(tmp_path):
+    with pytest.raises(UserError, match="warmup_loss has no effect with a model of kind recurrent_forecaster"):
+        build(tiny(tmp_path, "data.warmup_loss=true"))
+    plain = tiny(tmp_path, "data.warmup_loss=true", "model.kind=plain_forecaster")
+    _, task, _, _ = build(plain)
+    assert task.data.warmup_loss
+
+
+def test_a_transformer_with_too_few_positions_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"model\.longest = 10 is too small: a window has .* so 11 positions"):
+        build(tiny(tmp_path, 'model={kind = "transformer_forecaster", size = 8, longest = 10}'))
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "said"),
+    [
+        ((7, 1, "nan"), (), r"load\.csv:9"),
+        ((7, 1, "inf"), (), "load"),
+        ((7, 1, "many"), (), "'?many'? is not a number"),
+        (None, ("data.horizon=200",), "horizon"),
+        (None, ('data.targets=["lood"]',), "lood"),
+        (None, ('model={kind = "plain_forecaster", size = 8}',), "observed"),
+        (None, ('model={kind = "article", size = 8}', "data.observed=[]"), "covariates"),
+    ],
+)
+def test_bad_data_are_refused_before_training_starts(tmp_path, change, more, said):
+    path = table(tmp_path, change=change)
+    with pytest.raises(UserError, match=said):
+        run_recipe(tiny(tmp_path, *series(path), *more), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_constant_channel_is_refused(tmp_path):
+    path = tmp_path / "flat.csv"
+    path.write_text("load\n" + "1.0\n" * 60)
+    recipe = f'data={{kind = "series", path = "{path}", past = 6, horizon = 5}}'
+    with pytest.raises(UserError, match=r"constant|the same"):
+        build(tiny(tmp_path, recipe))
+
+
+def test_split_may_be_rows_or_shares(tmp_path):
+    path = table(tmp_path, 100)
+    whole = build(tiny(tmp_path, *series(path), "data.split=[60, 20, 20]"))[1].data
+    shares = build(tiny(tmp_path, *series(path), "data.split=[0.6, 0.2, 0.2]"))[1].data
+    assert whole.fingerprint == shares.fingerprint
+    with pytest.raises(UserError, match="split"):
+        tiny(tmp_path, *series(path), "data.split=[0.9, 0.2, 0.2]")
+
+
+def test_a_recipe_without_a_path_says_so():
+    with pytest.raises(UserError, match=r"`path` is missing: .*\n.*--set data\.path=FILE"):
+        load_recipe("etth1")
+
+
+def test_a_run_answers_with_a_table_in_the_units_of_the_data(run, tmp_path, capsys):
+    folder, _, summary = run
+    assert {f"{name}_mse" for name in NAIVE if name != "last_period"} <= set(summary["test"]["free_running"])
+    lines = table(tmp_path, 40).read_text().splitlines()
+    told = [",".join(cell if n in (0, 3) else "" for n, cell in enumerate(line.split(","))) for line in lines[36:]]
+    (tmp_path / "now.csv").write_text("\n".join([*lines[:36], *told]) + "\n")
+    assert main(["generate", str(folder), "--input", str(tmp_path / "now.csv")]) == 0
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["lead"] for row in found] == ["1", "2", "3", "4", "5"]
+    assert all(0 < float(row["load"]) < 6 for row in found)
+
+
+def test_missing_covariates_at_generation(run, tmp_path, capsys):
+    assert main(["generate", str(run[0]), "--input", str(table(tmp_path, 40))]) == 2
+    assert "covariates are missing" in capsys.readouterr().err
+    assert main(["generate", str(run[0])]) == 2
+    assert "--input FILE" in capsys.readouterr().err
+
+
+def test_a_run_is_scored_on_any_table(run, tmp_path, capsys):
+    folder, path, _ = run
+    assert main(["evaluate", str(folder), "--data", str(path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["windows"] == 120 - 11 + 1
+    assert "last_value_nrmse" in found["free_running"]
+    assert main(["evaluate", str(folder), "--data", str(table(tmp_path, 40, (4, 1, "x")))]) == 2
+    assert "column 'load'" in capsys.readouterr().err
+    assert main(["evaluate", str(folder), "--data", str(table(tmp_path, 8))]) == 2
+    assert "a window needs past + horizon = 6 + 5" in capsys.readouterr().err
+
+
+ARMS = """
+[compare]
+seeds = [0, 1]
+
+[[compare.arms]]
+label = "teacher_forcing"
+method = { name = "teacher_forcing" }
+
+[[compare.arms]]
+label = "sampling"
+method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.2 }
+
+[[compare.arms]]
+label = "noise"
+method = { name = "gaussian_noise", std = { matched_to = "sampling" }, rate = { matched_to = "sampling" } }
+"""
+
+
+@pytest.mark.slow(reason="six runs of the command, each a process")
+def test_a_comparison_of_forecasters(tmp_path):
+    recipe = write(tmp_path, TINY + ARMS)
+    results = compare(recipe, [], tmp_path / "out")
+    lines = [line for line in results["comparisons"] if line["metric"] == "free_running.nrmse"]
+    assert {line["method"] for line in lines} == {"sampling", "noise"}
+    assert all(line["low"] < line["difference"] < line["high"] for line in lines)
+    assert "in free-running NRMSE" in results["verdict"]
+    assert "its matched noise control noise" in results["verdict"]
+    assert [name for name, _ in references(results)] == ["last value", "mean", "linear"]
+    for seed in (0, 1):
+        runs = [tmp_path / "out" / "runs" / f"{label}-{seed}" / "metrics.jsonl" for label in ("sampling", "noise")]
+        own, noise = (measured_deviation(path).values for path in runs)
+        # about 45 entries of 3 channels an update: the standard deviation of a measured one is about 6 %
+        assert noise == pytest.approx(own, rel=0.3)
+
+
+def test_matched_keys_name_one_arm(tmp_path):
+    text = TINY + ARMS.replace('rate = { matched_to = "sampling" }', 'rate = { matched_to = "teacher_forcing" }')
+    with pytest.raises(UserError, match="must name one arm; got sampling, teacher_forcing"):
+        tiny(tmp_path, text=text)
+
+
+def test_deviation_of_a_run_on_symbols_is_no_schedule(tmp_path):
+    lines = [{"event": "update", "step": 0, "eligible": 3, "replaced": 2, "disagreeing": 1, "deviation": None}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"is not the metrics\.jsonl of a run"):
+        measured_deviation(tmp_path / "metrics.jsonl")
+
+
+def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_path):
+    runs = plan([Arm("calm", {"name": "teacher_forcing"}), Arm("wild", {"name": "free_running"})], [0, 1])
+    for run in runs:
+        gone = run.arm.label == "wild" and run.seed == 1
+        folder = tmp_path / "runs" / run.name
+        folder.mkdir(parents=True)
+        items = [
+            {"source": f"window {n}", "nrmse": None if gone else 0.1 * n, "squared": None if gone else 1.0 + n,
+             "absolute": None if gone else 1.0, "length": 4, "one_step_nrmse": 0.01 * (n + run.seed)}
+            for n in range(12)
+        ]  # fmt: skip
+        (folder / "test-items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        free = {"nrmse": None, "mse": None, "diverged": 75.0} if gone else {"nrmse": 0.55, "mse": 1.0, "diverged": 0.0}
+        summary = {
+            "finished": True, "method": str(run.arm.method["name"]), "seed": run.seed, "updates": 9, "seconds": 1.0,
+            "data": "00", "test": {"free_running": free, "teacher_forced": {"nrmse": 0.05}}, "versions": {}, "best": {},
+        }  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps(summary))
+    results = collect({"name": "t", "data": {"kind": "system"}}, runs, tmp_path)
+    write_results(results, tmp_path)  # JSON has no infinity
+    found = {(entry["method"], entry["metric"]) for entry in results["summary"]}
+    assert ("calm", "free_running.nrmse") in found
+    assert not {("wild", "free_running.nrmse"), ("wild", "free_running.mse")} & found
+    assert ("wild", "free_running.diverged") in found
+    assert {line["metric"] for line in results["comparisons"]} == {"teacher_forced.nrmse"}
+    assert results["verdict"].startswith("wild has no free-running NRMSE, and was compared with nothing in it")

@@ -1,0 +1,295 @@
+"""``freerun diagnose``: files, exit codes and page, for series and for ids; and what a report says of forecasts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freerun.cli import main
+from freerun.report.charts import Axes, _cut, _ticks, _within
+from freerun.report.diagnosis import write_diagnosis
+from freerun.report.forecasts import forecasts
+from test_report import MEASURE, Page
+from tiny_recipes import TINY, write
+
+SERIES = """\
+name = "tiny-series"
+seed = 3
+
+[data]
+kind = "system"
+system = "lorenz63"
+past = 8
+horizon = 12
+windows = [64, 8, 40]
+trajectories = 3
+
+[model]
+kind = "recurrent_forecaster"
+size = 8
+head = "gaussian"
+
+[method]
+name = "teacher_forcing"
+
+[train]
+updates = 4
+batch_size = 32
+evaluate_every = 4
+save_every = 4
+"""
+
+
+def trained(folder: Path, text: str) -> Path:
+    assert main(["train", str(write(folder, text)), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = trained(tmp_path_factory.mktemp("series"), SERIES)
+    assert main(["diagnose", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = trained(tmp_path_factory.mktemp("ids"), TINY)
+    assert main(["diagnose", str(run)]) == 0
+    return run
+
+
+def found_in(run: Path) -> dict[str, Any]:
+    return json.loads((run / "diagnosis.json").read_bytes())
+
+
+def test_series_agree_with_the_run_s_own_test(series: Path):
+    """Two programs that measure the same: the diagnosis and the test at the end of training."""
+    found = found_in(series)["diagnosis"]
+    summary = json.loads((series / "summary.json").read_bytes())["test"]
+    curves = json.loads((series / "test-curves.json").read_bytes())
+    assert found["free_running"]["nrmse"]["median"] == pytest.approx(summary["free_running"]["nrmse"], rel=1e-5)
+    assert found["free_running"]["last_tenth"]["median"] == pytest.approx(
+        summary["free_running"]["nrmse_last_tenth"], rel=1e-5
+    )
+    assert found["teacher_forced"]["nrmse"]["median"] == pytest.approx(summary["teacher_forced"]["nrmse"], rel=1e-5)
+    assert found["valid_time"]["median"] == summary["free_running"]["valid_time"]
+    for name in ("last_value", "mean", "linear"):
+        expected = summary["free_running"][f"{name}_nrmse"]
+        assert found["naive"][name]["nrmse"]["median"] == pytest.approx(expected, rel=1e-4)
+    assert (found["windows"], found["horizon"], len(curves["free_running"])) == (40, 12, 12)
+    assert found["channels"] == ["x", "y", "z"]
+    assert found["growth"]["exponent"] == pytest.approx(0.00905, rel=0.01)
+    assert [level for level, _ in found["fans"][0]["bands"]] == [0.05, 0.25, 0.75, 0.95]
+
+
+def test_windows_of_a_report_are_those_of_the_diagnosis(series: Path):
+    shown = json.loads((series / "test-forecasts.json").read_bytes())
+    for window, fan in zip(shown, found_in(series)["diagnosis"]["fans"], strict=True):
+        assert window["window"] == fan["window"]
+        for part in ("past", "gold", "forced", "free"):
+            for a, b in zip(window[part], fan[part], strict=True):
+                assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
+def test_ids_have_both_ways(ids: Path):
+    found = found_in(ids)["diagnosis"]
+    assert found["kind"] == "ids"
+    assert found["rows"] == 20
+    assert found["gap_by_position"][0] == 0  # nothing has been said yet
+    for side in ("teacher_forced", "free_running"):
+        assert 0 <= found[side]["wrong"] <= 1
+        assert len(found[side]["wrong_by_position"]) == found["positions"]
+    assert sum(found["first_error"]) <= 20
+    assert found_in(ids)["data"]["counted"] == "words"
+
+
+@pytest.mark.parametrize("kind", ["series", "ids"])
+def test_pages_are_whole_small_and_load_nothing(kind: str, request: pytest.FixtureRequest):
+    html = (request.getfixturevalue(kind) / "diagnosis.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert len(html.encode()) < 1_000_000
+    assert re.findall(r"(?i)\b(?:src|href|srcset|action)\s*=", html) == []
+    assert re.findall(r"(?i)https?:|//[a-z]|url\(|@import|<script|<link", html) == []
+    figures = sum(tag == "figure" for tag, _ in page.tags)
+    drawings = [attrs for tag, attrs in page.tags if attrs.get("class") == "drawing"]
+    assert figures == len(drawings) > 2
+    assert all(attrs["role"] == "img" and len(attrs["aria-label"] or "") > 30 for attrs in drawings)
+    assert sum(tag == "details" for tag, _ in page.tags) == figures
+    body = html[html.index("<body") :]
+    assert re.findall(r"#[0-9a-f]{6}", body) == []
+    assert "nan" not in re.findall(r'd="([^"]*)"', body).__str__().lower()
+    assert "None" not in " ".join(page.words)
+
+
+def test_an_earlier_diagnosis_is_not_overwritten(series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    before = (series / "diagnosis.html").read_bytes()
+    assert main(["diagnose", str(series)]) == 3
+    assert "holds a diagnosis (diagnosis.json, diagnosis.html)" in capsys.readouterr().err
+    assert (series / "diagnosis.html").read_bytes() == before
+    assert main(["diagnose", str(series), "--out", str(tmp_path / "new"), "--windows", "5"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Told gold, the model is off by ")
+    assert said[-1] == str(tmp_path / "new" / "diagnosis.html")
+    assert json.loads((tmp_path / "new" / "diagnosis.json").read_bytes())["diagnosis"]["windows"] == 5
+    first = (tmp_path / "new" / "diagnosis.json").read_bytes()
+    assert main(["diagnose", str(series), "--out", str(tmp_path / "new"), "--windows", "5", "--overwrite"]) == 0
+    assert (tmp_path / "new" / "diagnosis.json").read_bytes() == first
+
+
+def test_overwriting_a_run_removes_its_diagnosis(tmp_path: Path):
+    run = trained(tmp_path, TINY)
+    assert main(["diagnose", str(run)]) == 0
+    assert main(["train", str(tmp_path / "tiny.toml"), "--out", str(run), "--overwrite"]) == 0
+    assert not (run / "diagnosis.json").exists()
+    assert not (run / "diagnosis.html").exists()
+
+
+def test_what_cannot_be_diagnosed_says_so(tmp_path: Path, series: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["diagnose", str(tmp_path / "nowhere")]) == 4
+    assert "there is no such folder" in capsys.readouterr().err
+    assert main(["diagnose", str(series), "--out", str(tmp_path / "w"), "--windows", "0"]) == 2
+    assert "--windows must be at least 1; got 0" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    assert main(["diagnose", str(series), "--out", str(tmp_path / "file")]) == 3
+    text = "abc abd " * 200
+    (tmp_path / "text.txt").write_text(text)
+    recipe = f"""\
+name = "t"
+[data]
+kind = "text"
+path = "{tmp_path / "text.txt"}"
+length = 8
+[model]
+kind = "transformer_lm"
+size = 8
+layers = 1
+heads = 1
+[method]
+name = "teacher_forcing"
+[train]
+updates = 2
+batch_size = 4
+evaluate_every = 2
+save_every = 2
+[evaluate]
+block = 16
+"""
+    run = trained(tmp_path, recipe)
+    capsys.readouterr()
+    assert main(["diagnose", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert "a run on a text cannot be diagnosed" in said
+    assert "freerun evaluate" in said
+
+
+def broken(found: dict[str, Any]) -> dict[str, Any]:
+    """The same diagnosis, had every second free run escaped, and the long one."""
+    d = found["diagnosis"]
+    horizon = d["horizon"]
+    for name in ("median", "high", "rmse"):
+        d["free_running"][name] = [*d["free_running"][name][: horizon // 2], *[None] * (horizon - horizon // 2)]
+    d["free_running"]["nrmse"] = {"low": 0.5, "median": None, "high": None}
+    d["free_running"]["left"] = [20] * horizon
+    d["gap_by_lead"] = [
+        None if v is None else g for v, g in zip(d["free_running"]["median"], d["gap_by_lead"], strict=True)
+    ]
+    d["growth"] = {"rate": None, "exponent": None, "fitted": 0, "ratio": None}
+    d["diverged"] = [[n, 7] for n in range(0, 40, 2)]
+    d["climate"] = {**d["climate"], "diverged_at": 31} if d["climate"] else None
+    d["fans"][0]["free"] = [*d["fans"][0]["free"][:6], *[[None] * 3] * (horizon - 6)]
+    d["fans"][0]["diverged_at"] = 7
+    return found
+
+
+def test_a_page_of_runs_that_escape_says_so(series: Path, tmp_path: Path):
+    page = write_diagnosis(broken(found_in(series)), tmp_path / "page.html").read_text(encoding="utf-8")
+    words = " ".join(Page(page).words)
+    assert "20 of 40 free runs escape to infinity, the first at lead time 7" in words
+    assert "The free run escapes at lead time 7." in words
+    assert "infinite" in words
+    assert "Free runs that escape" in words
+
+
+def test_lines_are_cut_at_the_edges_of_a_figure():
+    axes = Axes("x", "y", y_domain=(0.0, 1.0))
+    assert _cut([(0, 0.5), (1, 2.5), (2, 0.5)], axes) == [(0, 0.5), (0.25, 1.0), (1, None), (1.75, 1.0), (2, 0.5)]
+    assert _cut([(0, 0.5), (1, float("nan")), (2, 0.5)], axes) == [(0, 0.5), (1, None), (2, 0.5)]
+    assert _cut([(0, 5.0), (1, 6.0)], axes) == []
+    assert _within([(0, -1.0, 0.5), (1, 0.2, float("inf")), (2, float("nan"), 1.0)], axes) == [(0, 0, 0.5), (1, 0.2, 1)]
+    assert _ticks((0.9, 120.0)) == [1, 3, 10, 30, 100]
+
+
+# -- the comparison's report --------------------------------------------------------------------------------------
+
+
+def compared(out: Path, escape: bool = False) -> dict[str, Any]:
+    """Two arms, two seeds, three windows of two channels; made-up numbers."""
+    runs = []
+    for number, label in enumerate(("teacher_forcing", "<b>ss")):
+        for seed in (0, 1):
+            folder = out / f"run-{number}-{seed}"
+            folder.mkdir()
+            curve: list[Any] = [0.01 * (1 + number) * 1.1**t for t in range(20)]
+            if escape and number == 0:
+                curve[9:] = [None] * 11
+            naive = {"last_value": [0.1 * (t + 1) ** 0.5 for t in range(20)], "mean": [1.0] * 20}
+            curves = {"teacher_forced": [0.01] * 20, "free_running": curve, **naive}
+            (folder / "test-curves.json").write_text(json.dumps(curves))
+            gold = [[float(t % 5), 1.0] for t in range(20)]
+            window = {"channels": ["a", "b<"], "past": gold[:10], "gold": gold, "forced": gold, "free": gold}
+            windows = [{**window, "window": n, "diverged_at": 9 if escape and n == 0 else None} for n in (0, 5, 9)]
+            (folder / "test-forecasts.json").write_text(json.dumps(windows))
+            runs.append({"label": label, "seed": seed, "folder": folder.name})
+    return {"runs": runs}
+
+
+def test_forecasts_of_a_report(tmp_path: Path):
+    html = forecasts(compared(tmp_path), tmp_path)
+    page = Page(html)
+    assert sum(tag == "figure" for tag, _ in page.tags) == 2 + 3
+    for part in ("Error, running freely", "Error, told gold", "last value", "Window 5", "gold, b<", "<b>ss"):
+        assert part in page.words or part in " ".join(page.words)
+    assert "<b>" not in html.replace("<b>&", "")
+    labels = [attrs["aria-label"] for tag, attrs in page.tags if attrs.get("class") == "drawing"]
+    # 0.01 * 1.1^19 and twice that
+    assert "teacher_forcing 0.06116, <b>ss 0.1223" in str(labels[0])
+
+
+def test_forecasts_that_escape_have_no_mean(tmp_path: Path):
+    words = " ".join(Page(forecasts(compared(tmp_path, escape=True), tmp_path)).words)
+    assert "No mean where a window has escaped to infinity: teacher_forcing." in words
+    assert "teacher_forcing escapes at lead time 9" in words
+
+
+def test_no_forecasts_where_there_are_none(tmp_path: Path):
+    results = compared(tmp_path)
+    (tmp_path / "run-1-1" / "test-curves.json").unlink()
+    assert forecasts(results, tmp_path) == ""
+
+
+@pytest.mark.slow(reason="opens the page in headless Chromium, which must be installed (Debian's package chromium)")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
+def test_a_real_browser_shows_it(series: Path, tmp_path: Path, scheme: str, width: int):
+    inside = escape((series / "diagnosis.html").read_text(encoding="utf-8") + MEASURE)
+    frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{inside}"></iframe>'
+    page = tmp_path / "frame.html"
+    page.write_text(f'<meta charset="utf-8"><meta name="color-scheme" content="light dark">{frame}', encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900", "--virtual-time-budget=2000"]
+    flags += ["--blink-settings=preferredColorScheme=" + {"light": "1", "dark": "0"}[scheme]]
+    done = subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r'\{"inner.*\}', done.stdout)[0])  # type: ignore[index]
+    assert found["inner"] == width
+    assert found["scroll"] <= width
+    assert found["figures"] >= 9
+    assert found["colours"] >= 4
+    assert found["background"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
+    assert found["loaded"] == 0
