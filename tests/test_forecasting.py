@@ -169,7 +169,7 @@ def test_a_model_that_says_another_width_than_is_fed_back_is_refused_before_an_u
     settings = TrainSettings(updates=2, batch_size=8, evaluate_every=1, select="nrmse")
     with pytest.raises(fr.errors.UserError, match=r"gives 2 numbers a position and 1 are fed back"):
         fit(Wide(1.0), ForecastTask(data), fr.free_running(), settings, tmp_path / "run", progress=False)
-    assert "update" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"event": "update"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_deviation_is_how_far_own_entries_lie_from_gold(tmp_path):

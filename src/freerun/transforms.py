@@ -37,11 +37,10 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
     if horizon < 1:
         raise UserError(f"horizon must be at least 1 step; got {horizon}")
     place = batch.replaceable.cumsum(1)
-    inside = place <= horizon
+    # beyond the last replaceable entry the count stands still: what only follows it carries no loss of the horizon
+    inside = (place < horizon) | ((place == horizon) & batch.replaceable)
     if bool(inside.all()):
         return batch
-    # beyond the last replaceable entry the count stands still: what only follows it carries no loss of the horizon
-    inside &= (place < horizon) | batch.replaceable
     used = (inside & (batch.mask | batch.replaceable)).any(0).nonzero()
     time = int(used[-1]) + 1 if len(used) else 1
     return batch.replace(
@@ -78,7 +77,9 @@ def loss_on(batch: Batch, steps: str | tuple[float, ...]) -> Batch:
     elif steps == "own":
         kept = kept & batch.replaceable
     else:
-        by_lead = torch.tensor([float(each) for each in steps], device=kept.device)
+        like = batch.targets if batch.targets.is_floating_point() else batch.weights
+        dtype = None if like is None else like.dtype
+        by_lead = torch.tensor([float(each) for each in steps], device=kept.device, dtype=dtype)
         lead = batch.replaceable.cumsum(1)
         longest = int(lead.max()) if lead.numel() else 0
         if longest > len(by_lead):

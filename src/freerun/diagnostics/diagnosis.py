@@ -97,6 +97,7 @@ class Climate:
         spread: standard deviation of the run, in those of gold; mean over channels. The spectra say nothing of it.
         state: D_stsp of the run.
         state_gold: D_stsp of gold's second half from its first: what samples of one law come to.
+        smoothing: of the spectra, in frequencies.
         spectrum: D_H of the run.
         spectrum_gold: D_H of gold's halves.
         frequencies: of the spectra, in cycles a step.
@@ -112,6 +113,7 @@ class Climate:
     spread: float | None = None
     state: float | None = None
     state_gold: float | None = None
+    smoothing: float = 0.0
     spectrum: float | None = None
     spectrum_gold: float | None = None
     frequencies: Row = ()

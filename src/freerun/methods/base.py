@@ -178,13 +178,13 @@ def _is_number_or_schedule(given: Any) -> bool:
 
 
 def without_nan(batch: Batch) -> Batch:
-    """The batch with zeros for NaN in the history where nothing counts and nothing is replaced.
+    """The batch with zeros for NaN and infinity in the history where nothing counts and nothing is replaced.
 
-    A NaN in the padding of real values would reach every weight through the forward.
+    One of them in the padding of real values would reach every weight through the forward and its backward.
     """
     if batch.is_discrete:
         return batch
-    unused = (~batch.mask & ~batch.replaceable)[..., None] & batch.history.isnan()
+    unused = (~batch.mask & ~batch.replaceable)[..., None] & ~batch.history.isfinite()
     return batch.replace(history=batch.history.masked_fill(unused, 0.0)) if bool(unused.any()) else batch
 
 
@@ -195,8 +195,10 @@ def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[fl
     'teacher_forcing_ratio must lie in [0, 1]; got 1.2'
     """
     low, high = allowed
-    if low <= value <= high:
+    if low <= value <= high and value < math.inf:
         return None
+    if value == math.inf == high:
+        return f"{name} must be finite; got {value:g}"
     said = f"got {value:g}" if isinstance(given, float | int) else f"{given!r} gives {value:g} at step {int(step)}"
     return f"{name} must lie in [{low:g}, {high:g}]; {said}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -44,7 +45,7 @@ def data_as_demonstrator(
     """The published algorithm: learn, roll out, add what was visited with its recorded answers, learn again.
 
     ``D = data; f_0 = learn(D); for n = 1..rounds: D = D + demonstrations(f_{n-1}, data); f_n = learn(D)``; the f_n with
-    the least score is given back.
+    the least score is given back (NaN is the worst).
 
     Args:
         learn: from batches to a model trained on all of them by one-step prediction (``teacher_forcing`` on batches
@@ -83,7 +84,8 @@ def data_as_demonstrator(
         gathered.append(demonstrations(models[-1], data))
         models.append(learn(gathered))
         scores.append(score(models[-1]))
-    return models[min(range(len(scores)), key=scores.__getitem__)], scores
+    # a free run that has left all bounds may score NaN, which compares with nothing
+    return models[min(range(len(scores)), key=lambda n: (math.isnan(scores[n]), scores[n]))], scores
 
 
 @dataclass(frozen=True, repr=False)

@@ -74,7 +74,8 @@ def with_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batc
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
     """``with_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
     batch = without_nan(batch)
-    if not outcome.report["replaced"]:
+    # a gradient that is cut leaves the outputs without a graph
+    if not outcome.report["replaced"] and outcome.outputs.requires_grad == outcome.total.requires_grad:
         return with_gold_loss(method, outcome, outcome.outputs, batch)
     more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
     outcome = replace(outcome, report={**outcome.report, **more})

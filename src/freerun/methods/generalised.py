@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freerun import draws
 from freerun.errors import UserError
-from freerun.methods.base import SHARED, Citation, TransformMethod, in_range
+from freerun.methods.base import SHARED, Citation, TransformMethod, without_nan
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.methods.unrolled_loss import refuse_ids
 from freerun.methods.valued import gradient_problems
@@ -113,10 +113,7 @@ class GeneralisedTeacherForcing(TransformMethod):
         refuse_ids(self.name, batch)
         if self.alpha != "adaptive":
             return self.value("alpha", step), 0.0
-        alpha = least_forcing(jacobians(model, batch), batch.replaceable)
-        problem = in_range("alpha", alpha, alpha, step, self.ranges["alpha"])
-        if problem:
-            raise UserError(f"adaptive {problem}: the Jacobians of the model are not finite")
+        alpha = least_forcing(jacobians(model, without_nan(batch)), batch.replaceable)
         # a forward over all positions, and as many backward as there are channels
         return alpha, 1.0 + batch.history.shape[-1]
 
@@ -131,12 +128,22 @@ def least_forcing(jacobian: Tensor, counted: Tensor | None = None) -> float:
     Returns:
         alpha; s is the largest over rows of the geometric mean over time of the spectral norms.
 
+    Raises:
+        UserError: where one that counts is not finite.
+
     >>> least_forcing(torch.eye(3).expand(1, 5, 3, 3) * 4)
     0.75
     """
-    norms = torch.linalg.matrix_norm(jacobian.detach().double(), 2).log()
+    jacobian = jacobian.detach().double()
     if counted is None:
-        counted = torch.ones_like(norms, dtype=torch.bool)
+        counted = torch.ones(jacobian.shape[:2], dtype=torch.bool, device=jacobian.device)
+    jacobian = torch.where(counted[..., None, None], jacobian, 0.0)
+    if broken := int((~jacobian.isfinite()).flatten(2).any(2).sum()):
+        raise UserError(
+            f"adaptive alpha: the Jacobian is not finite at {broken} of {int(counted.sum())} positions: the model's "
+            "weights or its outputs have left all bounds; lower the learning rate, or clip gradients"
+        )
+    norms = torch.linalg.matrix_norm(jacobian, 2).log()
     number = counted.sum(1)
     means = torch.where(counted, norms, 0.0).sum(1)[number > 0] / number[number > 0]
     largest = float(means.max().exp()) if len(means) else 0.0

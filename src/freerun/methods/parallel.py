@@ -134,6 +134,7 @@ class Parallel(TransformMethod):
 def _drawn(model: Any, batch: Batch, plan: Plan, history: Tensor) -> Tensor:
     """The history with the plan's entries drawn from what the model says on the batch."""
     outputs = said_at(model, batch, plan.rows, plan.times)
+    plan.check(outputs)
     own = plan.draw.choose(outputs, plan.noise(outputs.shape[-1])).to(history.dtype)
     return history.index_put((plan.rows, plan.times), own)
 

@@ -29,11 +29,12 @@ class _TwoRatios:
 
     known: Tensor
     context_ratio: float
+    horizon_ratio: float
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
         places = torch.arange(batch.time, device=batch.history.device)
-        ratio = torch.where(self.known, self.context_ratio, teacher_forcing_ratio)
+        ratio = torch.where(self.known, self.context_ratio, self.horizon_ratio)
         return uniform(key, batch.row_numbers[:, None], places) < ratio
 
 
@@ -100,10 +101,10 @@ class ReverseScheduledSampling(TransformMethod):
 
     def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: warm-up and horizon mixed, and the loss on the mask."""
-        opened, inner, context_ratio = self._opened(batch, step)
+        opened, inner, ratios = self._opened(batch, step)
         outcome = inner.made(model, opened, step, key)
         fed = outcome.fed.replace(eligible=batch.replaceable)
-        report = {"context_ratio": context_ratio, **outcome.report}
+        report = {**outcome.report, "context_ratio": ratios[0], "teacher_forcing_ratio": ratios[1]}
         return Outcome(outcome.total, outcome.count, outcome.outputs, fed, report)
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
@@ -111,7 +112,7 @@ class ReverseScheduledSampling(TransformMethod):
         opened, inner, _ = self._opened(batch, step)
         return inner.fed(model, opened, step, key).replace(eligible=batch.replaceable)
 
-    def _opened(self, batch: Batch, step: int) -> tuple[Batch, ScheduledSampling, float]:
+    def _opened(self, batch: Batch, step: int) -> tuple[Batch, ScheduledSampling, tuple[float, float]]:
         """The batch with its warm-up replaceable, and the scheduled sampling that treats both parts."""
         refuse_ids(self.name, batch)
         known = (batch.replaceable.cumsum(1) == 0) & batch.replaceable.any(1, keepdim=True)
@@ -123,11 +124,11 @@ class ReverseScheduledSampling(TransformMethod):
                 "scheduled_sampling"
             )
         ratios = self.value("context_ratio", step), self.value("teacher_forcing_ratio", step)
-        coin = _TwoRatios(known, ratios[0])
+        coin = _TwoRatios(known, *ratios)
         inner = ScheduledSampling(
-            ratios[1], self.draw, coin, engine=self.engine, gradient=self.gradient, objective=self.objective
+            min(ratios), self.draw, coin, engine=self.engine, gradient=self.gradient, objective=self.objective
         )
-        return batch.replace(eligible=batch.replaceable | known), inner, ratios[0]
+        return batch.replace(eligible=batch.replaceable | known), inner, ratios
 
 
 reverse_scheduled_sampling = ReverseScheduledSampling

@@ -170,7 +170,7 @@ class ScheduledSampling(TransformMethod):
         gradient = gradient_of(batch, self.gradient)
         draw = draws.fitting(self.draw, batch)
         mixing = Mixing.of(batch, keep, draw, fold(key, "draw", int(step)), detached=gradient == "none")
-        return Own(mixing, gradient, self.engine, report)
+        return Own(mixing, gradient, self.engine, report, off=float(report["teacher_forcing_ratio"]) >= 1)
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from freerun import objectives
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, change_report, encode_once
-from freerun.rollin import Mixing, evaluating, refuse_unrolling, unroll, unroll_truncated
+from freerun.rollin import Mixing, evaluating, refuse_cutting, refuse_unrolling, unroll, unroll_truncated
 from freerun.rollin.engines import Engine
 from freerun.rollin.modes import uncached_autocast
 from freerun.types import Batch, Encoder, Outcome
@@ -30,12 +30,15 @@ class Own:
         gradient: ``"full"``, or k: cut every k positions.
         engine: of the roll-in.
         report: what is known of the step so far.
+        off: whether nothing own is fed in any batch at this step, so that the step is plain teacher forcing. That a
+            batch happens to have no own entry is not enough: a cut must not depend on how rows fall into micro-batches.
     """
 
     mixing: Mixing
     gradient: str | int
     engine: Engine
     report: dict[str, float | str]
+    off: bool = False
 
 
 def gradient_problems(gradient: Any) -> list[str]:
@@ -64,15 +67,22 @@ def gradient_of(batch: Batch, gradient: str | int) -> str | int:
 def through_own(method: TransformMethod, model: Any, batch: Batch, own: Own) -> Outcome:
     """The outcome of a step: the roll-in's outputs are the outputs, there is no second forward.
 
-    With nothing to replace it is the ordinary forward, bit for bit.
+    With nothing to replace it is the ordinary forward, bit for bit; a gradient that is cut is cut there too, except
+    where the method is off.
+
+    Raises:
+        UserError: what the model or the engine cannot do, also at a step that would not need it.
     """
     engine = refuse_unrolling(model, own.engine)
+    cut = isinstance(own.gradient, int)
+    if isinstance(own.gradient, int):
+        refuse_cutting(model, own.gradient, engine)
     replaced = int(torch.count_nonzero(own.mixing.replaced))
     report = dict(own.report)
-    if replaced == 0:
+    if replaced == 0 and (own.off or not cut):
         report |= {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}
         return method.finish(model(encode_once(model, batch)), batch, report)
-    if isinstance(own.gradient, int):
+    if cut:
         return _truncated(method, model, batch, own, replaced)
     done = unroll(model, encode_once(model, batch), own.mixing, engine)
     report |= {**change_report(batch, done.history, replaced), **_how(done.passes, done.exact), "engine": "unrolled"}
@@ -80,8 +90,6 @@ def through_own(method: TransformMethod, model: Any, batch: Batch, own: Own) -> 
 
 
 def _truncated(method: TransformMethod, model: Any, batch: Batch, own: Own, replaced: int) -> Outcome:
-    if own.engine not in ("auto", "step"):
-        raise UserError(f"gradient={own.gradient} goes step by step: use engine='auto' or 'step'; got {own.engine!r}")
     assert isinstance(own.gradient, int)
     objective: Any = getattr(method, "objective", "auto")
     done = unroll_truncated(model, batch, own.mixing, own.gradient, objectives.resolve(objective, batch))

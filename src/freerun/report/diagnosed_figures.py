@@ -157,7 +157,7 @@ def climate(found: Found) -> Raw:
     peak = [frequencies[max(range(len(power)), key=lambda n: power[n] or 0.0)] for power in (gold, own)]
     said = f"The largest share of gold lies at {peak[0]:.3g} cycles a step, that of the free run at {peak[1]:.3g}."
     listed = numbers({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
-    text = "Smoothed; where 99.9 % of gold's power lies."
+    text = f"Smoothed over {measured['smoothing']:.3g} frequencies; where 99.9 % of gold's power lies."
     drawn = [figure("Power spectrum", chart(lines, axes), (text, said), listed), _states(measured)]
     return Raw(key([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
 

@@ -5,7 +5,7 @@ from freerun.rollin.engine import RollIn, roll_in
 from freerun.rollin.engines import ENGINES, Draft, Window
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import differs_by_mode, evaluating
-from freerun.rollin.truncated import unroll_truncated
+from freerun.rollin.truncated import refuse_cutting, unroll_truncated
 from freerun.rollin.unrolled import refuse_unrolling, unroll
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "differs_by_mode",
     "draft_roll_in",
     "evaluating",
+    "refuse_cutting",
     "refuse_unrolling",
     "roll_in",
     "unroll",

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from freerun.draws import Draw
+from freerun.draws import Draw, check_width
 from freerun.types import Batch
 
 __all__ = ["Plan"]
@@ -28,6 +28,7 @@ class Plan:
         numbers: (n,) their rows' numbers in the global batch (randomness is a function of these).
         draw: from a prediction to an entry.
         key: what the noise is derived from.
+        width: values an entry has, to hold against what the draw makes of the outputs; None: entries are ids.
     """
 
     rows: Tensor
@@ -35,12 +36,14 @@ class Plan:
     numbers: Tensor
     draw: Draw
     key: int
+    width: int | None = None
 
     @classmethod
     def of(cls, batch: Batch, keep: Tensor, draw: Draw, key: int) -> Plan:
         """The plan that a gate's ``keep`` asks for; entries that may not be replaced are left out."""
         times, rows = (batch.replaceable & ~keep).t().nonzero(as_tuple=True)
-        return cls(rows, times, batch.row_numbers[rows], draw, key)
+        width = None if batch.is_discrete else batch.history.shape[2]
+        return cls(rows, times, batch.row_numbers[rows], draw, key, width)
 
     def __len__(self) -> int:
         return self.rows.numel()
@@ -56,7 +59,7 @@ class Plan:
         place[rows] = torch.arange(len(rows), device=rows.device)
         place = place[self.rows]
         chosen = (place >= 0).nonzero().squeeze(1)
-        return Plan(place[chosen], self.times[chosen], self.numbers[chosen], self.draw, self.key)
+        return Plan(place[chosen], self.times[chosen], self.numbers[chosen], self.draw, self.key, self.width)
 
     def noise(self, vocab: int, part: slice | Tensor = slice(None)) -> Tensor | None:
         """Noise for the entries of a part of the plan."""
@@ -81,16 +84,25 @@ class Plan:
             hidden: (m, size), or the outputs themselves where ``head`` gives back what it is given.
             head: from hidden vectors to outputs.
             chosen: numbers of the entries.
+
+        Raises:
+            UserError: outputs of which the draw cannot make a value.
         """
         if len(chosen) == 0:
             return chosen
         first = head(hidden[:1])
+        self.check(first)
         at_once = max(1, _NUMBERS // first[0].numel())
         found = [
             self.draw.choose(head(part), self._noise_of(numbers, first.shape[-1]))
             for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True)
         ]
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def check(self, outputs: Tensor) -> None:
+        """Refuse outputs (..., numbers) of which the draw cannot make what is fed back."""
+        if self.width is not None:
+            check_width(self.draw, outputs, self.width)
 
     def _noise_of(self, chosen: Tensor, vocab: int) -> Tensor | None:
         if not self.noise_is_small:

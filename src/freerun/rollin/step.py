@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.draws import check_width
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled
 from freerun.types import Batch
@@ -43,8 +42,8 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
         if count:
             rows = chosen[t]
             outputs = model.output(state, None if count == batch.size else rows)
-            if start == 0 and not batch.is_discrete:
-                check_width(plan.draw, outputs, history.shape[-1])
+            if start == 0:
+                plan.check(outputs)
             part = slice(start, start + count)
             noise = noises[t] if noises is not None else plan.noise(outputs.shape[-1], part)
             own = plan.draw.choose(outputs, noise).to(history.dtype)

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from freerun.draws import check_width
 from freerun.errors import UserError
+from freerun.rollin.engines import Engine
 from freerun.rollin.mixing import Mixing
+from freerun.rollin.modes import uncached_autocast
 from freerun.types import Batch, Detachable, Stepper
 
-__all__ = ["Truncated", "unroll_truncated"]
+__all__ = ["Truncated", "refuse_cutting", "unroll_truncated"]
 
 Objective = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
@@ -50,6 +52,21 @@ class _WithGradients(torch.autograd.Function):
         return (None, None, *gradients, *[None] * len(gradients))
 
 
+def refuse_cutting(model: Any, every: int, engine: Engine = "auto") -> None:
+    """Refuse a model that cannot go step by step, or an engine that does not.
+
+    Raises:
+        UserError: either.
+    """
+    if engine not in ("auto", "step"):
+        raise UserError(f"gradient={every} goes step by step: use engine='auto' or 'step'; got {engine!r}")
+    if not isinstance(model, Stepper):
+        raise UserError(
+            f"gradient={every} cuts the model's state every {every} positions, which needs start, embed, step, output "
+            f"and select; {type(model).__name__} has only a forward: use gradient='full' or 'none', or add them"
+        )
+
+
 def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objective: Objective) -> Truncated:
     """Truncated back-propagation through own outputs: the hand-unrolled loop with a cut before every k-th position.
 
@@ -67,11 +84,7 @@ def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objec
     Raises:
         UserError: no Stepper, or a state that holds something else than tensors.
     """
-    if not isinstance(model, Stepper):
-        raise UserError(
-            f"gradient={every} cuts the model's state every {every} positions, which needs start, embed, step, output "
-            f"and select; {type(model).__name__} has only a forward: use gradient='full' or 'none', or add them"
-        )
+    refuse_cutting(model, every)
     weights = _weights(model, batch)
     gradients: list[Tensor | None] = [None] * len(weights)
     walk = _Walk(model, batch, mixing)
@@ -80,15 +93,14 @@ def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objec
     for start in range(0, batch.time, every):
         end = min(start + every, batch.time)
         counts = bool(batch.mask[:, start:end].any())
-        with torch.set_grad_enabled(learning and counts):
-            outputs = walk.go_on(start, end)
-            if not counts:
-                continue
-            part, number = objective(outputs, _piece(batch, start, end))
-        if weights and learning:
+        if not counts:
+            with torch.no_grad(), uncached_autocast(batch.history.device):
+                walk.go_on(start, end)
+            continue
+        part, number = objective(walk.go_on(start, end), _piece(batch, start, end))
+        if weights and learning and part.requires_grad:  # after a cut nothing that learns may be left in the graph
             _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
-            part = part.detach()
-        total, count = total + part, count + number
+        total, count = total + (part.detach() if weights else part), count + number
     if weights and learning:
         total = cast(Tensor, _WithGradients.apply(total, len(weights), *weights, *gradients))
     return Truncated(total, count, torch.cat(walk.outputs, 1).detach(), torch.stack(walk.history, 1).detach())
@@ -149,8 +161,14 @@ def _add(gradients: list[Tensor | None], more: tuple[Tensor | None, ...]) -> Non
 
 def _piece(batch: Batch, start: int, end: int) -> Batch:
     part = slice(start, end)
-    weights = None if batch.weights is None else batch.weights[:, part]
-    return Batch(batch.targets[:, part], batch.history[:, part], batch.mask[:, part], weights=weights)
+    return Batch(
+        batch.targets[:, part],
+        batch.history[:, part],
+        batch.mask[:, part],
+        weights=None if batch.weights is None else batch.weights[:, part],
+        eligible=None if batch.eligible is None else batch.eligible[:, part],
+        rows=batch.rows,
+    )
 
 
 def _detached(model: Any, state: Any) -> Any:

@@ -178,9 +178,9 @@ def point_of(model: Any, outputs: Tensor) -> Tensor:
 
 def _head_of(model: Any) -> str:
     """What a model says of a value, as its settings have it; a model without any says the value."""
-    settings: Any = getattr(model, "settings", None)
-    given: dict[str, Any] = settings() if callable(settings) else {}
-    return str(given.get("head", "point"))
+    if not hasattr(model, "settings"):
+        return "point"
+    return str(model.settings().get("head", "point"))
 
 
 def _score(model: Module, batch: Batch, horizon: int, settings: ForecastSettings) -> dict[str, Tensor]:
