@@ -74,3 +74,25 @@ def test_stepping_equals_the_pass():
     for t in range(b.time):
         torch.testing.assert_close(model.output(state), wanted[:, t], rtol=1e-12, atol=1e-12)
         state = model.step(state, model.embed(b.history[:, t]))
+
+
+def test_a_context_that_does_not_fit_is_told():
+    values = torch.randn(3, 5, 10)
+    b = fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool))
+    plain, series = fr.models.Seq2SeqModel(4, 20, 10), fr.models.ArticleForecaster(10)
+    for model, context, told in (
+        (plain, None, r"Seq2SeqModel needs Batch.context = \(batch, source_time, 4\); got NoneType"),
+        (plain, torch.randn(3, 5, 3), r"\(batch, source_time, 4\); got \(3, 5, 3\)"),
+        (series, None, r"ArticleForecaster needs Batch.context = \{'past': \(batch, past_time, 10\)"),
+        (series, {"past": torch.randn(3, 5, 9)}, r"got \(3, 5, 9\)"),
+        (series, {"past": values, "future": torch.randn(3, 5, 1)}, "made without covariates"),
+    ):
+        for call in (model, model.start):
+            with pytest.raises(fr.UserError, match=told):
+                call(b.replace(context=context))
+    with pytest.raises(fr.UserError) as caught:
+        fr.models.ArticleForecaster(0, 1, size=0)
+    assert len(caught.value.problems) == 3
+    ids = torch.zeros(3, 5, dtype=torch.int64)
+    with pytest.raises(fr.UserError, match="this batch holds ids"):
+        plain(fr.Batch(ids, ids, ids == 0, context=torch.randn(3, 5, 4)))

@@ -200,3 +200,22 @@ def test_widths_that_do_not_fit_are_refused_in_words():
         objectives.pinball()(torch.zeros(1, 2, 3), fr.Batch(ids, ids, ids == 0))
     with pytest.raises(fr.UserError, match="head must be one of"):
         draws.Expected("point")
+
+
+@pytest.mark.parametrize("levels", [0.5, "0.5", None, (0.5, "0.9")])
+def test_levels_of_another_kind_are_refused_in_words(levels):
+    with pytest.raises(fr.UserError, match="levels must be numbers"):
+        distributions.Quantiles(levels)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_counts_every_position(dtype):
+    """bfloat16 would say 70,144 of 70,007, float16 infinity."""
+    values = torch.ones(1, 70_007, 1, dtype=dtype)
+    batch = fr.Batch(values, values, torch.ones(1, 70_007, dtype=torch.bool))
+    total, count = objectives.mse()(torch.zeros_like(values), batch)
+    assert total.item() == count.item() == 70_007
+    ids = torch.zeros(1, 70_007, dtype=torch.int64)
+    total, count = objectives.cross_entropy()(torch.zeros(1, 70_007, 2, dtype=dtype), fr.Batch(ids, ids, ids == 0))
+    assert count.item() == 70_007
+    assert total.item() == pytest.approx(70_007 * math.log(2), rel=1e-2)

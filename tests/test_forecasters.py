@@ -412,12 +412,34 @@ def test_a_head_that_is_fed_back_as_a_point_is_refused_before_anything_is_fed():
         fr.generate(model, batch, length=2, draw="sample")
 
 
+WIDTHS = [
+    fr.scheduled_sampling(0.0, gradient="none", engine=engine, draw="gaussian")
+    for engine in ("step", "jacobi", "window")
+]
+
+
+@pytest.mark.parametrize("method", [*WIDTHS, fr.parallel(0.0, draw="gaussian"), fr.free_running(draw="gaussian")])
+def test_a_point_that_is_fed_back_as_a_head_is_refused_and_never_spread_over_the_values(method):
+    """Two numbers for two values are also a mean and a scale of one."""
+    model = TransformerForecaster(2, size=8, heads=2, layers=1)
+    values = torch.zeros(2, 5, 2)
+    batch = fr.Batch(values, values, torch.ones(2, 5, dtype=torch.bool))
+    with pytest.raises(fr.UserError, match=r"gives 2 numbers a position and 2 are fed back: use draw='point'"):
+        method(model, batch)
+
+
 def test_arguments_that_cannot_be_are_all_told_at_once():
     with pytest.raises(fr.UserError) as caught:
         RecurrentForecaster(0, -1, size=0, cell="gnu", head="laplace", dropout=1.0, fed_back=(0, 0))
     assert len(caught.value.problems) == 7
     with pytest.raises(fr.UserError, match=r"residual .* fed_back=\(0, 2\)"):
         RecurrentForecaster(3, residual=True, fed_back=(0, 2))
+    for changes in ({"fed_back": 1}, {"fed_back": "01"}, {"dropout": "a"}):
+        with pytest.raises(fr.UserError, match=next(iter(changes))):
+            RecurrentForecaster(3, **changes)
+    for changes in ({"channels": 2.0}, {"kernel": "3"}, {"kernel": None}, {"height": 0}):
+        with pytest.raises(fr.UserError, match=f"{next(iter(changes))} must be a whole number of at least 1"):
+            ConvGRUForecaster(4, **changes)
     for kind in (PlainForecaster, TransformerForecaster, ConvGRUForecaster, ShallowPLRNN):
         with pytest.raises(fr.UserError, match=r"observed channels are known in the past only.*observed=1"):
             kind(4, observed=1)

@@ -70,6 +70,9 @@ def test_every_tau():
     keep = gates.every(2)(batch(), 0.4, 7)
     assert bool(keep[:, 1::2].all())
     assert torch.equal(keep[:, ::2], coins[:, ::2])
+    for wrong in (2.5, "2", True, float("nan")):
+        with pytest.raises(fr.UserError, match="tau must be at least 2"):
+            gates.every(wrong)
     with pytest.raises(fr.UserError, match="tau must be at least 2"):
         gates.every(1)
 

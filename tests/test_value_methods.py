@@ -86,6 +86,18 @@ class TestShapes:
         wanted, _ = literal(net, cut, share, gradient, weigh(torch.ones(3, 7).double(), lead))
         check(fr.scheduled_sampling(0.5, gradient=gradient, horizon=4, loss_on=loss_on), net, b, wanted)
 
+    @pytest.mark.parametrize("gradient", ["full", "none", 2])
+    @pytest.mark.parametrize(
+        "coin", ["step", "sequence", "batch", "prefix", fr.gates.every(3), "decoding_steps"], ids=repr
+    )
+    def test_every_coin_goes_with_every_cut_horizon_and_weight(self, coin, gradient):
+        net, b, weights = forecaster(), sequence(), (0.3, 0.0, 0.5, 2.0)
+        cut = b.replace(targets=b.targets[:, :7], history=b.history[:, :7], mask=b.mask[:, :7], eligible=b.mask[:, :7])
+        keep = fr.gates.resolve(coin)(cut, 0.4, fold(KEY, "gate", STEP))
+        by_lead = torch.tensor([0.0, *weights], dtype=torch.float64)[cut.eligible.cumsum(1)]
+        wanted, _ = literal(net, cut, keep.double(), gradient, by_lead)
+        check(fr.scheduled_sampling(0.4, coin=coin, gradient=gradient, horizon=4, loss_on=weights), net, b, wanted)
+
     def test_a_horizon_follows_its_schedule_and_is_told(self):
         net, b = forecaster(), sequence()
         method = fr.free_running(horizon=schedules.linear(start=1, end=7, steps=6))
@@ -104,6 +116,27 @@ class TestShapes:
         assert transforms.within_horizon(b, 4).mask.sum(1).tolist() == [4, 3, 1]
         assert transforms.loss_on(b, "last").mask.nonzero().tolist() == [[0, 5], [1, 2], [2, 0]]
         assert transforms.within_horizon(b, 6) is b
+
+    def test_a_row_ends_the_same_whatever_is_beside_it(self):
+        x = torch.zeros(2, 4, 1)
+        own = torch.tensor([[True, True, False, False], [True, True, True, True]])
+        b = fr.Batch(x, x, torch.ones(2, 4, dtype=torch.bool), eligible=own)
+        assert transforms.within_horizon(b, 2).mask.sum(1).tolist() == [2, 2]
+        assert transforms.within_horizon(b.select(torch.tensor([0])), 2).mask.sum().item() == 2
+
+    def test_weights_by_lead_time_keep_their_digits(self):
+        net, b, given = forecaster(), sequence(), (0.1, 0.7, 0.3, 0.2, 0.9, 0.6)
+        weights = torch.tensor(given, dtype=torch.float64)
+        wanted = ((net(b) - b.targets)[:, 3:].square().sum(-1) * weights).sum() / (weights.sum() * 6)
+        check(fr.teacher_forcing(loss_on=given), net, b, wanted)
+
+    @pytest.mark.parametrize("make", [
+        lambda: fr.free_running(horizon=math.inf), lambda: fr.pushforward(horizon=math.inf),
+        lambda: fr.gaussian_noise(math.inf),
+    ])  # fmt: skip
+    def test_what_is_infinite_is_refused(self, make):
+        with pytest.raises(fr.UserError, match=r"(horizon|std) must be finite; got inf"):
+            make()
 
     def test_too_few_weights_are_refused(self):
         with pytest.raises(fr.UserError, match="loss_on has 2 weights and the horizon 6 steps"):
@@ -140,8 +173,8 @@ class Held:
         return Kept()
 
 
-def most_held(gradient: str | int, horizon: int) -> int:
-    net, b = forecaster(), sequence(size=8, horizon=horizon)
+def most_held(gradient: str | int, horizon: int, net: nn.Module | None = None) -> int:
+    net, b = net or forecaster(), sequence(size=8, horizon=horizon)
     held = Held()
     with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
         fr.free_running(gradient=gradient)(net, b).backward()
@@ -155,6 +188,13 @@ def test_memory_grows_with_k_and_not_with_the_horizon():
         assert most_held(k, 120) == most_held(k, 30)
     assert most_held(10, 120) > 1.5 * most_held(5, 120)
     assert most_held(5, 120) < most_held("full", 120) / 10
+
+
+def test_what_a_cut_transformer_keeps_grows_with_its_cache_alone():
+    net = fr.models.TransformerForecaster(2, size=8, heads=2, layers=1).double()
+    grown = [most_held(gradient, 120, net) / most_held(gradient, 30, net) for gradient in (1, "full")]
+    assert 1 < grown[0] < 4  # the cache is 3.7 times as long
+    assert grown[1] > 6  # and is kept once for every step
 
 
 class TestBlend:
@@ -209,6 +249,22 @@ class TestBlend:
         with pytest.raises(fr.UserError, match="needs a model whose state is its last entry alone"):
             fr.generalised_teacher_forcing()(forecaster(), sequence())
 
+    def test_padding_does_not_reach_the_adaptive_alpha_and_what_is_not_finite_is_told(self):
+        net, b = Markov(), sequence(past=1)
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.mul_(5)
+        mask = b.mask & (torch.arange(7) < torch.tensor([7, 4, 5])[:, None])
+        b = b.replace(mask=mask, eligible=mask)
+        wanted = fr.generalised_teacher_forcing().run(net, b).report["alpha"]
+        padded = b.replace(history=b.history.masked_fill(~mask[..., None] & (torch.arange(7) > 0)[:, None], torch.nan))
+        assert fr.generalised_teacher_forcing().run(net, padded).report["alpha"] == wanted > 0
+        for broken in (torch.nan, torch.inf):
+            jacobian = torch.eye(2).repeat(2, 3, 1, 1)
+            jacobian[0, 1, 0, 0] = broken
+            with pytest.raises(fr.UserError, match="the Jacobian is not finite at 1 of 6 positions"):
+                methods.least_forcing(jacobian)
+
     def test_the_shallow_plrnn_knows_its_jacobians(self):
         torch.manual_seed(4)
         net, b = fr.models.ShallowPLRNN(2, size=9).double(), sequence(past=1)
@@ -243,6 +299,10 @@ class TestUnrolledLosses:
                 u = net.net(u)
         wanted = (net.net(u) - b.targets[:, steps]).square().mean()
         check(fr.pushforward(horizon=steps, drawn=False), net, b, wanted)
+
+    def test_pushforward_says_what_it_needs(self):
+        with pytest.raises(fr.UserError, match=r"pushforward goes step by step.*or use multi_step"):
+            fr.pushforward(horizon=2)(lambda b: b.history, sequence())
 
     def test_pushforward_draws_its_steps_evenly(self):
         """Chi-square over 400 updates; false-alarm rate 1e-4."""
@@ -354,6 +414,16 @@ class TestDemonstrator:
         with pytest.raises(fr.UserError, match="rounds must be at least 1"):
             methods.data_as_demonstrator(least_squares, data, 0, lambda m: 0.0)
 
+    def test_a_model_whose_score_is_nan_is_not_the_best(self):
+        scores, made = iter([math.nan, 2.0, 1.0, math.nan]), []
+
+        def learn(batches):
+            made.append(least_squares(batches))
+            return made[-1]
+
+        best, _ = methods.data_as_demonstrator(learn, linear_world(0.0), 3, lambda m: next(scores))
+        assert best is made[2]
+
     def test_online_is_the_mean_of_gold_and_own(self):
         net, b = forecaster(), sequence()
         gold = fr.teacher_forcing()(net, b)
@@ -375,7 +445,9 @@ class TestNoise:
     def test_matched_is_as_large_as_the_own_error(self):
         net, b = forecaster(), sequence(size=4000)
         with torch.no_grad():
-            std = (net(b) - b.targets)[b.mask].square().mean(0).sqrt()
+            std = (net(b) - b.targets)[b.replaceable].square().mean(0).sqrt()
+        last = fr.gaussian_noise("matched", loss_on="last").run(net, b, STEP, KEY)
+        assert last.report["std"] == pytest.approx(std.square().mean().sqrt().item())
         outcome = fr.gaussian_noise("matched").run(net, b, STEP, KEY)
         far = (outcome.fed.history - b.history)[b.replaceable]
         # 24,000 numbers a channel: five standard errors of a standard deviation, false-alarm rate 1e-6
@@ -390,3 +462,14 @@ class TestNoise:
                 fr.gaussian_noise(std)
         with pytest.raises(fr.UserError, match="predicts a distribution"):
             fr.gaussian_noise("matched", objective="gaussian_nll")(forecaster(head="gaussian"), sequence())
+
+
+@pytest.mark.parametrize(("name", "more"), [
+    ("multi_step", {"horizon": 2}), ("pushforward", {"horizon": 2}), ("generalised_teacher_forcing", {"alpha": 0.5}),
+    ("data_as_demonstrator_online", {}), ("scheduled_sampling", {"teacher_forcing_ratio": 0.5}),
+    ("reverse_scheduled_sampling", {"context_ratio": 0.5, "teacher_forcing_ratio": 0.5}),
+    ("parallel", {"teacher_forcing_ratio": 0.5}),
+])  # fmt: skip
+def test_a_draw_there_is_not_is_refused_at_once(name, more):
+    with pytest.raises(fr.UserError, match="draw must be one of"):
+        fr.METHODS[name](**more, draw="argmax")

@@ -45,6 +45,70 @@ def test_gradient_policies_equal_the_literal_loop(ratio, gradient, form):
     assert_same_gradients(gradients(net, outcome.loss), expected)
 
 
+def test_a_cut_does_not_depend_on_how_rows_fall_into_micro_batches():
+    """A micro-batch that happens to have no own entry is cut as the others are; only a method that is off is not."""
+    net, b, key = model(), batch(), 11
+    method = fr.scheduled_sampling(0.5, coin="sequence", gradient=2)
+    parts = [method.run(net, b.select(torch.tensor([row])), STEP, key) for row in range(3)]
+    assert {part.report["replaced"] == 0 for part in parts} == {True, False}
+    whole = method.run(net, b, STEP, key)
+    assert_same_gradients(gradients(net, sum(part.total for part in parts)), gradients(net, whole.total))
+    kept = fr.scheduled_sampling(0.5, coin="sequence", gradient=2, gold_weight=0.5)
+    parts = [kept.run(net, b.select(torch.tensor([row])), STEP, key) for row in range(3)]
+    found = gradients(net, sum(part.total for part in parts))
+    assert_same_gradients(found, gradients(net, kept.run(net, b, STEP, key).total))
+
+
+def test_what_is_frozen_needs_no_graph_behind_a_cut():
+    net, b = model(), batch()
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name.startswith("encoder"))
+    learned = [p for p in net.parameters() if p.requires_grad]
+    wanted, _ = literal(net, b, torch.zeros(3, 6).double(), 2)
+    expected = torch.autograd.grad(wanted, learned)
+    found = torch.autograd.grad(fr.free_running(gradient=2)(net, b), learned)
+    assert all(torch.allclose(a, c, rtol=1e-10) for a, c in zip(found, expected, strict=True))
+
+
+def test_what_a_cut_cannot_do_is_said_before_it_is_needed():
+    with pytest.raises(fr.UserError, match="goes step by step: use engine='auto' or 'step'"):
+        fr.scheduled_sampling(1.0, gradient=2, engine="jacobi")(model(), batch())
+    with pytest.raises(fr.UserError, match="has only a forward"):
+        fr.scheduled_sampling(1.0, gradient=2)(ForwardOnly(model()), batch())
+    with pytest.raises(fr.UserError, match="cannot blend gold and own"):
+        fr.scheduled_sampling(1.0, coin="blend", gradient="none", engine="window")(model(), batch())
+
+
+def test_an_objective_sees_of_a_piece_what_it_sees_of_the_whole():
+    net, b = model(), batch()
+    b = b.replace(eligible=b.mask & (torch.arange(6) > 1), rows=torch.tensor([7, 8, 9]))
+
+    def objective(outputs, batch):
+        counted = batch.mask & batch.replaceable & (batch.row_numbers > 7)[:, None]
+        return (outputs - batch.targets)[counted].square().sum(), counted.sum()
+
+    a, c = (fr.scheduled_sampling(0.5, gradient=g, objective=objective).run(net, b, STEP, KEY) for g in ("none", 3))
+    assert a.count == c.count
+    assert torch.allclose(a.total, c.total)
+
+
+@pytest.mark.parametrize("gradient", ["none", "full", 2])
+def test_an_objective_with_weights_of_its_own_learns(gradient):
+    class Weighed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+        def forward(self, outputs, batch):
+            each = (outputs - batch.targets)[batch.mask].square()
+            return self.weight * each.sum(), torch.tensor(each.numel())
+
+    objective = Weighed()
+    outcome = fr.free_running(gradient=gradient, objective=objective).run(model(), batch(), STEP, KEY)
+    outcome.total.backward()
+    assert torch.allclose(objective.weight.grad, outcome.total.detach() / 2)
+
+
 def test_auto_is_full_for_values_and_the_roll_in_is_the_forward():
     net, b = model(), batch()
     calls = []
@@ -76,6 +140,17 @@ def test_nan_where_nothing_counts_does_no_harm():
     for method in (fr.teacher_forcing(), fr.scheduled_sampling(0.5, gradient="none")):
         fed = method.transform(net, b.replace(history=poisoned), STEP, KEY).history
         assert torch.equal(fed, method.run(net, b.replace(history=poisoned), STEP, KEY).fed.history)
+
+
+@pytest.mark.parametrize("gradient", ["none", "full", 2])
+def test_infinity_where_nothing_counts_does_no_harm(gradient):
+    net, b = model(), batch()
+    poisoned = b.replace(history=b.history.masked_fill(~b.mask[..., None], torch.inf))
+    method = fr.scheduled_sampling(0.5, gradient=gradient)
+    clean = b.replace(history=b.history.masked_fill(~b.mask[..., None], 0.0))
+    found = gradients(net, method(net, poisoned, STEP, KEY))
+    assert_same_gradients(found, gradients(net, method(net, clean, STEP, KEY)))
+    assert all(bool(g.isfinite().all()) for g in found.values())
 
 
 def test_weights_and_sums_are_exact():

@@ -158,6 +158,8 @@ class Quantiles:
     noise_numbers: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.levels, tuple | list) or not all(isinstance(each, int | float) for each in self.levels):
+            raise UserError(f"levels must be numbers in (0, 1), e.g. (0.1, 0.5, 0.9); got {self.levels!r}")
         object.__setattr__(self, "levels", tuple(self.levels))
         levels, problems = self.levels, list[str]()
         if not all(0 < level < 1 for level in levels):

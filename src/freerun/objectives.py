@@ -34,6 +34,14 @@ def _chosen(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | Non
     return outputs[mask], batch.targets[mask], None if batch.weights is None else batch.weights[mask]
 
 
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def _wide(each: Tensor) -> Tensor:
+    # a sum of many needs the digits, and float16 counts to 65,504
+    return each.float() if each.dtype in _HALF else each
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """``-sum_t w_t log softmax(outputs_t)[target_t]`` in nats; count is the sum of weights (or of positions).
@@ -59,10 +67,12 @@ class CrossEntropy:
             raise UserError("cross_entropy needs ids as targets; these are values: use objective='mse'")
         logits, targets, weights = _chosen(outputs, batch)
         smoothing = self.label_smoothing
-        if weights is None:
+        if weights is None and logits.dtype not in _HALF:
             total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
             return total, torch.full((), targets.numel(), dtype=total.dtype, device=total.device)
-        each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+        each = _wide(F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing))
+        if weights is None:
+            return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
         return (each * weights).sum(), weights.sum()
 
 
@@ -87,6 +97,7 @@ class MeanSquaredError:
 
 def _summed(each: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """(n, value) losses and (n,) weights -> (total, count)."""
+    each = _wide(each)
     if weights is None:
         return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
     return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]

@@ -77,7 +77,7 @@ def table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    shown.add_column("arm", overflow="fold")
+    shown.add_column("arm", overflow="fold", min_width=14)
     for _, heading, _ in columns(results):
         shown.add_column(heading, justify="right")
     for arm, metrics in cells(results).items():

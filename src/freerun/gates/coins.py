@@ -93,8 +93,10 @@ class Every:
     tau: int = 2
 
     def __post_init__(self) -> None:
-        if self.tau < 2:
-            raise UserError(f"tau must be at least 2 positions, as 1 would keep everything; got {self.tau}")
+        if isinstance(self.tau, bool) or not isinstance(self.tau, int) or self.tau < 2:
+            raise UserError(
+                f"tau must be at least 2 positions, a whole number, as 1 would keep everything; got {self.tau!r}"
+            )
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from freerun import objectives
+from freerun import draws, objectives
 from freerun.errors import UserError
 from freerun.rollin import differs_by_mode
 from freerun.schedules import Schedule, extremes, value_at
@@ -144,10 +144,11 @@ class TransformMethod:
         return value
 
     def problems(self) -> list[str]:
-        """What is wrong with the arguments that all methods share: the objective, and ranges at the first step."""
+        """What is wrong with what methods share: objective, draw, loss steps, and ranges at the first step."""
         if isinstance(self.loss_on, list):  # frozen: a tuple can be hashed
             object.__setattr__(self, "loss_on", tuple(self.loss_on))
-        found = objectives.check(getattr(self, "objective", "auto")) + loss_on_problems(self.loss_on)
+        found = objectives.check(getattr(self, "objective", "auto")) + _draw_problems(getattr(self, "draw", "auto"))
+        found += loss_on_problems(self.loss_on)
         strange = [name for name, given in self.scheduled() if not _is_number_or_schedule(given)]
         found += [f"{name} must be a number or a schedule; got {getattr(self, name)!r}" for name in strange]
         if not strange:
@@ -171,6 +172,15 @@ class TransformMethod:
             problems += sorted(problem for problem in found if problem)
         if problems:
             raise UserError(problems)
+
+
+def _draw_problems(draw: Any) -> list[str]:
+    try:
+        if draw != "auto":
+            draws.resolve(draw)
+    except UserError as error:
+        return error.problems
+    return []
 
 
 def _is_number_or_schedule(given: Any) -> bool:

@@ -74,8 +74,8 @@ def data_as_demonstrator(
     >>> scores
     [0.0, 0.0, 0.0]
     """
-    if rounds < 1:
-        raise UserError(f"rounds must be at least 1; got {rounds}")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise UserError(f"rounds must be at least 1, a whole number; got {rounds!r}")
     refuse_ids("data_as_demonstrator", data)
     gathered = [data]
     models = [learn(gathered)]

@@ -33,8 +33,8 @@ class GaussianNoise(TransformMethod):
 
     Args:
         std: of the noise, in units of the values (normalised ones, where they are); a number of 0 or more, a schedule,
-            or ``"matched"`` (one more forward: the root mean square of prediction minus target, told gold, over the
-            batch).
+            or ``"matched"`` (one more forward: the root mean square of prediction minus gold, told gold, over the
+            entries of the batch it is given that may be replaced; a micro-batch measures its own).
         rate: probability that an entry gets noise, in [0, 1]; a number or a schedule.
         objective: ``"auto"`` (MSE), or another.
 
@@ -77,8 +77,7 @@ class GaussianNoise(TransformMethod):
         problems: list[str] = []
         if isinstance(self.std, str) and self.std != "matched":
             problems.append(f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}")
-        else:
-            problems += self.problems()
+        problems += self.problems()
         if problems:
             raise UserError(problems)
 
@@ -116,7 +115,8 @@ class GaussianNoise(TransformMethod):
                 f"std='matched' compares predictions {tuple(outputs.shape)} with targets {tuple(batch.targets.shape)}: "
                 "the model predicts a distribution; give std a number"
             )
-        std = (outputs - batch.targets)[batch.mask].double().square().mean(0).sqrt()
+        # where noise may fall, wherever the loss lies: the two are independent choices
+        std = (outputs - batch.history)[batch.replaceable].double().square().mean(0).sqrt()
         if not bool(std.isfinite().all()):
             raise UserError(f"std='matched' cannot be measured: the model's one-step error is {std.tolist()}")
         return std, 1

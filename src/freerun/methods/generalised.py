@@ -81,8 +81,7 @@ class GeneralisedTeacherForcing(TransformMethod):
         problems = check_engine(self.engine) + gradient_problems(self.gradient)
         if isinstance(self.alpha, str) and self.alpha != "adaptive":
             problems.append(f"alpha must be a number in [0, 1], a schedule or 'adaptive'; got {self.alpha!r}")
-        else:
-            problems += self.problems()
+        problems += self.problems()
         if problems:
             raise UserError(problems)
 

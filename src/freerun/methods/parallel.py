@@ -82,12 +82,10 @@ class Parallel(TransformMethod):
         problems = gold_weight_problems(self.gold_weight)
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             problems.append(f"passes must be a whole number of 1 or more; got {self.passes!r}")
-        for resolve, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
-            try:
-                if given != "auto":
-                    resolve(given)  # pyright: ignore[reportArgumentType]
-            except UserError as error:
-                problems += error.problems
+        try:
+            gates.resolve(self.coin)
+        except UserError as error:
+            problems += error.problems
         problems += self.problems()
         if problems:
             raise UserError(problems)

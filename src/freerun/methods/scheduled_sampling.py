@@ -88,12 +88,10 @@ class ScheduledSampling(TransformMethod):
 
     def __post_init__(self) -> None:
         problems = check_engine(self.engine) + gold_weight_problems(self.gold_weight)
-        for find, given in ((draws.resolve, self.draw), (gates.resolve, self.coin)):
-            try:
-                if given != "auto":
-                    find(given)  # pyright: ignore[reportArgumentType]
-            except UserError as error:
-                problems += error.problems
+        try:
+            gates.resolve(self.coin)
+        except UserError as error:
+            problems += error.problems
         problems += gradient_problems(self.gradient) + self.problems()
         if problems:
             raise UserError(problems)
@@ -185,6 +183,7 @@ class FreeRunning(ScheduledSampling):
     """
 
     teacher_forcing_ratio: float | Schedule = field(default=0.0, init=False)
+    coin: str | gates.Gate = field(default="token", init=False)  # others keep gold now and then
 
     name: ClassVar[str] = "free_running"
     summary: ClassVar[str] = "the model's own output, always"

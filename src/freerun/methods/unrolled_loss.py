@@ -19,7 +19,7 @@ from freerun.objectives import Objective
 from freerun.rollin.engines import Engine, check_engine
 from freerun.schedules import Schedule
 from freerun.transforms import within_horizon
-from freerun.types import Batch, Outcome
+from freerun.types import Batch, Outcome, Stepper
 
 __all__ = ["MultiStep", "Pushforward", "multi_step", "pushforward"]
 
@@ -95,7 +95,8 @@ class Pushforward(TransformMethod):
     """Run freely for h - 1 steps without gradient, then one step with: the loss and its gradient are the last step's.
 
     ``u = sg[f^(h-1)(y_0)]; loss = |f(u) - y_h|^2``, h drawn evenly from 1 to the horizon at each update, as published
-    (``drawn=False``: always the horizon). State and entry are cut, so memory does not grow with the horizon.
+    (``drawn=False``: always the horizon). State and entry are cut, so what is kept for backward does not grow with the
+    horizon (but for a cache that attention reads).
 
     Args:
         horizon: the most steps, a number or a schedule (published: it rises by one an epoch), at least 1.
@@ -148,8 +149,9 @@ class Pushforward(TransformMethod):
 
     def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: so many steps of free running, the last with gradient."""
+        running = self._running(model, batch)
         chosen, h = self._cut(batch, step, key)
-        outcome = self._running(batch).run(model, chosen, step, key)
+        outcome = running.run(model, chosen, step, key)
         return Outcome(outcome.total, outcome.count, outcome.outputs, outcome.fed, {**outcome.report, "steps": h})
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
@@ -162,8 +164,13 @@ class Pushforward(TransformMethod):
         h = most if not self.drawn else 1 + int(_coin(fold(key, "horizon", int(step))) * most)
         return within_horizon(batch, h), h
 
-    def _running(self, batch: Batch) -> FreeRunning:
+    def _running(self, model: Any, batch: Batch) -> FreeRunning:
         refuse_ids(self.name, batch)
+        if not isinstance(model, Stepper):
+            raise UserError(
+                "pushforward goes step by step, which needs a model with start, embed, step, output and select; "
+                f"{type(model).__name__} has only a forward: add them, or use multi_step(gradient='none')"
+            )
         return FreeRunning(self.draw, gradient=1, objective=self.objective, loss_on="last")
 
 

@@ -12,7 +12,7 @@ from freerun import objectives
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, change_report, encode_once
 from freerun.rollin import Mixing, evaluating, refuse_cutting, refuse_unrolling, unroll, unroll_truncated
-from freerun.rollin.engines import Engine
+from freerun.rollin.engines import Engine, resolve
 from freerun.rollin.modes import uncached_autocast
 from freerun.types import Batch, Encoder, Outcome
 
@@ -99,6 +99,8 @@ def _truncated(method: TransformMethod, model: Any, batch: Batch, own: Own, repl
 
 def blended(model: Any, batch: Batch, mixing: Mixing, engine: Engine) -> tuple[Tensor, dict[str, float | str]]:
     """The history of a soft mix, built in evaluation mode and without gradient, and what to report of it."""
+    if resolve(engine) not in ("auto", "step", "jacobi") and not isinstance(engine, int):
+        raise UserError(f"engine={engine!r} cannot blend gold and own: use 'auto', 'step' or 'jacobi'")
     replaced = int(torch.count_nonzero(mixing.replaced))
     if replaced == 0:
         return batch.history, {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}

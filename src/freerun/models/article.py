@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freerun.errors import UserError
+from freerun.models.forecasting.told import covariates_of, past_of, size_problems
 from freerun.types import Batch
 
 __all__ = ["ArticleForecaster", "Seq2SeqModel", "UnshiftedSeq2SeqModel"]
@@ -46,11 +47,22 @@ class UnshiftedSeq2SeqModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, output_size) values."""
         self._check(batch)
-        _, hidden = self.encoder(batch.context.transpose(0, 1))  # time first, as nn.RNN reads
+        _, hidden = self.encoder(self._source(batch).transpose(0, 1))  # time first, as nn.RNN reads
         output, _ = self.decoder(self.told(batch.history.transpose(0, 1)), hidden)
         return self.fc(output).transpose(0, 1)
 
+    def _source(self, batch: Batch) -> Tensor:
+        source, width = batch.context, self.encoder.input_size
+        wanted = f"(batch, source_time, {width})"
+        if not isinstance(source, Tensor):
+            raise UserError(f"{type(self).__name__} needs Batch.context = {wanted}; got {type(source).__name__}")
+        if source.dim() != 3 or source.shape[0] != batch.size or source.shape[2] != width or source.shape[1] == 0:
+            raise UserError(f"{type(self).__name__} needs Batch.context = {wanted}; got {tuple(source.shape)}")
+        return source
+
     def _check(self, batch: Batch) -> None:
+        if batch.is_discrete:
+            raise UserError(f"{type(self).__name__} is for real values (batch, time, value); this batch holds ids")
         fed, said = batch.history.shape[-1], self.fc.out_features
         if fed != said:
             raise UserError(
@@ -82,7 +94,7 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
     def start(self, batch: Batch) -> Any:
         """The decoder's state (1, batch, hidden) once it has read the zeros that stand before position 0."""
         self._check(batch)
-        _, hidden = self.encoder(batch.context.transpose(0, 1))
+        _, hidden = self.encoder(self._source(batch).transpose(0, 1))
         return self.step(hidden, batch.history.new_zeros(batch.size, self.decoder.input_size))
 
     def embed(self, entries: Tensor) -> Tensor:
@@ -122,7 +134,7 @@ class ArticleForecaster(Seq2SeqModel):
     Context of a batch: ``{"past": (batch, past_time, values + observed)}``.
 
     Raises:
-        UserError: covariates.
+        UserError: covariates, or sizes out of range; for a context that does not fit.
 
     >>> values = torch.randn(3, 5, 10)
     >>> batch = Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context={"past": torch.randn(3, 5, 10)})
@@ -133,14 +145,18 @@ class ArticleForecaster(Seq2SeqModel):
     layout: ClassVar[str] = "past"
 
     def __init__(self, values: int, covariates: int = 0, observed: int = 0, *, size: int = 20) -> None:
+        settings = {"values": values, "covariates": covariates, "observed": observed, "size": size}
+        problems = size_problems(settings, self.layout)
         if covariates:
-            raise UserError(
+            problems.append(
                 f"the article's decoder reads its own output and nothing else; got {covariates} covariates: leave them "
                 "out, or use RecurrentForecaster"
             )
+        if problems:
+            raise UserError(problems)
         super().__init__(values + observed, size, values)
         self.values = values
-        self._settings = {"values": values, "covariates": covariates, "observed": observed, "size": size}
+        self._settings = settings
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, as given."""
@@ -148,9 +164,15 @@ class ArticleForecaster(Seq2SeqModel):
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, values)."""
-        return super().forward(batch.replace(context=batch.context["past"]))
+        self._check(batch)
+        return super().forward(batch.replace(context=self._past(batch)))
 
     def start(self, batch: Batch) -> Any:
         """The decoder's state once it has read the zeros that stand before position 0."""
         self._check(batch)
-        return super().start(batch.replace(context=batch.context["past"]))
+        return super().start(batch.replace(context=self._past(batch)))
+
+    def _past(self, batch: Batch) -> Tensor:
+        name = type(self).__name__
+        covariates_of(batch.context, batch, 0, name)
+        return past_of(batch.context, batch, (self.values, self._settings["observed"], 0), name)

@@ -79,13 +79,14 @@ def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objec
         batch: values (batch, time, value).
         mixing: what is fed.
         every: k >= 1.
-        objective: a sum over positions, as all of ``freerun.objectives`` are.
+        objective: a sum over positions, as all of ``freerun.objectives`` are; one with weights of its own must be a
+            module.
 
     Raises:
         UserError: no Stepper, or a state that holds something else than tensors.
     """
     refuse_cutting(model, every)
-    weights = _weights(model, batch)
+    weights = _weights(model, objective, batch)
     gradients: list[Tensor | None] = [None] * len(weights)
     walk = _Walk(model, batch, mixing)
     total = count = batch.history.new_zeros(())
@@ -135,11 +136,12 @@ class _Walk:
         return outputs
 
 
-def _weights(model: Any, batch: Batch) -> list[Tensor]:
+def _weights(model: Any, objective: Any, batch: Batch) -> list[Tensor]:
     """The weights to be given gradients piece by piece; none where something else wants one, which keeps the graph."""
-    if not isinstance(model, nn.Module) or _wants_gradient(batch.context) or batch.history.requires_grad:
+    if not isinstance(model, nn.Module) or _wants_gradient((batch.context, batch.history, batch.weights)):
         return []
-    return [weight for weight in model.parameters() if weight.requires_grad]
+    learning = nn.ModuleList(part for part in (model, objective) if isinstance(part, nn.Module))
+    return [weight for weight in learning.parameters() if weight.requires_grad]
 
 
 def _wants_gradient(tree: Any) -> bool:

@@ -152,16 +152,20 @@ def _sides(pixels: int, height: int | None, width: int | None) -> tuple[int, int
     return height, pixels // max(1, height) if width is None else width
 
 
+def _fits(number: Any, may_be_none: bool) -> bool:
+    return (number is None and may_be_none) or (isinstance(number, int) and number >= 1)
+
+
 def _problems(settings: Mapping[str, Any], layout: str) -> list[str]:
     problems = size_problems(settings, layout)
     if settings["covariates"]:
         problems.append(f"frames have no covariates; got covariates={settings['covariates']}: use 0")
     problems += [
-        f"{name} must be at least 1; got {settings[name]}"
+        f"{name} must be a whole number of at least 1; got {settings[name]!r}"
         for name in ("frame_channels", "channels", "kernel", "height", "width")
-        if settings[name] is not None and settings[name] < 1
+        if not _fits(settings[name], name in ("height", "width"))
     ]
-    if settings["kernel"] % 2 == 0:
+    if isinstance(settings["kernel"], int) and settings["kernel"] % 2 == 0:
         problems.append(f"kernel must be odd, so that frames keep their size; got {settings['kernel']}")
     if problems:
         return problems

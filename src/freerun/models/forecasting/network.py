@@ -133,11 +133,14 @@ def recurrent_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
     fed = settings["fed_back"]
     if fed is None:
         return problems
-    fed = tuple(fed)
-    if not fed or len(set(fed)) != len(fed) or not all(isinstance(n, int) and 0 <= n < settings["values"] for n in fed):
+    fed = tuple(fed) if isinstance(fed, tuple | list) else (fed,)
+    known = isinstance(settings["fed_back"], tuple | list) and all(
+        isinstance(n, int) and 0 <= n < settings["values"] for n in fed
+    )
+    if not known or not fed or len(set(fed)) != len(fed):
         problems.append(
             f"fed_back must be different channels of the {settings['values']} values, counted from 0, or None for all; "
-            f"got {fed}"
+            f"got {settings['fed_back']!r}"
         )
     elif settings["residual"] and fed != tuple(range(settings["values"])):
         problems.append(

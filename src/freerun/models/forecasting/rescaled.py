@@ -51,6 +51,7 @@ class Rescaled(nn.Module):
         self.model = model
         self.values = mean.numel()
         self.layout: str = getattr(model, "layout", "sequence")
+        self.markov: bool = getattr(model, "markov", False)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 

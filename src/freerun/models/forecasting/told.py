@@ -40,8 +40,9 @@ def size_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
         )
     if "head" in settings and settings["head"] not in HEAD_NAMES:
         problems.append(f"head must be one of {', '.join(HEAD_NAMES)}; got {settings['head']!r}")
-    if "dropout" in settings and not 0 <= settings["dropout"] < 1:
-        problems.append(f"dropout must lie in [0, 1); got {settings['dropout']}")
+    dropout = settings.get("dropout", 0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        problems.append(f"dropout must lie in [0, 1); got {dropout!r}")
     return problems
 
 
@@ -75,10 +76,15 @@ def covariates_of(context: Any, batch: Batch, covariates: int, owner: str) -> Te
             f"covariates are missing at generation: {owner} reads {covariates} and the batch's context has no "
             f"'future': give context['future'] = (batch, time, {covariates})"
         )
-    if future.dim() != 3 or future.shape[0] != batch.size or future.shape[2] != covariates:
+    if (
+        not isinstance(future, Tensor)
+        or future.dim() != 3
+        or future.shape[0] != batch.size
+        or future.shape[2] != covariates
+    ):
         raise UserError(
             f"context['future'] must be (batch, time, covariates) = ({batch.size}, {batch.time}, {covariates}); got "
-            f"{tuple(future.shape)}"
+            f"{tuple(future.shape) if isinstance(future, Tensor) else type(future).__name__}"
         )
     if future.shape[1] < batch.time:
         raise UserError(
