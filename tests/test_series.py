@@ -246,7 +246,7 @@ def test_bad_options_are_said_at_once():
 
 def test_other_bad_input():
     assert problems_of(series_from_arrays, np.ones((50, 2))) == [
-        f"column 'x{number}' is constant in the training rows: 1 in all 35; leave it out" for number in (1, 2)
+        f"arrays: column 'x{number}' is constant in the training rows: 1 in all 35; leave it out" for number in (1, 2)
     ]
     (short, *_) = problems_of(series_from_arrays, wave(60), SeriesOptions(past=40, horizon=24))
     assert (
@@ -407,7 +407,8 @@ def test_files_that_cannot_be_read(csv, tmp_path):
     rows = good()
     rows[7] += ",9"
     assert problems_of(load_series, csv(rows), HOURLY) == [
-        f"{tmp_path}/load.csv:9: has 4 cells; the first line names 3 columns"
+        f"{tmp_path}/load.csv:9: has 4 cells, and the first line names 3 columns; take out what is too much, or put a "
+        "cell that holds a separator in quotes"
     ]
     (tmp_path / "empty.csv").write_text("")
     assert "empty" in problems_of(load_series, tmp_path / "empty.csv", HOURLY)[0]

@@ -41,22 +41,25 @@ def said_table(coder: SeriesCoder, said: Tensor) -> list[str]:
 
 
 def read_windows(coder: SeriesCoder, file: DataFile) -> Windows:
-    """Every window of a CSV or Parquet file, by the scales of the training data.
+    """Every window of a CSV or Parquet file, by the scales of the training data; none lies in two series.
 
     Raises:
-        UserError: columns that are missing, cells that are no finite numbers, a file that is shorter than a window.
+        UserError: columns that are missing, cells that are no finite numbers, rows that are not one step apart, a file
+            that is shorter than a window.
     """
     import numpy as np
     import torch
 
     from freerun.data.series.calendar import calendar_columns
+    from freerun.data.series.recent import spaced
     from freerun.data.series.tables import read_table
+    from freerun.data.text import first_problems
     from freerun.training.forecast_scores import Windows
 
     table = read_table(file.path, separator_of(file.path))
     own = coder.channels[: len(coder.channels) - 2 * len(coder.calendar)]
-    stamped = [coder.time] if coder.calendar and coder.time else []
-    if absent := [name for name in (*own, *stamped) if name not in table.columns]:
+    needed = (*own, *([coder.time] if coder.calendar and coder.time else []), *filter(None, [coder.series]))
+    if absent := [name for name in needed if name not in table.columns]:
         raise UserError(
             f"{file.path}: the model was trained with columns that are not there: {', '.join(absent)}; there are: "
             f"{', '.join(table.columns)}"
@@ -67,21 +70,25 @@ def read_windows(coder: SeriesCoder, file: DataFile) -> Windows:
         for name, column in zip(own, columns, strict=True)
         for row in np.flatnonzero(~np.isfinite(column))
     ]
-    rows, length = len(columns[0]), coder.past + coder.horizon
-    if rows < length:
-        problems.append(
-            f"{file.path}: has {rows} rows, and a window needs past + horizon = {coder.past} + {coder.horizon}: give a "
-            "longer series"
+    groups = [rows for _, rows in table.groups(coder.series)]
+    stamps, wrong = spaced(table, coder, groups)
+    length = coder.past + coder.horizon
+    ends = np.cumsum([len(rows) for rows in groups]).tolist()
+    starts = [
+        first for rows, end in zip(groups, ends, strict=True) for first in range(end - len(rows), end - length + 1)
+    ]
+    if not starts:
+        wrong.append(
+            f"{file.path}: has {max(map(len, groups))} rows{' in its longest series' if coder.series else ''}, and a "
+            f"window needs past + horizon = {coder.past} + {coder.horizon}: give a longer series"
         )
+    if problems := first_problems(str(file.path), problems) + wrong:
+        raise UserError(problems)
     block = np.stack(columns, 1)
-    if stamped:
-        stamps, wrong = table.stamps(stamped[0])
-        problems += wrong
-        if not problems:
-            block = np.concatenate([block, calendar_columns(coder.calendar, stamps)], 1)  # pyright: ignore
-    if problems:
-        raise UserError(problems[:20])
-    found, steps = coder.normalise(torch.from_numpy(block)), torch.arange(length)
+    if coder.calendar:
+        block = np.concatenate([block, calendar_columns(coder.calendar, stamps)], 1)  # pyright: ignore
+    found, steps = coder.normalise(torch.from_numpy(block[np.concatenate(groups)])), torch.arange(length)
+    firsts = torch.tensor(starts)
     return Windows(
-        rows - length + 1, lambda chosen: coder.batch(found[torch.tensor(chosen)[:, None] + steps]), coder.horizon
+        len(starts), lambda chosen: coder.batch(found[firsts[torch.tensor(chosen)][:, None] + steps]), coder.horizon
     )

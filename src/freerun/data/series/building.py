@@ -83,13 +83,13 @@ def scales_of(train: Array, normalisation: str) -> tuple[Array, Array]:
     return train.mean(axis=0), train.std(axis=0)
 
 
-def _constant(train: Array, names: Sequence[str]) -> list[str]:
+def _constant(train: Array, names: Sequence[str], origin: str) -> list[str]:
     if not len(train):
         return []
     low, high = train.min(axis=0), train.max(axis=0)
     still = high - low <= 1e-12 * np.maximum(np.abs(low), np.abs(high))
     return [
-        f"column {name!r} is constant in the training rows: {value:g} in all {len(train):,}; leave it out"
+        f"{origin}: column {name!r} is constant in the training rows: {value:g} in all {len(train):,}; leave it out"
         for name, value, constant in zip(names, low.tolist(), still.tolist(), strict=True)
         if constant
     ]
@@ -119,10 +119,12 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
         offset += rows
     raw = np.concatenate(parts)
     train = np.concatenate([raw[part.begin : part.end] for part in segments["train"]])
-    problems = problems or _constant(train, channels.names)
+    problems = problems or _constant(train, channels.names, name)
     if problems:
         raise UserError(problems)
-    step = next((step for piece in pieces if (step := step_between(piece.stamps or ()))), None)
+    # rows that are taken as they come are no step apart
+    even = options.irregular == "error"
+    step = next((step for piece in pieces if even and (step := step_between(piece.stamps or ()))), None)
     coder = _coder(train, channels, options, layout, step)
     if options.calendar:
         raw = np.concatenate([raw, _calendar(pieces, options)], axis=1)
@@ -166,6 +168,7 @@ def _coder(train: Array, channels: Channels, options: SeriesOptions, layout: Lay
         step=None if step is None else str(step),
         time=options.time,
         calendar=tuple(options.calendar),
+        series=options.series,
     )
 
 

@@ -85,6 +85,8 @@ class Step:
 def step_between(stamps: Sequence[Stamp]) -> Step | None:
     """The usual distance of neighbouring rows: the commonest one, in months where all stamps are months apart.
 
+    Rows that stand still or go back in time are left out; None where no row follows another.
+
     >>> str(step_between([datetime(2020, 1, 31), datetime(2020, 2, 29), datetime(2020, 3, 31)])), step_between([0.0])
     ('1 month-ends', None)
     """
@@ -92,11 +94,13 @@ def step_between(stamps: Sequence[Stamp]) -> Step | None:
     numbers = [stamp for stamp in stamps if not isinstance(stamp, datetime)]
     if len(numbers) > 1:
         # times written as decimal numbers are apart by almost, not quite, the same
-        gaps = Counter(float(f"{after - before:.9g}") for before, after in pairwise(numbers))
-        return Step(gaps.most_common(1)[0][0])
+        gaps = Counter(float(f"{after - before:.9g}") for before, after in pairwise(numbers) if after > before)
+        return Step(gaps.most_common(1)[0][0]) if gaps else None
     if len(dates) < 2:
         return None
-    gaps = Counter((after - before).total_seconds() for before, after in pairwise(dates))
+    gaps = Counter((after - before).total_seconds() for before, after in pairwise(dates) if after > before)
+    if not gaps:
+        return None
     months = (dates[1].year - dates[0].year) * 12 + dates[1].month - dates[0].month
     if months > 0 and len(gaps) > 1:
         for of in ("months", "month-ends"):

@@ -35,6 +35,7 @@ class SeriesCoder:
         step: time between two rows, in words.
         time: column of time stamps.
         calendar: which of the covariates, the last ones, are computed from it.
+        series: column that names the series a row belongs to.
 
     Raises:
         UserError: the numbers do not fit each other.
@@ -58,6 +59,7 @@ class SeriesCoder:
     step: str | None = None
     time: str | None = None
     calendar: tuple[str, ...] = ()
+    series: str | None = None
 
     def __post_init__(self) -> None:
         problems = check_layout(self.layout, self.channels[self.values : len(self.channels) - self.covariates])
@@ -183,6 +185,8 @@ class SeriesCoder:
     def describe(self) -> dict[str, Any]:
         """What is saved with a model, as JSON types."""
         described = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.series is None:
+            del described["series"]  # as models that were saved before it have it
         return {"kind": "series"} | {
             name: list(value) if isinstance(value, tuple) else value for name, value in described.items()
         }
@@ -194,7 +198,7 @@ class SeriesCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "series" or "series" in description]
         check_description(description, "series", names)
         given: list[Any] = [description[name] for name in names]
         values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in given]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from freerun.data.series.building import Channels, Piece, built
-from freerun.data.series.calendar import Stamp, Step, step_between
+from freerun.data.series.calendar import Stamp, step_between
 from freerun.data.series.options import Layout, SeriesOptions, check_layout
 from freerun.data.series.roles import columns_by_part
+from freerun.data.series.spacing import uneven
 from freerun.data.series.tables import Table, read_table
 from freerun.data.series.windows import SeriesData
-from freerun.data.text import first_problems
+from freerun.data.text import counted, first_problems
 from freerun.errors import UserError
 
 __all__ = ["load_series"]
@@ -77,6 +77,10 @@ def load_series(
         raise UserError(problems + error.problems) from None
     if problems:
         raise UserError(problems)
+    named = {*channels.names, options.time, options.series}
+    unused = [name for name in tables[0].columns if name not in named]
+    if unused and not options.targets:
+        data = replace(data, notes=(*data.notes, f"not used, for they do not hold numbers: {', '.join(unused)}"))
     return data
 
 
@@ -100,7 +104,7 @@ def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[l
     columns: list[np.ndarray] = []
     for name in channels.names:
         numbers, wrong = table.numbers(name)
-        numbers[wrong] = 0.0  # said once, as no number, and not again as missing
+        numbers[wrong] = np.arange(len(wrong))  # said once, as no number, and not again as missing, or as constant
         columns.append(numbers)
         problems += [table.no_number(name, row) for row in wrong]
     values = np.stack(columns, axis=1)
@@ -117,22 +121,12 @@ def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[l
             for row, cell in enumerate(table.frame[options.series].to_list())
             if cell is None
         ]
-    return [_piece(table, name, rows, values, stamps) for name, rows in _groups(table, options.series)], problems
+    return [_piece(table, name, rows, values, stamps) for name, rows in table.groups(options.series)], problems
 
 
 def _piece(table: Table, name: str, rows: np.ndarray, values: np.ndarray, stamps: list[Stamp] | None) -> Piece:
     own = None if stamps is None else [stamps[row] for row in rows.tolist()]
     return Piece(name, values[rows], own, lambda row: table.place(int(rows[row])))
-
-
-def _groups(table: Table, column: str | None) -> list[tuple[str, np.ndarray]]:
-    """Name and rows of each series, in the order in which they begin."""
-    if column is None:
-        return [(str(table.path), np.arange(len(table.frame)))]
-    groups: dict[str, list[int]] = {}
-    for row, name in enumerate(table.frame[column].to_list()):
-        groups.setdefault(str(name), []).append(row)
-    return [(f"{table.path}, {column} {name}", np.array(rows)) for name, rows in groups.items()]
 
 
 def _apart(pieces: Sequence[Piece], options: SeriesOptions) -> list[str]:
@@ -142,41 +136,20 @@ def _apart(pieces: Sequence[Piece], options: SeriesOptions) -> list[str]:
     problems: list[str] = []
     steps: dict[str, str] = {}
     for piece in pieces:
-        step = step_between(piece.stamps or ())
-        if step is None:
-            continue
-        steps.setdefault(str(step), piece.name)
-        problems += first_problems(piece.name, _uneven(piece, step))
+        stamps = piece.stamps or ()
+        step = step_between(stamps)
+        if step is not None:
+            steps.setdefault(str(step), piece.name)
+        found = uneven(stamps, step, piece.place, ', or set irregular = "ignore"')
+        again = len(stamps) - len(set(stamps))
+        if options.series is None and again > len(stamps) // 10:
+            found.insert(
+                0,
+                f"{piece.name}: {counted(again, 'time stamp')} came before in the file; where it holds several series, "
+                "name the column that tells them apart with series = ...",
+            )
+        problems += first_problems(piece.name, found)
     if len(steps) > 1 and not problems:
         said = "; ".join(f"{name}: every {step}" for step, name in steps.items())
         problems.append(f"series have rows of different steps: {said}; give them apart, or bring them to one step")
     return problems
-
-
-def _uneven(piece: Piece, step: Step) -> list[str]:
-    found: list[str] = []
-    advice = 'or set irregular = "ignore"'
-    for row, (before, stamp) in enumerate(pairwise(piece.stamps or ()), start=1):
-        wanted = step.after(before)
-        if stamp == wanted or _almost(stamp, wanted, step):
-            continue
-        at = f"{piece.place(row)}: time {stamp}"
-        if stamp == before:
-            found.append(f"{at} stands twice; keep one of the rows, {advice}")
-        elif _before(stamp, before):
-            found.append(f"{at} comes after {before}; sort the rows by time, {advice}")
-        else:
-            found.append(f"{at} follows {before}, and rows come every {step}; put in the rows between, {advice}")
-    return found
-
-
-def _almost(stamp: Stamp, wanted: Stamp, step: Step) -> bool:
-    if isinstance(stamp, datetime) or isinstance(wanted, datetime):
-        return False
-    return abs(stamp - wanted) <= 1e-6 * abs(step.size)
-
-
-def _before(stamp: Stamp, other: Stamp) -> bool:
-    if isinstance(stamp, datetime) and isinstance(other, datetime):
-        return stamp < other
-    return not isinstance(stamp, datetime) and not isinstance(other, datetime) and stamp < other

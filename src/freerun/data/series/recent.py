@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 
 from freerun.data.integrate import Array
-from freerun.data.series.calendar import Step, calendar_columns
+from freerun.data.series.calendar import Stamp, Step, calendar_columns
 from freerun.data.series.coder import SeriesCoder
+from freerun.data.series.spacing import uneven
 from freerun.data.series.tables import Table, read_table
 from freerun.data.text import counted, first_problems
 from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["read_past"]
+__all__ = ["read_past", "spaced"]
 
 
 def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, separator: str = ",") -> Batch:
@@ -45,6 +47,7 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
             f"{', '.join(table.columns)}"
         )
     values, problems = _numbers(table, own)
+    problems += _several(table, coder)
     known = coder.values + coder.observed
     has = ~np.isnan(values[:, :known]).all(axis=1)
     past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
@@ -52,6 +55,8 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
     horizon = (ahead or coder.horizon) if horizon is None else horizon
     if past < coder.past:
         problems.append(f"{table.path}: the model needs {counted(coder.past, 'row')} of the past; got {past}")
+    else:
+        problems += spaced(table, coder, [np.arange(past - coder.past, len(values))])[1]
     if len(own) > known and ahead < horizon:
         problems.append(
             f"{table.path}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
@@ -75,6 +80,33 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
     return coder.past_batch(rows[: coder.past], future, horizon, origin=str(table.path))
 
 
+def spaced(table: Table, coder: SeriesCoder, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
+    """Time of each row of a file, where the model knows times, and the rows that are not one step apart, as trained.
+
+    Args:
+        table: the file.
+        coder: of the model; without a time column, or a step (irregular = "ignore"), nothing is asked of the rows.
+        groups: rows of each series.
+    """
+    if coder.time is None or coder.time not in table.columns or not (coder.step or coder.calendar):
+        return [], []
+    stamps, wrong = table.stamps(coder.time)
+    if not wrong and coder.calendar and not isinstance(stamps[0], datetime):
+        wrong = [f"{table.path}, column {coder.time!r}: the calendar needs dates, not numbers"]
+    if not wrong and coder.step is not None:
+        step = Step.parse(coder.step)
+        wrong = [
+            text
+            for rows in groups
+            for text in uneven([stamps[row] for row in rows.tolist()], step, _place_of(table, rows))
+        ]
+    return stamps, first_problems(str(table.path), wrong)
+
+
+def _place_of(table: Table, rows: np.ndarray) -> Callable[[int], str]:
+    return lambda row: table.place(int(rows[row]))
+
+
 def _numbers(table: Table, names: tuple[str, ...]) -> tuple[Array, list[str]]:
     columns: list[Array] = []
     problems: list[str] = []
@@ -84,6 +116,13 @@ def _numbers(table: Table, names: tuple[str, ...]) -> tuple[Array, list[str]]:
         columns.append(numbers)
         problems += [table.no_number(name, row) for row in wrong]
     return np.stack(columns, axis=1), first_problems(str(table.path), problems)
+
+
+def _several(table: Table, coder: SeriesCoder) -> list[str]:
+    """A model goes on from one series."""
+    if coder.series is None or coder.series not in table.columns or len(names := table.groups(coder.series)) < 2:
+        return []
+    return [f"{table.path}: holds {len(names)} series, by column {coder.series!r}; give the rows of one"]
 
 
 def _empty(table: Table, names: tuple[str, ...], values: Array, needed: np.ndarray, first: int) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ class Table:
 
     def _is_numeric(self, name: str) -> bool:
         numbers, wrong = self.numbers(name)
-        there = int((~np.isnan(numbers)).sum())
-        return there > 0 and there >= len(wrong)
+        meant = sum(_decimal_comma(self.frame[name][row]) for row in wrong)
+        there = int((~np.isnan(numbers)).sum()) + meant
+        return there > 0 and there >= len(wrong) - meant
 
     def numbers(self, name: str) -> tuple[Array, list[int]]:
         """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
@@ -76,7 +78,18 @@ class Table:
 
     def no_number(self, name: str, row: int) -> str:
         """What to say of a cell that is no number."""
-        return f"{self.place(row)}, column {name!r}: {shortened(str(self.frame[name][row]))} is not a number"
+        cell = self.frame[name][row]
+        advice = f"; write it with a point, {cell.strip().replace(',', '.')}" if _decimal_comma(cell) else ""
+        return f"{self.place(row)}, column {name!r}: {shortened(str(cell))} is not a number{advice}"
+
+    def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
+        """Name and rows of each series, in the order in which they begin; None: the file is one."""
+        if column is None:
+            return [(str(self.path), np.arange(len(self.frame)))]
+        groups: dict[str, list[int]] = {}
+        for row, name in enumerate(self.frame[column].to_list()):
+            groups.setdefault(str(name), []).append(row)
+        return [(f"{self.path}, {column} {name}", np.array(rows)) for name, rows in groups.items()]
 
     def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
         """Time of each row (time zones are turned into UTC), and what is wrong.
@@ -99,6 +112,10 @@ class Table:
                 problems.append(f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00")
             stamps.append(stamp or datetime.min)
         return stamps, problems
+
+
+def _decimal_comma(cell: Any) -> bool:
+    return isinstance(cell, str) and re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", cell.strip()) is not None
 
 
 def _stamp(cell: Any) -> datetime | None:
@@ -144,11 +161,38 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
     ]
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
-    if not parquet and frame.width == 1 and any(mark in frame.columns[0] for mark in ";\t"):
-        problems.append(f"{file}: has one column, {frame.columns[0]!r}; is the separator {separator!r} right?")
+    problems += [] if parquet else _heading_problems(file, frame.columns, separator)
     if problems:
         raise UserError(problems)
     return Table(file, frame, None) if parquet else _numbered(file, frame)
+
+
+def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]:
+    """What is wrong with the first line of a CSV file."""
+    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
+    if len(names) == 1 and marks:
+        return [
+            f"{file}: has one column, {names[0]!r}; is the separator {separator!r} right? "
+            f"Where it is {marks[0]!r}, say so with separator = ..."
+        ]
+    if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
+        return [f"{file}:1: the names of the columns are not UTF-8; save the file as UTF-8"]
+    given = [name for name in names if name]
+    counted_off = all(name.isdecimal() for name in given) and {int(b) - int(a) for a, b in pairwise(given)} <= {1}
+    if given and not counted_off and all(_is_value(name) for name in given):
+        return [
+            f"{file}:1: names no columns, it holds values: {shortened(separator.join(names))}; put a line with the "
+            "names of the columns above it"
+        ]
+    return []
+
+
+def _is_value(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return _stamp(name) is not None
+    return True
 
 
 def _numbered(file: Path, frame: Any) -> Table:
@@ -174,7 +218,12 @@ def _unreadable(file: Path, separator: str, parquet: bool, error: Exception) -> 
         cells = [(number, len(row)) for (number, _), row in zip(lines, csv.reader(
             (line for _, line in lines), delimiter=separator), strict=False)]  # fmt: skip
         wide = cells[0][1]
+        if wide == 1 and (wrong := _heading_problems(file, [lines[0][1]], separator)):
+            return wrong
         found = [
-            f"{file}:{n}: has {size} cells; the first line names {wide} columns" for n, size in cells if size > wide
+            f"{file}:{n}: has {size} cells, and the first line names {wide} columns; take out what is too much, or put "
+            "a cell that holds a separator in quotes"
+            for n, size in cells
+            if size > wide
         ]
     return first_problems(str(file), found) or [f"{file}: cannot be read as CSV: {reason}"]

@@ -1,0 +1,146 @@
+"""Files as people have them: newest rows first, several series in one table, no names of columns, decimal commas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from freerun.config.data_sections import DataFile
+from freerun.config.series_table import read_windows
+from freerun.data import SeriesCoder, SeriesOptions, load_series, read_past
+from freerun.data.series.calendar import step_between
+from freerun.errors import UserError
+
+HOURLY = SeriesOptions(past=6, horizon=4, time="date")
+STAMPS = [datetime(2020, 1, 1) + timedelta(hours=hour) for hour in range(80)]
+
+
+def rows(count: int = 80) -> list[str]:
+    return [f"{stamp},{math.sin(n / 3):.4f},{math.cos(n / 5):.4f}" for n, stamp in enumerate(STAMPS[:count])]
+
+
+@pytest.fixture
+def csv(tmp_path):
+    def make(lines, header="date,a,b", name="x.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(("\n".join([header, *lines] if header else lines) + "\n").encode(encoding))
+        return path
+
+    return make
+
+
+def problems_of(function, *args):
+    with pytest.raises(UserError) as caught:
+        function(*args)
+    return caught.value.problems
+
+
+def windows_of(coder, path):
+    return read_windows(coder, DataFile(Path(path)))
+
+
+def test_rows_with_the_newest_first_are_refused_everywhere(csv):
+    """Evenly spaced as they are, a model of them would forecast the past from the future."""
+    file = csv(rows()[::-1])
+    said = f"{file}:3: time {STAMPS[-2]} comes after {STAMPS[-1]}, and so on to the end: newest first; sort the rows by"
+    (found,) = problems_of(load_series, file, HOURLY)
+    assert found.startswith(said)
+    coder = load_series(csv(rows(), name="good.csv"), HOURLY).coder
+    assert problems_of(windows_of, coder, file)[0].startswith(said)
+    assert "newest first" in problems_of(read_past, file, coder)[0]
+    numbers = csv([f"{-n},{math.sin(n)},{math.cos(n)}" for n in range(80)], name="numbers.csv")
+    assert "newest first" in problems_of(load_series, numbers, HOURLY)[0]
+
+
+def test_time_that_stands_still_is_no_step(csv):
+    file = csv([f"{STAMPS[0]}{row[len(str(STAMPS[0])) :]}" for row in rows()])
+    found = problems_of(load_series, file, HOURLY)
+    assert "79 time stamps came before in the file" in found[0]
+    assert f"{file}:3: time {STAMPS[0]} stands twice" in found[1]
+    assert step_between([1.0, 1.0]) is None
+    assert step_between([STAMPS[1], STAMPS[0]]) is None
+    assert str(step_between([STAMPS[0], STAMPS[0], STAMPS[1], STAMPS[1]])) == "3600 seconds"
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_several_series_that_nobody_named_are_asked_for(csv, between):
+    pairs = [f"{row},{name}" for row in rows(40) for name in "AB"]
+    file = csv(pairs if between else [*pairs[::2], *pairs[1::2]], "date,a,b,who")
+    assert (
+        "40 time stamps came before in the file; where it holds several series"
+        in problems_of(load_series, file, HOURLY)[0]
+    )
+    assert len(load_series(file, replace(HOURLY, series="who")).segments["train"]) == 2
+
+
+def test_no_window_of_a_scored_file_lies_in_two_series(csv):
+    lines = [f"{row},{name}" for row, name in zip([*rows(50), *rows(30)], "A" * 50 + "B" * 30, strict=True)]
+    coder = load_series(csv(lines, "date,a,b,who"), replace(HOURLY, series="who")).coder
+    assert SeriesCoder.from_description(coder.describe()) == coder
+    mixed = [line for pair in zip(lines[:30], lines[50:], strict=True) for line in pair] + lines[30:50]
+    found = windows_of(coder, csv(mixed, "date,a,b,who", "mixed.csv"))
+    assert found.count == (50 - 9) + (30 - 9)
+    one = windows_of(replace(coder, series=None), csv(rows(50), name="one.csv"))
+    batch, other = found.make(list(range(41))), one.make(list(range(41)))
+    assert torch.equal(batch.targets, other.targets)
+    assert torch.equal(batch.context["past"], other.context["past"])
+    assert "holds 2 series, by column 'who'" in problems_of(read_past, csv(lines, "date,a,b,who"), coder)[0]
+    assert "not there: who" in problems_of(windows_of, coder, csv(rows(50), name="one.csv"))[0]
+
+
+def test_a_coder_without_series_is_described_as_before(csv):
+    described = load_series(csv(rows()), HOURLY).coder.describe()
+    assert "series" not in described
+    assert SeriesCoder.from_description(described).series is None
+
+
+def test_a_scored_file_must_be_evenly_spaced_unless_training_did_not_ask(csv):
+    file = csv(rows())
+    lines = rows()
+    del lines[30]
+    gap = csv(lines, name="gap.csv")
+    assert (
+        f"{gap}:32: time {STAMPS[31]} follows {STAMPS[29]}"
+        in problems_of(windows_of, load_series(file, HOURLY).coder, gap)[0]
+    )
+    as_it_comes = load_series(file, replace(HOURLY, irregular="ignore")).coder
+    assert windows_of(as_it_comes, gap).count == 79 - 9
+    assert read_past(gap, as_it_comes).targets.shape == (1, 4, 2)
+
+
+def test_a_file_without_names_of_columns_is_refused(csv):
+    """Its first row would be lost, and the channels called 0.1 and 0.2."""
+    options = SeriesOptions(past=6, horizon=4)
+    assert ":1: names no columns, it holds values" in problems_of(load_series, csv(rows(), ""), options)[0]
+    lines = [f"{math.sin(n)},{math.cos(n)}" for n in range(60)]
+    assert "names no columns" in problems_of(load_series, csv(lines, ""), options)[0]
+    assert load_series(csv(lines, "2019,2020"), options).names == ("2019", "2020")
+
+
+def test_decimal_commas_are_numbers_written_wrongly_not_text(csv):
+    lines = [row.replace(",", ";").replace(".", ",") for row in rows()]
+    file = csv(lines, "date;a;b")
+    found = problems_of(load_series, file, replace(HOURLY, separator=";"))
+    assert found[0] == f"{file}:2, column 'a': '0,0000' is not a number; write it with a point, 0.0000"
+    assert not any("constant" in text for text in found)
+    (found,) = problems_of(load_series, file, HOURLY)
+    assert "has one column, 'date;a;b'; is the separator ',' right? Where it is ';'" in found
+
+
+def test_columns_that_are_left_out_are_named(csv):
+    lines = [f"{row},{'off' if n % 3 else n}" for n, row in enumerate(rows())]
+    data = load_series(csv(lines, "date,a,b,state"), HOURLY)
+    assert data.names == ("a", "b")
+    assert data.header()[-1] == "not used, for they do not hold numbers: state"
+    named = load_series(csv(lines, "date,a,b,state"), replace(HOURLY, targets=("a",)))
+    assert not any("not used" in line for line in named.header())
+
+
+def test_names_that_are_not_utf8_are_refused(csv):
+    found = problems_of(load_series, csv(rows(), "date,a,b\xe9", encoding="latin-1"), HOURLY)
+    assert "names of the columns are not UTF-8" in found[0]
