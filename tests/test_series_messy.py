@@ -144,3 +144,10 @@ def test_columns_that_are_left_out_are_named(csv):
 def test_names_that_are_not_utf8_are_refused(csv):
     found = problems_of(load_series, csv(rows(), "date,a,b\xe9", encoding="latin-1"), HOURLY)
     assert "names of the columns are not UTF-8" in found[0]
+
+
+def test_series_too_short_for_a_training_window_are_named(csv):
+    lines = [f"{row},{name}" for row, name in zip([*rows(60), *rows(9)], "A" * 60 + "B" * 9, strict=True)]
+    data = load_series(csv(lines, "date,a,b,who"), replace(HOURLY, series="who"))
+    assert data.header()[-1].startswith("too short for a training window: 1 of 2 series: ")
+    assert data.header()[-1].endswith("who B")

@@ -40,8 +40,19 @@ def evaluate_dev(run: Run) -> None:
     if run.board is not None:
         for kind, scores in _numbers(evaluation).items():
             run.board.write(scores, tally.step, f"dev/{kind}")
-    better = "best so far" if tally.best_step == tally.step else f"best {tally.best_value} at {tally.best_step}"
+    better = _so_far(tally.step, tally.best_step, tally.best_value)
     run.progress.note(f"dev after {tally.step} updates: {settings.select} {value:.3f} ({better}), {seconds:.1f} s")
+
+
+def _so_far(step: int, best_step: int | None, best: float | None) -> str:
+    """How a score stands to those before it.
+
+    >>> _so_far(5, 5, 0.25), _so_far(9, 5, 0.25), _so_far(5, None, None)
+    ('best so far', 'best 0.250 at 5', 'no score was finite so far')
+    """
+    if best is None:
+        return "no score was finite so far"
+    return "best so far" if best_step == step else f"best {best:.3f} at {best_step}"
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
         segments,
         _starts(segments, options),
         coder,
-        notes=_notes(pieces, step, options, fills),
+        notes=(*_notes(pieces, step, options, fills), *_short(pieces, segments["train"], options)),
         warmup_loss=options.warmup_loss,
     )
 
@@ -187,3 +187,14 @@ def _notes(
         shown = ", ".join(f"{number:,} of {name}" for name, number in fills.items())
         notes.append(f'filled, missing = "{options.missing}": {shown}')
     return tuple(notes)
+
+
+def _short(pieces: Sequence[Piece], train: Sequence[Segment], options: SeriesOptions) -> list[str]:
+    """What is said of series among several whose training rows are fewer than a window's."""
+    short = [
+        piece.name
+        for piece, part in zip(pieces, train, strict=True)
+        if not part.windows(options.past, options.horizon, options.stride)
+    ]
+    shown = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
+    return [f"too short for a training window: {len(short):,} of {len(pieces):,} series: {shown}"] if short else []
