@@ -51,19 +51,13 @@ def read_windows(coder: SeriesCoder, file: DataFile) -> Windows:
     import torch
 
     from freerun.data.series.calendar import calendar_columns
-    from freerun.data.series.recent import spaced
+    from freerun.data.series.recent import own_columns, spaced
     from freerun.data.series.tables import read_table
     from freerun.data.text import first_problems
     from freerun.training.forecast_scores import Windows
 
     table = read_table(file.path, separator_of(file.path))
-    own = coder.channels[: len(coder.channels) - 2 * len(coder.calendar)]
-    needed = (*own, *([coder.time] if coder.calendar and coder.time else []), *filter(None, [coder.series]))
-    if absent := [name for name in needed if name not in table.columns]:
-        raise UserError(
-            f"{file.path}: the model was trained with columns that are not there: {', '.join(absent)}; there are: "
-            f"{', '.join(table.columns)}"
-        )
+    own = own_columns(table, coder, *filter(None, [coder.series]))
     columns = [table.numbers(name)[0] for name in own]
     problems = [
         f"{table.place(int(row))}, column {name!r}: {table.frame[name][int(row)]!r} is not a finite number"

@@ -18,7 +18,7 @@ from freerun.data.text import counted, first_problems
 from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["read_past", "spaced"]
+__all__ = ["own_columns", "read_past", "spaced"]
 
 
 def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, separator: str = ",") -> Batch:
@@ -38,14 +38,7 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
         UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
     """
     table = read_table(path, separator)
-    own = coder.channels[: len(coder.channels) - 2 * len(coder.calendar)]
-    needed = (*own, *([coder.time] if coder.calendar and coder.time else []))
-    absent = [name for name in needed if name not in table.columns]
-    if absent:
-        raise UserError(
-            f"{table.path}: the model was trained with columns that are not there: {', '.join(absent)}; there are: "
-            f"{', '.join(table.columns)}"
-        )
+    own = own_columns(table, coder)
     values, problems = _numbers(table, own)
     problems += _several(table, coder)
     known = coder.values + coder.observed
@@ -78,6 +71,27 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
     rows = torch.from_numpy(block)
     future = rows[coder.past :, known:] if coder.covariates else None
     return coder.past_batch(rows[: coder.past], future, horizon, origin=str(table.path))
+
+
+def own_columns(table: Table, coder: SeriesCoder, *others: str) -> tuple[str, ...]:
+    """The columns of a file that a model reads, its calendar's times apart.
+
+    Args:
+        table: the file.
+        coder: of the model.
+        others: columns that have to be there, too.
+
+    Raises:
+        UserError: columns that are not there.
+    """
+    own = coder.channels[: len(coder.channels) - 2 * len(coder.calendar)]
+    needed = (*own, *([coder.time] if coder.calendar and coder.time else []), *others)
+    if absent := [name for name in needed if name not in table.columns]:
+        raise UserError(
+            f"{table.path}: the model was trained with columns that are not there: {', '.join(absent)}; there are: "
+            f"{', '.join(table.columns)}"
+        )
+    return own
 
 
 def spaced(table: Table, coder: SeriesCoder, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:

@@ -44,6 +44,7 @@ class RecurrentNetwork(nn.Module):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__()
+        self._settings = dict(settings)
         self.values: int = settings["values"]
         self.covariates: int = settings["covariates"]
         self.residual: bool = settings["residual"]
@@ -56,6 +57,10 @@ class RecurrentNetwork(nn.Module):
         )
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(settings["size"], self.values * numbers_a_value(self.head_name))
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as given."""
+        return dict(self._settings)
 
     # -- the whole sequence at once
 

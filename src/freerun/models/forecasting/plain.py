@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -67,11 +67,6 @@ class PlainForecaster(RecurrentNetwork):
         if problems := recurrent_problems(settings, self.layout):
             raise UserError(problems)
         super().__init__(settings)
-        self._settings = settings
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
-        return dict(self._settings)
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, numbers of the head * values)."""

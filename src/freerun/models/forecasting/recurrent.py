@@ -93,14 +93,9 @@ class RecurrentForecaster(RecurrentNetwork):
         if problems := recurrent_problems(settings, self.layout):
             raise UserError(problems)
         super().__init__(settings)
-        self._settings = settings
         self.observed = observed
         width = values + observed + covariates
         self.encoder = CELLS[cell](width, size, layers, dropout=dropout if layers > 1 else 0.0)
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
-        return dict(self._settings)
 
     def encode(self, batch: Batch) -> Batch:
         """The batch with its past read; one that is encoded already is given back."""
