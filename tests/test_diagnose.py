@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import measured
 from freerun.cli import main
 from freerun.report.charts import Axes, _cut, _ticks, _within
 from freerun.report.diagnosis import write_diagnosis
@@ -277,16 +276,7 @@ def test_no_forecasts_where_there_are_none(tmp_path: Path):
 @pytest.mark.slow(reason="opens the page in headless Chromium, which must be installed (Debian's package chromium)")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
 def test_a_real_browser_shows_it(series: Path, tmp_path: Path, scheme: str, width: int):
-    inside = escape((series / "diagnosis.html").read_text(encoding="utf-8") + MEASURE)
-    frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{inside}"></iframe>'
-    page = tmp_path / "frame.html"
-    page.write_text(f'<meta charset="utf-8"><meta name="color-scheme" content="light dark">{frame}', encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900", "--virtual-time-budget=2000"]
-    flags += ["--blink-settings=preferredColorScheme=" + {"light": "1", "dark": "0"}[scheme]]
-    done = subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, text=True, timeout=120)
-    found = json.loads(re.search(r'\{"inner.*\}', done.stdout)[0])  # type: ignore[index]
+    found = measured((series / "diagnosis.html").read_text(encoding="utf-8") + MEASURE, tmp_path, scheme, width)
     assert found["inner"] == width
     assert found["scroll"] <= width
     assert found["figures"] >= 9
