@@ -1,0 +1,144 @@
+"""From a Hugging Face model to a Model of freerun that can do what probes show it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from freerun.checks.report import Finding, Probe
+from freerun.errors import UserError
+from freerun.integrations.transformers.probes import Loose, capability, local, refusals, trial_batch
+from freerun.integrations.transformers.unwrapped import unwrapped
+from freerun.models.huggingface import CausalModel, EncoderDecoder, Halves, HuggingFaceModel, Ragged, Stepping, Vectors
+from freerun.rollin.modes import evaluating, refuse_coupled_rows
+
+__all__ = ["adapt"]
+
+
+class _Able:
+    """What probes found: the parts of the class, and whether the model comes in halves."""
+
+    def __init__(self, bases: tuple[type[HuggingFaceModel], ...], halves: bool, findings: tuple[Finding, ...]) -> None:
+        self.bases = bases
+        self.halves = halves
+        self.findings = findings
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
+
+
+def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
+    """A Hugging Face model as a Model: ``m(m.batch(**collated))`` are its logits, aligned with the targets.
+
+    Nothing is known of families. A few forwards on a small batch show whether the model is causal, where its last
+    hidden vectors are, whether it takes embeddings, and whether it goes on over a cache; what it cannot do is left
+    out (``m.findings`` says why), and roll-ins take an engine that does without.
+
+    Args:
+        model: a ``PreTrainedModel`` that generates, alone or within DDP, FSDP2, ``torch.compile`` or PEFT. What is
+            differentiated goes through it as given; roll-ins go through the model within.
+        example: a collated batch to try the model on, where none can be made up: audio, images.
+
+    Returns:
+        A ``torch.nn.Module`` with ``batch``, ``inputs`` and the methods of the protocols in ``freerun.types`` that the
+        model honours; it shares all weights with ``model``.
+
+    Raises:
+        UserError: the model breaks the contract (by the name of the probe), or an example is needed.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> gpt = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    >>> m = adapt(gpt)
+    >>> ids = torch.tensor([[3, 1, 4, 1, 5]])
+    >>> batch = m.batch(input_ids=ids, labels=torch.tensor([[-100, -100, 4, 1, 5]]))
+    >>> m(batch).shape, batch.mask
+    (torch.Size([1, 4, 11]), tensor([[False,  True,  True,  True]]))
+
+    What it is not: a copy, or a trainer; see ``freerun.hf.Trainer``.
+    """
+    inner = unwrapped(model)
+    kind = (inner.config._attn_implementation, _example_key(example))
+    found = _KNOWN.get(inner)
+    if found is None or found[0] != kind:
+        found = (kind, _examined(inner, example))
+        _KNOWN[inner] = found
+    able = found[1]
+    return _made(model, inner, able.bases, able.halves, able.findings)
+
+
+def _example_key(example: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return () if example is None else tuple(sorted(example))
+
+
+def _made(
+    model: nn.Module,
+    inner: Any,
+    bases: tuple[type[HuggingFaceModel], ...],
+    halves: bool,
+    findings: tuple[Finding, ...] = (),
+) -> Any:
+    cls = bases[0] if len(bases) == 1 else type("".join(base.__name__ for base in bases), bases, {})
+    made = cls(model, inner)
+    made.findings = findings
+    if halves:
+        made._halves = _halves(made)
+    # a new module is in training mode; the model's own mode is what counts
+    made.training = model.training
+    return made
+
+
+def _halves(made: HuggingFaceModel) -> Halves:
+    inner = made.inner
+    trunk = inner.get_decoder()
+    if trunk is inner:
+        trunk = inner.base_model
+
+    def stub(hidden: torch.Tensor) -> dict[str, Any]:
+        one = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
+        if not made.is_encoder_decoder:
+            return {"input_ids": one}
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[:, :1]), "decoder_input_ids": one}  # pyright: ignore
+
+    return Halves(inner, trunk, stub)
+
+
+@torch.no_grad()
+def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
+    if not inner.can_generate():
+        raise UserError(
+            f"{type(inner).__name__} does not generate: freerun trains models that say one entry after another "
+            "(AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq)"
+        )
+    refuse_coupled_rows(inner)
+    base = EncoderDecoder if inner.config.is_encoder_decoder else CausalModel
+    with evaluating(inner):
+        plain = _made(inner, inner, (base,), halves=False)
+        batch = trial_batch(plain, example)
+        probe = Loose(plain, batch, plain(batch))
+        findings = refusals(probe)
+        if refused := [finding for finding in findings if finding.status == "refused"]:
+            name = type(inner).__name__
+            raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
+        return _capabilities(inner, base, probe, findings)
+
+
+def _capabilities(inner: Any, base: type[HuggingFaceModel], probe: Probe, findings: list[Finding]) -> _Able:
+    def has(what: str, *bases: type[HuggingFaceModel], halves: bool) -> bool:
+        findings.append(capability(what, _made(inner, inner, (*bases, base), halves), probe))
+        return findings[-1].status == "ok"
+
+    halves = has("split", halves=True)
+    able: list[type[HuggingFaceModel]] = []
+    if base is CausalModel and not local(inner.config) and has("cached", Ragged, halves=halves):
+        able.append(Ragged)
+    elif has("step", Stepping, halves=halves):
+        able.append(Stepping)
+    if has("vectors", Vectors, halves=halves):
+        able.append(Vectors)
+    return _Able((*able, base), halves, tuple(findings))

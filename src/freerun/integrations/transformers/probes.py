@@ -1,0 +1,144 @@
+"""What a Hugging Face model is asked before it is trusted: a few forwards on a small batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.checks.forward import FORWARD
+from freerun.checks.protocols import PROTOCOLS
+from freerun.checks.report import Finding, Probe, Verdict, distance
+from freerun.errors import UserError
+from freerun.models.huggingface import HuggingFaceModel
+from freerun.types import Batch
+
+__all__ = ["CAPABILITIES", "Loose", "capability", "local", "refusals", "trial_batch"]
+
+_ROWS, _TIME = 3, 7
+
+
+def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None) -> Batch:
+    """Three rows of different lengths: of an example, or of ids made up."""
+    made: Any = m
+    if example is not None:
+        return made.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
+    time = min(_TIME, m.limit or _TIME)
+    ids = _ids(m, time, m.vocab)
+    lengths = torch.tensor([time, time - 1, max(time - 3, 2)])
+    there = torch.arange(time) < lengths[:, None]
+    given = {"input_ids": ids, "attention_mask": there.long(), "labels": ids.masked_fill(~there, -100)}
+    if m.is_encoder_decoder:
+        given = {"labels": given["labels"], **_source(m)}
+    return made.batch(**{k: v.to(m.inner.device) for k, v in given.items()})
+
+
+def _ids(m: HuggingFaceModel, time: int, vocab: int) -> Tensor:
+    """Ordinary symbols: none that the configuration gives a meaning."""
+    config = m.inner.config.get_text_config(decoder=True)
+    special = {v for c in (m.inner.config, config) for k, v in c.to_dict().items() if k.endswith("token_id")
+               and isinstance(v, int)}  # fmt: skip
+    usable = torch.tensor([i for i in range(min(vocab, 1000)) if i not in special])
+    generator = torch.Generator().manual_seed(0)
+    return usable[torch.randint(len(usable), (_ROWS, time), generator=generator)]
+
+
+def _source(m: HuggingFaceModel) -> dict[str, Tensor]:
+    name = m.inner.main_input_name
+    if name == "input_ids":
+        table: Any = m.inner.get_encoder().get_input_embeddings()
+        ids = _ids(m, 5, table.num_embeddings)
+        return {"input_ids": ids, "attention_mask": (torch.arange(5) < torch.tensor([[5], [4], [3]])).long()}
+    config = m.inner.config
+    if name != "input_features" or not hasattr(config, "num_mel_bins") or not hasattr(config, "max_source_positions"):
+        raise UserError(
+            f"{type(m.inner).__name__} reads {name}, and no such input can be made up: give hf.adapt(model, "
+            "example=batch) a batch as your collator makes it"
+        )
+    shape = (_ROWS, config.num_mel_bins, 2 * config.max_source_positions)
+    return {name: torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(m.inner.dtype)}
+
+
+def local(config: Any) -> bool:
+    """Whether a layer looks back only so far, which a probe of a few positions cannot see."""
+    config = config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds != {"full_attention"} or any(
+        getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size", "window_size")
+    )
+
+
+class Loose(Probe):
+    """As much tolerance as two ways of computing the same need, in units of the largest logit."""
+
+    @property
+    def tolerance(self) -> float:
+        """100 roundings of float32 in the largest logit, 2 of half precision."""
+        # models in float64 have parts in float32
+        half = self.outputs.dtype not in (torch.float32, torch.float64)
+        eps = 2 * torch.finfo(self.outputs.dtype).eps if half else 100 * torch.finfo(torch.float32).eps
+        return eps * float(self.outputs[self.batch.mask].abs().max())
+
+
+def refusals(probe: Probe) -> list[Finding]:
+    """What every model must hold."""
+    return [_finding(name, lambda check=check: check(probe), fine) for name, (check, fine) in FORWARD.items()]
+
+
+def capability(what: str, made: Any, plain: Probe) -> Finding:
+    """Whether a model that can do more gives what the plain one gave: ``ok``, or ``not applicable`` and why.
+
+    Args:
+        what: ``"split"``, ``"step"``, ``"cached"`` or ``"vectors"``.
+        made: the model that can do more.
+        plain: the plain model's logits.
+    """
+    checks, fine = CAPABILITIES[what]
+    probe = Loose(made, plain.batch, plain.outputs)
+    for check in checks:
+        found = _finding(what, lambda check=check: check(probe), fine)
+        if found.status != "ok":
+            return Finding(what, "not applicable", found.explanation)
+    return Finding(what, "ok", fine)
+
+
+def _vectors(probe: Probe) -> Verdict:
+    told = probe.model.lookup(probe.batch.history)
+    far = probe.moved(probe.model.outputs_from(probe.batch, told))
+    return f"logits from looked-up vectors differ from those from ids by {far:.2g}" if far else None
+
+
+def _read(probe: Probe) -> Verdict:
+    model, batch = probe.model, probe.batch
+    half = max(1, batch.time // 2)
+    state = model.read(model.start(batch), batch.history[:, :half])
+    counted = batch.mask[:, half] if half < batch.time else batch.mask[:, -1] & False
+    far = distance(model.output(state)[counted], probe.outputs[:, min(half, batch.time - 1)][counted], probe.tolerance)
+    return f"logits after {half} entries read at once differ from the forward's by {far:.2g}" if far else None
+
+
+def _checks(*names: str) -> tuple[Callable[[Probe], Verdict], ...]:
+    return tuple(PROTOCOLS[name][0] for name in names)
+
+
+_STEPPER = _checks("step_equals_parallel", "stepper_state", "stepper_select")
+CAPABILITIES: dict[str, tuple[tuple[Callable[[Probe], Verdict], ...], str]] = {
+    "split": (_checks("split_equals_forward"), "the vocabulary can be read at a few positions"),
+    "encode": (_checks("encode_equals_forward"), "the source can be encoded once"),
+    "step": ((*_STEPPER, _read), "the model's own cache gives the logits of the forward"),
+    "cached": ((*_STEPPER, _read, *_checks("cache_equals_forward")), "rows can be read at places of their own"),
+    "vectors": ((_vectors,), "histories can be given as vectors"),
+}
+
+
+def _finding(name: str, check: Callable[[], Verdict], fine: str) -> Finding:
+    try:
+        verdict = check()
+    except Exception as error:  # whatever a model raises when asked for what it cannot do
+        line = (str(error).splitlines() or [""])[0]
+        return Finding(name, "refused", f"asked for this, the model raised {type(error).__name__}: {line}")
+    if verdict is None:
+        return Finding(name, "ok", fine)
+    return Finding(name, "refused", verdict) if isinstance(verdict, str) else Finding(name, *verdict)

@@ -1,0 +1,9 @@
+"""Hugging Face models as Models of freerun; ``freerun.hf.adapt`` makes them."""
+
+from freerun.models.huggingface.model import CausalModel, EncoderDecoder, HuggingFaceModel
+from freerun.models.huggingface.ragged import Ragged
+from freerun.models.huggingface.stepping import Stepping
+from freerun.models.huggingface.tail import Halves
+from freerun.models.huggingface.vectors import Vectors
+
+__all__ = ["CausalModel", "EncoderDecoder", "Halves", "HuggingFaceModel", "Ragged", "Stepping", "Vectors"]
