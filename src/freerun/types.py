@@ -12,7 +12,7 @@ from torch import Tensor
 from freerun.errors import UserError
 
 __all__ = [
-    "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Split", "Step", "Stepper",
+    "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Reader", "Split", "Step", "Stepper",
     "select_rows", "to_device",
 ]  # fmt: skip
 
@@ -80,9 +80,7 @@ class Batch:
     @property
     def row_numbers(self) -> Tensor:
         """(batch,) int64: the rows' numbers in the global batch."""
-        if self.rows is not None:
-            return self.rows
-        return torch.arange(self.size, device=self.history.device)
+        return torch.arange(self.size, device=self.history.device) if self.rows is None else self.rows
 
     def replace(self, **changes: Any) -> Batch:
         """The same batch with some fields changed."""
@@ -102,8 +100,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        parts = {name: to_device(getattr(self, name), device) for name in Batch.__dataclass_fields__}
-        return Batch(**parts)
+        return Batch(**{name: to_device(getattr(self, name), device) for name in Batch.__dataclass_fields__})
 
 
 def _shape_problems(batch: Batch) -> list[str]:
@@ -247,6 +244,13 @@ class Stepper(Protocol):
     def step(self, state: Any, inputs: Tensor) -> Any: ...
     def output(self, state: Any, rows: Tensor | None = None) -> Tensor: ...
     def select(self, state: Any, rows: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Reader(Stepper, Protocol):
+    """A Stepper of which ``read(state, inputs)`` is n steps: inputs (rows, n, ...) as ``embed`` gave them."""
+
+    def read(self, state: Any, inputs: Tensor) -> Any: ...
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from freerun.errors import UserError
-from freerun.types import Batch, Cached, Encoder, Stepper
+from freerun.types import Batch, Cached, Encoder, Reader, Stepper
 
 __all__ = ["Walk", "begin", "log_probs", "prompt_lengths", "together"]
 
@@ -67,6 +67,8 @@ class _Steps:
         if longest and isinstance(model, Cached):
             there = torch.arange(longest, device=told.device) < told[:, None]
             self.state, _ = model.advance(self.state, model.embed(prompt[there]), told)
+        elif longest and isinstance(model, Reader):
+            self.state = model.read(self.state, model.embed(prompt))
         elif longest:
             for inputs in model.embed(prompt).unbind(1):
                 self.state = model.step(self.state, inputs)

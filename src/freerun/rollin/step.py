@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled
-from freerun.types import Batch
+from freerun.types import Batch, Reader
 
 __all__ = ["step_roll_in"]
 
@@ -19,8 +19,8 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
     """The mixed history by the loop that steps through the positions.
 
     All gold entries are embedded at once, through a table where the vocabulary is small; attention, projection and
-    choice run only for the rows whose entry is to be their own, and the loop stops after the last of them. Equal to
-    the naive loop that computes everything.
+    choice run only for the rows whose entry is to be their own, and the loop stops after the last of them. A model that
+    can reads what comes before the first of them in one call. Equal to the naive loop that computes everything.
 
     Args:
         model: a Stepper, in the mode the roll-in is to run in.
@@ -37,7 +37,12 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
     embed = _embedding(model, batch, history[:last], state)
     inputs = embed(history[:last])
     start = 0
-    for t in range(last + 1):
+    first = int(plan.times[0])
+    if isinstance(model, Reader) and first > 1:  # a prompt that all rows have
+        state = model.read(state, inputs[:first].transpose(0, 1))
+    else:
+        first = 0
+    for t in range(first, last + 1):
         count = counts[t]
         if count:
             rows = chosen[t]

@@ -13,7 +13,16 @@ from freerun.checks.report import Finding, Probe
 from freerun.errors import UserError
 from freerun.integrations.transformers.probes import Loose, capability, local, refusals, trial_batch
 from freerun.integrations.transformers.unwrapped import unwrapped
-from freerun.models.huggingface import CausalModel, EncoderDecoder, Halves, HuggingFaceModel, Ragged, Stepping, Vectors
+from freerun.models.huggingface import (
+    CausalModel,
+    EncoderDecoder,
+    Halves,
+    HuggingFaceModel,
+    Ragged,
+    Reading,
+    Stepping,
+    Vectors,
+)
 from freerun.rollin.modes import evaluating, refuse_coupled_rows
 
 __all__ = ["adapt"]
@@ -94,8 +103,8 @@ def _made(
 def _halves(made: HuggingFaceModel) -> Halves:
     inner = made.inner
     trunk = inner.get_decoder()
-    if trunk is inner:
-        trunk = inner.base_model
+    while trunk.get_output_embeddings() is not None and trunk.base_model is not trunk:
+        trunk = trunk.base_model  # a decoder that is a model with a head itself
 
     def stub(hidden: torch.Tensor) -> dict[str, Any]:
         one = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
@@ -138,7 +147,7 @@ def _capabilities(inner: Any, base: type[HuggingFaceModel], probe: Probe, findin
     if base is CausalModel and not local(inner.config) and has("cached", Ragged, halves=halves):
         able.append(Ragged)
     elif has("step", Stepping, halves=halves):
-        able.append(Stepping)
+        able.append(Reading if has("read", Reading, halves=halves) else Stepping)
     if has("vectors", Vectors, halves=halves):
         able.append(Vectors)
     return _Able((*able, base), halves, tuple(findings))

@@ -42,6 +42,6 @@ def _refuse_prompts(model: Any) -> None:
     for name, config in model.peft_config.items():
         if config.is_prompt_learning:
             raise UserError(
-                f"the PEFT adapter {name!r} ({type(config).__name__}) puts learnt vectors before every sequence, which a "
-                "history rolled in without them would not see: use LoRA or another adapter that changes weights"
+                f"the PEFT adapter {name!r} ({type(config).__name__}) puts learnt vectors before every sequence, which "
+                "a history rolled in without them would not see: use LoRA or another adapter that changes weights"
             )

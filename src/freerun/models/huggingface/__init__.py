@@ -2,8 +2,8 @@
 
 from freerun.models.huggingface.model import CausalModel, EncoderDecoder, HuggingFaceModel
 from freerun.models.huggingface.ragged import Ragged
-from freerun.models.huggingface.stepping import Stepping
+from freerun.models.huggingface.stepping import Reading, Stepping, keeps_all
 from freerun.models.huggingface.tail import Halves
 from freerun.models.huggingface.vectors import Vectors
 
-__all__ = ["CausalModel", "EncoderDecoder", "Halves", "HuggingFaceModel", "Ragged", "Stepping", "Vectors"]
+__all__ = ["CausalModel", "EncoderDecoder", "Halves", "HuggingFaceModel", "Ragged", "Reading", "Stepping", "Vectors", "keeps_all"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from freerun.models.huggingface.stepping import Stepping
+from freerun.models.huggingface.stepping import Reading
 from freerun.models.huggingface.told import Told, told
 from freerun.types import Batch
 
@@ -114,7 +114,7 @@ class _State:
     context: Told
 
 
-class Ragged(Stepping):
+class Ragged(Reading):
     """A decoder that takes positions: ``freerun.types.Cached``.
 
     Tokens of one call stand at places of their own. Where all rows stand at the same place they are read side by side;

@@ -66,8 +66,8 @@ def causal_batch(given: Mapping[str, Any], *, rows: Tensor | None, replaceable: 
     mask = wanted != -100
     if not bool(mask.any()):
         raise UserError(
-            "no token of the batch is to be learnt: all labels are -100 (a row's first token does not count, as nothing "
-            "predicts it); was the completion cut off at max_length?"
+            "no token of the batch is to be learnt: all labels are -100 (nothing predicts a row's first token, which does "
+            "not count); was the completion cut off at max_length?"
         )
     eligible = mask & (wanted == history)
     if replaceable is not None:

@@ -13,7 +13,7 @@ from freerun.models.huggingface.model import HuggingFaceModel
 from freerun.models.huggingface.told import Told, told
 from freerun.types import Batch, Encoder
 
-__all__ = ["Stepping"]
+__all__ = ["Reading", "Stepping", "keeps_all"]
 
 _CACHES = ("past_key_values", "cache_params")
 """Under which of these names a model returns, and takes, what it remembers."""
@@ -29,7 +29,7 @@ class _State:
 
 
 class Stepping(HuggingFaceModel):
-    """A model with a cache of its own: ``freerun.types.Stepper``, and ``read`` for many entries at once.
+    """A model with a cache of its own: ``freerun.types.Stepper``.
 
     The cache is what the model itself makes (sliding windows, recurrent states and attention to a source included),
     and is copied before it is written to.
@@ -48,10 +48,6 @@ class Stepping(HuggingFaceModel):
     def step(self, state: _State, inputs: Tensor) -> _State:
         """Read the next entry (rows,) of every row."""
         return self._read(state, inputs[:, None], state.context)
-
-    def read(self, state: _State, inputs: Tensor) -> _State:
-        """Read the next n entries (rows, n) of every row."""
-        return self._read(state, inputs, state.context)
 
     def output(self, state: _State, rows: Tensor | None = None) -> Tensor:
         """(rows, vocab) logits at the next position, of the rows asked for."""
@@ -81,6 +77,20 @@ class Stepping(HuggingFaceModel):
         return {**encoder_decoder.source(context), "decoder_input_ids": ids, **more}
 
 
+class Reading(Stepping):
+    """One whose cache takes several entries at once: ``freerun.types.Reader``."""
+
+    def read(self, state: _State, inputs: Tensor) -> _State:
+        """Read the next n entries (rows, n) of every row."""
+        return self._read(state, inputs, state.context)
+
+
+def keeps_all(cache: Any) -> bool:
+    """Whether a cache holds keys and values alone; recurrent states take entries one at a time once they have begun."""
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
+    return layers is not None and all(_grows(layer) for layer in layers)
+
+
 def _copied(cache: Any) -> Any:
     """A cache that can be written to without the other being changed."""
     made = copy.copy(cache)
@@ -96,8 +106,11 @@ def _copied(cache: Any) -> Any:
 
 
 def _layer(layer: Any) -> Any:
+    return copy.copy(layer) if _grows(layer) else copy.deepcopy(layer)
+
+
+def _grows(layer: Any) -> bool:
+    """Whether an update puts a new tensor in the place of the old one; other layers write into theirs."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    # these put a new tensor in the place of the old one; others write into theirs
-    grows = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
-    return copy.copy(layer) if grows else copy.deepcopy(layer)
+    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)

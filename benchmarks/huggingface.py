@@ -1,0 +1,215 @@
+"""What exact scheduled sampling costs on a Hugging Face model, through the adapter.
+
+A price is the median over repetitions of (forward, loss and backward with scheduled sampling) / (the same with teacher
+forcing) on one model and batch, all variants interleaved, one thread, CPU time; on a GPU wall time, with peak memory.
+Beside the engines stand the model's own loss, and the loops people write by hand: over a DynamicCache, and with the full
+prefix. The model is a GPT-2 with weights of twice the usual size, or one trained for --updates updates on the source of
+this Python's own library.
+
+Run: python benchmarks/huggingface.py [--updates 300] [--ratios 0.9,0.75,0.5] [--json]
+On a GPU: python benchmarks/huggingface.py --device cuda --size 768 --layers 12 --heads 12 --batch 16 --time 512 \\
+    --vocab 50257 --bf16 [--compile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import freerun as fr
+from freerun import hf
+from timing import clock_of, prices, take
+
+
+def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("size", 256), ("layers", 4), ("heads", 4), ("batch", 16), ("time", 64), ("vocab", 1000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--updates", type=int, default=0, help="of teacher forcing on text before measuring")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--ratios", default="0.9,0.75,0.5,0")
+    parser.add_argument("--prompt", type=int, default=0, help="this many of --time are a prompt")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of what is differentiated")
+    parser.add_argument("--by-hand", action="store_true", help="also the loops people write")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(given)
+
+
+def made(asked: argparse.Namespace) -> Any:
+    """A GPT-2."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=asked.vocab, n_positions=asked.time + 1, n_embd=asked.size, n_layer=asked.layers, n_head=asked.heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    if not asked.updates:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2 if parameter.dim() > 1 else 1)
+    return model.to(asked.device)
+
+
+def text(asked: argparse.Namespace, rows: int, key: int) -> Tensor:
+    """(rows, time + 1) bytes of the standard library's source, or random ids without training."""
+    generator = torch.Generator().manual_seed(key)
+    if not asked.updates:
+        return torch.randint(asked.vocab, (rows, asked.time + 1), generator=generator)
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    whole = torch.tensor(list(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))[:120])))
+    starts = torch.randint(len(whole) - asked.time - 1, (rows,), generator=generator)
+    return torch.stack([whole[start : start + asked.time + 1] for start in starts.tolist()])
+
+
+def batch_of(m: Any, asked: argparse.Namespace, key: int) -> fr.Batch:
+    """A batch as a collator would make it."""
+    ids = text(asked, asked.batch, key).to(asked.device)
+    labels = ids.clone()
+    labels[:, : asked.prompt + 1] = -100
+    return m.batch(input_ids=ids, labels=labels)
+
+
+def train(m: Any, asked: argparse.Namespace) -> None:
+    """Some updates, so that the model says what a trained one says."""
+    optimizer = torch.optim.AdamW(m.parameters(), 1e-3)
+    for n in range(asked.updates):
+        loss = fr.teacher_forcing()(m, batch_of(m, asked, n))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if n % 50 == 0:
+            print(f"update {n}: {float(loss.detach()):.3f} nats", file=sys.stderr)
+
+
+def cached_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
+    """The mixed ids by the usual loop: a token at a time over a DynamicCache, public calls only."""
+    ids = torch.cat([batch.context.first, batch.history], 1)
+    generator = torch.Generator(ids.device).manual_seed(key)
+    past = None
+    with torch.no_grad():
+        for t in range(ids.shape[1] - 2):
+            out = inner(input_ids=ids[:, t : t + 1], past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            own = torch.multinomial(out.logits[:, -1].float().softmax(-1), 1, generator=generator).squeeze(1)
+            coins = torch.rand(len(ids), generator=generator, device=ids.device) < ratio
+            ids[:, t + 1] = torch.where(coins, ids[:, t + 1], own)
+    return ids
+
+
+def full_prefix_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
+    """The same with a forward over everything so far for every token."""
+    ids = torch.cat([batch.context.first, batch.history], 1)
+    generator = torch.Generator(ids.device).manual_seed(key)
+    with torch.no_grad():
+        for t in range(ids.shape[1] - 2):
+            logits = inner(input_ids=ids[:, : t + 1], use_cache=False).logits[:, -1]
+            own = torch.multinomial(logits.float().softmax(-1), 1, generator=generator).squeeze(1)
+            coins = torch.rand(len(ids), generator=generator, device=ids.device) < ratio
+            ids[:, t + 1] = torch.where(coins, ids[:, t + 1], own)
+    return ids
+
+
+def steps_of(m: Any, batch: fr.Batch, ratio: float, asked: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
+    """The variants by name."""
+    gumbel = fr.draws.sample(coupling="gumbel")
+    methods = {
+        "teacher forcing": fr.teacher_forcing(),
+        "auto": fr.scheduled_sampling(ratio),
+        **{name: fr.scheduled_sampling(ratio, engine=name) for name in ("window", "step")},
+        "jacobi, gumbel": fr.scheduled_sampling(ratio, engine="jacobi", draw=gumbel),
+        "two passes (approximate)": fr.scheduled_sampling(ratio, engine=1),
+    }
+
+    def backward(loss: Tensor) -> None:
+        m.zero_grad(set_to_none=True)
+        loss.backward()
+
+    def taught(method: Any) -> Callable[[int], fr.Outcome]:
+        def step(n: int) -> fr.Outcome:
+            with torch.autocast(asked.device, dtype=torch.bfloat16, enabled=asked.bf16):
+                outcome = method.run(m, batch, n, 1)
+            backward(outcome.loss)
+            return outcome
+
+        return step
+
+    def stock(make: Callable[[Any, fr.Batch, float, int], Tensor] | None) -> Callable[[int], None]:
+        def step(n: int) -> None:
+            with torch.autocast(asked.device, dtype=torch.bfloat16, enabled=asked.bf16):
+                gold = m.inputs(batch)
+                fed = gold["input_ids"] if make is None else make(m.inner, batch, ratio, n)
+                loss = m.model(input_ids=fed, labels=gold["labels"], use_cache=False).loss
+            backward(loss)
+
+        return step
+
+    steps: dict[str, Callable[[int], Any]] = {name: taught(method) for name, method in methods.items()}
+    steps["model's own loss"] = stock(None)
+    if asked.by_hand:
+        steps["by hand: DynamicCache"] = stock(cached_loop)
+        steps["by hand: full prefix"] = stock(full_prefix_loop)
+    return steps
+
+
+def lines(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """A line for each ratio."""
+    inner = made(asked)
+    m = hf.adapt(inner)
+    train(m, asked)
+    m = hf.adapt(torch.compile(inner)) if asked.compile else m
+    batch = batch_of(m, asked, -1)
+    found: list[dict[str, Any]] = []
+    for ratio in map(float, asked.ratios.split(",")):
+        print(f"ratio {ratio:g}", file=sys.stderr, flush=True)
+        steps = steps_of(m, batch, ratio, asked)
+        peaks = {name: _peak(step) for name, step in steps.items()} if asked.device == "cuda" else {}
+        taken = take(steps, asked.repetitions, clock_of(asked.device))
+        base = sorted(taken["teacher forcing"].seconds)[len(taken["teacher forcing"].seconds) // 2]
+        told = {name: (mine.mean("passes"), mine.mean("work")) for name, mine in taken.items() if mine.outcomes}
+        found.append({
+            "teacher_forcing_ratio": ratio, "teacher_forcing_seconds": base,
+            "took": taken["auto"].outcomes[-1][0]["engine"], "prices": prices(taken, "teacher forcing"),
+            "passes_and_work": told, "peak_gib": peaks,
+        })  # fmt: skip
+    return found
+
+
+def _peak(step: Callable[[int], Any]) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    step(0)
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Print the table, or the JSON list."""
+    asked = arguments_of(given)
+    torch.set_num_threads(1)
+    found = lines(asked)
+    if asked.json:
+        print(json.dumps(found, indent=1))
+        return
+    names = list(found[0]["prices"])
+    print("| | " + " | ".join(f"{line['teacher_forcing_ratio']:g}" for line in found) + " |")
+    print("| --- |" + " ---: |" * len(found))
+    for name in names:
+        print(f"| {name} | " + " | ".join(f"{line['prices'][name]:.2f}" for line in found) + " |")
+    print("| auto took | " + " | ".join(line["took"] for line in found) + " |")
+
+
+if __name__ == "__main__":
+    main()
