@@ -2,9 +2,9 @@
 
 A price is the median over repetitions of (forward, loss and backward with scheduled sampling) / (the same with teacher
 forcing) on one model and batch, all variants interleaved, one thread, CPU time; on a GPU wall time, with peak memory.
-Beside the engines stand the model's own loss, and the loops people write by hand: over a DynamicCache, and with the full
-prefix. The model is a GPT-2 with weights of twice the usual size, or one trained for --updates updates on the source of
-this Python's own library.
+Beside the engines stand the model's own loss, and the loops people write by hand: over a DynamicCache, and with the
+full prefix. The model is a GPT-2 with weights of twice the usual size, or one trained for --updates updates on the
+source of this Python's own library.
 
 Run: python benchmarks/huggingface.py [--updates 300] [--ratios 0.9,0.75,0.5] [--json]
 On a GPU: python benchmarks/huggingface.py --device cuda --size 768 --layers 12 --heads 12 --batch 16 --time 512 \\

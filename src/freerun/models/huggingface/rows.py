@@ -21,7 +21,9 @@ _PACKED = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_len
 """What collators that pack rows give besides position_ids."""
 
 
-def causal_batch(given: Mapping[str, Any], *, rows: Tensor | None, replaceable: Tensor | None, vocab: int) -> Batch:
+def causal_batch(
+    given: Mapping[str, Any], accepted: frozenset[str], *, rows: Tensor | None, replaceable: Tensor | None, vocab: int
+) -> Batch:
     """Rows of tokens as a Batch: targets and history are the tokens after each row's first.
 
     Tokens that are there (``attention_mask``) are moved to the left, and every document of a packed row
@@ -31,6 +33,7 @@ def causal_batch(given: Mapping[str, Any], *, rows: Tensor | None, replaceable: 
     Args:
         given: ``input_ids``, and where there are any ``attention_mask``, ``position_ids``, ``labels`` and further
             arguments of the forward.
+        accepted: names of the forward's arguments; others are left to ``Layout.given``.
         rows: (batch,) the examples' numbers in the global batch.
         replaceable: (batch, time) bool: tokens that may be replaced besides what ``labels`` say.
         vocab: number of ids.
@@ -57,7 +60,7 @@ def causal_batch(given: Mapping[str, Any], *, rows: Tensor | None, replaceable: 
     flat = ids.flatten()[places.clamp_min(0)].masked_fill(~there, 0)
     history = flat[:, 1:].contiguous()
     numbers = _numbers(row, rows, ids.shape[0], packed=bool((start.sum(1) > 1).any()))
-    others = _others(given, ids.shape[0], row, packed=len(row) > ids.shape[0])
+    others = _others({k: v for k, v in given.items() if k in accepted}, ids.shape, row)
     context = Told(flat[:, :1], others=others, layout=Layout(given, places[:, 1:]))
     if labels is None:
         # a prompt: what comes after it is to be said
@@ -66,8 +69,8 @@ def causal_batch(given: Mapping[str, Any], *, rows: Tensor | None, replaceable: 
     mask = wanted != -100
     if not bool(mask.any()):
         raise UserError(
-            "no token of the batch is to be learnt: all labels are -100 (nothing predicts a row's first token, which does "
-            "not count); was the completion cut off at max_length?"
+            "no token of the batch is to be learnt: all labels are -100 (a row's first token never counts: nothing "
+            "predicts it); was the completion cut off at max_length?"
         )
     eligible = mask & (wanted == history)
     if replaceable is not None:
@@ -131,11 +134,16 @@ def _numbers(row: Tensor, rows: Tensor | None, size: int, *, packed: bool) -> Te
     return numbers[row] * _DOCUMENTS + torch.arange(len(row), device=row.device) - first
 
 
-def _others(given: Mapping[str, Any], size: int, row: Tensor, *, packed: bool) -> dict[str, Tensor]:
+def _others(given: Mapping[str, Any], shape: torch.Size, row: Tensor) -> dict[str, Tensor]:
     known = {"input_ids", "attention_mask", "position_ids", "labels", *_PACKED}
-    others = {name: value for name, value in given.items() if name not in known}
-    others = batch_first(others, size)
-    if packed and others:
+    others = batch_first({name: value for name, value in given.items() if name not in known}, shape[0])
+    by_token = [name for name, value in others.items() if value.shape[:2] == shape]
+    if by_token:
+        raise UserError(
+            f"{', '.join(by_token)}: the model would have to be told this of its own tokens too, which is not "
+            "supported: leave it out of the collator"
+        )
+    if others and len(row) > shape[0]:
         raise UserError(
             f"packed rows are taken apart into documents, and {', '.join(others)} cannot be: leave packing off"
         )
