@@ -15,7 +15,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freerun import distributions, draws, gates, keys, methods, metrics, models, objectives, schedules, transforms
+    from freerun import (
+        distributions,
+        draws,
+        gates,
+        hf,
+        keys,
+        lightning,
+        methods,
+        metrics,
+        models,
+        objectives,
+        schedules,
+        transforms,
+    )
     from freerun.checks import check_model
     from freerun.draws import DRAWS
     from freerun.errors import UserError
@@ -88,7 +101,9 @@ _MODULES = (
     "distributions",
     "draws",
     "gates",
+    "hf",
     "keys",
+    "lightning",
     "methods",
     "metrics",
     "models",
@@ -124,7 +139,9 @@ __all__ = [
     "gaussian_noise",
     "generalised_teacher_forcing",
     "generate",
+    "hf",
     "keys",
+    "lightning",
     "methods",
     "metrics",
     "models",

@@ -1,0 +1,31 @@
+"""Lightning: ``from freerun import lightning``; loads the library of that name when something is asked for.
+
+``FreerunModule`` is a whole LightningModule around a model and a method; ``training_step``, ``validation_step`` and
+``FreerunCallback`` are for a module of one's own.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from freerun.errors import UserError
+
+if TYPE_CHECKING:
+    from freerun.integrations.lightning import FreerunCallback, FreerunModule, training_step, validation_step
+
+__all__ = ["FreerunCallback", "FreerunModule", "training_step", "validation_step"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'freerun.lightning' has no attribute {name!r}")
+    try:
+        home = importlib.import_module("freerun.integrations.lightning")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "lightning":
+            raise
+        raise UserError("Lightning is not installed: pip install 'freerun[lightning]'") from error
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

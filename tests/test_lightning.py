@@ -1,0 +1,388 @@
+"""Lightning: the steps are those of a plain loop, however a batch is cut, and a resumed run is an unbroken one."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import freerun as fr
+import lightning_world as world
+from freerun.integrations.lightning.states import restore, states
+from freerun.keys import fold
+from freerun.lightning import FreerunCallback, FreerunModule, training_step, validation_step
+from lightning_world import Stateful, collate, loader, network, pairs, sampling, sgd, trained, trainer
+
+pytestmark = [
+    # most of these runs train and do not validate
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    # every test of resuming writes into a folder of its own, twice
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def plain_loop(data: list, batch_size: int, loss_of, epochs: int = 2) -> torch.Tensor:
+    model = network()
+    optimizer, step = sgd(model.parameters()), 0
+    for _ in range(epochs):
+        for start in range(0, len(data), batch_size):
+            optimizer.zero_grad()
+            loss_of(model, collate(data[start : start + batch_size]), step).backward()
+            optimizer.step()
+            step += 1
+    return weights(model)
+
+
+def test_the_weights_are_those_of_a_plain_loop_bit_for_bit():
+    method = sampling()
+    wanted = plain_loop(pairs(), 8, lambda model, batch, step: method(model, batch, step, fold(0, "train")))
+    assert torch.equal(weights(trained(8).model), wanted)
+
+
+def test_a_ratio_of_one_is_cross_entropy_training():
+    def loss_of(model, batch, step):
+        logits = model(batch)
+        return F.cross_entropy(logits[batch.mask], batch.targets[batch.mask])
+
+    wanted = plain_loop(pairs(), 8, loss_of)
+    for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0)):
+        module = FreerunModule(network(), method, sgd)
+        trainer().fit(module, loader(pairs(), 8))
+        torch.testing.assert_close(weights(module.model), wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("number", [24, 21])
+def test_accumulation_equals_one_big_batch_with_clipping_and_a_short_window(number):
+    # 21 examples: the last window of an epoch has three micro-batches, the last of them of one example
+    data = pairs(number)
+    whole = trained(8, data, gradient_clip_val=0.5)
+    cut = trained(2, data, gradient_clip_val=0.5, accumulate_grad_batches=4)
+    torch.testing.assert_close(weights(cut.model), weights(whole.model), rtol=1e-12, atol=1e-14)
+    # Lightning's own mean of means is something else
+    means = FreerunModule(network(), sampling(), sgd)
+    means.training_step = lambda batch, batch_idx: sampling()(means.model, batch, means.global_step, fold(0, "train"))
+    trainer(gradient_clip_val=0.5, accumulate_grad_batches=4).fit(means, loader(data, 2))
+    assert float((weights(means.model) - weights(whole.model)).abs().max()) > 1e-3
+
+
+@pytest.mark.slow  # two processes that import torch and lightning: about 30 s
+def test_two_processes_equal_one(tmp_path):
+    script, out = Path(world.__file__), tmp_path / "two.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*command, str(script), str(out)]
+    ran = subprocess.run(line, capture_output=True, text=True, cwd=script.parent, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = torch.load(out, weights_only=True)
+    alone = FreerunModule(network(), sampling(), sgd)
+    run = trainer(gradient_clip_val=0.5)
+    run.fit(alone, loader(pairs(), 8), loader(pairs(8, seed=1), 4))
+    for name, wanted in alone.model.state_dict().items():
+        torch.testing.assert_close(found["weights"][name], wanted, rtol=1e-12, atol=1e-14)
+    assert found["scores"] == pytest.approx({k: float(v) for k, v in run.callback_metrics.items()}, rel=1e-6)
+
+
+def test_a_module_of_ones_own_needs_two_lines():
+    class Mine(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def configure_optimizers(self):
+            return sgd(self.parameters())
+
+        def training_step(self, batch, batch_idx):
+            return training_step(self, self.net, batch, sampling())
+
+        def validation_step(self, batch, batch_idx):
+            validation_step(self, self.net, batch, sampling())
+
+    mine = Mine()
+    run = trainer(callbacks=[FreerunCallback()], accumulate_grad_batches=4)
+    run.fit(mine, loader(pairs(), 2), loader(pairs(8), 4))
+    torch.testing.assert_close(weights(mine.net), weights(trained(8).model), rtol=1e-12, atol=1e-14)
+    assert "free_running_loss" in run.callback_metrics
+
+
+def test_the_states_are_of_types_that_a_checkpoint_loads_safely(tmp_path):
+    torch.save({"freerun": [states()]}, tmp_path / "saved.ckpt")
+    before = torch.rand(3), numpy.random.rand(), random.random()
+    restore(torch.load(tmp_path / "saved.ckpt", weights_only=True)["freerun"][0])
+    again = torch.rand(3), numpy.random.rand(), random.random()
+    assert torch.equal(before[0], again[0])
+    assert before[1:] == again[1:]
+
+
+class Kept(ModelCheckpoint):
+    """Every checkpoint of a run, by its step."""
+
+    def __init__(self, folder, **arguments):
+        super().__init__(dirpath=folder, filename="{step}", save_top_k=-1, **arguments)
+
+
+def interrupted(tmp_path: Path, make, at: int, **kept) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights of an unbroken run, and of one that goes on from its checkpoint after ``at`` of 6 steps."""
+    found = []
+    for start in (None, str(tmp_path / f"step={at}.ckpt")):
+        # a resumed life begins with other states of the generators
+        seed_everything(3 if start is None else 4, verbose=False)
+        module = FreerunModule(network(dropout=0.3), sampling(), sgd)
+        keeping = Kept(tmp_path, **kept)
+        run = trainer(enable_checkpointing=True, callbacks=[keeping], accumulate_grad_batches=2)
+        run.fit(module, *make(), ckpt_path=start)
+        assert run.global_step == 6
+        found.append(weights(module.model))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_resuming_inside_an_epoch_is_exact_with_dropout_where_the_loader_knows_its_place(tmp_path, at):
+    def make():
+        return (Stateful(pairs(12), batch_size=2, collate_fn=collate),)
+
+    unbroken, resumed = interrupted(tmp_path, make, at, every_n_train_steps=1)
+    assert torch.equal(unbroken, resumed)
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_resuming_between_epochs_is_exact_with_dropout_and_shuffling(tmp_path, validate):
+    def make():
+        train = loader(pairs(12), 2, shuffle=True)
+        return (train, loader(pairs(4), 4)) if validate else (train,)
+
+    unbroken, resumed = interrupted(tmp_path, make, 3)
+    assert torch.equal(unbroken, resumed)
+
+
+def test_a_plain_loader_inside_an_epoch_is_not_exact_and_lightning_says_so(tmp_path):
+    with pytest.warns(UserWarning, match="your dataloader is not resumable"):
+        unbroken, resumed = interrupted(tmp_path, lambda: (loader(pairs(12), 2),), 4, every_n_train_steps=1)
+    assert not torch.equal(unbroken, resumed)
+
+
+def test_what_is_logged_is_what_was_done():
+    class Looking(FreerunCallback):
+        seen: list
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.seen.append(numbers)
+
+    looking = Looking()
+    looking.seen = []
+    module = FreerunModule(network(), fr.scheduled_sampling(0.25), lambda p: torch.optim.SGD(p, lr=0.0))
+    module.configure_callbacks = lambda: [looking]
+    trainer(max_epochs=1, accumulate_grad_batches=4).fit(module, loader(pairs(), 2))
+    assert len(looking.seen) == 3
+    for step, numbers in enumerate(looking.seen):
+        batch = collate(pairs()[8 * step : 8 * step + 8])
+        outcome = fr.scheduled_sampling(0.25).run(network(), batch, step, fold(0, "train"))
+        eligible = outcome.report["eligible"]
+        assert numbers["train_loss"] == pytest.approx(outcome.loss.item(), rel=1e-6)
+        assert numbers["teacher_forcing_ratio"] == 0.25
+        assert numbers["own_share"] == pytest.approx(outcome.report["replaced"] / eligible)
+        assert numbers["disagreeing_share"] == pytest.approx(outcome.report["disagreeing"] / eligible)
+        assert numbers["passes"] > 0
+
+
+def scores(data: list, module: FreerunModule, collate_fn=collate) -> dict[str, float]:
+    run = trainer()
+    found = run.validate(module, DataLoader(data, batch_size=3, collate_fn=collate_fn), verbose=False)
+    return found[0]
+
+
+def test_validation_feeds_no_gold_and_says_which_score_is_which():
+    module, data = trained(8), pairs(8, seed=1)
+    module.model.train()
+    found, batch = scores(data, module), collate(data)
+    said = fr.generate(module.model, batch, length=6).entries
+    right = ((said == batch.targets) & batch.mask).sum() / batch.mask.sum()
+    assert found["free_running_token_accuracy"] == pytest.approx(float(right))
+    module.model.eval()
+    with torch.no_grad():
+        told = float(fr.teacher_forcing()(module.model, batch))
+        free = float(fr.free_running(draw="greedy")(module.model, batch))
+    assert found["teacher_forced_loss"] == pytest.approx(told, rel=1e-6)
+    assert found["free_running_loss"] == pytest.approx(free, rel=1e-6)
+    assert set(found) == {
+        "teacher_forced_loss",
+        "teacher_forced_token_accuracy",
+        "free_running_loss",
+        "free_running_token_accuracy",
+        "free_running_sequence_accuracy",
+    }
+
+    def lied_to(items):
+        whole = collate(items)
+        return whole.replace(history=(whole.history + 1) % world.WORDS)
+
+    other = scores(data, module, lied_to)
+    assert {k: v for k, v in other.items() if "free" in k} == {k: v for k, v in found.items() if "free" in k}
+    assert other["teacher_forced_loss"] != found["teacher_forced_loss"]
+
+
+def test_validation_of_values_and_several_loaders():
+    def values(items):
+        x = torch.stack([word for word, _ in items]).double().unsqueeze(-1)
+        return fr.Batch(x, x, torch.ones(x.shape[:2], dtype=torch.bool), context={"past": x})
+
+    model = fr.models.ArticleForecaster(1).double()
+    module = FreerunModule(model, fr.scheduled_sampling(0.5), sgd)
+    several = [DataLoader(pairs(n), batch_size=3, collate_fn=values) for n in (4, 5)]
+    found = trainer().validate(module, several, verbose=False)
+    names = {f"{side}_loss/dataloader_idx_{i}" for i in (0, 1) for side in ("teacher_forced", "free_running")}
+    assert {name for each in found for name in each} == names
+    batch = values(pairs(5))
+    with torch.no_grad():
+        wanted = float(fr.free_running()(model.eval(), batch))
+    assert {k: v for each in found for k, v in each.items()}["free_running_loss/dataloader_idx_1"] == pytest.approx(
+        wanted, rel=1e-6
+    )
+
+
+def test_rows_that_a_batch_brings_are_kept():
+    def own(batch):
+        return batch.replace(rows=batch.context["source"].sum(1))
+
+    def run(batch_size, accumulate):
+        module = FreerunModule(network(), sampling(), sgd)
+        data = DataLoader(pairs(), batch_size=batch_size, collate_fn=lambda items: own(collate(items)))
+        trainer(accumulate_grad_batches=accumulate).fit(module, data)
+        return weights(module.model)
+
+    method = sampling()
+    wanted = plain_loop(pairs(), 8, lambda model, batch, step: method(model, own(batch), step, fold(0, "train")))
+    assert torch.equal(run(8, 1), wanted)
+    torch.testing.assert_close(run(2, 4), wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_schedules_by_sample_and_epoch_are_told_where_they_are():
+    seen = []
+
+    class Noting(fr.methods.TeacherForcing):
+        def run(self, model, batch, step=0, key=0):
+            seen.append((int(step), step.sample, step.epoch))
+            return super().run(model, batch, step, key)
+
+    module = FreerunModule(network(), Noting(), sgd)
+    trainer(accumulate_grad_batches=2).fit(module, loader(pairs(), 6))
+    inside = [(0, 0, 0.0), (0, 0, 0.0), (1, 12, 0.5), (1, 12, 0.5)]
+    assert seen == [*inside, *((step + 2, sample + 24, epoch + 1) for step, sample, epoch in inside)]
+
+
+def fit_with(module, data=None, **changes):
+    trainer(max_epochs=1, **changes).fit(module, data or loader(pairs(), 8))
+
+
+def test_what_cannot_be_done_is_refused_with_what_to_do():
+    class ByHand(FreerunModule):
+        automatic_optimization = False
+
+    class Bare(FreerunModule):
+        def configure_callbacks(self):
+            return []
+
+    def masked(items):
+        batch = collate(items)
+        return batch.replace(mask=torch.zeros_like(batch.mask))
+
+    raw = DataLoader([{"ids": torch.ones(2)}], batch_size=1)
+    steep = fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=-1.0, steps=2))
+    for module, data, told in (
+        (FreerunModule(network(), sampling(), sgd), raw, "got a dict with the keys ids.*collate_fn"),
+        (Bare(network(), sampling(), sgd), None, r"Trainer\(callbacks=\[freerun.lightning.FreerunCallback"),
+        (FreerunModule(network(), steep, sgd), None, r"teacher_forcing_ratio must lie in \[0, 1\]"),
+        (
+            FreerunModule(network(), sampling(), sgd),
+            DataLoader(pairs(), batch_size=8, collate_fn=masked),
+            "optimizer step 0: no position of the batch counts",
+        ),
+    ):
+        before = weights(module.model)
+        with pytest.raises(fr.UserError, match=told):
+            fit_with(module, data)
+        assert torch.equal(weights(module.model), before), told
+    by_hand = ByHand(network(), sampling(), sgd)
+    by_hand.automatic_optimization = False
+    with pytest.raises(fr.UserError, match="optimises by hand"):
+        fit_with(by_hand)
+
+
+def test_a_roll_in_under_a_strategy_that_shards_is_refused(monkeypatch):
+    class Whole(FreerunModule):
+        def configure_model(self):
+            pass
+
+    # the process group that Lightning opens for its one process is closed again
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
+    try:
+        with pytest.raises(fr.UserError, match=r"hangs under ModelParallelStrategy.*strategy='ddp'"):
+            fit_with(Whole(network(), sampling(), sgd), strategy=strategy)
+        fit_with(Whole(network(), fr.teacher_forcing(), sgd), strategy=ModelParallelStrategy(1, 1))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def test_an_adapted_hugging_face_model_is_trained_as_in_a_plain_loop():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def adapted():
+        torch.manual_seed(2)
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return fr.hf.adapt(LlamaForCausalLM(LlamaConfig(vocab_size=9, pad_token_id=0, **sizes)).double())
+
+    given = [{"input_ids": word, "labels": word} for word, _ in pairs(12)]
+    adapter, method = adapted(), fr.scheduled_sampling(0.5)
+    module = FreerunModule(adapter, method, sgd, to_batch=lambda batch: adapter.batch(**batch))
+    run = trainer(max_epochs=1)
+    run.fit(module, DataLoader(given, batch_size=4), DataLoader(given, batch_size=4))
+    assert "free_running_token_accuracy" in run.callback_metrics
+
+    plain = adapted()
+    optimizer = sgd(plain.parameters())
+    for step, batch in enumerate(DataLoader(given, batch_size=4)):
+        optimizer.zero_grad()
+        method(plain, plain.batch(**batch), step, fold(0, "train")).backward()
+        optimizer.step()
+    assert torch.equal(weights(module.model), weights(plain))
+
+
+def test_a_model_or_method_that_is_none_is_refused_at_once():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(fr.UserError) as caught:
+        FreerunModule(LlamaForCausalLM(config), fr.scheduled_sampling)
+    assert "hf.adapt(model)" in caught.value.problems[0]
+    assert "ScheduledSampling itself" in caught.value.problems[1]
+    with pytest.raises(fr.UserError, match=r"must be an nn.Module.*got function"):
+        FreerunModule(lambda batch: batch.history, sampling())
+
+
+def test_the_library_is_loaded_when_it_is_used():
+    code = (
+        "import sys; import freerun as fr; from freerun import lightning\n"
+        "assert 'lightning' not in sys.modules and not hasattr(lightning, 'nosuch')\n"
+        "assert 'FreerunModule' in dir(lightning)\n"
+        "sys.modules['lightning'] = None\n"
+        "try: lightning.FreerunModule\n"
+        "except fr.UserError as error: assert 'pip install' in str(error), error\n"
+        "else: raise SystemExit('found')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
