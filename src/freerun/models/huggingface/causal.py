@@ -53,7 +53,7 @@ class CausalModel(HuggingFaceModel):
         given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in {**given, "position_ids": position_ids, **others}.items() if v is not None}
         made = causal_batch(given, self._accepted, rows=rows, replaceable=replaceable, vocab=self.vocab)
-        self._refuse_longer(made.time)
+        self.refuse_longer(made.time)
         return made
 
     def inputs(self, batch: Batch) -> dict[str, Any]:

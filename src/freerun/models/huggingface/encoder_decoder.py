@@ -58,7 +58,7 @@ class EncoderDecoder(HuggingFaceModel):
         given = {k: v for k, v in {**given, "decoder_attention_mask": decoder_attention_mask}.items() if v is not None}
         self._refuse_source(source)
         made = pair_batch(given, self.shifted, rows=rows, replaceable=replaceable, vocab=self.vocab)
-        self._refuse_longer(made.time)
+        self.refuse_longer(made.time)
         return made
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
@@ -96,8 +96,13 @@ class EncoderDecoder(HuggingFaceModel):
 
     def shifted(self, labels: Tensor | None, size: int) -> Tensor:
         """(batch, time) the decoder's ids for some labels, by the model's own rule; without labels (batch, 1)."""
-        if labels is not None and hasattr(self.inner, "prepare_decoder_input_ids_from_labels"):
-            return self.inner.prepare_decoder_input_ids_from_labels(labels=labels)
+        own = getattr(self.inner, "prepare_decoder_input_ids_from_labels", None)
+        if labels is not None and own is not None:
+            try:
+                return own(labels=labels)
+            except (TypeError, ValueError) as error:  # what a symbol that is None ends in
+                missing = [n for n in ("decoder_start_token_id", "pad_token_id") if not self._has(n)]
+                raise UserError(_lacking(missing) if missing else str(error)) from error
         start = self._id("decoder_start_token_id", "bos_token_id")
         first = torch.full((size, 1), start, device=self.inner.device)
         if labels is None:
@@ -112,10 +117,10 @@ class EncoderDecoder(HuggingFaceModel):
             for name in names:
                 if (found := getattr(config, name, None)) is not None:
                     return int(found)
-        raise UserError(
-            f"the model's configuration has no {' or '.join(names)}: set model.config.{names[0]} (the tokenizer knows "
-            "it)"
-        )
+        raise UserError(_lacking([names[0]]))
+
+    def _has(self, name: str) -> bool:
+        return getattr(self.inner.config, name, None) is not None
 
     # -- the source
 
@@ -159,3 +164,11 @@ class EncoderDecoder(HuggingFaceModel):
         size, time = next(iter(told.values())).shape[:2]
         mask = {"decoder_attention_mask": ones(context.first, size, time)}
         return {**self.source(context), **told, **(mask if self.accepts("decoder_attention_mask") else {})}
+
+
+def _lacking(names: list[str]) -> list[str]:
+    return [
+        f"the model's configuration has no {name}, which the decoder's ids are made with: set model.config.{name} (as "
+        "the model was trained with; T5 starts with its pad)"
+        for name in names
+    ]

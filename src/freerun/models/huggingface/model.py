@@ -77,7 +77,7 @@ class HuggingFaceModel(nn.Module):
 
     def _forward(self, batch: Batch, vectors: Tensor | None = None) -> Any:
         context = told(batch)
-        self._refuse_longer(batch.time)
+        self.refuse_longer(batch.time)
         # a wrapper has to see what is differentiated; what is not must not wait for other processes
         model = self.model if torch.is_grad_enabled() else self.inner
         given = self.arguments(context, batch.history[:, :-1], vectors)
@@ -87,7 +87,8 @@ class HuggingFaceModel(nn.Module):
         """Of the forward that reads the first entry and then the history (or its vectors)."""
         raise TypeError(f"{type(self).__name__} must say how it is called")  # a subclass forgot to
 
-    def _refuse_longer(self, time: int) -> None:
+    def refuse_longer(self, time: int) -> None:
+        """Refuse a row of more tokens than the model has positions."""
         if self.limit is not None and time > self.limit:
             raise UserError(
                 f"a row has {time} tokens to read, and the model has {self.limit} positions "

@@ -156,6 +156,7 @@ class Ragged(Reading):
         """Read the next ``counts[r]`` entries of row r; ``inputs`` (sum of counts,) row after row."""
         width, total = int(counts.max()), inputs.shape[0]
         reach = int((state.lengths + counts).max()) if state.alike is None else state.alike + width
+        self.refuse_longer(reach)
         store: _Store = state.store
         if state.version != store.version or reach > store.capacity:
             room = store.capacity if reach <= store.capacity else max(reach, 2 * store.capacity)

@@ -62,6 +62,7 @@ class Stepping(HuggingFaceModel):
     def _read(self, state: _State | None, ids: Tensor, context: Told) -> _State:
         past = {} if state is None else {state.name: _copied(state.cache)}
         length = (0 if state is None else state.length) + ids.shape[1]
+        self.refuse_longer(length)
         given = self.told_on(context, ids, length)
         hidden, output = self._halves.hidden(lambda: self.inner(**given, **past, use_cache=True, return_dict=True))
         name = next(name for name in _CACHES if getattr(output, name, None) is not None)

@@ -1,0 +1,239 @@
+"""What cannot work with a Hugging Face model is refused before the first step: by name, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+import freerun as fr
+from families import FAMILIES, LONGEST, PAD, VOCAB, causal_inputs, collated, seq2seq_inputs
+from freerun import hf
+from freerun.errors import UserError
+
+_BERT = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "intermediate_size": 24, "max_position_embeddings": LONGEST}  # fmt: skip
+
+
+def tiny(kind: str, head: str, **settings: Any) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    return getattr(transformers, kind + head)(config)
+
+
+@cache
+def adapted(name: str) -> Any:
+    return hf.adapt(FAMILIES[name].build())
+
+
+class PrefixConfig(PreTrainedConfig):
+    model_type = "freerun_test_prefix"
+
+    def __init__(self, leak: str = "all", **more: Any) -> None:
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = VOCAB, 8, 1
+        self.leak = leak
+        super().__init__(**more)
+
+
+class Prefix(PreTrainedModel, GenerationMixin):
+    """A language model whose attention reaches what it must not: later tokens, its own place, or other rows."""
+
+    config_class = PrefixConfig
+
+    def __init__(self, config: PrefixConfig) -> None:
+        super().__init__(config)
+        self.embed = nn.Embedding(VOCAB, 8)
+        self.out = nn.Linear(8, VOCAB)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **_: Any) -> CausalLMOutputWithPast:
+        x = self.embed(input_ids)
+        before = x.cumsum(1)
+        if self.config.leak == "all":  # a prefix-LM without a mask over its targets
+            before = before + x.sum(1, keepdim=True)
+        elif self.config.leak == "next":  # double shift the wrong way: the very token to be predicted
+            before = before + torch.cat([x[:, 1:], x[:, :1] * 0], 1)
+        elif self.config.leak == "rows":
+            before = before + x.cumsum(1).mean(0, keepdim=True)
+        elif self.config.leak == "deaf":
+            before = before * 0
+        return CausalLMOutputWithPast(logits=self.out(torch.tanh(before)))
+
+
+MODELS: dict[str, tuple[Callable[[], Any], str]] = {
+    "an encoder alone": (lambda: tiny("Bert", "ForMaskedLM", **_BERT), "BertForMaskedLM does not generate"),
+    "an encoder without a head": (lambda: tiny("Bert", "Model", **_BERT), "does not generate"),
+    "a classifier": (lambda: tiny("Llama", "ForSequenceClassification", **FAMILIES["llama"].settings), "not generate"),
+    "a decoder that looks both ways": (lambda: tiny("Bert", "LMHeadModel", **_BERT), "causal"),
+    "attention over all targets": (lambda: Prefix(PrefixConfig("all")), "Prefix: causal"),
+    "the token to be predicted": (lambda: Prefix(PrefixConfig("next")), "Prefix: "),
+    "other rows": (lambda: Prefix(PrefixConfig("rows")), "rows_independent"),
+    "no history at all": (lambda: Prefix(PrefixConfig("deaf")), "uses_history"),
+    "experts of limited capacity": (
+        lambda: tiny("SwitchTransformers", "ForConditionalGeneration", vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=16,
+                     num_layers=2, num_heads=2, num_experts=2, decoder_start_token_id=0),
+        "expert_capacity",
+    ),
+    "no transformers model": (lambda: nn.Linear(2, 2), "PreTrainedModel"),
+    "a freerun model": (lambda: fr.models.TransformerLM(5, size=8, layers=1, heads=2), "needs no adapting"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_that_breaks_the_contract_is_refused_by_name(case):
+    make, said = MODELS[case]
+    model = make()
+    for _ in range(2):  # the second time too
+        with pytest.raises(UserError, match=said):
+            hf.adapt(model)
+
+
+def test_the_same_model_without_the_leak_is_taken():
+    m = hf.adapt(Prefix(PrefixConfig("none")))
+    batch = m.batch(**causal_inputs())
+    assert torch.isfinite(fr.scheduled_sampling(0.5)(m, batch))
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    given = causal_inputs("left") | changes
+    return {k: v for k, v in given.items() if v is not None}
+
+
+def with_id(name: str, value: int) -> dict[str, Any]:
+    given = {k: v.clone() for k, v in causal_inputs("right").items()}
+    given[name][0, 5] = value
+    return given
+
+
+ones = torch.ones(1, LONGEST + 4, dtype=torch.int64)
+CAUSAL_INPUTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "no completion": (lambda: changed(labels=torch.full((4, 8), -100)), "-100"),
+    "labels of another shape": (lambda: changed(labels=torch.zeros(4, 7, dtype=torch.int64)), r"labels.*\(4, 7\)"),
+    "mask of another shape": (lambda: changed(attention_mask=torch.ones(3, 8)), r"attention_mask.*\(3, 8\)"),
+    "a mask of four dimensions": (lambda: changed(attention_mask=torch.ones(4, 1, 8, 8)), "attention_mask"),
+    "an id outside of the vocabulary": (lambda: with_id("input_ids", VOCAB), f"input_ids.*{VOCAB}"),
+    "a negative id": (lambda: with_id("input_ids", -1), "input_ids.*-1"),
+    "a label outside of the vocabulary": (lambda: with_id("labels", VOCAB + 3), f"labels.*{VOCAB + 3}"),
+    "a negative label": (lambda: with_id("labels", -1), "labels.*-1"),
+    "real numbers": (lambda: changed(input_ids=torch.rand(4, 8)), "input_ids.*whole numbers"),
+    "more tokens than positions": (lambda: {"input_ids": ones, "labels": ones}, f"{LONGEST} positions"),
+    "a row of padding": (lambda: changed(attention_mask=torch.zeros(4, 8, dtype=torch.int64)), "no token in row 0"),
+    "positions from 1": (lambda: {"input_ids": ones[:, :8], "labels": ones[:, :8],
+                                  "position_ids": torch.arange(1, 9)[None]}, "position_ids"),
+    "positions that jump": (lambda: {"input_ids": ones[:, :4], "labels": ones[:, :4],
+                                     "position_ids": torch.tensor([[0, 1, 3, 4]])}, "position_ids"),
+    "packed rows without positions": (lambda: {"input_ids": ones[:, :8], "labels": ones[:, :8],
+                                               "seq_idx": torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])}, "position_ids"),
+    "single tokens": (lambda: {"input_ids": ones[:, :1], "labels": ones[:, :1]}, "nothing to predict|-100"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CAUSAL_INPUTS)
+def test_what_a_collator_should_not_have_made_is_refused(case):
+    make, said = CAUSAL_INPUTS[case]
+    with pytest.raises(UserError, match=said):
+        adapted("gpt2").batch(**make())
+
+
+def pairs(**changes: Any) -> dict[str, Any]:
+    return {k: v for k, v in (seq2seq_inputs("t5") | changes).items() if v is not None}
+
+
+PAIR_INPUTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "no labels that count": (lambda: pairs(labels=torch.full((4, 7), -100)), "-100"),
+    "rows that differ": (lambda: pairs(labels=torch.zeros(3, 7, dtype=torch.int64)), "3 rows.*4"),
+    "decoder ids of another shape": (lambda: pairs(decoder_input_ids=torch.zeros(4, 6, dtype=torch.int64)),
+                                     r"decoder_input_ids.*\(4, 6\)"),
+    "a label outside of the vocabulary": (lambda: pairs(labels=torch.full((4, 7), VOCAB)), f"labels.*{VOCAB}"),
+    "a source outside of the vocabulary": (lambda: pairs(input_ids=torch.full((4, 6), VOCAB)), f"input_ids.*{VOCAB}"),
+    "decoder padding on the left": (
+        lambda: pairs(decoder_attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1]]).repeat(4, 1)), "left"),
+    "no source": (lambda: pairs(input_ids=None, attention_mask=None), "input_ids.*missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PAIR_INPUTS)
+def test_pairs_that_do_not_fit_are_refused(case):
+    make, said = PAIR_INPUTS[case]
+    with pytest.raises(UserError, match=said):
+        adapted("t5").batch(**make())
+
+
+def test_audio_that_is_missing_is_asked_for_by_name():
+    with pytest.raises(UserError, match="input_features"):
+        adapted("whisper").batch(**seq2seq_inputs("t5"))
+
+
+@pytest.mark.parametrize(("name", "gone"), [("m2m_100", "decoder_start_token_id"),
+                                            ("bart", "decoder_start_token_id"), ("t5", "decoder_start_token_id"),
+                                            ("bart", "pad_token_id"), ("t5", "pad_token_id")])  # fmt: skip
+def test_a_start_or_pad_symbol_that_is_needed_and_missing_is_named(name, gone):
+    model = FAMILIES[name].build()
+    m, given = hf.adapt(model), collated(name, model.dtype)
+    for config in (model.config, model.generation_config):
+        for each in (gone, *(["bos_token_id"] if "start" in gone else [])):
+            setattr(config, each, None)
+    with pytest.raises(UserError, match=gone):
+        m.batch(**given)
+    with pytest.raises(UserError, match=gone):
+        hf.adapt(model).batch(**given)
+
+
+def test_prompts_longer_than_the_model_are_refused_when_they_go_on():
+    m = adapted("gpt2")
+    prompt = m.batch(input_ids=ones[:, : LONGEST - 3])
+    assert fr.generate(m, prompt, length=3).entries.shape == (1, 3)
+    with pytest.raises(UserError, match=f"{LONGEST} positions"):
+        fr.generate(m, prompt, length=5)
+
+
+def test_a_batch_that_the_model_did_not_make_is_refused():
+    ids = causal_inputs()["input_ids"]
+    with pytest.raises(UserError, match=r"batch\(input_ids"):
+        fr.teacher_forcing()(adapted("gpt2"), fr.Batch(ids, ids, ids >= 0))
+
+
+def test_rows_that_were_selected_have_no_way_back():
+    m = adapted("gpt2")
+    batch = m.batch(**causal_inputs())
+    with pytest.raises(UserError, match="whole"):
+        m.inputs(batch.select(torch.tensor([0])))
+
+
+@pytest.mark.parametrize(("name", "engine"), [("t5", "window"), ("mistral", "window"), ("m2m_100", "step")])
+def test_an_engine_that_a_model_has_not_the_methods_for_is_refused(name, engine):
+    m = adapted(name)
+    given = causal_inputs() if name == "mistral" else seq2seq_inputs(name)
+    with pytest.raises(UserError, match=engine):
+        fr.scheduled_sampling(0.5, engine=engine)(m, m.batch(**given))
+
+
+def test_learnt_prompts_of_peft_are_refused():
+    import warnings
+
+    peft = pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        wrapped = peft.get_peft_model(FAMILIES["llama"].build(), config)
+    with pytest.raises(UserError, match="PromptTuning"):
+        hf.adapt(wrapped)
+
+
+def test_mixtures_for_a_model_that_takes_ids_only_are_refused():
+    m = adapted("m2m_100")
+    with pytest.raises(UserError, match="ids only"):
+        fr.two_pass(0.5, mix="expected")(m, m.batch(**seq2seq_inputs("m2m_100")))
+    assert PAD == 0
