@@ -91,7 +91,25 @@ def check_python(words: list[str]) -> None:
         assert (ROOT / words[1]).is_file()
 
 
-CHECKS = {"freerun": check_freerun, "pip": check_pip, "make": check_make, "python": check_python}
+def check_torchrun(words: list[str]) -> None:
+    """It starts a command of ours, or a script that is there or whose name stands for the reader's."""
+    from torch.distributed.run import get_args_parser
+
+    known = get_args_parser().parse_args(words[1:])
+    if known.module:
+        assert known.training_script == "freerun"
+        check_freerun([known.training_script, *known.training_script_args])
+    else:
+        assert known.training_script.removesuffix(".py").isupper() or (ROOT / known.training_script).is_file()
+
+
+CHECKS = {
+    "freerun": check_freerun,
+    "torchrun": check_torchrun,
+    "pip": check_pip,
+    "make": check_make,
+    "python": check_python,
+}
 OTHERS = {".", "ruff", "pyright"}
 SAID = [(path, words) for path in TEXTS for words in commands(path)]
 

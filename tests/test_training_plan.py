@@ -66,8 +66,20 @@ def test_micro_batches_number_the_rows_of_the_whole_update(parts: int) -> None:
     planned = BatchPlan(range(1, 41), 10, seed=1).at(2)
     cut = pieces(planned, parts)
     assert len(cut) == min(parts, 10)
-    assert [i for indices, _ in cut for i in indices] == planned.indices.tolist()
-    assert torch.cat([rows for _, rows in cut]).tolist() == list(range(10))
+    assert [i for piece in cut for i in piece.indices] == planned.indices.tolist()
+    assert torch.cat([piece.rows for piece in cut]).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(("accumulate", "size"), [(1, 2), (2, 2), (3, 2), (2, 3), (5, 7)])
+def test_processes_share_out_the_pieces_of_one(accumulate: int, size: int) -> None:
+    planned = BatchPlan(range(1, 41), 10, seed=1).at(2)
+    one = pieces(planned, accumulate * size)
+    each = [pieces(planned, accumulate, rank, size) for rank in range(size)]
+    assert len({len(own) for own in each}) == 1, "all make the same number of calls"
+    found = {piece.number: piece for own in each for piece in own if piece.counts}
+    assert [found[n].indices for n in range(len(one))] == [piece.indices for piece in one]
+    assert all(torch.equal(found[n].rows, piece.rows) for n, piece in enumerate(one))
+    assert len(found) == len(one)
 
 
 def test_no_example_is_an_error() -> None:

@@ -45,7 +45,7 @@ def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
         code = command()
         sys.stdout.flush()
     except UserError as error:
-        return _tell(error.problems, error.exit_code)
+        return _tell([] if _said_elsewhere(error) else error.problems, error.exit_code)
     except KeyboardInterrupt:
         return _tell(["interrupted"], INTERRUPTED)
     except BrokenPipeError:
@@ -57,15 +57,27 @@ def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
     except OSError as error:
         return _tell_system(error, arguments)
     except Exception as error:
+        if _said_elsewhere(error):
+            return BUG
         if _out_of_memory(error):
             return _tell([f"out of memory: {error}\n  help: a smaller train.batch_size"], ResourceError.exit_code)
         return _tell_bug(error, arguments)
     return code
 
 
+def _said_elsewhere(error: Exception) -> bool:
+    """Whether another process of the job says it."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from freerun.training.processes import said_elsewhere
+
+    return said_elsewhere(error)
+
+
 def _tell(problems: Sequence[str], code: int) -> int:
+    who = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     for problem in problems:
-        print(problem if code in (INTERRUPTED, TERMINATED) else f"error: {problem}", file=sys.stderr)
+        print(who + (problem if code in (INTERRUPTED, TERMINATED) else f"error: {problem}"), file=sys.stderr)
     if len(problems) > 1:
         print(f"{len(problems)} errors", file=sys.stderr)
     return code

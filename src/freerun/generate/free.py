@@ -15,6 +15,7 @@ from freerun.generate.beam import Ask, Generated, beam_search
 from freerun.generate.walk import Walk, begin, log_probs, prompt_lengths, together
 from freerun.keys import fold
 from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.rollin.together import refuse_sharded, unwrapped
 from freerun.types import Batch
 
 __all__ = ["generate"]
@@ -67,8 +68,8 @@ def generate(
         n_best: how many hypotheses of the beam to give back.
 
     Raises:
-        UserError: for arguments out of range, all at once; for logits that are NaN. Values are given back as they come,
-            NaN and infinity too: a run that diverges is a result.
+        UserError: for arguments out of range, all at once; for logits that are NaN; for sharded parameters. Values are
+            given back as they come, NaN and infinity too: a run that diverges is a result.
 
     >>> class Count:  # says 1, then 2, then 0, whatever the context
     ...     def __call__(self, batch):
@@ -92,6 +93,8 @@ def generate(
     problems = [*_range_problems(ask), *_kind_problems(batch, ask, draw)]
     if problems:
         raise UserError(problems)
+    model = unwrapped(model)
+    refuse_sharded(model, "generate calls a model as long as a row goes on", "give it a whole model")
     chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
     with torch.no_grad(), evaluating(model), uncached_autocast(batch.history.device):
         groups = together(model, prompt_lengths(batch))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from freerun import draws, objectives
 from freerun.errors import UserError
-from freerun.rollin import differs_by_mode
+from freerun.rollin import can, differs_by_mode
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
 from freerun.types import Batch, Encoder, Outcome
@@ -215,7 +215,7 @@ def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[fl
 
 def encode_once(model: Any, batch: Batch) -> Batch:
     """The batch with its context encoded, where roll-in and training may share the encoding."""
-    if isinstance(model, Encoder) and not differs_by_mode(model):
+    if can(model, Encoder) and not differs_by_mode(model):
         return model.encode(batch)
     return batch
 

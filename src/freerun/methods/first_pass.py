@@ -13,6 +13,7 @@ from torch import Tensor
 from freerun import gates
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, without_nan
+from freerun.rollin import can, some, unwrapped
 from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.types import Batch, Outcome, Split
 
@@ -22,6 +23,7 @@ __all__ = ["gold_weight_problems", "kept_gold_loss", "said", "said_at", "tosser"
 @torch.no_grad()
 def said(model: Any, batch: Batch) -> Tensor:
     """What the model says on a batch, in evaluation mode and without gradient: (batch, time, ...)."""
+    model = unwrapped(model)
     with evaluating(model), uncached_autocast(batch.history.device):
         return model(batch)
 
@@ -29,8 +31,9 @@ def said(model: Any, batch: Batch) -> Tensor:
 @torch.no_grad()
 def said_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
     """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
+    model = unwrapped(model)
     with evaluating(model), uncached_autocast(batch.history.device):
-        if isinstance(model, Split):
+        if can(model, Split) and len(rows):
             return model.head(model.hidden(batch)[rows, times])
         return model(batch)[rows, times]
 
@@ -74,8 +77,9 @@ def with_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batc
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
     """``with_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
     batch = without_nan(batch)
+    replaced = some(model, float(outcome.report["replaced"]) > 0)
     # a gradient that is cut leaves the outputs without a graph
-    if not outcome.report["replaced"] and outcome.outputs.requires_grad == outcome.total.requires_grad:
+    if not replaced and outcome.outputs.requires_grad == outcome.total.requires_grad:
         return with_gold_loss(method, outcome, outcome.outputs, batch)
     more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
     outcome = replace(outcome, report={**outcome.report, **more})

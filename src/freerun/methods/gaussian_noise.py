@@ -16,6 +16,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, change_repor
 from freerun.methods.first_pass import said
 from freerun.methods.unrolled_loss import refuse_ids
 from freerun.objectives import Objective
+from freerun.rollin import some
 from freerun.schedules import Schedule
 from freerun.types import Batch
 
@@ -107,9 +108,11 @@ class GaussianNoise(TransformMethod):
         device = batch.history.device
         if self.std != "matched":
             return torch.tensor(self.value("std", step), dtype=torch.float64, device=device), 0
-        if not replaced:
+        if not some(model, replaced > 0):
             return torch.zeros((), dtype=torch.float64, device=device), 0
         outputs = said(model, batch)
+        if not replaced:
+            return torch.zeros((), dtype=torch.float64, device=device), 1
         if outputs.shape != batch.targets.shape:
             raise UserError(
                 f"std='matched' compares predictions {tuple(outputs.shape)} with targets {tuple(batch.targets.shape)}: "

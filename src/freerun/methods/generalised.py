@@ -15,7 +15,7 @@ from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.methods.unrolled_loss import refuse_ids
 from freerun.methods.valued import gradient_problems
 from freerun.objectives import Objective
-from freerun.rollin import evaluating
+from freerun.rollin import can, evaluating, unwrapped
 from freerun.rollin.engines import Engine, check_engine
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome, Stepper
@@ -159,7 +159,8 @@ def jacobians(model: Any, batch: Batch) -> Tensor:
     Raises:
         UserError: another model.
     """
-    if not (isinstance(model, Stepper) and getattr(model, "markov", False)):
+    model = unwrapped(model)
+    if not (can(model, Stepper) and getattr(model, "markov", False)):
         raise UserError(
             f"alpha='adaptive' needs a model whose state is its last entry alone, and says so by markov = True "
             f"(shallow_plrnn is one); got {type(model).__name__}: give alpha a number or a schedule"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from freerun import draws
 from freerun.errors import UserError
+from freerun.rollin import can, hint
 from freerun.types import Embedder
 
 __all__ = ["HARD", "MIXES", "Mix", "sparsemax"]
@@ -57,10 +58,11 @@ class Mix:
 
     def refuse(self, model: Any) -> None:
         """Raise UserError where a mixture of symbols is to be fed to a model that takes ids only."""
-        if self.kind not in HARD and not isinstance(model, Embedder):
+        if self.kind not in HARD and not can(model, Embedder):
             raise UserError(
                 f"mix={self.kind!r} feeds mixtures of symbols, which needs a model with lookup and outputs_from; "
                 f"{type(model).__name__} takes ids only: use mix='argmax' or 'sample', or add the two methods"
+                f"{hint(model, Embedder)}"
             )
 
     @property

@@ -14,6 +14,7 @@ from freerun.keys import fold
 from freerun.methods.base import SHARED, Citation, TransformMethod, change_report
 from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, said_at, tosser
 from freerun.objectives import Objective
+from freerun.rollin import most, some
 from freerun.rollin.plan import Plan
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome
@@ -98,7 +99,7 @@ class Parallel(TransformMethod):
         place = batch.replaceable.cumsum(1) - 1
         needed = int(place.max()) + 1 if place.numel() else 0
         history, own = batch.history, torch.zeros_like(batch.mask)
-        for n in range(min(self.passes, needed)):
+        for n in range(min(self.passes, most(model, needed))):
             keys = [fold(key, label, int(step)) for label in ("gate", "draw")]
             if self.redraw and n:  # the first pass shares its randomness with the other methods
                 keys = [fold(each, n) for each in keys]
@@ -108,7 +109,7 @@ class Parallel(TransformMethod):
             own = torch.where(drawn, ~keep, own)
             before = history
             history = torch.where(drawn.view(*drawn.shape, *[1] * (history.dim() - 2)), batch.history, before)
-            if len(plan):
+            if some(model, len(plan) > 0):
                 calls += 1
                 history = _drawn(model, batch.replace(history=before), plan, history)
         exact = self.passes >= needed or not bool(own.any())
@@ -132,6 +133,8 @@ class Parallel(TransformMethod):
 def _drawn(model: Any, batch: Batch, plan: Plan, history: Tensor) -> Tensor:
     """The history with the plan's entries drawn from what the model says on the batch."""
     outputs = said_at(model, batch, plan.rows, plan.times)
+    if len(plan) == 0:
+        return history
     plan.check(outputs)
     own = plan.draw.choose(outputs, plan.noise(outputs.shape[-1])).to(history.dtype)
     return history.index_put((plan.rows, plan.times), own)

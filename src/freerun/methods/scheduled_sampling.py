@@ -15,7 +15,16 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, change_repor
 from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, tosser
 from freerun.methods.valued import Own, blended, gradient_of, gradient_problems, through_own
 from freerun.objectives import Objective
-from freerun.rollin import Mixing, RollIn, certified_forward, differs_by_mode, draft_roll_in, roll_in
+from freerun.rollin import (
+    Mixing,
+    RollIn,
+    certified_forward,
+    differs_by_mode,
+    draft_roll_in,
+    roll_in,
+    unwrapped,
+    waits,
+)
 from freerun.rollin.engines import Draft, Engine, check_engine, resolve
 from freerun.rollin.modes import refuse_coupled_rows, uncached_autocast
 from freerun.rollin.plan import Plan
@@ -119,7 +128,7 @@ class ScheduledSampling(TransformMethod):
         if gradient_of(batch, self.gradient) != "none":
             known = without_nan(batch)
             outcome = through_own(self, model, known, self._own(model, known, step, key))
-        elif isinstance(resolve(self.engine), Draft) and not differs_by_mode(model):
+        elif isinstance(resolve(self.engine), Draft) and not differs_by_mode(model) and not _in_wrapper(model):
             outcome = self._certified(model, batch, step, key)
         else:
             outcome = super().made(model, batch, step, key)
@@ -169,6 +178,11 @@ class ScheduledSampling(TransformMethod):
         draw = draws.fitting(self.draw, batch)
         mixing = Mixing.of(batch, keep, draw, fold(key, "draw", int(step)), detached=gradient == "none")
         return Own(mixing, gradient, self.engine, report, off=float(report["teacher_forcing_ratio"]) >= 1)
+
+
+def _in_wrapper(model: Any) -> bool:
+    """Whether training forwards are exchanged with other processes: a draft is then certified without one."""
+    return unwrapped(model) is not model or waits(model)
 
 
 @dataclass(frozen=True, repr=False)

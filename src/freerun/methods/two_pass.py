@@ -15,6 +15,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, change_repor
 from freerun.methods.first_pass import gold_weight_problems, said, said_at, with_gold_loss
 from freerun.methods.mixes import HARD, Mix
 from freerun.objectives import Objective
+from freerun.rollin import can, some
 from freerun.rollin.plan import Plan
 from freerun.schedules import Schedule
 from freerun.types import Batch, Embedder, Encoder, Outcome
@@ -30,11 +31,13 @@ class First:
         plan: the entries to replace.
         whole: (batch, time, vocab) what the model said; None where it was not asked, or only at the plan's entries.
         confidence: (batch, time) of the gold targets, for gates that need it.
+        any: whether entries are replaced, here or in another process that the model waits for.
     """
 
     plan: Plan
     whole: Tensor | None
     confidence: Tensor | None
+    any: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +149,7 @@ class TwoPass(TransformMethod):
         whole = told.first.whole if self._with_graph else None
         if told.vectors is not None:
             outputs = model.outputs_from(told.batch, told.vectors)
-        elif whole is not None and len(told.first.plan) == 0:
+        elif whole is not None and not told.first.any:
             outputs = whole
         else:
             outputs = model(told.batch)
@@ -175,11 +178,13 @@ class TwoPass(TransformMethod):
         if not confident:
             keep = torch.ones_like(batch.mask) if ratio >= 1 else gate(batch, ratio, gate_key)
             planned = plan(keep)
-            whole = model(batch) if len(planned) and self._with_graph else None
-            return First(planned, whole, None)
+            replaces = some(model, len(planned) > 0)
+            whole = model(batch) if replaces and self._with_graph else None
+            return First(planned, whole, None, replaces)
         whole = model(batch) if self._with_graph else said(model, batch)
         confidence = gates.confidences(whole, batch)
-        return First(plan(gate(batch, ratio, gate_key, confidence=confidence)), whole, confidence)
+        planned = plan(gate(batch, ratio, gate_key, confidence=confidence))
+        return First(planned, whole, confidence, some(model, len(planned) > 0))
 
     def _tell(self, model: Any, batch: Batch, step: int, key: int) -> Told:
         if not batch.is_discrete:
@@ -192,11 +197,12 @@ class TwoPass(TransformMethod):
         ratio = self.value("teacher_forcing_ratio", step)
         first = self._first(model, batch, ratio, step, key)
         plan = first.plan
-        asked = len(plan) > 0 or first.whole is not None
+        asked, whole = first.any or first.whole is not None, first.whole
         history, vectors = batch.history, None
+        # asked for nothing too, where another process asks
+        alone = said_at(model, batch, plan.rows, plan.times) if first.any and whole is None else None
         if len(plan):
-            whole = first.whole
-            logits = said_at(model, batch, plan.rows, plan.times) if whole is None else whole[plan.rows, plan.times]
+            logits = whole[plan.rows, plan.times] if whole is not None else cast(Tensor, alone)
             logits = logits if self.gradient == "full" else logits.detach()
             noise = plan.noise(logits.shape[-1])
             history, own = self._entries(batch, first, plan.draw.choose(logits.detach(), noise), step, key)
@@ -223,7 +229,7 @@ class TwoPass(TransformMethod):
 
 
 def _encoded(model: Any, batch: Batch) -> Batch:
-    return model.encode(batch) if isinstance(model, Encoder) else batch
+    return model.encode(batch) if can(model, Encoder) else batch
 
 
 two_pass = TwoPass

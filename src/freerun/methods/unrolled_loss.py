@@ -16,6 +16,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.methods.valued import gradient_problems
 from freerun.objectives import Objective
+from freerun.rollin import can, hint
 from freerun.rollin.engines import Engine, check_engine
 from freerun.schedules import Schedule
 from freerun.transforms import within_horizon
@@ -166,10 +167,11 @@ class Pushforward(TransformMethod):
 
     def _running(self, model: Any, batch: Batch) -> FreeRunning:
         refuse_ids(self.name, batch)
-        if not isinstance(model, Stepper):
+        if not can(model, Stepper):
             raise UserError(
                 "pushforward goes step by step, which needs a model with start, embed, step, output and select; "
                 f"{type(model).__name__} has only a forward: add them, or use multi_step(gradient='none')"
+                f"{hint(model, Stepper)}"
             )
         return FreeRunning(self.draw, gradient=1, objective=self.objective, loss_on="last")
 

@@ -11,7 +11,17 @@ from torch import Tensor
 from freerun import objectives
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, change_report, encode_once
-from freerun.rollin import Mixing, evaluating, refuse_cutting, refuse_unrolling, unroll, unroll_truncated
+from freerun.rollin import (
+    Mixing,
+    can,
+    evaluating,
+    refuse_cutting,
+    refuse_unrolling,
+    some,
+    unroll,
+    unroll_truncated,
+    unwrapped,
+)
 from freerun.rollin.engines import Engine, resolve
 from freerun.rollin.modes import uncached_autocast
 from freerun.types import Batch, Encoder, Outcome
@@ -79,7 +89,7 @@ def through_own(method: TransformMethod, model: Any, batch: Batch, own: Own) -> 
         refuse_cutting(model, own.gradient, engine)
     replaced = int(torch.count_nonzero(own.mixing.replaced))
     report = dict(own.report)
-    if replaced == 0 and (own.off or not cut):
+    if not some(model, replaced > 0) and (own.off or not cut):
         report |= {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}
         return method.finish(model(encode_once(model, batch)), batch, report)
     if cut:
@@ -101,11 +111,11 @@ def blended(model: Any, batch: Batch, mixing: Mixing, engine: Engine) -> tuple[T
     """The history of a soft mix, built in evaluation mode and without gradient, and what to report of it."""
     if resolve(engine) not in ("auto", "step", "jacobi") and not isinstance(engine, int):
         raise UserError(f"engine={engine!r} cannot blend gold and own: use 'auto', 'step' or 'jacobi'")
-    replaced = int(torch.count_nonzero(mixing.replaced))
-    if replaced == 0:
+    model, replaced = unwrapped(model), int(torch.count_nonzero(mixing.replaced))
+    if not some(model, replaced > 0):
         return batch.history, {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}
     with torch.no_grad(), evaluating(model), uncached_autocast(batch.history.device):
-        encoded = model.encode(batch) if isinstance(model, Encoder) else batch
+        encoded = model.encode(batch) if can(model, Encoder) else batch
         done = unroll(model, encoded, mixing, engine)
     passes = max(1, done.passes)
     report = {**change_report(batch, done.history, replaced), **_how(passes, done.exact), "engine": "unrolled"}

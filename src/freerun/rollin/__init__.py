@@ -5,6 +5,7 @@ from freerun.rollin.engine import RollIn, roll_in
 from freerun.rollin.engines import ENGINES, Draft, Window
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import differs_by_mode, evaluating
+from freerun.rollin.together import can, hint, most, refuse_sharded, some, unwrapped, waits
 from freerun.rollin.truncated import refuse_cutting, unroll_truncated
 from freerun.rollin.unrolled import refuse_unrolling, unroll
 
@@ -14,13 +15,20 @@ __all__ = [
     "Mixing",
     "RollIn",
     "Window",
+    "can",
     "certified_forward",
     "differs_by_mode",
     "draft_roll_in",
     "evaluating",
+    "hint",
+    "most",
     "refuse_cutting",
+    "refuse_sharded",
     "refuse_unrolling",
     "roll_in",
+    "some",
     "unroll",
     "unroll_truncated",
+    "unwrapped",
+    "waits",
 ]

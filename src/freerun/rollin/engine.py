@@ -15,6 +15,7 @@ from freerun.rollin.modes import evaluating, refuse_coupled_rows, uncached_autoc
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled
 from freerun.rollin.step import step_roll_in
+from freerun.rollin.together import can, some, unwrapped
 from freerun.rollin.window import window_roll_in
 from freerun.types import Batch, Encoder
 
@@ -65,7 +66,8 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> Ro
     k parallel passes (k = 1: Mihaylova and Martins 2019).
 
     Args:
-        model: any model; each submodule's mode is restored afterwards.
+        model: any model; each submodule's mode is restored afterwards. What is in ``DistributedDataParallel`` or
+            ``torch.compile`` is taken out of it. One with sharded parameters is called equally often by all processes.
         batch: the batch, its history gold.
         plan: which entries to replace, and the noise.
         engine: see ``freerun.rollin.engines``.
@@ -73,13 +75,14 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> Ro
     Raises:
         UserError: the model lacks what the engine needs, couples the rows of a batch, or does not settle.
     """
+    model = unwrapped(model)
     refuse_engine(model, engine)
-    if len(plan) == 0:
+    if not some(model, len(plan) > 0):
         return RollIn(batch.history, "none", 0, 0.0, "construction")
     refuse_coupled_rows(model)
     engine = chosen_engine(model, batch, plan, engine)
     with evaluating(model), uncached_autocast(batch.history.device):
-        encoded = model.encode(batch) if isinstance(model, Encoder) else batch
+        encoded = model.encode(batch) if can(model, Encoder) else batch
         if isinstance(engine, Draft):
             return _drafted(model, encoded, plan, draft_roll_in(model, batch, plan, engine, encoded))
         return _rolled(model, encoded, plan, engine)

@@ -9,6 +9,7 @@ import torch
 
 from freerun.errors import UserError
 from freerun.rollin.plan import Plan
+from freerun.rollin.together import can, refuse_sharded
 from freerun.types import Batch, Cached, Stepper
 
 __all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engine", "refuse_engine", "resolve"]
@@ -99,9 +100,13 @@ def refuse_engine(model: Any, engine: Engine) -> None:
     """Refuse an engine that the model has not the methods for, by name.
 
     Raises:
-        UserError: ``step`` without a Stepper, a window without a cache.
+        UserError: ``step`` without a Stepper, a window without a cache, anything but passes for sharded parameters.
     """
     engine = resolve(engine)
+    if engine == "step" or isinstance(engine, Window | Draft):
+        name = engine if isinstance(engine, str) else type(engine).__name__.lower()
+        instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
+        refuse_sharded(model, f"engine={name!r} calls parts of the model", instead)
     if engine == "step" and not isinstance(model, Stepper):
         raise UserError(_lacking("step", model, "start, embed, step, output and select"))
     if isinstance(engine, Window) and not isinstance(model, Cached):
@@ -111,19 +116,20 @@ def refuse_engine(model: Any, engine: Engine) -> None:
 def chosen_engine(model: Any, batch: Batch, plan: Plan, engine: Engine) -> Engine:
     """The engine to be used: ``auto`` decided.
 
-    ``auto``: a model without the Stepper methods repeats parallel passes; a Stepper is stepped; over a cache the
-    processor reads in windows, which compute every position once, and steps where more than three fifths of the
-    entries are own and nearly every position is a call anyway (measured: ``docs/engines.md``). On an accelerator the
-    calls cost, not the positions: parallel passes, and windows of 8 where more than three fifths are own (argued, not
-    measured).
+    ``auto``: a model without the Stepper methods, or sharded, repeats parallel passes; a Stepper is stepped; over a
+    cache the processor reads in windows, which compute every position once, and steps where more than three fifths of
+    the entries are own and nearly every position is a call anyway (measured: ``docs/engines.md``). On an accelerator
+    the calls cost, not the positions: parallel passes, and where more than three fifths are own windows of 8, or steps
+    (argued, not measured).
     """
     engine = resolve(engine)
     if engine != "auto":
         return engine
-    if not isinstance(model, Cached):
-        return "step" if isinstance(model, Stepper) else "jacobi"
     dense = 5 * len(plan) > 3 * int(batch.replaceable.sum())
-    if batch.history.device.type == "cpu":
+    processor = batch.history.device.type == "cpu"
+    if not can(model, Cached):
+        return "step" if can(model, Stepper) and (processor or dense) else "jacobi"
+    if processor:
         return "step" if dense else Window()
     return Window(8) if dense else "jacobi"
 

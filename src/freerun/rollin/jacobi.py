@@ -11,6 +11,7 @@ from torch import Tensor
 from freerun.errors import UserError
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled, same
+from freerun.rollin.together import can, most, some
 from freerun.types import Batch, Split
 
 __all__ = ["jacobi_roll_in"]
@@ -45,49 +46,69 @@ def jacobi_roll_in(
     Raises:
         UserError: where an exact roll-in does not settle: the model is not causal, or random in eval mode.
     """
-    history = (batch.history if start is None else start).clone()
-    limit = plan.longest + 1 if passes is None else passes
-    pending = torch.arange(len(plan), device=history.device)
-    live: Tensor | None = None  # rows; None: all
-    rows_computed = 0
+    walk = _Passes(model, batch, plan, batch.history if start is None else start, enough)
+    limit = most(model, plan.longest + 1) if passes is None else passes
     # a choice that hangs on the last bit may fall otherwise once rows are dropped: it is given time to settle
     for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):
-        rows, times = plan.rows[pending], plan.times[pending]
-        own = plan.choose(*_before(model, batch.replace(history=history), live, rows, times), pending)
-        own = own.to(history.dtype)
-        rows_computed += batch.size if live is None else len(live)
-        changed = ~same(own, history[rows, times])
-        moved = int(changed.sum())
-        if moved:
-            # out of place: a model may have kept the tensor it was given
-            history = history.index_put((rows, times), own)
-        if moved <= enough * len(plan):
-            return Rolled(history, n, rows_computed / batch.size, moved == 0)
-        first = torch.full((batch.size,), batch.time, device=history.device)
-        first = first.scatter_reduce(0, rows[changed], times[changed], "amin")
-        if batch.is_discrete:  # values differ in their last bits from one shape of a batch to another
-            # what stands before a row's first change is final; the change itself is looked at once more
-            pending = pending[times >= first[rows]]
-            live = (first < batch.time).nonzero().squeeze(1)
-    if passes is None:
+        walk.go_on()
+        if not some(model, not walk.settled):
+            return Rolled(walk.history, n, walk.rows / batch.size, walk.certain)
+    if passes is None and not walk.settled:
         raise UserError(
             f"the roll-in did not settle in {limit} passes: the model's outputs depend on later entries, or change "
             "from call to call in eval mode; freerun.check_model(model, batch) says which"
         )
-    return Rolled(history, limit, rows_computed / batch.size, False)
+    return Rolled(walk.history, limit, walk.rows / batch.size, walk.certain)
 
 
-def _before(
-    model: Any, batch: Batch, live: Tensor | None, rows: Tensor, times: Tensor
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What the model holds before the entries at (rows, times), and how outputs are read from it."""
-    if live is not None:
-        place = torch.empty(batch.size, dtype=torch.int64, device=rows.device)
-        place[live] = torch.arange(len(live), device=rows.device)
-        batch, rows = batch.select(live), place[rows]
-    if isinstance(model, Split):
-        return model.hidden(batch)[rows, times], model.head
-    return model(batch)[rows, times], _as_it_is
+class _Passes:
+    """Parallel passes over what may still change.
+
+    ``settled``: a pass changed few enough entries; ``certain``: it changed none; ``rows``: computed so far.
+    """
+
+    def __init__(self, model: Any, batch: Batch, plan: Plan, start: Tensor, enough: float) -> None:
+        self.model, self.batch, self.plan, self.enough = model, batch, plan, enough
+        self.history = start.clone()
+        self.rows = 0
+        self.settled = self.certain = len(plan) == 0
+        self._pending = torch.arange(len(plan), device=start.device)
+        self._live: Tensor | None = None  # rows; None: all
+        self._split = can(model, Split)
+
+    def go_on(self) -> None:
+        """One call of the model."""
+        if self.settled:  # other processes go on, and this model waits for their calls
+            self.model(self.batch.select(self._pending.new_zeros(1)))
+            return
+        plan, pending = self.plan, self._pending
+        rows, times = plan.rows[pending], plan.times[pending]
+        own = plan.choose(*self._before(rows, times), pending).to(self.history.dtype)
+        self.rows += self.batch.size if self._live is None else len(self._live)
+        changed = ~same(own, self.history[rows, times])
+        moved = int(changed.sum())
+        if moved:
+            # out of place: a model may have kept the tensor it was given
+            self.history = self.history.index_put((rows, times), own)
+        self.settled, self.certain = moved <= self.enough * len(plan), moved == 0
+        if self.settled or not self.batch.is_discrete:
+            return  # values differ in their last bits from one shape of a batch to another: none is dropped
+        first = torch.full((self.batch.size,), self.batch.time, device=rows.device)
+        first = first.scatter_reduce(0, rows[changed], times[changed], "amin")
+        # what stands before a row's first change is final; the change itself is looked at once more
+        self._pending = pending[times >= first[rows]]
+        self._live = (first < self.batch.time).nonzero().squeeze(1)
+
+    def _before(self, rows: Tensor, times: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What the model holds before the entries at (rows, times), and how outputs are read from it."""
+        batch = self.batch.replace(history=self.history)
+        if self._live is not None:
+            place = torch.empty(batch.size, dtype=torch.int64, device=rows.device)
+            place[self._live] = torch.arange(len(self._live), device=rows.device)
+            batch, rows = batch.select(self._live), place[rows]
+        if self._split:
+            return self.model.hidden(batch)[rows, times], self.model.head
+        return self.model(batch)[rows, times], _as_it_is
 
 
 def _as_it_is(outputs: Tensor) -> Tensor:

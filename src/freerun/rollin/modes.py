@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,7 +45,8 @@ def differs_by_mode(model: Any) -> bool:
     """Whether the model, in the mode it is in, computes another function than in evaluation mode.
 
     Known causes are looked for: dropout of any kind, recurrent or attention layers with dropout, batch
-    normalisation. Dropout applied by a bare function call cannot be seen.
+    normalisation, and rates that a module keeps as numbers whose name has "drop" in it. A rate that is written into a
+    function call cannot be seen.
 
     >>> differs_by_mode(nn.Dropout(0.1)), differs_by_mode(nn.Dropout(0.1).eval()), differs_by_mode(nn.Dropout(0.0))
     (True, False, False)
@@ -64,7 +65,8 @@ def _stochastic(module: nn.Module) -> bool:
         return module.p > 0
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout > 0
-    return False
+    # a rate kept as a number for nn.functional.dropout, or for layers left out at random
+    return any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(module).items())
 
 
 def refuse_coupled_rows(model: Any) -> None:
@@ -92,7 +94,8 @@ def refuse_coupled_rows(model: Any) -> None:
             )
 
 
-def uncached_autocast(device: torch.device) -> Any:
+@contextmanager
+def uncached_autocast(device: torch.device) -> Generator[None]:
     """Autocast as it is around us, without its weight cache.
 
     A weight cast under ``no_grad`` and kept in autocast's cache would reach the training forward without a
@@ -100,5 +103,11 @@ def uncached_autocast(device: torch.device) -> Any:
     """
     kind = device.type
     if not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+        yield
+        return
+    with torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False):
+        try:
+            yield
+        finally:
+            # a model may bring an autocast of its own (accelerate puts one around forward), which fills the cache again
+            torch.clear_autocast_cache()

@@ -14,6 +14,7 @@ from freerun.errors import UserError
 from freerun.rollin.engines import Engine
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import uncached_autocast
+from freerun.rollin.together import can, hint
 from freerun.types import Batch, Detachable, Stepper
 
 __all__ = ["Truncated", "refuse_cutting", "unroll_truncated"]
@@ -60,10 +61,11 @@ def refuse_cutting(model: Any, every: int, engine: Engine = "auto") -> None:
     """
     if engine not in ("auto", "step"):
         raise UserError(f"gradient={every} goes step by step: use engine='auto' or 'step'; got {engine!r}")
-    if not isinstance(model, Stepper):
+    if not can(model, Stepper):
         raise UserError(
             f"gradient={every} cuts the model's state every {every} positions, which needs start, embed, step, output "
             f"and select; {type(model).__name__} has only a forward: use gradient='full' or 'none', or add them"
+            f"{hint(model, Stepper)}"
         )
 
 

@@ -13,6 +13,7 @@ from freerun.errors import UserError
 from freerun.rollin.engines import Engine, resolve
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import differs_by_mode
+from freerun.rollin.together import can, hint, most
 from freerun.types import Batch, Stepper
 
 __all__ = ["Unrolled", "refuse_unrolling", "unroll"]
@@ -47,10 +48,10 @@ def refuse_unrolling(model: Any, engine: Engine) -> Engine:
             f"engine={engine!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
             "gradient='none'"
         )
-    if engine == "step" and not isinstance(model, Stepper):
+    if engine == "step" and not can(model, Stepper):
         raise UserError(
             f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
-            "a forward: use engine='auto' (parallel passes) or add the Stepper methods"
+            f"a forward: use engine='auto' (parallel passes) or add the Stepper methods{hint(model, Stepper)}"
         )
     return engine
 
@@ -69,7 +70,7 @@ def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") ->
             that do not settle.
     """
     engine = refuse_unrolling(model, engine)
-    if engine == "step" or (engine == "auto" and isinstance(model, Stepper)):
+    if engine == "step" or (engine == "auto" and can(model, Stepper)):
         return _by_steps(model, batch, mixing)
     return _by_passes(model, batch, mixing, engine if isinstance(engine, int) else None)
 
@@ -96,7 +97,7 @@ def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> U
             "(start, embed, step, output, select), or use gradient='none'"
         )
     history = batch.history
-    needed = int(mixing.replaced.sum(1).max())
+    needed = most(model, int(mixing.replaced.sum(1).max()))
     passes = needed if limit is None else min(limit, needed)
     for _ in range(passes):
         history = mixing.all_entries(model(batch.replace(history=history)))

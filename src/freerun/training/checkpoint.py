@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError, DivergedError
 from freerun.training.files import FORMAT_VERSION, read_folder, sync_folder, write_folder
 from freerun.training.optim import Ema, load_optimizer, optimizer_tensors
+from freerun.training.processes import ALONE, Processes
 from freerun.training.settings import HARMLESS
-from freerun.training.weights import load_weights, pack, unpack, weights_of
+from freerun.training.weights import pack, unpack, weights_of
+from freerun.training.wrapped import Wrapped
 
-__all__ = ["Parts", "Tally", "best_name", "load_newest", "prune", "refuse_other", "save"]
+__all__ = ["Parts", "Saved", "Tally", "best_name", "newest", "prune", "refuse_other", "restore", "save"]
 
 _MEMORY = "optimizer.safetensors"
 _WEIGHTS = "model.safetensors"
@@ -65,11 +68,44 @@ class Tally:
 
 @dataclass(frozen=True)
 class Parts:
-    """The things whose state a checkpoint holds."""
+    """The things whose state a checkpoint holds, and who has them.
+
+    Args:
+        model: the model in no wrapper.
+        optimizer: of its parameters.
+        ema: their average.
+        processes: all that train it.
+        wrapped: the run of the method in what these need; None: one process runs it as it is.
+    """
 
     model: Module
     optimizer: Optimizer
     ema: Ema | None
+    processes: Processes = ALONE
+    wrapped: Wrapped | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A checkpoint as it was read.
+
+    Args:
+        path: its folder.
+        tally: the counts.
+        metrics_bytes: size of metrics.jsonl then.
+        weights: of the model.
+        memory: of the optimizer.
+        averaged: the averaged weights, {} where there were none.
+        processes: how many trained.
+    """
+
+    path: Path
+    tally: Tally
+    metrics_bytes: int
+    weights: dict[str, Tensor]
+    memory: dict[str, Tensor]
+    averaged: dict[str, Tensor]
+    processes: int
 
 
 def _name(step: int) -> str:
@@ -82,7 +118,7 @@ def best_name(step: int) -> str:
 
 
 def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], metrics_bytes: int) -> None:
-    """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``.
+    """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``: what all processes have, by the first.
 
     Args:
         folder: the run's folder.
@@ -102,19 +138,24 @@ def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], met
             f"after {tally.step} updates weights are not finite: {', '.join(broken[:5])}; no checkpoint of them "
             "is written, the last one is untouched: lower lr, or clip the gradient"
         )
+    memory = optimizer_tensors(parts.model, parts.optimizer)
+    averaged = None if parts.ema is None else parts.ema.whole()
+    if not parts.processes.first:
+        return
     state = {
         "format_version": FORMAT_VERSION,
+        "processes": parts.processes.size,
         "tally": asdict(tally),
         "identity": identity,
         "metrics_bytes": metrics_bytes,
     }
     files = {
         _WEIGHTS: pack(weights),
-        _MEMORY: pack(optimizer_tensors(parts.model, parts.optimizer)),
+        _MEMORY: pack(memory),
         _STATE: json.dumps(state, ensure_ascii=False, indent=1).encode(),
     }
-    if parts.ema is not None:
-        files[_EMA] = pack(parts.ema.tensors)
+    if averaged is not None:
+        files[_EMA] = pack(averaged)
     write_folder(folder / "checkpoints" / _name(tally.step), files)
     sync_folder(folder)
 
@@ -142,13 +183,15 @@ def prune(folder: Path, keep: int, tally: Tally) -> None:
             shutil.rmtree(old)
 
 
-def load_newest(folder: Path, parts: Parts, identity: dict[str, Any]) -> tuple[Tally, int] | None:
-    """Put the newest valid checkpoint's state into ``parts``; None where there is no checkpoint at all.
+def newest(folder: Path, identity: dict[str, Any], *, averaged: bool) -> Saved | None:
+    """The newest valid checkpoint; None where there is no checkpoint at all.
 
     Invalid ones are skipped with a warning that names each and says what is wrong with it.
 
-    Returns:
-        The tally, and the bytes of metrics.jsonl that belong to it.
+    Args:
+        folder: the run's folder.
+        identity: of the run that is to go on.
+        averaged: whether it averages weights.
 
     Raises:
         CheckpointError: checkpoints are there and none is valid, or the run was another one.
@@ -166,11 +209,29 @@ def load_newest(folder: Path, parts: Parts, identity: dict[str, Any]) -> tuple[T
         if skipped:
             warnings.warn(f"resuming from {path.name}; skipped " + "; ".join(skipped), stacklevel=2)
         refuse_other(path, state["identity"], identity)
-        _restore(parts, files, path)
-        return tally, int(state["metrics_bytes"])
+        if averaged and _EMA not in files:
+            raise CheckpointError(f"{path / _EMA} is missing")
+        tensors = {name: unpack(files[name]) if name in files else {} for name in (_WEIGHTS, _MEMORY, _EMA)}
+        size, number = int(state["metrics_bytes"]), int(state.get("processes", 1))
+        return Saved(path, tally, size, tensors[_WEIGHTS], tensors[_MEMORY], tensors[_EMA], number)
     if skipped:
         raise CheckpointError([f"{folder}: no checkpoint can be used", *skipped])
     return None
+
+
+def restore(parts: Parts, saved: Saved | None) -> None:
+    """Give optimizer and average their state back, in all processes; the model has its weights.
+
+    Args:
+        parts: what is to go on.
+        saved: looked at in the first process only.
+
+    Raises:
+        CheckpointError: they are of another model.
+    """
+    load_optimizer(parts.model, parts.optimizer, parts.processes.shared(saved.memory if saved else None))
+    if parts.ema is not None:
+        parts.ema.load(parts.processes.shared(saved.averaged if saved else None))
 
 
 def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -187,19 +248,6 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     if not complete:
         raise CheckpointError(f"{path / _STATE} is damaged: an entry is missing")
     return files, state
-
-
-def _restore(parts: Parts, files: dict[str, bytes], path: Path) -> None:
-    load_weights(parts.model, unpack(files[_WEIGHTS]), str(path))
-    load_optimizer(parts.model, parts.optimizer, unpack(files[_MEMORY]))
-    if parts.ema is None:
-        return
-    if _EMA not in files:
-        raise CheckpointError(f"{path / _EMA} is missing")
-    averaged = unpack(files[_EMA])
-    if set(averaged) != set(parts.ema.tensors):
-        raise CheckpointError(f"{path / _EMA}: the averaged weights are of another model")
-    parts.ema.tensors = {name: averaged[name].to(tensor.device) for name, tensor in parts.ema.tensors.items()}
 
 
 def refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

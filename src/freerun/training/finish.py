@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from freerun.training.checkpoint import best_name
+from freerun.training.checkpoint import Tally, best_name
 from freerun.training.files import read_folder, replace_file, write_folder
 from freerun.training.log import jsonable
 from freerun.training.run import Run, versions
@@ -20,28 +21,44 @@ __all__ = ["evaluate_dev", "finish"]
 
 
 def evaluate_dev(run: Run) -> None:
-    """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far."""
+    """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far.
+
+    The first process does it, and the others wait: there is no timeout but a day.
+    """
     run.lap()
-    tally, settings = run.tally, run.job.settings
+    processes = run.parts.processes
     with _evaluated_weights(run):
-        evaluation = _scores(run, "dev")
-        value = selected_score(evaluation, settings.select)
-        kept = improves(settings.select, value, tally.best_value)
-        # weights kept for an equal score are no reason to go on
-        tally.stale = 0 if kept and value != tally.best_value else tally.stale + 1
-        tally.stopped_early = settings.patience is not None and tally.stale >= settings.patience
+        with _whole(run):
+            run.tally, evaluation, kept = processes.by_first(lambda: _scored(run))
         if kept:
-            tally.best_step, tally.best_value = tally.step, value
-            tally.best_dev = jsonable(_numbers(evaluation))
             _keep_best(run)
     seconds = run.lap(evaluation=True)
+    tally, value = run.tally, selected_score(evaluation, run.job.settings.select)
     record = {"event": "evaluate", "step": tally.step, "split": "dev", **_numbers(evaluation), "seconds": seconds}
     run.metrics.write(record)
     if run.board is not None:
         for kind, scores in _numbers(evaluation).items():
             run.board.write(scores, tally.step, f"dev/{kind}")
     better = _so_far(tally.step, tally.best_step, tally.best_value)
-    run.progress.note(f"dev after {tally.step} updates: {settings.select} {value:.3f} ({better}), {seconds:.1f} s")
+    run.progress.note(
+        f"dev after {tally.step} updates: {run.job.settings.select} {value:.3f} ({better}), {seconds:.1f} s"
+    )
+
+
+def _scored(run: Run) -> tuple[Tally, Evaluation, bool]:
+    """The tally with this evaluation in it, its scores, and whether the weights are to be kept."""
+    tally, settings = run.tally, run.job.settings
+    evaluation = _scores(run, "dev")
+    value = selected_score(evaluation, settings.select)
+    kept = improves(settings.select, value, tally.best_value)
+    # weights kept for an equal score are no reason to go on
+    tally.stale = 0 if kept and value != tally.best_value else tally.stale + 1
+    tally.stopped_early = settings.patience is not None and tally.stale >= settings.patience
+    if kept:
+        tally.best_step, tally.best_value = tally.step, value
+        tally.best_dev = jsonable(_numbers(evaluation))
+    # items, curves and figures are of the test alone
+    return tally, Evaluation(dict(evaluation.teacher_forced), dict(evaluation.free_running)), kept
 
 
 def _so_far(step: int, best_step: int | None, best: float | None) -> str:
@@ -63,6 +80,11 @@ def _evaluated_weights(run: Run) -> Any:
     return nullcontext() if run.parts.ema is None else run.parts.ema.applied(run.parts.model)
 
 
+def _whole(run: Run) -> Any:
+    """Inside the first process can use the model without the others."""
+    return nullcontext() if run.parts.wrapped is None else run.parts.wrapped.whole()
+
+
 def _scores(run: Run, split: str) -> Evaluation:
     model = run.parts.model
     model.eval()
@@ -74,19 +96,44 @@ def _scores(run: Run, split: str) -> Evaluation:
 
 
 def _keep_best(run: Run) -> None:
+    weights = weights_of(run.parts.model)
     # a folder for each: checkpoints that are gone back to speak of an earlier best
-    content = pack(weights_of(run.parts.model))
     best = run.job.folder / "checkpoints" / best_name(run.tally.step)
-    write_folder(best, {"model.safetensors": content})
-    write_model(run.job.folder, content, model_info(run.parts.model, run.job.task.describe()))
+
+    def write() -> None:
+        content = pack(weights)
+        write_folder(best, {"model.safetensors": content})
+        write_model(run.job.folder, content, model_info(run.parts.model, run.job.task.describe()), run.job.task)
+
+    run.parts.processes.by_first(write)
 
 
 def finish(run: Run) -> dict[str, Any]:
     """Test the best weights, write ``model/``, test-items.jsonl and last of all summary.json; the summary."""
     run.lap()
+    model, processes = run.parts.model, run.parts.processes
+    load_weights(model, processes.shared(_best_weights(run)), str(run.job.folder))
+    content = weights_of(model)
+    if run.parts.wrapped is not None:
+        run.parts.wrapped.gather()
+    summary = processes.by_first(lambda: _tested(run, pack(content)))
+    model.eval()
+    return summary
+
+
+def _best_weights(run: Run) -> dict[str, Tensor] | None:
+    """In the first process; None in the others."""
+    if run.tally.best_step is not None:
+        best = run.job.folder / "checkpoints" / best_name(run.tally.best_step)
+        with run.parts.processes.alike():
+            return unpack(read_folder(best)["model.safetensors"]) if run.parts.processes.first else None
+    # every score was NaN: the last weights are all there is
+    with _evaluated_weights(run):
+        return weights_of(run.parts.model)
+
+
+def _tested(run: Run, content: bytes) -> dict[str, Any]:
     model, tally = run.parts.model, run.tally
-    content = _best_weights(run)
-    load_weights(model, unpack(content), str(run.job.folder))
     evaluation = _scores(run, "test")
     model.eval()
     run.lap(evaluation=True)
@@ -96,7 +143,7 @@ def finish(run: Run) -> dict[str, Any]:
         replace_file(run.job.folder / "test-forecasts.json", json.dumps(jsonable(evaluation.shown)).encode())
     if evaluation.curves:
         replace_file(run.job.folder / "test-curves.json", json.dumps(jsonable(dict(evaluation.curves))).encode())
-    write_model(run.job.folder, content, model_info(model, run.job.task.describe()))
+    write_model(run.job.folder, content, model_info(model, run.job.task.describe()), run.job.task)
     summary = jsonable(
         {
             "schema": 1,
@@ -122,14 +169,6 @@ def finish(run: Run) -> dict[str, Any]:
     )
     replace_file(run.job.folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1).encode())
     return summary
-
-
-def _best_weights(run: Run) -> bytes:
-    if run.tally.best_step is not None:
-        return read_folder(run.job.folder / "checkpoints" / best_name(run.tally.best_step))["model.safetensors"]
-    # every score was NaN: the last weights are all there is
-    with _evaluated_weights(run):
-        return pack(weights_of(run.parts.model))
 
 
 def _costs(run: Run) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from freerun.errors import CheckpointError, ResourceError, UserError
 
-__all__ = ["Board", "Metrics", "board_class", "jsonable"]
+__all__ = ["Board", "Metrics", "Unwritten", "board_class", "jsonable"]
 
 
 def jsonable(value: Any) -> Any:
@@ -65,6 +65,20 @@ class Metrics:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Unwritten:
+    """The metrics of a process that is not the first: nobody reads them, and one file is enough."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> int:
+        """0."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def board_class() -> Any:

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import Module
 
-from freerun.errors import CheckpointError
+from freerun.errors import CheckpointError, UserError
 from freerun.training import checkpoint
-from freerun.training.checkpoint import Parts, Tally
+from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
 from freerun.training.files import clean
 from freerun.training.finish import evaluate_dev, finish
 from freerun.training.folder import FolderLock, finished_summary, refuse_used
-from freerun.training.log import Board, Metrics
+from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.optim import Ema, make_optimizer
 from freerun.training.plan import BatchPlan
+from freerun.training.processes import Processes, joined
 from freerun.training.progress import progress_for
 from freerun.training.run import Job, Run, header
 from freerun.training.settings import TrainSettings
 from freerun.training.stop import StopFlag, stopped, vote
 from freerun.training.task import Method, Task
-from freerun.training.update import check_amp, update
-from freerun.training.weights import start_from
+from freerun.training.update import check_amp, device_of, update
+from freerun.training.weights import load_weights, start_from, weights_of
+from freerun.training.wrapped import Wrapped, refuse_wrapped
 
 __all__ = ["fit"]
 
@@ -48,8 +50,11 @@ def fit(
 
     An update is a pure function of (weights, optimizer state, seed, step): a run that was killed at any moment and
     resumed ends with the same bits (on one machine and build of PyTorch, on the CPU). PyTorch's global generator
-    is seeded anew at every update and not put back. The model is trained on the device that it is on, and
-    ends with the best weights.
+    is seeded anew at every update and not put back. The model is trained on the device that it is on, or
+    that the settings name, and ends with the best weights.
+
+    Started by ``torchrun`` in several processes, these make each update together: each a part of the same batch, with
+    the same examples, coins and noise as one process. The first one evaluates and writes. See ``docs/distributed.md``.
 
     Args:
         model: the model, with its initial weights.
@@ -69,50 +74,103 @@ def fit(
         OccupiedError: the folder holds a run (without resume), or another process trains in it.
         CheckpointError: no checkpoint can be used, or it belongs to another run; ``init`` does not fit.
         DivergedError: loss or gradient is not finite.
+        OtherProcessError: another process failed, and says why.
         ResourceError: the disk is full.
         StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
-        UserError: the method leaves its range within the run, or ``select`` names no score.
+        UserError: the method leaves its range within the run, ``select`` names no score, or the model is wrapped for
+            several processes already.
     """
     folder = Path(folder)
-    with FolderLock(folder) as lock, _threads(settings.threads), StopFlag() as flag:
-        if not resume:
-            refuse_used(folder)
-        elif (summary := finished_summary(folder)) is not None:
+    job = Job(model, task, method, settings, folder, recipe=recipe, init=None if init is None else Path(init))
+    with joined() as processes, _threads(settings.threads), StopFlag() as flag, ExitStack() as held:
+        summary, note = processes.by_first(lambda: _enter(folder, held, resume=resume))
+        if summary is not None:
             return summary
-        check: Any = getattr(method, "check", None)
-        if callable(check):
-            check(settings.updates)
-        job = Job(model, task, method, settings, folder, recipe=recipe, init=None if init is None else Path(init))
-        with _open(job, resume=resume, progress=progress) as run:
-            if lock.note:
-                run.progress.note(lock.note)
+        with _open(job, processes, resume=resume, progress=progress) as run:
+            if note:
+                run.progress.note(note)
             _train(run, flag)
             return finish(run)
 
 
-def _open(job: Job, *, resume: bool, progress: bool) -> Run:
+def _enter(folder: Path, held: ExitStack, *, resume: bool) -> tuple[dict[str, Any] | None, str | None]:
+    """Take the folder; the summary of a run that is finished, and what is to be said about the folder."""
+    lock = held.enter_context(FolderLock(folder))
+    if resume:
+        return finished_summary(folder), lock.note
+    refuse_used(folder)
+    return None, lock.note
+
+
+def _open(job: Job, processes: Processes, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
+    identity = processes.by_first(lambda: _identity(job))
+    saved: Saved | None = None
+    with processes.alike():
+        plan = _checked(job, processes)
+        if processes.first:
+            saved = _weights(job, identity, resume=resume)
+    if processes.size > 1:
+        load_weights(model, processes.shared(weights_of(model) if processes.first else None), "the first process")
+    wrapped = Wrapped(model, job.method, processes, settings.parallel)
+    ema = Ema(model, settings.ema) if settings.ema else None
+    parts = Parts(model, make_optimizer(model, settings), ema, processes, wrapped)
+    tally, before, size = processes.by_first(
+        lambda: (saved.tally, saved.processes, saved.metrics_bytes) if saved else (Tally(), 0, 0)
+    )
+    if before:
+        restore(parts, saved)
+    with processes.alike():
+        run = Run(
+            job=job,
+            parts=parts,
+            plan=plan,
+            identity=identity,
+            board=Board(folder, tally.step) if settings.tensorboard and processes.first else None,
+            metrics=Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten(),
+            progress=progress_for(settings.updates, tally.step, progress and processes.first),
+            tally=tally,
+            fresh=not before,
+        )
+    if before not in (0, processes.size):
+        run.progress.note(_other_number(before, processes.size))
+    return run
+
+
+def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | None:
+    """Give the model the weights it begins with; the checkpoint they are of."""
+    clean(job.folder)
+    clean(job.folder / "checkpoints")
+    saved = newest(job.folder, identity, averaged=job.settings.ema > 0) if resume else None
+    if saved is not None:
+        load_weights(job.model, saved.weights, str(saved.path))
+    elif job.init is not None:
+        start_from(job.init, job.model, job.task.describe())
+    return saved
+
+
+def _checked(job: Job, processes: Processes) -> BatchPlan:
+    """The order of the examples, and the model where it is to be; raises what is wrong with the job."""
+    settings = job.settings
+    check: Any = getattr(job.method, "check", None)
+    if callable(check):
+        check(settings.updates)
     plan = BatchPlan(job.task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket)
-    check_amp(model, settings)
-    identity = _identity(job)
-    parts = Parts(model, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
-    clean(folder)
-    clean(folder / "checkpoints")
-    found = checkpoint.load_newest(folder, parts, identity) if resume else None
-    if found is None and job.init is not None:
-        start_from(job.init, model, job.task.describe())
-        parts = replace(parts, ema=Ema(model, settings.ema) if settings.ema else None)
-    tally, size = found or (Tally(), 0)
-    return Run(
-        job=job,
-        parts=parts,
-        plan=plan,
-        identity=identity,
-        board=Board(folder, tally.step) if settings.tensorboard else None,
-        metrics=Metrics(folder / "metrics.jsonl", size),
-        progress=progress_for(settings.updates, tally.step, progress),
-        tally=tally,
-        fresh=found is None,
+    check_amp(job.model, settings)
+    refuse_wrapped(job.model)
+    job.model.to(device_of(job.model, settings))
+    if settings.accumulate * processes.size > settings.batch_size:
+        raise UserError(
+            f"batch_size = {settings.batch_size} examples of an update cannot be cut into accumulate x processes = "
+            f"{settings.accumulate} x {processes.size} micro-batches: start fewer processes, or raise batch_size"
+        )
+    return plan
+
+
+def _other_number(before: int, now: int) -> str:
+    return (
+        f"the run was made by {before} process{'es' if before > 1 else ''} and goes on with {now}: examples, coins and "
+        "noise are the same; sums are rounded otherwise, and dropout differs unless accumulate x processes is as it was"
     )
 
 
@@ -152,28 +210,32 @@ def _train(run: Run, flag: StopFlag) -> None:
         _save(run)
     else:
         # the life before may have ended between saving and this
-        checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)
+        run.parts.processes.by_first(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally))
     while not run.over:
         record = update(
             run.parts, run.job.task, run.job.method, plan=run.plan, step=run.tally.step, settings=run.job.settings
         )
-        run.count(record)
+        with run.parts.processes.alike():
+            run.count(record)
         _boundary(run, flag)
 
 
 def _boundary(run: Run, flag: StopFlag) -> None:
     """Between two updates: score, save and stop, in this order, so that a checkpoint holds its own score."""
-    done, settings = run.tally.step, run.job.settings
+    done, settings, processes = run.tally.step, run.job.settings, run.parts.processes
     if done == settings.updates or done % settings.evaluate_every == 0:
         evaluate_dev(run)
-    number = vote(flag.signal)
+    number = vote(flag.signal, processes)
     if number or run.over or done % settings.save_every == 0:
         _save(run)
     if number:
-        raise stopped(number, done)
+        with processes.alike():
+            raise stopped(number, done)
 
 
 def _save(run: Run) -> None:
     run.lap()
-    checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())
-    checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)
+    with run.parts.processes.alike():
+        checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())
+        if run.parts.processes.first:
+            checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)

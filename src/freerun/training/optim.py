@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError
 from freerun.training.settings import TrainSettings
+from freerun.training.wrapped import full, like
 
 __all__ = ["Ema", "learning_rate", "load_optimizer", "make_optimizer", "optimizer_tensors", "set_learning_rate"]
 
@@ -61,12 +62,12 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's whole memory as ``"<parameter>|<name>"`` -> tensor."""
+    """The optimizer's whole memory as ``"<parameter>|<name>"`` -> tensor; of sharded ones all processes must ask."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
-                tensors[f"{name}|{key}"] = torch.as_tensor(value)
+                tensors[f"{name}|{key}"] = full(torch.as_tensor(value))
     return tensors
 
 
@@ -83,7 +84,8 @@ def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tenso
     for name, tensor in tensors.items():
         parameter_name, key = name.rsplit("|", 1)
         parameter = parameters[parameter_name]
-        optimizer.state[parameter][key] = tensor.to(parameter.device)
+        same = tensor.shape == parameter.shape  # not a count of updates
+        optimizer.state[parameter][key] = like(tensor, parameter) if same else tensor.to(parameter.device)
 
 
 class Ema:
@@ -107,6 +109,20 @@ class Ema:
     def __init__(self, model: Module, decay: float) -> None:
         self.decay = decay
         self.tensors = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
+
+    def whole(self) -> dict[str, Tensor]:
+        """The average by parameter; of sharded ones all processes must ask."""
+        return {name: full(tensor) for name, tensor in self.tensors.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take an average that ``whole`` gave.
+
+        Raises:
+            CheckpointError: it is of another model.
+        """
+        if set(tensors) != set(self.tensors):
+            raise CheckpointError("the averaged weights are of another model")
+        self.tensors = {name: like(tensors[name], tensor) for name, tensor in self.tensors.items()}
 
     def update(self, model: Module, step: int) -> None:
         """Move the average towards the weights after an update (counted from 0)."""

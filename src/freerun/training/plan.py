@@ -12,7 +12,7 @@ from torch import Tensor
 from freerun.errors import UserError
 from freerun.keys import bits, fold
 
-__all__ = ["BatchPlan", "Planned", "pieces"]
+__all__ = ["BatchPlan", "Piece", "Planned", "pieces"]
 
 _POOL = 50
 
@@ -100,15 +100,45 @@ def _shuffled(number: int, key: int) -> Tensor:
     return torch.argsort(bits(key, torch.arange(number)), stable=True)
 
 
-def pieces(planned: Planned, parts: int) -> list[tuple[list[int], Tensor]]:
-    """An update's examples cut into at most ``parts`` micro-batches of nearly equal size, with their rows.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A micro-batch of one process.
 
-    Returns:
-        (example numbers, (n,) int64 rows in the global batch) of each micro-batch.
-
-    >>> pieces(Planned(torch.tensor([7, 3, 9]), 0, 0), 2)
-    [([7, 3], tensor([0, 1])), ([9], tensor([2]))]
+    Args:
+        number: its number in the update, counted over all processes; its dropout is a function of it.
+        indices: example numbers.
+        rows: (n,) int64 their rows in the global batch.
+        counts: False where the update has no examples left for this process, which then runs one that counts nothing.
     """
-    rows = torch.arange(len(planned.indices))
-    cut = [part for part in rows.tensor_split(parts) if len(part)]
-    return [(planned.indices[part].tolist(), part) for part in cut]
+
+    number: int
+    indices: list[int]
+    rows: Tensor
+    counts: bool = True
+
+
+def pieces(planned: Planned, accumulate: int, rank: int = 0, size: int = 1) -> list[Piece]:
+    """The micro-batches of one process, of an update cut into at most ``accumulate x size`` of nearly equal size.
+
+    Process r of W has the pieces r, r + W, r + 2 W, ...: W processes that accumulate a micro-batches make the same
+    pieces as one that accumulates a W.
+
+    Args:
+        planned: the update.
+        accumulate: micro-batches of each process.
+        rank: the process.
+        size: how many there are.
+
+    >>> planned = Planned(torch.tensor([7, 3, 9]), 0, 0)
+    >>> [(piece.indices, piece.rows) for piece in pieces(planned, 2)]
+    [([7, 3], tensor([0, 1])), ([9], tensor([2]))]
+    >>> [(piece.number, piece.indices, piece.counts) for piece in pieces(planned, 2, rank=1, size=2)]
+    [(1, [3], True), (3, [7], False)]
+    """
+    every = torch.arange(len(planned.indices))
+    cut = [part for part in every.tensor_split(accumulate * size) if len(part)]
+    found: list[Piece] = []
+    for number in range(rank, rank + size * math.ceil(len(cut) / size), size):
+        rows = cut[number] if number < len(cut) else cut[0][:1]
+        found.append(Piece(number, planned.indices[rows].tolist(), rows, number < len(cut)))
+    return found

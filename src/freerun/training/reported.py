@@ -10,7 +10,7 @@ import numpy as np
 
 from freerun.training.task import higher_is_better
 
-__all__ = ["PAIRS", "PARALLEL", "TEXT", "Measure", "OverItems", "Reported", "bleu"]
+__all__ = ["PAIRS", "PARALLEL", "RECORDS", "TEXT", "Measure", "OverItems", "Reported", "bleu"]
 
 Array = Any
 
@@ -248,5 +248,47 @@ PARALLEL = Reported(
         "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
         "BLEU and chrF: sacreBLEU's, of the whole test set, from 0 to 100; how BLEU is counted stands with the data. "
         "The interval of chrF holds for other seeds alone, those of BLEU also for other sentences.",
+    ),
+)  # fmt: skip
+
+
+RECORDS = Reported(
+    examples="training records",
+    items="test records",
+    others="records",
+    measures=(
+        Measure("free_running.chrf", "free-running chrF", "chrF", "chrF on dev", sign="", most=100.0),
+        Measure(
+            "free_running.bleu", "free-running BLEU", "BLEU", "BLEU on dev", sign="", most=100.0,
+            items=OverItems("bleu", pooled=bleu),
+        ),
+        Measure(
+            "free_running.cer", "free-running character error rate", "CER %", "CER on dev, %",
+            items=OverItems("errors", "length"),
+        ),
+        Measure(
+            "free_running.sequence_accuracy", "free-running share of equal answers", "equal %",
+            "equal answers on dev, %", most=100.0, items=OverItems("right"),
+        ),
+        Measure("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per token, dev", 4, "nats",
+                ""),
+        Measure("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %",
+                "accuracy on dev, %", most=100.0),
+    ),
+    compared=(
+        "free_running.chrf", "free_running.bleu", "free_running.cer", "free_running.sequence_accuracy",
+        "teacher_forced.loss",
+    ),
+    columns=(
+        "free_running.chrf", "free_running.bleu", "free_running.cer", "free_running.sequence_accuracy",
+        "teacher_forced.loss",
+    ),
+    curves=("free_running.chrf", "free_running.cer", "teacher_forced.loss", "teacher_forced.token_accuracy"),
+    differences=("free_running.chrf", "free_running.cer"),
+    notes=(
+        "Free-running: the model is told the source or the prompt and goes on from its own output, as in use. "
+        "Teacher-forced: it is told the gold history. chrF and BLEU: sacreBLEU's, of raw text and the whole test set. "
+        "CER: edit errors in characters by the references' characters; an answer far too long counts more than 100 %. "
+        "The interval of chrF holds for other seeds alone, those of the others also for other records.",
     ),
 )  # fmt: skip

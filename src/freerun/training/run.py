@@ -13,7 +13,7 @@ import torch
 from torch.nn import Module
 
 from freerun.training.checkpoint import Parts, Tally
-from freerun.training.log import Board, Metrics
+from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.plan import BatchPlan
 from freerun.training.progress import Progress
 from freerun.training.settings import TrainSettings
@@ -43,7 +43,7 @@ class Run:
     parts: Parts
     plan: BatchPlan
     identity: dict[str, Any]
-    metrics: Metrics
+    metrics: Metrics | Unwritten
     progress: Progress
     board: Board | None
     tally: Tally
@@ -106,6 +106,7 @@ def header(run: Run) -> dict[str, Any]:
         "seed": run.job.settings.seed,
         "updates": run.job.settings.updates,
         "batch_size": run.job.settings.batch_size,
+        "processes": run.parts.processes.size,
         "select": run.job.settings.select,
         "examples": run.plan.examples,
         "parameters": sum(parameter.numel() for parameter in run.parts.model.parameters()),

@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 from freerun.errors import UserError
 
-__all__ = ["AMP", "DECAYS", "HARMLESS", "OPTIMIZERS", "TrainSettings"]
+__all__ = ["AMP", "DECAYS", "DEVICES", "HARMLESS", "OPTIMIZERS", "PARALLEL", "TrainSettings"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
 AMP = ("no", "bf16")
-HARMLESS = frozenset({"keep", "save_every", "tensorboard"})
-"""Settings that change no number of a run; the others may not change when it is resumed."""
+PARALLEL = ("ddp", "fsdp")
+DEVICES = ("given", "cpu", "cuda")
+HARMLESS = frozenset({"keep", "save_every", "tensorboard", "parallel", "device"})
+"""Settings that change no number of a run but by rounding; the others may not change when it is resumed."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class TrainSettings:
         keep: checkpoints kept.
         seed: of batches, dropout and the method's coins and noise.
         tensorboard: also write TensorBoard files (needs the extra ``tensorboard``).
+        parallel: what several processes keep: ``ddp`` all of weights, gradients and optimizer state in each, ``fsdp`` a
+            share of them between the steps. One process ignores it.
+        device: ``cpu``, ``cuda`` (each process of a machine takes a GPU of its own), or ``given``: where the model is,
+            which a recipe builds on the processor.
 
     Raises:
         UserError: values out of range; all problems at once.
@@ -73,6 +79,8 @@ class TrainSettings:
     keep: int = 2
     seed: int = 0
     tensorboard: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    device: Literal["given", "cpu", "cuda"] = "given"
 
     def __post_init__(self) -> None:
         problems = _type_problems(self) or _range_problems(self)
@@ -83,7 +91,7 @@ class TrainSettings:
 _WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep"}
 _OPTIONAL = {"evaluate_words", "patience"}
 _REAL = {"lr", "weight_decay", "clip", "ema"}
-_WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP}
+_WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARALLEL, "device": DEVICES}
 
 
 def _type_problems(settings: TrainSettings) -> list[str]:

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, ClassVar, Self
 
 from freerun.errors import UserError
+from freerun.training.processes import ALONE, Processes
 
 __all__ = ["StopFlag", "StoppedError", "TerminatedError", "stopped", "vote"]
 
@@ -52,9 +53,9 @@ class StopFlag:
         self.signal = number
 
 
-def vote(flag: int) -> int:
-    """The largest flag of all processes, so that all stop after the same update (there is one process now)."""
-    return flag
+def vote(flag: int, processes: Processes = ALONE) -> int:
+    """The largest flag of all processes, so that all stop after the same update."""
+    return processes.largest(flag)
 
 
 def stopped(number: int, step: int) -> StoppedError:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import LSTM, Module
 
 from freerun.errors import DivergedError, UserError
 from freerun.keys import fold
 from freerun.training.checkpoint import Parts
 from freerun.training.optim import learning_rate, set_learning_rate
-from freerun.training.plan import BatchPlan, Planned, pieces
+from freerun.training.plan import BatchPlan, Piece, Planned, pieces
+from freerun.training.processes import ALONE, local_rank
 from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
-from freerun.types import Outcome, Step
+from freerun.training.wrapped import Wrapped, full
+from freerun.types import Batch, Step
 
-__all__ = ["Window", "check_amp", "update"]
+__all__ = ["Window", "check_amp", "device_of", "update"]
 
 
 @dataclass
 class Window:
-    """Sums over the micro-batches of an update; with several processes they are summed once more."""
+    """Sums over the micro-batches of an update, and over all processes.
 
+    ``names`` are those of scheduled parameters.
+    """
+
+    names: tuple[str, ...] = ()
     total: float = 0.0
     count: float = 0.0
     eligible: float = 0.0
@@ -38,11 +45,10 @@ class Window:
     certified: set[str] = field(default_factory=set[str])
     scheduled: dict[str, float] = field(default_factory=dict)
 
-    def add(self, outcome: Outcome, names: Collection[str], share: float) -> None:
-        """Add a micro-batch that holds ``share`` of the window's examples; ``names`` are scheduled parameters."""
-        report = outcome.report
-        self.total += float(outcome.total.detach())
-        self.count += float(outcome.count)
+    def add(self, total: Tensor, count: Tensor, report: Mapping[str, Any], share: float) -> None:
+        """Add the numbers of a micro-batch that holds ``share`` of the window's examples."""
+        self.total += float(total.detach())
+        self.count += float(count)
         for name in ("eligible", "replaced", "disagreeing"):
             setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
         if "squared_deviation" in report:  # of values alone
@@ -51,7 +57,25 @@ class Window:
         self.work += share * float(report.get("work", report.get("passes", 0)))
         self.engines |= {str(report["engine"])} if "engine" in report else set()
         self.certified |= {str(report["certified"])} if "certified" in report else set()
-        self.scheduled |= {name: float(report[name]) for name in names if name in report}
+        self.scheduled |= {name: float(report[name]) for name in self.names if name in report}
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "engines": sorted(self.engines), "certified": sorted(self.certified)}
+
+    @classmethod
+    def summed(cls, records: Sequence[dict[str, Any]]) -> Window:
+        """The window of all processes, of what ``record`` gave in each."""
+        numbers = ("total", "count", "eligible", "replaced", "disagreeing", "passes", "work")
+        far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
+        sums: dict[str, Any] = {name: sum(each[name] for each in records) for name in numbers}
+        return cls(
+            **sums,
+            squared_deviation=sum(far) if far else None,
+            engines=set[str]().union(*(each["engines"] for each in records)),
+            certified=set[str]().union(*(each["certified"] for each in records)),
+            scheduled={name: value for each in reversed(records) for name, value in each["scheduled"].items()},
+        )
 
     @property
     def deviation(self) -> float | None:
@@ -61,13 +85,30 @@ class Window:
         return math.sqrt(self.squared_deviation / self.replaced)
 
 
+def device_of(model: Module, settings: TrainSettings) -> torch.device:
+    """Where a model is to be trained.
+
+    Raises:
+        UserError: there is no GPU, or fewer than processes on this machine.
+    """
+    if settings.device != "cuda":
+        return torch.device("cpu") if settings.device == "cpu" else next(model.parameters()).device
+    found, number = torch.cuda.device_count(), local_rank()
+    if number < found:
+        return torch.device("cuda", number)
+    raise UserError(
+        f"device = 'cuda': PyTorch sees {found or 'no'} GPU{'s' if found > 1 else ''} here, and this is process "
+        f"{number} of this machine, counted from 0: start one process for each GPU, or set device = 'cpu'"
+    )
+
+
 def check_amp(model: Module, settings: TrainSettings) -> None:
     """Refuse mixed precision that the processor's kernels cannot run.
 
     Raises:
-        UserError: bf16 is asked for, and LSTMs cannot run in it here.
+        UserError: bf16 is asked for, and LSTMs cannot run in it here; no GPU where one is asked for.
     """
-    device = next(model.parameters()).device
+    device = device_of(model, settings)
     if settings.amp == "no" or not any(isinstance(module, LSTM) for module in model.modules()):
         return
     try:
@@ -85,24 +126,27 @@ def update(
 ) -> dict[str, Any]:
     """Make update ``step`` (counted from 0) and say what it was.
 
-    The loss is the exact mean over the whole window, however it is cut: gradients of the totals are summed and
-    divided by the summed count before they are clipped. The global generator of PyTorch is seeded from
-    (seed, step, micro-batch) before each forward, which makes dropout repeatable; its state is not kept.
+    The loss is the exact mean over the whole window and all processes, however it is cut: gradients of the totals are
+    summed and divided by the summed count before they are clipped. The global generator of PyTorch is seeded from
+    (seed, step, piece) before each forward, which makes dropout repeatable; its state is not kept.
 
     Raises:
-        DivergedError: loss or gradient is not finite; the weights are those before the update.
+        DivergedError: loss or gradient is not finite, in all processes; the weights are those before the update.
+        OtherProcessError: another process could not make its part.
     """
     planned = plan.at(step)
     parts.optimizer.zero_grad(set_to_none=True)
     now = Step(step, sample=planned.sample, epoch=planned.sample / plan.examples)
     window = _window(parts, task, method, planned=planned, step=now, settings=settings)
     rate = learning_rate(step, settings)
-    norm = _scale_gradients(parts, window.count, settings.clip)
+    # wrappers average over processes
+    norm = _scale_gradients(parts, window.count / parts.processes.size, settings.clip)
     loss = window.total / window.count if window.count else math.nan
     if not (math.isfinite(loss) and math.isfinite(norm)):
         parts.optimizer.zero_grad(set_to_none=True)
         numbers = f"loss {loss:g}, gradient norm {norm:g}, lr {rate:g}"
-        raise _diverged(step, numbers, window, planned)
+        with parts.processes.alike():
+            raise _diverged(step, numbers, window, planned)
     set_learning_rate(parts.optimizer, rate)
     parts.optimizer.step()
     if parts.ema is not None:
@@ -129,18 +173,36 @@ def update(
 def _window(
     parts: Parts, task: Task, method: Method, *, planned: Planned, step: Step, settings: TrainSettings
 ) -> Window:
+    run = parts.wrapped or Wrapped(parts.model, method, ALONE, "ddp")
+    window = Window(("teacher_forcing_ratio", *getattr(method, "ranges", ())))
+    processes = parts.processes
+    own = pieces(planned, settings.accumulate, processes.rank, processes.size)
+    with processes.alike():  # before the first call that others wait in
+        batches = [_batch(task, piece) for piece in own]
+    for piece, batch in zip(own, batches, strict=True):
+        with run.last(piece is own[-1]):
+            with processes.alike():
+                total, count, report = _forward(parts, run, batch, step, settings=settings, piece=piece)
+            total.backward()
+        if piece.counts:
+            window.add(total, count, report, len(piece.indices) / len(planned.indices))
+    run.drop_unused()
+    return Window.summed(processes.told(window.record()))
+
+
+def _batch(task: Task, piece: Piece) -> Batch:
+    batch = task.batch(piece.indices, piece.rows)
+    # nothing of it counts: the gradient is 0, and no number of the update has it
+    return batch if piece.counts else batch.replace(mask=torch.zeros_like(batch.mask), eligible=batch.replaceable)
+
+
+def _forward(
+    parts: Parts, run: Wrapped, batch: Batch, step: Step, *, settings: TrainSettings, piece: Piece
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     device = next(parts.model.parameters()).device
-    key = fold(settings.seed, "train")
-    names = {"teacher_forcing_ratio", *getattr(method, "ranges", ())}
-    window = Window()
-    for micro, (indices, rows) in enumerate(pieces(planned, settings.accumulate)):
-        batch = task.batch(indices, rows).to(device)
-        torch.manual_seed(fold(settings.seed, "model", step, micro))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
-            outcome = method.run(parts.model, batch, step, key)
-        outcome.total.backward()
-        window.add(outcome, names, len(indices) / len(planned.indices))
-    return window
+    torch.manual_seed(fold(settings.seed, "model", step, piece.number))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
+        return run(batch.to(device), step, fold(settings.seed, "train"))
 
 
 def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
@@ -148,7 +210,7 @@ def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
     gradients = [p.grad for p in parts.model.parameters() if p.grad is not None]
     if not gradients or not count:
         return math.nan
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+    norm = float(full(torch.nn.utils.get_total_norm(gradients))) / count
     if math.isfinite(norm):
         # a norm of exactly 0 divides nothing
         factor = min(1.0, clip / norm) if clip and norm else 1.0

@@ -12,6 +12,7 @@ from torch.nn import Module
 
 from freerun.errors import CheckpointError
 from freerun.training.files import read_folder, write_folder
+from freerun.training.wrapped import full, like
 
 __all__ = ["load_weights", "pack", "read_model", "start_from", "unpack", "weights_of", "write_model"]
 
@@ -40,7 +41,14 @@ def unpack(content: bytes) -> dict[str, Tensor]:
 
 
 def weights_of(model: Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones once, under their first name."""
+    """Parameters and buffers by name; tied ones once, under their first name.
+
+    Sharded ones are made whole, for which all processes must ask.
+    """
+    return {name: full(tensor) for name, tensor in _own(model).items()}
+
+
+def _own(model: Module) -> dict[str, Tensor]:
     seen: set[int] = set()
     chosen: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -54,14 +62,14 @@ def load_weights(model: Module, tensors: dict[str, Tensor], origin: str) -> None
     """Copy weights into a model.
 
     Args:
-        model: whose weights are overwritten.
+        model: whose weights are overwritten; sharded ones take their part.
         tensors: what ``weights_of`` gave.
         origin: where they come from, for the message.
 
     Raises:
         CheckpointError: names or shapes differ; all at once.
     """
-    own = weights_of(model)
+    own = _own(model)
     problems = [f"{name} is missing" for name in own if name not in tensors]
     problems += [f"{name} is not in this model" for name in tensors if name not in own]
     problems += [
@@ -73,14 +81,17 @@ def load_weights(model: Module, tensors: dict[str, Tensor], origin: str) -> None
         raise CheckpointError([f"{origin}: the weights are of another model", *problems])
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(like(tensors[name], tensor))
 
 
 def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
     """What is needed to build a model again: its kind, its arguments, the task's description."""
     from freerun.models import MODELS
+    from freerun.models.huggingface import HuggingFaceModel
 
     kinds = [name for name, kind in MODELS.items() if type(model) is kind]
+    if isinstance(model, HuggingFaceModel):
+        kinds = ["huggingface"]  # its settings are in the files of its own
     settings: Any = getattr(model, "settings", None)
     return {
         "schema": 1,
@@ -90,10 +101,19 @@ def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, weights: bytes, info: dict[str, Any]) -> None:
-    """Write the ``model`` folder of a run: model.safetensors and model.json, with their manifest."""
+def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = None) -> None:
+    """Write the ``model`` folder of a run: model.safetensors and model.json, with their manifest.
+
+    Args:
+        folder: the run's.
+        weights: of the model, packed.
+        info: see ``model_info``.
+        task: where it has ``saved_files(weights)``, what stands in place of ``model.safetensors``, file by file.
+    """
     text = json.dumps(info, ensure_ascii=False, indent=1)
-    write_folder(folder / "model", {"model.safetensors": weights, "model.json": text.encode()})
+    saved: Any = getattr(task, "saved_files", None)
+    files = {"model.safetensors": weights} if saved is None else saved(unpack(weights))
+    write_folder(folder / "model", {**files, "model.json": text.encode()})
 
 
 def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -138,6 +158,10 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
     ]
     if problems:
         raise CheckpointError(problems)
+    if info.get("kind") == "huggingface":
+        from freerun.training.pretrained import saved_weights
+
+        tensors = saved_weights(run / "model")
     load_weights(model, tensors, f"{run}/model")
 
 

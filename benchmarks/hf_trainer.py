@@ -1,0 +1,107 @@
+"""What method= costs where it does nothing: a trainer's step by teacher forcing against the stock trainer's.
+
+Run: python benchmarks/hf_trainer.py [--model gpt2 t5] [--repetitions 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from typing import Any
+
+import torch
+import transformers
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+import freerun as fr
+from freerun import hf
+from timing import clock_of
+
+ROWS, TIME, VOCAB = 16, 64, 1000
+
+
+def gpt2() -> Any:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_positions=TIME, n_embd=256, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0)
+    )
+
+
+def t5() -> Any:
+    torch.manual_seed(0)
+    sizes: Any = {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 4, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(vocab_size=VOCAB, decoder_start_token_id=0, pad_token_id=0, **sizes))
+
+
+def made(cls: Any, model: Any, **method: Any) -> Any:
+    """A trainer ready for single steps."""
+    arguments = transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, report_to=[], log_level="error", per_device_train_batch_size=ROWS
+    )
+    trainer = cls(model=model, args=arguments, **method)
+    trainer.create_optimizer()
+    trainer.state.max_steps = 1000
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def step(trainer: Any, inputs: Any) -> float:
+    """One optimizer step, from the collated batch on; its loss."""
+    (sample,), count = trainer.get_batch_samples(iter([dict(inputs)]), 1, torch.device("cpu"))
+    loss = trainer.training_step(trainer.model, sample, count)
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+    trainer.state.global_step += 1
+    return float(loss)
+
+
+def added(trainer: Any, inputs: Any, clock: Any, repetitions: int) -> float:
+    """Median seconds of the parts that the stock trainer has not: the window is opened, and a batch is made."""
+    adapter, seconds = trainer._applied.adapter(trainer.model_wrapped), []
+    for _ in range(repetitions):
+        started = clock()
+        trainer._applied.open([inputs], torch.device("cpu"))
+        adapter.batch(**inputs)
+        seconds.append(clock() - started)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    """Interleaved steps, medians of CPU seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["gpt2", "t5"], choices=["gpt2", "t5"])
+    parser.add_argument("--repetitions", type=int, default=40)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    clock = clock_of("cpu")
+    for name in chosen.model:
+        build = {"gpt2": gpt2, "t5": t5}[name]
+        trainers = {
+            "stock": made(transformers.Trainer, build()),
+            "method=None": made(hf.Trainer, build(), method=None),
+            "teacher_forcing()": made(hf.Trainer, build(), method=fr.teacher_forcing()),
+            "scheduled_sampling(1.0)": made(hf.Trainer, build(), method=fr.scheduled_sampling(1.0)),
+        }
+        taken: dict[str, list[float]] = {way: [] for way in trainers}
+        for repetition in range(-2, chosen.repetitions):
+            ids = torch.randint(1, VOCAB, (ROWS, TIME))
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+            for way, trainer in trainers.items():
+                started = clock()
+                step(trainer, inputs)
+                if repetition >= 0:
+                    taken[way].append(clock() - started)
+        print(f"{name}: d256 L4, {ROWS} rows of {TIME}, vocabulary {VOCAB}, {chosen.repetitions} interleaved steps")
+        for way, seconds in taken.items():
+            shares = [mine / stock for mine, stock in zip(seconds, taken["stock"], strict=True)]
+            print(f"  {way:24} {statistics.median(seconds) * 1000:8.1f} ms   x {statistics.median(shares):.3f}")
+        more = added(trainers["teacher_forcing()"], inputs, clock, chosen.repetitions)
+        share = more / statistics.median(taken["stock"])
+        print(
+            f"  what it does besides the model's own forward and backward: {more * 1000:.1f} ms, {share:.2%} of a step"
+        )
+
+
+if __name__ == "__main__":
+    main()

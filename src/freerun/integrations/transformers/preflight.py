@@ -1,0 +1,119 @@
+"""What is refused before the first step: settings, data and models under which a method could not do what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+
+from freerun.errors import UserError
+from freerun.integrations.transformers.normalising import counted
+from freerun.rollin import evaluating
+from freerun.schedules import Schedule, extremes
+from freerun.types import Batch, Step
+
+__all__ = ["data_problems", "place_problems", "rehearse", "tokenizer_problems"]
+
+
+def place_problems(trainer: Any, method: Any) -> list[str]:
+    """Ways of spreading a model over devices under which a roll-in would hang, or see half a model."""
+    args, found = trainer.args, list[str]()
+    if args.n_gpu > 1:
+        found.append(
+            f"one process would drive {args.n_gpu} GPUs (nn.DataParallel), which copies the model for every forward: "
+            "start one process per GPU (torchrun --nproc-per-node), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
+    if (args.fsdp or getattr(trainer, "is_fsdp_enabled", False)) and not _without_model(method):
+        found.append(
+            f"{method!r} under FSDP: how often a roll-in calls the model depends on the data, so that processes would "
+            "wait for each other for ever: use DDP (leave fsdp out), or a method that asks the model nothing "
+            "(teacher_forcing, token_noise)"
+        )
+    if getattr(trainer, "is_deepspeed_enabled", False):
+        found.append("DeepSpeed is not supported with a method: use DDP (leave deepspeed out)")
+    parallel = getattr(trainer.accelerator, "parallelism_config", None)
+    if any(getattr(parallel, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp")):
+        found.append("tensor, context and sequence parallelism are not supported with a method: use data parallelism")
+    return found
+
+
+def _without_model(method: Any) -> bool:
+    return getattr(method, "name", "") in ("teacher_forcing", "token_noise")
+
+
+def tokenizer_problems(trainer: Any, inner: Any) -> list[str]:
+    """A tokenizer that is not the model's, or that cannot pad."""
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    found: list[str] = []
+    if tokenizer is not None and hasattr(tokenizer, "__len__"):
+        known = inner.get_input_embeddings().num_embeddings
+        if len(tokenizer) > known:
+            found.append(
+                f"the tokenizer has {len(tokenizer)} symbols and the model {known}: take the model's own tokenizer, or "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
+    padding = getattr(trainer.data_collator, "tokenizer", None)
+    if padding is not None and getattr(padding, "pad_token", "") is None:
+        found.append(
+            "the collator's tokenizer has no pad token, so that rows of different length cannot be made one batch: "
+            "tokenizer.pad_token = tokenizer.eos_token (labels of padding are -100, so nothing is learnt from it)"
+        )
+    return found
+
+
+def data_problems(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Nothing to learn in the first optimizer step."""
+    if any(sample.get("labels") is None for sample in samples):
+        return [
+            f"a batch has no labels; it has {', '.join(samples[0])}: let the collator make them "
+            "(DataCollatorForSeq2Seq, DataCollatorForLanguageModeling(mlm=False))"
+        ]
+    if not any(bool((sample["labels"] != -100).any()) for sample in samples):
+        return [
+            "no token of the first optimizer step is to be learnt: all labels are -100; was the completion cut off "
+            "with the prompt at max_length, or was everything masked as prompt?"
+        ]
+    return []
+
+
+def rehearse(method: Any, adapter: Any, batch: Batch, steps: int, key: int) -> None:
+    """One row, forward only, with the lowest ratio that the run will come to: what is refused then is refused now.
+
+    Neither weights, modes nor PyTorch's generators are changed.
+
+    Raises:
+        UserError: the model cannot do what the method asks, or the loss cannot be divided token-exactly.
+    """
+    row = int(batch.replaceable.sum(1).argmax())
+    one = batch.select(torch.tensor([row], device=batch.targets.device))
+    method, step = _at_its_lowest(method, steps)
+    devices = [one.targets.device] if one.targets.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices), evaluating(adapter):
+        outcome = method.run(adapter, one, step, key)
+    counts = float(outcome.count), float(counted(method, one, step))
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"{method!r}: its objective counts {counts[0]:g} where {counts[1]:g} positions (or their weights) count; a "
+            "trainer divides by a count that is known before the forward: let the objective return it"
+        )
+
+
+def _at_its_lowest(method: Any, steps: int) -> tuple[Any, int]:
+    ratio = getattr(method, "teacher_forcing_ratio", None)
+    step: int = Step(0, sample=0, epoch=0.0)
+    if isinstance(ratio, Schedule) and ratio.unit != "step":
+        lowest = 0.0
+    elif ratio is None:
+        lowest = 1.0
+    else:
+        lowest = extremes(ratio, steps)[0]
+    if (
+        lowest < 1
+        and is_dataclass(method)
+        and any(f.name == "teacher_forcing_ratio" and f.init for f in fields(method))
+    ):
+        # one row and one coin might show nothing
+        method = replace(method, teacher_forcing_ratio=0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return method, step

@@ -1,0 +1,205 @@
+"""The processes that train one model together: who we are, and what must be the same for all of us."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from freerun.errors import UserError
+
+__all__ = ["ALONE", "OtherProcessError", "Processes", "joined", "local_rank", "said_elsewhere", "started_together"]
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=24)
+"""How long processes wait for the first one, which alone evaluates and writes. One that ends is noticed at once."""
+
+_ROOM = 2048
+_MARK = "_said_elsewhere"
+
+
+class OtherProcessError(UserError):
+    """Another process of the job failed, and says why; this one ends with it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Processes:
+    """The processes of a job, seen from one of them.
+
+    Args:
+        rank: this one's number, from 0.
+        size: how many there are.
+        group: their group for words and numbers; gradients go through PyTorch's default group.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes, evaluates and shows progress."""
+        return self.rank == 0
+
+    def told(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """What every process says, by rank.
+
+        Args:
+            record: JSON-able and short (2 KiB).
+        """
+        if self.size == 1:
+            return [record]
+        content = json.dumps(record).encode()
+        # one call of a fixed size, where gathering objects takes two
+        mine = torch.zeros(_ROOM, dtype=torch.uint8)
+        mine[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine, group=self.group)
+        return [json.loads(bytes(each.tolist()).rstrip(b"\0")) for each in every]
+
+    def largest(self, number: int) -> int:
+        """The largest number that any process gives."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return int(found)
+
+    @contextmanager
+    def alike(self) -> Generator[None]:
+        """What one process raises inside, all raise at the end of it, so that none waits for one that is gone.
+
+        Raises:
+            OtherProcessError: another process failed inside and this one did not.
+        """
+        if self.size == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as raised:
+            error = raised
+        said = [each["error"] for each in self.told({"error": _line(error)})]
+        if error is not None:
+            if _line(error) in said[: self.rank]:
+                setattr(error, _MARK, True)
+            raise error
+        if any(said):
+            other = OtherProcessError([f"rank {rank} failed: {line}" for rank, line in enumerate(said) if line])
+            setattr(other, _MARK, True)
+            raise other
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What the first process makes of something that it alone does; all get the result, or its error.
+
+        Args:
+            work: its result can be pickled.
+        """
+        if self.size == 1:
+            return work()
+        box: list[Any] = [None]
+        with self.alike():
+            if self.first:
+                box[0] = work()
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def shared(self, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The first process's tensors, in every one of them.
+
+        Args:
+            tensors: looked at in the first process only.
+        """
+        if self.size == 1:
+            assert tensors is not None
+            return tensors
+        kinds = self.by_first(lambda: {name: (t.shape, t.dtype) for name, t in (tensors or {}).items()})
+        found: dict[str, Tensor] = {}
+        for name, (shape, dtype) in kinds.items():
+            mine = (
+                tensors[name].detach().cpu().contiguous() if self.first and tensors else torch.empty(shape, dtype=dtype)
+            )
+            dist.broadcast(mine, src=0, group=self.group)
+            found[name] = mine
+        return found
+
+
+ALONE = Processes()
+
+
+def _line(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    first = (str(error).splitlines() or [""])[0]
+    # room for what JSON makes of it: six bytes a character at worst
+    return f"{type(error).__name__}: {first}"[:300]
+
+
+def said_elsewhere(error: BaseException) -> bool:
+    """Whether another process says it, so that this one need not."""
+    return bool(getattr(error, _MARK, False))
+
+
+def local_rank() -> int:
+    """The number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if started_together() > 1 else 0
+
+
+def started_together() -> int:
+    """How many processes ``torchrun`` (or whatever set the same variables) started; 1: this one alone."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    number = os.environ.get("WORLD_SIZE", "1")
+    return int(number) if number.isdecimal() and "RANK" in os.environ and "MASTER_ADDR" in os.environ else 1
+
+
+@contextmanager
+def joined() -> Generator[Processes]:
+    """The processes that ``torchrun`` started, joined; or this one alone.
+
+    A process group that is there already is used and left as it is.
+
+    Raises:
+        OtherProcessError: another process ended without a word.
+
+    >>> with joined() as processes:
+    ...     processes.rank, processes.size
+    (0, 1)
+    """
+    if started_together() == 1:
+        yield ALONE
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        if local_rank() < torch.cuda.device_count():
+            torch.cuda.set_device(local_rank())
+        dist.init_process_group()
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), group)
+    except RuntimeError as error:
+        if _lost(error):
+            raise OtherProcessError(
+                "another process of the job ended: its own message says why, or the system's (killed for want of "
+                "memory, a machine that is gone)"
+            ) from error
+        raise
+    if ours:
+        dist.destroy_process_group()
+
+
+def _lost(error: RuntimeError) -> bool:
+    # gloo tells by text alone
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)

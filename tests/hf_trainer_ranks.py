@@ -1,0 +1,105 @@
+"""Runs of the trainers that are compared between one process and two.
+
+Run: torchrun --nproc-per-node 2 tests/hf_trainer_ranks.py FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+import freerun as fr
+from freerun import hf
+from hf_trainer_world import CHECKPOINTING, WORLDS, apart, completions, falling, pairs, train, weights
+
+GLOBAL_BATCH = 8
+# of one process: batch size and accumulation; of two
+SPLITS = {"whole": (8, 1), "halves": (4, 1), "quarters": (2, 2)}
+METHODS: dict[str, Any] = {"teacher_forcing": fr.teacher_forcing(), "scheduled_sampling": falling()}
+STEPS = 6
+
+
+def equal(name: str, method: str, split: str, steps: int = STEPS) -> Any:
+    """A run in double precision on a global batch of eight."""
+    build, data, ours, _ = WORLDS[name]
+    size, accumulate = SPLITS[split]
+    return train(
+        ours, build().double(), data, METHODS[method], max_steps=steps, per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulate,
+    )  # fmt: skip
+
+
+def scored(name: str, size: int = 2) -> Any:
+    """An evaluation of an odd number of examples, with free-running scores."""
+    build, _, ours, _ = WORLDS[name]
+    data = (pairs if name == "t5" else completions)(7, seed=5)
+    trainer = train(
+        ours, build().double(), WORLDS[name][1], METHODS["scheduled_sampling"], max_steps=1, save_strategy="no",
+        per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
+        per_device_eval_batch_size=size, trainer={"eval_dataset": data, "callbacks": [hf.Callback()]},
+    )  # fmt: skip
+    trainer.evaluate()
+    return trainer
+
+
+def everything(name: str, folder: Path, resume: bool) -> Any:
+    """Scheduled sampling with accumulation 4, checkpointing, bf16 and LoRA; saved, or gone on with, at step 4 of 9.
+
+    The epoch ends after 6 steps: the run is stopped in the middle of the first, and the second is shuffled anew.
+    """
+    build, data, ours, _ = WORLDS[name]
+    targets = ["q", "v"] if name == "t5" else ["q_proj", "v_proj"]
+    torch.manual_seed(0)
+    model = get_peft_model(build(), LoraConfig(r=2, target_modules=targets, lora_dropout=0.1))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if resume:  # what is not in the checkpoint must not be needed
+        torch.manual_seed(99)
+    return train(
+        ours, model, data, falling(9), folder=folder, max_steps=9, per_device_train_batch_size=2 // world,
+        gradient_accumulation_steps=4, bf16=True, save_strategy="steps", save_steps=4, **{CHECKPOINTING: True},
+        resume=str(folder / "checkpoint-4") if resume else None,
+    )  # fmt: skip
+
+
+def cases(folder: Path) -> dict[str, Callable[[], Any]]:
+    """Everything that is run on two processes."""
+    found: dict[str, Callable[[], Any]] = {}
+    for name in WORLDS:
+        for method in METHODS:
+            for split in ("halves", "quarters"):
+                found[f"{name} {method} {split}"] = lambda n=name, m=method, s=split: equal(n, m, s)
+    for name in ("t5", "llama"):
+        found[f"{name} scored"] = lambda n=name: scored(n)
+        for part in ("unbroken", "resumed"):
+            found[f"{name} {part}"] = lambda n=name, p=part: everything(n, folder / n, p == "resumed")
+    return found
+
+
+def main() -> None:
+    """Run all cases; the first rank leaves weights and log, and all agree that their weights are the same."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # peft asks the model by an attribute's old name
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    folder = Path(sys.argv[1])
+    for name, run in cases(folder).items():
+        trainer = run()
+        mine = weights(trainer)
+        everyones: list[Any] = [None] * trainer.accelerator.num_processes
+        torch.distributed.all_gather_object(everyones, mine)
+        assert len(everyones) == 2, "one process was started, not two"
+        assert apart(everyones[0], everyones[1]) == 0.0, name
+        if trainer.is_world_process_zero():
+            torch.save({"weights": mine, "log": trainer.state.log_history}, folder / f"{name}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

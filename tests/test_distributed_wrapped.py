@@ -1,0 +1,117 @@
+"""Methods on models in PyTorch's wrappers, in two processes of which one has nothing to replace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import freerun as fr
+from builders import gradients, ragged, transformer
+from distributed_world import HERE, torchrun
+from freerun.rollin import can, hint, most, some, unwrapped, waits
+from freerun.types import Encoder, Stepper
+
+SCRIPT = str(HERE / "distributed_wrapped.py")
+QUICK = [
+    "ddp: recurrent, free", "ddp: transformer, free", "ddp: values, full", "ddp, buffers: gold kept",
+    "ddp, the run: values, cut", "fsdp: recurrent, free", "fsdp, parts: transformer, jacobi",
+    "fsdp, parts: transformer, greedy, k passes", "fsdp, parts: transformer, two pass, gold kept",
+    "fsdp, parts: transformer, frozen passes", "fsdp, parts: values, full",
+]  # fmt: skip
+
+
+def started(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    done = torchrun([SCRIPT, str(path), *names])
+    assert done.returncode == 0, done.stderr
+    return [json.loads(path.with_suffix(f".{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return started(tmp_path_factory.mktemp("quick") / "found", QUICK)
+
+
+def test_gradients_are_those_of_one_process_whoever_has_the_work(quick: list[dict[str, Any]]) -> None:
+    for found in quick:
+        assert len(found["differences"]) == 2 * len(QUICK)
+        assert {name: far for name, far in found["differences"].items() if not far < 1e-10} == {}
+
+
+def test_what_cannot_be_honoured_is_refused_by_name(quick: list[dict[str, Any]]) -> None:
+    assert quick[0]["refused"] == quick[1]["refused"], "on all ranks: none waits"
+    said = quick[0]["refused"]
+    for engine in ("step", "window", "draft"):
+        assert f"engine='{engine}' calls parts of the model" in said[f"fsdp, {engine}"]
+        assert "use engine='auto' or 'jacobi' (exact), or a number of passes" in said[f"fsdp, {engine}"]
+    for what in ("vectors", "cut"):
+        assert "its parameters are sharded" in said[f"fsdp, {what}"]
+        assert "would go round DistributedDataParallel" in said[f"ddp, {what}"]
+        assert "(freerun.training.MethodRun(model, method))" in said[f"ddp, {what}"]
+    assert "would go round DistributedDataParallel" in said["ddp, step"]
+    assert "generate calls a model as long as a row goes on" in said["fsdp, generate"]
+
+
+def test_what_is_inside_a_wrapper_runs_freely_on_one_rank_alone(quick: list[dict[str, Any]]) -> None:
+    assert [found["others"] for found in quick] == [{"generate on one rank": True, "no protocols": "jacobi"}] * 2
+
+
+@pytest.mark.slow(reason="every method in every wrapper, by two processes")
+def test_every_method_in_every_wrapper(tmp_path: Path) -> None:
+    for found in started(tmp_path / "found", []):
+        assert len(found["differences"]) > 120
+        assert {name: far for name, far in found["differences"].items() if not far < 1e-10} == {}
+
+
+class Small(nn.Module):
+    """The next symbol by the last one alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(5, 5)
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        return self.table(nn.functional.pad(batch.history[:, :-1], (1, 0)))
+
+
+# dynamo looks at .grad of whatever it is given, and PyTorch warns of that
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_model_is_rolled_in_by_what_is_inside() -> None:
+    """Both the history and the gradient are those of the model."""
+    calls: list[int] = []
+
+    def counting(module: Any, _inputs: Any) -> Any:
+        calls.append(len(calls))
+        return module.forward
+
+    method, batch = fr.free_running(), ragged()
+    net = Small().double()
+    expected = method.run(net, batch, 3, 1)
+    wanted = gradients(net, expected.total)
+    compiled = torch.compile(net, backend=counting)
+    assert unwrapped(compiled) is net
+    outcome = method.run(compiled, batch, 3, 1)
+    assert torch.equal(outcome.fed.history, expected.fed.history)
+    found = gradients(net, outcome.total)
+    assert calls, "the training forward is the compiled one"
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_without_wrappers_and_processes_nothing_is_asked() -> None:
+    net = transformer()
+    inside = nn.DataParallel(nn.Sequential(net))
+    assert unwrapped(inside)[0] is net
+    assert unwrapped(len) is len
+    assert not waits(net)
+    assert can(net, Stepper)
+    assert can(net, Encoder)
+    assert not can(nn.DataParallel(net), Stepper)
+    assert (most(net, 4), some(net, False), hint(net, Stepper)) == (4, False, "")
+    assert "would go round DataParallel" in hint(nn.DataParallel(net), Stepper)

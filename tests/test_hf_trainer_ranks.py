@@ -1,0 +1,87 @@
+"""Trainers on two processes: equal to one with the same global batch; resumed runs end with the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_trainer_ranks import METHODS, cases, equal, everything, scored
+from hf_trainer_world import WORLDS, apart, logged, weights
+
+pytestmark = [
+    pytest.mark.slow(reason="starts two processes that import transformers, for some twenty runs"),
+    # peft asks the model by an attribute's old name
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *command],
+        capture_output=True, text=True, timeout=1500, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun(str(Path(__file__).with_name("hf_trainer_ranks.py")), str(folder))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in cases(folder)}
+
+
+def lines(run: dict[str, Any], name: str) -> list[float]:
+    return [line[name] for line in run["log"] if name in line]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", WORLDS)
+def test_two_processes_are_one_with_the_same_global_batch(two: dict[str, Any], name: str, method: str) -> None:
+    one = equal(name, method, "whole")
+    for split in ("halves", "quarters"):
+        found = two[f"{name} {method} {split}"]
+        assert apart(weights(one), found["weights"]) < 1e-9
+        for key in ("loss", "replaced_share", "disagreeing_share", "teacher_forcing_ratio"):
+            assert lines(found, key) == pytest.approx(logged(one, key), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_scores_are_those_of_one_process(two: dict[str, Any], name: str) -> None:
+    """Seven examples on two ranks: the copies that fill up the last batch do not count."""
+    one = scored(name)
+    for key in ("teacher_forced_loss", "free_running_loss", "free_running_token_accuracy"):
+        assert lines(two[f"{name} scored"], f"eval_{key}") == pytest.approx(logged(one, f"eval_{key}"), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_resumed_is_unbroken_bit_for_bit(two: dict[str, Any], name: str, tmp_path: Path) -> None:
+    unbroken, resumed = two[f"{name} unbroken"], two[f"{name} resumed"]
+    assert apart(unbroken["weights"], resumed["weights"]) == 0.0
+    one, again = (everything(name, tmp_path, resume) for resume in (False, True))
+    assert apart(weights(one), weights(again)) == 0.0
+    for whole, rest in ((unbroken["log"], resumed["log"]), (one.state.log_history, again.state.log_history)):
+        wanted = [(line["loss"], line["replaced_share"]) for line in whole if "loss" in line]
+        assert [(line["loss"], line["replaced_share"]) for line in rest if "loss" in line] == wanted
+        assert all(share > 0 for _, share in wanted)
+
+
+def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path: Path) -> None:
+    script = tmp_path / "one_raises.py"
+    script.write_text(
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import freerun as fr; from hf_trainer_world import COMPLETIONS, WORLDS, train\n"
+        "build, data, ours, _ = WORLDS['llama']\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    data = [{**row, 'labels': [-100] * len(row['labels'])} for row in data]\n"
+        "train(ours, build(), data, fr.scheduled_sampling(0.5), max_steps=2)\n"
+    )
+    done = torchrun(str(script), str(Path(__file__).parent))
+    assert done.returncode != 0
+    assert "UserError: no token of the first optimizer step is to be learnt" in done.stderr
