@@ -155,7 +155,7 @@ def case_of_run(folder: str | Path, count: int, device: str = "cpu") -> Case:
 
     run = load_run(folder)
     recipe = load_recipe(str(Path(folder) / "recipe.toml"))
-    task = build_task(recipe, build_data(recipe.data, recipe.model.kind))
+    task = build_task(recipe, build_data(recipe.data, recipe.model))
     plan = BatchPlan(task.lengths, recipe.train.batch_size, seed=recipe.seed)
     planned = [plan.at(step).indices for step in range(count)]
     batches = [task.batch(indices.tolist(), torch.arange(len(indices))).to(device) for indices in planned]

@@ -50,7 +50,7 @@ def windows_of_run(folder: str, lengths: Sequence[int], rows: int, batches: int)
 
     run = load_run(folder)
     recipe = load_recipe(str(Path(folder) / "recipe.toml"))
-    data = build_data(recipe.data, recipe.model.kind)
+    data = build_data(recipe.data, recipe.model)
     if not isinstance(data, TextData):
         raise fr.UserError(
             f"{folder}: passes are counted against length, on texts; this run was trained on {data.name}"

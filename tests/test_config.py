@@ -23,7 +23,7 @@ from freerun.schedules import Table
 from freerun.training import evaluation
 from tiny_recipes import TINY, changed, write
 
-NEEDS_PATH = ("char-lm", "etth1", "g2p-cmudict", "g2p-sigmorphon", "translate")
+NEEDS_PATH = ("char-lm", "etth1", "finetune", "g2p-cmudict", "g2p-sigmorphon", "translate")
 
 
 @pytest.fixture(scope="module")

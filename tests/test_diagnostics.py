@@ -620,6 +620,31 @@ def test_ids_are_compared_place_by_place():
     json.dumps(as_json(found), allow_nan=False)
 
 
+def test_prompts_of_different_lengths_are_left_out_of_the_places():
+    class Shifted:
+        """Says the entry told last plus one, modulo 5; gold does so, too, but where it says 4."""
+
+        def __call__(self, batch: Batch) -> Tensor:
+            before = F.pad(batch.history, (1, 0))[:, :-1]
+            return F.one_hot((before + 1) % 5, 5).double()
+
+    answers = torch.tensor([[1, 2, 4, 0], [3, 4, 0, 2], [2, 3, 0, 0]])
+    mask = torch.tensor([[True] * 4, [True] * 4, [True] * 2 + [False] * 2])
+    # the same answers after prompts of 1, 3 and 2 entries, and padding behind
+    gold = torch.tensor([[0, 1, 2, 4, 0, 3, 3], [4, 1, 2, 3, 4, 0, 2], [3, 1, 2, 3, 3, 3, 3]])
+    counts = torch.zeros(3, 7, dtype=torch.bool)
+    counts[0, 1:5] = counts[1, 3:] = counts[2, 2:4] = True
+    found = diagnose(Shifted(), Batch(gold, gold, counts))
+    # told gold: 1 2 [3] 0, 3 4 0 [1], 2 3; free: 1 2 3 4, 3 4 0 1, 2 3
+    wrong = torch.tensor([[False, False, True, False], [False, False, False, True], [False] * 4])
+    free = torch.tensor([[False, False, True, True], [False, False, False, True], [False] * 4])
+    for side, expected in ((found.teacher_forced, wrong), (found.free_running, free)):
+        left = mask.sum(0)
+        assert side.wrong_by_position == tuple(((expected & mask).sum(0) / left).tolist())
+    assert (found.positions, found.left) == (4, (3, 3, 2, 2))
+    assert torch.equal(gold[counts], answers[mask])
+
+
 def test_what_cannot_be_diagnosed_is_refused():
     batch = windows(2, 3, 4)
     ids = torch.zeros(2, 3, dtype=torch.long)
@@ -627,6 +652,5 @@ def test_what_cannot_be_diagnosed_is_refused():
         diagnose(Halving(), [])
     with pytest.raises(UserError, match="mixed"):
         diagnose(Halving(), [batch, Batch(ids, ids, ids == 0)])
-    prompted = torch.tensor([[False, True, True]] * 2)
-    with pytest.raises(UserError, match="prompts"):
-        diagnose(Halving(), Batch(ids, ids, prompted))
+    with pytest.raises(UserError, match="no position that counts"):
+        diagnose(Halving(), Batch(ids, ids, ids != 0))

@@ -1,4 +1,4 @@
-"""Published scores by their libraries: phone and word error rates (rapidfuzz), BLEU and chrF (sacrebleu)."""
+"""Published scores by their libraries: phone, word and character error rates (rapidfuzz), BLEU and chrF (sacrebleu)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from freerun.errors import UserError
 
-__all__ = ["bleu_signature", "nearest", "score", "score_translations"]
+__all__ = ["bleu_signature", "nearest", "score", "score_texts", "score_translations"]
 
 Symbols = tuple[str, ...]
 
@@ -89,11 +89,17 @@ def score_translations(
     empty = [number for number, reference in enumerate(references) if not reference.split()]
     if empty:
         raise UserError(f"every sentence needs a reference that is not empty; sentence {empty[0]} has none")
+    return _bleu_and_chrf(outputs, references, "none")
+
+
+def _bleu_and_chrf(
+    outputs: Sequence[str], references: Sequence[str], tokenize: str
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     metrics = _sacrebleu()
-    bleu = metrics.BLEU(tokenize="none", force=True)
+    bleu = metrics.BLEU(tokenize=tokenize, force=True)
     corpus = bleu.corpus_score(outputs, [references])
     # effective_order only silences the advice on sentence scores: the parts do not depend on it
-    one = metrics.BLEU(tokenize="none", force=True, effective_order=True)
+    one = metrics.BLEU(tokenize=tokenize, force=True, effective_order=True)
     items: list[dict[str, Any]] = []
     for output, reference in zip(outputs, references, strict=True):
         found = one.sentence_score(output, [reference])
@@ -102,13 +108,56 @@ def score_translations(
     return {"bleu": corpus.score, "chrf": chrf.score, "length_ratio": corpus.sys_len / corpus.ref_len}, items
 
 
-def bleu_signature() -> str:
+def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Scores of raw text against one reference each: chrF and BLEU by sacreBLEU, character errors, equal texts.
+
+    BLEU is sacreBLEU's own default, which takes words apart itself (``tokenize="13a"``). ``cer`` is the sum of the edit
+    distances in characters over the sum of the references' characters, so it may exceed 100; ``sequence_accuracy`` the
+    share of outputs that equal their reference, blanks at both ends aside.
+
+    Args:
+        outputs: what was said, one text each.
+        references: one of each.
+
+    Returns:
+        ``{"chrf", "bleu", "cer", "sequence_accuracy", "length_ratio"}``, and for each text ``{"bleu": [...], "errors",
+        "length", "right"}``: what BLEU is made of, edit distance, the reference's characters, whether they are equal.
+
+    Raises:
+        UserError: nothing to score, lists of different lengths, an empty reference; sacrebleu is not installed.
+
+    >>> scores, items = score_texts(["A man walks.", "yes"], ["A man walks.", "no"])
+    >>> round(scores["cer"], 2), scores["sequence_accuracy"], items[1]["errors"]
+    (21.43, 50.0, 3)
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    if len(outputs) != len(references) or not outputs:
+        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
+    empty = [number for number, reference in enumerate(references) if not reference.split()]
+    if empty:
+        raise UserError(f"every text needs a reference that is not empty; text {empty[0]} has none")
+    found, items = _bleu_and_chrf(outputs, references, "13a")
+    for item, output, reference in zip(items, outputs, references, strict=True):
+        said, wanted = output.strip(), reference.strip()
+        item |= {"errors": Levenshtein.distance(said, wanted), "length": len(wanted), "right": said == wanted}
+    scores = {
+        "chrf": found["chrf"],
+        "bleu": found["bleu"],
+        "cer": 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items),
+        "sequence_accuracy": 100 * sum(item["right"] for item in items) / len(items),
+        "length_ratio": found["length_ratio"],
+    }
+    return scores, items
+
+
+def bleu_signature(tokenize: str = "none") -> str:
     """How BLEU is counted, as sacreBLEU writes it, with its version.
 
     >>> bleu_signature().rsplit("|", 1)[0]
     'nrefs:1|case:mixed|eff:no|tok:none|smooth:exp'
     """
-    metric = _sacrebleu().BLEU(tokenize="none", force=True)
+    metric = _sacrebleu().BLEU(tokenize=tokenize, force=True)
     metric.corpus_score(["a"], [["a"]])  # it knows the number of references from a score only
     return str(metric.get_signature())
 

@@ -70,11 +70,13 @@ def generate(
         A run's folder.
     input
         Words, or beginnings of a text, one a line; standard input if left out. In a beginning \\n is a line break. Of a
-        series the CSV or Parquet file that it goes on from: the forecast is a CSV table.
+        series the CSV or Parquet file that it goes on from: the forecast is a CSV table. For a Hugging Face model
+        sources or prompts, one a line, or JSON objects, which come back with an "output".
     beams
         Width of the beam search; as in the recipe if left out.
     length
-        Characters to say after each beginning of a text; evaluate.block if left out.
+        Characters to say after each beginning of a text, tokens of a Hugging Face model's answer; as in the recipe if
+        left out.
     """
     return commands.generate(run, input, beams, length)
 
@@ -88,7 +90,7 @@ def evaluate(run: Path, /, *, data: Path | None = None, beams: int | None = None
     run
         A run's folder.
     data
-        A file of pairs, a text or a series, as the run was trained on; the run's own test split if left out.
+        A file of pairs, a text, a series or records, as the run was trained on; the run's own test split if left out.
     beams
         Width of the beam search; as in the recipe if left out.
     """

@@ -19,11 +19,14 @@ def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, ove
     """``freerun train``: the folder of the run on standard output."""
     from freerun.config import load_recipe
     from freerun.config.run import results_lines, run_recipe
+    from freerun.training.processes import joined
 
-    summary = run_recipe(load_recipe(recipe, overrides), out, resume=resume, overwrite=overwrite, init=init)
-    for line in results_lines(summary):
-        print(line)
-    print(out)
+    with joined() as processes:
+        with processes.alike():
+            loaded = load_recipe(recipe, overrides)
+        summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init)
+        if processes.first:
+            print("\n".join([*results_lines(summary), str(out)]))
     return 0
 
 
@@ -82,7 +85,10 @@ def compare(
     from freerun import report
     from freerun.compare.run import compare as run_all
     from freerun.compare.table import table
+    from freerun.training.processes import started_together
 
+    if started_together() > 1:
+        raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
     results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers)
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table(results))

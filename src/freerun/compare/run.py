@@ -101,7 +101,7 @@ def _check_start(recipe: Recipe) -> None:
     from freerun.config.build import build_data, build_model, build_task
     from freerun.training import ready_to_start
 
-    data = build_data(recipe.data, recipe.model.kind)
+    data = build_data(recipe.data, recipe.model)
     ready_to_start(build_model(recipe, data), build_task(recipe, data), recipe.train)
 
 

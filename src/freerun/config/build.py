@@ -6,8 +6,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.data_sections import DataSettings
+from freerun.config.huggingface_sections import HuggingFaceSettings
 from freerun.config.kinds import RecipeTask, task_of, trained_on
 from freerun.config.methods import build_method
+from freerun.config.model_sections import ModelSettings
+from freerun.config.pretrained_run import build_pretrained, rehearsed
 from freerun.config.recipe import Recipe
 from freerun.errors import UserError
 
@@ -29,18 +32,21 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
     """
     from freerun.types import Step
 
-    data = build_data(recipe.data, recipe.model.kind)
+    data = build_data(recipe.data, recipe.model)
     task = build_task(recipe, data)
     train = recipe.train
     samples = train.updates * train.batch_size
     run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
     frequencies = task_of(recipe.data).frequencies(data)
     trained = trained_on(recipe.data.kind, recipe.model)
-    return build_model(recipe, data), task, build_method(recipe.method, run, trained, frequencies), train
+    model, method = build_model(recipe, data), build_method(recipe.method, run, trained, frequencies)
+    if isinstance(recipe.model, HuggingFaceSettings):
+        rehearsed(method, model, task, train.updates)
+    return model, task, method, train
 
 
-def build_data(settings: DataSettings, model: str) -> Any:
-    """The data of a recipe, in the shape that a kind of model reads.
+def build_data(settings: DataSettings, model: ModelSettings) -> Any:
+    """The data of a recipe, in the shape that its model reads.
 
     Raises:
         UserError: all problems of the files.
@@ -64,10 +70,12 @@ def build_model(recipe: Recipe, data: Any) -> Module:
     from freerun.keys import fold
     from freerun.models import MODELS
 
+    torch.manual_seed(fold(recipe.seed, "init"))
+    if isinstance(recipe.model, HuggingFaceSettings):
+        return build_pretrained(recipe, data)
     _check_positions(recipe, data)
     arguments = {each.name: getattr(recipe.model, each.name) for each in fields(recipe.model)}
     kind = MODELS[arguments.pop("kind")]
-    torch.manual_seed(fold(recipe.seed, "init"))
     return kind(*task_of(recipe.data).sizes(data), **arguments)
 
 
@@ -94,6 +102,8 @@ def check_model_arguments(settings: Any) -> None:
 
     from freerun.models import MODELS
 
+    if isinstance(settings, HuggingFaceSettings):
+        return  # what it is, its own files say
     arguments = {each.name: getattr(settings, each.name) for each in fields(settings)}
     kind = MODELS.get(arguments.pop("kind"))
     if kind is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from freerun.config.ranged import number
+from freerun.config.records_sections import RecordsData
 from freerun.config.series_sections import FramesSection, SeriesSection, SystemSection
 from freerun.errors import UserError
 
@@ -211,7 +212,8 @@ class ParallelData:
 
 
 DataSettings = (
-    CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection | FramesSection
+    CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection | FramesSection |
+    RecordsData
 )  # fmt: skip
 DATA_KINDS: dict[str, type[Any]] = {
     "cmudict": CmudictData,
@@ -222,4 +224,5 @@ DATA_KINDS: dict[str, type[Any]] = {
     "series": SeriesSection,
     "system": SystemSection,
     "frames": FramesSection,
+    "records": RecordsData,
 }

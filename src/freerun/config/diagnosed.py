@@ -127,10 +127,26 @@ def _parallel(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
     return _Asked(f"{sentences.origin}", "sentences", batches, About(end=0))
 
 
+def _records(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
+    from freerun.diagnostics import About
+
+    _, encoded = data.evaluation("test", windows)
+    # records of like length in one batch
+    encoded = sorted(encoded, key=len)
+    limit: int | None = run.coder.model.limit
+    tight = data.coder.causal and limit is not None and sum(data.longest) > limit
+    # rows of a batch go on for the longest answer, for which a long prompt may leave no positions
+    size = 1 if tight else run.evaluate.batch_size
+    parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
+    batches = [run.coder.answer_batch(part) for part in parts]
+    return _Asked(f"{data.name}, test", "records", batches, About(end=run.coder.end))
+
+
 _ASK: dict[str, Callable[[LoadedRun, Any, int | None], _Asked]] = {
     "series": _series,
     "pairs": _pairs,
     "parallel": _parallel,
+    "records": _records,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tomllib
@@ -91,7 +92,17 @@ def _refuse_foreign_checkpoints(folder: Path) -> None:
 
 
 def _ours(folder: Path, name: str) -> list[Path]:
-    return [path for pattern in (*_RUN_FOLDERS[name], _TEMPORARY) for path in folder.glob(pattern)]
+    ours = {path for pattern in (*_RUN_FOLDERS[name], _TEMPORARY) for path in folder.glob(pattern)}
+    return sorted(ours | {folder / listed for listed in _listed(folder)})
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files that a folder's manifest names and that are there: of some models there are more than of others."""
+    try:
+        names = json.loads((folder / "manifest.json").read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if Path(name).name == name and (folder / name).is_file()]
 
 
 def clear_run(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""The kinds of task: what config, command line and comparisons must know of pairs, texts, parallel text and series.
+"""The kinds of task: what config, command line and comparisons must know of pairs, texts, parallel text, series
+and records.
 
 To add one: a file like ``pairs_kind``, a line in ``TASKS``, its ``[data]`` section (whose ``family`` names it) in
 ``data_sections``, and its models' sections in ``model_sections``.
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from freerun.config.data_sections import DATA_KINDS, DataFile
 from freerun.config.pairs_kind import PairsKind
 from freerun.config.parallel_kind import ParallelKind
+from freerun.config.records_kind import RecordsKind
 from freerun.config.series_kind import SeriesKind
 from freerun.config.text_kind import TextKind
 from freerun.config.trained import Trained
@@ -88,8 +90,8 @@ class TaskKind(Protocol):
         """Whether what it answers is a table, a file of its own, and not a line."""
         ...
 
-    def load(self, settings: Any, model: str) -> Any:
-        """The data of a ``[data]`` section, in the shape that a kind of model reads."""
+    def load(self, settings: Any, model: Any) -> Any:
+        """The data of a ``[data]`` section, in the shape that the model of a ``[model]`` section reads."""
         ...
 
     def make(self, data: Any, settings: Any, items: int | None) -> RecipeTask:
@@ -136,7 +138,8 @@ class TaskKind(Protocol):
 
 
 TASKS: dict[str, TaskKind] = {
-    "pairs": PairsKind(), "text": TextKind(), "parallel": ParallelKind(), "series": SeriesKind()
+    "pairs": PairsKind(), "text": TextKind(), "parallel": ParallelKind(), "series": SeriesKind(),
+    "records": RecordsKind(),
 }  # fmt: skip
 
 

@@ -11,7 +11,10 @@ from freerun.config.build import build_data
 from freerun.config.check import read_section
 from freerun.config.data_sections import DATA_KINDS, DataFile, DataSettings
 from freerun.config.folder import near_runs, saved_recipe
+from freerun.config.huggingface_sections import HuggingFaceSettings
 from freerun.config.kinds import TASKS, TaskKind
+from freerun.config.model_sections import MODEL_KINDS
+from freerun.config.pretrained_run import load_pretrained, within_run
 from freerun.config.source import Source
 from freerun.config.toml_lines import KeyPlaces
 from freerun.errors import CheckpointError, UserError
@@ -59,18 +62,22 @@ def load_run(folder: str | Path) -> LoadedRun:
     info, weights = read_model(folder)
     where = folder / "model" / "model.json"
     kind, settings, describe = info.get("kind"), info.get("settings"), info.get("describe")
-    if kind not in MODELS or not isinstance(settings, dict) or not isinstance(describe, dict):
+    known = kind in MODELS or kind == "huggingface"
+    if not isinstance(kind, str) or not known or not isinstance(settings, dict) or not isinstance(describe, dict):
         raise CheckpointError(
             f"{where}: a model of kind {kind!r} cannot be rebuilt from its file; known are {', '.join(MODELS)}"
             "\n  help: build it in Python and load model/model.safetensors into it"
         )
     try:
-        model = MODELS[kind](**settings)
         task = _task_kind(describe)
-        coder = task.coder(describe)
+        if kind == "huggingface":
+            model, coder = load_pretrained(folder, describe)
+        else:
+            model, coder = MODELS[kind](**settings), task.coder(describe)
     except (UserError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from None
-    load_weights(model, weights, str(where.parent))
+    if kind != "huggingface":
+        load_weights(model, weights, str(where.parent))
     recipe = saved_recipe(folder) or {}
     return LoadedRun(folder, model.eval(), task, coder, recipe, _section(folder, recipe, "evaluate", task.evaluate))
 
@@ -177,7 +184,7 @@ def run_summary(run: LoadedRun) -> dict[str, Any]:
 
 
 def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
-    loaded = build_data(_data_settings(run), _model_kind(run))
+    loaded = build_data(_data_settings(run), _model_settings(run))
     before = summary.get("data")
     if before is not None and before != loaded.fingerprint:
         raise CheckpointError(
@@ -187,10 +194,12 @@ def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
     return loaded
 
 
-def _model_kind(run: LoadedRun) -> str:
-    from freerun.training.weights import model_info
-
-    return str(model_info(run.model, {})["kind"])
+def _model_settings(run: LoadedRun) -> Any:
+    section = run.recipe.get("model")
+    usual = run.kind.models[0]
+    kind = section.get("kind", usual) if isinstance(section, dict) else usual
+    found = _section(run.folder, run.recipe, "model", MODEL_KINDS[str(kind)])
+    return within_run(found, run.folder) if isinstance(found, HuggingFaceSettings) else found
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -199,8 +208,8 @@ def _summary(folder: Path) -> dict[str, Any]:
     return finished_summary(folder) or {}
 
 
-_OPTIONS = {"beams": "beams", "length": "block"}
-"""Key of [evaluate] that an option of the command line stands in for."""
+_OPTIONS = {"beams": ("beams",), "length": ("block", "length")}
+"""Keys of [evaluate], one of which an option of the command line stands in for."""
 
 
 def _settings(run: LoadedRun, **given: int | None) -> Any:
@@ -211,11 +220,15 @@ def _settings(run: LoadedRun, **given: int | None) -> Any:
     problems += [
         f"--{name} has no effect on a run whose model is trained on this kind of data\n  help: leave it out"
         for name in changes
-        if _OPTIONS[name] not in known
+        if not _key(name, known)
     ]
     if problems:
         raise UserError(problems)
-    return replace(run.evaluate, **{_OPTIONS[name]: value for name, value in changes.items()})
+    return replace(run.evaluate, **{_key(name, known): value for name, value in changes.items()})
+
+
+def _key(option: str, known: Sequence[str]) -> str:
+    return next((key for key in _OPTIONS[option] if key in known), "")
 
 
 def answer(

@@ -16,6 +16,7 @@ from freerun.config.forecaster_sections import (
     ShallowPLRNNSettings,
     TransformerForecasterSettings,
 )
+from freerun.config.huggingface_sections import HuggingFaceSettings
 from freerun.config.ranged import number
 
 __all__ = ["MODEL_KINDS", "ModelSettings", "RecurrentSettings", "TransformerLMSettings", "TransformerSettings"]
@@ -108,6 +109,7 @@ ModelSettings = (
     | ConvGRUSettings
     | ShallowPLRNNSettings
     | ArticleSettings
+    | HuggingFaceSettings
 )
 MODEL_KINDS: dict[str, type[Any]] = {
     "recurrent": RecurrentSettings,
@@ -119,4 +121,5 @@ MODEL_KINDS: dict[str, type[Any]] = {
     "conv_gru": ConvGRUSettings,
     "shallow_plrnn": ShallowPLRNNSettings,
     "article": ArticleSettings,
+    "huggingface": HuggingFaceSettings,
 }

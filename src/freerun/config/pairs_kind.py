@@ -42,7 +42,7 @@ class PairsKind:
 
         return PAIRS
 
-    def load(self, settings: CmudictData | PairsData | ToyData, model: str) -> PairData:
+    def load(self, settings: CmudictData | PairsData | ToyData, model: object) -> PairData:
         """The pairs.
 
         Raises:

@@ -42,7 +42,7 @@ class ParallelKind:
 
         return PARALLEL
 
-    def load(self, settings: ParallelSection, model: str) -> ParallelData:
+    def load(self, settings: ParallelSection, model: object) -> ParallelData:
         """The sentences and their subwords.
 
         Raises:

@@ -82,7 +82,7 @@ def read_recipe(source: Source) -> Recipe:
     assert model is not None
     assert method is not None
     assert train is not None
-    select = _get(table, "train", "select") or task.select
+    select = _get(table, "train", "select") or getattr(data, "select", None) or task.select
     train = type(train)(**{**_as_dict(train), "seed": seed, "select": select})
     return Recipe(name, seed, data, model, method, train, evaluate, compare)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from freerun.config.data_sections import DataSettings
 from freerun.config.model_sections import ModelSettings
 from freerun.config.ranged import number
+from freerun.config.records_sections import RecordsEvaluate
 from freerun.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,5 +130,5 @@ class Recipe:
     model: ModelSettings
     method: MethodSettings
     train: TrainSettings
-    evaluate: EvaluateSettings | TextEvaluate | SeriesEvaluate
+    evaluate: EvaluateSettings | TextEvaluate | SeriesEvaluate | RecordsEvaluate
     compare: CompareSettings | None = None

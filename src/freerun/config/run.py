@@ -48,31 +48,44 @@ def run_recipe(
         UserError: data, bf16 or TensorBoard that are not there, a folder that cannot be written, ``init`` that is
             ``out``, a resumed run of another recipe.
         CheckpointError: nothing to resume from is sound, or ``init`` is not a run of this model.
+        OtherProcessError: started by ``torchrun``, and another process failed.
     """
     from freerun.training import fit, ready_to_start
     from freerun.training.folder import FolderLock
+    from freerun.training.processes import joined
 
-    folder = Path(out)
-    check_folder(folder, resume=resume, overwrite=overwrite)
-    source = None if init is None else Path(init)
-    if source is not None:
-        _check_init(source, folder)
+    folder, source = Path(out), None if init is None else Path(init)
     table = recipe_table(recipe, compare=False)
-    if resume:
-        same_recipe(folder, table)
-    model, task, method, settings = build(recipe)
-    ready_to_start(model, task, settings, source)
-    probe(folder)
-    if overwrite:
-        with FolderLock(folder):
-            clear_run(folder)
-    write_recipe(folder, table)
-    if progress:
-        print("\n".join(header(recipe, task.header(), method, model, folder)), file=sys.stderr, flush=True)
-    return fit(
-        model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_places(table),
-        init=source,
-    )  # fmt: skip
+
+    def look() -> None:
+        check_folder(folder, resume=resume, overwrite=overwrite)
+        if source is not None:
+            _check_init(source, folder)
+        if resume:
+            same_recipe(folder, table)
+
+    with joined() as processes:
+        processes.by_first(look)
+        with processes.alike():
+            model, task, method, settings = build(recipe)
+            # of several processes the first reads what a run begins with, and gives it to the others
+            ready_to_start(model, task, settings, source if processes.first else None)
+
+        def write() -> None:
+            probe(folder)
+            if overwrite:
+                with FolderLock(folder):
+                    clear_run(folder)
+            write_recipe(folder, table)
+            if progress:
+                said = header(recipe, task.header(), method, model, folder, processes=processes.size)
+                print("\n".join(said), file=sys.stderr, flush=True)
+
+        processes.by_first(write)
+        return fit(
+            model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_places(table),
+            init=source,
+        )  # fmt: skip
 
 
 def _check_init(init: Path, folder: Path) -> None:
@@ -85,7 +98,9 @@ def _check_init(init: Path, folder: Path) -> None:
         raise CheckpointError(f"--init {init}: no model/model.json there; it must be the folder of a run")
 
 
-def header(recipe: Recipe, data: list[str], method: Any, model: Module, folder: Path) -> list[str]:
+def header(
+    recipe: Recipe, data: list[str], method: Any, model: Module, folder: Path, *, processes: int = 1
+) -> list[str]:
     """What a run says about itself before it begins, line by line."""
     parameters = sum(part.numel() for part in model.parameters())
     settings = recipe.train
@@ -96,6 +111,7 @@ def header(recipe: Recipe, data: list[str], method: Any, model: Module, folder: 
         *lines,
         f"model: {recipe.model}, {parameters:,} parameters",
         f"training: {settings.updates:,} updates of {settings.batch_size}, {settings.optimizer}, lr {settings.lr:g}",
+        *([f"processes: {processes}, {settings.parallel}"] if processes > 1 else []),
         f"folder: {folder}",
     ]
 

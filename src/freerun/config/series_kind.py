@@ -44,18 +44,18 @@ class SeriesKind:
 
         return SERIES
 
-    def load(self, settings: SeriesSection | SystemSection | FramesSection, model: str) -> SeriesData:
-        """The windows, laid out as a kind of model reads them.
+    def load(self, settings: SeriesSection | SystemSection | FramesSection, model: Any) -> SeriesData:
+        """The windows, laid out as the model of a ``[model]`` section reads them.
 
         Raises:
             UserError: all problems of the files; a setting that has no effect with that kind of model.
         """
         from freerun.models import MODELS
 
-        layout = MODELS[model].layout
+        layout = MODELS[model.kind].layout
         if getattr(settings, "warmup_loss", False) and layout == "past":
             raise UserError(
-                f"data.warmup_loss has no effect with a model of kind {model}, which says the horizon only\n"
+                f"data.warmup_loss has no effect with a model of kind {model.kind}, which says the horizon only\n"
                 "  help: leave it out, or use kind = plain_forecaster"
             )
         return _load(settings, layout)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from freerun.training.reported import Reported
     from freerun.types import Batch
 
-__all__ = ["TextKind"]
+__all__ = ["TextKind", "escaped", "unescaped"]
 
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
 
@@ -46,7 +46,7 @@ class TextKind:
 
         return TEXT
 
-    def load(self, settings: TextSection, model: str) -> TextData:
+    def load(self, settings: TextSection, model: object) -> TextData:
         """The text.
 
         Raises:
@@ -113,13 +113,13 @@ class TextKind:
         from freerun.training.language import go_on
 
         problems: list[str] = []
-        prompts = [_unescaped(line) for line in lines]
+        prompts = [unescaped(line) for line in lines]
         for place, prompt in zip(places, prompts, strict=True):
             problems += coder.problems(prompt, place)
         if problems:
             raise UserError(problems[:20])
         said = go_on(model, coder, prompts, settings.block, draw=settings.draw)
-        return [f"{_escaped(prompt)}\t{_escaped(text)}" for prompt, text in zip(prompts, said, strict=True)]
+        return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, said, strict=True)]
 
     def trial_batch(self, coder: TextCoder, rows: int) -> Batch:
         """Windows of random characters, of different lengths."""
@@ -140,12 +140,14 @@ def _scoring(settings: TextEvaluate, blocks: int | None = None) -> Any:
     return TextSettings(block=settings.block, draw=settings.draw, batch_size=settings.batch_size, blocks=blocks)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """A text in one line: line breaks and tabs as two characters each."""
     for plain, escaped in _ESCAPES:
         text = text.replace(plain, escaped)
     return text
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """The text that ``escaped`` was given."""
     pieces = text.split("\\\\")
     return "\\".join(piece.replace("\\n", "\n").replace("\\t", "\t") for piece in pieces)

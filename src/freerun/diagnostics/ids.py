@@ -24,9 +24,10 @@ def diagnose_ids(
     model: Any, batches: Sequence[Batch], end: int | None, watch: Callable[[str], None] | None = None
 ) -> IdDiagnosis:
     """See ``diagnose``."""
-    if any(int(prompt_lengths(batch).max()) for batch in batches):
-        raise UserError("histories that begin with prompts cannot be compared place by place: give batches without")
-    longest = max(batch.time for batch in batches)
+    if not any(bool(batch.mask.any()) for batch in batches):
+        raise UserError("the batches have no position that counts: nothing can be compared")
+    places = [_places(batch) for batch in batches]
+    longest = max(place.shape[1] for place in places)
     told: list[Tensor] = []
     own: list[Tensor] = []
     masks: list[Tensor] = []
@@ -35,13 +36,17 @@ def diagnose_ids(
             watch(f"rows, part {number + 1} of {len(batches)}")
         with evaluating(model), torch.no_grad():
             choices = model(batch).argmax(-1)
-        said = generate(model, batch, length=batch.time, end=end).entries
+        place = places[number]
+        there = place < batch.time
+        targets, mask, choices = (
+            part.gather(1, place.clamp_max(batch.time - 1)) for part in (batch.targets, batch.mask, choices)
+        )
+        mask = mask & there
+        said = generate(model, batch, length=place.shape[1], end=end).entries
         for found, entries in ((told, choices), (own, said)):
-            found.append(_widened((entries != batch.targets) & batch.mask, longest))
-        masks.append(_widened(batch.mask, longest))
+            found.append(_widened((entries != targets) & mask, longest))
+        masks.append(_widened(mask, longest))
     mask = torch.cat(masks)
-    if not bool(mask.any()):
-        raise UserError("the batches have no position that counts: nothing can be compared")
     forced, free = (torch.cat(found) for found in (told, own))
     sides = [_side(wrong, mask) for wrong in (forced, free)]
     gaps = [b - a for a, b in zip(sides[0].wrong_by_position, sides[1].wrong_by_position, strict=True)]
@@ -56,6 +61,14 @@ def diagnose_ids(
         gap_by_position=tuple(gaps),
         first_error=tuple(firsts.tolist()),
     )
+
+
+def _places(batch: Batch) -> Tensor:
+    """(rows, longest) each row's places from the end of its prompt on, as many as the longest answer has."""
+    told = prompt_lengths(batch)
+    index = torch.arange(batch.time, device=told.device)
+    length = int((torch.where(batch.mask, index + 1, 0).amax(1) - told).max())
+    return told[:, None] + torch.arange(max(1, length), device=told.device)
 
 
 def _widened(part: Tensor, longest: int) -> Tensor:

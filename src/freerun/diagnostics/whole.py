@@ -25,7 +25,8 @@ def diagnose(
 
     Values: error by lead time in both ways, the signed gap, naive forecasts, valid time, growth against
     ``exp(lambda t)``, windows that escape with their lead time, and the climate of a long free run. Ids: share of wrong
-    choices by position in both ways, and after a wrong and after a right choice, greedily.
+    choices by position, counted from the end of a row's prompt, in both ways, and after a wrong and after a right
+    choice, greedily.
 
     Args:
         model: from a Batch to (batch, time, value) or (batch, time, vocab) outputs; its mode is restored afterwards.
@@ -36,7 +37,7 @@ def diagnose(
         watch: told what is being done, in words.
 
     Raises:
-        UserError: no batches, values and ids mixed, horizons that differ, ids with prompts.
+        UserError: no batches, values and ids mixed, horizons that differ, ids of which none counts.
 
     >>> import torch
     >>> class Halve:

@@ -1,0 +1,270 @@
+"""Records as ids by a Hugging Face tokenizer, and batches of them by the adapted model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.data.records.chat import asked, conversation
+from freerun.data.records.columns import Message, Record
+from freerun.data.text import check_description
+from freerun.errors import UserError
+from freerun.types import Batch
+
+__all__ = ["Encoded", "RecordCoder"]
+
+_SAVED = ("shape", "columns", "causal", "prefix", "chat", "separator", "end", "longest", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A record as ids.
+
+    Args:
+        told: source, or prompt; of a conversation all before the last answer; of plain text its first half.
+        said: what is to be said after it, with its end symbol.
+        learnt: places in ``told`` that are learnt too: earlier answers, or all of a text.
+        merged: whether the prompt ends within a token of prompt and completion as one.
+    """
+
+    told: tuple[int, ...]
+    said: tuple[int, ...]
+    learnt: frozenset[int] = frozenset()
+    merged: bool = False
+
+    def __len__(self) -> int:
+        return len(self.told) + len(self.said)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordCoder:
+    """What a trained model needs of its data: the tokenizer, what records are, the longest answer.
+
+    Args:
+        tokenizer: of transformers; it has a pad symbol.
+        shape: a name in ``SHAPES``.
+        columns: the column of each part.
+        causal: whether prompt and answer are one sequence.
+        prefix: stands before every source.
+        chat: whether prompts and completions are put into the tokenizer's chat template.
+        separator: of CSV files.
+        end: id that ends an answer; None: there is none.
+        longest: ids of the longest training answer, without the end symbol.
+        model: makes batches; see ``bound``.
+    """
+
+    tokenizer: Any
+    shape: str
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    causal: bool = True
+    prefix: str = ""
+    chat: bool = False
+    separator: str = ","
+    end: int | None = None
+    longest: int = 0
+    model: Any = None
+
+    @property
+    def talks(self) -> bool:
+        """Whether the chat template is used."""
+        return self.chat or self.shape == "messages"
+
+    # -- text to ids
+
+    def encoded(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        """Each record as ids, None where that cannot be; and why.
+
+        A prompt's ids are those it has alone, as in generation, and its completion's are what the two as one text have
+        more; where they merge over the boundary, those the completion has alone.
+        """
+        if not self.causal:
+            return self._pairs(records), []
+        if self.talks:
+            return self._conversations(records)
+        return self._texts(records) if self.shape == "text" else self._completions(records)
+
+    def _ids(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(list(texts), verbose=False, **options)["input_ids"]]
+
+    def _ended(self, ids: Sequence[int]) -> tuple[int, ...]:
+        end = self.tokenizer.eos_token_id if self.end is None else self.end
+        return tuple(ids) if end is None or end in ids else (*ids, end)
+
+    def _pairs(self, records: Sequence[Record]) -> list[Encoded | None]:
+        sources = [f"{self.prefix}{record.told}" for record in records]
+        made = self.tokenizer(sources, text_target=[record.said for record in records], verbose=False)
+        sides = zip(made["input_ids"], made["labels"], strict=True)
+        return [Encoded(tuple(told), self._ended(said)) for told, said in sides]
+
+    def _completions(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        prompts = self.prompts([str(record.told) for record in records])
+        wholes = self._ids([f"{self.prefix}{record.told}{record.said}" for record in records])
+        alone = self._ids([record.said for record in records], add_special_tokens=False)
+        found: list[Encoded | None] = []
+        for prompt, whole, completion in zip(prompts, wholes, alone, strict=True):
+            fits = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+            said = whole[len(prompt) :] if fits else completion
+            found.append(Encoded(tuple(prompt), self._ended(said), merged=not fits))
+        return found, _empty(found, records)
+
+    def _texts(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        found: list[Encoded | None] = []
+        for ids in self._ids([record.said for record in records]):
+            whole = self._ended(ids)
+            half = max(1, len(whole) // 2)
+            found.append(Encoded(whole[:half], whole[half:], frozenset(range(half))))
+        return found, _empty(found, records)
+
+    def _conversations(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        found: list[Encoded | None] = []
+        problems: list[str] = []
+        for record in records:
+            try:
+                ids, said = conversation(self.tokenizer, (*self._messages(record), _answer(record)))
+            except ValueError as error:
+                problems.append(f"{record.place}: {error}")
+                found.append(None)
+                continue
+            start = len(said)
+            while start and said[start - 1]:
+                start -= 1
+            learnt = frozenset(place for place in range(start) if said[place])
+            found.append(Encoded(tuple(ids[:start]), tuple(ids[start:]), learnt))
+        return found, problems
+
+    def _messages(self, record: Record) -> tuple[Message, ...]:
+        return ({"role": "user", "content": record.told},) if isinstance(record.told, str) else record.told
+
+    def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
+        """Ids of what a model is told before it is to answer.
+
+        Raises:
+            ValueError: the chat template refuses one.
+        """
+        if self.talks:
+            return [asked(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
+        plain = [f"{self.prefix}{text}" for text in texts]
+        if not self.causal:
+            return self._ids(plain)
+        eos = self.tokenizer.eos_token_id
+        # a prompt does not end: there is something to come
+        return [ids[:-1] if ids and ids[-1] == eos else ids for ids in self._ids(plain)]
+
+    # -- ids to text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of an answer's ids, up to the end symbol, without blanks around it."""
+        numbers = list(ids)
+        numbers = numbers[: numbers.index(self.end)] if self.end in numbers else numbers
+        return str(self.tokenizer.decode(numbers, skip_special_tokens=True)).strip()
+
+    def reference(self, record: Record, encoded: Encoded) -> str:
+        """What an answer is compared with: the record's own text; of plain text its second half."""
+        return self.text(encoded.said) if self.shape == "text" else record.said.strip()
+
+    # -- batches
+
+    def bound(self, model: Any) -> RecordCoder:
+        """The same, with an adapted model that makes its batches."""
+        return replace(self, model=model)
+
+    def training_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
+        """A batch in which all that is learnt counts."""
+        return self._batch(chosen, [one.learnt for one in chosen], rows)
+
+    def answer_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
+        """A batch in which the last answers count, and nothing else."""
+        return self._batch(chosen, [frozenset[int]()] * len(chosen), rows)
+
+    def _batch(self, chosen: Sequence[Encoded], learnt: Sequence[frozenset[int]], rows: Tensor | None) -> Batch:
+        if not self.causal:
+            ids, mask = self._padded([one.told for one in chosen])
+            labels, there = self._padded([one.said for one in chosen])
+            labels = labels.masked_fill(~there, -100)
+            return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
+        ids, mask = self._padded([(*one.told, *one.said) for one in chosen])
+        wanted, _ = self._padded(
+            [
+                (*(place in also for place in range(len(one.told))), *(True for _ in one.said))
+                for one, also in zip(chosen, learnt, strict=True)
+            ],
+            fill=0,
+        )
+        labels = ids.masked_fill(~(wanted.bool() & mask), -100)
+        return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
+
+    def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> Batch:
+        """A batch to go on from."""
+        ids, mask = self._padded(prompts)
+        return self._made(input_ids=ids, attention_mask=mask.long())
+
+    def _made(self, **given: Any) -> Batch:
+        if self.model is None:
+            raise UserError("records become batches by their model: bind one first")
+        return self.model.batch(**{name: value for name, value in given.items() if value is not None})
+
+    def _padded(self, rows: Sequence[Sequence[int]], fill: int | None = None) -> tuple[Tensor, Tensor]:
+        """(rows, longest) ids, padded on the right, and their mask."""
+        fill = self.tokenizer.pad_token_id if fill is None else fill
+        tensors = [torch.tensor(list(row), dtype=torch.int64) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=int(fill or 0))
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+    # -- what is saved
+
+    def describe(self) -> dict[str, Any]:
+        """What is saved with a model, as JSON types; the tokenizer lies beside it in its own files."""
+        return {
+            "kind": "records",
+            "shape": self.shape,
+            "columns": dict(self.columns),
+            "causal": self.causal,
+            "prefix": self.prefix,
+            "chat": self.chat,
+            "separator": self.separator,
+            "end": self.end,
+            "longest": self.longest,
+            "tokenizer": [self.vocabulary],
+        }
+
+    @property
+    def vocabulary(self) -> str:
+        """First 8 hexadecimal digits of the SHA-256 of symbols, ids and chat template."""
+        told = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template)])
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], tokenizer: Any, model: Any = None) -> RecordCoder:
+        """The coder that ``describe`` told of.
+
+        Raises:
+            UserError: the description is of something else or incomplete, or the tokenizer another one.
+        """
+        check_description(description, "records", _SAVED)
+        given = {name: description[name] for name in _SAVED if name != "tokenizer"}
+        made = cls(tokenizer, **given, model=model)
+        if description["tokenizer"] != [made.vocabulary]:
+            raise UserError("the tokenizer is not the one that the model was trained with: its files have changed")
+        return made
+
+
+def _answer(record: Record) -> Message:
+    return {"role": "assistant", "content": record.said}
+
+
+def _empty(found: list[Encoded | None], records: Sequence[Record]) -> list[str]:
+    """Records whose ids leave nothing to tell or nothing to say; None is put in their place."""
+    problems: list[str] = []
+    for number, (one, record) in enumerate(zip(list(found), records, strict=True)):
+        if one is not None and (not one.told or not one.said):
+            what = "nothing before the answer: give a prompt" if not one.told else "a single token: nothing to predict"
+            problems.append(f"{record.place}: the tokenizer makes of it {what}")
+            found[number] = None
+    return problems

@@ -1,0 +1,258 @@
+"""Which rows are train, dev and test: files, a folder of them, a saved or published data set, or shares of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from freerun.data.parallel_files import SPLITS
+from freerun.data.records.columns import SHAPES, Record, shape_of, table_records
+from freerun.data.records.table import ENDINGS, FORMATS, Table, read_rows
+from freerun.data.text import counted, encoding_problems, missing_message
+from freerun.errors import UserError
+from freerun.keys import bits, fold
+
+__all__ = ["RecordOptions", "Records", "load_records", "read_records"]
+
+_SAVED = ("dataset_dict.json", "state.json")
+"""What tells a folder that the library datasets saved."""
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Where records lie and which columns are used.
+
+    Args:
+        columns: part ("source", "target", "prompt", "completion", "messages", "text") -> column.
+        format: one of ``FORMATS``; None: by the ending.
+        separator: of CSV files.
+        encoding: of text files.
+        dev: a file, or the share of the training rows that are set aside where there is none.
+        test: the same.
+        seed: of the shares.
+        empty: "error", or "drop" rows with an empty part.
+        limit: training rows that are kept; None: all.
+
+    Raises:
+        UserError: a value is not allowed; all of them at once.
+    """
+
+    columns: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    format: str | None = None
+    separator: str = ","
+    encoding: str = "utf-8"
+    dev: str | float = 0.05
+    test: str | float = 0.05
+    seed: int = 0
+    empty: Literal["error", "drop"] = "error"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        shares = {"dev": self.dev, "test": self.test}
+        problems = [
+            f"{name} must be a file, or a share above 0 and up to 0.5; got {share}"
+            for name, share in shares.items()
+            if not isinstance(share, str) and not 0 < share <= 0.5
+        ]
+        if not problems and sum(share for share in shares.values() if not isinstance(share, str)) >= 1:
+            problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
+        if self.format is not None and self.format not in FORMATS:
+            problems.append(f"format must be one of {', '.join(FORMATS)}; got {self.format!r}")
+        if len(self.separator) != 1:
+            problems.append(f"separator must be one character; got {self.separator!r}")
+        if self.limit is not None and self.limit < 1:
+            problems.append(f"limit must be at least 1, or left out; got {self.limit}")
+        known = {part for parts in SHAPES.values() for part in parts}
+        problems += [
+            f"columns are named for {', '.join(known)}; got {name!r}" for name in self.columns if name not in known
+        ]
+        problems += encoding_problems(self.encoding)
+        if problems:
+            raise UserError(problems)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Records in three splits.
+
+    Args:
+        shape: what they are, a name in ``SHAPES``.
+        columns: the column of each part.
+        splits: "train", "dev" and "test".
+        name: where they come from.
+        dropped: for each split what was left out, in words.
+    """
+
+    shape: str
+    columns: Mapping[str, str]
+    splits: Mapping[str, list[Record]]
+    name: str
+    dropped: Mapping[str, list[str]]
+
+
+def load_records(path: str, options: RecordOptions | None = None) -> Records:
+    """Records from a file, from a folder, or from a data set of the library datasets.
+
+    Args:
+        path: the training file; a folder that holds ``train.*``, ``dev.*`` (or ``valid*``, ``val*``) and ``test.*``, or
+            what ``Dataset.save_to_disk`` wrote; with ``format="datasets"`` also a published data set's name.
+        options: columns and splits; the defaults of ``RecordOptions`` if left out.
+
+    Raises:
+        UserError: every file's first 20 problems, by line.
+    """
+    options = options or RecordOptions()
+    tables, problems = _tables(path, options)
+    if "train" not in tables:
+        raise UserError(problems)
+    try:
+        shape, columns = shape_of(options.columns, tables["train"])
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from None
+    splits: dict[str, list[Record]] = {}
+    dropped: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split, table in tables.items():
+        splits[split], left_out, wrong = table_records(table, shape, columns, options.empty)
+        problems += wrong
+        dropped[split] += [f"{counted(left_out, 'row')} with an empty column"] if left_out else []
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
+    _set_aside(splits, options)
+    if options.limit is not None and len(splits["train"]) > options.limit:
+        dropped["train"].append(f"{counted(len(splits['train']) - options.limit, 'row')} beyond the limit")
+        splits["train"] = _chosen(splits["train"], _order(len(splits["train"]), options.seed)[: options.limit])
+    return Records(shape, columns, {split: splits[split] for split in SPLITS}, path, dropped)
+
+
+def read_records(path: Path, shape: str, columns: Mapping[str, str], options: RecordOptions) -> list[Record]:
+    """The records of one file, all of them.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    table, problems = read_rows(path, separator=options.separator, encoding=options.encoding)
+    records, _, wrong = table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
+    if problems or wrong:
+        raise UserError([*problems, *wrong])
+    return records
+
+
+def _tables(path: str, options: RecordOptions) -> tuple[dict[str, Table], list[str]]:
+    """The table of each split that has one, and what is wrong with the files."""
+    place = Path(path).expanduser()
+    given = {"dev": options.dev, "test": options.test}
+    files = {split: Path(file).expanduser() for split, file in given.items() if isinstance(file, str)}
+    tables: dict[str, Table] = {}
+    problems: list[str] = []
+    if options.format == "datasets" or any((place / name).exists() for name in _SAVED):
+        tables = _datasets(path, options)
+    elif place.is_dir():
+        files = {**_in_folder(place), **files}
+        if "train" not in files:
+            names = sorted(entry.name for entry in place.iterdir())
+            raise UserError(
+                f"{place}: holds no file train.* that ends with {', '.join(ENDINGS)}; it holds "
+                f"{', '.join(names[:10]) or 'nothing'}; give the file itself"
+            )
+    else:
+        files["train"] = place
+    format = None if options.format == "datasets" else options.format
+    for split in [split for split in SPLITS if split in files]:
+        try:
+            table, wrong = read_rows(
+                files[split], format=format, separator=options.separator, encoding=options.encoding
+            )
+        except UserError as error:
+            problems += error.problems
+            continue
+        problems += wrong
+        if len(table) or not wrong:
+            tables[split] = table
+    return tables, problems
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        fitting = sorted(f for f in folder.iterdir() if f.stem in names and f.suffix.lower() in ENDINGS and f.is_file())
+        if len(fitting) > 1:
+            listed = ", ".join(file.name for file in fitting)
+            raise UserError(f"{folder}: several files could be {split}: {listed}; give the files themselves")
+        if fitting:
+            found[split] = fitting[0]
+    return found
+
+
+def _datasets(path: str, options: RecordOptions) -> dict[str, Table]:
+    """The splits of a data set that was saved to a folder, or published."""
+    wanted = [name for name in options.columns.values() if name is not None]
+    wanted = wanted or [part for parts in SHAPES.values() for part in parts]
+    given = _loaded(path)
+    splits: Mapping[str, Any] = given if hasattr(given, "values") else {"train": given}
+    found: dict[str, Table] = {}
+    for split, names in SPLITS.items():
+        named = [name for name in names if name in splits]
+        if named:
+            found[split] = _rows_of(splits[named[0]], f"{path}, {named[0]}", wanted)
+    if "train" not in found:
+        raise UserError(f"{path}: has no split called train; its splits are {', '.join(map(str, splits))}")
+    return found
+
+
+def _rows_of(dataset: Any, origin: str, wanted: Sequence[str]) -> Table:
+    # other columns may be sounds or pictures, which are costly to look at
+    rows: list[Mapping[str, Any]] = dataset.select_columns([n for n in dataset.column_names if n in wanted]).to_list()
+    return Table(origin, tuple(dataset.column_names), rows, [f"{origin}, row {n}" for n in range(1, len(rows) + 1)])
+
+
+def _loaded(path: str) -> Any:
+    place = Path(path).expanduser()
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{path}: this needs the package datasets: pip install datasets") from None
+    try:
+        if place.is_dir() and any((place / name).exists() for name in _SAVED):
+            return datasets.load_from_disk(str(place))
+        if place.exists() or path.startswith((".", "/", "~")):
+            raise UserError(
+                missing_message(place) if not place.exists() else
+                f"{path}: was not written by Dataset.save_to_disk; leave format out to read files by their endings"
+            )  # fmt: skip
+        return datasets.load_dataset(path)
+    except UserError:
+        raise
+    except Exception as error:  # the library's own, of many kinds: offline, no such name, a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: the data set cannot be loaded: {reason}\n  help: without a connection give files, or a folder "
+            "that Dataset.save_to_disk wrote"
+        ) from None
+
+
+def _set_aside(splits: dict[str, list[Record]], options: RecordOptions) -> None:
+    """Take dev and test out of the training rows where they have no file."""
+    rows = splits["train"]
+    order = _order(len(rows), options.seed)
+    for split in ("dev", "test"):
+        share = getattr(options, split)
+        if split in splits or isinstance(share, str):
+            continue
+        number = max(1, round(share * len(rows)))
+        splits[split], order = _chosen(rows, order[:number]), order[number:]
+    if not order:
+        raise UserError(f"{counted(len(rows), 'row')} are too few to set dev and test aside: give files for them")
+    splits["train"] = _chosen(rows, order)
+
+
+def _chosen(rows: Sequence[Record], numbers: Sequence[int]) -> list[Record]:
+    return [rows[number] for number in sorted(numbers)]
+
+
+def _order(rows: int, seed: int) -> list[int]:
+    # hashed counters: the same on every machine and version
+    return torch.argsort(bits(fold(seed, "records"), torch.arange(rows)), stable=True).tolist()

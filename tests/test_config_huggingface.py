@@ -1,0 +1,271 @@
+"""Recipes of kind huggingface: what they may say, and what is refused before the first update, with what to do."""
+
+import shutil
+
+import pytest
+import transformers
+
+from freerun.cli import main
+from freerun.config import load_recipe
+from freerun.config.build import build, build_data, build_model
+from freerun.config.run import run_recipe
+from freerun.errors import UserError
+from freerun.training.weights import weights_of
+from huggingface_world import CHAT, config, model_folder, rows, sentences, tokenizer, write_lines, write_recipe
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {name: model_folder(root / name, name) for name in ("t5", "gpt2")}
+
+
+@pytest.fixture
+def recipe(tmp_path, models):
+    """A function from kind of model and rows to a recipe's path."""
+
+    def made(family="t5", shape="pairs", records=None, more="", **given):
+        data = write_lines(tmp_path / "data.jsonl", rows(shape) if records is None else records)
+        return write_recipe(tmp_path, given.pop("model", models[family]), data, more, **given)
+
+    return made
+
+
+def refused(path, overrides=()):
+    """The problems, and that nothing was written for them."""
+    folder = path.parent / "run"
+    with pytest.raises(UserError) as caught:
+        run_recipe(load_recipe(path, overrides), folder, progress=False)
+    assert caught.value.exit_code == 2
+    assert not folder.exists()
+    return [problem.replace(f"{path.parent}/", "") for problem in caught.value.problems]
+
+
+def test_a_recipe_is_read_whole(recipe):
+    found = load_recipe(recipe(), ["data.max_source=40", "data.too_long=drop", "model.dtype=auto", "evaluate.length=9"])
+    assert (found.data.kind, found.model.kind, found.train.select) == ("records", "huggingface", "chrf")
+    assert (found.data.dev, found.data.max_source, found.evaluate.length, found.model.dtype) == (0.15, 40, 9, "auto")
+    assert load_recipe(recipe(), ["data.text=text"]).train.select == "teacher_forced_loss"
+    assert load_recipe(recipe(), ["data.text=text", "train.select=cer"]).train.select == "cer"
+    assert load_recipe(recipe(), ["data.dev=dev.jsonl"]).data.dev == "dev.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.dev=0", "dev must be a file, or a share above 0 and up to 0.5; got 0.0"),
+        ("data.source=a", "source does not go with what else is named (source): name source and target, prompt and"),
+        ("data.format=xml", "`format` must be one of jsonl, json, csv, tsv, parquet, datasets, none; got"),
+        ("data.too_long=keep", "`too_long` must be one of error, drop, cut"),
+        ("data.max_source=0", "`max_source` must be at least 1; got 0"),
+        ('data={kind="records"}', "`path` is missing: the file, folder or data set with the training records"),
+        ('model={kind="huggingface"}', "`path` is missing: the folder of a model, or its name on the hub"),
+        ('model={kind="transformer"}', "a model of kind transformer is trained on "),
+        (
+            "train.select=per",
+            "`select` must be one of chrf, bleu, cer, sequence_accuracy (free-running), teacher_forced",
+        ),
+        ("evaluate.length=0", "`length` must be at least 1; got 0"),
+        ("method.objective=mse", "`objective` mse is for values; the data of a recipe are symbols"),
+    ],
+)
+def test_what_a_recipe_may_not_say(recipe, override, expected):
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe(), [override])
+    assert expected in str(caught.value)
+
+
+def test_columns_and_cuts_that_do_not_go_together(recipe):
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe(), ["data.messages=m", "data.text=t", "data.chat=true", "data.too_long=cut"])
+    said = str(caught.value)
+    assert "messages does not go with what else is named (messages, text)" in said
+    assert "chat = true is for prompt and completion; the columns named are messages, text" in said
+    assert 'too_long = "cut" would cut a conversation within its template: use "drop"' in said
+
+
+def test_a_huggingface_model_needs_records(recipe):
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe(), ['data={kind="toy"}'])
+    assert "a model of kind huggingface is trained on records data; got [data] kind 'toy'" in str(caught.value)
+
+
+def test_records_for_the_other_kind_of_model(recipe):
+    (problem,) = refused(recipe("gpt2", "pairs"))
+    assert problem.endswith(
+        "gpt2 is a causal model, and the records are pairs: name the columns for prompt and completion, messages, or "
+        "text under [data]"
+    )
+    (problem,) = refused(recipe("t5", "completions"))
+    assert (
+        "t5 is an encoder-decoder, and the records are completions: name the columns for source and target" in problem
+    )
+
+
+def test_a_tokenizer_that_is_not_the_models(recipe, tmp_path):
+    small = model_folder(tmp_path / "small", "gpt2", vocab_size=100)
+    (problem,) = refused(recipe(shape="completions", model=small))
+    size = len(tokenizer())
+    assert problem.startswith(
+        f"small: the tokenizer has {size} symbols and the model 100: ids from 100 on mean nothing to"
+    )
+    assert "help: give the model's own tokenizer" in problem
+
+
+def test_a_tokenizer_without_pad_symbol(recipe, tmp_path):
+    padless = model_folder(tmp_path / "padless", "gpt2", pad=False)
+    path = recipe("gpt2", "completions", model=padless)
+    (problem,) = refused(path)
+    assert problem == (
+        "padless: the tokenizer has no pad symbol, which fills rows up to one length\n"
+        '  help: under [model], pad = "eos" takes the end symbol \'</s>\'; pad = "SYMBOL" takes another one that it '
+        "has; padding is never learnt from"
+    )
+    (problem,) = refused(path, ["model.pad=<nothing>"])
+    assert problem.startswith("padless: pad = '<nothing>' is no symbol of the tokenizer, which has ")
+    summary = run_recipe(load_recipe(path, ["model.pad=eos", "train.updates=1"]), tmp_path / "out", progress=False)
+    assert summary["finished"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out" / "model").pad_token == "</s>"
+
+
+def test_padding_with_the_end_symbol_changes_nothing(recipe, tmp_path):
+    """Padding is told apart by masks, not by its id."""
+    shutil.copytree(model_folder(tmp_path / "one", "gpt2", pad=False), tmp_path / "two")
+    path = recipe("gpt2", "completions", model=tmp_path / "one")
+    for pad in ("eos", "<turn>"):
+        found = load_recipe(path, [f"model.pad={pad}", "train.updates=2"])
+        run_recipe(found, tmp_path / pad.strip("<>"), progress=False)
+    runs = [transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name / "model") for name in ("eos", "turn")]
+    first, second = map(weights_of, runs)
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_conversations_without_a_chat_template(recipe, tmp_path):
+    path = recipe("gpt2", "messages")
+    (problem,) = refused(path)
+    assert "gpt2: the tokenizer has no chat template, which conversations need\n  help: give one with model." in problem
+    (problem,) = refused(path, ["model.chat_template=/nowhere.jinja"])
+    assert problem.startswith("chat_template = '/nowhere.jinja' cannot be read: ")
+    template = tmp_path / "chat.jinja"
+    template.write_text(CHAT)
+    found = load_recipe(path, [f"model.chat_template={template}", "train.updates=1"])
+    run_recipe(found, tmp_path / "out", progress=False)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out" / "model").chat_template == CHAT
+
+
+def test_settings_without_effect_on_what_the_records_turn_out_to_be(recipe, tmp_path):
+    talking = model_folder(tmp_path / "talking", "gpt2", chat=CHAT)
+    path = recipe(shape="messages", model=talking)
+    assert refused(path, ["data.prefix=x", "data.too_long=cut"]) == [
+        "data.prefix has no effect on a chat: leave it out",
+        'data.too_long = "cut" would cut a conversation within its template: use "drop"',
+    ]
+    assert refused(path, ["data.chat=true"]) == [
+        "data.chat is for prompts and completions; the records are messages: leave it out"
+    ]
+    assert refused(recipe("gpt2", "text"), ["data.text=text", "data.max_source=9"]) == [
+        "data.max_source has no effect on plain text: data.max_target limits it"
+    ]
+
+
+def test_records_longer_than_the_model_has_positions(recipe):
+    long = {"prompt": "a man ->", "completion": "man " * 100}
+    problems = refused(recipe("gpt2", records=[*rows("completions"), long, {**long, "prompt": "the dog ->"}]))
+    assert sorted(problem.split(": has ")[0] for problem in problems) == ["data.jsonl:31", "data.jsonl:32"]
+    for problem in problems:
+        assert 'tokens, and the model has 96 positions; shorten it, or set too_long = "drop" or "cut"' in problem
+
+
+def test_free_running_needs_positions_too(recipe):
+    path = recipe("gpt2", "completions")
+    (problem,) = refused(path, ["evaluate.length=90"])
+    assert problem.startswith("the model has 96 positions: the longest prompt of dev and test has ")
+    assert "and free running may say 90 tokens (evaluate.length), so " in problem
+    assert "help: lower evaluate.length (or evaluate.length_margin), or data.max_source" in problem
+
+
+def test_rows_that_are_left_out_are_counted(recipe, tmp_path, capsys):
+    long = {"source": "a man runs. " * 30, "target": "ein mann"}
+    path = recipe("t5", records=[*rows("pairs"), long])
+    (problem,) = refused(path, ["data.max_source=20"])
+    assert "tokens of source, max_source allows 20; raise it, or set too_long" in problem
+    for how, said in (("drop", "dropped: 1 row too long"), ("cut", "1 row cut")):
+        out = tmp_path / how
+        given = ["--set", "data.max_source=20", "--set", f"data.too_long={how}", "--set", "train.updates=1"]
+        assert main(["train", str(path), *given, "--out", str(out)]) == 0
+        assert said in capsys.readouterr().err
+
+
+def test_a_method_the_model_cannot_honour(recipe):
+    method = 'name = "scheduled_sampling"\nteacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 }\n' \
+        'engine = "window"'  # fmt: skip
+    problems = refused(recipe("t5", "pairs", method=method))
+    assert "window" in problems[0]
+
+
+def test_folders_that_hold_no_model(recipe, tmp_path, monkeypatch):
+    path = recipe()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(path, [f"model.path={empty}"])[0].startswith("empty: holds none of config.json; it holds nothing")
+    assert (
+        refused(path, [f"model.path={path}"])[0] == "tiny.toml: is a file; give the folder that save_pretrained wrote"
+    )
+    assert refused(path, [f"model.path={tmp_path}/nowhere"])[0] == "nowhere: there is no such folder"
+    (empty / "config.json").write_text("{")
+    assert refused(path, [f"model.path={empty}"])[0].startswith("empty: the model cannot be loaded: ")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (problem,) = refused(path, ["model.path=nobody/nothing"])
+    assert problem.startswith("nobody/nothing: the model cannot be loaded: ")
+    assert (
+        "'nobody/nothing' is no folder here, so it was taken for a name on the Hugging Face hub; without a" in problem
+    )
+
+
+def test_a_run_folder_instead_of_its_model_folder(recipe, tmp_path, models):
+    (tmp_path / "old").mkdir()
+    shutil.copytree(models["t5"], tmp_path / "old" / "model")
+    (problem,) = refused(recipe(), [f"model.path={tmp_path}/old"])
+    assert "of a run of freerun give old/model" in problem
+
+
+def test_models_that_say_no_text_and_weights_that_are_not_there(recipe, tmp_path):
+    words = tokenizer()
+    seer = tmp_path / "seer"
+    transformers.ViTConfig(hidden_size=16, num_hidden_layers=1).save_pretrained(seer)
+    words.save_pretrained(seer)
+    assert "is no language model over text" in refused(recipe(shape="completions", model=seer))[0]
+    headless = tmp_path / "headless"
+    transformers.GPT2Model(config("gpt2", len(words), tie_word_embeddings=False)).save_pretrained(headless)
+    words.save_pretrained(headless)
+    (problem,) = refused(recipe(shape="completions", model=headless))
+    assert "of the model's weights are not there (lm_head.weight" in problem
+    assert "set random = true for fresh weights" in problem
+
+
+def test_fresh_weights_hang_on_the_seed_alone(recipe):
+    path = recipe()
+
+    def weights(*overrides):
+        found = load_recipe(path, ["model.random=true", *overrides])
+        return weights_of(build_model(found, build_data(found.data, found.model)))
+
+    first, again, other = weights(), weights("train.lr=0.5"), weights("seed=1")
+    assert all((first[name] == again[name]).all() for name in first)
+    assert not all((first[name] == other[name]).all() for name in first)
+
+
+def test_batches_hold_what_the_records_say(recipe):
+    import torch
+
+    found = load_recipe(recipe("gpt2", "completions"))
+    model, task, _, _ = build(found)
+    batch = task.batch([0, 3], torch.tensor([5, 6]))
+    words = transformers.AutoTokenizer.from_pretrained(found.model.path)
+    train = task.data.splits["train"].records
+    for row, number in enumerate((0, 3)):
+        said = batch.targets[row][batch.mask[row]].tolist()
+        assert words.decode(said) == f"{train[number].said}</s>"
+    assert batch.rows.tolist() == [5, 6]
+    assert model(batch).shape == (*batch.targets.shape, len(words))
+    assert len(task.lengths) == len(train) == len(sentences()) - 8

@@ -1,0 +1,307 @@
+"""The commands on Hugging Face models: train, resume, evaluate, generate, diagnose, check, compare."""
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from freerun.cli import main
+from freerun.compare.run import compare
+from freerun.config.folder import clear_run
+from freerun.config.load import load_run, own_data
+from freerun.training.finetuning import AnswerSettings, answers, evaluate_records
+from freerun.training.weights import weights_of
+from huggingface_world import CHAT, MARKED, model_folder, rows, sentences, write_lines, write_recipe
+from training_world import fingerprints
+
+KINDS = {
+    "t5-pairs": ("t5", "pairs", None),
+    "gpt2-completions": ("gpt2", "completions", None),
+    "llama-messages": ("llama", "messages", CHAT),
+    "gpt2-marked": ("gpt2", "messages", MARKED),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Each kind's folder with model, data, recipe and a run that was trained."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            family, shape, chat = KINDS[name]
+            root = tmp_path_factory.mktemp(name)
+            model = model_folder(root / "from", family, chat=chat)
+            recipe = write_recipe(root, model, write_lines(root / "data.jsonl", rows(shape)))
+            assert main(["train", str(recipe), "--out", str(root / "run")]) == 0
+            made[name] = root
+        return made[name]
+
+    return folder
+
+
+def plain(run):
+    """Model and tokenizer as anyone would load them."""
+    folder = run / "model"
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    return kind.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def held_out(loaded):
+    return own_data(loaded).evaluation("test")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_folder_is_what_from_pretrained_reads(world, name):
+    run = world(name) / "run"
+    model, tokenizer = plain(run)
+    loaded = load_run(run)
+    own = weights_of(loaded.model.inner)
+    assert own.keys() == weights_of(model).keys()
+    assert all(torch.equal(tensor, own[key]) for key, tensor in weights_of(model).items())
+    best = json.loads((run / "summary.json").read_text())["best"]["step"]
+    kept = load_file(run / "checkpoints" / f"best-{best:08d}" / "model.safetensors")
+    assert all(torch.equal(tensor, kept[f"model.{key}"]) for key, tensor in own.items())
+    assert tokenizer.get_vocab() == loaded.coder.tokenizer.get_vocab()
+    assert tokenizer.chat_template == KINDS[name][2]
+    assert model.generation_config.eos_token_id == 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scores_are_those_of_the_plain_model_one_record_after_the_other(world, name):
+    run = world(name) / "run"
+    model, tokenizer = plain(run)
+    loaded = load_run(run)
+    records, encoded = held_out(loaded)
+    settings = AnswerSettings(margin=2, batch_size=3)
+    found = evaluate_records(loaded.model, loaded.coder, records, encoded, settings)
+    total, positions, right, said = 0.0, 0, 0, []
+    most = settings.most(loaded.coder)
+    for one in encoded:
+        told, wanted = torch.tensor([one.told]), torch.tensor([one.said])
+        with torch.no_grad():
+            if loaded.coder.causal:
+                logits = model(torch.cat([told, wanted], 1)).logits[0, len(one.told) - 1 : -1]
+                mask = torch.ones_like(told)
+                ids = model.generate(told, attention_mask=mask, do_sample=False, max_new_tokens=most)[
+                    0, told.shape[1] :
+                ]
+            else:
+                logits = model(input_ids=told, labels=wanted).logits[0]
+                ids = model.generate(told, do_sample=False, max_new_tokens=most)[0, 1:]
+        losses = torch.nn.functional.cross_entropy(logits, wanted[0], reduction="sum")
+        total, positions = total + float(losses), positions + len(one.said)
+        right += int((logits.argmax(-1) == wanted[0]).sum())
+        said.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
+    assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
+    assert found.teacher_forced["perplexity"] == pytest.approx(math.exp(total / positions), rel=1e-4)
+    assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / positions)
+    assert [item["output"] for item in found.items] == said
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test"]["free_running"] == pytest.approx(dict(found.free_running))
+    assert summary["test"]["teacher_forced"] == pytest.approx(dict(found.teacher_forced), rel=1e-5)
+    assert summary["best"]["select"] == "chrf"
+
+
+@pytest.mark.parametrize("name", ["t5-pairs", "llama-messages"])
+def test_a_run_that_goes_on_ends_as_one_that_was_never_stopped(world, tmp_path, name):
+    root = world(name)
+    again = tmp_path / "run"
+    shutil.copytree(root / "run", again)
+    shutil.rmtree(again / "checkpoints" / "step-00000006")
+    (again / "summary.json").unlink()
+    shutil.rmtree(again / "model")
+    assert main(["train", str(root / "tiny.toml"), "--out", str(again), "--resume"]) == 0
+    assert fingerprints(again) == fingerprints(root / "run")
+    assert {path.name: path.read_bytes() for path in (again / "model").iterdir()} == {
+        path.name: path.read_bytes() for path in (root / "run" / "model").iterdir()
+    }
+
+
+def test_dropout_too_repeats_itself(tmp_path):
+    model = model_folder(tmp_path / "from", "gpt2")
+    recipe = write_recipe(tmp_path, model, write_lines(tmp_path / "data.jsonl", rows("completions")))
+    for run in ("a", "b"):
+        assert main(["train", str(recipe), "--out", str(tmp_path / run), "--set", "train.updates=3"]) == 0
+    assert fingerprints(tmp_path / "a") == fingerprints(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
+    run = world(name) / "run"
+    shape = KINDS[name][1]
+    capsys.readouterr()
+    lines = tmp_path / "in.txt"
+    lines.write_text("a man runs. ->\nthe dog\\nsleeps. ->\n")
+    assert main(["generate", str(run), "--input", str(lines), "--length", "7"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    loaded = load_run(run)
+    asked = ["a man runs. ->", "the dog\nsleeps. ->"]
+    expected = answers(loaded.model, loaded.coder, loaded.coder.prompts(asked), AnswerSettings(length=7))
+    assert out == [text.replace("\n", "\\n").replace("\t", "\\t") for text in expected]
+    objects = write_lines(tmp_path / "in.jsonl", [{**row, "n": n} for n, row in enumerate(rows(shape)[:3])])
+    assert main(["generate", str(run), "--input", str(objects), "--beams", "2"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["n"] for row in found] == [0, 1, 2]
+    told = [next(iter(row.values())) for row in rows(shape)[:3]]
+    told = [tuple(each[:-1]) if isinstance(each, list) else each for each in told]
+    settings = AnswerSettings(beams=2, margin=2)
+    assert [row["output"] for row in found] == answers(loaded.model, loaded.coder, loaded.coder.prompts(told), settings)
+
+
+def test_lines_that_cannot_be_answered_are_named(world, tmp_path, capsys):
+    run = world("gpt2-completions") / "run"
+    lines = tmp_path / "in.txt"
+    lines.write_text("a man\n\n" + "man " * 90 + "\n")
+    assert main(["generate", str(run), "--input", str(lines)]) == 2
+    said = capsys.readouterr().err
+    assert f"{lines}:2: is empty; expected a source or prompt" in said
+    assert re.search(rf"{lines}:3: has \d+ tokens, its answer may have \d+, and the model has 96 positions", said)
+    lines.write_text('{"prompt": "a"}\n{"text": "a"}\nplain\n')
+    assert main(["generate", str(run), "--input", str(lines)]) == 2
+    said = capsys.readouterr().err
+    assert f"{lines}:2: has no 'prompt'; it has text" in said
+    assert f"{lines}:3: no JSON: " in said
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_evaluate_diagnose_and_check(world, name, tmp_path, capsys):
+    run = world(name) / "run"
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    own = json.loads(capsys.readouterr().out)
+    summary = json.loads((run / "summary.json").read_text())
+    assert own["free_running"] == pytest.approx(summary["test"]["free_running"])
+    assert own["records"] == 4
+    shape = KINDS[name][1]
+    file = write_lines(tmp_path / "more.jsonl", rows(shape)[:3])
+    assert main(["evaluate", str(run), "--data", str(file), "--beams", "2"]) == 0
+    more = json.loads(capsys.readouterr().out)
+    assert (more["data"], more["records"], more["beams"]) == (str(file), 3, 2)
+    assert main(["diagnose", str(run), "--out", str(tmp_path / "d"), "--windows", "3"]) == 0
+    found = json.loads((tmp_path / "d" / "diagnosis.json").read_text())
+    assert found["diagnosis"]["rows"] == 3
+    assert found["data"]["counted"] == "records"
+    # told gold, what is wrong is what the score counts
+    assert 0 <= found["diagnosis"]["teacher_forced"]["wrong"] <= 1
+    assert main(["check", str(run)]) == 0
+    assert "refused" not in capsys.readouterr().out
+
+
+def test_evaluate_refuses_a_file_of_other_columns_or_too_long(world, tmp_path, capsys):
+    run = world("gpt2-completions") / "run"
+    file = write_lines(tmp_path / "x.jsonl", rows("pairs"))
+    assert main(["evaluate", str(run), "--data", str(file)]) == 2
+    assert f"{file}: has no column 'prompt'; its columns are source, target" in capsys.readouterr().err
+    write_lines(file, [{"prompt": "man " * 100, "completion": "a"}])
+    assert main(["evaluate", str(run), "--data", str(file)]) == 2
+    assert re.search(rf"{file}:1: has \d+ tokens, and the model has 96 positions", capsys.readouterr().err)
+
+
+def test_the_told_error_share_is_the_accuracys_rest(world, tmp_path):
+    run = world("t5-pairs") / "run"
+    assert main(["diagnose", str(run), "--out", str(tmp_path)]) == 0
+    wrong = json.loads((tmp_path / "diagnosis.json").read_text())["diagnosis"]["teacher_forced"]["wrong"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert 100 - 100 * wrong == pytest.approx(summary["test"]["teacher_forced"]["token_accuracy"])
+
+
+def test_a_run_begins_with_another_runs_weights(world, tmp_path):
+    """By --init, and by naming its model folder: the same."""
+    root = world("t5-pairs")
+    one = ["train", str(root / "tiny.toml"), "--set", "train.updates=1"]
+    assert main([*one, "--out", str(tmp_path / "a"), "--init", str(root / "run")]) == 0
+    assert main([*one, "--out", str(tmp_path / "b"), "--set", f"model.path={root / 'run' / 'model'}"]) == 0
+    first, second = (weights_of(load_run(tmp_path / run).model) for run in "ab")
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    untrained = weights_of(transformers.AutoModelForSeq2SeqLM.from_pretrained(root / "from"))
+    assert not all(torch.equal(tensor, first[f"model.{name}"]) for name, tensor in untrained.items())
+
+
+def test_what_a_run_wrote_is_removed_and_nothing_else(world, tmp_path):
+    root = world("t5-pairs")
+    run = tmp_path / "run"
+    shutil.copytree(root / "run", run)
+    (run / "model" / "mine.txt").write_text("kept")
+    clear_run(run)
+    assert [path.name for path in (run / "model").iterdir()] == ["mine.txt"]
+    assert not (run / "checkpoints").exists()
+    shutil.rmtree(run)
+    shutil.copytree(root / "run", run)
+    command = ["train", str(root / "tiny.toml"), "--set", "train.updates=1", "--out", str(run), "--overwrite"]
+    assert main(command) == 0
+    assert json.loads((run / "summary.json").read_text())["updates"] == 1
+
+
+def test_a_damaged_model_folder_is_refused(world, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(world("t5-pairs") / "run", run)
+    tokens = run / "model" / "tokenizer.json"
+    tokens.write_text(tokens.read_text().replace("man", "men"))
+    assert main(["generate", str(run)]) == 4
+    assert f"{tokens} is damaged: its checksum is not the one that was written" in capsys.readouterr().err
+
+
+def test_plain_text_is_learnt_whole_and_selected_by_its_loss(tmp_path, capsys):
+    model = model_folder(tmp_path / "from", "llama")
+    recipe = write_recipe(tmp_path, model, write_lines(tmp_path / "data.jsonl", rows("text")))
+    run = tmp_path / "run"
+    assert main(["train", str(recipe), "--set", "data.text=text", "--out", str(run)]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best"]["select"] == "teacher_forced_loss"
+    loaded = load_run(run)
+    records, _ = held_out(loaded)
+    plain_model, tokenizer = plain(run)
+    total = positions = 0
+    for record in records:
+        ids = torch.tensor([[*tokenizer(record.said)["input_ids"], tokenizer.eos_token_id]])
+        with torch.no_grad():
+            total += float(plain_model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+        positions += ids.shape[1] - 1
+    assert summary["test"]["teacher_forced"]["loss"] == pytest.approx(total / positions, rel=1e-5)
+    assert main(["diagnose", str(run)]) == 0
+
+
+def test_chat_puts_prompts_and_completions_into_the_template(tmp_path, capsys):
+    model = model_folder(tmp_path / "from", "gpt2", chat=CHAT)
+    recipe = write_recipe(tmp_path, model, write_lines(tmp_path / "data.jsonl", rows("completions")))
+    run = tmp_path / "run"
+    assert main(["train", str(recipe), "--set", "data.chat=true", "--set", "train.updates=1", "--out", str(run)]) == 0
+    loaded = load_run(run)
+    _, encoded = held_out(loaded)
+    text = loaded.coder.tokenizer.decode(encoded[0].told)
+    assert text.startswith("<turn>user\n")
+    assert text.endswith(" -></s>\n<turn>assistant\n")
+
+
+@pytest.mark.slow
+def test_compare_pairs_records(tmp_path):
+    """Slow: two processes that each load transformers."""
+    model = model_folder(tmp_path / "from", "t5")
+    arms = '[compare]\nseeds = [0]\n[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n[[compare.arms]]\n' \
+        'method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }\n'  # fmt: skip
+    data = write_lines(tmp_path / "data.jsonl", rows("pairs"))
+    recipe = write_recipe(tmp_path, model, data, arms, 'name = "teacher_forcing"')
+    results = compare(str(recipe), ["train.updates=2"], tmp_path / "out", progress=False)
+    assert "chrF" in results["verdict"]
+    metrics = {found["metric"] for found in results["comparisons"]}
+    assert {"free_running.chrf", "free_running.bleu", "free_running.cer", "teacher_forced.loss"} <= metrics
+    assert results["test_words"] == 4
+
+
+@pytest.mark.slow
+def test_a_tiny_model_learns_to_answer(tmp_path):
+    """300 updates, about a minute: at a fixed seed; one that is told nothing of the source stays below 60."""
+    model = model_folder(tmp_path / "from", "t5", d_model=64, d_ff=128, num_layers=2, dropout_rate=0.0)
+    recipe = write_recipe(tmp_path, model, write_lines(tmp_path / "data.jsonl", rows("pairs") * 4))
+    run = tmp_path / "run"
+    settings = ["train.updates=300", "train.evaluate_every=150", "train.save_every=300", "train.lr=0.003"]
+    assert main(["train", str(recipe), *(p for s in settings for p in ("--set", s)), "--out", str(run)]) == 0
+    assert json.loads((run / "summary.json").read_text())["test"]["free_running"]["chrf"] > 90
+    assert len(sentences()) == 30

@@ -1,0 +1,357 @@
+"""Records: files of many formats as rows, what is wrong with them by line, splits, and their ids by a tokenizer."""
+
+import json
+import re
+
+import polars as pl
+import pytest
+
+from freerun.data.records import (
+    Encoded,
+    Limits,
+    Record,
+    RecordCoder,
+    RecordOptions,
+    encoded_data,
+    fitted,
+    load_records,
+    read_records,
+    read_rows,
+)
+from freerun.errors import UserError
+from huggingface_world import CHAT, MARKED, rows, sentences, tokenizer, write_lines
+
+ROWS = [{"en": "a man", "de": "ein mann"}, {"en": 'say "a, b"', "de": "zwei\nzeilen"}, {"en": "ü", "de": "ö"}]
+
+
+def problems_of(call, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    assert caught.value.exit_code == 2
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "bom.jsonl", "bom.csv", "dos.csv"]
+)
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("jsonl"):
+        write_lines(path, ROWS)
+    elif name.endswith("json"):
+        path.write_text(json.dumps(ROWS))
+    elif name.endswith("parquet"):
+        pl.DataFrame(ROWS).write_parquet(path)
+    else:
+        mark = "\t" if name.endswith("tsv") else ","
+        path.write_text(f'en{mark}de\na man{mark}ein mann\n"say ""a, b"""{mark}"zwei\nzeilen"\n\nü{mark}ö\n')
+    if name.startswith("bom"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    if name.startswith("dos"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    table, problems = read_rows(path)
+    assert problems == []
+    assert table.columns == ("en", "de")
+    assert [dict(row) for row in table.rows] == ROWS
+    third = {"jsonl": f"{path}:3", "json": f"{path}, entry 3", "parquet": f"{path}, row 3"}
+    assert table.places[2] == third.get(name.split(".")[1], f"{path}:6")
+
+
+GOOD = '{"source": "a", "target": "b"}\n' * 4
+BAD = [
+    ("x.jsonl", GOOD + '{"source": "a", \n', "x.jsonl:5: no JSON: Expecting property name enclosed in"),
+    ("x.jsonl", GOOD + '["a", "b"]\n', "x.jsonl:5: '[\"a\", \"b\"]' is no object; expected {\"column\": "),
+    ("x.jsonl", GOOD + '{"source": "a", "source": "c", "target": "b"}\n', "x.jsonl:5: the key 'source' is there more"),
+    ("x.jsonl", GOOD + '{"source": "a"}\n', "x.jsonl:5: column 'target' is missing; fill it in, delete the row"),
+    ("x.jsonl", GOOD + '{"source": "a", "target": null}\n', "x.jsonl:5: column 'target' is null; fill it in"),
+    ("x.jsonl", GOOD + '{"source": "a", "target": " "}\n', "x.jsonl:5: column 'target' is empty; fill it in"),
+    ("x.jsonl", GOOD + '{"source": 3, "target": "b"}\n', "x.jsonl:5: column 'source' holds a int, 3; expected text"),
+    ("x.jsonl", GOOD.encode() + b'{"source": "caf\xe9", "target": "b"}\n', "x.jsonl:5: not UTF-8: found 0xE9 at byte"),
+    ("x.jsonl", "\n \n", "x.jsonl: the file is empty; expected one JSON object a line"),
+    ("x.jsonl", '{"a": "b"}\n', "x.jsonl: cannot tell which columns to use; it has a; name them: source and target"),
+    ("x.json", GOOD, "x.json:2: no JSON: Extra data at character 1; for one object a line set format = \"jsonl\""),
+    ("x.json", '{"source": "a"}', "x.json: holds dict; expected a list of objects"),
+    ("x.json", '[{"source": "a", "target": "b"}, 3]', "x.json, entry 2: is no object"),
+    ("x.csv", "source,target,source\na,b,c\n", "x.csv:1: the column 'source' is there 2 times; give every column its"),
+    ("x.csv", "source;target\na;b\n", "x.csv:1: has one column, 'source;target'; is the separator ',' right?"),
+    ("x.csv", 'source,target\n"a\nb",c\nd,e,f\n', "x.csv:4: has 3 cells, and the first line names 2 columns"),
+    ("x.csv", 'source,target\na,"b\nc\n', "x.csv:2: unexpected end of data: a cell that holds a separator, a quote"),
+    ("x.csv", "source,target\na,\n", "x.csv:2: column 'target' is empty"),
+    ("x.parquet", "no parquet", "x.parquet: cannot be read as Parquet: "),
+    ("x.txt", "a\n", "x.txt: cannot tell what it holds from its ending '.txt'; it may be .jsonl, .ndjson, .json, .csv"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), BAD)
+def test_what_is_wrong_with_a_file_is_said_by_its_line(tmp_path, name, content, expected):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    problems = problems_of(load_records, str(path))
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{tmp_path}/{expected}")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    write_lines(tmp_path / "train.jsonl", rows("pairs"))
+    assert "train.jsonl" in problems_of(load_records, str(tmp_path / "trian.jsonl"))[0]
+
+
+def test_the_problems_of_all_files_come_at_once_and_at_most_twenty_of_each(tmp_path):
+    (tmp_path / "train.jsonl").write_text(GOOD + "{\n" * 30)
+    (tmp_path / "dev.jsonl").write_text(GOOD + '{"source": "a"}\n')
+    problems = problems_of(load_records, str(tmp_path))
+    assert sum("train.jsonl:" in problem for problem in problems) == 21
+    assert f"{tmp_path}/train.jsonl: 10 more problems like these" in problems
+    assert problems[-1].startswith(f"{tmp_path}/dev.jsonl:5: column 'target' is missing")
+
+
+def test_empty_rows_are_left_out_where_asked(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [*rows("pairs"), {"source": "", "target": "b"}, {"source": "a"}])
+    records = load_records(str(path), RecordOptions(empty="drop"))
+    assert records.dropped["train"] == ["2 rows with an empty column"]
+    assert sum(map(len, records.splits.values())) == len(sentences())
+
+
+def test_columns_by_name_and_columns_that_do_not_go_together(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [{"question": s, "answer": t, "n": 1} for s, t in sentences()])
+    named = RecordOptions(columns={"prompt": "question", "completion": "answer"})
+    records = load_records(str(path), named)
+    assert records.shape == "completions"
+    told = {(record.told, record.said) for split in records.splits.values() for record in split}
+    assert told == set(sentences())
+    (half,) = problems_of(load_records, str(path), RecordOptions(columns={"prompt": "question"}))
+    assert half.startswith("columns are named for prompt; one of these is needed, whole: source and target; prompt and")
+    (absent,) = problems_of(load_records, str(path), RecordOptions(columns={"text": "body"}))
+    assert absent == f"{path}: has no column 'body'; its columns are question, answer, n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("hello", "holds text that is no JSON"),
+        (["hello"], 'holds no conversation; expected a list of {"role": ..., "content": ...}'),
+        ([{"role": "user"}], "has no role and content, both text, in message 1"),
+        ([{"role": "user", "content": "hi"}], "ends with a message of 'user'; the last must be the assistant's"),
+        ([{"role": "assistant", "content": " "}], "ends with an empty message"),
+        ([], "is empty"),
+    ],
+)
+def test_conversations_that_are_none(tmp_path, cell, expected):
+    path = write_lines(tmp_path / "x.jsonl", [*rows("messages"), {"messages": cell}])
+    (problem,) = problems_of(load_records, str(path))
+    assert problem.startswith(f"{path}:{len(sentences()) + 1}: column 'messages' {expected}")
+
+
+def test_shares_are_set_aside_by_a_seed_and_nothing_is_in_two_splits(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", rows("pairs"))
+    first = load_records(str(path), RecordOptions(dev=0.2, test=0.1))
+    assert {split: len(found) for split, found in first.splits.items()} == {"train": 21, "dev": 6, "test": 3}
+    places = [record.place for found in first.splits.values() for record in found]
+    assert len(set(places)) == len(places) == 30
+    assert load_records(str(path), RecordOptions(dev=0.2, test=0.1)).splits == first.splits
+    assert load_records(str(path), RecordOptions(dev=0.2, test=0.1, seed=1)).splits != first.splits
+    few = load_records(str(path), RecordOptions(dev=0.2, test=0.1, limit=5))
+    assert len(few.splits["train"]) == 5
+    assert few.splits["test"] == first.splits["test"]
+    assert "are too few to set dev" in problems_of(load_records, str(write_lines(path, rows("pairs")[:2])))[0]
+
+
+def test_splits_by_files_by_a_folder_and_by_a_saved_data_set(tmp_path):
+    import datasets
+
+    every = rows("pairs")
+    parts = {"train": every[:20], "validation": every[20:25], "test": every[25:]}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for split, found in parts.items():
+        write_lines(folder / f"{split}.jsonl", found)
+    of_folder = load_records(str(folder))
+    files = {"dev": str(folder / "validation.jsonl"), "test": str(folder / "test.jsonl")}
+    of_files = load_records(str(folder / "train.jsonl"), RecordOptions(**files))
+    assert of_folder.splits == of_files.splits
+    saved = tmp_path / "saved"
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({split: datasets.Dataset.from_list(found) for split, found in parts.items()}).save_to_disk(
+        saved
+    )
+    of_saved = load_records(str(saved))
+    text = [
+        {split: [(r.told, r.said) for r in found] for split, found in x.splits.items()} for x in (of_folder, of_saved)
+    ]
+    assert text[0] == text[1]
+    assert of_saved.splits["dev"][0].place == f"{saved}, validation, row 1"
+    other = load_records(str(saved), RecordOptions(dev=files["test"], test=files["dev"]))
+    assert other.splits["dev"] == of_files.splits["test"]
+    (named,) = problems_of(load_records, str(folder), RecordOptions(format="datasets"))
+    assert "was not written by Dataset.save_to_disk" in named
+    write_lines(folder / "train.json", [])
+    assert "several files could be train: train.json, train.jsonl" in problems_of(load_records, str(folder))[0]
+
+
+def test_options_out_of_range_are_refused_together():
+    problems = problems_of(RecordOptions, dev=0.0, format="xml", separator="", limit=0, encoding="utf-9")
+    assert [problem.split()[0] for problem in problems] == ["dev", "format", "separator", "limit", "encoding"]
+
+
+# -- ids
+
+
+def records_of(shape, count=4):
+    found = []
+    for number, row in enumerate(rows(shape)[:count]):
+        parts = list(row.values())
+        told = parts[0] if len(parts) == 2 else ""
+        found.append(Record(f"row {number}", told, parts[-1]))
+    return found
+
+
+def test_a_prompt_has_the_ids_it_has_alone_and_the_whole_those_of_the_text():
+    words = tokenizer()
+    coder = RecordCoder(words, "completions")
+    records = records_of("completions")
+    found, problems = coder.encoded(records)
+    assert problems == []
+    for record, one in zip(records, found, strict=True):
+        assert list(one.told) == words(record.told)["input_ids"]
+        assert list(one.told + one.said) == [*words(record.told + record.said)["input_ids"], words.eos_token_id]
+        assert not one.merged
+        assert coder.text(one.said) == record.said.strip()
+    (prefixed, *_), _ = RecordCoder(words, "completions", prefix="Q: ").encoded(records)
+    whole = f"Q: {records[0].told}{records[0].said}"
+    assert list(prefixed.told + prefixed.said) == [*words(whole)["input_ids"], words.eos_token_id]
+    # "the d" + "og": alone and as one text the tokens differ
+    (merged,), _ = coder.encoded([Record("x", "the d", "og runs.")])
+    assert merged.merged
+    assert list(merged.told) == words("the d")["input_ids"]
+    assert coder.text(merged.said) == "og runs."
+
+
+def test_pairs_are_what_the_tokenizer_makes_of_source_and_target():
+    words = tokenizer()
+    coder = RecordCoder(words, "pairs", causal=False, prefix="turn: ")
+    (one, *_), _ = coder.encoded(records_of("pairs"))
+    source, target = sentences()[0]
+    assert list(one.told) == words(f"turn: {source}")["input_ids"]
+    assert list(one.said) == [*words(target)["input_ids"], words.eos_token_id]
+
+
+@pytest.mark.parametrize("chat", [CHAT, MARKED])
+def test_of_a_conversation_the_assistants_words_are_learnt_and_nothing_else(chat):
+    words = tokenizer(chat=chat)
+    coder = RecordCoder(words, "messages")
+    messages = rows("messages")[0]["messages"]
+    (one,), problems = coder.encoded([Record("x", tuple(messages[:-1]), messages[-1]["content"])])
+    assert problems == []
+    assert words.decode(one.said) == f"{messages[-1]['content']}</s>"
+    assert words.decode([one.told[place] for place in sorted(one.learnt)]) == "yes?</s>"
+    assert words.decode(one.told) == (
+        f"<turn>user\nhello</s>\n<turn>assistant\nyes?</s>\n<turn>user\n{messages[2]['content']}</s>\n<turn>assistant\n"
+    )
+    assert [list(one.told)] == coder.prompts([tuple(messages[:-1])])
+
+
+def test_what_a_template_says_of_a_conversation():
+    strict = (
+        "{% for m in messages %}{% if loop.index0 % 2 != (m.role == 'assistant') | int %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    )
+    thinking = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if loop.last %} (thought){% endif %}</s>"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    twice = ({"role": "user", "content": "a"}, {"role": "user", "content": "b"})
+    coder = RecordCoder(tokenizer(chat=strict), "messages")
+    found, (problem,) = coder.encoded([Record("x:3", twice, "c")])
+    assert found == [None]
+    assert problem == "x:3: the chat template refuses it: roles must alternate"
+    # the template tells the last message otherwise than those before: nothing of an earlier one can be trusted
+    coder = RecordCoder(tokenizer(chat=thinking), "messages")
+    _, (problem,) = coder.encoded([Record("x:4", twice[:1], "c")])
+    assert problem.startswith(
+        "x:4: the chat template does not begin the whole conversation as it begins the one before"
+    )
+    assert "mark it in the template with {% generation %}" in problem
+
+
+def test_batches_of_the_right_shape_need_a_model():
+    coder = RecordCoder(tokenizer(), "completions")
+    with pytest.raises(UserError, match="bind one first"):
+        coder.training_batch([Encoded((3,), (4,))])
+
+
+@pytest.mark.parametrize(
+    ("causal", "limits", "problem"),
+    [
+        (True, Limits(told=5), "has 6 tokens of source, max_source allows 5; raise it, or set too_long"),
+        (True, Limits(said=3), "has 4 tokens of target, max_target allows 3; raise it, or set too_long"),
+        (True, Limits(positions=9), "has 10 tokens, and the model has 9 positions; shorten it, or set too_long"),
+        (False, Limits(positions=5), "has 6 tokens of source, and the model has 5 positions"),
+        (False, Limits(told=6, said=4, positions=6), ""),
+        (True, Limits(told=6, said=4, positions=10), ""),
+    ],
+)
+def test_records_that_are_too_long_are_refused_left_out_or_cut(causal, limits, problem):
+    class Coded(RecordCoder):
+        def encoded(self, records):
+            return [Encoded(tuple(range(10, 16)), (20, 21, 22, 1)), Encoded((10, 11), (20, 1))], []
+
+    coder = Coded(None, "completions" if causal else "pairs", causal=causal)
+    records = [Record("a:1", "", ""), Record("a:2", "", "")]
+    found = fitted(coder, records, limits, "a")
+    assert [text.startswith(f"a:1: {problem}") for text in found.problems] == [True] * bool(problem)
+    dropped = fitted(coder, records, Limits(limits.told, limits.said, limits.positions, "drop"), "a")
+    assert len(dropped.encoded) == 2 - bool(problem)
+    assert dropped.notes == (["dropped: 1 row too long"] if problem else [])
+    cut = fitted(coder, records, Limits(limits.told, limits.said, limits.positions, "cut"), "a")
+    assert cut.notes == (["1 row cut"] if problem else [])
+    one = cut.encoded[0]
+    assert len(one.told) <= (limits.told or 99)
+    assert len(one.said) <= (limits.said or 99)
+    if limits.said == 3:
+        assert one.said == (20, 21, 22)  # without the end: it does not end there
+    if causal:
+        assert len(one) <= (limits.positions or 99)
+        assert one.told[-1] == 15  # of a prompt the end is kept
+    else:
+        assert max(len(one.told), len(one.said)) <= limits.positions
+        assert (one.told[0], one.told[-1]) == (10, 15)  # of a source the beginning, and its own end symbol
+
+
+def test_a_cut_text_is_its_beginning():
+    words = tokenizer()
+    coder = RecordCoder(words, "text")
+    (record,) = records_of("text", 1)
+    (found,) = fitted(coder, [record], Limits(said=6, too_long="cut"), "a").encoded
+    assert list(found.told + found.said) == words(record.said)["input_ids"][:6]
+    assert found.learnt == frozenset(range(len(found.told)))
+
+
+def test_data_know_their_end_their_longest_answer_and_themselves(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", rows("completions"))
+    words = tokenizer()
+    data = encoded_data(load_records(str(path)), RecordCoder(words, "completions"), Limits())
+    train = data.splits["train"].encoded
+    assert data.coder.end == words.eos_token_id
+    assert data.coder.longest == max(len(one.said) - 1 for one in train)
+    assert data.lengths == [len(one.told) + len(one.said) for one in train]
+    assert data.frequencies[words.eos_token_id] == len(train)
+    assert sum(data.frequencies) == sum(len(one.said) for one in train)
+    again = encoded_data(load_records(str(path)), RecordCoder(tokenizer(), "completions"), Limits())
+    assert again.fingerprint == data.fingerprint
+    other = encoded_data(load_records(str(path)), RecordCoder(words, "completions", prefix="x"), Limits())
+    assert other.fingerprint != data.fingerprint
+    assert RecordCoder.from_description(data.coder.describe(), words).describe() == data.coder.describe()
+    with pytest.raises(UserError, match="the tokenizer is not the one that the model was trained with"):
+        RecordCoder.from_description(data.coder.describe(), tokenizer(chat=CHAT))
+    header = data.header()
+    assert header[0] == f"data: {path}, fingerprint {data.fingerprint}"
+    assert re.fullmatch(r"tokens: [\d.]+ told and [\d.]+ said a training record; .*an answer's end: '</s>'", header[-1])
+
+
+def test_a_file_to_score_on_has_the_same_columns(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [{"q": "a", "a": "b"}, {"q": "c"}])
+    columns = {"prompt": "q", "completion": "a"}
+    (problem,) = problems_of(read_records, path, "completions", columns, RecordOptions())
+    assert problem.startswith(f"{path}:2: column 'a' is missing")
+    write_lines(path, [{"q": "a", "a": "b"}])
+    assert read_records(path, "completions", columns, RecordOptions()) == [Record(f"{path}:1", "a", "b")]
