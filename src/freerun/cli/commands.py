@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,16 @@ __all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "sc
 def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None) -> int:
     """``freerun train``: the folder of the run on standard output."""
     from freerun.config import load_recipe
+
+    # a broken recipe is refused without PyTorch; of several processes one says so
+    loaded = None if "WORLD_SIZE" in os.environ else load_recipe(recipe, overrides)
     from freerun.config.run import results_lines, run_recipe
     from freerun.training.processes import joined
 
     with joined() as processes:
-        with processes.alike():
-            loaded = load_recipe(recipe, overrides)
+        if loaded is None:
+            with processes.alike():
+                loaded = load_recipe(recipe, overrides)
         summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init)
         if processes.first:
             print("\n".join([*results_lines(summary), str(out)]))

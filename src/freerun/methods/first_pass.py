@@ -31,11 +31,12 @@ def said(model: Any, batch: Batch) -> Tensor:
 @torch.no_grad()
 def said_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
     """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
-    model = unwrapped(model)
-    with evaluating(model), uncached_autocast(batch.history.device):
-        if can(model, Split) and len(rows):
-            return model.head(model.hidden(batch)[rows, times])
-        return model(batch)[rows, times]
+    inner = unwrapped(model)
+    with evaluating(inner), uncached_autocast(batch.history.device):
+        halves: Any = inner if can(inner, Split) and len(rows) else None
+        if halves is not None:
+            return halves.head(halves.hidden(batch)[rows, times])
+        return inner(batch)[rows, times]
 
 
 def tosser(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
