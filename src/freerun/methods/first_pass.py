@@ -31,11 +31,11 @@ def said(model: Any, batch: Batch) -> Tensor:
 @torch.no_grad()
 def said_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
     """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
-    inner = unwrapped(model)
+    inner: Any = unwrapped(model)
+    halves = len(rows) > 0 and bool(can(inner, Split))
     with evaluating(inner), uncached_autocast(batch.history.device):
-        halves: Any = inner if can(inner, Split) and len(rows) else None
-        if halves is not None:
-            return halves.head(halves.hidden(batch)[rows, times])
+        if halves:
+            return inner.head(inner.hidden(batch)[rows, times])
         return inner(batch)[rows, times]
 
 
