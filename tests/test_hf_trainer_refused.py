@@ -159,7 +159,12 @@ def test_places_where_a_roll_in_would_hang_or_see_half_a_model() -> None:
 
     assert place_problems(Spread(), SAMPLING) == []
     fsdp = place_problems(Spread(fsdp="full_shard"), SAMPLING)
-    assert "wait for each other for ever: use DDP" in fsdp[0]
+    assert "wait for each other for ever: use FSDP 2" in fsdp[0]
+    second = Spread(fsdp="full_shard")
+    second.accelerator.state = type("State", (), {"fsdp_plugin": type("Plugin", (), {"fsdp_version": 2})})
+    assert place_problems(second, SAMPLING) == []
+    for engine in ("step", "window", fr.Draft()):
+        assert "use engine='auto' or 'jacobi'" in place_problems(second, fr.scheduled_sampling(0.5, engine=engine))[0]
     assert place_problems(Spread(fsdp="full_shard"), fr.teacher_forcing()) == []
     assert "torchrun --nproc-per-node" in place_problems(Spread(n_gpu=2), SAMPLING)[0]
     assert "DeepSpeed is not supported" in place_problems(Spread(deepspeed=True), SAMPLING)[0]

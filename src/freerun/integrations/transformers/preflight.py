@@ -10,7 +10,8 @@ import torch
 
 from freerun.errors import UserError
 from freerun.integrations.transformers.normalising import counted
-from freerun.rollin import evaluating
+from freerun.rollin import Draft, Window, evaluating
+from freerun.rollin.engines import resolve
 from freerun.schedules import Schedule, extremes
 from freerun.types import Batch, Step
 
@@ -25,12 +26,8 @@ def place_problems(trainer: Any, method: Any) -> list[str]:
             f"one process would drive {args.n_gpu} GPUs (nn.DataParallel), which copies the model for every forward: "
             "start one process per GPU (torchrun --nproc-per-node), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
-    if (args.fsdp or getattr(trainer, "is_fsdp_enabled", False)) and not _without_model(method):
-        found.append(
-            f"{method!r} under FSDP: how often a roll-in calls the model depends on the data, so that processes would "
-            "wait for each other for ever: use DDP (leave fsdp out), or a method that asks the model nothing "
-            "(teacher_forcing, token_noise)"
-        )
+    if args.fsdp or getattr(trainer, "is_fsdp_enabled", False):
+        found += _sharding_problems(trainer, method)
     if getattr(trainer, "is_deepspeed_enabled", False):
         found.append("DeepSpeed is not supported with a method: use DDP (leave deepspeed out)")
     parallel = getattr(trainer.accelerator, "parallelism_config", None)
@@ -39,8 +36,24 @@ def place_problems(trainer: Any, method: Any) -> list[str]:
     return found
 
 
-def _without_model(method: Any) -> bool:
-    return getattr(method, "name", "") in ("teacher_forcing", "token_noise")
+def _sharding_problems(trainer: Any, method: Any) -> list[str]:
+    if getattr(method, "name", "") in ("teacher_forcing", "token_noise"):  # the model is asked nothing
+        return []
+    plugin = getattr(getattr(trainer.accelerator, "state", None), "fsdp_plugin", None)
+    if getattr(plugin, "fsdp_version", 1) != 2:
+        return [
+            f"{method!r} under FSDP 1: processes that call the model a different number of times would wait for each "
+            "other for ever: use FSDP 2 (fsdp_config={'version': 2}), whose roll-ins make equally many calls, or DDP "
+            "(leave fsdp out)"
+        ]
+    engine = resolve(getattr(method, "engine", "auto"))
+    if engine == "step" or isinstance(engine, Window | Draft):
+        return [
+            f"engine={getattr(method, 'engine', engine)!r} under FSDP: how often it calls the model, and parts of it, "
+            "depends on the data, so that processes would wait for each other for ever: use engine='auto' or 'jacobi' "
+            "(exact), or a number of passes"
+        ]
+    return []
 
 
 def tokenizer_problems(trainer: Any, inner: Any) -> list[str]:
