@@ -7,11 +7,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from freerun.checks.report import Finding, Probe
+from freerun.checks.report import Finding
 from freerun.errors import UserError
-from freerun.integrations.transformers.probes import Loose, capability, local, refusals, trial_batch
+from freerun.integrations.transformers.probes import at_length, capability, local, refusals, trial_batch
 from freerun.integrations.transformers.unwrapped import unwrapped
 from freerun.models.huggingface import (
     CausalModel,
@@ -24,8 +24,12 @@ from freerun.models.huggingface import (
     Vectors,
 )
 from freerun.rollin.modes import evaluating, refuse_coupled_rows
+from freerun.types import Batch
 
 __all__ = ["adapt"]
+
+_LONGER = 64
+"""Positions of the longer trial batch, where the model has as many."""
 
 
 class _Able:
@@ -70,7 +74,7 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
     What it is not: a copy, or a trainer; see ``freerun.hf.Trainer``.
     """
     inner = unwrapped(model)
-    kind = (inner.config._attn_implementation, _example_key(example))
+    kind = (inner.config._attn_implementation, inner.dtype, _example_key(example))
     found = _KNOWN.get(inner)
     if found is None or found[0] != kind:
         found = (kind, _examined(inner, example))
@@ -90,14 +94,20 @@ def _made(
     halves: bool,
     findings: tuple[Finding, ...] = (),
 ) -> Any:
-    cls = bases[0] if len(bases) == 1 else type("".join(base.__name__ for base in bases), bases, {})
-    made = cls(model, inner)
+    name = "".join(base.__name__ for base in bases)
+    made = type(name, bases, {"__reduce__": _reduced})(model, inner)
     made.findings = findings
     if halves:
         made._halves = _halves(made)
     # a new module is in training mode; the model's own mode is what counts
     made.training = model.training
     return made
+
+
+def _reduced(made: HuggingFaceModel) -> tuple[Any, ...]:
+    """How it is pickled and copied: its class is made by what the model can do."""
+    bases = type(made).__bases__
+    return _made, (made.model, made.inner, bases, isinstance(made._halves, Halves), made.findings)
 
 
 def _halves(made: HuggingFaceModel) -> Halves:
@@ -128,20 +138,36 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
     base = EncoderDecoder if inner.config.is_encoder_decoder else CausalModel
     with evaluating(inner):
         plain = _made(inner, inner, (base,), halves=False)
-        batch = trial_batch(plain, example)
-        probe = Loose(plain, batch, plain(batch))
-        findings = refusals(probe)
+        batch, outputs, longer = _tried(plain, example)
+        findings = [*refusals(plain, batch, outputs), *at_length(plain, longer)]
         # what a checked model is only warned of: an adapted one that reads no history is an encoder
         against = ("refused", "warning")
         if refused := [finding for finding in findings if finding.status in against]:
             name = type(inner).__name__
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
-        return _capabilities(inner, base, probe, findings)
+        return _capabilities(inner, base, (batch, outputs), findings)
 
 
-def _capabilities(inner: Any, base: type[HuggingFaceModel], probe: Probe, findings: list[Finding]) -> _Able:
+def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor, Batch]:
+    """A small batch, the model's logits there, and a longer batch."""
+    try:
+        batch = trial_batch(plain, example)
+        return batch, plain(batch), trial_batch(plain, example, _LONGER)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model raises for what was made up for it
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{type(plain.inner).__name__} raised {type(error).__name__} on a small batch: {line}. If it needs more "
+            "than ids, give hf.adapt(model, example=batch) a batch as your collator makes it"
+        ) from error
+
+
+def _capabilities(
+    inner: Any, base: type[HuggingFaceModel], tried: tuple[Batch, Tensor], findings: list[Finding]
+) -> _Able:
     def has(what: str, *bases: type[HuggingFaceModel], halves: bool) -> bool:
-        findings.append(capability(what, _made(inner, inner, (*bases, base), halves), probe))
+        findings.append(capability(what, _made(inner, inner, (*bases, base), halves), *tried))
         return findings[-1].status == "ok"
 
     halves = has("split", halves=True)

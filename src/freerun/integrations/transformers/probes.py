@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from freerun.checks.forward import FORWARD
+from freerun.checks.forward import FORWARD, deterministic
 from freerun.checks.protocols import PROTOCOLS
 from freerun.checks.report import Finding, Probe, Verdict, distance
 from freerun.errors import UserError
 from freerun.models.huggingface import HuggingFaceModel, keeps_all
 from freerun.types import Batch
 
-__all__ = ["CAPABILITIES", "Loose", "capability", "local", "refusals", "trial_batch"]
+__all__ = ["CAPABILITIES", "at_length", "capability", "local", "refusals", "trial_batch"]
 
 _ROWS, _TIME = 3, 7
 
 
-def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None) -> Batch:
+def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
     """Three rows of different lengths, of an example, or of ids made up: ordinary ones, and one pad.
 
     A pad that is told has been said by the model itself; some models count it as absent in one way of computing only.
@@ -28,12 +29,12 @@ def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None) -> Batch
     made: Any = m
     if example is not None:
         return made.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
-    time = min(_TIME, m.limit or _TIME)
+    time = min(longest, m.limit or longest)
     ids = _ids(m, time, m.vocab)
     pad = getattr(m.inner.config, "pad_token_id", None)
     if isinstance(pad, int) and 0 <= pad < m.vocab:
         ids[0, 1] = pad
-    lengths = torch.tensor([time, time - 1, max(time - 3, 2)])
+    lengths = torch.tensor([time, time - 1, max(time // 2, 2)])
     there = torch.arange(time) < lengths[:, None]
     given = {"input_ids": ids, "attention_mask": there.long(), "labels": ids.masked_fill(~there, -100)}
     if m.is_encoder_decoder:
@@ -76,33 +77,81 @@ def local(config: Any) -> bool:
     )
 
 
-class Loose(Probe):
-    """As much tolerance as two ways of computing the same need, in units of the largest logit."""
+class _Spread(Probe):
+    """Tolerance in units of how far the logits of a position lie apart: what they have in common says nothing."""
+
+    share: float
 
     @property
     def tolerance(self) -> float:
-        """100 roundings of float32 in the largest logit, 2 of half precision."""
-        # models in float64 have parts in float32
-        half = self.outputs.dtype not in (torch.float32, torch.float64)
-        eps = 2 * torch.finfo(self.outputs.dtype).eps if half else 100 * torch.finfo(torch.float32).eps
-        return eps * float(self.outputs[self.batch.mask].abs().max())
+        """The share of the largest deviation from a position's mean."""
+        logits = self.outputs[self.batch.mask].float()
+        return self.share * float((logits - logits.mean(-1, keepdim=True)).abs().max())
 
 
-def refusals(probe: Probe) -> list[Finding]:
+class Tight(_Spread):
+    """For two calls of the same shape: they differ in nothing, but for sums that are not made twice in one order."""
+
+    share = 10 * torch.finfo(torch.float32).eps
+
+
+class Looser(_Spread):
+    """For calls of different shapes, without the factor that checks of protocols add."""
+
+    @property
+    def share(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """2e-5 of float32, about 3 % of bfloat16."""
+        return _roundings(self.outputs, 200, 4)
+
+
+class Loose(_Spread):
+    """For two ways of computing the same: some roundings of the weights' type."""
+
+    @property
+    def share(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """2e-6 of float32, 0.3 % of bfloat16; checks of protocols allow ten times as much."""
+        return _roundings(self.outputs, 20, 0.4)
+
+
+def _roundings(outputs: Tensor, single: float, half: float) -> float:
+    kind = outputs.dtype
+    wide = kind in (torch.float32, torch.float64)  # models in float64 have parts in float32
+    return single * torch.finfo(torch.float32).eps if wide else half * torch.finfo(kind).eps
+
+
+_SHAPED = ("length_inert", "rows_independent")
+"""Checks that compare calls of different shapes."""
+
+
+def refusals(model: Any, batch: Batch, outputs: Tensor) -> list[Finding]:
     """What every model must hold."""
-    return [_finding(name, lambda check=check: check(probe), fine) for name, (check, fine) in FORWARD.items()]
+    tight = Tight(model, batch, outputs)
+    found = [_finding("deterministic", lambda: deterministic(tight), "two calls give the same")]
+    for name, (check, fine) in FORWARD.items():
+        probe: Probe = Looser(model, batch, outputs) if name in _SHAPED else tight
+        found.append(_finding(name, lambda check=check, probe=probe: check(probe), fine))
+    return found
 
 
-def capability(what: str, made: Any, plain: Probe) -> Finding:
+def at_length(model: Any, batch: Batch) -> list[Finding]:
+    """What only longer rows show: attention in chunks or by hashing, rows that change with what stands beside them."""
+    probe = Looser(model, batch, model(batch))
+    checks = {name: FORWARD[name] for name in ("finite", *_SHAPED)}
+    found = [_finding(f"{name}_at_{batch.time}", partial(check, probe), fine) for name, (check, fine) in checks.items()]
+    return [*found, _finding(f"deterministic_at_{batch.time}", lambda: deterministic(probe), "two calls give the same")]
+
+
+def capability(what: str, made: Any, batch: Batch, outputs: Tensor) -> Finding:
     """Whether a model that can do more gives what the plain one gave: ``ok``, or ``not applicable`` and why.
 
     Args:
         what: one of ``CAPABILITIES``.
         made: the model that can do more.
-        plain: the plain model's logits.
+        batch: what it is tried on.
+        outputs: the plain model's logits there.
     """
     checks, fine = CAPABILITIES[what]
-    probe = Loose(made, plain.batch, plain.outputs)
+    probe = Loose(made, batch, outputs)
     for check in checks:
         found = _finding(what, lambda check=check: check(probe), fine)
         if found.status != "ok":
@@ -112,7 +161,8 @@ def capability(what: str, made: Any, plain: Probe) -> Finding:
 
 def _vectors(probe: Probe) -> Verdict:
     told = probe.model.lookup(probe.batch.history)
-    far = probe.moved(probe.model.outputs_from(probe.batch, told))
+    said, mask = probe.model.outputs_from(probe.batch, told), probe.batch.mask
+    far = distance(said[mask], probe.outputs[mask], 10 * probe.tolerance)
     return f"logits from looked-up vectors differ from those from ids by {far:.2g}" if far else None
 
 
@@ -124,7 +174,8 @@ def _read(probe: Probe) -> Verdict:
         return "the cache holds recurrent states, which take one entry at a time"
     state = model.read(state, batch.history[:, :half])
     counted = batch.mask[:, half] if half < batch.time else batch.mask[:, -1] & False
-    far = distance(model.output(state)[counted], probe.outputs[:, min(half, batch.time - 1)][counted], probe.tolerance)
+    wanted = probe.outputs[:, min(half, batch.time - 1)][counted]
+    far = distance(model.output(state)[counted], wanted, 10 * probe.tolerance)
     return f"logits after {half} entries read at once differ from the forward's by {far:.2g}" if far else None
 
 

@@ -13,6 +13,7 @@ from freerun.errors import UserError
 from freerun.models.huggingface.given import id_problems
 from freerun.models.huggingface.model import HuggingFaceModel, ones
 from freerun.models.huggingface.pairs import pair_batch
+from freerun.models.huggingface.sizes import positions, table_of
 from freerun.models.huggingface.told import Told, told
 from freerun.types import Batch
 
@@ -25,7 +26,7 @@ class EncoderDecoder(HuggingFaceModel):
     is_encoder_decoder = True
 
     def _embeddings(self) -> Any:
-        return self.inner.get_decoder().get_input_embeddings()
+        return table_of(self.inner.get_decoder())
 
     def batch(
         self,
@@ -84,8 +85,8 @@ class EncoderDecoder(HuggingFaceModel):
         ids = source.get("input_ids")
         if isinstance(ids, Tensor) and ids.dim() == 2:
             encoder = self.inner.get_encoder()
-            problems = id_problems("input_ids", ids, encoder.get_input_embeddings().weight.shape[0])
-            limit = getattr(encoder.config, "max_position_embeddings", None)
+            problems = id_problems("input_ids", ids, table_of(encoder).weight.shape[0])
+            limit = positions(encoder, encoder=True)
             if limit is not None and ids.shape[1] > limit:
                 problems.append(
                     f"a source has {ids.shape[1]} tokens, and the encoder has {limit} positions "

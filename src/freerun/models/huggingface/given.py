@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["id_problems", "shape_problems"]
+__all__ = ["id_problems", "row_problems", "shape_problems", "two_dimensional"]
 
 
 def shape_problems(given: Mapping[str, Any], shape: torch.Size, names: tuple[str, ...]) -> list[str]:
@@ -24,6 +24,32 @@ def shape_problems(given: Mapping[str, Any], shape: torch.Size, names: tuple[str
             more = ": a mask of four dimensions cannot be read back" if value.dim() == 4 else ""
             problems.append(f"{name} must have the ids' shape {tuple(shape)}; got {tuple(value.shape)}{more}")
     return problems
+
+
+def row_problems(rows: Any, replaceable: Any, shape: torch.Size) -> list[str]:
+    """What is wrong with the rows' numbers and with what may be replaced."""
+    problems: list[str] = []
+    if rows is not None and (not isinstance(rows, Tensor) or rows.shape != shape[:1]):
+        problems.append(f"rows must be a tensor of {shape[0]} numbers, one for each row; got {_said(rows)}")
+    if replaceable is not None and (not isinstance(replaceable, Tensor) or replaceable.shape != shape):
+        problems.append(f"replaceable must be (batch, time) = {tuple(shape)}; got {_said(replaceable)}")
+    elif replaceable is not None and replaceable.dtype != torch.bool:
+        problems.append(f"replaceable must be bool; got {replaceable.dtype}: use replaceable.bool()")
+    return problems
+
+
+def two_dimensional(name: str, ids: Any) -> list[str]:
+    """What is wrong with something that must be (batch, time) and hold anything at all."""
+    if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+        return []
+    return [
+        f"{name} must be a tensor (batch, time) with at least one token; got {_said(ids)}: does the collator "
+        "return tensors (return_tensors='pt')?"
+    ]
+
+
+def _said(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def id_problems(name: str, ids: Tensor | None, vocab: int) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freerun.errors import UserError
+from freerun.models.huggingface.sizes import positions, table_of
 from freerun.models.huggingface.tail import Halves, Whole
 from freerun.models.huggingface.told import Told, told
 from freerun.types import Batch
@@ -35,6 +36,7 @@ class HuggingFaceModel(nn.Module):
         # the model holds it already: registered once, its weights have one name
         object.__setattr__(self, "_inner", inner)
         self._halves: Halves | Whole = Whole()
+        self._limit = positions(inner)
         self._accepted = frozenset(inspect.signature(type(inner).forward).parameters)
 
     @property
@@ -45,9 +47,7 @@ class HuggingFaceModel(nn.Module):
     @property
     def limit(self) -> int | None:
         """Positions that the model has; None: as many as one likes."""
-        config = self.inner.config.get_text_config(decoder=True)
-        names = ("max_position_embeddings", "max_target_positions")
-        return next((n for name in names if (n := getattr(config, name, None)) is not None), None)
+        return self._limit
 
     @property
     def vocab(self) -> int:
@@ -55,7 +55,7 @@ class HuggingFaceModel(nn.Module):
         return self._embeddings().weight.shape[0]
 
     def _embeddings(self) -> Any:
-        return self.inner.get_input_embeddings()
+        return table_of(self.inner)
 
     def accepts(self, name: str) -> bool:
         """Whether the model's forward has an argument of that name."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun.errors import UserError
-from freerun.models.huggingface.given import id_problems, shape_problems
+from freerun.models.huggingface.given import id_problems, row_problems, shape_problems, two_dimensional
 from freerun.models.huggingface.told import Layout, Told, batch_first
 from freerun.types import Batch
 
@@ -43,7 +43,11 @@ def pair_batch(
     source = {name: value for name, value in given.items() if name not in _DECODER}
     size = next((value.shape[0] for value in source.values() if isinstance(value, Tensor)), 0)
     shape = next((part.shape for part in (labels, fed) if isinstance(part, Tensor)), torch.Size())
+    for name in ("labels", "decoder_input_ids"):
+        if given.get(name) is not None and (wrong := two_dimensional(name, given[name])):
+            raise UserError(wrong)
     problems = shape_problems(given, shape, _DECODER)
+    problems += row_problems(rows, replaceable, torch.Size((size, *shape[1:])))
     if size and shape and shape[0] != size:
         problems.append(f"labels have {shape[0]} rows, and the source {size}")
     if not problems:

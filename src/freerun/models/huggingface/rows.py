@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun.errors import UserError
-from freerun.models.huggingface.given import id_problems, shape_problems
+from freerun.models.huggingface.given import id_problems, row_problems, shape_problems, two_dimensional
 from freerun.models.huggingface.told import Layout, Told, batch_first
 from freerun.types import Batch
 
@@ -41,12 +41,8 @@ def causal_batch(
     Raises:
         UserError: what does not fit together, all at once.
     """
+    given = _sound(given, rows, replaceable, vocab)
     ids = given["input_ids"]
-    problems = shape_problems(given, ids.shape, ("attention_mask", "labels", "position_ids"))
-    if not problems:
-        problems = id_problems("input_ids", ids, vocab) + id_problems("labels", given.get("labels"), vocab)
-    if problems:
-        raise UserError(problems)
     present = _present(given)
     start = _starts(given, present)
     row, places = _placed(present, start)
@@ -76,6 +72,22 @@ def causal_batch(
     if replaceable is not None:
         eligible = eligible & replaceable.flatten()[places.clamp_min(0)][:, 1:]
     return Batch(torch.where(mask, wanted, history), history, mask, context, eligible=eligible, rows=numbers)
+
+
+def _sound(given: Mapping[str, Any], rows: Any, replaceable: Any, vocab: int) -> Mapping[str, Any]:
+    """What was given, once it fits together; positions that are the same for all rows are written out."""
+    ids, positions = given["input_ids"], given.get("position_ids")
+    if problems := two_dimensional("input_ids", ids):
+        raise UserError(problems)
+    if isinstance(positions, Tensor) and positions.shape == (1, ids.shape[1]):
+        given = {**given, "position_ids": positions.expand_as(ids)}
+    problems = shape_problems(given, ids.shape, ("attention_mask", "labels", "position_ids"))
+    problems += row_problems(rows, replaceable, ids.shape)
+    if not problems:
+        problems = id_problems("input_ids", ids, vocab) + id_problems("labels", given.get("labels"), vocab)
+    if problems:
+        raise UserError(problems)
+    return given
 
 
 def _present(given: Mapping[str, Any]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.errors import UserError
 from freerun.models.huggingface.model import HuggingFaceModel
 from freerun.models.huggingface.told import Told, told
 from freerun.types import Batch, Encoder
@@ -65,7 +66,9 @@ class Stepping(HuggingFaceModel):
         self.refuse_longer(length)
         given = self.told_on(context, ids, length)
         hidden, output = self._halves.hidden(lambda: self.inner(**given, **past, use_cache=True, return_dict=True))
-        name = next(name for name in _CACHES if getattr(output, name, None) is not None)
+        name = next((name for name in _CACHES if getattr(output, name, None) is not None), None)
+        if name is None:
+            raise UserError(f"the model gives back no cache under {' or '.join(_CACHES)}")
         return _State(getattr(output, name), name, length, hidden[:, -1], context)
 
     def told_on(self, context: Told, ids: Tensor, length: int) -> dict[str, Any]:
