@@ -237,3 +237,46 @@ def test_mixtures_for_a_model_that_takes_ids_only_are_refused():
     with pytest.raises(UserError, match="ids only"):
         fr.two_pass(0.5, mix="expected")(m, m.batch(**seq2seq_inputs("m2m_100")))
     assert PAD == 0
+
+
+def test_a_model_that_sees_later_tokens_is_refused_in_half_precision_too():
+    """Weights as they are initialised, so that little moves."""
+    model = tiny("Bert", "LMHeadModel", **_BERT).to(torch.bfloat16)
+    with pytest.raises(UserError, match="causal: outputs before"):
+        hf.adapt(model)
+    assert "Ragged" in type(hf.adapt(FAMILIES["gpt2"].build().to(torch.bfloat16))).__name__
+
+
+def test_rotations_that_switch_with_the_length_keep_to_the_short_one():
+    """Beyond the length they were first trained for they rotate a whole call otherwise: what a cache holds is wrong."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 16}  # fmt: skip
+    shape = {**_BERT, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1}
+    model = tiny("Phi3", "ForCausalLM", **shape, eos_token_id=2, rope_parameters=rope,
+                 original_max_position_embeddings=16)  # fmt: skip
+    m = hf.adapt(model)
+    ids = torch.full((2, 17), 5)
+    assert torch.isfinite(fr.scheduled_sampling(0.5)(m, m.batch(input_ids=ids, labels=ids)))
+    longer = torch.full((2, 18), 5)
+    with pytest.raises(UserError, match="17 tokens to read, and the model has 16 positions"):
+        m.batch(input_ids=longer, labels=longer)
+
+
+def test_a_table_of_positions_that_begins_behind_the_padding_is_counted_right():
+    model = tiny("Roberta", "ForCausalLM", **{**_BERT, "max_position_embeddings": 34}, is_decoder=True, pad_token_id=1)
+    m = hf.adapt(model)
+    assert m.limit == 32
+    ids = torch.full((1, 33), 5)
+    assert torch.isfinite(fr.teacher_forcing()(m, m.batch(input_ids=ids, labels=ids)))
+    longer = torch.full((1, 34), 5)
+    with pytest.raises(UserError, match="32 positions"):
+        m.batch(input_ids=longer, labels=longer)
+
+
+def test_several_streams_of_ids_are_refused_by_name():
+    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+
+    shape = {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_codebooks": 2}
+    model = MusicgenForCausalLM(MusicgenDecoderConfig(vocab_size=VOCAB, **shape))
+    with pytest.raises(UserError, match="several streams of ids"):
+        hf.adapt(model)

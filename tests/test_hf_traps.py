@@ -513,3 +513,16 @@ def test_a_users_own_positions_and_arguments_reach_the_model():
     assert torch.equal(m.inputs(b.fed)["position_ids"], with_positions["position_ids"])
     assert torch.equal(m.inputs(a.fed)["position_ids"], with_positions["position_ids"])
     assert set(SEQ2SEQ).isdisjoint(CAUSAL)
+
+
+def test_an_adapter_is_copied_and_pickled_whole():
+    import copy
+    import pickle
+
+    m = hf.adapt(FAMILIES["llama"].build())
+    for again in (copy.deepcopy(m), pickle.loads(pickle.dumps(m))):
+        batch = again.batch(**inputs_of("llama", again.inner))
+        assert again.inner is again.model is not m.inner
+        assert type(again).__mro__[1:] == type(m).__mro__[1:]
+        method = fr.scheduled_sampling(0.4)
+        assert torch.equal(method.run(again, batch, STEP, KEY).fed.history, method.run(m, batch, STEP, KEY).fed.history)
