@@ -13,6 +13,8 @@ from freerun.errors import UserError
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, config, model_folder, rows, sentences, tokenizer, write_lines, write_recipe
 
+SIDES = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
@@ -201,6 +203,35 @@ def test_a_method_the_model_cannot_honour(recipe):
         'engine = "window"'  # fmt: skip
     problems = refused(recipe("t5", "pairs", method=method))
     assert "window" in problems[0]
+
+
+def test_a_decoder_that_begins_otherwise_in_training_than_in_free_running(recipe, tmp_path):
+    """mBART moves the language from the end of the labels to the beginning."""
+    from tokenizers.processors import TemplateProcessing
+
+    words = tokenizer()
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        "$A </s> <turn>", special_tokens=[("</s>", 1), ("<turn>", 3)]
+    )
+    sizes = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in SIDES.items()}
+    ends = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    path = recipe(model=tmp_path / "mbart")
+    for start in (2, 3):
+        given = transformers.MBartConfig(
+            **ends, **sizes, d_model=16, max_position_embeddings=64, decoder_start_token_id=start
+        )
+        transformers.MBartForConditionalGeneration(given).save_pretrained(tmp_path / "mbart")
+        words.save_pretrained(tmp_path / "mbart")
+        if start == 3:
+            break
+        (problem,) = refused(path)
+        assert problem.startswith(
+            "mbart: in training its decoder begins with '<turn>', taken from the targets, and in free running with '<s>"
+            "', the configuration's decoder_start_token_id (2)"
+        )
+        assert "set tokenizer.tgt_lang to the language of the targets and config.decoder_start_token_id to" in problem
+    found = load_recipe(path)
+    assert build_model(found, build_data(found.data, found.model)).shifted(None, 1).tolist() == [[3]]
 
 
 def test_folders_that_hold_no_model(recipe, tmp_path, monkeypatch):

@@ -168,6 +168,28 @@ def test_lines_that_cannot_be_answered_are_named(world, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{lines}:2: has no 'prompt'; it has text" in said
     assert f"{lines}:3: no JSON: " in said
+    lines.write_text(
+        '{"prompt": ["a", "b"]}\n{"prompt": 5}\n{"prompt": "a", "output": "mine"}\n[1]\n{"prompt": null}\n'
+    )
+    assert main(["generate", str(run), "--input", str(lines)]) == 2
+    said = capsys.readouterr().err
+    assert f"{lines}:1: column 'prompt' holds a list, ['a', 'b']; expected text" in said
+    assert f"{lines}:2: column 'prompt' holds a int, 5; expected text" in said
+    assert f"{lines}:3: has an 'output' already, where the answer is written: rename it, or leave it out" in said
+    assert f"{lines}:4: is no object; the first line is one" in said
+    assert f"{lines}:5: is empty; expected a source or prompt" in said
+
+
+def test_conversations_that_cannot_be_answered_are_named(world, tmp_path, capsys):
+    run = world("llama-messages") / "run"
+    cells = [[1], {"role": "user", "content": "a"}, 5, [{"role": "user", "content": 3}], []]
+    lines = write_lines(tmp_path / "in.jsonl", [{"messages": cell} for cell in cells])
+    assert main(["generate", str(run), "--input", str(lines)]) == 2
+    said = capsys.readouterr().err
+    for number in (1, 2, 3):
+        assert f"{lines}:{number}: column 'messages' holds no conversation; expected a list of" in said
+    assert f"{lines}:4: column 'messages' has no role and content, both text, in message 1" in said
+    assert f"{lines}:5: is empty; expected a source or prompt" in said
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,5 +1,6 @@
 """Records: files of many formats as rows, what is wrong with them by line, splits, and their ids by a tokenizer."""
 
+import csv
 import json
 import re
 
@@ -89,6 +90,31 @@ def test_what_is_wrong_with_a_file_is_said_by_its_line(tmp_path, name, content, 
     problems = problems_of(load_records, str(path))
     assert len(problems) == 1
     assert problems[0].startswith(f"{tmp_path}/{expected}")
+
+
+@pytest.mark.parametrize("blank", ["\n", "  \n\n", ",\n"])
+def test_a_heading_after_blank_lines(tmp_path, blank):
+    path = tmp_path / "x.csv"
+    path.write_text(f"{blank}source,target\na,b\n")
+    table, problems = read_rows(path)
+    assert problems == []
+    assert table.columns == ("source", "target")
+    assert [dict(row) for row in table.rows] == [{"source": "a", "target": "b"}]
+    assert table.places[0] == f"{path}:{2 + blank.count(chr(10))}"
+    path.write_text(f"{blank}source,source\na,b\n")
+    _, (problem,) = read_rows(path)
+    assert problem.startswith(f"{path}:{1 + blank.count(chr(10))}: the column 'source' is there 2 times")
+
+
+def test_a_cell_may_be_long(tmp_path):
+    """Longer than the module csv allows by itself; its limit, which is everyone's, stays."""
+    limit = csv.field_size_limit()
+    path = tmp_path / "x.csv"
+    path.write_text(f"source,target\na,{'b' * (limit + 1)}\n")
+    table, problems = read_rows(path)
+    assert problems == []
+    assert len(table.rows[0]["target"]) == limit + 1
+    assert csv.field_size_limit() == limit
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -271,6 +297,78 @@ def test_what_a_template_says_of_a_conversation():
         "x:4: the chat template does not begin the whole conversation as it begins the one before"
     )
     assert "mark it in the template with {% generation %}" in problem
+
+
+BARE = "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}\n{% endfor %}"
+
+
+def test_an_answer_without_end_symbol_is_learnt_whole():
+    """The last special symbol is then the header's, or the answer's own."""
+    told = ({"role": "user", "content": "a man"},)
+    words = tokenizer(chat=BARE.replace("<turn>{{ m.role }}\n", ""))
+    for answer in ("the dog", "the <turn> dog"):
+        (one,), problems = RecordCoder(words, "messages").encoded([Record("x", told, answer)])
+        assert problems == []
+        assert words.decode(one.said) == f"{answer}\n"
+    words = tokenizer(chat=BARE + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
+    (one,), _ = RecordCoder(words, "messages").encoded([Record("x", told, "the dog")])
+    assert words.decode(one.said) == "the dog\n"
+
+
+def test_a_template_that_ignores_where_the_assistant_begins_is_refused():
+    told = ({"role": "user", "content": "a man"},)
+    for chat in (BARE, BARE.replace("<turn>{{ m.role }}\n", "{{ m.role }}: ")):
+        coder = RecordCoder(tokenizer(chat=chat), "messages")
+        found, (problem,) = coder.encoded([Record("x:3", told, "the dog")])
+        assert found == [None]
+        header = "'<turn>assistant'" if chat == BARE else "'assistant:'"
+        assert problem.startswith(
+            f"x:3: the chat template takes no notice of add_generation_prompt, so {header} before"
+        )
+        assert "write it where add_generation_prompt is true" in problem
+
+
+def test_a_marked_answer_without_its_end_is_refused():
+    short = MARKED.replace("</s>{% endgeneration %}", "{% endgeneration %}</s>")
+    coder = RecordCoder(tokenizer(chat=short), "messages")
+    told = ({"role": "user", "content": "a man"},)
+    found, (problem,) = coder.encoded([Record("x:3", told, "the dog")])
+    assert found == [None]
+    assert problem.startswith("x:3: the chat template marks an answer without the '</s>' after it, so no answer would")
+    assert "put the symbol that ends a turn before {% endgeneration %}" in problem
+    # what follows a marked end is the next turn's
+    closed = MARKED.replace("</s>{% endgeneration %}", "</s>\n{% endgeneration %}").replace("{{ '\n' }}", "")
+    assert closed != MARKED
+    more = (*told, {"role": "assistant", "content": "yes?"}, *told)
+    (one,), problems = RecordCoder(tokenizer(chat=closed), "messages").encoded([Record("x:4", more, "the dog")])
+    assert problems == []
+    assert len(one.learnt) > 2
+
+
+@pytest.mark.parametrize("shape", ["completions", "text"])
+def test_an_end_symbol_is_added_where_texts_begin_with_the_same(shape):
+    from tokenizers.processors import TemplateProcessing
+
+    words = tokenizer()
+    words.backend_tokenizer.post_processor = TemplateProcessing("</s> $A", special_tokens=[("</s>", 1)])
+    records = [*records_of(shape), Record("short", "a man" if shape == "completions" else "", "a")]
+    found, problems = RecordCoder(words, shape).encoded(records)
+    assert problems == []
+    for one in found:
+        ids = [*one.told, *one.said]
+        assert (ids[0], ids[-1], ids.count(1)) == (1, 1, 2)
+
+
+def test_an_end_symbol_before_the_language_is_not_doubled():
+    from tokenizers.processors import TemplateProcessing
+
+    words = tokenizer()
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        "$A </s> <turn>", special_tokens=[("</s>", 1), ("<turn>", 3)]
+    )
+    (one, *_), _ = RecordCoder(words, "pairs", causal=False).encoded(records_of("pairs"))
+    assert one.said[-2:] == (1, 3)
+    assert one.said.count(1) == 1
 
 
 def test_batches_of_the_right_shape_need_a_model():

@@ -22,7 +22,8 @@ def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
     """The adapted model of a recipe; the data's batches are made by it from then on.
 
     Raises:
-        UserError: it cannot be loaded, has too few positions for free running, or breaks the contract.
+        UserError: it cannot be loaded, has too few positions for free running, begins otherwise in training than in
+            free running, or breaks the contract.
     """
     from freerun.config.kinds import task_of
     from freerun.integrations.transformers.adapt import adapt
@@ -43,6 +44,8 @@ def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
     with quiet():
         adapted: Module = adapt(model)
     data.bind(adapted)
+    if not data.coder.causal:
+        _check_start(adapted, data, given.path)
     return adapted
 
 
@@ -60,6 +63,25 @@ def _settled(model: Any, coder: RecordCoder) -> None:
     if coder.end is not None and coder.end not in known:
         # so that the saved model stops where it was taught to
         model.generation_config.eos_token_id = [*known, coder.end] if known else coder.end
+
+
+def _check_start(adapted: Any, data: RecordData, path: str) -> None:
+    """Refuse a decoder that begins with another symbol in training than in free running: with another language's."""
+    import torch
+
+    # some models take it from the labels' end, which a cut takes away: of the longest first
+    labels = max((one.said for one in data.splits["train"].encoded), key=len)
+    told = int(adapted.shifted(torch.tensor([labels], device=adapted.inner.device), 1)[0, 0])
+    own = int(adapted.shifted(None, 1)[0, 0])
+    if told == own:
+        return
+    name = data.coder.tokenizer.convert_ids_to_tokens
+    raise UserError(
+        f"{path}: in training its decoder begins with {name(told)!r}, taken from the targets, and in free running with "
+        f"{name(own)!r}, the configuration's decoder_start_token_id ({own})\n  help: set tokenizer.tgt_lang to the "
+        "language of the targets and config.decoder_start_token_id to its symbol, and save both into the folder; "
+        'targets that too_long = "cut" shortens have lost theirs: use "drop"'
+    )
 
 
 def rehearsed(method: Any, model: Module, task: Any, updates: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.config.data_sections import DataFile
 from freerun.config.huggingface_sections import HuggingFaceSettings
+from freerun.config.records_asked import asked_of
 from freerun.config.records_checks import (
     refuse_other_tokenizer,
     refuse_shape,
@@ -15,7 +16,7 @@ from freerun.config.records_checks import (
     without_effect,
 )
 from freerun.config.records_sections import PARTS, RecordsData, RecordsEvaluate
-from freerun.config.text_kind import escaped, unescaped
+from freerun.config.text_kind import escaped
 from freerun.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,12 +146,12 @@ class RecordsKind:
         a line break is written ``\n``, a tab ``\t``.
 
         Raises:
-            UserError: empty lines, objects without the column that is told, prompts too long for the model; the first
-                20 of them.
+            UserError: empty lines, objects without the column that is told or with an ``output``, conversations that
+                are none, prompts too long for the model; the first 20 of them.
         """
         from freerun.training.finetuning import answers
 
-        rows, told, problems = _asked(coder, lines, places)
+        rows, told, problems = asked_of(coder, lines, places)
         prompts: list[list[int]] = []
         for place, text in zip(places, told, strict=True):
             try:
@@ -238,34 +239,3 @@ def _beyond(model: Any, coder: RecordCoder, told: int, said: int) -> str:
         f"has {told} tokens, its answer may have {said}, and the model has {limit} positions: shorten it, or lower "
         "evaluate.length (--length)"
     )
-
-
-def _asked(
-    coder: RecordCoder, lines: Sequence[str], places: Sequence[str]
-) -> tuple[list[dict[str, Any] | None], list[Any], list[str]]:
-    """Each line's object (None: it is plain text), what is told of it, and what is wrong."""
-    column = next(iter(coder.columns.values()))
-    rows: list[dict[str, Any] | None] = []
-    told: list[Any] = []
-    problems: list[str] = []
-    objects = bool(lines) and lines[0].lstrip().startswith("{")
-    for line, place in zip(lines, places, strict=True):
-        row: Any = None
-        text: Any = unescaped(line)
-        if objects:
-            try:
-                row = json.loads(line)
-                text = row[column] if isinstance(row, dict) else ""
-            except ValueError as error:
-                problems.append(f"{place}: no JSON: {error}; the first line is an object, so all must be")
-            except KeyError:
-                problems.append(f"{place}: has no {column!r}; it has {', '.join(row) or 'nothing'}")
-        if coder.shape == "messages" and not isinstance(text, str):
-            text = tuple(text[:-1] if text and text[-1].get("role") == "assistant" else text)
-        if not text or (isinstance(text, str) and not text.strip()):
-            text = ""
-            if not problems or not problems[-1].startswith(f"{place}: "):
-                problems.append(f"{place}: is empty; expected a source or prompt")
-        rows.append(row)
-        told.append(text)
-    return rows, told, problems

@@ -33,13 +33,15 @@ def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int]
     what was thought) are then told and not learnt.
 
     Raises:
-        ValueError: the last message cannot be told apart, or the template refuses the conversation.
+        ValueError: the last message cannot be told apart, no answer would learn to stop, or the template refuses the
+            conversation.
     """
     if _MARKED.search(str(tokenizer.chat_template)):
         found = _render(tokenizer, messages, return_assistant_tokens_mask=True)
         ids, said = list(found["input_ids"]), [bool(one) for one in found["assistant_masks"]]
         if not any(said):
             raise ValueError("the chat template marks nothing of it as said by the assistant")
+        _check_ends(tokenizer, ids, said)
     else:
         ids, said = _by_prefix(tokenizer, messages)
     end = len(said) - said[::-1].index(True)
@@ -63,13 +65,48 @@ def _by_prefix(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], 
                     "message, so that message cannot be told apart: mark it in the template with {% generation %}"
                 )
             continue
+        _check_header(tokenizer, messages[: number + 1], before, after)
+        end = max((place for place in range(len(before), len(after)) if whole[place] in special), default=None)
         # a line end after the end of the turn is the template's, not the assistant's
-        ends = [place for place in range(len(before), len(after)) if whole[place] in special]
-        for place in range(len(before), ends[-1] + 1 if ends else len(after)):
+        ended = end is not None and not str(tokenizer.decode(after[end + 1 :])).strip()
+        for place in range(len(before), end + 1 if end is not None and ended else len(after)):
             said[place] = True
     if not any(said):
         raise ValueError("the chat template leaves the last message empty")
     return whole, said
+
+
+def _check_ends(tokenizer: Any, ids: Sequence[int], said: Sequence[bool]) -> None:
+    """Refuse a marked answer before a special symbol that ends it and is not marked."""
+    special = special_ids(tokenizer)
+    for place in range(1, len(ids)):
+        if not said[place - 1] or said[place] or ids[place] not in special:
+            continue
+        last = place - 1
+        while said[last] and last and not str(tokenizer.decode([ids[last]])).strip():
+            last -= 1
+        if ids[last] not in special:
+            symbol = tokenizer.convert_ids_to_tokens(ids[place])
+            raise ValueError(
+                f"the chat template marks an answer without the {symbol!r} after it, so no answer would learn to stop: "
+                "put the symbol that ends a turn before {% endgeneration %}"
+            )
+
+
+def _check_header(tokenizer: Any, messages: Sequence[Message], before: list[int], after: list[int]) -> None:
+    """Refuse a template that leaves it to the model to say whose turn it is."""
+    if before != _ids(tokenizer, messages[:-1]):
+        return
+    # blanks apart, which some tokenizers change; content that the template changes is not found, and not judged
+    text, content = (
+        "".join(str(one).split()) for one in (tokenizer.decode(after[len(before) :]), messages[-1]["content"])
+    )
+    if text.find(content) > 0:
+        raise ValueError(
+            f"the chat template takes no notice of add_generation_prompt, so {text[: text.find(content)]!r} before an "
+            "answer would be learnt as its words: let the template write it where add_generation_prompt is true, or "
+            "mark the answers with {% generation %}"
+        )
 
 
 def _ids(tokenizer: Any, messages: Sequence[Message], **options: bool) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.data.records.chat import asked, conversation
+from freerun.data.records.chat import asked, conversation, special_ids
 from freerun.data.records.columns import Message, Record
 from freerun.data.text import check_description
 from freerun.errors import UserError
@@ -94,7 +94,13 @@ class RecordCoder:
 
     def _ended(self, ids: Sequence[int]) -> tuple[int, ...]:
         end = self.tokenizer.eos_token_id if self.end is None else self.end
-        return tuple(ids) if end is None or end in ids else (*ids, end)
+        return tuple(ids) if end is None or self._ends(ids, end) else (*ids, end)
+
+    def _ends(self, ids: Sequence[int], end: int) -> bool:
+        # only the tail is asked, for a start symbol may have the same id; some put the language after the end
+        if ids and ids[-1] == end:
+            return True
+        return len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer)
 
     def _pairs(self, records: Sequence[Record]) -> list[Encoded | None]:
         sources = [f"{self.prefix}{record.told}" for record in records]

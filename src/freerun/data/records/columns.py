@@ -11,7 +11,7 @@ from freerun.data.records.table import Table
 from freerun.data.text import counted, first_problems
 from freerun.errors import UserError
 
-__all__ = ["SHAPES", "Message", "Record", "shape_of", "table_records"]
+__all__ = ["SHAPES", "Message", "Record", "messages_problem", "shape_of", "table_records"]
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "pairs": ("source", "target"),
@@ -122,6 +122,20 @@ def _called(row: Mapping[str, Any], name: str) -> str:
     return "missing" if name not in row else "null" if row[name] is None else "empty"
 
 
+def messages_problem(cell: Any) -> str:
+    """What is wrong with a conversation, whoever speaks last; "" where nothing is.
+
+    >>> messages_problem([{"role": "user"}])
+    'has no role and content, both text, in message 1'
+    """
+    if not isinstance(cell, Sequence) or not all(isinstance(message, Mapping) for message in cell):
+        return 'holds no conversation; expected a list of {"role": ..., "content": ...}'
+    for number, message in enumerate(cell, start=1):
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            return f"has no role and content, both text, in message {number}"
+    return ""
+
+
 def _messages(cell: Any) -> tuple[Message, ...] | str:
     """A conversation that ends with the assistant, or what is wrong with it."""
     if isinstance(cell, str):
@@ -129,11 +143,8 @@ def _messages(cell: Any) -> tuple[Message, ...] | str:
             cell = json.loads(cell)
         except ValueError:
             return "holds text that is no JSON; expected a list of {role, content}"
-    if not isinstance(cell, Sequence) or not all(isinstance(message, Mapping) for message in cell):
-        return 'holds no conversation; expected a list of {"role": ..., "content": ...}'
-    for number, message in enumerate(cell, start=1):
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            return f"has no role and content, both text, in message {number}"
+    if problem := messages_problem(cell):
+        return problem
     if cell[-1]["role"] != "assistant":
         return f"ends with a message of {cell[-1]['role']!r}; the last must be the assistant's: it is what is learnt"
     if not cell[-1]["content"].strip():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,8 @@ def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, lis
     while True:
         line = reader.line_num + 1
         try:
-            cells = next(reader, None)
+            with _cells_of_any_size():
+                cells = next(reader, None)
         except csv.Error as error:
             problems.append(
                 f"{path}:{line}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
@@ -184,8 +186,10 @@ def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, lis
         if cells is None:
             break
         if names is None:
+            if not any(cell.strip() for cell in cells):
+                continue
             names = cells
-            problems += _heading_problems(path, names, separator)
+            problems += _heading_problems(f"{path}:{line}", names, separator)
             if problems and len(names) == 1:
                 return Table(str(path), (), (), ()), problems
         elif cells and len(cells) != len(names):
@@ -196,15 +200,25 @@ def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, lis
     return Table(str(path), tuple(names or ()), rows, places), problems
 
 
-def _heading_problems(path: Path, names: Sequence[str], separator: str) -> list[str]:
+@contextmanager
+def _cells_of_any_size() -> Generator[None]:
+    """The limit is the whole process's, so it is put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _heading_problems(place: str, names: Sequence[str], separator: str) -> list[str]:
     marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
     if len(names) == 1 and marks:
         return [
-            f"{path}:1: has one column, {names[0]!r}; is the separator {separator!r} right? "
+            f"{place}: has one column, {names[0]!r}; is the separator {separator!r} right? "
             f"Where it is {marks[0]!r}, say so with separator = {json.dumps(marks[0])}"
         ]
     return [
-        f"{path}:1: the column {name!r} is there {count} times; give every column its own name"
+        f"{place}: the column {name!r} is there {count} times; give every column its own name"
         for name, count in Counter(names).items()
         if count > 1 and name
     ]
