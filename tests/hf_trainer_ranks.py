@@ -36,14 +36,14 @@ def equal(name: str, method: str, split: str, steps: int = STEPS) -> Any:
     )  # fmt: skip
 
 
-def scored(name: str, size: int = 2) -> Any:
+def scored(name: str, size: int = 2, draw: str = "greedy") -> Any:
     """An evaluation of an odd number of examples, with free-running scores."""
     build, _, ours, _ = WORLDS[name]
     data = (pairs if name == "t5" else completions)(7, seed=5)
     trainer = train(
         ours, build().double(), WORLDS[name][1], METHODS["scheduled_sampling"], max_steps=1, save_strategy="no",
         per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
-        per_device_eval_batch_size=size, trainer={"eval_dataset": data, "callbacks": [hf.Callback()]},
+        per_device_eval_batch_size=size, trainer={"eval_dataset": data, "callbacks": [hf.Callback(draw)]},
     )  # fmt: skip
     trainer.evaluate()
     return trainer
@@ -77,6 +77,7 @@ def cases(folder: Path) -> dict[str, Callable[[], Any]]:
                 found[f"{name} {method} {split}"] = lambda n=name, m=method, s=split: equal(n, m, s)
     for name in ("t5", "llama"):
         found[f"{name} scored"] = lambda n=name: scored(n)
+        found[f"{name} sampled"] = lambda n=name: scored(n, draw="sample")
         for part in ("unbroken", "resumed"):
             found[f"{name} {part}"] = lambda n=name, p=part: everything(n, folder / n, p == "resumed")
     return found

@@ -56,11 +56,12 @@ def agree(name: str, steps: int) -> None:
     # another order of summation: 1e-6 at first; optimizers make more of it, step by step
     assert logged(runs[2])[:50] == pytest.approx(logged(runs[0])[:50], rel=1e-6)
     assert logged(runs[2]) == pytest.approx(logged(runs[0]), rel=1e-3)
-    # in double precision it stays where it was (but Llama's own loss is taken in single precision all the same)
+    # in double precision it hardly moves (T5's norms and Llama's own loss are in single precision all the same)
     double = [train(stock, build().double(), data, max_steps=steps)]
     double += [train(ours, build().double(), data, fr.teacher_forcing(), max_steps=steps)]
-    assert logged(double[1]) == pytest.approx(logged(double[0]), rel=1e-6 if name == "t5" else 1e-5)
-    assert apart(weights(double[0]), weights(double[1])) < (1e-6 if name == "t5" else 1e-3)
+    assert logged(double[1])[:50] == pytest.approx(logged(double[0])[:50], rel=1e-6)
+    assert logged(double[1]) == pytest.approx(logged(double[0]), rel=1e-5)
+    assert apart(weights(double[0]), weights(double[1])) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

@@ -52,12 +52,13 @@ def test_two_processes_are_one_with_the_same_global_batch(two: dict[str, Any], n
             assert lines(found, key) == pytest.approx(logged(one, key), rel=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "draw"), [("scored", "greedy"), ("sampled", "sample")])
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_scores_are_those_of_one_process(two: dict[str, Any], name: str) -> None:
-    """Seven examples on two ranks: the copies that fill up the last batch do not count."""
-    one = scored(name)
+def test_scores_are_those_of_one_process(two: dict[str, Any], name: str, kind: str, draw: str) -> None:
+    """Seven examples on two ranks: the copies that fill up the last batch do not count, and coins are an example's."""
+    one = scored(name, draw=draw)
     for key in ("teacher_forced_loss", "free_running_loss", "free_running_token_accuracy"):
-        assert lines(two[f"{name} scored"], f"eval_{key}") == pytest.approx(logged(one, f"eval_{key}"), rel=1e-6)
+        assert lines(two[f"{name} {kind}"], f"eval_{key}") == pytest.approx(logged(one, f"eval_{key}"), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

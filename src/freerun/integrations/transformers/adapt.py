@@ -76,7 +76,8 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
     inner = unwrapped(model)
     kind = (inner.config._attn_implementation, inner.dtype, _example_key(example))
     found = _KNOWN.get(inner)
-    if found is None or found[0] != kind:
+    # what was found on an example holds where none is given
+    if found is None or found[0][:2] != kind[:2] or (example is not None and found[0] != kind):
         found = (kind, _examined(inner, example))
         _KNOWN[inner] = found
     able = found[1]

@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from freerun.errors import UserError
 from freerun.integrations.transformers import losses, preflight
 from freerun.integrations.transformers.adapt import adapt
-from freerun.integrations.transformers.normalising import AccumulationWindow, Ranks, counted, opened
+from freerun.integrations.transformers.normalising import (
+    AccumulationWindow,
+    Ranks,
+    collated_batch,
+    counted,
+    learns,
+    opened,
+)
 from freerun.integrations.transformers.told import Told
 from freerun.keys import fold
 from freerun.types import Batch, Step
 
-__all__ = ["Applied"]
+__all__ = ["Applied", "adapted"]
 
 Inputs = Mapping[str, Any]
 
@@ -36,10 +43,9 @@ class Applied:
     def __init__(self, trainer: Any, method: Any, loss_from: str) -> None:
         self.trainer = trainer
         self.loss_from = loss_from
-        self.method = method
-        if loss_from == "method":
-            self.method = losses.smoothed(method, trainer.args.label_smoothing_factor)
-        elif problems := losses.swap_problems(method):
+        self._given = method
+        self.method = self._smoothed()
+        if loss_from == "trainer" and (problems := losses.swap_problems(method)):
             raise UserError(problems)
         names = dict.fromkeys(("teacher_forcing_ratio", *(name for name, _ in getattr(method, "scheduled", tuple)())))
         self.told = Told(tuple(names))
@@ -60,8 +66,16 @@ class Applied:
         """Begin an optimizer step on such micro-batches: the number of its target tokens over all ranks."""
         adapter = self.adapter(self.trainer.model_wrapped, samples[0])
         if self._checked is not self.trainer.state:
+            # a call of train: the arguments may have changed since the last
+            self.method = self._smoothed()
             self._check(adapter, samples)
             self._checked = self.trainer.state
+        elif self._window is not None and not self._window.micro:
+            raise UserError(
+                f"the compute_loss of {type(self.trainer).__name__} never called super().compute_loss: the method had "
+                "no part in the last optimizer step. Call it, and change its loss; or let the class come after "
+                "freerun.hf.MethodMixin (class Mine(hf.MethodMixin, YourTrainer)): its loss is taken on swapped ids"
+            )
         counts = [self._counted(adapter, sample).to(device) for sample in samples]
         sizes = [len(sample["labels"]) for sample in samples]
         self._window = opened(counts, sizes, self._micro_batch_size(), self._ranks())
@@ -71,14 +85,14 @@ class Applied:
         """The next micro-batch's share of the step's mean loss, and its logits aligned with the targets."""
         adapter, window = self.adapter(model), self._current(model, inputs)
         rows = window.rows(inputs["labels"])
-        if not _learns(inputs):
+        if not learns(adapter, inputs):
             # every parameter takes part, with a gradient of 0
             logits = model(
                 **{name: value for name, value in self.whole(model, inputs).items() if name != "labels"}
             ).logits
             return logits[torch.zeros_like(logits, dtype=torch.bool)].sum(), logits
         with self.trainer.accelerator.autocast():
-            outcome = self.method.run(adapter, adapter.batch(**inputs, rows=rows), self._step(), self._key())
+            outcome = self.method.run(adapter, collated_batch(adapter, inputs, rows), self._step(), self._key())
         self.told.add(outcome.report)
         return window.loss(outcome.total), outcome.outputs
 
@@ -86,9 +100,9 @@ class Applied:
         """The next micro-batch as the model's own forward takes it, with the ids that the method feeds."""
         adapter, window = self.adapter(model), self._current(model, inputs)
         rows = window.rows(inputs["labels"])
-        if not _learns(inputs):
+        if not learns(adapter, inputs):
             return self.whole(model, inputs)
-        batch: Batch = adapter.batch(**inputs, rows=rows)
+        batch: Batch = collated_batch(adapter, inputs, rows)
         with self.trainer.accelerator.autocast():
             fed, report = losses.swap(self.method, adapter, batch, self._step(), self._key())
         self.told.add(report)
@@ -106,17 +120,22 @@ class Applied:
         """What a line of the log says of the micro-batches since the last; asked on all ranks at once."""
         return self.told.drained(self.trainer.accelerator.gather, self.trainer.args.device)
 
+    def _smoothed(self) -> Any:
+        if self.loss_from == "trainer":
+            return self._given
+        return losses.smoothed(self._given, self.trainer.args.label_smoothing_factor)
+
     def _current(self, model: nn.Module, inputs: Inputs) -> AccumulationWindow:
-        if self._window is None:
+        if self._window is None or self._window.over:
             # asked by hand: a window of this batch alone
             count = self._counted(self.adapter(model), inputs)
             return opened([count], [len(inputs["labels"])], 1, Ranks(0, 1, lambda x: x))
         return self._window
 
     def _counted(self, adapter: Any, sample: Inputs) -> Tensor:
-        if not _learns(sample):
+        if not learns(adapter, sample):
             return sample["labels"].new_zeros(())
-        return counted(self.method, adapter.batch(**sample), self._step())
+        return counted(self.method, collated_batch(adapter, sample), self._step())
 
     def _key(self) -> int:
         return fold(self.trainer.args.seed, "train")
@@ -148,7 +167,8 @@ class Applied:
             problems += error.problems
         if problems:
             raise UserError(problems)
-        batch = adapter.batch(**next(sample for sample in samples if _learns(sample)))
+        # where none learns anything, making the batch says why
+        batch = collated_batch(adapter, next((each for each in samples if learns(adapter, each)), samples[0]))
         # on the model within: processes need not wait for each other, and nothing is compiled for one row
         preflight.rehearse(method, adapt(adapter.inner), batch, trainer.state.max_steps, self._key())
 
@@ -160,8 +180,4 @@ def adapted(model: nn.Module, sample: Inputs) -> Any:
     except UserError:
         if "input_ids" in sample:
             raise
-        return adapt(model, example=sample)
-
-
-def _learns(inputs: Inputs) -> bool:
-    return bool((inputs["labels"] != -100).any())
+        return adapt(model, example={name: value for name, value in sample.items() if name != "replaceable"})

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from freerun.errors import UserError
-from freerun.integrations.transformers.adapt import adapt
+from freerun.integrations.transformers.applied import adapted
+from freerun.integrations.transformers.normalising import collated_batch, learns
 from freerun.methods import free_running, teacher_forcing
+from freerun.models.huggingface.told import told
 from freerun.rollin import evaluating
 from freerun.types import Batch
 
@@ -63,27 +65,41 @@ class Callback(TrainerCallback):
             batches: collated, as the evaluation loop gives them.
         """
         sums = torch.zeros(5, dtype=torch.float64)
-        adapter, first = adapt(trainer.model), 0
+        first, world, rank = 0, trainer.accelerator.num_processes, trainer.accelerator.process_index
         devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
-        with evaluating(adapter), trainer.accelerator.autocast(), torch.random.fork_rng(devices):
+        with evaluating(trainer.model), torch.random.fork_rng(devices):
             for number, collated in enumerate(batches):
                 # a loop left early would leave accelerate in the middle of it
                 if (self.batches is not None and number >= self.batches) or collated.get("labels") is None:
                     continue
                 inputs = trainer._prepare_inputs(collated)
                 size = len(inputs["labels"])
-                rows = first + torch.arange(size, device=inputs["labels"].device)
-                mine = row_sums(adapter, adapter.batch(**inputs, rows=rows), self.method)
-                if len(mine) == size:
-                    # the copies that fill up the last batch of a rank are left out
-                    mine = trainer.accelerator.gather_for_metrics(mine)
-                else:
-                    mine = trainer.accelerator.gather(mine.sum(0, keepdim=True))
-                sums += mine.sum(0).cpu()
-                first += size * trainer.accelerator.num_processes
+                rows = first + rank * size + torch.arange(size, device=inputs["labels"].device)
+                mine = self._sums(trainer, inputs, rows)
+                # the copies that fill up the last batch of a rank are left out
+                sums += trainer.accelerator.gather_for_metrics(mine).sum(0).cpu()
+                first += size * world
         if not sums[-1]:
             return {}
         return dict(zip(_NAMES, (sums[:-1] / sums[-1]).tolist(), strict=True))
+
+    def _sums(self, trainer: Any, inputs: Any, rows: Tensor) -> Tensor:
+        """(rows, 5), whatever the rows hold: processes exchange tensors of one shape."""
+        sums = torch.zeros(len(rows), 5, device=rows.device)
+        # outside autocast: in half precision small differences say nothing
+        adapter = adapted(trainer.model, inputs)
+        if not learns(adapter, inputs):
+            return sums
+        batch = collated_batch(adapter, inputs, rows)
+        with trainer.accelerator.autocast():
+            found = row_sums(adapter, batch, self.method)
+        if len(found) == len(sums):
+            return found
+        layout = told(batch).layout
+        assert layout is not None  # the batch is whole
+        # a packed row's documents; one of a single token has no places, and nothing to add
+        row = layout.places.amax(1).clamp_min(0) // inputs["labels"].shape[1]
+        return sums.index_add(0, row, found)
 
 
 def row_sums(model: Any, batch: Batch, method: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from freerun.types import Batch
 
-__all__ = ["AccumulationWindow", "Ranks", "counted", "opened"]
+__all__ = ["AccumulationWindow", "Ranks", "collated_batch", "counted", "learns", "opened"]
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -42,13 +42,20 @@ class AccumulationWindow:
         size: rows that a micro-batch is given numbers for.
         ranks: who else takes part.
         count: what the step's loss is divided by.
+        number: of its micro-batches.
         micro: the number of the micro-batch that is next.
     """
 
     size: int
     ranks: Ranks
     count: Tensor
+    number: int
     micro: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether its last micro-batch has been taken."""
+        return self.micro >= self.number
 
     def rows(self, labels: Tensor) -> Tensor:
         """(batch,) int64: the next micro-batch's rows in the optimizer step's global batch.
@@ -66,6 +73,29 @@ class AccumulationWindow:
         """
         loss = total / self.count.to(total.dtype)
         return loss * self.ranks.world if self.ranks.share else loss
+
+
+def learns(adapter: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether a collated batch has a label that is predicted; the first token of a row or document is not."""
+    labels: Tensor = inputs["labels"]
+    counts = labels != -100
+    if adapter.is_encoder_decoder or labels.dim() != 2:
+        return bool(counts.any())
+    mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
+    # of another shape: refused where the batch is made
+    present = mask.bool() if mask is not None and mask.shape == labels.shape else torch.ones_like(counts)
+    first = present.cumsum(1) == 1
+    if positions is not None and positions.shape[1:] == labels.shape[1:]:
+        first = first | (positions == 0)
+    return bool((counts & present & ~first).any())
+
+
+def collated_batch(adapter: Any, inputs: Mapping[str, Any], rows: Tensor | None = None) -> Batch:
+    """A collated batch as a Batch; a column ``replaceable`` may hold 0 and 1, and less where a collator pads."""
+    replaceable = inputs.get("replaceable")
+    if isinstance(replaceable, Tensor) and not replaceable.is_floating_point():
+        inputs = {**inputs, "replaceable": replaceable > 0}
+    return adapter.batch(**inputs, rows=rows)
 
 
 def counted(method: Any, batch: Batch, step: int) -> Tensor:
@@ -90,4 +120,4 @@ def opened(counts: Sequence[Tensor], sizes: Sequence[int], size: int, ranks: Ran
         if ranks.share:
             count = ranks.gather(count[None]).sum()
     # where nothing counts the loss is 0, and so is its gradient
-    return AccumulationWindow(int(most.max()), ranks, torch.where(count == 0, 1, count))
+    return AccumulationWindow(int(most.max()), ranks, torch.where(count == 0, 1, count), len(sizes))
