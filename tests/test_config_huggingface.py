@@ -300,3 +300,19 @@ def test_batches_hold_what_the_records_say(recipe):
     assert batch.rows.tolist() == [5, 6]
     assert model(batch).shape == (*batch.targets.shape, len(words))
     assert len(task.lengths) == len(train) == len(sentences()) - 8
+
+
+def test_positions_are_what_the_adapter_takes_them_to_be():
+    """Refused before anything is written, or not at all: by one rule."""
+    from transformers import BloomConfig, FalconConfig, LEDConfig, LlamaConfig
+
+    from freerun.training.pretrained import model_positions
+
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0] * 4,
+            "original_max_position_embeddings": 16}  # fmt: skip
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64}
+    assert model_positions(LlamaConfig(**shape)) == 64
+    assert model_positions(LlamaConfig(**shape, rope_parameters=rope)) == 16
+    assert model_positions(FalconConfig(**shape, alibi=True)) is None
+    assert model_positions(BloomConfig()) is None
+    assert model_positions(LEDConfig(max_decoder_position_embeddings=32)) == 32

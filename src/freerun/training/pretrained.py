@@ -131,7 +131,9 @@ def read_model(given: Pretrained, config: Any) -> Any:
 
 def model_positions(config: Any) -> int | None:
     """Positions that a model has; None: as many as one likes."""
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    from freerun.models.huggingface.sizes import configured_positions
+
+    return configured_positions(config)
 
 
 def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from freerun.errors import UserError
 
-__all__ = ["positions", "table_of"]
+__all__ = ["configured_positions", "positions", "table_of"]
 
 _DECODER = ("max_position_embeddings", "max_target_positions", "max_decoder_position_embeddings")
 _ENCODER = ("max_position_embeddings", "max_encoder_position_embeddings")
@@ -37,20 +37,27 @@ def table_of(part: Any) -> Any:
 
 def positions(part: Any, *, encoder: bool = False) -> int | None:
     """Tokens that a model can place; None: as many as one likes."""
-    config = part.config if encoder else part.config.get_text_config(decoder=True)
-    if getattr(config, "alibi", False):
-        return None
-    found = [getattr(config, name, None) for name in (_ENCODER if encoder else _DECODER)]
-    limits = [number for number in found if isinstance(number, int) and number > 0]
-    limits += [rope[name] for rope in _ropes(config) for name in ("original_max_position_embeddings",)
-               if rope.get("rope_type") in _SWITCHING and rope.get(name)]  # fmt: skip
+    said = configured_positions(part.config, encoder=encoder)
     # a table that begins behind the padding's place
+    limits = [] if said is None else [said]
     limits += [
         table.num_embeddings - table.padding_idx - 1
         for name, table in part.named_modules()
         if isinstance(table, nn.Embedding) and "position" in name and table.padding_idx is not None
     ]
     return min(limits) if limits else None
+
+
+def configured_positions(config: Any, *, encoder: bool = False) -> int | None:
+    """What a configuration says of them."""
+    config = config if encoder else config.get_text_config(decoder=True)
+    if getattr(config, "alibi", False):
+        return None
+    found = [getattr(config, name, None) for name in (_ENCODER if encoder else _DECODER)]
+    found += [
+        rope.get("original_max_position_embeddings") for rope in _ropes(config) if rope.get("rope_type") in _SWITCHING
+    ]
+    return min((number for number in found if isinstance(number, int) and number > 0), default=None)
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:
