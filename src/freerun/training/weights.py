@@ -87,15 +87,15 @@ def load_weights(model: Module, tensors: dict[str, Tensor], origin: str) -> None
 def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
     """What is needed to build a model again: its kind, its arguments, the task's description."""
     from freerun.models import MODELS
-    from freerun.models.huggingface import HuggingFaceModel
 
     kinds = [name for name, kind in MODELS.items() if type(model) is kind]
-    if isinstance(model, HuggingFaceModel):
-        kinds = ["huggingface"]  # its settings are in the files of its own
+    # a plug-in names its kind on its class: asking for the class here would import its library
+    named: Any = getattr(type(model), "kind", None)
+    other = named if isinstance(named, str) else f"{type(model).__module__}:{type(model).__qualname__}"
     settings: Any = getattr(model, "settings", None)
     return {
         "schema": 1,
-        "kind": kinds[0] if kinds else f"{type(model).__module__}:{type(model).__qualname__}",
+        "kind": kinds[0] if kinds else other,
         "settings": settings() if callable(settings) else {},
         "describe": describe,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class HuggingFaceModel(nn.Module):
     Not made by hand: ``freerun.hf.adapt`` finds out what a model can do.
     """
 
+    kind: ClassVar[str] = "huggingface"  # in model.json; its settings are in files of its own
     is_encoder_decoder: bool
     findings: tuple[Any, ...] = ()
 
