@@ -88,7 +88,7 @@ def train(m: Any, asked: argparse.Namespace) -> None:
     """Some updates, so that the model says what a trained one says."""
     optimizer = torch.optim.AdamW(m.parameters(), 1e-3)
     for n in range(asked.updates):
-        loss = fr.teacher_forcing()(m, batch_of(m, asked, n))
+        loss = fr.teacher_forcing()(m, batch_of(m, asked, n), step=0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -112,7 +112,7 @@ def shares(case: Case, ratios: Sequence[float] = RATIOS, repetitions: int = 3) -
 
 def _teacher_forcing(case: Case) -> None:
     case.model.zero_grad(set_to_none=True)
-    fr.teacher_forcing()(case.model, case.decoder[0]).backward()
+    fr.teacher_forcing()(case.model, case.decoder[0], step=0).backward()
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -29,7 +29,7 @@ def through_freerun(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     target = target.transpose(0, 1)
     mask = torch.ones(target.shape[:2], dtype=torch.bool)
     batch = fr.Batch(targets=target, history=target, mask=mask, context=source.transpose(0, 1))
-    return fr.teacher_forcing()(model, batch)
+    return fr.teacher_forcing()(model, batch, step=0)
 
 
 def train(make: Callable[..., nn.Module], loss_of: Loss, seed: int, epochs: int) -> list[float]:

@@ -147,5 +147,5 @@ def test_thresholds_out_of_order_are_refused(arguments, message):
 
 def test_the_published_mix_needs_a_model_that_takes_vectors():
     with pytest.raises(fr.UserError, match="ForwardOnly takes ids only"):
-        fr.confidence_aware()(ForwardOnly(lively()), ragged())
+        fr.confidence_aware()(ForwardOnly(lively()), ragged(), step=0)
     assert repr(fr.confidence_aware()) == "confidence_aware()"

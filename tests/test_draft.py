@@ -52,13 +52,15 @@ def test_what_cannot_be_drafted_is_refused_in_words():
     batch = fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool), torch.randn(3, 5, 2))
     for engine in ("draft", fr.Draft(torch.float32)):
         with pytest.raises(fr.UserError, match="values never are: use engine='step' or 'jacobi'"):
-            fr.scheduled_sampling(RATIO, engine=engine, gradient="none").run(fr.models.Seq2SeqModel(2, 7, 4), batch)
+            fr.scheduled_sampling(RATIO, engine=engine, gradient="none").run(
+                fr.models.Seq2SeqModel(2, 7, 4), batch, step=0
+            )
     model = language_model()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, and in use
         nn.utils.weight_norm(model.blocks[0].feed.out)
     with pytest.raises(fr.UserError, match="TransformerLM cannot be copied"):
-        fr.scheduled_sampling(RATIO, engine="draft").run(model, prompted("right"))
+        fr.scheduled_sampling(RATIO, engine="draft").run(model, prompted("right"), step=0)
     for given in ("bf16", torch.int64):
         with pytest.raises(fr.UserError, match="model must be a floating-point dtype"):
             fr.Draft(given)
@@ -83,5 +85,5 @@ def test_choices_that_hang_on_rounding_are_given_time_to_settle():
     ids = torch.zeros(64, 1, dtype=torch.int64)
     rows = torch.randint(0, 256, (64,), generator=torch.Generator().manual_seed(0))
     batch = fr.Batch(ids, ids, ids >= 0, rows=rows)
-    outcome = fr.scheduled_sampling(0.0, draw="greedy", engine="jacobi").run(Rounding(), batch)
+    outcome = fr.scheduled_sampling(0.0, draw="greedy", engine="jacobi").run(Rounding(), batch, step=0)
     assert outcome.report["passes"] > 4  # one entry a row: 2 are proven to do for a function of the row alone

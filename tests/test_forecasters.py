@@ -275,10 +275,10 @@ def test_engines_that_values_or_a_model_have_not_are_refused():
     assert {"auto", "step", "jacobi", "window", "draft"} == set(fr.ENGINES)
     model, batch = case("transformer")
     with pytest.raises(fr.UserError, match="values never are"):
-        fr.scheduled_sampling(0.5, gradient="none", engine="draft")(model, batch)
+        fr.scheduled_sampling(0.5, gradient="none", engine="draft")(model, batch, step=0)
     model, batch = case("sequence, gru, 1")
     with pytest.raises(fr.UserError, match="PlainForecaster lacks some"):
-        fr.scheduled_sampling(0.5, gradient="none", engine="window")(model, batch)
+        fr.scheduled_sampling(0.5, gradient="none", engine="window")(model, batch, step=0)
 
 
 @pytest.mark.parametrize("name", ROLLED)
@@ -425,7 +425,7 @@ def test_a_point_that_is_fed_back_as_a_head_is_refused_and_never_spread_over_the
     values = torch.zeros(2, 5, 2)
     batch = fr.Batch(values, values, torch.ones(2, 5, dtype=torch.bool))
     with pytest.raises(fr.UserError, match=r"gives 2 numbers a position and 2 are fed back: use draw='point'"):
-        method(model, batch)
+        method(model, batch, step=0)
 
 
 def test_arguments_that_cannot_be_are_all_told_at_once():

@@ -194,4 +194,7 @@ def test_gates_by_name_in_a_method():
     assert outcome.report["replaced"] == int((~keep).sum())
     assert outcome.report["exact"] == 1.0
     sure = fr.scheduled_sampling(0.0, coin="confidence")
-    assert fr.scheduled_sampling(0.0, coin=gates.Confidence()).run(model, b).report == sure.run(model, b).report
+    assert (
+        fr.scheduled_sampling(0.0, coin=gates.Confidence()).run(model, b, step=0).report
+        == sure.run(model, b, step=0).report
+    )

@@ -110,7 +110,7 @@ class _Whole(nn.Module):
 
 def test_greedy_is_the_history_of_scheduled_sampling_at_ratio_zero():
     model, batch = recurrent(), source_batch(6, time=7)
-    fed = fr.scheduled_sampling(teacher_forcing_ratio=0.0, draw="greedy").transform(model, batch).history
+    fed = fr.scheduled_sampling(teacher_forcing_ratio=0.0, draw="greedy").transform(model, batch, step=0).history
     assert torch.equal(fed, generate(model, batch, length=7).entries)
 
 

@@ -130,8 +130,8 @@ def test_free_running_is_told_what_generate_says(kind, draw):
     for given, told in batches:
         said = generate(model, given, length=given.time - int(told.min()), draw=draw, key=9).entries
         for fed in (
-            fr.free_running(draw=draw).transform(model, given, key=9).history,
-            fr.scheduled_sampling(0.0, draw=draw).transform(model, given, key=9).history,
+            fr.free_running(draw=draw).transform(model, given, step=0, key=9).history,
+            fr.scheduled_sampling(0.0, draw=draw).transform(model, given, step=0, key=9).history,
         ):
             for row, count in enumerate(told.tolist()):
                 assert torch.equal(fed[row, :count], given.history[row, :count])

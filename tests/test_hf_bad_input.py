@@ -103,7 +103,7 @@ def test_a_model_that_breaks_the_contract_is_refused_by_name(case):
 def test_the_same_model_without_the_leak_is_taken():
     m = hf.adapt(Prefix(PrefixConfig("none")))
     batch = m.batch(**causal_inputs())
-    assert torch.isfinite(fr.scheduled_sampling(0.5)(m, batch))
+    assert torch.isfinite(fr.scheduled_sampling(0.5)(m, batch, step=0))
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def test_prompts_longer_than_the_model_are_refused_when_they_go_on():
 def test_a_batch_that_the_model_did_not_make_is_refused():
     ids = causal_inputs()["input_ids"]
     with pytest.raises(UserError, match=r"batch\(input_ids"):
-        fr.teacher_forcing()(adapted("gpt2"), fr.Batch(ids, ids, ids >= 0))
+        fr.teacher_forcing()(adapted("gpt2"), fr.Batch(ids, ids, ids >= 0), step=0)
 
 
 def test_rows_that_were_selected_have_no_way_back():
@@ -217,7 +217,7 @@ def test_an_engine_that_a_model_has_not_the_methods_for_is_refused(name, engine)
     m = adapted(name)
     given = causal_inputs() if name == "mistral" else seq2seq_inputs(name)
     with pytest.raises(UserError, match=engine):
-        fr.scheduled_sampling(0.5, engine=engine)(m, m.batch(**given))
+        fr.scheduled_sampling(0.5, engine=engine)(m, m.batch(**given), step=0)
 
 
 def test_learnt_prompts_of_peft_are_refused():
@@ -235,7 +235,7 @@ def test_learnt_prompts_of_peft_are_refused():
 def test_mixtures_for_a_model_that_takes_ids_only_are_refused():
     m = adapted("m2m_100")
     with pytest.raises(UserError, match="ids only"):
-        fr.two_pass(0.5, mix="expected")(m, m.batch(**seq2seq_inputs("m2m_100")))
+        fr.two_pass(0.5, mix="expected")(m, m.batch(**seq2seq_inputs("m2m_100")), step=0)
     assert PAD == 0
 
 
@@ -256,7 +256,7 @@ def test_rotations_that_switch_with_the_length_keep_to_the_short_one():
                  original_max_position_embeddings=16)  # fmt: skip
     m = hf.adapt(model)
     ids = torch.full((2, 17), 5)
-    assert torch.isfinite(fr.scheduled_sampling(0.5)(m, m.batch(input_ids=ids, labels=ids)))
+    assert torch.isfinite(fr.scheduled_sampling(0.5)(m, m.batch(input_ids=ids, labels=ids), step=0))
     longer = torch.full((2, 18), 5)
     with pytest.raises(UserError, match="17 tokens to read, and the model has 16 positions"):
         m.batch(input_ids=longer, labels=longer)
@@ -267,7 +267,7 @@ def test_a_table_of_positions_that_begins_behind_the_padding_is_counted_right():
     m = hf.adapt(model)
     assert m.limit == 32
     ids = torch.full((1, 33), 5)
-    assert torch.isfinite(fr.teacher_forcing()(m, m.batch(input_ids=ids, labels=ids)))
+    assert torch.isfinite(fr.teacher_forcing()(m, m.batch(input_ids=ids, labels=ids), step=0))
     longer = torch.full((1, 34), 5)
     with pytest.raises(UserError, match="32 positions"):
         m.batch(input_ids=longer, labels=longer)

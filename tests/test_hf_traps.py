@@ -126,7 +126,7 @@ def test_modes_and_forwards_come_back_after_an_error(name):
     hook = model.register_forward_pre_hook(stop)
     for engine in engines(m):
         with pytest.raises(RuntimeError, match="stopped"):
-            fr.scheduled_sampling(0.4, engine=engine)(m, batch)
+            fr.scheduled_sampling(0.4, engine=engine)(m, batch, step=0)
         assert modes(model) == before
     hook.remove()
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
@@ -142,7 +142,7 @@ def test_the_model_is_left_as_it_was(name):
     assert [id(p) for p in m.parameters()] == [id(p) for p in model.parameters()]
     assert set(m.state_dict()) == {f"model.{n}" for n in weights}
     batch = m.batch(**inputs_of(name, model))
-    fr.scheduled_sampling(0.4)(m, batch).backward()
+    fr.scheduled_sampling(0.4)(m, batch, step=0).backward()
     fr.generate(m, batch, length=2)
     assert model.config.to_dict() == config
     assert all(torch.equal(w, weights[n]) for n, w in model.state_dict().items())
@@ -224,7 +224,7 @@ def test_two_languages_in_one_batch_keep_their_ids():
     batch = m.batch(**given, rows=torch.tensor(NUMBERS))
     back = m.inputs(batch)
     assert back["decoder_input_ids"][:, 0].tolist() == [LANGUAGE, other, LANGUAGE, LANGUAGE]
-    assert fr.teacher_forcing()(m, batch).item() == pytest.approx(model(**given).loss.item(), rel=1e-10)
+    assert fr.teacher_forcing()(m, batch, step=0).item() == pytest.approx(model(**given).loss.item(), rel=1e-10)
     rows = rows_of(model, given, NUMBERS)
     rows[1] = Row(rows[1].source, other, rows[1].gold, rows[1].counts, rows[1].number)
     wanted = histories(model, rows, 0.2)
@@ -328,7 +328,7 @@ def test_autocast_leaves_no_weight_behind(name):
         kept.clear()
         found = gradients(model, outcome.loss)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            alone = fr.teacher_forcing().run(m, outcome.fed)
+            alone = fr.teacher_forcing().run(m, outcome.fed, step=0)
         assert_same_gradients(found, gradients(model, alone.loss), 0.0)
         assert all(bool(g.any()) for n, g in found.items() if "proj" in n or "c_attn" in n)
 

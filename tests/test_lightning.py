@@ -214,8 +214,8 @@ def test_validation_feeds_no_gold_and_says_which_score_is_which():
     assert found["free_running_token_accuracy"] == pytest.approx(float(right))
     module.model.eval()
     with torch.no_grad():
-        told = float(fr.teacher_forcing()(module.model, batch))
-        free = float(fr.free_running(draw="greedy")(module.model, batch))
+        told = float(fr.teacher_forcing()(module.model, batch, step=0))
+        free = float(fr.free_running(draw="greedy")(module.model, batch, step=0))
     assert found["teacher_forced_loss"] == pytest.approx(told, rel=1e-6)
     assert found["free_running_loss"] == pytest.approx(free, rel=1e-6)
     assert set(found) == {
@@ -248,7 +248,7 @@ def test_validation_of_values_and_several_loaders():
     assert {name for each in found for name in each} == names
     batch = values(pairs(5))
     with torch.no_grad():
-        wanted = float(fr.free_running()(model.eval(), batch))
+        wanted = float(fr.free_running()(model.eval(), batch, step=0))
     assert {k: v for each in found for k, v in each.items()}["free_running_loss/dataloader_idx_1"] == pytest.approx(
         wanted, rel=1e-6
     )

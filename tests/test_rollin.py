@@ -264,7 +264,7 @@ def test_a_model_that_never_settles_is_refused():
 
     ids = torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(fr.UserError, match=r"did not settle in 5 passes.*check_model"):
-        fr.scheduled_sampling(0.0, draw="greedy").transform(Leaky(), fr.Batch(ids, ids, ids == 0))
+        fr.scheduled_sampling(0.0, draw="greedy").transform(Leaky(), fr.Batch(ids, ids, ids == 0), step=0)
 
 
 def test_passes_needed_are_the_longest_run_of_own_entries_and_one():

@@ -205,7 +205,7 @@ def test_straight_through_feeds_symbols_exactly():
 
 def test_ratio_one_costs_no_model_call_and_a_gold_loss_only_scales():
     batch = ragged()
-    plain = fr.teacher_forcing()(lively(), batch)
+    plain = fr.teacher_forcing()(lively(), batch, step=0)
     for method, scale in (
         (fr.two_pass(1.0, mix="expected"), 1.0),
         (fr.two_pass(1.0, mix="expected", gradient="full", gold_weight=0.5), 1.5),
@@ -223,7 +223,7 @@ def test_gold_weight_of_scheduled_sampling_is_one_more_forward():
     batch = ragged()
     for method in (fr.scheduled_sampling, fr.parallel):
         model = lively()
-        mixed, gold = method(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch)
+        mixed, gold = method(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch, step=0)
         outcome = method(RATIO, gold_weight=0.3).run(model, batch, STEP, KEY)
         assert torch.allclose(outcome.loss, mixed + 0.3 * gold, rtol=1e-12)
         assert_same_gradients(gradients(model, outcome.loss), gradients(model, mixed + 0.3 * gold))
@@ -257,8 +257,11 @@ def test_pass_one_runs_in_evaluation_mode_unless_it_is_trained():
         (lambda: fr.scheduled_sampling(0.5, gold_weight="x"), "gold_weight must be"),
         (lambda: fr.two_pass(0.5, coin="tokens"), "coin must be one of"),
         (lambda: fr.two_pass(1.5), r"must lie in \[0, 1\]"),
-        (lambda: fr.two_pass(0.5, mix="expected")(ForwardOnly(lively()), ragged()), "ForwardOnly takes ids only"),
-        (lambda: fr.two_pass(0.5, mix="expected").transform(lively(), ragged()), "a batch of ids cannot hold"),
+        (
+            lambda: fr.two_pass(0.5, mix="expected")(ForwardOnly(lively()), ragged(), step=0),
+            "ForwardOnly takes ids only",
+        ),
+        (lambda: fr.two_pass(0.5, mix="expected").transform(lively(), ragged(), step=0), "a batch of ids cannot hold"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(make, message):
@@ -269,7 +272,7 @@ def test_what_cannot_be_is_refused_in_words(make, message):
 def test_values_are_refused():
     values = torch.zeros(2, 3, 1)
     with pytest.raises(fr.UserError, match="two_pass mixes symbols"):
-        fr.two_pass(0.5)(torch.nn.Identity(), fr.Batch(values, values, torch.ones(2, 3, dtype=torch.bool)))
+        fr.two_pass(0.5)(torch.nn.Identity(), fr.Batch(values, values, torch.ones(2, 3, dtype=torch.bool)), step=0)
 
 
 def test_gold_weight_of_values_fed_with_their_gradient():
@@ -277,7 +280,7 @@ def test_gold_weight_of_values_fed_with_their_gradient():
     model = fr.models.Seq2SeqModel(2, 7, 4).double()
     values, context = torch.randn(3, 5, 4, dtype=torch.float64), torch.randn(3, 5, 2, dtype=torch.float64)
     batch = fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context)
-    mixed, gold = fr.scheduled_sampling(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch)
+    mixed, gold = fr.scheduled_sampling(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch, step=0)
     outcome = fr.scheduled_sampling(RATIO, gold_weight=2.0).run(model, batch, STEP, KEY)
     assert torch.allclose(outcome.loss, mixed + 2.0 * gold, rtol=1e-12)
     assert_same_gradients(gradients(model, outcome.loss), gradients(model, mixed + 2.0 * gold))

@@ -140,7 +140,7 @@ class TestShapes:
 
     def test_too_few_weights_are_refused(self):
         with pytest.raises(fr.UserError, match="loss_on has 2 weights and the horizon 6 steps"):
-            fr.free_running(loss_on=(1.0, 2.0))(forecaster(), sequence())
+            fr.free_running(loss_on=(1.0, 2.0))(forecaster(), sequence(), step=0)
         for wrong in ((), (0.0,), (-1.0,), "first", 3):
             with pytest.raises(fr.UserError, match="loss_on must be"):
                 fr.teacher_forcing(loss_on=wrong)
@@ -148,7 +148,7 @@ class TestShapes:
     def test_ids_have_horizons_too(self):
         ids = torch.randint(0, 5, (2, 6))
         model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
-        outcome = fr.teacher_forcing(horizon=2).run(model, fr.Batch(ids, ids, ids >= 0))
+        outcome = fr.teacher_forcing(horizon=2).run(model, fr.Batch(ids, ids, ids >= 0), step=0)
         assert outcome.count.item() == 4
 
 
@@ -177,7 +177,7 @@ def most_held(gradient: str | int, horizon: int, net: nn.Module | None = None) -
     net, b = net or forecaster(), sequence(size=8, horizon=horizon)
     held = Held()
     with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
-        fr.free_running(gradient=gradient)(net, b).backward()
+        fr.free_running(gradient=gradient)(net, b, step=0).backward()
     return held.most
 
 
@@ -244,10 +244,10 @@ class TestBlend:
                 logs.append(math.log(float(torch.linalg.svdvals(j)[0])))
             each.append(math.exp(sum(logs) / len(logs)))
         wanted = 1 - 1 / max(each)
-        outcome = fr.generalised_teacher_forcing().run(net, b)
+        outcome = fr.generalised_teacher_forcing().run(net, b, step=0)
         assert outcome.report["alpha"] == pytest.approx(wanted, abs=1e-10)
         with pytest.raises(fr.UserError, match="needs a model whose state is its last entry alone"):
-            fr.generalised_teacher_forcing()(forecaster(), sequence())
+            fr.generalised_teacher_forcing()(forecaster(), sequence(), step=0)
 
     def test_padding_does_not_reach_the_adaptive_alpha_and_what_is_not_finite_is_told(self):
         net, b = Markov(), sequence(past=1)
@@ -256,9 +256,9 @@ class TestBlend:
                 weight.mul_(5)
         mask = b.mask & (torch.arange(7) < torch.tensor([7, 4, 5])[:, None])
         b = b.replace(mask=mask, eligible=mask)
-        wanted = fr.generalised_teacher_forcing().run(net, b).report["alpha"]
+        wanted = fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"]
         padded = b.replace(history=b.history.masked_fill(~mask[..., None] & (torch.arange(7) > 0)[:, None], torch.nan))
-        assert fr.generalised_teacher_forcing().run(net, padded).report["alpha"] == wanted > 0
+        assert fr.generalised_teacher_forcing().run(net, padded, step=0).report["alpha"] == wanted > 0
         for broken in (torch.nan, torch.inf):
             jacobian = torch.eye(2).repeat(2, 3, 1, 1)
             jacobian[0, 1, 0, 0] = broken
@@ -270,15 +270,15 @@ class TestBlend:
         net, b = fr.models.ShallowPLRNN(2, size=9).double(), sequence(past=1)
         assert torch.allclose(methods.jacobians(net, b), net.jacobian(b.history), atol=1e-12)
         wanted = methods.least_forcing(net.jacobian(b.history), b.eligible)
-        assert fr.generalised_teacher_forcing().run(net, b).report["alpha"] == pytest.approx(wanted, abs=1e-12)
+        assert fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"] == pytest.approx(wanted, abs=1e-12)
 
     def test_ids_and_other_methods_refuse_it(self):
         ids = torch.zeros(1, 2, dtype=torch.long)
         model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
         with pytest.raises(fr.UserError, match="mixes values, and these targets are ids"):
-            fr.scheduled_sampling(0.5, coin="blend")(model, fr.Batch(ids, ids, ids == 0))
+            fr.scheduled_sampling(0.5, coin="blend")(model, fr.Batch(ids, ids, ids == 0), step=0)
         with pytest.raises(fr.UserError, match="which only scheduled_sampling does"):
-            fr.parallel(0.5, coin="blend")(forecaster(), sequence())
+            fr.parallel(0.5, coin="blend")(forecaster(), sequence(), step=0)
 
 
 class TestUnrolledLosses:
@@ -302,7 +302,7 @@ class TestUnrolledLosses:
 
     def test_pushforward_says_what_it_needs(self):
         with pytest.raises(fr.UserError, match=r"pushforward goes step by step.*or use multi_step"):
-            fr.pushforward(horizon=2)(lambda b: b.history, sequence())
+            fr.pushforward(horizon=2)(lambda b: b.history, sequence(), step=0)
 
     def test_pushforward_draws_its_steps_evenly(self):
         """Chi-square over 400 updates; false-alarm rate 1e-4."""
@@ -315,7 +315,7 @@ class TestUnrolledLosses:
 
     def test_sparse_forcing_feeds_gold_every_tau(self):
         net, b = forecaster(), sequence(past=2, horizon=7)
-        fed = fr.sparse_teacher_forcing(tau=3).run(net, b).fed
+        fed = fr.sparse_teacher_forcing(tau=3).run(net, b, step=0).fed
         same = (fed.history == b.history).all(-1)
         # positions 2, 5 and 8 are forced, 0 and 1 known
         assert same[0].tolist() == [True, True, True, False, False, True, False, False, True]
@@ -349,7 +349,7 @@ class TestReverse:
 
     def test_without_a_warm_up_it_is_refused(self):
         with pytest.raises(fr.UserError, match="no row has known entries"):
-            fr.reverse_scheduled_sampling(0.5, 0.5)(forecaster(), sequence(past=1))
+            fr.reverse_scheduled_sampling(0.5, 0.5)(forecaster(), sequence(past=1), step=0)
 
     def test_the_published_schedule(self):
         method = methods.reverse(80_000)
@@ -394,7 +394,9 @@ def least_squares(batches) -> Linear:
 def errors(model: Linear, data: fr.Batch) -> tuple[float, float]:
     """One-step and free-running root mean squared error."""
     own = methods.demonstrations(model, data)
-    return fr.teacher_forcing()(model, data).item() ** 0.5, fr.teacher_forcing()(model, own).item() ** 0.5
+    return fr.teacher_forcing()(model, data, step=0).item() ** 0.5, fr.teacher_forcing()(
+        model, own, step=0
+    ).item() ** 0.5
 
 
 class TestDemonstrator:
@@ -426,7 +428,7 @@ class TestDemonstrator:
 
     def test_online_is_the_mean_of_gold_and_own(self):
         net, b = forecaster(), sequence()
-        gold = fr.teacher_forcing()(net, b)
+        gold = fr.teacher_forcing()(net, b, step=0)
         own = fr.free_running(gradient="none")(net, b, STEP, KEY)
         check(fr.data_as_demonstrator_online(), net, b, (gold + own) / 2)
 
@@ -461,7 +463,7 @@ class TestNoise:
             with pytest.raises(fr.UserError, match="std must"):
                 fr.gaussian_noise(std)
         with pytest.raises(fr.UserError, match="predicts a distribution"):
-            fr.gaussian_noise("matched", objective="gaussian_nll")(forecaster(head="gaussian"), sequence())
+            fr.gaussian_noise("matched", objective="gaussian_nll")(forecaster(head="gaussian"), sequence(), step=0)
 
 
 @pytest.mark.parametrize(("name", "more"), [

@@ -66,17 +66,17 @@ def test_what_is_frozen_needs_no_graph_behind_a_cut():
     learned = [p for p in net.parameters() if p.requires_grad]
     wanted, _ = literal(net, b, torch.zeros(3, 6).double(), 2)
     expected = torch.autograd.grad(wanted, learned)
-    found = torch.autograd.grad(fr.free_running(gradient=2)(net, b), learned)
+    found = torch.autograd.grad(fr.free_running(gradient=2)(net, b, step=0), learned)
     assert all(torch.allclose(a, c, rtol=1e-10) for a, c in zip(found, expected, strict=True))
 
 
 def test_what_a_cut_cannot_do_is_said_before_it_is_needed():
     with pytest.raises(fr.UserError, match="goes step by step: use engine='auto' or 'step'"):
-        fr.scheduled_sampling(1.0, gradient=2, engine="jacobi")(model(), batch())
+        fr.scheduled_sampling(1.0, gradient=2, engine="jacobi")(model(), batch(), step=0)
     with pytest.raises(fr.UserError, match="has only a forward"):
-        fr.scheduled_sampling(1.0, gradient=2)(ForwardOnly(model()), batch())
+        fr.scheduled_sampling(1.0, gradient=2)(ForwardOnly(model()), batch(), step=0)
     with pytest.raises(fr.UserError, match="cannot blend gold and own"):
-        fr.scheduled_sampling(1.0, coin="blend", gradient="none", engine="window")(model(), batch())
+        fr.scheduled_sampling(1.0, coin="blend", gradient="none", engine="window")(model(), batch(), step=0)
 
 
 def test_an_objective_sees_of_a_piece_what_it_sees_of_the_whole():
@@ -121,18 +121,18 @@ def test_auto_is_full_for_values_and_the_roll_in_is_the_forward():
 
 def test_ratio_one_is_teacher_forcing_bit_for_bit():
     net, b = model(), batch()
-    a = gradients(net, fr.teacher_forcing()(net, b))
+    a = gradients(net, fr.teacher_forcing()(net, b, step=0))
     for gradient in ("full", "none", 2):
-        c = gradients(net, fr.scheduled_sampling(1.0, gradient=gradient)(net, b))
+        c = gradients(net, fr.scheduled_sampling(1.0, gradient=gradient)(net, b, step=0))
         assert all(torch.equal(a[n], c[n]) for n in a)
 
 
 def test_nan_where_nothing_counts_does_no_harm():
     net, b = model(), batch()
     poisoned = b.targets.masked_fill(~b.mask[..., None], torch.nan)
-    clean = gradients(net, fr.teacher_forcing()(net, b))
+    clean = gradients(net, fr.teacher_forcing()(net, b, step=0))
     for changes in ({"targets": poisoned}, {"history": poisoned}):
-        found = gradients(net, fr.teacher_forcing()(net, b.replace(**changes)))
+        found = gradients(net, fr.teacher_forcing()(net, b.replace(**changes), step=0))
         assert all(torch.equal(clean[n], found[n]) for n in clean)
         for gradient in ("full", "none"):
             loss = fr.scheduled_sampling(0.5, gradient=gradient)(net, b.replace(**changes), STEP, KEY)
@@ -156,7 +156,7 @@ def test_infinity_where_nothing_counts_does_no_harm(gradient):
 def test_weights_and_sums_are_exact():
     net, b = model(), batch()
     weights = torch.rand(3, 6, dtype=torch.float64)
-    outcome = fr.teacher_forcing().run(net, b.replace(weights=weights))
+    outcome = fr.teacher_forcing().run(net, b.replace(weights=weights), step=0)
     each = ((net(b) - b.targets) ** 2).sum(-1)
     assert torch.allclose(outcome.total, (each * weights)[b.mask].sum())
     assert torch.allclose(outcome.count, weights[b.mask].sum() * 4)
@@ -172,13 +172,13 @@ def test_weights_and_sums_are_exact():
 )
 def test_what_has_no_meaning_for_values_is_refused(make, message):
     with pytest.raises(fr.UserError, match=message):
-        make()(model(), batch())
+        make()(model(), batch(), step=0)
 
 
 def test_dropout_and_passes_with_gradient_do_not_go_together():
     net = nn.Sequential(ForwardOnly(model()), nn.Dropout(0.1))
     with pytest.raises(fr.UserError, match="same function in every pass"):
-        fr.scheduled_sampling(0.5)(net, batch())
+        fr.scheduled_sampling(0.5)(net, batch(), step=0)
 
 
 def test_engines_are_honoured_or_refused_where_the_graph_is_kept():
@@ -190,10 +190,10 @@ def test_engines_are_honoured_or_refused_where_the_graph_is_kept():
     assert once.report["exact"] == 0.0
     assert not torch.allclose(once.loss, wanted)
     with pytest.raises(fr.UserError, match="needs a model with start"):
-        fr.scheduled_sampling(0.0, engine="step")(ForwardOnly(net), b)
+        fr.scheduled_sampling(0.0, engine="step")(ForwardOnly(net), b, step=0)
     unshifted = fr.models.UnshiftedSeq2SeqModel(2, 7, 4).double()
     with pytest.raises(fr.UserError, match="did not settle"):
-        fr.scheduled_sampling(0.0)(unshifted, b)
+        fr.scheduled_sampling(0.0)(unshifted, b, step=0)
 
 
 def test_what_was_unrolled_says_how_and_at_what_cost():
@@ -211,6 +211,6 @@ def test_what_was_unrolled_says_how_and_at_what_cost():
 def test_nothing_that_counts_is_a_loss_of_zero():
     net, b = model(), batch()
     nothing = b.replace(mask=torch.zeros_like(b.mask))
-    loss = fr.teacher_forcing()(net, nothing)
+    loss = fr.teacher_forcing()(net, nothing, step=0)
     assert loss.item() == 0.0
     assert all(not bool(g.any()) for g in gradients(net, loss).values())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-__all__ = ["CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError"]
+__all__ = ["CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError", "whole"]
 
 
 class UserError(ValueError):
@@ -47,3 +48,19 @@ class DivergedError(UserError):
     """Training went to NaN or infinity; the last good checkpoint is untouched."""
 
     exit_code: ClassVar[int] = 6
+
+
+def whole(value: Any) -> int | None:
+    """The int that an argument is, of whatever integer type (Python, numpy, a tensor of one integer); else None.
+
+    >>> whole(3), whole(3.0), whole(True)
+    (3, None, None)
+    """
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    if "bool" in str(getattr(value, "dtype", "")):  # a tensor of bool would count as 0 or 1
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

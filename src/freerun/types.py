@@ -9,11 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 
 __all__ = [
     "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Reader", "Split", "Step", "Stepper",
-    "select_rows", "to_device",
+    "select_rows", "step_number", "to_device",
 ]  # fmt: skip
 
 
@@ -187,6 +187,26 @@ class Step(int):
         self.sample = sample
         self.epoch = epoch
         return self
+
+
+def step_number(step: Any) -> int:
+    """The optimizer step from an argument: a whole number from 0 to 2**63 - 1, of whatever integer type.
+
+    Raises:
+        UserError: none, or another value.
+
+    >>> step_number(torch.tensor(3)), step_number(Step(4, epoch=0.5)).epoch
+    (3, 0.5)
+    """
+    if step is None:
+        raise UserError(
+            "step is missing: pass the number of the optimizer step, method(model, batch, step=step). Without it a "
+            "schedule would stand still, and the same random choices would come at every call"
+        )
+    number = step if isinstance(step, Step) else whole(step)
+    if number is None or not 0 <= number < 2**63:
+        raise UserError(f"step must be the number of the optimizer step, a whole number from 0 on; got {step!r}")
+    return number
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from freerun.errors import UserError
 from freerun.rollin import can, differs_by_mode
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
-from freerun.types import Batch, Encoder, Outcome
+from freerun.types import Batch, Encoder, Outcome, step_number
 
 __all__ = [
     "SHARED", "Citation", "Method", "TransformMethod", "change_report", "encode_once", "in_range", "without_nan",
@@ -47,9 +47,9 @@ class Method(Protocol):
     name: ClassVar[str]
     citation: ClassVar[Citation]
 
-    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome: ...
-    def __call__(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Tensor: ...
-    def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch: ...
+    def run(self, model: Any, batch: Batch, step: int, key: int = 0) -> Outcome: ...
+    def __call__(self, model: Any, batch: Batch, step: int, key: int = 0) -> Tensor: ...
+    def transform(self, model: Any, batch: Batch, step: int, key: int = 0) -> Batch: ...
     def check(self, steps: int) -> None: ...
 
 
@@ -85,8 +85,10 @@ class TransformMethod:
         """The batch with the history to be fed, and what to report."""
         raise TypeError(f"{type(self).__name__} must say how it feeds")  # a subclass forgot to
 
-    def transform(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Batch:
+    # step has a default so that leaving it out is answered; it must be given
+    def transform(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Batch:
         """The batch that is fed: its ``history`` is what the model is told."""
+        step = step_number(step)
         return self.fed(model, self.shaped(batch, step), step, key)
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
@@ -100,8 +102,9 @@ class TransformMethod:
             batch = within_horizon(batch, math.floor(self.value("horizon", step) + 1e-9))
         return loss_on(batch, self.loss_on)
 
-    def run(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Outcome:
+    def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Outcome:
         """One step: transform, forward, objective."""
+        step = step_number(step)
         outcome = self.made(model, self.shaped(batch, step), step, key)
         if self.horizon is None:
             return outcome
@@ -123,7 +126,7 @@ class TransformMethod:
         total, count = objectives.resolve(objective, fed)(outputs, fed)
         return Outcome(total, count, outputs, fed, report)
 
-    def __call__(self, model: Any, batch: Batch, step: int = 0, key: int = 0) -> Tensor:
+    def __call__(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Tensor:
         """The mean loss, ``total / count``."""
         return self.run(model, batch, step, key).loss
 

@@ -36,7 +36,7 @@ def demonstrations(model: Any, batch: Batch, draw: str | draws.Draw = "auto", ke
     """
     refuse_ids("data_as_demonstrator", batch)
     with torch.no_grad():
-        return FreeRunning(draw, gradient="none").transform(model, batch, key=key)
+        return FreeRunning(draw, gradient="none").transform(model, batch, step=0, key=key)
 
 
 def data_as_demonstrator(

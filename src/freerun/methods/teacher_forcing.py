@@ -29,7 +29,7 @@ class TeacherForcing(TransformMethod):
     >>> import torch
     >>> model = lambda batch: torch.zeros(batch.size, batch.time, 4)
     >>> ids = torch.tensor([[2, 1, 0]])
-    >>> round(float(TeacherForcing()(model, Batch(ids, ids, ids >= 0))), 4)
+    >>> round(float(TeacherForcing()(model, Batch(ids, ids, ids >= 0), step=0)), 4)
     1.3863
     """
 

@@ -47,7 +47,7 @@ class TokenNoise(TransformMethod):
     References: Bengio et al. 2015 ("uniform scheduled sampling"); Liu et al. 2021, arXiv:2107.10427 (same sentence).
 
     >>> ids = torch.arange(6).view(1, 6)
-    >>> noisy = TokenNoise(1.0, vocabulary=9, exclude_gold=True).transform(None, Batch(ids, ids, ids >= 0))
+    >>> noisy = TokenNoise(1.0, vocabulary=9, exclude_gold=True).transform(None, Batch(ids, ids, ids >= 0), step=0)
     >>> bool((noisy.history != ids).all())
     True
     """

@@ -79,8 +79,8 @@ def validation_step(
     objective: Any = getattr(method, "objective", "auto")
     chosen = draw if draw != "auto" else "greedy" if given.is_discrete else "point"
     with torch.no_grad():
-        told = TeacherForcing(objective=objective).run(model, given)
-        free = FreeRunning(draw=chosen, gradient="none", objective=objective).run(model, given)
+        told = TeacherForcing(objective=objective).run(model, given, step=0)
+        free = FreeRunning(draw=chosen, gradient="none", objective=objective).run(model, given, step=0)
     callback.score({**_sums("teacher_forced", told), **_sums("free_running", free)}, given.size, loader)
 
 

@@ -106,7 +106,7 @@ def row_sums(model: Any, batch: Batch, method: Any) -> Tensor:
     """(rows, 5): summed loss and right choices on gold, the same on the model's own history, and the count."""
     parts: list[Tensor] = []
     for each in (teacher_forcing(), method):
-        outputs = each.run(model, batch).outputs
+        outputs = each.run(model, batch, step=0).outputs
         loss = F.cross_entropy(outputs.transpose(1, 2).float(), batch.targets, reduction="none")
         parts += [loss, (outputs.argmax(-1) == batch.targets).to(loss.dtype)]
     counted = [torch.where(batch.mask, part, 0).sum(1) for part in (*parts, batch.mask.to(parts[0].dtype))]
