@@ -56,9 +56,15 @@ def test_train_prints_results_to_stdout_and_the_rest_to_stderr(tmp_path, capsys)
     assert main(["train", str(write(tmp_path)), "--out", str(tmp_path / "run"), "--set", "train.updates=6"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].startswith("test, teacher_forced: loss ")
-    assert lines[1].startswith("test, free_running: per ")
-    assert lines[2] == str(tmp_path / "run")
+    assert lines[0].split() == ["test", "free-running", "teacher-forced"]
+    assert lines[1].split()[::3] == ["PER", "%"]
+    # greedy: a word is right running freely exactly where it is teacher-forced
+    wer = next(line.split() for line in lines if line.startswith("WER"))
+    assert wer[1] == wer[2]
+    assert "the best on dev by per" in lines[-3]
+    assert lines[-2].startswith("next: freerun diagnose")
+    assert lines[-1] == str(tmp_path / "run")
+    assert max(map(len, lines[:-3])) <= 80
     assert "train: 200 words" in err
     assert "teacher_forcing_ratio = P(gold) falls" in err
 

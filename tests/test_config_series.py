@@ -300,7 +300,7 @@ def test_a_comparison_of_forecasters(tmp_path):
     assert all(line["low"] < line["difference"] < line["high"] for line in lines)
     assert "in free-running NRMSE" in results["verdict"]
     assert "its matched noise control noise" in results["verdict"]
-    assert [name for name, _ in references(results)] == ["last value", "mean", "linear"]
+    assert [name for name, _ in references(results)] == ["last value", "mean", "linear regression"]
     for seed in (0, 1):
         runs = [tmp_path / "out" / "runs" / f"{label}-{seed}" / "metrics.jsonl" for label in ("sampling", "noise")]
         own, noise = (measured_deviation(path).values for path in runs)
@@ -347,3 +347,6 @@ def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_pa
     assert ("wild", "free_running.diverged") in found
     assert {line["metric"] for line in results["comparisons"]} == {"teacher_forced.nrmse"}
     assert results["verdict"].startswith("wild has no free-running NRMSE, and was compared with nothing in it")
+    # the one score left is measured on gold history
+    assert "so there is no verdict" in results["verdict"]
+    assert "one-step" not in results["verdict"]

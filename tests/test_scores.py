@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from freerun.config.kinds import TASKS
 from freerun.data import PairData, Pairs, load_toy
 from freerun.errors import UserError
 from freerun.metrics import (
@@ -15,7 +16,7 @@ from freerun.metrics import (
     token_accuracy,
 )
 from freerun.models import RecurrentSeq2Seq
-from freerun.scores import nearest, score
+from freerun.scores import nearest, score, score_texts, score_translations
 from freerun.training.evaluation import EvaluateSettings, PairTask, say
 
 
@@ -129,8 +130,43 @@ def test_teacher_forced_wer_is_greedy_free_running_wer(trained):
     data, model = trained
     result = PairTask(data).evaluate(model, "test")
     assert 0 < result.free_running["wer"] < 100
-    assert result.teacher_forced["wer"] == pytest.approx(result.free_running["wer"])
-    assert result.free_running["sequence_accuracy"] == pytest.approx(100 - result.free_running["wer"])
+    # whole words are counted: the same integers, divided in the same way
+    assert result.teacher_forced["wer"] == result.free_running["wer"]
+    assert result.teacher_forced["sequence_accuracy"] == result.free_running["sequence_accuracy"]
+    assert result.free_running["sequence_accuracy"] == 100 - result.free_running["wer"]
+    # after a first error the two go apart: that is what exposure bias can move
+    assert result.teacher_forced["per"] != result.free_running["per"]
+
+
+# free-running scores that count outputs which are entirely right, and nothing else of the others
+SETTLED = {
+    "pairs": {"wer", "sequence_accuracy"}, "text": set(), "parallel": set(), "series": set(),
+    "records": {"sequence_accuracy"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_verdict_is_about_a_score_that_exposure_bias_cannot_move(task):
+    reported = TASKS[task].reported()
+    declared = {each.name for each in reported.measures}
+    free = {name for name in TASKS[task].selectable if not name.startswith("teacher_forced_")}
+    assert {f"free_running.{name}" for name in free} <= declared
+    assert {name for name in free if reported.measure(f"free_running.{name}").fixed} == SETTLED[task]
+    assert reported.primary.side == "free_running"
+    assert not reported.primary.fixed
+    assert all(reported.measure(f"teacher_forced.{name}").fixed for name in ("loss", "nrmse", "per"))
+
+
+def test_what_is_declared_settled_counts_right_outputs_alone():
+    """Where the same outputs are right, other wrong ones move every other score and not these."""
+    gold = ["ein mann geht heim .", "eine frau liest ein buch .", "das kind schläft ."]
+    near, far = ["ein mann geht .", *gold[1:]], ["hund", *gold[1:]]
+    words = [score([tuple(o) for o in outputs], [[tuple(g)] for g in gold])[0] for outputs in (near, far)]
+    records = [score_texts(outputs, gold)[0] for outputs in (near, far)]
+    parallel = [score_translations(outputs, gold)[0] for outputs in (near, far)]
+    for task, found in (("pairs", words), ("records", records), ("parallel", parallel)):
+        still = {name for name in found[0] if found[0][name] == found[1][name]}
+        assert still == SETTLED[task] & set(found[0])
 
 
 def test_scores_do_not_depend_on_batches_and_leave_no_trace(trained):

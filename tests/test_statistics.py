@@ -8,7 +8,7 @@ from scipy import stats
 
 from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resampled_words, word
 from freerun.errors import UserError
-from freerun.training.reported import bleu
+from freerun.training.reported_texts import bleu
 
 
 def test_numbers_without_words_get_students_interval():

@@ -23,7 +23,7 @@ from freerun.generate import generate
 from freerun.models import RecurrentSeq2Seq, TransformerSeq2Seq
 from freerun.scores import bleu_signature, score_translations
 from freerun.training.evaluation import EvaluateSettings
-from freerun.training.reported import bleu
+from freerun.training.reported_texts import bleu
 from freerun.training.translation import TranslateTask, evaluate_translations, translate
 from parallel_text import PAIRS, write_parallel
 

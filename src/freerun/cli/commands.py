@@ -31,7 +31,7 @@ def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, ove
                 loaded = load_recipe(recipe, overrides)
         summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init)
         if processes.first:
-            print("\n".join([*results_lines(summary), str(out)]))
+            print("\n".join([*results_lines(summary, loaded, out), str(out)]))
     return 0
 
 

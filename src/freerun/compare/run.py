@@ -19,6 +19,7 @@ from freerun.compare.progress import Display, State, display_for
 from freerun.compare.told import told
 from freerun.config.read import differences, load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
+from freerun.config.run import selection_note
 from freerun.errors import UserError
 from freerun.training.folder import FolderLock
 from freerun.training.reported import Reported
@@ -78,7 +79,10 @@ def compare(
         recipes = _write_recipes(recipe, runs, out)
         reported = told(recipe_table(recipe))
         work = _Work(out, recipes, workers or recipe.compare.workers, again, reported)
-        _run_all(work, runs, display_for(recipe.train.updates, len(runs), progress))
+        display = display_for(recipe.train.updates, len(runs), progress)
+        for line in selection_note(recipe):
+            display.note(line)
+        _run_all(work, runs, display)
         listed = sorted(runs, key=lambda run: (arms.index(run.arm), seeds.index(run.seed)))
         found = results.collect(recipe_table(recipe), listed, out)
         results.write(found, out)

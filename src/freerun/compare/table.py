@@ -47,7 +47,7 @@ def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     reported = told(results["recipe"])
     first = next(iter(cells(results).values()))
     found: list[tuple[str, list[str]]] = []
-    for name, prefix in reported.references:
+    for name, prefix in reported.beside:
         texts: list[str] = []
         for metric, _, decimals in columns(results):
             side, _, score = metric.partition(".")

@@ -18,8 +18,8 @@ def told(recipe: Mapping[str, Any]) -> Reported:
     Args:
         recipe: the resolved recipe's tables, as results.json holds them.
 
-    >>> told({"data": {"kind": "text"}}).primary.name
-    'teacher_forced.bits_per_character'
+    >>> told({"data": {"kind": "toy"}}).primary.name, told({"data": {"kind": "text"}}).primary.name
+    ('free_running.per', 'free_running.trigram_divergence')
     """
     data = recipe.get("data")
     kind = data.get("kind") if isinstance(data, Mapping) else None

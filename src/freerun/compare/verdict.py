@@ -20,8 +20,10 @@ _PHRASES = {
 
 
 def primary(results: Mapping[str, Any]) -> str | None:
-    """The score that the verdict is about: the first one compared."""
-    return next((line["metric"] for line in results["comparisons"]), None)
+    """The score that the verdict is about: the first one compared that exposure bias can move."""
+    reported = told(results["recipe"])
+    found = (line["metric"] for line in results["comparisons"])
+    return next((metric for metric in found if not reported.measure(metric).fixed), None)
 
 
 def sentence(results: Mapping[str, Any]) -> str:
@@ -30,9 +32,12 @@ def sentence(results: Mapping[str, Any]) -> str:
     Args:
         results: ``recipe``, ``runs``, ``summary``, ``comparisons`` and ``test_words`` of results.json.
     """
-    metric = primary(results)
-    if metric is None:
+    if len({run["label"] for run in results["runs"]}) == 1:
         return f"One arm was run ({results['runs'][0]['label']}), so nothing was compared with anything."
+    metric, one = primary(results), len({run["seed"] for run in results["runs"]}) == 1
+    if metric is None:
+        none = "no score that exposure bias can move is there for two arms, so there is no verdict"
+        return "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
     measure = told(results["recipe"]).measure(metric)
     lines = [line for line in results["comparisons"] if line["metric"] == metric]
     noises = {line["baseline"] for line in lines if line["control"]}
@@ -40,10 +45,15 @@ def sentence(results: Mapping[str, Any]) -> str:
     for line in lines:
         if line["control"] or line["method"] in noises:
             continue
-        parts.append(_against_baseline(line, measure, results["summary"]))
         own = [other for other in lines if other["control"] and other["method"] == line["method"]]
-        parts.extend(_against_noise(other, measure) for other in own)
-    return "; ".join([*_diverged(results), *parts]) + f" ({_basis(results)})."
+        if one:
+            parts.extend(_one_seed(each, measure, results["summary"]) for each in (line, *own))
+        else:
+            parts.append(_against_baseline(line, measure, results["summary"]))
+            parts.extend(_against_noise(other, measure) for other in own)
+    said = "; ".join([*_diverged(results), *parts, *_beaten(results, measure)])
+    begin = f"1 seed: no verdict. On these {told(results['recipe']).items} " if one else ""
+    return f"{begin}{said}{'; another seed may reverse it' if one else ''} ({_basis(results)})."
 
 
 def _diverged(results: Mapping[str, Any]) -> list[str]:
@@ -61,10 +71,37 @@ def _diverged(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _against_baseline(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+def _beaten(results: Mapping[str, Any], measure: Measure) -> list[str]:
+    """That a forecast without a trained network has the best score of all; [] where it has not."""
+    means = {entry["metric"]: entry["mean"] for entry in results["summary"]}
+    found = {
+        name: means[metric]
+        for name, prefix in told(results["recipe"]).baselines
+        if (metric := f"{measure.side}.{prefix}{measure.score}") in means
+    }
+    best = max if measure.higher else min
+    arms = [entry["mean"] for entry in results["summary"] if entry["metric"] == measure.name]
+    if not found or best(*found.values(), *arms) in arms:
+        return []
+    name = best(found, key=found.__getitem__)
+    return [f"no arm beats the simple forecast {name}: {measure.shown(found[name])}"]
+
+
+def _one_seed(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+    """A difference without a verdict: one seed says nothing of others."""
+    against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
+    size = f"{abs(line['difference']):.{measure.decimals}f} {measure.unit}".rstrip()
+    way = f"{'lower' if line['difference'] < 0 else 'higher'} by {size} than" if line["difference"] else "level with"
+    return f"{line['method']} is {way} {against} in {measure.title}: {_numbers(line, measure, summary)}"
+
+
+def _numbers(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
     means = {entry["method"]: entry["mean"] for entry in summary if entry["metric"] == measure.name}
-    numbers = f"{measure.shown(means[line['method']])} against {measure.shown(means[line['baseline']])}"
-    return f"{_phrase(line)} in {measure.title}: {numbers}, {_difference(line, measure)}"
+    return f"{measure.shown(means[line['method']])} against {measure.shown(means[line['baseline']])}"
+
+
+def _against_baseline(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+    return f"{_phrase(line)} in {measure.title}: {_numbers(line, measure, summary)}, {_difference(line, measure)}"
 
 
 def _against_noise(line: Mapping[str, Any], measure: Measure) -> str:
@@ -85,19 +122,20 @@ def _difference(line: Mapping[str, Any], measure: Measure) -> str:
     difference, low, high = (
         None if line[name] is None else signed(line[name], measure.decimals) for name in ("difference", "low", "high")
     )
-    number = f"a difference of {difference} {measure.unit}"
-    return f"{number} (no interval)" if low is None else f"{number} (95 % interval {low} to {high})"
+    number = f"a difference of {difference} {measure.unit}".rstrip()
+    if low is None:
+        return f"{number} (no interval)"
+    interval = f"95 % interval {low} to {high}"
+    if line["verdict"] == "not decided" and line["low"] * line["high"] > 0:
+        interval += f", not adjusted; adjusted for the number of comparisons p = {line['p_adjusted']:.2f}"
+    return f"{number} ({interval})"
 
 
 def _basis(results: Mapping[str, Any]) -> str:
     seeds = len({run["seed"] for run in results["runs"]})
     words, reported = results["test_words"], told(results["recipe"])
     counted = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f", {words:,} {reported.items}" if words else "")
-    if seeds == 1:
-        return (
-            f"{counted}; the interval covers other {reported.others} but not other seeds, so one seed decides nothing"
-        )
-    if seeds < FEW_SEEDS:
+    if 1 < seeds < FEW_SEEDS:
         return f"{counted}; fewer than {FEW_SEEDS} seeds: a hint, not a result"
     return counted
 

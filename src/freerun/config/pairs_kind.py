@@ -37,7 +37,7 @@ class PairsKind:
     needs_training_data = False
 
     def reported(self) -> Reported:
-        """PER and WER, free-running first."""
+        """Free-running PER first."""
         from freerun.training.reported import PAIRS
 
         return PAIRS

@@ -38,7 +38,7 @@ class ParallelKind:
 
     def reported(self) -> Reported:
         """BLEU, free-running, first."""
-        from freerun.training.reported import PARALLEL
+        from freerun.training.reported_texts import PARALLEL
 
         return PARALLEL
 

@@ -49,7 +49,7 @@ class RecordsKind:
 
     def reported(self) -> Reported:
         """chrF, free-running, first."""
-        from freerun.training.reported import RECORDS
+        from freerun.training.reported_texts import RECORDS
 
         return RECORDS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from freerun.errors import CheckpointError, UserError
 if TYPE_CHECKING:
     from torch.nn import Module
 
-__all__ = ["direction", "header", "results_lines", "run_recipe"]
+    from freerun.training.reported import Reported
+
+__all__ = ["direction", "header", "results_lines", "run_recipe", "selection_note"]
 
 
 def run_recipe(
@@ -111,8 +114,27 @@ def header(
         *lines,
         f"model: {recipe.model}, {parameters:,} parameters",
         f"training: {settings.updates:,} updates of {settings.batch_size}, {settings.optimizer}, lr {settings.lr:g}",
+        *selection_note(recipe),
         *([f"processes: {processes}, {settings.parallel}"] if processes > 1 else []),
         f"folder: {folder}",
+    ]
+
+
+def selection_note(recipe: Recipe) -> list[str]:
+    """That exposure bias cannot move the score which weights are selected by, and why; [] where it can."""
+    from freerun.config.kinds import task_of
+    from freerun.training.task import full_name
+
+    kind, name = task_of(recipe.data), full_name(recipe.train.select)
+    side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
+    measure = kind.reported().measure(f"{side}.{name.removeprefix(side + '_')}")
+    if not measure.fixed or (measure.settled and getattr(recipe.evaluate, "beams", 1) > 1):
+        return []
+    others = [each for each in kind.selectable if not kind.reported().measure(f"free_running.{each}").fixed]
+    others = [each for each in others if not each.startswith("teacher_forced_")]
+    return [
+        f"note: select = {recipe.train.select!r}: exposure bias cannot move this score ({measure.fixed}), so the best "
+        f"weights are chosen without regard to it; it can move {', '.join(others)}"
     ]
 
 
@@ -141,12 +163,48 @@ def direction(method: Any, updates: int) -> str:
     return f"teacher_forcing_ratio = P(gold) {moves} from {first:g} to {last:g}: {tells} as training goes on"
 
 
-def results_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A finished run's test scores, in lines for people."""
-    test = summary.get("test", {})
-    lines: list[str] = []
-    for side in ("teacher_forced", "free_running"):
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in test.get(side, {}).items() if value is not None)
-        if numbers:
-            lines.append(f"test, {side}: {numbers}")
-    return lines
+def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
+    """A finished run's test scores, both sides beside each other, how they came about and what to do next."""
+    from freerun.config.kinds import task_of
+
+    reported, test = task_of(recipe.data).reported(), summary.get("test", {})
+    apart = tuple(prefix for _, prefix in reported.beside)
+    names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]
+    rows = [
+        _score_row(name, test, reported)
+        for name in (reported.primary.score, *names)
+        if any(test.get(side, {}).get(name) is not None for side in _SIDES)
+    ]
+    lines = [f"{'test':26} {'free-running':>14} {'teacher-forced':>14}", *dict.fromkeys(rows)]
+    own = test.get(reported.primary.side, {})
+    beside = {name: own.get(f"{prefix}{reported.primary.score}") for name, prefix in reported.beside}
+    shown = [f"{name} {reported.primary.shown(value)}" for name, value in beside.items() if value is not None]
+    if shown:
+        lines.append(f"for comparison, {reported.primary.title}: {', '.join(shown)}")
+    best = summary.get("best", {})
+    if best.get("step") is not None:
+        lines.append(
+            f"the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
+            f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
+        )
+    doing = ("diagnose", "generate", "evaluate") if recipe.data.family != "text" else ("generate", "evaluate")
+    return [*lines, f"next: freerun {' | '.join(doing)} {shlex.quote(str(folder))}"]
+
+
+_SIDES = ("free_running", "teacher_forced")
+
+
+def _score_row(name: str, test: Mapping[str, Any], reported: Reported) -> str:
+    """``PER, %  11.76  9.97``: a score running freely and teacher-forced, with its unit."""
+    declared = {each.name: each for each in reported.measures}
+    measure = next((declared[full] for side in _SIDES if (full := f"{side}.{name}") in declared), None)
+    label = name.replace("_", " ") if measure is None else measure.title
+    for side in _SIDES:
+        label = label.removeprefix(side.replace("_", "-") + " ")
+    percent = name.endswith("accuracy") or (measure is not None and measure.sign == " %")
+    unit = "%" if percent else "" if measure is None else measure.unit
+    unit = "standard deviations" if unit == "of a standard deviation" else unit.replace("points", "")
+    values = (test.get(side, {}).get(name) for side in _SIDES)
+    decimals = 4 if measure is None and not percent else 2 if measure is None else measure.decimals
+    cells = " ".join(f"{'' if value is None else f'{value:,.{decimals}f}':>14}" for value in values)
+    return f"{label:26} {cells}  {unit}".rstrip()

@@ -41,8 +41,8 @@ class TextKind:
     needs_training_data = True  # what the model says is compared with the words of the training part
 
     def reported(self) -> Reported:
-        """Bits per character first: free running has no reference."""
-        from freerun.training.reported import TEXT
+        """Free-running trigram divergence first."""
+        from freerun.training.reported_texts import TEXT
 
         return TEXT
 

@@ -23,14 +23,15 @@ def summary(found: Found) -> str:
     """What came out, in two sentences."""
     told, own = (found[side]["wrong"] for side, _ in _SIDES)
     text = (
-        f"Told gold, the model is wrong in {_percent(told)} of its choices; running freely, in {_percent(own)} of the "
-        f"places gold has ({found['rows']:,} rows)."
+        f"Teacher-forced, {_percent(told)} of the model's choices are wrong; free-running, {_percent(own)}, both "
+        f"counted position by position ({found['rows']:,} rows), where one lost symbol shifts all after it. freerun "
+        "evaluate and compare score free runs otherwise: there the gap can be smaller or have the other sign."
     )
     ratios = [_ratio(found[side]["after"]) for side, _ in _SIDES]
     if None not in ratios:
         text += (
-            f" After a wrong choice the next is wrong {ratios[0]:.2g} times as often as after a right one when it is "
-            f"told gold, and {ratios[1]:.2g} times as often when it runs freely."
+            f" After a wrong choice the next is wrong {ratios[0]:.2g} times as often as after a right one "
+            f"teacher-forced, and {ratios[1]:.2g} times as often free-running."
         )
     return text
 
@@ -76,17 +77,19 @@ def _wrong(found: Found) -> Raw:
             ]
         )
     heads = ["told", "wrong", "after a right choice", "after a wrong choice", "times"]
-    return table(heads, rows, "numbers cards", f"Choices compared with gold place by place, {found['rows']:,} rows")
+    return table(heads, rows, "numbers cards", f"Choices against gold, position by position, {found['rows']:,} rows")
 
 
 def _reading(content: Found) -> Raw:
     counted = content["data"]["counted"]
     lines = [
-        "Teacher-forced: the model is told gold before each choice. Free-running: it is told its own choices. Up to "
-        "its first error a greedy model says the same both ways, so all that differs comes after an error.",
-        "A free run that says one symbol too many or too few is shifted, and place by place nearly all after that is "
-        f"wrong: read this as how far a free run strays from gold, not as the error rate of its {counted}; freerun "
-        "evaluate measures that by edit distance.",
+        "Teacher-forced: gold is the history of each choice. Free-running: the model's own choices are. Up to its "
+        "first error a greedy model makes the same choices both ways, so all that differs comes after an error, and "
+        f"the share of {counted} that are entirely right is the same.",
+        "A free run with one symbol too many or too few is shifted, and position by position nearly all after that is "
+        f"wrong: read this as how far a free run strays from gold, not as the error rate of its {counted}. Edit "
+        "distance (PER, CER) counts the lost symbol once; where freerun evaluate and compare show a smaller gap than "
+        "this page, or one of the other sign, such shifts are the difference.",
     ]
     return Raw("".join(paragraph(line, "note") for line in lines))
 

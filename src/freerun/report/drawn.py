@@ -84,6 +84,7 @@ def differences(results: Mapping[str, Any]) -> Raw:
         said = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
         side = "Right" if each.higher else "Left"
         text = f"Dot: mean; bar: 95 % interval; rings: seeds. {side} of zero is better."
+        text += f" Exposure bias cannot move it: {each.fixed}." if each.fixed else ""
         svg = figures.differences(rows, f"difference in {each.title}, {each.unit}")
         drawn.append(figure(f"Differences in {each.title}", svg, (text, said), _difference_table(rows, each)))
     return grid(drawn) if drawn else Raw("")

@@ -46,7 +46,7 @@ def comparisons(results: Mapping[str, Any]) -> Raw:
     higher = [each.title for each in map(reported.measure, reported.compared) if each.higher]
     rows = [
         [
-            reported.measure(line["metric"]).title,
+            _compared(reported.measure(line["metric"])),
             f"{line['method']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
             signed(line["difference"], reported.measure(line["metric"]).decimals),
             _interval(line, reported.measure(line["metric"])),
@@ -58,6 +58,11 @@ def comparisons(results: Mapping[str, Any]) -> Raw:
     heads = ["score", "difference of", "mean", "95 % interval", "probability better", "verdict"]
     caption = f"Differences paired by seed and over {reported.items}; below zero is better"
     return table(heads, rows, "cards", caption + (f", but above it for {' and '.join(higher)}" if higher else ""))
+
+
+def _compared(measure: Measure) -> Raw:
+    aside = "<small>exposure bias cannot move it</small>" if measure.fixed else ""
+    return Raw(f"<span>{escape(measure.title)} {aside}</span>")
 
 
 def _interval(line: Mapping[str, Any], measure: Measure) -> Raw:

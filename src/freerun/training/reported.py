@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from freerun.training.task import higher_is_better
 
-__all__ = ["PAIRS", "PARALLEL", "RECORDS", "TEXT", "Measure", "OverItems", "Reported", "bleu"]
+__all__ = ["PAIRS", "Measure", "OverItems", "Reported"]
 
 Array = Any
 
@@ -52,6 +50,8 @@ class Measure:
         most: the highest value there can be.
         zero: whether its curve is drawn from zero on.
         items: how it comes from test items; None: it varies over seeds alone.
+        settled: whether the teacher-forced choices settle it under greedy decoding: it counts outputs that are
+            entirely right, and nothing else of the others.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Measure:
     most: float | None = None
     zero: bool = True
     items: OverItems | None = None
+    settled: bool = False
 
     @property
     def side(self) -> str:
@@ -79,6 +80,22 @@ class Measure:
     def higher(self) -> bool:
         """Whether more of it is better."""
         return higher_is_better(self.score)
+
+    @property
+    def fixed(self) -> str:
+        """Why exposure bias cannot move it under greedy decoding; "" where it can.
+
+        >>> Measure("free_running.per", "", "").fixed, Measure("teacher_forced.per", "", "").fixed
+        ('', 'it is measured on gold history')
+        """
+        if self.side == "teacher_forced":
+            return "it is measured on gold history"
+        if not self.settled:
+            return ""
+        return (
+            "a greedy output is entirely right exactly where every teacher-forced choice is, so that it is the same "
+            "number running freely and teacher-forced"
+        )
 
     def shown(self, value: float, decimals: int | None = None) -> str:
         """A value with its sign.
@@ -98,13 +115,14 @@ class Reported:
         items: what is tested on.
         others: the same in short, for "other words".
         measures: all that are named below.
-        compared: names, the first of which the verdict is about.
+        compared: names; the verdict is about the first that exposure bias can move.
         columns: names of the table's columns.
         curves: names of the scores drawn over training.
         differences: names of those whose differences are drawn.
         notes: what the numbers mean, in sentences.
-        references: what stands below the arms: the data's own scores, or forecasts without a model; what each goes by,
-            and the prefix of its scores' names.
+        references: what stands below the arms: the data's own scores; what each goes by, and the prefix of its scores'
+            names.
+        baselines: the same of forecasts without a trained model, which an arm should beat.
     """
 
     examples: str
@@ -117,11 +135,17 @@ class Reported:
     differences: tuple[str, ...]
     notes: tuple[str, ...]
     references: tuple[tuple[str, str], ...] = ()
+    baselines: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def beside(self) -> tuple[tuple[str, str], ...]:
+        """References and baselines."""
+        return (*self.references, *self.baselines)
 
     @property
     def primary(self) -> Measure:
         """The measure that the verdict is about."""
-        return self.measure(self.compared[0])
+        return next(each for each in map(self.measure, self.compared) if not each.fixed)
 
     def measure(self, name: str) -> Measure:
         """A measure by name; one that is not declared goes by its name."""
@@ -138,157 +162,31 @@ PAIRS = Reported(
     items="test words",
     others="words",
     measures=(
-        Measure("free_running.wer", "free-running WER", "WER %", "WER on dev, %", most=100.0, items=OverItems("wrong")),
         Measure("free_running.per", "free-running PER", "PER %", "PER on dev, %", items=OverItems("errors", "length")),
+        Measure(
+            "free_running.wer", "free-running WER", "WER %", "WER on dev, %", most=100.0, items=OverItems("wrong"),
+            settled=True,
+        ),
+        Measure(
+            "free_running.sequence_accuracy", "free-running share of right words", "right words %", most=100.0,
+            settled=True,
+        ),
         Measure("teacher_forced.per", "teacher-forced PER", "teacher-forced PER %", "PER on dev, %"),
         _LOSS,
         Measure("gap.per", "free-running gap in PER", "free-running gap"),
     ),
-    # not the gap of WER: with one beam a word is free-running right exactly where every teacher-forced choice is
-    compared=("free_running.wer", "free_running.per", "teacher_forced.loss", "gap.per"),
+    # not the gap of WER: it is 0
+    compared=("free_running.per", "free_running.wer", "teacher_forced.loss", "gap.per"),
     columns=("free_running.per", "free_running.wer", "teacher_forced.loss", "gap.per"),
     curves=("free_running.per", "teacher_forced.per", "free_running.wer", "teacher_forced.loss"),
-    differences=("free_running.wer", "free_running.per"),
+    differences=("free_running.per", "free_running.wer"),
     notes=(
-        "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
-        "WER: share of words with no pronunciation entirely right. PER: edit errors against the nearest reference, by "
-        "its symbols. Free-running gap: free-running minus teacher-forced PER, in points.",
-    ),
-)
-
-_TEXT = (
-    "teacher_forced.bits_per_character", "free_running.trigram_divergence", "free_running.novel_words",
-    "free_running.repetition",
-)  # fmt: skip
-
-TEXT = Reported(
-    examples="training windows",
-    items="blocks of test text",
-    others="blocks",
-    measures=(
-        Measure(
-            _TEXT[0], "teacher-forced bits per character", "bits per character", "bits per character, dev", 4, "bits",
-            "", zero=False, items=OverItems("errors", "length", float(1 / np.log(2))),
-        ),
-        Measure(
-            _TEXT[1], "free-running trigram divergence", "trigram divergence", "trigram divergence on dev, bits", 4,
-            "bits", "", most=1.0,
-        ),
-        Measure(
-            _TEXT[2], "free-running share of words never seen in training", "novel words %", "novel words on dev, %",
-            most=100.0, items=OverItems("novel", "words"),
-        ),
-        Measure(
-            _TEXT[3], "free-running repetition", "repetition %", "repetition on dev, %", most=100.0
-        ),
-    ),
-    # not novel words, not repetition: less is better only down to the text's own share, which stands beside them
-    compared=_TEXT[:2],
-    columns=_TEXT,
-    curves=_TEXT,
-    differences=_TEXT[:2],
-    notes=(
-        "Teacher-forced: the model is told the text, and bits per character say how well it foretells it; the verdict "
-        "is about them, since what a model says by itself has no reference. Free-running: the model goes on from what "
-        "stands before each block by itself. Trigram divergence: Jensen-Shannon divergence, in bits, between the "
-        "strings of three characters that it says and those of the training text; it varies over seeds alone. Novel "
-        "words: words it says that do not stand in the training text. Repetition: strings of ten characters that stood "
-        "in the same block before.",
-        "The text's own values, of as many characters, show where a perfect model would lie: held-out text has words "
-        "that training had not, too. So novel words and repetition, of which a model may have too many or too few, "
-        "stand beside the text's own and get no verdict.",
-    ),
-    references=(("the text itself", "text_"),),
-)  # fmt: skip
-
-
-def bleu(sums: Array) -> Array:
-    """Corpus BLEU from summed statistics, as sacreBLEU computes it (exponential smoothing), in percent.
-
-    ``100 * min(1, exp(1 - r/c)) * (p_1 p_2 p_3 p_4)^(1/4)``; a p_n without a match counts ``1 / (2^k total_n)``, k
-    the number of such n so far.
-
-    Args:
-        sums: (..., 10): system length c, reference length r, matches and totals of n = 1..4, sacreBLEU's order.
-
-    >>> round(float(bleu(np.array([4.0, 4, 4, 3, 2, 1, 4, 3, 2, 1]))), 6)
-    100.0
-    """
-    sums = np.asarray(sums, dtype=np.float64)
-    said, wanted, matches, totals = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
-    none = matches == 0
-    halvings = 2.0 ** np.cumsum(none, -1)
-    safe = np.maximum(totals, 1.0)
-    precisions = np.where(none, 1.0 / (halvings * safe), matches / safe)
-    penalty = np.exp(np.minimum(0.0, 1.0 - wanted / np.maximum(said, 1.0)))
-    found = 100.0 * penalty * np.exp(np.log(precisions).mean(-1))
-    return np.where((totals > 0).all(-1) & (matches > 0).any(-1), found, 0.0)
-
-
-PARALLEL = Reported(
-    examples="training pairs",
-    items="test sentences",
-    others="sentences",
-    measures=(
-        Measure(
-            "free_running.bleu", "free-running BLEU", "BLEU", "BLEU on dev", sign="", most=100.0,
-            items=OverItems("bleu", pooled=bleu),
-        ),
-        Measure("free_running.chrf", "free-running chrF", "chrF", "chrF on dev", sign="", most=100.0),
-        Measure("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per subword, dev", 4,
-                "nats", ""),
-        Measure("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %",
-                "accuracy on dev, %", most=100.0),
-    ),
-    compared=("free_running.bleu", "free_running.chrf", "teacher_forced.loss"),
-    columns=("free_running.bleu", "free_running.chrf", "teacher_forced.loss", "teacher_forced.token_accuracy"),
-    curves=("free_running.bleu", "free_running.chrf", "teacher_forced.loss", "teacher_forced.token_accuracy"),
-    differences=("free_running.bleu",),
-    notes=(
-        "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
-        "BLEU and chrF: sacreBLEU's, of the whole test set, from 0 to 100; how BLEU is counted stands with the data. "
-        "The interval of chrF holds for other seeds alone, those of BLEU also for other sentences.",
-    ),
-)  # fmt: skip
-
-
-RECORDS = Reported(
-    examples="training records",
-    items="test records",
-    others="records",
-    measures=(
-        Measure("free_running.chrf", "free-running chrF", "chrF", "chrF on dev", sign="", most=100.0),
-        Measure(
-            "free_running.bleu", "free-running BLEU", "BLEU", "BLEU on dev", sign="", most=100.0,
-            items=OverItems("bleu", pooled=bleu),
-        ),
-        Measure(
-            "free_running.cer", "free-running character error rate", "CER %", "CER on dev, %",
-            items=OverItems("errors", "length"),
-        ),
-        Measure(
-            "free_running.sequence_accuracy", "free-running share of equal answers", "equal %",
-            "equal answers on dev, %", most=100.0, items=OverItems("right"),
-        ),
-        Measure("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per token, dev", 4, "nats",
-                ""),
-        Measure("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %",
-                "accuracy on dev, %", most=100.0),
-    ),
-    compared=(
-        "free_running.chrf", "free_running.bleu", "free_running.cer", "free_running.sequence_accuracy",
-        "teacher_forced.loss",
-    ),
-    columns=(
-        "free_running.chrf", "free_running.bleu", "free_running.cer", "free_running.sequence_accuracy",
-        "teacher_forced.loss",
-    ),
-    curves=("free_running.chrf", "free_running.cer", "teacher_forced.loss", "teacher_forced.token_accuracy"),
-    differences=("free_running.chrf", "free_running.cer"),
-    notes=(
-        "Free-running: the model is told the source or the prompt and goes on from its own output, as in use. "
-        "Teacher-forced: it is told the gold history. chrF and BLEU: sacreBLEU's, of raw text and the whole test set. "
-        "CER: edit errors in characters by the references' characters; an answer far too long counts more than 100 %. "
-        "The interval of chrF holds for other seeds alone, those of the others also for other records.",
+        "Free-running: the model goes on from its own output, as in use. Teacher-forced: its history is gold. PER: "
+        "edit errors against the nearest reference, by its symbols; teacher-forced PER counts wrong choices, as "
+        "nothing can shift there. Free-running gap: free-running minus teacher-forced PER, in points; freerun diagnose "
+        "counts both position by position, so that its gap can have the other sign.",
+        "WER: share of words whose output equals no reference. Under greedy decoding a word is right exactly where "
+        "every teacher-forced choice is, so that free-running WER equals teacher-forced WER and no difference in it "
+        "says anything of exposure bias. What happens after a first error shows in PER, and the verdict is about that.",
     ),
 )  # fmt: skip

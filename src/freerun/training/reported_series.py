@@ -49,7 +49,8 @@ SERIES = Reported(
         "A free run that leaves the finite numbers counts as infinite in every median, and leaves no mean: MSE and MAE "
         "are not given then, nor NRMSE where half of the windows diverged.",
     ),
-    references=(
-        ("last value", "last_value_"), ("last period", "last_period_"), ("mean", "mean_"), ("linear", "linear_"),
+    baselines=(
+        ("last value", "last_value_"), ("last period", "last_period_"), ("mean", "mean_"),
+        ("linear regression", "linear_"),
     ),
 )  # fmt: skip
