@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from freerun import report
+from freerun.cli import main
 from freerun.compare import folders, pool
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
 from freerun.compare.progress import State, display_for
@@ -23,6 +26,7 @@ from freerun.compare.results import collect, read, write
 from freerun.compare.run import compare
 from freerun.compare.table import table
 from freerun.errors import DivergedError, OccupiedError, UserError
+from freerun.training.progress import progress_for
 from simulated_runs import ARMS, write_comparison, write_run
 
 RECIPE = """
@@ -265,6 +269,61 @@ def test_plain_lines_tell_how_far_the_runs_are(capsys: pytest.CaptureFixture[str
     display.show([State("a-0", "running", 50, "dev WER 9.0 %"), State("b-0", "done", 100)])
     display.close()
     assert "1 of 2 runs done  |  a-0 50/100 dev WER 9.0 %" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error as a terminal of 80 columns."""
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def last_line(terminal: Terminal, name: str) -> str:
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()))
+    return next(line for line in lines[::-1] if name in line)
+
+
+def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch: pytest.MonkeyPatch):
+    terminal = narrow(monkeypatch)
+    bar = progress_for(40_000, 0, True)
+    bar.update(12_345, {"loss": 0.5, "lr": 1e-3, "teacher_forcing_ratio": 0.996})
+    bar.close()
+    line = last_line(terminal, "loss")
+    assert re.search(r"12345/40000 \d:\d\d:\d\d \S+ loss 0.5000  teacher_forcing_ratio 0.996", line)
+    assert len(line) <= 80
+
+
+def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch: pytest.MonkeyPatch):
+    terminal = narrow(monkeypatch)
+    display = display_for(40_000, 2, True)
+    display.show([State("scheduled_sampling-0", "running", 12_345, "dev NRMSE 1.082"), State("b-0", "done", 40_000)])
+    display.close()
+    line = last_line(terminal, "scheduled_sampling-0")
+    assert re.search(r"12345/40000 \d:\d\d:\d\d \S+ dev NRMSE 1.082", line)
+    assert len(line) <= 80
+
+
+@pytest.mark.parametrize("columns", [None, "80", "200"])
+def test_the_table_keeps_to_the_columns_there_are(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, columns):
+    results = write_comparison(tmp_path, words=60, updates=20)
+    monkeypatch.setattr("freerun.compare.run.compare", lambda *_, **__: results)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert main(["compare", "copy", "--out", str(tmp_path)]) == 0
+    shown, verdict = capsys.readouterr().out.split(results["verdict"])
+    assert verdict.strip() == str(tmp_path / "report.html")
+    assert "…" not in shown
+    assert len(re.findall(r"\[-?\d+\.", shown)) == 4 * 3
+    assert all(heading in shown for heading in ("PER %", "WER %", "teacher-forced loss", "free-running gap", "seconds"))
+    assert max(map(len, shown.splitlines())) <= int(columns or 1000)
 
 
 def child(tmp_path: Path, code: str) -> pool.Child:

@@ -6,6 +6,7 @@ import codecs
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +96,11 @@ def compare(
     if started_together() > 1:
         raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
     results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table(results))
-    print(results["verdict"])
+    # a pipe without COLUMNS has all the room there is
+    width = shutil.get_terminal_size((1000, 24)).columns
+    console = Console(width=width)
+    console.print(table(results, width))
+    console.print(results["verdict"], markup=False, highlight=False, soft_wrap=not console.is_terminal)
     print(report.write(out))
     return 0
 

@@ -57,26 +57,44 @@ def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def table(results: Mapping[str, Any]) -> Table:
+def table(results: Mapping[str, Any], width: int | None = None) -> Table:
     """Arms by the scores of their task and seconds, with 95 % intervals, for rich.
 
     Args:
         results: content of results.json.
+        width: characters there are; where they do not hold a column a score, scores stand below each other.
     """
+    from rich.console import Console
+
+    shown = _framed(results)
+    _fill_wide(shown, results)
+    if width is not None and Console(width=10_000).measure(shown).maximum > width:
+        shown = _framed(results)
+        _fill_tall(shown, results)
+    return shown
+
+
+def _framed(results: Mapping[str, Any]) -> Table:
+    """Without columns: title and caption."""
     from rich.table import Table
-    from rich.text import Text
 
     seeds = len({run["seed"] for run in results["runs"]})
     reported = told(results["recipe"])
     words = f", {results['test_words']:,} {reported.items}" if results["test_words"] else ""
     side = "free-running " if reported.primary.side == "free_running" else ""
     gap = "; free-running gap: free-running minus teacher-forced PER" if "gap.per" in reported.columns else ""
-    shown = Table(
+    return Table(
         title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
         caption=f"\\[low, high]: 95 % interval{gap}",
         title_justify="left",
         caption_justify="left",
     )
+
+
+def _fill_wide(shown: Table, results: Mapping[str, Any]) -> None:
+    """A row an arm, a column a score."""
+    from rich.text import Text
+
     shown.add_column("arm", overflow="fold", min_width=14)
     for _, heading, _ in columns(results):
         shown.add_column(heading, justify="right")
@@ -89,4 +107,21 @@ def table(results: Mapping[str, Any]) -> Table:
         shown.add_row(Text(arm), *(Text(text) for text in texts))
     for name, texts in references(results):
         shown.add_row(name, *texts)
-    return shown
+
+
+def _fill_tall(shown: Table, results: Mapping[str, Any]) -> None:
+    """A row an arm below the name of each score."""
+    from rich.text import Text
+
+    shown.add_column("score")
+    shown.add_column("arm", overflow="fold")
+    shown.add_column("mean [95 % interval]", justify="right", overflow="fold")
+    others = references(results)
+    for number, (metric, heading, decimals) in enumerate(columns(results)):
+        texts = [
+            (arm, cell(metrics.get(metric), decimals, interval=metric != "seconds"))
+            for arm, metrics in cells(results).items()
+        ]
+        texts += [(name, each[number]) for name, each in others if each[number] != cell(None, 0)]
+        for row, (arm, text) in enumerate(texts):
+            shown.add_row(heading if row == 0 else "", Text(arm), Text(text), end_section=row == len(texts) - 1)

@@ -51,9 +51,10 @@ def sentence(results: Mapping[str, Any]) -> str:
         else:
             parts.append(_against_baseline(line, measure, results["summary"]))
             parts.extend(_against_noise(other, measure) for other in own)
-    said = "; ".join([*_diverged(results), *parts, *_beaten(results, measure)])
-    begin = f"1 seed: no verdict. On these {told(results['recipe']).items} " if one else ""
-    return f"{begin}{said}{'; another seed may reverse it' if one else ''} ({_basis(results)})."
+    if one:
+        parts[:1] = [f"1 seed: no verdict. On these {told(results['recipe']).items} {part}" for part in parts[:1]]
+        parts.append("another seed may reverse it")
+    return "; ".join([*_diverged(results), *parts, *_beaten(results, measure)]) + f" ({_basis(results)})."
 
 
 def _diverged(results: Mapping[str, Any]) -> list[str]:

@@ -19,8 +19,8 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-def _facts(record: dict[str, Any]) -> str:
-    text = f"loss {record['loss']:.4f}  lr {record['lr']:.2e}"
+def _facts(record: dict[str, Any], lr: bool = True) -> str:
+    text = f"loss {record['loss']:.4f}" + (f"  lr {record['lr']:.2e}" if lr else "")
     ratio = record.get("teacher_forcing_ratio")
     return text if ratio is None else f"{text}  teacher_forcing_ratio {ratio:.3f}"
 
@@ -63,21 +63,25 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
+        console = Console(stderr=True)
+        # what a narrow terminal has no room for goes from the right: count and times stay, of the facts the rate goes
+        self._wide = console.width >= 100
         self._bar = RichProgress(
-            TextColumn("training"),
-            BarColumn(),
+            *([TextColumn("training"), BarColumn()] if self._wide else [BarColumn(8)]),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True, ratio=1)),
+            console=console,
+            expand=True,
         )
         self._task = self._bar.add_task("training", total=total, completed=done, facts="")
         self._bar.start()
 
     def update(self, done: int, record: dict[str, Any]) -> None:
-        self._bar.update(self._task, completed=done, facts=_facts(record))
+        self._bar.update(self._task, completed=done, facts=_facts(record, lr=self._wide))
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
