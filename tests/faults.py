@@ -1,0 +1,393 @@
+"""Tries to lose a run: kills at every file event and at random, signals, two runs in one folder, full disks.
+
+``python tests/faults.py --help``; what ``docs/guarantees.md`` says was counted with it. Every number that decides where
+a life ends comes from ``--seed``, so that a failure can be had again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+HERE = Path(__file__).parent
+# a process that is killed loses nothing that it wrote: a disk is not needed, and slow
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+CLOCKS = {
+    "seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds", "evaluation_cpu_seconds",
+    # the size of a file of seconds
+    "metrics_bytes",
+}  # fmt: skip
+RECIPE = """\
+name = "faults"
+seed = 3
+[data]
+kind = "toy"
+symbols = 6
+longest = 4
+train = 60
+dev = 6
+test = 6
+[model]
+size = 8
+dropout = 0.2
+[method]
+name = "scheduled_sampling"
+teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 }
+[train]
+updates = 14
+batch_size = 12
+accumulate = 2
+ema = 0.9
+lr = 0.01
+evaluate_every = 4
+save_every = 3
+"""
+# most of its time is evaluation
+SLOW = RECIPE.replace("symbols = 6\nlongest = 4", "symbols = 16\nlongest = 5").replace(
+    "dev = 6\ntest = 6", "dev = 4000\ntest = 16000"
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a life ended: exit code of each process (minus a signal's number), and all that it printed."""
+
+    codes: list[int]
+    text: str
+    seconds: float = 0.0
+    answered: float | None = None
+    memory: int = 0
+    hung: bool = False
+    stopped: int = 0
+
+    @property
+    def code(self) -> int:
+        return self.codes[0]
+
+
+@dataclass
+class Count:
+    """A campaign: how much was tried, what failed."""
+
+    name: str
+    tried: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, right: bool, what: str) -> bool:
+        if not right:
+            self.failures.append(what)
+        return right
+
+
+class Lives:
+    """Lives of the command in forked processes; entered while it is used.
+
+    Args:
+        root: where runs are written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self._number = 0
+        self._whole: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        self._server = subprocess.Popen(
+            [sys.executable, str(HERE / "fault_server.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self._answer()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        return json.loads(self._server.stdout.readline())
+
+    def new(self, name: str = "run") -> Path:
+        """A folder that is not there yet."""
+        self._number += 1
+        return self.root / f"{name}-{self._number}"
+
+    def live(self, *command: str | Path, folder: Path, **how: Any) -> Ended:
+        """A life of a command; see ``fault_server`` for how it can end."""
+        log = self.root / "log.txt"
+        log.unlink(missing_ok=True)
+        life = {"command": [str(word) for word in command], "folder": str(folder), "log": str(log), **how}
+        return self._sent(life, log)
+
+    def go_on(self, ended: Ended, log: Path | None = None) -> Ended:
+        """Let a life that stopped go on to its end."""
+        return self._sent({"continue": ended.stopped}, log or self.root / "log.txt")
+
+    def _sent(self, life: dict[str, Any], log: Path) -> Ended:
+        self._server.stdin.write(json.dumps(life) + "\n")
+        self._server.stdin.flush()
+        answer = self._answer()
+        text = log.read_text(errors="replace") if log.exists() else ""
+        return Ended(**{"codes": [], **answer}, text=text)
+
+    def recipe(self, text: str = RECIPE) -> Path:
+        path = self.root / f"{hashlib.sha256(text.encode()).hexdigest()[:8]}.toml"
+        path.write_text(text)
+        return path
+
+    def train(self, folder: Path, *flags: str, recipe: str = RECIPE, **how: Any) -> Ended:
+        return self.live("train", self.recipe(recipe), "--out", folder, *flags, folder=folder, **how)
+
+    def whole(self, recipe: str = RECIPE, world: int = 1) -> dict[str, Any]:
+        """What a run leaves that was never stopped."""
+        key = (recipe, world)
+        if key not in self._whole:
+            folder = self.new("whole")
+            ended = self.train(folder, recipe=recipe, world=world)
+            assert not any(ended.codes), ended.text
+            self._whole[key] = {**fingerprints(folder), "": ended.seconds}
+        return {name: content for name, content in self._whole[key].items() if name}
+
+    def duration(self, recipe: str = RECIPE, world: int = 1) -> float:
+        self.whole(recipe, world)
+        return self._whole[recipe, world][""]
+
+    def events(self, *command: str | Path, folder: Path) -> list[str]:
+        """The file events of a command that ends well."""
+        record = self.root / "events.txt"
+        record.unlink(missing_ok=True)
+        ended = self.live(*command, folder=folder, record=str(record))
+        assert ended.code == 0, ended.text
+        return record.read_text().splitlines()
+
+
+def without_clocks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_clocks(part) for name, part in value.items() if name not in CLOCKS}
+    return [without_clocks(part) for part in value] if isinstance(value, list) else value
+
+
+def fingerprints(folder: Path) -> dict[str, Any]:
+    """All that a run leaves, without its clocks."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        if path.suffix == ".json" and path.name != "manifest.json":
+            found[str(path.relative_to(folder))] = without_clocks(json.loads(content))
+        elif path.suffix == ".jsonl":
+            found[str(path.relative_to(folder))] = [without_clocks(json.loads(line)) for line in content.splitlines()]
+        elif path.name != "manifest.json":
+            found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def differing(found: dict[str, Any], whole: dict[str, Any]) -> str:
+    """Names of what differs, "" where nothing does."""
+    names = [name for name in sorted(found.keys() | whole.keys()) if found.get(name) != whole.get(name)]
+    return ", ".join(names)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, with its bytes."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def ends_whole(lives: Lives, count: Count, folder: Path, where: str, recipe: str = RECIPE, world: int = 1) -> bool:
+    """``--resume`` goes on to the same bits."""
+    ended = lives.train(folder, "--resume", recipe=recipe, world=world)
+    if not count.check(not any(ended.codes), f"{where}: --resume ends with {ended.codes}: {ended.text[-600:]}"):
+        return False
+    different = differing(fingerprints(folder), lives.whole(recipe, world))
+    return count.check(not different, f"{where}: not the same bits: {different}")
+
+
+def kills_at_events(lives: Lives, every: int = 1, first: int = 1) -> Count:
+    """A kill at every n-th file event of a run, then --resume; before a run has begun a fresh start too."""
+    count = Count("kill -9 at a file event")
+    lives.whole()
+    events = lives.events("train", lives.recipe(), "--out", folder := lives.new("counted"), folder=folder)
+    count.facts["events of a run"] = len(events)
+    for number in range(first, len(events) + 1, every):
+        where = f"event {number} ({events[number - 1]})"
+        folder = lives.new("killed")
+        ended = lives.train(folder, event=number)
+        count.tried += 1
+        count.check(ended.code == -signal.SIGKILL, f"{where}: not killed: {ended.code}")
+        begun = ("recipe.toml", "metrics.jsonl", "checkpoints", "summary.json")
+        if not any((folder / name).exists() for name in begun):
+            fresh = lives.new("fresh")
+            if folder.exists():
+                shutil.copytree(folder, fresh)
+            ended = lives.train(fresh)
+            if count.check(ended.code == 0, f"{where}: a fresh start ends with {ended.code}: {ended.text[-600:]}"):
+                different = differing(fingerprints(fresh), lives.whole())
+                count.check(not different, f"{where}: a fresh start gives other bits: {different}")
+            shutil.rmtree(fresh, ignore_errors=True)
+        if ends_whole(lives, count, folder, where):
+            shutil.rmtree(folder)
+    return count
+
+
+def random_kills(lives: Lives, kills: int, seed: int, world: int = 1) -> Count:
+    """Kills at random moments, of every process or of one, some with the next life killed too."""
+    count = Count(f"kill -9 at a random moment, {world} process{'es' if world > 1 else ''}")
+    number = random.Random(seed)
+    length = lives.duration(world=world)
+    while count.tried < kills:
+        folder, where = lives.new("killed"), []
+        for _ in range(number.randint(1, 4)):
+            after = round(number.uniform(0, length), 3)
+            rank = number.choice([None, *range(world)]) if world > 1 else None
+            ended = lives.train(folder, *(["--resume"] if where else []), world=world, after=after, rank=rank)
+            if ended.answered is None:
+                break  # it was faster
+            count.tried += 1
+            where.append(f"{after} s rank {rank}")
+            others = [code for code in ended.codes if code != -signal.SIGKILL]
+            said = f"seed {seed}, kills after {where}: the others end with {others}: {ended.text[-400:]}"
+            count.check(not ended.hung and all(code in (0, 7) for code in others), said)
+        if where and ends_whole(lives, count, folder, f"seed {seed}, kills after {where}", world=world):
+            shutil.rmtree(folder)
+    return count
+
+
+def signals(lives: Lives, number: int, seed: int, recipe: str = SLOW, world: int = 1) -> Count:
+    """SIGINT and SIGTERM at random moments: 130 or 143 within 10 s, and the run goes on to the same bits."""
+    count = Count(f"signal at a random moment, {world} process{'es' if world > 1 else ''}")
+    chance = random.Random(seed)
+    length, slowest = lives.duration(recipe, world), 0.0
+    while count.tried < number:
+        folder = lives.new("signalled")
+        kind = chance.choice([signal.SIGINT, signal.SIGTERM])
+        after = round(chance.uniform(0, length), 3)
+        ended = lives.train(folder, recipe=recipe, world=world, after=after, signal=int(kind))
+        if ended.answered is None:
+            continue
+        count.tried += 1
+        where = f"seed {seed}, {kind.name} after {after} s"
+        # what comes before the command has begun is Python's to answer
+        right = {128 + kind, -kind} if folder.exists() is False else {128 + kind}
+        count.check(set(ended.codes) <= right, f"{where}: ends with {ended.codes}: {ended.text[-600:]}")
+        count.check(ended.answered < 10, f"{where}: ends after {ended.answered:.1f} s")
+        slowest = max(slowest, ended.answered)
+        if ends_whole(lives, count, folder, where, recipe, world):
+            shutil.rmtree(folder)
+    count.facts["slowest answer, s"] = round(slowest, 2)
+    return count
+
+
+def second_runs(lives: Lives, every: int = 20, first: int = 1) -> Count:
+    """While a run stands still at a file event, others try its folder: one goes on, the others change nothing."""
+    count = Count("a second run in the folder")
+    events = lives.events("train", lives.recipe(), "--out", folder := lives.new("counted"), folder=folder)
+    for number in range(first, len(events) + 1, every):
+        where, folder = f"event {number} ({events[number - 1]})", lives.new("shared")
+        stopped = lives.train(folder, event=number, signal=int(signal.SIGSTOP))
+        (lives.root / "log.txt").rename(log := lives.root / "first.txt")
+        locked = number > events.index("pwrite lock") + 1
+        for flags in ([], ["--resume"], ["--overwrite"], ["--set", "train.lr=0.5"]) if locked else ([],):
+            before = tree(folder)
+            ended = lives.train(folder, *flags)
+            if locked or ended.code:
+                refused(count, ended, changes(before, tree(folder)), f"{where}, {flags}")
+        before, faster = tree(folder), not locked and ended.code == 0
+        ended = lives.go_on(stopped, log)
+        if faster:
+            refused(count, ended, changes(before, tree(folder)), f"{where}, the run that was slower")
+        else:
+            count.check(ended.code == 0, f"{where}: the first run ends with {ended.code}: {ended.text[-300:]}")
+        different = differing(fingerprints(folder), lives.whole())
+        count.check(not different, f"{where}: other bits: {different}")
+    return count
+
+
+def refused(count: Count, ended: Ended, changed: list[str], where: str) -> None:
+    """A run whose folder another one has."""
+    count.tried += 1
+    count.check(ended.code == 3, f"{where}: exit {ended.code}: {ended.text[-300:]}")
+    count.check(not changed, f"{where}: the refused run changed {changed}")
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [name for name in sorted(before.keys() | after.keys()) if before.get(name, 0) != after.get(name, 0)]
+
+
+def full_disks(lives: Lives, sizes: Iterator[int] | list[int]) -> Count:
+    """A disk that is full after so many bytes: exit 5 with path, needed and free; room made, the run goes on."""
+    count = Count("a full disk")
+    for size in sizes:
+        folder, where = lives.new("full"), f"a disk of {size:,} bytes"
+        ended = lives.train(folder, room=size)
+        count.tried += 1
+        if not count.check(ended.code == 5, f"{where}: exit {ended.code}: {ended.text[-500:]}"):
+            continue
+        said = str(folder) in ended.text and "needed" in ended.text and "free" in ended.text
+        count.check(said, f"{where}: path, bytes needed or free are not named: {ended.text[-300:]}")
+        metrics = folder / "metrics.jsonl"
+        whole = not metrics.exists() or metrics.read_bytes()[-1:] in (b"", b"\n")
+        count.check(whole, f"{where}: metrics.jsonl ends in half a line")
+        left = [path.name for path in folder.rglob(".*")]
+        count.check(not left, f"{where}: left behind: {left}")
+        if ends_whole(lives, count, folder, where):
+            shutil.rmtree(folder)
+    return count
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--events", type=int, metavar="N", help="a kill at every N-th file event")
+    parser.add_argument("--kills", type=int, metavar="N", help="kills at random moments of one process")
+    parser.add_argument("--kills-of-two", type=int, metavar="N", help="kills at random moments of two processes")
+    parser.add_argument("--signals", type=int, metavar="N", help="signals at random moments")
+    parser.add_argument("--signals-of-two", type=int, metavar="N", help="signals to two processes")
+    parser.add_argument("--second", type=int, metavar="N", help="a second run at every N-th file event")
+    parser.add_argument("--full", type=int, metavar="N", help="sizes of a full disk")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(arguments)
+    campaigns: list[tuple[int | None, Callable[[Lives, int], Count]]] = [
+        (asked.events, kills_at_events),
+        (asked.kills, lambda lives, n: random_kills(lives, n, asked.seed)),
+        (asked.kills_of_two, lambda lives, n: random_kills(lives, n, asked.seed, world=2)),
+        (asked.signals, lambda lives, n: signals(lives, n, asked.seed)),
+        (asked.signals_of_two, lambda lives, n: signals(lives, n, asked.seed, RECIPE, world=2)),
+        (asked.second, second_runs),
+        (
+            asked.full,
+            lambda lives, n: full_disks(lives, [random.Random(asked.seed).randint(100, 60_000) for _ in range(n)]),
+        ),
+    ]
+    failed = 0
+    with tempfile.TemporaryDirectory(dir=MEMORY) as root, Lives(Path(root)) as lives:
+        for number, campaign in campaigns:
+            if number:
+                began = time.monotonic()
+                count = campaign(lives, number)
+                facts = "".join(f", {name}: {value}" for name, value in count.facts.items())
+                print(
+                    f"{count.name}: {count.tried} tried, {len(count.failures)} failed{facts}, "
+                    f"{time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
+                for failure in count.failures:
+                    print(f"  {failure}", flush=True)
+                failed += len(count.failures)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
