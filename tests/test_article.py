@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -47,13 +47,27 @@ def published_lines(seed: int, num_epochs: int = 10) -> list[str]:
     return lines
 
 
+def ran(monkeypatch, capsys, *arguments: str) -> list[str]:
+    """What the script prints."""
+    monkeypatch.setattr(sys, "argv", ["article.py", *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    return capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize("seed", [0, 3])
-def test_the_script_prints_the_published_loop_digit_for_digit(seed):
-    ran = subprocess.run([sys.executable, str(SCRIPT), "--seed", str(seed)], capture_output=True, text=True, check=True)
-    printed = ran.stdout.splitlines()
+def test_the_script_prints_the_published_loop_digit_for_digit(seed, monkeypatch, capsys):
+    printed = ran(monkeypatch, capsys, "--seed", str(seed), "--epochs", "10")
     assert [line for line in printed if ", Loss: " in line] == published_lines(seed)
     assert "The literal loop prints the same digits." in printed
     assert sum("shifted loss" in line for line in printed) == 10
+
+
+def test_by_default_the_script_shows_the_difference(monkeypatch, capsys):
+    printed = ran(monkeypatch, capsys)
+    assert [line for line in printed if ", Loss: " in line] == published_lines(0)
+    last = next(line.split() for line in printed[::-1] if line.startswith("   500"))
+    assert float(last[1]) < 0.1  # copied
+    assert 0.9 < float(last[2]) < 1.1  # the variance of the targets
 
 
 def batch() -> fr.Batch:

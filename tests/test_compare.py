@@ -311,7 +311,9 @@ def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("columns", [None, "80", "200"])
-def test_the_table_keeps_to_the_columns_there_are(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, columns):
+def test_the_table_keeps_to_the_columns_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str | None
+):
     results = write_comparison(tmp_path, words=60, updates=20)
     monkeypatch.setattr("freerun.compare.run.compare", lambda *_, **__: results)
     monkeypatch.delenv("COLUMNS", raising=False)
