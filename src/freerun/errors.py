@@ -3,27 +3,105 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-__all__ = ["CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError", "whole"]
+__all__ = [
+    "CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError", "listed", "shown", "visible", "whole",
+]  # fmt: skip
+
+DATA, LINE = 200, 600
+"""Characters of a user's data in a message, and of a message's line."""
+
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+"""Characters that steer a terminal, turn the writing direction, break a line or cannot be written."""
+
+_QUOTED = re.compile(r"(?<!\w)(['\"])(.*?)\1(?!\w)")
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""A text whose control characters are written as escapes, so that it stays one line of a terminal.
+
+    Args:
+        text: anything, such as a cell of a user's file or what a model says.
+        keep: control characters that stay.
+
+    >>> print(visible("red\x1b[31m, two\nlines \u202e"))
+    red\x1b[31m, two\nlines \u202e
+    """
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
+
+
+def shown(value: object, length: int = DATA) -> str:
+    r"""A user's value as a message shows it: escaped, on one line, cut after ``length`` characters; text in quotes.
+
+    >>> print(shown("a\x1bb"), shown("x" * 300, 10), shown([1, 2]))
+    'a\x1bb' 'xxxxxxxxxx'... [1, 2]
+    """
+    try:
+        # of a long one the beginning says enough, and the repr of all of it may not fit into memory
+        text = visible(repr(value[:length] if isinstance(value, str | bytes | list | tuple) else value))
+    except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
+        return f"a {type(value).__name__} too large to show"
+    if isinstance(value, str):
+        return text + ("..." if len(value) > length else "")
+    return text if len(text) <= length else text[:length] + "..."
+
+
+def listed(names: Iterable[object], length: int = DATA) -> str:
+    """Names in a row, and how many more there are where they are too many for a message.
+
+    >>> listed(["a", "b"]), listed(range(1000), 10)
+    ('a, b', '0, 1, 2, 3 and 996 more')
+    """
+    every = list(names)
+    text = ""
+    for number, name in enumerate(every):
+        part = visible(str(name))
+        part = part if len(part) <= length else part[:length] + "..."
+        if number and len(text) + len(part) > length:
+            return f"{text} and {len(every) - number:,} more"
+        text += f", {part}" if number else part
+    return text
 
 
 class UserError(ValueError):
-    """A mistake in what was given: every problem found, each in one line.
+    r"""A mistake in what was given: every problem found, each in one line.
+
+    Whatever a problem shows of the user's data, its lines hold no control character and are not endless; a line break
+    begins a line of help only where blanks follow it.
 
     Args:
         problems: one problem, or all of them; each says what was got, what is allowed, what to do.
 
     >>> str(UserError(["length must be at least 1; got 0", "beams must be at least 1; got -2"]))
-    'length must be at least 1; got 0\\nbeams must be at least 1; got -2'
+    'length must be at least 1; got 0\nbeams must be at least 1; got -2'
     """
 
     exit_code: ClassVar[int] = 2
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        each = [problems] if isinstance(problems, str) else list(problems)
+        self.problems: list[str] = ["\n".join(map(_line, re.split(r"\n(?=  )", problem))) for problem in each]
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+def _line(text: str) -> str:
+    """A line of a problem: escaped, what it quotes cut, and the middle left out where it is too long all the same."""
+    text = _within(visible(_within(text, 4 * LINE)), 4 * LINE)
+    return _within(_QUOTED.sub(_quoted, text), LINE)
+
+
+def _quoted(found: re.Match[str]) -> str:
+    return found[0] if len(found[2]) <= DATA else f"{found[1]}{found[2][:DATA]}{found[1]}..."
+
+
+def _within(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - DATA]} ... {text[-DATA:]}"
 
 
 class OccupiedError(UserError):

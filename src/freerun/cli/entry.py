@@ -76,7 +76,7 @@ def _said_elsewhere(error: Exception) -> bool:
 
 def _tell(problems: Sequence[str], code: int) -> int:
     who = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    for problem in problems:
+    for problem in UserError(problems).problems:
         print(who + (problem if code in (INTERRUPTED, TERMINATED) else f"error: {problem}"), file=sys.stderr)
     if len(problems) > 1:
         print(f"{len(problems)} errors", file=sys.stderr)

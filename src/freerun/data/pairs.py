@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from freerun.data.text import counted, first_problems, read_lines, shortened
+from freerun.data.text import counted, first_problems, read_lines
 from freerun.data.vocabulary import Symbols
-from freerun.errors import UserError
+from freerun.errors import UserError, shown
 
 __all__ = ["Pairs", "Row", "Table", "read_pairs", "read_table"]
 
@@ -140,14 +140,14 @@ def _parse_tab(number: int, text: str) -> Row | str:
     columns = text.split("\t")
     if len(columns) != 2:
         found = "no tab" if len(columns) == 1 else f"{len(columns)} columns"
-        return f"found {found} in {shortened(text)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
+        return f"found {found} in {shown(text, 40)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
     return _row(number, columns[0].strip(" "), columns[1], text)
 
 
 def _parse_spaces(number: int, text: str) -> Row | str:
     if "\t" in text:
         return (
-            f"found a tab in {shortened(text)}, expected {SPACE_FORMAT} as in most of the file; "
+            f"found a tab in {shown(text, 40)}, expected {SPACE_FORMAT} as in most of the file; "
             "use one format in the whole file"
         )
     word, _, symbols = text.partition(" ")
@@ -158,7 +158,7 @@ def _row(number: int, word: str, symbols: str, text: str) -> Row | str:
     # split at the space itself: other blanks may be symbols, and one symbol may be several code points
     target = tuple(symbol for symbol in symbols.split(" ") if symbol)
     if not word:
-        return f"the word is empty in {shortened(text)}; expected a word before the symbols; delete the line"
+        return f"the word is empty in {shown(text, 40)}; expected a word before the symbols; delete the line"
     if not target:
         return f"the word {word!r} has no symbols; expected at least one after it; add them or delete the line"
     return Row(number, tuple(word), target)

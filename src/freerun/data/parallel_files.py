@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from freerun.data.text import counted, first_problems, missing_message, read_lines, shortened
-from freerun.errors import UserError
+from freerun.data.text import counted, first_problems, missing_message, read_lines
+from freerun.errors import UserError, shown
 
 __all__ = ["SPLITS", "Sentences", "Table", "parallel_files", "read_aligned", "read_sentences"]
 
@@ -188,7 +188,7 @@ def read_sentences(path: str | Path, *, encoding: str = "utf-8") -> Sentences:
             pairs.append((columns[0], columns[1]))
         else:
             advice = "expected source<TAB>translation; correct or delete the line"
-            broken.append((number, f"{file}:{number}: found {shortened(text)}, {advice}"))
+            broken.append((number, f"{file}:{number}: found {shown(text, 40)}, {advice}"))
     if broken:
         raise UserError(first_problems(str(file), [text for _, text in sorted(broken)]))
     return Sentences([source for source, _ in pairs], [target for _, target in pairs], str(file))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import UserError
+from freerun.errors import UserError, shown
 
 __all__ = [
     "check_description",
@@ -18,7 +18,6 @@ __all__ = [
     "first_problems",
     "missing_message",
     "read_lines",
-    "shortened",
 ]
 
 SHOWN = 20
@@ -117,7 +116,7 @@ def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeEr
     line = bytes(error.object)
     found = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])
     guess = "utf-16" if b"\0" in line else "latin-1"
-    looks = shortened(line.decode(guess, errors="replace"))
+    looks = shown(line.decode(guess, errors="replace"), 40)
     return (
         f"{path}:{number}: not {encoding.upper()}: found {found} at byte {error.start + 1} of the line; "
         f'as {guess} it reads {looks}: convert the file to UTF-8 or set encoding = "{guess}"'
@@ -127,11 +126,6 @@ def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeEr
 def counted(number: int, noun: str) -> str:
     """A number and its noun: "1 word", "2,000 words"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def shortened(text: str, length: int = 40) -> str:
-    """A line as it is shown in a message: quoted, cut after ``length`` characters."""
-    return repr(text) if len(text) <= length else repr(text[:length]) + "..."
 
 
 def first_problems(origin: str, problems: Sequence[str], shown: int = SHOWN) -> list[str]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freerun.data.text import first_problems, missing_message, read_lines, shortened
-from freerun.errors import UserError
+from freerun.data.text import first_problems, missing_message, read_lines
+from freerun.errors import UserError, shown
 
 __all__ = ["ENDINGS", "FORMATS", "Table", "format_of", "read_rows"]
 
@@ -130,7 +130,7 @@ def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, li
             row = _parsed(text)
         except json.JSONDecodeError as error:
             problems.append(
-                f"{place}: no JSON: {error.msg} at character {error.colno} of {shortened(text)}; expected one object a "
+                f"{place}: no JSON: {error.msg} at character {error.colno} of {shown(text, 40)}; expected one object a "
                 "line"
             )
             continue
@@ -141,7 +141,7 @@ def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, li
             rows.append(row)
             places.append(place)
         else:
-            problems.append(f'{place}: {shortened(text.strip())} is no object; expected {{"column": "text", ...}}')
+            problems.append(f'{place}: {shown(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
     return _table(path, rows, places), problems
 
 

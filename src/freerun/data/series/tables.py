@@ -15,8 +15,8 @@ import numpy as np
 
 from freerun.data.integrate import Array
 from freerun.data.series.calendar import Stamp
-from freerun.data.text import first_problems, missing_message, read_lines, shortened
-from freerun.errors import UserError
+from freerun.data.text import first_problems, missing_message, read_lines
+from freerun.errors import UserError, shown
 
 __all__ = ["Table", "read_table"]
 
@@ -80,7 +80,7 @@ class Table:
         """What to say of a cell that is no number."""
         cell = self.frame[name][row]
         advice = f"; write it with a point, {cell.strip().replace(',', '.')}" if _decimal_comma(cell) else ""
-        return f"{self.place(row)}, column {name!r}: {shortened(str(cell))} is not a number{advice}"
+        return f"{self.place(row)}, column {name!r}: {shown(str(cell), 40)} is not a number{advice}"
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
         """Name and rows of each series, in the order in which they begin; None: the file is one."""
@@ -108,7 +108,7 @@ class Table:
         for row, cell in enumerate(self.frame[name].to_list()):
             stamp = _stamp(cell)
             if stamp is None:
-                got = "there is no time stamp" if cell in (None, "") else f"{shortened(str(cell))} is no ISO time"
+                got = "there is no time stamp" if cell in (None, "") else f"{shown(str(cell), 40)} is no ISO time"
                 problems.append(f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00")
             stamps.append(stamp or datetime.min)
         return stamps, problems
@@ -181,7 +181,7 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
     counted_off = all(name.isdecimal() for name in given) and {int(b) - int(a) for a, b in pairwise(given)} <= {1}
     if given and not counted_off and all(_is_value(name) for name in given):
         return [
-            f"{file}:1: names no columns, it holds values: {shortened(separator.join(names))}; put a line with the "
+            f"{file}:1: names no columns, it holds values: {shown(separator.join(names), 40)}; put a line with the "
             "names of the columns above it"
         ]
     return []
