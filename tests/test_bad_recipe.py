@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from freerun.config import load_recipe
+from freerun.config.source import Unset
 from freerun.errors import UserError
 from tiny_recipes import TINY, changed, write
 
@@ -182,3 +183,89 @@ def test_pairs_by_folder_or_by_three_files(tmp_path):
     assert "`dev` is missing: without `path`, train, dev and test are all needed" in half
     (both,) = problems(tmp_path, base, ["data.train=a", "data.path=b"])
     assert both == "--set data.train=a: train has no effect beside `path`; give the folder or the three files"
+
+
+HOSTILE = {
+    "seed = 3": ["seed = 18446744073709551616", "holds a whole number of more than 64 bits"],
+    'name = "tiny"': [
+        'name = "a\\u001b[31mb"',
+        r"must be a line of up to 200 characters that are all seen; got 'a\x1b[31mb'",
+    ],
+    "symbols = 6": ['symbols = [6, { a = "\\u0000" }]', "holds a character that is no text: NUL"],
+    "size = 16": ["size = " + "9" * 5000, "a number, date or time is out of range"],
+    "updates = 12": ["updates = " + "[" * 3000 + "]" * 3000, "nested too deeply"],
+    "batch_size = 32": ["batch_size = 9223372036854775807", "batch_size must be at most 9007199254740992"],
+    "longest = 4": ["longest = 9223372036854775807", "`longest` must be from 2 to 100; got 9223372036854775807"],
+    "end = 0.5": [f"end = {10**17}", "`end` must be at most 9007199254740992"],
+    "test = 20": ["test = 2000000000", "`test` must be from 1 to 10000000"],
+}
+
+
+@pytest.mark.parametrize("old", HOSTILE)
+def test_values_at_the_limits(tmp_path, old):
+    new, expected = HOSTILE[old]
+    found = problems(tmp_path, changed(old, new))
+    assert any(expected in problem for problem in found), found
+    assert all(len(line) <= 600 and line.isprintable() for problem in found for line in problem.split("\n"))
+
+
+def test_every_value_of_the_wrong_type_is_refused_by_its_key(tmp_path):
+    keys = ["seed", "name", "data.symbols", "data.task", "model.size", "model.bidirectional", "model.attention",
+            "method.teacher_forcing_ratio", "method.draw", "train.lr", "train.updates", "train.select",
+            "evaluate.beams", "evaluate.length_penalty"]  # fmt: skip
+    for key in keys:
+        for value in ("[[1], 2]", "{ a = 1 }", "1979-05-27T07:32:00Z", "-9223372036854775808", '"\\u202e"'):
+            found = problems(tmp_path, TINY, [f"{key}={value}"])
+            assert all(problem.startswith(f"--set {key}=") for problem in found), (key, value, found)
+
+
+def test_no_problem_hides_another_across_levels(tmp_path):
+    text = TINY.replace('name = "scheduled_sampling"', 'name = "scheduled_samplin"').replace(
+        "start = 1.0", "stort = 1.0"
+    )
+    text = text.replace('kind = "toy"', 'kind = "toi"').replace("symbols = 6", "symbols = 99\ntaks = 3")
+    text = text.replace("size = 16", "size = 15\nsise = 3") + "lrr = 3\nwarmup = 13\n[trian]\n" + COMPARE
+    text = text.replace('label = "noise"', "lable = 3").replace(
+        'name = "free_running"', 'name = "free_runnin", drow = 1'
+    )
+    found = "\n".join(problems(tmp_path, text, ["train.clip=-1", "evaluate.beams=0", "method.objective=mse"]))
+    for said in ("method must be one of", "`stort` has no effect", "`kind` of [data]", "`symbols` must be from 2",
+                 "unknown key `taks`", "unknown key `sise`", "size must be even", "unknown key `lrr`", "warmup must be",
+                 "unknown key `trian`", "unknown key `lable`", "got 'free_runnin'", "no parameter `drow`",
+                 "clip must be", "`beams` must be", "`objective` mse is for values"):  # fmt: skip
+        assert said in found, said
+
+
+def test_an_unknown_parameter_does_not_hide_a_value_out_of_range(tmp_path):
+    found = problems(tmp_path, changed("start = 1.0, end = 0.5", "start = 1.5, end = 0.5"), ["method.nois=1"])
+    assert [("`nois`" in problem, "[0, 1]" in problem) for problem in found] == [(False, True), (True, False)]
+
+
+def test_keys_can_be_taken_out(tmp_path):
+    path = write(tmp_path, TINY + COMPARE)
+    assert load_recipe(path, [Unset("train.evaluate_every")]).train.evaluate_every == 500
+    assert load_recipe(path, [Unset("compare")]).compare is None
+    assert load_recipe(path, [Unset("model.size"), "model.size=8"]).model.size == 8
+    for key in ("train.evaluate_evry", "nothing", "compare.arms.7", "seed.x", "compare.arms.x"):
+        (problem,) = problems(tmp_path, TINY + COMPARE, [Unset(key)])
+        assert problem.startswith(f"--unset {key}: the recipe does not set it")
+
+
+def test_the_finetune_recipe_turned_to_completions():
+    taken = [Unset("data.source"), Unset("data.target"), "data.prompt=question", "data.completion=answer"]
+    data = load_recipe("finetune", [*taken, "data.path=x.jsonl"]).data
+    assert (data.source, data.target, data.prompt, data.completion) == (None, None, "question", "answer")
+
+
+def test_none_is_a_word_where_it_is_one_of_the_choices(tmp_path):
+    series = TINY.replace(
+        'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 200\ndev = 20\ntest = 20',
+        """kind = "series"
+path = "x.csv"
+normalisation = "none"
+missing = "last\"""",
+    )
+    recipe = load_recipe(write(tmp_path, series.replace("size = 16", 'size = 16\nfed_back = "none"')))
+    assert recipe.data.normalisation == "none"
+    assert recipe.model.fed_back is None
+    assert load_recipe(write(tmp_path, TINY), ["model.attention=none"]).model.attention is None

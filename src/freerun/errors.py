@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 __all__ = [
-    "CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError", "listed", "shown", "visible", "whole",
+    "CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError", "listed", "shown", "visible",
+    "whole",
 ]  # fmt: skip
 
 DATA, LINE = 200, 600

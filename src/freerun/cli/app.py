@@ -20,6 +20,7 @@ Set = Annotated[
     tuple[str, ...],
     Parameter(name="--set", negative=(), consume_multiple=False, allow_leading_hyphen=True, show_default=False),
 ]
+Unset = Annotated[tuple[str, ...], Parameter(name="--unset", negative=(), consume_multiple=False, show_default=False)]
 Switch = Annotated[bool, Flag]
 
 app = App(
@@ -34,7 +35,7 @@ app = App(
 
 @app.command
 def train(
-    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
     init: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> int:  # fmt: skip
     """Train one model as a recipe says.
@@ -47,6 +48,8 @@ def train(
         The run's folder.
     set_
         key=value in place of the recipe's; may be given many times.
+    unset
+        A key to take out of the recipe, so that its default holds; may be given many times, and comes before --set.
     resume
         Go on with the run in the folder.
     overwrite
@@ -54,7 +57,7 @@ def train(
     init
         Begin with the best weights of another run.
     """
-    return commands.train(recipe, set_, out, resume=resume, overwrite=overwrite, init=init)
+    return commands.train(recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, init=init)
 
 
 @app.command
@@ -124,7 +127,7 @@ def diagnose(
 
 @app.command
 def compare(
-    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
     workers: Annotated[int | None, Parameter(show_default=False)] = None,
 ) -> int:  # fmt: skip
     """Train every arm of a recipe with every seed, and write results.json and report.html.
@@ -137,6 +140,8 @@ def compare(
         The comparison's folder.
     set_
         key=value in place of the recipe's; may be given many times.
+    unset
+        A key to take out of the recipe, so that its default holds; may be given many times, and comes before --set.
     resume
         Go on with the comparison in the folder.
     overwrite
@@ -144,7 +149,7 @@ def compare(
     workers
         Runs at a time; as in the recipe if left out.
     """
-    return commands.compare(recipe, set_, out, resume=resume, overwrite=overwrite, workers=workers)
+    return commands.compare(recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, workers=workers)
 
 
 @app.command
@@ -175,6 +180,13 @@ def check(target: str, /) -> int:
         A run's folder, or module:object for a (model, batch) pair or a function that gives one.
     """
     return commands.check(target)
+
+
+def changes(unset: Sequence[str], set_: Sequence[str]) -> list[str]:
+    """What --unset and --set say, as overrides of a recipe."""
+    from freerun.config.source import Unset as Taken
+
+    return [*map(Taken, unset), *set_]
 
 
 def run(arguments: Sequence[str]) -> int:

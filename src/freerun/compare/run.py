@@ -20,6 +20,7 @@ from freerun.compare.told import told
 from freerun.config.read import differences, load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
 from freerun.config.run import selection_note
+from freerun.config.source import Unset
 from freerun.errors import UserError
 from freerun.training.folder import FolderLock
 from freerun.training.reported import Reported
@@ -70,7 +71,7 @@ def compare(
     arms = [Arm(arm.label, arm.method.table()) for arm in recipe.compare.arms]
     seeds = recipe.compare.seeds
     runs = plan(arms, seeds)
-    sets = [part for override in overrides for part in ("--set", override)]
+    sets = [part for text in overrides for part in ("--unset" if isinstance(text, Unset) else "--set", text)]
     again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume"])
     if overwrite or not all(folders.finished(out / "runs" / run.name) for run in runs):
         _check_start(recipe)

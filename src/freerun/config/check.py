@@ -12,7 +12,7 @@ from freerun.config.toml_lines import KeyPath
 from freerun.config.values import choices, fit, show
 from freerun.errors import UserError
 
-__all__ = ["check_keys", "construct", "read_section", "required"]
+__all__ = ["check_keys", "construct", "first_line", "read_section", "required"]
 
 
 def read_section(
@@ -23,8 +23,9 @@ def read_section(
     hidden: Collection[str] = (),
     elsewhere: Mapping[str, str] | None = None,
     readers: Mapping[str, Callable[[Any, KeyPath], Any]] | None = None,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
-    """An instance of ``cls`` from the table at ``path``, or None with the problems noted in the source.
+    """An instance of ``cls`` from the table at ``path``, or None where a value is wrong; every problem is noted.
 
     Args:
         source: the settings.
@@ -33,12 +34,13 @@ def read_section(
         hidden: fields a recipe cannot set.
         elsewhere: key -> where it belongs ("in [train]"), for keys of other sections.
         readers: field -> how to read its value where a plain type does not do.
+        check: raises ``UserError`` for what does not go together; of wrong values it sees the defaults.
     """
     table = _table_at(source, path)
     if table is None:
         return None
     known = [each for each in fields(cls) if each.init and each.name not in hidden]
-    good = check_keys(source, path, table, [each.name for each in known], elsewhere)
+    check_keys(source, path, table, [each.name for each in known], elsewhere)
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     wrong: list[str] = []
@@ -55,7 +57,9 @@ def read_section(
         else:
             wrong.append(each.name)
     made = construct(source, path, lambda: cls(**values), values, without=wrong)
-    return made if good and not wrong else None
+    if made is not None and check is not None:
+        construct(source, path, lambda: check(made), values, without=wrong)
+    return None if wrong else made
 
 
 def construct(
@@ -78,9 +82,14 @@ def construct(
                 continue
             word = problem.split()[0].strip("`:'\",") if problem.split() else ""
             source.add((*path, word) if word in keys else path, problem)
-    except (TypeError, ValueError) as error:
-        source.add(path, f"{_called(path)}: {error}")
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        source.add(path, f"{_called(path)}: {first_line(error)}")
     return None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def check_keys(
@@ -118,7 +127,7 @@ def _table_at(source: Source, path: KeyPath) -> dict[str, Any] | None:
         inside = inside[int(part)] if isinstance(inside, list) else inside.get(part, {})
     if isinstance(inside, dict):
         return inside
-    source.add(path, f"{_called(path)} must be a table of keys; got {inside!r}")
+    source.add(path, f"{_called(path)} must be a table of keys; got {show(inside)}")
     return None
 
 
@@ -143,7 +152,7 @@ def _read(source: Source, path: KeyPath, value: Any, hint: Any, each: Field[Any]
     low, high = each.metadata.get("low"), each.metadata.get("high")
     for number in found if isinstance(found, tuple) else (found,):
         if _outside(number, low, high):
-            source.add(path, f"`{path[-1]}` must be {_range(low, high)}; got {number}")
+            source.add(path, f"`{path[-1]}` must be {_range(low, high, number)}; got {number}")
             return None, False
     return found, True
 
@@ -154,7 +163,7 @@ def _outside(number: Any, low: float | None, high: float | None) -> bool:
     return (low is not None and number < low) or (high is not None and number > high)
 
 
-def _range(low: float | None, high: float | None) -> str:
-    if high is None:
+def _range(low: float | None, high: float | None, number: float) -> str:
+    if high is None or (low is not None and number < low and isinstance(high, int)):
         return f"at least {low}"
     return f"at most {high}" if low is None else f"from {low} to {high}"

@@ -111,10 +111,10 @@ class ToyData:
     task: Literal["copy", "reverse"] = "copy"
     symbols: int = number(8, low=2, high=26)
     longest: int = number(8, low=2, high=100)
-    train: int = number(2000, low=1)
-    dev: int = number(200, low=1)
-    test: int = number(200, low=1)
-    seed: int = number(0, low=0)
+    train: int = number(2000, low=1, high=10**7)
+    dev: int = number(200, low=1, high=10**7)
+    test: int = number(200, low=1, high=10**7)
+    seed: int = number(0, low=0, high=2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class ParallelData:
     dev: tuple[str, ...] | None = None
     test: tuple[str, ...] | None = None
     encoding: str = "utf-8"
-    subwords: int = number(6000, low=258)
+    subwords: int = number(6000, low=258, high=10**6)
     limit: int | None = number(None, low=1)
     max_length: int | None = number(None, low=1)
     too_long: Literal["error", "drop"] = "error"

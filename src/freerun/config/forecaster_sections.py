@@ -32,8 +32,8 @@ class RecurrentForecasterSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["recurrent_forecaster"] = "recurrent_forecaster"
-    size: int = number(64, low=1)
-    layers: int = number(1, low=1)
+    size: int = number(64, low=1, high=10**6)
+    layers: int = number(1, low=1, high=1000)
     cell: Literal["rnn", "gru", "lstm"] = "gru"
     residual: bool = False
     head: Head = "point"
@@ -65,7 +65,7 @@ class ArticleSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["article"] = "article"
-    size: int = number(20, low=1)
+    size: int = number(20, low=1, high=10**6)
 
     def __str__(self) -> str:
         return f"the article's Seq2SeqModel, size {self.size}"
@@ -88,10 +88,10 @@ class TransformerForecasterSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["transformer_forecaster"] = "transformer_forecaster"
-    size: int = number(64, low=1)
-    layers: int = number(2, low=1)
+    size: int = number(64, low=1, high=10**6)
+    layers: int = number(2, low=1, high=1000)
     heads: int = number(4, low=1)
-    feed_forward: int | None = number(None, low=1)
+    feed_forward: int | None = number(None, low=1, high=10**6)
     residual: bool = False
     head: Head = "point"
     dropout: float = number(0.0, low=0.0, high=0.99)
@@ -116,12 +116,12 @@ class ConvGRUSettings:
     """
 
     kind: Literal["conv_gru"] = "conv_gru"
-    height: int | None = number(None, low=1)
-    width: int | None = number(None, low=1)
-    frame_channels: int = number(1, low=1)
-    channels: int = number(16, low=1)
-    kernel: int = number(5, low=1)
-    layers: int = number(1, low=1)
+    height: int | None = number(None, low=1, high=10**6)
+    width: int | None = number(None, low=1, high=10**6)
+    frame_channels: int = number(1, low=1, high=10**6)
+    channels: int = number(16, low=1, high=10**6)
+    kernel: int = number(5, low=1, high=999)
+    layers: int = number(1, low=1, high=1000)
     bounded: bool = False
 
     @property
@@ -144,7 +144,7 @@ class ShallowPLRNNSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["shallow_plrnn"] = "shallow_plrnn"
-    size: int = number(50, low=1)
+    size: int = number(50, low=1, high=10**6)
 
     def __str__(self) -> str:
         return f"shallow_plrnn, size {self.size}"

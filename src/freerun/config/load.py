@@ -74,7 +74,9 @@ def load_run(folder: str | Path) -> LoadedRun:
             model, coder = load_pretrained(folder, describe)
         else:
             model, coder = MODELS[kind](**settings), task.coder(describe)
-    except (UserError, TypeError) as error:
+    except UserError as error:
+        raise CheckpointError([f"{where}: {problem}" for problem in error.problems]) from None
+    except TypeError as error:
         raise CheckpointError(f"{where}: {error}") from None
     if kind != "huggingface":
         load_weights(model, weights, str(where.parent))

@@ -7,12 +7,13 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from freerun.config.parameters import Report, Wanted, read_arguments
+from freerun.config.check import first_line, required
+from freerun.config.parameters import UNREADABLE, Report, Wanted, key_of, make, read_arguments, read_parameter
 from freerun.config.recipe import MethodSettings
 from freerun.config.source import Source, nearest
 from freerun.config.toml_lines import KeyPath
 from freerun.config.trained import Trained, draw_problem, name_problem, objective_problem
-from freerun.errors import UserError
+from freerun.errors import UserError, shown
 
 if TYPE_CHECKING:
     from freerun.types import Step
@@ -51,22 +52,23 @@ def read_method(
 
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, dict):
-        source.add(path, f"a method is a table with a `name`; got {value!r}")
+        source.add(path, f"a method is a table with a `name`; got {shown(value)}")
         return None
     name = table.get("name")
     if not isinstance(name, str) or name not in METHODS:
         near = nearest(name, METHODS) if isinstance(name, str) else None
-        said = "it has no `name`" if name is None else f"got {name!r}"
+        said = "it has no `name`" if name is None else f"got {shown(name)}"
         source.add(
             (*path, "name"),
             f"method must be one of {', '.join(METHODS)}; {said}",
             f"did you mean {near}?" if near else "`freerun methods` describes them",
         )
-        return None
+        if near is None:
+            _check_unowned(table, path, run or Step(1, sample=1), source.add)
+            return None
+        name = near  # its parameters are looked at as those of the method that was meant
     settings = MethodSettings(name, MappingProxyType({key: part for key, part in table.items() if key != "name"}))
     parameters = _without_match(settings.parameters, path, labels, source.add)
-    if parameters is None:
-        return None
     # where [train] is wrong the run's length is not known: any will do to build, none to check over
     method = _build(MethodSettings(name, parameters), path, (run or Step(1, sample=1), trained), source.add)
     if method is None:
@@ -74,6 +76,20 @@ def read_method(
     if run is not None:
         _check_over_run(method, path, run, source.add)
     return settings
+
+
+def _check_unowned(table: Mapping[str, Any], path: KeyPath, run: Step, report: Report) -> None:
+    """What is wrong with the parameters of a method that nothing is known of: no method has them, or no value fits."""
+    from freerun.methods import METHODS
+
+    known = {key for cls in METHODS.values() for key in cls.__dataclass_fields__ if key not in SUPPLIED}
+    for key, value in table.items():
+        if key == "name":
+            continue
+        if key in known:
+            read_parameter(value, (*path, key), run, report)
+        else:
+            report((*path, key), f"no method has a parameter `{key}`", _parameter_hint(key, "a method", sorted(known)))
 
 
 def build_method(
@@ -108,16 +124,14 @@ def build_method(
 
 def _without_match(
     parameters: Mapping[str, Any], path: KeyPath, labels: Collection[str] | None, report: Report
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """``{matched_to = ARM}`` is checked and a number in range put in its place: its value is not known yet."""
     given = dict(parameters)
-    fine = True
     named = {
         str(value["matched_to"]) for value in parameters.values() if isinstance(value, dict) and "matched_to" in value
     }
     if len(named) > 1:
         report(path, f"all `matched_to` of a method must name one arm; got {', '.join(sorted(named))}", None)
-        fine = False
     for key, value in parameters.items():
         if not (isinstance(value, dict) and "matched_to" in value):
             continue
@@ -126,13 +140,11 @@ def _without_match(
         if labels is None:
             report(where, "`matched_to` names an arm of [compare], which this method is not part of",
                    'give a number, or { measured = "RUN/metrics.jsonl" }')  # fmt: skip
-            fine = False
         elif arm not in labels or set(value) != {"matched_to"}:
             near = nearest(arm, labels) if isinstance(arm, str) else None
-            report(where, f"`matched_to` must be the label of an arm that is not matched itself; got {arm!r}",
+            report(where, f"`matched_to` must be the label of an arm that is not matched itself; got {shown(arm)}",
                    f"did you mean {near}?" if near else f"such arms are {', '.join(labels) or 'none'}")  # fmt: skip
-            fine = False
-    return given if fine else None
+    return given
 
 
 def _build(
@@ -148,11 +160,11 @@ def _build(
     run, trained = known
     if problem := name_problem(name, trained):
         report((*path, "name"), *problem)
-        return None
+        trained = Trained(not trained.values)  # so that the parameters are looked at as those of such a method
     wanted = Wanted(cls, name, lambda key, known: _unknown_parameter(key, name, known), SUPPLIED)
-    given = read_arguments(wanted, settings.parameters, path, run, report)
-    if given is None:
-        return None
+    given, bad = read_arguments(wanted, settings.parameters, path, run, report)
+    # a parameter that is wrong does not hide what is wrong with the others
+    given |= {each.name: 0.5 for each in fields(cls) if required(each) and each.name in bad}
     if given.get("noise") == "unigram":
         given["frequencies"] = _STAND_IN if frequencies is None else frequencies
     if problem := objective_problem(given.get("objective", "auto"), trained):
@@ -160,16 +172,10 @@ def _build(
         given["objective"] = "auto"  # so that the others are still looked at
     if problem := draw_problem(given.get("draw", "auto"), trained):
         report((*path, "draw"), *problem)
-        return None
+        given["draw"] = "auto"
     given = trained.settled(cls, given)
-    try:
-        return cls(**given)
-    except UserError as error:
-        for problem in error.problems:
-            report(_key_of(problem, path, given), problem, None)
-    except (TypeError, ValueError) as error:
-        report(path, f"{name}: {error}", None)
-    return None
+    made = make(cls, given, path, report, [key for key in bad if key in cls.__dataclass_fields__])
+    return None if made is UNREADABLE or bad or problem else made
 
 
 def _unknown_parameter(key: str, name: str, known: Sequence[str]) -> tuple[str, str]:
@@ -189,13 +195,14 @@ def _parameter_hint(key: str, name: str, known: Sequence[str]) -> str:
     return f"{name} takes {', '.join(known) or 'no parameters'}"
 
 
-def _key_of(problem: str, path: KeyPath, given: Mapping[str, Any]) -> KeyPath:
-    words = problem.replace("`", " ").replace(":", " ").replace("'", " ").split()
-    named = [word for word in words[:4] if word in given]
-    return (*path, named[0]) if named else path
-
-
 def _check_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> None:
+    try:
+        _look_over_run(method, path, run, report)
+    except ArithmeticError as error:  # a schedule of numbers near the limits
+        report(path, f"{method!r} cannot be computed over {int(run)} updates: {first_line(error)}", None)
+
+
+def _look_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> None:
     from freerun.schedules import Constant, Schedule, moves, value_at
     from freerun.types import Step
 
@@ -204,10 +211,10 @@ def _check_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> No
         method.check(run)
     except UserError as error:
         for problem in error.problems:
-            report(_key_of(problem, path, given), problem, None)
+            report(key_of(problem, path, given), problem, None)
         return
     for problem in _other_units(method, run):
-        report(_key_of(problem, path, given), problem, None)
+        report(key_of(problem, path, given), problem, None)
     for key, value in given.items():
         if isinstance(value, Schedule) and not isinstance(value, Constant) and not moves(value, run):
             _report_inert((*path, key), value, value_at(value, Step(0, sample=0, epoch=0)), run, report)

@@ -39,9 +39,9 @@ class RecurrentSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 3)
     kind: Literal["recurrent"] = "recurrent"
-    size: int = number(256, low=1)
-    embedding: int | None = number(None, low=1)
-    layers: int = number(1, low=1)
+    size: int = number(256, low=1, high=10**6)
+    embedding: int | None = number(None, low=1, high=10**6)
+    layers: int = number(1, low=1, high=1000)
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     attention: Literal["luong"] | None = "luong"
     bidirectional: bool = True
@@ -72,10 +72,10 @@ class TransformerSettings:
 
     trial: ClassVar[tuple[int, ...]] = (3, 3)
     kind: Literal["transformer"] = "transformer"
-    size: int = number(128, low=1)
-    layers: int = number(4, low=1)
+    size: int = number(128, low=1, high=10**6)
+    layers: int = number(4, low=1, high=1000)
     heads: int = number(4, low=1)
-    feed_forward: int | None = number(None, low=1)
+    feed_forward: int | None = number(None, low=1, high=10**6)
     positions: Literal["rope", "learned"] = "rope"
     activation: Literal["swiglu", "gelu", "relu"] = "swiglu"
     norm: Literal["rms", "layer"] = "rms"

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from freerun.config.check import required
+from freerun.config.check import first_line, required
+from freerun.config.ranged import MOST
 from freerun.config.source import nearest
 from freerun.config.toml_lines import KeyPath
 from freerun.config.values import object_problem, show
+from freerun.errors import UserError, shown
 
 if TYPE_CHECKING:
     from freerun.types import Step
 
-__all__ = ["UNREADABLE", "Report", "Wanted", "measured_deviation", "measured_rate", "read_arguments", "read_parameter"]
+__all__ = [
+    "UNREADABLE", "Report", "Wanted", "key_of", "make", "measured_deviation", "measured_rate", "read_arguments",
+    "read_parameter",
+]  # fmt: skip
 
 Report = Callable[[KeyPath, str, str | None], None]
 
@@ -73,7 +80,7 @@ def _object(
     if not isinstance(name, str) or name not in known:
         near = nearest(name, known) if isinstance(name, str) else None
         hint = f"did you mean {near}?" if near else None
-        report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {name!r}", hint)
+        report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {shown(name)}", hint)
         return UNREADABLE
     cls = known[name]
     written = {key: part for key, part in value.items() if key != kind}
@@ -85,8 +92,11 @@ def _object(
         and not _meant("steps", written, cls)
     ):
         written = _whole_run(written, path, run, report)
-    given = read_arguments(wanted, written, path, None, report)
-    return UNREADABLE if given is None else _make(cls, given, path, report)
+    given, bad = read_arguments(wanted, written, path, None, report)
+    if any(required(each) and each.name in bad for each in fields(cls)):
+        return UNREADABLE
+    made = make(cls, given, path, report, bad)
+    return UNREADABLE if bad else made
 
 
 def _meant(name: str, written: Mapping[str, Any], cls: type[Any]) -> bool:
@@ -119,56 +129,88 @@ class Wanted:
 
 def read_arguments(
     wanted: Wanted, table: Mapping[str, Any], path: KeyPath, run: Step | None, report: Report
-) -> dict[str, Any] | None:
-    """The arguments of a class from a table, or None with the problems reported: unknown, missing, wrong type."""
+) -> tuple[dict[str, Any], list[str]]:
+    """The arguments of a class from a table, and the keys that are unknown, missing or wrong, each of them reported."""
     own = sorted(fields(wanted.cls), key=lambda each: each.kw_only is True)  # what all methods share comes last
     known = {each.name: each for each in own if each.init and each.name not in wanted.hidden}
     hints = get_type_hints(wanted.cls)
     given: dict[str, Any] = {}
+    bad: list[str] = []
     helped = ""
     for key, value in table.items():
         if key not in known:
-            given[key] = UNREADABLE
+            bad.append(key)
             problem, hint = wanted.unknown(key, list(known))
             helped += hint
             report((*path, key), problem, hint)
             continue
-        given[key] = value if value is UNREADABLE else read_parameter(value, (*path, key), run, report)
-        if wrong := object_problem(given[key], hints[key]):
-            given[key] = UNREADABLE
+        read = value if value is UNREADABLE else read_parameter(value, (*path, key), run, report)
+        wrong = "" if read is UNREADABLE else object_problem(read, hints[key]) or beyond_numbers(read)
+        if wrong:
             report((*path, key), f"`{key}` must be {wrong}; got {show(value)}", None)
+        if wrong or read is UNREADABLE:
+            bad.append(key)
+        else:
+            given[key] = read
     for name, each in known.items():
-        if required(each) and name not in given:
-            given[name] = UNREADABLE
+        if required(each) and name not in given and name not in bad:
+            bad.append(name)
             if f"`{name}`" not in helped:
                 report(path, f"{wanted.called} needs `{name}`", f"add {name} = ...")
-    return None if any(value is UNREADABLE for value in given.values()) else given
+    return given, bad
+
+
+def beyond_numbers(value: Any) -> str:
+    """What a number, or every one of a list, should have been; "" where it is finite and can be counted to."""
+    if isinstance(value, list | tuple):
+        return next((wrong for part in value if (wrong := beyond_numbers(part))), "")
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "finite"
+    return f"at most {MOST}" if isinstance(value, int) and abs(value) > MOST else ""
 
 
 def _whole_run(given: dict[str, Any], path: KeyPath, run: Step, report: Report) -> dict[str, Any]:
     unit = given.get("unit", "step")
-    length = int(run) if unit == "step" else getattr(run, str(unit), None)
+    length = getattr(run, unit, None) if unit in ("sample", "epoch") else int(run)
     if length is None:
         report(path, f"`steps` must be given with unit = {unit!r}", f"add steps = ..., counted in {unit}s")
         return {**given, "steps": UNREADABLE}
     return {**given, "steps": length}
 
 
-def _make(cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
+def make(cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report, without: Collection[str] = ()) -> Any:
+    """An object of its arguments, or ``UNREADABLE``: what it says against them is reported.
+
+    Args:
+        cls: a dataclass.
+        given: its arguments.
+        path: where they stand.
+        report: called with key, problem and help.
+        without: arguments that were left out as wrong; what is said of them is not repeated.
+    """
     try:
         return cls(**given)
-    except ValueError as error:
-        for problem in str(error).splitlines():
-            word = problem.split(":")[-1].split()[0].strip("`'\"") if problem.split(":")[-1].split() else ""
-            report((*path, word) if word in given else path, problem, None)
-    except TypeError as error:
-        report(path, f"{path[-1]}: {error}", None)
+    except UserError as error:
+        for problem in error.problems:
+            if any(re.search(rf"\b{re.escape(key)}\b", problem) for key in without):
+                continue
+            report(key_of(problem, path, given), problem, None)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
+        # of text in a list of numbers, a list where one number belongs
+        report(path, f"`{path[-1]}`: {first_line(error)}", None)
     return UNREADABLE
+
+
+def key_of(problem: str, path: KeyPath, given: Mapping[str, Any]) -> KeyPath:
+    """The key that a problem of an object is about: the one of its arguments that is named first."""
+    words = problem.replace("`", " ").replace(":", " ").replace("'", " ").split()
+    named = [word for word in words[:4] if word in given]
+    return (*path, named[0]) if named else path
 
 
 def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
     if set(value) != {"measured"} or not isinstance(value["measured"], str):
-        report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {dict(value)!r}', None)
+        report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {shown(value)}', None)
         return UNREADABLE
     measure = measured_deviation if path[-1] == "std" else measured_rate
     try:
@@ -220,7 +262,7 @@ def _each_update(metrics: Path, measure: Callable[[Mapping[str, Any]], float]) -
                     found[int(event["step"])] = measure(event)
     except FileNotFoundError:
         raise ValueError(f"there is no {metrics}") from None
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{metrics} is not the metrics.jsonl of a run: {type(error).__name__}: {error}") from None
     if not found or sorted(found) != list(range(len(found))):
         raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(found)}")

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.config.check import check_keys, construct, read_section
+from freerun.config.arms import read_compare
+from freerun.config.check import check_keys, read_section
 from freerun.config.data_sections import DATA_KINDS
 from freerun.config.kinds import TASKS, TaskKind, misfit, task_of, trained_on
 from freerun.config.methods import read_method
 from freerun.config.model_sections import MODEL_KINDS
-from freerun.config.recipe import Arm, CompareSettings, Recipe
+from freerun.config.recipe import CompareSettings, Recipe
 from freerun.config.source import Source, nearest, read_source
-from freerun.config.toml_lines import KeyPath
 from freerun.config.trained import Trained
+from freerun.errors import DATA, shown, visible
 
 if TYPE_CHECKING:
-    from freerun.types import Step
+    pass
 
 __all__ = ["differences", "load_recipe", "read_recipe", "recipe_table"]
 
 _TOP = ("name", "seed", "data", "model", "method", "train", "evaluate", "compare")
-_LABEL = re.compile(r".*[A-Za-z0-9].*")
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -32,7 +31,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
     Args:
         path: the file, or the name of a recipe that comes with freerun.
-        overrides: ``key=value`` each, with dotted keys and TOML values; bare words are strings.
+        overrides: ``key=value`` each, with dotted keys and TOML values; bare words are strings. ``Unset(key)`` takes a
+            key out.
 
     Raises:
         UserError: with all problems of the file and the overrides at once, each with file and line.
@@ -58,18 +58,16 @@ def read_recipe(source: Source) -> Recipe:
     check_keys(source, (), table, _TOP, elsewhere)
     name = _text(source, "name", table.get("name", Path(source.name).stem))
     seed = _seed(source, table.get("seed", 0))
-    data = _kind_section(source, "data", DATA_KINDS, None, elsewhere)
+    data = _kind_section(source, "data", DATA_KINDS, elsewhere)
     task = _task(table)
-    model = _kind_section(source, "model", MODEL_KINDS, task.models[0], elsewhere)
-    if model is not None:
-        _check_fit(source, model.kind)
-        construct(source, ("model",), lambda: check_model_arguments(model), source.table.get("model", {}))
+    model = _kind_section(source, "model", MODEL_KINDS, elsewhere, (task.models[0], check_model_arguments))
+    _check_fit(source, _model_kind(table))
     train = read_section(source, ("train",), TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
     _check_select(source, task)
     evaluate = read_section(source, ("evaluate",), task.evaluate, elsewhere=_but("evaluate", elsewhere))
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
     trained = trained_on(str(_get(table, "data", "kind")), model) if data is not None else Trained(task.values)
-    compare = _read_compare(source, run, trained, elsewhere) if "compare" in table else None
+    compare = read_compare(source, (run, trained), _but("compare", elsewhere)) if "compare" in table else None
     method = None
     if "method" in table:
         method = read_method(source, ("method",), table["method"], run, trained)
@@ -135,13 +133,16 @@ def _get(table: Mapping[str, Any], section: str, key: str) -> Any:
 
 def _text(source: Source, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        source.add((key,), f"`{key}` must be a string; got {value!r}", f'write it in quotes: {key} = "{value}"')
+        quoted = None if isinstance(value, str | list | dict) else f'write it in quotes: {key} = "{shown(value)}"'
+        source.add((key,), f"`{key}` must be a string; got {shown(value)}", quoted)
+    elif visible(value) != value or len(value) > DATA:
+        source.add((key,), f"`{key}` must be a line of up to {DATA} characters that are all seen; got {shown(value)}")
     return str(value)
 
 
 def _seed(source: Source, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        source.add(("seed",), f"`seed` must be a whole number from 0 on; got {value!r}")
+        source.add(("seed",), f"`seed` must be a whole number from 0 on; got {shown(value)}")
         return 0
     return value
 
@@ -158,90 +159,42 @@ def _check_select(source: Source, task: TaskKind) -> None:
     near = nearest(select, [*short, *names])
     source.add(
         ("train", "select"),
-        f"`select` must be one of {', '.join(short)} (free-running), {', '.join(told)}; got {select!r}",
+        f"`select` must be one of {', '.join(short)} (free-running), {', '.join(told)}; got {shown(select)}",
         f"did you mean {near}?" if near else None,
     )
 
 
 def _kind_section(
-    source: Source, section: str, kinds: Mapping[str, type[Any]], usual: str | None, elsewhere: Mapping[str, str]
+    source: Source,
+    section: str,
+    kinds: Mapping[str, type[Any]],
+    elsewhere: Mapping[str, str],
+    usual: tuple[str, Callable[[Any], object]] | None = None,
 ) -> Any:
+    """A section whose kind says its class; ``usual`` is the kind where none is named, and what checks the settings."""
     if section not in source.table and usual is None:
         source.add((), f"[{section}] is missing", f'add [{section}] with kind = "{next(iter(kinds))}"')
         return None
     inside = source.table.get(section, {})
-    kind = inside.get("kind", usual) if isinstance(inside, dict) else None
+    kind = inside.get("kind", usual and usual[0]) if isinstance(inside, dict) else None
     if isinstance(inside, dict) and (not isinstance(kind, str) or kind not in kinds):
         near = nearest(kind, kinds) if isinstance(kind, str) else None
-        said = "it is missing" if kind is None else f"got {kind!r}"
+        said = "it is missing" if kind is None else f"got {shown(kind)}"
         source.add(
             (section, "kind") if "kind" in inside else (section,),
             f"`kind` of [{section}] must be one of {', '.join(kinds)}; {said}",
             f"did you mean {near}?" if near else None,
         )
+        known = [each.name for cls in kinds.values() for each in fields(cls)]
+        if near is None:
+            check_keys(source, (section,), inside, known, _but(section, elsewhere))
+        else:  # what else stands there is looked at as of the kind that was meant
+            meant = {"kind": lambda value, path: near}
+            read_section(source, (section,), kinds[near], elsewhere=_but(section, elsewhere), readers=meant)
         return None
     cls = kinds[kind or next(iter(kinds))]
-    return read_section(source, (section,), cls, elsewhere=_but(section, elsewhere))
-
-
-def _read_compare(
-    source: Source, run: Step | None, trained: Trained, elsewhere: Mapping[str, str]
-) -> CompareSettings | None:
-    entries = _get(source.table, "compare", "arms")
-    labels = [_label(entry) for entry in entries] if isinstance(entries, list) else []
-    free = [label for entry, label in zip(entries or [], labels, strict=False) if label and not _is_matched(entry)]
-
-    def arms(value: Any, path: KeyPath) -> tuple[Arm, ...]:
-        if not isinstance(value, list):
-            source.add(path, "arms must be tables: [[compare.arms]]", "each has a `method` and a `label`")
-            return ()
-        read = [_read_arm(source, (*path, i), entry, (run, trained), free) for i, entry in enumerate(value)]
-        for i, label in enumerate(labels):
-            if label and label in labels[:i]:
-                source.add((*path, i, "label"), f"two arms are called {label!r}", "give each its own `label`")
-        return tuple(arm for arm in read if arm is not None)
-
-    settings = read_section(
-        source, ("compare",), CompareSettings, elsewhere=_but("compare", elsewhere), readers={"arms": arms}
-    )
-    if settings is not None and (not settings.seeds or len(set(settings.seeds)) < len(settings.seeds)):
-        source.add(("compare", "seeds"), f"`seeds` must be different numbers, at least one; got {list(settings.seeds)}")
-    if settings is not None and source.sound and not settings.arms:
-        source.add(("compare",), "[compare] needs at least one [[compare.arms]]", "each has a `method` and a `label`")
-    return settings
-
-
-def _label(entry: Any) -> str | None:
-    if not isinstance(entry, dict):
-        return None
-    method = entry.get("method")
-    name = method.get("name") if isinstance(method, dict) else method
-    label = entry.get("label", name)
-    return label if isinstance(label, str) else None
-
-
-def _is_matched(entry: Any) -> bool:
-    method = entry.get("method") if isinstance(entry, dict) else None
-    values = method.values() if isinstance(method, dict) else ()
-    return any(isinstance(value, dict) and "matched_to" in value for value in values)
-
-
-def _read_arm(
-    source: Source, path: KeyPath, entry: Any, known: tuple[Step | None, Trained], labels: list[str]
-) -> Arm | None:
-    if not isinstance(entry, dict):
-        source.add(path, f"an arm is a table with `method` and `label`; got {entry!r}")
-        return None
-    check_keys(source, path, entry, ("method", "label"))
-    label = _label(entry)
-    if "method" not in entry:
-        source.add(path, "an arm needs a `method`", 'add method = { name = "teacher_forcing" }')
-        return None
-    method = read_method(source, (*path, "method"), entry["method"], *known, labels=labels)
-    if "label" in entry and (label is None or not _LABEL.fullmatch(label)):
-        source.add((*path, "label"), f"`label` must be a string with a letter or digit; got {entry['label']!r}")
-        return None
-    return Arm(method, label) if method is not None and label is not None else None
+    check = None if usual is None else usual[1]
+    return read_section(source, (section,), cls, elsewhere=_but(section, elsewhere), check=check)
 
 
 def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:

@@ -57,8 +57,8 @@ class EvaluateSettings:
     """
 
     beams: int = number(1, low=1, high=100)
-    length_penalty: float = number(0.0, low=0.0)
-    length_margin: int = number(5, low=0)
+    length_penalty: float = number(0.0, low=0.0, high=100.0)
+    length_margin: int = number(5, low=0, high=10**6)
     batch_size: int = number(512, low=1)
 
 
@@ -72,7 +72,7 @@ class TextEvaluate:
         batch_size: windows and blocks at a time; changes no number.
     """
 
-    block: int = number(256, low=16)
+    block: int = number(256, low=16, high=10**6)
     draw: Literal["sample", "greedy"] = "sample"
     batch_size: int = number(256, low=1)
 
@@ -116,7 +116,7 @@ class CompareSettings:
     """
 
     seeds: tuple[int, ...] = (0,)
-    workers: int = number(1, low=1)
+    workers: int = number(1, low=1, high=1024)
     arms: tuple[Arm, ...] = ()
 
 

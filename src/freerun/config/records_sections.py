@@ -49,7 +49,7 @@ class RecordsData:
     format: Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets"] | None = None
     dev: str | float = 0.05
     test: str | float = 0.05
-    split_seed: int = number(0, low=0)
+    split_seed: int = number(0, low=0, high=2**63 - 1)
     source: str | None = None
     target: str | None = None
     prompt: str | None = None
@@ -115,7 +115,7 @@ class RecordsEvaluate:
     """
 
     beams: int = number(1, low=1, high=100)
-    length_penalty: float = number(0.0, low=0.0)
-    length: int | None = number(None, low=1)
-    length_margin: int = number(5, low=0)
+    length_penalty: float = number(0.0, low=0.0, high=100.0)
+    length: int | None = number(None, low=1, high=10**6)
+    length_margin: int = number(5, low=0, high=10**6)
     batch_size: int = number(16, low=1)

@@ -12,7 +12,7 @@ from freerun.config.build import build
 from freerun.config.folder import check_folder, clear_run, probe, same_recipe, without_places, write_recipe
 from freerun.config.read import recipe_table
 from freerun.config.recipe import Recipe
-from freerun.errors import CheckpointError, UserError
+from freerun.errors import CheckpointError, UserError, visible
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -82,7 +82,7 @@ def run_recipe(
             write_recipe(folder, table)
             if progress:
                 said = header(recipe, task.header(), method, model, folder, processes=processes.size)
-                print("\n".join(said), file=sys.stderr, flush=True)
+                print("\n".join(map(visible, said)), file=sys.stderr, flush=True)
 
         processes.by_first(write)
         return fit(

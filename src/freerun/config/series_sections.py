@@ -39,8 +39,8 @@ class SeriesSection:
     family: ClassVar[str] = "series"
     kind: Literal["series"] = "series"
     path: str | tuple[str, ...] | None = None
-    past: int = number(48, low=1)
-    horizon: int = number(24, low=1)
+    past: int = number(48, low=1, high=10**7)
+    horizon: int = number(24, low=1, high=10**7)
     stride: int = number(1, low=1)
     evaluation_stride: int = number(1, low=1)
     split: tuple[int, ...] | tuple[float, ...] = (0.7, 0.1, 0.2)
@@ -101,12 +101,12 @@ class SystemSection:
     kind: Literal["system"] = "system"
     system: str = "mackey_glass"
     parameters: dict[str, float] = field(default_factory=dict[str, float])
-    past: int = number(50, low=1)
-    horizon: int = number(100, low=1)
-    windows: tuple[int, ...] = number((1024, 256, 512), low=1)
-    trajectories: int = number(64, low=3)
+    past: int = number(50, low=1, high=10**7)
+    horizon: int = number(100, low=1, high=10**7)
+    windows: tuple[int, ...] = number((1024, 256, 512), low=1, high=10**8)
+    trajectories: int = number(64, low=3, high=10**6)
     stride: int | None = number(None, low=1)
-    seed: int = number(0, low=0)
+    seed: int = number(0, low=0, high=2**63 - 1)
     noise: float = number(0.0, low=0.0)
     normalisation: Literal["standard", "none"] = "standard"
     warmup_loss: bool = False
@@ -148,15 +148,15 @@ class FramesSection:
 
     family: ClassVar[str] = "series"
     kind: Literal["frames"] = "frames"
-    past: int = number(5, low=1)
-    horizon: int = number(10, low=1)
-    windows: tuple[int, ...] = number((1024, 128, 256), low=1)
-    height: int = number(16, low=1)
-    width: int = number(16, low=1)
+    past: int = number(5, low=1, high=10**7)
+    horizon: int = number(10, low=1, high=10**7)
+    windows: tuple[int, ...] = number((1024, 128, 256), low=1, high=10**8)
+    height: int = number(16, low=1, high=10**4)
+    width: int = number(16, low=1, high=10**4)
     glyphs: Literal["digits", "shapes"] = "digits"
-    objects: int = number(2, low=1)
+    objects: int = number(2, low=1, high=10**4)
     speed: float = number(1.5, low=0.0)
-    seed: int = number(0, low=0)
+    seed: int = number(0, low=0, high=2**63 - 1)
     warmup_loss: bool = False
 
     def __post_init__(self) -> None:

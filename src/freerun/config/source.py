@@ -5,16 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from freerun.config.toml_lines import KeyPath, KeyPlaces, key_places
-from freerun.errors import UserError
+from freerun.errors import UserError, listed, shown
 
-_SHOWN = 60
+_SHOWN, _DEEPEST = 60, 20
 
-__all__ = ["Source", "dotted", "nearest", "read_source"]
+__all__ = ["Source", "Unset", "dotted", "nearest", "read_source"]
+
+
+class Unset(str):
+    """A dotted key among overrides that is to be taken out of the recipe, as if it did not stand there."""
+
+    __slots__ = ()
 
 
 class Source:
@@ -55,24 +61,44 @@ class Source:
         return not self._problems
 
     def override(self, text: str) -> None:
-        """Apply one ``key=value``; the value is read as TOML, and a bare word is a string."""
-        shown = f"--set {text}" if len(text) <= _SHOWN else f"--set {text[:_SHOWN]}..."
+        """Apply one ``key=value``; the value is read as TOML, a bare word is a string. Or take out an ``Unset``."""
+        if isinstance(text, Unset):
+            self._unset(text)
+            return
+        said = f"--set {text}" if len(text) <= _SHOWN else f"--set {text[:_SHOWN]}..."
         key, equals, value_text = text.partition("=")
         names = re.findall(r"[A-Za-z0-9_-]+", key)
         if not equals or not names or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key.strip()):
-            self._problems.append((1 << 30, f"{shown}: must be key=value, as in --set train.lr=0.002"))
+            self._problems.append((1 << 30, f"{said}: must be key=value, as in --set train.lr=0.002"))
             return
         try:
             value = _toml_value(value_text.strip())
         except tomllib.TOMLDecodeError as error:
-            self._problems.append((1 << 30, f"{shown}: broken TOML value: {_lower_first(error)}"))
+            self._problems.append((1 << 30, f"{said}: broken TOML value: {_lower_first(error)}"))
             return
-        path = self._put(names, value, shown)
+        if strange := list(_strange(value, ())):
+            self._problems += [(1 << 30, f"{said}: {problem}") for _, problem in strange]
+            return
+        path = self._put(names, value, said)
         if path:
             self._overrides = {p: t for p, t in self._overrides.items() if p[: len(path)] != path}
-            self._overrides[path] = shown
+            self._overrides[path] = said
 
-    def _put(self, names: Sequence[str], value: Any, shown: str) -> KeyPath | None:
+    def _unset(self, key: str) -> None:
+        inside: Any = self.table
+        names = key.split(".")
+        for name in names[:-1]:
+            step: Any = _index(inside, name)
+            inside = inside[step] if isinstance(inside, dict | list) and _has(inside, step) else None
+        last: Any = _index(inside, names[-1])
+        if not isinstance(inside, dict | list) or not _has(inside, last):
+            keys = list(inside) if isinstance(inside, dict) else []
+            near = f"\n  help: the keys there are {listed(keys)}" if keys else ""
+            self._problems.append((1 << 30, f"--unset {key}: the recipe does not set it{near}"))
+            return
+        del inside[last]
+
+    def _put(self, names: Sequence[str], value: Any, said: str) -> KeyPath | None:
         inside: Any = self.table  # a table, or an array of them further in
         path: list[str | int] = []
         for name in names[:-1]:
@@ -82,13 +108,13 @@ class Source:
                 inside.setdefault(step, {})
             inside = inside[step] if _has(inside, step) else None
             if not isinstance(inside, dict | list):
-                what = "there is no such entry" if inside is None else f"it is {inside!r}, not a table"
-                self._problems.append((1 << 30, f"{shown}: cannot set a key of `{dotted(path)}`: {what}"))
+                what = "there is no such entry" if inside is None else f"it is {shown(inside)}, not a table"
+                self._problems.append((1 << 30, f"{said}: cannot set a key of `{dotted(path)}`: {what}"))
                 return None
         last: Any = _index(inside, names[-1])
         if isinstance(inside, list) and not _has(inside, last):
             self._problems.append(
-                (1 << 30, f"{shown}: `{dotted(path)}` has {len(inside)} entries, counted from 0; got {last!r}")
+                (1 << 30, f"{said}: `{dotted(path)}` has {len(inside)} entries, counted from 0; got {last!r}")
             )
             return None
         inside[last] = value
@@ -106,7 +132,7 @@ class Source:
 
 
 def _index(inside: Any, name: str) -> str | int:
-    return int(name) if isinstance(inside, list) and name.isdigit() else name
+    return int(name) if isinstance(inside, list) and name.isdigit() and len(name) < 10 else name
 
 
 def _has(inside: Any, step: str | int) -> bool:
@@ -117,11 +143,38 @@ def _has(inside: Any, step: str | int) -> bool:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _parsed(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         if not text or text[0] in "[{\"'" or "\n" in text:
             raise
         return text
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """``tomllib.loads``, whose other errors are those of a broken text too."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("tables or lists are nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, tomllib.TOMLDecodeError):
+            raise
+        raise tomllib.TOMLDecodeError("a number, date or time is out of range") from None
+
+
+def _strange(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Values that TOML allows or a library lets through, and that no key of a recipe can be."""
+    called = f"`{dotted(path)}` holds " if path else "holds "
+    if isinstance(value, dict | list):
+        if len(path) > _DEEPEST:
+            yield path, f"{called}lists or tables that are nested too deeply"
+            return
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strange(part, (*path, key))
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield path, f"{called}a whole number of more than 64 bits"
+    elif isinstance(value, str) and re.search("[\\x00\\ud800-\\udfff]", value):
+        yield path, f"{called}a character that is no text: NUL, or half of a surrogate pair"
 
 
 def _lower_first(error: Exception) -> str:
@@ -134,31 +187,35 @@ def read_source(path: Path, overrides: Iterable[str] = ()) -> Source:
 
     Args:
         path: the file.
-        overrides: ``key=value`` each; dotted keys, ``compare.arms.0.label`` for entries of arrays.
+        overrides: ``key=value`` each; dotted keys, ``compare.arms.0.label`` for entries of arrays; ``Unset(key)``.
 
     Raises:
         UserError: no such file, not UTF-8, broken TOML or a key set twice, with line and column.
     """
-    shown = str(path)
-    text = _read_text(path, shown)
+    name = str(path)
+    text = _read_text(path, name)
     places = key_places(text)
     try:
-        table = tomllib.loads(text)
+        table = _parsed(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(_syntax_problems(shown, text, places, error)) from None
-    source = Source(shown, table, places)
+        raise UserError(_syntax_problems(name, text, places, error)) from None
+    source = Source(name, table, places)
+    if strange := list(_strange(table, ())):
+        for key, problem in strange:
+            source.add(key, problem)
+        source.raise_problems()
     for override in overrides:
         source.override(override)
     return source
 
 
-def _read_text(path: Path, shown: str) -> str:
+def _read_text(path: Path, name: str) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{shown}: there is no such file{_near_files(path)}") from None
+        raise UserError(f"{name}: there is no such file{_near_files(path)}") from None
     except OSError as error:
-        raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -166,7 +223,7 @@ def _read_text(path: Path, shown: str) -> str:
         found = raw[error.start : error.start + 4].hex(" ")
         guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or another old encoding"
         raise UserError(
-            f"{shown}:{line}: not UTF-8: byte {error.start} begins {found}\n"
+            f"{name}:{line}: not UTF-8: byte {error.start} begins {found}\n"
             f"  help: the file looks like {guess}; save it as UTF-8"
         ) from None
 
@@ -178,16 +235,16 @@ def _near_files(path: Path) -> str:
     return f"\n  help: did you mean {path.parent / near}?" if near else ""
 
 
-def _syntax_problems(shown: str, text: str, places: KeyPlaces, error: tomllib.TOMLDecodeError) -> list[str]:
+def _syntax_problems(name: str, text: str, places: KeyPlaces, error: tomllib.TOMLDecodeError) -> list[str]:
     if places.twice:
-        return [f"{shown}:{second}: `{dotted(key)}` is set twice (first on line {first})"
+        return [f"{name}:{second}: `{dotted(key)}` is set twice (first on line {first})"
                 for key, first, second in places.twice]  # fmt: skip
     at = re.search(r"line (\d+), column (\d+)", str(error))
     line, column = (int(at[1]), int(at[2])) if at else (text.count("\n") + 1, 1)
     lines = text.splitlines() or [""]
     row = lines[min(line, len(lines)) - 1].strip()
     quoted = f'\n  help: the line reads `{row[:80]}`; words need quotes, as in name = "demo"' if row else ""
-    return [f"{shown}:{line}:{column}: broken TOML: {_lower_first(error)}{quoted}"]
+    return [f"{name}:{line}:{column}: broken TOML: {_lower_first(error)}{quoted}"]
 
 
 def dotted(path: Iterable[str | int]) -> str:

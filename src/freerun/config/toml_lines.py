@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ __all__ = ["KeyPath", "KeyPlaces", "key_places"]
 
 KeyPath = tuple[str | int, ...]
 
+_DEEPEST = 50
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^\s,\]\}#]+(?: \d\d:[^\s,\]\}#]+)?")
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
@@ -58,6 +60,8 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        self.depth = 0
+        self.ends = [found.start() for found in re.finditer("\n", text)]
         self.places = KeyPlaces()
         self.sizes: dict[KeyPath, int] = {}  # arrays of tables seen so far
 
@@ -137,10 +141,12 @@ class _Scanner:
     def _value(self, path: KeyPath) -> None:
         self._space()
         start = self.text[self.at : self.at + 1]
-        if start == "[":
-            self._array(path)
-        elif start == "{":
-            self._inline_table(path)
+        if start in ("[", "{") and self.depth > _DEEPEST:
+            self.at = len(self.text)  # tomllib refuses it
+        elif start in ("[", "{"):
+            self.depth += 1
+            self._array(path) if start == "[" else self._inline_table(path)
+            self.depth -= 1
         elif start in ("'", '"'):
             self._string()
         elif found := _SCALAR.match(self.text, self.at):
@@ -211,4 +217,4 @@ class _Scanner:
         self.at = len(self.text) if end < 0 else end
 
     def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+        return bisect(self.ends, self.at - 1) + 1

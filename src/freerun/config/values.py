@@ -6,12 +6,17 @@ import math
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
+from freerun.errors import DATA, visible
+from freerun.errors import shown as in_python
+
 __all__ = ["choices", "fit", "object_problem", "show"]
 
 
 def show(value: Any) -> str:
-    """A value as TOML writes it."""
-    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    """A value as TOML writes it, cut where it is long."""
+    if isinstance(value, str):
+        return f'"{visible(value[:DATA])}"' + ("..." if len(value) > DATA else "")
+    return str(value).lower() if isinstance(value, bool) else in_python(value)
 
 
 def choices(hint: Any) -> list[Any]:
@@ -33,7 +38,8 @@ def fit(value: Any, hint: Any) -> tuple[Any, str]:
     if allowed := choices(hint):
         if value not in allowed or isinstance(value, bool):
             return None, "one of " + ", ".join(allowed)
-        return (None if value == "none" else value), ""
+        # a word of the choice itself stays what it is
+        return (None if value == "none" and origin is not Literal else value), ""
     if origin in (Union, types.UnionType):
         if value == "none" and type(None) in arguments:
             return None, ""
@@ -46,7 +52,7 @@ def fit(value: Any, hint: Any) -> tuple[Any, str]:
     if origin is dict:
         return _fit_numbers(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value)  # of 64 bits at most: see Source
     if hint in _PLAIN and (not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))):
         return None, _PLAIN[hint]
     if isinstance(value, float) and not math.isfinite(value):

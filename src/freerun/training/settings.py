@@ -89,6 +89,7 @@ class TrainSettings:
 
 
 _WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep"}
+_MOST, _THREADS = 2**53, 4096
 _OPTIONAL = {"evaluate_words", "patience"}
 _REAL = {"lr", "weight_decay", "clip", "ema"}
 _WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARALLEL, "device": DEVICES}
@@ -116,8 +117,10 @@ def _range_problems(settings: TrainSettings) -> list[str]:
     problems: list[str] = []
     for name in (*sorted(_WHOLE), *sorted(_OPTIONAL)):
         value = getattr(settings, name)
-        if value is not None and value < 1:
-            problems.append(f"{name} must be at least 1; got {value}")
+        most = _THREADS if name == "threads" else _MOST
+        if value is not None and not 1 <= value <= most:
+            bound = "at least 1" if value < 1 else f"at most {most}"
+            problems.append(f"{name} must be {bound}; got {value}")
     for name, allowed in _WORDS.items():
         if getattr(settings, name) not in allowed:
             problems.append(f"{name} must be one of {', '.join(allowed)}; got {getattr(settings, name)!r}")
@@ -128,13 +131,14 @@ def _range_problems(settings: TrainSettings) -> list[str]:
             problems.append(f"{name} must be 0 (off) or more; got {getattr(settings, name)}")
     if not 0 <= settings.ema < 1:
         problems.append(f"ema must be in [0, 1), for example 0.999, or 0 for none; got {settings.ema}")
-    if settings.warmup < 0 or settings.warmup > settings.updates:
+    # beside a number that is wrong itself, what must not exceed it is not judged
+    if settings.warmup < 0 or settings.warmup > settings.updates > 0:
         problems.append(f"warmup must be in 0..updates = 0..{settings.updates}; got {settings.warmup}")
-    if settings.accumulate > settings.batch_size:
+    if settings.accumulate > settings.batch_size > 0:
         problems.append(
             f"accumulate cuts batch_size = {settings.batch_size} examples into micro-batches and can be at "
             f"most that; got {settings.accumulate}"
         )
-    if settings.seed < 0:
-        problems.append(f"seed must be 0 or more; got {settings.seed}")
+    if not 0 <= settings.seed < 2**63:
+        problems.append(f"seed must be 0 or more, and below 2**63; got {settings.seed}")
     return problems
