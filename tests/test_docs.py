@@ -156,11 +156,11 @@ def test_local_links_resolve(path):
             assert anchor in anchors, f"{name(path)} links to {target}"
 
 
-def test_the_methods_page_is_what_the_library_says():
-    spec = importlib.util.spec_from_file_location("make_methods", ROOT / "docs" / "make_methods.py")
+def test_pages_of_methods_and_recipes_are_what_the_library_says():
+    spec = importlib.util.spec_from_file_location("make_pages", ROOT / "docs" / "make_pages.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.main(["--check"]) == 0, "run python docs/make_methods.py"
+    assert script.main(["--check"]) == 0, "run python docs/make_pages.py"
 
 
 def test_the_results_page_names_the_fields_that_are_written():

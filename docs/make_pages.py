@@ -1,0 +1,308 @@
+"""Write docs/methods.md and docs/recipes.md from the library's own tables, so that they cannot go stale.
+
+Run: python docs/make_pages.py          writes the pages
+     python docs/make_pages.py --check  exit code 1 where a page is not what the tables say
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import freerun as fr
+from freerun.config.data_sections import DATA_KINDS
+from freerun.config.kinds import TASKS
+from freerun.config.model_sections import MODEL_KINDS
+from freerun.config.recipe import CompareSettings
+from freerun.training import TrainSettings
+
+FOLDER = Path(__file__).parent
+
+HEAD = """\
+<!-- written by docs/make_pages.py from METHODS, PRESETS, SCHEDULES, GATES and DRAWS; do not edit -->
+
+# Methods, schedules, gates and draws
+
+Everything here has the name it has in Python and in a recipe. In formulas `y` is gold, `x` the source, `h` the history
+the model is told, `r(step)` the value of the method's ratio or rate at an optimizer step. `freerun methods NAME` prints
+a method's BibTeX.
+"""
+
+SHARED = """\
+Every method also takes `horizon` (`None`, or a schedule): only so many entries of each row that may be replaced are
+used; and `loss_on` (`'all'`): which steps carry loss, `'all'`, `'last'`, `'own'` or a weight for each lead time. Who
+feeds, where the gradient is cut, which steps carry loss and how long the horizon is are four independent choices: see
+[vectors](vectors.md).
+"""
+
+
+RECIPES = """\
+<!-- written by docs/make_pages.py from the classes of a recipe's sections; do not edit -->
+
+# Recipes: every section and key
+
+A recipe is a TOML file with the keys `name` and `seed` and the sections `[data]`, `[model]`, `[method]`, `[train]`,
+`[evaluate]` and `[compare]`. Start from a shipped one: `freerun recipes` lists them, `freerun recipes NAME` prints one.
+Any key can be set on the command line: `--set train.updates=500`, `--set compare.arms.1.label=falling`.
+
+## [method]
+
+`name` is one of [the methods](methods.md), the other keys are its parameters: a number, a word, or a table that makes
+an object: `{ schedule = "linear", start = 1.0, end = 0.5 }`, `{ draw = "sample", temperature = 0.9 }`,
+`{ gate = "every", n = 2 }`, or, for a rate that an earlier run measured, `{ measured = "RUN/metrics.jsonl" }`. A
+schedule without `steps` lasts as long as the run. `freerun train` uses this section, `freerun compare` its arms.
+
+## [compare]
+
+{compare}
+
+Each arm is a table `[[compare.arms]]` with a `label` (its name in tables and folders; the method's name if left out)
+and a `method`, written as in `[method]`.
+
+**matched_to** makes an arm the noise control of another: in place of a number stands the other arm's label, and what
+that arm's run of the same seed measured, update by update, is the value.
+
+```toml
+[[compare.arms]]
+label = "scheduled_sampling"
+method = { name = "scheduled_sampling", teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 } }
+
+[[compare.arms]]
+label = "matched_noise"
+method = { name = "token_noise", exclude_gold = true, rate = { matched_to = "scheduled_sampling" } }
+```
+
+| method | key | what is matched |
+| --- | --- | --- |
+| `token_noise` | `rate` | the share of wrong entries (with `exclude_gold = true` every replaced one is wrong) |
+| `gaussian_noise` | `rate`, `std` | the share of the model's own entries, and how far they lie from gold |
+
+So the history of the control has as many wrong entries as that of its arm, at every update, but not the model's own:
+where the arm is better than its control, its own errors taught it more than as many random ones. A control runs
+after its arm, all its `matched_to` name one arm, and that arm is not matched itself. Outside `[compare]` write
+`{ measured = "RUN/metrics.jsonl" }` with the metrics of a finished run.
+
+## [train]
+
+{train}
+
+What `select` may name, by the kind of data (a name without a side is free-running). The verdict of a comparison is
+about the score in bold. *In italics*: scores that exposure bias cannot move, as they are measured on gold history or,
+decoded greedily, equal a number that is; a run that selects by one begins with a note that says so.
+
+{select}
+
+{data}
+
+{model}
+
+{evaluate}
+"""
+
+
+def methods() -> str:
+    """The page of methods."""
+    parts = [
+        HEAD,
+        "## Methods\n\n" + _methods(),
+        SHARED,
+        "## Presets\n\nPublished settings, as functions of the run's length: `fr.falling(steps)`.\n\n" + _presets(),
+        "## Schedules\n\nThe value at position `s`, counted in optimizer steps (`unit`: or samples, or epochs). With\n"
+        "a `floor` the value is never below it. A schedule may drive any parameter marked *or a schedule* above.\n\n"
+        + _schedules(),
+        "## Gates\n\nWhere gold is kept: the argument `coin`.\n\n" + _described(fr.GATES),
+        "## Draws\n\nFrom a prediction to the entry that is fed back: the argument `draw`.\n\n" + _described(fr.DRAWS),
+    ]
+    return "\n".join(parts)
+
+
+def _methods() -> str:
+    rows = [
+        (f"`{name}`<br>{cls.summary}", _formula(cls.citation.formula), _of_method(cls), cls.citation.reference)
+        for name, cls in fr.METHODS.items()
+    ]
+    return _table(("method", "formula", "parameters (default)", "reference"), rows)
+
+
+def _presets() -> str:
+    rows = [(f"`{name}({_needed(make)})`", _first_sentence(make), paper) for name, (make, paper) in fr.PRESETS.items()]
+    return _table(("preset", "what it is", "reference"), rows)
+
+
+def _schedules() -> str:
+    rows = [
+        (f"`{name}`<br>{cls.summary}", _code(cls.formula), _parameters(cls, leave_out=("floor", "unit")), cls.reference)
+        for name, cls in fr.SCHEDULES.items()
+    ]
+    return _table(("schedule", "formula", "parameters (default)", "reference"), rows)
+
+
+def _described(catalogue: dict[str, type[Any]]) -> str:
+    rows = [(f"`{name}`", _first_sentence(cls), _parameters(cls)) for name, cls in catalogue.items()]
+    return _table(("name", "what it does", "parameters (default)"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _formula(text: str) -> str:
+    lines = [part.strip() for line in text.splitlines() for part in line.split(";  ")]
+    return "<br>".join(_code(line) for line in lines)
+
+
+def _of_method(cls: type[Any]) -> str:
+    """What all methods take is said once, below the table, unless a method needs it."""
+    shared = [each.name for each in fields(cls) if each.name in ("horizon", "loss_on") and each.default is not MISSING]
+    return _parameters(cls, leave_out=shared)
+
+
+def _needed(make: Any) -> str:
+    found = inspect.signature(make).parameters.values()
+    return ", ".join(each.name for each in found if each.kind is each.POSITIONAL_OR_KEYWORD)
+
+
+def _parameters(cls: type[Any], leave_out: Sequence[str] = ()) -> str:
+    return "<br>".join(_parameter(cls, each) for each in fields(cls) if each.init and each.name not in leave_out)
+
+
+def _parameter(cls: type[Any], each: Field[Any]) -> str:
+    driven = ", or a schedule" if each.name in getattr(cls, "ranges", {}) else ""
+    default = "required" if each.default is MISSING else f"`{each.default!r}`"
+    return f"`{each.name}` ({default}{driven})"
+
+
+def _first_sentence(documented: Any) -> str:
+    """The docstring's first line; its double backquotes become single ones."""
+    line = (inspect.getdoc(documented) or "").splitlines()[0]
+    return line.replace("``", "`")
+
+
+def recipes() -> str:
+    """The page of recipes."""
+    usual = {name: kind.models[0] for name, kind in TASKS.items()}
+    data = [
+        _section("data", name, cls, f"Models: {', '.join(f'`{m}`' for m in TASKS[cls.family].models)}.")
+        for name, cls in DATA_KINDS.items()
+    ]
+    model = [
+        _section("model", name, cls, f"The usual one for {' and '.join(of)}." if of else "")
+        for name, cls in MODEL_KINDS.items()
+        for of in [[task for task, first in usual.items() if first == name]]
+    ]
+    evaluate = {kind.evaluate: [t for t, k in TASKS.items() if k.evaluate is kind.evaluate] for kind in TASKS.values()}
+    scored = [
+        f"### [evaluate] of {' and '.join(of)}\n\n{_first_sentence(c)}\n\n{_keys(c)}" for c, of in evaluate.items()
+    ]
+    parts = {
+        "compare": _keys(CompareSettings, leave_out=("arms",)),
+        "train": _keys(TrainSettings, leave_out=("seed",)),
+        "select": _table(("data", "usual", "scores"), [_selectable(name) for name in TASKS]),
+        "data": "## [data]\n\n" + "\n".join(data),
+        "model": "## [model]\n\n" + "\n".join(model),
+        "evaluate": "## [evaluate]\n\n" + "\n".join(scored),
+    }
+    text = RECIPES  # TOML has braces of its own
+    for name, part in parts.items():
+        text = text.replace(f"{{{name}}}", part.rstrip())
+    return text
+
+
+def _selectable(task: str) -> tuple[str, str, str]:
+    kind, shown = TASKS[task], []
+    for name in kind.selectable:
+        side, _, score = name.rpartition("teacher_forced_")
+        measure = kind.reported().measure(f"{'teacher_forced' if side or name != score else 'free_running'}.{score}")
+        mark = "*" if measure.fixed else "**" if measure.name == kind.reported().primary.name else ""
+        shown.append(f"{mark}`{name}`{mark}")
+    return task, f"`{kind.select}`", ", ".join(shown)
+
+
+def _section(section: str, name: str, cls: type[Any], more: str) -> str:
+    return f'### [{section}] kind = "{name}"\n\n{_first_sentence(cls)} {more}'.rstrip() + f"\n\n{_keys(cls)}"
+
+
+def _keys(cls: type[Any], leave_out: Sequence[str] = ()) -> str:
+    """A table of a section's keys: type and range, default, meaning."""
+    hints, meant = get_type_hints(cls), _meanings(cls)
+    rows = [
+        (f"`{each.name}`", _typed(hints[each.name], each), _default(each), meant.get(each.name, ""))
+        for each in fields(cls)
+        if each.init and each.name not in (*leave_out, "kind")
+    ]
+    return _table(("key", "value", "default", "meaning"), rows) if rows else "No keys.\n"
+
+
+def _typed(hint: Any, each: Field[Any]) -> str:
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    shown = [_named(part) for part in parts if part is not NoneType]
+    # where none is not the default, it is written as a word
+    shown += ['`"none"`'] if NoneType in parts and each.default is not None else []
+    low, high = each.metadata.get("low"), each.metadata.get("high")
+    span = "" if low is None else f", from {low:g}" + ("" if high is None else f" to {high:g}")
+    return " or ".join(shown) + span
+
+
+def _named(part: Any) -> str:
+    if get_origin(part) is Literal:
+        return ", ".join(f'`"{word}"`' for word in get_args(part))
+    if get_origin(part) in (tuple, list):
+        return f"list of {_named(get_args(part)[0])}s"
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(part, "table")
+
+
+def _default(each: Field[Any]) -> str:
+    if each.name == "select":
+        return "by the data"
+    if each.default is None or each.default_factory is not MISSING:
+        return "none"
+    value = list(each.default) if isinstance(each.default, tuple) else each.default
+    return f"`{json.dumps(value)}`"
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """Key -> what the docstrings of a class, and of those it derives from, say of it."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        text = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
+        for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
+            found[name] = " ".join(meaning.split()).replace("``", "`").replace("(None: ", "(none: ")
+    return found
+
+
+PAGES: dict[str, Callable[[], str]] = {"methods.md": methods, "recipes.md": recipes}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or check them."""
+    if list(arguments) not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    for name, make in PAGES.items():
+        path, wanted = FOLDER / name, make()
+        if not arguments:
+            path.write_text(wanted, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != wanted:
+            print(f"{name} is not what the library says: run python docs/make_pages.py", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
