@@ -1,19 +1,16 @@
-"""Checks that need nothing but a forward."""
+"""Checks of a forward and its history: what outputs may depend on, and what they must depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from freerun.checks.report import Probe, Verdict, distance
+from freerun.checks.report import Check, Probe, Verdict, distance
 from freerun.types import Batch
 
 __all__ = ["FORWARD", "deterministic", "shape"]
-
-_POSITIONS = 32  # asked at most
 
 
 def shape(outputs: Any, batch: Batch) -> Verdict:
@@ -22,7 +19,7 @@ def shape(outputs: Any, batch: Batch) -> Verdict:
     wanted = f"({batch.size}, {batch.time}, " + ("vocab)" if batch.is_discrete else f"{values})")
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
-        return f"the model must give a floating-point tensor {wanted}; got {kind}"
+        return f"the model must return a floating-point tensor {wanted}; got {kind}"
     got = tuple(outputs.shape)
     if len(got) != 3 or got[:2] != (batch.size, batch.time):
         return f"outputs must be {wanted}, batch first; got {got}"
@@ -34,36 +31,80 @@ def shape(outputs: Any, batch: Batch) -> Verdict:
     return None
 
 
-def deterministic(probe: Probe) -> Verdict:
-    """Two calls give the same."""
-    far = probe.moved(probe.model(probe.batch))
+def _deterministic(probe: Probe) -> Verdict:
+    first = probe.model(probe.batch)
+    far = probe.moved(first)
     if far:
         return (
-            f"two calls in evaluation mode differ by {far:.2g}: draw random numbers only while self.training "
-            "(the other checks need this one)"
+            f"two calls in evaluation mode differ by {far:.2g}: draw random numbers only while self.training, and keep "
+            "nothing from one call for the next (the other checks need this one)"
+        )
+    kept = first.clone()
+    probe.told(probe.everywhere, "another batch between two calls")
+    if far := probe.moved(first):
+        return (
+            f"the outputs of a call move by {far:.2g} when the model is called again: it writes into the tensor that it "
+            "returned; return a new one"
+        )
+    if far := max(probe.moved(probe.model(probe.batch)), probe.moved(kept)):
+        return (
+            f"outputs differ by {far:.2g} after another batch was read in between: the model keeps a state from one "
+            "call for the next; begin each call anew"
         )
     return None
 
 
 def _finite(probe: Probe) -> Verdict:
     outputs = probe.outputs[probe.batch.mask]
-    # a symbol ruled out by -inf is fine, unless it is the one asked for
+    # a symbol ruled out by -inf is fine, unless it is the target
     broken = outputs.isnan() | (outputs == torch.inf)
     if probe.batch.is_discrete:
-        asked = outputs.gather(1, probe.batch.targets[probe.batch.mask][:, None])
-        broken = torch.cat([broken, asked.isinf()], 1)
+        target = outputs.gather(1, probe.batch.targets[probe.batch.mask][:, None])
+        broken = torch.cat([broken, target.isinf()], 1)
     else:
         broken = ~outputs.isfinite()
     if bool(broken.any()):
         share = float(broken.any(1).float().mean())
-        return f"outputs hold NaN or infinity at {share:.0%} of the positions that count: look at the initialisation"
+        return (
+            f"outputs hold NaN or infinity at {share:.0%} of the positions that count: look at the initialisation, and "
+            "at rows of which a mask leaves nothing to attend to (an inverted mask)"
+        )
+    return None
+
+
+def _logits(probe: Probe) -> Verdict:
+    if not probe.batch.is_discrete:
+        return ("not applicable", "the targets are values")
+    outputs = probe.outputs[probe.batch.mask].float()
+    one = (outputs.sum(1) - 1).abs() <= 1e-2
+    if outputs.shape[1] > 1 and bool((one & (outputs >= 0).all(1)).all()):
+        return (
+            "every position's outputs are 0 or more and sum to 1: these are probabilities, and the loss and the draws "
+            "take a softmax of them again; return logits (what softmax reads) or log-probabilities (log_softmax)"
+        )
+    return None
+
+
+def _mask_polarity(probe: Probe) -> Verdict:
+    """Counted positions that are one padding symbol after the real ones."""
+    batch = probe.batch
+    counted, left_out = batch.targets[batch.mask], batch.targets[~batch.mask]
+    if not len(left_out):
+        return ("not applicable", "every position counts")
+    both = batch.mask.any(1) & ~batch.mask.all(1)
+    last = bool(batch.mask[both][:, -1].all()) and bool((~batch.mask[both][:, 0]).all())
+    alike = bool((counted == counted[:1]).all()) and bool((left_out != left_out[:1]).any())
+    if both.any() and last and alike and int(batch.mask.sum(1).max()) > 1:
+        return (
+            f"the positions that count all hold {counted[0].tolist()} and come after the others: mask is True where "
+            "a position counts in the loss, and this one looks like one that is True at padding; use ~mask"
+        )
     return None
 
 
 def _reads_targets(probe: Probe) -> Verdict:
     other = probe.batch.replace(targets=probe.changed(probe.batch.targets, probe.everywhere))
-    far = probe.moved(probe.model(other))
-    if far:
+    if far := probe.moved(probe.ask(other, "the batch with other targets")):
         return (
             f"outputs move by {far:.2g} when only batch.targets change: the model must read its previous "
             "outputs from batch.history and never look at the targets"
@@ -71,50 +112,105 @@ def _reads_targets(probe: Probe) -> Verdict:
     return None
 
 
-def _positions(probe: Probe) -> list[int]:
-    time = probe.batch.time
-    return sorted({i * (time - 1) // max(min(time, _POSITIONS) - 1, 1) for i in range(min(time, _POSITIONS))})
-
-
-def _at(probe: Probe, position: int) -> Tensor:
-    where = torch.zeros_like(probe.batch.mask)
-    where[:, position] = True
-    return where
+def _reads_mask(probe: Probe) -> Verdict:
+    batch = probe.batch
+    numbers = batch.row_numbers.flip(0) + 1
+    for what, other in (
+        ("mask", batch.replace(mask=probe.everywhere, eligible=batch.replaceable)),
+        ("weights, eligible or rows", batch.replace(weights=None, eligible=probe.everywhere, rows=numbers)),
+    ):
+        if far := probe.moved(probe.ask(other, f"the batch with another {what}")):
+            return (
+                f"outputs move by {far:.2g} when only {what} of the batch change: they say what counts in the loss and "
+                "what a roll-in may replace, which free running does not know; read lengths and padding from context"
+            )
+    return None
 
 
 def _causal(probe: Probe) -> Verdict:
-    for j in _positions(probe):
-        before = probe.everywhere
-        before[:, j:] = False
-        far = probe.moved(probe.told(_at(probe, j)), before)
-        if far:
+    for j, far in probe.reactions.items():
+        if j and max(far[:j]):
             return (
-                f"outputs before position {j} move by {far:.2g} when history[{j}] changes: the model reads "
+                f"outputs before position {j} move by {max(far[:j]):.2g} when history[{j}] changes: the model reads "
                 "the future (bidirectional layer, missing causal mask, statistics over time)"
             )
     return None
 
 
 def _unshifted_history(probe: Probe) -> Verdict:
-    for t in _positions(probe):
-        far = probe.moved(probe.told(_at(probe, t)), _at(probe, t))
-        if far:
+    for t, far in probe.reactions.items():
+        if far[t]:
             return (
-                f"outputs at position t move when history[t] changes (by {far:.2g} at t = {t}): under teacher "
+                f"outputs at position t move when history[t] changes (by {far[t]:.2g} at t = {t}): under teacher "
                 "forcing the model is told the very entry it must predict. Shift inside the model, so that position "
                 "t reads history[:, :t]: torch.cat([start, history[:, :-1]], dim=1)"
             )
     return None
 
 
+def _reads_last_entry(probe: Probe) -> Verdict:
+    counted = probe.batch.mask.any(0).tolist()
+    delays: list[int] = []
+    for j, far in probe.reactions.items():
+        later = [t for t in range(j + 1, len(far)) if far[t]]
+        if later and counted[j + 1]:
+            delays.append(later[0] - j)
+    if not delays:
+        return ("not applicable", "no output moves when a single entry before it changes")
+    if 1 in delays:
+        return None
+    return (
+        f"no output moves when the entry just before it changes (tried at {len(delays)} positions): outputs[:, t] first "
+        f"react to history[:, t-{min(delays)}]. The history is shifted more than once, or the causal mask hides the "
+        "last entry: batch.history is aligned with the targets, and the model shifts it by one: "
+        "torch.cat([start, history[:, :-1]], dim=1)"
+    )
+
+
 def _uses_history(probe: Probe) -> Verdict:
-    if probe.moved(probe.told(probe.everywhere)) == 0:
+    if probe.moved(probe.told(probe.everywhere, "the batch with every history entry changed")) == 0:
         return (
             "warning",
-            "no output moves when the whole history changes: the model is not autoregressive, and what it is told "
-            "can make no difference",
+            "no output moves when the whole history changes: the model is not autoregressive, and a roll-in can make "
+            "no difference; feed batch.history to the decoder",
         )
     return None
+
+
+def _history_order(probe: Probe) -> Verdict:
+    """Outputs that depend on entries before the last, and not on their order."""
+    earlier = any(any(far[j + 2 :]) for j, far in probe.reactions.items())
+    half = probe.batch.time // 2
+    if not earlier or half < 2:
+        return ("not applicable", "no output depends on an entry before the last one, or the batch is too short")
+    after = probe.everywhere
+    after[:, : half + 1] = False  # the last entry that these read stays as it is
+    history = probe.batch.history
+    turned = torch.cat([history[:, :half].flip(1), history[:, half:]], 1)
+    blind = bool((turned != history).any()) and bool((probe.batch.mask & after).any())
+    blind = blind and not probe.moved(
+        probe.ask(probe.batch.replace(history=turned), "a history in another order"), after
+    )
+    if blind or _without_positions(probe):
+        return (
+            "warning",
+            "outputs do not depend on the order of the history (its first half turned round, or one id repeated, makes "
+            "no difference): a Transformer needs positions (learned, sinusoidal or rotary) added before attention",
+        )
+    return None
+
+
+def _without_positions(probe: Probe) -> bool:
+    """Whether one id repeated gives the same outputs everywhere, as attention without positions does."""
+    if not probe.batch.is_discrete:
+        return False
+    ids = probe._known[:64]
+    one = probe.batch.select(ids.new_zeros(len(ids)))
+    outputs = probe.ask(
+        one.replace(history=ids[:, None].expand_as(one.history).clone()), "histories of one id repeated"
+    )
+    same = (outputs - outputs[:, :1]).abs() <= probe.tolerance
+    return bool(same.all(2).all(1).any())
 
 
 def _trailing(mask: Tensor) -> Tensor:
@@ -127,8 +223,7 @@ def _pads_inert(probe: Probe) -> Verdict:
     if not bool(pads.any()):
         return ("not applicable", "no row of this batch ends in padding")
     other = batch.replace(history=probe.changed(batch.history, pads), targets=probe.changed(batch.targets, pads))
-    far = probe.moved(probe.model(other))
-    if far:
+    if far := probe.moved(probe.ask(other, "the batch with other entries in its padding")):
         return (
             f"outputs that count move by {far:.2g} when padding (masked, after the row's end) changes: leave "
             "masked positions out of every sum, mean and attention"
@@ -143,13 +238,13 @@ def _length_inert(probe: Probe) -> Verdict:
     for time in sorted({1, batch.time // 2, batch.time - 1} - {0}):
         parts = ("targets", "history", "mask", "weights", "eligible")
         cut = {name: None if getattr(batch, name) is None else getattr(batch, name)[:, :time] for name in parts}
-        outputs = probe.model(batch.replace(**cut))
+        tried = f"the batch's first {time} of {batch.time} positions with the context unchanged"
+        outputs = probe.ask(batch.replace(**cut), tried)
         counted = batch.mask[:, :time]
-        far = distance(outputs[counted], probe.outputs[:, :time][counted], probe.tolerance)
-        if far:
+        if far := distance(outputs[counted], probe.outputs[:, :time][counted], probe.tolerance):
             return (
-                f"the first {time} outputs move by {far:.2g} when the positions after them are cut off: what "
-                "is said may not depend on how long the batch is, or it changes with padding and when running freely"
+                f"the first {time} outputs move by {far:.2g} when the positions after them are cut off: outputs may "
+                "not depend on how long the batch is, or they change with padding and when running freely"
             )
     return None
 
@@ -160,10 +255,9 @@ def _rows_independent(probe: Probe) -> Verdict:
         return ("not applicable", "the batch has one row")
     for row in range(batch.size):
         repeated = batch.select(torch.full((batch.size,), row, device=batch.history.device))
-        outputs = probe.model(repeated)[:, batch.mask[row]]
+        outputs = probe.ask(repeated, f"row {row} repeated {batch.size} times")[:, batch.mask[row]]
         alone = probe.outputs[row, batch.mask[row]].expand_as(outputs)
-        far = distance(outputs, alone, probe.tolerance)
-        if far:
+        if far := distance(outputs, alone, probe.tolerance):
             return (
                 f"outputs of row {row} move by {far:.2g} when the other rows change: rows may not share "
                 "statistics (batch norm without running averages, a mean over dimension 0, a layer that is not "
@@ -172,14 +266,30 @@ def _rows_independent(probe: Probe) -> Verdict:
     return None
 
 
-# name -> (check, what an ok says)
-FORWARD: dict[str, tuple[Callable[[Probe], Verdict], str]] = {
-    "finite": (_finite, "no NaN or infinity where it counts"),
-    "reads_targets": (_reads_targets, "changing targets moves no output"),
-    "causal": (_causal, "changing history[j] moves no output before j"),
-    "unshifted_history": (_unshifted_history, "changing history[t] does not move the output at t"),
-    "pads_inert": (_pads_inert, "changing padding moves no output that counts"),
-    "length_inert": (_length_inert, "cutting off later positions moves no output"),
-    "rows_independent": (_rows_independent, "changing other rows moves no output"),
-    "uses_history": (_uses_history, "changing the history moves outputs"),
-}
+_FOLLOW = "make the forward follow batch.time, and slice what it reads of the context to it"
+_IDS = "the model must take any history of the ids (or finite values) that the batch holds"
+_FIELDS = "let the forward read batch.history and batch.context alone"
+_ROWS = "the forward must take any rows of a batch, its context with them"
+
+deterministic = Check(
+    "deterministic", _deterministic, "a call gives the same again, whatever was read in between", "the same batch again",
+    "a model must take several calls",
+)  # fmt: skip
+_CHECKS = (
+    Check("finite", _finite, "no NaN or infinity where it counts", "the batch", ""),
+    Check("logits", _logits, "outputs are no probabilities", "the batch", ""),
+    Check("mask_polarity", _mask_polarity, "what counts is not one symbol repeated", "the batch", ""),
+    Check("reads_targets", _reads_targets, "changing targets moves no output", "other targets", _FIELDS),
+    Check("reads_mask", _reads_mask, "changing mask, weights, eligible, rows moves no output", "another mask", _FIELDS),
+    Check("causal", _causal, "changing history[j] moves no output before j", "another history", _IDS),
+    Check("unshifted_history", _unshifted_history, "changing history[t] does not move the output at t", "another "
+          "history", _IDS),
+    Check("reads_last_entry", _reads_last_entry, "changing history[t-1] moves outputs at t", "another history", _IDS),
+    Check("pads_inert", _pads_inert, "changing padding moves no output that counts", "other padding", _IDS),
+    Check("length_inert", _length_inert, "cutting off later positions moves no output", "fewer positions", _FOLLOW),
+    Check("rows_independent", _rows_independent, "changing other rows moves no output", "a row repeated", _ROWS),
+    Check("uses_history", _uses_history, "changing the history moves outputs", "another history", _IDS),
+    Check("history_order", _history_order, "the order of the history moves outputs", "a history turned round", _IDS),
+)  # fmt: skip
+
+FORWARD: dict[str, Check] = {check.name: check for check in _CHECKS}

@@ -1,8 +1,11 @@
-"""What checks find, and how they ask."""
+"""What checks find, and how a model is tried."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,10 +13,12 @@ from torch import Tensor
 
 from freerun.types import Batch
 
-__all__ = ["Finding", "Probe", "Report", "Verdict", "distance"]
+__all__ = ["Check", "Finding", "Probe", "Raised", "Report", "Verdict", "distance", "raised"]
 
 # a refusal; (another status, explanation); None: nothing stands against the model
 Verdict = str | tuple[str, str] | None
+
+_POSITIONS = 32  # changed one by one, at most
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Finding:
     Args:
         name: of the check.
         status: "ok", "refused", "warning" or "not applicable".
-        explanation: one line: what was found, and for a refusal what to do.
+        explanation: one line: what was tried and found, and for a refusal or warning what to do.
     """
 
     name: str
@@ -34,7 +39,7 @@ class Finding:
         return f"{self.status:<14}  {self.name}: {self.explanation}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What all checks found; printed, a line each."""
 
@@ -43,7 +48,15 @@ class Report:
     @property
     def refused(self) -> tuple[Finding, ...]:
         """The findings that stand against the model."""
-        return tuple(finding for finding in self.findings if finding.status == "refused")
+        return self._of("refused")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that may be meant so, and often are not."""
+        return self._of("warning")
+
+    def _of(self, status: str) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.status == status)
 
     def __getitem__(self, name: str) -> Finding:
         return next(finding for finding in self.findings if finding.name == name)
@@ -51,10 +64,56 @@ class Report:
     def __str__(self) -> str:
         return "\n".join(str(finding) for finding in self.findings)
 
+    def __repr__(self) -> str:
+        counts = Counter(finding.status for finding in self.findings)
+        named = ", ".join(finding.name for finding in (*self.refused, *self.warnings))
+        counted = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+        return f"Report({counted}{': ' * bool(named)}{named})"
+
+
+class Raised(Exception):  # noqa: N818 - carries what a model raised
+    """A model raised; the text says on what it was tried."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to a model.
+
+    Args:
+        name: in reports.
+        ask: the question.
+        fine: what is known where nothing stands against the model.
+        tried: what the model was tried on, where the question has not named it.
+        remedy: what to do where the model raises.
+    """
+
+    name: str
+    ask: Callable[[Any], Verdict]
+    fine: str
+    tried: str
+    remedy: str
+
+    def __call__(self, probe: Any) -> Finding:
+        """The finding; what the model raises is one, so that the other checks are heard too."""
+        try:
+            verdict = self.ask(probe)
+        except Exception as error:  # whatever a model raises
+            text = str(error) if isinstance(error, Raised) else raised(self.tried, error)
+            return Finding(self.name, "refused", f"{text}; {self.remedy}")
+        if verdict is None:
+            return Finding(self.name, "ok", self.fine)
+        return Finding(self.name, *(("refused", verdict) if isinstance(verdict, str) else verdict))
+
+
+def raised(tried: str, error: Exception) -> str:
+    """What a model raised when tried on something, in one line."""
+    line = (str(error).splitlines() or [""])[0]
+    return f"tried on {tried}, the model raised {type(error).__name__}: {line[:200]}"
+
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A model in evaluation mode, a batch of few rows, and what the model says about it."""
+    """A model in evaluation mode, a batch of few rows, and the model's outputs for it."""
 
     model: Any
     batch: Batch
@@ -67,20 +126,67 @@ class Probe:
         largest = float(finite.abs().max()) if finite.numel() else 0.0
         return 100 * torch.finfo(self.outputs.dtype).eps * max(1.0, largest)
 
+    def ask(self, batch: Batch, tried: str) -> Tensor:
+        """The model's outputs for another batch.
+
+        Raises:
+            Raised: the model raised, or its outputs have not the batch's rows and positions.
+        """
+        try:
+            outputs = self.model(batch)
+        except Exception as error:  # whatever a model raises
+            raise Raised(raised(tried, error)) from error
+        if outputs.shape != (batch.size, batch.time, self.outputs.shape[2]):
+            raise Raised(f"tried on {tried}, the model returned outputs {tuple(outputs.shape)}")
+        return outputs
+
     def changed(self, entries: Tensor, where: Tensor) -> Tensor:
         """Entries that are all other ones where asked ((batch, time) bool)."""
-        if self.batch.is_discrete:
+        if not self.batch.is_discrete:
+            return torch.where(where[..., None], entries.nan_to_num() * 0.5 + 1.0, entries)
+        known = self._known
+        if len(known) < 2:
             return torch.where(where, (entries + 1) % self.outputs.shape[-1], entries)
-        return torch.where(where[..., None], entries.nan_to_num() * 0.5 + 1.0, entries)
+        return torch.where(where, known[(torch.searchsorted(known, entries) + 1) % len(known)], entries)
 
-    def told(self, where: Tensor) -> Tensor:
+    @cached_property
+    def _known(self) -> Tensor:
+        """Ids that the model is known to read."""
+        batch = self.batch
+        return torch.cat([batch.history[batch.mask], batch.history[batch.replaceable]]).unique()
+
+    def told(self, where: Tensor, tried: str) -> Tensor:
         """Outputs when the history is another one there."""
-        return self.model(self.batch.replace(history=self.changed(self.batch.history, where)))
+        return self.ask(self.batch.replace(history=self.changed(self.batch.history, where)), tried)
 
     def moved(self, outputs: Tensor, where: Tensor | None = None) -> float:
         """How far outputs lie from the model's, at most, where asked and where the mask counts; 0: not at all."""
         counted = self.batch.mask if where is None else self.batch.mask & where
         return distance(outputs[counted], self.outputs[counted], self.tolerance)
+
+    @cached_property
+    def positions(self) -> list[int]:
+        """The positions that are changed one by one, the first and the last among them."""
+        time, number = self.batch.time, min(self.batch.time, self.most)
+        return sorted({i * (time - 1) // max(number - 1, 1) for i in range(number)})
+
+    @property
+    def most(self) -> int:
+        """How many positions are changed one by one."""
+        return _POSITIONS
+
+    @cached_property
+    def reactions(self) -> dict[int, list[float]]:
+        """For each position changed alone in the history: how far every position's counted outputs move."""
+        found: dict[int, list[float]] = {}
+        for j in self.positions:
+            where = torch.zeros_like(self.batch.mask)
+            where[:, j] = True
+            outputs = self.told(where, f"the batch with history[:, {j}] changed")
+            same = _same(outputs, self.outputs, self.tolerance) | ~self.batch.mask[..., None]
+            far = (outputs - self.outputs).abs().nan_to_num(torch.inf, torch.inf).masked_fill(same, 0)
+            found[j] = far.amax((0, 2)).tolist()
+        return found
 
     @property
     def everywhere(self) -> Tensor:
@@ -88,9 +194,13 @@ class Probe:
         return torch.ones_like(self.batch.mask)
 
 
+def _same(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
+    return (a == b) | ((a - b).abs() <= tolerance) | (a.isnan() & b.isnan())
+
+
 def distance(a: Tensor, b: Tensor, tolerance: float) -> float:
     """The largest difference, 0 where all lie within the tolerance; equal infinities and NaN are equal."""
-    same = (a == b) | ((a - b).abs() <= tolerance) | (a.isnan() & b.isnan())
+    same = _same(a, b, tolerance)
     if bool(same.all()):
         return 0.0
     return float((a - b)[~same].abs().nan_to_num(torch.inf, torch.inf).max())

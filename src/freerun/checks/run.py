@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
+from freerun.checks.context import CONTEXT, alone_equals_batch, batch_first, collated
 from freerun.checks.forward import FORWARD, deterministic, shape
 from freerun.checks.protocols import PROTOCOLS
-from freerun.checks.report import Finding, Probe, Report, Verdict
+from freerun.checks.report import Check, Probe, Report
+from freerun.checks.training import TRAINING
 from freerun.errors import UserError
 from freerun.rollin.modes import evaluating
 from freerun.types import Batch
@@ -19,24 +22,38 @@ __all__ = ["check_model", "examine"]
 
 _ROWS = 8  # looked at most
 
+Collate = Callable[[list[Any]], Batch]
 
-def check_model(model: Any, batch: Batch) -> Report:
+
+def check_model(
+    model: Any, batch: Batch | None = None, *, examples: Sequence[Any] | None = None, collate: Collate | None = None
+) -> Report:
     """Refuse a model that cannot be trained or run freely as it stands, naming every check that fails.
 
-    Entries are changed one position at a time and the outputs compared, in evaluation mode, without gradient, on
-    at most 8 rows and 32 positions. What counts as moved: more than 100 roundings of the dtype times the largest
-    output (1.2e-5 for float32 outputs up to 1).
+    Inputs are changed and outputs compared, on at most 8 rows, in evaluation mode and without gradient, and once more
+    in training mode (buffers and random generators are put back). History entries are changed one position at a time,
+    at most 32 of them: about 60 forwards in all, whatever the length, and for a Stepper five walks over the positions.
+    What counts as moved: more than 100 roundings of the dtype times the largest output (1.2e-5 for float32 outputs up
+    to 1).
 
     Args:
         model: from Batch to (batch, time, vocab) or (batch, time, value).
-        batch: an ordinary training batch; two rows and more, and rows of unequal length, let all checks apply.
+        batch: an ordinary training batch; two rows and more, of unequal length, let all checks apply. None: made of
+            the examples.
+        examples: a few items of the data set, of unequal length: each alone must equal itself in a batch, which shows
+            whether padding reaches the outputs. At most 8 are used.
+        collate: makes a Batch of a list of examples.
+
+    Returns:
+        every finding; warnings (what may be meant so, such as a model that ignores its context) are issued by
+        ``warnings.warn`` as well.
 
     Raises:
-        UserError: one line for every failing check: its name, what moved, what to do.
+        UserError: one line for every failing check: its name, what was tried, what moved, what to do.
 
     >>> class Peeks:  # the unshifted history goes straight through
     ...     def __call__(self, batch):
-    ...         return torch.nn.functional.one_hot(batch.history, 3).float()
+    ...         return 5 * torch.nn.functional.one_hot(batch.history, 3).float()
     >>> ids = torch.tensor([[2, 1, 0]])
     >>> check_model(Peeks(), Batch(ids, ids, ids >= 0))
     Traceback (most recent call last):
@@ -44,44 +61,66 @@ def check_model(model: Any, batch: Batch) -> Report:
 
     Not a proof: it looks at one batch.
     """
-    report = examine(model, batch)
+    report = examine(model, batch, examples=examples, collate=collate)
     if report.refused:
         raise UserError([f"{finding.name}: {finding.explanation}" for finding in report.refused])
+    for finding in report.warnings:
+        warnings.warn(f"check_model: {finding.name}: {finding.explanation}", stacklevel=2)
     return report
 
 
-def examine(model: Any, batch: Batch) -> Report:
-    """All findings about a model, refusals among them; only ``check_model`` raises for them.
+def examine(
+    model: Any, batch: Batch | None = None, *, examples: Sequence[Any] | None = None, collate: Collate | None = None
+) -> Report:
+    """All findings about a model, refusals among them; only ``check_model`` raises and warns.
 
     Args:
         model: as for ``check_model``; an error of the very first call is the model's own and passes through.
         batch: as for ``check_model``.
+        examples: as for ``check_model``.
+        collate: as for ``check_model``.
     """
-    if batch.size == 0 or batch.time == 0 or not bool(batch.mask.any()):
-        raise UserError("the batch has no position that counts (mask True): nothing can be checked with it")
+    batch, examples = _given(batch, examples, collate)
+    found = [Check("context_batch_first", batch_first, "the context's tensors are batch first", "the batch", "")(batch)]
+    if found[0].status != "ok":
+        return Report(tuple(found))
     if batch.size > _ROWS:
         batch = batch.select(torch.arange(_ROWS, device=batch.history.device))
     with torch.no_grad(), evaluating(model):
         outputs = model(batch)
-        found = [_finding("shape", lambda: shape(outputs, batch), "outputs are (batch, time, ...)")]
-        if found[0].status != "ok":
+        found.append(Check("shape", partial(shape, outputs), "outputs are (batch, time, ...)", "the batch", "")(batch))
+        if found[-1].status != "ok":
             return Report(tuple(found))
-        probe = Probe(model, batch, outputs)
-        found.append(_finding("deterministic", lambda: deterministic(probe), "two calls give the same"))
-        if found[-1].status == "ok":
-            for name, (check, fine) in (FORWARD | PROTOCOLS).items():
-                found.append(_finding(name, partial(check, probe), fine))
+        probe = Probe(model, batch, outputs.clone())
+        found.append(deterministic(probe))
+        if found[-1].status != "ok":
+            return Report(tuple(found))
+        found += [check(probe) for check in (FORWARD | CONTEXT | PROTOCOLS).values()]
+        if examples:
+            alone = partial(alone_equals_batch, examples=examples, collate=collate)
+            fine = "each example alone equals itself in a batch"
+            found.append(Check("alone_equals_batch", alone, fine, "the examples", "see what collate makes")(probe))
+    with torch.no_grad():
+        found += [check(probe) for check in TRAINING.values()]
     return Report(tuple(found))
 
 
-def _finding(name: str, check: Callable[[], Verdict], fine: str) -> Finding:
-    try:
-        verdict = check()
-    except Exception as error:  # a model that fails under one question should still hear the others
-        line = (str(error).splitlines() or [""])[0]
-        return Finding(name, "refused", f"asked for this, the model raised {type(error).__name__}: {line}")
-    if verdict is None:
-        return Finding(name, "ok", fine)
-    if isinstance(verdict, str):
-        return Finding(name, "refused", verdict)
-    return Finding(name, *verdict)
+def _given(batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:
+    """The batch and the examples to be used.
+
+    Raises:
+        UserError: nothing to try the model on.
+    """
+    if (examples is None) != (collate is None):
+        raise UserError("examples and collate go together: collate makes a Batch of a list of examples")
+    chosen = [] if examples is None else [examples[n] for n in range(min(_ROWS, len(examples)))]
+    if batch is None and chosen:
+        batch = collated(chosen, collate)
+    if not isinstance(batch, Batch):
+        raise UserError(
+            f"check_model(model, batch) needs a freerun.Batch to try the model on, or examples and collate; got "
+            f"{type(batch).__name__}"
+        )
+    if batch.size == 0 or batch.time == 0 or not bool(batch.mask.any()):
+        raise UserError("the batch has no position that counts (mask True): nothing can be checked with it")
+    return batch, chosen

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from freerun.checks.forward import FORWARD, deterministic
 from freerun.checks.protocols import PROTOCOLS
-from freerun.checks.report import Finding, Probe, Verdict, distance
+from freerun.checks.report import Check, Finding, Probe, Verdict
 from freerun.errors import UserError
 from freerun.models.huggingface import HuggingFaceModel, keeps_all
 from freerun.types import Batch
@@ -121,24 +121,24 @@ def _roundings(outputs: Tensor, single: float, half: float) -> float:
 
 _SHAPED = ("length_inert", "rows_independent")
 """Checks that compare calls of different shapes."""
+_HELD = (
+    "finite", "logits", "reads_targets", "causal", "unshifted_history", "reads_last_entry", "pads_inert", *_SHAPED,
+    "uses_history",
+)  # fmt: skip
+"""Checks of a forward that every model must hold; those of a batch and of its context say nothing here."""
 
 
 def refusals(model: Any, batch: Batch, outputs: Tensor) -> list[Finding]:
     """What every model must hold."""
-    tight = Tight(model, batch, outputs)
-    found = [_finding("deterministic", lambda: deterministic(tight), "two calls give the same")]
-    for name, (check, fine) in FORWARD.items():
-        probe: Probe = Looser(model, batch, outputs) if name in _SHAPED else tight
-        found.append(_finding(name, lambda check=check, probe=probe: check(probe), fine))
-    return found
+    tight, looser = Tight(model, batch, outputs), Looser(model, batch, outputs)
+    return [deterministic(tight), *(FORWARD[name](looser if name in _SHAPED else tight) for name in _HELD)]
 
 
 def at_length(model: Any, batch: Batch) -> list[Finding]:
     """What only longer rows show: attention in chunks or by hashing, rows that change with what stands beside them."""
     probe = Looser(model, batch, model(batch))
-    checks = {name: FORWARD[name] for name in ("finite", *_SHAPED)}
-    found = [_finding(f"{name}_at_{batch.time}", partial(check, probe), fine) for name, (check, fine) in checks.items()]
-    return [*found, _finding(f"deterministic_at_{batch.time}", lambda: deterministic(probe), "two calls give the same")]
+    checks = [FORWARD["finite"], *(FORWARD[name] for name in _SHAPED), deterministic]
+    return [replace(check(probe), name=f"{check.name}_at_{batch.time}") for check in checks]
 
 
 def capability(what: str, made: Any, batch: Batch, outputs: Tensor) -> Finding:
@@ -150,56 +150,30 @@ def capability(what: str, made: Any, batch: Batch, outputs: Tensor) -> Finding:
         batch: what it is tried on.
         outputs: the plain model's logits there.
     """
-    checks, fine = CAPABILITIES[what]
+    names, fine = CAPABILITIES[what]
     probe = Loose(made, batch, outputs)
-    for check in checks:
-        found = _finding(what, lambda check=check: check(probe), fine)
+    for name in names:
+        found = _KEEPS_ALL(probe) if name == "keeps_all" else PROTOCOLS[name](probe)
         if found.status != "ok":
             return Finding(what, "not applicable", found.explanation)
     return Finding(what, "ok", fine)
 
 
-def _vectors(probe: Probe) -> Verdict:
-    told = probe.model.lookup(probe.batch.history)
-    said, mask = probe.model.outputs_from(probe.batch, told), probe.batch.mask
-    far = distance(said[mask], probe.outputs[mask], 10 * probe.tolerance)
-    return f"logits from looked-up vectors differ from those from ids by {far:.2g}" if far else None
-
-
-def _read(probe: Probe) -> Verdict:
-    model, batch = probe.model, probe.batch
-    half = max(1, batch.time // 2)
-    state = model.start(batch)
+def _keeps_all(probe: Probe) -> Verdict:
+    state = probe.model.start(probe.batch)
     if hasattr(state, "cache") and not keeps_all(state.cache):
         return "the cache holds recurrent states, which take one entry at a time"
-    state = model.read(state, batch.history[:, :half])
-    counted = batch.mask[:, half] if half < batch.time else batch.mask[:, -1] & False
-    wanted = probe.outputs[:, min(half, batch.time - 1)][counted]
-    far = distance(model.output(state)[counted], wanted, 10 * probe.tolerance)
-    return f"logits after {half} entries read at once differ from the forward's by {far:.2g}" if far else None
+    return None
 
 
-def _checks(*names: str) -> tuple[Callable[[Probe], Verdict], ...]:
-    return tuple(PROTOCOLS[name][0] for name in names)
-
-
-_STEPPER = _checks("step_equals_parallel", "stepper_state", "stepper_select")
-CAPABILITIES: dict[str, tuple[tuple[Callable[[Probe], Verdict], ...], str]] = {
-    "split": (_checks("split_equals_forward"), "the vocabulary can be read at a few positions"),
-    "encode": (_checks("encode_equals_forward"), "the source can be encoded once"),
+_KEEPS_ALL = Check("keeps_all", _keeps_all, "the cache holds keys and values", "the first state", "step by step")
+_STEPPER = ("step_equals_parallel", "stepper_state", "stepper_select")
+_READER = ("keeps_all", "read_equals_steps")
+CAPABILITIES: dict[str, tuple[tuple[str, ...], str]] = {
+    "split": (("split_equals_forward",), "the vocabulary can be read at a few positions"),
+    "encode": (("encode_equals_forward",), "the source can be encoded once"),
     "step": (_STEPPER, "the model's own cache gives the logits of the forward"),
-    "read": ((_read,), "several entries can be read at once"),
-    "cached": ((*_STEPPER, _read, *_checks("cache_equals_forward")), "rows can be read at places of their own"),
-    "vectors": ((_vectors,), "histories can be given as vectors"),
+    "read": (_READER, "several entries can be read at once"),
+    "cached": ((*_STEPPER, *_READER, "cache_equals_forward"), "rows can be read at places of their own"),
+    "vectors": (("vectors_equal_ids",), "histories can be given as vectors"),
 }
-
-
-def _finding(name: str, check: Callable[[], Verdict], fine: str) -> Finding:
-    try:
-        verdict = check()
-    except Exception as error:  # whatever a model raises when asked for what it cannot do
-        line = (str(error).splitlines() or [""])[0]
-        return Finding(name, "refused", f"asked for this, the model raised {type(error).__name__}: {line}")
-    if verdict is None:
-        return Finding(name, "ok", fine)
-    return Finding(name, "refused", verdict) if isinstance(verdict, str) else Finding(name, *verdict)

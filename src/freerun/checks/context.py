@@ -1,0 +1,318 @@
+"""Checks of what a model reads besides its history: source, prompt, covariates, and their padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from freerun.checks.report import Check, Probe, Raised, Verdict, distance, raised
+from freerun.errors import UserError
+from freerun.types import Batch, select_rows
+
+__all__ = ["CONTEXT", "alone_equals_batch", "batch_first", "difference", "snapshot"]
+
+_LOOSER = 10  # calls of different shapes
+
+
+def leaves(tree: Any, path: str = "context") -> Iterator[tuple[str, Any]]:
+    """What a tree of containers and dataclasses holds, each with its path; other objects are not looked into."""
+    if isinstance(tree, Mapping):
+        for name, part in cast(Mapping[Any, Any], tree).items():
+            yield from leaves(part, f"{path}[{name!r}]")
+    elif isinstance(tree, tuple | list):
+        for n, part in enumerate(cast(Sequence[Any], tree)):
+            yield from leaves(part, f"{path}[{n}]")
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for each in fields(tree):
+            yield from leaves(getattr(tree, each.name), f"{path}.{each.name}")
+    elif isinstance(tree, Tensor | int | float | str | None):
+        yield path, tree
+
+
+def mapped(tree: Any, change: Callable[[str, Tensor], Tensor], path: str = "context") -> Any:
+    """The tree with its tensors changed, each given with its path."""
+    if isinstance(tree, Tensor):
+        return change(path, tree)
+    if isinstance(tree, Mapping):
+        items = cast(Mapping[Any, Any], tree).items()
+        return {name: mapped(part, change, f"{path}[{name!r}]") for name, part in items}
+    if isinstance(tree, tuple | list):
+        parts = [mapped(part, change, f"{path}[{n}]") for n, part in enumerate(cast(Sequence[Any], tree))]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        named = ((each.name, getattr(tree, each.name)) for each in fields(tree) if each.init)
+        return replace(tree, **{name: mapped(part, change, f"{path}.{name}") for name, part in named})
+    return tree
+
+
+def snapshot(tree: Any, path: str) -> dict[str, Any]:
+    """What a tree holds, copied, to be compared with it later; weights are left out."""
+    kept = ((at, leaf) for at, leaf in leaves(tree, path) if not isinstance(leaf, nn.Parameter))
+    return {at: leaf.clone() if isinstance(leaf, Tensor) else leaf for at, leaf in kept}
+
+
+def difference(before: dict[str, Any], tree: Any, path: str) -> str | None:
+    """The path of the first part that is another than it was, or None."""
+    after = {at: leaf for at, leaf in leaves(tree, path) if not isinstance(leaf, nn.Parameter)}
+    for at in dict.fromkeys((*before, *after)):
+        a, b = before.get(at), after.get(at)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.shape != b.shape or not bool(((a == b) | ((a != a) & (b != b))).all()):  # noqa: PLR0124 - NaN
+                return at
+        elif (at in before) != (at in after) or type(a) is not type(b) or a != b:
+            return at
+    return None
+
+
+def batch_first(batch: Batch) -> Verdict:
+    """Every tensor of the context has the batch for its first dimension."""
+    if hasattr(batch.context, "select") and not isinstance(batch.context, Tensor):
+        return None  # it picks its rows itself
+    wrong = [
+        f"{at} is {tuple(leaf.shape)}"
+        for at, leaf in leaves(batch.context)
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != batch.size)
+    ]
+    if not wrong:
+        return None
+    return (
+        f"{', '.join(wrong)}, and the batch has {batch.size} rows: the first dimension of every tensor in the context "
+        "must be the batch, as rows are picked from it. Transpose what is time-major (x.transpose(0, 1)), and keep what "
+        "all rows share in the model"
+    )
+
+
+def _inputs_untouched(probe: Probe) -> Verdict:
+    batch = probe.batch
+    before = snapshot(batch, "batch")
+    probe.ask(batch, "the batch")
+    if hasattr(probe.model, "encode"):
+        probe.model.encode(batch)
+    if changed := difference(before, batch, "batch"):
+        return (
+            f"the model changes {changed} in place: a batch is read several times in one step; compute a new tensor "
+            "(masked_fill, not masked_fill_)"
+        )
+    return None
+
+
+def _uses_context(probe: Probe) -> Verdict:
+    batch = probe.batch
+    if batch.context is None or batch.size < 2:
+        return ("not applicable", "the batch has no context, or one row")
+    turned = torch.arange(batch.size, device=batch.history.device).roll(1)
+    context = select_rows(batch.context, turned)
+    if difference(snapshot(batch.context, ""), context, "") is None:
+        return ("not applicable", "all rows have the same context")
+    try:
+        outputs = probe.ask(batch.replace(context=context), "contexts of other rows")
+    except Raised as error:
+        return ("not applicable", str(error))
+    if probe.moved(outputs) == 0:
+        return ("warning", "no output moves when every row gets another row's context: feed batch.context to the model")
+    return None
+
+
+def _holds_targets(probe: Probe) -> Verdict:
+    batch = probe.batch
+    for at, leaf in leaves(batch.context):
+        if not isinstance(leaf, Tensor) or leaf.dim() != batch.targets.dim() or leaf.dtype != batch.targets.dtype:
+            continue
+        extra = leaf.shape[1] - batch.time
+        if not 0 <= extra <= 2 or leaf.shape[2:] != batch.targets.shape[2:] or batch.time < 2:
+            continue
+        if not any(
+            torch.equal(leaf[:, o : o + batch.time][batch.mask], batch.targets[batch.mask]) for o in range(extra + 1)
+        ):
+            continue
+        turned = mapped(batch.context, lambda path, x, at=at: x.flip(1) if path == at else x)
+        if probe.moved(probe.ask(batch.replace(context=turned), f"{at} turned round")):
+            return (
+                "warning",
+                f"{at} holds the targets, and outputs depend on it: if the task is not to copy, the model sees what it "
+                "must predict; leave the targets out of the context",
+            )
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Padded:
+    """Which entries of a source are there.
+
+    Args:
+        there: (batch, n) bool, True = there.
+        path: of the mask or lengths in the context.
+        aligned: paths of the tensors of which dimension 1 is the source's.
+    """
+
+    there: Tensor
+    path: str
+    aligned: tuple[str, ...]
+
+    def picked(self, batch: Batch, row: int) -> Batch:
+        """One row without its padding."""
+        kept = self.there[row].nonzero()[:, 0]
+        one = batch.select(torch.tensor([row], device=kept.device))
+        return one.replace(context=mapped(one.context, lambda at, x: x[:, kept] if at in self.aligned else x))
+
+    def longer(self, batch: Batch) -> Batch:
+        """The batch with two more columns of padding."""
+        absent = torch.zeros_like(self.there[:, :1])
+        mask = {at: leaf for at, leaf in leaves(batch.context)}[self.path]
+        inverted = mask.dim() == 2 and not torch.equal(mask.bool(), self.there)
+        fill = {self.path: (absent if not inverted else ~absent).to(mask.dtype)}
+
+        def change(at: str, x: Tensor) -> Tensor:
+            return torch.cat([x, *[fill.get(at, torch.zeros_like(x[:, :1]))] * 2], 1) if at in self.aligned else x
+
+        return batch.replace(context=mapped(batch.context, change))
+
+
+def _padded(batch: Batch) -> list[_Padded]:
+    """The paddings that masks and lengths in the context tell of."""
+    tensors = [(at, leaf) for at, leaf in leaves(batch.context) if isinstance(leaf, Tensor)]
+    found: list[_Padded] = []
+    for at, leaf in tensors:
+        name = at.rsplit("[", 1)[-1].lower()
+        if leaf.dim() == 2 and (leaf.dtype == torch.bool or ("mask" in name and not leaf.is_floating_point())):
+            there = leaf.bool()
+            # a batch is padded to its longest row, which has no padding
+            full, empty = bool(there.all(1).any()), bool((~there).all(1).any())
+            if empty > full or (empty == full and "pad" in name):
+                there = ~there
+        elif leaf.dim() == 1 and "len" in name and not leaf.is_floating_point():
+            there = torch.arange(int(leaf.max()), device=leaf.device) < leaf[:, None]
+        else:
+            continue
+        aligned = tuple(path for path, x in tensors if x.dim() > 1 and x.shape[1] == there.shape[1])
+        stem = name.replace("mask", "").replace("pad", "").strip("'_ding]lengths")
+        named = tuple(path for path in aligned if stem and stem in path.rsplit("[", 1)[-1].lower())
+        aligned = named if set(named) - {at} else aligned
+        ends = bool((there[:, 1:] != there[:, :-1]).sum(1).le(1).all())  # padding is on one side; gaps are none
+        if set(aligned) - {at} and ends and bool(there.any(1).all()):
+            found.append(_Padded(there, at, aligned))
+    return found
+
+
+def _source_padding(probe: Probe) -> Verdict:
+    batch, tried = probe.batch, False
+    for padding in _padded(batch):
+        short = (~padding.there.all(1) & batch.mask.any(1)).nonzero()[:4, 0].tolist()
+        try:
+            for row in short:
+                outputs = probe.ask(padding.picked(batch, row), f"row {row} without its source padding")
+                far = distance(
+                    outputs[0, batch.mask[row]], probe.outputs[row, batch.mask[row]], _LOOSER * probe.tolerance
+                )
+                if far:
+                    return _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
+            if not short:
+                outputs = probe.ask(padding.longer(batch), "two more columns of source padding")
+                if far := distance(outputs[batch.mask], probe.outputs[batch.mask], _LOOSER * probe.tolerance):
+                    return _reads_padding(padding.path, "two more columns of source padding", far)
+            tried = True
+        except Raised:
+            continue  # a source of fixed length
+    if tried:
+        return None
+    return (
+        "not applicable",
+        "the context tells no padding, or its length is fixed; check_model(model, examples=..., collate=...) compares "
+        "each example alone with itself in a batch",
+    )
+
+
+def _reads_padding(path: str, tried: str, far: float) -> str:
+    return (
+        f"tried on {tried}, outputs move by {far:.2g}: padding of the source reaches them. {path} must hide it from "
+        "attention, means and recurrent layers (masked_fill(~mask, -inf) before the softmax; pack_padded_sequence; "
+        "divide by the number of entries that are there), and must not be inverted: nn.MultiheadAttention's "
+        "key_padding_mask is True at padding, a mask here usually True at what is there"
+    )
+
+
+def _source_order(probe: Probe) -> Verdict:
+    batch = probe.batch
+    if batch.context is None:
+        return ("not applicable", "the batch has no context")
+    known = {path: padding.there for padding in _padded(batch) for path in padding.aligned}
+    turned = mapped(batch.context, lambda at, x: _turned(x, known.get(at)))
+    if difference(snapshot(batch.context, ""), turned, "") is None:
+        return ("not applicable", "the context has no sequence that changes when it is turned round")
+    try:
+        far = probe.moved(probe.ask(batch.replace(context=turned), "sources turned round"))
+        shuffled = select_rows(batch.context, torch.arange(batch.size, device=batch.history.device).roll(1))
+        matters = bool(far) or bool(probe.moved(probe.ask(batch.replace(context=shuffled), "contexts of other rows")))
+    except Raised as error:
+        return ("not applicable", str(error))
+    if matters and not far:
+        return (
+            "warning",
+            "outputs depend on the source, and not on its order (each turned round, nothing moves): a Transformer's "
+            "encoder needs positions; a bag of symbols may be meant so",
+        )
+    return None
+
+
+def _turned(x: Tensor, there: Tensor | None) -> Tensor:
+    """A sequence with the entries that are there in reverse order; a vector of features is left as it is."""
+    if x.dim() < 2 or x.dtype == torch.bool or (x.dim() == 2 and x.is_floating_point()):
+        return x
+    if there is None:
+        return x.flip(1)
+    kept = x.clone()
+    for row, where in enumerate(there):
+        kept[row, where] = x[row, where].flip(0)
+    return kept
+
+
+def alone_equals_batch(probe: Probe, examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Verdict:
+    """Each example alone equals itself in a batch."""
+    whole = collated(examples, collate)
+    outputs = probe.model(whole)
+    for n, example in enumerate(examples):
+        one = collated([example], collate)
+        try:
+            alone = probe.model(one)
+        except Exception as error:  # whatever a model raises
+            return f"{raised(f'example {n} alone', error)}; the forward must take a batch of one row"
+        wanted = outputs[n][whole.mask[n]]
+        if not torch.equal(one.targets[one.mask], whole.targets[n][whole.mask[n]]):
+            return (
+                f"example {n} has other targets (or other positions that count) alone than in a batch of "
+                f"{len(examples)}: what collate makes of an example may not depend on the others, but for padding"
+            )
+        if far := distance(alone[0][one.mask[0]], wanted, _LOOSER * probe.tolerance):
+            return (
+                f"outputs of example {n} alone are {far:.2g} away from its outputs in a batch of {len(examples)}: "
+                "padding of source, prompt or history reaches them. Hide it from attention, means and recurrent layers, "
+                "count positions without it, and check that no mask is inverted"
+            )
+    return None
+
+
+def collated(examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Batch:
+    """Examples as a Batch."""
+    made = collate(list(examples))
+    if not isinstance(made, Batch):
+        raise UserError(f"collate must make a freerun.Batch of a list of examples; got {type(made).__name__}")
+    if made.size != len(examples):
+        raise UserError(f"collate made {made.size} rows of {len(examples)} examples: one row an example")
+    return made
+
+
+_SOURCE = "the forward must take contexts of any rows"
+
+_CHECKS = (
+    Check("inputs_untouched", _inputs_untouched, "the batch is left as it is", "the batch", _SOURCE),
+    Check("uses_context", _uses_context, "the context moves outputs", "another context", _SOURCE),
+    Check("holds_targets", _holds_targets, "the context does not hold the targets", "another context", _SOURCE),
+    Check("source_padding", _source_padding, "padding of the source moves no output", "less padding", _SOURCE),
+    Check("source_order", _source_order, "the order of the source moves outputs", "a source turned round", _SOURCE),
+)
+
+CONTEXT: dict[str, Check] = {check.name: check for check in _CHECKS}
