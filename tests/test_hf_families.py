@@ -250,8 +250,9 @@ RAGGED = {"gpt2", "llama", "qwen3", "opt", "bloom", "gpt_neox", "cohere", "grani
 @pytest.mark.parametrize("name", EACH)
 def test_a_family_passes_its_check_and_keeps_what_it_can(name):
     m = adapted(name)
-    report = fr.check_model(m, batch_of(name, "left"))
-    assert not report.refused, str(report)
+    # an encoder that counts positions from the left knows nothing of padding there
+    report = fr.check_model(m, batch_of(name, "left" if name in CAUSAL else "right"))
+    assert not report.warnings, str(report)
     # a pad among its ids moves M2M's positions, otherwise over a cache than in a forward, and not at all in vectors
     assert isinstance(m, Stepper) == isinstance(m, Embedder) == (name != "m2m_100"), str(m.findings)
     # the vocabulary is read from the last vectors, at the places asked for, and with all that the model does to them

@@ -2,70 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from freerun.checks.report import Check, Probe, Raised, Verdict, distance, raised
+from freerun.checks.trees import difference, leaves, mapped, snapshot
 from freerun.errors import UserError
 from freerun.types import Batch, select_rows
 
-__all__ = ["CONTEXT", "alone_equals_batch", "batch_first", "difference", "snapshot"]
+__all__ = ["CONTEXT", "alone_equals_batch", "batch_first", "collated", "inputs_untouched"]
 
 _LOOSER = 10  # calls of different shapes
-
-
-def leaves(tree: Any, path: str = "context") -> Iterator[tuple[str, Any]]:
-    """What a tree of containers and dataclasses holds, each with its path; other objects are not looked into."""
-    if isinstance(tree, Mapping):
-        for name, part in cast(Mapping[Any, Any], tree).items():
-            yield from leaves(part, f"{path}[{name!r}]")
-    elif isinstance(tree, tuple | list):
-        for n, part in enumerate(cast(Sequence[Any], tree)):
-            yield from leaves(part, f"{path}[{n}]")
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        for each in fields(tree):
-            yield from leaves(getattr(tree, each.name), f"{path}.{each.name}")
-    elif isinstance(tree, Tensor | int | float | str | None):
-        yield path, tree
-
-
-def mapped(tree: Any, change: Callable[[str, Tensor], Tensor], path: str = "context") -> Any:
-    """The tree with its tensors changed, each given with its path."""
-    if isinstance(tree, Tensor):
-        return change(path, tree)
-    if isinstance(tree, Mapping):
-        items = cast(Mapping[Any, Any], tree).items()
-        return {name: mapped(part, change, f"{path}[{name!r}]") for name, part in items}
-    if isinstance(tree, tuple | list):
-        parts = [mapped(part, change, f"{path}[{n}]") for n, part in enumerate(cast(Sequence[Any], tree))]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if is_dataclass(tree) and not isinstance(tree, type):
-        named = ((each.name, getattr(tree, each.name)) for each in fields(tree) if each.init)
-        return replace(tree, **{name: mapped(part, change, f"{path}.{name}") for name, part in named})
-    return tree
-
-
-def snapshot(tree: Any, path: str) -> dict[str, Any]:
-    """What a tree holds, copied, to be compared with it later; weights are left out."""
-    kept = ((at, leaf) for at, leaf in leaves(tree, path) if not isinstance(leaf, nn.Parameter))
-    return {at: leaf.clone() if isinstance(leaf, Tensor) else leaf for at, leaf in kept}
-
-
-def difference(before: dict[str, Any], tree: Any, path: str) -> str | None:
-    """The path of the first part that is another than it was, or None."""
-    after = {at: leaf for at, leaf in leaves(tree, path) if not isinstance(leaf, nn.Parameter)}
-    for at in dict.fromkeys((*before, *after)):
-        a, b = before.get(at), after.get(at)
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if a.shape != b.shape or not bool(((a == b) | ((a != a) & (b != b))).all()):  # noqa: PLR0124 - NaN
-                return at
-        elif (at in before) != (at in after) or type(a) is not type(b) or a != b:
-            return at
-    return None
+# what a mask's name has beside that of its source: source_mask, src_key_padding_mask, input_lengths
+_ABOUT = re.compile(r"_?(key)?_?(pad|padding|attention)?_?(mask|length|len)s?$")
 
 
 def batch_first(batch: Batch) -> Verdict:
@@ -81,21 +35,18 @@ def batch_first(batch: Batch) -> Verdict:
         return None
     return (
         f"{', '.join(wrong)}, and the batch has {batch.size} rows: the first dimension of every tensor in the context "
-        "must be the batch, as rows are picked from it. Transpose what is time-major (x.transpose(0, 1)), and keep what "
-        "all rows share in the model"
+        "must be the batch, as rows are picked from it. Transpose what is time-major (x.transpose(0, 1)), and keep "
+        "what all rows share in the model"
     )
 
 
-def _inputs_untouched(probe: Probe) -> Verdict:
+def inputs_untouched(probe: Probe, before: dict[str, Any]) -> Verdict:
+    """The batch is as it was before the model's first call."""
     batch = probe.batch
-    before = snapshot(batch, "batch")
-    probe.ask(batch, "the batch")
-    if hasattr(probe.model, "encode"):
-        probe.model.encode(batch)
     if changed := difference(before, batch, "batch"):
         return (
-            f"the model changes {changed} in place: a batch is read several times in one step; compute a new tensor "
-            "(masked_fill, not masked_fill_)"
+            f"the forward changes {changed} in place: a batch is read several times in one step; compute a new tensor "
+            "(masked_fill, not masked_fill_; the other checks need this one)"
         )
     return None
 
@@ -159,25 +110,13 @@ class _Padded:
         one = batch.select(torch.tensor([row], device=kept.device))
         return one.replace(context=mapped(one.context, lambda at, x: x[:, kept] if at in self.aligned else x))
 
-    def longer(self, batch: Batch) -> Batch:
-        """The batch with two more columns of padding."""
-        absent = torch.zeros_like(self.there[:, :1])
-        mask = {at: leaf for at, leaf in leaves(batch.context)}[self.path]
-        inverted = mask.dim() == 2 and not torch.equal(mask.bool(), self.there)
-        fill = {self.path: (absent if not inverted else ~absent).to(mask.dtype)}
-
-        def change(at: str, x: Tensor) -> Tensor:
-            return torch.cat([x, *[fill.get(at, torch.zeros_like(x[:, :1]))] * 2], 1) if at in self.aligned else x
-
-        return batch.replace(context=mapped(batch.context, change))
-
 
 def _padded(batch: Batch) -> list[_Padded]:
     """The paddings that masks and lengths in the context tell of."""
     tensors = [(at, leaf) for at, leaf in leaves(batch.context) if isinstance(leaf, Tensor)]
     found: list[_Padded] = []
     for at, leaf in tensors:
-        name = at.rsplit("[", 1)[-1].lower()
+        name = _last(at)
         if leaf.dim() == 2 and (leaf.dtype == torch.bool or ("mask" in name and not leaf.is_floating_point())):
             there = leaf.bool()
             # a batch is padded to its longest row, which has no padding
@@ -189,13 +128,16 @@ def _padded(batch: Batch) -> list[_Padded]:
         else:
             continue
         aligned = tuple(path for path, x in tensors if x.dim() > 1 and x.shape[1] == there.shape[1])
-        stem = name.replace("mask", "").replace("pad", "").strip("'_ding]lengths")
-        named = tuple(path for path in aligned if stem and stem in path.rsplit("[", 1)[-1].lower())
+        named = tuple(path for path in aligned if _ABOUT.sub("", name) in _last(path))
         aligned = named if set(named) - {at} else aligned
         ends = bool((there[:, 1:] != there[:, :-1]).sum(1).le(1).all())  # padding is on one side; gaps are none
         if set(aligned) - {at} and ends and bool(there.any(1).all()):
             found.append(_Padded(there, at, aligned))
     return found
+
+
+def _last(path: str) -> str:
+    return re.sub(r"\W", "", re.split(r"[\[.]", path)[-1]).lower()
 
 
 def _source_padding(probe: Probe) -> Verdict:
@@ -210,19 +152,15 @@ def _source_padding(probe: Probe) -> Verdict:
                 )
                 if far:
                     return _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
-            if not short:
-                outputs = probe.ask(padding.longer(batch), "two more columns of source padding")
-                if far := distance(outputs[batch.mask], probe.outputs[batch.mask], _LOOSER * probe.tolerance):
-                    return _reads_padding(padding.path, "two more columns of source padding", far)
-            tried = True
+            tried = tried or bool(short)
         except Raised:
             continue  # a source of fixed length
     if tried:
         return None
     return (
         "not applicable",
-        "the context tells no padding, or its length is fixed; check_model(model, examples=..., collate=...) compares "
-        "each example alone with itself in a batch",
+        "no mask or lengths in the context tell of padding in this batch, or its length is fixed; "
+        "check_model(model, examples=..., collate=...) compares each example alone with itself in a batch",
     )
 
 
@@ -230,8 +168,8 @@ def _reads_padding(path: str, tried: str, far: float) -> str:
     return (
         f"tried on {tried}, outputs move by {far:.2g}: padding of the source reaches them. {path} must hide it from "
         "attention, means and recurrent layers (masked_fill(~mask, -inf) before the softmax; pack_padded_sequence; "
-        "divide by the number of entries that are there), and must not be inverted: nn.MultiheadAttention's "
-        "key_padding_mask is True at padding, a mask here usually True at what is there"
+        "divide by the number of entries that are there; positions that do not count padding, or padding on the "
+        "right), and must not be inverted: nn.MultiheadAttention's key_padding_mask is True at padding"
     )
 
 
@@ -245,8 +183,8 @@ def _source_order(probe: Probe) -> Verdict:
         return ("not applicable", "the context has no sequence that changes when it is turned round")
     try:
         far = probe.moved(probe.ask(batch.replace(context=turned), "sources turned round"))
-        shuffled = select_rows(batch.context, torch.arange(batch.size, device=batch.history.device).roll(1))
-        matters = bool(far) or bool(probe.moved(probe.ask(batch.replace(context=shuffled), "contexts of other rows")))
+        other = mapped(batch.context, lambda at, x: x if _turned(x, None) is x else x.roll(1, 0))
+        matters = bool(far) or bool(probe.moved(probe.ask(batch.replace(context=other), "sources of other rows")))
     except Raised as error:
         return ("not applicable", str(error))
     if matters and not far:
@@ -289,8 +227,8 @@ def alone_equals_batch(probe: Probe, examples: Sequence[Any], collate: Callable[
         if far := distance(alone[0][one.mask[0]], wanted, _LOOSER * probe.tolerance):
             return (
                 f"outputs of example {n} alone are {far:.2g} away from its outputs in a batch of {len(examples)}: "
-                "padding of source, prompt or history reaches them. Hide it from attention, means and recurrent layers, "
-                "count positions without it, and check that no mask is inverted"
+                "padding of source, prompt or history reaches them. Hide it from attention, means and recurrent "
+                "layers, count positions without it, and check that no mask is inverted"
             )
     return None
 
@@ -308,7 +246,6 @@ def collated(examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Ba
 _SOURCE = "the forward must take contexts of any rows"
 
 _CHECKS = (
-    Check("inputs_untouched", _inputs_untouched, "the batch is left as it is", "the batch", _SOURCE),
     Check("uses_context", _uses_context, "the context moves outputs", "another context", _SOURCE),
     Check("holds_targets", _holds_targets, "the context does not hold the targets", "another context", _SOURCE),
     Check("source_padding", _source_padding, "padding of the source moves no output", "less padding", _SOURCE),

@@ -40,11 +40,13 @@ def _deterministic(probe: Probe) -> Verdict:
             "nothing from one call for the next (the other checks need this one)"
         )
     kept = first.clone()
-    probe.told(probe.everywhere, "another batch between two calls")
+    turned = probe.batch.select(torch.arange(probe.batch.size, device=first.device).roll(1))
+    changed = probe.changed(turned.history, probe.everywhere)
+    probe.ask(turned.replace(history=changed), "another batch between two calls")
     if far := probe.moved(first):
         return (
-            f"the outputs of a call move by {far:.2g} when the model is called again: it writes into the tensor that it "
-            "returned; return a new one"
+            f"the outputs of a call move by {far:.2g} when the model is called again: it writes into the tensor that "
+            "it returned; return a new one"
         )
     if far := max(probe.moved(probe.model(probe.batch)), probe.moved(kept)):
         return (
@@ -160,9 +162,9 @@ def _reads_last_entry(probe: Probe) -> Verdict:
     if 1 in delays:
         return None
     return (
-        f"no output moves when the entry just before it changes (tried at {len(delays)} positions): outputs[:, t] first "
-        f"react to history[:, t-{min(delays)}]. The history is shifted more than once, or the causal mask hides the "
-        "last entry: batch.history is aligned with the targets, and the model shifts it by one: "
+        f"no output moves when the entry just before it changes (tried at {len(delays)} positions): outputs[:, t] "
+        f"first react to history[:, t-{min(delays)}]. The history is shifted more than once, or the causal mask hides "
+        "the last entry: batch.history is aligned with the targets, and the model shifts it by one: "
         "torch.cat([start, history[:, :-1]], dim=1)"
     )
 
@@ -191,26 +193,14 @@ def _history_order(probe: Probe) -> Verdict:
     blind = blind and not probe.moved(
         probe.ask(probe.batch.replace(history=turned), "a history in another order"), after
     )
-    if blind or _without_positions(probe):
+    if blind:
         return (
             "warning",
-            "outputs do not depend on the order of the history (its first half turned round, or one id repeated, makes "
-            "no difference): a Transformer needs positions (learned, sinusoidal or rotary) added before attention",
+            "outputs depend on early entries of the history, and not on their order (its first half turned round, "
+            "nothing moves): a Transformer needs positions (learned, sinusoidal or rotary); a bag of entries may be "
+            "meant so",
         )
     return None
-
-
-def _without_positions(probe: Probe) -> bool:
-    """Whether one id repeated gives the same outputs everywhere, as attention without positions does."""
-    if not probe.batch.is_discrete:
-        return False
-    ids = probe._known[:64]
-    one = probe.batch.select(ids.new_zeros(len(ids)))
-    outputs = probe.ask(
-        one.replace(history=ids[:, None].expand_as(one.history).clone()), "histories of one id repeated"
-    )
-    same = (outputs - outputs[:, :1]).abs() <= probe.tolerance
-    return bool(same.all(2).all(1).any())
 
 
 def _trailing(mask: Tensor) -> Tensor:
@@ -261,7 +251,7 @@ def _rows_independent(probe: Probe) -> Verdict:
             return (
                 f"outputs of row {row} move by {far:.2g} when the other rows change: rows may not share "
                 "statistics (batch norm without running averages, a mean over dimension 0, a layer that is not "
-                "batch first)"
+                "batch first, something kept from an earlier call)"
             )
     return None
 
@@ -272,8 +262,8 @@ _FIELDS = "let the forward read batch.history and batch.context alone"
 _ROWS = "the forward must take any rows of a batch, its context with them"
 
 deterministic = Check(
-    "deterministic", _deterministic, "a call gives the same again, whatever was read in between", "the same batch again",
-    "a model must take several calls",
+    "deterministic", _deterministic, "a call gives the same again, whatever was read in between",
+    "the same batch again", "a model must take several calls",
 )  # fmt: skip
 _CHECKS = (
     Check("finite", _finite, "no NaN or infinity where it counts", "the batch", ""),

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.checks.context import difference, snapshot
 from freerun.checks.report import Check, Probe, Verdict, distance
+from freerun.checks.trees import difference, snapshot
+from freerun.rollin.together import can
 from freerun.types import Cached, Detachable, Embedder, Encoder, Reader, Split, Stepper
 
 __all__ = ["PROTOCOLS"]
@@ -26,7 +27,7 @@ def _needs(protocol: type[Any], methods: str) -> Callable[[Callable[[Probe], Ver
 
     def only(ask: Callable[[Probe], Verdict]) -> Callable[[Probe], Verdict]:
         def asked(probe: Probe) -> Verdict:
-            if isinstance(probe.model, protocol):
+            if can(probe.model, protocol):
                 return ask(probe)
             return ("not applicable", f"the model has no {methods}")
 
@@ -194,8 +195,10 @@ def _cache_equals_forward(probe: Probe) -> Verdict:
 
 @_needs(Encoder, "encode")
 def _encode_equals_forward(probe: Probe) -> Verdict:
-    model, counted = probe.model, probe.batch.mask
+    model, counted, before = probe.model, probe.batch.mask, snapshot(probe.batch, "batch")
     once = model.encode(probe.batch)
+    if changed := difference(before, probe.batch, "batch"):
+        return f"encode changes {changed} in place: return a new batch, batch.replace(context=...)"
     for what, batch in (("an encoded batch", once), ("a batch encoded twice", model.encode(once))):
         far = _same(probe, probe.ask(batch, what)[counted], probe.outputs[counted])
         if far:

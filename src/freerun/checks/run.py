@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from freerun.checks.context import CONTEXT, alone_equals_batch, batch_first, collated
+from freerun.checks.context import CONTEXT, alone_equals_batch, batch_first, collated, inputs_untouched
 from freerun.checks.forward import FORWARD, deterministic, shape
 from freerun.checks.protocols import PROTOCOLS
 from freerun.checks.report import Check, Probe, Report
-from freerun.checks.training import TRAINING
+from freerun.checks.training import learning, training_mode
+from freerun.checks.trees import snapshot
 from freerun.errors import UserError
 from freerun.rollin.modes import evaluating
 from freerun.types import Batch
@@ -84,24 +85,30 @@ def examine(
     found = [Check("context_batch_first", batch_first, "the context's tensors are batch first", "the batch", "")(batch)]
     if found[0].status != "ok":
         return Report(tuple(found))
-    if batch.size > _ROWS:
-        batch = batch.select(torch.arange(_ROWS, device=batch.history.device))
+    # a copy: a model that writes into its batch writes into ours
+    batch = batch.select(torch.arange(min(batch.size, _ROWS), device=batch.history.device))
+    before = snapshot(batch, "batch")
     with torch.no_grad(), evaluating(model):
         outputs = model(batch)
         found.append(Check("shape", partial(shape, outputs), "outputs are (batch, time, ...)", "the batch", "")(batch))
         if found[-1].status != "ok":
             return Report(tuple(found))
         probe = Probe(model, batch, outputs.clone())
-        found.append(deterministic(probe))
-        if found[-1].status != "ok":
-            return Report(tuple(found))
+        untouched = Check(
+            "inputs_untouched", partial(inputs_untouched, before=before), "the batch is left as it is", "the batch", ""
+        )
+        for check in (untouched, deterministic):  # the others need these
+            found.append(check(probe))
+            if found[-1].status != "ok":
+                return Report(tuple(found))
         found += [check(probe) for check in (FORWARD | CONTEXT | PROTOCOLS).values()]
-        if examples:
+        if examples and collate is not None:
             alone = partial(alone_equals_batch, examples=examples, collate=collate)
             fine = "each example alone equals itself in a batch"
             found.append(Check("alone_equals_batch", alone, fine, "the examples", "see what collate makes")(probe))
+        found.append(learning(probe))
     with torch.no_grad():
-        found += [check(probe) for check in TRAINING.values()]
+        found.append(training_mode(Report(tuple(found)).refused)(probe))
     return Report(tuple(found))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freerun.errors import UserError
+from freerun.rollin.together import has
 from freerun.types import Batch, Cached, Encoder, Reader, Stepper
 
 __all__ = ["Walk", "begin", "log_probs", "prompt_lengths", "together"]
@@ -26,7 +27,7 @@ def prompt_lengths(batch: Batch) -> Tensor:
 
 def together(model: Any, told: Tensor) -> list[Tensor]:
     """Which rows go on side by side: all, or those with prompts of one length where a model steps in lockstep."""
-    if isinstance(model, Cached) or not isinstance(model, Stepper):
+    if has(model, Cached) or not has(model, Stepper):
         return [torch.arange(len(told), device=told.device)]
     return [(told == length).nonzero().squeeze(1) for length in told.unique()]
 
@@ -41,9 +42,9 @@ def begin(model: Any, batch: Batch, told: Tensor, length: int) -> Walk:
     history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
     history[known] = batch.history[:, :longest][known[:, :longest]]
     shown = Batch(torch.zeros_like(history), history, ~known, context=batch.context, rows=batch.row_numbers)
-    if isinstance(model, Encoder):
+    if has(model, Encoder):
         shown = model.encode(shown)
-    return _Steps(model, shown, told) if isinstance(model, Stepper) else _Forwards(model, shown, told)
+    return _Steps(model, shown, told) if has(model, Stepper) else _Forwards(model, shown, told)
 
 
 class Walk(Protocol):
@@ -64,10 +65,10 @@ class _Steps:
         self.state = model.start(batch)
         longest = int(told.max())
         prompt = batch.history[:, :longest]
-        if longest and isinstance(model, Cached):
+        if longest and has(model, Cached):
             there = torch.arange(longest, device=told.device) < told[:, None]
             self.state, _ = model.advance(self.state, model.embed(prompt[there]), told)
-        elif longest and isinstance(model, Reader):
+        elif longest and has(model, Reader):
             self.state = model.read(self.state, model.embed(prompt))
         elif longest:
             for inputs in model.embed(prompt).unbind(1):

@@ -17,6 +17,7 @@ from freerun.rollin.jacobi import jacobi_roll_in
 from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled, same
+from freerun.rollin.together import has
 from freerun.types import Batch, Encoder
 
 __all__ = ["certified_forward", "draft_roll_in"]
@@ -54,7 +55,7 @@ def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: 
 
 
 def _encoded(model: Any, batch: Batch) -> Batch:
-    return model.encode(batch) if isinstance(model, Encoder) else batch
+    return model.encode(batch) if has(model, Encoder) else batch
 
 
 def _copy_of(model: Any, dtype: torch.dtype) -> nn.Module:

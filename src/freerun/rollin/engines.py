@@ -9,7 +9,7 @@ import torch
 
 from freerun.errors import UserError
 from freerun.rollin.plan import Plan
-from freerun.rollin.together import can, refuse_sharded
+from freerun.rollin.together import can, has, refuse_sharded
 from freerun.types import Batch, Cached, Stepper
 
 __all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engine", "refuse_engine", "resolve"]
@@ -107,9 +107,9 @@ def refuse_engine(model: Any, engine: Engine) -> None:
         name = engine if isinstance(engine, str) else type(engine).__name__.lower()
         instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
         refuse_sharded(model, f"engine={name!r} calls parts of the model", instead)
-    if engine == "step" and not isinstance(model, Stepper):
+    if engine == "step" and not has(model, Stepper):
         raise UserError(_lacking("step", model, "start, embed, step, output and select"))
-    if isinstance(engine, Window) and not isinstance(model, Cached):
+    if isinstance(engine, Window) and not has(model, Cached):
         raise UserError(_lacking("window", model, "start, embed, step, output, select, head, advance and crop"))
 
 

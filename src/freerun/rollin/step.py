@@ -10,6 +10,7 @@ from torch import Tensor
 
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled
+from freerun.rollin.together import has
 from freerun.types import Batch, Reader
 
 __all__ = ["step_roll_in"]
@@ -38,7 +39,7 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
     inputs = embed(history[:last])
     start = 0
     first = int(plan.times[0])
-    if isinstance(model, Reader) and first > 1:  # a prompt that all rows have
+    if has(model, Reader) and first > 1:  # a prompt that all rows have
         state = model.read(state, inputs[:first].transpose(0, 1))
     else:
         first = 0

@@ -17,7 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from freerun.errors import UserError
 
-__all__ = ["can", "hint", "most", "refuse_sharded", "sharded", "some", "unwrapped", "waits"]
+__all__ = ["can", "has", "hint", "most", "refuse_sharded", "sharded", "some", "unwrapped", "waits"]
 
 P = TypeVar("P")
 
@@ -62,9 +62,28 @@ def waits(model: Any) -> bool:
     )
 
 
+_MODULES = ("head", "embed", "lookup")  # methods that take a tensor, and may be a layer
+
+
+def has(model: Any, protocol: type[P]) -> TypeGuard[P]:
+    """Whether a model has the methods of a protocol; a width or a layer of that name (``hidden``, ``read``) is none.
+
+    >>> from freerun.types import Split
+    >>> net = nn.Module()
+    >>> net.hidden, net.head = 64, nn.Linear(64, 3)
+    >>> has(net, Split)
+    False
+    """
+    if not isinstance(model, protocol):
+        return False
+    names = {name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_")}
+    found = {name: getattr(model, name) for name in names}
+    return all(callable(part) and (name in _MODULES or not isinstance(part, nn.Module)) for name, part in found.items())
+
+
 def can(model: Any, protocol: type[P]) -> TypeGuard[P]:
     """Whether a model has the methods of a protocol, and they may be called one by one."""
-    return isinstance(model, protocol) and not sharded(model)
+    return has(model, protocol) and not sharded(model)
 
 
 def some(model: Any, here: bool) -> bool:

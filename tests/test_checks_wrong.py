@@ -1,0 +1,582 @@
+"""Models that are wrong in one way each, and the right one beside them: seen by name, and no false alarm."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import freerun as fr
+from freerun.types import Batch
+
+SOURCE, VOCAB, SIZE, VALUES = 7, 5, 8, 2
+
+
+def batch_of(size: int = 5, time: int = 8, padding: str | None = "right") -> Batch:
+    """Ids with padding after the end, and a source of its own length, padded or not."""
+    g = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([time, time - 1, time - 3, time - 2, time])[:size]
+    mask = torch.arange(time) < lengths[:, None]
+    ids = torch.randint(0, VOCAB, (size, time), generator=g) * mask
+    source = torch.randint(1, SOURCE, (size, 6), generator=g)
+    there = torch.arange(6) < torch.tensor([6, 3, 4, 6, 5])[:size, None]
+    there = torch.ones_like(there) if padding is None else there.flip(1) if padding == "left" else there
+    return Batch(ids, ids, mask, {"source": source * there, "source_mask": there})
+
+
+def values_of(size: int = 4, time: int = 7) -> Batch:
+    values = torch.randn(size, time, VALUES, generator=torch.Generator().manual_seed(0))
+    return Batch(values, values, torch.ones(size, time, dtype=torch.bool))
+
+
+def sinusoids(time: int) -> Tensor:
+    angle = torch.arange(time)[:, None] / 20.0 ** (torch.arange(SIZE) / SIZE)
+    return torch.cat([angle.sin()[:, ::2], angle.cos()[:, ::2]], 1)
+
+
+class Attends(nn.Module):
+    """An encoder-decoder by attention, as a student writes it; the faults below are changes of it."""
+
+    def __init__(self, layers: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.source = nn.Embedding(SOURCE, SIZE)
+        self.target = nn.Embedding(VOCAB, SIZE)
+        self.first = nn.Parameter(torch.randn(SIZE))
+        self.reads = nn.ModuleList(nn.MultiheadAttention(SIZE, 2, batch_first=True) for _ in range(layers))
+        self.looks = nn.MultiheadAttention(SIZE, 2, batch_first=True)
+        self.out = nn.Linear(SIZE, VOCAB)
+
+    def shifted(self, batch: Batch) -> Tensor:
+        x = self.target(batch.history[:, :-1])
+        return torch.cat([self.first.expand(batch.size, 1, -1), x], 1)
+
+    def hidden_keys(self, time: int) -> Tensor:
+        return torch.ones(time, time, dtype=torch.bool).triu(1)
+
+    def positions(self, time: int) -> Tensor:
+        return sinusoids(time)
+
+    def memory(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        source, there = batch.context["source"], batch.context["source_mask"]
+        places = (there.cumsum(1) - 1).clamp_min(0)  # padding on either side takes none
+        return self.source(source) + self.positions(source.shape[1])[places], ~there
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.shifted(batch) + self.positions(batch.time)
+        for layer in self.reads:
+            x = x + layer(x, x, x, attn_mask=self.hidden_keys(batch.time), need_weights=False)[0]
+        memory, absent = self.memory(batch)
+        x = x + self.looks(x, memory, memory, key_padding_mask=absent, need_weights=False)[0]
+        return self.out(x)
+
+
+class ShiftedTwice(Attends):
+    def shifted(self, batch):
+        x = super().shifted(batch)
+        return torch.cat([x[:, :1], x[:, :-1]], 1)
+
+
+class DiagonalHidden(Attends):
+    """The causal mask hides the last entry, and the stream has none of it."""
+
+    def hidden_keys(self, time):
+        return torch.ones(time, time, dtype=torch.bool).triu(0).index_fill(1, torch.tensor(0), False)
+
+    def forward(self, batch):
+        x = self.shifted(batch) + self.positions(batch.time)
+        query = self.positions(batch.time).expand_as(x)
+        x = self.reads[0](query, x, x, attn_mask=self.hidden_keys(batch.time), need_weights=False)[0]
+        return self.out(x)
+
+
+class AttendsToPads(Attends):
+    def memory(self, batch):
+        memory, absent = super().memory(batch)
+        return memory, torch.zeros_like(absent)
+
+
+class MaskInverted(Attends):
+    """Reads the pads and ignores what is there."""
+
+    def memory(self, batch):
+        memory, absent = super().memory(batch)
+        inverted = ~absent
+        inverted[:, -1] &= ~inverted.all(1)  # torch gives NaN for a row that may attend to nothing
+        return memory, inverted
+
+
+class MeanOverPads(Attends):
+    """Pads are zeros, and yet the mean is divided by the padded length."""
+
+    def forward(self, batch):
+        memory, absent = self.memory(batch)
+        mean = memory.masked_fill(absent[..., None], 0.0).mean(1, keepdim=True)
+        x = self.shifted(batch) + self.positions(batch.time)
+        x = self.reads[0](x, x, x, attn_mask=self.hidden_keys(batch.time), need_weights=False)[0]
+        return self.out(x + mean)
+
+
+class PositionsFromTheEnd(Attends):
+    """The source's positions are counted from the padded end."""
+
+    def memory(self, batch):
+        source, there = batch.context["source"], batch.context["source_mask"]
+        return self.source(source) + self.positions(source.shape[1]).flip(0), ~there
+
+
+class ById(Attends):
+    """Right: knows padding by its id, and not by the mask."""
+
+    def memory(self, batch):
+        memory, _ = super().memory(batch)
+        return memory, batch.context["source"] == 0
+
+
+class Probabilities(Attends):
+    def forward(self, batch):
+        return super().forward(batch).softmax(-1)
+
+
+class LogProbabilities(Attends):
+    def forward(self, batch):
+        return super().forward(batch).log_softmax(-1)
+
+
+class NoPositions(Attends):
+    def positions(self, time):
+        return torch.zeros(time, SIZE)
+
+
+class NormsInTraining(Attends):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(SIZE)
+
+    def shifted(self, batch):
+        return self.norm(super().shifted(batch).transpose(1, 2)).transpose(1, 2)
+
+
+class NormsFrozen(NormsInTraining):
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class NormsTheSource(Attends):
+    """Right: statistics over sources alone; no output sees the future."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(SIZE)
+
+    def memory(self, batch):
+        memory, absent = super().memory(batch)
+        return self.norm(memory.transpose(1, 2)).transpose(1, 2), absent
+
+
+class LooksAheadInTraining(Attends):
+    def hidden_keys(self, time):
+        return torch.zeros(time, time, dtype=torch.bool) if self.training else super().hidden_keys(time)
+
+
+class TargetsInTraining(Attends):
+    def shifted(self, batch):
+        return super().shifted(batch.replace(history=batch.targets) if self.training else batch)
+
+
+class Dropped(Attends):
+    """Right: dropout in training mode, within the layers and written into the forward."""
+
+    def shifted(self, batch):
+        return nn.functional.dropout(super().shifted(batch), 0.3, self.training)
+
+
+class IgnoresContext(Attends):
+    def memory(self, batch):
+        memory, absent = super().memory(batch)
+        return torch.zeros_like(memory), torch.zeros_like(absent)
+
+
+class BlindToSourceOrder(Attends):
+    def memory(self, batch):
+        return self.source(batch.context["source"]), ~batch.context["source_mask"]
+
+
+class TargetsInContext(Attends):
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        return (
+            outputs + self.out(self.target(batch.context["labels"][:, : batch.time]))
+            if "labels" in batch.context
+            else outputs
+        )
+
+
+class ReadsTheMask(Attends):
+    """Told by the loss mask how long the target is."""
+
+    def shifted(self, batch):
+        return super().shifted(batch) + batch.mask.sum(1)[:, None, None] / 10
+
+
+class ChangesItsBatch(Attends):
+    def memory(self, batch):
+        batch.context["source"].masked_fill_(~batch.context["source_mask"], 1)
+        return super().memory(batch)
+
+
+class ChangesHistory(Attends):
+    def shifted(self, batch):
+        batch.history[~batch.mask] = 1
+        return super().shifted(batch)
+
+
+class KeepsASource(Attends):
+    """The first source is kept for all calls."""
+
+    kept = None
+
+    def memory(self, batch):
+        if self.kept is None or len(self.kept[1]) != batch.size:
+            self.kept = super().memory(batch)
+        return self.kept
+
+
+class KeepsAState(Attends):
+    state = 0.0
+
+    def forward(self, batch):
+        outputs = super().forward(batch) + self.state
+        self.state = outputs[:, -1:].mean().detach()
+        return outputs
+
+
+class OneBuffer(Attends):
+    """Every call writes into the tensor that the last one returned."""
+
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        if getattr(self, "kept", None) is None or self.kept.shape != outputs.shape:
+            self.kept = torch.empty_like(outputs)
+        with torch.no_grad():
+            self.kept.copy_(outputs)
+        return self.kept
+
+
+class NothingToLearn(Attends):
+    def forward(self, batch):
+        return super().forward(batch).detach()
+
+
+class FixedLength(Attends):
+    """The forward has a length of its own."""
+
+    def positions(self, time):
+        return sinusoids(8)[:time] if time < 7 else sinusoids(8)
+
+    def hidden_keys(self, time):
+        return torch.ones(8, 8, dtype=torch.bool).triu(1)
+
+
+REFUSED = [
+    (ShiftedTwice, "reads_last_entry", r"first react to history\[:, t-2\].*shifted more than once"),
+    (DiagonalHidden, "reads_last_entry", "causal mask hides the last entry"),
+    (AttendsToPads, "source_padding", r"row 1 alone, without its source padding.*context\['source_mask'\]"),
+    (MaskInverted, "source_padding", "must not be inverted"),
+    (MeanOverPads, "source_padding", "divide by the number of entries that are there"),
+    (PositionsFromTheEnd, "source_padding", "padding of the source reaches them"),
+    (Probabilities, "logits", "return logits"),
+    (NormsInTraining, "training_mode", r"history\[\d\] changes.*BatchNorm1d takes its statistics over all positions"),
+    (LooksAheadInTraining, "training_mode", "outputs before position"),
+    (TargetsInTraining, "training_mode", "only batch.targets change"),
+    (ReadsTheMask, "reads_mask", "when only mask of the batch change"),
+    (ChangesItsBatch, "inputs_untouched", r"batch\.context\['source'\] in place"),
+    (ChangesHistory, "inputs_untouched", "batch.history in place"),
+    (KeepsASource, "rows_independent", "kept from an earlier call"),
+    (KeepsAState, "deterministic", "keep nothing from one call for the next"),
+    (OneBuffer, "deterministic", "writes into the tensor that it returned"),
+    (NothingToLearn, "learning", "nothing would be learnt"),
+    (FixedLength, "length_inert", "tried on the batch's first 1 of 8 positions with the context unchanged"),
+]  # fmt: skip
+WARNED = [
+    (NoPositions, "history_order", "needs positions"),
+    (BlindToSourceOrder, "source_order", "encoder needs positions"),
+    (IgnoresContext, "uses_context", "feed batch.context"),
+]
+RIGHT = [Attends, lambda: Attends(3), ById, LogProbabilities, NormsFrozen, NormsTheSource, Dropped]
+
+
+@pytest.mark.parametrize(("model", "name", "text"), REFUSED)
+def test_a_wrong_model_is_refused_by_name_with_what_was_tried(model, name, text):
+    with pytest.raises(fr.UserError, match=rf"(?m)^{name}: .*{text}"):
+        fr.check_model(model(), batch_of())
+
+
+@pytest.mark.parametrize(("model", "name", "text"), WARNED)
+def test_what_may_be_meant_so_is_a_warning_that_is_seen(model, name, text):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        report = fr.check_model(model(), batch_of())
+    assert not report.refused
+    assert len(seen) == len(report.warnings)
+    assert any(re.search(rf"^check_model: {name}: .*{text}", str(warning.message)) for warning in seen)
+
+
+@pytest.mark.parametrize("padding", ["right", "left", None])
+@pytest.mark.parametrize("model", RIGHT)
+def test_a_right_model_passes_in_every_mode_and_is_left_as_it_was(model, padding):
+    made = model()
+    kept = {name: value.clone() for name, value in made.state_dict().items()}
+    generator = torch.get_rng_state()
+    for mode in (True, False):
+        made.train(mode)
+        report = fr.check_model(made, batch_of(padding=padding))
+        assert not report.refused
+        assert made.training is mode
+    assert all(torch.equal(value, kept[name]) for name, value in made.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+class Steps(nn.Module):
+    """A Stepper with an LSTM's two parts and a count; the cell and the count are read by no output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.embedding, self.first = nn.Embedding(VOCAB, SIZE), nn.Parameter(torch.randn(SIZE))
+        self.cell, self.out, self.places = nn.LSTMCell(SIZE, SIZE), nn.Linear(SIZE, VOCAB), nn.Embedding(9, SIZE)
+
+    def forward(self, batch):
+        state, outputs = self.start(batch), []
+        for t in range(batch.time):
+            outputs.append(Steps.output(self, state) if isinstance(state, dict) else self.output(state))
+            state = self.step(state, self.embed(batch.history[:, t])) if t + 1 < batch.time else state
+        return torch.stack(outputs, 1)
+
+    def start(self, batch):
+        h, c = self.cell(self.first.expand(batch.size, -1))
+        return {"h": h, "c": c, "count": torch.zeros(batch.size, dtype=torch.int64)}
+
+    def embed(self, entries):
+        return self.embedding(entries)
+
+    def step(self, state, inputs):
+        h, c = self.cell(inputs + self.places(state["count"]), (state["h"], state["c"]))
+        return {"h": h, "c": c, "count": state["count"] + 1}
+
+    def output(self, state, rows=None):
+        return self.out(state["h"] if rows is None else state["h"][rows])
+
+    def select(self, state, rows):
+        return {name: part[rows] for name, part in state.items()}
+
+
+class CellInPlace(Steps):
+    def step(self, state, inputs):
+        made = super().step(state, inputs)
+        with torch.no_grad():
+            state["c"].copy_(made["c"])
+        return made | {"c": state["c"]}
+
+
+class CountInPlace(Steps):
+    def step(self, state, inputs):
+        made = super().step(state, inputs)
+        state["count"] += 1
+        return made | {"count": state["count"]}
+
+
+class OutputInPlace(Steps):
+    def output(self, state, rows=None):
+        state["c"].mul_(0.5)
+        return super().output(state, rows)
+
+
+class Held:
+    """A state that nobody looks into."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+
+class OpaqueRight(Steps):
+    def start(self, batch):
+        return Held(super().start(batch))
+
+    def step(self, state, inputs):
+        return Held(super().step(state.parts, inputs))
+
+    def output(self, state, rows=None):
+        return super().output(state.parts, rows)
+
+    def select(self, state, rows):
+        return Held(super().select(state.parts, rows))
+
+
+class OpaqueInPlace(OpaqueRight):
+    def step(self, state, inputs):
+        made = super().step(state, inputs)
+        with torch.no_grad():
+            state.parts["c"].copy_(made.parts["c"])
+        return made
+
+
+class SelectsHalf(Steps):
+    """The cell stays with its old rows."""
+
+    def select(self, state, rows):
+        made = super().select(state, rows)
+        return made | {"c": state["c"][: len(rows)]} if len(rows) <= len(state["c"]) else made
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "text"),
+    [
+        (CellInPlace, "stepper_state", r"step changes state\['c'\], given to it, in place"),
+        (CountInPlace, "stepper_state", r"step changes state\['count'\]"),
+        (OutputInPlace, "stepper_state", r"output changes state\['c'\]"),
+        (OpaqueInPlace, "stepper_state", "after other steps were taken from the same states"),
+        (SelectsHalf, "stepper_select", "every part of the state"),
+    ],
+)
+def test_a_state_changed_in_place_in_any_part_is_seen(model, name, text):
+    batch = batch_of().replace(context=None)
+    with pytest.raises(fr.UserError, match=rf"(?m)^{name}: .*{text}"):
+        fr.check_model(model(), batch)
+    for right in (Steps, OpaqueRight):
+        fr.check_model(right(), batch)
+
+
+def test_a_layer_or_a_width_with_a_methods_name_is_no_method():
+    class Named(Steps):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.head, self.read = SIZE, nn.Linear(SIZE, VOCAB), nn.Linear(SIZE, SIZE)
+
+    model, batch = Named(), batch_of().replace(context=None)
+    report = fr.check_model(model, batch)
+    assert report["split_equals_forward"].status == report["read_equals_steps"].status == "not applicable"
+    for engine in ("step", "jacobi"):
+        fr.scheduled_sampling(0.5, engine=engine)(model, batch, step=0)
+    fr.generate(model, batch, length=3)
+
+
+WORDS = [torch.tensor([1, 2, 3, 4, 0]), torch.tensor([4, 0]), torch.tensor([3, 1, 0]), torch.tensor([2, 0])]
+
+
+def collate(words: list[Tensor]) -> Batch:
+    """A source of ids alone, as long as the target; nothing in the context tells of its padding."""
+    ids = nn.utils.rnn.pad_sequence(words, batch_first=True)
+    mask = torch.arange(ids.shape[1]) < torch.tensor([len(word) for word in words])[:, None]
+    return Batch(ids, ids, mask, {"source": (ids + 1) * mask})
+
+
+class ReadsPads(Attends):
+    def memory(self, batch):
+        source = batch.context["source"]
+        return self.source(source) + self.positions(source.shape[1]), torch.zeros_like(source, dtype=torch.bool)
+
+
+class LeavesPads(ReadsPads):
+    def memory(self, batch):
+        return super().memory(batch)[0], batch.context["source"] == 0
+
+
+def test_each_example_alone_equals_itself_in_a_batch():
+    report = fr.check_model(LeavesPads(), examples=WORDS, collate=collate)
+    assert report["alone_equals_batch"].status == "ok"
+    fr.check_model(ReadsPads(), collate(WORDS))  # one batch does not show it
+    alone = r"^alone_equals_batch: outputs of example 1 alone are .* in a batch of 4"
+    with pytest.raises(fr.UserError, match=alone) as caught:
+        fr.check_model(ReadsPads(), collate(WORDS), examples=WORDS, collate=collate)
+    assert len(caught.value.problems) == 1
+    cut = {"examples": WORDS, "collate": lambda words: collate([word[: 5 - len(words)] for word in words])}
+    with pytest.raises(fr.UserError, match="alone_equals_batch: example 0 has other targets"):
+        fr.check_model(LeavesPads(), **cut)
+    for given, text in (
+        ({"examples": WORDS}, "examples and collate go together"),
+        ({"examples": WORDS, "collate": lambda words: words}, "collate must make a freerun.Batch"),
+        ({"examples": WORDS, "collate": lambda words: collate(words[:1])}, "1 rows of 4 examples"),
+        ({}, "needs a freerun.Batch to try the model on, or examples and collate; got NoneType"),
+    ):
+        with pytest.raises(fr.UserError, match=text):
+            fr.check_model(LeavesPads(), **given)
+
+
+def test_targets_in_the_context_are_a_warning_and_only_where_they_are_read():
+    batch = batch_of()
+    batch = batch.replace(context=batch.context | {"labels": batch.targets})
+    with pytest.warns(UserWarning, match=r"holds_targets: context\['labels'\] holds the targets"):
+        fr.check_model(TargetsInContext(), batch)
+    fr.check_model(Attends(), batch)
+
+
+def test_a_context_that_is_not_batch_first_is_refused_before_the_model_is_called():
+    def never(batch):
+        raise AssertionError
+
+    batch = batch_of()
+    turned = {"source": batch.context["source"].t(), "n": torch.tensor(3)}
+    for context, text in (
+        (turned, r"context\['source'\] is \(6, 5\), context\['n'\] is \(\)"),
+        ((torch.zeros(6, 5, 3),), r"context\[0\] is \(6, 5, 3\), and the batch has 5 rows"),
+    ):
+        with pytest.raises(fr.UserError, match=text):
+            fr.check_model(never, batch.replace(context=context))
+
+
+def test_a_mask_that_marks_padding_is_refused():
+    batch = batch_of()
+    with pytest.raises(fr.UserError, match=r"mask_polarity: .* all hold 0 .* use ~mask"):
+        fr.check_model(Attends(), batch.replace(mask=~batch.mask))
+
+
+def test_values_a_model_of_the_last_entry_alone_and_a_delayed_one():
+    class Flow(nn.Module):
+        """Right: the next value is a function of the last alone."""
+
+        delay = 1
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(4)
+            self.net = nn.Sequential(nn.Linear(VALUES, SIZE), nn.Tanh(), nn.Linear(SIZE, VALUES))
+
+        def forward(self, batch):
+            shown = torch.cat([batch.history.new_zeros(batch.size, self.delay, VALUES), batch.history], 1)
+            return self.net(shown[:, : batch.time])
+
+    class Late(Flow):
+        delay = 2
+
+    report = fr.check_model(Flow(), values_of())
+    assert report["history_order"].status == "not applicable"
+    with pytest.raises(fr.UserError, match=r"reads_last_entry: .*history\[:, t-2\]"):
+        fr.check_model(Late(), values_of())
+
+
+def test_the_price_does_not_grow_with_the_batch_or_its_length():
+    calls = []
+
+    class Counts(Attends):
+        def positions(self, time):
+            return torch.arange(time)[:, None] / 50.0 + torch.zeros(SIZE)
+
+        def forward(self, batch):
+            calls.append(batch.size)
+            return super().forward(batch)
+
+    counted = []
+    for time in (12, 40, 120):
+        calls.clear()
+        ids = torch.randint(0, VOCAB, (20, time), generator=torch.Generator().manual_seed(0))
+        context = {"source": torch.randint(1, SOURCE, (20, 4)), "source_mask": torch.ones(20, 4, dtype=torch.bool)}
+        fr.check_model(Counts(), Batch(ids, ids, torch.ones_like(ids, dtype=torch.bool), context))
+        counted.append(len(calls))
+        assert max(calls) == 8
+    assert counted[0] < counted[1] == counted[2] <= 75
