@@ -255,7 +255,7 @@ def _typed(hint: Any, each: Field[Any]) -> str:
     # where none is not the default, it is written as a word
     shown += ['`"none"`'] if NoneType in parts and each.default is not None else []
     low, high = each.metadata.get("low"), each.metadata.get("high")
-    span = "" if low is None else f", from {low:g}" + ("" if high is None else f" to {high:g}")
+    span = "" if low is None else f", from {low:g}" + ("" if high is None or high >= 2**53 else f" to {high:g}")
     return " or ".join(shown) + span
 
 
