@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -151,6 +152,64 @@ def test_conformance(name, backend):
     halves = [method.run(model, batch.select(torch.tensor(rows)), STEP, KEY) for rows in ([2, 0], [1, 3])]
     assert torch.allclose(sum(half.total for half in halves), outcome.total, rtol=1e-12)
     assert torch.equal(sum(half.count for half in halves), outcome.count)
+
+
+def doubled(outputs, batch):
+    total, count = fr.objectives.resolve("auto", batch)(outputs, batch)
+    return 2 * total, count
+
+
+# another value for every parameter that any method has: a new one is listed, and its loss is looked at
+OTHER = {
+    "teacher_forcing_ratio": 0.3, "draw": {True: "greedy", False: "point"}, "coin": "sequence", "engine": 1,
+    "gradient": "none", "gold_weight": 0.75, "objective": doubled, "horizon": 2, "loss_on": "last", "mix": "expected",
+    "temperature": 0.5, "top_k": 2, "passes": 1, "redraw": False, "t_golden": 0.1, "t_rand": 0.9, "rate": 0.9,
+    "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
+    "alpha": 0.9, "tau": 3, "context_ratio": 0.2, "std": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(fr.METHODS))
+def test_a_method_says_what_of_its_loss_a_trainer_with_a_loss_of_its_own_would_drop(name):
+    """The run's total is the plain loss of the fed history on the whole batch, or ``own_loss`` says what it is not."""
+    model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up"]()
+    plain = fr.objectives.resolve("auto", batch)
+    dropped, tried = set(), 0
+    for each in (None, *dataclasses.fields(fr.METHODS[name])):
+        if each is not None and not each.init:
+            continue
+        other = {} if each is None else {each.name: OTHER[each.name]}
+        other = {k: v[batch.is_discrete] if isinstance(v, dict) else v for k, v in other.items()}
+        try:
+            method = fr.METHODS[name](**ARGUMENTS[name] | other)
+            outcome = method.run(model, batch, STEP, KEY)
+        except fr.UserError:  # has no effect with the others, or is not for such targets
+            continue
+        tried += 1
+        same = outcome.fed.time == batch.time
+        if same and "feeds vectors" not in str(method.own_loss):
+            total, count = plain(model(batch.replace(history=outcome.fed.history)), batch)
+            same = bool(torch.isclose(outcome.total, total, rtol=1e-9)) and bool(outcome.count == count)
+        else:
+            same = False
+        assert same == (method.own_loss == ()), f"{method!r}: own_loss is {method.own_loss}"
+        dropped |= set(method.own_loss)
+    assert tried >= 3
+    assert {"loss_on changes the loss", "objective changes the loss"} <= dropped or name == "pushforward"
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_a_method_says_whether_it_asks_the_model(name, backend):
+    model, batch = BACKENDS[backend]()
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    method = fr.METHODS[name](**ARGUMENTS[name])
+    made = method.run(model, batch, STEP, KEY)
+    if not method.asks_model:
+        assert len(calls) == 1
+        assert made.report["passes"] == 0
+    elif "step" not in str(made.report["engine"]) and made.report["engine"] != "unrolled":
+        assert len(calls) + made.report["passes"] > 1
 
 
 @pytest.mark.parametrize("backend", list(BACKENDS))

@@ -134,6 +134,29 @@ def test_what_swapped_ids_cannot_carry_is_refused(method: Any) -> None:
     make(hf.Trainer, llama(), COMPLETIONS, method)
 
 
+class Elsewhere:
+    """A method that is not of freerun's base class, with a loss of its own that it says nothing of."""
+
+    name, citation = "elsewhere", fr.teacher_forcing.citation
+
+    def run(self, model: Any, batch: Any, step: int, key: int = 0) -> Any:
+        return fr.teacher_forcing().run(model, batch, step=step)
+
+    def transform(self, model: Any, batch: Any, step: int, key: int = 0) -> Any:
+        return batch
+
+
+def test_a_method_that_says_nothing_of_its_loss_is_refused_where_the_loss_is_the_trainers() -> None:
+    with pytest.raises(fr.UserError, match="does not declare own_loss"):
+        make(Mine, llama(), COMPLETIONS, Elsewhere())
+    make(hf.Trainer, llama(), COMPLETIONS, Elsewhere())
+
+    class Declared(Elsewhere):
+        own_loss = ()
+
+    make(Mine, llama(), COMPLETIONS, Declared())
+
+
 def mixtral() -> Any:
     torch.manual_seed(0)
     sizes: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

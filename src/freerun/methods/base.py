@@ -81,6 +81,23 @@ class TransformMethod:
         shown.sort(key=lambda f: f.kw_only is True)  # what all methods share comes last
         return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
+    @property
+    def own_loss(self) -> tuple[str, ...]:
+        """What a trainer that computes the loss itself, on the history that is fed, would drop: a phrase each.
+
+        A method whose total is another than its objective's on the fed batch says so here.
+        """
+        usual = {"horizon": None, "loss_on": "all", "gold_weight": 0.0}
+        names = [name for name, value in usual.items() if getattr(self, name, value) != value]
+        if getattr(self, "objective", "auto") not in ("auto", "cross_entropy", objectives.CrossEntropy()):
+            names.append("objective")
+        return tuple(f"{name} changes the loss" for name in names)
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether the model is called to make the history; sharded processes must then make equally many calls."""
+        return True
+
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history to be fed, and what to report."""
         raise TypeError(f"{type(self).__name__} must say how it feeds")  # a subclass forgot to

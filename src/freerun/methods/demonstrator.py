@@ -139,6 +139,11 @@ class DataAsDemonstratorOnline(TransformMethod):
         if problems:
             raise UserError(problems)
 
+    @property
+    def own_loss(self) -> tuple[str, ...]:
+        """The loss is a sum over two histories."""
+        return (*super().own_loss, "the loss is on gold history and on the free run, both")
+
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the model's free run for history."""
         refuse_ids(self.name, batch)

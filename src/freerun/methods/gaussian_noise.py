@@ -86,6 +86,11 @@ class GaussianNoise(TransformMethod):
         """The parameters that may be schedules; a matched std is none."""
         return ((name, given) for name, given in super().scheduled() if not isinstance(given, str))
 
+    @property
+    def asks_model(self) -> bool:
+        """Matched noise is measured on the model's error."""
+        return self.std == "matched"
+
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with noise on its history."""
         refuse_ids(self.name, batch)

@@ -56,6 +56,11 @@ class TeacherForcing(TransformMethod):
         if problems := self.problems():
             raise UserError(problems)
 
+    @property
+    def asks_model(self) -> bool:
+        """The history is gold."""
+        return False
+
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch as it is."""
         report = change_report(batch, batch.history, 0)

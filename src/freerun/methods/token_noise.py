@@ -92,6 +92,11 @@ class TokenNoise(TransformMethod):
         if problems:
             raise UserError(problems)
 
+    @property
+    def asks_model(self) -> bool:
+        """Noise is drawn without the model."""
+        return False
+
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with a noisy history; no model call."""
         if not batch.is_discrete:

@@ -132,6 +132,12 @@ class TwoPass(TransformMethod):
         if problems:
             raise UserError(problems)
 
+    @property
+    def own_loss(self) -> tuple[str, ...]:
+        """A mix of vectors is no history of ids."""
+        vectors = f"mix={self.mix!r} feeds vectors, not ids; use mix='argmax' or 'sample'"
+        return super().own_loss if self.mix in HARD else (*super().own_loss, vectors)
+
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, for mixes that are symbols."""
         if self.mix not in HARD:

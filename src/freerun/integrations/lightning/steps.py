@@ -41,7 +41,7 @@ def training_step(module: LightningModule, model: Any, batch: Any, method: Metho
 
     Raises:
         UserError: the batch is no ``Batch``; the callback is missing; the module optimises by hand; the method leaves
-            its range within the run; another method than teacher forcing under a strategy that shards the model.
+            its range within the run; a method that asks the model under a strategy that shards it.
     """
     callback, trainer = FreerunCallback.of(module), module.trainer
     if callback.fresh:
@@ -116,7 +116,7 @@ def _refuse(module: LightningModule, method: Method) -> None:
             "the module optimises by hand (automatic_optimization = False), where Lightning does not say when a window "
             "ends: call method.run(model, batch, step, key) yourself and use its total and count"
         )
-    if strategy in _SHARDED and not isinstance(method, TeacherForcing):
+    if strategy in _SHARDED and getattr(method, "asks_model", True):
         problems.append(
             f"{method.name} calls the model as often as the data ask for, which hangs under {strategy}, where every "
             "process must make the same calls: use strategy='ddp', or teacher_forcing"

@@ -37,7 +37,7 @@ def place_problems(trainer: Any, method: Any) -> list[str]:
 
 
 def _sharding_problems(trainer: Any, method: Any) -> list[str]:
-    if getattr(method, "name", "") in ("teacher_forcing", "token_noise"):  # the model is asked nothing
+    if not getattr(method, "asks_model", True):
         return []
     plugin = getattr(getattr(trainer.accelerator, "state", None), "fsdp_plugin", None)
     if getattr(plugin, "fsdp_version", 1) != 2:
