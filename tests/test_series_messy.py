@@ -7,12 +7,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from freerun.config.data_sections import DataFile
 from freerun.config.series_table import read_windows
-from freerun.data import SeriesCoder, SeriesOptions, load_series, read_past
+from freerun.data import SeriesCoder, SeriesOptions, load_series, read_past, series_from_arrays
+from freerun.data.records import read_rows
 from freerun.data.series.calendar import step_between
 from freerun.errors import UserError
 
@@ -126,7 +128,8 @@ def test_decimal_commas_are_numbers_written_wrongly_not_text(csv):
     lines = [row.replace(",", ";").replace(".", ",") for row in rows()]
     file = csv(lines, "date;a;b")
     found = problems_of(load_series, file, replace(HOURLY, separator=";"))
-    assert found[0] == f"{file}:2, column 'a': '0,0000' is not a number; write it with a point, 0.0000"
+    assert found[0].startswith(f"{file}:2, column 'a': '0,0000' is not a number; write it with a point, 0.0000")
+    assert found[0].endswith("so it is in 80 of the 80 cells of the column")
     assert not any("constant" in text for text in found)
     (found,) = problems_of(load_series, file, HOURLY)
     assert "has one column, 'date;a;b'; is the separator ',' right? Where it is ';'" in found
@@ -151,3 +154,109 @@ def test_series_too_short_for_a_training_window_are_named(csv):
     data = load_series(csv(lines, "date,a,b,who"), replace(HOURLY, series="who"))
     assert data.header()[-1].startswith("too short for a training window: 1 of 2 series: ")
     assert data.header()[-1].endswith("who B")
+
+
+def series_of(folder, cells, name="load.csv"):
+    file = folder / name
+    file.write_text("date,a,b\n" + "".join(f"{n},{n % 7 + 0.5},{cell}\n" for n, cell in enumerate(cells)))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("cell", "place", "said"),
+    [
+        ("1e300", 30, ":32, column 'b': is beyond 1e+30"),
+        ("-1e39", 30, ":32, column 'b': is beyond 1e+30"),
+        ("1e400", 30, ":32, column 'b': is infinite"),
+        ("1e29", 30, ":32, column 'b': 1e+29 is so far from the others that of 10 different values"),
+        ("1e13", 75, ":77, column 'b': lies more than 1e+09 deviations from the mean"),
+        ("18446744073709551616", 75, ":77, column 'b': lies more than"),
+    ],
+)
+def test_one_number_near_the_limits_is_refused_by_name(tmp_path, cell, place, said):
+    cells = [str(n % 9) for n in range(80)]
+    cells[place] = cell
+    options = SeriesOptions(past=4, horizon=2, targets=("a", "b"))
+    (found,) = problems_of(load_series, series_of(tmp_path, cells), options)
+    assert said in found
+    values = np.array([[n % 7, float(c)] for n, c in enumerate(cells)])
+    (found,) = problems_of(series_from_arrays, values, SeriesOptions(past=4, horizon=2), "past", ("a", "b"))
+    assert said.split(", ")[1] in found
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 5e-324])
+def test_a_column_too_small_for_float32_is_refused(tmp_path, scale):
+    cells = [repr(scale * (n % 9)) for n in range(80)]
+    (found,) = problems_of(load_series, series_of(tmp_path, cells), SeriesOptions(past=4, horizon=2))
+    assert "column 'b' varies by" in found
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25, 1.0])
+def test_large_and_small_units_are_fine(tmp_path, scale):
+    cells = [repr(scale * (n % 9)) for n in range(80)]
+    data = load_series(series_of(tmp_path, cells), SeriesOptions(past=4, horizon=2, targets=("b",)))
+    table = data.batch([0]).targets
+    assert table.isfinite().all()
+    assert table.std() > 0.1
+
+
+def test_a_whole_bad_column_is_one_line_and_hides_nothing(tmp_path):
+    file = tmp_path / "load.csv"
+    rows = [f"{n}/01/2020,{n},x,{'' if n % 2 else n},{'inf' if n == 9 else n}" for n in range(80)]
+    file.write_text("date,a,b,c,d\n" + "\n".join(rows))
+    options = SeriesOptions(past=4, horizon=2, targets=("a", "b", "c", "d"), time="date")
+    found = problems_of(load_series, file, options)
+    assert [problem.split(": ")[0].removeprefix(str(file)) for problem in found] == [
+        ":2, column 'b'", ":2, column 'date'", ":3, column 'c'", ":11, column 'd'"
+    ]  # fmt: skip
+    for problem, count in zip(found, (80, 80, 40), strict=False):
+        assert f"so it is in {count} of the 80 cells" in problem
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path):
+    import polars as pl
+
+    series_of(tmp_path, [str(n % 9) for n in range(80)], "load1.csv")
+    file = series_of(tmp_path, [str(n % 9 + 100) for n in range(80)], "load[1].csv")
+    assert load_series(file, SeriesOptions(past=4, horizon=2, targets=("b",))).mean[0] > 100
+    pl.DataFrame({"prompt": ["other"], "completion": ["x"]}).write_parquet(tmp_path / "rows1.parquet")
+    pl.DataFrame({"prompt": ["own"], "completion": ["x"]}).write_parquet(tmp_path / "rows[1].parquet")
+    assert read_rows(tmp_path / "rows[1].parquet")[0].rows[0]["prompt"] == "own"
+
+
+def test_times_beyond_the_calendar(tmp_path):
+    import polars as pl
+
+    options = SeriesOptions(past=4, horizon=2, time="date", targets=("a",))
+    file = tmp_path / "load.csv"
+    for first in ("0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00"):
+        file.write_text("date,a\n" + "".join(f"{first},{n}\n" for n in range(40)))
+        assert "is no ISO time" in problems_of(load_series, file, options)[0]
+    file.write_text("date,a\n" + "".join(f"999{n // 12}-{n % 12 + 1:02}-01,{n % 5}\n" for n in range(119)))
+    load_series(file, options)  # the last step but one ends where the calendar does
+    for unit, number in (("us", 2**63 - 1), ("ms", -(2**62)), (None, 2**31 - 1)):
+        kind = pl.Date if unit is None else pl.Datetime(unit)
+        physical = pl.Series([number] * 40, dtype=pl.Int32 if unit is None else pl.Int64)
+        pl.DataFrame({"date": physical.cast(kind), "a": range(40)}).write_parquet(tmp_path / "load.parquet")
+        (found,) = problems_of(load_series, tmp_path / "load.parquet", options)
+        assert "so it is in 40 of the 40 cells" in found
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'a,b\n1,2\n1,"' + b"x" * 200_000 + b'",3\n', "has 3 cells"),
+        (b"a,b\r1,2\r3,4\r", "has no rows"),
+        ("a,b\n1,2\n".encode("utf-16"), "utf-16"),
+        (b'a,b\n1,"2\n3,4"\n5,6\n', "holds a line break"),
+        (b'a,b\n1,"2\n3,4\n5,6\n', "cannot be read as CSV"),
+        (b"a,b\n1,2\x00\n3,4\n", "is not a number"),
+        (b"a,b\n" + b"1," * 5_000_000 + b"\n", "has 5000001 cells"),
+    ],
+)
+def test_hostile_csv_files(tmp_path, raw, said):
+    file = tmp_path / "load.csv"
+    file.write_bytes(raw)
+    found = problems_of(load_series, file, SeriesOptions(past=1, horizon=1, targets=("a", "b")))
+    assert any(said in problem for problem in found), found
+    assert all(len(problem) <= 600 for problem in found)

@@ -51,19 +51,23 @@ def read_windows(coder: SeriesCoder, file: DataFile) -> Windows:
     import torch
 
     from freerun.data.series.calendar import calendar_columns
+    from freerun.data.series.gaps import cell_problems, endless, far
     from freerun.data.series.recent import own_columns, spaced
     from freerun.data.series.tables import read_table
-    from freerun.data.text import first_problems
+    from freerun.data.text import first_problems, lines_of_column
     from freerun.training.forecast_scores import Windows
 
     table = read_table(file.path, separator_of(file.path))
     own = own_columns(table, coder, *filter(None, [coder.series]))
-    columns = [table.numbers(name)[0] for name in own]
-    problems = [
-        f"{table.place(int(row))}, column {name!r}: {table.frame[name][int(row)]!r} is not a finite number"
-        for name, column in zip(own, columns, strict=True)
-        for row in np.flatnonzero(~np.isfinite(column))
-    ]
+    block = np.zeros((len(table.frame), len(own)))
+    problems: list[str] = []
+    for number, name in enumerate(own):
+        block[:, number], strange = table.numbers(name)
+        block[strange, number] = coder.mean[number]  # said once, and not again as missing
+        problems += lines_of_column(strange, len(block), lambda row, name=name: table.no_number(name, row))
+    mean, std = (np.array(scale[: len(own)]) for scale in (coder.mean, coder.std))
+    faults = [(np.isnan(block), "is missing; give a number"), *endless(block), *far(block, mean, std)]
+    problems += cell_problems(faults, own, table.place)
     groups = [rows for _, rows in table.groups(coder.series)]
     stamps, wrong = spaced(table, coder, groups)
     length = coder.past + coder.horizon
@@ -78,7 +82,6 @@ def read_windows(coder: SeriesCoder, file: DataFile) -> Windows:
         )
     if problems := first_problems(str(file.path), problems) + wrong:
         raise UserError(problems)
-    block = np.stack(columns, 1)
     if coder.calendar:
         block = np.concatenate([block, calendar_columns(coder.calendar, stamps)], 1)  # pyright: ignore
     found, steps = coder.normalise(torch.from_numpy(block[np.concatenate(groups)])), torch.arange(length)

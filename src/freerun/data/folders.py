@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from freerun.data.text import missing_message
+from freerun.data.text import missing_message, user_path
 from freerun.errors import UserError
 
 __all__ = ["split_files"]
@@ -22,7 +22,7 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
     """
     if isinstance(path, Mapping):
         return _given_files(path, language)
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.exists():
         raise UserError(missing_message(folder))
     if not folder.is_dir():
@@ -58,7 +58,7 @@ def _given_files(path: Mapping[str, str | Path], language: str | None) -> dict[s
         problems.append(f"language = {language!r} has no effect on three given paths; leave it out")
     if problems:
         raise UserError(problems)
-    return {split: Path(path[split]).expanduser() for split in _NAMES}
+    return {split: user_path(path[split]) for split in _NAMES}
 
 
 def _only_prefix(folder: Path) -> str:

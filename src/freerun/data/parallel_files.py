@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from freerun.data.text import counted, first_problems, missing_message, read_lines
+from freerun.data.text import counted, first_problems, missing_message, read_lines, user_path
 from freerun.errors import UserError, shown
 
 __all__ = ["SPLITS", "Sentences", "Table", "parallel_files", "read_aligned", "read_sentences"]
@@ -91,14 +91,14 @@ def parallel_files(
     if source == target:
         problems.append(f"source and target must end differently; both are {source!r}")
     missing = [split for split in SPLITS if split not in given]
-    folder = None if path is None else Path(path).expanduser()
+    folder = None if path is None else user_path(path)
     if missing and folder is None:
         problems.append(f"files of {', '.join(missing)} are missing: give a folder, or the two files of each")
     if folder is not None and missing and not folder.is_dir():
         problems.append(f"{folder}: is a file; expected a folder" if folder.exists() else missing_message(folder))
     if problems:
         raise UserError(problems)
-    files = {split: (Path(pair[0]).expanduser(), Path(pair[1]).expanduser()) for split, pair in given.items()}
+    files = {split: (user_path(pair[0]), user_path(pair[1])) for split, pair in given.items()}
     if folder is not None:
         for split in missing:
             found = _in_folder(folder, split, source, target)

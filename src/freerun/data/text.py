@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import UserError, shown
+from freerun.errors import UserError, listed, shown
 
 __all__ = [
+    "cells_of_any_size",
     "check_description",
     "counted",
     "encoding_problems",
     "first_problems",
+    "lines_of_column",
     "missing_message",
     "read_lines",
+    "refuse_no_file",
+    "user_path",
 ]
 
 SHOWN = 20
 
 Line = tuple[int, str]
 """A line's number and its text, or what is wrong with it."""
+
+_NO_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape", "raw-unicode-escape", "utf-7")
+"""Encodings of Python that give no plain text: half characters, names of hosts."""
 
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -50,10 +59,41 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Collect
 def encoding_problems(encoding: str) -> list[str]:
     """What is wrong with the name of an encoding, if anything."""
     try:
-        codecs.lookup(encoding)
-    except LookupError:
-        return [f"encoding {encoding!r} is unknown; use a name such as utf-8, latin-1, cp1252, utf-16"]
-    return []
+        name = codecs.lookup(encoding).name
+        fine = name not in _NO_FILES and bool("a".encode(encoding).decode(encoding))
+    except (LookupError, ValueError):
+        fine = False
+    named = "use a name such as utf-8, latin-1, cp1252, utf-16"
+    return [] if fine else [f"encoding {shown(encoding)} is unknown, or none of text files; {named}"]
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user writes it, with ``~`` for the home folder.
+
+    Raises:
+        UserError: no file can be called so.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{shown(str(path))}: cannot be looked for: {reason or type(error).__name__}") from None
+    return found
+
+
+def refuse_no_file(path: Path, expected: str) -> None:
+    """Refuse what is not there, a folder, or a device that never ends.
+
+    Raises:
+        UserError: says what is there.
+    """
+    if not user_path(path).exists():
+        raise UserError(missing_message(path))
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected {expected}")
+    if path.is_char_device() or path.is_block_device() or path.is_socket():
+        raise UserError(f"{path}: is a device; expected {expected}")
 
 
 def read_lines(
@@ -70,10 +110,7 @@ def read_lines(
         UserError: no such file, a folder, an empty file, an unknown encoding, or text in UTF-16 or UTF-32
             where another encoding is expected (no line of it could be read).
     """
-    if not path.exists():
-        raise UserError(missing_message(path))
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; expected a text file")
+    refuse_no_file(path, "a text file")
     unknown = encoding_problems(encoding)
     if unknown:
         raise UserError(unknown)
@@ -135,6 +172,35 @@ def first_problems(origin: str, problems: Sequence[str], shown: int = SHOWN) -> 
     return [*problems[:shown], f"{origin}: {counted(len(problems) - shown, 'more problem')} like these"]
 
 
+FEW = 5
+
+
+def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str]) -> list[str]:
+    """A line for each of some cells of a column; for many, which have one cause, the first and how many there are.
+
+    Args:
+        rows: of the cells.
+        total: rows there are.
+        line: row -> what is wrong there.
+
+    >>> lines_of_column(range(9), 10, lambda row: f"row {row}: is no number")
+    ['row 0: is no number; so it is in 9 of the 10 cells of the column']
+    """
+    if len(rows) <= FEW:
+        return [line(row) for row in rows]
+    return [f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} cells of the column"]
+
+
+@contextmanager
+def cells_of_any_size() -> Generator[None]:
+    """The limit of a cell's size is the whole process's, so it is put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
 def missing_message(path: Path) -> str:
     """What to say about a path that is not there: the names nearest to it in its folder."""
     folder = path.parent
@@ -143,4 +209,4 @@ def missing_message(path: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     lost = path.name if folder == path.parent else path.relative_to(folder).parts[0]
     near = difflib.get_close_matches(lost, names, n=3, cutoff=0.5) or names[:5]
-    return f"{path}: no such file or folder; {folder} holds {', '.join(near) if near else 'nothing'}"
+    return f"{path}: no such file or folder; {folder} holds {listed(near) if near else 'nothing'}"

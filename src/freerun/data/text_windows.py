@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freerun.data.text import counted, first_problems, read_lines
+from freerun.data.text import counted, first_problems, read_lines, user_path
 from freerun.data.text_coder import TextCoder
 from freerun.errors import UserError
 from freerun.types import Batch
@@ -216,7 +216,7 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
     Raises:
         UserError: no such file, an empty one, or lines that are not text, each with its line.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     lines, problems = read_lines(file, encoding, expected="text")
     if problems:
         raise UserError(first_problems(str(file), [text for _, text in problems]))

@@ -12,7 +12,7 @@ import torch
 from freerun.data.parallel_files import SPLITS
 from freerun.data.records.columns import SHAPES, Record, shape_of, table_records
 from freerun.data.records.table import ENDINGS, FORMATS, Table, read_rows
-from freerun.data.text import counted, encoding_problems, missing_message
+from freerun.data.text import counted, encoding_problems, missing_message, user_path
 from freerun.errors import UserError
 from freerun.keys import bits, fold
 
@@ -143,9 +143,9 @@ def read_records(path: Path, shape: str, columns: Mapping[str, str], options: Re
 
 def _tables(path: str, options: RecordOptions) -> tuple[dict[str, Table], list[str]]:
     """The table of each split that has one, and what is wrong with the files."""
-    place = Path(path).expanduser()
+    place = user_path(path)
     given = {"dev": options.dev, "test": options.test}
-    files = {split: Path(file).expanduser() for split, file in given.items() if isinstance(file, str)}
+    files = {split: user_path(file) for split, file in given.items() if isinstance(file, str)}
     tables: dict[str, Table] = {}
     problems: list[str] = []
     if options.format == "datasets" or any((place / name).exists() for name in _SAVED):
@@ -210,7 +210,7 @@ def _rows_of(dataset: Any, origin: str, wanted: Sequence[str]) -> Table:
 
 
 def _loaded(path: str) -> Any:
-    place = Path(path).expanduser()
+    place = user_path(path)
     try:
         import datasets
     except ImportError:

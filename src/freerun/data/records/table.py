@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freerun.data.text import first_problems, missing_message, read_lines
+from freerun.data.parquet import read_parquet, readable
+from freerun.data.text import cells_of_any_size, first_problems, read_lines, refuse_no_file
 from freerun.errors import UserError, shown
 
 __all__ = ["ENDINGS", "FORMATS", "Table", "format_of", "read_rows"]
@@ -80,10 +80,7 @@ def read_rows(
         UserError: the file as a whole cannot be read.
     """
     found = format_of(path, format)
-    if not path.exists():
-        raise UserError(missing_message(path))
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; expected a file")
+    refuse_no_file(path, "a file")
     if found == "parquet":
         return _parquet(path), []
     expected = {"jsonl": "one JSON object a line", "json": "a list of JSON objects"}.get(
@@ -175,7 +172,7 @@ def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, lis
     while True:
         line = reader.line_num + 1
         try:
-            with _cells_of_any_size():
+            with cells_of_any_size():
                 cells = next(reader, None)
         except csv.Error as error:
             problems.append(
@@ -200,16 +197,6 @@ def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, lis
     return Table(str(path), tuple(names or ()), rows, places), problems
 
 
-@contextmanager
-def _cells_of_any_size() -> Generator[None]:
-    """The limit is the whole process's, so it is put back."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
 def _heading_problems(place: str, names: Sequence[str], separator: str) -> list[str]:
     marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
     if len(names) == 1 and marks:
@@ -225,15 +212,6 @@ def _heading_problems(place: str, names: Sequence[str], separator: str) -> list[
 
 
 def _parquet(path: Path) -> Table:
-    try:
-        import polars as pl
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs polars: pip install 'freerun[series]'") from None
-    read: Callable[[], Any] = lambda: pl.read_parquet(path)  # noqa: E731
-    try:
-        frame = read()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as Parquet: {reason}") from None
-    rows: list[Row] = frame.to_dicts()
+    frame = read_parquet(path)
+    rows: list[Row] = readable(path, frame.to_dicts)
     return Table(str(path), tuple(frame.columns), rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])

@@ -14,13 +14,16 @@ import torch
 from freerun.data.integrate import Array
 from freerun.data.series.calendar import Stamp, Step, calendar_columns, calendar_names, step_between
 from freerun.data.series.coder import SeriesCoder
-from freerun.data.series.gaps import filled
+from freerun.data.series.gaps import cell_problems, far, filled
 from freerun.data.series.options import SPLITS, Layout, SeriesOptions
 from freerun.data.series.windows import Segment, SeriesData, window_starts
 from freerun.data.text import counted, first_problems
 from freerun.errors import UserError
 
-__all__ = ["Channels", "Piece", "borders", "built", "scales_of"]
+__all__ = ["Channels", "Piece", "borders", "built", "constants", "scales_of"]
+
+_SMALLEST, _LOOKED_AT = 1e-30, 10_000
+"""The least that a channel varies by, and the rows that are looked at for what scaling loses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +86,59 @@ def scales_of(train: Array, normalisation: str) -> tuple[Array, Array]:
     return train.mean(axis=0), train.std(axis=0)
 
 
-def _constant(train: Array, names: Sequence[str], origin: str) -> list[str]:
-    if not len(train):
-        return []
-    low, high = train.min(axis=0), train.max(axis=0)
-    still = high - low <= 1e-12 * np.maximum(np.abs(low), np.abs(high))
-    return [
-        f"{origin}: column {name!r} is constant in the training rows: {value:g} in all {len(train):,}; leave it out"
-        for name, value, constant in zip(names, low.tolist(), still.tolist(), strict=True)
-        if constant
-    ]
+def constants(train: Array, names: Sequence[str], origin: str) -> list[str]:
+    """A line for every channel that does not vary in the training rows, or by less than float32 holds.
+
+    Args:
+        train: (rows, channels).
+        names: of the channels.
+        origin: what the data are called.
+    """
+    found: list[str] = []
+    for name, column in zip(names, train.T, strict=True):
+        low, high = float(column.min(initial=np.inf)), float(column.max(initial=-np.inf))
+        if not np.isfinite(high - low):
+            continue  # said of its cells
+        at = f"{origin}: column {name!r}"
+        if high - low <= 1e-12 * max(abs(low), abs(high)):
+            found.append(f"{at} is constant in the training rows: {low:g} in all {len(train):,}; leave it out")
+        elif high - low < _SMALLEST:
+            found.append(
+                f"{at} varies by {high - low:g} in the training rows, less than {_SMALLEST:g}; take another unit"
+            )
+    return found
+
+
+def _lost(train: Array, scales: tuple[Array, Array], names: Sequence[str], place: Callable[[int], str]) -> list[str]:
+    """Columns of which scaling leaves nothing: one value is so far from the others that these become equal."""
+    found: list[str] = []
+    some = train[:: -(-len(train) // _LOOKED_AT) or 1]
+    for name, column, few, mean, std in zip(names, train.T, some.T, *scales, strict=True):
+        there, left = len(np.unique(few)), len(np.unique(((few - mean) / std).astype(np.float32)))
+        if there > 2 * left:
+            at = int(np.abs(column - np.median(column)).argmax())
+            found.append(
+                f"{place(at)}, column {name!r}: {column[at]:g} is so far from the others that of {there:,} different "
+                f"values {left:,} are left once scaled for training; correct it, or take another unit"
+            )
+    return found
+
+
+def _unscalable(
+    train: tuple[Array, np.ndarray], raw: Array, pieces: Sequence[Piece], names: Sequence[str], normalisation: str
+) -> list[str]:
+    """What float32 cannot hold of finite values; ``train`` are its rows and their numbers among all."""
+
+    def place(row: int) -> str:
+        for piece in pieces:
+            if row < len(piece.values):
+                return piece.place(row)
+            row -= len(piece.values)
+        raise IndexError(row)
+
+    scales = scales_of(train[0], normalisation)
+    lost = _lost(train[0], scales, names, lambda row: place(int(train[1][row])))
+    return lost or first_problems(pieces[0].name, cell_problems(far(raw, *scales), names, place))
 
 
 def built(name: str, pieces: Sequence[Piece], channels: Channels, options: SeriesOptions, layout: Layout) -> SeriesData:
@@ -110,16 +156,18 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
         rows = len(piece.values)
         ends, wrong = borders(rows, options.split, piece.name)
         values, counts, gaps = filled(piece.values, ends, options.missing)
-        at = [f"{piece.place(row)}, column {channels.names[column]!r}: {text}" for row, column, text in gaps]
-        problems += wrong + first_problems(piece.name, at)
+        problems += wrong + first_problems(piece.name, cell_problems(gaps, channels.names, piece.place))
         fills += Counter(dict(zip(channels.names, counts, strict=True)))
         for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
             segments[split].append(Segment(offset + begin, offset + min(end, rows), _floor(split, offset, begin)))
         parts.append(values)
         offset += rows
     raw = np.concatenate(parts)
-    train = np.concatenate([raw[part.begin : part.end] for part in segments["train"]])
-    problems = problems or _constant(train, channels.names, name)
+    numbers = np.concatenate([np.arange(part.begin, part.end) for part in segments["train"]])
+    train = raw[numbers]
+    problems += constants(train, channels.names, name) if len(train) else []
+    if not problems and len(train):
+        problems = _unscalable((train, numbers), raw, pieces, channels.names, options.normalisation)
     if problems:
         raise UserError(problems)
     # rows that are taken as they come are no step apart

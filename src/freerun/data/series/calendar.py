@@ -71,9 +71,15 @@ class Step:
         return cls(float(size), of)
 
     def after(self, stamp: Stamp) -> Stamp:
-        """The stamp one step on."""
+        """The stamp one step on; ``datetime.max`` where that lies beyond the last year that Python has."""
         if not isinstance(stamp, datetime):
             return stamp + self.size
+        try:
+            return self._after(stamp)
+        except (OverflowError, ValueError):
+            return datetime.max
+
+    def _after(self, stamp: datetime) -> datetime:
         if self.of not in ("months", "month-ends"):
             return stamp + timedelta(seconds=self.size)
         index = stamp.year * 12 + stamp.month - 1 + round(self.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.data.series.gaps import LARGEST
 from freerun.data.series.options import Layout, check_layout
 from freerun.data.text import check_description, first_problems
 from freerun.errors import UserError
@@ -206,12 +208,14 @@ class SeriesCoder:
 
 
 def not_finite(rows: Tensor, names: tuple[str, ...], origin: str) -> list[str]:
-    """A line for every NaN and infinity in (..., rows, channels)."""
-    places = (~torch.isfinite(rows)).nonzero().tolist()
+    """A line for every NaN, infinity and number too large to compute with in (..., rows, channels)."""
+    places = (~torch.isfinite(rows) | (rows.abs() > LARGEST)).nonzero().tolist()
+    values = [float(rows[tuple(place)]) for place in places]
     return first_problems(
         origin,
         [
-            f"{origin}: row {place[-2] + 1}, {names[place[-1]]}: got {float(rows[tuple(place)])}, expected a number"
-            for place in places
+            f"{origin}: row {place[-2] + 1}, {names[place[-1]]}: got {value}, expected a number"
+            + (f" of at most {LARGEST:g}" if math.isfinite(value) else "")
+            for place, value in zip(places, values, strict=True)
         ],
     )

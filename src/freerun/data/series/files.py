@@ -16,8 +16,8 @@ from freerun.data.series.roles import columns_by_part
 from freerun.data.series.spacing import uneven
 from freerun.data.series.tables import Table, read_table
 from freerun.data.series.windows import SeriesData
-from freerun.data.text import counted, first_problems
-from freerun.errors import UserError
+from freerun.data.text import counted, first_problems, lines_of_column
+from freerun.errors import UserError, listed
 
 __all__ = ["load_series"]
 
@@ -80,7 +80,7 @@ def load_series(
     named = {*channels.names, options.time, options.series}
     unused = [name for name in tables[0].columns if name not in named]
     if unused and not options.targets:
-        data = replace(data, notes=(*data.notes, f"not used, for they do not hold numbers: {', '.join(unused)}"))
+        data = replace(data, notes=(*data.notes, f"not used, for they do not hold numbers: {listed(unused)}"))
     return data
 
 
@@ -90,7 +90,7 @@ def _channels(tables: Sequence[Table], options: SeriesOptions) -> tuple[Channels
     channels, problems = columns_by_part(first.columns, first.numeric(), options, str(first.path))
     needed = [*channels.names, *(name for name in (options.time, options.series) if name)]
     problems += [
-        f"{table.path}: has no column {name!r}, which {first.path} has; there are: {', '.join(table.columns)}"
+        f"{table.path}: has no column {name!r}, which {first.path} has; there are: {listed(table.columns)}"
         for table in tables[1:]
         for name in needed
         if name in first.columns and name not in table.columns
@@ -106,7 +106,7 @@ def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[l
         numbers, wrong = table.numbers(name)
         numbers[wrong] = np.arange(len(wrong))  # said once, as no number, and not again as missing, or as constant
         columns.append(numbers)
-        problems += [table.no_number(name, row) for row in wrong]
+        problems += lines_of_column(wrong, len(numbers), lambda row, name=name: table.no_number(name, row))
     values = np.stack(columns, axis=1)
     stamps: list[Stamp] | None = None
     if options.time is not None:
@@ -116,11 +116,9 @@ def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[l
         problems += unclear
         stamps = None if unclear else stamps
     if options.series is not None:
-        problems += [
-            f"{table.place(row)}, column {options.series!r}: does not say which series the row belongs to"
-            for row, cell in enumerate(table.frame[options.series].to_list())
-            if cell is None
-        ]
+        unnamed = [row for row, cell in enumerate(table.cells(options.series)) if cell is None]
+        said = f"column {options.series!r}: does not say which series the row belongs to"
+        problems += lines_of_column(unnamed, len(values), lambda row: f"{table.place(row)}, {said}")
     return [_piece(table, name, rows, values, stamps) for name, rows in table.groups(options.series)], problems
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from freerun.data.series.calendar import CALENDAR
-from freerun.errors import UserError
+from freerun.errors import UserError, listed, shown
 
 __all__ = ["LAYOUTS", "SPLITS", "Layout", "SeriesOptions", "check_layout", "number_problems"]
 
@@ -134,11 +134,14 @@ class SeriesOptions:
 
 
 def _split_problems(split: Sequence[float]) -> list[str]:
-    given = ", ".join(map(str, split))
+    given = listed(map(str, split))
     if len(split) != 3:
         return [f"split must be three shares or three numbers of rows: train, dev and test; got ({given})"]
+    if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in split):
+        return [f"split must be numbers; got {shown(list(split))}"]
     if all(isinstance(part, int) for part in split):
-        return [] if min(split) >= 1 else [f"split: numbers of rows must be at least 1; got ({given})"]
-    if min(split) <= 0 or sum(split) > 1 + 1e-9:
+        fine = all(1 <= part <= 2**53 for part in split)
+        return [] if fine else [f"split: numbers of rows must be at least 1, and at most 2**53; got ({given})"]
+    if not (min(split) > 0 and sum(split) <= 1 + 1e-9):
         return [f"split: shares must be above 0 and at most 1 together; got ({given})"]
     return []

@@ -12,10 +12,11 @@ import torch
 from freerun.data.integrate import Array
 from freerun.data.series.calendar import Stamp, Step, calendar_columns
 from freerun.data.series.coder import SeriesCoder
+from freerun.data.series.gaps import cell_problems, endless, far
 from freerun.data.series.spacing import uneven
 from freerun.data.series.tables import Table, read_table
-from freerun.data.text import counted, first_problems
-from freerun.errors import UserError
+from freerun.data.text import counted, first_problems, lines_of_column
+from freerun.errors import UserError, listed
 from freerun.types import Batch
 
 __all__ = ["own_columns", "read_past", "spaced"]
@@ -60,7 +61,7 @@ def read_past(path: str | Path, coder: SeriesCoder, horizon: int | None = None, 
         # targets and observed channels of the future need not be there
         asked = np.ones((end - first, len(own)), dtype=bool)
         asked[coder.past :, :known] = False
-        problems = _empty(table, own, values[first:end], asked, first)
+        problems = _wrong_cells(table, coder, values[first:end], asked, first)
     if problems:
         raise UserError(problems)
     block = np.zeros((coder.past + horizon, len(coder.channels)))
@@ -88,8 +89,8 @@ def own_columns(table: Table, coder: SeriesCoder, *others: str) -> tuple[str, ..
     needed = (*own, *([coder.time] if coder.calendar and coder.time else []), *others)
     if absent := [name for name in needed if name not in table.columns]:
         raise UserError(
-            f"{table.path}: the model was trained with columns that are not there: {', '.join(absent)}; there are: "
-            f"{', '.join(table.columns)}"
+            f"{table.path}: the model was trained with columns that are not there: {listed(absent)}; there are: "
+            f"{listed(table.columns)}"
         )
     return own
 
@@ -128,7 +129,7 @@ def _numbers(table: Table, names: tuple[str, ...]) -> tuple[Array, list[str]]:
         numbers, wrong = table.numbers(name)
         numbers[wrong] = 0.0  # said once, as no number, and not again as missing
         columns.append(numbers)
-        problems += [table.no_number(name, row) for row in wrong]
+        problems += lines_of_column(wrong, len(numbers), lambda row, name=name: table.no_number(name, row))
     return np.stack(columns, axis=1), first_problems(str(table.path), problems)
 
 
@@ -139,13 +140,12 @@ def _several(table: Table, coder: SeriesCoder) -> list[str]:
     return [f"{table.path}: holds {len(names)} series, by column {coder.series!r}; give the rows of one"]
 
 
-def _empty(table: Table, names: tuple[str, ...], values: Array, needed: np.ndarray, first: int) -> list[str]:
-    """Cells that are needed and hold no number, in rows from ``first`` on."""
-    found = [
-        f"{table.place(first + row)}, column {names[column]!r}: "
-        + ("is infinite; give a number" if np.isinf(values[row, column]) else "is missing; the model needs it")
-        for row, column in np.argwhere(needed & ~np.isfinite(values)).tolist()
-    ]
+def _wrong_cells(table: Table, coder: SeriesCoder, values: Array, needed: np.ndarray, first: int) -> list[str]:
+    """Cells that are needed and hold no number to compute with, in rows from ``first`` on."""
+    mean, std = (np.array(scale[: values.shape[1]]) for scale in (coder.mean, coder.std))
+    faults = [(np.isnan(values), "is missing; the model needs it"), *endless(values), *far(values, mean, std)]
+    names = coder.channels[: values.shape[1]]
+    found = cell_problems([(mask & needed, text) for mask, text in faults], names, lambda row: table.place(first + row))
     return first_problems(str(table.path), found)
 
 
@@ -163,5 +163,7 @@ def _calendar(table: Table, coder: SeriesCoder, past: int, horizon: int) -> Arra
     while len(dated) < coder.past + horizon and coder.step is not None:
         following = Step.parse(coder.step).after(dated[-1])
         assert isinstance(following, datetime)
+        if following == datetime.max:
+            raise UserError(f"{table.path}: the steps to come lie beyond the year 9999")
         dated.append(following)
     return calendar_columns(coder.calendar, dated)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from freerun.data.series.building import Channels
 from freerun.data.series.options import SeriesOptions
+from freerun.errors import listed
 
 __all__ = ["columns_by_part"]
 
@@ -28,7 +29,7 @@ def columns_by_part(
     parts = {name: tuple(getattr(options, name)) for name in ("targets", "observed", "covariates")}
     special = {name: column for name in ("time", "series") if (column := getattr(options, name)) is not None}
     problems = [
-        f"{origin}: {part}: there is no column {name!r}{_near(name, columns)} There are: {', '.join(columns)}"
+        f"{origin}: {part}: there is no column {name!r}{_near(name, columns)} There are: {listed(columns)}"
         for part, names in (*parts.items(), *((part, (column,)) for part, column in special.items()))
         for name in names
         if name not in columns
@@ -36,7 +37,7 @@ def columns_by_part(
     taken = {*parts["observed"], *parts["covariates"], *special.values()}
     targets = parts["targets"] or tuple(name for name in columns if name in numeric and name not in taken)
     if not targets and not problems:
-        problems.append(f"{origin}: no column of numbers is left to predict; there are: {', '.join(columns)}")
+        problems.append(f"{origin}: no column of numbers is left to predict; there are: {listed(columns)}")
     return Channels(targets, parts["observed"], parts["covariates"]), problems
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -14,8 +15,17 @@ from typing import Any
 import numpy as np
 
 from freerun.data.integrate import Array
+from freerun.data.parquet import read_parquet, readable
 from freerun.data.series.calendar import Stamp
-from freerun.data.text import first_problems, missing_message, read_lines
+from freerun.data.series.gaps import LARGEST
+from freerun.data.text import (
+    cells_of_any_size,
+    first_problems,
+    lines_of_column,
+    read_lines,
+    refuse_no_file,
+    user_path,
+)
 from freerun.errors import UserError, shown
 
 __all__ = ["Table", "read_table"]
@@ -87,9 +97,17 @@ class Table:
         if column is None:
             return [(str(self.path), np.arange(len(self.frame)))]
         groups: dict[str, list[int]] = {}
-        for row, name in enumerate(self.frame[column].to_list()):
+        for row, name in enumerate(self.cells(column)):
             groups.setdefault(str(name), []).append(row)
-        return [(f"{self.path}, {column} {name}", np.array(rows)) for name, rows in groups.items()]
+        return [(f"{self.path}, {column} {shown(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
+
+    def cells(self, name: str) -> list[Any]:
+        """The cells of a column.
+
+        Raises:
+            UserError: the column holds what Python has no objects for.
+        """
+        return readable(self.path, self.frame[name].to_list)
 
     def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
         """Time of each row (time zones are turned into UTC), and what is wrong.
@@ -98,20 +116,27 @@ class Table:
         """
         if self._is_numeric(name):
             numbers, _ = self.numbers(name)
-            return list(numbers.tolist()), [
-                f"{self.place(int(row))}, column {name!r}: {self.frame[name][int(row)]!r} is no time stamp; the others "
-                "are numbers"
-                for row in np.flatnonzero(~np.isfinite(numbers))
-            ]
-        stamps: list[Stamp] = []
-        problems: list[str] = []
-        for row, cell in enumerate(self.frame[name].to_list()):
-            stamp = _stamp(cell)
-            if stamp is None:
-                got = "there is no time stamp" if cell in (None, "") else f"{shown(str(cell), 40)} is no ISO time"
-                problems.append(f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00")
-            stamps.append(stamp or datetime.min)
-        return stamps, problems
+            wrong = np.flatnonzero(~(np.abs(numbers) <= LARGEST)).tolist()
+            advice = f"is no time stamp; the others are numbers, and none may be beyond {LARGEST:g}"
+            return list(numbers.tolist()), lines_of_column(
+                wrong,
+                len(numbers),
+                lambda row: f"{self.place(row)}, column {name!r}: {shown(self.frame[name][row], 40)} {advice}",
+            )
+        cells = self.cells(name)
+        stamps = [_stamp(cell) for cell in cells]
+
+        def line(row: int) -> str:
+            cell = cells[row]
+            got = (
+                "there is no time stamp of the years 1 to 9999"
+                if cell in (None, "")
+                else f"{shown(str(cell), 40)} is no ISO time"
+            )
+            return f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00"
+
+        wrong = [row for row, stamp in enumerate(stamps) if stamp is None]
+        return [stamp or datetime.min for stamp in stamps], lines_of_column(wrong, len(cells), line)
 
 
 def _decimal_comma(cell: Any) -> bool:
@@ -125,7 +150,10 @@ def _stamp(cell: Any) -> datetime | None:
         except ValueError:
             return None
     if isinstance(cell, datetime):
-        return cell if cell.tzinfo is None else cell.astimezone(UTC).replace(tzinfo=None)
+        try:
+            return cell if cell.tzinfo is None else cell.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:  # in the first or the last hours that there are
+            return None
     return datetime(cell.year, cell.month, cell.day) if isinstance(cell, date) else None
 
 
@@ -135,25 +163,20 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
     Raises:
         UserError: polars is not installed; no such file, an empty one, or one that cannot be read.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         import polars as pl
     except ImportError:
         raise UserError("reading series needs polars: pip install 'freerun[series]'") from None
-    if not file.exists():
-        raise UserError(missing_message(file))
-    if file.is_dir():
-        raise UserError(f"{file}: is a folder; expected a CSV or Parquet file")
+    refuse_no_file(file, "a CSV or Parquet file")
     parquet = file.suffix.lower() in (".parquet", ".pq")
-    read: Callable[[], Any] = (
-        (lambda: pl.read_parquet(file))
-        if parquet
-        else (lambda: pl.read_csv(file, separator=separator, infer_schema_length=0))
-    )
     try:
-        frame = read()
+        # glob: a name with [ ] * ? is a name, not a pattern that other files fit
+        frame = read_parquet(file) if parquet else (
+            pl.read_csv(file, separator=separator, infer_schema_length=0, glob=False)
+        )  # fmt: skip
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(_unreadable(file, separator, parquet, error)) from None
+        raise UserError(_unreadable(file, separator, error)) from None
     problems = [
         f"{file}: column {found[1]!r} is there more than once; give every column its own name"
         for name in frame.columns
@@ -161,7 +184,7 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
     ]
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
-    problems += [] if parquet else _heading_problems(file, frame.columns, separator)
+    problems += [] if parquet else _heading_problems(file, frame.columns, separator) or _broken_cells(file, frame)
     if problems:
         raise UserError(problems)
     return Table(file, frame, None) if parquet else _numbered(file, frame)
@@ -176,7 +199,9 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
             f"Where it is {marks[0]!r}, say so with separator = ..."
         ]
     if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
-        return [f"{file}:1: the names of the columns are not UTF-8; save the file as UTF-8"]
+        return [
+            f"{file}:1: the names of the columns are not UTF-8; save the file as UTF-8 (it may be utf-16 or latin-1)"
+        ]
     given = [name for name in names if name]
     counted_off = all(name.isdecimal() for name in given) and {int(b) - int(a) for a, b in pairwise(given)} <= {1}
     if given and not counted_off and all(_is_value(name) for name in given):
@@ -185,6 +210,18 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
             "names of the columns above it"
         ]
     return []
+
+
+def _broken_cells(file: Path, frame: Any) -> list[str]:
+    """Cells with a line break: a quote is missing somewhere, and rows were read as one cell."""
+    problems: list[str] = []
+    for name in frame.columns:
+        if (broken := frame[name].str.contains("[\r\n]").arg_true()).len():
+            problems.append(
+                f"{file}: column {shown(name, 40)} holds a line break, {shown(frame[name][broken[0]], 40)} in row "
+                f"{broken[0] + 1}; is a quote missing? No cell of a series needs one"
+            )
+    return problems
 
 
 def _is_value(name: str) -> bool:
@@ -208,16 +245,23 @@ def _numbered(file: Path, frame: Any) -> Table:
     return Table(file, frame, lines if len(lines) == len(frame) else np.arange(len(frame)) + 2)
 
 
-def _unreadable(file: Path, separator: str, parquet: bool, error: Exception) -> list[str]:
+def _widths(lines: Sequence[tuple[int, str]], separator: str) -> list[tuple[int, int]]:
+    """Number and cells of each line, as far as they can be read."""
+    found: list[tuple[int, int]] = []
+    rows = csv.reader((line for _, line in lines), delimiter=separator)
+    with cells_of_any_size(), suppress(csv.Error):
+        for (number, _), row in zip(lines, rows, strict=False):
+            found.append((number, len(row)))
+    return found
+
+
+def _unreadable(file: Path, separator: str, error: Exception) -> list[str]:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if parquet:
-        return [f"{file}: cannot be read as Parquet: {reason}"]
     lines, problems = read_lines(file, expected="names of columns, then a row for every step")
     found = [text for _, text in problems]
     if not found:
-        cells = [(number, len(row)) for (number, _), row in zip(lines, csv.reader(
-            (line for _, line in lines), delimiter=separator), strict=False)]  # fmt: skip
-        wide = cells[0][1]
+        cells = _widths(lines, separator)
+        wide = cells[0][1] if cells else 0
         if wide == 1 and (wrong := _heading_problems(file, [lines[0][1]], separator)):
             return wrong
         found = [

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from freerun.data.integrate import Array
-from freerun.data.series.building import scales_of
+from freerun.data.series.building import constants, scales_of
 from freerun.data.series.coder import SeriesCoder
+from freerun.data.series.gaps import cell_problems, endless
 from freerun.data.series.options import SPLITS, Layout, check_layout, number_problems
 from freerun.data.series.windows import Segment, SeriesData
 from freerun.data.systems.flows import HyperRoessler, Lorenz63, Lorenz96, Roessler, Thomas
 from freerun.data.systems.others import KuramotoSivashinsky, MackeyGlass, Pendulum
 from freerun.data.systems.simulated import System, random_numbers
+from freerun.data.text import first_problems
 from freerun.errors import UserError
 
 __all__ = ["SYSTEMS", "SystemOptions", "load_system", "system_named"]
@@ -148,7 +150,12 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
         # the first window of every trajectory, then the second of each: all trajectories have about as many
         starts[split] = torch.tensor([begin + turn * stride for turn in range(count) for begin in begins])[:windows]
         first += share
-    mean, std = scales_of(raw[: options.shares[0] * steps], options.normalisation)
+    train = raw[: options.shares[0] * steps]
+    with np.errstate(over="ignore"):
+        faults = cell_problems(endless(raw), system.channels, lambda row: f"{system}: step {row + 1}")
+    if problems := first_problems(str(system), faults) or constants(train, system.channels, str(system)):
+        raise UserError(problems)
+    mean, std = scales_of(train, options.normalisation)
     coder = SeriesCoder(
         system.channels,
         tuple(mean.tolist()),
