@@ -1,35 +1,39 @@
-# make demo: set up .venv, train and compare on real words and on a chaotic series, print the tables and the reports'
+# make demo: in .venv-demo, train and compare on a chaotic series and on real words, print the tables and the reports'
 # paths; goes on where it was stopped
-# make test: set up .venv, run the quick checks; make test-all adds the slow ones
+# make test: in .venv, run the quick checks; make test-all adds the slow ones
+# Two environments, so that what the checks install cannot hide what the demo lacks.
 PYTHON ?= python3
+DEMO := .venv-demo
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-all lint types format clean
 
-$(VENV)/.demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
-	touch $@
+define install
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
+touch $@
+endef
 
-$(VENV)/.dev: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	$(call install,$(DEMO),demo)
 
-demo: $(VENV)/.demo
-	@for name in g2p-demo mackey-glass-demo; do \
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call install,$(VENV),dev)
+
+demo: $(DEMO)/.installed
+	@for name in mackey-glass-demo g2p-demo; do \
 	again=--overwrite; \
 	if test -e out/$$name/comparison.json && ! test -e out/$$name/results.json; then again=--resume; fi; \
 	echo "freerun compare recipes/$$name.toml --out out/$$name $$again"; \
-	$(BIN)/freerun compare recipes/$$name.toml --out out/$$name $$again || exit $$?; \
+	$(DEMO)/bin/freerun compare recipes/$$name.toml --out out/$$name $$again || exit $$?; \
 	done
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint types
@@ -38,9 +42,9 @@ test: lint types
 test-all: lint types
 	$(BIN)/python -m pytest -n 2
 
-format: $(VENV)/.dev
+format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(DEMO) $(VENV) out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -357,10 +356,7 @@ def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
 
 
 def test_a_missing_extra_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "altair" else found(name, *rest)
-    )
+    monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(UserError, match=r"the report needs altair: pip install 'freerun\[report\]'"):
         compare(tmp_path / "no.toml", [], tmp_path / "out")
     assert not (tmp_path / "out").exists()

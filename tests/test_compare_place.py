@@ -65,12 +65,12 @@ def test_nothing_is_removed_before_the_data_are_read(tmp_path):
 
 def test_the_demo_goes_on_where_it_was_stopped(tmp_path):
     shutil.copy(Path(__file__).parent.parent / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "constraints.txt", ".venv/bin/freerun", ".venv/.demo"):
+    for name in ("pyproject.toml", "constraints.txt", ".venv-demo/bin/freerun", ".venv-demo/.installed"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
-    os.utime(tmp_path / ".venv/.demo", (2**31, 2**31))
-    (tmp_path / ".venv/bin/freerun").chmod(0o755)
-    parts = {name: tmp_path / "out" / name for name in ("g2p-demo", "mackey-glass-demo")}
+    os.utime(tmp_path / ".venv-demo/.installed", (2**31, 2**31))
+    (tmp_path / ".venv-demo/bin/freerun").chmod(0o755)
+    parts = {name: tmp_path / "out" / name for name in ("mackey-glass-demo", "g2p-demo")}
 
     def flags():
         # the suite itself may run under make, whose variables would reach this one
@@ -85,7 +85,7 @@ def test_the_demo_goes_on_where_it_was_stopped(tmp_path):
         out.mkdir(parents=True)
         (out / MARKER).write_text("{}")
     assert flags() == ["--resume", "--resume"]
-    (parts["g2p-demo"] / "results.json").write_text("{}")
-    assert flags() == ["--overwrite", "--resume"]
     (parts["mackey-glass-demo"] / "results.json").write_text("{}")
+    assert flags() == ["--overwrite", "--resume"]
+    (parts["g2p-demo"] / "results.json").write_text("{}")
     assert flags() == ["--overwrite", "--overwrite"]

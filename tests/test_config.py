@@ -285,7 +285,7 @@ def test_nothing_is_removed_before_the_data_are_read(run, tmp_path):
         ("train.lr=0.1", "out/../out", "cannot begin with the weights of the folder it is written to"),
         ("model.size=8", "other", "the weights are of another model"),
         ("train.amp=bf16", None, "no bf16 LSTM"),
-        ("train.tensorboard=true", None, "needs TensorBoard"),
+        ("train.tensorboard=true", None, r"pip install 'freerun\[tensorboard\]'"),
     ],
 )
 def test_nothing_is_removed_before_the_new_run_can_start(run, tmp_path, monkeypatch, override, begins, said):

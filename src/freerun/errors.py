@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 __all__ = [
-    "CheckpointError", "DivergedError", "OccupiedError", "ResourceError", "UserError", "listed", "shown", "visible",
-    "whole",
+    "CheckpointError", "DivergedError", "NotInstalledError", "OccupiedError", "ResourceError", "UserError", "listed", "needing",
+    "shown", "visible", "whole",
 ]  # fmt: skip
 
 DATA, LINE = 200, 600
@@ -84,6 +85,8 @@ class UserError(ValueError):
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         each = [problems] if isinstance(problems, str) else list(problems)
+        # two files that lack one thing have one problem
+        each = list(dict.fromkeys(each))
         self.problems: list[str] = ["\n".join(map(_line, re.split(r"\n(?=  )", problem))) for problem in each]
         super().__init__("\n".join(self.problems))
 
@@ -103,6 +106,37 @@ def _quoted(found: re.Match[str]) -> str:
 
 def _within(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - DATA]} ... {text[-DATA:]}"
+
+
+class NotInstalledError(UserError):
+    """A package of one of freerun's extras is not installed, or cannot be imported."""
+
+
+@contextmanager
+def needing(extra: str, purpose: str) -> Generator[None]:
+    """Import in this block, and only in one, what an extra brings.
+
+    Args:
+        extra: its name in pyproject.toml.
+        purpose: what the package is for.
+
+    Raises:
+        NotInstalledError: an import failed; it names the extra to install.
+
+    >>> with needing("series", "reading series"):
+    ...     import a_package_that_is_not_here
+    Traceback (most recent call last):
+    ...
+    freerun.errors.NotInstalledError: reading series needs a_package_that_is_not_here: pip install 'freerun[series]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "its packages").partition(".")[0]
+        if package == "freerun":
+            raise
+        why = "" if isinstance(error, ModuleNotFoundError) else f", which cannot be imported ({error})"
+        raise NotInstalledError(f"{purpose} needs {package}{why}: pip install 'freerun[{extra}]'") from error
 
 
 class OccupiedError(UserError):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from freerun.errors import needing
+
 if TYPE_CHECKING:
     from freerun.integrations.transformers.adapt import adapt
     from freerun.integrations.transformers.callback import Callback
@@ -30,7 +32,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'freerun.hf' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"{_HOME}.{_HOMES[name]}"), name)
+    with needing("hf", f"freerun.hf.{name}"):
+        value = getattr(importlib.import_module(f"{_HOME}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

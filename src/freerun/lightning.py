@@ -7,7 +7,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from freerun.errors import UserError
+from freerun.errors import needing
 
 if TYPE_CHECKING:
     from freerun.integrations.lightning import FreerunCallback, FreerunModule, training_step, validation_step
@@ -18,12 +18,8 @@ __all__ = ["FreerunCallback", "FreerunModule", "training_step", "validation_step
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'freerun.lightning' has no attribute {name!r}")
-    try:
+    with needing("lightning", f"freerun.lightning.{name}"):
         home = importlib.import_module("freerun.integrations.lightning")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "lightning":
-            raise
-        raise UserError("Lightning is not installed: pip install 'freerun[lightning]'") from error
     return getattr(home, name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 
 __all__ = ["bleu_signature", "nearest", "score", "score_texts", "score_translations"]
 
@@ -163,8 +163,6 @@ def bleu_signature(tokenize: str = "none") -> str:
 
 
 def _sacrebleu() -> Any:
-    try:
+    with needing("translate", "BLEU"):
         from sacrebleu import metrics
-    except ImportError:
-        raise UserError("BLEU needs the package sacrebleu: pip install 'freerun[translate]'") from None
     return metrics

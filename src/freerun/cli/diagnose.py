@@ -34,9 +34,8 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     loaded = load_run(run)
     folder = run if out is None else out
     _check_place(folder, overwrite=overwrite)
-    probe(folder)
     with _shown() as watch:
-        found = diagnose_run(loaded, windows, watch)
+        found = diagnose_run(loaded, windows, watch, before=lambda: probe(folder))
         watch("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
         page = write_diagnosis(found, folder / _FILES[1])

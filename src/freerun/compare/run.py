@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
 import time
@@ -21,7 +20,7 @@ from freerun.config.read import differences, load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
 from freerun.config.run import selection_note
 from freerun.config.source import Unset
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 from freerun.training.folder import FolderLock
 from freerun.training.reported import Reported
 from freerun.training.stop import StoppedError
@@ -96,9 +95,9 @@ def require_report() -> None:
     Raises:
         UserError: a library of the extra ``report`` is missing.
     """
-    missing = [name for name in ("altair", "vl_convert") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"the report needs {' and '.join(missing)}: pip install 'freerun[report]'")
+    with needing("report", "the report"):
+        import altair  # noqa: F401 # pyright: ignore[reportUnusedImport]
+        import vl_convert  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 
 def _check_start(recipe: Recipe) -> None:

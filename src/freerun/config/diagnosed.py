@@ -28,7 +28,10 @@ class _Asked:
 
 
 def diagnose_run(
-    run: LoadedRun, windows: int | None = None, watch: Callable[[str], None] | None = None
+    run: LoadedRun,
+    windows: int | None = None,
+    watch: Callable[[str], None] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Diagnose a run's model on its own test split; the content of diagnosis.json.
 
@@ -36,6 +39,7 @@ def diagnose_run(
         run: from ``load_run``.
         windows: test windows, words or sentences that are used, at even distances; None: all.
         watch: told what is being done, in words.
+        before: called when run and data are in order, before anything is measured.
 
     Raises:
         UserError: the run was trained on a text, whose free run has no gold to be compared with place by place.
@@ -57,6 +61,8 @@ def diagnose_run(
     if watch:
         watch("loading the data")
     asked = _ASK[kind](run, own_data(run), windows)
+    if before:
+        before()
     found = diagnose(run.model, asked.batches, asked.about, watch=watch)
     summary = run_summary(run)
     signature = summary.get("signature") or "the run is not finished"

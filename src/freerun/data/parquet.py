@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 
 __all__ = ["read_parquet", "readable"]
 
@@ -24,10 +24,8 @@ def read_parquet(path: Path) -> Any:
     Raises:
         UserError: polars is not installed, or the file is damaged.
     """
-    try:
+    with needing("series", f"{path}: reading Parquet"):
         import polars as pl
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs polars: pip install 'freerun[series]'") from None
     # glob: a name with [ ] * ? is a name, not a pattern that other files fit
     frame = readable(path, lambda: pl.read_parquet(path, glob=False))
     for name, kind in zip(frame.columns, frame.dtypes, strict=True):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from freerun.data.ragged import before_end
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 
 __all__ = ["Subwords"]
 
@@ -140,8 +140,6 @@ def _alphabet() -> list[str]:
 
 
 def _library() -> Any:
-    try:
+    with needing("translate", "a subword vocabulary"):
         import tokenizers
-    except ImportError:
-        raise UserError("subwords need the package tokenizers: pip install 'freerun[translate]'") from None
     return tokenizers

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from freerun.errors import UserError
+from freerun.errors import needing
 from freerun.report.readings import Curve
 
 __all__ = ["ARMS", "DASHES", "GRID", "INK", "SOFT", "Difference", "altair", "differences", "lines", "svg"]
@@ -54,11 +54,9 @@ def altair() -> tuple[Any, Any]:
     Raises:
         UserError: one of them is not installed.
     """
-    try:
+    with needing("report", "the report"):
         import altair as drawing
         import vl_convert
-    except ImportError as error:
-        raise UserError(f"the report needs {error.name}: pip install 'freerun[report]'") from error
     return drawing, vl_convert
 
 

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import CheckpointError, ResourceError, UserError
+from freerun.errors import CheckpointError, ResourceError, needing
 
 __all__ = ["Board", "Metrics", "Unwritten", "board_class", "jsonable"]
 
@@ -87,12 +87,8 @@ def board_class() -> Any:
     Raises:
         UserError: TensorBoard is not installed.
     """
-    try:
+    with needing("tensorboard", "train.tensorboard = true"):
         from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "tensorboard = true needs TensorBoard: pip install 'freerun[tensorboard]', or set it to false"
-        ) from error
     return SummaryWriter
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 
 __all__ = [
     "Pretrained",
@@ -131,8 +131,8 @@ def read_model(given: Pretrained, config: Any) -> Any:
 
 def model_positions(config: Any) -> int | None:
     """Positions that a model has; None: as many as one likes."""
-    from freerun.models.huggingface.sizes import configured_positions
-
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.models.huggingface.sizes import configured_positions
     return configured_positions(config)
 
 
@@ -167,10 +167,8 @@ def saved_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _transformers() -> Any:
-    try:
+    with needing("hf", "a model of kind huggingface"):
         import transformers
-    except ImportError:
-        raise UserError("models of kind huggingface need transformers: pip install 'freerun[hf]'") from None
     return transformers
 
 
@@ -208,8 +206,7 @@ def _taught(path: str, what: str, load: Callable[[], Any]) -> Any:
 @contextmanager
 def quiet() -> Generator[None]:
     """Without the library's progress bars, and its notes on what it loads."""
-    from transformers.utils import logging
-
+    logging = _transformers().utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

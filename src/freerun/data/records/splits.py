@@ -13,7 +13,7 @@ from freerun.data.parallel_files import SPLITS
 from freerun.data.records.columns import SHAPES, Record, shape_of, table_records
 from freerun.data.records.table import ENDINGS, FORMATS, Table, read_rows
 from freerun.data.text import counted, encoding_problems, missing_message, user_path
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 from freerun.keys import bits, fold
 
 __all__ = ["RecordOptions", "Records", "load_records", "read_records"]
@@ -211,10 +211,8 @@ def _rows_of(dataset: Any, origin: str, wanted: Sequence[str]) -> Table:
 
 def _loaded(path: str) -> Any:
     place = user_path(path)
-    try:
+    with needing("hf", f"{path}: a saved or published data set"):
         import datasets
-    except ImportError:
-        raise UserError(f"{path}: this needs the package datasets: pip install datasets") from None
     try:
         if place.is_dir() and any((place / name).exists() for name in _SAVED):
             return datasets.load_from_disk(str(place))

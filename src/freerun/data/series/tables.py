@@ -26,7 +26,7 @@ from freerun.data.text import (
     refuse_no_file,
     user_path,
 )
-from freerun.errors import UserError, shown
+from freerun.errors import UserError, needing, shown
 
 __all__ = ["Table", "read_table"]
 
@@ -71,8 +71,8 @@ class Table:
 
     def numbers(self, name: str) -> tuple[Array, list[int]]:
         """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
-        import polars as pl
-
+        with needing("series", "reading series"):
+            import polars as pl
         column = self.frame[name]
         if column.dtype == pl.String:
             text = column.str.strip_chars()
@@ -164,10 +164,8 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
         UserError: polars is not installed; no such file, an empty one, or one that cannot be read.
     """
     file = user_path(path)
-    try:
+    with needing("series", "reading series"):
         import polars as pl
-    except ImportError:
-        raise UserError("reading series needs polars: pip install 'freerun[series]'") from None
     refuse_no_file(file, "a CSV or Parquet file")
     parquet = file.suffix.lower() in (".parquet", ".pq")
     try:

