@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 __all__ = [
-    "CheckpointError", "DivergedError", "NotInstalledError", "OccupiedError", "ResourceError", "UserError", "listed", "needing",
-    "shown", "visible", "whole",
+    "CheckpointError", "DivergedError", "NotInstalledError", "OccupiedError", "ResourceError", "UserError", "listed",
+    "needing", "shown", "visible", "whole",
 ]  # fmt: skip
 
 DATA, LINE = 200, 600
@@ -84,9 +84,8 @@ class UserError(ValueError):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        each = [problems] if isinstance(problems, str) else list(problems)
         # two files that lack one thing have one problem
-        each = list(dict.fromkeys(each))
+        each = [problems] if isinstance(problems, str) else list(dict.fromkeys(problems))
         self.problems: list[str] = ["\n".join(map(_line, re.split(r"\n(?=  )", problem))) for problem in each]
         super().__init__("\n".join(self.problems))
 
