@@ -2,16 +2,33 @@
 
 import io
 import json
+import math
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from freerun.cli import entry, main
-from freerun.errors import CheckpointError, DivergedError, OccupiedError, ResourceError, UserError
+from freerun.errors import (
+    EXIT_CODES,
+    CheckpointError,
+    DivergedError,
+    OccupiedError,
+    OtherProcessError,
+    ResourceError,
+    StoppedError,
+    TerminatedError,
+    UserError,
+)  # fmt: skip
 from freerun.methods import METHODS
 from freerun.schedules import SCHEDULES
+from freerun.training.weights import pack, write_model
 from tiny_recipes import write
 
 
@@ -231,6 +248,88 @@ def test_every_error_has_its_exit_code(error, code, expected, capsys):
 
     assert entry.guarded(command) == code
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_codes_are_the_same_in_the_table_on_the_classes_in_the_help_and_in_the_docs(capsys):
+    for code, (kind, _) in EXIT_CODES.items():
+        assert kind is None or kind.exit_code == code
+    text = (Path(__file__).parent.parent / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ", 1) for line in text.partition("## Exit codes")[2].splitlines()]
+    documented = {int(row[0]): row[1] for row in rows if row[0].isdecimal()}
+    assert documented == {code: meaning for code, (_, meaning) in EXIT_CODES.items()}
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{code:>4}  {meaning}" in shown for code, (_, meaning) in EXIT_CODES.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OtherProcessError("rank 1 failed"), 7),
+        (StoppedError("stopped"), 130),
+        (TerminatedError("stopped"), 143),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 5),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), 5),
+        (OSError(12, "Cannot allocate memory"), 5),
+        (RuntimeError("anything else"), 1),
+    ],
+)
+def test_codes_of_what_the_system_does_to_a_run(error, code, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a report is a file
+
+    def command():
+        raise error
+
+    assert entry.guarded(command) == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_has_its_code_in_every_command(number, code, capsys):
+    """Also where what it broke off is met as another error, or is swallowed."""
+
+    def signalled(then):
+        def command():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(60)
+            except BaseException:
+                if then == "swallowed":
+                    return 0
+                if then == "another":
+                    raise ImportError("half an import") from None
+                raise
+            return 0
+
+        return command
+
+    for then in ("as it is", "another", "swallowed"):
+        assert entry.guarded(signalled(then)) == code
+        assert capsys.readouterr().err.startswith(f"stopped by {signal.Signals(number).name}")
+
+
+def test_a_run_whose_weights_are_nan_cannot_be_used(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    content = load_file(copy / "model" / "model.safetensors")
+    name = next(iter(content))
+    content[name][...] = math.nan
+    info = json.loads((copy / "model" / "model.json").read_text())
+    write_model(copy, pack(content), info)
+    words = tmp_path / "words"
+    words.write_text("a\n")
+    recipe = str(write(tmp_path))
+    for command in (
+        ["generate", str(copy), "--input", str(words)], ["evaluate", str(copy)], ["diagnose", str(copy)],
+        ["check", str(copy)], ["train", recipe, "--out", str(tmp_path / "new"), "--init", str(copy)],
+    ):  # fmt: skip
+        assert main(command) == 4, command
+        assert f"weights are not finite, and cannot be used: {name}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    # finite, and beyond what the outputs can hold
+    content[name][...] = 3e38
+    write_model(copy, pack({name: tensor.fill_(3e38) for name, tensor in content.items()}), info)
+    assert main(["evaluate", str(copy)]) == 4
+    assert "outputs hold NaN" in capsys.readouterr().err
 
 
 def test_our_own_faults_leave_a_report(capsys):

@@ -24,7 +24,16 @@ from freerun.compare.progress import State, display_for
 from freerun.compare.results import collect, read, write
 from freerun.compare.run import compare
 from freerun.compare.table import table
-from freerun.errors import DivergedError, OccupiedError, UserError
+from freerun.errors import (
+    CheckpointError,
+    DivergedError,
+    FaultError,
+    OccupiedError,
+    OtherProcessError,
+    ResourceError,
+    TerminatedError,
+    UserError,
+)
 from freerun.training.progress import progress_for
 from simulated_runs import ARMS, write_comparison, write_run
 
@@ -353,6 +362,52 @@ def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
     assert stubborn.process.returncode == -signal.SIGKILL
     assert gentle.process.returncode not in (None, 0)
     assert "KeyboardInterrupt" in gentle.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", ResourceError, "was killed (SIGKILL), usually for want of memory"),
+        ("import os; os.kill(os.getpid(), 15)", TerminatedError, "was stopped by SIGTERM"),
+        ("import os; os.kill(os.getpid(), 11)", FaultError, "crashed (SIGSEGV)"),
+        ("import sys; sys.exit(1)", FaultError, "ended with exit code 1"),
+        ("import sys; sys.exit(4)", CheckpointError, "ended with exit code 4"),
+        ("import sys; sys.exit(5)", ResourceError, "ended with exit code 5"),
+        ("import sys; sys.exit(7)", OtherProcessError, "ended with exit code 7"),
+        ("import sys; sys.exit(143)", TerminatedError, "ended with exit code 143"),
+    ],
+)
+def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path: Path, code: str, kind: type, words: str):
+    failed = child(tmp_path, code)
+    failed.process.wait()
+    error = pool.child_error(failed, "again")
+    assert type(error) is kind
+    assert f"run arm-0 {words}" in str(error)
+    assert str(failed.log) in str(error)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path: Path, number: int, code: int):
+    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
+    recipe.write_text(
+        RECIPE.replace("UPDATES", "100000").replace("evaluate_every", "save_every = 1000000\nevaluate_every")
+    )
+    command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
+        time.sleep(0.1)
+    assert list(out.glob("runs/*/lock")), "a run takes the lock away when it ends"
+    process.send_signal(number)
+    began = time.monotonic()
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == code, said
+    while list(out.glob("runs/*/lock")):
+        time.sleep(0.05)
+        assert time.monotonic() - began < 10
+    saved = sorted((out / "runs" / "sampling-3" / "checkpoints").glob("step-*"))[-1]
+    assert saved.name != "step-00000000", "it saved what it had"
 
 
 def test_a_missing_extra_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

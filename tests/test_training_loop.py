@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import freerun as fr
 from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError
-from freerun.training import Evaluation, StoppedError, TerminatedError, read_model
+from freerun.training import Evaluation, StoppedError, TerminatedError, loop, read_model
 from freerun.training.weights import load_weights
 from training_world import SMALL, Wrapped, changed, fingerprints, lines, make_model, make_task, train
 
@@ -109,6 +114,62 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
     assert fingerprints(tmp_path / "run") == fingerprints(finished)
 
 
+class Signalled:
+    """A task that is signalled while it evaluates for the n-th time, and then goes on for a minute."""
+
+    def __init__(self, task: Any, evaluation: int, number: int = signal.SIGTERM) -> None:
+        self.task, self.left, self.number = task, evaluation, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def evaluate(self, model: Any, split: str) -> Evaluation:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+            time.sleep(60)
+        return self.task.evaluate(model, split)
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 4, 5])
+def test_a_signal_in_an_evaluation_is_answered_at_once_and_the_run_goes_on_to_the_same_bits(
+    tmp_path: Path, finished: Path, evaluation: int
+) -> None:
+    """In the first one, in one between two checkpoints, in the last one, and in the final test."""
+    began = time.monotonic()
+    with pytest.raises(TerminatedError, match=r"after (0|8|24) updates; a checkpoint is saved"):
+        train(tmp_path / "run", task=Signalled(make_task(), evaluation))
+    assert time.monotonic() - began < 20
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", task=Signalled(make_task(), 1, signal.SIGINT), resume=True)
+    train(tmp_path / "run", resume=True)
+    assert fingerprints(tmp_path / "run") == fingerprints(finished)
+
+
+def test_an_update_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freerun.signals._GRACE", 0.2)
+
+    def before(call: int, _batch: Any) -> None:
+        if call == 26:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(TerminatedError, match="after 12 updates, in what took too long to finish"):
+        train(tmp_path / "run", task=Wrapped(make_task(), before))
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))[-1] == "step-00000010"
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from freerun.signals import StopFlag\n"
+        "with StopFlag() as flag, flag.raising(False):\n"
+        "    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 143
+
+
 def test_damaged_checkpoints_are_skipped_by_name(tmp_path: Path, finished: Path) -> None:
     folder = tmp_path / "run"
     stopped_at(folder, 26, recipe={"name": "a", "data": {"path": "here"}})
@@ -193,6 +254,95 @@ def test_divergence_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     assert train(tmp_path / "run", task=make_task(), model=model, method=fr.teacher_forcing(), resume=True)["finished"]
 
 
+def spoil(model: torch.nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+
+
+class Spoiled:
+    """A task whose n-th evaluation finds other weights, or comes to another loss."""
+
+    def __init__(self, evaluation: int, how: str) -> None:
+        self.task, self.left, self.how = make_task(), evaluation, how
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def evaluate(self, model: Any, split: str) -> Evaluation:
+        self.left -= 1
+        if self.left == 0 and self.how in ("nan", "inf", "3e38"):
+            spoil(model, float(self.how))
+        if self.left == 0 and self.how == "raises":
+            spoil(model, math.nan)
+            raise ValueError("cannot convert float NaN to integer")
+        found = self.task.evaluate(model, split)
+        return Evaluation({"loss": math.nan}, found.free_running) if self.left == 0 and self.how == "loss" else found
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("how", "evaluation", "updates", "good"),
+    [
+        ("nan", 2, 8, 5),
+        ("inf", 2, 8, 5),
+        ("3e38", 2, 8, 5),
+        ("loss", 3, 16, 15),
+        ("raises", 4, 24, 20),
+        ("nan", 5, 24, 24),
+    ],
+)
+def test_divergence_that_an_evaluation_sees_first_is_told_from_a_mistake(
+    tmp_path: Path, how: str, evaluation: int, updates: int, good: int, ema: float
+) -> None:
+    """NaN and infinite weights, outputs beyond float32, a loss that is NaN; on dev and in the final test."""
+    folder = tmp_path / "run"
+    with pytest.raises(DivergedError) as caught:
+        train(folder, changed(ema=ema), task=Spoiled(evaluation, how))
+    assert caught.value.exit_code == 6
+    where = "test" if evaluation == 5 else "dev"
+    rate = next(record["lr"] for record in lines(folder, "update") if record["step"] == updates - 1)
+    for part in (
+        f"the evaluation on {where} after {updates} updates",
+        f"updates made: {updates}; learning rate of the last {rate:g}",
+        f"{folder}/checkpoints/step-{good:08d}", "help: begin anew with a lower train.lr", f"--init {folder}",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+    assert lines(folder)[-1]["event"] == "diverged"
+    for path in folder.rglob("*.safetensors"):
+        assert all(bool(tensor.isfinite().all()) for tensor in load_file(path).values()), path
+    assert train(folder, changed(ema=ema), resume=True)["finished"]
+
+
+def test_weights_that_begin_with_nan_are_diverged_before_the_first_update(tmp_path: Path) -> None:
+    task = make_task()
+    model = make_model(task)
+    spoil(model, math.nan)
+    with pytest.raises(DivergedError, match=r"after 0 updates(.|\n)*the last good checkpoint: none"):
+        train(tmp_path / "run", task=task, model=model)
+    assert not lines(tmp_path / "run", "update")
+
+
+def test_optimizer_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.optim.Optimizer] = []
+    make = loop.make_optimizer
+    monkeypatch.setattr(loop, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+
+    def before(call: int, _batch: Any) -> None:
+        for state in made[0].state.values() if call == 26 else ():
+            state["exp_avg_sq"].fill_(math.inf)
+
+    with pytest.raises(DivergedError, match="weights are not finite: optimizer state of"):
+        train(tmp_path / "run", task=Wrapped(make_task(), before))
+
+
+def test_a_mask_of_minus_infinity_among_the_buffers_is_no_divergence(tmp_path: Path) -> None:
+    task = make_task()
+    model = make_model(task)
+    model.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+    assert train(tmp_path / "run", changed(updates=2, warmup=0), task=task, model=model)["finished"]
+
+
 class Scored:
     """A task whose scores are told beforehand."""
 
@@ -204,7 +354,7 @@ class Scored:
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
         value = 0.0 if split == "test" else next(self.scores)
-        return Evaluation({"loss": -value}, {self.name: value}, [])
+        return Evaluation({"loss": -value if math.isfinite(value) else 0.0}, {self.name: value}, [])
 
 
 def test_patience_ends_a_run_and_the_best_weights_win(tmp_path: Path) -> None:

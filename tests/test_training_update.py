@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import freerun as fr
-from freerun.errors import DivergedError, UserError
+from freerun.errors import DivergedError, ResourceError, UserError
 from freerun.keys import fold
 from freerun.training import BatchPlan
 from freerun.training.checkpoint import Parts
@@ -118,8 +118,58 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
 
 def test_a_window_without_a_position_says_so() -> None:
     task = Wrapped(make_task(), lambda _calls, batch: batch.replace(mask=torch.zeros_like(batch.mask)))
-    with pytest.raises(DivergedError, match="no position of the batch counts"):
+    with pytest.raises(UserError, match="no position of the batch counts") as error:
         stepped(EXACT, fr.teacher_forcing(), task)
+    assert error.value.exit_code == 2, "the data are wrong; nothing diverged"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("Storage size calculation overflowed with sizes=[99999999999, 99999999999]"),
+    ],
+)
+def test_an_update_without_memory_says_its_sizes_and_what_to_set(raised: Exception) -> None:
+    class Greedy:
+        name = "greedy"
+
+        def run(self, model: Any, batch: Batch, step: int, key: int) -> Any:
+            raise raised
+
+    task = make_task()
+    for settings, help in ((EXACT, "--set train.accumulate="), (replace(EXACT, batch_size=1), "a smaller model")):
+        with pytest.raises(
+            ResourceError, match=r"out of memory in update 3: \d+ examples of up to \d+ positions"
+        ) as error:
+            stepped(settings, Greedy(), task, step=3)
+        assert f"help: {help}" in str(error.value)
+
+
+def test_a_method_that_meets_nan_weights_has_diverged() -> None:
+    """Whatever it raises: an argmax over NaN, an index out of range, its own message."""
+
+    class Strict:
+        name = "strict"
+
+        def run(self, model: Any, batch: Batch, step: int, key: int) -> Any:
+            raise UserError("the model's outputs are not numbers")
+
+    task = make_task()
+    model = make_model(task)
+    parts = Parts(model, make_optimizer(model, EXACT), None)
+    plan = BatchPlan(task.lengths, 13, seed=0)
+    with pytest.raises(UserError) as fine:
+        update(parts, task, Strict(), plan=plan, step=4, settings=EXACT)
+    assert fine.value.exit_code == 2
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("inf"))
+    with pytest.raises(DivergedError, match=r"seen in update 4: .*outputs are not numbers \(weights are not finite: "):
+        update(parts, task, Strict(), plan=plan, step=4, settings=EXACT)
 
 
 def test_bf16_trains() -> None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 __all__ = [
-    "CheckpointError", "DivergedError", "NotInstalledError", "OccupiedError", "ResourceError", "UserError", "listed",
-    "needing", "shown", "visible", "whole",
+    "EXIT_CODES", "CheckpointError", "DivergedError", "FaultError", "NotInstalledError", "OccupiedError",
+    "OtherProcessError", "ResourceError", "StoppedError", "TerminatedError", "UserError", "listed", "needing",
+    "out_of_memory", "shown", "visible", "whole",
 ]  # fmt: skip
 
 DATA, LINE = 200, 600
@@ -92,6 +93,11 @@ class UserError(ValueError):
     def __reduce__(self) -> tuple[type[UserError], tuple[list[str]]]:
         return type(self), (self.problems,)
 
+    def add(self, text: str) -> None:
+        """Add a line to the last problem."""
+        self.problems[-1] += f"\n  {_line(text)}"
+        self.args = ("\n".join(self.problems),)
+
 
 def _line(text: str) -> str:
     """A line of a problem: escaped, what it quotes cut, and the middle left out where it is too long all the same."""
@@ -157,9 +163,66 @@ class ResourceError(UserError):
 
 
 class DivergedError(UserError):
-    """Training went to NaN or infinity; the last good checkpoint is untouched."""
+    """NaN or infinity: in training, whose last good checkpoint is untouched, or in a model's outputs."""
 
     exit_code: ClassVar[int] = 6
+
+
+class OtherProcessError(UserError):
+    """Another process of the job failed, and says why; this one ends with it."""
+
+    exit_code: ClassVar[int] = 7
+
+
+class StoppedError(UserError):
+    """A run was interrupted (SIGINT) after it saved a checkpoint; it can be resumed."""
+
+    exit_code: ClassVar[int] = 130
+
+
+class TerminatedError(StoppedError):
+    """A run was asked to end (SIGTERM), after it saved a checkpoint; it can be resumed."""
+
+    exit_code: ClassVar[int] = 143
+
+
+class FaultError(UserError):
+    """A process that was started for a run crashed, or met a fault of freerun's."""
+
+    exit_code: ClassVar[int] = 1
+
+
+EXIT_CODES: dict[int, tuple[type[UserError] | None, str]] = {
+    0: (None, "done"),
+    1: (FaultError, "a fault in freerun; a report file is named"),
+    2: (UserError, "a wrong command, recipe or data; every problem found is listed"),
+    3: (OccupiedError, "the folder is occupied"),
+    4: (CheckpointError, "a checkpoint or run folder cannot be used"),
+    5: (ResourceError, "out of disk or memory"),
+    6: (DivergedError, "training diverged; the last good checkpoint is untouched"),
+    7: (OtherProcessError, "another process of a distributed run failed"),
+    130: (StoppedError, "interrupted (SIGINT, Ctrl-C); go on with `--resume`"),
+    143: (TerminatedError, "ended by SIGTERM or a closed terminal; go on with `--resume`"),
+}
+"""Exit code of the command -> the error that it stands for, and its meaning."""
+
+_MEMORY = (
+    "out of memory", "not enough memory", "DefaultCPUAllocator", "allocate memory", "ALLOC_FAILED", "bad_alloc",
+    "bad allocation", "Storage size calculation overflowed",
+)  # fmt: skip
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, whoever raised it: PyTorch has a class on accelerators, else text.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    (True, True)
+    >>> out_of_memory(ValueError("out of range"))
+    False
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in _MEMORY)
 
 
 def whole(value: Any) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.errors import out_of_memory
 from freerun.types import Batch
 
 __all__ = ["Check", "Finding", "Probe", "Raised", "Report", "Verdict", "distance", "raised"]
@@ -106,7 +107,9 @@ class Check:
 
 
 def raised(tried: str, error: Exception) -> str:
-    """What a model raised when tried on something, in one line."""
+    """What a model raised when tried on something, in one line; memory that ran out is raised: it is no finding."""
+    if out_of_memory(error):
+        raise error
     line = (str(error).splitlines() or [""])[0]
     return f"tried on {tried}, the model raised {type(error).__name__}: {line[:200]}"
 

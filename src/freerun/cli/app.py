@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from freerun.cli import commands
-from freerun.errors import UserError
+from freerun.errors import EXIT_CODES, UserError
 
 __all__ = ["app", "run"]
 
@@ -26,7 +26,8 @@ Switch = Annotated[bool, Flag]
 app = App(
     name="freerun",
     help="Train sequence models on the histories they will really see, and measure what it was worth.",
-    help_epilogue="Start with: freerun recipes",
+    help_epilogue="Start with: freerun recipes\n\nExit codes:\n"
+    + "\n".join(f"{code:>4}  {meaning}" for code, (_, meaning) in EXIT_CODES.items()),
     version=lambda: version("freerun"),
     version_flags=["--version"],
     help_format="plaintext",

@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import UserError
+from freerun.errors import CheckpointError, DivergedError, UserError, out_of_memory
 
-__all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "schedules", "train"]
+__all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "schedules", "train", "usable"]
 
 
 def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None) -> int:
@@ -51,9 +52,20 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
         raise UserError(
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"
         )
-    for line in answer(loaded, lines, places=places, beams=beams, length=length):
+    with usable(run):
+        said = answer(loaded, lines, places=places, beams=beams, length=length)
+    for line in said:
         print(line)
     return 0
+
+
+@contextmanager
+def usable(run: Path) -> Generator[None]:
+    """Inside NaN in the outputs is the fault of the run's model: nothing is being trained."""
+    try:
+        yield
+    except DivergedError as error:
+        raise CheckpointError(f"{run}: {error}") from error
 
 
 def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]]:
@@ -78,7 +90,9 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> int:
     """``freerun evaluate``: JSON."""
     from freerun.config.load import evaluate_run, load_run
 
-    print(json.dumps(evaluate_run(load_run(run), data, beams), indent=2, ensure_ascii=False))
+    with usable(run):
+        found = evaluate_run(load_run(run), data, beams)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
     return 0
 
 
@@ -136,11 +150,11 @@ def check(target: str) -> int:
     model, batch = _target(target)
     try:
         report = examine(model, batch)
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:
-        if not _is_object(target):
-            raise  # a model of ours
+        if not _is_object(target) or out_of_memory(error):
+            raise  # a model of ours, or none of the model's doing
         raise UserError(f"{target}: the model raised {_said(error)}") from error
     print(report)
     if report.refused:
@@ -172,6 +186,8 @@ def _python_target(target: str) -> tuple[Any, Any]:
     try:
         pair = found() if callable(found) and not hasattr(found, "forward") else found
     except Exception as error:  # the caller's own code: its message is the useful one
+        if out_of_memory(error):
+            raise
         raise UserError(f"{target}: calling it raised {_said(error)}") from error
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Batch):
         got = f"({', '.join(type(part).__name__ for part in pair)})" if isinstance(pair, tuple) else type(pair).__name__
@@ -189,6 +205,8 @@ def _imported(target: str, module_name: str, attribute: str) -> Any:
     except ImportError as error:
         raise UserError(f"{target}: {error}\n  help: module:object is looked for from the folder you are in") from None
     except (Exception, SystemExit) as error:  # the caller's own code
+        if out_of_memory(error):
+            raise
         place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         raise UserError(f"{target}: importing {module_name} raised {_said(error)}{place}") from error
     finally:

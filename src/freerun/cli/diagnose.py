@@ -23,6 +23,7 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
         OccupiedError: the folder holds a diagnosis already, or cannot hold one.
         UserError: the run cannot be diagnosed, or a library of the extra ``report`` is missing.
     """
+    from freerun.cli.commands import usable
     from freerun.compare.run import require_report
     from freerun.config.diagnosed import diagnose_run
     from freerun.config.folder import probe
@@ -35,7 +36,8 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     folder = run if out is None else out
     _check_place(folder, overwrite=overwrite)
     with _shown() as watch:
-        found = diagnose_run(loaded, windows, watch, before=lambda: probe(folder))
+        with usable(run):
+            found = diagnose_run(loaded, windows, watch, before=lambda: probe(folder))
         watch("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
         page = write_diagnosis(found, folder / _FILES[1])

@@ -8,23 +8,28 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
-from freerun.errors import ResourceError, UserError
+from freerun.errors import (
+    FaultError,
+    ResourceError,
+    StoppedError,
+    TerminatedError,
+    UserError,
+    out_of_memory,
+)  # fmt: skip
+from freerun.signals import LIFELINE, Interrupt, StopFlag, end_with_parent, stopped
 
 __all__ = ["guarded", "main"]
 
-USAGE, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code.
-
-    0 done, 1 a fault of ours (a report file is written), 2 a wrong command, recipe or data, 3 folder occupied,
-    4 checkpoint not usable, 5 out of disk or memory, 6 training diverged, 130 and 143 interrupted.
+    """Run a command line; the exit code, see ``freerun.errors.EXIT_CODES``.
 
     Args:
         arguments: without the program's name; None: those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if os.environ.pop(LIFELINE, None):
+        end_with_parent()
 
     def command() -> int:
         from freerun.cli.app import run
@@ -41,31 +46,41 @@ def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
         command: gives the exit code where nothing is raised.
         arguments: shown in the report of an unexpected error.
     """
+    flag = StopFlag()
     try:
-        code = command()
-        sys.stdout.flush()
-    except UserError as error:
-        return _tell([] if _said_elsewhere(error) else error.problems, error.exit_code)
-    except KeyboardInterrupt:
-        return _tell(["interrupted"], INTERRUPTED)
-    except BrokenPipeError:
-        # the reader of our output has gone (| head): nothing to say, and nothing more may be flushed to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MemoryError:
-        return _tell(["out of memory\n  help: a smaller train.batch_size or model.size"], ResourceError.exit_code)
-    except OSError as error:
-        return _tell_system(error, arguments)
-    except Exception as error:
-        if _said_elsewhere(error):
-            return BUG
-        if _out_of_memory(error):
-            return _tell([f"out of memory: {error}\n  help: a smaller train.batch_size"], ResourceError.exit_code)
-        return _tell_bug(error, arguments)
+        with flag:
+            code = command()
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        if flag.signal and not isinstance(error, StoppedError | Interrupt):
+            # whatever else a process meets while it is being stopped is nobody's fault
+            return _answer(stopped(flag.signal, "while it was working"), arguments)
+        return _answer(error, arguments)
     return code
 
 
-def _said_elsewhere(error: Exception) -> bool:
+def _answer(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say what an error means; its exit code."""
+    if isinstance(error, UserError):
+        return _tell([] if _said_elsewhere(error) else error.problems, error.exit_code)
+    if isinstance(error, Interrupt):
+        return _tell([str(error)], stopped(error.number, "").exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return _tell(["interrupted"], StoppedError.exit_code)
+    if isinstance(error, BrokenPipeError):
+        # the reader of our output has gone (| head): nothing to say, and nothing more may be flushed to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if _said_elsewhere(error):
+        return FaultError.exit_code
+    if out_of_memory(error):
+        reason = (str(error).splitlines() or ["no more memory"])[0]
+        help = "smaller batches (train.accumulate, evaluate.batch_size) or a smaller model (model.size)"
+        return _tell([f"out of memory: {reason}\n  help: {help}"], ResourceError.exit_code)
+    return _tell_system(error, arguments) if isinstance(error, OSError) else _tell_bug(error, arguments)
+
+
+def _said_elsewhere(error: BaseException) -> bool:
     """Whether another process of the job says it."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
@@ -76,8 +91,9 @@ def _said_elsewhere(error: Exception) -> bool:
 
 def _tell(problems: Sequence[str], code: int) -> int:
     who = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    quiet = code in (StoppedError.exit_code, TerminatedError.exit_code)
     for problem in UserError(problems).problems:
-        print(who + (problem if code in (INTERRUPTED, TERMINATED) else f"error: {problem}"), file=sys.stderr)
+        print(who + (problem if quiet else f"error: {problem}"), file=sys.stderr)
     if len(problems) > 1:
         print(f"{len(problems)} errors", file=sys.stderr)
     return code
@@ -92,16 +108,11 @@ def _tell_system(error: OSError, arguments: Sequence[str]) -> int:
     if error.filename and isinstance(
         error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
     ):
-        return _tell([f"{place}{(error.strerror or str(error)).lower()}"], USAGE)
+        return _tell([f"{place}{(error.strerror or str(error)).lower()}"], UserError.exit_code)
     return _tell_bug(error, arguments)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # torch says it by class on accelerators and by text on the CPU
-    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
-
-
-def _tell_bug(error: Exception, arguments: Sequence[str]) -> int:
+def _tell_bug(error: BaseException, arguments: Sequence[str]) -> int:
     text = "".join(traceback.format_exception(error))
     with tempfile.NamedTemporaryFile(
         "w", prefix="freerun-report-", suffix=".txt", delete=False, encoding="utf-8"
@@ -110,7 +121,8 @@ def _tell_bug(error: Exception, arguments: Sequence[str]) -> int:
     first = (str(error).splitlines() or [""])[0]
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return _tell(
-        [f"freerun failed unexpectedly: {message}\n  help: this is a fault in freerun; {file.name} says where"], BUG
+        [f"freerun failed unexpectedly: {message}\n  help: this is a fault in freerun; {file.name} says where"],
+        FaultError.exit_code,
     )
 
 

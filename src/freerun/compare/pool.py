@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, Self
+from typing import IO
 
 from freerun.compare.plan import PlannedRun
-from freerun.errors import CheckpointError, DivergedError, OccupiedError, ResourceError, UserError
+from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
+from freerun.signals import LIFELINE, stopped
 
-__all__ = ["Child", "Signals", "child_error", "start", "stop_all"]
+__all__ = ["Child", "child_error", "start", "stop_all"]
 
-PATIENCE = 60.0
+PATIENCE = 8.5
 _TAIL_LINES = 15
-_ERRORS: dict[int, type[UserError]] = {
-    error.exit_code: error for error in (OccupiedError, CheckpointError, ResourceError, DivergedError)
-}
 
 
 @dataclass(eq=False)
@@ -42,8 +39,14 @@ class Child:
     started: float = field(default_factory=time.monotonic)
 
 
+@cache
+def _lifeline() -> tuple[int, int]:
+    """A pipe that nothing is written to: children that read it see its end when this process ends, however it does."""
+    return os.pipe()
+
+
 def start(run: PlannedRun, command: Sequence[str], log: Path) -> Child:
-    """Start a run with one thread; what it prints goes to ``log``.
+    """Start a run with one thread, which stops when this process ends; what it prints goes to ``log``.
 
     Args:
         run: what it runs.
@@ -57,10 +60,10 @@ def start(run: PlannedRun, command: Sequence[str], log: Path) -> Child:
         # a session of its own: Ctrl-C in the terminal reaches us alone, and we stop the children in order
         process = subprocess.Popen(
             list(command),
-            stdin=subprocess.DEVNULL,
+            stdin=_lifeline()[0],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **one_thread, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **one_thread, "PYTHONUNBUFFERED": "1", LIFELINE: "1"},
             start_new_session=True,
         )
     return Child(run, process, log)
@@ -89,29 +92,25 @@ def child_error(child: Child, again: str) -> UserError:
     """
     code = child.process.returncode
     lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_TAIL_LINES:]
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    kind, how = _fate(code)
     said = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
-    kind = _ERRORS.get(code, UserError)
     return kind(
         f"run {child.run.name} {how}; the end of {child.log}:\n{said}\n  help: the other runs were stopped "
         f"and can be resumed; mend this and go on with: {again}"
     )
 
 
-class Signals:
-    """Turns SIGTERM and a closed terminal into KeyboardInterrupt while entered: the children are always stopped."""
-
-    def __enter__(self) -> Self:
-        # handlers can be set in the main thread only
-        main = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
-        self._before: dict[int, Any] = {number: signal.signal(number, self._interrupt) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @staticmethod
-    def _interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+def _fate(code: int) -> tuple[type[UserError], str]:
+    """What a process came to, as an error and in words."""
+    if code >= 0:
+        kind = EXIT_CODES.get(code, (None, ""))[0] or FaultError
+        return kind, f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    if -code == signal.SIGKILL:
+        return (
+            ResourceError,
+            f"was killed ({name}), usually for want of memory: fewer runs at a time (--workers) need less",
+        )
+    if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        return type(stopped(-code, "")), f"was stopped by {name}"
+    return FaultError, f"crashed ({name})"

@@ -21,9 +21,9 @@ from freerun.config.recipe import MethodSettings, Recipe
 from freerun.config.run import selection_note
 from freerun.config.source import Unset
 from freerun.errors import UserError, needing
+from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.training.folder import FolderLock
 from freerun.training.reported import Reported
-from freerun.training.stop import StoppedError
 
 __all__ = ["compare"]
 
@@ -56,7 +56,7 @@ def compare(
 
     Raises:
         OccupiedError: ``out`` is no comparison's, or holds one and neither ``resume`` nor ``overwrite`` is given.
-        StoppedError: Ctrl-C; the runs were stopped and can be resumed.
+        StoppedError: Ctrl-C, SIGTERM or a closed terminal; the runs were stopped and can be resumed.
         UserError: a wrong recipe, wrong data, a missing extra, or a run that failed (with the end of what it printed).
     """
     require_report()
@@ -178,19 +178,18 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Display) -> None:
     if work.finished:
         display.note(f"{len(work.finished)} of {len(runs)} runs were finished before and are kept")
     waiting = [run for run in runs if run.name not in work.finished]
-    with pool.Signals():
+    with StopFlag():
         try:
             while waiting or work.running:
                 _fill(work, waiting, display)
                 time.sleep(_POLL)
                 _reap(work, display)
                 display.show([work.state(run) for run in runs])
-        except KeyboardInterrupt as interrupt:
+        except Interrupt as interrupt:
             display.note("stopping the runs; they save a checkpoint first ...")
             pool.stop_all(work.running)
-            raise StoppedError(
-                f"stopped with {len(work.finished)} of {len(runs)} runs done; go on with: {work.again}"
-            ) from interrupt
+            done = f"with {len(work.finished)} of {len(runs)} runs done; go on with: {work.again}"
+            raise stopped(interrupt.number, done) from interrupt
         finally:
             pool.stop_all(work.running)
             display.close()

@@ -55,7 +55,7 @@ def load_run(folder: str | Path) -> LoadedRun:
         CheckpointError: the folder is not a run's, or its files are damaged or of a model that cannot be rebuilt here.
     """
     from freerun.models import MODELS
-    from freerun.training.weights import load_weights, read_model
+    from freerun.training.weights import load_weights, read_model, refuse_not_finite
 
     folder = Path(folder)
     _require_run(folder)
@@ -82,6 +82,7 @@ def load_run(folder: str | Path) -> LoadedRun:
         raise CheckpointError(f"{where}: {error}") from None
     if kind != "huggingface":
         load_weights(model, weights, str(where.parent))
+    refuse_not_finite(model, folder)
     recipe = saved_recipe(folder) or {}
     return LoadedRun(folder, model.eval(), task, coder, recipe, _section(folder, recipe, "evaluate", task.evaluate))
 

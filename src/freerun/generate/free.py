@@ -68,8 +68,9 @@ def generate(
         n_best: how many hypotheses of the beam to give back.
 
     Raises:
-        UserError: for arguments out of range, all at once; for logits that are NaN; for sharded parameters. Values are
-            given back as they come, NaN and infinity too: a run that diverges is a result.
+        UserError: for arguments out of range, all at once; for sharded parameters.
+        DivergedError: for logits that are NaN. Values are given back as they come, NaN and infinity too: a run that
+            diverges is a result.
 
     >>> class Count:  # says 1, then 2, then 0, whatever the context
     ...     def __call__(self, batch):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.errors import DivergedError, UserError
 from freerun.rollin.together import has
 from freerun.types import Batch, Cached, Encoder, Reader, Stepper
 
@@ -114,5 +114,5 @@ def log_probs(outputs: Tensor, end: int | None) -> Tensor:
         outputs = outputs.float()
     scores = outputs.log_softmax(-1)
     if bool(scores.isnan().any()):
-        raise UserError("the model's outputs hold NaN (or a row of -inf): nothing can be generated from them")
+        raise DivergedError("the model's outputs hold NaN (or a row of -inf): nothing can be generated from them")
     return scores

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from freerun.errors import UserError
+from freerun.errors import UserError, out_of_memory
 from freerun.rollin.engines import Draft
 from freerun.rollin.jacobi import jacobi_roll_in
 from freerun.rollin.modes import evaluating, uncached_autocast
@@ -79,6 +79,8 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except RuntimeError as error:  # a module that holds a tensor of a graph, as the old torch.nn.utils.weight_norm does
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"engine='draft' makes a copy of the model, and {type(model).__name__} cannot be copied "
             f"({str(error).splitlines()[0]}): give freerun.Draft(model=...) a model of its own that drafts"

@@ -1,12 +1,11 @@
 """Training in plain PyTorch: one update after the other, repeatable to the bit, safe against kill -9."""
 
+from freerun.errors import OtherProcessError, StoppedError, TerminatedError
 from freerun.training.loop import fit
 from freerun.training.optim import learning_rate
 from freerun.training.plan import BatchPlan
-from freerun.training.processes import OtherProcessError
 from freerun.training.ready import ready_to_start
 from freerun.training.settings import TrainSettings
-from freerun.training.stop import StoppedError, TerminatedError
 from freerun.training.task import Evaluation, Task
 from freerun.training.weights import load_weights, read_model, write_model
 from freerun.training.wrapped import MethodRun

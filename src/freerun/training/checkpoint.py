@@ -20,10 +20,10 @@ from freerun.training.files import FORMAT_VERSION, read_folder, sync_folder, wri
 from freerun.training.optim import Ema, load_optimizer, optimizer_tensors
 from freerun.training.processes import ALONE, Processes
 from freerun.training.settings import HARMLESS
-from freerun.training.weights import pack, unpack, weights_of
+from freerun.training.weights import not_finite, pack, unpack, weights_of
 from freerun.training.wrapped import Wrapped
 
-__all__ = ["Parts", "Saved", "Tally", "best_name", "newest", "prune", "refuse_other", "restore", "save"]
+__all__ = ["Parts", "Saved", "Tally", "best_name", "last_good", "newest", "prune", "refuse_other", "restore", "save"]
 
 _MEMORY = "optimizer.safetensors"
 _WEIGHTS = "model.safetensors"
@@ -49,6 +49,7 @@ class Tally:
         decoder_passes: forwards of all updates: one each, and the work of the roll-ins.
         eligible: history entries that could be replaced.
         replaced: entries that were.
+        due: whether the weights are still to be evaluated: the run was stopped while they were.
     """
 
     step: int = 0
@@ -64,6 +65,7 @@ class Tally:
     decoder_passes: float = 0.0
     eligible: float = 0.0
     replaced: float = 0.0
+    due: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,13 @@ def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], met
         ResourceError: the disk is full; earlier checkpoints stand.
     """
     weights = weights_of(parts.model)
-    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise DivergedError(
-            f"after {tally.step} updates weights are not finite: {', '.join(broken[:5])}; no checkpoint of them "
-            "is written, the last one is untouched: lower lr, or clip the gradient"
-        )
     memory = optimizer_tensors(parts.model, parts.optimizer)
     averaged = None if parts.ema is None else parts.ema.whole()
+    broken = not_finite(parts.model, weights)
+    for what, tensors in (("averaged ", averaged or {}), ("optimizer state of ", memory)):
+        broken += [f"{what}{name}" for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise DivergedError(f"weights are not finite: {', '.join(broken[:5])}; no checkpoint of them is written")
     if not parts.processes.first:
         return
     state = {
@@ -181,6 +182,12 @@ def prune(folder: Path, keep: int, tally: Tally) -> None:
     for old in root.glob("best-*"):
         if old.name not in needed:
             shutil.rmtree(old)
+
+
+def last_good(folder: Path) -> Path | None:
+    """The newest checkpoint; only finite numbers are ever saved."""
+    found = (folder / "checkpoints").glob(f"step-{'[0-9]' * 8}")
+    return max(found, default=None)
 
 
 def newest(folder: Path, identity: dict[str, Any], *, averaged: bool) -> Saved | None:

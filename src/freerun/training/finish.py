@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.errors import DivergedError
+from freerun.signals import Interrupt
 from freerun.training.checkpoint import Tally, best_name
 from freerun.training.files import read_folder, replace_file, write_folder
 from freerun.training.log import jsonable
 from freerun.training.run import Run, versions
 from freerun.training.task import Evaluation, improves, selected_score
-from freerun.training.weights import load_weights, model_info, pack, unpack, weights_of, write_model
+from freerun.training.update import explained
+from freerun.training.weights import load_weights, model_info, not_finite, pack, unpack, weights_of, write_model
 
 __all__ = ["evaluate_dev", "finish"]
 
@@ -49,6 +52,7 @@ def _scored(run: Run) -> tuple[Tally, Evaluation, bool]:
     """The tally with this evaluation in it, its scores, and whether the weights are to be kept."""
     tally, settings = run.tally, run.job.settings
     evaluation = _scores(run, "dev")
+    tally.due = False
     value = selected_score(evaluation, settings.select)
     kept = improves(settings.select, value, tally.best_value)
     # weights kept for an equal score are no reason to go on
@@ -86,13 +90,28 @@ def _whole(run: Run) -> Any:
 
 
 def _scores(run: Run, split: str) -> Evaluation:
-    model = run.parts.model
+    model, task = run.parts.model, run.job.task
+    doing = f"the evaluation on {split} after {run.tally.step} updates"
     model.eval()
     try:
-        with torch.no_grad():
-            return run.job.task.evaluate(model, split)
+        if broken := not_finite(model):
+            raise DivergedError(f"weights are not finite: {', '.join(broken[:5])}")
+        # nothing is lost by a signal here: it is not waited for the end
+        with torch.no_grad(), run.flag.raising(True):
+            evaluation = task.evaluate(model, split)
+        loss = evaluation.teacher_forced.get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the teacher-forced loss is {loss:g}")
+    except Exception as error:
+        size = getattr(getattr(task, "settings", None), "batch_size", None)
+        smaller = "a smaller model (model.size)" if size is None else f"--set evaluate.batch_size={max(1, size // 2)}"
+        found = explained(error, model, f"{doing} ({size} at a time)" if size else doing, smaller)
+        if found is error:
+            raise
+        raise found from error
     finally:
         model.train()
+    return evaluation
 
 
 def _keep_best(run: Run) -> None:
@@ -167,6 +186,8 @@ def _tested(run: Run, content: bytes) -> dict[str, Any]:
             "versions": versions(),
         }
     )
+    if run.flag.signal:
+        raise Interrupt(run.flag.signal)
     replace_file(run.job.folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1).encode())
     return summary
 

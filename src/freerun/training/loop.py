@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from freerun.errors import CheckpointError, UserError
+from freerun.errors import CheckpointError, DivergedError, UserError
+from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.training import checkpoint
 from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
 from freerun.training.files import clean
@@ -25,7 +26,6 @@ from freerun.training.processes import Processes, joined
 from freerun.training.progress import progress_for
 from freerun.training.run import Job, Run, header
 from freerun.training.settings import TrainSettings
-from freerun.training.stop import StopFlag, stopped, vote
 from freerun.training.task import Method, Task
 from freerun.training.update import check_amp, device_of, update
 from freerun.training.weights import load_weights, start_from, weights_of
@@ -86,11 +86,29 @@ def fit(
         summary, note = processes.by_first(lambda: _enter(folder, held, resume=resume))
         if summary is not None:
             return summary
-        with _open(job, processes, resume=resume, progress=progress) as run:
+        with _open(job, processes, flag, resume=resume, progress=progress) as run:
             if note:
                 run.progress.note(note)
-            _train(run, flag)
+            return _whole(run)
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    """Train and test; a signal is raised where it interrupts nothing but an evaluation."""
+    with run.flag.raising(False):
+        try:
+            _train(run)
             return finish(run)
+        except DivergedError as error:
+            run.diverged(error)
+            raise
+        except Interrupt as interrupt:
+            done = f"after {run.tally.step} updates"
+            if interrupt.late:  # the others may be anywhere
+                raise stopped(
+                    interrupt.number, f"{done}, in what took too long to finish: go on with --resume"
+                ) from None
+            with run.parts.processes.alike():
+                raise stopped(interrupt.number, f"{done}; a checkpoint is saved: go on with --resume") from None
 
 
 def _enter(folder: Path, held: ExitStack, *, resume: bool) -> tuple[dict[str, Any] | None, str | None]:
@@ -102,7 +120,7 @@ def _enter(folder: Path, held: ExitStack, *, resume: bool) -> tuple[dict[str, An
     return None, lock.note
 
 
-def _open(job: Job, processes: Processes, *, resume: bool, progress: bool) -> Run:
+def _open(job: Job, processes: Processes, flag: StopFlag, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
     identity = processes.by_first(lambda: _identity(job))
     saved: Saved | None = None
@@ -131,6 +149,7 @@ def _open(job: Job, processes: Processes, *, resume: bool, progress: bool) -> Ru
             progress=progress_for(settings.updates, tally.step, progress and processes.first),
             tally=tally,
             fresh=not before,
+            flag=flag,
         )
     if before not in (0, processes.size):
         run.progress.note(_other_number(before, processes.size))
@@ -200,37 +219,50 @@ def _identity(job: Job) -> dict[str, Any]:
     return identity
 
 
-def _train(run: Run, flag: StopFlag) -> None:
+def _train(run: Run) -> None:
     run.parts.model.train()
     run.lap()
     if run.fresh:
-        # the initial weights are a candidate too: a warm start may be the best there is
         run.metrics.write(header(run))
-        evaluate_dev(run)
-        _save(run)
+        # the initial weights are a candidate too: a warm start may be the best there is
+        run.tally.due = True
     else:
         # the life before may have ended between saving and this
         run.parts.processes.by_first(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally))
+    if run.tally.due:
+        _evaluate(run)
+        _save(run)
     while not run.over:
         record = update(
             run.parts, run.job.task, run.job.method, plan=run.plan, step=run.tally.step, settings=run.job.settings
         )
         with run.parts.processes.alike():
             run.count(record)
-        _boundary(run, flag)
+        _boundary(run)
 
 
-def _boundary(run: Run, flag: StopFlag) -> None:
+def _boundary(run: Run) -> None:
     """Between two updates: score, save and stop, in this order, so that a checkpoint holds its own score."""
-    done, settings, processes = run.tally.step, run.job.settings, run.parts.processes
+    done, settings = run.tally.step, run.job.settings
     if done == settings.updates or done % settings.evaluate_every == 0:
-        evaluate_dev(run)
-    number = vote(flag.signal, processes)
+        _evaluate(run)
+    # all stop after the same update
+    number = run.parts.processes.largest(run.flag.signal)
     if number or run.over or done % settings.save_every == 0:
         _save(run)
     if number:
-        with processes.alike():
-            raise stopped(number, done)
+        raise Interrupt(number)
+
+
+def _evaluate(run: Run) -> None:
+    """Score on dev; where a signal comes the weights are saved, and are scored in the next life."""
+    try:
+        evaluate_dev(run)
+    except Interrupt:
+        run.lap(evaluation=True)
+        run.tally.due = True
+        _save(run)
+        raise
 
 
 def _save(run: Run) -> None:

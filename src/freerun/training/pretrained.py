@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from freerun.errors import UserError, needing
+from freerun.errors import UserError, needing, out_of_memory
 
 __all__ = [
     "Pretrained",
@@ -194,6 +194,8 @@ def _taught(path: str, what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join((str(error).strip() or type(error).__name__).split())[:300]
         hub = (
             "" if Path(path).expanduser().exists() else

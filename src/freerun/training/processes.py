@@ -8,15 +8,16 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.errors import OtherProcessError, UserError
+from freerun.signals import Interrupt
 
-__all__ = ["ALONE", "OtherProcessError", "Processes", "joined", "local_rank", "said_elsewhere", "started_together"]
+__all__ = ["ALONE", "Processes", "joined", "local_rank", "said_elsewhere", "say_like", "started_together"]
 
 T = TypeVar("T")
 
@@ -25,12 +26,6 @@ _PATIENCE = timedelta(hours=24)
 
 _ROOM = 2048
 _MARK = "_said_elsewhere"
-
-
-class OtherProcessError(UserError):
-    """Another process of the job failed, and says why; this one ends with it."""
-
-    exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +77,20 @@ class Processes:
 
         Raises:
             OtherProcessError: another process failed inside and this one did not.
+            Interrupt: another process was asked to end inside.
         """
         if self.size == 1:
             yield
             return
-        error: Exception | None = None
+        error: Exception | Interrupt | None = None
         try:
             yield
-        except Exception as raised:
+        except (Exception, Interrupt) as raised:
             error = raised
-        said = [each["error"] for each in self.told({"error": _line(error)})]
-        if error is not None:
+        number = error.number if isinstance(error, Interrupt) else 0
+        records = self.told({"error": "" if number else _line(error), "signal": number})
+        said = [each["error"] for each in records]
+        if error is not None and not number:
             if _line(error) in said[: self.rank]:
                 setattr(error, _MARK, True)
             raise error
@@ -100,6 +98,8 @@ class Processes:
             other = OtherProcessError([f"rank {rank} failed: {line}" for rank, line in enumerate(said) if line])
             setattr(other, _MARK, True)
             raise other
+        if number := max(each["signal"] for each in records):
+            raise error or Interrupt(number)
 
     def by_first(self, work: Callable[[], T]) -> T:
         """What the first process makes of something that it alone does; all get the result, or its error.
@@ -139,7 +139,7 @@ class Processes:
 ALONE = Processes()
 
 
-def _line(error: Exception | None) -> str:
+def _line(error: BaseException | None) -> str:
     if error is None:
         return ""
     first = (str(error).splitlines() or [""])[0]
@@ -150,6 +150,12 @@ def _line(error: Exception | None) -> str:
 def said_elsewhere(error: BaseException) -> bool:
     """Whether another process says it, so that this one need not."""
     return bool(getattr(error, _MARK, False))
+
+
+def say_like(error: UserError, other: BaseException) -> UserError:
+    """The error, said by the process that says the other one."""
+    setattr(error, _MARK, said_elsewhere(other))
+    return error
 
 
 def local_rank() -> int:

@@ -12,8 +12,11 @@ from typing import Any, Self
 import torch
 from torch.nn import Module
 
-from freerun.training.checkpoint import Parts, Tally
+from freerun.errors import DivergedError
+from freerun.signals import StopFlag
+from freerun.training.checkpoint import Parts, Tally, last_good
 from freerun.training.log import Board, Metrics, Unwritten
+from freerun.training.optim import learning_rate
 from freerun.training.plan import BatchPlan
 from freerun.training.progress import Progress
 from freerun.training.settings import TrainSettings
@@ -48,6 +51,7 @@ class Run:
     board: Board | None
     tally: Tally
     fresh: bool
+    flag: StopFlag
     _mark: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
 
     def __enter__(self) -> Self:
@@ -63,6 +67,23 @@ class Run:
     def over(self) -> bool:
         """Whether there is no further update to make."""
         return self.tally.stopped_early or self.tally.step >= self.job.settings.updates
+
+    def diverged(self, error: DivergedError) -> None:
+        """Write down that training diverged, and add to the error what there is to go on with."""
+        step, settings, folder = self.tally.step, self.job.settings, self.job.folder
+        rate = learning_rate(max(step - 1, 0), settings)
+        good = last_good(folder)
+        error.add(
+            f"updates made: {step}; learning rate of the last {rate:g}; the last good checkpoint: "
+            f"{good or 'none, as the first evaluation was not passed'}"
+        )
+        begin = (
+            f"begin anew with a lower train.lr, a longer train.warmup or a tighter train.clip than {settings.clip:g}"
+        )
+        error.add(
+            f"help: {begin}" + ("" if good is None else f"; --init {folder} begins with the best weights of this run")
+        )
+        self.metrics.write({"event": "diverged", "step": step, "lr": rate, "seed": settings.seed, "error": str(error)})
 
     def lap(self, *, evaluation: bool = False) -> float:
         """Book the time since the last lap, as training or as evaluation; its wall seconds."""

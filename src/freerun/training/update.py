@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import LSTM, Module
 
-from freerun.errors import DivergedError, UserError
+from freerun.errors import DivergedError, ResourceError, UserError, out_of_memory
 from freerun.keys import fold
 from freerun.training.checkpoint import Parts
 from freerun.training.optim import learning_rate, set_learning_rate
 from freerun.training.plan import BatchPlan, Piece, Planned, pieces
-from freerun.training.processes import ALONE, local_rank
+from freerun.training.processes import ALONE, local_rank, say_like
 from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
+from freerun.training.weights import not_finite
 from freerun.training.wrapped import Wrapped, full
 from freerun.types import Batch, Step
 
-__all__ = ["Window", "check_amp", "device_of", "update"]
+__all__ = ["Window", "check_amp", "device_of", "explained", "update"]
 
 
 @dataclass
@@ -115,6 +118,8 @@ def check_amp(model: Module, settings: TrainSettings) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16), torch.no_grad():
             LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"amp = 'bf16': PyTorch has no bf16 LSTM for this {device.type} ({str(error).splitlines()[0]}); set amp = "
             "'no', or take another cell"
@@ -133,8 +138,30 @@ def update(
     Raises:
         DivergedError: loss or gradient is not finite, in all processes; the weights are those before the update.
         OtherProcessError: another process could not make its part.
+        ResourceError: out of memory.
     """
     planned = plan.at(step)
+    try:
+        return _updated(parts, task, method, plan=plan, planned=planned, step=step, settings=settings)
+    except Exception as error:
+        longest = max(task.lengths[int(index)] for index in planned.indices)
+        share = f"{settings.accumulate} x {parts.processes.size} micro-batches"
+        doing = f"update {step}: {len(planned.indices)} examples of up to {longest} positions in {share}"
+        more = 2 * settings.accumulate
+        smaller = (
+            f"--set train.accumulate={more} makes the same update of smaller pieces"
+            if more * parts.processes.size <= settings.batch_size
+            else "a smaller model (model.size), or shorter examples"
+        )
+        found = explained(error, parts.model, doing, smaller)
+        if found is error:
+            raise
+        raise found from error
+
+
+def _updated(
+    parts: Parts, task: Task, method: Method, *, plan: BatchPlan, planned: Planned, step: int, settings: TrainSettings
+) -> dict[str, Any]:
     parts.optimizer.zero_grad(set_to_none=True)
     now = Step(step, sample=planned.sample, epoch=planned.sample / plan.examples)
     window = _window(parts, task, method, planned=planned, step=now, settings=settings)
@@ -146,7 +173,7 @@ def update(
         parts.optimizer.zero_grad(set_to_none=True)
         numbers = f"loss {loss:g}, gradient norm {norm:g}, lr {rate:g}"
         with parts.processes.alike():
-            raise _diverged(step, numbers, window, planned)
+            raise _diverged(step, f"{numbers}, seed {settings.seed}", window, planned)
     set_learning_rate(parts.optimizer, rate)
     parts.optimizer.step()
     if parts.ema is not None:
@@ -219,16 +246,40 @@ def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
     return norm
 
 
-def _diverged(step: int, numbers: str, window: Window, planned: Planned) -> DivergedError:
+def _diverged(step: int, numbers: str, window: Window, planned: Planned) -> UserError:
     if not window.count:
-        return DivergedError(f"update {step}: no position of the batch counts in the loss (its mask is all False)")
+        return UserError(f"update {step}: no position of the batch counts in the loss (its mask is all False)")
     values = "".join(f", {name} {value:g}" for name, value in window.scheduled.items())
     examples = " ".join(str(int(index)) for index in planned.indices)
     return DivergedError(
-        [
-            f"training diverged at update {step}, which was not made: {numbers}{values}",
-            f"its training examples: {examples}",
-            "the last checkpoint is untouched: look for NaN or huge values in these examples, lower lr, lengthen "
-            "warmup or clip the gradient",
-        ]
+        f"training diverged at update {step}, which was not made: {numbers}{values}\n"
+        f"  its training examples, in which to look for NaN or huge values: {examples}"
     )
+
+
+def explained(error: Exception, model: Module, doing: str, smaller: str) -> Exception:
+    """What an error met in training means: no memory, or numbers that went to NaN; else the error itself.
+
+    Args:
+        error: what was raised.
+        model: whose weights are looked at.
+        doing: what the run was doing, with the sizes that take memory.
+        smaller: what to do for want of memory.
+    """
+    if str(error).startswith("training diverged"):
+        return error
+    line = " ".join((str(error).splitlines() or [""])[0].split())[:200]
+    if out_of_memory(error):
+        most = getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else most
+        found: UserError = ResourceError(
+            f"out of memory in {doing}: {line or type(error).__name__}\n  at most {peak / 2**20:,.0f} MiB were in use; "
+            f"the last checkpoint is untouched\n  help: {smaller}"
+        )
+    else:
+        broken = [] if isinstance(error, DivergedError) else not_finite(model)
+        if not broken and not isinstance(error, DivergedError):
+            return error
+        why = f" (weights are not finite: {', '.join(broken[:5])})" if broken else ""
+        found = DivergedError(f"training diverged, seen in {doing}: {line}{why}")
+    return say_like(found, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from freerun.errors import CheckpointError
 from freerun.training.files import read_folder, write_folder
 from freerun.training.wrapped import full, like
 
-__all__ = ["load_weights", "pack", "read_model", "start_from", "unpack", "weights_of", "write_model"]
+__all__ = [
+    "load_weights", "not_finite", "pack", "read_model", "refuse_not_finite", "start_from", "unpack", "weights_of",
+    "write_model",
+]  # fmt: skip
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:
@@ -56,6 +60,23 @@ def _own(model: Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             chosen[name] = tensor.detach()
     return chosen
+
+
+def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Names of parameters that hold NaN or infinity, and of buffers that hold NaN: a mask of -inf is none of them.
+
+    Args:
+        model: has the parameters; of sharded ones the part of this process is looked at.
+        weights: to look at in place of the model's own, as ``weights_of`` gives them.
+    """
+    trained = {name for name, _ in model.named_parameters()}
+    found: list[str] = []
+    held: Mapping[str, Any] = _own(model) if weights is None else weights
+    for name, tensor in held.items():
+        each: Any = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        if each.is_floating_point() and bool((~each.isfinite() if name in trained else each.isnan()).any()):
+            found.append(name)
+    return found
 
 
 def load_weights(model: Module, tensors: dict[str, Tensor], origin: str) -> None:
@@ -163,6 +184,17 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
 
         tensors = saved_weights(run / "model")
     load_weights(model, tensors, f"{run}/model")
+    refuse_not_finite(model, run)
+
+
+def refuse_not_finite(model: Module, run: Path) -> None:
+    """Refuse a run's weights that hold NaN or infinity: whatever is computed with them means nothing.
+
+    Raises:
+        CheckpointError: with their names.
+    """
+    if broken := not_finite(model):
+        raise CheckpointError(f"{run}: weights are not finite, and cannot be used: {', '.join(broken[:5])}")
 
 
 def _size(vocabulary: Any) -> str:

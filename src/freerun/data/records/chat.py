@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from freerun.data.records.columns import Message
+from freerun.errors import out_of_memory
 
 __all__ = ["asked", "conversation", "special_ids"]
 
@@ -117,4 +118,6 @@ def _render(tokenizer: Any, messages: Sequence[Message], **options: bool) -> Any
     try:
         return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
     except Exception as error:  # a template's own, of many kinds: roles that must alternate, an unknown role
+        if out_of_memory(error):
+            raise
         raise ValueError(f"the chat template refuses it: {(str(error).splitlines() or [''])[0]}") from error

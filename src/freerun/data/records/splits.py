@@ -13,7 +13,7 @@ from freerun.data.parallel_files import SPLITS
 from freerun.data.records.columns import SHAPES, Record, shape_of, table_records
 from freerun.data.records.table import ENDINGS, FORMATS, Table, read_rows
 from freerun.data.text import counted, encoding_problems, missing_message, user_path
-from freerun.errors import UserError, needing
+from freerun.errors import UserError, needing, out_of_memory
 from freerun.keys import bits, fold
 
 __all__ = ["RecordOptions", "Records", "load_records", "read_records"]
@@ -225,6 +225,8 @@ def _loaded(path: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # the library's own, of many kinds: offline, no such name, a damaged file
+        if out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path}: the data set cannot be loaded: {reason}\n  help: without a connection give files, or a folder "

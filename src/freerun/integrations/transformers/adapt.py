@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freerun.checks.report import Finding
-from freerun.errors import UserError
+from freerun.errors import UserError, out_of_memory
 from freerun.integrations.transformers.probes import at_length, capability, local, refusals, trial_batch
 from freerun.integrations.transformers.unwrapped import unwrapped
 from freerun.models.huggingface import (
@@ -157,6 +157,8 @@ def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor
     except UserError:
         raise
     except Exception as error:  # whatever a model raises for what was made up for it
+        if out_of_memory(error):
+            raise
         line = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"{type(plain.inner).__name__} raised {type(error).__name__} on a small batch: {line}. If it needs more "
