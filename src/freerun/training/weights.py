@@ -71,9 +71,9 @@ def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> li
     """
     trained = {name for name, _ in model.named_parameters()}
     found: list[str] = []
-    held: Mapping[str, Any] = _own(model) if weights is None else weights
-    for name, tensor in held.items():
-        each: Any = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    for name, tensor in (_own(model) if weights is None else weights).items():
+        each: Any = tensor
+        each = each.to_local() if hasattr(each, "to_local") else each
         if each.is_floating_point() and bool((~each.isfinite() if name in trained else each.isnan()).any()):
             found.append(name)
     return found
