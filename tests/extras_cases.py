@@ -79,6 +79,8 @@ def cases(world: Path, scratch: Path) -> list[Case]:
     found = [Case(words.strip("-"), (words,)) for words in ("--help", "--version", "methods", "schedules", "recipes")]
     found += [Case("names", (), code=NAMES), Case("freerun.hf", (), ("hf",), code=HF)]
     found += [Case("freerun.lightning", (), ("lightning",), code=LIGHTNING)]
+    shipped = ("train", "copy", "--set", "train.updates=2", "--out", str(scratch / "copy"))
+    found.append(Case("train the recipe copy", shipped, (), scratch / "copy"))
     for kind, needs in KINDS.items():
         found += _of_kind(world / kind, scratch / kind, kind, needs)
     return found
