@@ -8,6 +8,7 @@ constraints.txt; the commands run outside the checkout. Exits with 1 where a cel
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -80,7 +81,8 @@ if __name__ == "__main__":
     chosen = ["" if extra == "none" else extra for extra in sys.argv[2:]] or EXTRAS
     package = wheel(place)
     with tempfile.TemporaryDirectory() as folder:
-        world = make(Path(folder))
+        with contextlib.redirect_stdout(sys.stderr):
+            world = make(Path(folder))
         cells = {extra: outcomes(environment(place, package, extra), world, extra) for extra in chosen}
     print(table(cells))
     failed = [f"{extra or 'none'}: {name}: {cell}" for extra in cells for name, cell in cells[extra].items()

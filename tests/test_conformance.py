@@ -121,7 +121,10 @@ def test_conformance(name, backend):
     if name not in SHORTER:
         assert outcome.fed.mask.shape == batch.mask.shape
     assert torch.equal(method(model, batch, STEP, KEY), outcome.loss)
-    assert torch.equal(method.transform(model, batch, STEP, KEY).history, outcome.fed.history)
+    # with and without a gradient are two computations: values may differ in the last bit, ids may not
+    tolerance = 1e-12 if outcome.fed.history.is_floating_point() else 0
+    history = method.transform(model, batch, STEP, KEY).history
+    torch.testing.assert_close(history, outcome.fed.history, rtol=tolerance, atol=tolerance)
     assert {"eligible", "replaced", "disagreeing", "passes", "engine"} <= set(outcome.report)
     assert outcome.report["disagreeing"] <= outcome.report["replaced"] <= outcome.report["eligible"]
     assert [module.training for module in model.modules()] == before

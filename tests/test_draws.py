@@ -85,7 +85,8 @@ def test_noise_is_a_function_of_row_and_position():
         rows, positions = torch.tensor([0, 1, 5]), torch.tensor([2, 2, 0])
         whole = draw.noise(1, rows, positions, 7)
         part = draw.noise(1, rows[[2]], positions[[2]], 7)
-        assert torch.equal(whole[[2]], part)
+        # vectorised and at a vector's end, the logarithm of Gumbel noise may differ in its last bit
+        torch.testing.assert_close(whole[[2]], part, rtol=1e-15, atol=0)
         assert bool(whole.isfinite().all())
 
 
