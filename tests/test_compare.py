@@ -223,6 +223,11 @@ def test_one_seed_and_one_arm_are_said(tmp_path: Path):
     assert "not shown to differ" not in one_seed["verdict"]
     assert "interval" not in one_seed["verdict"]
     assert {line["verdict"] for line in one_seed["comparisons"]} == {"not decided"}
+    page = report.write(tmp_path / "seed").read_text()
+    assert "1 seed: no verdict" in page
+    assert "95 % interval over words alone" in page
+    assert "not decided</span>" not in page
+    assert "<small>exposure bias cannot move it</small>" in page
     one_arm = write_comparison(tmp_path / "arm", words=60, arms=ARMS[:1], updates=20)
     assert one_arm["comparisons"] == []
     assert "One arm was run (teacher_forcing)" in one_arm["verdict"]

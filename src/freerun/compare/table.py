@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from freerun.compare.told import told
+from freerun.compare.verdict import interval_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,7 +86,7 @@ def _framed(results: Mapping[str, Any]) -> Table:
     gap = "; free-running gap: free-running minus teacher-forced PER" if "gap.per" in reported.columns else ""
     return Table(
         title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
-        caption=f"\\[low, high]: 95 % interval{gap}",
+        caption=f"\\[low, high]: {interval_name(results)}{gap}",
         title_justify="left",
         caption_justify="left",
     )
@@ -115,7 +116,7 @@ def _fill_tall(shown: Table, results: Mapping[str, Any]) -> None:
 
     shown.add_column("score")
     shown.add_column("arm", overflow="fold")
-    shown.add_column("mean [95 % interval]", justify="right", overflow="fold")
+    shown.add_column("mean [low, high]", justify="right", overflow="fold")
     others = references(results)
     for number, (metric, heading, decimals) in enumerate(columns(results)):
         texts = [

@@ -8,7 +8,7 @@ from typing import Any
 from freerun.compare.told import told
 from freerun.training.reported import Measure
 
-__all__ = ["FEW_SEEDS", "primary", "sentence", "signed"]
+__all__ = ["FEW_SEEDS", "interval_name", "primary", "sentence", "shown_verdict", "signed"]
 
 FEW_SEEDS = 5
 
@@ -17,6 +17,18 @@ _PHRASES = {
     "worse": "{method} is worse than {baseline}",
     "not decided": "{method} was not shown to differ from {baseline}",
 }
+
+
+def interval_name(results: Mapping[str, Any]) -> str:
+    """What an interval is called: with one seed it says nothing of others."""
+    if len({run["seed"] for run in results["runs"]}) > 1:
+        return "95 % interval"
+    return f"95 % interval over {told(results['recipe']).others} alone"
+
+
+def shown_verdict(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
+    """The verdict on a comparison, as pages show it."""
+    return line["verdict"] if len({run["seed"] for run in results["runs"]}) > 1 else "1 seed: no verdict"
 
 
 def primary(results: Mapping[str, Any]) -> str | None:

@@ -76,7 +76,7 @@ def _wrong(found: Found) -> Raw:
                 _DASH if ratio is None else f"{ratio:.2f}",
             ]
         )
-    heads = ["told", "wrong", "after a right choice", "after a wrong choice", "times"]
+    heads = ["history", "wrong", "after a right choice", "after a wrong choice", "times"]
     return table(heads, rows, "numbers cards", f"Choices against gold, position by position, {found['rows']:,} rows")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from freerun.compare.table import cells
 from freerun.compare.told import told
-from freerun.compare.verdict import signed
+from freerun.compare.verdict import interval_name, shown_verdict, signed
 from freerun.report import figures
 from freerun.report.markup import Raw, figure, grid, legend, table
 from freerun.report.readings import Curve, Runs, curves, settled, shares
@@ -83,7 +83,7 @@ def differences(results: Mapping[str, Any]) -> Raw:
         rows = [_row(results, line, arms, each.name) for line in lines]
         said = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
         side = "Right" if each.higher else "Left"
-        text = f"Dot: mean; bar: 95 % interval; rings: seeds. {side} of zero is better."
+        text = f"Dot: mean; bar: {interval_name(results)}; rings: seeds. {side} of zero is better."
         text += f" Exposure bias cannot move it: {each.fixed}." if each.fixed else ""
         svg = figures.differences(rows, f"difference in {each.title}, {each.unit}")
         drawn.append(figure(f"Differences in {each.title}", svg, (text, said), _difference_table(rows, each)))
@@ -96,7 +96,7 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     seeds = dict.fromkeys(run["seed"] for run in results["runs"])
     pairs = [(by_run.get((line["method"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
     return figures.Difference(
-        f"{line['method']} \N{MINUS SIGN} {line['baseline']}: {line['verdict']}",
+        f"{line['method']} \N{MINUS SIGN} {line['baseline']}: {shown_verdict(results, line)}",
         arms.index(line["method"]),
         line["difference"],
         line["low"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from freerun.compare.table import cell, cells, columns, references
 from freerun.compare.told import told
-from freerun.compare.verdict import signed
+from freerun.compare.verdict import interval_name, shown_verdict, signed
 from freerun.report.markup import Raw, paragraph, swatch, table
 from freerun.report.readings import Examples, Said
 from freerun.training.reported import Measure
@@ -28,7 +28,7 @@ def scores(results: Mapping[str, Any]) -> Raw:
     rows += [[Raw(f"<em>{name}</em>"), *map(Raw, texts)] for name, texts in references(results)]
     seeds = len({run["seed"] for run in results["runs"]})
     words = f", {results['test_words']:,} {told(results['recipe']).items}" if results["test_words"] else ""
-    caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its 95 % interval"
+    caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its {interval_name(results)}"
     return table(["arm", *(heading for _, heading, _ in columns(results))], rows, "numbers cards", caption)
 
 
@@ -51,11 +51,11 @@ def comparisons(results: Mapping[str, Any]) -> Raw:
             signed(line["difference"], reported.measure(line["metric"]).decimals),
             _interval(line, reported.measure(line["metric"])),
             _probability(line["probability_better"]),
-            Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{line["verdict"]}</span>'),
+            Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{shown_verdict(results, line)}</span>'),
         ]
         for line in results["comparisons"]
     ]
-    heads = ["score", "difference of", "mean", "95 % interval", "probability better", "verdict"]
+    heads = ["score", "difference of", "mean", interval_name(results), "probability better", "verdict"]
     caption = f"Differences paired by seed and over {reported.items}; below zero is better"
     return table(heads, rows, "cards", caption + (f", but above it for {' and '.join(higher)}" if higher else ""))
 
