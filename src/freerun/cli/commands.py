@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import CheckpointError, DivergedError, UserError, out_of_memory
+from freerun.errors import CheckpointError, DivergedError, UserError, out_of_memory, visible
 
 __all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "schedules", "train", "usable"]
 
@@ -55,7 +55,8 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
     with usable(run):
         said = answer(loaded, lines, places=places, beams=beams, length=length)
     for line in said:
-        print(line)
+        # what stands in their file or what the model says never steers the terminal, and stays one line
+        print(visible(line, keep="\t"))
     return 0
 
 
@@ -70,7 +71,11 @@ def usable(run: Path) -> Generator[None]:
 
 def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]]:
     """The lines, blank ones only if wanted, and where each stands."""
+    from freerun.data.text import refuse_no_file
+
     name = "standard input" if path is None else str(path)
+    if path is not None:
+        refuse_no_file(path, "a file of lines")
     try:
         raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
     except OSError as error:
@@ -92,7 +97,7 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> int:
 
     with usable(run):
         found = evaluate_run(load_run(run), data, beams)
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    print(json.dumps(found, indent=2))
     return 0
 
 

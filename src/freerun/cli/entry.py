@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if os.environ.pop(LIFELINE, None):
         end_with_parent()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every character
 
     def command() -> int:
         from freerun.cli.app import run
@@ -105,9 +108,8 @@ def _tell_system(error: OSError, arguments: Sequence[str]) -> int:
     place = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
         return _tell([f"{place}{error.strerror}"], ResourceError.exit_code)
-    if error.filename and isinstance(
-        error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
-    ):
+    theirs = {"ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP", "EINVAL", "EROFS"}
+    if error.filename and errno.errorcode.get(error.errno or 0) in theirs:
         return _tell([f"{place}{(error.strerror or str(error)).lower()}"], UserError.exit_code)
     return _tell_bug(error, arguments)
 
@@ -115,7 +117,7 @@ def _tell_system(error: OSError, arguments: Sequence[str]) -> int:
 def _tell_bug(error: BaseException, arguments: Sequence[str]) -> int:
     text = "".join(traceback.format_exception(error))
     with tempfile.NamedTemporaryFile(
-        "w", prefix="freerun-report-", suffix=".txt", delete=False, encoding="utf-8"
+        "w", prefix="freerun-report-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
     ) as file:
         file.write(f"freerun {_version()} with Python {sys.version}\narguments: {list(arguments)}\n\n{text}")
     first = (str(error).splitlines() or [""])[0]

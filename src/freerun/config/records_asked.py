@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.text_kind import unescaped
+from freerun.errors import listed, shown
 
 if TYPE_CHECKING:
     from freerun.data.records import RecordCoder
@@ -41,17 +42,19 @@ def asked_of(
 
 def _of_object(coder: RecordCoder, line: str) -> tuple[dict[str, Any] | None, Any, str]:
     """The object of a line, what is told of it, and what is wrong."""
+    from freerun.data.records.table import parsed
+
     column = next(iter(coder.columns.values()))
     if not line.strip():
         return None, "", ""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parsed(line)
+    except ValueError as error:
         return None, "", f"no JSON: {error}; the first line is an object, so all must be"
     if not isinstance(row, dict):
         return None, "", f"is no object; the first line is one, so all must be: {{{json.dumps(column)}: ...}}"
     if column not in row:
-        return row, "", f"has no {column!r}; it has {', '.join(row) or 'nothing'}"
+        return row, "", f"has no {column!r}; it has {listed(row) or 'nothing'}"
     if "output" in row:
         return row, "", "has an 'output' already, where the answer is written: rename it, or leave it out"
     return row, *_told(coder, column, row[column])
@@ -59,12 +62,13 @@ def _of_object(coder: RecordCoder, line: str) -> tuple[dict[str, Any] | None, An
 
 def _told(coder: RecordCoder, column: str, cell: Any) -> tuple[Any, str]:
     """What is told by a cell, and what is wrong with it."""
-    from freerun.data.records.columns import messages_problem
+    from freerun.data.records.columns import messages_problem, no_text
 
     if cell is None or isinstance(cell, str):
-        return cell, ""
+        wrong = no_text(cell)
+        return ("", f"column {column!r} {wrong}") if wrong else (cell, "")
     if coder.shape != "messages":
-        return "", f"column {column!r} holds a {type(cell).__name__}, {str(cell)[:40]}; expected text"
+        return "", f"column {column!r} holds a {type(cell).__name__}, {shown(cell, 40)}; expected text"
     if problem := messages_problem(cell):
         return "", f"column {column!r} {problem}"
     return tuple(cell[:-1] if cell and cell[-1]["role"] == "assistant" else cell), ""

@@ -17,7 +17,7 @@ from freerun.config.records_checks import (
 )
 from freerun.config.records_sections import PARTS, RecordsData, RecordsEvaluate
 from freerun.config.text_kind import escaped
-from freerun.errors import UserError
+from freerun.errors import UserError, visible
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -173,7 +173,7 @@ class RecordsKind:
             raise UserError(problems[:20])
         said = answers(model, coder, prompts, _scoring(settings))
         return [
-            escaped(text) if row is None else json.dumps({**row, "output": text}, ensure_ascii=False)
+            escaped(text) if row is None else _object_line({**row, "output": text})
             for row, text in zip(rows, said, strict=True)
         ]
 
@@ -182,6 +182,12 @@ class RecordsKind:
         from freerun.data.records import trial_encoded
 
         return coder.answer_batch(trial_encoded(coder.model.vocab, rows))
+
+
+def _object_line(row: Mapping[str, Any]) -> str:
+    """JSON as people read it; with escapes where a character would steer a terminal or cannot be written."""
+    line = json.dumps(row, ensure_ascii=False)
+    return line if visible(line) == line else json.dumps(row)
 
 
 def _options(settings: RecordsData) -> RecordOptions:

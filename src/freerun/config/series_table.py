@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,9 @@ def said_table(coder: SeriesCoder, said: Tensor) -> list[str]:
     rows = [
         ",".join([str(lead), *(f"{value:.7g}" for value in row)]) for lead, row in enumerate(said.tolist(), start=1)
     ]
-    return [",".join(["lead", *coder.names]), *rows]
+    header = io.StringIO()
+    csv.writer(header, lineterminator="").writerow(["lead", *coder.names])
+    return [header.getvalue(), *rows]
 
 
 def read_windows(coder: SeriesCoder, file: DataFile) -> Windows:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from freerun.data.records.table import Table
+from freerun.data.records.table import Table, parsed
 from freerun.data.text import counted, first_problems
-from freerun.errors import UserError
+from freerun.errors import UserError, listed, shown
 
 __all__ = ["SHAPES", "Message", "Record", "messages_problem", "shape_of", "table_records"]
 
@@ -56,7 +56,7 @@ def shape_of(columns: Mapping[str, str | None], table: Table) -> tuple[str, dict
             if shape != "text" and all(part in table.columns for part in parts):
                 return shape, {part: part for part in parts}
         raise UserError(
-            f"{table.origin}: cannot tell which columns to use; it has {', '.join(table.columns) or 'none'}; name "
+            f"{table.origin}: cannot tell which columns to use; it has {listed(table.columns) or 'none'}; name "
             "them: source and target (encoder-decoder), prompt and completion, messages, or text"
         )
     fitting = [shape for shape, parts in SHAPES.items() if set(parts) == set(given)]
@@ -79,7 +79,7 @@ def table_records(
     """
     absent = [name for name in columns.values() if name not in table.columns]
     if absent:
-        has = ", ".join(table.columns) or "none"
+        has = listed(table.columns) or "none"
         return [], 0, [f"{table.origin}: has no column {name!r}; its columns are {has}" for name in absent]
     records: list[Record] = []
     problems: list[str] = []
@@ -102,7 +102,9 @@ def table_records(
                 records.append(Record(place, found[:-1], str(found[-1]["content"])))
         elif wrong := [(name, cell) for name, cell in cells if not isinstance(cell, str)]:
             name, cell = wrong[0]
-            problems.append(f"{place}: column {name!r} holds a {type(cell).__name__}, {str(cell)[:40]}; expected text")
+            problems.append(f"{place}: column {name!r} holds a {type(cell).__name__}, {shown(cell, 40)}; expected text")
+        elif wrong := [name for name, cell in cells if no_text(cell)]:
+            problems.append(f"{place}: column {wrong[0]!r} {no_text(row.get(wrong[0]))}")
         else:
             texts = [str(cell) for _, cell in cells]
             records.append(Record(place, texts[0] if len(texts) == 2 else "", texts[-1]))
@@ -122,6 +124,16 @@ def _called(row: Mapping[str, Any], name: str) -> str:
     return "missing" if name not in row else "null" if row[name] is None else "empty"
 
 
+def no_text(cell: Any) -> str:
+    """What is wrong with a text that no file can hold; "" where nothing is.
+
+    >>> no_text("caf\\u00e9"), no_text("\\ud800")
+    ('', "holds half of a surrogate pair, '\\\\ud800', which is no character")
+    """
+    found = re.search("[\ud800-\udfff]", cell) if isinstance(cell, str) else None
+    return f"holds half of a surrogate pair, {shown(found[0])}, which is no character" if found else ""
+
+
 def messages_problem(cell: Any) -> str:
     """What is wrong with a conversation, whoever speaks last; "" where nothing is.
 
@@ -133,6 +145,8 @@ def messages_problem(cell: Any) -> str:
     for number, message in enumerate(cell, start=1):
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
             return f"has no role and content, both text, in message {number}"
+        if wrong := no_text(message["role"]) or no_text(message["content"]):
+            return f"{wrong}, in message {number}"
     return ""
 
 
@@ -140,13 +154,14 @@ def _messages(cell: Any) -> tuple[Message, ...] | str:
     """A conversation that ends with the assistant, or what is wrong with it."""
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
+            cell = parsed(cell)
         except ValueError:
             return "holds text that is no JSON; expected a list of {role, content}"
     if problem := messages_problem(cell):
         return problem
-    if cell[-1]["role"] != "assistant":
-        return f"ends with a message of {cell[-1]['role']!r}; the last must be the assistant's: it is what is learnt"
+    role = cell[-1]["role"]
+    if role != "assistant":
+        return f"ends with a message of {shown(role, 40)}; the last must be the assistant's: it is what is learnt"
     if not cell[-1]["content"].strip():
         return "ends with an empty message; there is nothing to learn in it"
     # columns of Parquet have every key in every message

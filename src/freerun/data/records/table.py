@@ -14,7 +14,7 @@ from freerun.data.parquet import read_parquet, readable
 from freerun.data.text import cells_of_any_size, first_problems, read_lines, refuse_no_file
 from freerun.errors import UserError, shown
 
-__all__ = ["ENDINGS", "FORMATS", "Table", "format_of", "read_rows"]
+__all__ = ["ENDINGS", "FORMATS", "Table", "format_of", "parsed", "read_rows"]
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
@@ -111,8 +111,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _parsed(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
+def parsed(text: str) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, as JSONDecodeError; a key stands twice, it is nested too deeply, a number is too long.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (json.JSONDecodeError, _TwiceError):
+        raise
+    except ValueError:
+        raise ValueError("it holds a number of thousands of digits") from None
 
 
 def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, list[str]]:
@@ -124,15 +136,15 @@ def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, li
             continue
         place = f"{path}:{number}"
         try:
-            row = _parsed(text)
+            row = parsed(text)
         except json.JSONDecodeError as error:
             problems.append(
                 f"{place}: no JSON: {error.msg} at character {error.colno} of {shown(text, 40)}; expected one object a "
                 "line"
             )
             continue
-        except (_TwiceError, RecursionError) as error:
-            problems.append(f"{place}: {error or 'nested too deeply'}; correct or delete the line")
+        except ValueError as error:
+            problems.append(f"{place}: {error}; correct or delete the line")
             continue
         if isinstance(row, dict):
             rows.append(row)
@@ -145,12 +157,12 @@ def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, li
 def _json(path: Path, text: str) -> tuple[Table, list[str]]:
     nothing = Table(str(path), (), (), ())
     try:
-        found = _parsed(text)
+        found = parsed(text)
     except json.JSONDecodeError as error:
         lines = '; for one object a line set format = "jsonl"' if error.msg == "Extra data" else ""
         return nothing, [f"{path}:{error.lineno}: no JSON: {error.msg} at character {error.colno}{lines}"]
-    except (_TwiceError, RecursionError) as error:
-        return nothing, [f"{path}: {error or 'nested too deeply'}"]
+    except ValueError as error:
+        return nothing, [f"{path}: {error}"]
     if not isinstance(found, list):
         return nothing, [f"{path}: holds {type(found).__name__}; expected a list of objects, [{{...}}, {{...}}]"]
     places = [f"{path}, entry {number}" for number in range(1, len(found) + 1)]

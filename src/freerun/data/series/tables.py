@@ -128,11 +128,8 @@ class Table:
 
         def line(row: int) -> str:
             cell = cells[row]
-            got = (
-                "there is no time stamp of the years 1 to 9999"
-                if cell in (None, "")
-                else f"{shown(str(cell), 40)} is no ISO time"
-            )
+            there = "there is no time stamp of the years 1 to 9999"
+            got = there if cell in (None, "") else f"{shown(str(cell), 40)} is no ISO time"
             return f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00"
 
         wrong = [row for row, stamp in enumerate(stamps) if stamp is None]
@@ -197,11 +194,11 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
             f"Where it is {marks[0]!r}, say so with separator = ..."
         ]
     if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
-        return [
-            f"{file}:1: the names of the columns are not UTF-8; save the file as UTF-8 (it may be utf-16 or latin-1)"
-        ]
+        return [f"{file}:1: the names of the columns are not UTF-8 but maybe utf-16 or latin-1; save the file as UTF-8"]
     given = [name for name in names if name]
-    counted_off = all(name.isdecimal() for name in given) and {int(b) - int(a) for a, b in pairwise(given)} <= {1}
+    counted_off = all(name.isdecimal() and len(name) < 10 for name in given) and {
+        int(b) - int(a) for a, b in pairwise(given)
+    } <= {1}
     if given and not counted_off and all(_is_value(name) for name in given):
         return [
             f"{file}:1: names no columns, it holds values: {shown(separator.join(names), 40)}; put a line with the "
