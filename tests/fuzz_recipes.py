@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+
 from parallel_text import write_parallel
 
 VALUES: list[Any] = [
@@ -53,9 +54,8 @@ class World:
     """Tiny data of every kind, and each shipped recipe on them."""
 
     def __init__(self, folder: Path) -> None:
-        from huggingface_world import model_folder, rows, write_lines
-
         from freerun.config.shipped import shipped_recipes
+        from huggingface_world import model_folder, rows, write_lines
 
         folder.mkdir()
         words = ["abc", "bca", "cab", "abba", "bab", "cac", "acab", "bacca", "cabba", "accab"]
@@ -134,8 +134,10 @@ def change(rng: random.Random, table: dict[str, Any]) -> None:
     """One thing in a table, somewhere."""
     places = list(_places(table))
     inside, key = rng.choice(places)
-    how = rng.randrange(6)
-    if how == 0:
+    how = rng.randrange(10)
+    if how > 5:
+        inside[key] = like(rng, inside[key])
+    elif how == 0:
         del inside[key]
     elif how == 1 and isinstance(inside, dict):
         inside[rng.choice(KEYS)] = copy.deepcopy(rng.choice(VALUES))
@@ -148,6 +150,107 @@ def change(rng: random.Random, table: dict[str, Any]) -> None:
         inside[key] = copy.deepcopy(other[from_key] if _there(other, from_key) else None) or 3
     else:
         inside[key] = copy.deepcopy(rng.choice(VALUES))
+
+
+def like(rng: random.Random, value: Any) -> Any:
+    """Another value of the same type, which may well be allowed."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return rng.choice((1, 2, 3, 4, 5, 8, 16, 31, 100, 1000))
+    if isinstance(value, float):
+        return rng.choice((0.0, 1e-3, 0.1, 0.25, 0.5, 0.75, 0.99, 1.0, 2.0, 10.0, 1e-12, 1e6))
+    if isinstance(value, str):
+        return rng.choice(CHOICES)
+    return copy.deepcopy(rng.choice(VALUES)) if not value or rng.random() < 0.5 else value
+
+
+CHOICES = [
+    "recurrent",
+    "transformer",
+    "transformer_lm",
+    "recurrent_forecaster",
+    "plain_forecaster",
+    "transformer_forecaster",
+    "conv_gru",
+    "article",
+    "shallow_plrnn",
+    "huggingface",
+    "rnn",
+    "gru",
+    "lstm",
+    "luong",
+    "rope",
+    "learned",
+    "swiglu",
+    "gelu",
+    "relu",
+    "rms",
+    "layer",
+    "point",
+    "gaussian",
+    "student_t",
+    "quantiles",
+    "error",
+    "drop",
+    "cut",
+    "standard",
+    "none",
+    "last",
+    "linear",
+    "ignore",
+    "copy",
+    "reverse",
+    "digits",
+    "shapes",
+    "sample",
+    "greedy",
+    "auto",
+    "expected",
+    "token",
+    "step",
+    "sequence",
+    "batch",
+    "teacher_forcing",
+    "free_running",
+    "scheduled_sampling",
+    "two_pass",
+    "parallel",
+    "confidence_aware",
+    "token_noise",
+    "multi_step",
+    "pushforward",
+    "sparse_teacher_forcing",
+    "generalised_teacher_forcing",
+    "reverse_scheduled_sampling",
+    "gaussian_noise",
+    "data_as_demonstrator_online",
+    "per",
+    "wer",
+    "nrmse",
+    "mse",
+    "chrf",
+    "bleu",
+    "teacher_forced_loss",
+    "adam",
+    "adamw",
+    "sgd",
+    "cosine",
+    "inverse_sqrt",
+    "bf16",
+    "no",
+    "mackey_glass",
+    "thomas",
+    "lorenz63",
+    "lorenz96",
+    "roessler",
+    "hyper_roessler",
+    "kuramoto_sivashinsky",
+    "pendulum",
+    "jacobi",
+    "window",
+    "draft",
+]
 
 
 def _there(inside: Any, key: Any) -> bool:
