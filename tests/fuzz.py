@@ -31,8 +31,8 @@ import fuzz_recipes
 
 FINE = {0, 2, 3, 4, 5, 6}
 LONGEST = 1000  # of a line: twice a message's bound, for the places it names
-SECONDS = 60
-MEMORY = 12 * 2**30  # of addresses: PyTorch alone asks for several GiB
+SECONDS = 240  # a hang is no matter of minutes
+MEMORY = 10 * 2**30  # of addresses: PyTorch alone asks for several GiB
 
 
 class TooSlowError(BaseException):
