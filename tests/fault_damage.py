@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -162,8 +163,8 @@ def printed(_folder: Path, text: str) -> str:
 def readers(lives: Lives) -> dict[str, Reader]:
     """An unfinished run that is gone on with, and a finished one that is read in every way there is."""
     begun, done, recipe = lives.new("begun"), lives.new("done"), lives.recipe()
-    last = lives.events("train", recipe, "--out", done, folder=done)
-    lives.train(begun, event=len(last) * 4 // 5)
+    lives.train(done)
+    lives.train(begun, event=len(lives.events()) * 4 // 5)
     (words := lives.root / "words.txt").write_text("abc\nfed\n")
 
     def train(*flags: Any) -> Callable[[Path], list[Any]]:
@@ -221,8 +222,8 @@ def ran(
     before = tree(root)
     ended = lives.live(*reader.words(folder), folder=folder, limit=30)
     if ended.code:
-        # the lock of a run that was killed may go
-        changed = [name for name in changes(before, tree(root)) if not name.endswith("/lock")]
+        # what a run that was killed left half done may go
+        changed = [name for name in changes(before, tree(root)) if not re.search(r"/lock$|/\.writing-|/found$", name)]
         return changed, ended, None
     try:
         return [], ended, reader.result(folder, ended.text.replace(str(root), ""))
@@ -248,3 +249,87 @@ def examine(count: Count, how: tuple[list[str], Ended, Any], right: Any, where: 
             place.name in ended.text or place.parent.name in ended.text, f"{where}: not named: {ended.text[-300:]}"
         )
         count.check(not changed, f"{where}: refused, and changed {changed}")
+
+
+THEIRS = (
+    "notes.txt", ".writing-mine", ".probe-mine", "model/notes.txt", "tensorboard/mine", "checkpoints/best-notes.txt",
+    "checkpoints/step-00000006-keep/model.safetensors", "checkpoints/best-of-mine/x", "checkpoints/step-1/x",
+    "checkpoints/step-000000001/x", "checkpoints/.writing-mine/x", "checkpoints/step-00000002/x", "checkpoints/step-*/x",
+    "checkpoints/best-*/x",
+)  # fmt: skip
+LINKS = ("checkpoints/step-00000001", "checkpoints/best-00000001", "checkpoints/step-00000099")
+
+
+def users_files(lives: Lives) -> Count:
+    """What a user keeps in a run's folder is there when the run has gone on, was begun again, and when it ended."""
+    count = Count("files of the user in a run's folder")
+    whole = lives.whole()
+    for flags, at in (("--resume", 2), ("--resume", 6), ("--overwrite", 2)):
+        folder, outside = lives.new("run"), lives.new("outside")
+        lives.train(folder, event=len(lives.events()) * at // 8)
+        steps = {
+            "step-*": sorted((folder / "checkpoints").glob("step-*")),
+            "best-*": sorted((folder / "checkpoints").glob("best-*")),
+        }
+        outside.mkdir()
+        (outside / "x").write_text("theirs")
+        for name in THEIRS:
+            place = Path(name)
+            if place.parent.name in steps:  # inside of what will be pruned
+                place = steps[place.parent.name][0].relative_to(folder) / place.name
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).write_text("theirs")
+        for name in LINKS:
+            (folder / name).symlink_to(outside)
+        mine = [
+            path
+            for path in folder.rglob("*")
+            if path.is_symlink() or (path.is_file() and path.read_bytes() == b"theirs")
+        ]
+        ended = lives.train(folder, flags)
+        count.tried += len(mine)
+        where = f"{flags} after {at}/8 of a run"
+        gone = [str(path.relative_to(folder)) for path in mine if not path.exists()]
+        count.check(not gone, f"{where}: exit {ended.code}, gone are {gone}: {ended.text[-300:]}")
+        count.check((outside / "x").read_text() == "theirs", f"{where}: what a link leads to was changed")
+        if flags == "--overwrite" and ended.code == 3:
+            continue  # refused by name
+        if count.check(ended.code == 0, f"{where}: exit {ended.code}: {ended.text[-500:]}"):
+            left = {str(path.relative_to(folder)) for path in folder.rglob("*")} - whole.keys()
+            found = {name: content for name, content in fingerprints(folder).items() if name in whole}
+            count.check(not differing(found, whole), f"{where}: other bits: {differing(found, whole)}; left {left}")
+    return count
+
+
+def links(lives: Lives, every: int = 1) -> Count:
+    """At every name that a run writes stands a link to a file of the user: it keeps its bytes."""
+    count = Count("a link in place of a file")
+    events, theirs = lives.events(), lives.root / "theirs"
+    names: dict[str, int] = {}
+    for number, (event, then) in enumerate(zip(events, events[1:], strict=False), 1):
+        kind, _, place = event.partition(" ")
+        if kind == "open" and then.startswith(("write", "truncate", "fcntl", "pwrite", "fsync")) and place != ".":
+            names.setdefault(place, number)
+    for place, number in list(names.items())[::every]:
+        for target in (theirs, lives.root / "nowhere"):
+            folder = lives.new("linked")
+            theirs.write_text("theirs")
+            (lives.root / "nowhere").unlink(missing_ok=True)
+            lives.train(folder, event=number)
+            if (folder / place).is_dir():
+                shutil.rmtree(folder / place)
+            (folder / place).unlink(missing_ok=True)
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).symlink_to(target)
+            ended, where = lives.train(folder, "--resume", limit=30), f"{place} is a link, event {number}"
+            count.tried += 1
+            count.check(
+                theirs.read_text() == "theirs" and not (lives.root / "nowhere").exists(), f"{where}: written through"
+            )
+            count.check(ended.code in (0, 3, 4), f"{where}: exit {ended.code}: {ended.text[-300:]}")
+            if ended.code == 0:
+                found = {**fingerprints(folder), place: 0}
+                right = {**lives.whole(), place: 0}
+                count.check(not differing(found, right), f"{where}: other bits: {differing(found, right)}")
+            shutil.rmtree(folder)
+    return count

@@ -68,6 +68,8 @@ class Watch:
             if not set(mode) & set("wax+") or not watch.inside(file):
                 return plain(file, mode, buffering, *arguments, **named)
             raw = File(file, mode.replace("b", "").replace("t", ""))
+            if buffering == 0:
+                return raw
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             return buffered if "b" in mode else io.TextIOWrapper(buffered, *arguments, **named)
 

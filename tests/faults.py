@@ -59,6 +59,18 @@ save_every = 3
 SLOW = RECIPE.replace("symbols = 6\nlongest = 4", "symbols = 16\nlongest = 5").replace(
     "dev = 6\ntest = 6", "dev = 4000\ntest = 16000"
 )
+COMPARISON = (
+    RECIPE
+    + """\
+[compare]
+seeds = [3]
+workers = 2
+[[compare.arms]]
+method = { name = "teacher_forcing" }
+[[compare.arms]]
+method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,6 @@ class Count:
     name: str
     tried: int = 0
     failures: list[str] = field(default_factory=list)
-    seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def check(self, right: bool, what: str) -> bool:
@@ -150,8 +161,12 @@ class Lives:
         path.write_text(text)
         return path
 
+    def words(self, folder: Path, *flags: str, recipe: str = RECIPE) -> list[str | Path]:
+        """The command that trains or compares as a recipe says."""
+        return ["compare" if "[compare]" in recipe else "train", self.recipe(recipe), "--out", folder, *flags]
+
     def train(self, folder: Path, *flags: str, recipe: str = RECIPE, **how: Any) -> Ended:
-        return self.live("train", self.recipe(recipe), "--out", folder, *flags, folder=folder, **how)
+        return self.live(*self.words(folder, *flags, recipe=recipe), folder=folder, **how)
 
     def whole(self, recipe: str = RECIPE, world: int = 1) -> dict[str, Any]:
         """What a run leaves that was never stopped."""
@@ -167,32 +182,49 @@ class Lives:
         self.whole(recipe, world)
         return self._whole[recipe, world][""]
 
-    def events(self, *command: str | Path, folder: Path) -> list[str]:
-        """The file events of a command that ends well."""
-        record = self.root / "events.txt"
+    def events(self, recipe: str = RECIPE) -> list[str]:
+        """The file events of a run, or of a comparison until its first run starts."""
+        record, folder = self.root / "events.txt", self.new("counted")
         record.unlink(missing_ok=True)
-        ended = self.live(*command, folder=folder, record=str(record))
+        ended = self.train(folder, recipe=recipe, record=str(record))
         assert ended.code == 0, ended.text
-        return record.read_text().splitlines()
+        events = record.read_text().splitlines()
+        first = [number for number, event in enumerate(events) if event.endswith(".log")]
+        return events[: first[0] + 1] if first else events
 
 
 def without_clocks(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_clocks(part) for name, part in value.items() if name not in CLOCKS}
-    return [without_clocks(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [without_clocks(each) for each in value if not (isinstance(each, dict) and each.get("metric") in CLOCKS)]
+    return value
 
 
 def fingerprints(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, without its clocks."""
+    """All that a run or a comparison leaves, without its clocks, logs, curves and pages."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
-        content = path.read_bytes() if path.is_file() else b""
+        content = path.read_bytes().replace(bytes(folder), b".") if path.is_file() else b""
         if path.suffix == ".json" and path.name != "manifest.json":
             found[str(path.relative_to(folder))] = without_clocks(json.loads(content))
         elif path.suffix == ".jsonl":
             found[str(path.relative_to(folder))] = [without_clocks(json.loads(line)) for line in content.splitlines()]
-        elif path.name != "manifest.json":
+        elif path.name != "manifest.json" and path.suffix not in (".log", ".html") and "tfevents" not in path.name:
             found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def left_running(folder: Path) -> list[int]:
+    """Processes whose command names the folder."""
+    found: list[int] = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path("/proc", process, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(bytes(folder) + b"/") for word in words):
+            found.append(int(process))
     return found
 
 
@@ -208,7 +240,13 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def ends_whole(lives: Lives, count: Count, folder: Path, where: str, recipe: str = RECIPE, world: int = 1) -> bool:
-    """``--resume`` goes on to the same bits."""
+    """Nothing runs on, and ``--resume`` goes on to the same bits."""
+    until = time.monotonic() + 10
+    while (left := left_running(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    count.check(not left, f"{where}: processes {left} run on after 10 s")
+    for process in left:
+        os.kill(process, signal.SIGKILL)
     ended = lives.train(folder, "--resume", recipe=recipe, world=world)
     if not count.check(not any(ended.codes), f"{where}: --resume ends with {ended.codes}: {ended.text[-600:]}"):
         return False
@@ -216,44 +254,45 @@ def ends_whole(lives: Lives, count: Count, folder: Path, where: str, recipe: str
     return count.check(not different, f"{where}: not the same bits: {different}")
 
 
-def kills_at_events(lives: Lives, every: int = 1, first: int = 1) -> Count:
-    """A kill at every n-th file event of a run, then --resume; before a run has begun a fresh start too."""
+def kills_at_events(lives: Lives, every: int = 1, first: int = 1, recipe: str = RECIPE) -> Count:
+    """A kill at every n-th file event, then --resume; before anything has begun a fresh start too."""
     count = Count("kill -9 at a file event")
-    lives.whole()
-    events = lives.events("train", lives.recipe(), "--out", folder := lives.new("counted"), folder=folder)
-    count.facts["events of a run"] = len(events)
+    lives.whole(recipe)
+    events = lives.events(recipe)
+    count.facts["events"] = len(events)
     for number in range(first, len(events) + 1, every):
-        where = f"event {number} ({events[number - 1]})"
-        folder = lives.new("killed")
-        ended = lives.train(folder, event=number)
+        where, folder = f"event {number} ({events[number - 1]})", lives.new("killed")
+        ended = lives.train(folder, recipe=recipe, event=number)
         count.tried += 1
         count.check(ended.code == -signal.SIGKILL, f"{where}: not killed: {ended.code}")
-        begun = ("recipe.toml", "metrics.jsonl", "checkpoints", "summary.json")
+        begun = ("recipe.toml", "metrics.jsonl", "checkpoints", "summary.json", "comparison.json")
         if not any((folder / name).exists() for name in begun):
             fresh = lives.new("fresh")
             if folder.exists():
                 shutil.copytree(folder, fresh)
-            ended = lives.train(fresh)
+            ended = lives.train(fresh, recipe=recipe)
             if count.check(ended.code == 0, f"{where}: a fresh start ends with {ended.code}: {ended.text[-600:]}"):
-                different = differing(fingerprints(fresh), lives.whole())
+                different = differing(fingerprints(fresh), lives.whole(recipe))
                 count.check(not different, f"{where}: a fresh start gives other bits: {different}")
             shutil.rmtree(fresh, ignore_errors=True)
-        if ends_whole(lives, count, folder, where):
+        if ends_whole(lives, count, folder, where, recipe):
             shutil.rmtree(folder)
     return count
 
 
-def random_kills(lives: Lives, kills: int, seed: int, world: int = 1) -> Count:
+def random_kills(lives: Lives, kills: int, seed: int, world: int = 1, recipe: str = RECIPE) -> Count:
     """Kills at random moments, of every process or of one, some with the next life killed too."""
     count = Count(f"kill -9 at a random moment, {world} process{'es' if world > 1 else ''}")
     number = random.Random(seed)
-    length = lives.duration(world=world)
+    length = lives.duration(recipe, world)
     while count.tried < kills:
         folder, where = lives.new("killed"), []
         for _ in range(number.randint(1, 4)):
             after = round(number.uniform(0, length), 3)
             rank = number.choice([None, *range(world)]) if world > 1 else None
-            ended = lives.train(folder, *(["--resume"] if where else []), world=world, after=after, rank=rank)
+            ended = lives.train(
+                folder, *(["--resume"] if where else []), recipe=recipe, world=world, after=after, rank=rank
+            )
             if ended.answered is None:
                 break  # it was faster
             count.tried += 1
@@ -261,7 +300,7 @@ def random_kills(lives: Lives, kills: int, seed: int, world: int = 1) -> Count:
             others = [code for code in ended.codes if code != -signal.SIGKILL]
             said = f"seed {seed}, kills after {where}: the others end with {others}: {ended.text[-400:]}"
             count.check(not ended.hung and all(code in (0, 7) for code in others), said)
-        if where and ends_whole(lives, count, folder, f"seed {seed}, kills after {where}", world=world):
+        if where and ends_whole(lives, count, folder, f"seed {seed}, kills after {where}", recipe, world):
             shutil.rmtree(folder)
     return count
 
@@ -281,7 +320,7 @@ def signals(lives: Lives, number: int, seed: int, recipe: str = SLOW, world: int
         count.tried += 1
         where = f"seed {seed}, {kind.name} after {after} s"
         # what comes before the command has begun is Python's to answer
-        right = {128 + kind, -kind} if folder.exists() is False else {128 + kind}
+        right = {128 + kind} if folder.exists() else {128 + kind, -kind}
         count.check(set(ended.codes) <= right, f"{where}: ends with {ended.codes}: {ended.text[-600:]}")
         count.check(ended.answered < 10, f"{where}: ends after {ended.answered:.1f} s")
         slowest = max(slowest, ended.answered)
@@ -294,7 +333,7 @@ def signals(lives: Lives, number: int, seed: int, recipe: str = SLOW, world: int
 def second_runs(lives: Lives, every: int = 20, first: int = 1) -> Count:
     """While a run stands still at a file event, others try its folder: one goes on, the others change nothing."""
     count = Count("a second run in the folder")
-    events = lives.events("train", lives.recipe(), "--out", folder := lives.new("counted"), folder=folder)
+    events = lives.events()
     for number in range(first, len(events) + 1, every):
         where, folder = f"event {number} ({events[number - 1]})", lives.new("shared")
         stopped = lives.train(folder, event=number, signal=int(signal.SIGSTOP))
@@ -348,43 +387,46 @@ def full_disks(lives: Lives, sizes: Iterator[int] | list[int]) -> Count:
     return count
 
 
+def full_sizes(number: int, seed: int) -> list[int]:
+    return [random.Random(seed + each).randint(1, 60_000) for each in range(number)]
+
+
+CAMPAIGNS: dict[str, tuple[str, Callable[[Lives, int, int], Count]]] = {
+    "events": ("a kill at every N-th file event", lambda lives, n, _: kills_at_events(lives, n)),
+    "kills": ("N kills at random moments", random_kills),
+    "kills-of-two": ("the same of two processes", lambda lives, n, seed: random_kills(lives, n, seed, 2)),
+    "signals": ("N signals at random moments", signals),
+    "signals-to-two": ("the same to two processes", lambda lives, n, seed: signals(lives, n, seed, RECIPE, 2)),
+    "second": ("a second run at every N-th file event", lambda lives, n, _: second_runs(lives, n)),
+    "full": ("N sizes of a full disk", lambda lives, n, seed: full_disks(lives, full_sizes(n, seed))),
+    "compare-events": (
+        "a comparison killed at every N-th file event of its start",
+        lambda lives, n, _: kills_at_events(lives, n, recipe=COMPARISON),
+    ),
+    "compare-kills": (
+        "a comparison killed N times",
+        lambda lives, n, seed: random_kills(lives, n, seed, recipe=COMPARISON),
+    ),
+    "compare-signals": ("N signals to a comparison", lambda lives, n, seed: signals(lives, n, seed, COMPARISON)),
+}
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--events", type=int, metavar="N", help="a kill at every N-th file event")
-    parser.add_argument("--kills", type=int, metavar="N", help="kills at random moments of one process")
-    parser.add_argument("--kills-of-two", type=int, metavar="N", help="kills at random moments of two processes")
-    parser.add_argument("--signals", type=int, metavar="N", help="signals at random moments")
-    parser.add_argument("--signals-of-two", type=int, metavar="N", help="signals to two processes")
-    parser.add_argument("--second", type=int, metavar="N", help="a second run at every N-th file event")
-    parser.add_argument("--full", type=int, metavar="N", help="sizes of a full disk")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for name, (what, _) in CAMPAIGNS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=what)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args(arguments)
-    campaigns: list[tuple[int | None, Callable[[Lives, int], Count]]] = [
-        (asked.events, kills_at_events),
-        (asked.kills, lambda lives, n: random_kills(lives, n, asked.seed)),
-        (asked.kills_of_two, lambda lives, n: random_kills(lives, n, asked.seed, world=2)),
-        (asked.signals, lambda lives, n: signals(lives, n, asked.seed)),
-        (asked.signals_of_two, lambda lives, n: signals(lives, n, asked.seed, RECIPE, world=2)),
-        (asked.second, second_runs),
-        (
-            asked.full,
-            lambda lives, n: full_disks(lives, [random.Random(asked.seed).randint(100, 60_000) for _ in range(n)]),
-        ),
-    ]
+    chosen = vars(parser.parse_args(arguments))
     failed = 0
     with tempfile.TemporaryDirectory(dir=MEMORY) as root, Lives(Path(root)) as lives:
-        for number, campaign in campaigns:
-            if number:
+        for name, (_, campaign) in CAMPAIGNS.items():
+            if number := chosen[name.replace("-", "_")]:
                 began = time.monotonic()
-                count = campaign(lives, number)
-                facts = "".join(f", {name}: {value}" for name, value in count.facts.items())
-                print(
-                    f"{count.name}: {count.tried} tried, {len(count.failures)} failed{facts}, "
-                    f"{time.monotonic() - began:.0f} s",
-                    flush=True,
-                )
-                for failure in count.failures:
-                    print(f"  {failure}", flush=True)
+                count = campaign(lives, number, chosen["seed"])
+                facts = "".join(f", {fact}: {value}" for fact, value in count.facts.items())
+                seconds = time.monotonic() - began
+                print(f"--{name} {number}: {count.tried} tried, {len(count.failures)} failed{facts}, {seconds:.0f} s")
+                print("".join(f"  {failure}\n" for failure in count.failures), end="", flush=True)
                 failed += len(count.failures)
     return 1 if failed else 0
 
