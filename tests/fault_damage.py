@@ -7,6 +7,7 @@ the folder changes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -254,8 +255,8 @@ def examine(count: Count, how: tuple[list[str], Ended, Any], right: Any, where: 
 THEIRS = (
     "notes.txt", ".writing-mine", ".probe-mine", "model/notes.txt", "tensorboard/mine", "checkpoints/best-notes.txt",
     "checkpoints/step-00000006-keep/model.safetensors", "checkpoints/best-of-mine/x", "checkpoints/step-1/x",
-    "checkpoints/step-000000001/x", "checkpoints/.writing-mine/x", "checkpoints/step-00000002/x", "checkpoints/step-*/x",
-    "checkpoints/best-*/x",
+    "checkpoints/step-000000001/x", "checkpoints/.writing-mine/x", "checkpoints/step-00000002/x",
+    "checkpoints/step-*/x", "checkpoints/best-*/x",
 )  # fmt: skip
 LINKS = ("checkpoints/step-00000001", "checkpoints/best-00000001", "checkpoints/step-00000099")
 
@@ -306,7 +307,7 @@ def links(lives: Lives, every: int = 1) -> Count:
     count = Count("a link in place of a file")
     events, theirs = lives.events(), lives.root / "theirs"
     names: dict[str, int] = {}
-    for number, (event, then) in enumerate(zip(events, events[1:], strict=False), 1):
+    for number, (event, then) in enumerate(itertools.pairwise(events), 1):
         kind, _, place = event.partition(" ")
         if kind == "open" and then.startswith(("write", "truncate", "fcntl", "pwrite", "fsync")) and place != ".":
             names.setdefault(place, number)

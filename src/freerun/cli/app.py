@@ -31,6 +31,7 @@ app = App(
     version=lambda: version("freerun"),
     version_flags=["--version"],
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # its exit code is ours to choose
 )
 
 
