@@ -321,7 +321,7 @@ class TestNoise:
 
     def history(self, **arguments):
         batch = fr.Batch(self.gold, self.gold, torch.ones(self.gold.shape, dtype=torch.bool))
-        return fr.token_noise(1.0, **arguments).transform(None, batch, 1, 2).history
+        return fr.token_noise(1.0, **arguments).transform(ForwardOnly(None), batch, 1, 2).history
 
     def check(self, column, expected):
         from scipy import stats

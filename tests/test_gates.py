@@ -164,7 +164,7 @@ def test_confidence_of_the_next_entry_decides():
 def test_confidences_are_the_softmax_of_the_targets_inside_the_mask():
     logits = torch.tensor([[[1.0, 2.0], [0.0, 3.0], [torch.nan, 0.0]]], requires_grad=True)
     ids = torch.tensor([[1, 0, -100]])
-    found = gates.confidences(logits, fr.Batch(ids, ids, torch.tensor([[True, True, False]])))
+    found = gates.confidences(logits, fr.Batch(ids, mask=torch.tensor([[True, True, False]])))
     wanted = [math.exp(2) / (math.e + math.exp(2)), 1 / (1 + math.exp(3)), 0.0]
     assert found[0].tolist() == pytest.approx(wanted, rel=1e-6)
     assert not found.requires_grad

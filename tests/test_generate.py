@@ -120,7 +120,7 @@ def test_gold_is_never_seen(wrap, beams):
     model, batch = recurrent().eval(), source_batch(5)
     other = (batch.targets + 1) % 5
     half = torch.arange(5)[:, None] % 2 == torch.zeros(1, 4)
-    poisoned = batch.replace(
+    poisoned = batch.made(
         targets=other, history=other, mask=half, weights=half * math.nan, eligible=torch.ones_like(half)
     )
     a, b = (generate(wrap(model), each, length=6, end=0, beams=beams) for each in (batch, poisoned))
@@ -131,8 +131,8 @@ def test_gold_is_never_seen(wrap, beams):
 def test_nan_values_as_gold_do_not_get_through():
     torch.manual_seed(0)
     model = Seq2SeqModel(2, 8, 3)
-    values = torch.full((4, 5, 3), math.nan)
-    batch = Batch(values, values, torch.ones(4, 5, dtype=torch.bool), context=torch.randn(4, 6, 2))
+    values = torch.zeros(4, 5, 3)
+    batch = Batch(values, context=torch.randn(4, 6, 2)).made(targets=values / 0, history=values / 0)
     assert generate(model, batch, length=5).entries.isfinite().all()
 
 

@@ -143,7 +143,7 @@ def test_free_running_is_told_what_generate_says(kind, draw):
 def test_nothing_after_the_prompt_is_seen_and_all_of_it_is(kind, beams):
     model, batch = MODELS[kind](), prompted(kind, PROMPTS)
     said = batch.mask
-    other = batch.replace(
+    other = batch.made(
         targets=(batch.targets + 1) % VOCAB,
         history=torch.where(said, 10**9, batch.history),  # an id that no embedding has
         weights=torch.where(said, math.nan, 1.0),
@@ -184,7 +184,8 @@ def test_values_go_on_from_a_prompt():
     known = torch.arange(5) < told[:, None]
     history = values.masked_fill(~known[..., None], math.nan)
     for made in (model, ForwardOnly(model)):
-        ours = generate(made, Batch(history, history, ~known, context=context), length=3).entries
+        batch = Batch(values, mask=~known, context=context).made(targets=history, history=history)
+        ours = generate(made, batch, length=3).entries
         for row, count in enumerate(told.tolist()):
             _, hidden = model.encoder(context[row][:, None])
             fed, said = torch.zeros(1, 1, 3, dtype=torch.float64), []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.arguments import Arguments, is_number
 from freerun.errors import UserError
 
 __all__ = ["HEADS", "Distribution", "Gaussian", "Quantiles", "StudentT"]
@@ -55,7 +56,7 @@ def _exponential(uniforms: Tensor, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Arguments):
     """``N(m, s^2)`` for every value, ``s = softplus(raw) + 1e-4``; outputs (..., 2 * V): all m, then all raw.
 
     >>> outputs = torch.tensor([[1.0, 0.5413]])  # softplus(0.5413) = 1
@@ -92,7 +93,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class StudentT:
+class StudentT(Arguments):
     """``m + s T`` with T of Student's law; outputs (..., 3 * V): all m, all raw scales, all raw degrees of freedom.
 
     ``s = softplus(raw) + 1e-4``, ``df = 2 + softplus(raw)``: the variance is always finite.
@@ -136,7 +137,7 @@ class StudentT:
 
 
 @dataclass(frozen=True)
-class Quantiles:
+class Quantiles(Arguments):
     """One number for every level and value; outputs (..., levels * V): V of the first level, V of the next.
 
     Args:
@@ -158,7 +159,7 @@ class Quantiles:
     noise_numbers: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.levels, tuple | list) or not all(isinstance(each, int | float) for each in self.levels):
+        if not isinstance(self.levels, tuple | list) or not all(is_number(each) for each in self.levels):
             raise UserError(f"levels must be numbers in (0, 1), e.g. (0.1, 0.5, 0.9); got {self.levels!r}")
         object.__setattr__(self, "levels", tuple(self.levels))
         levels, problems = self.levels, list[str]()

@@ -7,11 +7,14 @@ the same prefix, a second pass sees the first one's noise, ranks and micro-batch
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["bits", "fold", "uniform"]
+from freerun.errors import UserError, whole
+
+__all__ = ["bits", "fold", "key_number", "uniform"]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -28,23 +31,41 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _word(label: int | str) -> int:
-    if isinstance(label, str):
-        return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
-    return int(label) & _MASK
+def key_number(key: Any) -> int:
+    """The key from an argument: any whole number, of whatever integer type.
+
+    Raises:
+        UserError: another value.
+    """
+    number = whole(key)
+    if number is None:
+        raise UserError(f"key must be a whole number, from which all randomness follows; got {key!r}")
+    return number
+
+
+def _word(label: Any) -> int:
+    number = label if isinstance(label, str) else whole(label)
+    if number is None:
+        raise UserError(f"a key is folded with whole numbers and words; got {label!r}")
+    if isinstance(number, int) and 0 <= number <= _MASK:
+        return number
+    # what 64 bits do not hold is hashed: 2**64 is another key than 0
+    person = b"" if isinstance(number, str) else b"number"
+    digest = hashlib.blake2b(str(number).encode(), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "little")
 
 
 def fold(key: int, *labels: int | str) -> int:
     """A new 63-bit key from a key and labels, in order.
 
     Args:
-        key: any integer.
+        key: any integer; those beyond 64 bits are hashed.
         labels: integers (a step, a seed) or words (a purpose).
 
     >>> fold(0, "gate", 3) == fold(0, "gate", 3), fold(0, "gate", 3) == fold(0, "draw", 3)
     (True, False)
     """
-    state = _mix((int(key) + _GOLDEN) & _MASK)
+    state = _mix((_word(key_number(key)) + _GOLDEN) & _MASK)
     for label in labels:
         state = _mix((state + _GOLDEN + _mix(_word(label) ^ _GOLDEN)) & _MASK)
     return state >> 1
@@ -55,6 +76,14 @@ def _mix_tensor(value: Tensor) -> Tensor:
     value = (value ^ ((value >> 30) & 0x3FFFFFFFF)) * _signed(_M1)
     value = (value ^ ((value >> 27) & 0x1FFFFFFFFF)) * _signed(_M2)
     return value ^ ((value >> 31) & 0x1FFFFFFFF)
+
+
+def _counted(counter: Any) -> Tensor:
+    found = counter if isinstance(counter, Tensor) else whole(counter)
+    if found is None or (isinstance(found, Tensor) and found.dtype not in (torch.int64, torch.int32)):
+        kind = counter.dtype if isinstance(counter, Tensor) else type(counter).__name__
+        raise UserError(f"counters must be integers or int64 tensors (rows, positions); got {kind}")
+    return torch.as_tensor(found)
 
 
 def bits(key: int, *counters: Tensor | int) -> Tensor:
@@ -69,9 +98,9 @@ def bits(key: int, *counters: Tensor | int) -> Tensor:
     >>> bool((a == b[:, :5]).all())
     True
     """
-    state: Tensor | int = _signed(_mix((int(key) + _GOLDEN) & _MASK))
+    state: Tensor | int = _signed(_mix((_word(key_number(key)) + _GOLDEN) & _MASK))
     for counter in counters:
-        state = _mix_tensor(state + (torch.as_tensor(counter) + 1) * _signed(_GOLDEN))
+        state = _mix_tensor(state + (_counted(counter) + 1) * _signed(_GOLDEN))
     return torch.as_tensor(state)
 
 
@@ -85,6 +114,8 @@ def uniform(key: int, *counters: Tensor | int, dtype: torch.dtype = torch.float6
     >>> u.shape, bool((u >= 0).all() and (u < 1).all())
     (torch.Size([3, 4]), True)
     """
+    if dtype not in (torch.float64, torch.float32):
+        raise UserError(f"dtype must be torch.float64 or torch.float32; got {dtype}")
     raw = bits(key, *counters)
     if dtype == torch.float64:
         return ((raw >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53

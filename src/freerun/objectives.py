@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.arguments import Arguments, is_number, nearest, refused
 from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError
 from freerun.types import Batch
@@ -43,7 +44,7 @@ def _wide(each: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Arguments):
     """``-sum_t w_t log softmax(outputs_t)[target_t]`` in nats; count is the sum of weights (or of positions).
 
     Args:
@@ -58,8 +59,8 @@ class CrossEntropy:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing}")
+        if not is_number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing!r}")
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, vocab) logits -> (total, count)."""
@@ -77,7 +78,7 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class MeanSquaredError:
+class MeanSquaredError(Arguments):
     """``sum_t w_t |outputs_t - target_t|^2``; count is the sum of weights times the value's width.
 
     >>> batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
@@ -130,7 +131,7 @@ def _of_law(name: str, law: Distribution, outputs: Tensor, batch: Batch) -> tupl
 
 
 @dataclass(frozen=True)
-class GaussianNLL:
+class GaussianNLL(Arguments):
     """``-sum_t w_t log N(target_t; m_t, s_t^2)`` in nats, over all values; count as for ``MeanSquaredError``.
 
     >>> batch = Batch(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
@@ -145,7 +146,7 @@ class GaussianNLL:
 
 
 @dataclass(frozen=True)
-class StudentTNLL:
+class StudentTNLL(Arguments):
     """``-sum_t w_t log p(target_t)`` in nats under a Student-t head; count as for ``MeanSquaredError``.
 
     >>> batch = Batch(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
@@ -159,7 +160,7 @@ class StudentTNLL:
 
 
 @dataclass(frozen=True)
-class Pinball:
+class Pinball(Arguments):
     """``sum_t w_t sum_q max(q e, (q - 1) e)``, ``e = target - quantile``; count as for ``MeanSquaredError``.
 
     Args:
@@ -197,11 +198,19 @@ def check(objective: Any) -> list[str]:
     """The problems of an ``objective`` argument, if any.
 
     >>> check("mze")
-    ["objective must be one of auto, cross_entropy, mse, gaussian_nll, student_t_nll, pinball or a function; got 'mze'"]
+    ["objective must be one of auto, cross_entropy, mse, ... or a function; got 'mze': did you mean 'mse'?"]
     """
-    if callable(objective) or objective in ("auto", *OBJECTIVES):
+    if isinstance(objective, str) and objective in ("auto", *OBJECTIVES):
         return []
-    return [f"objective must be one of {', '.join(['auto', *OBJECTIVES])} or a function; got {objective!r}"]
+    hint = refused(objective, 2)
+    if callable(objective) and not hint:
+        return []
+    near = _MEANT.get(objective) or nearest(objective, OBJECTIVES) if isinstance(objective, str) else None
+    rule = f"objective must be one of {', '.join(['auto', *OBJECTIVES])} or a function"
+    return [f"{rule}; got {objective!r}{f': did you mean {near!r}?' if near else hint}"]
+
+
+_MEANT = {"ce": "cross_entropy", "nll": "cross_entropy", "xent": "cross_entropy", "l2": "mse", "quantile": "pinball"}
 
 
 def resolve(objective: str | Objective, batch: Batch) -> Objective:

@@ -43,7 +43,7 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
         return batch
     used = (inside & (batch.mask | batch.replaceable)).any(0).nonzero()
     time = int(used[-1]) + 1 if len(used) else 1
-    return batch.replace(
+    return batch.made(
         targets=batch.targets[:, :time],
         history=batch.history[:, :time],
         mask=(batch.mask & inside)[:, :time],
@@ -89,7 +89,7 @@ def loss_on(batch: Batch, steps: str | tuple[float, ...]) -> Batch:
         given = by_lead[(lead - 1).clamp_min(0)]
         kept = kept & batch.replaceable & (given != 0)
         weights = _times(given, weights)
-    return batch.replace(mask=kept, weights=weights, eligible=batch.replaceable)
+    return batch.made(mask=kept, weights=weights, eligible=batch.replaceable)
 
 
 def _times(given: Tensor, weights: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from freerun.batch import Batch, select_rows, to_device
-from freerun.errors import UserError, whole
+from freerun.errors import DivergedError, UserError, whole
 
 __all__ = [
     "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Reader", "Split", "Step", "Stepper",
@@ -81,8 +82,24 @@ class Outcome:
 
     @property
     def loss(self) -> Tensor:
-        """total / count; 0 where nothing counts."""
-        return self.total / torch.where(self.count == 0, 1, self.count)
+        """total / count; 0 where nothing counts.
+
+        Raises:
+            DivergedError: it is NaN or infinite. ``total`` and ``count`` are as they are.
+        """
+        mean = self.total / torch.where(self.count == 0, 1, self.count)
+        if not math.isfinite(value := mean.item()):
+            raise DivergedError(self._broken(value))
+        return mean
+
+    def _broken(self, mean: float) -> str:
+        outputs, batch = self.outputs.detach(), self.fed
+        counted = outputs[batch.mask] if outputs.shape[:2] == batch.mask.shape else outputs.flatten(0, -2)
+        number = int((counted.isnan() | (counted == torch.inf)).any(-1).sum())
+        where = f"the model's outputs hold NaN or infinity at {number} of {len(counted)} positions that count"
+        if number == 0:
+            where = "the outputs do not: a target has probability 0 (an output of -inf), or the objective made it"
+        return f"the loss is {mean:g}, and {where}. Look at the learning rate, at the initialisation, or clip gradients"
 
 
 Model = Callable[[Batch], Tensor]

@@ -105,7 +105,7 @@ def _mask_polarity(probe: Probe) -> Verdict:
 
 
 def _reads_targets(probe: Probe) -> Verdict:
-    other = probe.batch.replace(targets=probe.changed(probe.batch.targets, probe.everywhere))
+    other = probe.batch.made(targets=probe.changed(probe.batch.targets, probe.everywhere))
     if far := probe.moved(probe.ask(other, "the batch with other targets")):
         return (
             f"outputs move by {far:.2g} when only batch.targets change: the model must read its previous "
@@ -212,7 +212,7 @@ def _pads_inert(probe: Probe) -> Verdict:
     batch, pads = probe.batch, _trailing(probe.batch.mask)
     if not bool(pads.any()):
         return ("not applicable", "no row of this batch ends in padding")
-    other = batch.replace(history=probe.changed(batch.history, pads), targets=probe.changed(batch.targets, pads))
+    other = batch.made(history=probe.changed(batch.history, pads), targets=probe.changed(batch.targets, pads))
     if far := probe.moved(probe.ask(other, "the batch with other entries in its padding")):
         return (
             f"outputs that count move by {far:.2g} when padding (masked, after the row's end) changes: leave "
@@ -229,7 +229,7 @@ def _length_inert(probe: Probe) -> Verdict:
         parts = ("targets", "history", "mask", "weights", "eligible")
         cut = {name: None if getattr(batch, name) is None else getattr(batch, name)[:, :time] for name in parts}
         tried = f"the batch's first {time} of {batch.time} positions with the context unchanged"
-        outputs = probe.ask(batch.replace(**cut), tried)
+        outputs = probe.ask(batch.made(**cut), tried)
         counted = batch.mask[:, :time]
         if far := distance(outputs[counted], probe.outputs[:, :time][counted], probe.tolerance):
             return (

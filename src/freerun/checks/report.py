@@ -160,7 +160,7 @@ class Probe:
 
     def told(self, where: Tensor, tried: str) -> Tensor:
         """Outputs when the history is another one there."""
-        return self.ask(self.batch.replace(history=self.changed(self.batch.history, where)), tried)
+        return self.ask(self.batch.made(history=self.changed(self.batch.history, where)), tried)
 
     def moved(self, outputs: Tensor, where: Tensor | None = None) -> float:
         """How far outputs lie from the model's, at most, where asked and where the mask counts; 0: not at all."""

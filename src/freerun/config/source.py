@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from freerun.arguments import nearest
 from freerun.config.toml_lines import KeyPath, KeyPlaces, key_places
 from freerun.errors import UserError, listed, shown
 
@@ -254,13 +254,3 @@ def dotted(path: Iterable[str | int]) -> str:
     'compare.arms.0.label'
     """
     return ".".join(str(part) for part in path)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like this one, if any is.
-
-    >>> nearest("bath_size", ["batch_size", "updates"])
-    'batch_size'
-    """
-    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return found[0] if found else None

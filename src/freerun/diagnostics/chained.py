@@ -101,7 +101,7 @@ def _startable(batch: Batch) -> Tensor:
 
 def _moved(batch: Batch, past: Tensor) -> Batch:
     if _in_context(batch):
-        return batch.replace(context={"past": past})
+        return batch.made(context={"past": past})
     told = past.shape[1]
     history = torch.cat([past, torch.zeros_like(batch.history[:, told:])], 1)
-    return batch.replace(history=history, targets=torch.zeros_like(history))
+    return batch.made(history=history, targets=torch.zeros_like(history))

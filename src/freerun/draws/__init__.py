@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from freerun.arguments import nearest, refused
 from freerun.draws.base import Draw
 from freerun.draws.ids import Greedy, Sample
 from freerun.draws.values import Expected, Gaussian, Point, QuantileSample, StudentT, check_width
@@ -35,11 +36,30 @@ def resolve(draw: str | Draw) -> Draw:
     >>> resolve("greedy")
     greedy()
     """
-    if not isinstance(draw, str) and hasattr(draw, "choose"):
+    if isinstance(draw, str) and draw in DRAWS:
+        return DRAWS[draw]()
+    if not isinstance(draw, str | type) and hasattr(draw, "choose"):
         return draw
-    if draw not in DRAWS:
-        raise UserError(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
-    return DRAWS[str(draw)]()
+    if isinstance(draw, str):
+        near = nearest(draw, DRAWS)
+        hint = f": did you mean {near!r}?" if near else ""
+        hint = f": use {_MEANT[draw]}" if draw in _MEANT else hint
+    else:
+        hint = refused(draw, 2)
+    raise UserError(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}{hint}")
+
+
+# names from elsewhere
+_MEANT = {
+    **dict.fromkeys(("argmax", "max", "top1", "top_1", "best"), "'greedy'"),
+    **dict.fromkeys(("multinomial", "categorical", "random", "softmax", "sampling"), "'sample'"),
+    **dict.fromkeys(("nucleus", "top_p", "top-p"), "fr.draws.sample(top_p=...)"),
+    **dict.fromkeys(("top_k", "top-k", "topk"), "fr.draws.sample(top_k=...)"),
+    **dict.fromkeys(("gumbel", "gumbel_softmax"), "fr.draws.sample(coupling='gumbel')"),
+    **dict.fromkeys(("mean", "average"), "'expected', or 'point' for a value as predicted"),
+    **dict.fromkeys(("normal", "gauss"), "'gaussian'"),
+    "beam": "'greedy' with beams=... of freerun.generate",
+}
 
 
 def fitting(draw: str | Draw, batch: Batch) -> Draw:
@@ -50,7 +70,7 @@ def fitting(draw: str | Draw, batch: Batch) -> Draw:
     >>> fitting("auto", Batch(ids, ids, ids == 0))
     sample()
     """
-    if draw == "auto":
+    if isinstance(draw, str) and draw == "auto":
         return Sample() if batch.is_discrete else Point()
     found = resolve(draw)
     if found.values == batch.is_discrete:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from freerun.arguments import Arguments
+
 __all__ = ["Draw", "Noiseless", "show"]
 
 
@@ -32,7 +34,7 @@ def show(self: Any) -> str:
     return f"{name}({inside})"
 
 
-class Noiseless:
+class Noiseless(Arguments):
     """A draw that needs no noise."""
 
     def noise_size(self, vocab: int) -> int:

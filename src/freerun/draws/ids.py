@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments, is_number
 from freerun.draws.base import Noiseless, show
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.keys import uniform
 
 __all__ = ["Greedy", "Sample"]
@@ -33,7 +34,7 @@ class Greedy(Noiseless):
 
 
 @dataclass(frozen=True, repr=False)
-class Sample:
+class Sample(Arguments):
     """A symbol drawn from ``softmax(outputs / temperature)``, optionally truncated to top-k and top-p.
 
     Args:
@@ -64,12 +65,13 @@ class Sample:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if not 0 < self.temperature < float("inf"):
-            problems.append(f"temperature must be above 0; got {self.temperature}: for the argmax use draw='greedy'")
-        if self.top_k < 0:
-            problems.append(f"top_k must be 0 (all symbols) or more; got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            problems.append(f"top_p must lie in (0, 1]; got {self.top_p}")
+        if not is_number(self.temperature) or self.temperature <= 0:
+            given = f"{self.temperature!r}"
+            problems.append(f"temperature must be above 0; got {given}: for the argmax use draw='greedy'")
+        if whole(self.top_k) is None or self.top_k < 0:
+            problems.append(f"top_k must be 0 (all symbols) or more, a whole number; got {self.top_k!r}")
+        if not is_number(self.top_p) or not 0 < self.top_p <= 1:
+            problems.append(f"top_p must lie in (0, 1]; got {self.top_p!r}")
         if self.coupling not in ("inverse_cdf", "gumbel"):
             problems.append(f"coupling must be 'inverse_cdf' or 'gumbel'; got {self.coupling!r}")
         if problems:

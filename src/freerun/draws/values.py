@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments
 from freerun.distributions import HEADS, Distribution
 from freerun.distributions import Gaussian as GaussianHead
 from freerun.distributions import Quantiles as QuantilesHead
@@ -60,7 +61,7 @@ class Expected(Noiseless):
     __repr__ = show
 
     def __post_init__(self) -> None:
-        if self.head not in HEADS:
+        if not isinstance(self.head, str) or self.head not in HEADS:
             raise UserError(f"head must be one of {', '.join(HEADS)}; got {self.head!r}: for none use draw='point'")
 
     @property
@@ -73,7 +74,7 @@ class Expected(Noiseless):
         return HEADS[self.head]().mean(outputs)
 
 
-class _Sampled:
+class _Sampled(Arguments):
     """A draw from the law that ``distribution`` makes of the outputs."""
 
     values: ClassVar[bool] = True

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from freerun.arguments import nearest, refused
 from freerun.errors import UserError
 from freerun.gates.coins import Batchwise, Every, Prefix, Sequence, Timestep, Token
 from freerun.gates.soft import Blend, is_soft
@@ -15,7 +16,7 @@ from freerun.types import Batch
 
 __all__ = [
     "GATES", "Batchwise", "Blend", "Confidence", "DecodingSteps", "Every", "Gate", "Prefix", "Sequence", "Timestep",
-    "Token", "batchwise", "blend", "confidence", "confidences", "decoding_steps", "every", "is_soft",
+    "Token", "batchwise", "blend", "check", "confidence", "confidences", "decoding_steps", "every", "is_soft",
     "needs_confidence", "prefix", "resolve", "sequence", "timestep", "token",
 ]  # fmt: skip
 
@@ -52,8 +53,26 @@ def resolve(gate: str | Gate) -> Gate:
     >>> resolve("token")
     Token()
     """
+    if isinstance(gate, str) and gate in GATES:
+        return GATES[gate]()
     if callable(gate):
         return gate
-    if gate not in GATES:
-        raise UserError(f"coin must be one of {', '.join(GATES)} or a gate object; got {gate!r}")
-    return GATES[gate]()
+    raise UserError(check(gate))
+
+
+def check(gate: Any) -> list[str]:
+    """The problems of a ``coin`` argument, if any.
+
+    >>> check("tokn")[0][-21:]
+    "did you mean 'token'?"
+    """
+    if isinstance(gate, str) and gate in GATES:
+        return []
+    why = refused(gate, 3)
+    if callable(gate) and not why:
+        return []
+    meant = nearest(gate, GATES) if isinstance(gate, str) else None
+    return [
+        f"coin must be one of {', '.join(GATES)} or a gate object; got {gate!r}"
+        f"{f': did you mean {meant!r}?' if meant else why}"
+    ]

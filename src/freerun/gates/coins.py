@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments
 from freerun.errors import UserError
 from freerun.keys import uniform
 from freerun.types import Batch
@@ -24,7 +25,7 @@ def _whole(batch: Batch, coins: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Token:
+class Token(Arguments):
     """A coin for every entry: ``keep = u(row, position) < teacher_forcing_ratio`` (Bengio et al. 2015).
 
     >>> ids = torch.zeros(2, 3, dtype=torch.long)
@@ -38,7 +39,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Timestep:
+class Timestep(Arguments):
     """A coin for every position, shared by all rows (as in several tutorials)."""
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
@@ -47,7 +48,7 @@ class Timestep:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(Arguments):
     """A coin for every row: whole sequences of gold or of own entries."""
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
@@ -56,7 +57,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Batchwise:
+class Batchwise(Arguments):
     """One coin for the whole batch."""
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
@@ -66,7 +67,7 @@ class Batchwise:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Prefix(Arguments):
     """Gold first, own after: of a row's n eligible entries the first ``floor(ratio * n)`` are kept.
 
     Deterministic (the iteration-scale "D" curricula of Teutsch and Maeder 2022; MIXER's roll-in).
@@ -81,7 +82,7 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class Every:
+class Every(Arguments):
     """Gold every ``tau`` positions (positions tau-1, 2 tau-1, ...), between them a coin for every entry.
 
     With ``teacher_forcing_ratio = 0`` it is sparse teacher forcing (Mikhaeil, Monfared and Durstewitz 2022).

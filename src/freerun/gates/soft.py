@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments
 from freerun.types import Batch
 
 __all__ = ["Blend", "is_soft"]
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(Arguments):
     """No coin: every entry is ``teacher_forcing_ratio * gold + (1 - teacher_forcing_ratio) * own``. For values only.
 
     The ratio is then the share of gold *in* each entry (the alpha of generalised teacher forcing), not P(gold); at 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments, is_number
 from freerun.errors import UserError
 from freerun.gates.coins import positions
 from freerun.keys import uniform
@@ -17,7 +18,7 @@ __all__ = ["DecodingSteps"]
 
 
 @dataclass(frozen=True)
-class DecodingSteps:
+class DecodingSteps(Arguments):
     """Gold the less often the later the entry: P(gold) falls with the decoding step (Liu et al., EMNLP 2021).
 
     ``keep = u(row, position) < g(n (1 - teacher_forcing_ratio))``, where n = 1, 2, ... counts a row's eligible entries.
@@ -62,12 +63,12 @@ class DecodingSteps:
             low, high, said = (
                 (0, 1, "strictly between 0 and 1") if self.shape == "exponential" else (1, None, "1 or more")
             )
-            fine = self.k >= 1 if high is None else low < self.k < high
-            problems += [] if fine else [f"k must be {said} with shape={self.shape!r}; got {self.k}"]
-        if linear and self.length is not None and self.length < 1:
-            problems.append(f"length must be at least 1 decoding step; got {self.length}")
-        if linear and self.floor is not None and not 0 <= self.floor < 1:
-            problems.append(f"floor must lie in [0, 1); got {self.floor}")
+            fine = is_number(self.k) and (self.k >= 1 if high is None else low < self.k < high)
+            problems += [] if fine else [f"k must be {said} with shape={self.shape!r}; got {self.k!r}"]
+        if linear and self.length is not None and (not is_number(self.length) or self.length < 1):
+            problems.append(f"length must be at least 1 decoding step; got {self.length!r}")
+        if linear and self.floor is not None and not (is_number(self.floor) and 0 <= self.floor < 1):
+            problems.append(f"floor must lie in [0, 1); got {self.floor!r}")
         if problems:
             raise UserError(problems)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.arguments import Arguments, is_number
 from freerun.errors import UserError
 from freerun.gates.coins import Token
 from freerun.types import Batch
@@ -17,7 +18,7 @@ __all__ = ["Confidence", "confidences", "needs_confidence"]
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(Arguments):
     """Gold where the model is unsure of what comes next (Liu et al., Findings of ACL 2021).
 
     ``keep_t = c_{t+1} <= t_golden``, where ``c_t = p(y_t | y_<t, x)`` is the confidence on gold history: as published,
@@ -44,8 +45,8 @@ class Confidence:
     needs_confidence: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.t_golden < 1:
-            raise UserError(f"t_golden must lie in [0, 1), as 1 would keep everything; got {self.t_golden}")
+        if not is_number(self.t_golden) or not 0 <= self.t_golden < 1:
+            raise UserError(f"t_golden must lie in [0, 1), as 1 would keep everything; got {self.t_golden!r}")
 
     def __call__(
         self, batch: Batch, teacher_forcing_ratio: float, key: int, confidence: Tensor | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freerun.errors import DivergedError, UserError
+from freerun.rollin.outputs import checked_rows, forward
 from freerun.rollin.together import has
 from freerun.types import Batch, Cached, Encoder, Reader, Stepper
 
@@ -41,7 +42,8 @@ def begin(model: Any, batch: Batch, told: Tensor, length: int) -> Walk:
     known = torch.arange(longest + length, device=told.device) < told[:, None]
     history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
     history[known] = batch.history[:, :longest][known[:, :longest]]
-    shown = Batch(torch.zeros_like(history), history, ~known, context=batch.context, rows=batch.row_numbers)
+    blank = batch.made(weights=None, eligible=None, rows=batch.row_numbers)
+    shown = blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
     if has(model, Encoder):
         shown = model.encode(shown)
     return _Steps(model, shown, told) if has(model, Stepper) else _Forwards(model, shown, told)
@@ -75,7 +77,7 @@ class _Steps:
                 self.state = model.step(self.state, inputs)
 
     def predict(self) -> Tensor:
-        return self.model.output(self.state)
+        return checked_rows(self.model.output(self.state), self.size)
 
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
         if rows is not None and not _as_they_are(rows, self.size):
@@ -94,8 +96,8 @@ class _Forwards:
     def predict(self) -> Tensor:
         now = int(self.done.max()) + 1
         history = self.batch.history[:, :now]
-        shown = self.batch.replace(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
-        return self.model(shown)[torch.arange(len(self.done), device=history.device), self.done]
+        shown = self.batch.made(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
+        return forward(self.model, shown)[torch.arange(len(self.done), device=history.device), self.done]
 
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
         batch = self.batch if rows is None else self.batch.select(rows)
@@ -103,7 +105,7 @@ class _Forwards:
         # out of place: a model may have kept the tensor it was given
         history = batch.history.clone()
         history[torch.arange(len(done), device=history.device), done] = entries.to(history.dtype)
-        self.batch, self.done = batch.replace(history=history), done + 1
+        self.batch, self.done = batch.made(history=history), done + 1
 
 
 def log_probs(outputs: Tensor, end: int | None) -> Tensor:

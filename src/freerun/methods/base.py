@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from freerun import draws, objectives
+from freerun.arguments import Arguments
 from freerun.errors import UserError
-from freerun.rollin import can, differs_by_mode
+from freerun.keys import key_number
+from freerun.rollin import call_problems, can, differs_by_mode, explained_errors, forward
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
 from freerun.types import Batch, Encoder, Outcome, step_number
 
 __all__ = [
-    "SHARED", "Citation", "Method", "TransformMethod", "change_report", "encode_once", "in_range", "without_nan",
+    "SHARED", "Citation", "Method", "TransformMethod", "asked", "change_report", "encode_once", "in_range",
+    "without_nan",
 ]  # fmt: skip
 
 SHARED: dict[str, tuple[float, float]] = {"horizon": (1.0, math.inf)}
@@ -54,7 +57,7 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class TransformMethod:
+class TransformMethod(Arguments):
     """transform + objective: change the history, then one ordinary forward. Subclasses say how to ``feed``.
 
     ``repr`` is the method's signature: its name and every argument that is not the default. Two choices are the same
@@ -105,8 +108,9 @@ class TransformMethod:
     # step has a default so that leaving it out is answered; it must be given
     def transform(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Batch:
         """The batch that is fed: its ``history`` is what the model is told."""
-        step = step_number(step)
-        return self.fed(model, self.shaped(batch, step), step, key)
+        step, key = asked(model, batch, step, key)
+        with explained_errors(model):
+            return self.fed(model, self.shaped(batch, step), step, key)
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, of one that has its horizon and its loss steps."""
@@ -121,8 +125,9 @@ class TransformMethod:
 
     def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Outcome:
         """One step: transform, forward, objective."""
-        step = step_number(step)
-        outcome = self.made(model, self.shaped(batch, step), step, key)
+        step, key = asked(model, batch, step, key)
+        with explained_errors(model):
+            outcome = self.made(model, self.shaped(batch, step), step, key)
         if self.horizon is None:
             return outcome
         return replace(outcome, report={"horizon": self.value("horizon", step), **outcome.report})
@@ -135,7 +140,7 @@ class TransformMethod:
         """
         shared = encode_once(model, without_nan(batch))
         fed, report = self.feed(model, shared, step, key)
-        return self.finish(model(fed), fed.replace(context=batch.context), report)
+        return self.finish(forward(model, fed), fed.made(context=batch.context), report)
 
     def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
@@ -170,7 +175,7 @@ class TransformMethod:
         found = objectives.check(getattr(self, "objective", "auto")) + _draw_problems(getattr(self, "draw", "auto"))
         found += loss_on_problems(self.loss_on)
         strange = [name for name, given in self.scheduled() if not _is_number_or_schedule(given)]
-        found += [f"{name} must be a number or a schedule; got {getattr(self, name)!r}" for name in strange]
+        found += [_no_number(name, getattr(self, name)) for name in strange]
         if not strange:
             try:
                 self.check(1)
@@ -194,9 +199,26 @@ class TransformMethod:
             raise UserError(problems)
 
 
+def asked(model: Any, batch: Any, step: Any, key: Any) -> tuple[int, int]:
+    """Step and key of a call, whose arguments are all in order.
+
+    Raises:
+        UserError: for each that is not.
+    """
+    problems = call_problems(model, batch)
+    for check, value in ((step_number, step), (key_number, key)):
+        try:
+            check(value)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return step_number(step), key_number(key)
+
+
 def _draw_problems(draw: Any) -> list[str]:
     try:
-        if draw != "auto":
+        if not (isinstance(draw, str) and draw == "auto"):
             draws.resolve(draw)
     except UserError as error:
         return error.problems
@@ -207,6 +229,24 @@ def _is_number_or_schedule(given: Any) -> bool:
     return isinstance(given, int | float | Schedule) and not isinstance(given, bool)
 
 
+def _no_number(name: str, given: Any) -> str:
+    rule = f"{name} must be a number or a schedule"
+    if isinstance(given, TransformMethod):
+        return (
+            f"{rule}; {given.name}(...) is a method already, with a schedule inside: use it as it is, or its schedule "
+            "alone, e.g. fr.schedules.inverse_sigmoid(k=...)"
+        )
+    if isinstance(given, type):
+        return f"{rule}; got the class {given.__name__}: give an object of it, {given.__name__.lower()}(...)"
+    if callable(given):
+        return (
+            f"{rule}; got a function: use fr.schedules.linear, piecewise or another of them, or "
+            "fr.schedules.table(values=[f(step) for step in range(steps)]), which can be compared and saved"
+        )
+    how = f": use float({name})" if hasattr(given, "__float__") and not isinstance(given, bool) else ""
+    return f"{rule}; got {given!r}{how}"
+
+
 def without_nan(batch: Batch) -> Batch:
     """The batch with zeros for NaN and infinity in the history where nothing counts and nothing is replaced.
 
@@ -215,7 +255,7 @@ def without_nan(batch: Batch) -> Batch:
     if batch.is_discrete:
         return batch
     unused = (~batch.mask & ~batch.replaceable)[..., None] & ~batch.history.isfinite()
-    return batch.replace(history=batch.history.masked_fill(unused, 0.0)) if bool(unused.any()) else batch
+    return batch.made(history=batch.history.masked_fill(unused, 0.0)) if bool(unused.any()) else batch
 
 
 def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[float, float]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from freerun import gates
+from freerun.arguments import is_number
 from freerun.keys import fold, uniform
 from freerun.methods.base import Citation
 from freerun.methods.token_noise import same_sentence
@@ -78,10 +79,10 @@ class ConfidenceAware(TwoPass):
     def problems(self) -> list[str]:
         """What is wrong with the thresholds, and what all methods share."""
         found: list[str] = []
-        if not 0 <= self.t_golden < 1:
-            found.append(f"t_golden must lie in [0, 1), as 1 would keep everything; got {self.t_golden}")
-        elif not self.t_golden <= self.t_rand <= 1:
-            found.append(f"t_rand must lie in [t_golden, 1] = [{self.t_golden}, 1]; got {self.t_rand}")
+        if not is_number(self.t_golden) or not 0 <= self.t_golden < 1:
+            found.append(f"t_golden must lie in [0, 1), as 1 would keep everything; got {self.t_golden!r}")
+        elif not is_number(self.t_rand) or not self.t_golden <= self.t_rand <= 1:
+            found.append(f"t_rand must lie in [t_golden, 1] = [{self.t_golden}, 1]; got {self.t_rand!r}")
         return found + super().problems()
 
     def _gate(self) -> Any:

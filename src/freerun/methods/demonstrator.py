@@ -15,6 +15,7 @@ from freerun.methods.base import Citation, TransformMethod, change_report, encod
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.methods.unrolled_loss import refuse_ids
 from freerun.objectives import Objective
+from freerun.rollin import forward
 from freerun.rollin.engines import Engine, check_engine
 from freerun.types import Batch, Outcome
 
@@ -153,8 +154,8 @@ class DataAsDemonstratorOnline(TransformMethod):
         """One step: the loss on gold and on the free run; outputs and history are the free run's."""
         shared = encode_once(model, without_nan(batch))
         told, report = self.feed(model, shared, step, key)
-        own = self.finish(model(told), told.replace(context=batch.context), report)
-        gold = self.finish(model(shared), shared, change_report(shared, shared.history, 0))
+        own = self.finish(forward(model, told), told.made(context=batch.context), report)
+        gold = self.finish(forward(model, shared), shared, change_report(shared, shared.history, 0))
         more = {name: float(report[name]) + 1 for name in ("passes", "work")}
         return Outcome(own.total + gold.total, own.count + gold.count, own.outputs, own.fed, {**report, **more})
 

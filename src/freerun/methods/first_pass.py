@@ -13,7 +13,7 @@ from torch import Tensor
 from freerun import gates
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, without_nan
-from freerun.rollin import can, some, unwrapped
+from freerun.rollin import can, forward, some, unwrapped
 from freerun.rollin.modes import evaluating, uncached_autocast
 from freerun.types import Batch, Outcome, Split
 
@@ -25,7 +25,7 @@ def said(model: Any, batch: Batch) -> Tensor:
     """What the model says on a batch, in evaluation mode and without gradient: (batch, time, ...)."""
     model = unwrapped(model)
     with evaluating(model), uncached_autocast(batch.history.device):
-        return model(batch)
+        return forward(model, batch)
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def said_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
     with evaluating(inner), uncached_autocast(batch.history.device):
         if halves:
             return inner.head(inner.hidden(batch)[rows, times])
-        return inner(batch)[rows, times]
+        return forward(inner, batch)[rows, times]
 
 
 def tosser(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
@@ -84,7 +84,7 @@ def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch:
         return with_gold_loss(method, outcome, outcome.outputs, batch)
     more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
     outcome = replace(outcome, report={**outcome.report, **more})
-    return with_gold_loss(method, outcome, model(batch), batch)
+    return with_gold_loss(method, outcome, forward(model, batch), batch)
 
 
 def gold_weight_problems(weight: Any) -> list[str]:

@@ -104,7 +104,7 @@ class GaussianNoise(TransformMethod):
             history = history.index_put((rows, times), history[rows, times] + (std * drawn).to(history.dtype))
         report = change_report(batch, history, len(rows))
         level = float(std.square().mean().sqrt())
-        return batch.replace(history=history), {
+        return batch.made(history=history), {
             "std": level, "rate": rate, **report, "passes": passes, "work": float(passes), "engine": "none",
         }  # fmt: skip
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun import draws
+from freerun.arguments import is_number
 from freerun.errors import UserError
 from freerun.rollin import can, hint
 from freerun.types import Embedder
@@ -46,8 +47,8 @@ class Mix:
         found: list[str] = []
         if self.kind not in MIXES:
             found.append(f"mix must be one of {', '.join(MIXES)}; got {self.kind!r}")
-        if not 0 < self.temperature < float("inf"):
-            found.append(f"temperature must be above 0; got {self.temperature}")
+        if not is_number(self.temperature) or self.temperature <= 0:
+            found.append(f"temperature must be above 0; got {self.temperature!r}")
         elif self.kind == "argmax" and self.temperature != 1:
             found.append("temperature has no effect with mix='argmax'; leave it out")
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:

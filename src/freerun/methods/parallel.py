@@ -83,10 +83,7 @@ class Parallel(TransformMethod):
         problems = gold_weight_problems(self.gold_weight)
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             problems.append(f"passes must be a whole number of 1 or more; got {self.passes!r}")
-        try:
-            gates.resolve(self.coin)
-        except UserError as error:
-            problems += error.problems
+        problems += gates.check(self.coin)
         problems += self.problems()
         if problems:
             raise UserError(problems)
@@ -111,7 +108,7 @@ class Parallel(TransformMethod):
             history = torch.where(drawn.view(*drawn.shape, *[1] * (history.dim() - 2)), batch.history, before)
             if some(model, len(plan) > 0):
                 calls += 1
-                history = _drawn(model, batch.replace(history=before), plan, history)
+                history = _drawn(model, batch.made(history=before), plan, history)
         exact = self.passes >= needed or not bool(own.any())
         report: dict[str, float | str] = {
             "teacher_forcing_ratio": ratio,
@@ -122,7 +119,7 @@ class Parallel(TransformMethod):
             "exact": float(exact),
             "certified": "construction" if exact else "no",
         }
-        return batch.replace(history=history), report
+        return batch.made(history=history), report
 
     def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: the passes, then an ordinary forward."""
@@ -135,7 +132,7 @@ def _drawn(model: Any, batch: Batch, plan: Plan, history: Tensor) -> Tensor:
     outputs = said_at(model, batch, plan.rows, plan.times)
     if len(plan) == 0:
         return history
-    plan.check(outputs)
+    plan.check(outputs, len(plan))
     own = plan.draw.choose(outputs, plan.noise(outputs.shape[-1])).to(history.dtype)
     return history.index_put((plan.rows, plan.times), own)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from freerun.arguments import is_number
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod
 from freerun.methods.reverse import ReverseScheduledSampling
@@ -21,8 +22,8 @@ def midpoint_k(steps: int) -> float:
     >>> round(midpoint_k(13816))
     1000
     """
-    if steps < 2:
-        raise UserError(f"steps must be at least 2; got {steps}")
+    if not is_number(steps) or steps < 2:
+        raise UserError(f"steps must be the number of optimizer steps of the run, at least 2; got {steps!r}")
     k = max(math.e, steps / 2)
     for _ in range(60):  # Newton on k ln k - steps / 2, convex for k > 1/e
         k = max(1.0, k - (k * math.log(k) - steps / 2) / (math.log(k) + 1.0))
@@ -85,8 +86,8 @@ def reverse(steps: int, **arguments: Any) -> ReverseScheduledSampling:
     >>> [method.teacher_forcing_ratio(s) for s in (0, 25_000, 37_500, 50_000)]
     [0.5, 0.5, 0.25, 0.0]
     """
-    if steps < 16:
-        raise UserError(f"steps must be at least 16; got {steps}")
+    if not is_number(steps) or steps < 16:
+        raise UserError(f"steps must be the number of optimizer steps of the run, at least 16; got {steps!r}")
     first, second, k = steps * 5 / 16, steps * 10 / 16, math.exp(-16 / steps)
     context = Join(
         schedules=(Constant(0.5), Exponential(k=k, start=0.5, end=1.0), Constant(1.0)), boundaries=(first, second)

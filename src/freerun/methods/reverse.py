@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun import draws
+from freerun.arguments import Arguments
 from freerun.errors import UserError
 from freerun.keys import uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod
@@ -24,7 +25,7 @@ __all__ = ["ReverseScheduledSampling", "reverse_scheduled_sampling"]
 
 
 @dataclass(frozen=True)
-class _TwoRatios:
+class _TwoRatios(Arguments):
     """A coin for every entry, the known ones with a ratio of their own."""
 
     known: Tensor
@@ -103,14 +104,14 @@ class ReverseScheduledSampling(TransformMethod):
         """One step: warm-up and horizon mixed, and the loss on the mask."""
         opened, inner, ratios = self._opened(batch, step)
         outcome = inner.made(model, opened, step, key)
-        fed = outcome.fed.replace(eligible=batch.replaceable)
+        fed = outcome.fed.made(eligible=batch.replaceable)
         report = {**outcome.report, "context_ratio": ratios[0], "teacher_forcing_ratio": ratios[1]}
         return Outcome(outcome.total, outcome.count, outcome.outputs, fed, report)
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed."""
         opened, inner, _ = self._opened(batch, step)
-        return inner.fed(model, opened, step, key).replace(eligible=batch.replaceable)
+        return inner.fed(model, opened, step, key).made(eligible=batch.replaceable)
 
     def _opened(self, batch: Batch, step: int) -> tuple[Batch, ScheduledSampling, tuple[float, float]]:
         """The batch with its warm-up replaceable, and the scheduled sampling that treats both parts."""
@@ -128,7 +129,7 @@ class ReverseScheduledSampling(TransformMethod):
         inner = ScheduledSampling(
             min(ratios), self.draw, coin, engine=self.engine, gradient=self.gradient, objective=self.objective
         )
-        return batch.replace(eligible=batch.replaceable | known), inner, ratios
+        return batch.made(eligible=batch.replaceable | known), inner, ratios
 
 
 reverse_scheduled_sampling = ReverseScheduledSampling

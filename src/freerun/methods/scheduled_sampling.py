@@ -21,6 +21,7 @@ from freerun.rollin import (
     certified_forward,
     differs_by_mode,
     draft_roll_in,
+    forward,
     roll_in,
     unwrapped,
     waits,
@@ -97,10 +98,7 @@ class ScheduledSampling(TransformMethod):
 
     def __post_init__(self) -> None:
         problems = check_engine(self.engine) + gold_weight_problems(self.gold_weight)
-        try:
-            gates.resolve(self.coin)
-        except UserError as error:
-            problems += error.problems
+        problems += gates.check(self.coin)
         problems += gradient_problems(self.gradient) + self.problems()
         if problems:
             raise UserError(problems)
@@ -110,11 +108,11 @@ class ScheduledSampling(TransformMethod):
         if gates.is_soft(gates.resolve(self.coin)):
             own = self._own(model, batch, step, key)
             history, report = blended(model, batch, own.mixing, self.engine)
-            return batch.replace(history=history), {**own.report, **report}
+            return batch.made(history=history), {**own.report, **report}
         plan, report = self._plan(model, batch, step, key)
         rolled = roll_in(model, batch, plan, self.engine)
         report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
-        return batch.replace(history=rolled.history), report
+        return batch.made(history=rolled.history), report
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
@@ -142,7 +140,7 @@ class ScheduledSampling(TransformMethod):
         shared = encode_once(model, without_nan(batch))
         plan, report = self._plan(model, shared, step, key)
         if len(plan) == 0:
-            outputs, rolled = model(shared), RollIn(shared.history, "none", 0, 0.0, "construction")
+            outputs, rolled = forward(model, shared), RollIn(shared.history, "none", 0, 0.0, "construction")
         else:
             refuse_coupled_rows(model)
             with torch.no_grad(), uncached_autocast(batch.history.device):
@@ -152,7 +150,7 @@ class ScheduledSampling(TransformMethod):
             by = "training forward" if done.settled else "fixed point"
             rolled = RollIn(done.history, "draft", done.passes, done.work, by)
         report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
-        return self.finish(outputs, batch.replace(history=rolled.history), report)
+        return self.finish(outputs, batch.made(history=rolled.history), report)
 
     def _plan(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Plan, dict[str, float | str]]:
         keep, report = self._keep(model, batch, step, key)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.arguments import is_number
+from freerun.errors import UserError, whole
 from freerun.gates import Token
 from freerun.keys import fold, uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod, change_report
@@ -47,7 +48,8 @@ class TokenNoise(TransformMethod):
     References: Bengio et al. 2015 ("uniform scheduled sampling"); Liu et al. 2021, arXiv:2107.10427 (same sentence).
 
     >>> ids = torch.arange(6).view(1, 6)
-    >>> noisy = TokenNoise(1.0, vocabulary=9, exclude_gold=True).transform(None, Batch(ids, ids, ids >= 0), step=0)
+    >>> model = lambda batch: torch.zeros(batch.size, batch.time, 9)
+    >>> noisy = TokenNoise(1.0, vocabulary=9, exclude_gold=True).transform(model, Batch(ids), step=0)
     >>> bool((noisy.history != ids).all())
     True
     """
@@ -84,10 +86,10 @@ class TokenNoise(TransformMethod):
             problems.append(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         if self.noise == "unigram" and self.frequencies is None:
             problems.append("noise='unigram' needs frequencies: the count of every symbol in the training targets")
-        if self.vocabulary is not None and self.vocabulary < 2:
-            problems.append(f"vocabulary must hold at least 2 symbols; got {self.vocabulary}")
-        if self.frequencies is not None and not (sum(self.frequencies) > 0 and min(self.frequencies) >= 0):
-            problems.append("frequencies must be counts of 0 or more, not all 0")
+        if self.vocabulary is not None and (whole(self.vocabulary) is None or self.vocabulary < 2):
+            problems.append(f"vocabulary must be a number of symbols, at least 2; got {self.vocabulary!r}")
+        if self.frequencies is not None and not _are_counts(self.frequencies):
+            problems.append("frequencies must be a tuple of counts of 0 or more, one for every symbol, not all 0")
         problems += self.problems()
         if problems:
             raise UserError(problems)
@@ -110,7 +112,7 @@ class TokenNoise(TransformMethod):
             drawn = self._symbols(model, batch, rows, times, u)
             history = history.index_put((rows, times), drawn.to(history.dtype))
         report = change_report(batch, history, len(rows))
-        return batch.replace(history=history), {"rate": rate, **report, "passes": 0, "engine": "none"}
+        return batch.made(history=history), {"rate": rate, **report, "passes": 0, "engine": "none"}
 
     def _symbols(self, model: Any, batch: Batch, rows: Tensor, times: Tensor, u: Tensor) -> Tensor:
         gold = batch.history[rows, times]
@@ -135,6 +137,11 @@ class TokenNoise(TransformMethod):
             return (u * size).long()
         others = (u * (size - 1)).long()
         return others + (others >= gold)
+
+
+def _are_counts(given: Any) -> bool:
+    fine = isinstance(given, tuple) and all(is_number(each) and each >= 0 for each in given)
+    return fine and any(given)
 
 
 def _by_frequency(mass: Tensor, gold: Tensor, u: Tensor, exclude_gold: bool) -> Tensor:

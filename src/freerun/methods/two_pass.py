@@ -15,7 +15,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, change_repor
 from freerun.methods.first_pass import gold_weight_problems, said, said_at, with_gold_loss
 from freerun.methods.mixes import HARD, Mix
 from freerun.objectives import Objective
-from freerun.rollin import can, some
+from freerun.rollin import can, checked, forward, some
 from freerun.rollin.plan import Plan
 from freerun.schedules import Schedule
 from freerun.types import Batch, Embedder, Encoder, Outcome
@@ -113,10 +113,7 @@ class TwoPass(TransformMethod):
 
     def __post_init__(self) -> None:
         problems = self._mix().problems() + gold_weight_problems(self.gold_weight)
-        try:
-            gates.resolve(self.coin)
-        except UserError as error:
-            problems += error.problems
+        problems += gates.check(self.coin)
         if self.gradient not in ("none", "full"):
             problems.append(f"gradient must be 'none' or 'full'; got {self.gradient!r}")
         elif self.gradient == "full" and self.mix in HARD:
@@ -154,12 +151,12 @@ class TwoPass(TransformMethod):
         told = self._tell(model, shared, step, key)
         whole = told.first.whole if self._with_graph else None
         if told.vectors is not None:
-            outputs = model.outputs_from(told.batch, told.vectors)
+            outputs = checked(model.outputs_from(told.batch, told.vectors), told.batch)
         elif whole is not None and not told.first.any:
             outputs = whole
         else:
-            outputs = model(told.batch)
-        outcome = self.finish(outputs, told.batch.replace(context=batch.context), told.report)
+            outputs = forward(model, told.batch)
+        outcome = self.finish(outputs, told.batch.made(context=batch.context), told.report)
         if self.gold_weight == 0:
             return outcome
         return with_gold_loss(self, outcome, outputs if whole is None else whole, batch)
@@ -185,9 +182,9 @@ class TwoPass(TransformMethod):
             keep = torch.ones_like(batch.mask) if ratio >= 1 else gate(batch, ratio, gate_key)
             planned = plan(keep)
             replaces = some(model, len(planned) > 0)
-            whole = model(batch) if replaces and self._with_graph else None
+            whole = forward(model, batch) if replaces and self._with_graph else None
             return First(planned, whole, None, replaces)
-        whole = model(batch) if self._with_graph else said(model, batch)
+        whole = forward(model, batch) if self._with_graph else said(model, batch)
         confidence = gates.confidences(whole, batch)
         planned = plan(gate(batch, ratio, gate_key, confidence=confidence))
         return First(planned, whole, confidence, some(model, len(planned) > 0))
@@ -225,7 +222,7 @@ class TwoPass(TransformMethod):
             "exact": float(len(plan) == 0),
             "certified": "no" if len(plan) else "construction",
         }
-        return Told(batch.replace(history=history), vectors, first, report)
+        return Told(batch.made(history=history), vectors, first, report)
 
     def _entries(self, batch: Batch, first: First, own: Tensor, step: int, key: int) -> tuple[Tensor, Tensor]:
         """The history in symbols, and which entries of the plan are the model's own: (n,) bool."""

@@ -15,6 +15,7 @@ from freerun.rollin import (
     Mixing,
     can,
     evaluating,
+    forward,
     refuse_cutting,
     refuse_unrolling,
     some,
@@ -91,12 +92,12 @@ def through_own(method: TransformMethod, model: Any, batch: Batch, own: Own) -> 
     report = dict(own.report)
     if not some(model, replaced > 0) and (own.off or not cut):
         report |= {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}
-        return method.finish(model(encode_once(model, batch)), batch, report)
+        return method.finish(forward(model, encode_once(model, batch)), batch, report)
     if cut:
         return _truncated(method, model, batch, own, replaced)
     done = unroll(model, encode_once(model, batch), own.mixing, engine)
     report |= {**change_report(batch, done.history, replaced), **_how(done.passes, done.exact), "engine": "unrolled"}
-    return method.finish(done.outputs, batch.replace(history=done.history), report)
+    return method.finish(done.outputs, batch.made(history=done.history), report)
 
 
 def _truncated(method: TransformMethod, model: Any, batch: Batch, own: Own, replaced: int) -> Outcome:
@@ -104,7 +105,7 @@ def _truncated(method: TransformMethod, model: Any, batch: Batch, own: Own, repl
     objective: Any = getattr(method, "objective", "auto")
     done = unroll_truncated(model, batch, own.mixing, own.gradient, objectives.resolve(objective, batch))
     report = {**own.report, **change_report(batch, done.history, replaced), **_how(0, True), "engine": "unrolled"}
-    return Outcome(done.total, done.count, done.outputs, batch.replace(history=done.history), report)
+    return Outcome(done.total, done.count, done.outputs, batch.made(history=done.history), report)
 
 
 def blended(model: Any, batch: Batch, mixing: Mixing, engine: Engine) -> tuple[Tensor, dict[str, float | str]]:

@@ -165,12 +165,12 @@ class ArticleForecaster(Seq2SeqModel):
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, values)."""
         self._check(batch)
-        return super().forward(batch.replace(context=self._past(batch)))
+        return super().forward(batch.made(context=self._past(batch)))
 
     def start(self, batch: Batch) -> Any:
         """The decoder's state once it has read the zeros that stand before position 0."""
         self._check(batch)
-        return super().start(batch.replace(context=self._past(batch)))
+        return super().start(batch.made(context=self._past(batch)))
 
     def _past(self, batch: Batch) -> Tensor:
         name = type(self).__name__

@@ -142,7 +142,7 @@ class RecurrentSeq2Seq(nn.Module):
         # for lstm the first half of the parts are hidden states, the second half cells
         parts = self.bridge(summary).tanh().split(self.size, 1)
         layers = self.decoder.num_layers
-        return batch.replace(context=Encoded(memory, ~mask, parts[:layers], parts[layers:]))
+        return batch.made(context=Encoded(memory, ~mask, parts[:layers], parts[layers:]))
 
     def hidden(self, batch: Batch) -> Tensor:
         """(batch, time, size): what the vocabulary is read from."""

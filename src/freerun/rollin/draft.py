@@ -15,6 +15,7 @@ from freerun.errors import UserError, out_of_memory
 from freerun.rollin.engines import Draft
 from freerun.rollin.jacobi import jacobi_roll_in
 from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.rollin.outputs import forward
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled, same
 from freerun.rollin.together import has
@@ -47,7 +48,7 @@ def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: 
         )
     drafter: Any = engine.model
     if isinstance(drafter, torch.dtype):
-        batch = batch.replace(context=_cast((encoded or batch).context, drafter))
+        batch = batch.made(context=_cast((encoded or batch).context, drafter))
         drafter = _copy_of(model, drafter)
     with evaluating(drafter):
         shown = _encoded(drafter, batch)
@@ -128,7 +129,7 @@ def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> 
         says whether the outputs certify all of it.
     """
     history, passes, work = drafted.history, drafted.passes, drafted.work
-    outputs = model(batch.replace(history=history))
+    outputs = forward(model, batch.made(history=history))
     failing = _failing(outputs, history, plan)
     for _ in range(_REDONE):
         if failing.numel() == 0:
@@ -136,7 +137,7 @@ def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> 
         part, inner = batch.select(failing), plan.within(failing)
         with torch.no_grad(), evaluating(model), uncached_autocast(history.device):
             redone = jacobi_roll_in(model, part, inner, start=history[failing])
-        again = model(part.replace(history=redone.history))
+        again = forward(model, part.made(history=redone.history))
         share = len(failing) / batch.size
         passes, work = passes + redone.passes + 1, work + share * (redone.work + 1)
         # out of place: the graph holds the history that was fed

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from freerun.arguments import Arguments, is_number, nearest
 from freerun.errors import UserError
 from freerun.rollin.plan import Plan
 from freerun.rollin.together import can, has, refuse_sharded
@@ -17,8 +18,11 @@ __all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engin
 ENGINES = ("auto", "step", "jacobi", "window", "draft")
 
 
+_MEANT = {"sequential": "step", "loop": "step", "recurrent": "step", "parallel": "jacobi", "cache": "window"}
+
+
 @dataclass(frozen=True)
-class Window:
+class Window(Arguments):
     """Exact: every row reads on over a cache up to its next ``width`` own entries; ``engine="window"`` by default.
 
     Args:
@@ -39,7 +43,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Draft:
+class Draft(Arguments):
     """Exact: another model drafts the history, the forward that is differentiated checks it, wrong rows are redone.
 
     Args:
@@ -60,8 +64,10 @@ class Draft:
     enough: float = 0.02
 
     def __post_init__(self) -> None:
-        problems = [] if 0 <= self.enough < 1 else [f"enough must lie in [0, 1); got {self.enough}"]
-        if not callable(self.model) and not (isinstance(self.model, torch.dtype) and self.model.is_floating_point):
+        fine = is_number(self.enough) and 0 <= self.enough < 1
+        problems = [] if fine else [f"enough must lie in [0, 1); got {self.enough!r}"]
+        model = callable(self.model) and not isinstance(self.model, type)
+        if not model and not (isinstance(self.model, torch.dtype) and self.model.is_floating_point):
             problems.append(
                 f"model must be a floating-point dtype, e.g. torch.bfloat16, or a model; got {self.model!r}"
             )
@@ -82,8 +88,10 @@ def check_engine(engine: Engine) -> list[str]:
         return []
     if isinstance(engine, bool) or (isinstance(engine, int) and engine < 1):
         return [f"engine as a number is k >= 1 parallel passes (an approximation); got {engine}"]
-    if not isinstance(engine, int) and engine not in ENGINES:
-        return [f"engine must be one of {', '.join(ENGINES)}, a Window or Draft, or a number of passes; got {engine!r}"]
+    if not isinstance(engine, int) and not (isinstance(engine, str) and engine in ENGINES):
+        meant = _MEANT.get(engine) or nearest(engine, ENGINES) if isinstance(engine, str) else None
+        rule = f"engine must be one of {', '.join(ENGINES)}, a Window or Draft, or a number of passes"
+        return [f"{rule}; got {engine!r}{f': did you mean {meant!r}?' if meant else ''}"]
     return []
 
 

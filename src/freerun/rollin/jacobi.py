@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun.errors import UserError
+from freerun.rollin.outputs import forward
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled, same
 from freerun.rollin.together import can, most, some
@@ -101,14 +102,14 @@ class _Passes:
 
     def _before(self, rows: Tensor, times: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """What the model holds before the entries at (rows, times), and how outputs are read from it."""
-        batch = self.batch.replace(history=self.history)
+        batch = self.batch.made(history=self.history)
         if self._live is not None:
             place = torch.empty(batch.size, dtype=torch.int64, device=rows.device)
             place[self._live] = torch.arange(len(self._live), device=rows.device)
             batch, rows = batch.select(self._live), place[rows]
         if self._split:
             return self.model.hidden(batch)[rows, times], self.model.head
-        return self.model(batch)[rows, times], _as_it_is
+        return forward(self.model, batch)[rows, times], _as_it_is
 
 
 def _as_it_is(outputs: Tensor) -> Tensor:

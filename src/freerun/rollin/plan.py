@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from freerun.draws import Draw, check_width
+from freerun.rollin.outputs import checked_rows
 from freerun.types import Batch
 
 __all__ = ["Plan"]
@@ -90,8 +91,7 @@ class Plan:
         """
         if len(chosen) == 0:
             return chosen
-        first = head(hidden[:1])
-        self.check(first)
+        first = self.check(head(hidden[:1]), 1)
         at_once = max(1, _NUMBERS // first[0].numel())
         found = [
             self.draw.choose(head(part), self._noise_of(numbers, first.shape[-1]))
@@ -99,10 +99,11 @@ class Plan:
         ]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def check(self, outputs: Tensor) -> None:
-        """Refuse outputs (..., numbers) of which the draw cannot make what is fed back."""
+    def check(self, outputs: Tensor, rows: int) -> Tensor:
+        """Outputs (rows, numbers), refused where they are none or the draw cannot make of them what is fed back."""
         if self.width is not None:
-            check_width(self.draw, outputs, self.width)
+            check_width(self.draw, checked_rows(outputs, rows), self.width)
+        return checked_rows(outputs, rows)
 
     def _noise_of(self, chosen: Tensor, vocab: int) -> Tensor | None:
         if not self.noise_is_small:

@@ -49,7 +49,7 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
             rows = chosen[t]
             outputs = model.output(state, None if count == batch.size else rows)
             if start == 0:
-                plan.check(outputs)
+                plan.check(outputs, count)
             part = slice(start, start + count)
             noise = noises[t] if noises is not None else plan.noise(outputs.shape[-1], part)
             own = plan.draw.choose(outputs, noise).to(history.dtype)

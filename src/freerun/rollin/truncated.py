@@ -14,11 +14,13 @@ from freerun.errors import UserError
 from freerun.rollin.engines import Engine
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import uncached_autocast
+from freerun.rollin.outputs import checked_rows
 from freerun.rollin.together import can, hint
 from freerun.types import Batch, Detachable, Stepper
 
 __all__ = ["Truncated", "refuse_cutting", "unroll_truncated"]
 
+_ALONG_TIME = ("targets", "history", "mask", "weights", "eligible")
 Objective = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
 
@@ -130,7 +132,7 @@ class _Walk:
                 self.state = self.model.step(self.state, self.model.embed(self.history[-1]))
             said.append(self.model.output(self.state))
             if t == 0:
-                check_width(self.mixing.draw, said[0], self.mixing.gold.shape[-1])
+                check_width(self.mixing.draw, checked_rows(said[0], self.batch.size), self.mixing.gold.shape[-1])
             self.history.append(self.mixing.entries(said[-1], t))
         self.history[start:] = [*(each.detach() for each in self.history[start:-1]), self.history[-1]]
         outputs = torch.stack(said, 1)
@@ -165,14 +167,8 @@ def _add(gradients: list[Tensor | None], more: tuple[Tensor | None, ...]) -> Non
 
 def _piece(batch: Batch, start: int, end: int) -> Batch:
     part = slice(start, end)
-    return Batch(
-        batch.targets[:, part],
-        batch.history[:, part],
-        batch.mask[:, part],
-        weights=None if batch.weights is None else batch.weights[:, part],
-        eligible=None if batch.eligible is None else batch.eligible[:, part],
-        rows=batch.rows,
-    )
+    cut = {name: None if (each := getattr(batch, name)) is None else each[:, part] for name in _ALONG_TIME}
+    return batch.made(**cut, context=None)
 
 
 def _detached(model: Any, state: Any) -> Any:

@@ -13,6 +13,7 @@ from freerun.errors import UserError
 from freerun.rollin.engines import Engine, resolve
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import differs_by_mode
+from freerun.rollin.outputs import checked_rows, forward
 from freerun.rollin.together import can, hint, most
 from freerun.types import Batch, Stepper
 
@@ -82,7 +83,7 @@ def _by_steps(model: Stepper, batch: Batch, mixing: Mixing) -> Unrolled:
     for t in range(batch.time):
         outputs.append(model.output(state))
         if t == 0:
-            check_width(mixing.draw, outputs[0], mixing.gold.shape[-1])
+            check_width(mixing.draw, checked_rows(outputs[0], batch.size), mixing.gold.shape[-1])
         history.append(mixing.entries(outputs[t], t))
         if t + 1 < batch.time:
             state = model.step(state, model.embed(history[t]))
@@ -100,8 +101,8 @@ def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> U
     needed = most(model, int(mixing.replaced.sum(1).max()))
     passes = needed if limit is None else min(limit, needed)
     for _ in range(passes):
-        history = mixing.all_entries(model(batch.replace(history=history)))
-    outputs = model(batch.replace(history=history))
+        history = mixing.all_entries(forward(model, batch.made(history=history)))
+    outputs = forward(model, batch.made(history=history))
     if passes < needed:
         return Unrolled(outputs, history, passes, False)
     with torch.no_grad():  # the certificate: said again, the entries are those that were fed

@@ -11,21 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
-from freerun.errors import UserError
+from freerun.arguments import Arguments, is_number
+from freerun.errors import UserError, whole
+from freerun.types import step_number
 
-__all__ = ["Schedule", "Shaped", "extremes", "is_number", "moves", "positive", "value_at"]
+__all__ = ["Schedule", "Shaped", "extremes", "moves", "positive", "value_at"]
 
 UNITS = ("step", "sample", "epoch")
 _EVERY_STEP = 20_000  # up to here a run is looked at step by step
 
 
-def is_number(value: object) -> bool:
-    """A finite int or float; not a bool, not a string."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 @dataclass(frozen=True, repr=False)
-class Schedule:
+class Schedule(Arguments):
     """A number for every step: ``max(floor, at(position))``, the position counted in ``unit``.
 
     Args:
@@ -89,7 +86,11 @@ class Schedule:
         return value if self.floor is None else max(self.floor, value)
 
     def __call__(self, step: int) -> float:
-        """The value at a step."""
+        """The value at a step.
+
+        Raises:
+            UserError: a step that is no whole number from 0 on, or does not carry the schedule's unit.
+        """
         return self.above_floor(_position(step, self.unit))
 
     def __repr__(self) -> str:
@@ -110,7 +111,9 @@ def _length(value: float) -> float:
 
 
 def _position(step: int, unit: str) -> float:
-    found = step if unit == "step" else getattr(step, unit, None)
+    if whole(step) is None:
+        step_number(step)  # which says what a step is
+    found = whole(step) if unit == "step" else getattr(step, unit, None)
     if found is None:
         raise UserError(
             f"the schedule counts {unit}s, but the step {int(step)} does not say which {unit} it is: pass"
@@ -190,8 +193,8 @@ def extremes(x: float | Callable[[int], float], steps: int) -> tuple[float, floa
     >>> extremes(linear(start=1.0, end=0.5, steps=100), 51)
     (0.75, 50, 1.0, 0)
     """
-    if steps < 1:
-        raise UserError(f"a run has at least one step; got {int(steps)}")
+    if whole(steps) is None or steps < 1:
+        raise UserError(f"a run has at least one step; got {steps!r}")
     if not callable(x):
         return float(x), 0, float(x), 0
     ask, positions = _asked(x, steps)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from freerun.schedules.base import Schedule, is_number
+from freerun.arguments import is_number
+from freerun.schedules.base import Schedule
 
 __all__ = ["Join", "Piecewise", "Table"]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from freerun.schedules.base import Schedule, Shaped, is_number, positive
+from freerun.arguments import is_number
+from freerun.schedules.base import Schedule, Shaped, positive
 
 __all__ = ["Constant", "Cosine", "Exponential", "InverseSigmoid", "Linear"]
 

@@ -152,7 +152,7 @@ def blinded(batch: Batch, horizon: int) -> Batch:
     """The batch with NaN wherever something of the horizon stood in targets or history."""
     history = batch.history.clone()
     history[:, history.shape[1] - horizon :] = math.nan
-    return batch.replace(targets=torch.full_like(history, math.nan), history=history)
+    return batch.made(targets=torch.full_like(history, math.nan), history=history)
 
 
 def draw_for(model: Any, draw: str) -> Any:

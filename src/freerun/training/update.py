@@ -220,7 +220,7 @@ def _window(
 def _batch(task: Task, piece: Piece) -> Batch:
     batch = task.batch(piece.indices, piece.rows)
     # nothing of it counts: the gradient is 0, and no number of the update has it
-    return batch if piece.counts else batch.replace(mask=torch.zeros_like(batch.mask), eligible=batch.replaceable)
+    return batch if piece.counts else batch.made(mask=torch.zeros_like(batch.mask), eligible=batch.replaceable)
 
 
 def _forward(

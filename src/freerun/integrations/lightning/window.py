@@ -97,4 +97,4 @@ def numbered(batch: Batch, before: int, trainer: Trainer) -> Batch:
         return batch
     dealt: Mapping[str, Any] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
     own: Tensor = torch.arange(before, before + batch.size, device=batch.history.device)
-    return batch.replace(rows=own * dealt["num_replicas"] + dealt["rank"])
+    return batch.made(rows=own * dealt["num_replicas"] + dealt["rank"])

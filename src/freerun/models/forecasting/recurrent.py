@@ -108,7 +108,7 @@ class RecurrentForecaster(RecurrentNetwork):
         _, states = self.encoder(past.transpose(0, 1))
         hidden, cell = states if isinstance(states, tuple) else (states, ())
         last = past[:, -1, : self.values]
-        return batch.replace(context=EncodedPast(tuple(hidden), tuple(cell), last, future))
+        return batch.made(context=EncodedPast(tuple(hidden), tuple(cell), last, future))
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, horizon, numbers of the head * values)."""

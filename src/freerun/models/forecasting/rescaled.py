@@ -100,7 +100,7 @@ class Rescaled(nn.Module):
             past = context["past"]
             raw = self._raw(past[..., : self.values])
             context = {**context, "past": torch.cat([raw, past[..., self.values :]], -1)}
-        return batch.replace(history=self._raw(batch.history), targets=self._raw(batch.targets), context=context)
+        return batch.made(history=self._raw(batch.history), targets=self._raw(batch.targets), context=context)
 
 
 def _problems(model: Any, mean: Tensor, std: Tensor) -> list[str]:

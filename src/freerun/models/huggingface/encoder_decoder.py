@@ -139,7 +139,7 @@ class EncoderDecoder(HuggingFaceModel):
         known = inspect.signature(type(encoder).forward).parameters
         open_ = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
         given = {k: v for k, v in context.source.items() if open_ or k in known}
-        return batch.replace(context=context.after(encoder(**given, return_dict=True)[0]))
+        return batch.made(context=context.after(encoder(**given, return_dict=True)[0]))
 
     def _augments(self) -> bool:
         config = self.inner.config

@@ -123,7 +123,7 @@ class TransformerSeq2Seq(CausalTransformer):
         # a source that is not there at all: its padding stands in, as attention to nothing has no value
         mask = mask | ~mask.any(1, keepdim=True)
         memory = self.encoder(batch.context["source"], mask)
-        return batch.replace(context=Seen(memory, None if bool(mask.all()) else mask))
+        return batch.made(context=Seen(memory, None if bool(mask.all()) else mask))
 
     def _seen(self, batch: Batch) -> Seen:
         return self.encode(batch).context
