@@ -42,7 +42,7 @@ def _deterministic(probe: Probe) -> Verdict:
     kept = first.clone()
     turned = probe.batch.select(torch.arange(probe.batch.size, device=first.device).roll(1))
     changed = probe.changed(turned.history, probe.everywhere)
-    probe.ask(turned.replace(history=changed), "another batch between two calls")
+    probe.ask(turned.made(history=changed), "another batch between two calls")
     if far := probe.moved(first):
         return (
             f"the outputs of a call move by {far:.2g} when the model is called again: it writes into the tensor that "
@@ -118,8 +118,8 @@ def _reads_mask(probe: Probe) -> Verdict:
     batch = probe.batch
     numbers = batch.row_numbers.flip(0) + 1
     for what, other in (
-        ("mask", batch.replace(mask=probe.everywhere, eligible=batch.replaceable)),
-        ("weights, eligible or rows", batch.replace(weights=None, eligible=probe.everywhere, rows=numbers)),
+        ("mask", batch.made(mask=probe.everywhere, eligible=batch.replaceable)),
+        ("weights, eligible or rows", batch.made(weights=None, eligible=probe.everywhere, rows=numbers)),
     ):
         if far := probe.moved(probe.ask(other, f"the batch with another {what}")):
             return (
@@ -191,7 +191,7 @@ def _history_order(probe: Probe) -> Verdict:
     turned = torch.cat([history[:, :half].flip(1), history[:, half:]], 1)
     blind = bool((turned != history).any()) and bool((probe.batch.mask & after).any())
     blind = blind and not probe.moved(
-        probe.ask(probe.batch.replace(history=turned), "a history in another order"), after
+        probe.ask(probe.batch.made(history=turned), "a history in another order"), after
     )
     if blind:
         return (
