@@ -50,7 +50,11 @@ RECIPES = """\
 
 A recipe is a TOML file with the keys `name` and `seed` and the sections `[data]`, `[model]`, `[method]`, `[train]`,
 `[evaluate]` and `[compare]`. Start from a shipped one: `freerun recipes` lists them, `freerun recipes NAME` prints one.
-Any key can be set on the command line: `--set train.updates=500`, `--set compare.arms.1.label=falling`.
+Any key can be set on the command line: `--set train.updates=500`, `--set compare.arms.1.label=falling`; `--unset
+data.source` takes a key out, so that its default holds, before `--set` is looked at. A key that may be left out may
+also be `"none"`. All that is wrong is said at once, of all sections, and of a data file its first 20 lines: a column of
+which many cells are wrong is one line. Whole numbers are at most 2**53, and numbers of a series lie within 1e30 and
+vary by at least 1e-30, for float32 holds no others.
 
 ## [method]
 

@@ -76,7 +76,9 @@ def generate(
     input
         Words, or beginnings of a text, one a line; standard input if left out. In a beginning \\n is a line break. Of a
         series the CSV or Parquet file that it goes on from: the forecast is a CSV table. For a Hugging Face model
-        sources or prompts, one a line, or JSON objects, which come back with an "output".
+        sources or prompts, one a line, or JSON objects, which come back with an "output". Lines that cannot be
+        answered, such as those with a symbol never seen in training, are named, and then none is. What is printed is
+        text, with control characters as escapes; a spreadsheet may take a word such as =A1 for a formula.
     beams
         Width of the beam search; as in the recipe if left out.
     length

@@ -30,6 +30,9 @@ from freerun.errors import UserError, needing, shown
 
 __all__ = ["Table", "read_table"]
 
+LONGEST = 500
+"""Characters of a column's name: what is longer is a line that was taken for one."""
+
 MISSING = ("", "nan", "na", "n/a", "null", "none")
 
 
@@ -193,6 +196,9 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
             f"{file}: has one column, {names[0]!r}; is the separator {separator!r} right? "
             f"Where it is {marks[0]!r}, say so with separator = ..."
         ]
+    if long := [number for number, name in enumerate(names, start=1) if len(name) > LONGEST]:
+        size = len(names[long[0] - 1])
+        return [f"{file}:1: the name of column {long[0]} has {size:,} characters; is a quote or a line's end missing?"]
     if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
         return [f"{file}:1: the names of the columns are not UTF-8 but maybe utf-16 or latin-1; save the file as UTF-8"]
     given = [name for name in names if name]
