@@ -214,8 +214,9 @@ def _read_text(path: Path, name: str) -> str:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file{_near_files(path)}") from None
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{name}: cannot be read: {reason}") from None
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
