@@ -24,6 +24,7 @@ from freerun.compare.progress import State, display_for
 from freerun.compare.results import collect, read, write
 from freerun.compare.run import compare
 from freerun.compare.table import table
+from freerun.compare.verdict import sentence
 from freerun.errors import (
     CheckpointError,
     DivergedError,
@@ -147,6 +148,36 @@ def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: floa
     assert f"scheduled_sampling is {said} than teacher_forcing in free-running PER" in results["verdict"]
     assert f"is {said} than its matched noise control token_noise" in results["verdict"]
     assert results["verdict"].endswith("(5 seeds, 400 test words).")
+
+
+def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_path: Path):
+    results = write_comparison(tmp_path, words=60, updates=20)
+    assert "adjusted" not in results["verdict"]
+    for line in results["comparisons"]:
+        line |= {"low": -2.0, "high": -0.5, "p_adjusted": 0.0823, "verdict": "not decided"}
+    said = sentence(results)
+    assert "was not shown to differ" in said
+    assert "95 % interval −2.00 to −0.50, not adjusted; adjusted for the number of comparisons p = 0.08" in said
+
+
+@pytest.mark.parametrize(("linear", "said"), [(0.3, True), (0.45, False)])
+def test_a_simple_forecast_that_no_arm_beats_is_said(linear: float, said: bool):
+    arms = {"teacher_forcing": 0.5, "scheduled_sampling": 0.4}
+    summary = [{"method": arm, "metric": "free_running.nrmse", "mean": mean} for arm, mean in arms.items()]
+    summary += [
+        {"method": arm, "metric": f"free_running.{name}_nrmse", "mean": mean}
+        for arm in arms
+        for name, mean in (("linear", linear), ("mean", 1.0))
+    ]
+    line = {
+        "method": "scheduled_sampling", "baseline": "teacher_forcing", "metric": "free_running.nrmse", "low": -0.2,
+        "high": -0.05, "difference": -0.1, "p_adjusted": 0.01, "control": False, "verdict": "better",
+    }  # fmt: skip
+    runs = [{"label": arm, "seed": seed, "free_running": {"nrmse": 0.5}} for arm in arms for seed in (0, 1)]
+    results = {"recipe": {"data": {"kind": "system"}}, "runs": runs, "summary": summary, "test_words": 9}
+    verdict = sentence({**results, "comparisons": [line]})
+    assert ("no arm beats the simple forecast linear regression: 0.3000" in verdict) == said
+    assert "scheduled_sampling is better than teacher_forcing" in verdict
 
 
 def write_other(folder: Path, seed: int, scores: dict[str, Any], items: list[dict[str, Any]], method: str) -> None:

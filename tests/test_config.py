@@ -16,7 +16,7 @@ from freerun.config.load import answer, evaluate_run, load_run, trial_batch
 from freerun.config.pairs_kind import scoring
 from freerun.config.parameters import measured_rate
 from freerun.config.recipe import EvaluateSettings
-from freerun.config.run import direction, header, run_recipe
+from freerun.config.run import direction, header, run_recipe, selection_note
 from freerun.config.toml_lines import key_places
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.schedules import Table
@@ -212,6 +212,29 @@ def test_every_score_can_be_selected_by(run, tmp_path):
         for name in scores:
             assert load_recipe(write(tmp_path), [f"train.select={side}_{name}"])
     assert load_recipe(write(tmp_path), ["train.select=wer"])
+
+
+@pytest.mark.parametrize(
+    ("sets", "noted"),
+    [
+        ([], False),
+        (["train.select=wer"], True),
+        (["train.select=sequence_accuracy"], True),
+        (["train.select=teacher_forced_per"], True),
+        (["train.select=wer", "evaluate.beams=4"], False),  # a beam's best need not be each choice's best
+        (["train.select=teacher_forced_loss", "evaluate.beams=4"], True),
+    ],
+)
+def test_a_run_says_when_exposure_bias_cannot_move_what_it_selects_by(tmp_path, sets, noted):
+    notes = selection_note(load_recipe(write(tmp_path), sets))
+    assert len(notes) == noted
+    assert all("exposure bias cannot move this score" in note and note.endswith("it can move per") for note in notes)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_of_the_shipped_recipes_only_a_text_is_selected_by_such_a_score(name):
+    recipe = load_recipe(name, ["data.path=x"] if name in NEEDS_PATH else [])
+    assert bool(selection_note(recipe)) == (recipe.data.kind == "text")
 
 
 def test_recipe_and_task_are_scored_alike_by_default():

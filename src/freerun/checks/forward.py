@@ -190,9 +190,7 @@ def _history_order(probe: Probe) -> Verdict:
     history = probe.batch.history
     turned = torch.cat([history[:, :half].flip(1), history[:, half:]], 1)
     blind = bool((turned != history).any()) and bool((probe.batch.mask & after).any())
-    blind = blind and not probe.moved(
-        probe.ask(probe.batch.made(history=turned), "a history in another order"), after
-    )
+    blind = blind and not probe.moved(probe.ask(probe.batch.made(history=turned), "a history in another order"), after)
     if blind:
         return (
             "warning",

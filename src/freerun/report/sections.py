@@ -132,7 +132,11 @@ def differing_words(found: Examples, arms: Sequence[str]) -> Raw:
         ["word", "reference", *arms], rows, "cards words",
         f"As many words from either side, at even distances from the alphabetical list, seed {found.seed}",
     )  # fmt: skip
-    return Raw(counts + shown)
+    told_ = (
+        "Decoded greedily, a word is right exactly where every teacher-forced choice is: which arm is right on which "
+    )
+    told_ += "words shows what else sets them apart, and nothing of exposure bias."
+    return Raw(counts + paragraph(told_, "note") + shown)
 
 
 def said(found: Said, arms: Sequence[str]) -> Raw:

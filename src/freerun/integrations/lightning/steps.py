@@ -59,7 +59,8 @@ def validation_step(
 
     Logged: ``teacher_forced_loss`` (gold history) and ``free_running_loss`` (own history: no gold is fed where the
     batch lets entries be replaced), both the method's objective against gold; for ids also ``..._token_accuracy``, and
-    ``free_running_sequence_accuracy``. Entry is compared with entry, as far as gold goes.
+    ``free_running_sequence_accuracy`` (greedily the same number told gold: no measure of exposure bias). Entry is
+    compared with entry, as far as gold goes.
 
     Args:
         module: whose trainer has a ``FreerunCallback``.
