@@ -272,8 +272,10 @@ def test_overwrite_removes_what_a_run_writes_and_nothing_else(tmp_path):
     for name in ("recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "notes.txt"):
         (tmp_path / name).write_text("x")
     for name in (
-        "checkpoints/step-00000006/a",
-        "checkpoints/best-00000006/a",
+        "checkpoints/step-00000006/state.json",
+        "checkpoints/step-00000006/manifest.json",
+        "checkpoints/best-00000006/model.safetensors",
+        "checkpoints/best-00000007/notes.txt",
         "checkpoints/mine/a",
         "model/model.json",
         "model/own.bin",
@@ -286,6 +288,8 @@ def test_overwrite_removes_what_a_run_writes_and_nothing_else(tmp_path):
     with pytest.raises(OccupiedError, match=r"checkpoints holds what no run wrote \(mine\)"):
         check_folder(tmp_path, resume=False, overwrite=True)
     (tmp_path / "metrics.jsonl").unlink()
+    assert (tmp_path / "checkpoints/best-00000007/notes.txt").read_text() == "x"
+    shutil.rmtree(tmp_path / "checkpoints/best-00000007")
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"notes.txt", "checkpoints/mine/a", "model/own.bin", "plots/a"}
 

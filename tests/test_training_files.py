@@ -15,7 +15,7 @@ import torch
 
 from freerun.errors import CheckpointError, OccupiedError, ResourceError
 from freerun.training.files import clean, read_folder, replace_file, write_folder
-from freerun.training.folder import FolderLock
+from freerun.training.folder import FolderLock, in_checkpoints
 from freerun.training.log import Metrics
 from freerun.training.weights import load_weights, pack, unpack, weights_of
 
@@ -109,11 +109,21 @@ def test_a_full_disk_is_explained_and_leaves_the_old_folder(tmp_path: Path, monk
 
 
 def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / ".writing-step-1").mkdir()
-    (tmp_path / ".writing-x").write_text("")
-    (tmp_path / "mine").write_text("")
-    clean(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    for name in (".writing-step-00000001", ".writing-best-00000001.old", "step-00000002", ".writing-step-00000002.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    (tmp_path / ".writing-step-00000002.old" / "notes.txt").write_text("mine")
+    mine = [".writing-step-1", ".writing-x", ".probe-x", "mine", ".writing-step-00000001-keep"]
+    for name in (*mine, ".probe-12", ".probed-12"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".writing-step-00000003").symlink_to(tmp_path / "mine")
+    clean(tmp_path, in_checkpoints)
+    # what was moved aside to make room, and not replaced, comes back; so does what somebody put into it
+    left = {*mine, ".writing-step-00000003", "best-00000001", "step-00000002"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert (tmp_path / "best-00000001" / "a").read_text() == ".writing-best-00000001.old"
+    assert (tmp_path / "step-00000002" / "a").read_text() == "step-00000002"
+    assert (tmp_path / "step-00000002" / "notes.txt").read_text() == "mine"
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

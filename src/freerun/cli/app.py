@@ -22,6 +22,7 @@ Set = Annotated[
 ]
 Unset = Annotated[tuple[str, ...], Parameter(name="--unset", negative=(), consume_multiple=False, show_default=False)]
 Switch = Annotated[bool, Flag]
+Allow = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 
 app = App(
     name="freerun",
@@ -38,7 +39,7 @@ app = App(
 @app.command
 def train(
     recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
-    init: Annotated[Path | None, Parameter(show_default=False)] = None,
+    init: Annotated[Path | None, Parameter(show_default=False)] = None, allow_change: Allow = (),
 ) -> int:  # fmt: skip
     """Train one model as a recipe says.
 
@@ -58,8 +59,13 @@ def train(
         Remove the run in the folder first.
     init
         Begin with the best weights of another run.
+    allow_change
+        With --resume: a key that may be another than the run was begun with, as train.lr, data or method; the change is
+        written down; may be given many times.
     """
-    return commands.train(recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, init=init)
+    return commands.train(
+        recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, init=init, allow=allow_change
+    )  # fmt: skip
 
 
 @app.command
@@ -132,7 +138,7 @@ def diagnose(
 @app.command
 def compare(
     recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
-    workers: Annotated[int | None, Parameter(show_default=False)] = None,
+    workers: Annotated[int | None, Parameter(show_default=False)] = None, allow_change: Allow = (),
 ) -> int:  # fmt: skip
     """Train every arm of a recipe with every seed, and write results.json and report.html.
 
@@ -152,8 +158,12 @@ def compare(
         Remove the comparison in the folder first.
     workers
         Runs at a time; as in the recipe if left out.
+    allow_change
+        With --resume: as for train, for the runs that are not finished; those that are stay as they are.
     """
-    return commands.compare(recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, workers=workers)
+    return commands.compare(
+        recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change
+    )  # fmt: skip
 
 
 @app.command

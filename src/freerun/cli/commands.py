@@ -18,7 +18,10 @@ from freerun.errors import CheckpointError, DivergedError, UserError, out_of_mem
 __all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "schedules", "train", "usable"]
 
 
-def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None) -> int:
+def train(
+    recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None,
+    allow: Sequence[str],
+) -> int:  # fmt: skip
     """``freerun train``: the folder of the run on standard output."""
     from freerun.config import load_recipe
 
@@ -31,7 +34,7 @@ def train(recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, ove
         if loaded is None:
             with processes.alike():
                 loaded = load_recipe(recipe, overrides)
-        summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init)
+        summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init, allow=allow)
         if processes.first:
             print("\n".join([*results_lines(summary, loaded, out), str(out)]))
     return 0
@@ -102,8 +105,9 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> int:
 
 
 def compare(
-    recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, workers: int | None
-) -> int:
+    recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, workers: int | None,
+    allow: Sequence[str],
+) -> int:  # fmt: skip
     """``freerun compare``: table, verdict and the report's path."""
     from rich.console import Console
 
@@ -114,7 +118,7 @@ def compare(
 
     if started_together() > 1:
         raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
-    results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers)
+    results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow)
     # a pipe without COLUMNS has all the room there is
     width = shutil.get_terminal_size((1000, 24)).columns
     console = Console(width=width)

@@ -1,50 +1,137 @@
-"""Reading run folders: summaries, the growing metrics.jsonl, per-word results."""
+"""Reading run folders: summaries, the growing metrics.jsonl, per-word results; and the shape of results.json."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from freerun.errors import UserError
+from freerun.training.folder import finished_summary
+from freerun.training.log import Event
 from freerun.training.reported import PAIRS, Reported
+from freerun.training.shapes import Count, expect, parse, read_lines
 
-__all__ = ["Follower", "events", "finished", "items", "summary"]
+__all__ = ["Follower", "Results", "events", "finished", "items", "summary"]
+
+
+class _Item(TypedDict):
+    source: str
+    output: NotRequired[str]
+    reference: NotRequired[str]
+    references: NotRequired[list[str]]
+    prompt: NotRequired[str]
+    wrong: NotRequired[bool]
+    right: NotRequired[bool]
+    bleu: NotRequired[list[float]]
+    errors: NotRequired[float | None]
+    length: NotRequired[float | None]
+    words: NotRequired[float | None]
+    novel: NotRequired[float | None]
+    nrmse: NotRequired[float | None]
+    squared: NotRequired[float | None]
+    absolute: NotRequired[float | None]
+    one_step_nrmse: NotRequired[float | None]
+
+
+class _Update(TypedDict):
+    step: Count
+    eligible: float
+    replaced: float
+    disagreeing: float
+    teacher_forcing_ratio: NotRequired[float | None]
+
+
+class _Evaluation(TypedDict):
+    step: Count
+    split: str
+    teacher_forced: dict[str, float | None]
+    free_running: dict[str, float | None]
+
+
+class _Run(TypedDict):
+    label: str
+    method: str
+    seed: Count
+    folder: str
+    data: str | None
+    best: dict[str, Any]
+    free_running: dict[str, float | None]
+    teacher_forced: dict[str, float | None]
+    versions: dict[str, str]
+
+
+class _Line(TypedDict):
+    method: str
+    metric: str
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class _Comparison(TypedDict):
+    method: str
+    baseline: str
+    metric: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    probability_better: float | None
+    control: bool
+    verdict: str
+
+
+class Results(TypedDict):
+    """results.json, schema 1."""
+
+    recipe: dict[str, Any]
+    test_words: Count
+    runs: list[_Run]
+    summary: list[_Line]
+    comparisons: list[_Comparison]
+    verdict: str
+
+
+_EVENTS: dict[str, Any] = {"update": _Update, "evaluate": _Evaluation}
 
 
 def summary(folder: Path) -> dict[str, Any] | None:
-    """A run's summary.json, or None while it has none."""
-    try:
-        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{folder / 'summary.json'} is not JSON ({error}); run it again") from error
+    """A run's summary.json, or None while it has none.
+
+    Raises:
+        CheckpointError: there is one that cannot be read.
+    """
+    return finished_summary(folder)
 
 
 def finished(folder: Path) -> bool:
     """True where the run came to its end."""
-    found = summary(folder)
-    return found is not None and bool(found.get("finished"))
+    return summary(folder) is not None
 
 
 def items(folder: Path) -> list[dict[str, Any]]:
-    """A run's test words, in order: source, output, references, errors, length, wrong; [] without."""
-    return _lines(folder / "test-items.jsonl")
+    """A run's test words, in order: source, output, references, errors, length, wrong; [] without.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    path = folder / "test-items.jsonl"
+    found = list(read_lines(path, dict[str, Any])) if path.exists() else []
+    for number, item in enumerate(found, start=1):
+        expect(item, _Item, f"{path}:{number}")
+    return found
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    """All events of a run, in order; [] before it wrote any. A half-written last line is left out."""
-    return _lines(folder / "metrics.jsonl")
+    """All events of a run, in order; [] before it wrote any. A half-written last line is left out.
 
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    return [json.loads(line) for line in whole if line.strip()]
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    found = list(read_lines(path, dict[str, Any])) if path.exists() else []
+    for number, event in enumerate(found, start=1):
+        expect(event, Event, f"{path}:{number}")
+        expect(event, _EVENTS.get(event["event"], Event), f"{path}:{number}")
+    return found
 
 
 class Follower:
@@ -79,10 +166,10 @@ class Follower:
         return self.updates
 
     def _take(self, line: bytes) -> None:
-        event = json.loads(line)
-        if event.get("event") == "update":
-            self.updates = int(event["step"]) + 1
-        elif event.get("event") == "evaluate" and event.get("split") == "dev":
+        event: dict[str, Any] = {**parse(line, Event, str(self.path))}
+        if event["event"] == "update":
+            self.updates = event.get("step", -1) + 1
+        elif event["event"] == "evaluate" and event.get("split") == "dev":
             for measure in map(self.reported.measure, self.reported.compared):
                 value = event.get(measure.side, {}).get(measure.score)
                 if value is not None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from freerun.config.folder import clear_run, probe
-from freerun.errors import OccupiedError, UserError
-from freerun.training.files import replace_file
+from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.training.files import clean, leftover, replace_file
 from freerun.training.folder import FolderLock
+from freerun.training.shapes import expect, read_json, versioned
 
 __all__ = ["MARKER", "check_place", "claim"]
 
 MARKER = "comparison.json"
 _FILES = ("results.json", "results.json.part", "report.html", "report.html.part")
+_FOLDERS = ("runs", "recipes", "logs")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class _Marker(TypedDict):
+    kind: Literal["comparison"]
+    runs: list[str]
 
 
 def check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -29,6 +38,7 @@ def check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
 
     Raises:
         OccupiedError: a file, a folder that no comparison made, or a comparison and no flag.
+        CheckpointError: what says whose it is cannot be read, or a link is where a comparison has a file or folder.
         UserError: both flags at once.
     """
     if resume and overwrite:
@@ -37,14 +47,17 @@ def check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise OccupiedError(f"{out} is a link that leads nowhere")
     if out.exists() and not out.is_dir():
         raise OccupiedError(f"{out} is a file; --out is a folder")
-    found = sorted(entry.name for entry in out.iterdir() if entry.name != "lock") if out.exists() else []
+    entries = sorted(entry.name for entry in out.iterdir()) if out.exists() else []
+    found = [name for name in entries if name != "lock" and not leftover(name, _ours)]
     if not found:
         return
-    if _recorded(out) is None:
+    recorded = _recorded(out)
+    if recorded is None:
         shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise OccupiedError(
             f"{out} is not empty and no comparison made what it holds ({shown})\n  help: give another --out"
         )
+    _refuse_links(out, recorded)
     if resume or overwrite:
         return
     if (out / "results.json").exists():
@@ -56,6 +69,18 @@ def check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
         f"{out} holds a comparison that was started: go on with --resume, remove it with --overwrite, "
         "or give another folder"
     )
+
+
+def _ours(name: str) -> bool:
+    return name == MARKER or name in _FILES
+
+
+def _refuse_links(out: Path, names: Collection[str]) -> None:
+    paths = [out / name for name in (MARKER, *_FILES, *_FOLDERS)] + [out / "runs" / name for name in names]
+    if links := [path for path in paths if path.is_symlink()]:
+        raise CheckpointError(
+            [f"{path} is a link, which is not followed: put what it leads to there" for path in links]
+        )
 
 
 def claim(out: Path, names: Collection[str], *, overwrite: bool) -> None:
@@ -71,10 +96,14 @@ def claim(out: Path, names: Collection[str], *, overwrite: bool) -> None:
 
     Raises:
         OccupiedError: a run of the earlier comparison is going on.
+        CheckpointError: a run's folder is a link.
         UserError: the folder cannot be written.
     """
-    probe(out)
     all_names = sorted({*(_recorded(out) or ()), *names})
+    _refuse_links(out, all_names)
+    clean(out, _ours)
+    clean(out / "recipes", lambda name: name.removesuffix(".toml") in all_names)
+    probe(out)
     # before anything else: an interrupted removal must still be known as ours
     _write_marker(out, all_names)
     if overwrite:
@@ -87,15 +116,14 @@ def _clear(out: Path, names: Collection[str]) -> None:
     with ExitStack() as locks:
         for folder in runs:
             locks.enter_context(FolderLock(folder))
-        for name in _FILES:
-            (out / name).unlink(missing_ok=True)
-        for name in names:
-            (out / "recipes" / f"{name}.toml").unlink(missing_ok=True)
-            (out / "logs" / f"{name}.log").unlink(missing_ok=True)
+        files = [out / name for name in _FILES] + [out / "recipes" / f"{name}.toml" for name in names]
+        for path in [*files, *(out / "logs" / f"{name}.log" for name in names)]:
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
         for folder in runs:
             clear_run(folder)
-    for folder in (*runs, out / "runs", out / "recipes", out / "logs"):
-        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+    for folder in (*runs, *(out / name for name in _FOLDERS)):
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
@@ -106,24 +134,20 @@ def _write_marker(out: Path, names: Collection[str]) -> None:
 
 def _recorded(out: Path) -> list[str] | None:
     """The runs of the comparison in a folder, None where it holds none."""
-    marker = _json(out / MARKER)
-    if marker.get("kind") == "comparison":
-        return _plain(marker.get("runs"))
-    results = _json(out / "results.json")
+    path = out / MARKER
+    if path.exists() or path.is_symlink():
+        found = read_json(path, dict[str, Any])
+        versioned(found, "schema", 1, str(path))
+        return _plain(expect(found, _Marker, str(path))["runs"])
+    try:
+        results = read_json(out / "results.json", dict[str, Any])
+    except CheckpointError:
+        return None
     if "schema" not in results or "comparisons" not in results or not isinstance(results.get("runs"), list):
         return None
     return _plain([Path(str(run.get("folder"))).name for run in results["runs"] if isinstance(run, dict)])
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _plain(names: Any) -> list[str]:
+def _plain(names: list[str]) -> list[str]:
     # a name that leads elsewhere was not written by us
-    listed = names if isinstance(names, list) else []
-    return [name for name in listed if isinstance(name, str) and name not in ("", "..") and Path(name).name == name]
+    return [name for name in names if _NAME.fullmatch(name)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from freerun.compare.plan import PlannedRun
 from freerun.compare.statistics import Estimate, Median, OverWords, Pooled, Ratio, estimate, holm, resampled_words, word
 from freerun.compare.told import told
 from freerun.errors import UserError
+from freerun.training.files import replace_file
 from freerun.training.reported import Measure, Reported
+from freerun.training.shapes import expect, read_json, versioned
 
 __all__ = ["collect", "read", "write"]
 
@@ -68,13 +69,7 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
 def write(results: Mapping[str, Any], out: Path) -> Path:
     """Write results.json whole or not at all; its path."""
     path = out / "results.json"
-    partial = out / "results.json.part"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(results, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -83,11 +78,15 @@ def read(out: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the folder holds no finished comparison.
+        CheckpointError: its results cannot be read.
     """
-    try:
-        return json.loads((out / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{out} holds no results.json; make one with: freerun compare RECIPE --out {out}") from error
+    path = out / "results.json"
+    if not path.exists():
+        raise UserError(f"{out} holds no results.json; make one with: freerun compare RECIPE --out {out}")
+    found = read_json(path, dict[str, Any])
+    versioned(found, "schema", 1, str(path))
+    expect(found, folders.Results, str(path))
+    return found
 
 
 def _record(run: PlannedRun, found: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -109,6 +108,7 @@ def _record(run: PlannedRun, found: Mapping[str, Any], out: Path) -> dict[str, A
         "matched_to": run.arm.reference,
         "folder": f"runs/{run.name}",
         "words": (out / "runs" / run.name / "test-items.jsonl").exists(),
+        **({"changes": found["changes"]} if "changes" in found else {}),
     }
 
 
@@ -170,7 +170,8 @@ def _arms(
 def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) -> OverWords | None:
     """A score of all seeds of an arm, from their items; None where they do not hold it, or nothing it counts."""
     rule = measure.items
-    if rule is None or any(rule.part not in item for item in words[0]):
+    parts = () if rule is None else (rule.part, *([] if rule.whole is None else [rule.whole]))
+    if rule is None or any(part not in item for part in parts for items in words for item in items):
         return None
     if rule.median:
         found = Median(np.array([[_or_inf(item[rule.part]) for item in items] for items in words]))

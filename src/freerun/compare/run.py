@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from freerun.compare.place import check_place, claim
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
 from freerun.compare.progress import Display, State, display_for
 from freerun.compare.told import told
-from freerun.config.read import differences, load_recipe, recipe_table
+from freerun.config.folder import check_allow, recipe_keys, same_recipe, write_recipe
+from freerun.config.read import load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
 from freerun.config.run import selection_note
 from freerun.config.source import Unset
 from freerun.errors import UserError, needing
 from freerun.signals import Interrupt, StopFlag, stopped
-from freerun.training.folder import FolderLock
+from freerun.training.folder import FolderLock, stage
 from freerun.training.reported import Reported
 
 __all__ = ["compare"]
@@ -38,6 +38,7 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
+    allow: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Run every arm of a recipe's [compare] with every seed; the content of ``out/results.json``.
@@ -52,10 +53,12 @@ def compare(
         resume: go on: finished runs are kept, started ones continued.
         overwrite: remove an earlier comparison in ``out`` first; only files that comparisons write.
         workers: runs at a time; None: as the recipe says.
+        allow: keys that may have changed since; finished runs stay as they are.
         progress: show how far the runs are.
 
     Raises:
         OccupiedError: ``out`` is no comparison's, or holds one and neither ``resume`` nor ``overwrite`` is given.
+        CheckpointError: a file of it, or of a run, cannot be read.
         StoppedError: Ctrl-C, SIGTERM or a closed terminal; the runs were stopped and can be resumed.
         UserError: a wrong recipe, wrong data, a missing extra, or a run that failed (with the end of what it printed).
     """
@@ -66,19 +69,25 @@ def compare(
         raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}")
+    check_allow(allow, recipe_keys(recipe))
     check_place(out, resume=resume, overwrite=overwrite)
     arms = [Arm(arm.label, arm.method.table()) for arm in recipe.compare.arms]
     seeds = recipe.compare.seeds
     runs = plan(arms, seeds)
     sets = [part for text in overrides for part in ("--unset" if isinstance(text, Unset) else "--set", text)]
-    again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume"])
+    flags = [part for key in allow for part in ("--allow-change", key)]
+    again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags])
     if overwrite or not all(folders.finished(out / "runs" / run.name) for run in runs):
         _check_start(recipe)
     with FolderLock(out):
-        claim(out, [run.name for run in runs], overwrite=overwrite)
-        recipes = _write_recipes(recipe, runs, out)
+        check_place(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile
+        tables = {run.name: _table(recipe, run, out) for run in runs}
+        if not overwrite:
+            _refuse_changed(recipe, tables, out, allow)
+        claim(out, list(tables), overwrite=overwrite)
+        recipes = _write_recipes(tables, out)
         reported = told(recipe_table(recipe))
-        work = _Work(out, recipes, workers or recipe.compare.workers, again, reported)
+        work = _Work(out, recipes, workers or recipe.compare.workers, again, reported, flags)
         display = display_for(recipe.train.updates, len(runs), progress)
         for line in selection_note(recipe):
             display.note(line)
@@ -109,24 +118,31 @@ def _check_start(recipe: Recipe) -> None:
     ready_to_start(build_model(recipe, data), build_task(recipe, data), recipe.train)
 
 
-def _write_recipes(recipe: Recipe, runs: Iterable[PlannedRun], out: Path) -> dict[str, Path]:
-    """One resolved recipe file a run; refused where the folder holds a run of other settings."""
-    import tomli_w
+def _refuse_changed(recipe: Recipe, tables: Mapping[str, dict[str, Any]], out: Path, allow: Collection[str]) -> None:
+    """Refuse to go on with runs of other settings.
 
-    folder = out / "recipes"
-    folder.mkdir(exist_ok=True)
-    paths: dict[str, Path] = {}
+    Raises:
+        UserError: every key that differs, run by run.
+    """
     problems: list[str] = []
-    for run in runs:
-        table = _table(recipe, run, out)
-        path = paths[run.name] = folder / f"{run.name}.toml"
-        if path.exists() and (out / "runs" / run.name).exists():
-            changed = differences(_comparable(tomllib.loads(path.read_text(encoding="utf-8"))), _comparable(table))
-            problems += [f"run {run.name} in {out}: {change}" for change in changed]
-        elif not problems:
-            path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    advice = ""
+    for name, table in tables.items():
+        if stage(out / "runs" / name) in ("begun", "finished"):
+            changed = same_recipe(out / "recipes" / f"{name}.toml", table, recipe_keys(recipe), allow)
+            problems += [f"run {name} in {out}: {change}" for change in changed[:-1]]
+            advice = changed[-1] if changed else advice
     if problems:
-        raise UserError([*problems, "the folder holds runs of another recipe: give another folder, or --overwrite"])
+        advice = f"the folder holds runs of another recipe: give another folder, or --overwrite; {advice}"
+        raise UserError([*problems, advice])
+
+
+def _write_recipes(tables: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Path]:
+    """One resolved recipe file a run; those of finished runs stay."""
+    (out / "recipes").mkdir(exist_ok=True)
+    paths = {name: out / "recipes" / f"{name}.toml" for name in tables}
+    for name, path in paths.items():
+        if not path.exists() or not folders.finished(out / "runs" / name):
+            write_recipe(path, tables[name])
     return paths
 
 
@@ -137,15 +153,6 @@ def _table(recipe: Recipe, run: PlannedRun, out: Path) -> dict[str, Any]:
     return recipe_table(replace(recipe, seed=run.seed, method=settings, train=train), compare=False)
 
 
-def _comparable(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the paths of measured rates, which change when a folder is moved."""
-    method = {
-        key: {"measured": "..."} if isinstance(value, Mapping) and "measured" in value else value
-        for key, value in table["method"].items()
-    }
-    return {**table, "method": method}
-
-
 @dataclass(eq=False)
 class _Work:
     out: Path
@@ -153,6 +160,7 @@ class _Work:
     workers: int
     again: str
     reported: Reported
+    flags: list[str]
     finished: set[str] = field(default_factory=set)
     running: list[pool.Child] = field(default_factory=list)
     followers: dict[str, folders.Follower] = field(default_factory=dict)
@@ -164,7 +172,7 @@ class _Work:
         command = [sys.executable, "-m", "freerun", "train", str(self.recipes[run.name])]
         command += ["--out", str(self.folder(run))]
         started = self.folder(run).exists() and any(self.folder(run).iterdir())
-        return [*command, "--resume"] if started else command
+        return [*command, "--resume", *self.flags] if started else command
 
     def state(self, run: PlannedRun) -> State:
         follower = self.followers.setdefault(run.name, folders.Follower(self.folder(run), self.reported))

@@ -2,58 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from freerun.config.read import differences
+import tomli_w
+
+from freerun.config.recipe import Recipe
+from freerun.config.source import nearest
 from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.training.changes import Keys, changes, flat, refused, section_keys
+from freerun.training.files import MANIFEST, leftover, remove_folder, replace_file
+from freerun.training.folder import (
+    RUN_FILES,
+    checkpoints,
+    clean_run,
+    in_checkpoints,
+    in_run,
+    refuse_links,
+    stage,
+)  # fmt: skip
+from freerun.training.shapes import LARGEST, opened
 
 __all__ = [
-    "RUN_FILES",
-    "check_folder",
-    "clear_run",
-    "holds_run",
-    "near_runs",
-    "probe",
-    "same_recipe",
-    "saved_recipe",
-    "without_places",
-    "write_recipe",
+    "check_allow", "check_folder", "clear_run", "near_runs", "probe", "recipe_keys", "same_recipe", "saved_recipe",
+    "without_places", "write_recipe",
 ]  # fmt: skip
 
-RUN_FILES = (
-    "recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "test-curves.json", "test-forecasts.json",
-    "diagnosis.json", "diagnosis.html", "lock",
-)  # fmt: skip
-_RUN_FOLDERS: dict[str, tuple[str, ...]] = {
-    "checkpoints": ("step-*", "best-*"),
-    "model": ("model.safetensors", "model.json", "manifest.json"),
-    "tensorboard": ("events.out.tfevents.*",),
-}
-_TEMPORARY = ".writing-*"  # what a killed writer leaves
+_EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..+")
+_MODEL_FILES = ("model.safetensors", "model.json", MANIFEST)
+_STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", MANIFEST)
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a run was begun in the folder."""
-    return any((folder / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints", "recipe.toml"))
-
-
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[str, Any] | None = None) -> None:
     """Refuse a folder that a new run must not touch; nothing is changed.
 
     Args:
         folder: where the run is to go; it need not exist.
         resume: a run there is gone on with.
         overwrite: a run there may be removed.
+        table: the resolved recipe; the same one may be there, of a run that has not begun.
 
     Raises:
         OccupiedError: it holds a run, or files that no run wrote.
+        CheckpointError: a link is where a run has a file or a folder.
         UserError: both flags at once.
     """
     if resume and overwrite:
@@ -64,16 +60,30 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise OccupiedError(f"{folder} is a file; --out is a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if holds_run(folder):
+    refuse_links(folder)
+    found = stage(folder)
+    if found in ("begun", "finished"):
         if not resume and not overwrite:
-            finished = (folder / "summary.json").exists()
-            state = "a finished run" if finished else "a run that was started and not finished"
-            advice = "--overwrite replaces it" if finished else "--resume goes on with it, --overwrite replaces it"
-            raise OccupiedError(f"{folder} holds {state}\n  help: {advice}; or give another --out")
+            state = "a finished run" if found == "finished" else "a run that was started and not finished"
+            goes = (
+                "--overwrite replaces it"
+                if found == "finished"
+                else "--resume goes on with it, --overwrite replaces it"
+            )
+            raise OccupiedError(f"{folder} holds {state}\n  help: {goes}; or give another --out")
         if overwrite:
             _refuse_foreign_checkpoints(folder / "checkpoints")
-        return
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in RUN_FILES)
+    elif found == "prepared":
+        _refuse_foreign_recipe(folder / "recipe.toml", None if resume or overwrite else table)
+    else:
+        _refuse_foreign(folder)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    foreign = sorted(
+        entry.name for entry in folder.iterdir()
+        if entry.name not in RUN_FILES and not leftover(entry.name, in_run) and not _is_empty(entry, "checkpoints")
+    )  # fmt: skip
     if foreign:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise OccupiedError(
@@ -81,9 +91,14 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
+def _is_empty(entry: Path, name: str) -> bool:
+    return entry.name == name and entry.is_dir() and not any(entry.iterdir())
+
+
 def _refuse_foreign_checkpoints(folder: Path) -> None:
-    ours = set(_ours(folder, "checkpoints"))
-    foreign = [entry.name for entry in folder.iterdir() if entry not in ours] if folder.is_dir() else []
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    ours = {*checkpoints(folder.parent), *checkpoints(folder.parent, "best")}
+    foreign = [e.name for e in entries if e not in ours and not leftover(e.name, in_checkpoints)]
     if foreign:
         raise OccupiedError(
             f"{folder} holds what no run wrote ({', '.join(sorted(foreign)[:5])})"
@@ -91,36 +106,44 @@ def _refuse_foreign_checkpoints(folder: Path) -> None:
         )
 
 
-def _ours(folder: Path, name: str) -> list[Path]:
-    ours = {path for pattern in (*_RUN_FOLDERS[name], _TEMPORARY) for path in folder.glob(pattern)}
-    return sorted(ours | {folder / listed for listed in _listed(folder)})
-
-
-def _listed(folder: Path) -> list[str]:
-    """The files that a folder's manifest names and that are there: of some models there are more than of others."""
+def _refuse_foreign_recipe(path: Path, table: Mapping[str, Any] | None) -> None:
+    """Refuse a recipe.toml beside which nothing was trained, where a person wrote it or it is of another run."""
     try:
-        names = json.loads((folder / "manifest.json").read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [name for name in names if Path(name).name == name and (folder / name).is_file()]
+        found = read_recipe_file(path)
+    except CheckpointError:
+        found = {}
+    if found is None:
+        return
+    content = path.read_bytes()
+    if content != _recipe_bytes(found):
+        raise OccupiedError(f"{path} is there, and no run wrote it\n  help: move it away, or give another --out")
+    if table is not None and content != _recipe_bytes(table):
+        advice = "--overwrite replaces it; or give another --out"
+        raise OccupiedError(f"{path} is another recipe, of a run that has not begun\n  help: {advice}")
 
 
 def clear_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else."""
+    clean_run(folder)
     for name in RUN_FILES:
-        if name != "lock":
-            (folder / name).unlink(missing_ok=True)
-    for name in _RUN_FOLDERS:
-        inside = folder / name
-        if inside.is_symlink() or not inside.is_dir():
-            continue
-        for entry in _ours(inside, name):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        if not any(inside.iterdir()):
-            inside.rmdir()
+        path = folder / name
+        if name != "lock" and path.is_file() and not path.is_symlink():
+            path.unlink()
+    for path in [*checkpoints(folder), *checkpoints(folder, "best")]:
+        remove_folder(path, _STEP_FILES)
+    if _is_folder(folder / "model"):
+        remove_folder(folder / "model", _MODEL_FILES)
+    if _is_folder(folder / "tensorboard"):
+        for path in list((folder / "tensorboard").iterdir()):
+            if _EVENTS.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
+    for name in ("checkpoints", "tensorboard"):
+        if _is_folder(folder / name) and not any((folder / name).iterdir()):
+            (folder / name).rmdir()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def probe(folder: Path) -> None:
@@ -129,15 +152,15 @@ def probe(folder: Path) -> None:
     Raises:
         UserError: it cannot be written, and why.
     """
-    tried = folder / f".probe-{os.getpid()}"
+    tried, renamed = folder / f".probe-{os.getpid()}", folder / f".probed-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tried.open("wb") as file:
+        with tried.open("xb") as file:
             file.write(b"freerun")
             file.flush()
             os.fsync(file.fileno())
-        tried.replace(folder / f".probed-{os.getpid()}")
-        (folder / f".probed-{os.getpid()}").unlink()
+        tried.replace(renamed)
+        renamed.unlink()
     except OSError as error:
         with suppress(OSError):
             tried.unlink()
@@ -150,56 +173,99 @@ def saved_recipe(folder: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: it cannot be read.
     """
-    path = folder / "recipe.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    return read_recipe_file(folder / "recipe.toml")
+
+
+def read_recipe_file(path: Path) -> dict[str, Any] | None:
+    """A resolved recipe that was written, None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if not path.exists() and not path.is_symlink():
         return None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    try:
+        with opened(path) as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} bytes")
+        return tomllib.loads(content.decode())
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
-def write_recipe(folder: Path, table: Mapping[str, Any]) -> None:
-    """Write the resolved recipe."""
-    import tomli_w
-
-    from freerun.training.files import replace_file
-
-    replace_file(folder / "recipe.toml", tomli_w.dumps(table).encode())
+def write_recipe(path: Path, table: Mapping[str, Any]) -> None:
+    """Write a resolved recipe, unless it is there."""
+    content = _recipe_bytes(table)
+    if not path.is_file() or path.read_bytes() != content:
+        replace_file(path, content)
 
 
-def same_recipe(folder: Path, table: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings; those that change no number may differ.
+def _recipe_bytes(table: Mapping[str, Any]) -> bytes:
+    return tomli_w.dumps(table).encode()
 
-    Where the data lie may change too: the checkpoint knows their fingerprint.
+
+def recipe_keys(recipe: Recipe) -> Keys:
+    """The keys of a recipe's sections; how it is called and where its data lie changes no number."""
+    keys = section_keys(
+        data=type(recipe.data), model=type(recipe.model), train=type(recipe.train), evaluate=type(recipe.evaluate)
+    )
+    return Keys(keys.defaults, keys.harmless | {"name", "data.path"})
+
+
+def check_allow(allow: Collection[str], keys: Keys) -> None:
+    """Refuse leave for what is no key of a recipe.
 
     Raises:
-        UserError: names every key that differs, with both values.
+        UserError: all of them.
     """
-    from freerun.training.settings import HARMLESS
+    known = [*keys.defaults, *{key.partition(".")[0] for key in keys.defaults}, "seed", "method", "init"]
+    problems: list[str] = []
+    for key in allow:
+        if key not in known and not key.startswith("method."):
+            near = nearest(key, known)
+            meant = (
+                f"did you mean {near}?"
+                if near
+                else "give a key as the refusal names it, such as train.lr, data, method"
+            )
+            problems.append(f"--allow-change {key}: there is no such key\n  help: {meant}")
+    if problems:
+        raise UserError(problems)
 
-    old = saved_recipe(folder)
+
+def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()) -> list[str]:
+    """What stands against going on with a run under other settings, with both values; [] for nothing.
+
+    Those that change no number may differ. Where the data lie may change too: the checkpoint knows their fingerprint.
+
+    Args:
+        path: of the recipe that the run was begun with; it need not exist.
+        table: the resolved recipe.
+        keys: of its sections.
+        allow: keys that may have changed.
+    """
+    old = read_recipe_file(path)
     if old is None:
-        return
-    harmless = {"name", "data.path", *(f"train.{key}" for key in HARMLESS)}
-    changed = [
-        text
-        for text in differences(without_places(old), without_places(table))
-        if text.partition(":")[0] not in harmless
+        return []
+    found = changes(flat(without_places(old)), flat(without_places(table)), keys)
+    left, advice = refused(found, allow)
+    return [
+        *(f"{change.key}: {change.before} there, {change.after} now" for change in left),
+        *([advice] if left else []),
     ]
-    if changed:
-        listed = "".join(f"\n  {text}" for text in changed)
-        raise UserError(
-            f"{folder} was begun with another recipe:{listed}\n"
-            "  help: --resume needs the same settings; give them, or another --out for a new run"
-        )
 
 
 def without_places(table: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe without the path of a measured rate: a moved run is the same run, and its signature has the rates."""
+    given = table.get("method")
+    if not isinstance(given, Mapping):
+        return dict(table)
     method = {
         key: {"measured": "..."} if isinstance(value, Mapping) and "measured" in value else value
-        for key, value in table.get("method", {}).items()
+        for key, value in given.items()
     }
     return {**table, "method": method}
 

@@ -55,15 +55,14 @@ def load_run(folder: str | Path) -> LoadedRun:
         CheckpointError: the folder is not a run's, or its files are damaged or of a model that cannot be rebuilt here.
     """
     from freerun.models import MODELS
-    from freerun.training.weights import load_weights, read_model, refuse_not_finite
+    from freerun.training.weights import check_model_files, load_weights, read_info, read_model, refuse_not_finite
 
     folder = Path(folder)
     _require_run(folder)
-    info, weights = read_model(folder)
+    info = read_info(folder)
     where = folder / "model" / "model.json"
-    kind, settings, describe = info.get("kind"), info.get("settings"), info.get("describe")
-    known = kind in MODELS or kind == "huggingface"
-    if not isinstance(kind, str) or not known or not isinstance(settings, dict) or not isinstance(describe, dict):
+    kind, describe = info["kind"], info["describe"]
+    if kind not in MODELS and kind != "huggingface":
         raise CheckpointError(
             f"{where}: a model of kind {kind!r} cannot be rebuilt from its file; known are {', '.join(MODELS)}"
             "\n  help: build it in Python and load model/model.safetensors into it"
@@ -71,17 +70,18 @@ def load_run(folder: str | Path) -> LoadedRun:
     try:
         task = _task_kind(describe)
         if kind == "huggingface":
+            check_model_files(folder)
             model, coder = load_pretrained(folder, describe)
         else:
-            model, coder = MODELS[kind](**settings), task.coder(describe)
-    except NotInstalledError:
+            weights = read_model(folder)[1]
+            model, coder = MODELS[kind](**info["settings"]), task.coder(describe)
+            load_weights(model, weights, str(where.parent))
+    except (NotInstalledError, CheckpointError):
         raise
     except UserError as error:
         raise CheckpointError([f"{where}: {problem}" for problem in error.problems]) from None
-    except TypeError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-    if kind != "huggingface":
-        load_weights(model, weights, str(where.parent))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     refuse_not_finite(model, folder)
     recipe = saved_recipe(folder) or {}
     return LoadedRun(folder, model.eval(), task, coder, recipe, _section(folder, recipe, "evaluate", task.evaluate))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -252,17 +251,16 @@ def measured_deviation(metrics: Path) -> Any:
 
 def _each_update(metrics: Path, measure: Callable[[Mapping[str, Any]], float]) -> Any:
     from freerun.schedules import Table
+    from freerun.training.shapes import read_lines
 
     found: dict[int, float] = {}
+    if not metrics.exists():
+        raise ValueError(f"there is no {metrics}")
     try:
-        with metrics.open(encoding="utf-8") as lines:
-            for line in lines:
-                event = json.loads(line)
-                if event.get("event") == "update":
-                    found[int(event["step"])] = measure(event)
-    except FileNotFoundError:
-        raise ValueError(f"there is no {metrics}") from None
-    except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        for event in read_lines(metrics.resolve(), dict[str, Any]):
+            if event.get("event") == "update":
+                found[int(event["step"])] = measure(event)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{metrics} is not the metrics.jsonl of a run: {type(error).__name__}: {error}") from None
     if not found or sorted(found) != list(range(len(found))):
         raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(found)}")

@@ -21,7 +21,7 @@ from freerun.errors import DATA, shown, visible
 if TYPE_CHECKING:
     pass
 
-__all__ = ["differences", "load_recipe", "read_recipe", "recipe_table"]
+__all__ = ["load_recipe", "read_recipe", "recipe_table"]
 
 _TOP = ("name", "seed", "data", "model", "method", "train", "evaluate", "compare")
 
@@ -233,19 +233,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """The dotted keys in which two tables differ, with both values.
-
-    >>> differences({"train": {"lr": 0.1}, "seed": 0}, {"train": {"lr": 0.2}, "seed": 0})
-    ['train.lr: 0.1 there, 0.2 now']
-    """
-    found: list[str] = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key, "nothing"), new.get(key, "nothing")
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{path}{key}.")
-        elif before != after:
-            found.append(f"{path}{key}: {before} there, {after} now")
-    return found

@@ -59,7 +59,7 @@ class EvaluateSettings:
     beams: int = number(1, low=1, high=100)
     length_penalty: float = number(0.0, low=0.0, high=100.0)
     length_margin: int = number(5, low=0, high=10**6)
-    batch_size: int = number(512, low=1)
+    batch_size: int = number(512, low=1, semantic=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TextEvaluate:
 
     block: int = number(256, low=16, high=10**6)
     draw: Literal["sample", "greedy"] = "sample"
-    batch_size: int = number(256, low=1)
+    batch_size: int = number(256, low=1, semantic=False)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SeriesEvaluate:
 
     draw: Literal["auto", "point", "expected", "gaussian", "student_t", "quantile_sample"] = "auto"
     threshold: float = number(0.4, low=0.0)
-    batch_size: int = number(256, low=1)
+    batch_size: int = number(256, low=1, semantic=False)
 
     def __post_init__(self) -> None:
         if not self.threshold > 0:

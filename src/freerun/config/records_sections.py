@@ -118,4 +118,4 @@ class RecordsEvaluate:
     length_penalty: float = number(0.0, low=0.0, high=100.0)
     length: int | None = number(None, low=1, high=10**6)
     length_margin: int = number(5, low=0, high=10**6)
-    batch_size: int = number(16, low=1)
+    batch_size: int = number(16, low=1, semantic=False)

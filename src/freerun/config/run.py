@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.config.build import build
-from freerun.config.folder import check_folder, clear_run, probe, same_recipe, without_places, write_recipe
+from freerun.config.folder import (
+    check_allow,
+    check_folder,
+    clear_run,
+    probe,
+    recipe_keys,
+    same_recipe,
+    without_places,
+    write_recipe,
+)  # fmt: skip
 from freerun.config.read import recipe_table
 from freerun.config.recipe import Recipe
 from freerun.errors import CheckpointError, UserError, visible
@@ -29,6 +39,7 @@ def run_recipe(
     resume: bool = False,
     overwrite: bool = False,
     init: str | Path | None = None,
+    allow: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train one model as a recipe says and leave everything in a folder.
@@ -41,6 +52,7 @@ def run_recipe(
         resume: go on with the run in it; where there is none, begin one.
         overwrite: remove a run in it first; only files that runs write are removed.
         init: another run's folder, whose best weights this one begins with.
+        allow: keys that may have changed since the resumed run was begun, such as ``train.lr``, ``data``, ``method``.
         progress: print the header and show progress, on standard error.
 
     Returns:
@@ -51,43 +63,57 @@ def run_recipe(
         UserError: data, bf16 or TensorBoard that are not there, a folder that cannot be written, ``init`` that is
             ``out``, a resumed run of another recipe.
         CheckpointError: nothing to resume from is sound, or ``init`` is not a run of this model.
+        ResourceError: the disk is full, or too small for the run's checkpoints.
         OtherProcessError: started by ``torchrun``, and another process failed.
     """
     from freerun.training import fit, ready_to_start
     from freerun.training.folder import FolderLock
     from freerun.training.processes import joined
+    from freerun.training.ready import require_space
+    from freerun.training.run import Held
 
     folder, source = Path(out), None if init is None else Path(init)
-    table = recipe_table(recipe, compare=False)
+    table, keys, lock = recipe_table(recipe, compare=False), recipe_keys(recipe), FolderLock(folder)
+    check_allow(allow, keys)
 
     def look() -> None:
-        check_folder(folder, resume=resume, overwrite=overwrite)
+        check_folder(folder, resume=resume, overwrite=overwrite, table=table)
         if source is not None:
             _check_init(source, folder)
-        if resume:
-            same_recipe(folder, table)
+        if resume and (changed := same_recipe(folder / "recipe.toml", table, keys, allow)):
+            *listed, advice = changed
+            raise UserError(
+                f"{folder} was begun with another recipe:\n  "
+                + "\n  ".join(listed)
+                + "\n  help: give the same settings, "
+                f"or another --out for a new run; {advice}"
+            )
 
-    with joined() as processes:
+    with joined() as processes, ExitStack() as stack:
         processes.by_first(look)
         with processes.alike():
             model, task, method, settings = build(recipe)
             # of several processes the first reads what a run begins with, and gives it to the others
             ready_to_start(model, task, settings, source if processes.first else None)
 
-        def write() -> None:
+        def enter() -> None:
+            stack.enter_context(lock)
+            look()  # what another process may have begun meanwhile
             probe(folder)
             if overwrite:
-                with FolderLock(folder):
-                    clear_run(folder)
-            write_recipe(folder, table)
+                require_space(folder, model, settings)
+                clear_run(folder)
+
+        def ready() -> None:
+            write_recipe(folder / "recipe.toml", table)
             if progress:
                 said = header(recipe, task.header(), method, model, folder, processes=processes.size)
                 print("\n".join(map(visible, said)), file=sys.stderr, flush=True)
 
-        processes.by_first(write)
+        processes.by_first(enter)
         return fit(
             model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_places(table),
-            init=source,
+            init=source, allow=allow, held=Held(lock, keys, ready),
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """The file a user means: a path that exists, or the name of a shipped recipe.
+    """The file a user means: a file that exists, or the name of a shipped recipe, also beside a folder of that name.
 
     Args:
         path: a file, ``g2p-demo``, or ``recipes/g2p-demo.toml`` away from a clone.
@@ -34,13 +34,13 @@ def find_recipe(path: str | Path) -> Path:
         UserError: where it is a folder or a bare name that nothing goes by.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; a recipe is a .toml file")
     shipped = shipped_recipes()
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return path
     if path.parent in (Path(), Path("recipes")) and path.name.removesuffix(".toml") in shipped:
         return shipped[path.name.removesuffix(".toml")]
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a recipe is a .toml file")
     if path.suffix != ".toml" and path.parent == Path():
         near = nearest(path.name, shipped)
         meant = f"did you mean {near}?" if near else f"those that come with freerun are {', '.join(shipped)}"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from freerun.report.charts import Axes, Line, Panel, arm, chart, panels, ranges
 from freerun.report.diagnosed_figures import numbers, words
 from freerun.report.figures import DASHES, INK, SOFT
 from freerun.report.markup import Raw, figure, grid, key
+from freerun.training.shapes import Count, read_json
 
 __all__ = ["forecasts"]
 
@@ -29,7 +29,10 @@ def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
         out: its folder.
     """
     arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
-    curves = {(run["label"], run["seed"]): _read(out / run["folder"] / "test-curves.json") for run in results["runs"]}
+    curves = {
+        (run["label"], run["seed"]): _read(out / run["folder"] / "test-curves.json", dict[str, list[float | None]])
+        for run in results["runs"]
+    }
     if not curves or not all(isinstance(found, Mapping) and _SIDES.keys() <= found.keys() for found in curves.values()):
         return Raw("")
     first = next(iter(curves.values()))
@@ -40,11 +43,17 @@ def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
     return Raw(key(entries) + grid(drawn) + _windows(results, out, arms))
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+class _Shown(TypedDict):
+    window: Count
+    channels: list[str]
+    past: list[list[float | None]]
+    gold: list[list[float | None]]
+    free: list[list[float | None]]
+    diverged_at: Count | None
+
+
+def _read(path: Path, shape: type[Any]) -> Any:
+    return read_json(path, shape) if path.exists() else None
 
 
 def _errors(
@@ -93,7 +102,7 @@ def _windows(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> Raw:
     """Windows with what every arm says running freely, of the first seed."""
     seed = results["runs"][0]["seed"]
     said = {
-        run["label"]: _read(out / run["folder"] / "test-forecasts.json")
+        run["label"]: _read(out / run["folder"] / "test-forecasts.json", list[_Shown])
         for run in results["runs"]
         if run["seed"] == seed
     }

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,14 +15,17 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError, DivergedError
-from freerun.training.files import FORMAT_VERSION, read_folder, sync_folder, write_folder
-from freerun.training.optim import Ema, load_optimizer, optimizer_tensors
+from freerun.training.changes import Change, Identity, Keys, OtherRunError, refuse_other
+from freerun.training.files import FORMAT_VERSION, MANIFEST, Stored, remove_folder, sync_folder, write_folder
+from freerun.training.folder import checkpoints
+from freerun.training.optim import Ema, Needed, load_optimizer, memory_misfits, optimizer_tensors
 from freerun.training.processes import ALONE, Processes
-from freerun.training.settings import HARMLESS
-from freerun.training.weights import not_finite, pack, unpack, weights_of
+from freerun.training.shapes import Count, NewerError, expect, read_json, versioned
+from freerun.training.tensors import misfits, pack, read_tensors, require_fit
+from freerun.training.weights import not_finite, weights_of
 from freerun.training.wrapped import Wrapped
 
-__all__ = ["Parts", "Saved", "Tally", "best_name", "last_good", "newest", "prune", "refuse_other", "restore", "save"]
+__all__ = ["Parts", "Saved", "Tally", "best_name", "last_good", "newest", "prune", "restore", "save"]
 
 _MEMORY = "optimizer.safetensors"
 _WEIGHTS = "model.safetensors"
@@ -50,13 +52,14 @@ class Tally:
         eligible: history entries that could be replaced.
         replaced: entries that were.
         due: whether the weights are still to be evaluated: the run was stopped while they were.
+        changes: what was changed on purpose when the run went on: ``step``, ``key``, ``before``, ``after`` each.
     """
 
-    step: int = 0
-    best_step: int | None = None
+    step: Count = 0
+    best_step: Count | None = None
     best_value: float | None = None
     best_dev: dict[str, Any] = field(default_factory=dict)
-    stale: int = 0
+    stale: Count = 0
     stopped_early: bool = False
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -66,6 +69,14 @@ class Tally:
     eligible: float = 0.0
     replaced: float = 0.0
     due: bool = False
+    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+class _State(TypedDict):
+    tally: Tally
+    identity: Identity
+    metrics_bytes: Count
+    processes: NotRequired[Count]
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,7 @@ class Saved:
         memory: of the optimizer.
         averaged: the averaged weights, {} where there were none.
         processes: how many trained.
+        changes: what is changed on purpose.
     """
 
     path: Path
@@ -108,6 +120,7 @@ class Saved:
     memory: dict[str, Tensor]
     averaged: dict[str, Tensor]
     processes: int
+    changes: list[Change]
 
 
 def _name(step: int) -> str:
@@ -165,32 +178,32 @@ def prune(folder: Path, keep: int, tally: Tally) -> None:
     """Remove all but the last checkpoints and the best weights that those left speak of.
 
     Checkpoints of later updates than the tally's were found damaged: they do not count, and stay until the run
-    writes them anew.
+    writes them anew. What others put beside or into them stays.
     """
-    root = folder / "checkpoints"
-    steps = [path for path in sorted(root.glob("step-*")) if path.name <= _name(tally.step)]
+    steps = [path for path in checkpoints(folder) if path.name <= _name(tally.step)]
     for old in steps[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old, (_WEIGHTS, _MEMORY, _EMA, _STATE, MANIFEST))
     needed = {best_name(tally.best_step)} if tally.best_step is not None else set[str]()
     for left in steps[-keep:]:
         try:
-            spoken_of = json.loads((left / _STATE).read_bytes())["tally"]["best_step"]
-        except (OSError, ValueError, KeyError, TypeError):
+            spoken_of = _state(Stored(left))["tally"].best_step
+        except CheckpointError:
             continue  # a damaged one speaks of nothing, and reading it later says why
         if spoken_of is not None:
             needed.add(best_name(spoken_of))
-    for old in root.glob("best-*"):
+    for old in checkpoints(folder, "best"):
         if old.name not in needed:
-            shutil.rmtree(old)
+            remove_folder(old, (_WEIGHTS, MANIFEST))
 
 
 def last_good(folder: Path) -> Path | None:
     """The newest checkpoint; only finite numbers are ever saved."""
-    found = (folder / "checkpoints").glob(f"step-{'[0-9]' * 8}")
-    return max(found, default=None)
+    return max(checkpoints(folder), default=None)
 
 
-def newest(folder: Path, identity: dict[str, Any], *, averaged: bool) -> Saved | None:
+def newest(
+    folder: Path, identity: dict[str, Any], needed: Needed, keys: Keys, allow: Collection[str] = ()
+) -> Saved | None:
     """The newest valid checkpoint; None where there is no checkpoint at all.
 
     Invalid ones are skipped with a warning that names each and says what is wrong with it.
@@ -198,31 +211,33 @@ def newest(folder: Path, identity: dict[str, Any], *, averaged: bool) -> Saved |
     Args:
         folder: the run's folder.
         identity: of the run that is to go on.
-        averaged: whether it averages weights.
+        needed: what it holds in memory.
+        keys: of its sections.
+        allow: keys that may have changed.
 
     Raises:
         CheckpointError: checkpoints are there and none is valid, or the run was another one.
     """
+    if (folder / "checkpoints").is_symlink():
+        raise CheckpointError(f"{folder / 'checkpoints'} is a link, which is not followed")
     skipped: list[str] = []
-    for path in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+    for path in reversed(checkpoints(folder)):
         try:
-            files, state = _read(path)
-            tally = Tally(**{f.name: state["tally"][f.name] for f in fields(Tally)})
-            if tally.best_step is not None:
-                read_folder(path.parent / best_name(tally.best_step))
+            stored = Stored(path)
+            state = _state(stored)
+            found = refuse_other(path, state["identity"], identity, keys, allow)
+            saved = _read(stored, state, needed, found)
+        except (NewerError, OtherRunError):
+            raise
         except CheckpointError as error:
-            skipped.append(f"{path.name}: {error}")
+            skipped.append(f"{path.name}: {'; '.join(error.problems)}")
             continue
         if skipped:
             warnings.warn(f"resuming from {path.name}; skipped " + "; ".join(skipped), stacklevel=2)
-        refuse_other(path, state["identity"], identity)
-        if averaged and _EMA not in files:
-            raise CheckpointError(f"{path / _EMA} is missing")
-        tensors = {name: unpack(files[name]) if name in files else {} for name in (_WEIGHTS, _MEMORY, _EMA)}
-        size, number = int(state["metrics_bytes"]), int(state.get("processes", 1))
-        return Saved(path, tally, size, tensors[_WEIGHTS], tensors[_MEMORY], tensors[_EMA], number)
+        return saved
     if skipped:
-        raise CheckpointError([f"{folder}: no checkpoint can be used", *skipped])
+        advice = "put back one that is whole, or begin anew with --overwrite or in another folder"
+        raise CheckpointError([f"{folder}: no checkpoint can be used; {advice}", *skipped])
     return None
 
 
@@ -237,63 +252,38 @@ def restore(parts: Parts, saved: Saved | None) -> None:
         CheckpointError: they are of another model.
     """
     load_optimizer(parts.model, parts.optimizer, parts.processes.shared(saved.memory if saved else None))
-    if parts.ema is not None:
-        parts.ema.load(parts.processes.shared(saved.averaged if saved else None))
+    averaged = parts.processes.shared(saved.averaged if saved else None)
+    if parts.ema is not None and averaged:
+        parts.ema.load(averaged)
 
 
-def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    files = read_folder(path)
-    missing = [name for name in (_WEIGHTS, _MEMORY, _STATE) if name not in files]
-    if missing:
-        raise CheckpointError(f"{path / missing[0]} is missing")
-    try:
-        state: Any = json.loads(files[_STATE])
-        complete = {"tally", "identity", "metrics_bytes"} <= set(state)
-        complete = complete and {f.name for f in fields(Tally)} <= set(state["tally"])
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path / _STATE} is damaged: {error}") from error
-    if not complete:
-        raise CheckpointError(f"{path / _STATE} is damaged: an entry is missing")
-    return files, state
+def _state(stored: Stored) -> _State:
+    """A checkpoint's state.json, with the tally as such; it is of the step that the folder is named after."""
+    stored.check(_STATE)
+    where = stored.path / _STATE
+    content = read_json(where, dict[str, Any])
+    versioned(content, "format_version", FORMAT_VERSION, str(where))
+    state = expect(content, _State, str(where))
+    tally = Tally(**content["tally"])
+    if _name(tally.step) != stored.path.name:
+        raise CheckpointError(f"{where} is of step {tally.step:,}, and its folder is named {stored.path.name}")
+    return {**state, "tally": tally}
 
 
-def refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of other settings, data or method.
-
-    Raises:
-        CheckpointError: every difference, with both values.
-
-    >>> refuse_other(Path("step-1"), {"train": {"lr": 0.1}}, {"train": {"lr": 0.2}})
-    Traceback (most recent call last):
-    freerun.errors.CheckpointError: step-1 belongs to another run; go on with its recipe, or begin in another folder
-    train.lr: the checkpoint has 0.1, this run 0.2
-    """
-    before, now = _flat(theirs), _flat(json.loads(json.dumps(ours)))
-    if "init" not in now:  # the checkpoint's weights already come from there
-        before.pop("init", None)
-    nothing = "nothing"
-    problems = [
-        f"{name}: the checkpoint has {before.get(name, nothing)}, this run {now.get(name, nothing)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not _harmless(name)
-    ]
-    if problems:
-        advice = f"{path} belongs to another run; go on with its recipe, or begin in another folder"
-        raise CheckpointError([advice, *problems])
-
-
-def _harmless(name: str) -> bool:
-    if not name.startswith("recipe."):
-        return name in {f"train.{setting}" for setting in HARMLESS}
-    # [train] and the data's content are compared as such, where data lies does not matter, arms are other runs
-    return name in ("recipe.name", "recipe.data.path") or name.startswith(("recipe.train.", "recipe.compare."))
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+def _read(stored: Stored, state: _State, needed: Needed, found: list[Change]) -> Saved:
+    tally, changed = state["tally"], {change.key for change in found}
+    if tally.best_step is not None:
+        best = Stored(stored.path.parent / best_name(tally.best_step))
+        require_fit(best, _WEIGHTS, lambda specs: misfits(specs, needed.weights))
+        best.check(_WEIGHTS)
+    weights = read_tensors(stored, _WEIGHTS, lambda specs: misfits(specs, needed.weights))
+    memory: dict[str, Tensor] = {}
+    averaged: dict[str, Tensor] = {}
+    if "train.optimizer" not in changed:  # another one begins with a memory of its own
+        memory = read_tensors(stored, _MEMORY, lambda specs: memory_misfits(specs, needed.memory))
+    own = needed.averaged
+    if own is not None and not ("train.ema" in changed and _EMA not in stored.files):
+        averaged = read_tensors(stored, _EMA, lambda specs: misfits(specs, own))
+    return Saved(
+        stored.path, tally, state["metrics_bytes"], weights, memory, averaged, state.get("processes", 1), found
+    )  # fmt: skip

@@ -8,60 +8,128 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from freerun.errors import CheckpointError, ResourceError
+from freerun.errors import CheckpointError, OccupiedError, ResourceError, UserError
+from freerun.training.shapes import Count, opened, read_json, require_plain, versioned
 
-__all__ = ["FORMAT_VERSION", "clean", "read_folder", "replace_file", "sync_folder", "write_folder"]
+__all__ = [
+    "FORMAT_VERSION", "MANIFEST", "Stored", "clean", "explained", "read_folder", "remove_folder", "replace_file",
+    "sync_folder", "write_folder",
+]  # fmt: skip
 
 FORMAT_VERSION = 1
-_MANIFEST = "manifest.json"
-_LARGEST_JSON = 16 * 2**20
+MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TEMPORARY = ".writing-"
+_TEMPORARY, _ASIDE = ".writing-", ".old"
+_PROBE = re.compile(r"\.probed?-\d+")
+
+
+class _File(TypedDict):
+    bytes: Count
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    files: dict[str, _File]
+    name: NotRequired[str]
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder of files so that a crash at any moment leaves the old state or the new one.
 
     Order: files into a temporary folder beside the target, each fsynced; ``manifest.json`` with sizes and SHA-256;
-    fsync of the folder; rename; fsync of the parent.
+    fsync of the folder; rename; fsync of the parent. What somebody else put into the old folder is in the new one.
 
     Raises:
+        OccupiedError: something that we did not write has one of our names.
         ResourceError: the disk is full (names the path, the bytes needed and those free).
+        CheckpointError: the folder around it is gone.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{_TEMPORARY}{target.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = target.with_name(f"{_TEMPORARY}{target.name}")
     try:
+        target.parent.mkdir(exist_ok=True)
+        for path in (target, temporary, _aside(target)):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise OccupiedError(f"{path} is not a folder that a run wrote: move it away")
+        _settle(target)
         temporary.mkdir()
         for name, content in files.items():
             _write(temporary / name, content)
-        _write(temporary / _MANIFEST, _manifest(files))
+        _write(temporary / MANIFEST, _manifest(target.name, files))
         sync_folder(temporary)
         if target.exists():
-            aside = target.parent / f"{_TEMPORARY}{target.name}.old"
-            shutil.rmtree(aside, ignore_errors=True)
-            target.rename(aside)
+            target.rename(_aside(target))
         temporary.rename(target)
         sync_folder(target.parent)
+        _settle(target)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _explained(error, target, sum(map(len, files.values()))) from error
-    clean(target.parent)
+        with suppress(OSError):
+            _settle(target)
+        raise explained(error, target, sum(map(len, files.values()))) from error
 
 
-def _manifest(files: Mapping[str, bytes]) -> bytes:
+def _aside(target: Path) -> Path:
+    return target.with_name(f"{_TEMPORARY}{target.name}{_ASIDE}")
+
+
+def _settle(target: Path) -> None:
+    """Remove what is half written of a folder, and give back what was moved aside for it."""
+    shutil.rmtree(target.with_name(f"{_TEMPORARY}{target.name}"), ignore_errors=True)
+    aside = _aside(target)
+    if not aside.is_dir() or aside.is_symlink():
+        return
+    if not target.exists():
+        aside.rename(target)
+        return
+    ours = _written(aside)
+    for entry in aside.iterdir():
+        if not (target / entry.name).exists() and entry.name not in ours:
+            entry.rename(target / entry.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _written(folder: Path) -> set[str]:
+    """The files of a folder that are as its manifest says: what somebody else made or changed is not among them."""
+    try:
+        stored = Stored(folder)
+    except CheckpointError:
+        return {MANIFEST}
+    found = {MANIFEST}
+    for name in stored.files:
+        with suppress(CheckpointError):
+            stored.check(name)
+            found.add(name)
+    return found
+
+
+def remove_folder(folder: Path, known: Collection[str]) -> None:
+    """Remove what we wrote of a folder, and the folder if nothing else is in it.
+
+    Args:
+        folder: its path.
+        known: files that are ours whatever is in them; others are where the manifest has their checksum.
+    """
+    for name in {*known, *_written(folder)}:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
+    with suppress(OSError):  # not empty
+        folder.rmdir()
+
+
+def _manifest(name: str, files: Mapping[str, bytes]) -> bytes:
     entries = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
     }
-    return json.dumps({"format_version": FORMAT_VERSION, "files": entries}, indent=1).encode()
+    return json.dumps({"format_version": FORMAT_VERSION, "name": name, "files": entries}, indent=1).encode()
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:  # a link that is there is not followed
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -80,35 +148,136 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write one file durably: the old content or the new one, never half.
 
     Raises:
+        OccupiedError: a link or a folder has its name.
         ResourceError: the disk is full.
+        CheckpointError: its folder is gone.
     """
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    for each in (path, temporary):
+        if each.is_symlink() or (each.exists() and not each.is_file()):
+            raise OccupiedError(f"{each} is not a file that a run wrote: move it away")
     try:
+        temporary.unlink(missing_ok=True)
         _write(temporary, content)
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path, len(content)) from error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise explained(error, path, len(content)) from error
 
 
-def _explained(error: OSError, path: Path, needed: int) -> Exception:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    free = shutil.disk_usage(path.parent).free
-    return ResourceError(
-        f"{path}: no space left on the disk: {needed:,} bytes are needed, {free:,} are free. What was saved "
-        "before is untouched: make room and go on with --resume"
-    )
+def explained(error: OSError, path: Path, needed: int) -> UserError:
+    """Why something could not be written, as an error of ours.
+
+    Args:
+        error: what the system said.
+        path: what was to be written.
+        needed: bytes.
+    """
+    folder = next(each for each in (path.parent, *path.parent.parents) if each.exists())
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"{path}: no space left on the disk: {needed:,} bytes are needed, {shutil.disk_usage(folder).free:,} are "
+            "free. What was saved before is untouched: make room and go on with --resume"
+        )
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return CheckpointError(f"{path}: its folder is gone; it was removed or moved while the run was going on")
+    return UserError(f"{path} cannot be written: {error.strerror or error}")
 
 
-def clean(folder: Path) -> None:
-    """Remove what a killed writer left half written in a folder."""
-    for left in folder.glob(f"{_TEMPORARY}*"):
+def clean(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Remove what a killed writer left half written in a folder.
+
+    Args:
+        folder: it is not looked into where it is a link, or not there.
+        ours: whether we write something of that name there.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for left in list(folder.iterdir()):
+        name = left.name.removeprefix(_TEMPORARY).removesuffix(_ASIDE)
+        if left.is_symlink() or not leftover(left.name, ours):
+            continue
         if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+            _settle(folder / name)
         else:
             left.unlink(missing_ok=True)
+
+
+def leftover(name: str, ours: Callable[[str], bool]) -> bool:
+    """Whether it is the name of what a killed writer leaves.
+
+    >>> leftover(".writing-step-00000001", lambda name: name == "step-00000001"), leftover(".writing-mine", str.isdigit)
+    (True, False)
+    """
+    if _PROBE.fullmatch(name):
+        return True
+    return name.startswith(_TEMPORARY) and ours(name.removeprefix(_TEMPORARY).removesuffix(_ASIDE))
+
+
+class Stored:
+    """A folder that ``write_folder`` wrote, as its manifest tells; the files are read one by one, each checked.
+
+    Raises:
+        CheckpointError: there is no sound manifest, a file of it would lie elsewhere, or it is of another folder.
+        NewerError: a later version of freerun wrote it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        if folder.is_symlink():
+            raise CheckpointError(f"{folder} is a link, which is not followed: put the folder itself there")
+        where = folder / MANIFEST
+        versioned(read_json(where, dict[str, Any]), "format_version", FORMAT_VERSION, str(where))
+        manifest = read_json(where, _Manifest)
+        self.files = manifest["files"]
+        for name in self.files:
+            if not _NAME.fullmatch(name) or (folder / name).is_symlink():
+                raise CheckpointError(f"{folder / name}: not a plain file of this folder")
+        if manifest.get("name", folder.name) != folder.name:
+            raise CheckpointError(f"{folder} holds what was written as {manifest.get('name')}")
+
+    def size(self, name: str) -> int:
+        """The bytes of a file, which are those that were written.
+
+        Raises:
+            CheckpointError: it is missing, no plain file, or of another size.
+        """
+        path = self.path / name
+        if name not in self.files:
+            raise CheckpointError(f"{path} is missing")
+        require_plain(path)
+        size, written = path.stat().st_size, self.files[name]["bytes"]
+        if size != written:
+            raise CheckpointError(f"{path} has {size:,} bytes; {written:,} were written")
+        return size
+
+    def check(self, name: str) -> None:
+        """Compare a file's checksum, holding little of it at a time.
+
+        Raises:
+            CheckpointError: as for ``size``, or it is damaged.
+        """
+        self.size(name)
+        with opened(self.path / name) as file:
+            self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            CheckpointError: as for ``size``, or it is damaged.
+        """
+        self.size(name)
+        with opened(self.path / name) as file:
+            content = file.read()
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _compare(self, name: str, found: str) -> None:
+        if found != self.files[name]["sha256"]:
+            raise CheckpointError(f"{self.path / name} is damaged: its checksum is not the one that was written")
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -117,37 +286,5 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     Raises:
         CheckpointError: something is missing, cut short, changed, or of a later format.
     """
-    files: dict[str, bytes] = {}
-    for name, entry in _read_manifest(folder).items():
-        path = folder / name
-        if not _NAME.fullmatch(name) or path.is_symlink():
-            raise CheckpointError(f"{path}: not a plain file of this folder")
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"{path} has {size:,} bytes; {entry['bytes']:,} were written")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise CheckpointError(f"{path} is damaged: its checksum is not the one that was written")
-        files[name] = content
-    return files
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes: not a manifest")
-    try:
-        manifest: Any = json.loads(path.read_bytes())
-        version, files = manifest["format_version"], manifest["files"]
-        sound = all(isinstance(e["bytes"], int) and isinstance(e["sha256"], str) for e in files.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format version {version}; this freerun reads {FORMAT_VERSION}")
-    if not sound:
-        raise CheckpointError(f"{path} is damaged: a file's size or checksum is missing")
-    return files
+    stored = Stored(folder)
+    return {name: stored.read(name) for name in stored.files}

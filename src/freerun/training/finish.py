@@ -13,12 +13,13 @@ from torch import Tensor
 from freerun.errors import DivergedError
 from freerun.signals import Interrupt
 from freerun.training.checkpoint import Tally, best_name
-from freerun.training.files import read_folder, replace_file, write_folder
+from freerun.training.files import Stored, replace_file, write_folder
 from freerun.training.log import jsonable
 from freerun.training.run import Run, versions
 from freerun.training.task import Evaluation, improves, selected_score
+from freerun.training.tensors import misfits, pack, read_tensors, specs_of
 from freerun.training.update import explained
-from freerun.training.weights import load_weights, model_info, not_finite, pack, unpack, weights_of, write_model
+from freerun.training.weights import load_weights, model_info, not_finite, weights_of, write_model
 
 __all__ = ["evaluate_dev", "finish"]
 
@@ -120,6 +121,7 @@ def _keep_best(run: Run) -> None:
     best = run.job.folder / "checkpoints" / best_name(run.tally.step)
 
     def write() -> None:
+        run.metrics.check()
         content = pack(weights)
         write_folder(best, {"model.safetensors": content})
         write_model(run.job.folder, content, model_info(run.parts.model, run.job.task.describe()), run.job.task)
@@ -145,7 +147,10 @@ def _best_weights(run: Run) -> dict[str, Tensor] | None:
     if run.tally.best_step is not None:
         best = run.job.folder / "checkpoints" / best_name(run.tally.best_step)
         with run.parts.processes.alike():
-            return unpack(read_folder(best)["model.safetensors"]) if run.parts.processes.first else None
+            own = specs_of(weights_of(run.parts.model))
+            if run.parts.processes.first:
+                return read_tensors(Stored(best), "model.safetensors", lambda found: misfits(found, own))
+        return None
     # every score was NaN: the last weights are all there is
     with _evaluated_weights(run):
         return weights_of(run.parts.model)
@@ -156,6 +161,7 @@ def _tested(run: Run, content: bytes) -> dict[str, Any]:
     evaluation = _scores(run, "test")
     model.eval()
     run.lap(evaluation=True)
+    run.metrics.check()
     lines = [json.dumps(jsonable(item), ensure_ascii=False) + "\n" for item in evaluation.items]
     replace_file(run.job.folder / "test-items.jsonl", "".join(lines).encode())
     if evaluation.shown:
@@ -183,6 +189,7 @@ def _tested(run: Run, content: bytes) -> dict[str, Any]:
             },
             "test": _numbers(evaluation),
             "data": run.job.task.fingerprint,
+            **({"changes": tally.changes} if tally.changes else {}),
             "versions": versions(),
         }
     )

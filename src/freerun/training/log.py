@@ -6,12 +6,15 @@ import json
 import math
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from freerun.errors import CheckpointError, ResourceError, needing
+from freerun.errors import CheckpointError, needing
+from freerun.training.files import explained
+from freerun.training.shapes import Count
 
-__all__ = ["Board", "Metrics", "Unwritten", "board_class", "jsonable"]
+__all__ = ["Board", "Event", "Metrics", "Unwritten", "board_class", "jsonable"]
 
 
 def jsonable(value: Any) -> Any:
@@ -29,8 +32,18 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+class Event(TypedDict):
+    """A line of metrics.jsonl, whatever it tells of."""
+
+    event: str
+    step: NotRequired[Count]
+    split: NotRequired[str]
+    teacher_forced: NotRequired[dict[str, float | None]]
+    free_running: NotRequired[dict[str, float | None]]
+
+
 class Metrics:
-    """A file of one JSON object a line, flushed after each.
+    """A file of one JSON object a line, each written at once and whole.
 
     Args:
         path: the file; made where it is missing.
@@ -45,21 +58,58 @@ class Metrics:
         if present < size:
             raise CheckpointError(f"{path} has {present:,} bytes; {size:,} were written before the checkpoint")
         self.path = path
-        self._file = path.open("ab")
-        self._file.truncate(size)
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._file.truncate(size)
+        except OSError as error:
+            raise explained(error, path, 0) from error
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line."""
-        line = json.dumps(jsonable(record), ensure_ascii=False) + "\n"
+        """Append a line.
+
+        Raises:
+            ResourceError: the disk is full; nothing of the line is in the file.
+            CheckpointError: the file was removed or moved.
+        """
+        self.check()
+        line = (json.dumps(jsonable(record), ensure_ascii=False) + "\n").encode()
+        size = os.fstat(self._file.fileno()).st_size
+        done = 0
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            while done < len(line):
+                done += self._file.write(line[done:])
         except OSError as error:
-            raise ResourceError(f"{self.path}: cannot be written: {error.strerror}; go on with --resume") from error
+            with suppress(OSError):
+                self._file.truncate(size)
+            raise explained(error, self.path, len(line)) from error
+
+    def check(self) -> None:
+        """Refuse to go on where the file is not in its folder any more.
+
+        Raises:
+            CheckpointError: it was removed or moved, most often with the whole folder.
+        """
+        try:
+            there = os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
+        except OSError:
+            there = False
+        if not there:
+            raise CheckpointError(
+                f"{self.path} is gone: it was removed or moved while the run was going on; nothing further is written"
+            )
 
     def sync(self) -> int:
-        """Make what was written durable; its size in bytes."""
-        os.fsync(self._file.fileno())
+        """Make what was written durable; its size in bytes.
+
+        Raises:
+            ResourceError: the disk is full.
+            CheckpointError: the file was removed or moved.
+        """
+        self.check()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise explained(error, self.path, 0) from error
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
@@ -71,6 +121,9 @@ class Unwritten:
     """The metrics of a process that is not the first: nobody reads them, and one file is enough."""
 
     def write(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def check(self) -> None:
         """Nothing."""
 
     def sync(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,24 +12,32 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from freerun.errors import CheckpointError, DivergedError, UserError
+from freerun.errors import CheckpointError, DivergedError
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.training import checkpoint
+from freerun.training.changes import section_keys
 from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
-from freerun.training.files import clean
 from freerun.training.finish import evaluate_dev, finish
-from freerun.training.folder import FolderLock, finished_summary, refuse_used
+from freerun.training.folder import (
+    FolderLock,
+    clean_run,
+    finished_summary,
+    refuse_links,
+    refuse_lost,
+    refuse_used,
+)  # fmt: skip
 from freerun.training.log import Board, Metrics, Unwritten
-from freerun.training.optim import Ema, make_optimizer
-from freerun.training.plan import BatchPlan
+from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.processes import Processes, joined
 from freerun.training.progress import progress_for
-from freerun.training.run import Job, Run, header
+from freerun.training.ready import checked, require_space
+from freerun.training.run import Held, Job, Run, header
 from freerun.training.settings import TrainSettings
+from freerun.training.shapes import opened
 from freerun.training.task import Method, Task
-from freerun.training.update import check_amp, device_of, update
-from freerun.training.weights import load_weights, start_from, weights_of
-from freerun.training.wrapped import Wrapped, refuse_wrapped
+from freerun.training.update import update
+from freerun.training.weights import load_weights, read_info, refuse_other_vocabularies, start_from, weights_of
+from freerun.training.wrapped import Wrapped
 
 __all__ = ["fit"]
 
@@ -45,6 +53,8 @@ def fit(
     progress: bool = True,
     recipe: dict[str, Any] | None = None,
     init: Path | None = None,
+    allow: Collection[str] = (),
+    held: Held | None = None,
 ) -> dict[str, Any]:
     """Train a model, keep its best weights by dev score, test them, and leave everything in a folder.
 
@@ -66,27 +76,33 @@ def fit(
         progress: show what happens, on standard error.
         recipe: the resolved recipe, kept in the checkpoints and compared on resume.
         init: a run's folder whose best weights are the initial ones.
+        allow: keys that may be others than those the run was begun with, such as ``train.lr``, ``data`` or ``method``;
+            each change is written to metrics.jsonl and to the summary.
+        held: of a caller that holds the folder already.
 
     Returns:
         The summary, as in ``summary.json``.
 
     Raises:
         OccupiedError: the folder holds a run (without resume), or another process trains in it.
-        CheckpointError: no checkpoint can be used, or it belongs to another run; ``init`` does not fit.
+        CheckpointError: no checkpoint can be used, it belongs to another run, or there is none of a run that made
+            updates; the folder is gone; ``init`` does not fit.
         DivergedError: loss or gradient is not finite.
         OtherProcessError: another process failed, and says why.
-        ResourceError: the disk is full.
+        ResourceError: the disk is full, or too small for the run's checkpoints.
         StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
         UserError: the method leaves its range within the run, ``select`` names no score, or the model is wrapped for
             several processes already.
     """
-    folder = Path(folder)
-    job = Job(model, task, method, settings, folder, recipe=recipe, init=None if init is None else Path(init))
-    with joined() as processes, _threads(settings.threads), StopFlag() as flag, ExitStack() as held:
-        summary, note = processes.by_first(lambda: _enter(folder, held, resume=resume))
+    job = Job(
+        model, task, method, settings, Path(folder), recipe=recipe, init=None if init is None else Path(init),
+        allow=tuple(allow), keys=section_keys(train=TrainSettings) if held is None else held.keys,
+    )  # fmt: skip
+    with joined() as processes, _threads(settings.threads), StopFlag() as flag, ExitStack() as stack:
+        summary, note = processes.by_first(lambda: _enter(job.folder, stack, held, resume=resume))
         if summary is not None:
             return summary
-        with _open(job, processes, flag, resume=resume, progress=progress) as run:
+        with _open(job, processes, flag, held, resume=resume, progress=progress) as run:
             if note:
                 run.progress.note(note)
             return _whole(run)
@@ -111,30 +127,35 @@ def _whole(run: Run) -> dict[str, Any]:
                 raise stopped(interrupt.number, f"{done}; a checkpoint is saved: go on with --resume") from None
 
 
-def _enter(folder: Path, held: ExitStack, *, resume: bool) -> tuple[dict[str, Any] | None, str | None]:
+def _enter(
+    folder: Path, stack: ExitStack, held: Held | None, *, resume: bool
+) -> tuple[dict[str, Any] | None, str | None]:
     """Take the folder; the summary of a run that is finished, and what is to be said about the folder."""
-    lock = held.enter_context(FolderLock(folder))
+    lock = stack.enter_context(FolderLock(folder)) if held is None else held.lock
+    refuse_links(folder)
     if resume:
         return finished_summary(folder), lock.note
     refuse_used(folder)
     return None, lock.note
 
 
-def _open(job: Job, processes: Processes, flag: StopFlag, *, resume: bool, progress: bool) -> Run:
+def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
     identity = processes.by_first(lambda: _identity(job))
     saved: Saved | None = None
     with processes.alike():
-        plan = _checked(job, processes)
+        plan = checked(job, processes)
         if processes.first:
             saved = _weights(job, identity, resume=resume)
+            if held is not None:
+                held.ready()
     if processes.size > 1:
         load_weights(model, processes.shared(weights_of(model) if processes.first else None), "the first process")
     wrapped = Wrapped(model, job.method, processes, settings.parallel)
     ema = Ema(model, settings.ema) if settings.ema else None
     parts = Parts(model, make_optimizer(model, settings), ema, processes, wrapped)
-    tally, before, size = processes.by_first(
-        lambda: (saved.tally, saved.processes, saved.metrics_bytes) if saved else (Tally(), 0, 0)
+    tally, before, size, found = processes.by_first(
+        lambda: (saved.tally, saved.processes, saved.metrics_bytes, saved.changes) if saved else (Tally(), 0, 0, [])
     )
     if before:
         restore(parts, saved)
@@ -153,37 +174,26 @@ def _open(job: Job, processes: Processes, flag: StopFlag, *, resume: bool, progr
         )
     if before not in (0, processes.size):
         run.progress.note(_other_number(before, processes.size))
+    run.changed(found)
     return run
 
 
 def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | None:
     """Give the model the weights it begins with; the checkpoint they are of."""
-    clean(job.folder)
-    clean(job.folder / "checkpoints")
-    saved = newest(job.folder, identity, averaged=job.settings.ema > 0) if resume else None
+    clean_run(job.folder)
+    require_space(job.folder, job.model, job.settings)
+    needed = Needed.of(job.model, job.settings)
+    saved = newest(job.folder, identity, needed, job.keys, job.allow) if resume else None
     if saved is not None:
+        if any(change.key == "data" for change in saved.changes):
+            refuse_other_vocabularies(job.folder, read_info(job.folder)["describe"], job.task.describe())
         load_weights(job.model, saved.weights, str(saved.path))
-    elif job.init is not None:
+        return saved
+    if resume:
+        refuse_lost(job.folder)
+    if job.init is not None:
         start_from(job.init, job.model, job.task.describe())
-    return saved
-
-
-def _checked(job: Job, processes: Processes) -> BatchPlan:
-    """The order of the examples, and the model where it is to be; raises what is wrong with the job."""
-    settings = job.settings
-    check: Any = getattr(job.method, "check", None)
-    if callable(check):
-        check(settings.updates)
-    plan = BatchPlan(job.task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket)
-    check_amp(job.model, settings)
-    refuse_wrapped(job.model)
-    job.model.to(device_of(job.model, settings))
-    if settings.accumulate * processes.size > settings.batch_size:
-        raise UserError(
-            f"batch_size = {settings.batch_size} examples of an update cannot be cut into accumulate x processes = "
-            f"{settings.accumulate} x {processes.size} micro-batches: start fewer processes, or raise batch_size"
-        )
-    return plan
+    return None
 
 
 def _other_number(before: int, now: int) -> str:
@@ -215,7 +225,8 @@ def _identity(job: Job) -> dict[str, Any]:
         path = job.init / "model" / "model.safetensors"
         if not path.is_file():
             raise CheckpointError(f"init: {path} is missing: not the folder of a run that has been evaluated")
-        identity["init"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        with opened(path) as file:
+            identity["init"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return identity
 
 
@@ -227,10 +238,12 @@ def _train(run: Run) -> None:
         # the initial weights are a candidate too: a warm start may be the best there is
         run.tally.due = True
     else:
+        _write_changes(run)
         # the life before may have ended between saving and this
         run.parts.processes.by_first(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally))
-    if run.tally.due:
-        _evaluate(run)
+    if run.tally.due or run.change:
+        if run.tally.due:
+            _evaluate(run)
         _save(run)
     while not run.over:
         record = update(
@@ -239,6 +252,14 @@ def _train(run: Run) -> None:
         with run.parts.processes.alike():
             run.count(record)
         _boundary(run)
+
+
+def _write_changes(run: Run) -> None:
+    """Write down what is changed on purpose, and save it: going on again needs no leave."""
+    for record in run.change:
+        run.metrics.write({"event": "change", **record})
+        was, now = record["before"], record["after"]
+        run.progress.note(f"changed after {record['step']} updates: {record['key']} from {was} to {now}")
 
 
 def _boundary(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,9 +14,14 @@ from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError
 from freerun.training.settings import TrainSettings
+from freerun.training.tensors import Spec, Specs, misfits, spec_bytes, specs_of
+from freerun.training.weights import weights_of
 from freerun.training.wrapped import full, like
 
-__all__ = ["Ema", "learning_rate", "load_optimizer", "make_optimizer", "optimizer_tensors", "set_learning_rate"]
+__all__ = [
+    "Ema", "Needed", "learning_rate", "load_optimizer", "make_optimizer", "memory_misfits", "optimizer_tensors",
+    "set_learning_rate",
+]  # fmt: skip
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -69,6 +75,53 @@ def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
             if value is not None:
                 tensors[f"{name}|{key}"] = full(torch.as_tensor(value))
     return tensors
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The tensors that a checkpoint of a run holds.
+
+    Args:
+        weights: of the model.
+        memory: of the optimizer, once every weight was updated.
+        averaged: the averaged weights; None: none are kept.
+    """
+
+    weights: Specs
+    memory: Specs
+    averaged: Specs | None
+
+    @classmethod
+    def of(cls, model: Module, settings: TrainSettings) -> Needed:
+        """What a run of a model with such settings saves."""
+        averaged = _averaged_specs(model) if settings.ema else None
+        return cls(specs_of(weights_of(model)), _memory_specs(model, settings.optimizer), averaged)
+
+    @property
+    def bytes(self) -> int:
+        """Of a checkpoint."""
+        return spec_bytes(self.weights) + spec_bytes(self.memory) + spec_bytes(self.averaged or {})
+
+
+def _memory_specs(model: Module, optimizer: str) -> dict[str, Spec]:
+    """What an optimizer remembers of a model once it has updated every weight, as ``optimizer_tensors`` names it."""
+    kept = ("momentum_buffer",) if optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
+    counted = () if optimizer == "sgd" else ("step",)
+    specs: dict[str, Spec] = {}
+    for name, spec in _averaged_specs(model).items():
+        specs |= {f"{name}|{key}": spec for key in kept} | {f"{name}|{key}": ("F32", ()) for key in counted}
+    return specs
+
+
+def memory_misfits(found: Specs, own: Specs) -> list[str]:
+    """Where a memory is not that of an optimizer; it may know nothing of a weight that was never updated."""
+    known = {name.rpartition("|")[0] for name in found}
+    return misfits(found, {name: spec for name, spec in own.items() if name.rpartition("|")[0] in known})
+
+
+def _averaged_specs(model: Module) -> dict[str, Spec]:
+    """Of the parameters that are trained."""
+    return specs_of({name: parameter.detach() for name, parameter in _averaged(model)})
 
 
 def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,9 @@ from torch.nn import Module
 
 from freerun.errors import DivergedError
 from freerun.signals import StopFlag
+from freerun.training.changes import Change, Keys, allowed
 from freerun.training.checkpoint import Parts, Tally, last_good
+from freerun.training.folder import FolderLock
 from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.optim import learning_rate
 from freerun.training.plan import BatchPlan
@@ -22,7 +25,7 @@ from freerun.training.progress import Progress
 from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
 
-__all__ = ["Job", "Run", "header", "versions"]
+__all__ = ["Held", "Job", "Run", "header", "versions"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,23 @@ class Job:
     folder: Path
     recipe: dict[str, Any] | None = None
     init: Path | None = None
+    allow: tuple[str, ...] = ()
+    keys: Keys = field(default_factory=Keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a caller of ``fit`` that took the folder itself has to say.
+
+    Args:
+        lock: of the folder; of several processes the first holds it.
+        keys: of the recipe's sections.
+        ready: called once nothing stands against the run, before its first file is written.
+    """
+
+    lock: FolderLock
+    keys: Keys
+    ready: Callable[[], None]
 
 
 @dataclass
@@ -52,6 +72,7 @@ class Run:
     tally: Tally
     fresh: bool
     flag: StopFlag
+    change: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     _mark: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
 
     def __enter__(self) -> Self:
@@ -97,6 +118,17 @@ class Run:
             self.tally.seconds += wall
             self.tally.cpu_seconds += cpu
         return wall
+
+    def changed(self, found: Sequence[Change]) -> None:
+        """Book what is changed on purpose; scores on other data, or of another kind, are no best to compare with."""
+        self.change = [
+            {"step": self.tally.step, "key": c.key, "before": c.before, "after": c.after} for c in found
+        ]  # fmt: skip
+        self.tally.changes = [*self.tally.changes, *self.change]
+        scored = ("data", "evaluate", "seed", "train.select", "train.evaluate_words")
+        if any(allowed(change, scored) for change in found):
+            self.tally.best_step = self.tally.best_value = None
+            self.tally.best_dev, self.tally.stale, self.tally.due = {}, 0, True
 
     def count(self, record: dict[str, Any]) -> None:
         """Book an update that was made, and write it down; ``seconds`` is training time since the run began."""

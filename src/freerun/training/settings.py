@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from freerun.errors import UserError
 
-__all__ = ["AMP", "DECAYS", "DEVICES", "HARMLESS", "OPTIMIZERS", "PARALLEL", "TrainSettings"]
+__all__ = ["AMP", "DECAYS", "DEVICES", "OPTIMIZERS", "PARALLEL", "TrainSettings"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
 AMP = ("no", "bf16")
 PARALLEL = ("ddp", "fsdp")
 DEVICES = ("given", "cpu", "cuda")
-HARMLESS = frozenset({"keep", "save_every", "tensorboard", "parallel", "device"})
-"""Settings that change no number of a run but by rounding; the others may not change when it is resumed."""
+
+
+def _free(default: Any) -> Any:
+    """A setting that changes no number of a run but by rounding: it may be another one when the run goes on."""
+    return field(default=default, metadata={"semantic": False})
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class TrainSettings:
     evaluate_words: int | None = None
     patience: int | None = None
     select: str = "per"
-    save_every: int = 500
-    keep: int = 2
+    save_every: int = _free(500)
+    keep: int = _free(2)
     seed: int = 0
-    tensorboard: bool = False
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    device: Literal["given", "cpu", "cuda"] = "given"
+    tensorboard: bool = _free(False)
+    parallel: Literal["ddp", "fsdp"] = _free("ddp")
+    device: Literal["given", "cpu", "cuda"] = _free("given")
 
     def __post_init__(self) -> None:
         problems = _type_problems(self) or _range_problems(self)
@@ -89,7 +92,8 @@ class TrainSettings:
 
 
 _WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep"}
-_MOST, _THREADS = 2**53, 4096
+_LARGEST = 2**53
+_MOST = {"threads": 4096, "updates": 99_999_999}  # the name of a checkpoint has eight digits
 _OPTIONAL = {"evaluate_words", "patience"}
 _REAL = {"lr", "weight_decay", "clip", "ema"}
 _WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARALLEL, "device": DEVICES}
@@ -97,19 +101,19 @@ _WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARA
 
 def _type_problems(settings: TrainSettings) -> list[str]:
     problems: list[str] = []
-    for field in fields(settings):
-        value: Any = getattr(settings, field.name)
-        if field.name in _WORDS or field.name == "select":
+    for each in fields(settings):
+        value: Any = getattr(settings, each.name)
+        if each.name in _WORDS or each.name == "select":
             kind, right = "a word", isinstance(value, str)
-        elif field.name in _REAL:
+        elif each.name in _REAL:
             kind, right = "a number", isinstance(value, int | float) and not isinstance(value, bool)
-        elif isinstance(field.default, bool):
+        elif isinstance(each.default, bool):
             kind, right = "true or false", isinstance(value, bool)
         else:
             kind, right = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-            right = right or (field.name in _OPTIONAL and value is None)
+            right = right or (each.name in _OPTIONAL and value is None)
         if not right:
-            problems.append(f"{field.name} must be {kind}; got {value!r}")
+            problems.append(f"{each.name} must be {kind}; got {value!r}")
     return problems
 
 
@@ -117,7 +121,7 @@ def _range_problems(settings: TrainSettings) -> list[str]:
     problems: list[str] = []
     for name in (*sorted(_WHOLE), *sorted(_OPTIONAL)):
         value = getattr(settings, name)
-        most = _THREADS if name == "threads" else _MOST
+        most = _MOST.get(name, _LARGEST)
         if value is not None and not 1 <= value <= most:
             bound = "at least 1" if value < 1 else f"at most {most}"
             problems.append(f"{name} must be {bound}; got {value}")

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.errors import CheckpointError
-from freerun.training.files import read_folder, write_folder
+from freerun.errors import CheckpointError, UserError
+from freerun.training.files import Stored, write_folder
+from freerun.training.shapes import expect, read_json, versioned
+from freerun.training.tensors import Specs, misfits, pack, read_tensors, specs_of, unpack
 from freerun.training.wrapped import full, like
 
 __all__ = [
-    "load_weights", "not_finite", "pack", "read_model", "refuse_not_finite", "start_from", "unpack", "weights_of",
-    "write_model",
+    "check_model_files", "load_weights", "not_finite", "pack", "read_info", "read_model", "refuse_not_finite",
+    "refuse_other_vocabularies", "start_from", "unpack", "weights_of", "write_model",
 ]  # fmt: skip
 
-
-def pack(tensors: dict[str, Tensor]) -> bytes:
-    """Tensors in the safetensors format."""
-    from safetensors.torch import save
-
-    # no dtype or layout is lost; strides are not part of the format
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+WEIGHTS = "model.safetensors"
 
 
-def unpack(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"not a safetensors file: {error}") from error
+class _Info(TypedDict):
+    kind: str
+    settings: dict[str, Any]
+    describe: dict[str, Any]
 
 
 def weights_of(model: Module) -> dict[str, Tensor]:
@@ -79,25 +67,20 @@ def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> li
     return found
 
 
-def load_weights(model: Module, tensors: dict[str, Tensor], origin: str) -> None:
+def load_weights(model: Module, tensors: dict[str, Tensor], origin: str, *, cast: bool = False) -> None:
     """Copy weights into a model.
 
     Args:
         model: whose weights are overwritten; sharded ones take their part.
         tensors: what ``weights_of`` gave.
         origin: where they come from, for the message.
+        cast: take numbers of another type, such as half precision, and turn them into the model's.
 
     Raises:
-        CheckpointError: names or shapes differ; all at once.
+        CheckpointError: names, shapes or number types differ; all at once.
     """
     own = _own(model)
-    problems = [f"{name} is missing" for name in own if name not in tensors]
-    problems += [f"{name} is not in this model" for name in tensors if name not in own]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}; this model's is {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
+    problems = misfits(specs_of(tensors), specs_of(own), cast=cast)
     if problems:
         raise CheckpointError([f"{origin}: the weights are of another model", *problems])
     with torch.no_grad():
@@ -133,7 +116,7 @@ def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = 
     """
     text = json.dumps(info, ensure_ascii=False, indent=1)
     saved: Any = getattr(task, "saved_files", None)
-    files = {"model.safetensors": weights} if saved is None else saved(unpack(weights))
+    files = {WEIGHTS: weights} if saved is None else saved(unpack(weights))
     write_folder(folder / "model", {**files, "model.json": text.encode()})
 
 
@@ -144,47 +127,112 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         run: the run's folder.
 
     Raises:
-        CheckpointError: there is no such run, it has no model yet, or the files are damaged.
+        CheckpointError: there is no such run, it has no model yet, or the files are damaged, or not those of the model
+            that they describe.
     """
+    stored, info = _stored(run)
+    where = stored.path / "model.json"
+    return info, read_tensors(stored, WEIGHTS, lambda found: _unlike(found, info, str(where)))
+
+
+def check_model_files(run: Path) -> dict[str, Any]:
+    """A run's model.json, where every file of its model folder is as it was written.
+
+    Raises:
+        CheckpointError: as for ``read_model``.
+    """
+    stored, info = _stored(run)
+    for name in stored.files:
+        stored.check(name)
+    return info
+
+
+def read_info(run: Path) -> dict[str, Any]:
+    """A run's model.json.
+
+    Raises:
+        CheckpointError: as for ``read_model``; the weights are not looked at.
+    """
+    return _stored(run)[1]
+
+
+def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
     if not run.is_dir():
         raise CheckpointError(f"{run}: there is no such run folder")
     if not (run / "model").is_dir():
         raise CheckpointError(f"{run} holds no model/: not a run folder, or the run has not been evaluated yet")
-    files = read_folder(run / "model")
-    for name in ("model.json", "model.safetensors"):
-        if name not in files:
-            raise CheckpointError(f"{run / 'model' / name} is missing")
+    stored = Stored(run / "model")
+    for name in ("model.json", WEIGHTS):
+        stored.size(name)
+    where = stored.path / "model.json"
+    info = read_json(where, dict[str, Any])
+    stored.check("model.json")
+    versioned(info, "schema", 1, str(where))
+    expect(info, _Info, str(where))
+    return stored, info
+
+
+def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
+    """How weights differ from those of the model that is described; no memory is taken for it.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    from freerun.models import MODELS
+
+    if info["kind"] not in MODELS:
+        return []
+    settings = info["settings"]
+    # a part of a model has a tensor at least
+    if any(isinstance(value, int) and value > len(found) for key, value in settings.items() if key == "layers"):
+        return [f"settings.layers of {where} are {settings['layers']}, and there are {len(found)} tensors"]
     try:
-        info = json.loads(files["model.json"])
-    except ValueError as error:
-        raise CheckpointError(f"{run / 'model' / 'model.json'} is damaged: {error}") from error
-    return info, unpack(files["model.safetensors"])
+        with torch.device("meta"):
+            model = MODELS[info["kind"]](**settings)
+    except (UserError, TypeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    weights = specs_of(_own(model))
+    beside = sum(buffer.numel() for buffer in model.buffers())
+    if beside > max(2**24, sum(math.prod(shape) for _, shape in weights.values())):
+        return [f"{where} describes a model of {beside:,} numbers beside its weights"]
+    return misfits(found, weights)
 
 
 def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
     """Warm start: copy a run's best weights into a model that is to be trained on another way.
 
     Raises:
-        CheckpointError: no such run, other vocabularies (the same id would mean something else), other shapes.
+        CheckpointError: no such run, other vocabularies (the same id would mean something else), other shapes or number
+            types.
     """
-    info, tensors = read_model(run)
-    theirs = info.get("describe", {})
+    stored, info = _stored(run)
+    refuse_other_vocabularies(run, info["describe"], describe)
+    if info["kind"] == "huggingface":
+        from freerun.training.pretrained import saved_weights
+
+        check_model_files(run)
+        load_weights(model, saved_weights(run / "model"), f"{run}/model")
+    else:
+        own = specs_of(_own(model))
+        load_weights(model, read_tensors(stored, WEIGHTS, lambda found: misfits(found, own)), f"{run}/model")
+    refuse_not_finite(model, run)
+
+
+def refuse_other_vocabularies(run: Path, theirs: Mapping[str, Any], describe: dict[str, Any]) -> None:
+    """Refuse weights that were learnt on other vocabularies.
+
+    Raises:
+        CheckpointError: all that differ; the lists of a description are its vocabularies.
+    """
     ours = json.loads(json.dumps(describe))
     problems = [
         f"{run}: {name} differs: that run has {_size(theirs[name])}, this one {_size(ours[name])}; ids would "
         "change their meaning: train on the same data, or start afresh"
         for name in ours
-        # the lists of a description are its vocabularies
         if isinstance(ours[name], list) and name in theirs and theirs[name] != ours[name]
     ]
     if problems:
         raise CheckpointError(problems)
-    if info.get("kind") == "huggingface":
-        from freerun.training.pretrained import saved_weights
-
-        tensors = saved_weights(run / "model")
-    load_weights(model, tensors, f"{run}/model")
-    refuse_not_finite(model, run)
 
 
 def refuse_not_finite(model: Module, run: Path) -> None:

@@ -1,0 +1,199 @@
+"""What differs between a run as it was begun and as it is to go on, and whether it may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from freerun.errors import CheckpointError
+
+__all__ = [
+    "Change", "Identity", "Keys", "OtherRunError", "allowed", "changes", "flat", "refuse_other", "refused",
+    "section_keys",
+]  # fmt: skip
+
+_NOTHING = "nothing"
+
+
+class Identity(TypedDict):
+    """What a checkpoint knows of the run that it is of."""
+
+    train: dict[str, Any]
+    method: str
+    data: str
+    recipe: dict[str, Any]
+    init: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key with another value than the run was begun with.
+
+    Args:
+        key: dotted, as a recipe writes it; ``method`` and ``data`` alone are its signature and their fingerprint.
+        before: its value then; "nothing" where there was none.
+        after: its value in this run.
+        known: False for a key that this version of freerun does not know.
+    """
+
+    key: str
+    before: Any
+    after: Any
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of some sections.
+
+    Args:
+        defaults: dotted key -> its value where it is left out, as JSON; "nothing" where it must be given.
+        harmless: those that change no number of a run but by rounding.
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    harmless: frozenset[str] = frozenset()
+
+
+def section_keys(**sections: type[Any]) -> Keys:
+    """The keys of sections, from their dataclasses: a field with the metadata ``semantic=False`` changes no number.
+
+    >>> @dataclass(frozen=True)
+    ... class Train:
+    ...     lr: float = 0.1
+    ...     keep: int = field(default=2, metadata={"semantic": False})
+    >>> section_keys(train=Train)
+    Keys(defaults={'train.lr': 0.1, 'train.keep': 2}, harmless=frozenset({'train.keep'}))
+    """
+    listed = [(f"{name}.{each.name}", each) for name, cls in sections.items() for each in fields(cls)]
+    defaults: dict[str, Any] = {}
+    for key, each in listed:
+        default: Any = each.default if each.default_factory is MISSING else each.default_factory()
+        defaults[key] = _NOTHING if default is MISSING else json.loads(json.dumps(default, default=dict))
+    harmless = frozenset(key for key, each in listed if each.metadata.get("semantic") is False)
+    return Keys(defaults, harmless)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value.
+
+    >>> flat({"train": {"lr": 0.1}, "seed": 0})
+    {'train.lr': 0.1, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+    return found
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[Change]:
+    """The keys in which two runs differ, harmless ones left out; a key that is not there has its default.
+
+    Args:
+        before: of the run as it was begun, with dotted keys.
+        after: of the run that is to go on.
+        keys: of their sections.
+    """
+    sections = {key.partition(".")[0] for key in keys.defaults}
+    found: list[Change] = []
+    for key in dict.fromkeys([*before, *after]):
+        if key in keys.harmless:
+            continue
+        section, _, rest = key.partition(".")
+        name = f"{section}.{rest.partition('.')[0]}"
+        default = keys.defaults.get(name, _NOTHING)
+        was, now = (_plain(each.get(key, _left_out(default, key, name))) for each in (before, after))
+        if was != now:
+            found.append(Change(key, was, now, not rest or section not in sections or name in keys.defaults))
+    other = {change.key.partition(".")[0] for change in found if change.key.endswith(".kind")}
+    # of another kind of data or model all other keys are others too
+    return [c for c in found if c.key.partition(".")[0] not in other or c.key.endswith(".kind")]
+
+
+def _left_out(default: Any, key: str, name: str) -> Any:
+    for part in key.removeprefix(name).split(".")[1:]:
+        default = default.get(part, _NOTHING) if isinstance(default, Mapping) else _NOTHING
+    return default
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def allowed(change: Change, allow: Collection[str]) -> bool:
+    """Whether a change may be made: its key is allowed, or the whole of which it is a part.
+
+    The data's fingerprint and the method's signature follow from any of their keys.
+
+    >>> allowed(Change("method.gate", "token", "step"), ["method"]), allowed(Change("data", "0a", "0b"), ["data.train"])
+    (True, True)
+    """
+    whole = change.key in ("data", "method")
+    return change.known and any(
+        change.key == key or change.key.startswith(f"{key}.") or (whole and key.startswith(f"{change.key}."))
+        for key in allow
+    )
+
+
+def flags(found: Iterable[Change]) -> str:
+    """What to give on the command line to make changes.
+
+    >>> flags([Change("train.lr", 1, 2), Change("data.train", 1, 2), Change("data", "0a", "0b")])
+    '--allow-change train.lr --allow-change data'
+    """
+    named = [change.key for change in found if change.known]
+    wholes = {key.partition(".")[0] for key in named} & {"data", "method"}
+    listed = [key.partition(".")[0] if key.partition(".")[0] in wholes else key for key in named]
+    return " ".join(f"--allow-change {key}" for key in dict.fromkeys(listed))
+
+
+def refused(found: Iterable[Change], allow: Collection[str]) -> tuple[list[Change], str]:
+    """The changes that are not allowed, and what to do about them in words."""
+    left = [change for change in found if not allowed(change, allow)]
+    unknown = [change.key for change in left if not change.known]
+    if unknown:
+        return left, f"this freerun does not know {', '.join(unknown)}: go on with the one that began the run"
+    return left, f"to go on with the change, which is written down: {flags(left)}"
+
+
+class OtherRunError(CheckpointError):
+    """A checkpoint belongs to another run."""
+
+
+def refuse_other(
+    path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()
+) -> list[Change]:
+    """Refuse to go on with a run of other settings, data or method; the changes that are allowed.
+
+    Raises:
+        OtherRunError: every difference that is not, with both values.
+
+    >>> refuse_other(Path("step-1"), {"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}, Keys(), ["train.lr"])
+    [Change(key='train.lr', before=0.1, after=0.2, known=True)]
+    """
+    before, now = _named(theirs), _named(ours)
+    if "init" not in now:  # the checkpoint's weights already come from there
+        before.pop("init", None)
+    found = changes(before, now, keys)
+    left, advice = refused(found, allow)
+    if left:
+        problems = [f"{c.key}: the checkpoint has {c.before}, this run {c.after}" for c in left]
+        begin = f"{path} belongs to another run; go on with its recipe, or begin in another folder"
+        raise OtherRunError([begin, *problems, advice])
+    return found
+
+
+def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity by the keys that a recipe has; its [train] is compared as such, arms are other runs."""
+    recipe = {
+        key: value for key, value in flat(identity.get("recipe", {})).items()
+        if key not in ("name", "seed") and not key.startswith(("train.", "compare."))
+    }  # fmt: skip
+    named = flat({key: value for key, value in identity.items() if key != "recipe"})
+    if "train.seed" in named:
+        named["seed"] = named.pop("train.seed")
+    recipe.pop("data.path", None)  # where they lie; the fingerprint tells whether they are others
+    return recipe | named

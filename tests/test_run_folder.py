@@ -1,0 +1,467 @@
+"""A run's folder: nothing is written without the lock, nothing of others removed, every first moment goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freerun.cli import main
+from freerun.compare.place import check_place
+from freerun.compare.run import compare
+from freerun.config import load_recipe
+from freerun.config.folder import clear_run
+from freerun.config.run import run_recipe
+from freerun.config.shipped import find_recipe, shipped_recipes
+from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.training import loop
+from freerun.training.folder import FolderLock, checkpoints
+from freerun.training.weights import read_model
+from tiny_recipes import TINY, changed, write
+from training_world import Wrapped, make_task, train
+
+GOLDEN = Path(__file__).parent / "golden"
+ARMS = '\n[compare]\n[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n'
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """Every entry of a folder: what a file holds, where a link leads."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def signed(path: Path, content: bytes) -> None:
+    """Change a file of a folder of ours together with its manifest, as an editor that knows our format would."""
+    path.write_bytes(content)
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["files"][path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(call: int, train: Callable[[], Any]) -> None:
+    """Train until the process dies at an update."""
+    update, calls = loop.update, 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return update(*arguments, **named)
+
+    with pytest.MonkeyPatch().context() as patch:
+        patch.setattr(loop, "update", counted)
+        with pytest.raises(Killed):
+            train()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    return str(write(tmp_path))
+
+
+@pytest.fixture
+def started(tmp_path: Path, recipe: str) -> Path:
+    """A run that died at its ninth update, with a checkpoint after the sixth."""
+    killed_at(9, lambda: run_recipe(load_recipe(recipe), tmp_path / "run", progress=False))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"]])
+@pytest.mark.parametrize("more", [["--set", "train.lr=0.5"], []])
+def test_a_second_run_in_a_folder_changes_no_byte(
+    started: Path, recipe: str, flags: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FolderLock(started):
+        before = tree(started)
+        code = main(["train", recipe, "--out", str(started), *flags, *more])
+        assert tree(started) == before
+        # the recipe is looked at first, and may be refused before the lock is tried
+        assert code == (2 if flags == ["--resume"] and more else 3), capsys.readouterr().err
+        with pytest.raises(OccupiedError, match=f"process {os.getpid()} on "):
+            train(started, resume=True)
+        assert tree(started) == before
+
+
+def test_a_second_comparison_changes_no_byte(tmp_path: Path) -> None:
+    out, recipe = tmp_path / "out", write(tmp_path, TINY + ARMS)
+    out.mkdir()
+    (out / "comparison.json").write_text('{"schema": 1, "kind": "comparison", "runs": []}')
+    with FolderLock(out):
+        before = tree(out)
+        for flags in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OccupiedError, match="is training in this folder"):
+                compare(recipe, [], out, progress=False, **flags)
+            assert tree(out) == before
+
+
+def test_a_refused_resume_changes_no_byte(started: Path, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in checkpoints(started):
+        state = json.loads((path / "state.json").read_text())
+        signed(path / "state.json", json.dumps({**state, "identity": {**state["identity"], "data": "0000"}}).encode())
+    before = tree(started)
+    assert main(["train", recipe, "--out", str(started), "--resume", "--set", "train.keep=7"]) == 4
+    assert "data: the checkpoint has 0000" in capsys.readouterr().err
+    assert tree(started) == before
+
+
+@pytest.mark.parametrize("content", [b"my lock", b'{"pid": "x"}', b"[" * 9999])
+def test_a_lock_that_no_run_wrote_stays(tmp_path: Path, recipe: str, content: bytes) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_bytes(content)
+    assert main(["train", recipe, "--out", str(tmp_path / "run")]) == 3
+    assert tree(tmp_path / "run") == {"lock": content}
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "lock").unlink()
+    (tmp_path / "run" / "lock").symlink_to(tmp_path / "notes.txt")
+    assert main(["train", recipe, "--out", str(tmp_path / "run")]) == 4
+    with pytest.raises(OccupiedError, match="is no file that a run wrote"), FolderLock(tmp_path / "run"):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_what_others_put_into_a_folder_stays(started: Path, recipe: str, tmp_path: Path, flag: str) -> None:
+    root, mine = started / "checkpoints", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a").write_text("a")
+    shutil.copytree(root / "step-00000006", root / "step-00000006-keep")
+    shutil.copytree(root / "step-00000006", root / "best-of-mine")
+    names = ("best-notes.txt", "step-1", ".writing-notes", ".probe-me", "step-00000007", "best-00000002")
+    for name in names:
+        (root / name).write_text(name)
+    (root / "step-00000001").symlink_to(mine)
+    (root / "step-00000002").symlink_to(tmp_path / "nowhere")
+    (root / ".writing-step-00000003").symlink_to(mine)
+    for name in ("checkpoints/step-00000000/notes.txt", "checkpoints/best-00000000/notes.txt", "model/notes.txt"):
+        (started / name).parent.mkdir(exist_ok=True)
+        (started / name).write_text(name)
+    marks = ("keep", "mine", "notes", *names)
+    kept = {
+        name: content for name, content in tree(started).items()
+        if (started / name).is_symlink() or any(mark in name for mark in marks)
+    }  # fmt: skip
+    code = main(["train", recipe, "--out", str(started), flag])
+    assert code == (0 if flag == "--resume" else 3)
+    clear_run(started) if flag == "--overwrite" else None
+    after = tree(started)
+    assert {name: after.get(name) for name in kept} == kept
+    assert (mine / "a").read_text() == "a"
+    if flag == "--resume":
+        assert len(checkpoints(started)) == 3  # the two that are kept, and the folder of the notes
+
+
+def test_files_that_a_hostile_manifest_names_stay(started: Path) -> None:
+    (started / "model" / "notes.txt").write_text("mine")
+    manifest = json.loads((started / "model" / "manifest.json").read_text())
+    manifest["files"]["notes.txt"] = {"bytes": 4, "sha256": "00"}
+    (started / "model" / "manifest.json").write_text(json.dumps(manifest))
+    clear_run(started)
+    assert tree(started / "model") == {"notes.txt": b"mine"}
+    (started / "model" / "manifest.json").write_text("[" * 99999)
+    clear_run(started)
+    assert tree(started / "model") == {"notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "model", "metrics.jsonl", "recipe.toml", "summary.json", "tensorboard"]
+)
+def test_links_in_place_of_what_a_run_writes_are_refused(
+    started: Path, recipe: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if (started / name).exists():
+        (started / name).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    (started / name).symlink_to(elsewhere)
+    before = tree(started), elsewhere.is_dir() and tree(elsewhere)
+    for flag in ("--resume", "--overwrite"):
+        assert main(["train", recipe, "--out", str(started), flag]) == 4
+        assert f"{name} is a link, which is not followed" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="is a link"):
+        train(started, resume=True)
+    if name == "model":
+        assert main(["evaluate", str(started)]) == 4
+    assert before == (tree(started), elsewhere.is_dir() and tree(elsewhere))
+
+
+def test_a_linked_manifest_or_weights_are_not_followed(started: Path, tmp_path: Path) -> None:
+    for name in ("manifest.json", "model.safetensors"):
+        path = started / "model" / name
+        shutil.move(path, tmp_path / name)
+        path.symlink_to(tmp_path / name)
+        with pytest.raises(CheckpointError, match=f"{name}.*(is a link|not a plain file)"):
+            read_model(started)
+        shutil.move(tmp_path / name, path)
+
+
+LEFT = [".probe-1", ".probed-77", ".writing-recipe.toml", "lock", ".writing-metrics.jsonl"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}])
+@pytest.mark.parametrize("left", [*[[name] for name in LEFT], [*LEFT, "metrics.jsonl"]])
+def test_a_folder_left_by_a_start_that_was_killed_goes_on(
+    tmp_path: Path, recipe: str, left: list[str], flags: dict[str, bool]
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name in left:
+        (tmp_path / "run" / name).write_text("")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert run_recipe(load_recipe(recipe, ["train.updates=2"]), tmp_path / "run", progress=False, **flags)["finished"]
+    assert not [path for path in tree(tmp_path / "run") if path in LEFT]
+
+
+def test_a_recipe_without_a_run_is_gone_on_with_if_it_is_the_same(tmp_path: Path, recipe: str) -> None:
+    folder, loaded = tmp_path / "run", load_recipe(recipe, ["train.updates=2"])
+    run_recipe(loaded, folder, progress=False)
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(folder / name)
+    for name in ("summary.json", "metrics.jsonl", "test-items.jsonl"):
+        (folder / name).unlink()
+    before = tree(folder)
+    with pytest.raises(OccupiedError, match="another recipe, of a run that has not begun"):
+        run_recipe(load_recipe(recipe), folder, progress=False)
+    assert tree(folder) == before
+    assert run_recipe(loaded, folder, progress=False)["finished"]
+
+
+@pytest.mark.parametrize("flag", [[], ["--resume"], ["--overwrite"]])
+def test_a_recipe_that_a_person_wrote_is_not_overwritten(tmp_path: Path, flag: list[str]) -> None:
+    (tmp_path / "run").mkdir()
+    mine = write(tmp_path / "run", f"# why it is so\n{TINY}", "recipe.toml")
+    assert main(["train", str(mine), "--out", str(tmp_path / "run"), *flag]) == 3
+    assert tree(tmp_path / "run") == {"recipe.toml": f"# why it is so\n{TINY}".encode()}
+
+
+def test_a_comparison_left_by_a_start_that_was_killed_is_free(tmp_path: Path) -> None:
+    for name in (".probe-1", ".writing-comparison.json", ".writing-results.json", "lock"):
+        (tmp_path / name).write_text("")
+    for flags in ({"resume": True}, {"resume": False}):
+        check_place(tmp_path, overwrite=False, **flags)
+    (tmp_path / ".writing-mine").write_text("")
+    with pytest.raises(OccupiedError, match=r"no comparison made what it holds \(\.writing-mine\)"):
+        check_place(tmp_path, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("gone", [["checkpoints"], ["checkpoints", "metrics.jsonl"]])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
+    started: Path, recipe: str, gone: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in gone:
+        shutil.rmtree(started / name) if (started / name).is_dir() else (started / name).unlink()
+    before = tree(started)
+    assert main(["train", recipe, "--out", str(started), "--resume"]) == 4
+    assert "holds no checkpoint, and " in capsys.readouterr().err
+    assert tree(started) == before
+
+
+def test_a_run_that_made_no_update_begins_anew(started: Path, recipe: str) -> None:
+    shutil.rmtree(started / "checkpoints")
+    lines = (started / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (started / "metrics.jsonl").write_text("".join(lines[:2]) + '{"event": "upd')
+    assert main(["train", recipe, "--out", str(started), "--resume"]) == 0
+
+
+def test_a_name_of_a_shipped_recipe_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copy").mkdir()
+    assert find_recipe("copy") == shipped_recipes()["copy"]
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine is a folder"):
+        find_recipe("mine")
+    shutil.rmtree(tmp_path / "copy")
+    (tmp_path / "copy").write_text(TINY)
+    assert find_recipe("copy") == Path("copy")
+
+
+# ---- what earlier and later versions wrote
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(GOLDEN / "started", tmp_path / "run")
+    assert main(["train", str(GOLDEN / "golden.toml"), "--out", str(run), "--resume"]) == 0
+    expected = json.loads((GOLDEN / "finished" / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    # other processors round otherwise
+    assert summary["test"]["teacher_forced"] == pytest.approx(expected["test"]["teacher_forced"], rel=1e-3)
+    assert summary["updates"] == expected["updates"]
+    finished = shutil.copytree(GOLDEN / "finished", tmp_path / "finished")
+    capsys.readouterr()
+    assert main(["evaluate", str(finished)]) == 0
+    found = json.loads(capsys.readouterr().out)["teacher_forced"]["loss"]
+    assert found == pytest.approx(expected["test"]["teacher_forced"]["loss"], rel=1e-3)
+    assert main(["train", str(GOLDEN / "golden.toml"), "--out", str(finished), "--resume"]) == 0
+
+
+def without(table: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What a version wrote that did not know some keys."""
+    return {
+        key: without(value, *names) if isinstance(value, dict) else value for key, value in table.items()
+        if key not in names
+    }  # fmt: skip
+
+
+NEW = ("ema", "evaluate_words", "device", "length_margin", "dropout", "longest", "stale", "changes", "processes")
+
+
+def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(
+    started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write(tmp_path, changed("longest = 4\n", ""), "b.toml"))
+    killed_at(9, lambda: run_recipe(load_recipe(recipe), tmp_path / "old", progress=False))
+    old = tmp_path / "old"
+    lines = [line for line in (old / "recipe.toml").read_text().splitlines() if line.split(" ")[0] not in NEW]
+    (old / "recipe.toml").write_text("\n".join(lines))
+    for path in checkpoints(old):
+        state = json.loads((path / "state.json").read_text())
+        signed(path / "state.json", json.dumps(without(state, *NEW)).encode())
+    assert main(["train", recipe, "--out", str(old), "--resume", "--set", "train.ema=0.5"]) == 2
+    assert "train.ema: 0.0 there, 0.5 now" in capsys.readouterr().err
+    assert main(["train", recipe, "--out", str(old), "--resume"]) == 0
+
+
+@pytest.mark.parametrize("section", ["train", "recipe.evaluate", "recipe.model"])
+def test_a_key_of_a_later_version_is_refused_by_name(
+    started: Path, recipe: str, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in checkpoints(started):
+        state = json.loads((path / "state.json").read_text())
+        inside = state["identity"]
+        for name in section.split("."):
+            inside = inside[name]
+        inside["momentum"] = 0.5
+        signed(path / "state.json", json.dumps(state).encode())
+    key = f"{section.removeprefix('recipe.')}.momentum"
+    for flags in ([], ["--allow-change", "train.lr"]):
+        assert main(["train", recipe, "--out", str(started), "--resume", *flags]) == 4
+        assert f"this freerun does not know {key}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/step-00000006/state.json", "checkpoints/step-00000006/manifest.json", "model/model.json"]
+)
+def test_a_later_format_is_refused_by_its_version(
+    started: Path, recipe: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = started / name
+    content = json.loads(path.read_text())
+    content["schema" if "model.json" in name else "format_version"] = 7
+    path.write_text(json.dumps(content)) if "manifest" in name else signed(path, json.dumps(content).encode())
+    command = ["evaluate", str(started)] if "model" in name else ["train", recipe, "--out", str(started), "--resume"]
+    before = tree(started)
+    assert main(command) == 4
+    assert "has format version 7; this freerun reads 1" in capsys.readouterr().err
+    assert tree(started) == before
+
+
+# ---- changes on purpose
+
+
+def test_a_changed_recipe_goes_on_where_that_is_allowed(
+    started: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", recipe, "--out", str(started), "--resume"]
+    other = [*command, "--set", "train.lr=0.5", "--set", "method.teacher_forcing_ratio=0.5"]
+    assert main(other) == 2
+    said = capsys.readouterr().err
+    assert "train.lr: 0.001 there, 0.5 now" in said
+    assert "--allow-change method --allow-change train.lr" in said
+    assert main([*other, "--allow-change", "train.lr"]) == 2
+    assert "train.lr" not in capsys.readouterr().err.replace("--allow-change train.lr", "")
+    assert main([*other, "--allow-change", "train.lrr"]) == 2
+    assert "there is no such key\n  help: did you mean train.lr?" in capsys.readouterr().err
+    assert main([*other, "--allow-change", "train.lr", "--allow-change", "method"]) == 0
+    events = [json.loads(line) for line in (started / "metrics.jsonl").read_text().splitlines()]
+    made = [event for event in events if event["event"] == "change"]
+    assert {event["key"] for event in made} >= {"train.lr", "method"}
+    summary = json.loads((started / "summary.json").read_text())
+    assert {"step": 6, "key": "train.lr", "before": 0.001, "after": 0.5} in summary["changes"]
+    assert [event["lr"] for event in events if event["event"] == "update"] == [0.001] * 6 + [0.5] * 6
+    assert "lr = 0.5" in (started / "recipe.toml").read_text()
+
+
+def test_a_change_is_allowed_once_however_the_run_ends(started: Path, recipe: str) -> None:
+    command = ["train", recipe, "--out", str(started), "--resume", "--set", "train.lr=0.5"]
+    killed_at(2, lambda: main([*command, "--allow-change", "train.lr"]))
+    assert main(command) == 0
+    assert len(json.loads((started / "summary.json").read_text())["changes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("data.dev=10", "data"),
+        ("train.select=teacher_forced_loss", "train.select"),
+        ("train.optimizer=sgd", "train.optimizer"),
+        ("train.ema=0.9", "train.ema"),
+        ("evaluate.beams=2", "evaluate.beams"),
+        ("model.dropout=0.1", "model.dropout"),
+        ("seed=4", "seed"),
+    ],
+)
+def test_every_kind_of_change_can_be_made(started: Path, recipe: str, override: str, key: str) -> None:
+    command = ["train", recipe, "--out", str(started), "--resume", "--set", override]
+    assert main(command) == 2
+    assert main([*command, "--allow-change", key]) == 0
+    summary = json.loads((started / "summary.json").read_text())
+    assert summary["updates"] == 12
+    assert any(change["key"].startswith(key) for change in summary["changes"])
+    if key in ("data", "train.select", "seed", "evaluate.beams"):
+        # the best of scores that mean something else is none
+        assert summary["best"]["step"] >= 6
+
+
+def test_scores_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    killed_at(14, lambda: train(folder))
+    with pytest.raises(CheckpointError, match="data: the checkpoint has"):
+        train(folder, task=make_task(seed=1), resume=True)
+    summary = train(folder, task=make_task(seed=1), resume=True, allow=["data"])
+    assert [change["key"] for change in summary["changes"]] == ["data"]
+    assert summary["best"]["step"] >= 10
+
+
+@pytest.mark.parametrize("override", ["model.size=32", "data.symbols=7"])
+def test_what_cannot_be_changed_is_refused_with_leave_too(
+    started: Path, recipe: str, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(started)
+    allow = ["--allow-change", "model", "--allow-change", "data"]
+    assert main(["train", recipe, "--out", str(started), "--resume", "--set", override, *allow]) == 4
+    assert "the weights are of another model" in capsys.readouterr().err
+    assert tree(started) == before
+
+
+def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path: Path) -> None:
+    class Other(Wrapped):
+        fingerprint = "0000"
+
+        def describe(self) -> dict[str, Any]:
+            described = self.task.describe()
+            return {name: value[::-1] if isinstance(value, list) else value for name, value in described.items()}
+
+    killed_at(14, lambda: train(tmp_path / "run"))
+    before = tree(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="ids would change their meaning"):
+        train(tmp_path / "run", task=Other(make_task(), lambda *_: None), resume=True, allow=["data"])
+    assert tree(tmp_path / "run") == before
+
+
+def test_settings_that_change_no_number_need_no_leave(started: Path, recipe: str) -> None:
+    free = ["train.keep=5", "train.save_every=3", "evaluate.batch_size=7", "name=other"]
+    sets = [part for text in free for part in ("--set", text)]
+    assert main(["train", recipe, "--out", str(started), "--resume", *sets]) == 0
+    assert "changes" not in json.loads((started / "summary.json").read_text())
