@@ -51,7 +51,8 @@ TEXT = Reported(
         "the output that do not stand in the training text. Repetition: strings of ten characters that stood in the "
         "same block before.",
         "The text's own values, of as many characters, show where a perfect model would lie: held-out text has words "
-        "that training had not, too. So novel words and repetition, of which a model may have too many or too few, "
+        "that training had not, too. (Its trigram divergence is that of the held-out part from the training part; a "
+        "model of the training part can lie below it.) So novel words and repetition, of which a model may have too many or too few, "
         "stand beside the text's own and get no verdict.",
     ),
     references=(("the text itself", "text_"),),
