@@ -52,8 +52,8 @@ TEXT = Reported(
         "same block before.",
         "The text's own values, of as many characters, show where a perfect model would lie: held-out text has words "
         "that training had not, too. (Its trigram divergence is that of the held-out part from the training part; a "
-        "model of the training part can lie below it.) So novel words and repetition, of which a model may have too many or too few, "
-        "stand beside the text's own and get no verdict.",
+        "model of the training part can lie below it.) So novel words and repetition, of which a model may have too "
+        "many or too few, stand beside the text's own and get no verdict.",
     ),
     references=(("the text itself", "text_"),),
 )  # fmt: skip
