@@ -395,3 +395,84 @@ def test_the_infinite_capacity_limit_is_the_posterior_predictive():
     wanted = torch.tensor([[0.25 * p + 0.75 * p2 for p in (1 - 0.2, 0.2)], [0.25 * p + 0.75 * p2 for p in (0.1, 0.9)]])
     wanted[:, 0] = 1 - wanted[:, 1]
     assert torch.allclose(model.second.detach().softmax(1), wanted, atol=0.03)
+
+
+class Random(torch.nn.Module):
+    """A model that draws random numbers in evaluation mode too, and has all methods of the one within."""
+
+    def __init__(self, model, rate=0.3):
+        super().__init__()
+        self.model, self.rate = model, rate
+
+    def forward(self, batch):
+        return torch.nn.functional.dropout(self.model(batch), self.rate, training=True)
+
+
+class RandomSteps(Random):
+    def start(self, batch):
+        return self.model.start(batch)
+
+    def embed(self, entries):
+        return self.model.embed(entries)
+
+    def step(self, state, inputs):
+        return self.model.step(state, inputs)
+
+    def output(self, state, rows=None):
+        return torch.nn.functional.dropout(self.model.output(state, rows), self.rate, training=True)
+
+    def select(self, state, rows):
+        return self.model.select(state, rows)
+
+    def detach(self, state):
+        return self.model.detach(state)
+
+
+class Coupled(torch.nn.Module):
+    """Rows that share statistics in evaluation mode too."""
+
+    def __init__(self, model, width):
+        super().__init__()
+        self.model, self.norm = model, torch.nn.BatchNorm1d(width, track_running_stats=False).double()
+
+    def forward(self, batch):
+        return self.norm(self.model(batch).transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("wrong", ["random", "random steps", "coupled"])
+@pytest.mark.parametrize("name", list(fr.METHODS))
+def test_every_method_that_asks_the_model_refuses_what_has_no_own_output(name, wrong, training):
+    model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up"]()
+    width = 5 if batch.is_discrete else 4
+    made = {"random": Random, "random steps": RandomSteps}.get(wrong, Coupled)
+    made = (made(model, width) if wrong == "coupled" else made(model)).train(training)
+    said = r"random in evaluation mode|change\s+from call to call" if "random" in wrong else "normalises over the batch"
+    known = {each.name for each in dataclasses.fields(fr.METHODS[name]) if each.init}
+    tried = 0
+    for other in (
+        {},
+        {"gold_weight": 0.5},
+        {"engine": 1},
+        {"engine": "step"},
+        {"gradient": "none"},
+        {"coin": "confidence"},
+    ):
+        if not set(other) <= known:
+            continue
+        try:
+            method = fr.METHODS[name](**ARGUMENTS[name] | other)
+            # draws random numbers, to no effect
+            loss = method(
+                (Random if wrong != "random steps" else RandomSteps)(model, 0.0).train(training), batch, STEP, KEY
+            )
+        except fr.UserError:
+            continue  # has no effect, needs a Stepper, or is not for such targets
+        assert loss.isfinite()
+        if not method.asks_model:
+            assert method(made, batch, STEP, KEY).isfinite()
+            return
+        with pytest.raises(fr.UserError, match=said):
+            method(made, batch, STEP, KEY)
+        tried += 1
+    assert tried or name == "pushforward"

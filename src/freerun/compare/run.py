@@ -78,7 +78,9 @@ def compare(
     flags = [part for key in allow for part in ("--allow-change", key)]
     again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags])
     if overwrite or not all(folders.finished(out / "runs" / run.name) for run in runs):
-        _check_start(recipe)
+        # a rate that is matched to another arm is not known yet
+        known = [arm.label for arm in arms if arm.reference is None]
+        _check_start(recipe, {arm.label: arm.method for arm in recipe.compare.arms if arm.label in known})
     with FolderLock(out):
         check_place(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile
         tables = {run.name: _table(recipe, run, out) for run in runs}
@@ -109,13 +111,22 @@ def require_report() -> None:
         import vl_convert  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 
-def _check_start(recipe: Recipe) -> None:
-    """What every run would stumble over, before anything is removed or made."""
-    from freerun.config.build import build_data, build_model, build_task
+def _check_start(recipe: Recipe, methods: Mapping[str, MethodSettings]) -> None:
+    """What every run, or one of these arms, would stumble over, before anything is removed or made."""
+    from freerun.config.build import build_data, build_model, build_task, method_of, rehearse
     from freerun.training import ready_to_start
 
     data = build_data(recipe.data, recipe.model)
-    ready_to_start(build_model(recipe, data), build_task(recipe, data), recipe.train)
+    model, task = build_model(recipe, data), build_task(recipe, data)
+    ready_to_start(model, task, recipe.train)
+    problems: list[str] = []
+    for label, settings in methods.items():
+        try:
+            rehearse(recipe, model, task, method_of(replace(recipe, method=settings), data, task))
+        except UserError as error:
+            problems += [f"arm {label}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(problems)
 
 
 def _refuse_changed(recipe: Recipe, tables: Mapping[str, dict[str, Any]], out: Path, allow: Collection[str]) -> None:

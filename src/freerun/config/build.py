@@ -10,16 +10,16 @@ from freerun.config.huggingface_sections import HuggingFaceSettings
 from freerun.config.kinds import RecipeTask, task_of, trained_on
 from freerun.config.methods import build_method
 from freerun.config.model_sections import ModelSettings
-from freerun.config.pretrained_run import build_pretrained, rehearsed
+from freerun.config.pretrained_run import build_pretrained
 from freerun.config.recipe import Recipe
-from freerun.errors import UserError
+from freerun.errors import UserError, needing
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
     from freerun.training import TrainSettings
 
-__all__ = ["build", "build_data", "build_model", "build_task", "check_model_arguments"]
+__all__ = ["build", "build_data", "build_model", "build_task", "check_model_arguments", "method_of", "rehearse"]
 
 
 def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
@@ -30,19 +30,46 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
     Raises:
         UserError: data that cannot be read, a model with fewer positions than they need, a measured rate that is gone.
     """
-    from freerun.types import Step
-
     data = build_data(recipe.data, recipe.model)
     task = build_task(recipe, data)
+    return build_model(recipe, data), task, method_of(recipe, data, task), recipe.train
+
+
+def method_of(recipe: Recipe, data: Any, task: RecipeTask) -> Any:
+    """The method of a recipe, for its data and the length of its run.
+
+    Raises:
+        UserError: a measured rate that is gone.
+    """
+    from freerun.types import Step
+
     train = recipe.train
     samples = train.updates * train.batch_size
     run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
     frequencies = task_of(recipe.data).frequencies(data)
-    trained = trained_on(recipe.data.kind, recipe.model)
-    model, method = build_model(recipe, data), build_method(recipe.method, run, trained, frequencies)
-    if isinstance(recipe.model, HuggingFaceSettings):
-        rehearsed(method, model, task, train.updates)
-    return model, task, method, train
+    return build_method(recipe.method, run, trained_on(recipe.data.kind, recipe.model), frequencies)
+
+
+def rehearse(recipe: Recipe, model: Module, task: RecipeTask, method: Any) -> None:
+    """Refuse before the first update, and before anything is written, what the model cannot do for a method.
+
+    Raises:
+        UserError: what the method says of the model and the data.
+    """
+    import torch
+
+    from freerun.methods.rehearsal import rehearsal
+
+    tried: Any = rehearsal
+    if isinstance(recipe.model, HuggingFaceSettings):  # its loss is divided by a count known before the forward
+        with needing("hf", "a model of kind huggingface"):
+            from freerun.integrations.transformers.preflight import rehearse as tried
+    lengths = task.lengths
+    shortest = min(range(len(lengths)), key=lengths.__getitem__)
+    try:
+        tried(method, model, task.batch([shortest], torch.arange(1)), recipe.train.updates, 0)
+    except UserError as error:
+        raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
 
 
 def build_data(settings: DataSettings, model: ModelSettings) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from freerun.config.recipe import Recipe
     from freerun.data.records import RecordCoder, RecordData
 
-__all__ = ["build_pretrained", "load_pretrained", "rehearsed", "within_run"]
+__all__ = ["build_pretrained", "load_pretrained", "within_run"]
 
 
 def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
@@ -83,21 +83,6 @@ def _check_start(adapted: Any, data: RecordData, path: str) -> None:
         "language of the targets and config.decoder_start_token_id to its symbol, and save both into the folder; "
         'targets that too_long = "cut" shortens have lost theirs: use "drop"'
     )
-
-
-def rehearsed(method: Any, model: Module, task: Any, updates: int) -> None:
-    """Refuse before the first update, and before anything is written, what the model cannot do for a method.
-
-    Raises:
-        UserError: from the method.
-    """
-    import torch
-
-    with needing("hf", "a model of kind huggingface"):
-        from freerun.integrations.transformers.preflight import rehearse
-    lengths = task.lengths
-    shortest = min(range(len(lengths)), key=lengths.__getitem__)
-    rehearse(method, model, task.batch([shortest], torch.arange(1)), updates, 0)
 
 
 def within_run(settings: HuggingFaceSettings, folder: Path) -> HuggingFaceSettings:

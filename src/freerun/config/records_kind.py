@@ -181,7 +181,7 @@ class RecordsKind:
         """Random ids, of different lengths."""
         from freerun.data.records import trial_encoded
 
-        return coder.answer_batch(trial_encoded(coder.model.vocab, rows))
+        return coder.answer_batch(trial_encoded(coder.model.target_vocab, rows))
 
 
 def _object_line(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.config.build import build
+from freerun.config.build import build, rehearse
 from freerun.config.folder import (
     check_allow,
     check_folder,
@@ -95,6 +95,7 @@ def run_recipe(
             model, task, method, settings = build(recipe)
             # of several processes the first reads what a run begins with, and gives it to the others
             ready_to_start(model, task, settings, source if processes.first else None)
+            rehearse(recipe, model, task, method)
 
         def enter() -> None:
             stack.enter_context(lock)

@@ -11,18 +11,6 @@ from freerun.config.source import nearest
 __all__ = ["Trained", "draw_problem", "name_problem", "objective_problem"]
 
 _IDS, _VALUES = "symbols", "values"
-_ONLY_FOR = {
-    "token_noise": (_IDS, "gaussian_noise"),
-    "two_pass": (_IDS, "scheduled_sampling"),
-    "confidence_aware": (_IDS, "scheduled_sampling"),
-    "gaussian_noise": (_VALUES, "token_noise"),
-    "generalised_teacher_forcing": (_VALUES, "scheduled_sampling"),
-    "multi_step": (_VALUES, "scheduled_sampling"),
-    "pushforward": (_VALUES, "scheduled_sampling"),
-    "data_as_demonstrator_online": (_VALUES, "scheduled_sampling"),
-}
-"""Methods for one kind of target, and what to use for the other."""
-
 _OWN_LOSS = {"gaussian": "gaussian_nll", "student_t": "student_t_nll", "quantiles": "pinball"}
 """The loss of each distribution that a model may say of a value."""
 
@@ -69,8 +57,10 @@ def name_problem(name: str, trained: Trained) -> tuple[str, str | None] | None:
     >>> name_problem("two_pass", Trained(values=True))[1]
     'use scheduled_sampling'
     """
+    from freerun.methods import METHODS
+
     kind = _VALUES if trained.values else _IDS
-    only, instead = _ONLY_FOR.get(name, (kind, ""))
+    only, instead = METHODS[name].only_for or (kind, "")
     return None if only == kind else (f"{name} is for {only}; the data of this recipe are {kind}", f"use {instead}")
 
 

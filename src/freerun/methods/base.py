@@ -73,6 +73,8 @@ class TransformMethod(Arguments):
     name: ClassVar[str]
     summary: ClassVar[str]
     citation: ClassVar[Citation]
+    # the one kind of targets it is for, "symbols" or "values", and the method to use for the other
+    only_for: ClassVar[tuple[str, str] | None] = None
     # parameter -> its closed range, for parameters that a schedule may drive
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
 

@@ -123,6 +123,7 @@ class DataAsDemonstratorOnline(TransformMethod):
 
     name: ClassVar[str] = "data_as_demonstrator_online"
     summary: ClassVar[str] = "one-step loss on gold and on the present model's free run"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     citation: ClassVar[Citation] = Citation(
         formula="loss = (sum_t |f(y_<t) - y_t|^2 + sum_t |f(x_<t) - y_t|^2) / 2T, x_t = sg[f(x_<t)]",
         reference="Venkatraman, A., Hebert, M. and Bagnell, J. A. (2015). Improving multi-step prediction of learned "

@@ -14,7 +14,7 @@ from freerun import gates
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod, without_nan
 from freerun.rollin import can, forward, some, unwrapped
-from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.rollin.modes import asking
 from freerun.types import Batch, Outcome, Split
 
 __all__ = ["gold_weight_problems", "kept_gold_loss", "said", "said_at", "tosser", "with_gold_loss"]
@@ -24,7 +24,7 @@ __all__ = ["gold_weight_problems", "kept_gold_loss", "said", "said_at", "tosser"
 def said(model: Any, batch: Batch) -> Tensor:
     """What the model says on a batch, in evaluation mode and without gradient: (batch, time, ...)."""
     model = unwrapped(model)
-    with evaluating(model), uncached_autocast(batch.history.device):
+    with asking(model, batch):
         return forward(model, batch)
 
 
@@ -33,7 +33,7 @@ def said_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
     """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
     inner: Any = unwrapped(model)
     halves = len(rows) > 0 and bool(can(inner, Split))
-    with evaluating(inner), uncached_autocast(batch.history.device):
+    with asking(inner, batch):
         if halves:
             return inner.head(inner.hidden(batch)[rows, times])
         return forward(inner, batch)[rows, times]

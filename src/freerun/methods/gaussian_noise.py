@@ -59,6 +59,7 @@ class GaussianNoise(TransformMethod):
 
     name: ClassVar[str] = "gaussian_noise"
     summary: ClassVar[str] = "Gaussian noise on the values fed: the noise control for values"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "token_noise")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"std": (0.0, math.inf), "rate": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="h_t = y_t + std e_t with probability rate(step), else y_t;  loss = |f(h_<t, x) - y_t|^2",

@@ -15,8 +15,9 @@ from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.methods.unrolled_loss import refuse_ids
 from freerun.methods.valued import gradient_problems
 from freerun.objectives import Objective
-from freerun.rollin import can, evaluating, unwrapped
+from freerun.rollin import can, unwrapped
 from freerun.rollin.engines import Engine, check_engine
+from freerun.rollin.modes import asking
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome, Stepper
 
@@ -62,6 +63,7 @@ class GeneralisedTeacherForcing(TransformMethod):
 
     name: ClassVar[str] = "generalised_teacher_forcing"
     summary: ClassVar[str] = "a blend of gold and own in every entry"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="z_t = alpha y_t + (1 - alpha) f(z_<t);  loss = |f(z_<t) - y_t|^2;  "
@@ -168,7 +170,7 @@ def jacobians(model: Any, batch: Batch) -> Tensor:
     width = batch.history.shape[-1]
     entries = batch.history.detach().flatten(0, 1).requires_grad_()
     rows = torch.arange(batch.size, device=entries.device).repeat_interleave(batch.time)
-    with torch.enable_grad(), evaluating(model):
+    with asking(model, batch), torch.enable_grad():
         state = model.select(model.start(batch), rows)
         said = model.output(model.step(state, model.embed(entries)))
         parts = [torch.autograd.grad(said[:, v].sum(), entries, retain_graph=v + 1 < width)[0] for v in range(width)]

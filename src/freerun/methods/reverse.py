@@ -78,6 +78,7 @@ class ReverseScheduledSampling(TransformMethod):
 
     name: ClassVar[str] = "reverse_scheduled_sampling"
     summary: ClassVar[str] = "own entries in the warm-up too, there fewer and fewer"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {
         "context_ratio": (0.0, 1.0), "teacher_forcing_ratio": (0.0, 1.0), **SHARED,
     }  # fmt: skip

@@ -27,7 +27,7 @@ from freerun.rollin import (
     waits,
 )
 from freerun.rollin.engines import Draft, Engine, check_engine, resolve
-from freerun.rollin.modes import refuse_coupled_rows, uncached_autocast
+from freerun.rollin.modes import asking
 from freerun.rollin.plan import Plan
 from freerun.schedules import Schedule
 from freerun.types import Batch, Outcome
@@ -142,8 +142,7 @@ class ScheduledSampling(TransformMethod):
         if len(plan) == 0:
             outputs, rolled = forward(model, shared), RollIn(shared.history, "none", 0, 0.0, "construction")
         else:
-            refuse_coupled_rows(model)
-            with torch.no_grad(), uncached_autocast(batch.history.device):
+            with torch.no_grad(), asking(model, batch):
                 drafter: Any = resolve(self.engine)
                 drafted = draft_roll_in(model, batch, plan, drafter, shared)
             outputs, done = certified_forward(model, shared, plan, drafted)

@@ -14,6 +14,7 @@ from freerun.gates import Token
 from freerun.keys import fold, uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod, change_report
 from freerun.objectives import Objective
+from freerun.rollin import unwrapped
 from freerun.schedules import Schedule
 from freerun.types import Batch
 
@@ -34,7 +35,8 @@ class TokenNoise(TransformMethod):
         rate: probability of replacing, in [0, 1]; a number or a schedule.
         noise: ``"uniform"`` over the vocabulary, ``"unigram"`` (by frequency), or ``"same_sentence"`` (another entry
             of the same target).
-        vocabulary: number of symbols, for uniform noise; default: the model's ``target_vocab``.
+        vocabulary: number of symbols, for uniform noise; default: the model's ``target_vocab``, which
+            all models of freerun and all adapted ones have.
         frequencies: count of every symbol, for unigram noise.
         exclude_gold: never draw the gold symbol itself, so that ``rate`` is the share of wrong entries.
         objective: ``"auto"`` or ``"cross_entropy"``, or a function.
@@ -63,6 +65,7 @@ class TokenNoise(TransformMethod):
 
     name: ClassVar[str] = "token_noise"
     summary: ClassVar[str] = "random symbols in the history: the noise control"
+    only_for: ClassVar[tuple[str, str] | None] = ("symbols", "gaussian_noise")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"rate": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="h_t = y_t with probability 1 - r(step), else a symbol drawn from the noise's law;  "
@@ -127,11 +130,11 @@ class TokenNoise(TransformMethod):
                 )
             counts = torch.tensor(self.frequencies, dtype=torch.float64, device=u.device)
             return _by_frequency(counts / counts.sum(), gold, u, self.exclude_gold)
-        size = self.vocabulary or getattr(model, "target_vocab", None)
-        if size is None:
+        size = self.vocabulary or getattr(unwrapped(model), "target_vocab", None)
+        if not isinstance(size, int):
             raise UserError(
-                "uniform token noise needs the number of symbols: give token_noise(vocabulary=...), or a model with "
-                "the attribute target_vocab"
+                "uniform token noise needs the number of symbols: pass token_noise(vocabulary=...), or give "
+                f"{type(model).__name__} the attribute target_vocab"
             )
         if not self.exclude_gold:
             return (u * size).long()

@@ -15,7 +15,8 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, change_repor
 from freerun.methods.first_pass import gold_weight_problems, said, said_at, with_gold_loss
 from freerun.methods.mixes import HARD, Mix
 from freerun.objectives import Objective
-from freerun.rollin import can, checked, forward, some
+from freerun.rollin import can, checked, forward, some, unwrapped
+from freerun.rollin.modes import repeatable
 from freerun.rollin.plan import Plan
 from freerun.schedules import Schedule
 from freerun.types import Batch, Embedder, Encoder, Outcome
@@ -95,6 +96,7 @@ class TwoPass(TransformMethod):
 
     name: ClassVar[str] = "two_pass"
     summary: ClassVar[str] = "a second pass on what the first predicted from gold (approximate)"
+    only_for: ClassVar[tuple[str, str] | None] = ("symbols", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="z_t = logits given y_<t;  e_t = e(y_t) with probability r(step), else sum_v w_v(z_t) e(v);  "
@@ -182,9 +184,9 @@ class TwoPass(TransformMethod):
             keep = torch.ones_like(batch.mask) if ratio >= 1 else gate(batch, ratio, gate_key)
             planned = plan(keep)
             replaces = some(model, len(planned) > 0)
-            whole = forward(model, batch) if replaces and self._with_graph else None
+            whole = _with_graph(model, batch) if replaces and self._with_graph else None
             return First(planned, whole, None, replaces)
-        whole = forward(model, batch) if self._with_graph else said(model, batch)
+        whole = _with_graph(model, batch) if self._with_graph else said(model, batch)
         confidence = gates.confidences(whole, batch)
         planned = plan(gate(batch, ratio, gate_key, confidence=confidence))
         return First(planned, whole, confidence, some(model, len(planned) > 0))
@@ -229,6 +231,11 @@ class TwoPass(TransformMethod):
         plan = first.plan
         history = batch.history.index_put((plan.rows, plan.times), own.to(batch.history.dtype))
         return history, torch.ones_like(plan.rows, dtype=torch.bool)
+
+
+def _with_graph(model: Any, batch: Batch) -> Tensor:
+    with repeatable(unwrapped(model), batch):
+        return forward(model, batch)
 
 
 def _encoded(model: Any, batch: Batch) -> Batch:

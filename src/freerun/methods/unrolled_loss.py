@@ -60,6 +60,7 @@ class MultiStep(TransformMethod):
 
     name: ClassVar[str] = "multi_step"
     summary: ClassVar[str] = "the loss of some steps of free running, more of them as training goes on"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     citation: ClassVar[Citation] = Citation(
         formula="h_t = f(h_<t, x) for t <= h(step);  loss = mean over t <= h(step) of |f(h_<t, x) - y_t|^2",
         reference="List, B., Chen, L.-W., Bali, K. and Thuerey, N. (2024). How temporal unrolling supports neural "
@@ -125,6 +126,7 @@ class Pushforward(TransformMethod):
 
     name: ClassVar[str] = "pushforward"
     summary: ClassVar[str] = "run freely without gradient, then one step with"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
     citation: ClassVar[Citation] = Citation(
         formula="u = sg[f^(h-1)(y_0)], h drawn evenly from 1 to horizon;  loss = |f(u) - y_h|^2",

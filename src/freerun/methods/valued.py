@@ -14,7 +14,6 @@ from freerun.methods.base import TransformMethod, change_report, encode_once
 from freerun.rollin import (
     Mixing,
     can,
-    evaluating,
     forward,
     refuse_cutting,
     refuse_unrolling,
@@ -24,7 +23,7 @@ from freerun.rollin import (
     unwrapped,
 )
 from freerun.rollin.engines import Engine, resolve
-from freerun.rollin.modes import uncached_autocast
+from freerun.rollin.modes import asking, repeatable
 from freerun.types import Batch, Encoder, Outcome
 
 __all__ = ["GRADIENTS", "Own", "blended", "gradient_of", "gradient_problems", "through_own"]
@@ -93,9 +92,10 @@ def through_own(method: TransformMethod, model: Any, batch: Batch, own: Own) -> 
     if not some(model, replaced > 0) and (own.off or not cut):
         report |= {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}
         return method.finish(forward(model, encode_once(model, batch)), batch, report)
-    if cut:
-        return _truncated(method, model, batch, own, replaced)
-    done = unroll(model, encode_once(model, batch), own.mixing, engine)
+    with repeatable(unwrapped(model), batch):
+        if cut:
+            return _truncated(method, model, batch, own, replaced)
+        done = unroll(model, encode_once(model, batch), own.mixing, engine)
     report |= {**change_report(batch, done.history, replaced), **_how(done.passes, done.exact), "engine": "unrolled"}
     return method.finish(done.outputs, batch.made(history=done.history), report)
 
@@ -115,7 +115,7 @@ def blended(model: Any, batch: Batch, mixing: Mixing, engine: Engine) -> tuple[T
     model, replaced = unwrapped(model), int(torch.count_nonzero(mixing.replaced))
     if not some(model, replaced > 0):
         return batch.history, {**change_report(batch, batch.history, 0), **_how(0, True), "engine": "none"}
-    with torch.no_grad(), evaluating(model), uncached_autocast(batch.history.device):
+    with torch.no_grad(), asking(model, batch):
         encoded = model.encode(batch) if can(model, Encoder) else batch
         done = unroll(model, encoded, mixing, engine)
     passes = max(1, done.passes)

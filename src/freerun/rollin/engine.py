@@ -11,7 +11,7 @@ from torch import Tensor
 from freerun.rollin.draft import draft_roll_in
 from freerun.rollin.engines import Draft, Engine, Window, chosen_engine, refuse_engine
 from freerun.rollin.jacobi import jacobi_roll_in
-from freerun.rollin.modes import evaluating, refuse_coupled_rows, uncached_autocast
+from freerun.rollin.modes import asking
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled
 from freerun.rollin.step import step_roll_in
@@ -79,9 +79,8 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> Ro
     refuse_engine(model, engine)
     if not some(model, len(plan) > 0):
         return RollIn(batch.history, "none", 0, 0.0, "construction")
-    refuse_coupled_rows(model)
     engine = chosen_engine(model, batch, plan, engine)
-    with evaluating(model), uncached_autocast(batch.history.device):
+    with asking(model, batch):
         encoded = model.encode(batch) if can(model, Encoder) else batch
         if isinstance(engine, Draft):
             return _drafted(model, encoded, plan, draft_roll_in(model, batch, plan, engine, encoded))

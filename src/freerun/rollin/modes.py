@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import UserError
 
-__all__ = ["differs_by_mode", "evaluating", "refuse_coupled_rows", "uncached_autocast"]
+__all__ = ["asking", "differs_by_mode", "evaluating", "refuse_coupled_rows", "repeatable", "uncached_autocast"]
+
+_REPEATED: WeakSet[nn.Module] = WeakSet()
+"""Models that draw random numbers to no effect."""
 
 
 @contextmanager
@@ -111,3 +116,49 @@ def uncached_autocast(device: torch.device) -> Generator[None]:
         finally:
             # a model may bring an autocast of its own (accelerate puts one around forward), which fills the cache again
             torch.clear_autocast_cache()
+
+
+@contextmanager
+def repeatable(model: Any, batch: Batch) -> Generator[None]:
+    """Calls of a model for its own entries: all methods make them here.
+
+    Raises:
+        UserError: rows hang on each other; or the model is random in evaluation mode, so that its own output is no
+            function of key, row and position: it has drawn random numbers, and two calls on one row differ.
+    """
+    refuse_coupled_rows(model)
+    before = _generators(batch.history.device)
+    yield
+    drawn = any(not torch.equal(a, b) for a, b in zip(before, _generators(batch.history.device), strict=True))
+    # dropout that is known explains it, and is off where own entries are asked for
+    if drawn and not differs_by_mode(model) and not (isinstance(model, nn.Module) and model in _REPEATED):
+        with evaluating(model):
+            _refuse_random(model, batch)
+
+
+@contextmanager
+def asking(model: Any, batch: Batch) -> Generator[None]:
+    """``repeatable`` calls in evaluation mode, without autocast's cache."""
+    with evaluating(model), uncached_autocast(batch.history.device), repeatable(model, batch):
+        yield
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+@torch.no_grad()
+def _refuse_random(model: Any, batch: Batch) -> None:
+    one = batch.select((batch.mask | batch.replaceable).sum(1).argmax()[None])
+    where = one.mask | one.replaceable
+    first, again = model(one)[where].clone(), model(one)[where]
+    finite = first[first.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 1.0
+    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
+        raise UserError(
+            f"{type(model).__name__} is random in evaluation mode: two calls on one row differ by "
+            f"{float((first - again).abs().max()):.2g}, and own entries would not be a function of key, step and row: "
+            "draw random numbers only while self.training; freerun.check_model(model, batch) says more"
+        )
+    if isinstance(model, nn.Module):
+        _REPEATED.add(model)

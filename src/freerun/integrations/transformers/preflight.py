@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
-
-import torch
 
 from freerun.errors import UserError
 from freerun.integrations.transformers.normalising import counted
-from freerun.rollin import Draft, Window, evaluating
+from freerun.methods.rehearsal import rehearsal
+from freerun.rollin import Draft, Window
 from freerun.rollin.engines import resolve
-from freerun.schedules import Schedule, extremes
-from freerun.types import Batch, Step
+from freerun.types import Batch
 
 __all__ = ["data_problems", "place_problems", "rehearse", "tokenizer_problems"]
 
@@ -92,41 +89,15 @@ def data_problems(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rehearse(method: Any, adapter: Any, batch: Batch, steps: int, key: int) -> None:
-    """One row, forward only, with the lowest ratio that the run will come to: what is refused then is refused now.
-
-    Neither weights, modes nor PyTorch's generators are changed.
+    """What is refused at the lowest ratio that a run comes to, or cannot be divided token-exactly, is refused now.
 
     Raises:
         UserError: the model cannot do what the method asks, or the loss cannot be divided token-exactly.
     """
-    row = int(batch.replaceable.sum(1).argmax())
-    one = batch.select(torch.tensor([row], device=batch.targets.device))
-    method, step = _at_its_lowest(method, steps)
-    devices = [one.targets.device] if one.targets.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices), evaluating(adapter):
-        outcome = method.run(adapter, one, step, key)
+    method, one, step, outcome = rehearsal(method, adapter, batch, steps, key)
     counts = float(outcome.count), float(counted(method, one, step))
     if counts[0] != counts[1]:
         raise UserError(
             f"{method!r}: its objective counts {counts[0]:g} where {counts[1]:g} positions (or their weights) count; a "
             "trainer divides by a count that is known before the forward: let the objective return it"
         )
-
-
-def _at_its_lowest(method: Any, steps: int) -> tuple[Any, int]:
-    ratio = getattr(method, "teacher_forcing_ratio", None)
-    step: int = Step(0, sample=0, epoch=0.0)
-    if isinstance(ratio, Schedule) and ratio.unit != "step":
-        lowest = 0.0
-    elif ratio is None:
-        lowest = 1.0
-    else:
-        lowest = extremes(ratio, steps)[0]
-    if (
-        lowest < 1
-        and is_dataclass(method)
-        and any(f.name == "teacher_forcing_ratio" and f.init for f in fields(method))
-    ):
-        # one row and one coin might show nothing
-        method = replace(method, teacher_forcing_ratio=0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return method, step

@@ -30,9 +30,9 @@ def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest:
     if example is not None:
         return made.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
     time = min(longest, m.limit or longest)
-    ids = _ids(m, time, m.vocab)
+    ids = _ids(m, time, m.target_vocab)
     pad = getattr(m.inner.config, "pad_token_id", None)
-    if isinstance(pad, int) and 0 <= pad < m.vocab:
+    if isinstance(pad, int) and 0 <= pad < m.target_vocab:
         ids[0, 1] = pad
     lengths = torch.tensor([time, time - 1, max(time // 2, 2)])
     there = torch.arange(time) < lengths[:, None]

@@ -52,7 +52,7 @@ class CausalModel(HuggingFaceModel):
         """
         given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         given = {k: v for k, v in {**given, "position_ids": position_ids, **others}.items() if v is not None}
-        made = causal_batch(given, self._accepted, rows=rows, replaceable=replaceable, vocab=self.vocab)
+        made = causal_batch(given, self._accepted, rows=rows, replaceable=replaceable, vocab=self.target_vocab)
         self.refuse_longer(made.time)
         return made
 

@@ -58,7 +58,7 @@ class EncoderDecoder(HuggingFaceModel):
         given = {"labels": labels, "decoder_input_ids": decoder_input_ids, **source}
         given = {k: v for k, v in {**given, "decoder_attention_mask": decoder_attention_mask}.items() if v is not None}
         self._refuse_source(source)
-        made = pair_batch(given, self.shifted, rows=rows, replaceable=replaceable, vocab=self.vocab)
+        made = pair_batch(given, self.shifted, rows=rows, replaceable=replaceable, vocab=self.target_vocab)
         self.refuse_longer(made.time)
         return made
 

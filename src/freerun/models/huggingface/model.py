@@ -51,8 +51,8 @@ class HuggingFaceModel(nn.Module):
         return self._limit
 
     @property
-    def vocab(self) -> int:
-        """Ids that may be told."""
+    def target_vocab(self) -> int:
+        """Ids that may be fed."""
         return self._embeddings().weight.shape[0]
 
     def _embeddings(self) -> Any:

@@ -95,6 +95,7 @@ class CausalTransformer(nn.Module):
     def __init__(self, vocab: int, shape: Shape, *, crossed: bool, tied: bool) -> None:
         super().__init__()
         self.shape = shape
+        self.target_vocab = vocab
         self.embedding = nn.Embedding(vocab, shape.size)
         self.start_vector = nn.Parameter(torch.randn(shape.size) * 0.02)
         self.positions = Positions(shape)

@@ -1,0 +1,138 @@
+"""Every method on every shipped kind of model, by recipe: it trains, or it is refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from freerun.cli.entry import main
+from freerun.methods import METHODS
+from huggingface_world import model_folder, rows, write_lines
+from parallel_text import write_parallel
+
+SIZES = {
+    "recurrent": "size = 8",
+    "transformer": "size = 8\nlayers = 1\nheads = 2",
+    "conv_gru": "channels = 2\nkernel = 3",
+}
+SYSTEM = 'kind = "system"\nsystem = "lorenz63"\npast = 4\nhorizon = 3\nwindows = [16, 8, 8]\ntrajectories = 4'
+TOY = 'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 40\ndev = 8\ntest = 8'
+FRAMES = 'kind = "frames"\npast = 3\nhorizon = 3\nwindows = [8, 4, 4]\nheight = 10\nwidth = 10\nobjects = 1'
+WORLDS = {
+    "recurrent": TOY, "transformer": TOY, "transformer_lm": "text", "parallel transformer": "parallel",
+    "t5": "pairs", "gpt2": "completions", "recurrent_forecaster": SYSTEM, "plain_forecaster": SYSTEM,
+    "article": SYSTEM, "transformer_forecaster": SYSTEM, "conv_gru": FRAMES, "shallow_plrnn": SYSTEM,
+}  # fmt: skip
+VALUES = [name for name, data in WORLDS.items() if data in (SYSTEM, FRAMES)]
+ARGUMENTS = {
+    "scheduled_sampling": "teacher_forcing_ratio = 0.5", "two_pass": "teacher_forcing_ratio = 0.5",
+    "parallel": "teacher_forcing_ratio = 0.5\npasses = 2", "token_noise": "rate = 0.5", "multi_step": "horizon = 2",
+    "pushforward": "horizon = 2", "sparse_teacher_forcing": "tau = 2", "generalised_teacher_forcing": "alpha = 0.5",
+    "reverse_scheduled_sampling": "context_ratio = 0.5\nteacher_forcing_ratio = 0.5",
+    "gaussian_noise": 'std = "matched"',
+}  # fmt: skip
+# where the past is the context there is no warm-up in the history
+PAST = ("recurrent_forecaster", "article")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The tables [data] and [model] of each world."""
+    known: dict[str, str] = {}
+    folder = tmp_path_factory.mktemp("worlds")
+
+    def sections(name: str) -> str:
+        if name not in known:
+            known[name] = f"[data]\n{_data(WORLDS[name], folder)}\n[model]\n{_model(name, folder)}\n"
+        return known[name]
+
+    return sections
+
+
+def _data(data: str, folder: Path) -> str:
+    if data == "text":
+        (folder / "text.txt").write_text("the cat sat on the mat and the dog ran to the cat.\n" * 12)
+        return f'kind = "text"\npath = "{folder / "text.txt"}"\nlength = 8\ndev = 0.2\ntest = 0.2'
+    if data == "parallel":
+        (folder / "parallel").mkdir()
+        return f'kind = "parallel"\npath = "{write_parallel(folder / "parallel")}"\nsubwords = 290'
+    if data in ("pairs", "completions"):
+        path = write_lines(folder / f"{data}.jsonl", rows(data))
+        return f'kind = "records"\npath = "{path}"\ndev = 0.15\ntest = 0.15'
+    return data
+
+
+def _model(name: str, folder: Path) -> str:
+    if name in ("t5", "gpt2"):
+        return f'kind = "huggingface"\npath = "{model_folder(folder / name, name)}"'
+    kind = name.rsplit(maxsplit=1)[-1]
+    if kind == "transformer_lm":
+        return f'kind = "{kind}"\nlongest = 16\n{SIZES["transformer"]}'
+    return f'kind = "{kind}"\n' + SIZES.get(kind, SIZES["transformer" if "transformer" in kind else "recurrent"])
+
+
+def trained(made, tmp_path: Path, world: str, method: str, more: str = "") -> int:
+    """The exit code; what is refused writes nothing."""
+    arguments = "\n".join(part for part in (ARGUMENTS.get(method, ""), more) if part)
+    recipe = tmp_path / "recipe.toml"
+    block = "[evaluate]\nblock = 16\n" if world == "transformer_lm" else ""
+    recipe.write_text(
+        f'name = "tiny"\n{made(world)}[method]\nname = "{method}"\n{arguments}\n[train]\nupdates = 2\nbatch_size = 4\n'
+        f"evaluate_every = 2\nevaluate_words = 2\nsave_every = 2\n{block}"
+    )
+    code = main(["train", str(recipe), "--out", str(tmp_path / "run")])
+    if code:
+        assert not (tmp_path / "run").exists()
+    else:
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["method"] == method
+    return code
+
+
+def slow(name: str, world: str) -> bool:
+    """All but the control on each kind of symbols, and each method on one model: 168 runs take minutes."""
+    only = METHODS[name].only_for
+    one = "plain_forecaster" if only is not None and only[0] == "values" else "recurrent"
+    return world != one and (name != "token_noise" or world in VALUES)
+
+
+CASES = [
+    pytest.param(name, world, marks=[pytest.mark.slow] if slow(name, world) else [])
+    for name in METHODS
+    for world in WORLDS
+]
+
+
+@pytest.mark.parametrize(("name", "world"), CASES)
+def test_a_method_trains_a_kind_of_model_or_is_refused_before_anything_is_written(name, world, made, tmp_path, capsys):
+    only = METHODS[name].only_for
+    fits = only is None or (only[0] == "values") == (world in VALUES)
+    more = 'mix = "argmax"' if name == "confidence_aware" and fits else ""
+    code = trained(made, tmp_path, world, name, more)
+    said = capsys.readouterr().err
+    if not fits:
+        assert code == 2
+        assert f"{name} is for {only[0]}" in said
+    elif name == "reverse_scheduled_sampling" and world in PAST:
+        assert code == 2
+        assert "whose history begins with a warm-up" in said
+    else:
+        assert code == 0, said
+
+
+@pytest.mark.parametrize("noise", ["uniform", "unigram", "same_sentence"])
+def test_every_noise_trains_a_transformer(noise, made, tmp_path, capsys):
+    assert trained(made, tmp_path, "transformer", "token_noise", f'noise = "{noise}"') == 0, capsys.readouterr().err
+
+
+def test_a_comparison_rehearses_every_arm_before_anything_is_written(made, tmp_path, capsys):
+    recipe = tmp_path / "recipe.toml"
+    method = 'method = { name = "reverse_scheduled_sampling", context_ratio = 0.5, teacher_forcing_ratio = 0.5 }'
+    recipe.write_text(
+        f'name = "tiny"\n{made("recurrent_forecaster")}[train]\nupdates = 2\nbatch_size = 4\n[compare]\nseeds = [0]\n'
+        f'[[compare.arms]]\nlabel = "reversed"\n{method}\n[[compare.arms]]\nmethod = {{ name = "teacher_forcing" }}\n'
+    )
+    assert main(["compare", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    assert "arm reversed: [method]: reverse_scheduled_sampling feeds own entries" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
