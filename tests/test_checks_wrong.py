@@ -516,20 +516,6 @@ def test_targets_in_the_context_are_a_warning_and_only_where_they_are_read():
     fr.check_model(Attends(), batch)
 
 
-def test_a_context_that_is_not_batch_first_is_refused_before_the_model_is_called():
-    def never(batch):
-        raise AssertionError
-
-    batch = batch_of()
-    turned = {"source": batch.context["source"].t(), "n": torch.tensor(3)}
-    for context, text in (
-        (turned, r"context\['source'\] is \(6, 5\), context\['n'\] is \(\)"),
-        ((torch.zeros(6, 5, 3),), r"context\[0\] is \(6, 5, 3\), and the batch has 5 rows"),
-    ):
-        with pytest.raises(fr.UserError, match=text):
-            fr.check_model(never, batch.replace(context=context))
-
-
 def test_a_mask_that_marks_padding_is_refused():
     batch = batch_of()
     with pytest.raises(fr.UserError, match=r"mask_polarity: .* all hold 0 .* use ~mask"):

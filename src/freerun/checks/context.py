@@ -15,29 +15,11 @@ from freerun.checks.trees import difference, leaves, mapped, snapshot
 from freerun.errors import UserError
 from freerun.types import Batch, select_rows
 
-__all__ = ["CONTEXT", "alone_equals_batch", "batch_first", "collated", "inputs_untouched"]
+__all__ = ["CONTEXT", "alone_equals_batch", "collated", "inputs_untouched"]
 
 _LOOSER = 10  # calls of different shapes
 # what a mask's name has beside that of its source: source_mask, src_key_padding_mask, input_lengths
 _ABOUT = re.compile(r"_?(key)?_?(pad|padding|attention)?_?(mask|length|len)s?$")
-
-
-def batch_first(batch: Batch) -> Verdict:
-    """Every tensor of the context has the batch for its first dimension."""
-    if hasattr(batch.context, "select") and not isinstance(batch.context, Tensor):
-        return None  # it picks its rows itself
-    wrong = [
-        f"{at} is {tuple(leaf.shape)}"
-        for at, leaf in leaves(batch.context)
-        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != batch.size)
-    ]
-    if not wrong:
-        return None
-    return (
-        f"{', '.join(wrong)}, and the batch has {batch.size} rows: the first dimension of every tensor in the context "
-        "must be the batch, as rows are picked from it. Transpose what is time-major (x.transpose(0, 1)), and keep "
-        "what all rows share in the model"
-    )
 
 
 def inputs_untouched(probe: Probe, before: dict[str, Any]) -> Verdict:
