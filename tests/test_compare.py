@@ -150,6 +150,16 @@ def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: floa
     assert results["verdict"].endswith("(5 seeds, 400 test words).")
 
 
+@pytest.mark.parametrize("arms", [ARMS[1:], ARMS[:0:-1]], ids=["the arm first", "its control first"])
+def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path: Path, arms: tuple[Arm, ...]):
+    results = write_comparison(tmp_path, words=60, arms=arms, updates=20)
+    pairs = [(line["method"], line["baseline"], line["control"]) for line in results["comparisons"]]
+    assert set(pairs) == {("scheduled_sampling", "token_noise", True)}
+    assert len(pairs) == len({line["metric"] for line in results["comparisons"]})  # once in each family
+    assert results["verdict"].startswith("scheduled_sampling was not shown to differ from its matched noise control")
+    assert "in free-running PER: " in results["verdict"]
+
+
 def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_path: Path):
     results = write_comparison(tmp_path, words=60, updates=20)
     assert "adjusted" not in results["verdict"]
@@ -458,6 +468,8 @@ def test_a_real_comparison(finished: tuple[Path, Path]):
     results = read(out)
     assert [(run["label"], run["seed"]) for run in results["runs"]] == [("token_noise", 3), ("sampling", 3)]
     assert results["test_words"] == 8
+    assert "in free-running PER" in results["verdict"]
+    assert all(run["free_running"]["wer"] == run["teacher_forced"]["wer"] for run in results["runs"])
     assert all(run["updates"] == 6 and run["decoder_passes"] > 0 for run in results["runs"])
     noise, sampling = (
         [e for e in folders.events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"]

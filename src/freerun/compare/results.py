@@ -245,8 +245,10 @@ def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: Reported)
     """Every arm against teacher forcing (or the first arm), and every reference against its noise control."""
     by_label = {arm.label: arm for arm in arms}
     base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
-    pairs = [(arm, base) for arm in arms if arm is not base]
-    pairs += [(by_label[arm.reference], arm) for arm in arms if arm.reference is not None]
+    controls = [(by_label[arm.reference], arm) for arm in arms if arm.reference is not None]
+    # no pair twice: where no arm is teacher forcing, the first may be a control or have one
+    pairs = [(arm, base) for arm in arms if arm is not base and not {(arm, base), (base, arm)} & set(controls)]
+    pairs += controls
     lines: list[dict[str, Any]] = []
     for metric in reported.compared:
         present = [(a, b) for a, b in pairs if metric in a.scores and metric in b.scores]

@@ -12,6 +12,11 @@ __all__ = ["FEW_SEEDS", "interval_name", "primary", "sentence", "shown_verdict",
 
 FEW_SEEDS = 5
 
+_MEANING = {
+    "better": "so its own errors taught it more than as many random ones",
+    "worse": "so as many random errors taught it more than its own",
+    "not decided": "so nothing here shows that its own errors teach more than as many random ones",
+}
 _PHRASES = {
     "better": "{method} is better than {baseline}",
     "worse": "{method} is worse than {baseline}",
@@ -55,14 +60,15 @@ def sentence(results: Mapping[str, Any]) -> str:
     noises = {line["baseline"] for line in lines if line["control"]}
     parts: list[str] = []
     for line in lines:
-        if line["control"] or line["method"] in noises:
+        same = [other for other in lines if other["method"] == line["method"]]
+        if line is not same[0] or line["method"] in noises:
             continue
-        own = [other for other in lines if other["control"] and other["method"] == line["method"]]
+        # an arm against the baseline, then against its control, or, where it is the baseline, against that alone
         if one:
-            parts.extend(_one_seed(each, measure, results["summary"]) for each in (line, *own))
+            parts.extend(_one_seed(each, measure, results["summary"]) for each in same)
         else:
-            parts.append(_against_baseline(line, measure, results["summary"]))
-            parts.extend(_against_noise(other, measure) for other in own)
+            parts.append(_first(line, measure, results["summary"]))
+            parts.extend(_against_noise(other, measure) for other in same[1:])
     if one:
         parts[:1] = [f"1 seed: no verdict. On these {told(results['recipe']).items} {part}" for part in parts[:1]]
         parts.append("another seed may reverse it")
@@ -113,22 +119,19 @@ def _numbers(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mappin
     return f"{measure.shown(means[line['method']])} against {measure.shown(means[line['baseline']])}"
 
 
-def _against_baseline(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
-    return f"{_phrase(line)} in {measure.title}: {_numbers(line, measure, summary)}, {_difference(line, measure)}"
+def _first(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+    """An arm's first difference: it names the score and both means."""
+    text = f"{_phrase(line)} in {measure.title}: {_numbers(line, measure, summary)}, {_difference(line, measure)}"
+    return f"{text}, {_MEANING[line['verdict']]}" if line["control"] else text
 
 
 def _against_noise(line: Mapping[str, Any], measure: Measure) -> str:
-    meaning = {
-        "better": "so its own errors taught it more than as many random ones",
-        "worse": "so as many random errors taught it more than its own",
-        "not decided": "so nothing here shows that its own errors teach more than as many random ones",
-    }[line["verdict"]]
-    named = {**line, "baseline": f"its matched noise control {line['baseline']}"}
-    return f"{_phrase(named)}, {_difference(line, measure)}, {meaning}"
+    return f"{_phrase(line)}, {_difference(line, measure)}, {_MEANING[line['verdict']]}"
 
 
 def _phrase(line: Mapping[str, Any]) -> str:
-    return _PHRASES[line["verdict"]].format(method=line["method"], baseline=line["baseline"])
+    against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
+    return _PHRASES[line["verdict"]].format(method=line["method"], baseline=against)
 
 
 def _difference(line: Mapping[str, Any], measure: Measure) -> str:

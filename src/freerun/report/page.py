@@ -75,7 +75,7 @@ def _differences(results: Mapping[str, Any]) -> str:
 
 
 def _words(results: Mapping[str, Any], out: Path) -> str:
-    line = next((line for line in results["comparisons"] if not line["control"]), None)
+    line = min(results["comparisons"], key=lambda line: line["control"], default=None)
     found = examples(results, out, (line["method"], line["baseline"])) if line else None
     arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
     return sections.differing_words(found, arms) if found else ""
