@@ -169,14 +169,22 @@ def too_long(model: Module, lengths: Mapping[str, Sequence[int]], places: Sequen
     """What a trained model has no positions for, a message each.
 
     Args:
-        model: a recurrent one has no such bound.
+        model: a recurrent one has no bound of its own.
         lengths: "source", "target" -> symbols of each item, without end symbol.
         places: where each item stands.
     """
+    from freerun.data.text import LONGEST
+
     made: Any = model
     longest = made.settings().get("longest")
     if longest is None:
-        return []
+        return [
+            f"{place}: the {side} has {length:,} symbols, and at most {LONGEST:,} are taken for one; is a line's end "
+            "missing?"
+            for side, each in lengths.items()
+            for place, length in zip(places, each, strict=True)
+            if length > LONGEST
+        ]
     return [
         f"{place}: the {side} has {length} symbols{' and an end' if side == 'target' else ''}, and the model was made "
         f"with longest = {longest}: shorten it, or train with --set model.longest={length + (side == 'target')}"

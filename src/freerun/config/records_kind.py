@@ -239,7 +239,9 @@ def _from_file(model: Module, coder: RecordCoder, scoring: Any, file: DataFile) 
 def _beyond(model: Any, coder: RecordCoder, told: int, said: int) -> str:
     """What is wrong with a prompt of so many tokens before an answer of so many; "" where nothing is."""
     limit = model.limit
-    if limit is None or (told + said <= limit if coder.causal else max(told, said) <= limit):
+    if limit is None:
+        return f"has {told:,} tokens, and at most 20,000 are read at once: shorten it" if told > 20_000 else ""
+    if told + said <= limit if coder.causal else max(told, said) <= limit:
         return ""
     return (
         f"has {told} tokens, its answer may have {said}, and the model has {limit} positions: shorten it, or lower "

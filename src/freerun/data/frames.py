@@ -12,7 +12,7 @@ from freerun.data.integrate import Array
 from freerun.data.series.coder import SeriesCoder
 from freerun.data.series.options import SPLITS, Layout, check_layout, number_problems
 from freerun.data.series.windows import Segment, SeriesData
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.keys import fold, uniform
 
 __all__ = ["GLYPHS", "FrameOptions", "films", "load_frames"]
@@ -80,9 +80,9 @@ class FrameOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "windows", tuple(self.windows))
         problems = number_problems(self, "past", "horizon", "height", "width", "objects")
-        if len(self.windows) != 3 or min(self.windows) < 1:
+        if len(self.windows) != 3 or not all((whole(number) or 0) >= 1 for number in self.windows):
             problems.append(f"windows must be three numbers from 1: train, dev and test; got {self.windows}")
-        if not 0 < self.speed < float("inf"):
+        if not (isinstance(self.speed, int | float) and 0 < self.speed < float("inf")):
             problems.append(f"speed must be above 0; got {self.speed}")
         if self.glyphs not in GLYPHS:
             problems.append(f"glyphs must be one of {', '.join(GLYPHS)}; got {self.glyphs!r}")

@@ -14,7 +14,7 @@ from freerun.data.pair_data import PairData
 from freerun.data.pairs import Pairs, Row, Table, read_table
 from freerun.data.text import counted, encoding_problems, first_problems
 from freerun.data.vocabulary import Symbols
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 
 __all__ = ["PairOptions", "load_pairs", "prepare", "word_hash"]
 
@@ -46,7 +46,7 @@ class PairOptions:
         problems = [
             f"{name} must be at least 1, or left out; got {value}"
             for name, value in (("max_length", self.max_length), ("limit", self.limit))
-            if value is not None and value < 1
+            if value is not None and not (whole(value) or 0) >= 1
         ]
         problems += [
             f'{name} must be "error" or "drop"; got {value!r}'

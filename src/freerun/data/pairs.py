@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from freerun.data.text import counted, first_problems, read_lines
+from freerun.data.text import LONGEST, counted, first_problems, read_lines
 from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError, shown
 
@@ -159,6 +159,11 @@ def _row(number: int, word: str, symbols: str, text: str) -> Row | str:
     target = tuple(symbol for symbol in symbols.split(" ") if symbol)
     if not word:
         return f"the word is empty in {shown(text, 40)}; expected a word before the symbols; delete the line"
+    if max(len(word), len(target)) > LONGEST:
+        return (
+            f"the line has {len(word):,} characters in the word and {len(target):,} symbols, at most {LONGEST:,} are "
+            "taken for a pair; is the end of a line missing?"
+        )
     if not target:
         return f"the word {word!r} has no symbols; expected at least one after it; add them or delete the line"
     return Row(number, tuple(word), target)

@@ -12,7 +12,7 @@ from freerun.data.parallel_data import ParallelData
 from freerun.data.parallel_files import Table, parallel_files, read_aligned
 from freerun.data.subwords import Subwords
 from freerun.data.text import counted, encoding_problems, first_problems
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 
 __all__ = ["ParallelOptions", "load_parallel"]
 
@@ -52,7 +52,7 @@ class ParallelOptions:
                 ("limit", self.limit, 1),
                 ("subwords", self.subwords, 258),
             )
-            if value is not None and value < least
+            if value is not None and not (whole(value) or 0) >= least
         ]
         problems += [
             f'{name} must be "error" or "drop"; got {value!r}'

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from freerun.data.text import counted, first_problems, missing_message, read_lines, user_path
+from freerun.data.text import LONGEST, counted, first_problems, missing_message, read_lines, user_path
 from freerun.errors import UserError, shown
 
 __all__ = ["SPLITS", "Sentences", "Table", "parallel_files", "read_aligned", "read_sentences"]
@@ -167,6 +167,12 @@ def read_aligned(split: str, files: tuple[Path, Path], encoding: str, empty: str
         table.keep([line for line in table.lines if line[1] and line[2]], "with an empty side")
         return table, [] if table.lines else [f"{table.origin}: nothing is left: every line has an empty side"]
     for side, file in enumerate(files, start=1):
+        texts = zip(table.lines, (table.sentences.sources, table.sentences.targets)[side - 1], strict=True)
+        long = [(line[0], len(text)) for line, text in texts if len(text) > 10 * LONGEST]
+        said = f"characters, at most {10 * LONGEST:,} are a sentence"
+        problems += first_problems(
+            str(file), [f"{file}:{number}: the line has {size:,} {said}" for number, size in long]
+        )
         blank = [line[0] for line in table.lines if not line[side]]
         advice = 'write the sentence, delete the line in both files, or set empty = "drop"'
         problems += first_problems(str(file), [f"{file}:{number}: the line is empty; {advice}" for number in blank])

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 SHOWN = 20
+LONGEST = 10_000
+"""Symbols of a word, or subwords of a sentence: more are a line whose end is missing, and would train for hours."""
 
 Line = tuple[int, str]
 """A line's number and its text, or what is wrong with it."""
@@ -61,7 +63,7 @@ def encoding_problems(encoding: str) -> list[str]:
     try:
         name = codecs.lookup(encoding).name
         fine = name not in _NO_FILES and bool("a".encode(encoding).decode(encoding))
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, TypeError):
         fine = False
     named = "use a name such as utf-8, latin-1, cp1252, utf-16"
     return [] if fine else [f"encoding {shown(encoding)} is unknown, or none of text files; {named}"]

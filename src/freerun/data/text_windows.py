@@ -14,7 +14,7 @@ from torch import Tensor
 
 from freerun.data.text import counted, first_problems, read_lines, user_path
 from freerun.data.text_coder import TextCoder
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.types import Batch
 
 __all__ = ["TextData", "TextOptions", "load_text", "read_text"]
@@ -48,14 +48,14 @@ class TextOptions:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if self.length < 2:
+        if not (whole(self.length) or 0) >= 2:
             problems.append(f"length must be at least 2; got {self.length}")
-        if self.stride is not None and self.stride < 1:
+        if self.stride is not None and not (whole(self.stride) or 0) >= 1:
             problems.append(f"stride must be at least 1, or left out; got {self.stride}")
         problems += [
             f"{name} must be a share above 0 and below 1; got {share}"
             for name, share in (("dev", self.dev), ("test", self.test))
-            if not 0 < share < 1
+            if not (isinstance(share, int | float) and 0 < share < 1)
         ]
         if not problems and self.dev + self.test >= 1:
             problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")

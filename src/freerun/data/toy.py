@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from freerun.data.pair_data import PairData
 from freerun.data.pairs import Pairs
 from freerun.data.vocabulary import Symbols
-from freerun.errors import UserError
+from freerun.errors import UserError, shown, whole
 from freerun.keys import fold
 
 __all__ = ["TOYS", "load_toy"]
 
+_MOST = 10**7
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 TOYS: dict[str, Callable[[Symbols], Symbols]] = {
@@ -65,7 +66,14 @@ def load_toy(
 
 
 def _check(task: str, symbols: int, longest: int, counts: Mapping[str, int]) -> None:
-    problems: list[str] = []
+    numbers = {"symbols": symbols, "longest": longest, **counts}
+    problems = [
+        f"{name} must be a whole number of at most {_MOST:,}; got {shown(number)}"
+        for name, number in numbers.items()
+        if whole(number) is None or number > _MOST
+    ]
+    if problems:
+        raise UserError(problems)
     if task not in TOYS:
         problems.append(f"task must be one of {', '.join(TOYS)}; got {task!r}")
     if not 2 <= symbols <= len(LETTERS):

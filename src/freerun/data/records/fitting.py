@@ -12,6 +12,10 @@ from freerun.data.text import counted, first_problems
 __all__ = ["Fitted", "Limits", "fitted"]
 
 
+_MOST = 20_000
+"""Tokens of a record for a model of any number of positions, where no limit is set: more would train for hours."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Tokens that a record may have.
@@ -88,6 +92,8 @@ def _excess(one: Encoded, limits: Limits, coder: RecordCoder) -> str:
     if coder.shape == "text":
         sides = {"target": (len(one), limits.said)}
     causal = coder.causal
+    if limits.positions is None and limits.told is None and len(one) > _MOST:
+        return f"has {len(one):,} tokens, more than {_MOST:,}; shorten it, or set max_source to what it may have"
     advice = 'or set too_long = "drop" or "cut"'
     for side, (length, allowed) in sides.items():
         if allowed is not None and length > allowed:

@@ -13,7 +13,7 @@ from freerun.data.parallel_files import SPLITS
 from freerun.data.records.columns import SHAPES, Record, shape_of, table_records
 from freerun.data.records.table import ENDINGS, FORMATS, Table, read_rows
 from freerun.data.text import counted, encoding_problems, missing_message, user_path
-from freerun.errors import UserError, needing, out_of_memory
+from freerun.errors import UserError, needing, out_of_memory, whole
 from freerun.keys import bits, fold
 
 __all__ = ["RecordOptions", "Records", "load_records", "read_records"]
@@ -56,15 +56,15 @@ class RecordOptions:
         problems = [
             f"{name} must be a file, or a share above 0 and up to 0.5; got {share}"
             for name, share in shares.items()
-            if not isinstance(share, str) and not 0 < share <= 0.5
+            if not isinstance(share, str) and not (isinstance(share, int | float) and 0 < share <= 0.5)
         ]
         if not problems and sum(share for share in shares.values() if not isinstance(share, str)) >= 1:
             problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
         if self.format is not None and self.format not in FORMATS:
             problems.append(f"format must be one of {', '.join(FORMATS)}; got {self.format!r}")
-        if len(self.separator) != 1:
+        if not isinstance(self.separator, str) or len(self.separator) != 1 or self.separator in '\r\n"\0':
             problems.append(f"separator must be one character; got {self.separator!r}")
-        if self.limit is not None and self.limit < 1:
+        if self.limit is not None and not (whole(self.limit) or 0) >= 1:
             problems.append(f"limit must be at least 1, or left out; got {self.limit}")
         known = {part for parts in SHAPES.values() for part in parts}
         problems += [

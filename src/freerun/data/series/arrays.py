@@ -78,7 +78,10 @@ def _array(given: Any) -> Array:
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().numpy()
     try:
+        kind = np.asarray(given).dtype.kind
+        if kind not in "biufO":  # complex numbers would lose a part, times and texts their meaning
+            raise TypeError(f"{np.asarray(given).dtype} are no real numbers")
         array = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"a series must be numbers, (time, channels); got {type(given).__name__}: {error}") from None
     return array[:, None] if array.ndim == 1 else array

@@ -146,6 +146,8 @@ class SeriesCoder:
             UserError: wrong shapes, NaN or infinity (row and column named), covariates missing; all at once.
         """
         horizon = self.horizon if horizon is None else horizon
+        if not isinstance(past, Tensor) or not isinstance(future, Tensor | None):
+            raise UserError("past and future must be tensors: torch.as_tensor makes them of arrays and lists")
         if problems := self.problems(past, future, horizon, origin):
             raise UserError(problems)
         past = (past if past.dim() == 3 else past[None])[:, -self.past :].double()

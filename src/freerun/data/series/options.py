@@ -112,8 +112,8 @@ class SeriesOptions:
         ]
         if self.calendar and self.time is None:
             problems.append("calendar covariates are computed from time stamps: name their column with time = ...")
-        if len(self.separator.encode()) != 1:
-            problems.append(f"separator must be one character; got {self.separator!r}")
+        if not isinstance(self.separator, str) or len(self.separator.encode(errors="replace")) != 1:
+            problems.append(f"separator must be one character; got {shown(self.separator)}")
         problems += self._roles()
         if problems:
             raise UserError(problems)

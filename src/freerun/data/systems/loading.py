@@ -19,7 +19,7 @@ from freerun.data.systems.flows import HyperRoessler, Lorenz63, Lorenz96, Roessl
 from freerun.data.systems.others import KuramotoSivashinsky, MackeyGlass, Pendulum
 from freerun.data.systems.simulated import System, random_numbers
 from freerun.data.text import first_problems
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 
 __all__ = ["SYSTEMS", "SystemOptions", "load_system", "system_named"]
 
@@ -74,11 +74,11 @@ class SystemOptions:
         problems = number_problems(self, "past", "horizon", "trajectories")
         if self.stride is not None:
             problems += number_problems(self, "stride")
-        if len(self.windows) != 3 or min(self.windows) < 1:
+        if len(self.windows) != 3 or not all((whole(number) or 0) >= 1 for number in self.windows):
             problems.append(f"windows must be three numbers from 1: train, dev and test; got {self.windows}")
         elif self.trajectories < 3:
             problems.append(f"trajectories must be at least 3, one a split; got {self.trajectories}")
-        if not 0 <= self.noise < float("inf"):
+        if not (isinstance(self.noise, int | float) and 0 <= self.noise < float("inf")):
             problems.append(f"noise must be at least 0; got {self.noise}")
         if self.normalisation not in ("standard", "none"):
             problems.append(f"normalisation must be one of standard, none; got {self.normalisation!r}")

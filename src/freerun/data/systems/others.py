@@ -47,6 +47,8 @@ class MackeyGlass(Simulated):
 
     def __post_init__(self) -> None:
         checked_positive(self, "dt", "tau")
+        if not self.tau / self.dt < 1e5:
+            raise UserError(f"MackeyGlass: tau must be below 100,000 steps of dt; got tau {self.tau}, dt {self.dt}")
         if abs(self.tau / self.dt - self._lag) > 1e-9:
             raise UserError(f"MackeyGlass: tau must be a whole number of steps of dt; got tau {self.tau}, dt {self.dt}")
 

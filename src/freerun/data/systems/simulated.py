@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from freerun.data.integrate import Array
-from freerun.errors import UserError
+from freerun.data.series.gaps import LARGEST
+from freerun.errors import UserError, shown
 from freerun.keys import fold, uniform
 
 __all__ = ["Simulated", "System", "checked_positive", "published", "random_numbers", "stacked"]
@@ -44,6 +45,9 @@ class System(Protocol):
     def settled(self, trajectories: int, seed: int) -> Array: ...
     def simulate(self, trajectories: int, steps: int, seed: int = 0) -> Array: ...
 
+
+_MOST = 100_000
+"""The largest size of a state: its trajectories must fit into memory."""
 
 S = TypeVar("S", bound=System)
 
@@ -133,16 +137,21 @@ def published(system: Any, exponent: float) -> float | None:
 
 
 def checked_positive(system: Any, *names: str) -> None:
-    """Refuse parameters that are not above 0, all at once.
+    """Refuse parameters that are no finite numbers, sizes that are none, and what is not above 0; all at once.
 
     Raises:
         UserError: names each.
     """
-    problems = [
-        f"{type(system).__name__}: {name} must be a number above 0; got {getattr(system, name)}"
-        for name in names
-        if not (np.isfinite(getattr(system, name)) and getattr(system, name) > 0)
-    ]
+    problems: list[str] = []
+    for field in fields(system):
+        value, at = getattr(system, field.name), f"{type(system).__name__}: {field.name}"
+        fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+        if field.type == "int" and not (fine and isinstance(value, int) and value <= _MOST):
+            problems.append(f"{at} must be a whole number of at most {_MOST:,}; got {shown(value)}")
+        elif not fine:
+            problems.append(f"{at} must be a number within {LARGEST:g}; got {shown(value)}")
+        elif field.name in names and not value > 0:
+            problems.append(f"{at} must be a number above 0; got {value}")
     if problems:
         raise UserError(problems)
 
