@@ -73,6 +73,7 @@ class Outcome:
     """How a command ended."""
 
     code: int | str
+    out: str
     text: str
     seconds: float
     strays: list[str]
@@ -81,9 +82,10 @@ class Outcome:
         found = [] if self.code in FINE else [f"exit {self.code}"]
         if self.seconds > SECONDS:
             found.append(f"took {self.seconds:.0f} s")
-        lines = self.text.split("\n")
+        lines = self.text.split("\n")  # answers are as long as what they answer
         if long := [line for line in lines if len(line) > LONGEST]:
             found.append(f"a line of {max(map(len, long)):,} characters")
+        lines += self.out.split("\n")
         if steering := [line for line in lines if any(c != "\t" and not c.isprintable() for c in line)]:
             hidden = sorted({c for line in steering for c in line if c != "\t" and not c.isprintable()})
             if any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2066\u2028\u200f" for c in hidden):
@@ -98,13 +100,13 @@ def ran(sandbox: Sandbox, command: Callable[[], int]) -> Outcome:
     """A command in this process, by the guard of the command line; what it prints is caught, also by libraries."""
     from freerun.cli.entry import guarded
 
-    caught = tempfile.TemporaryFile(dir=sandbox.root)
+    caught = [tempfile.TemporaryFile(dir=sandbox.root) for _ in range(2)]
     kept = [os.dup(number) for number in (1, 2)]
     start = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
-    for number in (1, 2):
-        os.dup2(caught.fileno(), number)
+    for number, file in zip((1, 2), caught, strict=True):
+        os.dup2(file.fileno(), number)
     signal.signal(signal.SIGALRM, _ring)
     signal.alarm(SECONDS)
     try:
@@ -121,12 +123,14 @@ def ran(sandbox: Sandbox, command: Callable[[], int]) -> Outcome:
             os.dup2(old, number)
             os.close(old)
     seconds = time.monotonic() - start
-    caught.seek(0)
-    text = caught.read().decode(errors="replace")
-    caught.close()
+    texts: list[str] = []
+    for file in caught:
+        file.seek(0)
+        texts.append(file.read().decode(errors="replace"))
+        file.close()
     # a report is told by its exit code; PyTorch makes a cache of its own
     strays = [name for name in sandbox.strays() if "freerun-report-" not in name and "torchinductor" not in name]
-    return Outcome(code, text, seconds, strays)
+    return Outcome(code, *texts, seconds, strays)
 
 
 def _ring(number: int, frame: Any) -> None:
@@ -160,6 +164,8 @@ def fuzz(kind: str, numbers: range, seed: int, *, show: bool = False, sandbox: P
             faults = outcome.faults()
             if show:
                 print(f"{number}: {told}: exit {outcome.code}, {outcome.seconds:.1f} s\n{outcome.text[:4000]}")
+            if number % 500 == 499:
+                print(f"{kind} up to {number}: {dict(codes)}", flush=True)
             if faults:
                 line = f"{kind} {number}: {told}: {'; '.join(faults)}: {outcome.text[-300:]!r}"
                 failed.append(line)
