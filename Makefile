@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all lint types format clean
 
 define install
-test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(1)
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
 touch $@
 endef

@@ -110,7 +110,7 @@ CHECKS = {
     "make": check_make,
     "python": check_python,
 }
-OTHERS = {".", "ruff", "pyright"}
+OTHERS = {".", "ruff", "pyright", "uv"}
 SAID = [(path, words) for path in TEXTS for words in commands(path)]
 
 

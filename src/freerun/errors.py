@@ -137,10 +137,10 @@ def needing(extra: str, purpose: str) -> Generator[None]:
     try:
         yield
     except ImportError as error:
-        package = (error.name or "its packages").partition(".")[0]
+        package = (error.name or "a package").partition(".")[0]
         if package == "freerun":
             raise
-        why = "" if isinstance(error, ModuleNotFoundError) else f", which cannot be imported ({error})"
+        why = "" if isinstance(error, ModuleNotFoundError) else f" that cannot be imported ({error})"
         raise NotInstalledError(f"{purpose} needs {package}{why}: pip install 'freerun[{extra}]'") from error
 
 
