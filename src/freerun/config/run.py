@@ -89,7 +89,7 @@ def run_recipe(
                 f"or another --out for a new run; {advice}"
             )
 
-    with joined() as processes, ExitStack() as stack:
+    with joined(recipe.train.rank_timeout) as processes, ExitStack() as stack:
         processes.by_first(look)
         with processes.alike():
             model, task, method, settings = build(recipe)

@@ -133,6 +133,7 @@ def finish(run: Run) -> dict[str, Any]:
     """Test the best weights, write ``model/``, test-items.jsonl and last of all summary.json; the summary."""
     run.lap()
     model, processes = run.parts.model, run.parts.processes
+    processes.at("the final test")
     load_weights(model, processes.shared(_best_weights(run)), str(run.job.folder))
     content = weights_of(model)
     if run.parts.wrapped is not None:

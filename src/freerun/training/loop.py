@@ -28,7 +28,7 @@ from freerun.training.folder import (
 )  # fmt: skip
 from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.optim import Ema, Needed, make_optimizer
-from freerun.training.processes import Processes, joined
+from freerun.training.processes import Processes, joined, lost
 from freerun.training.progress import progress_for
 from freerun.training.ready import checked, require_space
 from freerun.training.run import Held, Job, Run, header
@@ -98,7 +98,8 @@ def fit(
         model, task, method, settings, Path(folder), recipe=recipe, init=None if init is None else Path(init),
         allow=tuple(allow), keys=section_keys(train=TrainSettings) if held is None else held.keys,
     )  # fmt: skip
-    with joined() as processes, _threads(settings.threads), StopFlag() as flag, ExitStack() as stack:
+    together, threads = joined(settings.rank_timeout), _threads(settings.threads)
+    with together as processes, threads, StopFlag() as flag, ExitStack() as stack:
         summary, note = processes.by_first(lambda: _enter(job.folder, stack, held, resume=resume))
         if summary is not None:
             return summary
@@ -116,6 +117,10 @@ def _whole(run: Run) -> dict[str, Any]:
             return finish(run)
         except DivergedError as error:
             run.diverged(error)
+            raise
+        except RuntimeError as error:
+            if run.flag.signal and lost(error):
+                raise stopped(run.flag.signal, "as another process was: go on with --resume") from error
             raise
         except Interrupt as interrupt:
             done = f"after {run.tally.step} updates"
@@ -277,6 +282,7 @@ def _boundary(run: Run) -> None:
 
 def _evaluate(run: Run) -> None:
     """Score on dev; where a signal comes the weights are saved, and are scored in the next life."""
+    run.parts.processes.at(f"the evaluation after {run.tally.step} updates")
     try:
         evaluate_dev(run)
     except Interrupt:
@@ -287,6 +293,7 @@ def _evaluate(run: Run) -> None:
 
 
 def _save(run: Run) -> None:
+    run.parts.processes.at(f"saving after {run.tally.step} updates")
     run.lap()
     with run.parts.processes.alike():
         checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from freerun.errors import OtherProcessError, UserError
 from freerun.signals import Interrupt
+from freerun.training.watch import Watch
 
-__all__ = ["ALONE", "Processes", "joined", "local_rank", "said_elsewhere", "say_like", "started_together"]
+__all__ = ["ALONE", "Processes", "joined", "local_rank", "lost", "said_elsewhere", "say_like", "started_together"]
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=24)
-"""How long processes wait for the first one, which alone evaluates and writes. One that ends is noticed at once."""
+"""How long a call waits for other processes: as long as the ``Watch`` finds that they get on."""
 
 _ROOM = 2048
 _MARK = "_said_elsewhere"
@@ -36,16 +37,27 @@ class Processes:
         rank: this one's number, from 0.
         size: how many there are.
         group: their group for words and numbers; gradients go through PyTorch's default group.
+        watch: over all of them.
     """
 
     rank: int = 0
     size: int = 1
     group: Any = None
+    watch: Watch | None = None
 
     @property
     def first(self) -> bool:
         """Whether this is the one that writes, evaluates and shows progress."""
         return self.rank == 0
+
+    def at(self, doing: str, *, strict: bool = False) -> None:
+        """Say what this process does from now on; strict: it takes all processes about as long."""
+        if self.watch is not None:
+            self.watch.at(doing, strict=strict)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Inside this process waits for the others."""
+        return nullcontext() if self.watch is None else self.watch.together()
 
     def told(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """What every process says, by rank.
@@ -60,7 +72,8 @@ class Processes:
         mine = torch.zeros(_ROOM, dtype=torch.uint8)
         mine[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(every, mine, group=self.group)
+        with self.together():
+            dist.all_gather(every, mine, group=self.group)
         return [json.loads(bytes(each.tolist()).rstrip(b"\0")) for each in every]
 
     def largest(self, number: int) -> int:
@@ -68,7 +81,8 @@ class Processes:
         if self.size == 1:
             return number
         found = torch.tensor(number)
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        with self.together():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
         return int(found)
 
     @contextmanager
@@ -113,7 +127,8 @@ class Processes:
         with self.alike():
             if self.first:
                 box[0] = work()
-        dist.broadcast_object_list(box, src=0, group=self.group)
+        with self.together():
+            dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def shared(self, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
@@ -131,7 +146,8 @@ class Processes:
             mine = (
                 tensors[name].detach().cpu().contiguous() if self.first and tensors else torch.empty(shape, dtype=dtype)
             )
-            dist.broadcast(mine, src=0, group=self.group)
+            with self.together():
+                dist.broadcast(mine, src=0, group=self.group)
             found[name] = mine
         return found
 
@@ -171,11 +187,17 @@ def started_together() -> int:
     return int(number) if number.isdecimal() and "RANK" in os.environ and "MASTER_ADDR" in os.environ else 1
 
 
+_joined: list[Processes] = []
+
+
 @contextmanager
-def joined() -> Generator[Processes]:
+def joined(limit: float | None = None) -> Generator[Processes]:
     """The processes that ``torchrun`` started, joined; or this one alone.
 
-    A process group that is there already is used and left as it is.
+    A process group that is there already is used and left as it is. Within another ``joined`` it gives the same.
+
+    Args:
+        limit: seconds that one of them may stand still, see ``Watch``; None: as before.
 
     Raises:
         OtherProcessError: another process ended without a word.
@@ -187,25 +209,53 @@ def joined() -> Generator[Processes]:
     if started_together() == 1:
         yield ALONE
         return
+    if not _joined:
+        with _met() as processes:
+            _joined.append(processes)
+            try:
+                yield from _watched(limit)
+            finally:
+                _joined.clear()
+    else:
+        yield from _watched(limit)
+
+
+def _watched(limit: float | None) -> Generator[Processes]:
+    watch = _joined[0].watch
+    if limit is not None and watch is not None:
+        watch.limit = limit
+    yield _joined[0]
+    _joined[0].at("what follows a run")
+
+
+@contextmanager
+def _met() -> Generator[Processes]:
     ours = not dist.is_initialized()
     if ours:
         if local_rank() < torch.cuda.device_count():
             torch.cuda.set_device(local_rank())
         dist.init_process_group()
-    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    # the group's name is another one at every meeting, and the same in all processes
+    watch = Watch(rank, size, dist.distributed_c10d._get_default_store(), f"freerun/{group.group_name}")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), group)
-    except RuntimeError as error:
-        if _lost(error):
+        yield Processes(rank, size, group, watch)
+    except BaseException as error:
+        gone = watch.lost() if isinstance(error, RuntimeError) and lost(error) else ""
+        watch.leave(_line(error))
+        if gone:
             raise OtherProcessError(
-                "another process of the job ended: its own message says why, or the system's (killed for want of "
-                "memory, a machine that is gone)"
+                f"{gone}; its own message says why, or the system's (killed for want of memory, a machine that is gone)"
             ) from error
         raise
+    watch.leave("")
+    # who is first to end takes the store with it
+    dist.barrier(group)
     if ours:
         dist.destroy_process_group()
 
 
-def _lost(error: RuntimeError) -> bool:
-    # gloo tells by text alone
+def lost(error: RuntimeError) -> bool:
+    """Whether it says that another process is gone, which gloo tells by text alone."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)

@@ -53,6 +53,8 @@ class TrainSettings:
             share of them between the steps. One process ignores it.
         device: ``cpu``, ``cuda`` (each process of a machine takes a GPU of its own), or ``given``: where the model is,
             which a recipe builds on the processor.
+        rank_timeout: seconds that one of several processes may stand still before all end (exit code 7). Waiting for a
+            long evaluation is not standing still.
 
     Raises:
         UserError: values out of range; all problems at once.
@@ -84,6 +86,7 @@ class TrainSettings:
     tensorboard: bool = _free(False)
     parallel: Literal["ddp", "fsdp"] = _free("ddp")
     device: Literal["given", "cpu", "cuda"] = _free("given")
+    rank_timeout: int = _free(120)
 
     def __post_init__(self) -> None:
         problems = _type_problems(self) or _range_problems(self)
@@ -91,7 +94,7 @@ class TrainSettings:
             raise UserError(problems)
 
 
-_WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep"}
+_WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep", "rank_timeout"}
 _LARGEST = 2**53
 _MOST = {"threads": 4096, "updates": 99_999_999}  # the name of a checkpoint has eight digits
 _OPTIONAL = {"evaluate_words", "patience"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -141,6 +142,7 @@ def update(
         ResourceError: out of memory.
     """
     planned = plan.at(step)
+    parts.processes.at(f"update {step}", strict=True)
     try:
         return _updated(parts, task, method, plan=plan, planned=planned, step=step, settings=settings)
     except Exception as error:
@@ -167,7 +169,8 @@ def _updated(
     window = _window(parts, task, method, planned=planned, step=now, settings=settings)
     rate = learning_rate(step, settings)
     # wrappers average over processes
-    norm = _scale_gradients(parts, window.count / parts.processes.size, settings.clip)
+    with parts.processes.together():
+        norm = _scale_gradients(parts, window.count / parts.processes.size, settings.clip)
     loss = window.total / window.count if window.count else math.nan
     if not (math.isfinite(loss) and math.isfinite(norm)):
         parts.optimizer.zero_grad(set_to_none=True)
@@ -208,9 +211,11 @@ def _window(
         batches = [_batch(task, piece) for piece in own]
     for piece, batch in zip(own, batches, strict=True):
         with run.last(piece is own[-1]):
-            with processes.alike():
+            # sharded weights are gathered from all for a forward
+            with processes.alike(), processes.together() if run.sharded else nullcontext():
                 total, count, report = _forward(parts, run, batch, step, settings=settings, piece=piece)
-            total.backward()
+            with processes.together():
+                total.backward()
         if piece.counts:
             window.add(total, count, report, len(piece.indices) / len(planned.indices))
     run.drop_unused()

@@ -59,7 +59,9 @@ def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> li
     """
     trained = {name for name, _ in model.named_parameters()}
     found: list[str] = []
-    for name, tensor in (_own(model) if weights is None else weights).items():
+    # asking for a state_dict would shard again what was made whole
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in (own if weights is None else weights).items():
         each: Any = tensor
         each = each.to_local() if hasattr(each, "to_local") else each
         if each.is_floating_point() and bool((~each.isfinite() if name in trained else each.isnan()).any()):

@@ -131,7 +131,8 @@ class Wrapped:
             return
         weights: list[Any] = [weight for weight in self._run.parameters() if weight.grad is not None]
         used = torch.stack([weight.grad.to_local().any() for weight in weights]).int().cpu()
-        dist.all_reduce(used, dist.ReduceOp.MAX, group=self._processes.group)
+        with self._processes.together():
+            dist.all_reduce(used, dist.ReduceOp.MAX, group=self._processes.group)
         for weight, is_used in zip(weights, used.tolist(), strict=True):
             if not is_used:
                 weight.grad = None

@@ -1,0 +1,203 @@
+"""Whether the processes of a job get on: each says where it is, and one that hangs or has left ends the job by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freerun.errors import OtherProcessError
+
+__all__ = ["PATIENCE", "Watch"]
+
+PATIENCE = 120.0
+"""Seconds that a process may stand still before the job ends, where no setting says otherwise."""
+
+_GRACE = 5.0
+_BUSY = 0.01
+"""Share of a processor below which a process stands still: what works, or loads, uses far more."""
+
+
+class Watch:
+    """Two threads beside the one that trains: one tells the others where we are, one judges where all of them are.
+
+    Waiting for others is no fault, however long: the first process may evaluate for hours. A process is at fault that
+
+    - has left while others wait for it,
+    - has given no sign of life for ``limit`` seconds: stopped, or a machine that is gone,
+    - uses no processor for ``limit`` seconds outside of waiting: it hangs in a call,
+    - is within an update for ``limit`` seconds while another waits for it: it hangs, or runs in a circle.
+
+    Where all wait for each other, those that have come least far are. Then the job ends with exit code 7: the main
+    thread waits in a call that nothing reaches.
+
+    Args:
+        rank: of this process.
+        size: processes in all.
+        store: what all of them can write to and read from.
+        name: of the job in the store.
+    """
+
+    def __init__(self, rank: int, size: int, store: Any, name: str) -> None:
+        self.rank, self.size, self.limit = rank, size, PATIENCE
+        self._store, self._name = store, name
+        self._main = threading.get_ident()
+        self._doing, self._strict, self._waiting, self._met = "the start", False, False, 0
+        self._left: str | None = None
+        self._over = threading.Event()
+        self._since = self._moved = self._began = time.monotonic()
+        self._busy = 0.0
+        self._own_time = [0.0, 0.0]
+        self._seen: dict[int, tuple[dict[str, Any], float]] = {}
+        self._telling = threading.Thread(target=self._repeat, args=(0, self._tell), daemon=True)
+        self._telling.start()
+        threading.Thread(target=self._repeat, args=(1, self._judge), daemon=True).start()
+
+    def at(self, doing: str, *, strict: bool = False) -> None:
+        """Say what this process does from now on; strict: it takes all processes about as long."""
+        self._doing, self._strict, self._since = doing, strict, time.monotonic()
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Inside this process waits for the others."""
+        before, self._waiting = self._waiting, True
+        self._met += 1
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waiting, self._since = before, time.monotonic()
+
+    def leave(self, why: str) -> None:
+        """Say that this process takes no further part, and why; "" where all is done."""
+        self._left = why
+        self._over.set()
+        # a store that has gone is not to hold us up
+        self._telling.join(2)
+
+    def lost(self) -> str:
+        """Who is gone, after a connection was: as far as it shows within a few seconds."""
+        if self._over.is_set():  # the judge says it, and ends this process
+            time.sleep(60)
+        deadline = time.monotonic() + 4 * self._interval
+        while time.monotonic() < deadline:
+            now = time.monotonic()
+            for rank, (record, seen) in self._seen.items():
+                if record["left"]:
+                    return f"rank {rank} left {record['doing']}: {record['left']}"
+                if now - seen > 2.5 * self._interval:
+                    return f"rank {rank} gives no sign of life, and is waited for in {self._doing}"
+            time.sleep(self._interval / 4)
+        return "another process ended"
+
+    @property
+    def _interval(self) -> float:
+        return min(max(self.limit / 40, 0.1), 3.0)
+
+    def _repeat(self, number: int, work: Any) -> None:
+        while not self._over.wait(self._interval):
+            work()
+            self._own_time[number] = time.thread_time()
+        if self._left is not None and number == 0:
+            work()
+
+    def _record(self) -> dict[str, Any]:
+        now = time.monotonic()
+        busy = time.process_time() - sum(self._own_time)
+        if self._waiting or busy - self._busy > _BUSY * self.limit:
+            self._busy, self._moved = busy, now
+        return {
+            "doing": self._doing,
+            "strict": self._strict,
+            "waiting": self._waiting,
+            "met": self._met,
+            "for": now - self._since,
+            "idle": now - self._moved,
+            "line": _line_of(self._main),
+            "left": self._left,
+        }
+
+    def _tell(self) -> None:
+        try:
+            # the time makes every record another one
+            self._store.set(f"{self._name}/{self.rank}", json.dumps({**self._record(), "time": time.monotonic()}))
+            for rank in range(self.size):
+                key = f"{self._name}/{rank}"
+                if rank == self.rank or not self._store.check([key]):
+                    continue
+                record = json.loads(self._store.get(key))
+                if rank not in self._seen or self._seen[rank][0] != record:
+                    self._seen[rank] = record, time.monotonic()
+        except Exception:
+            # the store has gone: the others' silence is what counts
+            return
+
+    def _judge(self) -> None:
+        own = self._record()
+        records = {rank: record for rank, (record, _) in self._seen.items()} | {self.rank: own}
+        if found := self._found(records):
+            self._end(found, records)
+
+    def _found(self, records: dict[int, dict[str, Any]]) -> dict[int, str]:
+        """Ranks at fault, and how."""
+        now, limit, found = time.monotonic(), self.limit, dict[int, str]()
+        waits = {rank: record["for"] for rank, record in records.items() if record["waiting"]}
+        for rank in range(self.size):
+            record = records.get(rank)
+            seen = now if rank == self.rank else self._seen.get(rank, ({}, self._began))[1]
+            if record is not None and record["left"] is not None:
+                if waits.get(self.rank, 0.0) > _GRACE:
+                    found[rank] = "has left" + (f": {record['left']}" if record["left"] else "")
+            elif now - seen > limit:
+                found[rank] = f"has given no sign of life for {now - seen:.0f} s"
+            elif record is None or rank in waits:
+                continue
+            elif record["idle"] > limit:
+                found[rank] = f"has stood still for {record['idle']:.0f} s at {record['line']}"
+            elif record["strict"] and min(record["for"], max(waits.values(), default=0.0)) > limit:
+                found[rank] = f"has not come to its end for {record['for']:.0f} s, at {record['line']}"
+        if not found and len(waits) == self.size and min(waits.values()) > limit:
+            least = min(record["met"] for record in records.values())
+            how = "waits for processes that wait for it"
+            found = {rank: f"{how}, at {record['line']}" for rank, record in records.items() if record["met"] == least}
+        return found
+
+    def _end(self, found: dict[int, str], records: dict[int, dict[str, Any]]) -> None:
+        if self._over.is_set():
+            return
+        self._over.set()
+        sound = [rank for rank in range(self.size) if rank not in found] or list(range(self.size))
+        if self.rank == sound[0]:  # one says it for all
+            lines = [
+                f"rank {rank} {how}, in {records[rank]['doing'] if rank in records else 'the start'}"
+                for rank, how in sorted(found.items())
+            ]
+            text = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+            print(
+                f"rank {self.rank}: error: {text}\n  help: the job ends, and goes on with --resume; where a process "
+                f"may take longer, train.rank_timeout = {self.limit:g} is to be more",
+                file=sys.stderr,
+                flush=True,
+            )
+        # until all have come to it: a store that is gone, or a connection, makes a noise of its own
+        time.sleep(self._interval + 1)
+        os._exit(OtherProcessError.exit_code)
+
+
+def _line_of(thread: int) -> str:
+    """Where a thread is, outside of PyTorch."""
+    frame = sys._current_frames().get(thread)
+    inside = str(Path(torch.__file__).parent)
+    here = frame
+    while frame is not None and frame.f_code.co_filename.startswith((inside, __file__)):
+        frame = frame.f_back
+    frame = frame or here
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame is not None else "its end"
