@@ -87,6 +87,7 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *given: torch.Tensor) -> Any:
         if Backward.what is not None:
+            Path(sys.argv[1]).with_name("when").touch()
             Backward.what()
         return given[0]
 
@@ -97,6 +98,7 @@ def run(folder: Path, where: str, how: str) -> int:
 
     def before(call: int, batch: Any) -> Any:
         if call == 3 and rank == 1 and where == "batch":
+            folder.with_name("when").touch()
             befalls()
         if call == 3 and rank == 1 and where == "backward":
             Backward.what = befalls

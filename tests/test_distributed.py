@@ -81,7 +81,7 @@ def test_what_one_process_raises_all_raise(quick: Path) -> None:
     assert second["broken-ddp"] == "OSError: example 7 cannot be read"
     assert first["broken-ddp"] == "OtherProcessError: rank 1 failed: OSError: example 7 cannot be read"
     assert first["diverged-ddp"] == second["diverged-ddp"]
-    assert "DivergedError: training diverged at update 2, which was not made: loss nan" in first["diverged-ddp"]
+    assert "DivergedError: training diverged at update 2, which was not made: loss inf" in first["diverged-ddp"]
     steps = sorted(path.name for path in (quick / "diverged-ddp" / "checkpoints").glob("step-*"))
     assert steps == ["step-00000000"], "the weights before it are untouched"
     assert first["occupied"].startswith("OccupiedError")

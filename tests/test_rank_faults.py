@@ -21,7 +21,7 @@ LINGER = {"stop", "leave"}
 
 
 def job(folder: Path, where: str, how: str) -> tuple[list[int], list[str], float]:
-    """Exit codes and messages of both ranks, and the seconds it took."""
+    """Exit codes and messages of both ranks, and the seconds it took since it befell."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -30,7 +30,7 @@ def job(folder: Path, where: str, how: str) -> tuple[list[int], list[str], float
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     command = [sys.executable, str(HERE / "rank_faults.py"), str(folder), where, how]
-    began = time.monotonic()
+    began = time.time()
     folder.parent.mkdir(exist_ok=True)
     logs = [folder.parent / f"rank-{rank}.log" for rank in (0, 1)]
     ranks: list[subprocess.Popen[bytes]] = []
@@ -46,14 +46,16 @@ def job(folder: Path, where: str, how: str) -> tuple[list[int], list[str], float
         for each in ranks:
             each.kill()
             each.wait()
-    return [each.returncode for each in ranks], [log.read_text() for log in logs], time.monotonic() - began
+    when = folder.with_name("when")
+    seconds = time.time() - (when.stat().st_mtime if when.exists() else began)
+    return [each.returncode for each in ranks], [log.read_text() for log in logs], seconds
 
 
 HANGS = [
-    ("batch", "sleep", r"rank 1 has stood still for \d+ s at rank_faults.py:\d+, in update 2"),
-    ("batch", "spin", r"rank 1 has not come to its end for \d+ s, at rank_faults.py:\d+, in update 2"),
-    ("batch", "stop", r"rank 1 has given no sign of life for \d+ s, in update 2"),
-    ("backward", "sleep", r"rank 1 .* at rank_faults.py:\d+, in update 2"),
+    ("batch", "sleep", r"rank 1 has stood still for \d+ s in update 2, at rank_faults.py:\d+"),
+    ("batch", "spin", r"rank 1 has been in update 2 for \d+ s, at rank_faults.py:\d+"),
+    ("batch", "stop", r"rank 1 has given no sign of life for \d+ s; this process is in update 2"),
+    ("backward", "sleep", r"rank 1 .* in update 2, at rank_faults.py:\d+"),
 ]
 
 
@@ -63,7 +65,7 @@ def assert_named(folder: Path, where: str, how: str, words: str) -> None:
     assert re.search(words, messages[0]), messages
     assert "train.rank_timeout = 8 is to be more" in messages[0]
     assert messages[1] == ""
-    assert seconds < 60
+    assert seconds < 3 * LIMIT + 10
     assert (folder / "checkpoints" / "step-00000000" / "manifest.json").exists()
 
 
@@ -89,12 +91,12 @@ def test_a_rank_that_hangs_anyhow_is_named_with_its_step(tmp_path: Path, where: 
 @pytest.mark.parametrize(
     ("where", "how", "code", "words"),
     [
-        ("batch", "leave", -signal.SIGKILL, r"rank 1 has left: Gone: this process has had enough, in update 2"),
+        ("batch", "leave", -signal.SIGKILL, r"rank 1 has left, in update 2: Gone: this process has had enough"),
         ("batch", "die", -signal.SIGKILL, r"rank 1 gives no sign of life, and is waited for in update 2"),
         ("batch", "mistake", 2, ""),
         ("batch", "memory", 5, ""),
-        ("backward", "fault", 1, r"rank 1 left update 2: ZeroDivisionError: a fault"),
-        ("backward", "memory", 5, r"rank 1 left update 2: ResourceError: out of memory in update 2"),
+        ("backward", "fault", 1, r"rank 1 has left, in update 2: ZeroDivisionError: a fault"),
+        ("backward", "memory", 5, r"rank 1 has left, in update 2: ResourceError: out of memory in update 2"),
     ],
 )
 def test_a_rank_that_ends_takes_the_other_one_with_it(
@@ -105,7 +107,7 @@ def test_a_rank_that_ends_takes_the_other_one_with_it(
     assert codes == [7, code]
     assert re.search(words, messages[0]), messages
     assert bool(messages[0]) is bool(words), "what another rank says is not said twice"
-    assert seconds < 60
+    assert seconds < 30
 
 
 @pytest.mark.slow(reason="an evaluation that takes longer than a process may stand still")

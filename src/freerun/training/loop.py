@@ -18,14 +18,7 @@ from freerun.training import checkpoint
 from freerun.training.changes import section_keys
 from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
 from freerun.training.finish import evaluate_dev, finish
-from freerun.training.folder import (
-    FolderLock,
-    clean_run,
-    finished_summary,
-    refuse_links,
-    refuse_lost,
-    refuse_used,
-)  # fmt: skip
+from freerun.training.folder import FolderLock, clean_run, finished_summary, refuse_links, refuse_lost, refuse_used
 from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.processes import Processes, joined, lost

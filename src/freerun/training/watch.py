@@ -52,6 +52,7 @@ class Watch:
         self._main = threading.get_ident()
         self._doing, self._strict, self._waiting, self._met = "the start", False, False, 0
         self._left: str | None = None
+        self._verdict: dict[int, str] = {}
         self._over = threading.Event()
         self._since = self._moved = self._began = time.monotonic()
         self._busy = 0.0
@@ -85,18 +86,18 @@ class Watch:
 
     def lost(self) -> str:
         """Who is gone, after a connection was: as far as it shows within a few seconds."""
-        if self._over.is_set():  # the judge says it, and ends this process
-            time.sleep(60)
         deadline = time.monotonic() + 4 * self._interval
         while time.monotonic() < deadline:
             now = time.monotonic()
             for rank, (record, seen) in self._seen.items():
+                if self._verdict or record["found"]:  # the judge says it, and ends this process
+                    time.sleep(60)
                 if record["left"]:
-                    return f"rank {rank} left {record['doing']}: {record['left']}"
+                    return f"rank {rank} has left, in {record['doing']}: {record['left']}"
                 if now - seen > 2.5 * self._interval:
                     return f"rank {rank} gives no sign of life, and is waited for in {self._doing}"
             time.sleep(self._interval / 4)
-        return "another process ended"
+        return f"another process ended, and is waited for in {self._doing}"
 
     @property
     def _interval(self) -> float:
@@ -123,6 +124,7 @@ class Watch:
             "idle": now - self._moved,
             "line": _line_of(self._main),
             "left": self._left,
+            "found": self._verdict,
         }
 
     def _tell(self) -> None:
@@ -136,7 +138,7 @@ class Watch:
                 record = json.loads(self._store.get(key))
                 if rank not in self._seen or self._seen[rank][0] != record:
                     self._seen[rank] = record, time.monotonic()
-        except Exception:
+        except (RuntimeError, ValueError, OSError):
             # the store has gone: the others' silence is what counts
             return
 
@@ -144,10 +146,13 @@ class Watch:
         own = self._record()
         records = {rank: record for rank, (record, _) in self._seen.items()} | {self.rank: own}
         if found := self._found(records):
-            self._end(found, records)
+            self._end(found)
 
     def _found(self, records: dict[int, dict[str, Any]]) -> dict[int, str]:
-        """Ranks at fault, and how."""
+        """Ranks at fault, and how; what another process has found holds for all."""
+        for record in records.values():
+            if record["found"]:
+                return {int(rank): how for rank, how in record["found"].items()}
         now, limit, found = time.monotonic(), self.limit, dict[int, str]()
         waits = {rank: record["for"] for rank, record in records.items() if record["waiting"]}
         for rank in range(self.size):
@@ -155,31 +160,37 @@ class Watch:
             seen = now if rank == self.rank else self._seen.get(rank, ({}, self._began))[1]
             if record is not None and record["left"] is not None:
                 if waits.get(self.rank, 0.0) > _GRACE:
-                    found[rank] = "has left" + (f": {record['left']}" if record["left"] else "")
+                    found[rank] = f"has left, in {record['doing']}" + (f": {record['left']}" if record["left"] else "")
             elif now - seen > limit:
-                found[rank] = f"has given no sign of life for {now - seen:.0f} s"
+                found[rank] = f"has given no sign of life for {now - seen:.0f} s; this process is in {self._doing}"
             elif record is None or rank in waits:
                 continue
             elif record["idle"] > limit:
-                found[rank] = f"has stood still for {record['idle']:.0f} s at {record['line']}"
+                found[rank] = f"has stood still for {record['idle']:.0f} s in {record['doing']}, at {record['line']}"
             elif record["strict"] and min(record["for"], max(waits.values(), default=0.0)) > limit:
-                found[rank] = f"has not come to its end for {record['for']:.0f} s, at {record['line']}"
+                found[rank] = f"has been in {record['doing']} for {record['for']:.0f} s, at {record['line']}"
         if not found and len(waits) == self.size and min(waits.values()) > limit:
             least = min(record["met"] for record in records.values())
-            how = "waits for processes that wait for it"
-            found = {rank: f"{how}, at {record['line']}" for rank, record in records.items() if record["met"] == least}
+            found = {
+                rank: f"waits for others that wait for it, in {record['doing']}, at {record['line']}"
+                for rank, record in records.items()
+                if record["met"] == least
+            }
         return found
 
-    def _end(self, found: dict[int, str], records: dict[int, dict[str, Any]]) -> None:
+    def _end(self, found: dict[int, str]) -> None:
+        """Say who is at fault, and end."""
         if self._over.is_set():
             return
+        self._verdict = found
+        # a store that has gone is not to hold us up
+        last = threading.Thread(target=self._tell, daemon=True)
+        last.start()
+        last.join(1)
         self._over.set()
         sound = [rank for rank in range(self.size) if rank not in found] or list(range(self.size))
         if self.rank == sound[0]:  # one says it for all
-            lines = [
-                f"rank {rank} {how}, in {records[rank]['doing'] if rank in records else 'the start'}"
-                for rank, how in sorted(found.items())
-            ]
+            lines = [f"rank {rank} {how}" for rank, how in sorted(found.items())]
             text = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
             print(
                 f"rank {self.rank}: error: {text}\n  help: the job ends, and goes on with --resume; where a process "
