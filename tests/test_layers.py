@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "freerun"
 
 # import order; the modules of row 2 do not know each other
 ROWS = [
-    ["errors", "signals", "arguments", "batch_problems", "batch", "types", "keys", "distributions"],
+    ["errors", "brief", "signals", "arguments", "batch_problems", "batch", "types", "keys", "distributions"],
     ["schedules", "gates", "draws", "objectives", "metrics"],
     ["rollin", "generate", "transforms"],
     ["methods", "diagnostics", "checks"],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from freerun.batch import Batch, select_rows, to_device
+from freerun.brief import brief
 from freerun.errors import DivergedError, UserError, whole
 
 __all__ = [
@@ -73,6 +74,8 @@ class Outcome:
         report: numbers about the step: entries ``eligible``, ``replaced`` and ``disagreeing`` (replaced and
             different from gold), ``passes`` (extra model calls or stepped positions) and so on.
     """
+
+    __repr__ = brief
 
     total: Tensor
     count: Tensor

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from freerun.brief import brief
 from freerun.data.integrate import Array
 from freerun.data.series.coder import SeriesCoder
 from freerun.data.series.options import SPLITS, Layout, check_layout, number_problems
@@ -65,6 +66,8 @@ class FrameOptions:
     Raises:
         UserError: values that are not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     past: int = 5
     horizon: int = 10

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from freerun.brief import brief
 from freerun.data.folders import split_files
 from freerun.data.pair_data import PairData
 from freerun.data.pairs import Pairs, Row, Table, read_table
@@ -34,6 +35,8 @@ class PairOptions:
     Raises:
         UserError: a value is not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     encoding: str = "utf-8"
     drop_overlap: bool = True

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.pairs import Pairs
 from freerun.data.ragged import Ragged, padded, source_and_target, told
 from freerun.data.text import check_description, counted
@@ -37,6 +38,8 @@ class PairCoder:
     >>> PairCoder.from_description(coder.describe()) == coder
     True
     """
+
+    __repr__ = brief
 
     source_vocab: Vocabulary
     target_vocab: Vocabulary
@@ -127,6 +130,8 @@ class PairData:
     >>> data.lengths, data.batch([1], torch.tensor([0])).targets.tolist()
     ([3, 2], [[2, 0]])
     """
+
+    __repr__ = brief
 
     splits: Mapping[str, Pairs]
     name: str = "pairs"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from freerun.brief import brief
 from freerun.data.text import LONGEST, counted, first_problems, read_lines
 from freerun.data.vocabulary import Symbols
 from freerun.errors import UserError, shown
@@ -30,6 +31,8 @@ class Row(NamedTuple):
 @dataclass
 class Table:
     """The rows of one file, and what has been dropped from it, in words."""
+
+    __repr__ = brief
 
     origin: str
     rows: list[Row]
@@ -60,6 +63,8 @@ class Pairs:
     >>> len(pairs), pairs.references
     (1, [[('AH',), ('EY',)]])
     """
+
+    __repr__ = brief
 
     sources: list[Symbols]
     references: list[list[Symbols]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from freerun.brief import brief
 from freerun.data.loading import word_hash
 from freerun.data.parallel_data import ParallelData
 from freerun.data.parallel_files import Table, parallel_files, read_aligned
@@ -34,6 +35,8 @@ class ParallelOptions:
     Raises:
         UserError: a value is not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     source: str = "en"
     target: str = "de"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.parallel_files import SPLITS, Sentences
 from freerun.data.ragged import Ragged, padded, source_and_target, told
 from freerun.data.subwords import Subwords
@@ -39,6 +40,8 @@ class ParallelCoder:
     >>> ParallelCoder.from_description(coder.describe()) == coder
     True
     """
+
+    __repr__ = brief
 
     subwords: Subwords
     longest: int
@@ -110,6 +113,8 @@ class ParallelData:
     >>> data.lengths, data.batch([1], torch.tensor([0])).targets.shape
     ([3, 5], torch.Size([1, 5]))
     """
+
+    __repr__ = brief
 
     splits: Mapping[str, Sentences]
     subwords: Subwords

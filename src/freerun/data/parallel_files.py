@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from freerun.brief import brief
 from freerun.data.text import LONGEST, counted, first_problems, missing_message, read_lines, user_path
 from freerun.errors import UserError, shown
 
@@ -30,6 +31,8 @@ class Sentences:
     1
     """
 
+    __repr__ = brief
+
     sources: list[str]
     targets: list[str]
     origin: str
@@ -49,6 +52,8 @@ class Sentences:
 @dataclass
 class Table:
     """The lines of one split that are used, and what has been dropped, in words."""
+
+    __repr__ = brief
 
     origin: str
     lines: list[tuple[int, str, str]]

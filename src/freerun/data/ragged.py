@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.errors import UserError
 from freerun.types import Batch
 
@@ -23,6 +24,8 @@ class Ragged:
     >>> ids.tolist(), mask.sum(1).tolist()
     ([[8, 0, 0], [5, 6, 7]], [1, 3])
     """
+
+    __repr__ = brief
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
         self.lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from freerun.brief import brief
 from freerun.data.ragged import before_end
 from freerun.errors import UserError, needing
 
@@ -36,6 +37,8 @@ class Subwords:
     >>> subwords.decode(subwords.encode(["größer als  low"])[0])
     'größer als low'
     """
+
+    __repr__ = brief
 
     merges: tuple[tuple[str, str], ...]
 

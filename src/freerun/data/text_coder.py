@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.text import check_description
 from freerun.errors import UserError
 
@@ -33,6 +34,8 @@ class TextCoder:
     >>> TextCoder.from_description(coder.describe()) == coder
     True
     """
+
+    __repr__ = brief
 
     symbols: tuple[str, ...]
     length: int

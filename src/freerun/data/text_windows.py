@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.text import counted, first_problems, read_lines, user_path
 from freerun.data.text_coder import TextCoder
 from freerun.errors import UserError, whole
@@ -38,6 +39,8 @@ class TextOptions:
     Raises:
         UserError: a value is not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     length: int = 64
     stride: int | None = None
@@ -89,6 +92,8 @@ class TextData:
     >>> batch.mask.tolist()[0], batch.eligible.tolist()[0]
     ([False, True, True], [False, True, False])
     """
+
+    __repr__ = brief
 
     parts: Mapping[str, str]
     options: TextOptions = field(default_factory=TextOptions)

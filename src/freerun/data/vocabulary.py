@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from freerun.brief import brief
 from freerun.data.ragged import before_end
 from freerun.errors import UserError
 
@@ -32,6 +33,8 @@ class Vocabulary:
     >>> len(v), v.ids(("a", "b")), v.symbols_of([1, 2, 0, 0])
     (3, [1, 2], ('a', 'b'))
     """
+
+    __repr__ = brief
 
     symbols: Symbols
     first: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.errors import UserError
 
 __all__ = ["AfterError", "after_error", "first_error", "position_errors"]
@@ -22,6 +23,8 @@ class AfterError:
         wrong: entries of which the one before is wrong.
         right: entries of which the one before is right.
     """
+
+    __repr__ = brief
 
     after_wrong: float | None
     after_right: float | None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.diagnostics.after import AfterError
 from freerun.diagnostics.leads import LeadErrors, quantiles
 
@@ -24,6 +25,8 @@ Row = tuple[float, ...]
 @dataclass(frozen=True)
 class Spread:
     """Median over windows, and the quartiles below and above it."""
+
+    __repr__ = brief
 
     low: float
     median: float
@@ -49,6 +52,8 @@ class Side:
         last_tenth: the same of its last tenth.
     """
 
+    __repr__ = brief
+
     rmse: Row
     low: Row
     median: Row
@@ -69,6 +74,8 @@ class Side:
 class Naive:
     """A forecast that needs no model: median over windows by lead time, and NRMSE over windows."""
 
+    __repr__ = brief
+
     median: Row
     rmse: Row
     nrmse: Spread
@@ -78,6 +85,8 @@ class Naive:
 @dataclass(frozen=True)
 class Growing:
     """How the free-running error grows; see ``freerun.diagnostics.growth``."""
+
+    __repr__ = brief
 
     rate: float | None
     exponent: float | None
@@ -105,6 +114,8 @@ class Climate:
         points: the last states of gold and of the run in two dimensions, at most 1500 each.
         axes: names of the two dimensions.
     """
+
+    __repr__ = brief
 
     steps: int
     diverged_at: int | None
@@ -135,6 +146,8 @@ class Fan:
         bands: levels and sampled free runs at these levels, or ().
         diverged_at: lead time at which the free run escaped, or None.
     """
+
+    __repr__ = brief
 
     window: int
     past: tuple[Row, ...]
@@ -168,6 +181,8 @@ class ValueDiagnosis:
         period: steps after which the data repeat themselves, or None.
     """
 
+    __repr__ = brief
+
     windows: int
     horizon: int
     channels: tuple[str, ...]
@@ -197,6 +212,8 @@ class IdSide:
         after: how often an entry is wrong after a wrong and after a right one.
     """
 
+    __repr__ = brief
+
     wrong_by_position: Row
     wrong: float
     after: AfterError
@@ -215,6 +232,8 @@ class IdDiagnosis:
         gap_by_position: signed: free-running minus teacher-forced.
         first_error: rows whose first error, which both have in common, is at each position.
     """
+
+    __repr__ = brief
 
     rows: int
     positions: int

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.errors import UserError
 
 __all__ = ["Growth", "growth"]
@@ -23,6 +24,8 @@ class Growth:
         fitted: leads 1..fitted were used.
         ratio: (H,) error(t) / (error(1) exp(exponent (t - 1))); None without an exponent.
     """
+
+    __repr__ = brief
 
     rate: float | None
     exponent: float | None

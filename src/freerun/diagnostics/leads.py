@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from freerun import metrics
+from freerun.brief import brief
 from freerun.errors import UserError
 
 __all__ = [
@@ -32,6 +33,8 @@ class LeadErrors:
         windows: how many there were.
         levels: of the quantiles.
     """
+
+    __repr__ = brief
 
     rmse: Tensor
     quantiles: Tensor

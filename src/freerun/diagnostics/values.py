@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.diagnostics.chained import past_of
 from freerun.diagnostics.diagnosis import Fan, Growing, Naive, Side, Spread, ValueDiagnosis
 from freerun.diagnostics.growing import growth
@@ -59,6 +60,8 @@ class About:
         end: id of the end symbol, for ids; None: there is none.
         key: of sampled runs.
     """
+
+    __repr__ = brief
 
     exponent: float | None = None
     period: int | None = None

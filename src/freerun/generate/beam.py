@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.generate.walk import Walk, log_probs
 
 __all__ = ["Ask", "Generated", "beam_search"]
@@ -25,6 +26,8 @@ class Generated:
             model allows fewer than n_best hypotheses, the missing ones have length 0 and score -inf.
     """
 
+    __repr__ = brief
+
     entries: Tensor
     lengths: Tensor
     scores: Tensor
@@ -33,6 +36,8 @@ class Generated:
 @dataclass(frozen=True)
 class Ask:
     """What is asked for; the fields are the arguments of ``generate``."""
+
+    __repr__ = brief
 
     length: int
     end: int | None

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.rollin.draft import draft_roll_in
 from freerun.rollin.engines import Draft, Engine, Window, chosen_engine, refuse_engine
 from freerun.rollin.jacobi import jacobi_roll_in
@@ -35,6 +36,8 @@ class RollIn:
             it), ``"fixed point"`` (a last pass over the rows changed nothing), ``"training forward"`` (that pass was
             the forward that is differentiated), or ``"no"`` for k parallel passes.
     """
+
+    __repr__ = brief
 
     history: Tensor
     engine: str

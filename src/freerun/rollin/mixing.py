@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.draws import Draw, check_width
 from freerun.types import Batch
 
@@ -26,6 +27,8 @@ class Mixing:
         key: what noise is derived from.
         detached: whether own values are fed without their gradient.
     """
+
+    __repr__ = brief
 
     gold: Tensor
     keep: Tensor

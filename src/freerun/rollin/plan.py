@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.draws import Draw, check_width
 from freerun.rollin.outputs import checked_rows
 from freerun.types import Batch
@@ -31,6 +32,8 @@ class Plan:
         key: what the noise is derived from.
         width: values an entry has, to hold against what the draw makes of the outputs; None: entries are ids.
     """
+
+    __repr__ = brief
 
     rows: Tensor
     times: Tensor

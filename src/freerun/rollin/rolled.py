@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from freerun.brief import brief
+
 __all__ = ["Rolled", "same"]
 
 
@@ -19,6 +21,8 @@ class Rolled:
         work: positions computed, in forwards: 1 is batch x time of them.
         settled: whether the history is known to be the sequential one.
     """
+
+    __repr__ = brief
 
     history: Tensor
     passes: int

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from freerun.brief import brief
 from freerun.draws import check_width
 from freerun.errors import UserError
 from freerun.rollin.engines import Engine
@@ -34,6 +35,8 @@ class Truncated:
         outputs: (batch, time, width), without graph.
         history: (batch, time, value), without graph.
     """
+
+    __repr__ = brief
 
     total: Tensor
     count: Tensor

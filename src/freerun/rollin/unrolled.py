@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.draws import check_width
 from freerun.errors import UserError
 from freerun.rollin.engines import Engine, resolve
@@ -30,6 +31,8 @@ class Unrolled:
         passes: extra model calls.
         exact: whether the history is the sequential one.
     """
+
+    __repr__ = brief
 
     outputs: Tensor
     history: Tensor

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
+from freerun.brief import brief
 from freerun.errors import UserError
 from freerun.types import Batch, Outcome
 
@@ -27,6 +28,8 @@ class Evaluation:
         curves: name -> numbers by lead time, for tasks that have them.
         shown: a few items whole, for figures.
     """
+
+    __repr__ = brief
 
     teacher_forced: Mapping[str, float]
     free_running: Mapping[str, float]
@@ -64,6 +67,8 @@ class DataTask(Generic[D, S]):
         data: has ``lengths``, ``fingerprint``, ``coder``, ``batch(indices, rows)`` and ``header()``.
         settings: of the evaluation.
     """
+
+    __repr__ = brief
 
     def __init__(self, data: D, settings: S) -> None:
         self.data = data

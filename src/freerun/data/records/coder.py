@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.records.chat import asked, conversation, special_ids
 from freerun.data.records.columns import Message, Record
 from freerun.data.text import check_description
@@ -32,6 +33,8 @@ class Encoded:
         learnt: places in ``told`` that are learnt too: earlier answers, or all of a text.
         merged: whether the prompt ends within a token of prompt and completion as one.
     """
+
+    __repr__ = brief
 
     told: tuple[int, ...]
     said: tuple[int, ...]
@@ -58,6 +61,8 @@ class RecordCoder:
         longest: ids of the longest training answer, without the end symbol.
         model: makes batches; see ``bound``.
     """
+
+    __repr__ = brief
 
     tokenizer: Any
     shape: str

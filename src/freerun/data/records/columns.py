@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from freerun.brief import brief
 from freerun.data.records.table import Table, parsed
 from freerun.data.text import counted, first_problems
 from freerun.errors import UserError, listed, shown
@@ -33,6 +34,8 @@ class Record:
         told: source or prompt; of messages all but the last; "" of plain text.
         said: target, completion, the last message's content, or the text.
     """
+
+    __repr__ = brief
 
     place: str
     told: str | tuple[Message, ...]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.parallel_files import SPLITS
 from freerun.data.records.chat import special_ids
 from freerun.data.records.coder import Encoded, RecordCoder
@@ -35,6 +36,8 @@ class RecordData:
         name: what the data are called in the header.
         notes: for each split what was left out of it or cut, in words.
     """
+
+    __repr__ = brief
 
     def __init__(
         self, splits: Mapping[str, Fitted], coder: RecordCoder, name: str, notes: Mapping[str, Sequence[str]]

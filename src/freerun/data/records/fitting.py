@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from freerun.brief import brief
 from freerun.data.records.coder import Encoded, RecordCoder
 from freerun.data.records.columns import Record
 from freerun.data.text import counted, first_problems
@@ -29,6 +30,8 @@ class Limits:
             answer that was cut has no end symbol.
     """
 
+    __repr__ = brief
+
     told: int | None = None
     said: int | None = None
     positions: int | None = None
@@ -45,6 +48,8 @@ class Fitted:
         notes: what was left out or cut, in words.
         problems: what is wrong, if anything.
     """
+
+    __repr__ = brief
 
     records: list[Record]
     encoded: list[Encoded]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from freerun.brief import brief
 from freerun.data.parallel_files import SPLITS
 from freerun.data.records.columns import SHAPES, Record, shape_of, table_records
 from freerun.data.records.table import ENDINGS, FORMATS, Table, read_rows
@@ -40,6 +41,8 @@ class RecordOptions:
     Raises:
         UserError: a value is not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     columns: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     format: str | None = None
@@ -86,6 +89,8 @@ class Records:
         name: where they come from.
         dropped: for each split what was left out, in words.
     """
+
+    __repr__ = brief
 
     shape: str
     columns: Mapping[str, str]

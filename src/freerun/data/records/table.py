@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freerun.brief import brief
 from freerun.data.parquet import read_parquet, readable
 from freerun.data.text import cells_of_any_size, first_problems, read_lines, refuse_no_file
 from freerun.errors import UserError, shown
@@ -37,6 +38,8 @@ class Table:
         rows: one mapping a row; a name that is not there is missing.
         places: where each row stands.
     """
+
+    __repr__ = brief
 
     origin: str
     columns: tuple[str, ...]

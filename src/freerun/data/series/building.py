@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from freerun.brief import brief
 from freerun.data.integrate import Array
 from freerun.data.series.calendar import Stamp, Step, calendar_columns, calendar_names, step_between
 from freerun.data.series.coder import SeriesCoder
@@ -37,6 +38,8 @@ class Piece:
         where: row -> where it stands ("file.csv:17"); None: the name and the row's number.
     """
 
+    __repr__ = brief
+
     name: str
     values: Array
     stamps: Sequence[Stamp] | None = None
@@ -50,6 +53,8 @@ class Piece:
 @dataclass(frozen=True)
 class Channels:
     """Names of the columns of every piece, in order: targets, observed, covariates."""
+
+    __repr__ = brief
 
     targets: tuple[str, ...]
     observed: tuple[str, ...] = ()

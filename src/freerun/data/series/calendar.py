@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from freerun.brief import brief
 from freerun.data.integrate import Array
 
 __all__ = ["CALENDAR", "Stamp", "Step", "calendar_columns", "calendar_names", "step_between"]
@@ -57,6 +58,8 @@ class Step:
     >>> str(Step(3600.0, of="seconds")), Step.parse("1 month-ends").after(datetime(2020, 1, 31))
     ('3600 seconds', datetime.datetime(2020, 2, 29, 0, 0))
     """
+
+    __repr__ = brief
 
     size: float
     of: str = "units"

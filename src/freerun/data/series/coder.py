@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.series.gaps import LARGEST
 from freerun.data.series.options import Layout, check_layout
 from freerun.data.text import check_description, first_problems
@@ -48,6 +49,8 @@ class SeriesCoder:
     >>> SeriesCoder.from_description(coder.describe()) == coder
     True
     """
+
+    __repr__ = brief
 
     channels: tuple[str, ...]
     mean: tuple[float, ...]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from freerun.brief import brief
 from freerun.data.series.calendar import CALENDAR
 from freerun.errors import UserError, listed, shown
 
@@ -71,6 +72,8 @@ class SeriesOptions:
     Raises:
         UserError: values that are not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     past: int = 48
     horizon: int = 24

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from freerun.brief import brief
 from freerun.data.integrate import Array
 from freerun.data.parquet import read_parquet, readable
 from freerun.data.series.calendar import Stamp
@@ -45,6 +46,8 @@ class Table:
         frame: a polars data frame; all columns of a CSV file are text.
         lines: line of each row; None where the file has rows only.
     """
+
+    __repr__ = brief
 
     path: Path
     frame: Any

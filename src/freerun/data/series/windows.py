@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from freerun.brief import brief
 from freerun.data.series.coder import SeriesCoder
 from freerun.data.series.options import SPLITS
 from freerun.data.text import counted
@@ -31,6 +32,8 @@ class Segment:
         end: the row behind the last.
         floor: the first row that the past of a window may reach back to.
     """
+
+    __repr__ = brief
 
     begin: int
     end: int
@@ -79,6 +82,8 @@ class SeriesData:
     >>> batch.context["past"][:, :, 0].tolist(), batch.targets[:, :, 0].tolist()
     ([[0.0, 1.0], [4.0, 5.0]], [[2.0, 3.0, 4.0], [6.0, 7.0, 8.0]])
     """
+
+    __repr__ = brief
 
     name: str
     raw: Tensor

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from freerun.brief import brief
 from freerun.data.integrate import Array
 from freerun.data.series.building import constants, scales_of
 from freerun.data.series.coder import SeriesCoder
@@ -57,6 +58,8 @@ class SystemOptions:
     Raises:
         UserError: values that are not allowed; all of them at once.
     """
+
+    __repr__ = brief
 
     past: int = 50
     horizon: int = 100
