@@ -138,7 +138,7 @@ def cases(folder: Path, every: int, *, checkpoints: bool) -> Iterator[tuple[Path
         yield from ((place, *damage) for damage in plain(path, every))
         if path.suffix == ".json":
             yield from ((place, *damage) for damage in hostile(path))
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" and path.with_name("manifest.json").exists():
             yield place, "sparse", sparse
 
 
@@ -209,6 +209,22 @@ def damages(lives: Lives, number: int, seed: int, every: int = 997) -> Count:
         more = ended.memory // 1024 - memory[name]
         count.check(more < 100, f"{name}, {place}, {what}: {more} MB more than undamaged")
         count.facts["most memory more, MB"] = max(more, count.facts.get("most memory more, MB", 0))
+    return count
+
+
+def bombs(lives: Lives) -> Count:
+    """Three gigabytes in place of each file of weights: refused or stepped over, and never read."""
+    count = Count("a file of three gigabytes")
+    commands = readers(lives)
+    for name in ("resume", "evaluate"):
+        _, right, _ = ran(lives, commands[name])
+        for path in sorted(commands[name].source.rglob("*.safetensors")):
+            place = path.relative_to(commands[name].source)
+            if path.with_name("manifest.json").exists() and (name == "resume" or place.parts[0] == "model"):
+                _, ended, _ = ran(lives, commands[name], sparse, place)
+                more = (ended.memory - right.memory) // 1024
+                count.tried += 1
+                count.check(ended.code in (0, 4) and more < 100, f"{name}, {place}: exit {ended.code}, {more} MB more")
     return count
 
 

@@ -47,7 +47,7 @@ dropout = 0.2
 name = "scheduled_sampling"
 teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 }
 [train]
-updates = 14
+updates = 15
 batch_size = 12
 accumulate = 2
 ema = 0.9
@@ -57,7 +57,7 @@ save_every = 3
 """
 # most of its time is evaluation
 SLOW = RECIPE.replace("symbols = 6\nlongest = 4", "symbols = 16\nlongest = 5").replace(
-    "dev = 6\ntest = 6", "dev = 4000\ntest = 16000"
+    "dev = 6\ntest = 6", "dev = 1500\ntest = 8000"
 )
 COMPARISON = (
     RECIPE
@@ -202,9 +202,16 @@ def without_clocks(value: Any) -> Any:
 
 
 def fingerprints(folder: Path) -> dict[str, Any]:
-    """All that a run or a comparison leaves, without its clocks, logs, curves and pages."""
+    """All that a run or a comparison leaves, without its clocks, logs, curves and pages.
+
+    Of checkpoints the last, and how many: a stop makes one of its own.
+    """
     found: dict[str, Any] = {}
+    steps = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    found["checkpoints"] = len(steps)
     for path in sorted(folder.rglob("*")):
+        if set(path.parts) & set(steps[:-1]):
+            continue
         content = path.read_bytes().replace(bytes(folder), b".") if path.is_file() else b""
         if path.suffix == ".json" and path.name != "manifest.json":
             found[str(path.relative_to(folder))] = without_clocks(json.loads(content))
@@ -254,13 +261,16 @@ def ends_whole(lives: Lives, count: Count, folder: Path, where: str, recipe: str
     return count.check(not different, f"{where}: not the same bits: {different}")
 
 
-def kills_at_events(lives: Lives, every: int = 1, first: int = 1, recipe: str = RECIPE) -> Count:
-    """A kill at every n-th file event, then --resume; before anything has begun a fresh start too."""
+def kills_at_events(lives: Lives, every: int = 1, recipe: str = RECIPE, among_first: int | None = None) -> Count:
+    """A kill at every n-th file event, then --resume; before anything has begun a fresh start too.
+
+    ``among_first``: the same of the first 25 events, where a folder is begun.
+    """
     count = Count("kill -9 at a file event")
     lives.whole(recipe)
     events = lives.events(recipe)
     count.facts["events"] = len(events)
-    for number in range(first, len(events) + 1, every):
+    for number in sorted({*range(1, len(events) + 1, every), *range(1, 26, among_first or every)}):
         where, folder = f"event {number} ({events[number - 1]})", lives.new("killed")
         ended = lives.train(folder, recipe=recipe, event=number)
         count.tried += 1
@@ -332,6 +342,21 @@ def signals(lives: Lives, number: int, seed: int, recipe: str = SLOW, world: int
     return count
 
 
+def stops_at_updates(lives: Lives, every: int = 1, first: int = 1) -> Count:
+    """SIGTERM while the n-th of three epochs' updates is written down: 143, and each goes on to the same bits."""
+    count = Count("a stop after an update")
+    writes = [number for number, event in enumerate(lives.events(), 1) if event == "write metrics.jsonl"]
+    updates = [line["event"] == "update" for line in lives.whole()["metrics.jsonl"]]
+    for number in [write for write, update in zip(writes, updates, strict=True) if update][first - 1 :: every]:
+        folder, where = lives.new("stopped"), f"SIGTERM at event {number}"
+        ended = lives.train(folder, event=number, signal=int(signal.SIGTERM))
+        count.tried += 1
+        count.check(ended.code == 143, f"{where}: exit {ended.code}: {ended.text[-500:]}")
+        if ends_whole(lives, count, folder, where):
+            shutil.rmtree(folder)
+    return count
+
+
 def second_runs(lives: Lives, every: int = 20, first: int = 1) -> Count:
     """While a run stands still at a file event, others try its folder: one goes on, the others change nothing."""
     count = Count("a second run in the folder")
@@ -389,39 +414,76 @@ def full_disks(lives: Lives, sizes: Iterator[int] | list[int]) -> Count:
     return count
 
 
+def real_disks(lives: Lives, number: int, seed: int) -> Count:
+    """A file system that something else fills while a run stands still; root alone can mount one."""
+    count = Count("a file system that is full")
+    chance, disk, last = random.Random(seed), lives.root / "disk", len(lives.events())
+    disk.mkdir()
+    while count.tried < number:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+        try:
+            folder, room, at = disk / "run", 4096 * chance.randint(0, 8), chance.randint(20, last)
+            where = f"seed {seed}, {room:,} bytes are left at event {at}"
+            stopped = lives.train(folder, event=at, signal=int(signal.SIGSTOP))
+            (disk / "other").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - room)))
+            ended = lives.go_on(stopped)
+            if ended.code == 0:
+                continue  # that was enough
+            count.tried += 1
+            said = all(word in ended.text for word in (str(folder), "needed", "free"))
+            count.check(ended.code == 5 and said, f"{where}: exit {ended.code}: {ended.text[-500:]}")
+            (disk / "other").unlink()
+            ends_whole(lives, count, folder, where)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+    return count
+
+
+def damaged(campaign: str, lives: Lives, *numbers: int) -> Count:
+    import fault_damage
+
+    return getattr(fault_damage, campaign)(lives, *numbers)
+
+
 def full_sizes(number: int, seed: int) -> list[int]:
     return [random.Random(seed + each).randint(1, 60_000) for each in range(number)]
 
 
-CAMPAIGNS: dict[str, tuple[str, Callable[[Lives, int, int], Count]]] = {
-    "events": ("a kill at every N-th file event", lambda lives, n, _: kills_at_events(lives, n)),
-    "kills": ("N kills at random moments", random_kills),
-    "kills-of-two": ("the same of two processes", lambda lives, n, seed: random_kills(lives, n, seed, 2)),
-    "signals": ("N signals at random moments", signals),
-    "signals-to-two": ("the same to two processes", lambda lives, n, seed: signals(lives, n, seed, RECIPE, 2)),
-    "second": ("a second run at every N-th file event", lambda lives, n, _: second_runs(lives, n)),
-    "full": ("N sizes of a full disk", lambda lives, n, seed: full_disks(lives, full_sizes(n, seed))),
+CAMPAIGNS: dict[str, tuple[str, Callable[[Lives, int, int], Count], int]] = {
+    "events": ("a kill at every N-th file event", lambda lives, n, _: kills_at_events(lives, n), 1),
+    "kills": ("N kills at random moments", random_kills, 100),
+    "kills-of-two": ("the same of two processes", lambda lives, n, seed: random_kills(lives, n, seed, 2), 40),
+    "signals": ("N signals at random moments", signals, 50),
+    "signals-to-two": ("the same to two processes", lambda lives, n, seed: signals(lives, n, seed, RECIPE, 2), 20),
+    "updates": ("SIGTERM at every N-th update", lambda lives, n, _: stops_at_updates(lives, n), 1),
+    "second": ("a second run at every N-th file event", lambda lives, n, _: second_runs(lives, n), 5),
+    "full": ("N sizes of a full disk", lambda lives, n, seed: full_disks(lives, full_sizes(n, seed)), 60),
+    "real-disks": ("N file systems that are filled; needs root", real_disks, 20),
+    "damage": ("N of all damages to files", lambda lives, n, seed: damaged("damages", lives, n, seed), 2000),
+    "links": ("links in place of every N-th file", lambda lives, n, _: damaged("links", lives, n), 1),
+    "theirs": ("1: files of the user", lambda lives, _, __: damaged("users_files", lives), 1),
     "compare-events": (
         "a comparison killed at every N-th file event of its start",
-        lambda lives, n, _: kills_at_events(lives, n, recipe=COMPARISON),
+        lambda lives, n, _: kills_at_events(lives, n, COMPARISON), 1,
     ),
     "compare-kills": (
         "a comparison killed N times",
-        lambda lives, n, seed: random_kills(lives, n, seed, recipe=COMPARISON),
+        lambda lives, n, seed: random_kills(lives, n, seed, recipe=COMPARISON), 10,
     ),
-    "compare-signals": ("N signals to a comparison", lambda lives, n, seed: signals(lives, n, seed, COMPARISON)),
-}
+    "compare-signals": ("N signals to a comparison", lambda lives, n, seed: signals(lives, n, seed, COMPARISON), 10),
+}  # fmt: skip
+"""What is tried, how often in a full count, and what is tried so often."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for name, (what, _) in CAMPAIGNS.items():
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    for name, (what, _, full) in CAMPAIGNS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} ({full} in a full count)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = vars(parser.parse_args(arguments))
     failed = 0
     with tempfile.TemporaryDirectory(dir=MEMORY) as root, Lives(Path(root)) as lives:
-        for name, (_, campaign) in CAMPAIGNS.items():
+        for name, (_, campaign, _) in CAMPAIGNS.items():
             if number := chosen[name.replace("-", "_")]:
                 began = time.monotonic()
                 count = campaign(lives, number, chosen["seed"])
