@@ -241,9 +241,13 @@ def differing(found: dict[str, Any], whole: dict[str, Any]) -> str:
     return ", ".join(names)
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every path below a folder, with its bytes."""
-    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+def tree(folder: Path) -> dict[str, Any]:
+    """Every path below a folder, with its bytes, or how many where they are many."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        size = path.stat().st_size if path.is_file() else 0
+        found[str(path)] = size if size > 2**26 else path.read_bytes() if path.is_file() else None
+    return found
 
 
 def ends_whole(lives: Lives, count: Count, folder: Path, where: str, recipe: str = RECIPE, world: int = 1) -> bool:

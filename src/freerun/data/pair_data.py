@@ -107,10 +107,10 @@ class PairCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        check_description(description, "pairs", ("source_symbols", "target_symbols", "longest"))
+        check_description(description, "pairs", {"source_symbols": list, "target_symbols": list, "longest": int})
         source = Vocabulary(tuple(description["source_symbols"]), PADDING)
         target = Vocabulary(tuple(description["target_symbols"]), END)
-        return cls(source, target, int(description["longest"]))
+        return cls(source, target, description["longest"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,8 +91,8 @@ class ParallelCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        check_description(description, "parallel", ("merges", "longest"))
-        return cls(Subwords.from_description(description["merges"]), int(description["longest"]))
+        check_description(description, "parallel", {"merges": list, "longest": int})
+        return cls(Subwords.from_description(description["merges"]), description["longest"])
 
 
 @dataclass(frozen=True, eq=False)

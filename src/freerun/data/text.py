@@ -6,7 +6,7 @@ import codecs
 import csv
 import difflib
 import re
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,16 @@ _BOMS = (
 )
 
 
-def check_description(description: Mapping[str, Any], kind: str, needed: Collection[str]) -> None:
-    """Refuse the description of a saved model's data that is of another kind, or incomplete.
+def check_description(description: Mapping[str, Any], kind: str, needed: Mapping[str, type]) -> None:
+    """Refuse the description of a saved model's data that is of another kind, incomplete, or damaged.
+
+    Args:
+        description: as it was read.
+        kind: what it must be of.
+        needed: what it must hold: ``list`` a list of texts, ``int`` a length, ``object`` what is checked elsewhere.
 
     Raises:
-        UserError: names what is missing.
+        UserError: names what is missing or wrong.
     """
     missing = [name for name in needed if name not in description]
     if missing or description.get("kind") != kind:
@@ -56,6 +61,15 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Collect
             f"expected the description of {kind} data with {', '.join(needed)}; got kind {description.get('kind')!r} "
             f"without {', '.join(missing) or 'nothing'}"
         )
+    problems: list[str] = []
+    for name, wanted in needed.items():
+        value: Any = description[name]
+        if wanted is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            problems.append(f"describe.{name} must be a list of texts")
+        if wanted is int and not (type(value) is int and 1 <= value < 2**31):
+            problems.append(f"describe.{name} must be a length, 1 or more; got {shown(value)}")
+    if problems:
+        raise UserError(problems)
 
 
 def encoding_problems(encoding: str) -> list[str]:

@@ -89,5 +89,5 @@ class TextCoder:
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        check_description(description, "text", ("symbols", "length"))
-        return cls(tuple(description["symbols"]), int(description["length"]))
+        check_description(description, "text", {"symbols": list, "length": int})
+        return cls(tuple(description["symbols"]), description["length"])

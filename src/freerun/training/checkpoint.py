@@ -58,7 +58,7 @@ class Tally:
     step: Count = 0
     best_step: Count | None = None
     best_value: float | None = None
-    best_dev: dict[str, Any] = field(default_factory=dict)
+    best_dev: dict[str, dict[str, float | None]] = field(default_factory=dict[str, dict[str, float | None]])
     stale: Count = 0
     stopped_early: bool = False
     seconds: float = 0.0
@@ -267,6 +267,8 @@ def _state(stored: Stored) -> _State:
     tally = Tally(**content["tally"])
     if _name(tally.step) != stored.path.name:
         raise CheckpointError(f"{where} is of step {tally.step:,}, and its folder is named {stored.path.name}")
+    if (tally.best_step is None) != (tally.best_value is None) or (tally.best_step or 0) > tally.step:
+        raise CheckpointError(f"{where} is damaged: best_step and best_value do not belong together, or are of later")
     return {**state, "tally": tally}
 
 

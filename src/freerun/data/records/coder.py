@@ -258,7 +258,7 @@ class RecordCoder:
         Raises:
             UserError: the description is of something else or incomplete, or the tokenizer another one.
         """
-        check_description(description, "records", _SAVED)
+        check_description(description, "records", dict.fromkeys(_SAVED, object))
         given = {name: description[name] for name in _SAVED if name != "tokenizer"}
         made = cls(tokenizer, **given, model=model)
         if description["tokenizer"] != [made.vocabulary]:

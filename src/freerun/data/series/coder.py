@@ -206,7 +206,7 @@ class SeriesCoder:
             UserError: the description is of something else, or incomplete.
         """
         names = [field.name for field in fields(cls) if field.name != "series" or "series" in description]
-        check_description(description, "series", names)
+        check_description(description, "series", dict.fromkeys(names, object))
         given: list[Any] = [description[name] for name in names]
         values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in given]
         return cls(*values)
