@@ -14,6 +14,7 @@ from freerun.cli import main
 from freerun.compare.run import compare
 from freerun.config.folder import clear_run
 from freerun.config.load import load_run, own_data
+from freerun.errors import visible
 from freerun.training.finetuning import AnswerSettings, answers, evaluate_records
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, MARKED, model_folder, rows, sentences, write_lines, write_recipe
@@ -144,7 +145,7 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     loaded = load_run(run)
     asked = ["a man runs. ->", "the dog\nsleeps. ->"]
     expected = answers(loaded.model, loaded.coder, loaded.coder.prompts(asked), AnswerSettings(length=7))
-    assert out == [text.replace("\n", "\\n").replace("\t", "\\t") for text in expected]
+    assert out == [visible(text.replace("\n", "\\n").replace("\t", "\\t")) for text in expected]
     objects = write_lines(tmp_path / "in.jsonl", [{**row, "n": n} for n, row in enumerate(rows(shape)[:3])])
     assert main(["generate", str(run), "--input", str(objects), "--beams", "2"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
