@@ -26,7 +26,7 @@ from freerun.errors import (
     TerminatedError,
     UserError,
 )  # fmt: skip
-from freerun.methods import METHODS
+from freerun.methods import METHODS, PRESETS
 from freerun.schedules import SCHEDULES
 from freerun.training.weights import pack, write_model
 from tiny_recipes import write
@@ -161,6 +161,22 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
     ]:  # fmt: skip
         assert main(["check", target]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_presets_are_listed_and_described(capsys):
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    for name, (make, paper) in PRESETS.items():
+        assert f"\n{name}(steps" in listed
+        assert main(["methods", name]) == 0
+        shown = capsys.readouterr().out
+        made = make(1000, 20) if name == "bptt_sa" else make(1000)
+        assert shown.startswith(f"{name}: a preset. ")
+        assert repr(made) in shown
+        assert f"freerun methods {made.name}" in shown
+        assert paper in shown
+    assert main(["methods", "faling"]) == 2
+    assert "did you mean falling?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["methods", "schedules"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
+import freerun
 from freerun.config.check import required
 from freerun.config.methods import SUPPLIED
 from freerun.config.shipped import shipped_recipes
@@ -22,23 +24,49 @@ def list_methods() -> str:
     from freerun.methods import METHODS, PRESETS
 
     lines = _columns((name, cls.summary) for name, cls in METHODS.items())
-    lines += ["", "Presets in Python (freerun.methods):"]
-    lines += _columns((f"{name}(steps)", paper) for name, (_, paper) in PRESETS.items())
+    lines += ["", "Presets in Python (methods with their published settings, made for a number of updates):"]
+    lines += _columns((f"{name}({', '.join(_needed(make))})", paper) for name, (make, paper) in PRESETS.items())
     return "\n".join([*lines, "", "freerun methods NAME shows formula, reference, parameters and BibTeX."])
 
 
 def describe_method(name: str) -> str:
-    """Formula, parameters, reference and BibTeX of a method.
+    """Formula, parameters, reference and BibTeX of a method, or what a preset makes.
 
     Raises:
         UserError: there is no such method.
     """
-    from freerun.methods import METHODS
+    from freerun.methods import METHODS, PRESETS
 
-    cls = _one(METHODS, name, "method")
+    if name in PRESETS:
+        return _preset(name, *PRESETS[name])
+    cls = METHODS[name] if name in METHODS else _one(dict.fromkeys([*METHODS, *PRESETS]), name, "method")
     citation = cls.citation
     parts = [f"{name}: {cls.summary}", _indented(citation.formula), _parameters(cls)]
     return "\n\n".join([*parts, citation.reference, citation.bibtex])
+
+
+_EXAMPLE = {"steps": 1000, "length": 20}
+
+
+def _needed(make: Callable[..., Any]) -> list[str]:
+    return [each.name for each in signature(make).parameters.values() if each.kind is not each.VAR_KEYWORD]
+
+
+def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
+    """What a preset is: its line, the method that it makes, and its paper."""
+    given = {each: _EXAMPLE[each] for each in _needed(make)}
+    example, first = make(**given), (make.__doc__ or "").splitlines()[0]
+    call = f"freerun.{name}({', '.join(f'{key}={value}' for key, value in given.items())})"
+    if not hasattr(freerun, name):
+        call = call.replace("freerun.", "freerun.methods.", 1)
+    return "\n\n".join(
+        [
+            f"{name}: a preset. {first}",
+            _indented(f"{call}\n= {example!r}"),
+            f"It makes the method {example.name} (freerun methods {example.name}); a recipe writes that method out.",
+            paper,
+        ]
+    )
 
 
 def list_schedules() -> str:
