@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from extras_absent import EXTRAS
@@ -49,6 +50,12 @@ def environment(folder: Path, built: Path, extra: str) -> Path:
     return python
 
 
+def expected(needs: Sequence[str], extra: str) -> str:
+    """The cell of what works, or of what is refused for want of other extras."""
+    lacking = [FEATURES[feature][0] for feature in needs if extra not in FEATURES[feature]]
+    return f"`{'`, `'.join(lacking)}`" if lacking else "yes"
+
+
 def outcomes(python: Path, world: Path, extra: str) -> dict[str, str]:
     """What each case came to: "yes", the extra that it names, or what is wrong with it."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,9 +65,8 @@ def outcomes(python: Path, world: Path, extra: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in done.stdout.splitlines():
         case = json.loads(line)
-        lacking = [FEATURES[feature][0] for feature in case["needs"] if extra not in FEATURES[feature]]
         bad = wrong(case, extra)
-        found[case["name"]] = f"FAILS: {bad}" if bad else f"`{'`, `'.join(lacking)}`" if lacking else "yes"
+        found[case["name"]] = f"FAILS: {bad}" if bad else expected(case["needs"], extra)
     return found
 
 

@@ -13,7 +13,8 @@ import pytest
 from filelock import FileLock
 
 from extras_absent import EXTRAS, absent, closure
-from extras_cases import FEATURES, wrong
+from extras_cases import FEATURES, cases, wrong
+from extras_table import expected, table
 from extras_world import make
 from freerun.errors import NotInstalledError, needing
 
@@ -72,6 +73,13 @@ def test_every_extra_is_of_use_and_every_feature_has_one():
     assert set(EXTRAS) - {""} == {extra for extras in FEATURES.values() for extra in extras}
     assert {"torch", "numpy", "sympy"} <= closure("")
     assert "tokenizers" in closure("hf") - closure("")
+
+
+def test_the_table_in_the_docs_is_that_of_these_commands():
+    columns = {extra: {each.name: expected(each.needs, extra) for each in cases(TESTS, TESTS)} for extra in EXTRAS}
+    assert f"table:start -->\n{table(columns)}\n<!-- table:end" in (TESTS.parent / "docs/installing.md").read_text(
+        "utf-8"
+    )
 
 
 def test_an_outcome_that_is_wrong_is_seen():
