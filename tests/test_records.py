@@ -453,3 +453,22 @@ def test_a_file_to_score_on_has_the_same_columns(tmp_path):
     assert problem.startswith(f"{path}:2: column 'a' is missing")
     write_lines(path, [{"q": "a", "a": "b"}])
     assert read_records(path, "completions", columns, RecordOptions()) == [Record(f"{path}:1", "a", "b")]
+
+
+def test_a_row_that_is_too_long_does_not_hide_behind_one_that_is_none(tmp_path):
+    from freerun.data.records import RecordCoder, encoded_problems
+
+    lines = ['{"prompt": "a", "completion": "b"}', '{"prompt": "%s", "completion": "b"}' % ("x " * 300), "[1]",
+             '{"prompt": "\\ud800", "completion": "b"}', '{"prompt": %s, "completion": "b"}' % ("9" * 5000),
+             '{"prompt": NaN, "completion": "b"}', '{"a": ' + "[" * 10**5 + "}"] + ['{"prompt": "a", "completion": "b"}'] * 9  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    coder = RecordCoder(tokenizer(), "completions", {"prompt": "prompt", "completion": "completion"})
+    with pytest.raises(UserError) as caught:
+        load_records(
+            str(tmp_path / "rows.jsonl"), None, lambda sound: encoded_problems(sound, coder, Limits(positions=96))
+        )
+    found = {problem.split(":")[1]: problem for problem in caught.value.problems}
+    assert sorted(found) == ["2", "3", "4", "5", "6", "7"]
+    for line, said in {"2": "positions", "3": "no object", "4": "half of a surrogate pair", "5": "thousands of digits",
+                       "6": "holds a float, nan", "7": "nested too deeply"}.items():  # fmt: skip
+        assert said in found[line]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import OccupiedError
+from freerun.errors import OccupiedError, visible
 
 __all__ = ["diagnose"]
 
@@ -41,7 +41,7 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
         watch("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
         page = write_diagnosis(found, folder / _FILES[1])
-    print(_told(found))
+    print(visible(_told(found), keep="\n"))
     print(page)
     return 0
 

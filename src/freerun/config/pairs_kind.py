@@ -105,6 +105,7 @@ class PairsKind:
             UserError: what is wrong with the file; its words are too long for the model.
         """
         from freerun.data import read_pairs
+        from freerun.data.text import first_problems
         from freerun.training.evaluation import evaluate_pairs
 
         pairs = data.evaluation("test") if file is None else read_pairs(file.path, encoding=file.encoding)
@@ -113,7 +114,7 @@ class PairsKind:
             places = [f"{file.path}: {''.join(word)!r}" for word in pairs.sources]
             lengths = {side: [len(one) for one in each] for side, each in sides.items()}
             if problems := too_long(model, lengths, places):
-                raise UserError(problems[:20])
+                raise UserError(first_problems(str(file.path), problems))
         found = evaluate_pairs(model, coder, pairs, scoring(settings))
         return {"data": pairs.origin, "words": len(pairs), "beams": settings.beams}, found
 
@@ -220,6 +221,7 @@ def pronounce(
     Raises:
         UserError: words with symbols never seen in training, or too long for the model; all of them at once.
     """
+    from freerun.data.text import first_problems
     from freerun.training import evaluation
 
     problems = too_long(model, {"source": [len(word) for word in words]}, places)
@@ -229,8 +231,7 @@ def pronounce(
         except UserError as error:
             problems += error.problems
     if problems:
-        more = [f"... and {len(problems) - 20} more lines"] if len(problems) > 20 else []
-        raise UserError([*problems[:20], *more])
+        raise UserError(first_problems("the input", problems))
     said = evaluation.say(model, coder, [tuple(word) for word in words], scoring(settings))
     return [" ".join(symbols) for symbols in said]
 

@@ -102,6 +102,7 @@ class ParallelKind:
             UserError: what is wrong with the file; its sentences are too long for the model.
         """
         from freerun.data import read_sentences
+        from freerun.data.text import first_problems
         from freerun.scores import bleu_signature
         from freerun.training.translation import evaluate_translations
 
@@ -112,7 +113,7 @@ class ParallelKind:
             sides = {"source": sentences.sources, "target": sentences.targets}
             lengths = {side: [len(ids) for ids in coder.subwords.encode(texts)] for side, texts in sides.items()}
             if problems := too_long(model, lengths, places):
-                raise UserError(problems[:20])
+                raise UserError(first_problems(str(file.path), problems))
         else:
             assert data is not None  # see needs_own_data
             sentences = data.evaluation("test")
@@ -133,6 +134,7 @@ class ParallelKind:
         Raises:
             UserError: blank lines, or lines too long for the model; the first 20 of them.
         """
+        from freerun.data.text import first_problems
         from freerun.training.translation import translate
 
         problems = [
@@ -142,7 +144,7 @@ class ParallelKind:
         ]
         problems += too_long(model, {"source": [len(ids) for ids in coder.subwords.encode(lines)]}, places)
         if problems:
-            raise UserError(problems[:20])
+            raise UserError(first_problems("the input", problems))
         return translate(model, coder, lines, scoring(settings))
 
     def trial_batch(self, coder: ParallelCoder, rows: int) -> Batch:

@@ -22,7 +22,7 @@ from freerun.errors import UserError, visible
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from freerun.data.records import Encoded, Record, RecordCoder, RecordData, RecordOptions
+    from freerun.data.records import Encoded, Record, RecordCoder, RecordData, RecordOptions, Records
     from freerun.training import Evaluation
     from freerun.training.finetuning import RecordTask
     from freerun.training.reported import Reported
@@ -60,29 +60,36 @@ class RecordsKind:
             UserError: all problems of the files; a tokenizer that is not the model's, cannot pad or has no chat
                 template; records that the model has no positions for, or that are of no use to it.
         """
-        from freerun.data.records import Limits, RecordCoder, encoded_data, load_records
+        from freerun.data.records import Limits, RecordCoder, encoded_data, encoded_problems, load_records
         from freerun.training.pretrained import model_positions, read_config, read_tokenizer
 
         given = model.pretrained()
         config = read_config(given.path)
         tokenizer = read_tokenizer(given)
         refuse_other_tokenizer(tokenizer, config, given)
-        records = load_records(str(settings.path), _options(settings))
-        refuse_shape(records.shape, bool(config.is_encoder_decoder), given.path)
-        coder = RecordCoder(
-            tokenizer,
-            records.shape,
-            records.columns,
-            causal=not config.is_encoder_decoder,
-            prefix=settings.prefix,
-            chat=settings.chat,
-            separator=settings.separator,
-        )
-        refuse_without_template(coder, given)
-        if problems := without_effect(settings, coder):
-            raise UserError(problems)
         limits = Limits(settings.max_source, settings.max_target, model_positions(config), settings.too_long)
-        return encoded_data(records, coder, limits)
+
+        def coder(records: Records) -> RecordCoder:
+            refuse_shape(records.shape, bool(config.is_encoder_decoder), given.path)
+            made = RecordCoder(
+                tokenizer,
+                records.shape,
+                records.columns,
+                causal=not config.is_encoder_decoder,
+                prefix=settings.prefix,
+                chat=settings.chat,
+                separator=settings.separator,
+            )
+            refuse_without_template(made, given)
+            if problems := without_effect(settings, made):
+                raise UserError(problems)
+            return made
+
+        # what is wrong with a row is said beside what is wrong with the others, though these are no records
+        records = load_records(
+            str(settings.path), _options(settings), lambda sound: encoded_problems(sound, coder(sound), limits)
+        )
+        return encoded_data(records, coder(records), limits)
 
     def make(self, data: RecordData, settings: RecordsEvaluate, items: int | None) -> RecordTask:
         """chrF, BLEU and character errors on so many records of dev."""
@@ -149,6 +156,7 @@ class RecordsKind:
             UserError: empty lines, objects without the column that is told or with an ``output``, conversations that
                 are none, prompts too long for the model; the first 20 of them.
         """
+        from freerun.data.text import first_problems
         from freerun.training.finetuning import answers
 
         rows, told, problems = asked_of(coder, lines, places)
@@ -170,7 +178,7 @@ class RecordsKind:
             if text and not ids and not any(problem.startswith(f"{place}: ") for problem in problems)
         ]
         if problems:
-            raise UserError(problems[:20])
+            raise UserError(first_problems("the input", problems))
         said = answers(model, coder, prompts, _scoring(settings))
         return [
             escaped(text) if row is None else _object_line({**row, "output": text})
@@ -221,18 +229,22 @@ def _scoring(settings: RecordsEvaluate, items: int | None = None) -> Any:
 
 def _from_file(model: Module, coder: RecordCoder, scoring: Any, file: DataFile) -> tuple[list[Record], list[Encoded]]:
     from freerun.data.records import Limits, RecordOptions, fitted, read_records
+    from freerun.data.text import first_problems
 
-    records = read_records(
-        file.path, coder.shape, coder.columns, RecordOptions(encoding=file.encoding, separator=coder.separator)
-    )
     made: Any = model
+
+    def further(records: list[Record]) -> list[str]:
+        return fitted(coder, records, Limits(positions=made.limit), str(file.path)).problems
+
+    options = RecordOptions(encoding=file.encoding, separator=coder.separator)
+    records = read_records(file.path, coder.shape, coder.columns, options, further)
     found = fitted(coder, records, Limits(positions=made.limit), str(file.path))
     problems = found.problems or [
         f"{record.place}: {words}" for record, one in zip(found.records, found.encoded, strict=True)
         if (words := _beyond(model, coder, len(one.told), scoring.most(coder)))
     ]  # fmt: skip
     if problems:
-        raise UserError(problems[:20])
+        raise UserError(first_problems(str(file.path), problems))
     return found.records, found.encoded
 
 

@@ -110,6 +110,7 @@ class TextKind:
         Raises:
             UserError: characters never seen in training; those of all lines at once.
         """
+        from freerun.data.text import first_problems
         from freerun.training.language import go_on
 
         problems: list[str] = []
@@ -117,7 +118,7 @@ class TextKind:
         for place, prompt in zip(places, prompts, strict=True):
             problems += coder.problems(prompt, place)
         if problems:
-            raise UserError(problems[:20])
+            raise UserError(first_problems("the input", problems))
         said = go_on(model, coder, prompts, settings.block, draw=settings.draw)
         return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, said, strict=True)]
 

@@ -89,7 +89,7 @@ def load_pairs(
         except UserError as error:
             problems += error.problems
     if problems:
-        raise UserError(problems)
+        raise UserError([*problems, *(long for table in tables.values() for long in _drop_long(table, options))])
     name = str(files["train"]) if isinstance(path, Mapping) else str(path)
     return prepare(tables, options, f"{name} ({language})" if language else name)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from freerun.report import diagnosed_ids, diagnosed_values
-from freerun.report.markup import Raw, paragraph
+from freerun.report.markup import Raw, escape, paragraph
 
 __all__ = ["write_diagnosis"]
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escaped
 
-__all__ = ["Raw", "figure", "grid", "key", "legend", "paragraph", "swatch", "table"]
+__all__ = ["Raw", "escape", "figure", "grid", "key", "legend", "paragraph", "swatch", "table"]
+
+from freerun.errors import visible
+
+
+def escape(text: str) -> str:
+    """Text as HTML; control characters, which no page may hold, are written as escapes."""
+    return escaped(visible(text, keep="\n"))
 
 
 class Raw(str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from freerun.compare.results import read
 from freerun.compare.told import told
 from freerun.report import drawn, sections
 from freerun.report.forecasts import forecasts
-from freerun.report.markup import Raw, paragraph
+from freerun.report.markup import Raw, escape, paragraph
 from freerun.report.readings import Runs, data_lines, examples, header, load, said
 
 __all__ = ["write"]

@@ -24,7 +24,7 @@ from freerun.data.text import counted
 from freerun.errors import UserError
 from freerun.types import Batch
 
-__all__ = ["RecordData", "encoded_data"]
+__all__ = ["RecordData", "encoded_data", "encoded_problems"]
 
 
 class RecordData:
@@ -137,11 +137,8 @@ def encoded_data(records: Records, coder: RecordCoder, limits: Limits) -> Record
     Raises:
         UserError: records that are too long or cannot be told; the first 20 of each split.
     """
-    splits = {
-        split: fitted(coder, found, limits, f"{records.name}, {split}") for split, found in records.splits.items()
-    }
-    problems = [problem for split in splits.values() for problem in split.problems]
-    if problems:
+    splits = _fitted(records, coder, limits)
+    if problems := [problem for split in splits.values() for problem in split.problems]:
         raise UserError(problems)
     train = splits["train"].encoded
     end = _end(coder, train)
@@ -152,6 +149,17 @@ def encoded_data(records: Records, coder: RecordCoder, limits: Limits) -> Record
         for split, found in splits.items()
     }
     return RecordData(splits, made, records.name, notes)
+
+
+def encoded_problems(records: Records, coder: RecordCoder, limits: Limits) -> list[str]:
+    """What ``encoded_data`` would refuse of some records."""
+    some = {split: found for split, found in records.splits.items() if found}
+    found = _fitted(replace(records, splits=some), coder, limits)
+    return [problem for split in found.values() for problem in split.problems]
+
+
+def _fitted(records: Records, coder: RecordCoder, limits: Limits) -> dict[str, Fitted]:
+    return {split: fitted(coder, found, limits, f"{records.name}, {split}") for split, found in records.splits.items()}
 
 
 def _end(coder: RecordCoder, train: Sequence[Encoded]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -99,13 +99,16 @@ class Records:
     dropped: Mapping[str, list[str]]
 
 
-def load_records(path: str, options: RecordOptions | None = None) -> Records:
+def load_records(
+    path: str, options: RecordOptions | None = None, further: Callable[[Records], list[str]] | None = None
+) -> Records:
     """Records from a file, from a folder, or from a data set of the library datasets.
 
     Args:
         path: the training file; a folder that holds ``train.*``, ``dev.*`` (or ``valid*``, ``val*``) and ``test.*``, or
             what ``Dataset.save_to_disk`` wrote; with ``format="datasets"`` also a published data set's name.
         options: columns and splits; the defaults of ``RecordOptions`` if left out.
+        further: where rows are wrong, what else is wrong with the sound ones: all of it is said at once.
 
     Raises:
         UserError: every file's first 20 problems, by line.
@@ -125,7 +128,8 @@ def load_records(path: str, options: RecordOptions | None = None) -> Records:
         problems += wrong
         dropped[split] += [f"{counted(left_out, 'row')} with an empty column"] if left_out else []
     if problems:
-        raise UserError(list(dict.fromkeys(problems)))
+        sound = Records(shape, columns, splits, path, dropped)
+        raise UserError(list(dict.fromkeys([*problems, *_further(further, sound)])))
     _set_aside(splits, options)
     if options.limit is not None and len(splits["train"]) > options.limit:
         dropped["train"].append(f"{counted(len(splits['train']) - options.limit, 'row')} beyond the limit")
@@ -133,8 +137,28 @@ def load_records(path: str, options: RecordOptions | None = None) -> Records:
     return Records(shape, columns, {split: splits[split] for split in SPLITS}, path, dropped)
 
 
-def read_records(path: Path, shape: str, columns: Mapping[str, str], options: RecordOptions) -> list[Record]:
+def _further(further: Callable[[Any], list[str]] | None, sound: Any) -> list[str]:
+    try:
+        return further(sound) if further else []
+    except UserError as error:
+        return error.problems
+
+
+def read_records(
+    path: Path,
+    shape: str,
+    columns: Mapping[str, str],
+    options: RecordOptions,
+    further: Callable[[list[Record]], list[str]] | None = None,
+) -> list[Record]:
     """The records of one file, all of them.
+
+    Args:
+        path: the file.
+        shape: what they are.
+        columns: part -> column.
+        options: how the file is read.
+        further: where rows are wrong, what else is wrong with the sound ones.
 
     Raises:
         UserError: what is wrong with it.
@@ -142,7 +166,7 @@ def read_records(path: Path, shape: str, columns: Mapping[str, str], options: Re
     table, problems = read_rows(path, separator=options.separator, encoding=options.encoding)
     records, _, wrong = table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
     if problems or wrong:
-        raise UserError([*problems, *wrong])
+        raise UserError([*problems, *wrong, *(_further(further, records) if records else [])])
     return records
 
 

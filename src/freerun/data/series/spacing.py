@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from freerun.data.series.calendar import Stamp, Step
+from freerun.data.text import FEW
 
 __all__ = ["uneven"]
 
@@ -32,16 +33,20 @@ def uneven(stamps: Sequence[Stamp], step: Step | None, place: Callable[[int], st
             f"{place(1)}: time {stamp} comes after {before}, and so on to the end: newest first; sort the rows by "
             f"time, oldest first{advice}"
         ]
-    found: list[str] = []
+    kinds: dict[str, list[tuple[int, str]]] = {}
     for row, (before, stamp) in enumerate(pairs, start=1):
         at = f"{place(row)}: time {stamp}"
         if stamp == before:
-            found.append(f"{at} stands twice; keep one of the rows{advice}")
+            kinds.setdefault("twice", []).append((row, f"{at} stands twice; keep one of the rows{advice}"))
         elif _before(stamp, before):
-            found.append(f"{at} comes after {before}; sort the rows by time{advice}")
+            kinds.setdefault("back", []).append((row, f"{at} comes after {before}; sort the rows by time{advice}"))
         elif step is not None and not _follows(stamp, before, step):
-            found.append(f"{at} follows {before}, and rows come every {step}; put in the rows between{advice}")
-    return found
+            said = f"{at} follows {before}, and rows come every {step}; put in the rows between{advice}"
+            kinds.setdefault("gap", []).append((row, said))
+    # many of a kind have one cause
+    few = [each if len(each) <= FEW else [(each[0][0], f"{each[0][1]}; so it is in {len(each):,} of the "
+           f"{len(stamps):,} rows")] for each in kinds.values()]  # fmt: skip
+    return [said for _, said in sorted(said for each in few for said in each)]
 
 
 def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
