@@ -14,6 +14,7 @@ from freerun.data.records import (
     RecordCoder,
     RecordOptions,
     encoded_data,
+    encoded_problems,
     fitted,
     load_records,
     read_records,
@@ -456,11 +457,10 @@ def test_a_file_to_score_on_has_the_same_columns(tmp_path):
 
 
 def test_a_row_that_is_too_long_does_not_hide_behind_one_that_is_none(tmp_path):
-    from freerun.data.records import RecordCoder, encoded_problems
-
-    lines = ['{"prompt": "a", "completion": "b"}', '{"prompt": "%s", "completion": "b"}' % ("x " * 300), "[1]",
+    good = '{"prompt": "a", "completion": "b"}'
+    lines = [good, '{"prompt": "%s", "completion": "b"}' % ("x " * 300), "[1]",
              '{"prompt": "\\ud800", "completion": "b"}', '{"prompt": %s, "completion": "b"}' % ("9" * 5000),
-             '{"prompt": NaN, "completion": "b"}', '{"a": ' + "[" * 10**5 + "}"] + ['{"prompt": "a", "completion": "b"}'] * 9  # fmt: skip
+             '{"prompt": NaN, "completion": "b"}', '{"a": ' + "[" * 10**5 + "}"] + [good] * 9  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     coder = RecordCoder(tokenizer(), "completions", {"prompt": "prompt", "completion": "completion"})
     with pytest.raises(UserError) as caught:
