@@ -120,7 +120,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "the end symbol cuts the loss", "methods/scheduled_sampling.py",
-        "return batch.replace(history=rolled.history), report",
+        "return batch.made(history=rolled.history), report",
         "ended = (rolled.history == getattr(model.inner.config, 'eos_token_id', None) or -1) & batch.replaceable\n"
         "        gone = ended.cumsum(1) - ended.long() > 0\n"
         "        return batch.replace(history=rolled.history, mask=batch.mask & ~gone), report",

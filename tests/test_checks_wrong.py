@@ -490,7 +490,9 @@ class LeavesPads(ReadsPads):
 def test_each_example_alone_equals_itself_in_a_batch():
     report = fr.check_model(LeavesPads(), examples=WORDS, collate=collate)
     assert report["alone_equals_batch"].status == "ok"
-    fr.check_model(ReadsPads(), collate(WORDS))  # one batch does not show it
+    assert report["source_padding"].status == "ok"
+    with pytest.warns(UserWarning, match="source_padding: .*id 0 ends rows and looks like one"):
+        fr.check_model(ReadsPads(), collate(WORDS))  # nothing tells of its padding
     alone = r"^alone_equals_batch: outputs of example 1 alone are .* in a batch of 4"
     with pytest.raises(fr.UserError, match=alone) as caught:
         fr.check_model(ReadsPads(), collate(WORDS), examples=WORDS, collate=collate)

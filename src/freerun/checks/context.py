@@ -78,13 +78,15 @@ class _Padded:
 
     Args:
         there: (batch, n) bool, True = there.
-        path: of the mask or lengths in the context.
+        path: of the mask or lengths in the context, or of ids that look padded.
         aligned: paths of the tensors of which dimension 1 is the source's.
+        pad: the id that looks like padding, where nothing tells of it.
     """
 
     there: Tensor
     path: str
     aligned: tuple[str, ...]
+    pad: int | None = None
 
     def picked(self, batch: Batch, row: int) -> Batch:
         """One row without its padding."""
@@ -94,7 +96,7 @@ class _Padded:
 
 
 def _padded(batch: Batch) -> list[_Padded]:
-    """The paddings that masks and lengths in the context tell of."""
+    """The paddings that masks and lengths in the context tell of, or else ids that end rows of it and stand nowhere."""
     tensors = [(at, leaf) for at, leaf in leaves(batch.context) if isinstance(leaf, Tensor)]
     found: list[_Padded] = []
     for at, leaf in tensors:
@@ -115,7 +117,19 @@ def _padded(batch: Batch) -> list[_Padded]:
         ends = bool((there[:, 1:] != there[:, :-1]).sum(1).le(1).all())  # padding is on one side; gaps are none
         if set(aligned) - {at} and ends and bool(there.any(1).all()):
             found.append(_Padded(there, at, aligned))
-    return found
+    ids = ((at, leaf) for at, leaf in tensors if leaf.dim() == 2 and leaf.dtype == torch.int64)
+    return found or [padded for at, leaf in ids for padded in _guessed(at, leaf)]
+
+
+def _guessed(path: str, ids: Tensor) -> list[_Padded]:
+    """Ids with one symbol at an end of some rows, not of all, and nowhere else."""
+    for turn in ((), (1,)):
+        x = ids.flip(turn)
+        for pad in x[:, -1].unique().tolist():
+            tail = (x == pad).flip(1).int().cumprod(1).flip(1).bool()
+            if bool((~tail).all(1).any() & ((x == pad) == tail).all() & (~tail).any(1).all()):
+                return [_Padded(~tail.flip(turn), path, (path,), pad)]
+    return []
 
 
 def _last(path: str) -> str:
@@ -133,7 +147,10 @@ def _source_padding(probe: Probe) -> Verdict:
                     outputs[0, batch.mask[row]], probe.outputs[row, batch.mask[row]], _LOOSER * probe.tolerance
                 )
                 if far:
-                    return _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
+                    found = _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
+                    if padding.pad is None:
+                        return found
+                    return ("warning", f"{found}. (No mask tells of it: id {padding.pad} ends rows and looks like one)")
             tried = tried or bool(short)
         except Raised:
             continue  # a source of fixed length
