@@ -182,11 +182,14 @@ class Lives:
         self.whole(recipe, world)
         return self._whole[recipe, world][""]
 
-    def events(self, recipe: str = RECIPE) -> list[str]:
-        """The file events of a run, or of a comparison until its first run starts."""
+    def events(self, recipe: str = RECIPE, source: Path | None = None) -> list[str]:
+        """The file events of a run, in place of another one if that is given; of a comparison until a run starts."""
         record, folder = self.root / "events.txt", self.new("counted")
         record.unlink(missing_ok=True)
-        ended = self.train(folder, recipe=recipe, record=str(record))
+        if source is not None:
+            shutil.copytree(source, folder)
+        flags = [] if source is None else ["--overwrite"]
+        ended = self.train(folder, *flags, recipe=recipe, record=str(record))
         assert ended.code == 0, ended.text
         events = record.read_text().splitlines()
         first = [number for number, event in enumerate(events) if event.endswith(".log")]
@@ -291,6 +294,31 @@ def kills_at_events(lives: Lives, every: int = 1, recipe: str = RECIPE, among_fi
             shutil.rmtree(fresh, ignore_errors=True)
         if ends_whole(lives, count, folder, where, recipe):
             shutil.rmtree(folder)
+    return count
+
+
+def kills_of_overwrite(lives: Lives, every: int = 1, first: int = 1) -> Count:
+    """A kill at every n-th file event of removing a finished run: --overwrite again begins it anew."""
+    count = Count("kill -9 while a run is removed")
+    lives.whole()
+    done = lives.new("done")
+    lives.train(done)
+    events = lives.events(source=done)
+    begun = events.index("truncate metrics.jsonl")
+    for number in range(first, begun + 1, every):
+        where, folder = f"event {number} ({events[number - 1]})", lives.new("killed")
+        shutil.copytree(done, folder)
+        lives.train(folder, "--overwrite", event=number)
+        shutil.copytree(folder, again := lives.new("again"))
+        ended = lives.train(folder, "--resume")
+        count.tried += 1
+        right = ended.code in (3, 4) or (ended.code == 0 and fingerprints(folder).keys() == lives.whole().keys())
+        count.check(right, f"{where}: --resume ends with {ended.code}: {ended.text[-400:]}")
+        ended = lives.train(again, "--overwrite")
+        different = differing(fingerprints(again), lives.whole()) if ended.code == 0 else "all"
+        count.check(
+            not different, f"{where}: --overwrite: exit {ended.code}, other bits: {different}: {ended.text[-400:]}"
+        )
     return count
 
 
@@ -455,6 +483,7 @@ def full_sizes(number: int, seed: int) -> list[int]:
 
 CAMPAIGNS: dict[str, tuple[str, Callable[[Lives, int, int], Count], int]] = {
     "events": ("a kill at every N-th file event", lambda lives, n, _: kills_at_events(lives, n), 1),
+    "overwrite": ("a kill at every N-th file event of a removal", lambda lives, n, _: kills_of_overwrite(lives, n), 3),
     "kills": ("N kills at random moments", random_kills, 100),
     "kills-of-two": ("the same of two processes", lambda lives, n, seed: random_kills(lives, n, seed, 2), 40),
     "signals": ("N signals at random moments", signals, 50),

@@ -123,23 +123,28 @@ def _refuse_foreign_recipe(path: Path, table: Mapping[str, Any] | None) -> None:
 
 
 def clear_run(folder: Path) -> None:
-    """Remove what a run writes, and nothing else."""
+    """Remove what a run writes, and nothing else; the recipe last, so that what is left is still known as a run's."""
     clean_run(folder)
     for name in RUN_FILES:
-        path = folder / name
-        if name != "lock" and path.is_file() and not path.is_symlink():
-            path.unlink()
+        if name not in ("lock", "recipe.toml"):
+            _remove_file(folder / name)
     for path in [*checkpoints(folder), *checkpoints(folder, "best")]:
         remove_folder(path, _STEP_FILES)
     if _is_folder(folder / "model"):
         remove_folder(folder / "model", _MODEL_FILES)
     if _is_folder(folder / "tensorboard"):
         for path in list((folder / "tensorboard").iterdir()):
-            if _EVENTS.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink()
+            if _EVENTS.fullmatch(path.name):
+                _remove_file(path)
     for name in ("checkpoints", "tensorboard"):
         if _is_folder(folder / name) and not any((folder / name).iterdir()):
             (folder / name).rmdir()
+    _remove_file(folder / "recipe.toml")
+
+
+def _remove_file(path: Path) -> None:
+    if path.is_file() and not path.is_symlink():
+        path.unlink()
 
 
 def _is_folder(path: Path) -> bool:
