@@ -437,6 +437,19 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     assert events.Scalars("dev/free_running/per")
 
 
+def test_tensorboard_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(SummaryWriter, "close", full)
+    with pytest.warns(UserWarning, match="TensorBoard files are no longer written: .*No space left"):
+        train(tmp_path / "run", changed(tensorboard=True, updates=5))
+    assert len(lines(tmp_path / "run", "update")) == 5
+
+
 def test_progress_off_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "run", changed(updates=5), progress=True)
     said = capsys.readouterr().err
