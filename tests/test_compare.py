@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import re
 import signal
 import subprocess
@@ -498,6 +499,20 @@ def test_resume_with_another_recipe_is_refused(finished: tuple[Path, Path]):
     with pytest.raises(UserError, match=r"train\.lr: 0\.001 there, 0\.5 now") as caught:
         compare(recipe, ["train.lr=0.5"], out, resume=True, progress=False)
     assert "--overwrite" in str(caught.value)
+    assert "--allow-change train.lr" in str(caught.value)
+
+
+def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(finished: tuple[Path, Path], tmp_path: Path):
+    recipe, out = finished[0], shutil.copytree(finished[1], tmp_path / "out")
+    (out / "runs" / "sampling-3" / "summary.json").unlink()
+    before = (out / "recipes" / "token_noise-3.toml").read_bytes()
+    changes = ["train.lr=0.5", "train.updates=8"]
+    found = compare(recipe, changes, out, resume=True, allow=["train.lr", "train.updates"], progress=False)
+    changed = {run["label"]: [change["key"] for change in run.get("changes", [])] for run in found["runs"]}
+    assert changed["sampling"] == ["train.updates", "train.lr"]
+    assert changed["token_noise"] == []
+    assert (out / "recipes" / "token_noise-3.toml").read_bytes() == before
+    assert "lr = 0.5" in (out / "recipes" / "sampling-3.toml").read_text()
 
 
 @pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: one to two minutes")
