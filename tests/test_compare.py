@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -502,7 +502,9 @@ def test_resume_with_another_recipe_is_refused(finished: tuple[Path, Path]):
     assert "--allow-change train.lr" in str(caught.value)
 
 
-def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(finished: tuple[Path, Path], tmp_path: Path):
+def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(
+    finished: tuple[Path, Path], tmp_path: Path
+):
     recipe, out = finished[0], shutil.copytree(finished[1], tmp_path / "out")
     (out / "runs" / "sampling-3" / "summary.json").unlink()
     before = (out / "recipes" / "token_noise-3.toml").read_bytes()

@@ -117,7 +117,7 @@ def test_a_refused_resume_changes_no_byte(started: Path, recipe: str, capsys: py
     assert tree(started) == before
 
 
-@pytest.mark.parametrize("content", [b"my lock", b'{"pid": "x"}', b"[" * 9999])
+@pytest.mark.parametrize("content", [b"my lock", b'{"mine": 1}', b"[" * 9999])
 def test_a_lock_that_no_run_wrote_stays(tmp_path: Path, recipe: str, content: bytes) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").write_bytes(content)
@@ -458,6 +458,18 @@ def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path:
     with pytest.raises(CheckpointError, match="ids would change their meaning"):
         train(tmp_path / "run", task=Other(make_task(), lambda *_: None), resume=True, allow=["data"])
     assert tree(tmp_path / "run") == before
+
+
+def test_leave_that_has_no_effect_is_refused(started: Path, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ["train", recipe, "--out", str(started.with_name("other")), "--allow-change", "train.lr"]
+    assert main(other) == 2
+    assert "--allow-change train.lr has no effect without --resume" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"there is no such key\n  help: did you mean train\.lr\?"):
+        train(started, resume=True, allow=["train.lrr"])
+    assert main(["train", recipe, "--out", str(started), "--resume"]) == 0
+    changed = ["--resume", "--set", "train.updates=20", "--allow-change", "train.updates"]
+    assert main(["train", recipe, "--out", str(started), *changed]) == 2
+    assert "the run is finished, and nothing can be changed in it" in capsys.readouterr().err
 
 
 def test_settings_that_change_no_number_need_no_leave(started: Path, recipe: str) -> None:

@@ -15,7 +15,7 @@ from freerun.compare import folders, verdict
 from freerun.compare.plan import PlannedRun
 from freerun.compare.statistics import Estimate, Median, OverWords, Pooled, Ratio, estimate, holm, resampled_words, word
 from freerun.compare.told import told
-from freerun.errors import UserError
+from freerun.errors import CheckpointError, UserError
 from freerun.training.files import replace_file
 from freerun.training.reported import Measure, Reported
 from freerun.training.shapes import expect, read_json, versioned
@@ -86,6 +86,9 @@ def read(out: Path) -> dict[str, Any]:
     found = read_json(path, dict[str, Any])
     versioned(found, "schema", 1, str(path))
     expect(found, folders.Results, str(path))
+    for run in found["runs"]:
+        if Path(run["folder"]).parts != ("runs", Path(run["folder"]).name):
+            raise CheckpointError(f"{path} is damaged: runs.folder must be runs/NAME; it is {run['folder']!r}")
     return found
 
 

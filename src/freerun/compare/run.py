@@ -15,13 +15,14 @@ from freerun.compare.place import check_place, claim
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
 from freerun.compare.progress import Display, State, display_for
 from freerun.compare.told import told
-from freerun.config.folder import check_allow, recipe_keys, same_recipe, write_recipe
+from freerun.config.folder import recipe_keys, same_recipe, write_recipe
 from freerun.config.read import load_recipe, recipe_table
 from freerun.config.recipe import MethodSettings, Recipe
 from freerun.config.run import selection_note
 from freerun.config.source import Unset
 from freerun.errors import UserError, needing
 from freerun.signals import Interrupt, StopFlag, stopped
+from freerun.training.changes import check_allow
 from freerun.training.folder import FolderLock, stage
 from freerun.training.reported import Reported
 
@@ -69,7 +70,7 @@ def compare(
         raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}")
-    check_allow(allow, recipe_keys(recipe))
+    check_allow(allow, recipe_keys(recipe), resume=resume)
     check_place(out, resume=resume, overwrite=overwrite)
     arms = [Arm(arm.label, arm.method.table()) for arm in recipe.compare.arms]
     seeds = recipe.compare.seeds

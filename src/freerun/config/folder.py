@@ -13,26 +13,26 @@ from typing import Any
 import tomli_w
 
 from freerun.config.recipe import Recipe
-from freerun.config.source import nearest
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.training.changes import Keys, changes, flat, refused, section_keys
-from freerun.training.files import MANIFEST, leftover, remove_folder, replace_file
+from freerun.training.files import FULL, MANIFEST, explained, leftover, remove_folder, replace_file
 from freerun.training.folder import (
     RUN_FILES,
     checkpoints,
     clean_run,
     in_checkpoints,
     in_run,
-    refuse_links,
+    refuse_foreign,
     stage,
 )  # fmt: skip
 from freerun.training.shapes import LARGEST, opened
 
 __all__ = [
-    "check_allow", "check_folder", "clear_run", "near_runs", "probe", "recipe_keys", "same_recipe", "saved_recipe",
+    "check_folder", "clear_run", "near_runs", "probe", "recipe_keys", "same_recipe", "saved_recipe",
     "without_places", "write_recipe",
 ]  # fmt: skip
 
+_PROBE = b"freerun"
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..+")
 _MODEL_FILES = ("model.safetensors", "model.json", MANIFEST)
 _STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", MANIFEST)
@@ -60,7 +60,7 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[
         raise OccupiedError(f"{folder} is a file; --out is a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    refuse_links(folder)
+    refuse_foreign(folder)
     found = stage(folder)
     if found in ("begun", "finished"):
         if not resume and not overwrite:
@@ -76,10 +76,10 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[
     elif found == "prepared":
         _refuse_foreign_recipe(folder / "recipe.toml", None if resume or overwrite else table)
     else:
-        _refuse_foreign(folder)
+        _refuse_unknown(folder)
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_unknown(folder: Path) -> None:
     foreign = sorted(
         entry.name for entry in folder.iterdir()
         if entry.name not in RUN_FILES and not leftover(entry.name, in_run) and not _is_empty(entry, "checkpoints")
@@ -161,7 +161,7 @@ def probe(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tried.open("xb") as file:
-            file.write(b"freerun")
+            file.write(_PROBE)
             file.flush()
             os.fsync(file.fileno())
         tried.replace(renamed)
@@ -169,6 +169,8 @@ def probe(folder: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             tried.unlink()
+        if error.errno in FULL:
+            raise explained(error, folder / "recipe.toml", len(_PROBE)) from None
         raise UserError(f"{folder} cannot be written: {error.strerror or error}\n  help: give another --out") from None
 
 
@@ -218,27 +220,6 @@ def recipe_keys(recipe: Recipe) -> Keys:
         data=type(recipe.data), model=type(recipe.model), train=type(recipe.train), evaluate=type(recipe.evaluate)
     )
     return Keys(keys.defaults, keys.harmless | {"name", "data.path"})
-
-
-def check_allow(allow: Collection[str], keys: Keys) -> None:
-    """Refuse leave for what is no key of a recipe.
-
-    Raises:
-        UserError: all of them.
-    """
-    known = [*keys.defaults, *{key.partition(".")[0] for key in keys.defaults}, "seed", "method", "init"]
-    problems: list[str] = []
-    for key in allow:
-        if key not in known and not key.startswith("method."):
-            near = nearest(key, known)
-            meant = (
-                f"did you mean {near}?"
-                if near
-                else "give a key as the refusal names it, such as train.lr, data, method"
-            )
-            problems.append(f"--allow-change {key}: there is no such key\n  help: {meant}")
-    if problems:
-        raise UserError(problems)
 
 
 def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()) -> list[str]:

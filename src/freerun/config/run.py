@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.config.build import build, rehearse
 from freerun.config.folder import (
-    check_allow,
     check_folder,
     clear_run,
     probe,
@@ -67,21 +66,24 @@ def run_recipe(
         OtherProcessError: started by ``torchrun``, and another process failed.
     """
     from freerun.training import fit, ready_to_start
-    from freerun.training.folder import FolderLock
+    from freerun.training.changes import check_allow
+    from freerun.training.folder import FolderLock, stage
     from freerun.training.processes import joined
     from freerun.training.ready import require_space
     from freerun.training.run import Held
 
     folder, source = Path(out), None if init is None else Path(init)
     table, keys, lock = recipe_table(recipe, compare=False), recipe_keys(recipe), FolderLock(folder)
-    check_allow(allow, keys)
+    check_allow(allow, keys, resume=resume)
 
     def look() -> None:
         check_folder(folder, resume=resume, overwrite=overwrite, table=table)
         if source is not None:
             _check_init(source, folder)
-        if resume and (changed := same_recipe(folder / "recipe.toml", table, keys, allow)):
+        finished = stage(folder) == "finished"
+        if resume and (changed := same_recipe(folder / "recipe.toml", table, keys, () if finished else allow)):
             *listed, advice = changed
+            advice = "the run is finished, and nothing can be changed in it" if finished else advice
             raise UserError(
                 f"{folder} was begun with another recipe:\n  "
                 + "\n  ".join(listed)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from freerun.errors import CheckpointError
+from freerun.errors import CheckpointError, UserError
 
 __all__ = [
-    "Change", "Identity", "Keys", "OtherRunError", "allowed", "changes", "flat", "refuse_other", "refused",
-    "section_keys",
+    "Change", "Identity", "Keys", "OtherRunError", "allowed", "changes", "check_allow", "flat", "refuse_other",
+    "refused", "section_keys",
 ]  # fmt: skip
 
 _NOTHING = "nothing"
@@ -58,8 +59,12 @@ class Keys:
     harmless: frozenset[str] = frozenset()
 
 
-def section_keys(**sections: type[Any]) -> Keys:
+def section_keys(others: Mapping[str, Any] | None = None, /, **sections: type[Any]) -> Keys:
     """The keys of sections, from their dataclasses: a field with the metadata ``semantic=False`` changes no number.
+
+    Args:
+        others: tables whose keys are known too; none of them has a default.
+        sections: the dataclasses, by name.
 
     >>> @dataclass(frozen=True)
     ... class Train:
@@ -69,7 +74,7 @@ def section_keys(**sections: type[Any]) -> Keys:
     Keys(defaults={'train.lr': 0.1, 'train.keep': 2}, harmless=frozenset({'train.keep'}))
     """
     listed = [(f"{name}.{each.name}", each) for name, cls in sections.items() for each in fields(cls)]
-    defaults: dict[str, Any] = {}
+    defaults = dict.fromkeys(flat(others or {}), _NOTHING)
     for key, each in listed:
         default: Any = each.default if each.default_factory is MISSING else each.default_factory()
         defaults[key] = _NOTHING if default is MISSING else json.loads(json.dumps(default, default=dict))
@@ -136,6 +141,30 @@ def allowed(change: Change, allow: Collection[str]) -> bool:
         change.key == key or change.key.startswith(f"{key}.") or (whole and key.startswith(f"{change.key}."))
         for key in allow
     )
+
+
+def check_allow(allow: Collection[str], keys: Keys, *, resume: bool) -> None:
+    """Refuse leave for what is no key, or where nothing is gone on with.
+
+    Args:
+        allow: what may change.
+        keys: of the sections of the run.
+        resume: whether an earlier life is gone on with.
+
+    Raises:
+        UserError: all problems at once.
+    """
+    known = [*keys.defaults, *{key.partition(".")[0] for key in keys.defaults}, "seed", "data", "method", "init"]
+    problems: list[str] = []
+    if allow and not resume:
+        problems.append(f"--allow-change {' '.join(allow)} has no effect without --resume\n  help: leave it out")
+    for key in allow:
+        if key not in known and not key.startswith("method."):
+            near = difflib.get_close_matches(key, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else "give a key as the refusal names it: train.lr, data, method"
+            problems.append(f"--allow-change {key}: there is no such key\n  help: {meant}")
+    if problems:
+        raise UserError(problems)
 
 
 def flags(found: Iterable[Change]) -> str:

@@ -218,8 +218,6 @@ def newest(
     Raises:
         CheckpointError: checkpoints are there and none is valid, or the run was another one.
     """
-    if (folder / "checkpoints").is_symlink():
-        raise CheckpointError(f"{folder / 'checkpoints'} is a link, which is not followed")
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:

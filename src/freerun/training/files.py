@@ -17,11 +17,14 @@ from freerun.errors import CheckpointError, OccupiedError, ResourceError, UserEr
 from freerun.training.shapes import Count, opened, read_json, require_plain, versioned
 
 __all__ = [
-    "FORMAT_VERSION", "MANIFEST", "Stored", "clean", "explained", "read_folder", "remove_folder", "replace_file",
-    "sync_folder", "write_folder",
+    "FORMAT_VERSION", "FULL", "MANIFEST", "Stored", "clean", "explained", "leftover", "read_folder", "remove_folder",
+    "replace_file", "sync_folder", "write_folder",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk."""
+
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TEMPORARY, _ASIDE = ".writing-", ".old"
@@ -176,7 +179,7 @@ def explained(error: OSError, path: Path, needed: int) -> UserError:
         needed: bytes.
     """
     folder = next(each for each in (path.parent, *path.parent.parents) if each.exists())
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return ResourceError(
             f"{path}: no space left on the disk: {needed:,} bytes are needed, {shutil.disk_usage(folder).free:,} are "
             "free. What was saved before is untouched: make room and go on with --resume"

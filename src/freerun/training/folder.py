@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from freerun.errors import CheckpointError, OccupiedError, UserError
-from freerun.training.files import clean
+from freerun.training.files import FULL, clean, explained
 from freerun.training.log import Event
-from freerun.training.shapes import Count, parse, read_json, read_lines, versioned
+from freerun.training.shapes import Count, NewerError, expect, parse, read_json, read_lines, versioned
 
 __all__ = [
     "RUN_FILES", "RUN_FOLDERS", "FolderLock", "checkpoints", "clean_run", "finished_summary", "in_checkpoints",
-    "in_run", "refuse_links", "refuse_lost", "refuse_used", "stage",
+    "in_run", "refuse_foreign", "refuse_lost", "refuse_used", "stage",
 ]  # fmt: skip
 
 RUN_FILES = (
@@ -138,10 +138,18 @@ class FolderLock:
         self._handle = handle
         if left:
             self.note = f"{self.path.parent}: {left} ended without letting go of this folder; taking it over"
-        content = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(content).encode(), 0)
+        self._sign()
         return self
+
+    def _sign(self) -> None:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+        content = json.dumps(holder).encode()
+        try:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, content, 0)
+        except OSError as error:
+            self.__exit__()
+            raise explained(error, self.path, len(content)) from error
 
     def _opened(self) -> int:
         try:
@@ -150,6 +158,8 @@ class FolderLock:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR):
                 raise OccupiedError(f"{self.path} is no file that a run wrote: move it away") from None
+            if error.errno in FULL:
+                raise explained(error, self.path, 0) from error
             reason = error.strerror or error
             raise UserError(f"{self.path.parent} cannot be written: {reason}\n  help: give another --out") from None
 
@@ -175,6 +185,8 @@ def _holder(handle: int, path: Path) -> str | None:
     try:
         found = parse(content, _Holder, str(path))
     except CheckpointError:
+        if content.startswith(b'{"pid"'):  # half of one: the disk was full
+            return None
         raise OccupiedError(f"{path} is no file that a run wrote: move it away") from None
     return f"process {found['pid']} on {found['host']} (since {found['time']})"
 
@@ -188,10 +200,15 @@ def finished_summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
     if not path.exists() and not path.is_symlink():
         return None
-    found = read_json(path, dict[str, Any])
-    if "schema" in found:
-        versioned(found, "schema", 1, str(path))
-    read_json(path, _Summary)
+    try:
+        found = read_json(path, dict[str, Any])
+        if "schema" in found:
+            versioned(found, "schema", 1, str(path))
+        expect(found, _Summary, str(path))
+    except NewerError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}\n  help: remove it; --resume makes it anew from the checkpoints") from None
     return found
 
 
@@ -218,7 +235,7 @@ def refuse_used(folder: Path) -> None:
         raise OccupiedError(f"{folder} holds a run that was started: go on with --resume, or give another folder")
 
 
-def refuse_links(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Refuse links in place of what a run writes: what they lead to is not this run's.
 
     Raises:

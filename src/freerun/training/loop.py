@@ -15,10 +15,10 @@ from torch.nn import Module
 from freerun.errors import CheckpointError, DivergedError
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.training import checkpoint
-from freerun.training.changes import section_keys
+from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
 from freerun.training.finish import evaluate_dev, finish
-from freerun.training.folder import FolderLock, clean_run, finished_summary, refuse_links, refuse_lost, refuse_used
+from freerun.training.folder import FolderLock, clean_run, finished_summary, refuse_foreign, refuse_lost, refuse_used
 from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.processes import Processes, joined, lost
@@ -89,8 +89,9 @@ def fit(
     """
     job = Job(
         model, task, method, settings, Path(folder), recipe=recipe, init=None if init is None else Path(init),
-        allow=tuple(allow), keys=section_keys(train=TrainSettings) if held is None else held.keys,
+        allow=tuple(allow), keys=section_keys(recipe, train=TrainSettings) if held is None else held.keys,
     )  # fmt: skip
+    check_allow(allow, job.keys, resume=resume)
     together, threads = joined(settings.rank_timeout), _threads(settings.threads)
     with together as processes, threads, StopFlag() as flag, ExitStack() as stack:
         summary, note = processes.by_first(lambda: _enter(job.folder, stack, held, resume=resume))
@@ -130,7 +131,7 @@ def _enter(
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Take the folder; the summary of a run that is finished, and what is to be said about the folder."""
     lock = stack.enter_context(FolderLock(folder)) if held is None else held.lock
-    refuse_links(folder)
+    refuse_foreign(folder)
     if resume:
         return finished_summary(folder), lock.note
     refuse_used(folder)

@@ -128,7 +128,8 @@ class Run:
         scored = ("data", "evaluate", "seed", "train.select", "train.evaluate_words")
         if any(allowed(change, scored) for change in found):
             self.tally.best_step = self.tally.best_value = None
-            self.tally.best_dev, self.tally.stale, self.tally.due = {}, 0, True
+            self.tally.best_dev, self.tally.stale = {}, 0
+            self.tally.due, self.tally.stopped_early = True, False
 
     def count(self, record: dict[str, Any]) -> None:
         """Book an update that was made, and write it down; ``seconds`` is training time since the run began."""
