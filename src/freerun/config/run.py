@@ -22,6 +22,8 @@ from freerun.config.folder import (
 from freerun.config.read import recipe_table
 from freerun.config.recipe import Recipe
 from freerun.errors import CheckpointError, UserError, visible
+from freerun.training.changes import Keys, check_allow
+from freerun.training.folder import stage
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -66,8 +68,7 @@ def run_recipe(
         OtherProcessError: started by ``torchrun``, and another process failed.
     """
     from freerun.training import fit, ready_to_start
-    from freerun.training.changes import check_allow
-    from freerun.training.folder import FolderLock, stage
+    from freerun.training.folder import FolderLock
     from freerun.training.processes import joined
     from freerun.training.ready import require_space
     from freerun.training.run import Held
@@ -80,16 +81,8 @@ def run_recipe(
         check_folder(folder, resume=resume, overwrite=overwrite, table=table)
         if source is not None:
             _check_init(source, folder)
-        finished = stage(folder) == "finished"
-        if resume and (changed := same_recipe(folder / "recipe.toml", table, keys, () if finished else allow)):
-            *listed, advice = changed
-            advice = "the run is finished, and nothing can be changed in it" if finished else advice
-            raise UserError(
-                f"{folder} was begun with another recipe:\n  "
-                + "\n  ".join(listed)
-                + "\n  help: give the same settings, "
-                f"or another --out for a new run; {advice}"
-            )
+        if resume:
+            _refuse_changed(folder, table, keys, allow)
 
     with joined(recipe.train.rank_timeout) as processes, ExitStack() as stack:
         processes.by_first(look)
@@ -118,6 +111,15 @@ def run_recipe(
             model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_places(table),
             init=source, allow=allow, held=Held(lock, keys, ready),
         )  # fmt: skip
+
+
+def _refuse_changed(folder: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str]) -> None:
+    finished = stage(folder) == "finished"
+    if changed := same_recipe(folder / "recipe.toml", table, keys, () if finished else allow):
+        *listed, advice = changed
+        advice = "the run is finished, and nothing can be changed in it" if finished else advice
+        help_line = f"give the same settings, or another --out for a new run; {advice}"
+        raise UserError("\n  ".join([f"{folder} was begun with another recipe:", *listed, f"help: {help_line}"]))
 
 
 def _check_init(init: Path, folder: Path) -> None:
