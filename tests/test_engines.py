@@ -226,7 +226,8 @@ def test_a_draft_follows_the_weights():
     for seed in range(3):
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn_like(parameter, generator=torch.Generator().manual_seed(seed)))
+                generator = torch.Generator().manual_seed(seed)
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         exact = fr.scheduled_sampling(0.2, engine="step").run(model, batch, STEP, KEY)
         drafted = method.run(model, batch, STEP, KEY)
         assert torch.equal(drafted.fed.history, exact.fed.history)
