@@ -194,3 +194,33 @@ def test_words_asked_for_with_unknown_symbols():
         "'ä': symbol 'ä' was never seen in training; known are a b",
     ]
     assert len(problems_of(coder.pair_batch, ["a"], [("B",)])) == 1
+
+
+@pytest.mark.parametrize("line", [b"A" * 200_000 + b"  A", b"A  " + b"A " * 200_000, b"A" * 10**7])
+def test_a_line_that_is_a_whole_file(load, line):
+    (problem,) = problems_of(load, train=GOOD + line + b"\r\n")
+    assert "train.txt:3: " in problem
+    assert len(problem) <= 600
+
+
+def test_lines_that_are_too_long_do_not_hide_behind_lines_that_are_none(load, tmp_path):
+    problems = problems_of(load, train=GOOD + b"CAT\r\n", options=PairOptions(max_length=2))
+    assert any("train.txt:3: the word 'CAT' has no symbols" in problem for problem in problems)
+    assert any("train.txt:1: the target of 'CAT' has 3 symbols" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("encoding", ["rot13", "utf-7", "idna", "undefined", "unicode_escape", "a\0b", "", "base64", 3])
+def test_what_is_no_encoding_of_text_files(encoding):
+    with pytest.raises(UserError, match="is unknown, or none of text files"):
+        PairOptions(encoding=encoding)
+
+
+@pytest.mark.parametrize("path", ["~nobody-here/x", "x" * 5000, "a\0b"])
+def test_what_is_no_path(path):
+    with pytest.raises(UserError):
+        load_pairs(path)
+
+
+def test_devices_are_no_files(tmp_path):
+    with pytest.raises(UserError, match="is a device; expected a text file"):
+        read_pairs("/dev/zero")

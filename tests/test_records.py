@@ -472,3 +472,12 @@ def test_a_row_that_is_too_long_does_not_hide_behind_one_that_is_none(tmp_path):
     for line, said in {"2": "positions", "3": "no object", "4": "half of a surrogate pair", "5": "thousands of digits",
                        "6": "holds a float, nan", "7": "nested too deeply"}.items():  # fmt: skip
         assert said in found[line]
+
+
+def test_a_row_that_would_train_for_hours_is_refused_for_models_of_any_length():
+    coder = RecordCoder(tokenizer(), "pairs", {"source": "source", "target": "target"}, causal=False)
+    records = [Record("x:1", "a man " * 20_000, "b"), Record("x:2", "a", "b")]
+    (problem,) = fitted(coder, records, Limits(), "x").problems
+    assert problem.startswith("x:1: has ")
+    assert "more than 20,000; shorten it, or set max_source" in problem
+    assert not fitted(coder, records, Limits(told=10**6), "x").problems
