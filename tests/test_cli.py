@@ -140,6 +140,8 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
         "def fails():\n    raise RuntimeError('no weights')\n"
         "def broken(batch):\n    raise KeyError('source')\n"
         "broken_pair = broken, batch\nno_batch = leaks, ids\n"
+        "def blind(batch):\n    return torch.arange(3.0).expand(batch.size, batch.time, 3)\n"
+        "by_example = blind, [ids[0], ids[1]], lambda rows: Batch(torch.stack(rows))\n"
     )
     (tmp_path / "bad_syntax.py").write_text("a = 1\nb = = 2\n")
     (tmp_path / "bad_exit.py").write_text("import sys\nsys.exit(3)\n")
@@ -149,11 +151,15 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "unshifted_history: outputs at position t move when history[t] changes" in out
     assert "the model is refused: " in err
+    assert main(["check", "leaky_models:by_example"]) == 0
+    out = capsys.readouterr().out
+    assert "alone_equals_batch: each example alone equals itself in a batch" in out
+    assert "warning         uses_history" in out
     for target, expected in [
-        ("leaky_models:batch", "must be (model, batch)"), ("leaky_models:nothing", "has no 'nothing'"),
+        ("leaky_models:batch", "must be (model, batch), "), ("leaky_models:nothing", "has no 'nothing'"),
         ("no_such_module:pair", "No module named"), ("leaky_models:fails", "raised RuntimeError: no weights"),
         ("leaky_models:broken_pair", "the model raised KeyError: 'source'"),
-        ("leaky_models:no_batch", "must be (model, batch) or a function that gives them; got (function, Tensor)"),
+        ("leaky_models:no_batch", "or a function that gives them; got (function, Tensor)"),
         ("bad_syntax:pair", "importing bad_syntax raised SyntaxError: invalid syntax (line 2)"),
         ("bad_import:pair", "importing bad_import raised ValueError: no data here"),
         ("bad_exit:pair", "importing bad_exit raised SystemExit: 3"),

@@ -191,7 +191,7 @@ def check(target: str, /) -> int:
     Parameters
     ----------
     target
-        A run's folder, or module:object for a (model, batch) pair or a function that gives one.
+        A run's folder, or module:object for (model, batch), (model, examples, collate) or a function that gives them.
     """
     return commands.check(target)
 

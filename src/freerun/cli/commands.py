@@ -156,9 +156,9 @@ def check(target: str) -> int:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
     from freerun.checks import examine
 
-    model, batch = _target(target)
+    model, batch, examples, collate = _target(target)
     try:
-        report = examine(model, batch)
+        report = examine(model, batch, examples=examples, collate=collate)
     except UserError:
         raise
     except Exception as error:
@@ -172,20 +172,21 @@ def check(target: str) -> int:
     return 0
 
 
-def _target(target: str) -> tuple[Any, Any]:
+def _target(target: str) -> tuple[Any, Any, Any, Any]:
+    """Model and batch, or model, None, examples and collate."""
     if _is_object(target):
         return _python_target(target)
     from freerun.config.load import load_run, trial_batch
 
     loaded = load_run(target)
-    return loaded.model, trial_batch(loaded)
+    return loaded.model, trial_batch(loaded), None, None
 
 
 def _is_object(target: str) -> bool:
     return ":" in target and not Path(target).exists()
 
 
-def _python_target(target: str) -> tuple[Any, Any]:
+def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
     from freerun.types import Batch
 
     module_name, _, attribute = target.partition(":")
@@ -198,13 +199,15 @@ def _python_target(target: str) -> tuple[Any, Any]:
         if out_of_memory(error):
             raise
         raise UserError(f"{target}: calling it raised {_said(error)}") from error
-    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Batch):
+    if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Batch):
+        return (*pair, None, None)
+    if not isinstance(pair, tuple) or len(pair) != 3 or not callable(pair[2]):
         got = f"({', '.join(type(part).__name__ for part in pair)})" if isinstance(pair, tuple) else type(pair).__name__
         raise UserError(
-            f"{target}: must be (model, batch) or a function that gives them; got {got}\n"
-            "  help: the check needs a freerun.Batch to try the model on"
+            f"{target}: must be (model, batch), (model, examples, collate) or a function that gives them; got {got}\n"
+            "  help: the check needs a freerun.Batch to try the model on, or examples and what makes one of them"
         )
-    return pair
+    return pair[0], None, pair[1], pair[2]
 
 
 def _imported(target: str, module_name: str, attribute: str) -> Any:
