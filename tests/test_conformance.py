@@ -355,6 +355,18 @@ class TestNoise:
         with pytest.raises(fr.UserError, match="frequencies"):
             fr.token_noise(0.5, noise="unigram")
 
+    @pytest.mark.parametrize("wrapped", [False, True])
+    @pytest.mark.parametrize("backend", ["lstm", "transformer", "language model, left prompts"])
+    def test_the_vocabulary_is_the_models_own_wrapped_or_not(self, backend, wrapped):
+        model, batch = BACKENDS[backend]()
+        wanted = fr.token_noise(1.0, vocabulary=5).transform(model, batch, STEP, KEY).history
+        model = torch.nn.parallel.DataParallel(model) if wrapped else model
+        assert torch.equal(fr.token_noise(1.0).transform(model, batch, STEP, KEY).history, wanted)
+
+    def test_a_model_without_one_is_named(self):
+        with pytest.raises(fr.UserError, match="vocabulary=.*give ForwardOnly the attribute target_vocab"):
+            fr.token_noise(1.0).transform(ForwardOnly(seq2seq()), ragged(), STEP, KEY)
+
     def test_the_coins_are_those_of_scheduled_sampling(self):
         model, batch = seq2seq(), ragged(size=32)
         noisy = fr.token_noise(0.3, vocabulary=5, exclude_gold=True).run(model, batch, STEP, KEY)
