@@ -364,7 +364,7 @@ class TestNoise:
         assert torch.equal(fr.token_noise(1.0).transform(model, batch, STEP, KEY).history, wanted)
 
     def test_a_model_without_one_is_named(self):
-        with pytest.raises(fr.UserError, match="vocabulary=.*give ForwardOnly the attribute target_vocab"):
+        with pytest.raises(fr.UserError, match=r"vocabulary=.*give ForwardOnly the attribute target_vocab"):
             fr.token_noise(1.0).transform(ForwardOnly(seq2seq()), ragged(), STEP, KEY)
 
     def test_the_coins_are_those_of_scheduled_sampling(self):
