@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["PARTS", "context_problems", "part_problems", "shape_of", "value_problems"]
+from freerun.errors import UserError
+
+__all__ = ["PARTS", "context_problems", "must_be", "part_problems", "shape_of", "value_problems"]
 
 PARTS = ("targets", "history", "mask", "context", "weights", "eligible", "rows")
 _PER_POSITION = ("mask", "weights", "eligible")
@@ -27,6 +29,31 @@ def shape_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {shape_of(part)}" for name, part in list(value.items())[:8]) + "}"
     return type(value).__name__
+
+
+def must_be(shape: str, kind: str, **given: Any) -> None:
+    """Refuse arguments that are not tensors of a shape and kind, by name.
+
+    Args:
+        shape: names of the dimensions, such as "batch, time"; "": any.
+        kind: "bool", "int64" or "real" (floating point).
+        given: the arguments.
+
+    >>> must_be("batch, time", "bool", mask=torch.zeros(2, 3))
+    Traceback (most recent call last):
+    freerun.errors.UserError: mask must be a bool tensor (batch, time); got (2, 3) float32
+    """
+    fits = {"bool": lambda x: x.dtype == torch.bool, "int64": lambda x: x.dtype == torch.int64}
+    right: Any = fits.get(kind, torch.is_floating_point)
+    dims = len(shape.split(",")) if shape else None
+    shown = f" ({shape})" if shape else ""
+    problems = [
+        f"{name} must be a {kind} tensor{shown}; got {shape_of(part)}"
+        for name, part in given.items()
+        if not isinstance(part, Tensor) or part.dim() != (part.dim() if dims is None else dims) or not right(part)
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def part_problems(batch: Any) -> list[str]:

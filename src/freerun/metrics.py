@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from freerun.arguments import is_number
+from freerun.batch_problems import must_be
 from freerun.errors import UserError
 
 __all__ = [
@@ -28,6 +30,9 @@ def correct(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     Raises:
         UserError: the shapes do not fit.
     """
+    must_be("", "real", outputs=outputs)
+    must_be("", "int64", targets=targets)
+    must_be("", "bool", mask=mask)
     if outputs.dim() != 3 or targets.shape != outputs.shape[:2] or mask.shape != targets.shape:
         raise UserError(
             f"outputs must be (batch, time, vocab), targets and mask (batch, time); got "
@@ -120,6 +125,7 @@ def valid_time(outputs: Tensor, targets: Tensor, threshold: float = 0.4) -> Tens
     >>> valid_time(torch.tensor([[[0.1], [0.5], [0.0]]]), torch.zeros(1, 3, 1))
     tensor([1])
     """
+    _above_0("threshold", threshold)
     passed = error_by_lead(outputs, targets) > threshold
     return torch.where(passed.any(1), passed.int().argmax(1), passed.shape[1])
 
@@ -134,12 +140,20 @@ def first_divergence(outputs: Tensor, limit: float = 1e6) -> Tensor:
     >>> first_divergence(torch.tensor([[[1.0], [1e7]], [[0.0], [0.0]]]))
     tensor([2, 0])
     """
+    must_be("windows, time, channels", "real", outputs=outputs)
+    _above_0("limit", limit)
     # NaN compares False with anything
     gone = ~(outputs.abs() <= limit).all(2)
     return torch.where(gone.any(1), gone.int().argmax(1) + 1, 0)
 
 
+def _above_0(name: str, value: float) -> None:
+    if not is_number(value) or not value > 0:
+        raise UserError(f"{name} must be a number above 0; got {value!r}")
+
+
 def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
+    must_be("", "real", outputs=outputs, targets=targets)
     if outputs.dim() != 3 or outputs.shape != targets.shape:
         raise UserError(
             f"outputs and targets must both be (windows, time, channels); got {tuple(outputs.shape)} and "

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freerun.arguments import Arguments, is_number, nearest, refused
+from freerun.batch_problems import shape_of
 from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError
 from freerun.types import Batch
 
 __all__ = [
     "OBJECTIVES", "CrossEntropy", "GaussianNLL", "MeanSquaredError", "Objective", "Pinball", "StudentTNLL", "check",
-    "cross_entropy", "gaussian_nll", "mse", "pinball", "resolve", "student_t_nll",
+    "cross_entropy", "gaussian_nll", "mse", "pinball", "resolve", "scored", "student_t_nll",
 ]  # fmt: skip
 
 
@@ -208,6 +209,26 @@ def check(objective: Any) -> list[str]:
     near = _MEANT.get(objective) or nearest(objective, OBJECTIVES) if isinstance(objective, str) else None
     rule = f"objective must be one of {', '.join(['auto', *OBJECTIVES])} or a function"
     return [f"{rule}; got {objective!r}{f': did you mean {near!r}?' if near else hint}"]
+
+
+def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(total, count) of an objective, both scalar tensors.
+
+    Raises:
+        UserError: the objective gives something else.
+    """
+    given: Any = resolve(objective, batch)(outputs, batch)
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor) and given[0].dim() == 0:
+        total, count = given
+        if isinstance(count, int | float):
+            count = torch.full((), count, dtype=total.dtype, device=total.device)
+        if isinstance(count, Tensor) and count.dim() == 0:
+            return total, count
+    shown = [shape_of(each) for each in given] if isinstance(given, tuple | list) else shape_of(given)
+    raise UserError(
+        f"an objective returns (total, count), two scalars: the sum of the losses over the positions that count, and "
+        f"their number; {objective!r} returned {shown}"
+    )
 
 
 _MEANT = {"ce": "cross_entropy", "nll": "cross_entropy", "xent": "cross_entropy", "l2": "mse", "quantile": "pinball"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.types import Batch
 
 __all__ = ["LOSS_ON", "loss_on", "loss_on_problems", "within_horizon"]
@@ -34,8 +35,8 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
     >>> within_horizon(Batch(values, values, known, eligible=known), 3).mask
     tensor([[False, False,  True,  True,  True]])
     """
-    if horizon < 1:
-        raise UserError(f"horizon must be at least 1 step; got {horizon}")
+    if whole(horizon) is None or horizon < 1:
+        raise UserError(f"horizon must be at least 1 step, a whole number; got {horizon!r}")
     place = batch.replaceable.cumsum(1)
     # beyond the last replaceable entry the count stands still: what only follows it carries no loss of the horizon
     inside = (place < horizon) | ((place == horizon) & batch.replaceable)
@@ -52,7 +53,7 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
     )
 
 
-def loss_on(batch: Batch, steps: str | tuple[float, ...]) -> Batch:
+def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
     """The batch with the loss on some steps only; which entries may be replaced does not change.
 
     Args:
@@ -69,6 +70,9 @@ def loss_on(batch: Batch, steps: str | tuple[float, ...]) -> Batch:
     >>> loss_on(batch, "last").mask
     tensor([[False, False,  True, False]])
     """
+    steps = tuple(steps) if isinstance(steps, list) else steps
+    if problems := loss_on_problems(steps):
+        raise UserError(problems)
     if steps == "all":
         return batch
     kept, weights = batch.mask, batch.weights

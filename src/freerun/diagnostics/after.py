@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.batch_problems import must_be
 from freerun.brief import brief
 from freerun.errors import UserError
 
@@ -55,8 +56,7 @@ def after_error(wrong: Tensor, mask: Tensor) -> AfterError:
     >>> after_error(torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
     AfterError(after_wrong=0.5, after_right=0.0, wrong=2, right=1)
     """
-    if wrong.shape != mask.shape or wrong.dim() != 2:
-        raise UserError(f"wrong and mask must both be (rows, time); got {tuple(wrong.shape)} and {tuple(mask.shape)}")
+    _check(wrong, mask)
     both = mask[:, 1:] & mask[:, :-1]
     before, now = wrong[:, :-1], wrong[:, 1:]
     after = (both & before, both & ~before)
@@ -75,6 +75,7 @@ def position_errors(wrong: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     >>> position_errors(torch.tensor([[True, False], [False, True]]), torch.tensor([[True, True], [True, False]]))
     (tensor([0.5000, 0.0000], dtype=torch.float64), tensor([2, 1]))
     """
+    _check(wrong, mask)
     left = mask.sum(0)
     return (wrong & mask).sum(0).double() / left, left
 
@@ -87,5 +88,12 @@ def first_error(wrong: Tensor, mask: Tensor) -> Tensor:
     >>> first_error(torch.tensor([[False, True], [False, False]]), torch.ones(2, 2, dtype=torch.bool))
     tensor([2, 0])
     """
+    _check(wrong, mask)
     found = wrong & mask
     return torch.where(found.any(1), found.long().argmax(1) + 1, 0)
+
+
+def _check(wrong: Tensor, mask: Tensor) -> None:
+    must_be("", "bool", wrong=wrong, mask=mask)
+    if wrong.shape != mask.shape or wrong.dim() != 2:
+        raise UserError(f"wrong and mask must both be (rows, time); got {tuple(wrong.shape)} and {tuple(mask.shape)}")

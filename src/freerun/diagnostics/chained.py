@@ -10,10 +10,11 @@ from torch import Tensor
 
 from freerun.diagnostics.leads import BOUND, diverged_at
 from freerun.draws import Draw
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.generate import generate
 from freerun.generate.walk import prompt_lengths
 from freerun.keys import fold
+from freerun.rollin.outputs import call_problems
 from freerun.types import Batch
 
 __all__ = ["long_run", "past_of"]
@@ -66,6 +67,11 @@ def long_run(
     >>> long_run(Halve(), start, 3).flatten()
     tensor([4., 2., 1.])
     """
+    problems = call_problems(model, batch, "long_run(model, batch, steps)")
+    if whole(steps) is None or steps < 1:
+        problems.append(f"steps must be a whole number of at least 1; got {steps!r}")
+    if problems:
+        raise UserError(problems)
     past = _startable(batch)
     horizon = batch.time if _in_context(batch) else batch.time - past.shape[1]
     parts: list[Tensor] = []

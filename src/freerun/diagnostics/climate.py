@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freerun.errors import UserError
+from freerun.arguments import is_number
+from freerun.batch_problems import must_be
+from freerun.errors import UserError, whole
 
 __all__ = [
     "decorrelation", "delay_embedding", "power_spectrum", "principal_components", "spectrum_distance",
@@ -50,8 +52,10 @@ def state_histogram_divergence(
     out what lies outside. What it is not: sensitive to the order of the states; ``spectrum_distance`` is.
     """
     _check(gold, free)
-    if bins < 1 or not smoothing > 0:
-        raise UserError(f"bins must be at least 1 and smoothing above 0; got {bins} and {smoothing}")
+    if whole(bins) is None or bins < 1 or not is_number(smoothing) or smoothing <= 0:
+        raise UserError(
+            f"bins must be a whole number of at least 1 and smoothing above 0; got {bins!r} and {smoothing!r}"
+        )
     gold, free = gold.double(), free.double()
     if gold.shape[1] > _MOST:
         axes = principal_components(gold, _MOST)
@@ -87,6 +91,9 @@ def principal_components(series: Tensor, number: int) -> Tensor:
     >>> principal_components(torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.1, 4.0]]), 1).abs().argmax()
     tensor(1)
     """
+    must_be("T, V", "real", series=series)
+    if whole(number) is None or not 1 <= number <= series.shape[1]:
+        raise UserError(f"number must be a whole number from 1 to {series.shape[1]} channels; got {number!r}")
     centred = series - series.mean(0)
     vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
     return vectors.flip(1)[:, :number]
@@ -180,8 +187,12 @@ def delay_embedding(series: Tensor, delay: int, dimensions: int = 3) -> Tensor:
     Takens 1981: for almost every channel this is the attractor up to a smooth change of coordinates, with enough
     dimensions.
     """
+    must_be("T, 1", "real", series=series)
+    for name, value in (("delay", delay), ("dimensions", dimensions)):
+        if whole(value) is None or value < 1:
+            raise UserError(f"{name} must be a whole number of at least 1; got {value!r}")
     reach = (dimensions - 1) * delay
-    if series.dim() != 2 or series.shape[1] != 1 or delay < 1 or series.shape[0] <= reach:
+    if series.shape[1] != 1 or series.shape[0] <= reach:
         raise UserError(
             f"a series of one channel, (T, 1), of more than {reach} steps is needed; got {tuple(series.shape)}"
         )
@@ -195,6 +206,7 @@ def decorrelation(series: Tensor) -> int:
     >>> decorrelation(torch.arange(200.0).mul(2 * torch.pi / 40).sin()[:, None])
     8
     """
+    must_be("T, 1", "real", series=series)
     centred = series[:, 0].double() - series[:, 0].double().mean()
     n = centred.numel()
     power = torch.fft.rfft(centred, 2 * n).abs().square()
@@ -204,6 +216,7 @@ def decorrelation(series: Tensor) -> int:
 
 
 def _check(gold: Tensor, free: Tensor) -> None:
+    must_be("", "real", gold=gold, free=free)
     problems: list[str] = []
     if gold.dim() != 2 or free.dim() != 2 or gold.shape[1:] != free.shape[1:] or not gold.numel() or not free.numel():
         problems.append(f"both must be (steps, V) of one V; got {tuple(gold.shape)} and {tuple(free.shape)}")

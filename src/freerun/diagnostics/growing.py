@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from freerun.arguments import is_number
+from freerun.batch_problems import must_be
 from freerun.brief import brief
 from freerun.errors import UserError
 
@@ -48,16 +49,20 @@ def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.
     Raises:
         UserError: no errors, or an exponent that is not finite.
 
+    >>> import math
     >>> found = growth(0.01 * torch.tensor([1.0, 2.0, 4.0, 8.0]), exponent=math.log(2.0))
     >>> round(found.rate, 6), found.ratio.round(decimals=4)
     (0.693147, tensor([1., 1., 1., 1.], dtype=torch.float64))
 
     What it is not: an estimate of the system's exponent; that is asked of two true trajectories.
     """
+    must_be("", "real", errors=errors)
     if errors.dim() != 1 or errors.numel() == 0:
         raise UserError(f"errors must be (H,), by lead time; got {tuple(errors.shape)}")
-    if exponent is not None and not math.isfinite(exponent):
-        raise UserError(f"exponent must be a finite number, per step; got {exponent}")
+    if exponent is not None and not is_number(exponent):
+        raise UserError(f"exponent must be a finite number, per step; got {exponent!r}")
+    if not is_number(ceiling) or ceiling <= 0:
+        raise UserError(f"ceiling must be a number above 0, in the units of the errors; got {ceiling!r}")
     errors = errors.double()
     small = torch.isfinite(errors) & (errors > 0) & (errors <= ceiling)
     fitted = int(small.long().cumprod(0).sum())

@@ -15,6 +15,7 @@ from freerun.errors import UserError
 from freerun.generate import generate
 from freerun.generate.walk import prompt_lengths
 from freerun.rollin.modes import evaluating
+from freerun.rollin.outputs import forward
 from freerun.types import Batch
 
 __all__ = ["diagnose_ids"]
@@ -35,7 +36,7 @@ def diagnose_ids(
         if watch:
             watch(f"rows, part {number + 1} of {len(batches)}")
         with evaluating(model), torch.no_grad():
-            choices = model(batch).argmax(-1)
+            choices = forward(model, batch).argmax(-1)
         place = places[number]
         there = place < batch.time
         targets, mask, choices = (

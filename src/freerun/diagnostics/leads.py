@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from freerun import metrics
+from freerun.arguments import is_number
+from freerun.batch_problems import must_be
 from freerun.brief import brief
 from freerun.errors import UserError
 
@@ -59,8 +61,11 @@ def at_leads(values: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> at_leads(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
     tensor([[2, 3]])
     """
+    if not isinstance(values, Tensor):
+        raise UserError(f"values must be a tensor (windows, time, ...); got {type(values).__name__}")
     if mask is None:
         return values
+    must_be("windows, time", "bool", mask=mask)
     counts = mask.sum(1)
     if mask.shape != values.shape[:2] or mask.shape[0] == 0:
         raise UserError(f"mask must be (windows, time) = {tuple(values.shape[:2])}, not empty; got {tuple(mask.shape)}")
@@ -107,6 +112,7 @@ def window_errors(outputs: Tensor, targets: Tensor, mask: Tensor | None = None, 
     >>> window_errors(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 4.0]]]))
     tensor([[3.5355]], dtype=torch.float64)
     """
+    must_be("", "real", outputs=outputs, targets=targets)
     if outputs.shape != targets.shape or outputs.dim() != 3:
         raise UserError(
             f"outputs and targets must both be (windows, time, V); got {tuple(outputs.shape)} and "
@@ -179,8 +185,9 @@ def valid_time(errors: Tensor, threshold: float = 0.4) -> Tensor:
 
     Vlachas et al. 2020 (arXiv:1910.05266), who divide by the Lyapunov time too.
     """
-    if not threshold > 0:
-        raise UserError(f"threshold must be above 0; got {threshold}")
+    must_be("windows, H", "real", errors=errors)
+    if not is_number(threshold) or threshold <= 0:
+        raise UserError(f"threshold must be above 0; got {threshold!r}")
     return (errors <= threshold).long().cumprod(1).sum(1)
 
 
@@ -196,6 +203,7 @@ def window_nrmse(errors: Tensor) -> Tensor:
     >>> window_nrmse(torch.tensor([[3.0, 4.0]]))
     tensor([3.5355])
     """
+    must_be("windows, H", "real", errors=errors)
     return errors.square().mean(1).sqrt()
 
 
@@ -216,6 +224,8 @@ def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
 
     ``torch.quantile`` gives NaN there.
     """
+    if not all(is_number(level) and 0 <= level <= 1 for level in levels):
+        raise UserError(f"levels must be numbers in [0, 1]; got {levels!r}")
     ordered = values.sort(0).values
     found: list[Tensor] = []
     for level in levels:
@@ -242,6 +252,7 @@ def gap_by_lead(free: Tensor, forced: Tensor) -> Tensor:
     >>> gap_by_lead(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
     tensor([0., 2.])
     """
+    must_be("H", "real", free=free, forced=forced)
     if free.shape != forced.shape:
         raise UserError(f"both must have one horizon; got {tuple(free.shape)} and {tuple(forced.shape)}")
     return free - forced

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freerun.errors import UserError
+from freerun.batch_problems import must_be
+from freerun.errors import UserError, whole
 
 __all__ = ["last_period", "last_value", "mean"]
 
@@ -51,8 +52,8 @@ def last_period(past: Tensor, horizon: int, period: int) -> Tensor:
     >>> last_period(torch.tensor([[[9.0], [1.0], [2.0]]]), 5, period=2).flatten()
     tensor([1., 2., 1., 2., 1.])
     """
-    if period < 1:
-        raise UserError(f"period must be at least 1 step; got {period}")
+    if whole(period) is None or period < 1:
+        raise UserError(f"period must be at least 1 step, a whole number; got {period!r}")
     _check(past, horizon, period)
     start = past.shape[1] - period
     return past[:, start + torch.arange(horizon, device=past.device) % period]
@@ -89,12 +90,13 @@ def mean(past: Tensor, horizon: int, value: Tensor | None = None) -> Tensor:
 
 
 def _check(past: Tensor, horizon: int, needed: int) -> None:
+    must_be("", "real", past=past)
     problems: list[str] = []
     if past.dim() != 3:
         problems.append(f"past must be (windows, past, V); got {tuple(past.shape)}")
     elif past.shape[1] < needed:
         problems.append(f"past must hold {needed} steps; it holds {past.shape[1]}: take a longer past")
-    if horizon < 1:
-        problems.append(f"horizon must be at least 1; got {horizon}")
+    if whole(horizon) is None or horizon < 1:
+        problems.append(f"horizon must be at least 1, a whole number; got {horizon!r}")
     if problems:
         raise UserError(problems)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments, is_number
 from freerun.brief import brief
 from freerun.diagnostics.chained import past_of
 from freerun.diagnostics.diagnosis import Fan, Growing, Naive, Side, Spread, ValueDiagnosis
@@ -28,10 +29,11 @@ from freerun.diagnostics.long_climate import climate_of
 from freerun.diagnostics.naive import last_period, last_value, mean
 from freerun.distributions import HEADS
 from freerun.draws import DRAWS, Draw
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.generate import generate
 from freerun.keys import fold
 from freerun.rollin.modes import evaluating
+from freerun.rollin.outputs import forward
 from freerun.types import Batch
 
 __all__ = ["About", "diagnose_values"]
@@ -44,7 +46,7 @@ _SAMPLED = {"gaussian": "gaussian", "student_t": "student_t", "quantiles": "quan
 
 
 @dataclass(frozen=True, eq=False)
-class About:
+class About(Arguments):
     """What is known of the data, and how much is asked.
 
     Args:
@@ -74,6 +76,21 @@ class About:
     fans: int = 6
     end: int | None = None
     key: int = 0
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if self.exponent is not None and not is_number(self.exponent):
+            problems.append(f"exponent must be a finite number, per step; got {self.exponent!r}")
+        if self.period is not None and (whole(self.period) is None or self.period < 1):
+            problems.append(f"period must be at least 1 step, a whole number; got {self.period!r}")
+        if not is_number(self.threshold) or self.threshold <= 0:
+            problems.append(f"threshold must be above 0; got {self.threshold!r}")
+        if whole(self.fans) is None or self.fans < 0:
+            problems.append(f"fans must be a number of windows, 0 or more; got {self.fans!r}")
+        if self.end is not None and (whole(self.end) is None or self.end < 0):
+            problems.append(f"end must be the id of the end symbol, or None; got {self.end!r}")
+        if problems:
+            raise UserError(problems)
 
 
 def head_of(model: Any) -> str:
@@ -142,7 +159,7 @@ def _both(
             watch(f"windows, part {number + 1} of {len(batches)}")
         gold = at_leads(batch.targets, batch.mask)
         with evaluating(model), torch.no_grad():
-            told = at_leads(_said(model, model(batch)), batch.mask)
+            told = at_leads(_said(model, forward(model, batch)), batch.mask)
         own = generate(model, batch, length=gold.shape[1], draw=draw, key=fold(about.key, number)).entries
         if told.shape != gold.shape:
             raise UserError(

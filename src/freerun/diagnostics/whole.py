@@ -9,6 +9,7 @@ from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.ids import diagnose_ids
 from freerun.diagnostics.values import About, diagnose_values
 from freerun.errors import UserError
+from freerun.rollin.outputs import call_problems, explained_errors
 from freerun.types import Batch
 
 __all__ = ["diagnose"]
@@ -51,13 +52,21 @@ def diagnose(
     Ranzato et al. 2016 (arXiv:1511.06732) name the bias; Teutsch & Maeder 2022 (arXiv:2210.08959) and Hess et al. 2023
     (arXiv:2306.04406) measure it on series. What it is not: a verdict between methods; that is ``freerun compare``'s.
     """
+    if isinstance(model, Batch) or not isinstance(batches, Batch | Iterable):
+        raise UserError(call_problems(model, batches, "diagnose(model, batches)"))
     listed = [batches] if isinstance(batches, Batch) else list(batches)
+    problems = [line for batch in listed[:1] for line in call_problems(model, batch, "diagnose(model, batches)")]
+    if not isinstance(about, About | None):
+        problems.append(f"about must be a freerun.diagnostics.About; got {type(about).__name__}")
+    if problems or not all(isinstance(batch, Batch) for batch in listed):
+        raise UserError(problems or "batches must all be freerun.Batch")
     about = about or About()
     if not listed or not all(batch.size for batch in listed):
         raise UserError("there is nothing to diagnose: give at least one batch, and no batch without rows")
     kinds = {batch.is_discrete for batch in listed}
     if len(kinds) > 1:
         raise UserError("batches of ids and of values are mixed: diagnose them apart")
-    if kinds.pop():
-        return diagnose_ids(model, listed, about.end, watch)
-    return diagnose_values(model, listed, about, watch)
+    with explained_errors(model):
+        if kinds.pop():
+            return diagnose_ids(model, listed, about.end, watch)
+        return diagnose_values(model, listed, about, watch)

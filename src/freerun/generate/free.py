@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
-from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, resolve
-from freerun.errors import UserError
+from freerun.arguments import is_number, unknown_argument
+from freerun.draws import Draw, Greedy, Point, check_width, resolve
+from freerun.errors import UserError, whole
 from freerun.generate.beam import Ask, Generated, beam_search
 from freerun.generate.walk import Walk, begin, log_probs, prompt_lengths, together
 from freerun.keys import fold
 from freerun.rollin.modes import evaluating, uncached_autocast
+from freerun.rollin.outputs import call_problems, explained_errors
 from freerun.rollin.together import refuse_sharded, unwrapped
 from freerun.types import Batch
 
@@ -25,13 +27,14 @@ def generate(
     model: Any,
     batch: Batch,
     *,
-    length: int,
+    length: int | None = None,
     end: int | None = None,
     beams: int = 1,
     draw: str | Draw = "greedy",
     key: int = 0,
     length_penalty: float = 0.0,
     n_best: int = 1,
+    **unknown: Never,
 ) -> Generated:
     """Let a model run freely: each output becomes the next input.
 
@@ -90,11 +93,24 @@ def generate(
     What it is not: a way to be told anything after the prompt. An entry in the mask is to be said, whatever
     ``eligible`` says of it.
     """
-    ask = Ask(length, end, beams, length_penalty, n_best)
-    problems = [*_range_problems(ask), *_kind_problems(batch, ask, draw)]
+    if problems := call_problems(model, batch, "generate(model, batch, length=...)"):
+        raise UserError(problems)
+    made: Any = Ask  # its fields are looked at once they are in it
+    ask = made(length, end, beams, length_penalty, n_best)
+    problems = [unknown_argument("generate", name, _KNOWN) for name in unknown]
+    problems += [*_range_problems(ask, bool(unknown)), *_kind_problems(batch, ask, draw)]
+    if whole(key) is None:
+        problems.append(f"key must be a whole number; got {key!r}")
     if problems:
         raise UserError(problems)
-    model = unwrapped(model)
+    with explained_errors(model):
+        return _ran(unwrapped(model), batch, ask, draw, key)
+
+
+_KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best")
+
+
+def _ran(model: Any, batch: Batch, ask: Ask, draw: str | Draw, key: int) -> Generated:
     refuse_sharded(model, "generate calls a model as long as a row goes on", "give it a whole model")
     chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
     with torch.no_grad(), evaluating(model), uncached_autocast(batch.history.device):
@@ -125,28 +141,32 @@ def _run(model: Any, batch: Batch, ask: Ask, draw: Draw, key: int) -> Generated:
     return _one_each(walk, every, ask, choose)
 
 
-def _range_problems(ask: Ask) -> list[str]:
+def _range_problems(ask: Ask, meant: bool) -> list[str]:
+    """Counts and ids out of range; a length under another name is not missing as well."""
+    counts: dict[str, Any] = {"length": ask.length, "beams": ask.beams, "n_best": ask.n_best}
+    if meant:
+        counts.pop("length")
     problems = [
         f"{name} must be a whole number of at least 1; got {value!r}"
-        for name, value in (("length", ask.length), ("beams", ask.beams), ("n_best", ask.n_best))
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1
+        for name, value in counts.items()
+        if whole(value) is None or value < 1
     ]
-    if not problems and ask.n_best > ask.beams:
+    if not problems and not meant and ask.n_best > ask.beams:
         problems.append(f"n_best must not exceed beams = {ask.beams}; got {ask.n_best}: raise beams")
-    if not 0 <= ask.length_penalty < float("inf"):
+    if not is_number(ask.length_penalty) or ask.length_penalty < 0:
         problems.append(f"length_penalty must be a finite number of at least 0; got {ask.length_penalty!r}")
-    if ask.end is not None and ask.end < 0:
-        problems.append(f"end must be the id of the end symbol, or None; got {ask.end}")
+    if ask.end is not None and (whole(ask.end) is None or ask.end < 0):
+        problems.append(f"end must be the id of the end symbol, or None; got {ask.end!r}")
     return problems
 
 
 def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
     problems: list[str] = []
     chosen = None
-    if isinstance(draw, str) and draw not in DRAWS:
-        problems.append(f"draw must be one of {', '.join(DRAWS)} or a draw object; got {draw!r}")
-    else:
+    try:
         chosen = resolve(draw)
+    except UserError as error:
+        problems += error.problems
     many = isinstance(ask.beams, int) and ask.beams > 1
     if batch.is_discrete:
         if chosen is not None and chosen.values:
@@ -160,8 +180,6 @@ def _kind_problems(batch: Batch, ask: Ask, draw: str | Draw) -> list[str]:
             problems.append(f"beams are for ids, and targets are real values: use beams=1; got {ask.beams}")
         if ask.end is not None:
             problems.append(f"real values have no end symbol: use end=None; got {ask.end}")
-    if batch.size == 0:
-        problems.append("the batch has no rows")
     return problems
 
 

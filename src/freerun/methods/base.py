@@ -146,8 +146,7 @@ class TransformMethod(Arguments):
 
     def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
-        objective: Any = getattr(self, "objective", "auto")
-        total, count = objectives.resolve(objective, fed)(outputs, fed)
+        total, count = objectives.scored(getattr(self, "objective", "auto"), outputs, fed)
         return Outcome(total, count, outputs, fed, report)
 
     def __call__(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Tensor:

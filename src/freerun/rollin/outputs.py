@@ -7,7 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from freerun.arguments import nearest
 from freerun.batch import Batch
@@ -16,12 +17,12 @@ from freerun.errors import UserError
 __all__ = ["call_problems", "checked", "checked_rows", "explained_errors", "forward"]
 
 
-def call_problems(model: Any, batch: Any) -> list[str]:
+def call_problems(model: Any, batch: Any, call: str = "method(model, batch, step=step)") -> list[str]:
     """What is wrong with a model and a batch as arguments, before anything is called."""
     if isinstance(batch, Batch) and callable(model) and not isinstance(model, type):
         return []
     if isinstance(model, Batch):
-        return ["model and batch are swapped: the model comes first, method(model, batch, step=step)"]
+        return [f"model and batch are swapped: the model comes first, {call}"]
     problems: list[str] = []
     if isinstance(model, type):
         problems.append(f"model is the class {model.__name__}: give an object of it, {model.__name__}(...)")
@@ -45,7 +46,17 @@ def forward(model: Any, batch: Batch) -> Tensor:
     Raises:
         UserError: anything else, by name.
     """
-    return checked(model(batch), batch)
+    outputs = checked(model(batch), batch)
+    if torch.is_grad_enabled() and not outputs.requires_grad and _learns(model):
+        raise UserError(
+            f"the outputs of {type(model).__name__} carry no gradient, and it has weights to learn: look for detach, "
+            "numpy, argmax or no_grad in its forward; or, where nothing is to be learned, call under torch.no_grad()"
+        )
+    return outputs
+
+
+def _learns(model: Any) -> bool:
+    return isinstance(model, nn.Module) and any(weight.requires_grad for weight in model.parameters())
 
 
 def checked(outputs: Any, batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from freerun.brief import brief
 from freerun.draws import check_width
 from freerun.errors import UserError
+from freerun.objectives import Objective, scored
 from freerun.rollin.engines import Engine
 from freerun.rollin.mixing import Mixing
 from freerun.rollin.modes import uncached_autocast
@@ -22,7 +23,6 @@ from freerun.types import Batch, Detachable, Stepper
 __all__ = ["Truncated", "refuse_cutting", "unroll_truncated"]
 
 _ALONG_TIME = ("targets", "history", "mask", "weights", "eligible")
-Objective = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objec
             with torch.no_grad(), uncached_autocast(batch.history.device):
                 walk.go_on(start, end)
             continue
-        part, number = objective(walk.go_on(start, end), _piece(batch, start, end))
+        part, number = scored(objective, walk.go_on(start, end), _piece(batch, start, end))
         if weights and learning and part.requires_grad:  # after a cut nothing that learns may be left in the graph
             _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
         total, count = total + (part.detach() if weights else part), count + number
