@@ -1,31 +1,684 @@
-"""Misuse of the library, kind by kind: a mistake is answered by name, and what is right goes through."""
+"""Misuse of the library, kind by kind: every mistake is one UserError that says what to do, and no number comes of it.
+
+A case is a name, what is done, and what the message must say. What is right, and near to a mistake, goes through.
+"""
 
 from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import freerun as fr
+from freerun import diagnostics, distributions, draws, gates, metrics, objectives, schedules, transforms
+from freerun.keys import bits, fold, uniform
 
 
-def zeros(batch: fr.Batch) -> torch.Tensor:
-    return torch.zeros(batch.size, batch.time, 7)
+class Case(NamedTuple):
+    name: str
+    do: Callable[[], Any]
+    says: str
 
 
-IDS = torch.tensor([[3, 1, 4, 1], [5, 2, 6, 0]])
-BATCH = fr.Batch(IDS, IDS, IDS > 0)
+V, T, B = 7, 5, 3
+torch.manual_seed(0)
+IDS = torch.randint(0, V, (B, T))
+VALUES = torch.randn(B, T, 2)
+NAN, INF = math.nan, math.inf
+MASK = torch.arange(T) < torch.tensor([[5], [4], [3]])
+PAIR = torch.randint(1, V, (4, 9))  # begin, words, end: the tutorials' trg
+SERIES = torch.randn(2, 9, 3)
 
 
-@pytest.mark.parametrize("call", ["__call__", "run", "transform"])
-@pytest.mark.parametrize("step", [None, 1.5, -1, "3", True, 2**63, torch.tensor(1.0), torch.tensor(True)])
-def test_step_must_be_given_and_whole(call: str, step: object) -> None:
-    named = {} if step is None else {"step": step}
-    with pytest.raises(fr.UserError, match="schedule would stand still" if step is None else "whole number from 0 on"):
-        getattr(fr.scheduled_sampling(0.5), call)(zeros, BATCH, **named)
+class LM(nn.Module):
+    """A recurrent language model, or a forecaster of values."""
+
+    def __init__(self, vocabulary: int | None = V) -> None:
+        super().__init__()
+        width = 2 if vocabulary is None else vocabulary
+        self.embed = nn.Linear(2, 8) if vocabulary is None else nn.Embedding(width, 8)
+        self.cell, self.out = nn.GRU(8, 8, batch_first=True), nn.Linear(8, width)
+        self.begin = nn.Parameter(torch.zeros(1, 1, 8))
+
+    def forward(self, batch: fr.Batch) -> Tensor:
+        known = self.embed(batch.history[:, :-1])
+        return self.out(self.cell(torch.cat([self.begin.expand(batch.size, 1, 8), known], 1))[0])
 
 
-def test_a_step_of_any_integer_type() -> None:
-    method = fr.scheduled_sampling(0.5)
-    fed = [method.transform(zeros, BATCH, step).history for step in (3, np.int64(3), torch.tensor(3), fr.Step(3))]
+MODEL, FORECASTER = LM(), LM(None)
+TRANSFORMER = nn.Transformer(8, 2, 1, 1, 8, batch_first=True)
+IDS_BATCH, VALUES_BATCH = fr.Batch(IDS, mask=MASK), fr.Batch(VALUES, mask=MASK)
+
+
+def giving(change: Callable[[Tensor], Any], batch: fr.Batch = IDS_BATCH) -> Callable[[fr.Batch], Any]:
+    """A model whose outputs are changed on their way out."""
+    inner = MODEL if batch.is_discrete else FORECASTER
+    return lambda b: change(inner(b))
+
+
+def ss(*given: Any, **named: Any) -> Any:
+    return fr.scheduled_sampling(*given, **named)
+
+
+def call(method: Any, model: Any = MODEL, batch: Any = IDS_BATCH, **named: Any) -> Any:
+    return method(model, batch, **({"step": 0} | named))
+
+
+# ---------------------------------------------------------------- parts of a batch
+PARTS_OF_IDS = {
+    "targets": IDS, "history": IDS.clone(), "mask": MASK, "weights": torch.rand(B, T), "eligible": MASK,
+    "rows": torch.arange(B),
+}  # fmt: skip
+
+
+def with_part(name: str, value: Any) -> Callable[[], fr.Batch]:
+    return lambda: fr.Batch(**(PARTS_OF_IDS | {name: value}))
+
+
+def part_cases() -> Iterator[Case]:
+    for name, part in PARTS_OF_IDS.items():
+        kinds = {
+            "numpy": part.numpy(), "list": part.tolist(), "tuple": tuple(part.tolist()), "number": 3.0, "text": "abc",
+            "dict": {"x": part}, "a batch": IDS_BATCH,
+        }  # fmt: skip
+        for kind, value in kinds.items():
+            yield Case(f"{name} is {kind}", with_part(name, value), name)
+        yield Case(f"{name} is complex", with_part(name, part.to(torch.complex64)), name)
+        other = torch.float32 if name != "weights" else torch.int64
+        yield Case(f"{name} of another type", with_part(name, part.to(other)), f"{name}.* must be|{name} are")
+        yield Case(f"{name} of int32", with_part(name, part.to(torch.int32)), f"{name}.*int32|int32")
+        yield Case(f"{name} one row less", with_part(name, part[:-1]), r"must be .*got \(|aligned")
+        yield Case(f"{name} one dimension more", with_part(name, part[..., None]), "must be|aligned|several streams")
+        if part.dim() == 2:
+            yield Case(f"{name} one position less", with_part(name, part[:, :-1]), r"must be .*got \(|aligned")
+            yield Case(f"{name} time first", with_part(name, part.T), r"must be .*got \(|aligned")
+    yield Case("targets left out", fr.Batch, "Batch needs targets")
+    yield Case("targets None", lambda: fr.Batch(None), "targets must be a tensor")  # type: ignore[arg-type]
+    yield Case("bool targets", lambda: fr.Batch(IDS > 0), "int64 ids or real numbers")
+    yield Case("no time", lambda: fr.Batch(IDS[:, :0]), "time must be at least 1")
+    yield Case("no rows", lambda: fr.Batch(IDS[:0]), "batch must be at least 1")
+    yield Case("no value", lambda: fr.Batch(VALUES[..., :0]), "value must be at least 1")
+    yield Case("one dimension", lambda: fr.Batch(IDS[0]), r"must be \(batch, time\)")
+    yield Case("four dimensions", lambda: fr.Batch(VALUES[None]), r"must be \(batch, time\)")
+    yield Case("values without channels", lambda: fr.Batch(VALUES[..., 0]), "unsqueeze")
+    yield Case("mask in the place of history", lambda: fr.Batch(IDS, MASK), "use mask=")
+    yield Case("another device", lambda: fr.Batch(IDS, mask=MASK.to("meta")), "lies on meta")
+    for word, meant in (("labels", "targets"), ("trg", "targets"), ("attention_mask", "mask"), ("source", "context")):
+        yield Case(f"{word}=", lambda w=word: fr.Batch(IDS, **{w: IDS}), f"{word}.*did you mean {meant}")
+    yield Case("weight=", lambda: fr.Batch(IDS, weight=IDS), "did you mean weights")  # type: ignore[call-arg]
+    yield Case("replace of nothing known", lambda: IDS_BATCH.replace(historie=IDS), "did you mean history")
+    yield Case("replace with a shifted history", lambda: pair_batch().replace(history=PAIR[:, :-1]), "do not shift")
+    yield Case("select a list", lambda: IDS_BATCH.select([0]), "int64")  # type: ignore[arg-type]
+    yield Case("select a mask", lambda: IDS_BATCH.select(torch.tensor([True, False, True])), "int64")
+    yield Case("select beyond", lambda: IDS_BATCH.select(torch.tensor([3])), "lie in 0 to 2")
+
+
+def pair_batch() -> fr.Batch:
+    return fr.Batch(PAIR[:, 1:])
+
+
+def value_cases() -> Iterator[Case]:
+    """Values in a batch that cannot be fed or learned."""
+    seen = MASK.clone()
+    seen[0, 2] = False
+    holed, padded = IDS.masked_fill(~seen, -100), IDS.masked_fill(~MASK, -100)
+    yield Case("-100 counted", lambda: fr.Batch(padded), "mask=targets != -100")
+    yield Case("-100 counted, history given", lambda: fr.Batch(padded, IDS), "positions that count")
+    yield Case("-1 counted", lambda: fr.Batch(IDS - V), "ids begin at 0")
+    yield Case("-100 fed", lambda: fr.Batch(IDS, padded, MASK), "history holds -100.*leave history out")
+    yield Case("-100 fed twice", lambda: fr.Batch(padded, padded, MASK), "history holds -100")
+    yield Case("-100 before what counts", lambda: fr.Batch(holed, mask=seen), "give the history that is fed")
+    for name, bad in (("NaN", NAN), ("inf", INF), ("-inf", -INF)):
+        broken = VALUES.clone()
+        broken[0, 1, 0] = bad
+        yield Case(f"{name} counted", lambda x=broken: fr.Batch(x), "targets hold NaN or infinity at 1 ")
+        yield Case(f"{name} counted alone", lambda x=broken: fr.Batch(x, VALUES), "targets hold NaN")
+        yield Case(f"{name} fed", lambda x=broken: fr.Batch(VALUES, x), "history hold NaN or infinity")
+        yield Case(f"{name} in half", lambda x=broken: fr.Batch(x.half()), "targets hold NaN")
+        weights = torch.ones(B, T)
+        weights[0, 0] = bad
+        yield Case(f"weights of {name}", lambda w=weights: fr.Batch(IDS, weights=w), "weights must be finite")
+    yield Case("negative weights", lambda: fr.Batch(IDS, weights=-torch.ones(B, T)), "0 or more")
+    yield Case("negative rows", lambda: fr.Batch(IDS, rows=torch.tensor([0, -1, 2])), "rows are numbers of examples")
+    for name, whole in (("ids", PAIR), ("one row", PAIR[:1]), ("values", SERIES)):
+        yield Case(f"{name} shifted", lambda x=whole: fr.Batch(x[:, 1:], x[:, :-1]), "do not shift")
+        yield Case(f"{name} shifted, the pair turned", lambda x=whole: fr.Batch(x[:, :-1], x[:, 1:]), "do not shift")
+        mask = torch.ones(whole[:, 1:].shape[:2], dtype=torch.bool)
+        mask[:, -2:] = False
+        yield Case(f"{name} shifted, masked", lambda x=whole, m=mask: fr.Batch(x[:, 1:], x[:, :-1], m), "do not shift")
+    begun = torch.cat([torch.zeros_like(PAIR[:, :1]), PAIR[:, :-1]], 1)
+    yield Case("shifted with a start symbol", lambda: fr.Batch(PAIR, begun), "leave history out")
+    yield Case("all at once", lambda: fr.Batch(padded, IDS, weights=-torch.ones(B, T)), "(?s)-100.*weights must")
+
+
+def context_cases() -> Iterator[Case]:
+    turned = torch.zeros(6, B)
+    contexts = {
+        "time first": (turned, r"transpose\(0, 1\)"),
+        "of other rows": (torch.zeros(B + 1, 2), "context must be batch first"),
+        "without dimensions": (torch.tensor(1.0), "context must be batch first"),
+        "one row for all": (torch.zeros(1, 4), "batch first"),
+        "time first in a dict": ({"source": turned}, r"context\['source'\].*transpose"),
+        "time first in a tuple": ((torch.zeros(B, 2), turned), r"context\[1\]"),
+        "deep": ({"a": [{"b": turned}]}, r"context\['a'\]\[0\]\['b'\]"),
+        "numpy": (np.zeros((B, 2)), "got ndarray"),
+        "numpy in a dict": ({"x": np.zeros((B, 2))}, "got ndarray"),
+        "a list of words": (["a", "b", "c"], "got str"),
+        "a number": (3, "got int"),
+        "text": ("en", "got str"),
+        "an object": (object(), r"have .select\(rows\)"),
+        "an LSTM's state": ((torch.zeros(1, B, 8), torch.zeros(1, B, 8)), "transpose"),
+    }
+    for name, (context, says) in contexts.items():
+        yield Case(f"context {name}", lambda c=context: fr.Batch(IDS, context=c), says)
+    yield Case("replaced context", lambda: IDS_BATCH.replace(context=turned), "batch first")
+
+
+# ---------------------------------------------------------------- a call
+METHODS_OF_IDS = {
+    "teacher_forcing": fr.teacher_forcing(), "free_running": fr.free_running(), "scheduled_sampling": ss(0.5),
+    "two_pass": fr.two_pass(0.5), "parallel": fr.parallel(0.5), "token_noise": fr.token_noise(0.5, vocabulary=V),
+    "confidence_aware": fr.confidence_aware(mix="argmax"),
+}  # fmt: skip
+METHODS_OF_VALUES = {
+    "teacher_forcing": fr.teacher_forcing(), "free_running": fr.free_running(), "scheduled_sampling": ss(0.5),
+    "multi_step": fr.multi_step(horizon=2), "gaussian_noise": fr.gaussian_noise(0.1),
+    "sparse": fr.sparse_teacher_forcing(tau=2), "generalised": fr.generalised_teacher_forcing(0.5),
+    "demonstrator": fr.data_as_demonstrator_online(),
+}  # fmt: skip
+
+
+def call_cases() -> Iterator[Case]:
+    for name, method in (METHODS_OF_IDS | METHODS_OF_VALUES).items():
+        batch = IDS_BATCH if name in METHODS_OF_IDS else VALUES_BATCH
+        yield Case(f"{name} without step", lambda m=method, b=batch: m(MODEL, b), "schedule would stand still")
+        yield Case(f"{name} without model", lambda m=method, b=batch: call(m, None, b), "model must be callable")
+        yield Case(f"{name} turned round", lambda m=method, b=batch: call(m, b, MODEL), "swapped")
+    half = ss(0.5)
+    for way in ("__call__", "run", "transform"):
+        for step in (None, 1.5, -1, "3", True, 2**63, [1], NAN, torch.tensor(1.0), torch.tensor(True), np.float64(2)):
+            how = "schedule would stand" if step is None else "whole number from 0 on"
+            yield Case(f"{way} step={step!r}", lambda w=way, s=step: getattr(half, w)(MODEL, IDS_BATCH, step=s), how)
+    for key in (None, 1.5, "seven", True, [1], NAN, torch.Generator(), torch.tensor(0.5)):
+        yield Case(f"key={key}", lambda k=key: call(half, key=k), "key must be a whole number")
+        yield Case(
+            f"teacher forcing, key={key}", lambda k=key: call(fr.teacher_forcing(), key=k), "key must be a whole"
+        )
+    others = {
+        "a dict": {"targets": IDS}, "a tuple": (IDS, IDS), "a list": [IDS], "a tensor": IDS, "None": None,
+        "numpy": IDS.numpy(),
+    }  # fmt: skip
+    for name, batch in others.items():
+        yield Case(f"batch {name}", lambda b=batch: call(half, MODEL, b), "batch must be a freerun.Batch")
+        yield Case(f"generate, batch {name}", lambda b=batch: fr.generate(MODEL, b, length=2), "freerun.Batch")
+        if name not in ("None", "a list", "a tuple"):
+            yield Case(f"diagnose, batch {name}", lambda b=batch: diagnostics.diagnose(MODEL, b), "freerun.Batch")
+    models = {
+        "a class": (LM, "give an object"), "text": ("gru", "must be callable"), "a tensor": (IDS, "must be callable"),
+        "weights": (MODEL.state_dict(), "must be callable"), "a layer": (nn.Linear(2, 2), "called as model"),
+        "an LSTM": (nn.LSTM(2, 2), "read batch.history"), "a transformer": (TRANSFORMER, "called as"),
+        "a stack": (nn.Sequential(nn.Embedding(V, 4), nn.Linear(4, V)), "called as model"),
+        "of two arguments": (lambda source, target: source, "called as model"),
+        "reads a field that is not there": (lambda b: b.sources, "no 'sources'"),
+        "of a smaller vocabulary": (LM(3), "embedding does not have"),
+    }  # fmt: skip
+    for name, (model, says) in models.items():
+        if isinstance(model, nn.Transformer | nn.Sequential | nn.Linear | nn.LSTM) or callable(model):
+            yield Case(f"model {name}", lambda m=model: call(fr.teacher_forcing(), m), says)
+        yield Case(f"sampled, model {name}", lambda m=model: call(half, m), says)
+        yield Case(f"generate, model {name}", lambda m=model: fr.generate(m, PROMPTED, length=3), says)
+    yield Case("ratio at the call", lambda: call(half, teacher_forcing_ratio=0.1), "belongs to the method")
+    yield Case("seed at the call", lambda: call(half, seed=0), "did you mean key")
+    yield Case("epoch at the call", lambda: half(MODEL, IDS_BATCH, epoch=0), "did you mean step")
+
+
+PROMPTED = fr.Batch(IDS + 0, IDS + 0, torch.arange(T).expand(B, T) > 3, eligible=torch.arange(T).expand(B, T) > 3)
+
+
+# ---------------------------------------------------------------- what a model gives
+OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "None": (lambda x: None, "does forward end with return"),
+    "a tuple": (lambda x: (x, None), "without states"),
+    "a list": (lambda x: [x], "got a list"),
+    "a dict": (lambda x: {"out": x}, "got dict"),
+    "logits in an object": (lambda x: SimpleNamespace(logits=x), "return its .logits"),
+    "logits in a dict": (lambda x: {"logits": x}, "return its .logits"),
+    "numpy": (lambda x: x.detach().numpy(), "got ndarray"),
+    "a number": (lambda x: 1.0, "got float"),
+    "ids": (lambda x: x.argmax(-1), "not ids"),
+    "int": (lambda x: x.long(), "return logits or values"),
+    "complex": (lambda x: x.to(torch.complex64), "floating-point"),
+    "2-d": (lambda x: x.flatten(0, 1), "batch first"),
+    "4-d": (lambda x: x[None], "batch first"),
+    "a position less": (lambda x: x[:, 1:], "keep its length"),
+    "a position more": (lambda x: torch.cat([x, x[:, :1]], 1), "keep its length"),
+    "time first": (lambda x: x.transpose(0, 1), "time and batch are swapped"),
+    "a row less": (lambda x: x[1:], "batch first"),
+    "the last position": (lambda x: x[:, -1], "batch first"),
+    "no output": (lambda x: x[..., :0], "no output"),
+}
+
+
+def output_cases() -> Iterator[Case]:
+    for name, (change, says) in OUTPUTS.items():
+        for kind, method in (("told gold", fr.teacher_forcing()), ("sampled", ss(0.0, engine="jacobi"))):
+            yield Case(f"{kind}, outputs {name}", lambda m=method, c=change: call(m, giving(c)), says)
+        values = giving(change, VALUES_BATCH)
+        if name != "int":
+            said = "floating-point" if name == "ids" else says
+            yield Case(f"values, outputs {name}", lambda m=values: call(fr.free_running(), m, VALUES_BATCH), said)
+        yield Case(
+            f"generate, outputs {name}", lambda c=change: fr.generate(giving(c), PROMPTED, length=2), "must return"
+        )
+        if name in ("None", "a tuple", "logits in an object", "a position less"):
+            for each in ("two_pass", "parallel", "token_noise", "confidence_aware"):
+                yield Case(f"{each}, outputs {name}", lambda e=each, c=change: call(METHODS_OF_IDS[e], giving(c)), says)
+            for each in ("multi_step", "gaussian_noise", "sparse", "generalised", "demonstrator"):
+                yield Case(
+                    f"{each}, outputs {name}",
+                    lambda e=each, m=values: call(METHODS_OF_VALUES[e], m, VALUES_BATCH),
+                    says,
+                )
+    few = int(IDS[MASK].max())
+    yield Case(
+        "too few symbols", lambda: call(fr.teacher_forcing(), giving(lambda x: x[..., :few])), f"hold the id {few}"
+    )
+    yield Case("sampled, too few symbols", lambda: call(ss(0.5), giving(lambda x: x[..., :few])), f"the id {few}")
+    for name, bad in (("NaN", NAN), ("inf", INF)):
+        broken = giving(lambda x, v=bad: x * v)
+        values = giving(lambda x, v=bad: x * v, VALUES_BATCH)
+        for each, method in METHODS_OF_IDS.items():
+            yield Case(f"{each}, {name} logits", lambda m=method, b=broken: call(m, b), "hold NaN or infinity")
+        for each in ("teacher_forcing", "free_running", "multi_step", "demonstrator"):
+            method = METHODS_OF_VALUES[each]
+            yield Case(f"{each}, {name}", lambda m=method, v=values: call(m, v, VALUES_BATCH), "hold NaN or infinity")
+    ruled_out = giving(lambda x: x.masked_fill(nn.functional.one_hot(IDS, V).bool(), -INF))
+    yield Case("a target ruled out", lambda: call(fr.teacher_forcing(), ruled_out), "a target has probability 0")
+
+    class Detached(LM):
+        def forward(self, batch: fr.Batch) -> Tensor:
+            return super().forward(batch).detach()
+
+    yield Case("no gradient", lambda: call(fr.teacher_forcing(), Detached()), "carry no gradient")
+    yield Case("no gradient, sampled", lambda: call(ss(0.5), Detached()), "carry no gradient")
+    stepped = fr.models.RecurrentSeq2Seq(source_vocab=V, target_vocab=V, size=4)
+    stepped.output = lambda state, rows=None: None  # type: ignore[method-assign]
+    context = {"source": IDS, "source_mask": MASK}
+    batch = fr.Batch(IDS, context=context)
+    yield Case("output gives None", lambda: call(ss(0.0), stepped, batch), r"output\(state, rows\)")
+    yield Case("generate, output gives None", lambda: fr.generate(stepped, batch, length=2), r"output\(state, rows\)")
+
+
+# ---------------------------------------------------------------- arguments
+RATIOS = (-0.1, 1.1, NAN, INF, "0.5", None, True, torch.tensor(0.5), [0.5], np.float32(0.5), 2)
+DRAWS = {
+    "argmax": "use 'greedy'", "max": "use 'greedy'", "multinomial": "use 'sample'", "nucleus": r"sample\(top_p",
+    "top_k": r"sample\(top_k", "top_p": r"sample\(top_p", "beam": "beams=", "greedi": "did you mean 'greedy'",
+    "gumbel": "coupling", 3: "must be one of", None: "must be one of", draws.Greedy: r"give an object",
+}  # fmt: skip
+ENGINES = {
+    0: "k >= 1", -1: "k >= 1", True: "k >= 1", 2.5: "must be one of", "sequential": "mean 'step'", None: "one of",
+    "parallel": "mean 'jacobi'", "jakobi": "mean 'jacobi'", (): "one of",
+}  # fmt: skip
+COINS = {
+    "tokn": "mean 'token'", "batchwise": "mean 'batch'", 3: "must be one of", None: "one of", gates.Token: "an object",
+    torch.bernoulli: "PyTorch's own", (lambda batch: batch): "3 arguments",
+}  # fmt: skip
+OBJECTIVES = {
+    "mze": "mean 'mse'", "ce": "mean 'cross_entropy'", "l1": "must be one of", 3: "must be one of", None: "one of",
+    nn.L1Loss(): "PyTorch's own", nn.CrossEntropyLoss(): "PyTorch's own", nn.functional.cross_entropy: "PyTorch's",
+    objectives.MeanSquaredError: "an object", (lambda outputs: outputs): "2 arguments",
+}  # fmt: skip
+RESULTS = {
+    "a scalar": (lambda o, b: o.sum(), "returns .total, count."), "nothing": (lambda o, b: None, "total, count"),
+    "each": (lambda o, b: (o, 3), "two scalars"), "three": (lambda o, b: (o.sum(), 1, 2), "two scalars"),
+    "a number": (lambda o, b: (1.0, 2), "two scalars"),
+}  # fmt: skip
+NO_SCHEDULES = {
+    "a function": (lambda step: 0.5, r"schedules.table\(values="), "a method": (fr.falling(190), "is a method already"),
+    "a class": (schedules.Linear, "give an object"), "text": ("linear", "number or a schedule"),
+}  # fmt: skip
+
+
+def method_cases() -> Iterator[Case]:
+    for ratio in RATIOS:
+        says = "teacher_forcing_ratio must (lie in|be a number)"
+        for make in (fr.scheduled_sampling, fr.two_pass, fr.parallel, fr.confidence_aware):
+            yield Case(f"{make.name} {ratio!r}", lambda m=make, r=ratio: m(r), says)
+        yield Case(f"rate {ratio!r}", lambda r=ratio: fr.token_noise(r, vocabulary=V), "rate must")
+    for name, (given, says) in NO_SCHEDULES.items():
+        yield Case(f"{name} for a ratio", lambda g=given: ss(g), says)
+        yield Case(f"{name} for a horizon", lambda g=given: fr.multi_step(horizon=g), says)
+    groups: tuple[tuple[str, dict[Any, str]], ...] = (
+        ("draw", DRAWS), ("engine", ENGINES), ("coin", COINS), ("objective", OBJECTIVES),
+    )  # fmt: skip
+    for argument, wrong in groups:
+        for value, says in wrong.items():
+            yield Case(f"{argument}={value}", lambda a=argument, v=value: ss(0.5, **{a: v}), says)
+    for name, (objective, says) in RESULTS.items():
+        yield Case(f"objective of {name}", lambda o=objective: call(fr.teacher_forcing(objective=o)), says)
+    for gradient in ("yes", 0, -1, True, None, 1.5):
+        yield Case(f"gradient={gradient}", lambda g=gradient: ss(0.5, gradient=g), "gradient must be")
+    for weight in (-1, NAN, INF, "1", True, None):
+        yield Case(f"gold_weight={weight}", lambda w=weight: ss(0.5, gold_weight=w), "gold_weight must be")
+    for horizon in (0, -1, NAN, INF, "4", True):
+        for make in (fr.multi_step, fr.pushforward, fr.free_running, fr.teacher_forcing):
+            yield Case(f"{make.name} horizon={horizon}", lambda m=make, h=horizon: m(horizon=h), "horizon must")
+    for steps in ("first", (), (0.0,), (-1.0,), (NAN,), None, 3):
+        yield Case(f"loss_on={steps}", lambda s=steps: fr.teacher_forcing(loss_on=s), "loss_on must be")
+    for word in ("sampling_probability", "scheduled_sampling_ratio", "epsilon", "eps", "tf_ratio", "sampling_prob"):
+        yield Case(f"{word}=", lambda w=word: ss(**{w: 0.25}), r"P\(gold\).*1 - p")
+        yield Case(f"{word}= of two_pass", lambda w=word: fr.two_pass(**{w: 0.25}), r"P\(gold\).*1 - p")
+    for word, says in {
+        "temperature": "draw=fr.draws.sample", "seed": "comes with the call", "label_smoothing": "objective=fr", "gate":
+        "mean coin", "loss_fn": "mean objective", "engin": "mean engine", "nonsense": "it takes teacher_forcing_ratio",
+    }.items():  # fmt: skip
+        yield Case(f"{word}=", lambda w=word: ss(0.5, **{w: 1}), says)
+    yield Case("no ratio", ss, "scheduled_sampling needs teacher_forcing_ratio")
+    yield Case("no tau", fr.sparse_teacher_forcing, "needs tau")
+    yield Case("no rate", fr.token_noise, "needs rate")
+    yield Case("too many by position", lambda: fr.teacher_forcing("mse", 0.5), "arguments by position")
+    for vocabulary in (2.5, 1, 0, -3, "7", NAN, True):
+        says = "vocabulary must be a number of symbols"
+        yield Case(f"vocabulary={vocabulary}", lambda v=vocabulary: fr.token_noise(0.5, vocabulary=v), says)
+    for counts in ((), (0, 0), (-1, 2), (NAN, 1), ("a",), 3, "abc", torch.ones(3), None):
+        says = "frequencies"
+        yield Case(f"frequencies={counts}", lambda c=counts: fr.token_noise(0.5, "unigram", frequencies=c), says)
+    for tau in (0, 1, 2.5, "3", True, NAN, None):
+        yield Case(f"tau={tau}", lambda t=tau: fr.sparse_teacher_forcing(tau=t), "tau must be at least 2")
+    for passes in (0, -1, 1.5, "2", True, None):
+        yield Case(f"passes={passes}", lambda p=passes: fr.parallel(0.5, passes=p), "passes must be a whole number")
+    for std in (-1.0, NAN, INF, "large", None, True):
+        yield Case(f"std={std}", lambda s=std: fr.gaussian_noise(s), "std must")
+    for alpha in (-0.1, 1.5, NAN, "auto", None, True):
+        yield Case(f"alpha={alpha}", lambda a=alpha: fr.generalised_teacher_forcing(a), "alpha must")
+    for value in (-0.1, 1.0, NAN, "0.9", None):
+        yield Case(f"t_golden={value}", lambda v=value: fr.confidence_aware(t_golden=v), "t_golden must lie")
+    for mix in ("softmax", 3, None):
+        yield Case(f"mix={mix}", lambda m=mix: fr.two_pass(0.5, mix=m), "mix must be one of")
+    for make in (fr.falling, fr.rising, fr.methods.reverse):
+        for steps in (NAN, 0, 1, -5, "100", None, True, INF):
+            yield Case(f"{make.__name__}({steps})", lambda m=make, s=steps: m(s), "steps must be the number")
+    yield Case("unknown argument of a preset", lambda: fr.falling(100, temperature=2), "fr.draws.sample")
+
+
+def settings_cases() -> Iterator[Case]:
+    for make, given in (
+        (schedules.linear, (1.0, 0.0, 100)),
+        (schedules.cosine, (1.0, 0.0, 10)),
+        (schedules.join, (1, 2)),
+    ):
+        says = "by name" if make is not schedules.join else "must be two or more schedules"
+        yield Case(f"{make.name}{given}", lambda m=make, g=given: m(*g), says)
+    yield Case("linear by position", lambda: schedules.linear(1.0, 0.0, 9), r"linear\(start=1.0, end=0.0, steps=9\)")
+    yield Case(
+        "inverse sigmoid by position", lambda: schedules.inverse_sigmoid(10, 1.0), r"1 arguments by position \(k\)"
+    )
+    for name, make in schedules.SCHEDULES.items():
+        yield Case(f"{name} of nothing", make, f"{name} needs")
+        yield Case(f"{name} stpes", lambda m=make: m(strt=3), "has no argument 'strt'")
+    for steps in (0, -1, NAN, INF, "9", None, True):
+        yield Case(f"linear steps={steps}", lambda s=steps: schedules.linear(steps=s), "steps must be")
+    for k in (0, 1, 1.5, NAN, "x", None):
+        yield Case(f"exponential k={k}", lambda k=k: schedules.exponential(k), "k must")
+    for k in (0, 0.5, NAN, "x", None):
+        yield Case(f"inverse sigmoid k={k}", lambda k=k: schedules.inverse_sigmoid(k), "k must")
+    for start in (NAN, INF, "1", None, True):
+        yield Case(
+            f"start={start}", lambda s=start: schedules.linear(start=s, steps=3), "start must be a finite number"
+        )
+    yield Case("total_steps", lambda: schedules.linear(total_steps=3), "did you mean steps")
+    yield Case("unit", lambda: schedules.linear(steps=3, unit="steps"), "unit must be one of")
+    falling = schedules.linear(steps=10)
+    for step in (-1, 1.5, "3", None, NAN, True, [1]):
+        yield Case(f"linear at {step!r}", lambda s=step: falling(s), "step")
+    epochs = schedules.linear(steps=10, unit="epoch")
+    yield Case("epochs of a plain step", lambda: epochs(3), "Step")
+    yield Case("epochs of a number", lambda: epochs(0.5), "step must be the number")
+    for steps in (0, -1, 1.5, "3", None):
+        yield Case(f"check over {steps!r}", lambda s=steps: ss(falling).check(s), "at least one step")
+    for t in (0, -1, NAN, INF, "1", None, True):
+        yield Case(f"temperature={t}", lambda t=t: draws.Sample(temperature=t), "temperature must be above 0")
+    for k in (-1, 1.5, "5", None, True):
+        yield Case(f"top_k={k}", lambda k=k: draws.Sample(top_k=k), "top_k must be 0")
+    for p in (0, 1.1, NAN, "x", None):
+        yield Case(f"top_p={p}", lambda p=p: draws.Sample(top_p=p), "top_p must lie")
+    yield Case("coupling", lambda: draws.Sample(coupling="cdf"), "coupling must be")
+    yield Case("head", lambda: draws.Expected("normal"), "head must be one of")
+    yield Case("greedy of something", lambda: draws.Greedy(3), "takes its arguments by name")
+    yield Case("sample of a word", lambda: draws.Sample(temp=2), "has no argument 'temp'")  # type: ignore[call-arg]
+    for levels in ((), (0.1, 0.9), (0.5, 0.1), (0.5, 1.0), "abc", 0.5, (NAN, 0.5)):
+        yield Case(f"levels={levels}", lambda x=levels: distributions.Quantiles(x), "levels must")
+        yield Case(f"pinball {levels}", lambda x=levels: objectives.Pinball(x), "levels must")
+    for smoothing in (-0.1, 1.0, NAN, "x", None):
+        yield Case(
+            f"label_smoothing={smoothing}", lambda s=smoothing: objectives.CrossEntropy(s), "label_smoothing must"
+        )
+    for value in (0, -1, 1.5, "2", True):
+        yield Case(f"width={value}", lambda v=value: fr.Window(v), "width must be a whole number")
+    for value in (-0.1, 1, NAN, "x", None):
+        yield Case(f"enough={value}", lambda v=value: fr.Draft(enough=v), "enough must lie")
+    for model in ("bf16", 16, torch.int8, LM):
+        yield Case(f"draft by {model}", lambda m=model: fr.Draft(m), "model must be a floating-point dtype")
+    for shape in ("cosine", 3, None):
+        yield Case(f"decoding steps {shape}", lambda s=shape: gates.DecodingSteps(s), "shape must be one of")
+    for k in (0, 1, NAN, "x"):
+        yield Case(f"decoding steps k={k}", lambda k=k: gates.DecodingSteps(k=k), "k must be strictly")
+    yield Case("every, misspelt", lambda: gates.Every(tua=3), "did you mean tau")  # type: ignore[call-arg]
+    for value in (-1, 1, NAN, "x", None):
+        yield Case(f"confidence {value}", lambda v=value: gates.Confidence(v), "t_golden must lie")
+
+
+def function_cases() -> Iterator[Case]:
+    def generate(**named: Any) -> Callable[[], Any]:
+        return lambda: fr.generate(MODEL, IDS_BATCH, **({"length": 2} | named))
+
+    for length in (0, -1, 2.5, "3", None, True, NAN, [2]):
+        yield Case(f"length={length}", generate(length=length), "length must be a whole number of at least 1")
+    for count in (0, -2, 1.5, "2", None, True):
+        yield Case(f"beams={count}", generate(beams=count), "beams must be a whole number")
+        yield Case(f"n_best={count}", generate(n_best=count), "n_best must be a whole number")
+    for end in (-1, 2.5, "</s>", True, [0], NAN):
+        yield Case(f"end={end}", generate(end=end), "end must be the id")
+    yield Case("an end beyond the vocabulary", generate(end=V), f"one of the model's {V} ids")
+    for penalty in (-1, NAN, INF, "1", None):
+        yield Case(f"length_penalty={penalty}", generate(length_penalty=penalty), "length_penalty must be")
+    for draw, says in DRAWS.items():
+        yield Case(f"generate draw={draw}", generate(draw=draw), says)
+    for key in (1.5, "a", None):
+        yield Case(f"generate key={key}", generate(key=key), "key must be a whole number")
+    yield Case("generate turned round", lambda: fr.generate(IDS_BATCH, MODEL, length=2), "swapped")
+    yield Case("generate without length", lambda: fr.generate(MODEL, IDS_BATCH), "length must be")
+    for word, meant in (
+        ("max_length", "length"), ("max_new_tokens", "length"), ("num_beams", "beams"), ("eos_token_id", "end"),
+        ("do_sample", "draw='sample'"), ("temperature", "draws.sample"), ("num_return_sequences", "n_best"),
+    ):  # fmt: skip
+        yield Case(f"generate {word}=", lambda w=word: fr.generate(MODEL, IDS_BATCH, **{w: 3}), meant)
+    yield Case("a sampled beam", generate(beams=2, draw="sample"), "draw='greedy'")
+    yield Case("a draw of values", generate(draw="point"), "is for values")
+    yield Case("NaN logits", lambda: fr.generate(giving(lambda x: x * NAN), IDS_BATCH, length=2), "NaN")
+    for horizon in (0, -1, 2.5, "3", True, None):
+        says = "horizon must be at least 1"
+        yield Case(f"within_horizon {horizon}", lambda h=horizon: transforms.within_horizon(VALUES_BATCH, h), says)
+        yield Case(f"last value {horizon}", lambda h=horizon: diagnostics.last_value(SERIES, h), says)
+    yield Case("loss_on a word", lambda: transforms.loss_on(VALUES_BATCH, "first"), "loss_on must be")
+    for label in (1.5, None, [1]):
+        yield Case(f"fold {label}", lambda x=label: fold(0, x), "whole numbers and words")
+        yield Case(f"fold of key {label}", lambda x=label: fold(x), "key must be")
+    yield Case("uniform key", lambda: uniform("a", IDS), "key must be")  # type: ignore[arg-type]
+    yield Case("uniform of values", lambda: uniform(0, VALUES), "counters must be integers")
+    yield Case("uniform of text", lambda: bits(0, "abc"), "counters must be integers")  # type: ignore[arg-type]
+    yield Case("uniform in half", lambda: uniform(0, IDS, dtype=torch.float16), "dtype must be")
+    outputs = torch.zeros(B, T, V)
+    for score in (metrics.token_accuracy, metrics.sequence_accuracy, metrics.sequence_errors):
+        name = score.__name__
+        yield Case(f"{name} of a list", lambda s=score: s(outputs.tolist(), IDS, MASK), "outputs must be")
+        yield Case(f"{name} of values", lambda s=score: s(outputs, VALUES, MASK), "targets must be")
+        yield Case(f"{name}, float mask", lambda s=score: s(outputs, IDS, MASK.float()), "mask must be a bool")
+        yield Case(f"{name} of one row less", lambda s=score: s(outputs[1:], IDS, MASK), "outputs must be")
+    for measure in (metrics.nrmse, metrics.error_by_lead, metrics.valid_time, diagnostics.window_errors):
+        name = measure.__name__
+        yield Case(f"{name} of ids", lambda m=measure: m(IDS, IDS), "must be a real tensor")
+        yield Case(f"{name} of numpy", lambda m=measure: m(VALUES.numpy(), VALUES), "outputs must be a real tensor")
+        yield Case(f"{name} of other shapes", lambda m=measure: m(VALUES, VALUES[1:]), "must both be")
+    for threshold in (0, -1, NAN, "x", None):
+        says = "threshold must be"
+        yield Case(f"threshold {threshold}", lambda t=threshold: metrics.valid_time(VALUES, VALUES, t), says)
+        yield Case(f"about {threshold}", lambda t=threshold: diagnostics.About(threshold=t), says)
+    wrong = IDS > 2
+    for count in (diagnostics.after_error, diagnostics.first_error, diagnostics.position_errors):
+        yield Case(f"{count.__name__} of ids", lambda c=count: c(IDS, MASK), "wrong must be a bool tensor")
+        yield Case(f"{count.__name__} of a list", lambda c=count: c(wrong, [1]), "mask must be a bool tensor")
+        yield Case(f"{count.__name__} of fewer rows", lambda c=count: c(wrong, MASK[1:]), "must both be")
+    run = SERIES[0]
+    for compare in (diagnostics.state_histogram_divergence, diagnostics.spectrum_distance):
+        yield Case(f"{compare.__name__} of numpy", lambda c=compare: c(run.numpy(), run), "gold must be a real tensor")
+        yield Case(f"{compare.__name__} of NaN", lambda c=compare: c(run, run * NAN), "not finite")
+        yield Case(f"{compare.__name__} smoothing", lambda c=compare: c(run, run, smoothing="x"), "smoothing")
+    for bins in (0, 1.5, "3", None):
+        says = "bins must be"
+        yield Case(f"bins={bins}", lambda b=bins: diagnostics.state_histogram_divergence(run, run, bins=b), says)
+    for delay in (0, 1.5, "2", None):
+        yield Case(f"delay={delay}", lambda d=delay: diagnostics.delay_embedding(run[:, :1], d), "delay must be")
+    for number in (0, 4, 1.5, None):
+        yield Case(f"{number} components", lambda n=number: diagnostics.principal_components(run, n), "from 1 to 3")
+    for period in (0, 1.5, "2", None):
+        yield Case(f"period={period}", lambda p=period: diagnostics.last_period(SERIES, 2, p), "period must be")
+    yield Case("growth of a list", lambda: diagnostics.growth([1.0]), "errors must be")  # type: ignore[arg-type]
+    yield Case("growth, exponent", lambda: diagnostics.growth(run[:, 0], NAN), "exponent must be")
+    yield Case("growth, ceiling", lambda: diagnostics.growth(run[:, 0], ceiling="x"), "ceiling")  # type: ignore[arg-type]
+    yield Case("diagnose nothing", lambda: diagnostics.diagnose(MODEL, []), "nothing to diagnose")
+    yield Case("diagnose turned round", lambda: diagnostics.diagnose(IDS_BATCH, MODEL), "swapped")  # type: ignore[arg-type]
+    yield Case("diagnose without model", lambda: diagnostics.diagnose(None, IDS_BATCH), "model must be callable")
+    yield Case("diagnose about", lambda: diagnostics.diagnose(MODEL, IDS_BATCH, {"end": 0}), "About")  # type: ignore[arg-type]
+    yield Case("diagnose NaN", lambda: diagnostics.diagnose(giving(lambda x: x * NAN), IDS_BATCH), "NaN")
+    for name in ("None", "a tuple", "2-d"):
+        broken = giving(OUTPUTS[name][0])
+        yield Case(f"diagnose outputs {name}", lambda m=broken: diagnostics.diagnose(m, IDS_BATCH), "must return")
+
+
+CASES = [
+    *part_cases(), *value_cases(), *context_cases(), *call_cases(), *output_cases(), *method_cases(), *settings_cases(),
+    *function_cases(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_mistake_is_answered(case: Case) -> None:
+    with pytest.raises(fr.UserError, match=case.says):
+        case.do()
+
+
+def test_the_list_is_as_long_as_it_should_be() -> None:
+    assert len(CASES) >= 320
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+# ---------------------------------------------------------------- what is right, and near to a mistake
+def right() -> Iterator[tuple[str, Callable[[], Any]]]:
+    half = ss(0.5)
+    yield from ((f"step {s!r}", lambda s=s: call(half, step=s)) for s in (0, np.int64(3), torch.tensor(3), fr.Step(3)))
+    for key in (0, -1, 2**64, np.int32(4), torch.tensor(5), 10**30):
+        yield f"key {key!r}", lambda k=key: call(half, key=k)
+    yield (
+        "NaN under the mask",
+        lambda: call(
+            fr.teacher_forcing(), FORECASTER, fr.Batch(VALUES.masked_fill(~MASK[..., None], NAN), VALUES, MASK)
+        ),
+    )
+    yield (
+        "NaN under the mask, history left out",
+        lambda: call(ss(0.5), FORECASTER, fr.Batch(VALUES.masked_fill(~MASK[..., None], NAN), mask=MASK)),
+    )
+    for pad in (-100, 0, V - 1, -1, 10**6):
+        yield f"padding {pad}", lambda p=pad: call(half, MODEL, fr.Batch(IDS.masked_fill(~MASK, p), IDS, MASK))
+    yield "padding -100, history left out", lambda: call(half, MODEL, fr.Batch(IDS.masked_fill(~MASK, -100), mask=MASK))
+    weights = torch.ones(B, T).masked_fill(~MASK, NAN)
+    yield "weights NaN under the mask", lambda: call(half, MODEL, fr.Batch(IDS, mask=MASK, weights=weights))
+    yield "weights of 0", lambda: call(half, MODEL, fr.Batch(IDS, mask=MASK, weights=torch.zeros(B, T)))
+    nothing = fr.Batch(IDS, mask=MASK & (torch.arange(B) > 0)[:, None])
+    yield "a row that does not count", lambda: call(half, MODEL, nothing)
+    yield "no row that counts", lambda: call(half, MODEL, fr.Batch(IDS, mask=torch.zeros_like(MASK)))
+    yield "bf16", lambda: fr.Batch(VALUES.bfloat16(), mask=MASK)
+    yield "large half values", lambda: fr.Batch(torch.full((8, 64, 64), 60000.0, dtype=torch.float16))
+    yield "one position", lambda: call(half, MODEL, fr.Batch(IDS[:, :1]))
+    yield "one row", lambda: call(half, MODEL, fr.Batch(IDS[:1]))
+    for context in (None, {}, (), [], {"x": None}, {"x": torch.zeros(B)}, {"a": (torch.zeros(B, 1), None)}):
+        yield f"context {context}", lambda c=context: fr.Batch(IDS, context=c)
+    constant = torch.full((4, 9), 3)
+    yield "constant ids", lambda: fr.Batch(constant, constant.clone())
+    waves = torch.tensor([[1, 2] * 5])
+    yield "periodic ids", lambda: fr.Batch(waves, waves.clone())
+    yield "a history of other entries", lambda: fr.Batch(PAIR, (PAIR + 1) % V)
+    yield "few positions that look shifted", lambda: fr.Batch(PAIR[:1, 1:4], PAIR[:1, :3])
+    mixed = torch.cat([PAIR[:, :1], PAIR[:, :-1]], 1)
+    mixed[0, 3] = PAIR[0, 3] + (PAIR[0, 3] == PAIR[0, 2])
+    yield "mostly shifted", lambda: fr.Batch(PAIR, mixed)
+    yield "equal rows", lambda: fr.Batch(IDS, rows=torch.zeros(B, dtype=torch.int64))
+    ruled_out = giving(
+        lambda x: x.masked_fill((nn.functional.one_hot((IDS + 1) % V, V) * (IDS >= 0)[..., None]).bool(), -INF)
+    )
+    yield "-inf for another symbol", lambda: call(fr.teacher_forcing(), ruled_out)
+    yield "more outputs than ids", lambda: call(half, LM(50))
+    yield "a loss under no_grad", lambda: torch.no_grad()(call)(fr.teacher_forcing(), giving(lambda x: x.detach()))
+    yield "a count that is a number", lambda: call(fr.teacher_forcing(objective=lambda o, b: (o.square().sum(), 3)))
+    yield "numbers as whole floats", lambda: fr.falling(1e3)
+    yield "numpy length", lambda: fr.generate(MODEL, IDS_BATCH, length=np.int64(2), end=np.int64(0))
+
+
+@pytest.mark.parametrize(("name", "do"), list(right()), ids=lambda x: x if isinstance(x, str) else "")
+def test_what_is_right_goes_through(name: str, do: Callable[[], Any]) -> None:
+    found = do()
+    assert not isinstance(found, Tensor) or bool(found.isfinite())
+
+
+def test_steps_of_any_integer_type_are_one_step_and_large_keys_are_keys() -> None:
+    fed = [ss(0.5).transform(MODEL, IDS_BATCH, s).history for s in (3, np.int64(3), torch.tensor(3), fr.Step(3))]
     assert all(torch.equal(fed[0], each) for each in fed[1:])
+    keys = [0, 1, -1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**64), 10**30]
+    assert len({fold(key) for key in keys}) == len(keys)
+    assert len({int(bits(key, 0)) for key in keys}) == len(keys)
+
+
+def test_a_batch_needs_its_targets_alone() -> None:
+    whole, short = fr.Batch(IDS, IDS, torch.ones_like(IDS, dtype=torch.bool)), fr.Batch(IDS)
+    assert short.history is IDS
+    assert bool(short.mask.all())
+    assert call(ss(0.5), batch=whole).equal(call(ss(0.5), batch=short))
+    padded = fr.Batch(IDS.masked_fill(~MASK, -100), mask=MASK)
+    assert padded.history.equal(IDS.masked_fill(~MASK, 0))
+    for again in (
+        pickle.loads(pickle.dumps(padded)),
+        copy.deepcopy(padded),
+        padded.to("cpu"),
+        padded.select(torch.arange(B)),
+    ):
+        assert again.targets.equal(padded.targets)
+        assert again.history.equal(padded.history)
+        assert again.mask.equal(padded.mask)
+
+
+def test_a_batch_is_shown_in_one_line() -> None:
+    batch = fr.Batch(IDS, mask=MASK, context={"source": torch.zeros(B, 9)}, weights=torch.ones(B, T))
+    assert repr(batch) == (
+        f"Batch(targets=({B}, {T}) ids on cpu, 12 of 15 counted, context={{source: (3, 9) float32}}, weights)"
+    )
+    large = fr.Batch(torch.zeros(64, 500, 8), context=[torch.zeros(64, 2)] * 50)
+    assert len(repr(large)) < 120
+
+
+def test_methods_are_copied_and_saved() -> None:
+    for method in (
+        *METHODS_OF_IDS.values(),
+        *METHODS_OF_VALUES.values(),
+        ss(schedules.linear(steps=9), engine="draft"),
+    ):
+        assert pickle.loads(pickle.dumps(method)) == copy.deepcopy(method) == copy.copy(method) == method

@@ -53,6 +53,7 @@ _CALLED: Mapping[str, str] = {
     "beams": "num_beams beam_size beam_width",
     "n_best": "num_return_sequences nbest",
     "key": "seed generator rng",
+    "step": "global_step iteration epoch update it t",
     "targets": "labels y trg tgt gold",
     "history": "decoder_inputs decoder_input_ids inputs input_ids",
     "mask": "padding_mask pad_mask attention_mask tgt_mask",
@@ -70,6 +71,7 @@ _INSTEAD: Mapping[str, str] = {
     "passes": "k parallel passes are engine=k, or fr.parallel(..., passes=k)",
     "reduction": "an objective gives a total and a count, and the loss is their quotient",
     "ignore_index": "leave positions out with the batch's mask",
+    "teacher_forcing_ratio": "it belongs to the method: fr.scheduled_sampling(teacher_forcing_ratio)",
     "pad_id": "leave padding out with the batch's mask",
 }
 
@@ -143,7 +145,7 @@ def refused(function: Any, places: int) -> str:
     if isinstance(function, type):
         return f": that is a class; give an object of it, {function.__name__}()"
     home = getattr(function if hasattr(function, "__qualname__") else type(function), "__module__", "") or ""
-    if home.startswith("torch."):
+    if home.startswith("torch.") or inspect.isbuiltin(function):
         return (
             ": that is PyTorch's own, which knows no batch; of a loss make (outputs, batch) -> (total, count), the sum "
             "over outputs[batch.mask] and their number"

@@ -120,6 +120,8 @@ def spectrum_distance(gold: Tensor, free: Tensor, *, smoothing: float = 20.0) ->
     Mikhaeil et al. 2022 (arXiv:2110.07238); Hess et al. 2023.
     """
     _check(gold, free)
+    if not is_number(smoothing) or smoothing < 0:
+        raise UserError(f"smoothing must be a number of 0 or more; got {smoothing!r}")
     if gold.shape[0] != free.shape[0]:
         raise UserError(f"both series must be of one length; got {gold.shape[0]} and {free.shape[0]} steps: cut one")
     p, q = power_spectrum(gold, smoothing=smoothing), power_spectrum(free, smoothing=smoothing)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Never, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from freerun import draws, objectives
-from freerun.arguments import Arguments
+from freerun.arguments import Arguments, unknown_argument
 from freerun.errors import UserError
 from freerun.keys import key_number
 from freerun.rollin import call_problems, can, differs_by_mode, explained_errors, forward
@@ -108,9 +108,9 @@ class TransformMethod(Arguments):
         raise TypeError(f"{type(self).__name__} must say how it feeds")  # a subclass forgot to
 
     # step has a default so that leaving it out is answered; it must be given
-    def transform(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Batch:
+    def transform(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Batch:
         """The batch that is fed: its ``history`` is what the model is told."""
-        step, key = asked(model, batch, step, key)
+        step, key = asked(model, batch, step, key, unknown)
         with explained_errors(model):
             return self.fed(model, self.shaped(batch, step), step, key)
 
@@ -125,9 +125,9 @@ class TransformMethod(Arguments):
             batch = within_horizon(batch, math.floor(self.value("horizon", step) + 1e-9))
         return loss_on(batch, self.loss_on)
 
-    def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Outcome:
+    def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Outcome:
         """One step: transform, forward, objective."""
-        step, key = asked(model, batch, step, key)
+        step, key = asked(model, batch, step, key, unknown)
         with explained_errors(model):
             outcome = self.made(model, self.shaped(batch, step), step, key)
         if self.horizon is None:
@@ -149,9 +149,9 @@ class TransformMethod(Arguments):
         total, count = objectives.scored(getattr(self, "objective", "auto"), outputs, fed)
         return Outcome(total, count, outputs, fed, report)
 
-    def __call__(self, model: Any, batch: Batch, step: int | None = None, key: int = 0) -> Tensor:
+    def __call__(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Tensor:
         """The mean loss, ``total / count``."""
-        return self.run(model, batch, step, key).loss
+        return self.run(model, batch, step, key, **unknown).loss
 
     def scheduled(self) -> Iterator[tuple[str, Any]]:
         """The parameters that may be schedules, with their values."""
@@ -200,13 +200,16 @@ class TransformMethod(Arguments):
             raise UserError(problems)
 
 
-def asked(model: Any, batch: Any, step: Any, key: Any) -> tuple[int, int]:
+def asked(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[str] = ()) -> tuple[int, int]:
     """Step and key of a call, whose arguments are all in order.
 
     Raises:
         UserError: for each that is not.
     """
-    problems = call_problems(model, batch)
+    problems = [
+        *call_problems(model, batch),
+        *(unknown_argument("the call", name, ("step", "key")) for name in unknown),
+    ]
     for check, value in ((step_number, step), (key_number, key)):
         try:
             check(value)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freerun.arguments import nearest
+from freerun.arguments import nearest, refused
 from freerun.batch import Batch
 from freerun.errors import UserError
 
@@ -150,6 +150,7 @@ def _explained(error: Exception, model: Any) -> str | None:
             return None
         near = nearest(asked[1], Batch.__dataclass_fields__)
         return f"{called}, which has no {asked[1]!r}: " + (f"did you mean {near}? Or " if near else "") + read
-    if "not Batch" in text or "got (Batch" in text or re.search(r"(forward|__call__)\(\) (missing|takes)", text):
+    takes_no_batch = refused(model.forward if isinstance(model, nn.Module) else model, 1)
+    if "not Batch" in text or "got (Batch" in text or takes_no_batch:
         return f"{called}, and could not take it ({text.splitlines()[0]}): {read}"
     return None

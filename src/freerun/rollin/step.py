@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.rollin.outputs import checked_rows
 from freerun.rollin.plan import Plan
 from freerun.rollin.rolled import Rolled
 from freerun.rollin.together import has
@@ -66,7 +67,7 @@ def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callabl
     """``model.embed``, or a table of it over all symbols where that is the smaller work."""
     if not batch.is_discrete or history.numel() == 0:
         return model.embed
-    vocab = model.output(state, history.new_zeros(1)).shape[-1]
+    vocab = checked_rows(model.output(state, history.new_zeros(1)), 1).shape[-1]
     # a prompt may hold ids that are no outputs; the model alone knows them
     if vocab > history.numel() or int(history.max()) >= vocab:
         return model.embed
