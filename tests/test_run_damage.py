@@ -23,7 +23,7 @@ from freerun.training import fit
 from freerun.training.files import write_folder
 from freerun.training.folder import checkpoints, finished_summary
 from freerun.training.log import Metrics
-from freerun.training.shapes import LARGEST
+from freerun.training.shapes import LARGEST, parse
 from freerun.training.weights import load_weights, pack, read_model, unpack
 from test_run_folder import killed_at, signed, tree
 from tiny_recipes import TINY, write
@@ -45,6 +45,12 @@ def world(whole: Path, tmp_path: Path) -> Path:
 def resumed(world: Path) -> int:
     (world / "run" / "summary.json").unlink(missing_ok=True)
     return main(["train", str(world / "tiny.toml"), "--out", str(world / "run"), "--resume"])
+
+
+def test_half_a_character_is_refused_and_a_whole_one_is_not() -> None:
+    assert parse(b'{"a": "\\ud83d\\ude00"}', dict[str, str], "x.json") == {"a": "\U0001f600"}
+    with pytest.raises(CheckpointError, match=r"x\.json is damaged"):
+        parse(b'{"a": "\\ud83d"}', dict[str, str], "x.json")
 
 
 TEXTS = [

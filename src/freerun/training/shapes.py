@@ -135,6 +135,8 @@ def parse(content: bytes, shape: type[S], where: str) -> S:
             content.decode(), parse_constant=_refused, parse_float=_finite, object_pairs_hook=_once
         )  # fmt: skip
         _check_depth(found)
+        if b"\\u" in content:
+            json.dumps(found, ensure_ascii=False).encode()  # half a character cannot be written again
     except RecursionError:
         raise CheckpointError(f"{where} is damaged: nested more than {_DEEPEST} deep") from None
     except ValueError as error:
