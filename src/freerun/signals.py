@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Self
 
 from freerun.errors import StoppedError, TerminatedError
 
-__all__ = ["LIFELINE", "Interrupt", "StopFlag", "end_with_parent", "stopped"]
+__all__ = ["LIFELINE", "Interrupt", "StopFlag", "end_with_parent", "ignore", "stopped"]
 
 LIFELINE = "FREERUN_LIFELINE"
 """In the environment of a process whose standard input ends when its parent does."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 8.0
 """Seconds that an update, or whatever else is being finished, has after a signal; a process is gone within ten."""
 
@@ -55,7 +56,7 @@ class StopFlag:
         self.signal = max((flag.signal for flag in self._entered), default=0)
         self._entered.append(self)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in _SIGNALS:
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                     continue  # nohup
                 self._before[number] = signal.signal(number, self._handle)
@@ -107,6 +108,12 @@ def end_with_parent() -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def ignore() -> None:
+    """Take no notice of signals from now on."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def stopped(number: int, text: str) -> StoppedError:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from freerun.errors import (
     FaultError,
@@ -17,9 +18,11 @@ from freerun.errors import (
     UserError,
     out_of_memory,
 )  # fmt: skip
-from freerun.signals import LIFELINE, Interrupt, StopFlag, end_with_parent, stopped
+from freerun.signals import LIFELINE, Interrupt, StopFlag, end_with_parent, ignore, stopped
 
 __all__ = ["guarded", "main"]
+
+_STOPPED = (StoppedError.exit_code, TerminatedError.exit_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(given)
 
-    return guarded(command, given)
+    code = guarded(command, given)
+    if arguments is None:
+        ignore()  # all is done and written: while Python takes itself apart nothing is left to stop
+        if code in _STOPPED:  # and taking itself apart takes seconds where a machine is busy
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+    return code
 
 
 def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
@@ -94,9 +105,8 @@ def _said_elsewhere(error: BaseException) -> bool:
 
 def _tell(problems: Sequence[str], code: int) -> int:
     who = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    quiet = code in (StoppedError.exit_code, TerminatedError.exit_code)
     for problem in UserError(problems).problems:
-        print(who + (problem if quiet else f"error: {problem}"), file=sys.stderr)
+        print(who + (problem if code in _STOPPED else f"error: {problem}"), file=sys.stderr)
     if len(problems) > 1:
         print(f"{len(problems)} errors", file=sys.stderr)
     return code
