@@ -33,7 +33,7 @@ class RecurrentForecasterSettings:
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["recurrent_forecaster"] = "recurrent_forecaster"
     size: int = number(64, low=1, high=10**6)
-    layers: int = number(1, low=1, high=1000)
+    layers: int = number(1, low=1, high=256)
     cell: Literal["rnn", "gru", "lstm"] = "gru"
     residual: bool = False
     head: Head = "point"
@@ -89,7 +89,7 @@ class TransformerForecasterSettings:
     trial: ClassVar[tuple[int, ...]] = (3, 0, 0)
     kind: Literal["transformer_forecaster"] = "transformer_forecaster"
     size: int = number(64, low=1, high=10**6)
-    layers: int = number(2, low=1, high=1000)
+    layers: int = number(2, low=1, high=256)
     heads: int = number(4, low=1)
     feed_forward: int | None = number(None, low=1, high=10**6)
     residual: bool = False
@@ -121,7 +121,7 @@ class ConvGRUSettings:
     frame_channels: int = number(1, low=1, high=10**6)
     channels: int = number(16, low=1, high=10**6)
     kernel: int = number(5, low=1, high=999)
-    layers: int = number(1, low=1, high=1000)
+    layers: int = number(1, low=1, high=256)
     bounded: bool = False
 
     @property

@@ -41,7 +41,7 @@ class RecurrentSettings:
     kind: Literal["recurrent"] = "recurrent"
     size: int = number(256, low=1, high=10**6)
     embedding: int | None = number(None, low=1, high=10**6)
-    layers: int = number(1, low=1, high=1000)
+    layers: int = number(1, low=1, high=256)
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     attention: Literal["luong"] | None = "luong"
     bidirectional: bool = True
@@ -73,7 +73,7 @@ class TransformerSettings:
     trial: ClassVar[tuple[int, ...]] = (3, 3)
     kind: Literal["transformer"] = "transformer"
     size: int = number(128, low=1, high=10**6)
-    layers: int = number(4, low=1, high=1000)
+    layers: int = number(4, low=1, high=256)
     heads: int = number(4, low=1)
     feed_forward: int | None = number(None, low=1, high=10**6)
     positions: Literal["rope", "learned"] = "rope"

@@ -58,7 +58,7 @@ class EvaluateSettings:
 
     beams: int = number(1, low=1, high=100)
     length_penalty: float = number(0.0, low=0.0, high=100.0)
-    length_margin: int = number(5, low=0, high=10**6)
+    length_margin: int = number(5, low=0, high=10_000)
     batch_size: int = number(512, low=1, semantic=False)
 
 
@@ -72,7 +72,7 @@ class TextEvaluate:
         batch_size: windows and blocks at a time; changes no number.
     """
 
-    block: int = number(256, low=16, high=10**6)
+    block: int = number(256, low=16, high=100_000)
     draw: Literal["sample", "greedy"] = "sample"
     batch_size: int = number(256, low=1, semantic=False)
 

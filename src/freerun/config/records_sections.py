@@ -116,6 +116,6 @@ class RecordsEvaluate:
 
     beams: int = number(1, low=1, high=100)
     length_penalty: float = number(0.0, low=0.0, high=100.0)
-    length: int | None = number(None, low=1, high=10**6)
-    length_margin: int = number(5, low=0, high=10**6)
+    length: int | None = number(None, low=1, high=100_000)
+    length_margin: int = number(5, low=0, high=10_000)
     batch_size: int = number(16, low=1, semantic=False)

@@ -96,7 +96,7 @@ class TrainSettings:
 
 _WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep", "rank_timeout"}
 _LARGEST = 2**53
-_MOST = {"threads": 4096, "updates": 99_999_999}  # the name of a checkpoint has eight digits
+_MOST = {"threads": 1024, "updates": 99_999_999}  # the name of a checkpoint has eight digits
 _OPTIONAL = {"evaluate_words", "patience"}
 _REAL = {"lr", "weight_decay", "clip", "ema"}
 _WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARALLEL, "device": DEVICES}
