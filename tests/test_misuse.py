@@ -9,8 +9,9 @@ import copy
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -348,6 +349,22 @@ NO_SCHEDULES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, repr=False)
+class Nothing(schedules.Schedule):
+    name: ClassVar[str] = "nothing"
+
+    def at(self, position: float) -> Any:
+        return None if position else 0.5  # construction looks at step 0
+
+    def __call__(self, step: int) -> Any:
+        return None
+
+
+def outputs_of(objective: Any) -> Tensor:
+    widths = {"CrossEntropy": V, "GaussianNLL": 4, "Pinball": 6}
+    return torch.zeros(B, T, widths.get(type(objective).__name__, 2))
+
+
 def method_cases() -> Iterator[Case]:
     for ratio in RATIOS:
         says = "teacher_forcing_ratio must (lie in|be a number)"
@@ -365,6 +382,25 @@ def method_cases() -> Iterator[Case]:
             yield Case(f"{argument}={value}", lambda a=argument, v=value: ss(0.5, **{a: v}), says)
     for name, (objective, says) in RESULTS.items():
         yield Case(f"objective of {name}", lambda o=objective: call(fr.teacher_forcing(objective=o)), says)
+    for name, coin in {
+        "None": lambda b, r, k: None, "numbers": lambda b, r, k: b.mask.float(), "one row": lambda b, r, k: b.mask[0],
+    }.items():  # fmt: skip
+        for make in (fr.scheduled_sampling, fr.two_pass, fr.parallel):
+            yield Case(
+                f"{make.name}, a gate of {name}", lambda m=make, c=coin: call(m(0.5, coin=c)), "a gate returns keep"
+            )
+    yield Case("a schedule of nothing", lambda: call(ss(Nothing())), "gives no number at step")
+    yield Case("a schedule of nothing, over a run", lambda: ss(Nothing()).check(9), "gives no number at every step")
+    for objective in (objectives.mse(), objectives.cross_entropy(), objectives.gaussian_nll(), objectives.pinball()):
+        batch = IDS_BATCH if objective == objectives.cross_entropy() else VALUES_BATCH
+        outputs = torch.zeros(B, T, 2)
+        yield Case(f"{objective} of a list", lambda o=objective, b=batch: o([1.0], b), "outputs must be a real tensor")
+        yield Case(f"{objective} of targets", lambda o=objective, x=outputs: o(x, IDS), "and a freerun.Batch")
+        yield Case(f"{objective} of a row less", lambda o=objective, b=batch: o(outputs_of(o)[1:], b), "batch first")
+    for law in (distributions.Gaussian(), distributions.StudentT(), distributions.Quantiles()):
+        yield Case(f"{law} of numpy", lambda w=law: w.mean(np.zeros((2, 6))), "outputs must be a real tensor")
+    for step in (1.5, -1, "3", None):
+        yield Case(f"Step({step!r})", lambda s=step: fr.Step(s), "step")
     for gradient in ("yes", 0, -1, True, None, 1.5):
         yield Case(f"gradient={gradient}", lambda g=gradient: ss(0.5, gradient=g), "gradient must be")
     for weight in (-1, NAN, INF, "1", True, None):

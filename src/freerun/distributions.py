@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freerun.arguments import Arguments, is_number
+from freerun.batch_problems import must_be
 from freerun.errors import UserError
 
 __all__ = ["HEADS", "Distribution", "Gaussian", "Quantiles", "StudentT"]
@@ -36,6 +37,7 @@ class Distribution(Protocol):
 
 
 def _split(outputs: Tensor, parameters: int) -> Tensor:
+    must_be("", "real", outputs=outputs)
     if outputs.shape[-1] % parameters:
         raise UserError(
             f"a head of {parameters} numbers a value needs outputs whose last dimension is a multiple of them; got "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freerun.arguments import Arguments, is_number, nearest, refused
-from freerun.batch_problems import shape_of
+from freerun.batch_problems import must_be, shape_of
 from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError
 from freerun.types import Batch
@@ -27,9 +27,17 @@ class Objective(Protocol):
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]: ...
 
 
+def _refuse_others(outputs: Any, batch: Any) -> None:
+    must_be("", "real", outputs=outputs)
+    if not isinstance(batch, Batch):
+        raise UserError(f"an objective is called with outputs and a freerun.Batch; got {shape_of(batch)}")
+
+
 def _chosen(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
     """Outputs, targets and weights at the positions that count, by selection: a NaN elsewhere does no harm."""
     mask = batch.mask
+    if outputs.shape[:2] != mask.shape or outputs.dim() != 3:
+        raise UserError(f"outputs must be {(*mask.shape, '...')}, batch first; got {tuple(outputs.shape)}")
     if bool(mask.all()):
         weights = None if batch.weights is None else batch.weights.flatten()
         return outputs.flatten(0, 1), batch.targets.flatten(0, 1), weights
@@ -65,6 +73,7 @@ class CrossEntropy(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, vocab) logits -> (total, count)."""
+        _refuse_others(outputs, batch)
         if not batch.is_discrete:
             raise UserError("cross_entropy needs ids as targets; these are values: use objective='mse'")
         logits, targets, weights = _chosen(outputs, batch)
@@ -90,6 +99,7 @@ class MeanSquaredError(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, value) -> (total, count)."""
+        _refuse_others(outputs, batch)
         if batch.is_discrete:
             raise UserError("mse needs values as targets; these are ids: use objective='cross_entropy'")
         _check_width("mse", 1, outputs, batch)
@@ -124,6 +134,7 @@ def _check_width(name: str, numbers: int, outputs: Tensor, batch: Batch) -> None
 
 
 def _of_law(name: str, law: Distribution, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    _refuse_others(outputs, batch)
     if batch.is_discrete:
         raise UserError(f"{name} needs values as targets; these are ids: use objective='cross_entropy'")
     _check_width(name, law.parameters, outputs, batch)

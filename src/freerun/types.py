@@ -35,8 +35,8 @@ class Step(int):
     epoch: float | None
 
     def __new__(cls, step: int, *, sample: int | None = None, epoch: float | None = None) -> Step:
-        """A step with its sample and epoch."""
-        self = super().__new__(cls, step)
+        """A step with its sample and epoch; a number that is no step is a UserError."""
+        self = super().__new__(cls, step_number(step))
         self.sample = sample
         self.epoch = epoch
         return self

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from freerun.arguments import nearest, refused
+from freerun.batch_problems import shape_of
 from freerun.errors import UserError
 from freerun.gates.coins import Batchwise, Every, Prefix, Sequence, Timestep, Token
 from freerun.gates.soft import Blend, is_soft
@@ -16,7 +18,7 @@ from freerun.types import Batch
 
 __all__ = [
     "GATES", "Batchwise", "Blend", "Confidence", "DecodingSteps", "Every", "Gate", "Prefix", "Sequence", "Timestep",
-    "Token", "batchwise", "blend", "check", "confidence", "confidences", "decoding_steps", "every", "is_soft",
+    "Token", "batchwise", "blend", "check", "confidence", "confidences", "decoding_steps", "every", "is_soft", "kept",
     "needs_confidence", "prefix", "resolve", "sequence", "timestep", "token",
 ]  # fmt: skip
 
@@ -58,6 +60,13 @@ def resolve(gate: str | Gate) -> Gate:
     if callable(gate):
         return gate
     raise UserError(check(gate))
+
+
+def kept(keep: Any, batch: Batch) -> Tensor:
+    """What a gate returned, if it is (batch, time) bool; a UserError else."""
+    if not isinstance(keep, Tensor) or keep.shape != batch.mask.shape or keep.dtype != torch.bool:
+        raise UserError(f"a gate returns keep, a bool tensor {tuple(batch.mask.shape)}; got {shape_of(keep)}")
+    return keep
 
 
 def check(gate: Any) -> list[str]:

@@ -163,7 +163,10 @@ class TransformMethod(Arguments):
     def value(self, name: str, step: int) -> float:
         """A scheduled parameter's value at a step, checked to lie in its range."""
         given = getattr(self, name)
-        value = value_at(given, step)
+        try:
+            value = value_at(given, step)
+        except TypeError as error:
+            raise UserError(f"{name}: {given!r} gives no number at step {step} ({error})") from error
         problem = in_range(name, given, value, step, self.ranges[name])
         if problem:
             raise UserError(problem)

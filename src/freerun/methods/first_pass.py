@@ -54,7 +54,7 @@ def tosser(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[
             f"coin={coin!r} mixes gold and own values, which only scheduled_sampling does: use it, or another coin"
         )
     if not gates.needs_confidence(gate):
-        return partial(gate, batch, ratio), 0
+        return lambda key: gates.kept(gate(batch, ratio, key), batch), 0
     if ratio >= 1:
         return lambda key: torch.ones_like(batch.mask), 0
     confident: Any = gate

@@ -181,7 +181,7 @@ class TwoPass(TransformMethod):
             return Plan.of(batch, keep, self._mix().draw, fold(key, "draw", int(step)))
 
         if not confident:
-            keep = torch.ones_like(batch.mask) if ratio >= 1 else gate(batch, ratio, gate_key)
+            keep = torch.ones_like(batch.mask) if ratio >= 1 else gates.kept(gate(batch, ratio, gate_key), batch)
             planned = plan(keep)
             replaces = some(model, len(planned) > 0)
             whole = _with_graph(model, batch) if replaces and self._with_graph else None

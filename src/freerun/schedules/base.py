@@ -198,7 +198,10 @@ def extremes(x: float | Callable[[int], float], steps: int) -> tuple[float, floa
     if not callable(x):
         return float(x), 0, float(x), 0
     ask, positions = _asked(x, steps)
-    values = [(float(ask(position)), position) for position in positions]
+    try:
+        values = [(float(ask(position)), position) for position in positions]
+    except TypeError as error:
+        raise UserError(f"{x!r} gives no number at every step ({error})") from error
     low = min(values, key=lambda pair: pair[0])
     high = max(values, key=lambda pair: pair[0])
     return low[0], _plain(low[1]), high[0], _plain(high[1])
