@@ -204,11 +204,7 @@ class TransformMethod(Arguments):
 
 
 def asked(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[str] = ()) -> tuple[int, int]:
-    """Step and key of a call, whose arguments are all in order.
-
-    Raises:
-        UserError: for each that is not.
-    """
+    """Step and key of a call whose arguments are all in order; a UserError for each that is not."""
     problems = [
         *call_problems(model, batch),
         *(unknown_argument("the call", name, ("step", "key")) for name in unknown),
