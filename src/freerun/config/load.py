@@ -76,11 +76,12 @@ def load_run(folder: str | Path) -> LoadedRun:
             weights = read_model(folder)[1]
             model, coder = MODELS[kind](**info["settings"]), task.coder(describe)
             load_weights(model, weights, str(where.parent))
+            task.trial_batch(coder, 1)  # a description of other types fails here
     except (NotInstalledError, CheckpointError):
         raise
     except UserError as error:
         raise CheckpointError([f"{where}: {problem}" for problem in error.problems]) from None
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     refuse_not_finite(model, folder)
     recipe = saved_recipe(folder) or {}

@@ -213,7 +213,7 @@ def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> l
     if shown:
         lines.append(f"for comparison, {reported.primary.title}: {', '.join(shown)}")
     best = summary.get("best", {})
-    if best.get("step") is not None:
+    if None not in (best.get("step"), best.get("select"), best.get("value")):
         lines.append(
             f"the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
             f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
