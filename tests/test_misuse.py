@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -607,7 +608,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(" at 0x[0-9a-f]+", "", case.name))
 def test_a_mistake_is_answered(case: Case) -> None:
     with pytest.raises(fr.UserError, match=case.says):
         case.do()
