@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
