@@ -210,7 +210,8 @@ def fingerprints(folder: Path) -> dict[str, Any]:
     Of checkpoints the last, and how many: a stop makes one of its own.
     """
     found: dict[str, Any] = {}
-    steps = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    manifests = (folder / "checkpoints").glob("step-*/manifest.json")
+    steps = sorted(path.parent.name for path in manifests if not path.parent.is_symlink())
     found["checkpoints"] = len(steps)
     for path in sorted(folder.rglob("*")):
         if set(path.parts) & set(steps[:-1]):
