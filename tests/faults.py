@@ -313,7 +313,7 @@ def kills_of_overwrite(lives: Lives, every: int = 1, first: int = 1) -> Count:
         shutil.copytree(folder, again := lives.new("again"))
         ended = lives.train(folder, "--resume")
         count.tried += 1
-        right = ended.code in (3, 4) or (ended.code == 0 and fingerprints(folder).keys() == lives.whole().keys())
+        right = ended.code in (3, 4) or (ended.code == 0 and fingerprints(folder).keys() >= lives.whole().keys())
         count.check(right, f"{where}: --resume ends with {ended.code}: {ended.text[-400:]}")
         ended = lives.train(again, "--overwrite")
         different = differing(fingerprints(again), lives.whole()) if ended.code == 0 else "all"
