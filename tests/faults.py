@@ -323,15 +323,20 @@ def kills_of_overwrite(lives: Lives, every: int = 1, first: int = 1) -> Count:
     return count
 
 
-def random_kills(lives: Lives, kills: int, seed: int, world: int = 1, recipe: str = RECIPE) -> Count:
-    """Kills at random moments, of every process or of one, some with the next life killed too."""
+def random_kills(
+    lives: Lives, kills: int, seed: int, world: int = 1, recipe: str = RECIPE, earliest: float = 0.0
+) -> Count:
+    """Kills at random moments, of every process or of one, some with the next life killed too.
+
+    ``earliest``: share of a run that has gone by before one comes.
+    """
     count = Count(f"kill -9 at a random moment, {world} process{'es' if world > 1 else ''}")
     number = random.Random(seed)
     length = lives.duration(recipe, world)
     while count.tried < kills:
         folder, where = lives.new("killed"), []
         for _ in range(number.randint(1, 4)):
-            after = round(number.uniform(0, length), 3)
+            after = round(number.uniform(earliest * length, length), 3)
             rank = number.choice([None, *range(world)]) if world > 1 else None
             ended = lives.train(
                 folder, *(["--resume"] if where else []), recipe=recipe, world=world, after=after, rank=rank, limit=60
