@@ -112,3 +112,11 @@ def test_a_json_answer_stays_json(capsys):
     assert is_plain(line)
     assert json.loads(line) == row
     assert _object_line({"prompt": "é"}) == '{"prompt": "é"}'
+
+
+def test_an_escape_in_a_folders_name_does_not_reach_the_terminal(tmp_path, capfd):
+    assert main(["train", str(write(tmp_path)), "--out", str(tmp_path / "red\x1b[31m")]) == 0
+    out, err = capfd.readouterr()
+    assert is_plain(out)
+    assert "\x1b[31m" not in err
+    assert out.rstrip().endswith(r"red\x1b[31m")

@@ -36,7 +36,7 @@ def train(
                 loaded = load_recipe(recipe, overrides)
         summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init, allow=allow)
         if processes.first:
-            print("\n".join([*results_lines(summary, loaded, out), str(out)]))
+            print(visible("\n".join([*results_lines(summary, loaded, out), str(out)]), keep="\n"))
     return 0
 
 
@@ -124,7 +124,7 @@ def compare(
     console = Console(width=width)
     console.print(table(results, width))
     console.print(results["verdict"], markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    print(report.write(out))
+    print(visible(str(report.write(out))))
     return 0
 
 
@@ -165,7 +165,7 @@ def check(target: str) -> int:
         if not _is_object(target) or out_of_memory(error):
             raise  # a model of ours, or none of the model's doing
         raise UserError(f"{target}: the model raised {_said(error)}") from error
-    print(report)
+    print(visible(str(report), keep="\n"))
     if report.refused:
         names = ", ".join(finding.name for finding in report.refused)
         raise UserError(f"{target}: the model is refused: {names}")

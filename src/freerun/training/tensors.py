@@ -75,7 +75,7 @@ def misfits(found: Specs, own: Specs, *, cast: bool = False) -> list[str]:
     """Where tensors differ from those of a model, a line each; [] where they fit.
 
     >>> misfits({"a": ("F16", (2,))}, {"a": ("F32", (2,)), "b": ("F32", ())})
-    ["b is missing", "a holds F16 numbers; this model's are F32"]
+    ['b is missing', "a holds F16 numbers; this model's are F32"]
     """
     problems = [f"{name} is missing" for name in own if name not in found]
     problems += [f"{name} is not in this model" for name in found if name not in own]
