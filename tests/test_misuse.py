@@ -110,6 +110,13 @@ def part_cases() -> Iterator[Case]:
     yield Case("no value", lambda: fr.Batch(VALUES[..., :0]), "value must be at least 1")
     yield Case("one dimension", lambda: fr.Batch(IDS[0]), r"must be \(batch, time\)")
     yield Case("four dimensions", lambda: fr.Batch(VALUES[None]), r"must be \(batch, time\)")
+    yield Case("ids as floats", lambda: fr.Batch(IDS.float()), r"targets.long\(\) where they are ids")
+    for name, value in (("size", 2.5), ("layers", True), ("target_vocab", "9"), ("dropout", "0"), ("cell", ["lstm"])):
+        sizes: dict[str, Any] = {"source_vocab": V, "target_vocab": V, name: value}
+        yield Case(f"model, {name}={value!r}", lambda s=sizes: fr.models.RecurrentSeq2Seq(**s), f"{name} must")
+    for name, value in (("size", 2.5), ("heads", None), ("feed_forward", "64"), ("dropout", NAN)):
+        sizes = {"source_vocab": V, "target_vocab": V, name: value}
+        yield Case(f"transformer, {name}={value!r}", lambda s=sizes: fr.models.TransformerSeq2Seq(**s), f"{name} must")
     yield Case("values without channels", lambda: fr.Batch(VALUES[..., 0]), "unsqueeze")
     yield Case("mask in the place of history", lambda: fr.Batch(IDS, MASK), "use mask=")
     yield Case("another device", lambda: fr.Batch(IDS, mask=MASK.to("meta")), "lies on meta")

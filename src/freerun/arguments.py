@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from freerun.errors import UserError
 
-__all__ = ["ArgumentError", "Arguments", "is_number", "nearest", "refused", "unknown_argument"]
+__all__ = ["ArgumentError", "Arguments", "count_problems", "is_number", "nearest", "refused", "unknown_argument"]
 
 
 class ArgumentError(UserError, TypeError):
@@ -32,6 +32,20 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def is_number(value: object) -> bool:
     """A finite int or float; not a bool, not a string."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def count_problems(counts: Mapping[str, object]) -> list[str]:
+    """The problems of arguments that must be whole numbers of at least 1.
+
+    >>> count_problems({"size": 8, "layers": 0, "heads": 2.5})
+    ['layers must be at least 1; got 0', 'heads must be a whole number of at least 1; got 2.5']
+    """
+    whole = {name: isinstance(count, int) and not isinstance(count, bool) for name, count in counts.items()}
+    return [
+        f"{name} must be {'' if whole[name] else 'a whole number of '}at least 1; got {count!r}"
+        for name, count in counts.items()
+        if not (isinstance(count, int) and whole[name] and count >= 1)
+    ]
 
 
 _P_OWN = "teacher_forcing_ratio is P(gold): for a probability p of feeding the model's own output it is 1 - p"

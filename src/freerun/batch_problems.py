@@ -100,7 +100,8 @@ def _target_problems(targets: Tensor) -> list[str]:
         )
     elif targets.dim() == 2 and real:
         problems.append(
-            f"targets are real numbers of shape {shape}; values need (batch, time, value): use .unsqueeze(-1)"
+            f"targets are real numbers of shape {shape}; values need (batch, time, value): use .unsqueeze(-1), or "
+            "targets.long() where they are ids"
         )
     empty = [name for name, size in zip(("batch", "time", "value"), shape, strict=False) if size == 0]
     if empty:

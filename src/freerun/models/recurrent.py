@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from freerun.arguments import count_problems, is_number
 from freerun.errors import UserError
 from freerun.models.cells import CELLS, CellWeights, cell_step, cell_weights
 from freerun.models.encoder import RecurrentEncoder
@@ -230,20 +231,16 @@ class RecurrentSeq2Seq(nn.Module):
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    problems = [
-        f"{name} must be at least 1; got {settings[name]}"
-        for name in ("source_vocab", "target_vocab", "size", "layers")
-        if settings[name] < 1
-    ]
-    if settings["embedding"] is not None and settings["embedding"] < 1:
-        problems.append(f"embedding must be at least 1, or None for `size`; got {settings['embedding']}")
-    if settings["cell"] not in CELLS:
+    problems = count_problems({name: settings[name] for name in ("source_vocab", "target_vocab", "size", "layers")})
+    if settings["embedding"] is not None and count_problems({"": settings["embedding"]}):
+        problems.append(f"embedding must be at least 1, or None for `size`; got {settings['embedding']!r}")
+    if settings["cell"] not in tuple(CELLS):
         problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")
     if settings["attention"] not in ("luong", None):
         problems.append(f"attention must be 'luong' or None; got {settings['attention']!r}")
-    if not 0 <= settings["dropout"] < 1:
-        problems.append(f"dropout must lie in [0, 1); got {settings['dropout']}")
-    if settings["bidirectional"] and settings["size"] % 2:
+    if not is_number(settings["dropout"]) or not 0 <= settings["dropout"] < 1:
+        problems.append(f"dropout must lie in [0, 1); got {settings['dropout']!r}")
+    if settings["bidirectional"] and isinstance(settings["size"], int) and settings["size"] % 2:
         problems.append(f"size must be even for a bidirectional encoder; got {settings['size']}")
     if settings["tied"] and settings["embedding"] not in (None, settings["size"]):
         problems.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from freerun.arguments import count_problems, is_number
 from freerun.errors import UserError
 
 __all__ = ["Shape"]
@@ -35,7 +36,7 @@ class Shape:
     @classmethod
     def of(cls, settings: Mapping[str, Any], **vocabularies: int) -> Shape:
         """The shape among a model's settings, checked together with its vocabulary sizes."""
-        problems = [f"{name} must be at least 1; got {count}" for name, count in vocabularies.items() if count < 1]
+        problems = count_problems(vocabularies)
         shape = object.__new__(cls)
         for each in fields(cls):
             object.__setattr__(shape, each.name, settings[each.name])
@@ -57,18 +58,14 @@ class Shape:
         return 4 * self.size if self.activation != "swiglu" else 8 * round(self.size / 3)
 
     def _problems(self) -> list[str]:
-        problems = [
-            f"{name} must be at least 1; got {getattr(self, name)}"
-            for name in ("size", "layers", "heads", "longest")
-            if getattr(self, name) < 1
-        ]
-        if self.feed_forward is not None and self.feed_forward < 1:
-            problems.append(f"feed_forward must be at least 1, or None for the usual; got {self.feed_forward}")
+        problems = count_problems({name: getattr(self, name) for name in ("size", "layers", "heads", "longest")})
+        if self.feed_forward is not None and count_problems({"": self.feed_forward}):
+            problems.append(f"feed_forward must be at least 1, or None for the usual; got {self.feed_forward!r}")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 problems.append(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout must lie in [0, 1); got {self.dropout}")
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
+            problems.append(f"dropout must lie in [0, 1); got {self.dropout!r}")
         if not problems and self.size % self.heads:
             problems.append(f"size must be a multiple of heads; got size={self.size} and heads={self.heads}")
         elif not problems and self.positions == "rope" and self.width % 2:
