@@ -284,7 +284,7 @@ def test_overwrite_removes_what_a_run_writes_and_nothing_else(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     clear_run(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("x")
+    (tmp_path / "metrics.jsonl").write_text('{"event": "header"}\n')
     with pytest.raises(OccupiedError, match=r"checkpoints holds what no run wrote \(mine\)"):
         check_folder(tmp_path, resume=False, overwrite=True)
     (tmp_path / "metrics.jsonl").unlink()

@@ -477,3 +477,23 @@ def test_settings_that_change_no_number_need_no_leave(started: Path, recipe: str
     sets = [part for text in free for part in ("--set", text)]
     assert main(["train", recipe, "--out", str(started), "--resume", *sets]) == 0
     assert "changes" not in json.loads((started / "summary.json").read_text())
+
+
+def test_files_that_only_have_the_names_of_a_runs_are_never_replaced(tmp_path):
+    for name, text in (("metrics.jsonl", "mine\n"), ("summary.json", '{"mine": 1}'), ("test-items.jsonl", "mine\n")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(text, encoding="utf-8")
+        for flags in ([], ["--overwrite"]):
+            assert main(["train", str(write(tmp_path)), "--out", str(folder), *flags]) == 3
+        assert (folder / name).read_text("utf-8") == text
+
+
+def test_a_note_in_a_checkpoint_does_not_stop_the_run_that_overwrites_it(tmp_path):
+    command = ["train", str(write(tmp_path)), "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    (note,) = [path / "notes.txt" for path in (tmp_path / "run" / "checkpoints").glob("step-*")][-1:]
+    note.write_text("mine", encoding="utf-8")
+    assert main([*command, "--overwrite"]) == 0
+    assert note.read_text("utf-8") == "mine"
+    assert (tmp_path / "run" / "summary.json").exists()

@@ -14,6 +14,7 @@ from freerun.errors import OccupiedError, visible
 __all__ = ["diagnose"]
 
 _FILES = ("diagnosis.json", "diagnosis.html")
+_BEGINS = b'{"schema": 1, "run": {'
 
 
 def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> int:
@@ -49,11 +50,25 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
 def _check_place(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OccupiedError(f"{folder} is a file; --out is a folder")
-    there = [name for name in _FILES if (folder / name).exists()]
+    there = [name for name in _FILES if (folder / name).exists() or (folder / name).is_symlink()]
+    if there and not _is_ours(folder):
+        raise OccupiedError(
+            f"{folder} holds {', '.join(there)}, and no freerun diagnose wrote it\n  help: move it away, or give "
+            "another --out"
+        )
     if there and not overwrite:
         raise OccupiedError(
             f"{folder} holds a diagnosis ({', '.join(there)})\n  help: --overwrite replaces it; or give another --out"
         )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the files that a diagnosis has are plain files, and the first of them is one."""
+    paths = [folder / name for name in _FILES]
+    if any(path.is_symlink() or (path.exists() and not path.is_file()) for path in paths) or not paths[0].exists():
+        return False
+    with paths[0].open("rb") as file:
+        return file.read(len(_BEGINS)) == _BEGINS
 
 
 def _told(found: dict[str, Any]) -> str:

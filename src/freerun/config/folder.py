@@ -18,11 +18,13 @@ from freerun.training.changes import Keys, changes, flat, refused, section_keys
 from freerun.training.files import FULL, MANIFEST, explained, leftover, remove_folder, replace_file
 from freerun.training.folder import (
     RUN_FILES,
+    STEP_FILES,
     checkpoints,
     clean_run,
     in_checkpoints,
     in_run,
     refuse_foreign,
+    saved_something,
     stage,
 )  # fmt: skip
 from freerun.training.shapes import LARGEST, opened
@@ -35,7 +37,6 @@ __all__ = [
 _PROBE = b"freerun"
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..+")
 _MODEL_FILES = ("model.safetensors", "model.json", MANIFEST)
-_STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", MANIFEST)
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[str, Any] | None = None) -> None:
@@ -72,6 +73,7 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[
             )
             raise OccupiedError(f"{folder} holds {state}\n  help: {goes}; or give another --out")
         if overwrite:
+            _refuse_unsigned(folder)
             _refuse_foreign_checkpoints(folder / "checkpoints")
     elif found == "prepared":
         _refuse_foreign_recipe(folder / "recipe.toml", None if resume or overwrite else table)
@@ -82,13 +84,26 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[
 def _refuse_unknown(folder: Path) -> None:
     foreign = sorted(
         entry.name for entry in folder.iterdir()
-        if entry.name not in RUN_FILES and not leftover(entry.name, in_run) and not _is_empty(entry, "checkpoints")
+        if entry.name != "lock" and not leftover(entry.name, in_run) and not _is_empty(entry, "checkpoints")
     )  # fmt: skip
     if foreign:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise OccupiedError(
             f"{folder} is not empty and no run wrote what it holds ({shown})\n  help: give another --out"
         )
+
+
+def _refuse_unsigned(folder: Path) -> None:
+    """Refuse to remove files that only have the names of a run's."""
+    if (folder / "recipe.toml").exists() or (folder / "model" / MANIFEST).exists() or saved_something(folder):
+        return
+    metrics = folder / "metrics.jsonl"
+    if metrics.is_file():
+        with metrics.open("rb") as file:
+            if b'"event"' in file.readline(1 << 16):
+                return
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.name in RUN_FILES))
+    raise OccupiedError(f"{folder} holds {found}, and no run wrote it\n  help: move it away, or give another --out")
 
 
 def _is_empty(entry: Path, name: str) -> bool:
@@ -129,7 +144,7 @@ def clear_run(folder: Path) -> None:
         if name not in ("lock", "recipe.toml"):
             _remove_file(folder / name)
     for path in [*checkpoints(folder), *checkpoints(folder, "best")]:
-        remove_folder(path, _STEP_FILES)
+        remove_folder(path, STEP_FILES)
     if _is_folder(folder / "model"):
         remove_folder(folder / "model", _MODEL_FILES)
     if _is_folder(folder / "tensorboard"):

@@ -13,13 +13,25 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from freerun.errors import CheckpointError, OccupiedError, UserError
-from freerun.training.files import FULL, clean, explained
+from freerun.training.files import FULL, MANIFEST, clean, explained
 from freerun.training.log import Event
 from freerun.training.shapes import Count, NewerError, expect, parse, read_json, read_lines, versioned
 
 __all__ = [
-    "RUN_FILES", "RUN_FOLDERS", "FolderLock", "checkpoints", "clean_run", "finished_summary", "in_checkpoints",
-    "in_run", "refuse_foreign", "refuse_lost", "refuse_used", "stage",
+    "RUN_FILES",
+    "RUN_FOLDERS",
+    "STEP_FILES",
+    "FolderLock",
+    "checkpoints",
+    "clean_run",
+    "finished_summary",
+    "in_checkpoints",
+    "in_run",
+    "refuse_foreign",
+    "refuse_lost",
+    "refuse_used",
+    "saved_something",
+    "stage",
 ]  # fmt: skip
 
 RUN_FILES = (
@@ -63,6 +75,10 @@ class _Summary(TypedDict):
     decoder_passes: NotRequired[float]
 
 
+STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", MANIFEST)
+"""What a checkpoint holds."""
+
+
 def in_run(name: str) -> bool:
     """Whether a run writes something of that name into its folder."""
     return name in RUN_FILES or name in RUN_FOLDERS
@@ -89,6 +105,13 @@ def checkpoints(folder: Path, kind: str = "step") -> list[Path]:
         return []
     found = [path for path in root.iterdir() if in_checkpoints(path.name) and path.name.startswith(kind)]
     return sorted(path for path in found if path.is_dir() and not path.is_symlink())
+
+
+def saved_something(folder: Path) -> bool:
+    """Whether a checkpoint holds a file of ours: one with nothing but what others put there is none."""
+    return any(
+        (path / name).exists() for kind in ("step", "best") for path in checkpoints(folder, kind) for name in STEP_FILES
+    )
 
 
 def clean_run(folder: Path) -> None:
@@ -217,7 +240,7 @@ def stage(folder: Path) -> Literal["new", "prepared", "begun", "finished"]:
     if (folder / "summary.json").exists():
         return "finished"
     metrics = folder / "metrics.jsonl"
-    if (metrics.exists() and metrics.stat().st_size) or checkpoints(folder) or checkpoints(folder, "best"):
+    if (metrics.exists() and metrics.stat().st_size) or saved_something(folder):
         return "begun"
     return "prepared" if (folder / "recipe.toml").exists() or metrics.exists() else "new"
 
