@@ -261,3 +261,36 @@ def test_hostile_csv_files(tmp_path, raw, said):
     found = problems_of(load_series, file, SeriesOptions(past=1, horizon=1, targets=("a", "b")))
     assert any(said in problem for problem in found), found
     assert all(len(problem) <= 600 for problem in found)
+
+
+def test_a_comma_before_three_digits_has_two_readings(csv):
+    file = csv([f'2024-01-01 {hour:02d}:00,"1,{hour:03d}"' for hour in range(24)], "date,a")
+    (found,) = problems_of(load_series, file, HOURLY)[:1]
+    assert "write 1.000 if the comma marks the decimals, 1000 if it marks thousands" in found
+
+
+def test_values_whose_differences_float32_loses_are_not_called_constant(csv):
+    file = csv([f"2024-01-{1 + n // 24:02d} {n % 24:02d}:00,{10**15 + n % 7}" for n in range(240)], "date,a")
+    found = "\n".join(problems_of(load_series, file, HOURLY))
+    assert "is constant" not in found
+    assert "subtract an offset" in found
+
+
+def test_a_damaged_parquet_file_is_refused_without_a_word_of_the_library(tmp_path, capfd):
+    pl = pytest.importorskip("polars")
+    file = tmp_path / "x.parquet"
+    frame = pl.DataFrame(
+        {"date": [f"2024-01-01 {hour:02d}:00" for hour in range(24)], "a": [float(n) for n in range(24)]}
+    )
+    frame.write_parquet(file)
+    whole, refused = file.read_bytes(), 0
+    for at in range(4, len(whole), 3):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            load_series(file, HOURLY)
+        except UserError as error:
+            refused += 1
+            assert "panic" not in str(error).lower()
+    out, err = capfd.readouterr()
+    assert refused > 100
+    assert "panicked" not in out + err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from freerun.errors import CheckpointError
 from freerun.training.folder import finished_summary
 from freerun.training.log import Event
 from freerun.training.reported import PAIRS, Reported
@@ -108,13 +109,18 @@ def finished(folder: Path) -> bool:
 
 
 def items(folder: Path) -> list[dict[str, Any]]:
-    """A run's test words, in order: source, output, references, errors, length, wrong; [] without.
+    """A finished run's test words, in order: source, output, references, errors, length, wrong.
 
     Raises:
-        CheckpointError: a line is damaged.
+        CheckpointError: there are none, or a line is damaged.
     """
     path = folder / "test-items.jsonl"
     found = list(read_lines(path, dict[str, Any])) if path.exists() else []
+    if not found:
+        raise CheckpointError(
+            f"{path} is {'empty' if path.exists() else 'missing'}: without it there are no intervals over test items\n"
+            f"  help: remove {folder / 'summary.json'}; --resume tests the run's best weights again"
+        )
     for number, item in enumerate(found, start=1):
         expect(item, _Item, f"{path}:{number}")
     return found

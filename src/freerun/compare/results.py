@@ -43,6 +43,7 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
 
     Raises:
         UserError: a run is unfinished, or runs differ in data or test words and so cannot be compared.
+        CheckpointError: a run's test words are missing.
     """
     summaries = {run.name: folders.summary(out / "runs" / run.name) for run in runs}
     missing = [name for name, found in summaries.items() if not (found and found.get("finished"))]
@@ -53,11 +54,12 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
     words = _words(runs, out)
     reported = told(recipe)
     arms = _arms(runs, records, words, reported)
-    counts = resampled_words(len(next(iter(words.values())))) if words else []
+    items = len(next(iter(words.values())))
+    counts = resampled_words(items)
     results: dict[str, Any] = {
         "schema": 1,
         "recipe": dict(recipe),
-        "test_words": len(next(iter(words.values()))) if words else 0,
+        "test_words": items,
         "runs": records,
         "summary": [line for arm in arms for line in _summary(arm, counts, reported)],
         "comparisons": _comparisons(arms, counts, reported),
@@ -125,10 +127,8 @@ def _check_same_data(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _words(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Test words of every run, in the order of the first; {} where not every run kept them."""
+    """Test words of every run, in the order of the first."""
     words = {run.name: folders.items(out / "runs" / run.name) for run in runs}
-    if not all(words.values()):
-        return {}
     first = next(iter(words))
     order = _names(words[first])
     for name, found in words.items():
@@ -163,7 +163,7 @@ def _arms(
         chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
         chosen.sort(key=lambda pair: pair[0].seed)
         scores: dict[str, OverWords | list[float]] = dict(_scalars([record for _, record in chosen]))
-        for measure in reported.measures if words else ():
+        for measure in reported.measures:
             found = _over_words(measure, [words[run.name] for run, _ in chosen])
             scores |= {} if found is None else {measure.name: found}
         arms.append(_ArmScores(label, str(chosen[0][1]["method"]), chosen[0][0].arm.reference, scores))

@@ -17,7 +17,7 @@ from freerun.config.model_sections import MODEL_KINDS
 from freerun.config.pretrained_run import load_pretrained, within_run
 from freerun.config.source import Source
 from freerun.config.toml_lines import KeyPlaces
-from freerun.errors import CheckpointError, NotInstalledError, UserError
+from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, out_of_memory
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -222,11 +222,13 @@ def _settings(run: LoadedRun, **given: int | None) -> Any:
     """The run's [evaluate] with what was given on the command line in its place."""
     changes = {name: value for name, value in given.items() if value is not None}
     known = [each.name for each in fields(run.evaluate)]
-    problems = [f"--{name} must be at least 1; got {value}" for name, value in changes.items() if value < 1]
-    problems += [
-        f"--{name} has no effect on a run whose model is trained on this kind of data\n  help: leave it out"
-        for name in changes
-        if not _key(name, known)
+    kind = next(name for name, kind in TASKS.items() if kind is run.kind)
+    problems = [
+        f"--{name} must be at least 1; got {value}"
+        if _key(name, known)
+        else f"--{name} has no effect on a run on data of kind {kind}\n  help: leave it out"
+        for name, value in changes.items()
+        if value < 1 or not _key(name, known)
     ]
     if problems:
         raise UserError(problems)
@@ -252,9 +254,20 @@ def answer(
 
     Raises:
         UserError: lines with symbols never seen in training, all of them at once; what has no effect on such a run.
+        ResourceError: they do not fit into memory; it names the longest.
     """
     named = places or [f"line {number}" for number in range(1, len(lines) + 1)]
-    return run.kind.answer(run.model, run.coder, _settings(run, beams=beams, length=length), lines, named)
+    settings = _settings(run, beams=beams, length=length)
+    try:
+        return run.kind.answer(run.model, run.coder, settings, lines, named)
+    except (MemoryError, RuntimeError) as error:
+        if run.kind.tables or not out_of_memory(error):
+            raise
+        longest = max(range(len(lines)), key=lambda number: len(lines[number]))
+        raise ResourceError(
+            f"{named[longest]}: out of memory: of {len(lines):,} lines it is the longest, with {len(lines[longest]):,} "
+            "characters\n  help: shorten or split it, or give fewer lines at once"
+        ) from error
 
 
 def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
-from freerun.errors import UserError, needing
+from freerun.errors import UserError, needing, out_of_memory
 
-__all__ = ["read_parquet", "readable"]
+__all__ = ["read_parquet", "readable", "unpanicked"]
+
+_ERRORS = RLock()
+"""Held while standard error is somewhere else: of two threads one would put back the other's file."""
 
 _DAYS = tuple(day.toordinal() - date(1970, 1, 1).toordinal() for day in (date.min, date.max))
 """The first and the last day that Python has, counted from 1970."""
@@ -48,9 +55,47 @@ def readable(path: Path, read: Callable[[], Any]) -> Any:
         UserError: the file is damaged, or holds what Python has no objects for.
     """
     try:
-        return read()
-    except BaseException as error:  # a panic of the library is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+        return unpanicked(path, read, "Parquet")
+    except UserError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read as Parquet: {reason}") from None
+
+
+def unpanicked(path: Path, read: Callable[[], Any], format: str) -> Any:
+    """What a function of polars reads; a panic of its threads is no ``Exception``, and reaches no terminal.
+
+    Raises:
+        UserError: it panicked.
+    """
+    try:
+        with _errors_held_back():
+            return read()
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+    raise UserError(f"{path}: is damaged: polars fails on its content as {format}; write or copy the file anew")
+
+
+@contextmanager
+def _errors_held_back() -> Generator[None]:
+    """Inside, what is written to the process's standard error waits; after a panic it is left out."""
+    with _ERRORS, tempfile.TemporaryFile() as held:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            if b"panicked at" not in (text := held.read()):
+                with suppress(OSError):
+                    os.write(2, text)

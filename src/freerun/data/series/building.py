@@ -105,8 +105,13 @@ def constants(train: Array, names: Sequence[str], origin: str) -> list[str]:
         if not np.isfinite(high - low):
             continue  # said of its cells
         at = f"{origin}: column {name!r}"
-        if high - low <= 1e-12 * max(abs(low), abs(high)):
+        if high == low:
             found.append(f"{at} is constant in the training rows: {low:g} in all {len(train):,}; leave it out")
+        elif high - low <= 1e-12 * max(abs(low), abs(high)):
+            found.append(
+                f"{at} varies by {high - low:g} around {low:g} in the training rows: differences so small against its "
+                "size are lost in float32; subtract an offset from it, or leave it out"
+            )
         elif high - low < _SMALLEST:
             found.append(
                 f"{at} varies by {high - low:g} in the training rows, less than {_SMALLEST:g}; take another unit"
@@ -122,9 +127,12 @@ def _lost(train: Array, scales: tuple[Array, Array], names: Sequence[str], place
         there, left = _different(few), len(np.unique(((few - mean) / std).astype(np.float32)))
         if there > 2 * left:
             at = int(np.abs(column - np.median(column)).argmax())
+            far, help = "is so far from the others", "correct it, or take another unit"
+            if (mean, std) == (0, 1):  # of numbers that are not scaled only their own size hides differences
+                far, help = "is so large against the differences", "subtract an offset from the column, or normalise it"
             found.append(
-                f"{place(at)}, column {name!r}: {column[at]:g} is so far from the others that of {there:,} different "
-                f"values {left:,} are left once scaled for training; correct it, or take another unit"
+                f"{place(at)}, column {name!r}: {column[at]:g} {far} that of {there:,} different values {left:,} are "
+                f"left in float32 for training; {help}"
             )
     return found
 

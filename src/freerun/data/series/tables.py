@@ -16,7 +16,7 @@ import numpy as np
 
 from freerun.brief import brief
 from freerun.data.integrate import Array
-from freerun.data.parquet import read_parquet, readable
+from freerun.data.parquet import read_parquet, readable, unpanicked
 from freerun.data.series.calendar import Stamp
 from freerun.data.series.gaps import LARGEST
 from freerun.data.text import (
@@ -71,7 +71,7 @@ class Table:
 
     def _is_numeric(self, name: str) -> bool:
         numbers, wrong = self.numbers(name)
-        meant = sum(_decimal_comma(self.frame[name][row]) for row in wrong)
+        meant = sum(bool(_with_commas(self.frame[name][row])) for row in wrong)
         there = int((~np.isnan(numbers)).sum()) + meant
         return there > 0 and there >= len(wrong) - meant
 
@@ -95,8 +95,15 @@ class Table:
     def no_number(self, name: str, row: int) -> str:
         """What to say of a cell that is no number."""
         cell = self.frame[name][row]
-        advice = f"; write it with a point, {cell.strip().replace(',', '.')}" if _decimal_comma(cell) else ""
-        return f"{self.place(row)}, column {name!r}: {shown(str(cell), 40)} is not a number{advice}"
+        advice = {
+            0: "",
+            1: "; write it with a point, {}",
+            2: "; write {} if the comma marks the decimals, {} if it marks thousands",
+        }
+        meant = _with_commas(cell)
+        return f"{self.place(row)}, column {name!r}: {shown(str(cell), 40)} is not a number" + (
+            advice[len(meant)].format(*meant)
+        )
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
         """Name and rows of each series, in the order in which they begin; None: the file is one."""
@@ -142,8 +149,12 @@ class Table:
         return [stamp or datetime.min for stamp in stamps], lines_of_column(wrong, len(cells), line)
 
 
-def _decimal_comma(cell: Any) -> bool:
-    return isinstance(cell, str) and re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", cell.strip()) is not None
+def _with_commas(cell: Any) -> list[str]:
+    """What a number that is written with commas may mean, with a point: they mark its decimals, or thousands."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    decimal = re.fullmatch(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?", text)
+    thousands = re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", text)
+    return [text.replace(".", "").replace(",", ".")] * bool(decimal) + [text.replace(",", "")] * bool(thousands)
 
 
 def _stamp(cell: Any) -> datetime | None:
@@ -174,7 +185,7 @@ def read_table(path: str | Path, separator: str = ",") -> Table:
     try:
         # glob: a name with [ ] * ? is a name, not a pattern that other files fit
         frame = read_parquet(file) if parquet else (
-            pl.read_csv(file, separator=separator, infer_schema_length=0, glob=False)
+            unpanicked(file, lambda: pl.read_csv(file, separator=separator, infer_schema_length=0, glob=False), "CSV")
         )  # fmt: skip
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(_unreadable(file, separator, error)) from None
