@@ -269,3 +269,22 @@ missing = "last\"""",
     assert recipe.data.normalisation == "none"
     assert recipe.model.fed_back is None
     assert load_recipe(write(tmp_path, TINY), ["model.attention=none"]).model.attention is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trian.updates=3", r"--set trian.updates=3: unknown key `trian`.*\n.*did you mean `train`"),
+        ("train.lr=1e-320", r"--set train.lr=1e-320: .*at least 1.2e-38"),
+        ("train.clip=5e-324", r"--set train.clip=5e-324: .*at least 1.2e-38"),
+    ],
+)
+def test_an_override_is_blamed_by_its_own_words(tmp_path, override, words):
+    with pytest.raises(UserError, match=words):
+        load_recipe(write(tmp_path), [override])
+
+
+def test_a_key_that_is_missing_is_not_blamed_on_an_override_of_others(tmp_path):
+    with pytest.raises(UserError) as refused:
+        load_recipe(write(tmp_path, TINY.replace('kind = "toy"\n', "")), ["train.updates=5"])
+    assert "--set train.updates" not in str(refused.value)

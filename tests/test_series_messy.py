@@ -283,14 +283,13 @@ def test_a_damaged_parquet_file_is_refused_without_a_word_of_the_library(tmp_pat
         {"date": [f"2024-01-01 {hour:02d}:00" for hour in range(24)], "a": [float(n) for n in range(24)]}
     )
     frame.write_parquet(file)
-    whole, refused = file.read_bytes(), 0
+    whole, refused = file.read_bytes(), list[str]()
     for at in range(4, len(whole), 3):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
             load_series(file, HOURLY)
         except UserError as error:
-            refused += 1
-            assert "panic" not in str(error).lower()
+            refused.append(str(error))
     out, err = capfd.readouterr()
-    assert refused > 100
-    assert "panicked" not in out + err
+    assert len(refused) > 100
+    assert "panic" not in ("".join(refused) + out + err).lower()

@@ -125,7 +125,7 @@ class Source:
             if path[:length] in self._overrides:
                 return 1 << 30, self._overrides[path[:length]]
         deeper = [text for set_path, text in self._overrides.items() if set_path[: len(path)] == path]
-        if len(path) > 1 and deeper:
+        if deeper and path and (len(path) > 1 or path not in self.places.lines):
             return 1 << 30, deeper[-1]
         line = self.places.line(path)
         return line, f"{self.name}:{line}"

@@ -98,6 +98,7 @@ _WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "s
 _LARGEST = 2**53
 _MOST = {"threads": 1024, "updates": 99_999_999}  # the name of a checkpoint has eight digits
 _OPTIONAL = {"evaluate_words", "patience"}
+_SMALLEST = 1.2e-38
 _REAL = {"lr", "weight_decay", "clip", "ema"}
 _WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARALLEL, "device": DEVICES}
 
@@ -133,6 +134,8 @@ def _range_problems(settings: TrainSettings) -> list[str]:
             problems.append(f"{name} must be one of {', '.join(allowed)}; got {getattr(settings, name)!r}")
     if not 0 < settings.lr < float("inf"):
         problems.append(f"lr must be above 0 and finite; got {settings.lr}")
+    tiny = [name for name in sorted(_REAL) if 0 < getattr(settings, name) < _SMALLEST]
+    problems += [f"{name} must be at least {_SMALLEST:g}, as float32 holds no less" for name in tiny]
     for name in ("weight_decay", "clip"):
         if not 0 <= getattr(settings, name) < float("inf"):
             problems.append(f"{name} must be 0 (off) or more; got {getattr(settings, name)}")
