@@ -27,7 +27,7 @@ __all__ = ["evaluate_dev", "finish"]
 def evaluate_dev(run: Run) -> None:
     """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far.
 
-    The first process does it, and the others wait: there is no timeout but a day.
+    The first process does it, and the others wait as long as it works.
     """
     run.lap()
     processes = run.parts.processes
