@@ -240,7 +240,7 @@ def test_occupied_and_useless_folders(run, tmp_path, capsys):
     recipe = str(write(tmp_path))
     assert main(["train", recipe, "--out", str(run)]) == 3
     assert "holds a finished run\n  help: --overwrite" in capsys.readouterr().err
-    assert main(["train", recipe, "--out", str(run), "--resume", "--set", "train.lr=0.5"]) == 2
+    assert main(["train", recipe, "--out", str(run), "--resume", "--set", "train.lr=0.5"]) == 4
     assert "train.lr: 0.001 there, 0.5 now" in capsys.readouterr().err
     assert main(["train", recipe, "--out", str(run), "--resume"]) == 0
     assert main(["train", recipe, "--out", str(run), "--resume", "--overwrite"]) == 2

@@ -89,7 +89,7 @@ def test_a_second_run_in_a_folder_changes_no_byte(
         code = main(["train", recipe, "--out", str(started), *flags, *more])
         assert tree(started) == before
         # the recipe is looked at first, and may be refused before the lock is tried
-        assert code == (2 if flags == ["--resume"] and more else 3), capsys.readouterr().err
+        assert code == (4 if flags == ["--resume"] and more else 3), capsys.readouterr().err
         with pytest.raises(OccupiedError, match=f"process {os.getpid()} on "):
             train(started, resume=True)
         assert tree(started) == before
@@ -328,7 +328,7 @@ def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(
     for path in checkpoints(old):
         state = json.loads((path / "state.json").read_text())
         signed(path / "state.json", json.dumps(without(state, *NEW)).encode())
-    assert main(["train", recipe, "--out", str(old), "--resume", "--set", "train.ema=0.5"]) == 2
+    assert main(["train", recipe, "--out", str(old), "--resume", "--set", "train.ema=0.5"]) == 4
     assert "train.ema: 0.0 there, 0.5 now" in capsys.readouterr().err
     assert main(["train", recipe, "--out", str(old), "--resume"]) == 0
 
@@ -375,11 +375,11 @@ def test_a_changed_recipe_goes_on_where_that_is_allowed(
 ) -> None:
     command = ["train", recipe, "--out", str(started), "--resume"]
     other = [*command, "--set", "train.lr=0.5", "--set", "method.teacher_forcing_ratio=0.5"]
-    assert main(other) == 2
+    assert main(other) == 4
     said = capsys.readouterr().err
     assert "train.lr: 0.001 there, 0.5 now" in said
     assert "--allow-change method --allow-change train.lr" in said
-    assert main([*other, "--allow-change", "train.lr"]) == 2
+    assert main([*other, "--allow-change", "train.lr"]) == 4
     assert "train.lr" not in capsys.readouterr().err.replace("--allow-change train.lr", "")
     assert main([*other, "--allow-change", "train.lrr"]) == 2
     assert "there is no such key\n  help: did you mean train.lr?" in capsys.readouterr().err
@@ -414,7 +414,7 @@ def test_a_change_is_allowed_once_however_the_run_ends(started: Path, recipe: st
 )
 def test_every_kind_of_change_can_be_made(started: Path, recipe: str, override: str, key: str) -> None:
     command = ["train", recipe, "--out", str(started), "--resume", "--set", override]
-    assert main(command) == 2
+    assert main(command) == 4
     assert main([*command, "--allow-change", key]) == 0
     summary = json.loads((started / "summary.json").read_text())
     assert summary["updates"] == 12
@@ -468,7 +468,7 @@ def test_leave_that_has_no_effect_is_refused(started: Path, recipe: str, capsys:
         train(started, resume=True, allow=["train.lrr"])
     assert main(["train", recipe, "--out", str(started), "--resume"]) == 0
     changed = ["--resume", "--set", "train.updates=20", "--allow-change", "train.updates"]
-    assert main(["train", recipe, "--out", str(started), *changed]) == 2
+    assert main(["train", recipe, "--out", str(started), *changed]) == 4
     assert "the run is finished, and nothing can be changed in it" in capsys.readouterr().err
 
 
@@ -497,3 +497,75 @@ def test_a_note_in_a_checkpoint_does_not_stop_the_run_that_overwrites_it(tmp_pat
     assert main([*command, "--overwrite"]) == 0
     assert note.read_text("utf-8") == "mine"
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_updates_that_are_allowed_bring_their_schedule_with_them(
+    started: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["train", recipe, "--out", str(started), "--resume", "--set", "train.updates=20"]
+    assert main(more) == 4
+    refusal = capsys.readouterr().err
+    assert refusal.count("error:") == 1
+    assert "train.updates: 12 there, 20 now" in refusal
+    assert main([*more, "--allow-change", "train.updates"]) == 0
+    assert json.loads((started / "summary.json").read_text())["updates"] == 20
+
+
+def test_a_method_that_is_another_is_not_allowed_with_the_updates(started: Path, recipe: str) -> None:
+    other = ["--set", "train.updates=20", "--set", "method.coin=step", "--allow-change", "train.updates"]
+    assert main(["train", recipe, "--out", str(started), "--resume", *other]) == 4
+
+
+def test_fewer_updates_than_were_made_are_refused(
+    started: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = ["--resume", "--set", "train.updates=3", "--set", "train.warmup=0", "--allow-change", "train.updates"]
+    before = json.loads((started / "checkpoints" / "step-00000006" / "state.json").read_text())
+    assert main(["train", recipe, "--out", str(started), *fewer, "--allow-change", "train.warmup"]) == 4
+    assert "6 were made already" in capsys.readouterr().err
+    assert json.loads((started / "checkpoints" / "step-00000006" / "state.json").read_text()) == before
+
+
+@pytest.mark.parametrize("lost", ["model", "model/model.json", "model/model.safetensors", "model/manifest.json"])
+def test_what_a_finished_run_has_lost_of_its_model_is_written_again(
+    tmp_path: Path, recipe: str, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    command = ["train", recipe, "--out", str(folder)]
+    assert main(command) == 0
+    weights, scores = (folder / "model" / "model.safetensors").read_bytes(), (folder / "test-items.jsonl").read_bytes()
+    path = folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.write_bytes(b"{}")
+    if lost == "model":
+        assert main(["evaluate", str(folder)]) == 4
+        assert "train --resume writes it again" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert (folder / "model" / "model.safetensors").read_bytes() == weights
+    assert (folder / "test-items.jsonl").read_bytes() == scores
+    assert main(["evaluate", str(folder)]) == 0
+
+
+def test_a_finished_run_without_its_recipe_is_not_gone_on_with(tmp_path: Path, recipe: str) -> None:
+    command = ["train", recipe, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    (tmp_path / "run" / "recipe.toml").unlink()
+    assert main([*command, "--resume", "--set", "train.lr=0.5"]) == 4
+
+
+@pytest.mark.parametrize("how", ["page", "json", "link", "folder"])
+def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path: Path, recipe: str, how: str) -> None:
+    pytest.importorskip("altair")
+    run, out, mine = tmp_path / "run", tmp_path / "out", tmp_path / "mine.html"
+    assert main(["train", recipe, "--out", str(run)]) == 0
+    out.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    if how == "folder":
+        (out / "diagnosis.html").mkdir()
+    elif how == "link":
+        (out / "diagnosis.html").symlink_to(mine)
+    else:
+        (out / f"diagnosis.{'html' if how == 'page' else how}").write_text('{"mine": 1}', encoding="utf-8")
+    before = sorted((path.name, path.is_symlink(), path.is_dir()) for path in out.iterdir())
+    assert main(["diagnose", str(run), "--out", str(out), "--overwrite"]) == 3
+    assert sorted((path.name, path.is_symlink(), path.is_dir()) for path in out.iterdir()) == before
+    assert mine.read_text("utf-8") == "mine"

@@ -220,7 +220,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
         )
     text = str(error.value)
     assert "train.lr: the checkpoint has 0.01, this run 0.5" in text
-    assert "\nmodel.size: the checkpoint has 8, this run 9" in text
+    assert "\n  model.size: the checkpoint has 8, this run 9" in text
     assert re.search(r"method: the checkpoint has scheduled_sampling\(.*, this run teacher_forcing\(\)", text)
     assert re.search(r"data: the checkpoint has \w{8}, this run \w{8}", text)
     assert "keep" not in text

@@ -101,6 +101,8 @@ def _require_run(folder: Path) -> None:
     near = near_runs(folder)
     if not folder.exists():
         said = f"{folder}: there is no such folder"
+    elif (folder / "summary.json").exists():
+        said = f"{folder} has lost its model/: freerun train --resume writes it again from its checkpoints"
     elif (folder / "metrics.jsonl").exists():
         said = f"no model/model.json in {folder}: the run has not come to its first evaluation"
     else:

@@ -115,11 +115,16 @@ def run_recipe(
 
 def _refuse_changed(folder: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str]) -> None:
     finished = stage(folder) == "finished"
+    if finished and not (folder / "recipe.toml").exists():
+        raise CheckpointError(
+            f"{folder / 'recipe.toml'} is missing: what the finished run was made with cannot be compared\n  help: put "
+            "it back, or give another --out"
+        )
     if changed := same_recipe(folder / "recipe.toml", table, keys, () if finished else allow):
         *listed, advice = changed
         advice = "the run is finished, and nothing can be changed in it" if finished else advice
         help_line = f"give the same settings, or another --out for a new run; {advice}"
-        raise UserError("\n  ".join([f"{folder} was begun with another recipe:", *listed, f"help: {help_line}"]))
+        raise CheckpointError("\n  ".join([f"{folder} was begun with another recipe:", *listed, f"help: {help_line}"]))
 
 
 def _check_init(init: Path, folder: Path) -> None:

@@ -207,11 +207,14 @@ def refuse_other(
     if "init" not in now:  # the checkpoint's weights already come from there
         before.pop("init", None)
     found = changes(before, now, keys)
-    left, advice = refused(found, allow)
+    # a schedule over the whole run follows from the updates, where the method's own keys are known and compared
+    follows = any(key.startswith("method.") for key in before) and not any(key.endswith(".measured") for key in before)
+    moved = follows and any(change.key == "train.updates" for change in found)
+    left, advice = refused([change for change in found if not (moved and change.key == "method")], allow)
     if left:
         problems = [f"{c.key}: the checkpoint has {c.before}, this run {c.after}" for c in left]
         begin = f"{path} belongs to another run; go on with its recipe, or begin in another folder"
-        raise OtherRunError([begin, *problems, advice])
+        raise OtherRunError("\n  ".join([begin, *problems, f"help: {advice}"]))
     return found
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from freerun.errors import DivergedError
+from freerun.errors import CheckpointError, DivergedError
 from freerun.signals import Interrupt
 from freerun.training.checkpoint import Tally, best_name
 from freerun.training.files import Stored, replace_file, write_folder
+from freerun.training.folder import finished_summary
 from freerun.training.log import jsonable
 from freerun.training.run import Run, versions
+from freerun.training.shapes import NewerError
 from freerun.training.task import Evaluation, improves, selected_score
 from freerun.training.tensors import misfits, pack, read_tensors, specs_of
 from freerun.training.update import explained
-from freerun.training.weights import load_weights, model_info, not_finite, weights_of, write_model
+from freerun.training.weights import check_model_files, load_weights, model_info, not_finite, weights_of, write_model
 
-__all__ = ["evaluate_dev", "finish"]
+__all__ = ["evaluate_dev", "finish", "finished_run"]
 
 
 def evaluate_dev(run: Run) -> None:
@@ -127,6 +130,19 @@ def _keep_best(run: Run) -> None:
         write_model(run.job.folder, content, model_info(run.parts.model, run.job.task.describe()), run.job.task)
 
     run.parts.processes.by_first(write)
+
+
+def finished_run(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run whose model is whole."""
+    summary = finished_summary(folder)
+    if summary is not None:
+        try:
+            check_model_files(folder)
+        except NewerError:
+            raise
+        except CheckpointError:
+            return None
+    return summary
 
 
 def finish(run: Run) -> dict[str, Any]:

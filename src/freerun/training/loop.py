@@ -17,19 +17,25 @@ from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.training import checkpoint
 from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
-from freerun.training.finish import evaluate_dev, finish
-from freerun.training.folder import FolderLock, clean_run, finished_summary, refuse_foreign, refuse_lost, refuse_used
+from freerun.training.finish import evaluate_dev, finish, finished_run
+from freerun.training.folder import FolderLock, clean_run, refuse_foreign, refuse_lost, refuse_used
 from freerun.training.log import Board, Metrics, Unwritten
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.processes import Processes, joined, lost
 from freerun.training.progress import progress_for
 from freerun.training.ready import checked, require_space
-from freerun.training.run import Held, Job, Run, header
+from freerun.training.run import Held, Job, Run, header, other_number
 from freerun.training.settings import TrainSettings
 from freerun.training.shapes import opened
 from freerun.training.task import Method, Task
 from freerun.training.update import update
-from freerun.training.weights import load_weights, read_info, refuse_other_vocabularies, start_from, weights_of
+from freerun.training.weights import (
+    load_weights,
+    read_info,
+    refuse_other_vocabularies,
+    start_from,
+    weights_of,
+)
 from freerun.training.wrapped import Wrapped
 
 __all__ = ["fit"]
@@ -133,7 +139,8 @@ def _enter(
     lock = stack.enter_context(FolderLock(folder)) if held is None else held.lock
     refuse_foreign(folder)
     if resume:
-        return finished_summary(folder), lock.note
+        # what is lost of a finished run is written again, from its checkpoints
+        return finished_run(folder), lock.note
     refuse_used(folder)
     return None, lock.note
 
@@ -172,7 +179,7 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
             flag=flag,
         )
     if before not in (0, processes.size):
-        run.progress.note(_other_number(before, processes.size))
+        run.progress.note(other_number(before, processes.size))
     run.changed(found)
     return run
 
@@ -184,6 +191,11 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
     needed = Needed.of(job.model, job.settings)
     saved = newest(job.folder, identity, needed, job.keys, job.allow) if resume else None
     if saved is not None:
+        if saved.tally.step > job.settings.updates:
+            raise CheckpointError(
+                f"updates = {job.settings.updates:,}, and {saved.tally.step:,} were made already ({saved.path}): give "
+                "at least as many, or begin in another folder"
+            )
         if any(change.key == "data" for change in saved.changes):
             refuse_other_vocabularies(job.folder, read_info(job.folder)["describe"], job.task.describe())
         load_weights(job.model, saved.weights, str(saved.path))
@@ -193,13 +205,6 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
     if job.init is not None:
         start_from(job.init, job.model, job.task.describe())
     return None
-
-
-def _other_number(before: int, now: int) -> str:
-    return (
-        f"the run was made by {before} process{'es' if before > 1 else ''} and goes on with {now}: examples, coins and "
-        "noise are the same; sums are rounded otherwise, and dropout differs unless accumulate x processes is as it was"
-    )
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from freerun.training.progress import Progress
 from freerun.training.settings import TrainSettings
 from freerun.training.task import Method, Task
 
-__all__ = ["Held", "Job", "Run", "header", "versions"]
+__all__ = ["Held", "Job", "Run", "header", "other_number", "versions"]
 
 
 @dataclass(frozen=True)
@@ -168,3 +168,11 @@ def header(run: Run) -> dict[str, Any]:
         "versions": versions(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def other_number(before: int, now: int) -> str:
+    """What it means that another number of processes goes on with a run."""
+    return (
+        f"the run was made by {before} process{'es' if before > 1 else ''} and goes on with {now}: examples, coins and "
+        "noise are the same; sums are rounded otherwise, and dropout differs unless accumulate x processes is as it was"
+    )
