@@ -437,7 +437,9 @@ def method_cases() -> Iterator[Case]:
         says = "frequencies"
         yield Case(f"frequencies={counts}", lambda c=counts: fr.token_noise(0.5, "unigram", frequencies=c), says)
     for tau in (0, 1, 2.5, "3", True, NAN, None):
-        yield Case(f"tau={tau}", lambda t=tau: fr.sparse_teacher_forcing(tau=t), "tau must be at least 2")
+        yield Case(
+            f"tau={tau}", lambda t=tau: fr.sparse_teacher_forcing(tau=t), "tau must be (at least 2|a whole number)"
+        )
     for passes in (0, -1, 1.5, "2", True, None):
         yield Case(f"passes={passes}", lambda p=passes: fr.parallel(0.5, passes=p), "passes must be a whole number")
     for std in (-1.0, NAN, INF, "large", None, True):
@@ -492,7 +494,7 @@ def settings_cases() -> Iterator[Case]:
     for t in (0, -1, NAN, INF, "1", None, True):
         yield Case(f"temperature={t}", lambda t=t: draws.Sample(temperature=t), "temperature must be above 0")
     for k in (-1, 1.5, "5", None, True):
-        yield Case(f"top_k={k}", lambda k=k: draws.Sample(top_k=k), "top_k must be 0")
+        yield Case(f"top_k={k}", lambda k=k: draws.Sample(top_k=k), "top_k must be (0|a whole number)")
     for p in (0, 1.1, NAN, "x", None):
         yield Case(f"top_p={p}", lambda p=p: draws.Sample(top_p=p), "top_p must lie")
     yield Case("coupling", lambda: draws.Sample(coupling="cdf"), "coupling must be")
@@ -521,6 +523,43 @@ def settings_cases() -> Iterator[Case]:
         yield Case(f"confidence {value}", lambda v=value: gates.Confidence(v), "t_golden must lie")
 
 
+def demonstrated(rounds: Any) -> Any:
+    return fr.data_as_demonstrator(lambda parts: FORECASTER, VALUES_BATCH, rounds, lambda model: 0.0)
+
+
+def extreme_cases() -> Iterator[Case]:
+    cycle: dict[str, Any] = {}
+    cycle["x"] = cycle
+    nested = torch.nested.nested_tensor([torch.zeros(2, 2), torch.zeros(3, 2)], layout=torch.jagged)
+    yield Case("targets nested", lambda: fr.Batch(nested), "nested one: pad it")
+    yield Case("targets sparse", lambda: fr.Batch(VALUES.to_sparse()), "to_dense")
+    yield Case("targets on meta", lambda: fr.Batch(VALUES.to("meta")), "meta device")
+    yield Case("a context that holds itself", lambda: fr.Batch(IDS, context=cycle), "holds itself")
+    small = torch.full((B, T), 1e-40)
+    yield Case(
+        "weights below float32", lambda: call(ss(0.5), batch=fr.Batch(IDS, weights=small)), "none between 0 and 1.2e-38"
+    )
+    yield Case("a batch to 3.5", lambda: IDS_BATCH.to(3.5), "moves to a device")  # type: ignore[arg-type]
+    for size in (10**400, 2**63):
+        yield Case(f"a ratio of {size.bit_length()} bits", lambda s=size: ss(s), "must lie below")
+        yield Case(f"steps of {size.bit_length()} bits", lambda s=size: schedules.linear(steps=s), "must lie below")
+    yield Case("boundaries of many bits", lambda: schedules.piecewise(steps=(0, 10**400), values=(1, 0)), "steps must")
+    yield Case("two steps", lambda: schedules.linear(steps=torch.tensor([3, 4])), "steps must be one value")
+    yield Case("k of True", lambda: draws.sample(top_k=True), "top_k must")
+    yield Case("a rate of text", lambda: fr.gaussian_noise(1.0, rate="x"), "rate must")
+    yield Case("a draw without noise", lambda: draws.resolve(SimpleNamespace(choose=max)), "draw must")  # type: ignore[arg-type]
+    falling = schedules.linear(steps=4)
+    yield Case("a schedule as coin", lambda: ss(0.5, coin=falling), "coin must be")
+    yield Case("a schedule as objective", lambda: ss(0.5, objective=falling), "objective must be")
+    yield Case("check nothing", lambda: fr.check_model(None, IDS_BATCH), "model must be callable")
+    for name, given in (("collate", {"examples": [1], "collate": 3}), ("examples", {"examples": 3, "collate": list})):
+        yield Case(f"{name} of a number", lambda g=given: fr.check_model(MODEL, IDS_BATCH, **g), f"{name} must be")
+    model = fr.models.RecurrentSeq2Seq(source_vocab=V, target_vocab=V, size=8)
+    for name, source, mask in (("source", IDS.float(), MASK), ("source_mask", IDS, MASK[:, 1:])):
+        context = {"source": source, "source_mask": mask}
+        yield Case(f"a wrong {name}", lambda c=context: model(fr.Batch(IDS, context=c)), f"{name}'. must be")
+
+
 def function_cases() -> Iterator[Case]:
     def generate(**named: Any) -> Callable[[], Any]:
         return lambda: fr.generate(MODEL, IDS_BATCH, **({"length": 2} | named))
@@ -535,6 +574,11 @@ def function_cases() -> Iterator[Case]:
     yield Case("an end beyond the vocabulary", generate(end=V), f"one of the model's {V} ids")
     for penalty in (-1, NAN, INF, "1", None):
         yield Case(f"length_penalty={penalty}", generate(length_penalty=penalty), "length_penalty must be")
+    for name, most in (("length", 2**24), ("beams", 2**16), ("length_penalty", 32)):
+        yield Case(f"{name} beyond {most}", generate(**{name: most + 1}), f"{name} must be .*{most}; got")
+    for rounds in (True, 0, 1.0):
+        says = "rounds must be at least 1"
+        yield Case(f"rounds={rounds}", lambda r=rounds: demonstrated(r), says)
     for draw, says in DRAWS.items():
         yield Case(f"generate draw={draw}", generate(draw=draw), says)
     for key in (1.5, "a", None):
@@ -611,7 +655,7 @@ def function_cases() -> Iterator[Case]:
 
 CASES = [
     *part_cases(), *value_cases(), *context_cases(), *call_cases(), *output_cases(), *method_cases(), *settings_cases(),
-    *function_cases(),
+    *function_cases(), *extreme_cases(),
 ]  # fmt: skip
 
 
@@ -675,6 +719,11 @@ def right() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "a loss under no_grad", lambda: torch.no_grad()(call)(fr.teacher_forcing(), giving(lambda x: x.detach()))
     yield "a count that is a number", lambda: call(fr.teacher_forcing(objective=lambda o, b: (o.square().sum(), 3)))
     yield "numbers as whole floats", lambda: fr.falling(1e3)
+    limits: dict[str, Any] = {"length": 2, "end": 0, "beams": 2, "length_penalty": 32}
+    yield "the steepest penalty", lambda: fr.generate(MODEL, IDS_BATCH, **limits)
+    yield "the most steps", lambda: schedules.linear(steps=2**63 - 1)
+    yield "one round", lambda: demonstrated(np.int64(1))
+    yield "the smallest weights", lambda: fr.Batch(IDS, weights=torch.full((B, T), 1.3e-38))
     yield "numpy length", lambda: fr.generate(MODEL, IDS_BATCH, length=np.int64(2), end=np.int64(0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
@@ -13,6 +13,11 @@ from typing import Any, Self
 from freerun.errors import UserError
 
 __all__ = ["ArgumentError", "Arguments", "count_problems", "is_number", "nearest", "refused", "unknown_argument"]
+
+
+_LARGEST = sys.float_info.max
+_WHOLE = 2**63
+"""Above every whole number that a tensor can hold."""
 
 
 class ArgumentError(UserError, TypeError):
@@ -31,7 +36,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def is_number(value: object) -> bool:
     """A finite int or float; not a bool, not a string."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def count_problems(counts: Mapping[str, object]) -> list[str]:
@@ -126,10 +131,28 @@ class Arguments:
         places, known, required = _takes(cls)
         if len(given) > len(places) or named.keys() - set(known) or required - set(places[: len(given)]) - named.keys():
             raise ArgumentError(_argument_problems(cls, given, named))
+        for name, value in (*zip(places, given, strict=False), *named.items()):
+            if not (value is None or isinstance(value, float | str)) and (problem := _odd(cls, name, value)):
+                raise ArgumentError(problem)
         return super().__new__(cls)
 
     def __reduce__(self) -> Any:
         return _restored, (type(self), self.__dict__)
+
+
+def _odd(cls: Any, name: str, value: Any) -> str | None:
+    """What no setting can be: a number that no tensor holds, many numbers in place of one, True in place of a count."""
+    kind = str(cls.__dataclass_fields__[name].type)
+    if isinstance(value, int) and abs(value) >= _WHOLE:
+        return f"{name} must lie below 2**63 in size; got a number of {value.bit_length()} bits"
+    shape: Any = getattr(value, "shape", ()) if hasattr(value, "dtype") else ()
+    if shape != () and not any(word in kind for word in ("Tensor", "Any", "tuple", "Sequence")):
+        return f"{name} must be one {'True or False' if kind == 'bool' else 'value'}; got {tuple(shape)} of them"
+    if kind == "bool" and not isinstance(value, bool):
+        return f"{name} must be True or False; got {str(value)[:40]}"
+    if kind == "int" and isinstance(value, bool):
+        return f"{name} must be a whole number; got {value}"
+    return None
 
 
 def _restored(cls: Any, state: Mapping[str, Any]) -> Any:
@@ -164,7 +187,7 @@ def refused(function: Any, places: int) -> str:
             ": that is PyTorch's own, which knows no batch; of a loss make (outputs, batch) -> (total, count), the sum "
             "over outputs[batch.mask] and their number"
         )
-    if not callable(function) or isinstance(function, Arguments):
+    if not callable(function):
         return ""
     try:
         inspect.signature(function).bind(*[None] * places)

@@ -149,6 +149,10 @@ class Batch(Arguments):
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
+        try:
+            torch.device(device)
+        except (RuntimeError, TypeError):
+            raise UserError(f"a Batch moves to a device, such as 'cpu' or 'cuda:0'; got {device!r}") from None
         return self.made(**{name: to_device(getattr(self, name), device) for name in PARTS})
 
 

@@ -15,6 +15,8 @@ __all__ = ["PARTS", "context_problems", "must_be", "part_problems", "shape_of", 
 
 PARTS = ("targets", "history", "mask", "context", "weights", "eligible", "rows")
 _PER_POSITION = ("mask", "weights", "eligible")
+_DEEPEST = 64
+_SMALLEST = 1.2e-38  # below, float32 keeps few digits
 _ENOUGH = 4  # positions that tell a shifted history from an aligned one, before it is taken for no accident
 
 
@@ -61,6 +63,8 @@ def part_problems(batch: Any) -> list[str]:
     targets = batch.targets
     if not isinstance(targets, Tensor):
         return [_no_tensor("targets", targets)]
+    if odd := [f"{name} must be an ordinary dense tensor; got {how}" for name in PARTS if (how := _odd(batch, name))]:
+        return odd
     problems = _target_problems(targets)
     for name in ("history", "rows", *_PER_POSITION):
         part = getattr(batch, name)
@@ -73,6 +77,15 @@ def part_problems(batch: Any) -> list[str]:
         if part.device != targets.device:
             problems.append(f"{name} lies on {part.device}, and targets on {targets.device}: use {name}.to(...)")
     return problems
+
+
+def _odd(batch: Any, name: str) -> str:
+    part = getattr(batch, name)
+    if not isinstance(part, Tensor):
+        return ""
+    if part.is_nested or part.layout != torch.strided:
+        return "a nested one: pad it" if part.is_nested else f"{part.layout}: use .to_dense()"
+    return "one on the meta device, which holds no numbers" if name == "targets" and part.is_meta else ""
 
 
 def _no_tensor(name: str, part: Any) -> str:
@@ -130,8 +143,10 @@ def _fitting(name: str, part: Tensor, targets: Tensor) -> list[str]:
     return problems if fine else [*problems, f"{name} must be {rule}"]
 
 
-def context_problems(tree: Any, size: int, path: str = "context") -> list[str]:
+def context_problems(tree: Any, size: int, path: str = "context", depth: int = 0) -> list[str]:
     """Parts of a context whose first dimension is not the batch, or that have no rows at all."""
+    if depth > _DEEPEST:
+        return [f"{path[:40]}... is nested more than {_DEEPEST} deep, or holds itself: give tensors by name"]
     if tree is None or (hasattr(tree, "select") and not isinstance(tree, Tensor)):
         return []
     if isinstance(tree, Tensor):
@@ -141,9 +156,10 @@ def context_problems(tree: Any, size: int, path: str = "context") -> list[str]:
         how = ": its second one is, so use .transpose(0, 1)" if turned else ""
         return [f"{path} must be batch first, ({size}, ...); got {tuple(tree.shape)}{how}"]
     if isinstance(tree, Mapping):
-        return [line for name, part in tree.items() for line in context_problems(part, size, f"{path}[{name!r}]")]
+        parts = [(f"{path}[{name!r}]", part) for name, part in tree.items()]
+        return [line for inner, part in parts for line in context_problems(part, size, inner, depth + 1)]
     if isinstance(tree, tuple | list):
-        return [line for n, part in enumerate(tree) for line in context_problems(part, size, f"{path}[{n}]")]
+        return context_problems(dict(enumerate(tree)), size, path, depth)
     return [
         f"{path} must be a tensor, batch first, or have .select(rows); got {type(tree).__name__}: what is the same for "
         "all rows is the model's own, not the batch's"
@@ -168,8 +184,8 @@ def value_problems(batch: Any, left_out: bool) -> tuple[list[str], int, int]:
     if not found.get("weights", 1):
         wrong = batch.weights[batch.mask & ~_fair(batch.weights)]
         problems.append(
-            f"weights must be finite numbers of 0 or more where mask is True; {wrong.numel()} are not, the first "
-            f"{float(wrong[0]):g}"
+            f"weights must be finite numbers of 0 or more, none between 0 and {_SMALLEST:g}, where mask is True; "
+            f"{wrong.numel()} are not, the first {float(wrong[0]):g}"
         )
     if not found.get("rows", 1):
         problems.append(f"rows are numbers of examples, 0 or more; the least is {int(batch.rows.min())}")
@@ -207,7 +223,7 @@ def _equal(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _fair(weights: Tensor) -> Tensor:
-    return (weights >= 0) & (weights < math.inf)
+    return ((weights == 0) | (weights >= _SMALLEST)) & (weights < math.inf)
 
 
 def _negative(batch: Any, left_out: bool) -> list[str]:

@@ -234,7 +234,10 @@ def alone_equals_batch(probe: Probe, examples: Sequence[Any], collate: Callable[
 
 def collated(examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Batch:
     """Examples as a Batch."""
-    made = collate(list(examples))
+    try:
+        made = collate(list(examples))
+    except TypeError as error:
+        raise UserError(f"collate could not take a list of {len(examples)} examples: {error}") from error
     if not isinstance(made, Batch):
         raise UserError(f"collate must make a freerun.Batch of a list of examples; got {type(made).__name__}")
     if made.size != len(examples):

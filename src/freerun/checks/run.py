@@ -17,6 +17,7 @@ from freerun.checks.training import learning, training_mode
 from freerun.checks.trees import snapshot
 from freerun.errors import UserError
 from freerun.rollin.modes import evaluating
+from freerun.rollin.outputs import call_problems
 from freerun.types import Batch
 
 __all__ = ["check_model", "examine"]
@@ -81,7 +82,7 @@ def examine(
         examples: as for ``check_model``.
         collate: as for ``check_model``.
     """
-    batch, examples = _given(batch, examples, collate)
+    batch, examples = _given(model, batch, examples, collate)
     # a copy: a model that writes into its batch writes into ours
     batch = batch.select(torch.arange(min(batch.size, _ROWS), device=batch.history.device))
     before = snapshot(batch, "batch")
@@ -109,12 +110,18 @@ def examine(
     return Report(tuple(found))
 
 
-def _given(batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:
+def _given(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:
     """The batch and the examples to be used.
 
     Raises:
         UserError: nothing to try the model on.
     """
+    if not callable(model) or isinstance(model, type | Batch):
+        raise UserError(call_problems(model, batch, "check_model(model, batch)")[0])
+    if not any((collate is None, callable(collate))):
+        raise UserError(f"collate must be a function from a list of examples to a Batch; got {type(collate).__name__}")
+    if examples is not None and not isinstance(examples, Sequence):
+        raise UserError(f"examples must be a list of what collate takes; got {type(examples).__name__}")
     if (examples is None) != (collate is None):
         raise UserError("examples and collate go together: collate makes a Batch of a list of examples")
     chosen = [] if examples is None else [examples[n] for n in range(min(_ROWS, len(examples)))]

@@ -38,7 +38,7 @@ def resolve(draw: str | Draw) -> Draw:
     """
     if isinstance(draw, str) and draw in DRAWS:
         return DRAWS[draw]()
-    if not isinstance(draw, str | type) and hasattr(draw, "choose"):
+    if not isinstance(draw, str | type) and hasattr(draw, "choose") and hasattr(draw, "noise"):
         return draw
     if isinstance(draw, str):
         near = nearest(draw, DRAWS)

@@ -60,14 +60,14 @@ def generate(
         model: from Batch to (batch, time, vocab) logits or (batch, time, value) values.
         batch: only ``context``, ``rows``, the kind of ``targets`` (ids or values) and the prompts are used; targets
             and history may hold anything else, and the model is shown zeros in its place.
-        length: entries to make at most for each row, the end symbol included, the prompt not.
+        length: entries to make at most for each row (2**24 at most), the end symbol included, the prompt not.
         end: id of the end symbol; None: there is none, and every row runs to ``length``.
-        beams: 1 for greedy or sampling; more for beam search (ids only, with ``draw="greedy"``).
+        beams: 1 for greedy or sampling; more (2**16 at most) for beam search (ids only, with ``draw="greedy"``).
         draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default), or for a
             model with a distribution head as its mean ("expected") or a sample ("gaussian" and so on).
         key: randomness is a function of (key, row, position), rows being ``batch.row_numbers`` and positions those
             of the history, the prompt included.
-        length_penalty: >= 0; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
+        length_penalty: 0 to 32; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
         n_best: how many hypotheses of the beam to give back.
 
     Raises:
@@ -107,6 +107,7 @@ def generate(
         return _ran(unwrapped(model), batch, ask, draw, key)
 
 
+_LONGEST, _WIDEST, _STEEPEST = 2**24, 2**16, 32  # beyond, memory or float32 ends first
 _KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best")
 
 
@@ -143,18 +144,22 @@ def _run(model: Any, batch: Batch, ask: Ask, draw: Draw, key: int) -> Generated:
 
 def _range_problems(ask: Ask, meant: bool) -> list[str]:
     """Counts and ids out of range; a length under another name is not missing as well."""
-    counts: dict[str, Any] = {"length": ask.length, "beams": ask.beams, "n_best": ask.n_best}
+    counts: dict[str, tuple[Any, int]] = {
+        "length": (ask.length, _LONGEST),
+        "beams": (ask.beams, _WIDEST),
+        "n_best": (ask.n_best, _WIDEST),
+    }
     if meant:
         counts.pop("length")
     problems = [
-        f"{name} must be a whole number of at least 1; got {value!r}"
-        for name, value in counts.items()
-        if whole(value) is None or value < 1
+        f"{name} must be a whole number of at least 1 and at most {most}; got {value!r}"
+        for name, (value, most) in counts.items()
+        if whole(value) is None or not 1 <= value <= most
     ]
     if not problems and not meant and ask.n_best > ask.beams:
         problems.append(f"n_best must not exceed beams = {ask.beams}; got {ask.n_best}: raise beams")
-    if not is_number(ask.length_penalty) or ask.length_penalty < 0:
-        problems.append(f"length_penalty must be a finite number of at least 0; got {ask.length_penalty!r}")
+    if not is_number(ask.length_penalty) or not 0 <= ask.length_penalty <= _STEEPEST:
+        problems.append(f"length_penalty must be a finite number from 0 to {_STEEPEST}; got {ask.length_penalty!r}")
     if ask.end is not None and (whole(ask.end) is None or ask.end < 0):
         problems.append(f"end must be the id of the end symbol, or None; got {ask.end!r}")
     return problems

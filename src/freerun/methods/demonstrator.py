@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from freerun import draws
-from freerun.errors import UserError
+from freerun.errors import UserError, whole
 from freerun.methods.base import Citation, TransformMethod, change_report, encode_once, without_nan
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.methods.unrolled_loss import refuse_ids
@@ -75,7 +75,7 @@ def data_as_demonstrator(
     >>> scores
     [0.0, 0.0, 0.0]
     """
-    if not isinstance(rounds, int) or rounds < 1:
+    if whole(rounds) is None or rounds < 1:
         raise UserError(f"rounds must be at least 1, a whole number; got {rounds!r}")
     refuse_ids("data_as_demonstrator", data)
     gathered = [data]

@@ -79,13 +79,13 @@ class GaussianNoise(TransformMethod):
         problems: list[str] = []
         if isinstance(self.std, str) and self.std != "matched":
             problems.append(f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}")
-        problems += self.problems()
+        problems += self.problems() if not problems else []
         if problems:
             raise UserError(problems)
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; a matched std is none."""
-        return ((name, given) for name, given in super().scheduled() if not isinstance(given, str))
+        return ((name, given) for name, given in super().scheduled() if (name, given) != ("std", "matched"))
 
     @property
     def asks_model(self) -> bool:

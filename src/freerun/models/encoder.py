@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from freerun.errors import UserError
 from freerun.models.cells import CELLS
 
 __all__ = ["RecurrentEncoder"]
@@ -41,6 +42,8 @@ class RecurrentEncoder(nn.Module):
 
     def forward(self, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, source_time) ids and mask -> memory (batch, source_time, size), summary (batch, size)."""
+        if problems := source_problems(source, mask):
+            raise UserError(problems)
         # time, batch, width: the fused layers are faster so
         states = self.drop(self.embedding(source.t()))
         lengths = mask.sum(1).clamp_min(1)
@@ -55,6 +58,18 @@ class RecurrentEncoder(nn.Module):
             last = torch.cat([_at(ahead, lengths - 1), _at(back, lengths - 1)], 1)
             states = torch.cat([ahead, _reordered(back, mirror)], 2)
         return states.transpose(0, 1).contiguous(), last  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def source_problems(source: Tensor, mask: Tensor) -> list[str]:
+    """What is wrong with a source and its mask, from shapes and types alone."""
+    problems: list[str] = []
+    if source.dim() != 2 or source.dtype != torch.int64 or source.shape[1] == 0:
+        kind = f"{tuple(source.shape)} {str(source.dtype).removeprefix('torch.')}"
+        problems.append(f"context['source'] must be int64 ids (batch, source time), one or more a row; got {kind}")
+    if mask.dtype != torch.bool or mask.shape != source.shape:
+        kind = f"{tuple(mask.shape)} {str(mask.dtype).removeprefix('torch.')}"
+        problems.append(f"context['source_mask'] must be bool, {tuple(source.shape)}, True = there; got {kind}")
+    return problems
 
 
 def _mirror(lengths: Tensor, time: int) -> Tensor:
