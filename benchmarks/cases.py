@@ -148,10 +148,10 @@ def case_of_run(folder: str | Path, count: int, device: str = "cpu") -> Case:
     Raises:
         UserError: the folder is no run's, its data are gone, or its model is none of ``KINDS``.
     """
-    from freerun.config import load_recipe
-    from freerun.config.build import build_data, build_task
-    from freerun.config.load import load_run
-    from freerun.training.plan import BatchPlan
+    from freerun.recipes import load_recipe
+    from freerun.recipes.build import build_data, build_task
+    from freerun.recipes.load import load_run
+    from freerun.training.batch_plan import BatchPlan
 
     run = load_run(folder)
     recipe = load_recipe(str(Path(folder) / "recipe.toml"))

@@ -16,8 +16,8 @@ import loops
 from cases import Case
 from freerun.draws import Sample
 from freerun.keys import fold
-from freerun.rollin import draft_roll_in, evaluating
-from freerun.rollin.plan import Plan
+from freerun.rollin import draft_roll_in, eval_mode
+from freerun.rollin.replacement import Plan
 from timing import Step, Taken, clock_of, prices, take
 
 __all__ = ["BASE", "Options", "by_hand_line", "dropout_line", "exact_engines", "line", "native_bfloat16"]
@@ -195,7 +195,7 @@ def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
     if exact.failed or len(plan) == 0:
         return found
     for dtype in (torch.float32, torch.bfloat16):
-        with evaluating(case.model):
+        with eval_mode(case.model):
             drafted = draft_roll_in(case.model, batch, plan, fr.Draft(dtype)).history
         found[str(dtype).removeprefix("torch.")] = round(
             float((drafted != exact.outcomes[0][1]).any(1).float().mean()), 4

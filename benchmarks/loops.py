@@ -16,8 +16,8 @@ from freerun.draws import Sample
 from freerun.keys import fold
 from freerun.models import RecurrentSeq2Seq
 from freerun.models.recurrent import Encoded
-from freerun.rollin import evaluating
-from freerun.rollin.plan import Plan
+from freerun.rollin import eval_mode
+from freerun.rollin.replacement import Plan
 
 __all__ = ["cached_loop", "full_prefix_loop", "recurrent_loop", "replayed_masks"]
 
@@ -58,7 +58,7 @@ def cached_loop(model: Any, batch: fr.Batch, ratio: float) -> Tensor:
     The cache is the library's, which is allocated once and not concatenated step by step: kind to the loop.
     """
     history = batch.history.clone()
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), eval_mode(model):
         state = model.start(batch)
         for t in range(batch.time - 1):
             history[:, t] = _mixed(model.output(state), batch, t, ratio)

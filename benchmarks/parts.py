@@ -23,11 +23,10 @@ import freerun as fr
 import tables
 from cases import PRESETS, Case, case_of_run, random_case
 from freerun.draws import Sample
-from freerun.models.transformer.attention import CrossAttention, SelfAttention
-from freerun.models.transformer.blocks import FeedForward
 from freerun.models.transformer.decoder import CausalTransformer
-from freerun.rollin import evaluating
-from freerun.rollin.plan import Plan
+from freerun.models.transformer.layers import CrossAttention, FeedForward, SelfAttention
+from freerun.rollin import eval_mode
+from freerun.rollin.replacement import Plan
 
 __all__ = ["parts_table", "shares"]
 
@@ -87,7 +86,7 @@ def shares(case: Case, ratios: Sequence[float] = RATIOS, repetitions: int = 3) -
     model, batch = case.model, case.decoder[0]
 
     def forward(n: int) -> None:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), eval_mode(model):
             model.hidden(batch)  # pyright: ignore[reportCallIssue]
 
     def rolled(ratio: float) -> Callable[[int], Any]:

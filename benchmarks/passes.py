@@ -43,10 +43,10 @@ def windows_of_run(folder: str, lengths: Sequence[int], rows: int, batches: int)
     Raises:
         UserError: the run is no language model's.
     """
-    from freerun.config import load_recipe
-    from freerun.config.build import build_data
-    from freerun.config.load import load_run
     from freerun.data import TextData
+    from freerun.recipes import load_recipe
+    from freerun.recipes.build import build_data
+    from freerun.recipes.load import load_run
 
     run = load_run(folder)
     recipe = load_recipe(str(Path(folder) / "recipe.toml"))
@@ -55,7 +55,7 @@ def windows_of_run(folder: str, lengths: Sequence[int], rows: int, batches: int)
         raise fr.UserError(
             f"{folder}: passes are counted against length, on texts; this run was trained on {data.name}"
         )
-    text = data.coder.ids(data.parts["dev"])
+    text = data.codec.ids(data.parts["dev"])
     starts = torch.arange(rows * batches) * (len(text) // (rows * batches) - 1)
     found = {length: _batches(text[starts[:, None] + torch.arange(length)], rows) for length in lengths}
     about = f"{recipe.name}, {recipe.train.updates:,} updates on windows of {data.options.length}"

@@ -17,10 +17,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import freerun as fr
-from freerun.config.data_sections import DATA_KINDS
-from freerun.config.kinds import TASKS
-from freerun.config.model_sections import MODEL_KINDS
-from freerun.config.recipe import CompareSettings
+from freerun.recipes.model_sections import MODEL_KINDS
+from freerun.recipes.recipe import CompareSettings
+from freerun.tasks import DATA_KINDS, TASKS
 from freerun.training import TrainSettings
 
 FOLDER = Path(__file__).parent

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.models import RecurrentSeq2Seq, TransformerLM, TransformerSeq2Seq
-from freerun.types import Batch
 
 SOURCE_VOCAB, TARGET_VOCAB = 6, 5
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from distributed_world import CASES
-from freerun.training.processes import joined
+from freerun.training.processes import join_processes
 from training_world import Wrapped
 
 
@@ -57,7 +57,7 @@ def failing(folder: Path, parallel: str, rank: int, how: str) -> str:
 def main(root: Path, names: list[str]) -> None:
     faulthandler.dump_traceback_later(550, exit=True)  # a hang says where, and outlives nobody
     torch.set_num_threads(1)
-    with joined() as processes:
+    with join_processes() as processes:
         found: dict[str, Any] = {}
         for name in names:
             what, parallel = name.split("-")

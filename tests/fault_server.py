@@ -31,10 +31,11 @@ AUDITED = {
     "os.scandir", "fcntl.flock",
 }  # fmt: skip
 PRELOADED = (
-    "freerun.cli.app", "freerun.cli.commands", "freerun.cli.diagnose", "freerun.config.run", "freerun.config.load",
-    "freerun.config.build", "freerun.compare.run", "freerun.training", "freerun.report", "safetensors.torch", "tomli_w",
+    "freerun.cli.app", "freerun.cli.commands", "freerun.recipes.train", "freerun.recipes.load",
+    "freerun.recipes.build", "freerun.compare.run", "freerun.training", "freerun.report", "safetensors.torch",
+    "tomli_w",
     "torch.distributed", "torch.nn.parallel", "rich.console", "rich.progress", "freerun.methods", "freerun.models",
-    "freerun.data.toy", "freerun.checks", "freerun.diagnostics",
+    "freerun.data.builtin_pairs", "freerun.checks", "freerun.diagnostics",
 )  # fmt: skip
 
 

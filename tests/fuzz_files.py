@@ -61,12 +61,11 @@ def train(text: str, out: Path) -> int:
     """``freerun train`` of a recipe as text."""
     import tomllib
 
-    from freerun.config.read import read_recipe
-    from freerun.config.run import run_recipe
-    from freerun.config.source import Source
-    from freerun.config.toml_lines import key_places
+    from freerun.recipes.read import read_recipe
+    from freerun.recipes.source import RecipeSource, key_places
+    from freerun.recipes.train import run_recipe
 
-    run_recipe(read_recipe(Source("fuzz.toml", tomllib.loads(text), key_places(text))), out)
+    run_recipe(read_recipe(RecipeSource("fuzz.toml", tomllib.loads(text), key_places(text))), out)
     return 0
 
 

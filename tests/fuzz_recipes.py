@@ -54,7 +54,7 @@ class World:
     """Tiny data of every kind, and each shipped recipe on them."""
 
     def __init__(self, folder: Path) -> None:
-        from freerun.config.shipped import shipped_recipes
+        from freerun.recipes.source import shipped_recipes
         from huggingface_world import model_folder, rows, write_lines
 
         folder.mkdir()
@@ -118,8 +118,8 @@ def case(rng: random.Random, world: World, inside: Path, out: Path) -> tuple[str
 
 def train(path: Path, overrides: list[str], out: Path) -> int:
     """``freerun train``, of at most two updates: what a run of many would do is tried elsewhere."""
-    from freerun.config.read import load_recipe
-    from freerun.config.run import run_recipe
+    from freerun.recipes import load_recipe
+    from freerun.recipes.train import run_recipe
 
     recipe = load_recipe(path, overrides)
     train = recipe.train

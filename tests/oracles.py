@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.keys import fold, uniform
-from freerun.types import Batch
 
 
 def coins(kind: str, batch: Batch, ratio: float, key: int, step: int) -> Tensor:

@@ -9,8 +9,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.keys import uniform
-from freerun.types import Batch
 
 Rule = Callable[[tuple[int, ...]], list[float]]  # prefix -> log-probability of each symbol
 

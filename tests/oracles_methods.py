@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.keys import fold, uniform
 from freerun.models import RecurrentSeq2Seq
-from freerun.models.cells import cell_weights
-from freerun.types import Batch
+from freerun.models.rnn import cell_weights
 from oracles import choose
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.types import Batch
+from freerun.batch import Batch
 
 Share = Tensor  # (batch, time): 1 where gold is fed, 0 where own is, anything between for a blend
 

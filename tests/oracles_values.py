@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.keys import uniform
-from freerun.types import Batch
 
 
 def gaussian_value(outputs: Tensor, width: int, key: int, row: Tensor, position: int) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor
 import freerun as fr
 
 # inner names: the one place to change when a module moves
-from freerun.diagnostics import About, as_json, diagnose
+from freerun.diagnostics import DiagnosisOptions, as_json, diagnose
 
 NAMES: dict[str, str] = {}
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
@@ -215,7 +215,7 @@ def conformance(record: Record, only: Callable[[str], bool]) -> None:
     for head in ("point", "gaussian"):
         torch.manual_seed(3)
         model = fr.models.RecurrentForecaster(4, size=8, head=head).double()
-        about = About(exponent=0.1, period=2, long=gold)
+        about = DiagnosisOptions(exponent=0.1, period=2, long=gold)
         tried(record, f"diagnose/forecaster/{head}", lambda *args: as_json(diagnose(*args)), model, horizon, about)
 
 
@@ -293,7 +293,7 @@ def _free(record: Record, backend: str, suite: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tried(record, f"check/{backend}/{name}", lambda *args: str(fr.check_model(*args)), each, batch)
-    about = About(end=0) if batch.is_discrete else About(exponent=0.1, period=2)
+    about = DiagnosisOptions(end=0) if batch.is_discrete else DiagnosisOptions(exponent=0.1, period=2)
     tried(record, f"diagnose/{backend}", lambda *args: as_json(diagnose(*args)), model, batch, about)
 
 

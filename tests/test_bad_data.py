@@ -3,8 +3,8 @@
 import pytest
 
 from freerun.data import PairOptions, load_pairs, read_pairs
-from freerun.data.pair_data import PairCoder
-from freerun.data.vocabulary import Vocabulary
+from freerun.data.pairs import PairCodec
+from freerun.data.tokenisers import Vocabulary
 from freerun.errors import UserError
 
 GOOD = b"CAT  K AE T\r\nTACK  T AE K\r\n"
@@ -186,14 +186,14 @@ def test_options_are_checked_at_once():
 
 
 def test_words_asked_for_with_unknown_symbols():
-    coder = PairCoder(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A",), "</s>"), 3)
-    problems = problems_of(coder.source_batch, ["ab", "axyx", "", "ä"])
+    codec = PairCodec(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A",), "</s>"), 3)
+    problems = problems_of(codec.source_batch, ["ab", "axyx", "", "ä"])
     assert problems == [
         "'axyx': symbols 'x', 'y' were never seen in training; known are a b",
         "a source is empty; expected at least one symbol",
         "'ä': symbol 'ä' was never seen in training; known are a b",
     ]
-    assert len(problems_of(coder.pair_batch, ["a"], [("B",)])) == 1
+    assert len(problems_of(codec.pair_batch, ["a"], [("B",)])) == 1
 
 
 @pytest.mark.parametrize("line", [b"A" * 200_000 + b"  A", b"A  " + b"A " * 200_000, b"A" * 10**7])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from freerun.config import load_recipe
-from freerun.config.source import Unset
 from freerun.errors import UserError
+from freerun.recipes import load_recipe
+from freerun.recipes.source import Unset
 from tiny_recipes import TINY, changed, write
 
 HERE = Path(__file__).parent

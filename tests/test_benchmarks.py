@@ -120,8 +120,8 @@ def test_replayed_masks_settle_on_what_the_training_forward_says(script):
 
 
 def test_a_run_is_measured_on_its_own_batches(script, tmp_path):
-    from freerun.config import load_recipe
-    from freerun.config.run import run_recipe
+    from freerun.recipes import load_recipe
+    from freerun.recipes.train import run_recipe
 
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 60, encoding="utf-8")

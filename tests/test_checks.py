@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.checks import check_model, examine
 from freerun.errors import UserError
 from freerun.models import RecurrentSeq2Seq
 from freerun.models.article import Seq2SeqModel, UnshiftedSeq2SeqModel
-from freerun.types import Batch
 from oracles_generate import SteppedTree, Tree
 
 VOCAB, VALUE = 5, 3

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import freerun as fr
-from freerun.types import Batch
+from freerun.batch import Batch
 
 SOURCE, VOCAB, SIZE, VALUES = 7, 5, 8, 2
 

@@ -25,7 +25,7 @@ from freerun.errors import (
     StoppedError,
     TerminatedError,
     UserError,
-)  # fmt: skip
+)
 from freerun.methods import METHODS, PRESETS
 from freerun.schedules import SCHEDULES
 from freerun.training.weights import pack, write_model

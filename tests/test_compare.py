@@ -19,13 +19,12 @@ from rich.console import Console
 
 from freerun import report
 from freerun.cli import main
-from freerun.compare import folders, pool
+from freerun.compare import run as run_module
+from freerun.compare import runs as runs_module
 from freerun.compare.plan import Arm, PlannedRun, plan, ready
-from freerun.compare.progress import State, display_for
 from freerun.compare.results import collect, read, write
-from freerun.compare.run import compare
-from freerun.compare.table import table
-from freerun.compare.verdict import sentence
+from freerun.compare.run import State, compare, display_for
+from freerun.compare.verdict import sentence, table
 from freerun.errors import (
     CheckpointError,
     DivergedError,
@@ -36,7 +35,7 @@ from freerun.errors import (
     TerminatedError,
     UserError,
 )
-from freerun.training.progress import progress_for
+from freerun.training.log import progress_for
 from simulated_runs import ARMS, write_comparison, write_run
 
 RECIPE = """
@@ -305,7 +304,7 @@ def test_table_shows_arms_and_intervals(tmp_path: Path):
 
 
 def test_follower_reads_only_what_is_new_and_whole(tmp_path: Path):
-    follower = folders.Follower(tmp_path)
+    follower = runs_module.Follower(tmp_path)
     assert follower.look() == 0
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event":"header"}\n{"event":"update","step":0}\n{"event":"upd')
@@ -383,15 +382,15 @@ def test_the_table_keeps_to_the_columns_there_are(
     assert max(map(len, shown.splitlines())) <= int(columns or 1000)
 
 
-def child(tmp_path: Path, code: str) -> pool.Child:
+def child(tmp_path: Path, code: str) -> run_module.Child:
     run = PlannedRun(Arm("arm", {}), 0)
-    return pool.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
+    return run_module.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
 
 
 def test_a_failed_run_shows_the_end_of_what_it_printed(tmp_path: Path):
     failed = child(tmp_path, "import sys; print('loss is nan', file=sys.stderr); sys.exit(6)")
     failed.process.wait()
-    error = pool.child_error(failed, "freerun compare R --out O --resume")
+    error = run_module.child_error(failed, "freerun compare R --out O --resume")
     assert isinstance(error, DivergedError)
     for part in ("run arm-0 ended with exit code 6", "loss is nan", "go on with: freerun compare R --out O --resume"):
         assert part in str(error)
@@ -405,7 +404,7 @@ def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
     deadline = time.monotonic() + 20
     while not (stubborn.log.read_text() and gentle.log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    pool.stop_all([stubborn, gentle], patience=5.0)
+    run_module.stop_all([stubborn, gentle], patience=5.0)
     assert stubborn.process.returncode == -signal.SIGKILL
     assert gentle.process.returncode not in (None, 0)
     assert "KeyboardInterrupt" in gentle.log.read_text()
@@ -427,7 +426,7 @@ def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
 def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path: Path, code: str, kind: type, words: str):
     failed = child(tmp_path, code)
     failed.process.wait()
-    error = pool.child_error(failed, "again")
+    error = run_module.child_error(failed, "again")
     assert type(error) is kind
     assert f"run arm-0 {words}" in str(error)
     assert str(failed.log) in str(error)
@@ -473,7 +472,7 @@ def test_a_real_comparison(finished: tuple[Path, Path]):
     assert all(run["free_running"]["wer"] == run["teacher_forced"]["wer"] for run in results["runs"])
     assert all(run["updates"] == 6 and run["decoder_passes"] > 0 for run in results["runs"])
     noise, sampling = (
-        [e for e in folders.events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"]
+        [e for e in runs_module.events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"]
     )
     assert sum(event["disagreeing"] for event in sampling) > 0
     assert all(event["disagreeing"] == event["replaced"] for event in noise)

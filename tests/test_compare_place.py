@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from freerun.cli import main
-from freerun.compare.place import MARKER, check_place, claim
+from freerun.compare.plan import MARKER, check_output_dir, claim_output_dir
 from freerun.compare.run import compare
 from freerun.errors import OccupiedError, UserError
 from simulated_runs import write_comparison
@@ -40,16 +40,16 @@ def test_overwrite_removes_what_comparisons_write_and_nothing_else(tmp_path, mar
     write_comparison(tmp_path, words=20, updates=20)
     names = [path.name for path in (tmp_path / "runs").iterdir()]
     if marked:
-        claim(tmp_path, names, overwrite=False)
+        claim_output_dir(tmp_path, names, overwrite=False)
     mine = {"notes.txt", "recipes/mine.toml", "runs/mine/a", f"runs/{names[0]}/mine.txt", "logs/mine.log"}
     for name in {*mine, f"recipes/{names[0]}.toml", f"logs/{names[1]}.log", "report.html"}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    check_place(tmp_path, resume=False, overwrite=True)
-    claim(tmp_path, ["new-0"], overwrite=True)
+    check_output_dir(tmp_path, resume=False, overwrite=True)
+    claim_output_dir(tmp_path, ["new-0"], overwrite=True)
     assert files(tmp_path) == {*mine, MARKER}
     with pytest.raises(OccupiedError, match="a comparison that was started"):
-        check_place(tmp_path, resume=False, overwrite=False)
+        check_output_dir(tmp_path, resume=False, overwrite=False)
 
 
 def test_nothing_is_removed_before_the_data_are_read(tmp_path):

@@ -9,18 +9,17 @@ import pytest
 import tomli_w
 import torch
 
-from freerun.config import load_recipe, recipe_table, shipped_recipes
-from freerun.config.build import build
-from freerun.config.folder import check_folder, clear_run, probe
-from freerun.config.load import answer, evaluate_run, load_run, trial_batch
-from freerun.config.pairs_kind import scoring
-from freerun.config.parameters import measured_rate
-from freerun.config.recipe import EvaluateSettings
-from freerun.config.run import direction, header, run_recipe, selection_note
-from freerun.config.toml_lines import key_places
 from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.recipes import load_recipe, recipe_table
+from freerun.recipes.build import build
+from freerun.recipes.fields import measured_rate
+from freerun.recipes.folder import check_folder, clear_run, probe
+from freerun.recipes.load import answer, evaluate_run, load_run, trial_batch
+from freerun.recipes.source import key_places, shipped_recipes
+from freerun.recipes.train import direction, header, run_recipe, selection_note
 from freerun.schedules import Table
-from freerun.training import evaluation
+from freerun.tasks import pairs as pairs_module
+from freerun.tasks.pairs import PairsEvaluate, scoring
 from tiny_recipes import TINY, changed, write
 
 NEEDS_PATH = ("char-lm", "etth1", "finetune", "g2p-cmudict", "g2p-sigmorphon", "translate")
@@ -206,7 +205,7 @@ def test_the_header_says_counts_method_and_direction(run):
 def test_every_score_can_be_selected_by(run, tmp_path):
     test = run[2]["test"]
     assert {side: set(scores) for side, scores in test.items()} == {
-        s: set(names) for s, names in evaluation.SCORES.items()
+        s: set(names) for s, names in pairs_module.SCORES.items()
     }
     for side, scores in test.items():
         for name in scores:
@@ -238,7 +237,7 @@ def test_of_the_shipped_recipes_only_a_text_is_selected_by_such_a_score(name):
 
 
 def test_recipe_and_task_are_scored_alike_by_default():
-    assert scoring(EvaluateSettings()) == evaluation.EvaluateSettings()
+    assert scoring(PairsEvaluate()) == pairs_module.EvaluateSettings()
 
 
 def test_directions_in_words(tmp_path):

@@ -6,10 +6,10 @@ import pytest
 import transformers
 
 from freerun.cli import main
-from freerun.config import load_recipe
-from freerun.config.build import build, build_data, build_model
-from freerun.config.run import run_recipe
 from freerun.errors import UserError
+from freerun.recipes import load_recipe
+from freerun.recipes.build import build, build_data, build_model
+from freerun.recipes.train import run_recipe
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, config, model_folder, rows, sentences, tokenizer, write_lines, write_recipe
 
@@ -306,7 +306,7 @@ def test_positions_are_what_the_adapter_takes_them_to_be():
     """Refused before anything is written, or not at all: by one rule."""
     from transformers import BloomConfig, FalconConfig, LEDConfig, LlamaConfig
 
-    from freerun.training.pretrained import model_positions
+    from freerun.models.pretrained import model_positions
 
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0] * 4,
             "original_max_position_embeddings": 16}  # fmt: skip

@@ -15,15 +15,15 @@ from freerun.compare.plan import Arm, plan
 from freerun.compare.results import collect
 from freerun.compare.results import write as write_results
 from freerun.compare.run import compare
-from freerun.compare.table import references
-from freerun.config import load_recipe
-from freerun.config.build import build
-from freerun.config.load import evaluate_run, load_run
-from freerun.config.parameters import measured_deviation
-from freerun.config.run import run_recipe
+from freerun.compare.verdict import references
 from freerun.errors import UserError
-from freerun.training.forecast_scores import SCORES
-from freerun.training.forecasting import NAIVE
+from freerun.recipes import load_recipe
+from freerun.recipes.build import build
+from freerun.recipes.fields import measured_deviation
+from freerun.recipes.load import evaluate_run, load_run
+from freerun.recipes.train import run_recipe
+from freerun.tasks.forecasts import SCORES
+from freerun.tasks.series import NAIVE
 from tiny_recipes import TINY as TINY_IDS
 from tiny_recipes import write
 

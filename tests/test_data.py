@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-import freerun.data.cmudict as cmudict_module
-from freerun.data import PairCoder, PairData, PairOptions, Pairs, load_cmudict, load_pairs, load_toy, read_pairs
-from freerun.data.loading import word_hash
-from freerun.data.vocabulary import Vocabulary
+from freerun.data import PairCodec, PairData, PairOptions, Pairs, load_cmudict, load_pairs, load_toy, read_pairs
+from freerun.data import builtin_pairs as cmudict_module
+from freerun.data.pair_files import word_hash
+from freerun.data.tokenisers import Vocabulary
 from freerun.errors import UserError
 
 CMU = {
@@ -167,10 +167,10 @@ def test_reference_and_source_batches(cmu):
 
 
 def test_coder_survives_its_description(cmu):
-    coder = load_pairs(cmu).coder
-    assert PairCoder.from_description(coder.describe()) == coder
+    codec = load_pairs(cmu).codec
+    assert PairCodec.from_description(codec.describe()) == codec
     with pytest.raises(UserError, match="got kind 'other' without longest"):
-        PairCoder.from_description({"kind": "other", "source_symbols": [], "target_symbols": []})
+        PairCodec.from_description({"kind": "other", "source_symbols": [], "target_symbols": []})
 
 
 def test_toys_are_what_they_say_and_disjoint():

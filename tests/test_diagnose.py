@@ -12,8 +12,8 @@ import pytest
 from browser import measured
 from freerun.cli import main
 from freerun.report.charts import Axes, _cut, _ticks, _within
+from freerun.report.comparison_figures import forecasts
 from freerun.report.diagnosis import write_diagnosis
-from freerun.report.forecasts import forecasts
 from test_report import MEASURE, Page
 from tiny_recipes import TINY, write
 

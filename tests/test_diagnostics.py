@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.batch import Batch
 from freerun.diagnostics import (
-    About,
-    after_error,
+    DiagnosisOptions,
     as_json,
-    at_leads,
+    at_horizon,
     decorrelation,
     delay_embedding,
     diagnose,
-    diverged_at,
-    error_by_lead,
+    error_after_error,
+    errors_by_horizon,
+    first_divergence_of,
     first_error,
-    gap_by_lead,
+    gap_by_horizon,
     growth,
     last_period,
-    last_tenth,
     last_value,
     long_run,
     mean,
+    nrmse_last_tenth,
     position_errors,
     power_spectrum,
     spectrum_distance,
     state_histogram_divergence,
-    valid_time,
+    valid_time_of_errors,
     window_errors,
     window_nrmse,
 )
 from freerun.errors import UserError
-from freerun.types import Batch
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -52,7 +52,7 @@ def test_errors_equal_the_naive_loop():
     mask = torch.zeros(7, 9, dtype=torch.bool)
     for row in range(7):
         mask[row, row % 4 : row % 4 + 5] = True  # the horizon of each row begins elsewhere
-    found = error_by_lead(said, gold, mask)
+    found = errors_by_horizon(said, gold, mask)
     for lead in range(5):
         squares, each = [], []
         for row in range(7):
@@ -69,21 +69,21 @@ def test_window_scores_equal_the_naive_loop():
     said, gold = numbers(4, 25, 2), numbers(4, 25, 2, seed=1)
     errors = window_errors(said, gold)
     assert torch.allclose(window_nrmse(errors), (said - gold).square().mean((1, 2)).sqrt(), atol=1e-12)
-    assert torch.allclose(last_tenth(errors), (said - gold)[:, -2:].square().mean((1, 2)).sqrt(), atol=1e-12)
+    assert torch.allclose(nrmse_last_tenth(errors), (said - gold)[:, -2:].square().mean((1, 2)).sqrt(), atol=1e-12)
     expected = []
     for row in errors.tolist():
         steps = 0
         while steps < len(row) and row[steps] <= 1.0:
             steps += 1
         expected.append(steps)
-    assert valid_time(errors, 1.0).tolist() == expected
+    assert valid_time_of_errors(errors, 1.0).tolist() == expected
 
 
 def test_the_gap_is_signed():
     free, forced = numbers(6).abs(), numbers(6, seed=1).abs()
-    assert gap_by_lead(free, forced).tolist() == [a - b for a, b in zip(free.tolist(), forced.tolist(), strict=True)]
+    assert gap_by_horizon(free, forced).tolist() == [a - b for a, b in zip(free.tolist(), forced.tolist(), strict=True)]
     with pytest.raises(UserError, match="one horizon"):
-        gap_by_lead(free, forced[:3])
+        gap_by_horizon(free, forced[:3])
 
 
 @pytest.mark.parametrize("escape", [math.inf, -math.inf, math.nan, 1e7])
@@ -92,33 +92,33 @@ def test_a_window_that_escapes_is_told_and_never_averaged_away(escape: float):
     said = gold + 1.0
     said[2, 3, 1] = escape
     said[2, 4:] = gold[2, 4:]  # what it says later is not believed
-    assert diverged_at(said).tolist() == [0, 0, 4, 0, 0]
-    found = error_by_lead(said, gold)
+    assert first_divergence_of(said).tolist() == [0, 0, 4, 0, 0]
+    found = errors_by_horizon(said, gold)
     assert found.left.tolist() == [5, 5, 5, 4, 4, 4]
     assert torch.allclose(found.rmse, torch.ones(6, dtype=torch.float64))  # of those that are left
     assert found.quantiles[1].tolist() == pytest.approx([1.0] * 6)
     errors = window_errors(said, gold)
     assert torch.isinf(errors[2, 3:]).all()
     assert torch.isinf(window_nrmse(errors)).tolist() == [False, False, True, False, False]
-    assert valid_time(errors, 2.0).tolist() == [6, 6, 3, 6, 6]
+    assert valid_time_of_errors(errors, 2.0).tolist() == [6, 6, 3, 6, 6]
 
 
 def test_when_most_windows_escape_the_median_says_so():
     gold = torch.zeros(3, 2, 1)
     said = torch.zeros(3, 2, 1)
     said[:2, 1] = math.inf
-    found = error_by_lead(said, gold)
+    found = errors_by_horizon(said, gold)
     assert found.quantiles[1].tolist() == [0.0, math.inf]
     assert found.left.tolist() == [3, 1]
     said[:, 1] = math.nan
-    assert math.isnan(error_by_lead(said, gold).rmse[1])
-    assert error_by_lead(said, gold).quantiles[:, 1].tolist() == [math.inf] * 3
+    assert math.isnan(errors_by_horizon(said, gold).rmse[1])
+    assert errors_by_horizon(said, gold).quantiles[:, 1].tolist() == [math.inf] * 3
 
 
 def test_horizons_must_be_alike():
     mask = torch.tensor([[True, True], [True, False]])
     with pytest.raises(UserError, match="from 1 to 2 positions"):
-        at_leads(torch.zeros(2, 2, 1), mask)
+        at_horizon(torch.zeros(2, 2, 1), mask)
     with pytest.raises(UserError, match="must both be"):
         window_errors(torch.zeros(2, 2), torch.zeros(2, 2))
 
@@ -175,7 +175,7 @@ def test_a_small_error_in_the_lorenz_system_grows_with_its_exponent(attractor: T
     start = attractor[:, 0]
     gold, near = lorenz(start, 1200), lorenz(start + 1e-7 * numbers(64, 3, seed=5), 1200)
     scale = attractor.flatten(0, 1).std(0)
-    found = growth(error_by_lead(near / scale, gold / scale).quantiles[1], exponent=0.9056 * 0.01)
+    found = growth(errors_by_horizon(near / scale, gold / scale).quantiles[1], exponent=0.9056 * 0.01)
     assert found.rate == pytest.approx(0.009056, rel=0.1)
     assert found.ratio is not None
     assert 0.2 < float(found.ratio[found.fitted // 2]) < 5
@@ -411,7 +411,7 @@ def test_errors_after_errors_equal_the_naive_loop():
         for t in range(1, 9):
             if mask[row, t] and mask[row, t - 1]:
                 counts[bool(wrong[row, t - 1]), bool(wrong[row, t])] += 1
-    found = after_error(wrong, mask)
+    found = error_after_error(wrong, mask)
     assert found.wrong == counts[True, True] + counts[True, False]
     assert found.right == counts[False, True] + counts[False, False]
     assert found.after_wrong == counts[True, True] / found.wrong
@@ -428,7 +428,7 @@ def test_errors_after_errors_equal_the_naive_loop():
 
 
 def test_errors_after_errors_where_there_are_none():
-    found = after_error(torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
+    found = error_after_error(torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
     assert (found.after_wrong, found.after_right, found.ratio) == (None, 0.0, None)
 
 
@@ -465,7 +465,7 @@ def windows(rows: int, past: int, horizon: int, width: int = 1, seed: int = 0) -
 
 def test_diagnose_of_a_known_model_equals_the_loop():
     batches = [windows(5, 3, 6, 2), windows(4, 3, 6, 2, seed=1)]
-    found = diagnose(Halving(), batches, About(period=2, threshold=0.9, exponent=0.1))
+    found = diagnose(Halving(), batches, DiagnosisOptions(period=2, threshold=0.9, exponent=0.1))
     told, own, gold = [], [], []
     for batch in batches:
         for row in range(batch.size):
@@ -483,7 +483,7 @@ def test_diagnose_of_a_known_model_equals_the_loop():
     assert found.gap_by_lead == pytest.approx(
         (errors.median(0).values - (told - gold).square().mean(2).sqrt().median(0).values).tolist(), abs=1e-12
     )
-    assert found.valid_time.median == float(valid_time(errors, 0.9).median())
+    assert found.valid_time.median == float(valid_time_of_errors(errors, 0.9).median())
     assert set(found.naive) == {"last_value", "last_period", "mean"}
     assert found.naive["mean"].rmse == pytest.approx(gold.square().mean((0, 2)).sqrt().tolist())
     assert (found.windows, found.horizon, found.diverged, found.climate) == (9, 6, (), None)
@@ -522,7 +522,7 @@ def test_a_long_run_that_escapes_stops_and_is_told():
     run = long_run(Halving(100.0), batch, 1000)
     assert run.shape[1] == 10
     gold = numbers(500, 1)
-    found = diagnose(Halving(100.0), batch, About(long=gold))
+    found = diagnose(Halving(100.0), batch, DiagnosisOptions(long=gold))
     expected = [
         next(t for t in range(1, 11) if abs(float(batch.context["past"][row, -1])) * 100.0**t > 1e6) for row in range(3)
     ]
@@ -544,7 +544,7 @@ def test_what_a_long_run_cannot_know_is_refused():
         with pytest.raises(UserError, match=said):
             long_run(Halving(), start.replace(context=context), 10)
     covered = start.replace(context={**start.context, "future": torch.zeros(2, 5, 1)})
-    found = diagnose(Halving(), covered, About(long=numbers(500, 2)))
+    found = diagnose(Halving(), covered, DiagnosisOptions(long=numbers(500, 2)))
     assert found.climate is None
     assert "without covariates" in found.climate_note
 
@@ -564,7 +564,7 @@ def test_climate_of_the_systems_own_rule_is_near_gold():
     gold = torch.tensor(series, dtype=torch.float64)[:, None]
     block = gold[: 4 * 25].view(4, 25, 1)
     batch = Batch(block[:, 5:], block[:, 5:], torch.ones(4, 20, dtype=torch.bool), context={"past": block[:, :5]})
-    found = diagnose(Logistic(), batch, About(long=gold[5:], exponent=0.4945)).climate
+    found = diagnose(Logistic(), batch, DiagnosisOptions(long=gold[5:], exponent=0.4945)).climate
     assert found is not None
     assert found.spread == pytest.approx(1.0, abs=0.05)
     assert found.state < 2 * found.state_gold
@@ -578,7 +578,7 @@ def test_sampled_fans_hold_the_law_they_are_drawn_from():
     100 samples a window: an empirical quartile has standard deviation 0.14; 0.7 is five of them.
     """
     batch = windows(4, 3, 5)
-    found = diagnose(Spreading(), batch, About(fans=2))
+    found = diagnose(Spreading(), batch, DiagnosisOptions(fans=2))
     for fan in found.fans:
         middle = 0.5 * float(batch.context["past"][fan.window, -1, 0])
         bands = {level: rows[0][0] for level, rows in fan.bands}
@@ -592,7 +592,8 @@ def test_sampled_fans_hold_the_law_they_are_drawn_from():
 def test_windows_are_shown_in_their_own_units():
     batch = windows(2, 3, 4)
     plain, scaled = (
-        diagnose(Halving(), batch, About(scale=scale)) for scale in (None, (torch.tensor([10.0]), torch.tensor([2.0])))
+        diagnose(Halving(), batch, DiagnosisOptions(scale=scale))
+        for scale in (None, (torch.tensor([10.0]), torch.tensor([2.0])))
     )
     for a, b in zip(plain.fans[1].gold, scaled.fans[1].gold, strict=True):
         assert b[0] == pytest.approx(10 + 2 * a[0])

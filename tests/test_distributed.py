@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from distributed_world import CASES, HERE, SETTINGS, torchrun
 from freerun.errors import CheckpointError, UserError
-from freerun.training.processes import Processes, joined, started_together
+from freerun.training.processes import Processes, join_processes, launched_processes
 from freerun.training.update import device_of
 from training_world import fingerprints, lines, without_clock
 
@@ -127,13 +127,13 @@ def test_a_model_that_is_wrapped_already_is_refused(tmp_path: Path) -> None:
 def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    with joined() as processes:
+    with join_processes() as processes:
         assert (processes.size, processes.first, processes.largest(3)) == (1, True, 3)
         assert processes.told({"a": 1}) == [{"a": 1}]
-        with pytest.raises(CheckpointError), processes.alike():
+        with pytest.raises(CheckpointError), processes.raise_on_all_ranks():
             raise CheckpointError("as it is")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert started_together() == 1, "not started by torchrun"
+    assert launched_processes() == 1, "not started by torchrun"
     assert Processes(1, 2).first is False
 
 

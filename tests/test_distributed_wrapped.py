@@ -13,7 +13,7 @@ from torch import nn
 import freerun as fr
 from builders import gradients, ragged, transformer
 from distributed_world import HERE, torchrun
-from freerun.rollin import can, hint, most, some, unwrapped, waits
+from freerun.rollin import any_rank, max_over_ranks, needs_sync, supports, unwrap, wrapper_hint
 from freerun.types import Encoder, Stepper
 
 SCRIPT = str(HERE / "distributed_wrapped.py")
@@ -95,7 +95,7 @@ def test_a_compiled_model_is_rolled_in_by_what_is_inside() -> None:
     expected = method.run(net, batch, 3, 1)
     wanted = gradients(net, expected.total)
     compiled = torch.compile(net, backend=counting)
-    assert unwrapped(compiled) is net
+    assert unwrap(compiled) is net
     outcome = method.run(compiled, batch, 3, 1)
     assert torch.equal(outcome.fed.history, expected.fed.history)
     found = gradients(net, outcome.total)
@@ -107,11 +107,11 @@ def test_a_compiled_model_is_rolled_in_by_what_is_inside() -> None:
 def test_without_wrappers_and_processes_nothing_is_asked() -> None:
     net = transformer()
     inside = nn.DataParallel(nn.Sequential(net))
-    assert unwrapped(inside)[0] is net
-    assert unwrapped(len) is len
-    assert not waits(net)
-    assert can(net, Stepper)
-    assert can(net, Encoder)
-    assert not can(nn.DataParallel(net), Stepper)
-    assert (most(net, 4), some(net, False), hint(net, Stepper)) == (4, False, "")
-    assert "would go round DataParallel" in hint(nn.DataParallel(net), Stepper)
+    assert unwrap(inside)[0] is net
+    assert unwrap(len) is len
+    assert not needs_sync(net)
+    assert supports(net, Stepper)
+    assert supports(net, Encoder)
+    assert not supports(nn.DataParallel(net), Stepper)
+    assert (max_over_ranks(net, 4), any_rank(net, False), wrapper_hint(net, Stepper)) == (4, False, "")
+    assert "would go round DataParallel" in wrapper_hint(nn.DataParallel(net), Stepper)

@@ -58,7 +58,7 @@ def test_both_readmes_show_the_same_code_and_commands():
 def check_freerun(words: list[str]) -> None:
     """The command line is one that the command takes, and its recipe is one that is there."""
     from freerun.cli.app import app
-    from freerun.config import shipped_recipes
+    from freerun.recipes.source import shipped_recipes
 
     assert words[1] in set(app), f"there is no command freerun {words[1]}"
     # reads the line as the command would, and runs nothing

@@ -217,7 +217,7 @@ def test_detach_keeps_the_numbers_and_cuts_the_past_alone(name):
 
 def cut_by_hand(tree):
     """Every tensor of a state's pytree without its graph; what is laid out from the weights stays in it."""
-    from freerun.models.cells import CellWeights
+    from freerun.models.rnn import CellWeights
     from freerun.models.transformer.decoder import DecoderState
 
     if isinstance(tree, torch.Tensor):

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 import freerun as fr
-from freerun.compare.statistics import Median, estimate, resampled_words
+from freerun.compare.statistics import Median, estimate, resample_counts
 from freerun.data import SeriesOptions, series_from_arrays
-from freerun.metrics import error_by_lead, first_divergence, nrmse, valid_time
+from freerun.data.series.windows import Windows
+from freerun.diagnostics.naive import fit_linear, naive_forecasts
+from freerun.metrics.outputs import error_by_lead, first_divergence, nrmse, valid_time
 from freerun.models import PlainForecaster, RecurrentForecaster
+from freerun.tasks.forecasts import ForecastSettings, evaluate_windows, forecast, hide_horizon, median
+from freerun.tasks.series import ForecastTask
 from freerun.training import TrainSettings, fit
-from freerun.training.forecast_naive import fit_linear, naive_forecasts
-from freerun.training.forecast_scores import ForecastSettings, Windows, blinded, evaluate_windows, forecast, median
-from freerun.training.forecasting import ForecastTask
 from freerun.training.log import jsonable
 
 PAST, HORIZON = 12, 10
@@ -95,7 +96,7 @@ def test_free_running_cannot_see_the_horizon(layout):
     data, model = data_of(layout), model_of(layout)
     batch = data.window_batch("test", [0, 5, 9])
     said = forecast(model, batch, HORIZON)
-    poisoned = blinded(batch, HORIZON)
+    poisoned = hide_horizon(batch, HORIZON)
     assert poisoned.targets.isnan().all()
     assert poisoned.history[:, -HORIZON:].isnan().all()
     assert torch.equal(forecast(model, poisoned, HORIZON), said)
@@ -250,7 +251,7 @@ def test_medians_over_resampled_windows_are_numpys():
     random = np.random.default_rng(1)
     for words in (8, 9):
         parts = random.exponential(size=(3, words))
-        counts = resampled_words(words, 50)[0]
+        counts = resample_counts(words, 50)[0]
         found = Median(parts).resampled(counts)
         repeated = [[np.median(np.repeat(part, row.astype(int))) for part in parts] for row in counts]
         assert found == pytest.approx(np.array(repeated))
@@ -261,7 +262,7 @@ def test_interval_of_a_median_over_seeds_and_windows_covers_the_truth():
     # 200 intervals of 95 %: fewer than 178 covering has probability 0.1 % where the level is 95 %
     random = np.random.default_rng(2)
     seeds, words, covered = 4, 60, 0
-    counts = resampled_words(words, 300)
+    counts = resample_counts(words, 300)
     for _ in range(200):
         effect = random.normal(0, 0.2, (seeds, 1)) + random.normal(0, 0.5, (1, words))
         found = estimate(Median(np.exp(effect + random.normal(0, 0.3, (seeds, words)))), None, counts)
@@ -274,7 +275,7 @@ def test_a_difference_of_medians_is_paired():
     random = np.random.default_rng(3)
     shared = random.exponential(size=(1, 200)) * 5
     first, second = (shared + step + random.normal(0, 0.01, (3, 200)) for step in (0.0, 0.1))
-    counts = resampled_words(200)
+    counts = resample_counts(200)
     paired = estimate(Median(first), Median(second), counts)
     alone = estimate(Median(first), None, counts)
     assert paired.value == pytest.approx(-0.1, abs=0.02)
@@ -285,5 +286,5 @@ def test_a_difference_of_medians_is_paired():
 def test_medians_that_reach_infinity_have_no_interval():
     parts = np.full((3, 20), 1.0)
     parts[0, :9] = np.inf
-    found = estimate(Median(parts), None, resampled_words(20))
+    found = estimate(Median(parts), None, resample_counts(20))
     assert (found.value, found.low, found.p_value) == (1.0, None, 1.0)

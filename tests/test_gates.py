@@ -171,7 +171,7 @@ def test_confidences_are_the_softmax_of_the_targets_inside_the_mask():
 
 
 def test_gates_of_a_recipe():
-    from freerun.config.parameters import read_parameter
+    from freerun.recipes.fields import read_parameter
 
     def no(*problem):
         raise AssertionError(problem)

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 import freerun as fr
+from freerun.batch import Batch
 from freerun.draws import Sample
 from freerun.errors import UserError
-from freerun.generate import generate
-from freerun.generate.beam import _top
+from freerun.generation import _top, generate
 from freerun.models.article import Seq2SeqModel
-from freerun.types import Batch
 from oracles_generate import SteppedTree, Tree, beam_search, everything, log_probs_of
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from converted import BOS, END, PAD, VOCAB, language_model, llama, pegasus, translator
-from freerun.generate import generate
-from freerun.generate.walk import begin, prompt_lengths
-from freerun.types import Batch
+from freerun.batch import Batch
+from freerun.generation import generate, prompt_lengths, start_decoding
 
 LENGTH = 8
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -70,7 +69,7 @@ def theirs(
 def assert_same_steps(ours, batch: Batch, said: Tensor, logits: list[Tensor], tolerance: float) -> None:
     """Ours, told what theirs said, predicts the same at every step until a row ends."""
     with torch.no_grad():
-        walk = begin(ours, batch, prompt_lengths(batch), LENGTH)
+        walk = start_decoding(ours, batch, prompt_lengths(batch), LENGTH)
         for t, expected in enumerate(logits):
             going = (said[:, :t] != END).all(1)
             torch.testing.assert_close(walk.predict()[going], expected[going], rtol=0, atol=tolerance)

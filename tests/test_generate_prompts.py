@@ -8,11 +8,11 @@ from torch import Tensor
 
 import freerun as fr
 from builders import ForwardOnly
+from freerun.batch import Batch
 from freerun.draws import Sample
-from freerun.generate import generate
+from freerun.generation import generate
 from freerun.models.article import Seq2SeqModel
 from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
-from freerun.types import Batch
 from oracles_generate import SteppedTree, Tree, beam_search, log_probs_of
 
 VOCAB = 5

@@ -12,7 +12,8 @@ import freerun as fr
 from builders import assert_same_gradients, gradients
 from families import CAUSAL, FAMILIES, LENGTHS, PAD, PROMPTS, SEQ2SEQ, VOCAB, collated
 from freerun import draws, hf
-from freerun.types import Batch, Cached, Embedder, Split, Stepper
+from freerun.batch import Batch
+from freerun.types import Cached, Embedder, Split, Stepper
 from oracles_hf import (
     Row,
     full_prefix,

@@ -155,7 +155,7 @@ class Spread:
 
 
 def test_places_where_a_roll_in_would_hang_or_see_half_a_model() -> None:
-    from freerun.integrations.transformers.preflight import place_problems
+    from freerun.integrations.hf_runner import place_problems
 
     assert place_problems(Spread(), SAMPLING) == []
     fsdp = place_problems(Spread(fsdp="full_shard"), SAMPLING)

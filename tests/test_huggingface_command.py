@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from freerun.cli import main
 from freerun.compare.run import compare
-from freerun.config.folder import clear_run
-from freerun.config.load import load_run, own_data
 from freerun.errors import visible
-from freerun.training.finetuning import AnswerSettings, answers, evaluate_records
+from freerun.recipes.folder import clear_run
+from freerun.recipes.load import load_run, own_data
+from freerun.tasks.records import AnswerSettings, answers, evaluate_records
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, MARKED, model_folder, rows, sentences, write_lines, write_recipe
 from training_world import fingerprints
@@ -69,7 +69,7 @@ def test_the_folder_is_what_from_pretrained_reads(world, name):
     best = json.loads((run / "summary.json").read_text())["best"]["step"]
     kept = load_file(run / "checkpoints" / f"best-{best:08d}" / "model.safetensors")
     assert all(torch.equal(tensor, kept[f"model.{key}"]) for key, tensor in own.items())
-    assert tokenizer.get_vocab() == loaded.coder.tokenizer.get_vocab()
+    assert tokenizer.get_vocab() == loaded.codec.tokenizer.get_vocab()
     assert tokenizer.chat_template == KINDS[name][2]
     assert model.generation_config.eos_token_id == 1
 
@@ -81,13 +81,13 @@ def test_scores_are_those_of_the_plain_model_one_record_after_the_other(world, n
     loaded = load_run(run)
     records, encoded = held_out(loaded)
     settings = AnswerSettings(margin=2, batch_size=3)
-    found = evaluate_records(loaded.model, loaded.coder, records, encoded, settings)
+    found = evaluate_records(loaded.model, loaded.codec, records, encoded, settings)
     total, positions, right, said = 0.0, 0, 0, []
-    most = settings.most(loaded.coder)
+    most = settings.most(loaded.codec)
     for one in encoded:
         told, wanted = torch.tensor([one.told]), torch.tensor([one.said])
         with torch.no_grad():
-            if loaded.coder.causal:
+            if loaded.codec.causal:
                 logits = model(torch.cat([told, wanted], 1)).logits[0, len(one.told) - 1 : -1]
                 mask = torch.ones_like(told)
                 ids = model.generate(told, attention_mask=mask, do_sample=False, max_new_tokens=most)[
@@ -144,7 +144,7 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     loaded = load_run(run)
     asked = ["a man runs. ->", "the dog\nsleeps. ->"]
-    expected = answers(loaded.model, loaded.coder, loaded.coder.prompts(asked), AnswerSettings(length=7))
+    expected = answers(loaded.model, loaded.codec, loaded.codec.prompts(asked), AnswerSettings(length=7))
     assert out == [visible(text.replace("\n", "\\n").replace("\t", "\\t")) for text in expected]
     objects = write_lines(tmp_path / "in.jsonl", [{**row, "n": n} for n, row in enumerate(rows(shape)[:3])])
     assert main(["generate", str(run), "--input", str(objects), "--beams", "2"]) == 0
@@ -153,7 +153,7 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     told = [next(iter(row.values())) for row in rows(shape)[:3]]
     told = [tuple(each[:-1]) if isinstance(each, list) else each for each in told]
     settings = AnswerSettings(beams=2, margin=2)
-    assert [row["output"] for row in found] == answers(loaded.model, loaded.coder, loaded.coder.prompts(told), settings)
+    assert [row["output"] for row in found] == answers(loaded.model, loaded.codec, loaded.codec.prompts(told), settings)
 
 
 def test_lines_that_cannot_be_answered_are_named(world, tmp_path, capsys):
@@ -298,7 +298,7 @@ def test_chat_puts_prompts_and_completions_into_the_template(tmp_path, capsys):
     assert main(["train", str(recipe), "--set", "data.chat=true", "--set", "train.updates=1", "--out", str(run)]) == 0
     loaded = load_run(run)
     _, encoded = held_out(loaded)
-    text = loaded.coder.tokenizer.decode(encoded[0].told)
+    text = loaded.codec.tokenizer.decode(encoded[0].told)
     assert text.startswith("<turn>user\n")
     assert text.endswith(" -></s>\n<turn>assistant\n")
 

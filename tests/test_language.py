@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from freerun.batch import Batch
 from freerun.cli.entry import main
-from freerun.config import load_recipe
-from freerun.config.load import answer, evaluate_run, load_run, trial_batch
-from freerun.config.run import run_recipe
-from freerun.data import TextCoder, TextData, TextOptions, load_text, read_text
+from freerun.data import TextCodec, TextData, TextOptions, load_text, read_text
 from freerun.draws import resolve
 from freerun.errors import CheckpointError, UserError
 from freerun.keys import fold
 from freerun.models import TransformerLM
-from freerun.training.language import SCORES, TextSettings, TextTask, evaluate_text, go_on
-from freerun.types import Batch
+from freerun.recipes import load_recipe
+from freerun.recipes.load import answer, evaluate_run, load_run, trial_batch
+from freerun.recipes.train import run_recipe
+from freerun.tasks.text import SCORES, TextSettings, TextTask, evaluate_text, go_on
 
 TEXT = "the cat sat on the mat and the dog ran to the cat.\nso it goes, on and on.\n" * 12
 RECIPE = """
@@ -59,7 +59,7 @@ def data() -> TextData:
 @pytest.fixture(scope="module")
 def model(data: TextData) -> TransformerLM:
     torch.manual_seed(1)
-    made = TransformerLM(len(data.coder), size=16, layers=2, heads=2, longest=16, tied=False).double()
+    made = TransformerLM(len(data.codec), size=16, layers=2, heads=2, longest=16, tied=False).double()
     # random weights say nearly the same everywhere: make them care
     for parameter in made.parameters():
         parameter.data.mul_(3)
@@ -85,7 +85,7 @@ def test_windows_are_stretches_of_the_training_part(data: TextData):
     train, last = data.parts["train"], len(data.lengths) - 1
     for number in (0, 1, 7, last):
         batch = data.batch([number])
-        assert data.coder.text(batch.targets[0].tolist()) == train[4 * number : 4 * number + 9]
+        assert data.codec.text(batch.targets[0].tolist()) == train[4 * number : 4 * number + 9]
         assert torch.equal(batch.history, batch.targets)
         assert batch.mask[0].tolist() == [False] + [True] * 8
         assert batch.replaceable[0].tolist() == [False] + [True] * 7 + [False]
@@ -146,9 +146,9 @@ def logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
 
 
 def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data: TextData, model: TransformerLM):
-    text, coder = data.parts["test"], data.coder
-    found = evaluate_text(model, coder, text, data.parts["train"], TextSettings(block=16, batch_size=3))
-    ids = coder.ids(text).tolist()
+    text, codec = data.parts["test"], data.codec
+    found = evaluate_text(model, codec, text, data.parts["train"], TextSettings(block=16, batch_size=3))
+    ids = codec.ids(text).tolist()
     total, right, by_block = 0.0, 0, []
     for block in range(4, len(ids), 16):
         by_block.append(0.0)
@@ -172,10 +172,10 @@ def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data: 
 @pytest.mark.parametrize("draw", ["greedy", "sample"])
 def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM, draw: str):
     prompts = ["the ", "so it goes, on and", "c"]
-    said = go_on(model, data.coder, prompts, 23, draw=draw, key=5)
+    said = go_on(model, data.codec, prompts, 23, draw=draw, key=5)
     drawn = resolve(draw)
     for number, prompt in enumerate(prompts):
-        told, own, stretch = data.coder.ids(prompt).tolist()[-8:], [], 0
+        told, own, stretch = data.codec.ids(prompt).tolist()[-8:], [], 0
         for _ in range(23):
             if len(told) > 8:
                 told, stretch = told[-4:], stretch + 1
@@ -185,13 +185,13 @@ def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM
             key = fold(fold(fold(5, "go on"), stretch), "draw", 0)
             own.append(int(drawn.choose(outputs, drawn.noise(key, row, position, outputs.shape[-1]))))
             told = [*told, own[-1]]
-        assert said[number] == data.coder.text(own)
-    assert go_on(model, data.coder, prompts, 23, draw=draw, key=5, batch_size=1) == said
+        assert said[number] == data.codec.text(own)
+    assert go_on(model, data.codec, prompts, 23, draw=draw, key=5, batch_size=1) == said
 
 
 def test_scores_do_not_depend_on_the_batch_size(data: TextData, model: TransformerLM):
     one, many = (
-        evaluate_text(model, data.coder, data.parts["dev"], data.parts["train"], TextSettings(16, batch_size=size))
+        evaluate_text(model, data.codec, data.parts["dev"], data.parts["train"], TextSettings(16, batch_size=size))
         for size in (1, 64)
     )
     assert [item["output"] for item in one.items] == [item["output"] for item in many.items]
@@ -209,11 +209,11 @@ def test_dev_blocks_are_spread_and_the_texts_own_measures_stand_beside(data: Tex
 
 def test_a_text_too_short_or_with_other_characters_is_refused(data: TextData, model: TransformerLM):
     with pytest.raises(UserError, match=r"at least length \+ 1 = 9"):
-        evaluate_text(model, data.coder, "the cat", data.parts["train"])
+        evaluate_text(model, data.codec, "the cat", data.parts["train"])
     with pytest.raises(UserError, match="character 'X' was never seen in training"):
-        evaluate_text(model, data.coder, "the X sat on", data.parts["train"])
+        evaluate_text(model, data.codec, "the X sat on", data.parts["train"])
     with pytest.raises(UserError) as caught:
-        go_on(model, data.coder, ["", "Y"], 3)
+        go_on(model, data.codec, ["", "Y"], 3)
     assert len(caught.value.problems) == 2
 
 
@@ -254,7 +254,7 @@ def test_what_a_run_is_chosen_by(run: Path):
 def test_a_saved_run_is_loaded_scored_and_checked(run: Path, text_file: Path, capsys: pytest.CaptureFixture[str]):
     loaded = load_run(run)
     assert isinstance(loaded.model, TransformerLM)
-    assert loaded.coder == TextCoder(tuple(sorted(set(TEXT))), 8)
+    assert loaded.codec == TextCodec(tuple(sorted(set(TEXT))), 8)
     found = evaluate_run(loaded)
     summary = json.loads((run / "summary.json").read_text())
     assert found["teacher_forced"] == pytest.approx(summary["test"]["teacher_forced"])

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 import freerun as fr
 import lightning_world as world
-from freerun.integrations.lightning.states import restore, states
+from freerun.integrations.lightning import restore, states
 from freerun.keys import fold
 from freerun.lightning import FreerunCallback, FreerunModule, training_step, validation_step
 from lightning_world import Stateful, collate, loader, network, pairs, sampling, sgd, trained, trainer

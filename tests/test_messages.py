@@ -105,7 +105,7 @@ def test_names_of_columns_are_quoted_in_the_table_that_generate_prints(tmp_path,
 
 
 def test_a_json_answer_stays_json(capsys):
-    from freerun.config.records_kind import _object_line
+    from freerun.tasks.records import _object_line
 
     row = {"prompt": f"é{STEERING}", "output": "\ud800"}
     line = _object_line(row)

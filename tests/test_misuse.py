@@ -620,9 +620,9 @@ def function_cases() -> Iterator[Case]:
     for threshold in (0, -1, NAN, "x", None):
         says = "threshold must be"
         yield Case(f"threshold {threshold}", lambda t=threshold: metrics.valid_time(VALUES, VALUES, t), says)
-        yield Case(f"about {threshold}", lambda t=threshold: diagnostics.About(threshold=t), says)
+        yield Case(f"about {threshold}", lambda t=threshold: diagnostics.DiagnosisOptions(threshold=t), says)
     wrong = IDS > 2
-    for count in (diagnostics.after_error, diagnostics.first_error, diagnostics.position_errors):
+    for count in (diagnostics.error_after_error, diagnostics.first_error, diagnostics.position_errors):
         yield Case(f"{count.__name__} of ids", lambda c=count: c(IDS, MASK), "wrong must be a bool tensor")
         yield Case(f"{count.__name__} of a list", lambda c=count: c(wrong, [1]), "mask must be a bool tensor")
         yield Case(f"{count.__name__} of fewer rows", lambda c=count: c(wrong, MASK[1:]), "must both be")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import oracles_methods as naive
-from freerun.methods.mixes import HARD, MIXES, Mix, sparsemax
+from freerun.methods.two_pass import HARD, MIXES, Mix, sparsemax
 
 SOFT = [mix for mix in MIXES if mix not in HARD]
 

@@ -9,14 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freerun.data import (
-    ParallelCoder,
-    ParallelOptions,
-    Sentences,
-    Subwords,
-    load_parallel,
-    read_sentences,
-)
+from freerun.data import ParallelCodec, ParallelOptions, Sentences, Subwords, load_parallel, read_sentences
 from freerun.errors import UserError
 from parallel_text import PAIRS, write_parallel
 
@@ -127,7 +120,7 @@ def test_batches(tmp_path):
     train = data.splits["train"]
     numbers = [5, 0, 11]
     batch = data.batch(numbers, torch.tensor([7, 8, 9]))
-    again = data.coder.pair_batch([train.sources[i] for i in numbers], [train.targets[i] for i in numbers])
+    again = data.codec.pair_batch([train.sources[i] for i in numbers], [train.targets[i] for i in numbers])
     assert batch.row_numbers.tolist() == [7, 8, 9]
     for made in (batch, again):
         for row, i in enumerate(numbers):
@@ -138,18 +131,18 @@ def test_batches(tmp_path):
             assert (made.targets[row, length:] == 0).all()
             # what the end symbol is fed to is never read
             assert made.replaceable[row].sum() == length - 1
-            assert data.coder.text(made.targets[row].tolist()) == train.targets[i]
+            assert data.codec.text(made.targets[row].tolist()) == train.targets[i]
             source = made.context["source"][row][made.context["source_mask"][row]]
-            assert data.coder.text(source.tolist()) == train.sources[i]
+            assert data.codec.text(source.tolist()) == train.sources[i]
     assert torch.equal(batch.targets, again.targets)
     assert sum(data.frequencies) == sum(data.lengths)
     assert data.frequencies[0] == len(train)
-    assert ParallelCoder.from_description(data.coder.describe()) == data.coder
-    blank = data.coder.source_batch(["ein mann", "frau"], 4)
+    assert ParallelCodec.from_description(data.codec.describe()) == data.codec
+    blank = data.codec.source_batch(["ein mann", "frau"], 4)
     assert blank.targets.shape == (2, 4)
     assert blank.context["source_mask"].sum() == sum(map(len, data.subwords.encode(["ein mann", "frau"])))
     with pytest.raises(UserError, match="source 2 is empty"):
-        data.coder.source_batch(["ein mann", " "])
+        data.codec.source_batch(["ein mann", " "])
 
 
 def test_a_folder_with_names_of_its_own(tmp_path):

@@ -11,11 +11,11 @@ from freerun.data.records import (
     Encoded,
     Limits,
     Record,
-    RecordCoder,
+    RecordCodec,
     RecordOptions,
     encoded_data,
     encoded_problems,
-    fitted,
+    fit_lengths,
     load_records,
     read_records,
     read_rows,
@@ -234,29 +234,29 @@ def records_of(shape, count=4):
 
 def test_a_prompt_has_the_ids_it_has_alone_and_the_whole_those_of_the_text():
     words = tokenizer()
-    coder = RecordCoder(words, "completions")
+    codec = RecordCodec(words, "completions")
     records = records_of("completions")
-    found, problems = coder.encoded(records)
+    found, problems = codec.encoded(records)
     assert problems == []
     for record, one in zip(records, found, strict=True):
         assert list(one.told) == words(record.told)["input_ids"]
         assert list(one.told + one.said) == [*words(record.told + record.said)["input_ids"], words.eos_token_id]
         assert not one.merged
-        assert coder.text(one.said) == record.said.strip()
-    (prefixed, *_), _ = RecordCoder(words, "completions", prefix="Q: ").encoded(records)
+        assert codec.text(one.said) == record.said.strip()
+    (prefixed, *_), _ = RecordCodec(words, "completions", prefix="Q: ").encoded(records)
     whole = f"Q: {records[0].told}{records[0].said}"
     assert list(prefixed.told + prefixed.said) == [*words(whole)["input_ids"], words.eos_token_id]
     # "the d" + "og": alone and as one text the tokens differ
-    (merged,), _ = coder.encoded([Record("x", "the d", "og runs.")])
+    (merged,), _ = codec.encoded([Record("x", "the d", "og runs.")])
     assert merged.merged
     assert list(merged.told) == words("the d")["input_ids"]
-    assert coder.text(merged.said) == "og runs."
+    assert codec.text(merged.said) == "og runs."
 
 
 def test_pairs_are_what_the_tokenizer_makes_of_source_and_target():
     words = tokenizer()
-    coder = RecordCoder(words, "pairs", causal=False, prefix="turn: ")
-    (one, *_), _ = coder.encoded(records_of("pairs"))
+    codec = RecordCodec(words, "pairs", causal=False, prefix="turn: ")
+    (one, *_), _ = codec.encoded(records_of("pairs"))
     source, target = sentences()[0]
     assert list(one.told) == words(f"turn: {source}")["input_ids"]
     assert list(one.said) == [*words(target)["input_ids"], words.eos_token_id]
@@ -265,16 +265,16 @@ def test_pairs_are_what_the_tokenizer_makes_of_source_and_target():
 @pytest.mark.parametrize("chat", [CHAT, MARKED])
 def test_of_a_conversation_the_assistants_words_are_learnt_and_nothing_else(chat):
     words = tokenizer(chat=chat)
-    coder = RecordCoder(words, "messages")
+    codec = RecordCodec(words, "messages")
     messages = rows("messages")[0]["messages"]
-    (one,), problems = coder.encoded([Record("x", tuple(messages[:-1]), messages[-1]["content"])])
+    (one,), problems = codec.encoded([Record("x", tuple(messages[:-1]), messages[-1]["content"])])
     assert problems == []
     assert words.decode(one.said) == f"{messages[-1]['content']}</s>"
     assert words.decode([one.told[place] for place in sorted(one.learnt)]) == "yes?</s>"
     assert words.decode(one.told) == (
         f"<turn>user\nhello</s>\n<turn>assistant\nyes?</s>\n<turn>user\n{messages[2]['content']}</s>\n<turn>assistant\n"
     )
-    assert [list(one.told)] == coder.prompts([tuple(messages[:-1])])
+    assert [list(one.told)] == codec.prompts([tuple(messages[:-1])])
 
 
 def test_what_a_template_says_of_a_conversation():
@@ -287,13 +287,13 @@ def test_what_a_template_says_of_a_conversation():
         "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
     twice = ({"role": "user", "content": "a"}, {"role": "user", "content": "b"})
-    coder = RecordCoder(tokenizer(chat=strict), "messages")
-    found, (problem,) = coder.encoded([Record("x:3", twice, "c")])
+    codec = RecordCodec(tokenizer(chat=strict), "messages")
+    found, (problem,) = codec.encoded([Record("x:3", twice, "c")])
     assert found == [None]
     assert problem == "x:3: the chat template refuses it: roles must alternate"
     # the template tells the last message otherwise than those before: nothing of an earlier one can be trusted
-    coder = RecordCoder(tokenizer(chat=thinking), "messages")
-    _, (problem,) = coder.encoded([Record("x:4", twice[:1], "c")])
+    codec = RecordCodec(tokenizer(chat=thinking), "messages")
+    _, (problem,) = codec.encoded([Record("x:4", twice[:1], "c")])
     assert problem.startswith(
         "x:4: the chat template does not begin the whole conversation as it begins the one before"
     )
@@ -308,19 +308,19 @@ def test_an_answer_without_end_symbol_is_learnt_whole():
     told = ({"role": "user", "content": "a man"},)
     words = tokenizer(chat=BARE.replace("<turn>{{ m.role }}\n", ""))
     for answer in ("the dog", "the <turn> dog"):
-        (one,), problems = RecordCoder(words, "messages").encoded([Record("x", told, answer)])
+        (one,), problems = RecordCodec(words, "messages").encoded([Record("x", told, answer)])
         assert problems == []
         assert words.decode(one.said) == f"{answer}\n"
     words = tokenizer(chat=BARE + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
-    (one,), _ = RecordCoder(words, "messages").encoded([Record("x", told, "the dog")])
+    (one,), _ = RecordCodec(words, "messages").encoded([Record("x", told, "the dog")])
     assert words.decode(one.said) == "the dog\n"
 
 
 def test_a_template_that_ignores_where_the_assistant_begins_is_refused():
     told = ({"role": "user", "content": "a man"},)
     for chat in (BARE, BARE.replace("<turn>{{ m.role }}\n", "{{ m.role }}: ")):
-        coder = RecordCoder(tokenizer(chat=chat), "messages")
-        found, (problem,) = coder.encoded([Record("x:3", told, "the dog")])
+        codec = RecordCodec(tokenizer(chat=chat), "messages")
+        found, (problem,) = codec.encoded([Record("x:3", told, "the dog")])
         assert found == [None]
         header = "'<turn>assistant'" if chat == BARE else "'assistant:'"
         assert problem.startswith(
@@ -331,9 +331,9 @@ def test_a_template_that_ignores_where_the_assistant_begins_is_refused():
 
 def test_a_marked_answer_without_its_end_is_refused():
     short = MARKED.replace("</s>{% endgeneration %}", "{% endgeneration %}</s>")
-    coder = RecordCoder(tokenizer(chat=short), "messages")
+    codec = RecordCodec(tokenizer(chat=short), "messages")
     told = ({"role": "user", "content": "a man"},)
-    found, (problem,) = coder.encoded([Record("x:3", told, "the dog")])
+    found, (problem,) = codec.encoded([Record("x:3", told, "the dog")])
     assert found == [None]
     assert problem.startswith("x:3: the chat template marks an answer without the '</s>' after it, so no answer would")
     assert "put the symbol that ends a turn before {% endgeneration %}" in problem
@@ -341,7 +341,7 @@ def test_a_marked_answer_without_its_end_is_refused():
     closed = MARKED.replace("</s>{% endgeneration %}", "</s>\n{% endgeneration %}").replace("{{ '\n' }}", "")
     assert closed != MARKED
     more = (*told, {"role": "assistant", "content": "yes?"}, *told)
-    (one,), problems = RecordCoder(tokenizer(chat=closed), "messages").encoded([Record("x:4", more, "the dog")])
+    (one,), problems = RecordCodec(tokenizer(chat=closed), "messages").encoded([Record("x:4", more, "the dog")])
     assert problems == []
     assert len(one.learnt) > 2
 
@@ -353,7 +353,7 @@ def test_an_end_symbol_is_added_where_texts_begin_with_the_same(shape):
     words = tokenizer()
     words.backend_tokenizer.post_processor = TemplateProcessing("</s> $A", special_tokens=[("</s>", 1)])
     records = [*records_of(shape), Record("short", "a man" if shape == "completions" else "", "a")]
-    found, problems = RecordCoder(words, shape).encoded(records)
+    found, problems = RecordCodec(words, shape).encoded(records)
     assert problems == []
     for one in found:
         ids = [*one.told, *one.said]
@@ -367,15 +367,15 @@ def test_an_end_symbol_before_the_language_is_not_doubled():
     words.backend_tokenizer.post_processor = TemplateProcessing(
         "$A </s> <turn>", special_tokens=[("</s>", 1), ("<turn>", 3)]
     )
-    (one, *_), _ = RecordCoder(words, "pairs", causal=False).encoded(records_of("pairs"))
+    (one, *_), _ = RecordCodec(words, "pairs", causal=False).encoded(records_of("pairs"))
     assert one.said[-2:] == (1, 3)
     assert one.said.count(1) == 1
 
 
 def test_batches_of_the_right_shape_need_a_model():
-    coder = RecordCoder(tokenizer(), "completions")
+    codec = RecordCodec(tokenizer(), "completions")
     with pytest.raises(UserError, match="bind one first"):
-        coder.training_batch([Encoded((3,), (4,))])
+        codec.training_batch([Encoded((3,), (4,))])
 
 
 @pytest.mark.parametrize(
@@ -390,18 +390,18 @@ def test_batches_of_the_right_shape_need_a_model():
     ],
 )
 def test_records_that_are_too_long_are_refused_left_out_or_cut(causal, limits, problem):
-    class Coded(RecordCoder):
+    class Coded(RecordCodec):
         def encoded(self, records):
             return [Encoded(tuple(range(10, 16)), (20, 21, 22, 1)), Encoded((10, 11), (20, 1))], []
 
-    coder = Coded(None, "completions" if causal else "pairs", causal=causal)
+    codec = Coded(None, "completions" if causal else "pairs", causal=causal)
     records = [Record("a:1", "", ""), Record("a:2", "", "")]
-    found = fitted(coder, records, limits, "a")
+    found = fit_lengths(codec, records, limits, "a")
     assert [text.startswith(f"a:1: {problem}") for text in found.problems] == [True] * bool(problem)
-    dropped = fitted(coder, records, Limits(limits.told, limits.said, limits.positions, "drop"), "a")
+    dropped = fit_lengths(codec, records, Limits(limits.told, limits.said, limits.positions, "drop"), "a")
     assert len(dropped.encoded) == 2 - bool(problem)
     assert dropped.notes == (["dropped: 1 row too long"] if problem else [])
-    cut = fitted(coder, records, Limits(limits.told, limits.said, limits.positions, "cut"), "a")
+    cut = fit_lengths(codec, records, Limits(limits.told, limits.said, limits.positions, "cut"), "a")
     assert cut.notes == (["1 row cut"] if problem else [])
     one = cut.encoded[0]
     assert len(one.told) <= (limits.told or 99)
@@ -418,9 +418,9 @@ def test_records_that_are_too_long_are_refused_left_out_or_cut(causal, limits, p
 
 def test_a_cut_text_is_its_beginning():
     words = tokenizer()
-    coder = RecordCoder(words, "text")
+    codec = RecordCodec(words, "text")
     (record,) = records_of("text", 1)
-    (found,) = fitted(coder, [record], Limits(said=6, too_long="cut"), "a").encoded
+    (found,) = fit_lengths(codec, [record], Limits(said=6, too_long="cut"), "a").encoded
     assert list(found.told + found.said) == words(record.said)["input_ids"][:6]
     assert found.learnt == frozenset(range(len(found.told)))
 
@@ -428,20 +428,20 @@ def test_a_cut_text_is_its_beginning():
 def test_data_know_their_end_their_longest_answer_and_themselves(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", rows("completions"))
     words = tokenizer()
-    data = encoded_data(load_records(str(path)), RecordCoder(words, "completions"), Limits())
+    data = encoded_data(load_records(str(path)), RecordCodec(words, "completions"), Limits())
     train = data.splits["train"].encoded
-    assert data.coder.end == words.eos_token_id
-    assert data.coder.longest == max(len(one.said) - 1 for one in train)
+    assert data.codec.end == words.eos_token_id
+    assert data.codec.longest == max(len(one.said) - 1 for one in train)
     assert data.lengths == [len(one.told) + len(one.said) for one in train]
     assert data.frequencies[words.eos_token_id] == len(train)
     assert sum(data.frequencies) == sum(len(one.said) for one in train)
-    again = encoded_data(load_records(str(path)), RecordCoder(tokenizer(), "completions"), Limits())
+    again = encoded_data(load_records(str(path)), RecordCodec(tokenizer(), "completions"), Limits())
     assert again.fingerprint == data.fingerprint
-    other = encoded_data(load_records(str(path)), RecordCoder(words, "completions", prefix="x"), Limits())
+    other = encoded_data(load_records(str(path)), RecordCodec(words, "completions", prefix="x"), Limits())
     assert other.fingerprint != data.fingerprint
-    assert RecordCoder.from_description(data.coder.describe(), words).describe() == data.coder.describe()
+    assert RecordCodec.from_description(data.codec.describe(), words).describe() == data.codec.describe()
     with pytest.raises(UserError, match="the tokenizer is not the one that the model was trained with"):
-        RecordCoder.from_description(data.coder.describe(), tokenizer(chat=CHAT))
+        RecordCodec.from_description(data.codec.describe(), tokenizer(chat=CHAT))
     header = data.header()
     assert header[0] == f"data: {path}, fingerprint {data.fingerprint}"
     assert re.fullmatch(r"tokens: [\d.]+ told and [\d.]+ said a training record; .*an answer's end: '</s>'", header[-1])
@@ -462,10 +462,10 @@ def test_a_row_that_is_too_long_does_not_hide_behind_one_that_is_none(tmp_path):
              '{"prompt": "\\ud800", "completion": "b"}', '{"prompt": %s, "completion": "b"}' % ("9" * 5000),
              '{"prompt": NaN, "completion": "b"}', '{"a": ' + "[" * 10**5 + "}"] + [good] * 9  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    coder = RecordCoder(tokenizer(), "completions", {"prompt": "prompt", "completion": "completion"})
+    codec = RecordCodec(tokenizer(), "completions", {"prompt": "prompt", "completion": "completion"})
     with pytest.raises(UserError) as caught:
         load_records(
-            str(tmp_path / "rows.jsonl"), None, lambda sound: encoded_problems(sound, coder, Limits(positions=96))
+            str(tmp_path / "rows.jsonl"), None, lambda sound: encoded_problems(sound, codec, Limits(positions=96))
         )
     found = {problem.split(":")[1]: problem for problem in caught.value.problems}
     assert sorted(found) == ["2", "3", "4", "5", "6", "7"]
@@ -475,9 +475,9 @@ def test_a_row_that_is_too_long_does_not_hide_behind_one_that_is_none(tmp_path):
 
 
 def test_a_row_that_would_train_for_hours_is_refused_for_models_of_any_length():
-    coder = RecordCoder(tokenizer(), "pairs", {"source": "source", "target": "target"}, causal=False)
+    codec = RecordCodec(tokenizer(), "pairs", {"source": "source", "target": "target"}, causal=False)
     records = [Record("x:1", "a man " * 20_000, "b"), Record("x:2", "a", "b")]
-    (problem,) = fitted(coder, records, Limits(), "x").problems
+    (problem,) = fit_lengths(codec, records, Limits(), "x").problems
     assert problem.startswith("x:1: has ")
     assert "more than 20,000; shorten it, or set max_source" in problem
-    assert not fitted(coder, records, Limits(told=10**6), "x").problems
+    assert not fit_lengths(codec, records, Limits(told=10**6), "x").problems

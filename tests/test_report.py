@@ -12,7 +12,7 @@ from browser import measured
 from freerun import report
 from freerun.compare.plan import Arm
 from freerun.errors import UserError
-from freerun.report.readings import curves, examples, load, shares
+from freerun.report.run_data import curves, examples, load, shares
 from simulated_runs import ARMS, write_comparison
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from freerun.cli import main
-from freerun.compare.place import check_place
+from freerun.compare.plan import check_output_dir
 from freerun.compare.results import read
 from freerun.errors import CheckpointError, ResourceError
 from freerun.training import fit
 from freerun.training.files import write_folder
-from freerun.training.folder import checkpoints, finished_summary
+from freerun.training.json_shapes import LARGEST, parse
 from freerun.training.log import Metrics
-from freerun.training.shapes import LARGEST, parse
+from freerun.training.run_folder import checkpoints, finished_summary
 from freerun.training.weights import load_weights, pack, read_model, unpack
 from test_run_folder import killed_at, signed, tree
 from tiny_recipes import TINY, write
@@ -88,7 +88,7 @@ def test_json_that_is_none_of_ours_is_exit_4_with_the_files_name(
             (path.parent / "manifest.json").write_bytes(before[1])
     (run / "comparison.json").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"comparison\.json"):
-        check_place(run, resume=True, overwrite=False)
+        check_output_dir(run, resume=True, overwrite=False)
     (run / "results.json").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"results\.json"):
         read(run)
@@ -163,7 +163,7 @@ def test_a_described_model_that_does_not_fit_is_not_built(
 MEASURED = """
 import resource, sys
 import safetensors.torch, torch
-import freerun.config.load, freerun.config.run
+import freerun.recipes.load, freerun.recipes.train
 from freerun.cli import main
 torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]).zero_grad()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

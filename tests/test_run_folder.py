@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 from freerun.cli import main
-from freerun.compare.place import check_place
+from freerun.compare.plan import check_output_dir
 from freerun.compare.run import compare
-from freerun.config import load_recipe
-from freerun.config.folder import clear_run
-from freerun.config.run import run_recipe
-from freerun.config.shipped import find_recipe, shipped_recipes
 from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.recipes import load_recipe
+from freerun.recipes.folder import clear_run
+from freerun.recipes.source import find_recipe, shipped_recipes
+from freerun.recipes.train import run_recipe
 from freerun.training import loop
-from freerun.training.folder import FolderLock, checkpoints
+from freerun.training import update as update_module
+from freerun.training.run_folder import FolderLock, checkpoints
 from freerun.training.weights import read_model
 from tiny_recipes import TINY, changed, write
 from training_world import Wrapped, make_task, train
@@ -52,7 +53,7 @@ class Killed(BaseException):
 
 def killed_at(call: int, train: Callable[[], Any]) -> None:
     """Train until the process dies at an update."""
-    update, calls = loop.update, 0
+    update, calls = update_module.update, 0
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -250,10 +251,10 @@ def test_a_comparison_left_by_a_start_that_was_killed_is_free(tmp_path: Path) ->
     for name in (".probe-1", ".writing-comparison.json", ".writing-results.json", "lock"):
         (tmp_path / name).write_text("")
     for flags in ({"resume": True}, {"resume": False}):
-        check_place(tmp_path, overwrite=False, **flags)
+        check_output_dir(tmp_path, overwrite=False, **flags)
     (tmp_path / ".writing-mine").write_text("")
     with pytest.raises(OccupiedError, match=r"no comparison made what it holds \(\.writing-mine\)"):
-        check_place(tmp_path, resume=True, overwrite=False)
+        check_output_dir(tmp_path, resume=True, overwrite=False)
 
 
 @pytest.mark.parametrize("gone", [["checkpoints"], ["checkpoints", "metrics.jsonl"]])

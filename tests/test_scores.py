@@ -5,19 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from freerun.config.kinds import TASKS
 from freerun.data import PairData, Pairs, load_toy
 from freerun.errors import UserError
-from freerun.metrics import (
-    correct,
-    sequence_accuracy,
-    sequence_correct,
-    sequence_errors,
-    token_accuracy,
-)
+from freerun.metrics.outputs import correct, sequence_accuracy, sequence_correct, sequence_errors, token_accuracy
+from freerun.metrics.text import nearest, score, score_texts, score_translations
 from freerun.models import RecurrentSeq2Seq
-from freerun.scores import nearest, score, score_texts, score_translations
-from freerun.training.evaluation import EvaluateSettings, PairTask, say
+from freerun.tasks import TASKS
+from freerun.tasks.pairs import EvaluateSettings, PairTask, free_outputs
 
 
 def test_per_is_distance_to_the_nearest_reference_over_its_length():
@@ -209,13 +203,13 @@ def test_beams_find_what_is_at_least_as_probable_as_greedy(trained):
     sources = data.evaluation("test").sources
 
     def log_probability(said):
-        batch = data.coder.pair_batch(sources, said)
+        batch = data.codec.pair_batch(sources, said)
         with torch.no_grad():
             chosen = model.eval()(batch).log_softmax(-1).gather(2, batch.targets[..., None])[..., 0]
         return chosen.masked_fill(~batch.mask, 0).sum(1)
 
-    greedy = say(model, data.coder, sources)
-    beams = say(model, data.coder, sources, EvaluateSettings(beams=4))
+    greedy = free_outputs(model, data.codec, sources)
+    beams = free_outputs(model, data.codec, sources, EvaluateSettings(beams=4))
     # a beam may lose the greedy path, but seldom, and never on the whole
     assert log_probability(beams).mean() >= log_probability(greedy).mean()
 
@@ -227,8 +221,8 @@ def test_free_running_stops_at_the_limit(trained):
         def forward(self, batch):
             return F.one_hot(torch.ones_like(batch.history), len(data.target_vocab)).float()
 
-    said = say(Endless(), data.coder, [("a", "b")], EvaluateSettings(margin=2))
-    assert len(said[0]) == data.coder.longest + 3
+    said = free_outputs(Endless(), data.codec, [("a", "b")], EvaluateSettings(margin=2))
+    assert len(said[0]) == data.codec.longest + 3
 
 
 def test_settings_are_checked_at_once():

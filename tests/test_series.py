@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.data import SeriesCoder, SeriesOptions, load_series, read_past, series_from_arrays
-from freerun.data.series.calendar import Step, calendar_columns, step_between
-from freerun.data.series.gaps import filled
+from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
+from freerun.data.series.building import filled
+from freerun.data.series.time_stamps import Step, calendar_columns, step_between
 from freerun.errors import UserError
 
 WIDE = SeriesOptions(
@@ -132,8 +132,8 @@ def test_the_protocol_of_etth1(tmp_path):
     torch.testing.assert_close(data.mean[0], train.mean())
     torch.testing.assert_close(data.std[0], train.std(correction=0))
     batch = data.window_batch("test", [0, 2856])
-    assert torch.equal(batch.targets[0, 0], data.coder.normalise(data.raw)[8640 + 2880])
-    assert torch.equal(batch.targets[1, -1], data.coder.normalise(data.raw)[8640 + 2 * 2880 - 1])
+    assert torch.equal(batch.targets[0, 0], data.codec.normalise(data.raw)[8640 + 2880])
+    assert torch.equal(batch.targets[1, -1], data.codec.normalise(data.raw)[8640 + 2 * 2880 - 1])
 
 
 # -- leakage ---------------------------------------------------------------------------------------------------------
@@ -300,8 +300,8 @@ def test_csv_and_parquet_and_arrays_are_the_same(csv, tmp_path):
     again = load_series(parquet, HOURLY)
     assert torch.equal(data.raw, again.raw)
     assert data.fingerprint == again.fingerprint
-    assert data.coder == again.coder
-    assert data.coder.step == "3600 seconds"
+    assert data.codec == again.codec
+    assert data.codec.step == "3600 seconds"
     values = np.array([[float(cell) for cell in row.split(",")[1:]] for row in good()])
     arrays = series_from_arrays(values, replace(HOURLY, time=None), names=("load", "plan"))
     assert torch.equal(arrays.batch([3]).targets, data.batch([3]).targets)
@@ -370,12 +370,12 @@ def test_time_stamps_that_are_doubled_unsorted_or_uneven(csv):
 def test_months_and_numbers_are_evenly_spaced_too(csv):
     ends = [datetime(2000 + n // 12, n % 12 + 1, 28) for n in range(60)]
     rows = [f"{stamp.date()},{math.sin(n)},{n % 7}" for n, stamp in enumerate(ends)]
-    assert load_series(csv(rows), HOURLY).coder.step == "1 months"
+    assert load_series(csv(rows), HOURLY).codec.step == "1 months"
     lasts = [datetime(2000 + (n + 1) // 12, (n + 1) % 12 + 1, 1) - timedelta(days=1) for n in range(60)]
     rows = [f"{stamp.date()},{math.sin(n)},{n % 7}" for n, stamp in enumerate(lasts)]
-    assert load_series(csv(rows), HOURLY).coder.step == "1 month-ends"
+    assert load_series(csv(rows), HOURLY).codec.step == "1 month-ends"
     rows = [f"{0.1 * n},{math.sin(n)},{n % 7}" for n in range(60)]
-    assert load_series(csv(rows), HOURLY).coder.step == "0.1 units"
+    assert load_series(csv(rows), HOURLY).codec.step == "0.1 units"
     assert Step.parse("2 months").after(datetime(2019, 12, 28)) == datetime(2020, 2, 28)
     assert step_between([datetime(2020, 1, 1, h) for h in (0, 1, 2, 4)]) == Step(3600.0, "seconds")
 
@@ -435,7 +435,7 @@ def test_calendar_covariates(csv):
     options = replace(HOURLY, calendar=("hour", "weekday"))
     data = load_series(csv(good()), options)
     assert data.covariates == 5
-    assert data.coder.channels == ("load", "plan", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
+    assert data.codec.channels == ("load", "plan", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
     future = data.batch([5]).context["future"][0]
     for position in range(4):
         stamp = datetime(2020, 1, 1) + timedelta(hours=5 + 6 + position)
@@ -451,7 +451,7 @@ def test_cycles_begin_at_their_beginning():
     assert begin.tolist() == [[0.0, 1.0] * 6]
 
 
-# -- coder -----------------------------------------------------------------------------------------------------------
+# -- codec -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["past", "sequence"])
@@ -463,7 +463,7 @@ def test_a_batch_of_raw_rows_is_the_window_but_for_what_is_to_be_said(layout):
     rows = data.raw[start : start + 8]
     # a longer past than needed: the last rows are used
     past = data.raw[start - 7 : start + 5]
-    got = data.coder.past_batch(past, rows[5:, 3:])
+    got = data.codec.past_batch(past, rows[5:, 3:])
     for name, part in wanted.context.items():
         assert torch.equal(got.context[name], part), name
     assert torch.equal(got.mask, wanted.mask)
@@ -471,34 +471,34 @@ def test_a_batch_of_raw_rows_is_the_window_but_for_what_is_to_be_said(layout):
     kept = ~wanted.replaceable
     assert torch.equal(got.history[kept], wanted.history[kept])
     assert not got.history[wanted.replaceable].any()
-    longer = data.coder.past_batch(past, torch.zeros(9, 1), horizon=9)
+    longer = data.codec.past_batch(past, torch.zeros(9, 1), horizon=9)
     assert longer.time == wanted.time + 6
-    several = data.coder.past_batch(past.repeat(2, 1, 1), rows[5:, 3:].repeat(2, 1, 1))
+    several = data.codec.past_batch(past.repeat(2, 1, 1), rows[5:, 3:].repeat(2, 1, 1))
     assert torch.equal(several.history[1], got.history[0])
 
 
 def test_bad_rows_to_generate_from():
-    coder = series_from_arrays(wave(), WIDE, names=NAMES).coder
+    codec = series_from_arrays(wave(), WIDE, names=NAMES).codec
     past = torch.tensor(wave()[:5])
-    (missing,) = problems_of(coder.past_batch, past)
+    (missing,) = problems_of(codec.past_batch, past)
     assert missing == "covariates are missing: the model needs c of the 3 steps to come as well"
-    assert "got (2, 1)" in problems_of(coder.past_batch, past, torch.zeros(2, 1))[0]
+    assert "got (2, 1)" in problems_of(codec.past_batch, past, torch.zeros(2, 1))[0]
     past[1, 2] = math.nan
-    assert problems_of(coder.past_batch, past[:, :3], torch.full((3, 1), math.inf)) == [
+    assert problems_of(codec.past_batch, past[:, :3], torch.full((3, 1), math.inf)) == [
         "past: rows must be (rows, 4): a, b, o, c; got (5, 3)",
         *(f"past: future: row {row}, c: got inf, expected a number" for row in (1, 2, 3)),
     ]
-    assert "past: row 2, o: got nan, expected a number" in problems_of(coder.past_batch, past, torch.zeros(3, 1))
-    assert "needs 5 rows of the past; got 2" in problems_of(coder.past_batch, past[2:4], torch.zeros(3, 1))[0]
+    assert "past: row 2, o: got nan, expected a number" in problems_of(codec.past_batch, past, torch.zeros(3, 1))
+    assert "needs 5 rows of the past; got 2" in problems_of(codec.past_batch, past[2:4], torch.zeros(3, 1))[0]
 
 
 def test_coders_come_back_from_json(csv):
     import json
 
-    coder = load_series(csv(good()), replace(HOURLY, calendar=("hour",))).coder
-    again = SeriesCoder.from_description(json.loads(json.dumps(coder.describe())))
-    assert again == coder
-    assert "expected the description of series data" in problems_of(SeriesCoder.from_description, {"kind": "text"})[0]
+    codec = load_series(csv(good()), replace(HOURLY, calendar=("hour",))).codec
+    again = SeriesCodec.from_description(json.loads(json.dumps(codec.describe())))
+    assert again == codec
+    assert "expected the description of series data" in problems_of(SeriesCodec.from_description, {"kind": "text"})[0]
 
 
 def test_recent_rows_of_a_file(csv):
@@ -508,22 +508,22 @@ def test_recent_rows_of_a_file(csv):
     start = int(data.starts["test"][2])
     rows = good()[start - 3 : start + 10]
     future = [",".join([row.split(",")[0], "", row.split(",")[2]]) for row in rows[-4:]]
-    batch = read_past(csv(rows[:-4] + future, name="recent.csv"), data.coder)
+    batch = read_past(csv(rows[:-4] + future, name="recent.csv"), data.codec)
     assert torch.equal(batch.context["past"], wanted.context["past"])
     assert torch.equal(batch.context["future"], wanted.context["future"])
     file = csv(rows[:-4] + future[:2], name="few.csv")
-    assert problems_of(read_past, file, data.coder, horizon=4) == [
+    assert problems_of(read_past, file, data.codec, horizon=4) == [
         f"{file}: covariates are missing: plan of 4 steps to come are needed, in rows whose other columns are empty; "
         "got 2 such rows"
     ]
-    assert read_past(file, data.coder).targets.shape[1] == 2
+    assert read_past(file, data.codec).targets.shape[1] == 2
     rows[4] = rows[4].split(",")[0] + ",,1"
     future[1] = future[1].rsplit(",", 1)[0] + ",no"
     file = csv(rows[:-4] + future, name="bad.csv")
-    assert problems_of(read_past, file, data.coder) == [f"{file}:12, column 'plan': 'no' is not a number"]
+    assert problems_of(read_past, file, data.codec) == [f"{file}:12, column 'plan': 'no' is not a number"]
     future[1] = future[1].rsplit(",", 1)[0] + ",3"
     file = csv(rows[:-4] + future, name="bad.csv")
-    assert problems_of(read_past, file, data.coder) == [f"{file}:6, column 'load': is missing; the model needs it"]
+    assert problems_of(read_past, file, data.codec) == [f"{file}:6, column 'load': is missing; the model needs it"]
 
 
 def test_the_calendar_goes_on_by_itself(csv):
@@ -531,5 +531,5 @@ def test_the_calendar_goes_on_by_itself(csv):
     data = load_series(csv(good()), options)
     wanted = data.window_batch("test", [2])
     start = int(data.starts["test"][2])
-    batch = read_past(csv(good()[start : start + 6], name="recent.csv"), data.coder)
+    batch = read_past(csv(good()[start : start + 6], name="recent.csv"), data.codec)
     assert torch.equal(batch.context["future"], wanted.context["future"])

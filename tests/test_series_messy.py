@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.config.data_sections import DataFile
-from freerun.config.series_table import read_windows
-from freerun.data import SeriesCoder, SeriesOptions, load_series, read_past, series_from_arrays
+from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
+from freerun.data.files import DataFile
 from freerun.data.records import read_rows
-from freerun.data.series.calendar import step_between
+from freerun.data.series.inference import read_windows
+from freerun.data.series.time_stamps import step_between
 from freerun.errors import UserError
 
 HOURLY = SeriesOptions(past=6, horizon=4, time="date")
@@ -42,8 +42,8 @@ def problems_of(function, *args):
     return caught.value.problems
 
 
-def windows_of(coder, path):
-    return read_windows(coder, DataFile(Path(path)))
+def windows_of(codec, path):
+    return read_windows(codec, DataFile(Path(path)))
 
 
 def test_rows_with_the_newest_first_are_refused_everywhere(csv):
@@ -52,9 +52,9 @@ def test_rows_with_the_newest_first_are_refused_everywhere(csv):
     said = f"{file}:3: time {STAMPS[-2]} comes after {STAMPS[-1]}, and so on to the end: newest first; sort the rows by"
     (found,) = problems_of(load_series, file, HOURLY)
     assert found.startswith(said)
-    coder = load_series(csv(rows(), name="good.csv"), HOURLY).coder
-    assert problems_of(windows_of, coder, file)[0].startswith(said)
-    assert "newest first" in problems_of(read_past, file, coder)[0]
+    codec = load_series(csv(rows(), name="good.csv"), HOURLY).codec
+    assert problems_of(windows_of, codec, file)[0].startswith(said)
+    assert "newest first" in problems_of(read_past, file, codec)[0]
     numbers = csv([f"{-n},{math.sin(n)},{math.cos(n)}" for n in range(80)], name="numbers.csv")
     assert "newest first" in problems_of(load_series, numbers, HOURLY)[0]
 
@@ -82,23 +82,23 @@ def test_several_series_that_nobody_named_are_asked_for(csv, between):
 
 def test_no_window_of_a_scored_file_lies_in_two_series(csv):
     lines = [f"{row},{name}" for row, name in zip([*rows(50), *rows(30)], "A" * 50 + "B" * 30, strict=True)]
-    coder = load_series(csv(lines, "date,a,b,who"), replace(HOURLY, series="who")).coder
-    assert SeriesCoder.from_description(coder.describe()) == coder
+    codec = load_series(csv(lines, "date,a,b,who"), replace(HOURLY, series="who")).codec
+    assert SeriesCodec.from_description(codec.describe()) == codec
     mixed = [line for pair in zip(lines[:30], lines[50:], strict=True) for line in pair] + lines[30:50]
-    found = windows_of(coder, csv(mixed, "date,a,b,who", "mixed.csv"))
+    found = windows_of(codec, csv(mixed, "date,a,b,who", "mixed.csv"))
     assert found.count == (50 - 9) + (30 - 9)
-    one = windows_of(replace(coder, series=None), csv(rows(50), name="one.csv"))
+    one = windows_of(replace(codec, series=None), csv(rows(50), name="one.csv"))
     batch, other = found.make(list(range(41))), one.make(list(range(41)))
     assert torch.equal(batch.targets, other.targets)
     assert torch.equal(batch.context["past"], other.context["past"])
-    assert "holds 2 series, by column 'who'" in problems_of(read_past, csv(lines, "date,a,b,who"), coder)[0]
-    assert "not there: who" in problems_of(windows_of, coder, csv(rows(50), name="one.csv"))[0]
+    assert "holds 2 series, by column 'who'" in problems_of(read_past, csv(lines, "date,a,b,who"), codec)[0]
+    assert "not there: who" in problems_of(windows_of, codec, csv(rows(50), name="one.csv"))[0]
 
 
 def test_a_coder_without_series_is_described_as_before(csv):
-    described = load_series(csv(rows()), HOURLY).coder.describe()
+    described = load_series(csv(rows()), HOURLY).codec.describe()
     assert "series" not in described
-    assert SeriesCoder.from_description(described).series is None
+    assert SeriesCodec.from_description(described).series is None
 
 
 def test_a_scored_file_must_be_evenly_spaced_unless_training_did_not_ask(csv):
@@ -108,9 +108,9 @@ def test_a_scored_file_must_be_evenly_spaced_unless_training_did_not_ask(csv):
     gap = csv(lines, name="gap.csv")
     assert (
         f"{gap}:32: time {STAMPS[31]} follows {STAMPS[29]}"
-        in problems_of(windows_of, load_series(file, HOURLY).coder, gap)[0]
+        in problems_of(windows_of, load_series(file, HOURLY).codec, gap)[0]
     )
-    as_it_comes = load_series(file, replace(HOURLY, irregular="ignore")).coder
+    as_it_comes = load_series(file, replace(HOURLY, irregular="ignore")).codec
     assert windows_of(as_it_comes, gap).count == 79 - 9
     assert read_past(gap, as_it_comes).targets.shape == (1, 4, 2)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resampled_words, word
+from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resample_counts, word
 from freerun.errors import UserError
-from freerun.training.reported_texts import bleu
+from freerun.metrics.table import bleu
 
 
 def test_numbers_without_words_get_students_interval():
@@ -29,7 +29,7 @@ def test_difference_is_paired_by_seed():
 def test_word_bootstrap_agrees_with_scipy():
     random = np.random.default_rng(3)
     errors, lengths = random.poisson(0.5, 300).astype(float), random.integers(3, 9, 300).astype(float)
-    ours = estimate(Ratio(errors[None], lengths[None]), None, resampled_words(300, 4000))
+    ours = estimate(Ratio(errors[None], lengths[None]), None, resample_counts(300, 4000))
 
     def rate(e: np.ndarray, n: np.ndarray, axis: int) -> np.ndarray:
         return 100 * e.sum(axis) / n.sum(axis)
@@ -58,31 +58,31 @@ def test_two_way_variance_matches_the_mean_squares():
     of_words = 4 * ((columns - grand) ** 2).sum() / 399
     left = ((part - rows - columns + grand) ** 2).sum() / (3 * 399)
     expected = 100 * np.sqrt((of_seeds + of_words - left) / 1600)
-    found = estimate(Ratio(part, np.ones_like(part)), None, resampled_words(400, 4000))
+    found = estimate(Ratio(part, np.ones_like(part)), None, resample_counts(400, 4000))
     assert found.error == pytest.approx(expected, rel=0.03)
 
 
 def test_same_input_same_interval():
     part = np.random.default_rng(1).integers(0, 2, (3, 50)).astype(float)
     score = Ratio(part, np.ones_like(part))
-    assert estimate(score, None, resampled_words(50)) == estimate(score, None, resampled_words(50))
+    assert estimate(score, None, resample_counts(50)) == estimate(score, None, resample_counts(50))
 
 
 def test_one_seed_decides_nothing():
     ones = np.ones((1, 200))
-    found = estimate(Ratio(np.zeros((1, 200)), ones), Ratio(ones, ones), resampled_words(200))
+    found = estimate(Ratio(np.zeros((1, 200)), ones), Ratio(ones, ones), resample_counts(200))
     assert (found.value, found.p_value, word(found.value, found.p_value)) == (-100.0, 1.0, "not decided")
 
 
 def test_equal_arms_are_not_decided():
     ones = np.ones((3, 20))
-    found = estimate(Ratio(ones, ones), Ratio(ones, ones), resampled_words(20))
+    found = estimate(Ratio(ones, ones), Ratio(ones, ones), resample_counts(20))
     assert (found.value, found.probability_below, found.p_value) == (0.0, 0.5, 1.0)
 
 
 def test_unpaired_scores_are_refused():
     with pytest.raises(UserError, match=r"pair by seed and word; got \(2, 3\) against \(2, 4\)"):
-        estimate(Ratio(np.ones((2, 3)), np.ones((2, 3))), Ratio(np.ones((2, 4)), np.ones((2, 4))), resampled_words(3))
+        estimate(Ratio(np.ones((2, 3)), np.ones((2, 3))), Ratio(np.ones((2, 4)), np.ones((2, 4))), resample_counts(3))
 
 
 def test_holm_by_hand():
@@ -97,7 +97,7 @@ def simulate(seeds: int, of_seeds: float, trials: int, shift: float = 0.0) -> tu
     A word is wrong where -1 + shift + difficulty + run + noise > 0; runs vary by ``of_seeds``.
     """
     random = np.random.default_rng(seeds)
-    counts, ones = resampled_words(300, 300), np.ones((seeds, 300))
+    counts, ones = resample_counts(300, 300), np.ones((seeds, 300))
     held = better = 0
     for _ in range(trials):
         difficulty = random.normal(0, 1.2, 300)
@@ -130,7 +130,7 @@ def test_a_real_gain_is_found():
 def test_a_pooled_score_that_is_a_ratio_is_that_ratio():
     random = np.random.default_rng(11)
     part, whole = random.poisson(1.0, (3, 90)).astype(float), random.integers(3, 9, (3, 90)).astype(float)
-    ratio, counts = Ratio(part, whole, 2.0), resampled_words(90)
+    ratio, counts = Ratio(part, whole, 2.0), resample_counts(90)
     pooled = Pooled(np.stack([part, whole], -1), lambda sums: 2.0 * sums[..., 0] / sums[..., 1])
     assert pooled.values == pytest.approx(ratio.values)
     assert pooled.influence() == pytest.approx(ratio.influence(), abs=1e-5)
@@ -147,7 +147,7 @@ def test_bleu_without_a_single_four_gram_has_an_interval():
         parts[..., :2], parts[..., 6:] = 12, [12, 11, 10, 9]
         parts[..., 2], parts[..., 3] = random.integers(0, 4, (2, 60)), random.integers(0, 2, (2, 60))
         arms.append(Pooled(parts, bleu))
-    found = estimate(arms[0], arms[1], resampled_words(60))
+    found = estimate(arms[0], arms[1], resample_counts(60))
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.value < found.high
@@ -162,7 +162,7 @@ def test_resamples_without_anything_to_count_are_left_out():
     part[:, 0], whole[:, 0], whole[0, 1] = 1.0, 2.0, 1.0
     ratio = Ratio(part, whole)
     assert np.isnan(ratio.resampled(np.array([[0, 0, 3]], dtype=np.float32))).all()
-    found = estimate(ratio, None, resampled_words(3))
+    found = estimate(ratio, None, resample_counts(3))
     assert found.low is not None
     assert found.low < found.value == pytest.approx((100 / 3 + 50) / 2)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from freerun.data import SYSTEMS, SystemOptions, load_system
-from freerun.data.integrate import etdrk4, exponential, largest_exponent, rk4
 from freerun.data.systems import (
     HyperRoessler,
     KuramotoSivashinsky,
@@ -17,6 +16,10 @@ from freerun.data.systems import (
     Pendulum,
     Roessler,
     Thomas,
+    etdrk4,
+    exponential,
+    largest_exponent,
+    rk4,
 )
 from freerun.errors import UserError
 

@@ -15,8 +15,8 @@ import torch
 
 from freerun.errors import CheckpointError, OccupiedError, ResourceError
 from freerun.training.files import clean, read_folder, replace_file, write_folder
-from freerun.training.folder import FolderLock, in_checkpoints
 from freerun.training.log import Metrics
+from freerun.training.run_folder import FolderLock, in_checkpoints
 from freerun.training.weights import load_weights, pack, unpack, weights_of
 
 FILES = {"a.json": b'{"x": 1}', "b.safetensors": bytes(range(256)) * 3}
@@ -151,7 +151,7 @@ def test_one_process_a_folder_and_the_dead_let_go(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from freerun.training.folder import FolderLock
+from freerun.training.run_folder import FolderLock
 with FolderLock(Path({str(tmp_path)!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import freerun as fr
 from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError
-from freerun.training import Evaluation, StoppedError, TerminatedError, loop, read_model
+from freerun.training import Evaluation, StoppedError, TerminatedError, loop, optim, read_model
 from freerun.training.weights import load_weights
 from training_world import SMALL, Wrapped, changed, fingerprints, lines, make_model, make_task, train
 
@@ -325,7 +325,7 @@ def test_weights_that_begin_with_nan_are_diverged_before_the_first_update(tmp_pa
 
 def test_optimizer_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[torch.optim.Optimizer] = []
-    make = loop.make_optimizer
+    make = optim.make_optimizer
     monkeypatch.setattr(loop, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
 
     def before(call: int, _batch: Any) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from freerun.errors import UserError
 from freerun.training import BatchPlan, TrainSettings, learning_rate
+from freerun.training.batch_plan import pieces
 from freerun.training.optim import Ema, load_optimizer, make_optimizer, optimizer_tensors
-from freerun.training.plan import pieces
 from freerun.training.weights import pack, unpack
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import freerun as fr
+from freerun.batch import Batch
 from freerun.errors import DivergedError, ResourceError, UserError
 from freerun.keys import fold
 from freerun.training import BatchPlan
-from freerun.training.checkpoint import Parts
+from freerun.training.checkpoint import TrainObjects
 from freerun.training.optim import make_optimizer
 from freerun.training.update import check_amp, update
-from freerun.types import Batch, Step
+from freerun.types import Step
 from training_world import Wrapped, changed, make_method, make_model, make_task
 
 EXACT = changed(batch_size=13, accumulate=1, optimizer="sgd", lr=1.0, warmup=0, decay="constant", clip=0.0, ema=0.0)
@@ -24,7 +25,7 @@ EXACT = changed(batch_size=13, accumulate=1, optimizer="sgd", lr=1.0, warmup=0, 
 def stepped(settings: Any, method: Any = None, task: Any = None, step: int = 2) -> tuple[Any, dict[str, Any]]:
     task = task or make_task()
     model = make_model(task, dropout=0.0).double()
-    parts = Parts(model, make_optimizer(model, settings), None)
+    parts = TrainObjects(model, make_optimizer(model, settings), None)
     plan = BatchPlan(task.lengths, settings.batch_size, seed=0)
     record = update(parts, task, method or make_method(), plan=plan, step=step, settings=settings)
     return model, record
@@ -77,7 +78,7 @@ def test_dropout_is_repeated_by_seed_step_and_micro_batch() -> None:
         model = make_model(task, dropout=0.5)
         torch.manual_seed(12345 + step)  # what the caller's generator holds does not enter
         settings = replace(EXACT, seed=seed, accumulate=2)
-        parts = Parts(model, make_optimizer(model, settings), None)
+        parts = TrainObjects(model, make_optimizer(model, settings), None)
         plan = BatchPlan(task.lengths, len(task.lengths), seed=0, bucket=False)
         return update(parts, task, fr.teacher_forcing(), plan=plan, step=step, settings=settings)["loss"]
 
@@ -102,7 +103,7 @@ def test_the_step_knows_samples_and_epochs() -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     task = make_task()
     model = make_model(task)
-    parts = Parts(model, make_optimizer(model, EXACT), None)
+    parts = TrainObjects(model, make_optimizer(model, EXACT), None)
     plan = BatchPlan(task.lengths, 13, seed=0)
     with torch.no_grad():
         model.get_parameter(next(iter(dict(model.named_parameters())))).fill_(float("nan"))
@@ -161,7 +162,7 @@ def test_a_method_that_meets_nan_weights_has_diverged() -> None:
 
     task = make_task()
     model = make_model(task)
-    parts = Parts(model, make_optimizer(model, EXACT), None)
+    parts = TrainObjects(model, make_optimizer(model, EXACT), None)
     plan = BatchPlan(task.lengths, 13, seed=0)
     with pytest.raises(UserError) as fine:
         update(parts, task, Strict(), plan=plan, step=4, settings=EXACT)
@@ -176,7 +177,7 @@ def test_bf16_trains() -> None:
     task = make_task()
     model = make_model(task, cell="gru", size=32, dropout=0.0)
     settings = changed(amp="bf16", lr=2e-2)
-    parts = Parts(model, make_optimizer(model, settings), None)
+    parts = TrainObjects(model, make_optimizer(model, settings), None)
     plan = BatchPlan(task.lengths, 12, seed=0)
     losses = [
         update(parts, task, fr.scheduled_sampling(0.8), plan=plan, step=step, settings=settings)["loss"]

@@ -191,7 +191,7 @@ def test_it_speaks_every_protocol_and_passes_every_check(case):
 
 def test_rotation_hangs_on_distances_alone():
     """Every position moved on by left padding of another length: nothing but the start vector's distance changes."""
-    from freerun.models.transformer.attention import _rotate, turns
+    from freerun.models.transformer.layers import _rotate, turns
 
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 8, generator=g, dtype=torch.float64)

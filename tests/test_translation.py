@@ -13,18 +13,17 @@ import torch
 
 from freerun.cli import main
 from freerun.compare.run import compare
-from freerun.config import load_recipe
-from freerun.config.kinds import task_of
-from freerun.config.load import load_run
-from freerun.config.run import run_recipe
 from freerun.data import ParallelOptions, load_parallel
 from freerun.errors import UserError
-from freerun.generate import generate
+from freerun.generation import generate
+from freerun.metrics.table import bleu
+from freerun.metrics.text import bleu_signature, score_translations
 from freerun.models import RecurrentSeq2Seq, TransformerSeq2Seq
-from freerun.scores import bleu_signature, score_translations
-from freerun.training.evaluation import EvaluateSettings
-from freerun.training.reported_texts import bleu
-from freerun.training.translation import TranslateTask, evaluate_translations, translate
+from freerun.recipes import load_recipe
+from freerun.recipes.load import load_run
+from freerun.recipes.train import run_recipe
+from freerun.tasks import task_of
+from freerun.tasks.pairs import EvaluateSettings, TranslateTask, evaluate_translations, translate
 from parallel_text import PAIRS, write_parallel
 
 RECIPE = """\
@@ -82,7 +81,7 @@ def run(recipe):
 
 def model_for(data, kind=TransformerSeq2Seq, **settings):
     torch.manual_seed(4)
-    return kind(*data.coder.sizes, **{"size": 16, "layers": 1} | settings)
+    return kind(*data.codec.sizes, **{"size": 16, "layers": 1} | settings)
 
 
 REFERENCES = ["ein mann geht über die straße .", "zwei hunde .", "eine frau sieht den großen hund .", "nein"]
@@ -124,7 +123,7 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
         score_translations(["a"], ["a"])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r"a subword vocabulary needs tokenizers: pip install 'freerun\[translate\]'"):
-        importlib.import_module("freerun.data.subwords").Subwords.trained(["a b"], 300)
+        importlib.import_module("freerun.data.tokenisers").Subwords.trained(["a b"], 300)
 
 
 @pytest.mark.parametrize("kind", [TransformerSeq2Seq, RecurrentSeq2Seq])
@@ -134,22 +133,22 @@ def test_evaluation_is_that_of_one_sentence_after_the_other(data, kind, beams):
     model = model_for(data, kind)
     settings = EvaluateSettings(beams=beams, length_penalty=0.6, margin=2, batch_size=3)
     test = data.evaluation("test")
-    found = evaluate_translations(model, data.coder, test, settings)
+    found = evaluate_translations(model, data.codec, test, settings)
     assert model.training
     model.eval()
     total, positions, right, outputs = 0.0, 0, 0, []
     for source, target in zip(test.sources, test.targets, strict=True):
-        batch = data.coder.pair_batch([source], [target])
+        batch = data.codec.pair_batch([source], [target])
         logits = model(batch)[0].double()
         for t, wanted in enumerate(batch.targets[0].tolist()):
             total -= float(logits[t].log_softmax(-1)[wanted])
             right += int(logits[t].argmax()) == wanted
             positions += 1
         said = generate(
-            model, data.coder.source_batch([source]), length=data.coder.longest + 3, end=0, beams=beams,
+            model, data.codec.source_batch([source]), length=data.codec.longest + 3, end=0, beams=beams,
             length_penalty=0.6,
         )  # fmt: skip
-        outputs.append(data.coder.text(said.entries[0].tolist()))
+        outputs.append(data.codec.text(said.entries[0].tolist()))
     assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
     assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / positions)
     assert [item["output"] for item in found.items] == outputs
@@ -171,7 +170,7 @@ def test_a_trained_model_translates(data):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = evaluate_translations(model, data.coder, data.splits["train"])
+    found = evaluate_translations(model, data.codec, data.splits["train"])
     assert found.free_running["bleu"] > 90
     assert found.teacher_forced["token_accuracy"] > 95
 
@@ -185,11 +184,11 @@ def test_a_run_leaves_what_is_needed_to_use_it(run, data):
     assert [item["source"] for item in items] == data.splits["test"].sources
     assert len(items[0]["bleu"]) == 10
     loaded = load_run(run)
-    assert loaded.coder == data.coder
-    batch = task_of("parallel").trial_batch(loaded.coder, 4)
+    assert loaded.codec == data.codec
+    batch = task_of("parallel").trial_batch(loaded.codec, 4)
     assert len(set(batch.mask.sum(1).tolist())) == 4
-    assert int(batch.targets.max()) < data.coder.sizes[1]
-    assert loaded.model(batch).shape == (*batch.targets.shape, data.coder.sizes[1])
+    assert int(batch.targets.max()) < data.codec.sizes[1]
+    assert loaded.model(batch).shape == (*batch.targets.shape, data.codec.sizes[1])
 
 
 def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
@@ -199,7 +198,7 @@ def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     loaded = load_run(run)
     settings = EvaluateSettings(margin=2)
-    assert out.splitlines() == translate(loaded.model, loaded.coder, ["a man runs .", "an unseen wörd"], settings)
+    assert out.splitlines() == translate(loaded.model, loaded.codec, ["a man runs .", "an unseen wörd"], settings)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert main(["generate", str(run), "--beams", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -246,7 +245,7 @@ def test_positions_are_those_that_the_data_and_free_running_need(tmp_path, margi
     overrides = [f"evaluate.length_margin={margin}", "train.updates=1"]
     with pytest.raises(UserError) as caught:
         run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, "model.longest=1"]), tmp_path / "run")
-    longest = load_parallel(folder, ParallelOptions(subwords=290)).coder.longest
+    longest = load_parallel(folder, ParallelOptions(subwords=290)).codec.longest
     assert f"model.longest = 1 is too small: {words.format(longest=longest)}" in str(caught.value)
     needed = int(str(caught.value).rsplit("=", 1)[1])
     with pytest.raises(UserError, match=f"so {needed} positions are needed"):

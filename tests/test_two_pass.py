@@ -10,7 +10,7 @@ import oracles_methods as naive
 from builders import ForwardOnly, assert_same_gradients, gradients, ragged, seq2seq
 from freerun.draws import Sample
 from freerun.keys import fold
-from freerun.methods.mixes import HARD, MIXES
+from freerun.methods.two_pass import HARD, MIXES
 from freerun.types import Embedder
 from oracles import coins
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import Module
 
 import freerun as fr
-from freerun.data.toy import load_toy
+from freerun.batch import Batch
+from freerun.data.builtin_pairs import load_toy
+from freerun.tasks.pairs import PairTask
 from freerun.training import TrainSettings, fit
-from freerun.training.evaluation import PairTask
-from freerun.types import Batch
 
 WALL_CLOCK = {"seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds"}
 SMALL = TrainSettings(

@@ -10,8 +10,6 @@
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,11 +27,12 @@ if TYPE_CHECKING:
         schedules,
         transforms,
     )
+    from freerun.batch import Batch
     from freerun.checks import check_model
     from freerun.draws import DRAWS
     from freerun.errors import UserError
     from freerun.gates import GATES
-    from freerun.generate import Generated, generate
+    from freerun.generation import Generated, generate
     from freerun.methods import (
         METHODS,
         PRESETS,
@@ -58,7 +57,7 @@ if TYPE_CHECKING:
     from freerun.models import MODELS
     from freerun.rollin import ENGINES, Draft, Window
     from freerun.schedules import SCHEDULES
-    from freerun.types import Batch, Outcome, Step
+    from freerun.types import Outcome, Step
 
 __version__ = "0.1.0"
 
@@ -68,7 +67,8 @@ _HOMES = {
     "DRAWS": "freerun.draws",
     "UserError": "freerun.errors",
     "GATES": "freerun.gates",
-    "Generated": "freerun.generate",
+    "Generated": "freerun.generation",
+    "generate": "freerun.generation",
     "METHODS": "freerun.methods",
     "PRESETS": "freerun.methods",
     "confidence_aware": "freerun.methods",
@@ -173,18 +173,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """``freerun.generate`` is the function; importing the package of that name would put the package in its place."""
-
-    @property
-    def generate(self) -> Any:
-        return importlib.import_module("freerun.generate").generate
-
-    @generate.setter
-    def generate(self, _: Any) -> None:
-        pass
-
-
-sys.modules[__name__].__class__ = _Package

@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import MISSING, field, fields, is_dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from freerun.errors import UserError
-
-__all__ = ["ArgumentError", "Arguments", "count_problems", "is_number", "nearest", "refused", "unknown_argument"]
-
+from freerun.errors import UserError, visible
 
 _LARGEST = sys.float_info.max
+
+
 _WHOLE = 2**63
 """Above every whole number that a tensor can hold."""
 
@@ -54,6 +53,8 @@ def count_problems(counts: Mapping[str, object]) -> list[str]:
 
 
 _P_OWN = "teacher_forcing_ratio is P(gold): for a probability p of feeding the model's own output it is 1 - p"
+
+
 # what an argument is called here, and elsewhere
 _CALLED: Mapping[str, str] = {
     "teacher_forcing_ratio": "sampling_probability sampling_prob sampling_rate scheduled_sampling_ratio ss_ratio "
@@ -78,9 +79,17 @@ _CALLED: Mapping[str, str] = {
     "mask": "padding_mask pad_mask attention_mask tgt_mask",
     "context": "source src x encoder_inputs",
 }
+
+
 _OTHER_NAMES = {word: name for name, words in _CALLED.items() for word in words.split()}
+
+
 _FROM_CALL = "randomness comes with the call: method(model, batch, step=step, key=0)"
+
+
 _FROM_DRAW = "it belongs to the draw: draw=fr.draws.sample({}=...)"
+
+
 _INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("temperature", "top_k", "top_p"), _FROM_DRAW),
     **dict.fromkeys(("seed", "generator", "key", "rng"), _FROM_CALL),
@@ -196,3 +205,64 @@ def refused(function: Any, places: int) -> str:
     except TypeError as error:
         return f": it cannot be called with {places} arguments ({error})"
     return ""
+
+
+_LINE, _PART = 240, 60
+
+
+def brief(self: Any) -> str:
+    """A ``__repr__``: the class, and each public field that is not its default, in at most 240 characters.
+
+    >>> class Words:
+    ...     __repr__ = brief
+    ...     def __init__(self):
+    ...         self.words, self.longest, self.name = ["a"] * 1000, 7, "news"
+    >>> Words()
+    Words(words=1,000 items, longest=7, name='news')
+    """
+    shown = ", ".join(f"{name}={_part(value)}" for name, value in _fields(self) if not name.startswith("_"))
+    return f"{type(self).__name__}({_cut(shown, _LINE)})"
+
+
+def _fields(self: Any) -> list[tuple[str, Any]]:
+    if not is_dataclass(self):
+        return list(vars(self).items())
+    pairs = ((each, getattr(self, each.name)) for each in fields(self) if each.repr)
+    return [(each.name, value) for each, value in pairs if each.default is MISSING or each.default is not value]
+
+
+def _part(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and hasattr(value, "dtype"):
+        return f"{tuple(shape)} {str(value.dtype).removeprefix('torch.')}" if shape else f"{value.item():.4g}"
+    if isinstance(value, str):
+        return _cut(visible(repr(value)), _PART) if len(value) <= 4 * _PART else f"{len(value):,} characters"
+    if isinstance(value, float):
+        text = repr(value)
+        return text if len(text) <= 8 else f"{value:.6g}"
+    if isinstance(value, Mapping) and len(value) <= 4:
+        pairs = cast(Mapping[Any, Any], value).items()
+        return _cut(f"{{{', '.join(f'{name}: {_part(part)}' for name, part in pairs)}}}", 2 * _PART)
+    if isinstance(value, list | tuple) and len(value) <= 4:
+        return _cut(f"({', '.join(map(_part, cast(list[Any], value)))})", _PART)
+    if isinstance(value, Sized):
+        name = "items" if isinstance(value, list | tuple | Mapping) else f"of {type(value).__name__}"
+        return f"{len(value):,} {name}"
+    return _cut(visible(repr(value)), 2 * _PART)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+MOST = 2**53
+"""The largest whole number that a float holds exactly; no count of anything is larger."""
+
+
+def number_field(default: Any, low: float | None = None, high: float | None = None, *, semantic: bool = True) -> Any:
+    """A field of a section, with the range that a recipe may give it; a whole number is at most ``MOST``.
+
+    ``semantic=False``: it changes no number of a run, and may be another one when the run goes on.
+    """
+    most = MOST if high is None and not isinstance(default, float) else high
+    return field(default=default, metadata={"low": low, "high": most, "semantic": semantic})

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freerun.arguments import Arguments, is_number
-from freerun.batch_problems import must_be
+from freerun.batch import must_be
 from freerun.errors import UserError
 
 __all__ = ["HEADS", "Distribution", "Gaussian", "Quantiles", "StudentT"]

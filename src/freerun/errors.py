@@ -8,12 +8,6 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-__all__ = [
-    "EXIT_CODES", "CheckpointError", "DivergedError", "FaultError", "NotInstalledError", "OccupiedError",
-    "OtherProcessError", "ResourceError", "StoppedError", "TerminatedError", "UserError", "listed", "needing",
-    "out_of_memory", "shown", "visible", "whole",
-]  # fmt: skip
-
 DATA, LINE = 200, 600
 """Characters of a user's data in a message, and of a message's line."""
 

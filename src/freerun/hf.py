@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 from freerun.errors import needing
 
 if TYPE_CHECKING:
-    from freerun.integrations.transformers.adapt import adapt
-    from freerun.integrations.transformers.callback import Callback
-    from freerun.integrations.transformers.trainer import MethodMixin, Seq2SeqTrainer, Trainer
+    from freerun.integrations.hf_adapt import adapt
+    from freerun.integrations.hf_trainer import Callback, MethodMixin, Seq2SeqTrainer, Trainer
 
 __all__ = ["Callback", "MethodMixin", "Seq2SeqTrainer", "Trainer", "adapt"]
 
-_HOME = "freerun.integrations.transformers"
+_HOME = "freerun.integrations"
 _HOMES = {
-    "adapt": "adapt",
-    "Callback": "callback",
-    "MethodMixin": "trainer",
-    "Seq2SeqTrainer": "trainer",
-    "Trainer": "trainer",
+    "adapt": "hf_adapt",
+    "Callback": "hf_trainer",
+    "MethodMixin": "hf_trainer",
+    "Seq2SeqTrainer": "hf_trainer",
+    "Trainer": "hf_trainer",
 }
 
 

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freerun.arguments import Arguments, is_number, nearest, refused
-from freerun.batch_problems import must_be, shape_of
+from freerun.batch import Batch, must_be, shape_of
 from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError
-from freerun.types import Batch
 
 __all__ = [
     "OBJECTIVES", "CrossEntropy", "GaussianNLL", "MeanSquaredError", "Objective", "Pinball", "StudentTNLL", "check",

@@ -13,8 +13,6 @@ from typing import Any, ClassVar, Self
 
 from freerun.errors import StoppedError, TerminatedError
 
-__all__ = ["LIFELINE", "Interrupt", "StopFlag", "end_with_parent", "ignore", "stopped"]
-
 LIFELINE = "FREERUN_LIFELINE"
 """In the environment of a process whose standard input ends when its parent does."""
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.errors import UserError, whole
-from freerun.types import Batch
 
 __all__ = ["LOSS_ON", "loss_on", "loss_on_problems", "within_horizon"]
 

@@ -10,14 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from freerun.batch import Batch, select_rows, to_device
-from freerun.brief import brief
+from freerun.arguments import brief
+from freerun.batch import Batch
 from freerun.errors import DivergedError, UserError, whole
-
-__all__ = [
-    "Batch", "Cached", "Detachable", "Embedder", "Encoder", "Model", "Outcome", "Reader", "Split", "Step", "Stepper",
-    "select_rows", "step_number", "to_device",
-]  # fmt: skip
 
 
 class Step(int):

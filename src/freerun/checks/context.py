@@ -10,12 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.checks.report import Check, Probe, Raised, Verdict, distance, raised
-from freerun.checks.trees import difference, leaves, mapped, snapshot
+from freerun.batch import Batch, select_rows
+from freerun.checks.report import (
+    Check,
+    Probe,
+    Raised,
+    Verdict,
+    difference,
+    distance,
+    map_tree,
+    raised,
+    snapshot,
+    tree_leaves,
+)
 from freerun.errors import UserError
-from freerun.types import Batch, select_rows
-
-__all__ = ["CONTEXT", "alone_equals_batch", "collated", "inputs_untouched"]
 
 _LOOSER = 10  # calls of different shapes
 # what a mask's name has beside that of its source: source_mask, src_key_padding_mask, input_lengths
@@ -52,7 +60,7 @@ def _uses_context(probe: Probe) -> Verdict:
 
 def _holds_targets(probe: Probe) -> Verdict:
     batch = probe.batch
-    for at, leaf in leaves(batch.context):
+    for at, leaf in tree_leaves(batch.context):
         if not isinstance(leaf, Tensor) or leaf.dim() != batch.targets.dim() or leaf.dtype != batch.targets.dtype:
             continue
         extra = leaf.shape[1] - batch.time
@@ -62,7 +70,7 @@ def _holds_targets(probe: Probe) -> Verdict:
             torch.equal(leaf[:, o : o + batch.time][batch.mask], batch.targets[batch.mask]) for o in range(extra + 1)
         ):
             continue
-        turned = mapped(batch.context, lambda path, x, at=at: x.flip(1) if path == at else x)
+        turned = map_tree(batch.context, lambda path, x, at=at: x.flip(1) if path == at else x)
         if probe.moved(probe.ask(batch.replace(context=turned), f"{at} turned round")):
             return (
                 "warning",
@@ -92,12 +100,12 @@ class _Padded:
         """One row without its padding."""
         kept = self.there[row].nonzero()[:, 0]
         one = batch.select(torch.tensor([row], device=kept.device))
-        return one.replace(context=mapped(one.context, lambda at, x: x[:, kept] if at in self.aligned else x))
+        return one.replace(context=map_tree(one.context, lambda at, x: x[:, kept] if at in self.aligned else x))
 
 
 def _padded(batch: Batch) -> list[_Padded]:
     """The paddings that masks and lengths in the context tell of, or else ids that end rows of it and stand nowhere."""
-    tensors = [(at, leaf) for at, leaf in leaves(batch.context) if isinstance(leaf, Tensor)]
+    tensors = [(at, leaf) for at, leaf in tree_leaves(batch.context) if isinstance(leaf, Tensor)]
     found: list[_Padded] = []
     for at, leaf in tensors:
         name = _last(at)
@@ -177,12 +185,12 @@ def _source_order(probe: Probe) -> Verdict:
     if batch.context is None:
         return ("not applicable", "the batch has no context")
     known = {path: padding.there for padding in _padded(batch) for path in padding.aligned}
-    turned = mapped(batch.context, lambda at, x: _turned(x, known.get(at)))
+    turned = map_tree(batch.context, lambda at, x: _turned(x, known.get(at)))
     if difference(snapshot(batch.context, ""), turned, "") is None:
         return ("not applicable", "the context has no sequence that changes when it is turned round")
     try:
         far = probe.moved(probe.ask(batch.replace(context=turned), "sources turned round"))
-        other = mapped(batch.context, lambda at, x: x if _turned(x, None) is x else x.roll(1, 0))
+        other = map_tree(batch.context, lambda at, x: x if _turned(x, None) is x else x.roll(1, 0))
         matters = bool(far) or bool(probe.moved(probe.ask(batch.replace(context=other), "sources of other rows")))
     except Raised as error:
         return ("not applicable", str(error))

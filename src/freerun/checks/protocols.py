@@ -8,12 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.checks.report import Check, Probe, Verdict, distance
-from freerun.checks.trees import difference, snapshot
-from freerun.rollin.together import can
+from freerun.checks.report import Check, Probe, Verdict, difference, distance, snapshot
+from freerun.rollin.model import supports
 from freerun.types import Cached, Detachable, Embedder, Encoder, Reader, Split, Stepper
-
-__all__ = ["PROTOCOLS"]
 
 _LOOSER = 10  # two ways of computing, where the forward's checks compare one with itself
 
@@ -27,7 +24,7 @@ def _needs(protocol: type[Any], methods: str) -> Callable[[Callable[[Probe], Ver
 
     def only(ask: Callable[[Probe], Verdict]) -> Callable[[Probe], Verdict]:
         def asked(probe: Probe) -> Verdict:
-            if can(probe.model, protocol):
+            if supports(probe.model, protocol):
                 return ask(probe)
             return ("not applicable", f"the model has no {methods}")
 

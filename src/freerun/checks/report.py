@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import out_of_memory
-from freerun.types import Batch
-
-__all__ = ["Check", "Finding", "Probe", "Raised", "Report", "Verdict", "distance", "raised"]
 
 # a refusal; (another status, explanation); None: nothing stands against the model
 Verdict = str | tuple[str, str] | None
+
 
 _POSITIONS = 32  # changed one by one, at most
 
@@ -207,3 +206,53 @@ def distance(a: Tensor, b: Tensor, tolerance: float) -> float:
     if bool(same.all()):
         return 0.0
     return float((a - b)[~same].abs().nan_to_num(torch.inf, torch.inf).max())
+
+
+def tree_leaves(tree: Any, path: str = "context") -> Iterator[tuple[str, Any]]:
+    """What a tree of containers and dataclasses holds, each with its path; other objects are not looked into."""
+    if isinstance(tree, Mapping):
+        for name, part in cast(Mapping[Any, Any], tree).items():
+            yield from tree_leaves(part, f"{path}[{name!r}]")
+    elif isinstance(tree, tuple | list):
+        for n, part in enumerate(cast(Sequence[Any], tree)):
+            yield from tree_leaves(part, f"{path}[{n}]")
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for each in fields(tree):
+            yield from tree_leaves(getattr(tree, each.name), f"{path}.{each.name}")
+    elif isinstance(tree, Tensor | int | float | str | None):
+        yield path, tree
+
+
+def map_tree(tree: Any, change: Callable[[str, Tensor], Tensor], path: str = "context") -> Any:
+    """The tree with its tensors changed, each given with its path."""
+    if isinstance(tree, Tensor):
+        return change(path, tree)
+    if isinstance(tree, Mapping):
+        items = cast(Mapping[Any, Any], tree).items()
+        return {name: map_tree(part, change, f"{path}[{name!r}]") for name, part in items}
+    if isinstance(tree, tuple | list):
+        parts = [map_tree(part, change, f"{path}[{n}]") for n, part in enumerate(cast(Sequence[Any], tree))]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        named = ((each.name, getattr(tree, each.name)) for each in fields(tree) if each.init)
+        return replace(tree, **{name: map_tree(part, change, f"{path}.{name}") for name, part in named})
+    return tree
+
+
+def snapshot(tree: Any, path: str) -> dict[str, Any]:
+    """What a tree holds, copied, to be compared with it later; weights are left out."""
+    kept = ((at, leaf) for at, leaf in tree_leaves(tree, path) if not isinstance(leaf, nn.Parameter))
+    return {at: leaf.clone() if isinstance(leaf, Tensor) else leaf for at, leaf in kept}
+
+
+def difference(before: dict[str, Any], tree: Any, path: str) -> str | None:
+    """The path of the first part that is another than it was, or None."""
+    after = {at: leaf for at, leaf in tree_leaves(tree, path) if not isinstance(leaf, nn.Parameter)}
+    for at in dict.fromkeys((*before, *after)):
+        a, b = before.get(at), after.get(at)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.shape != b.shape or not bool(((a == b) | ((a != a) & (b != b))).all()):  # noqa: PLR0124 - NaN
+                return at
+        elif (at in before) != (at in after) or type(a) is not type(b) or a != b:
+            return at
+    return None

@@ -9,18 +9,13 @@ from typing import Any
 
 import torch
 
+from freerun.batch import Batch
 from freerun.checks.context import CONTEXT, alone_equals_batch, collated, inputs_untouched
-from freerun.checks.forward import FORWARD, deterministic, shape
+from freerun.checks.forward import FORWARD, deterministic, learning, shape, training_mode
 from freerun.checks.protocols import PROTOCOLS
-from freerun.checks.report import Check, Probe, Report
-from freerun.checks.training import learning, training_mode
-from freerun.checks.trees import snapshot
+from freerun.checks.report import Check, Probe, Report, snapshot
 from freerun.errors import UserError
-from freerun.rollin.modes import evaluating
-from freerun.rollin.outputs import call_problems
-from freerun.types import Batch
-
-__all__ = ["check_model", "examine"]
+from freerun.rollin.model import call_problems, eval_mode
 
 _ROWS = 8  # looked at most
 
@@ -86,7 +81,7 @@ def examine(
     # a copy: a model that writes into its batch writes into ours
     batch = batch.select(torch.arange(min(batch.size, _ROWS), device=batch.history.device))
     before = snapshot(batch, "batch")
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), eval_mode(model):
         outputs = model(batch)
         found = [Check("shape", partial(shape, outputs), "outputs are (batch, time, ...)", "the batch", "")(batch)]
         if found[-1].status != "ok":

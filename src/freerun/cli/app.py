@@ -13,8 +13,6 @@ from cyclopts import App, CycloptsError, Parameter
 from freerun.cli import commands
 from freerun.errors import EXIT_CODES, UserError
 
-__all__ = ["app", "run"]
-
 Flag = Parameter(negative=(), show_default=False)
 Set = Annotated[
     tuple[str, ...],
@@ -130,7 +128,7 @@ def diagnose(
     overwrite
         Replace an earlier diagnosis.
     """
-    from freerun.cli.diagnose import diagnose as measured
+    from freerun.cli.commands import diagnose as measured
 
     return measured(run, out, windows, overwrite=overwrite)
 
@@ -198,7 +196,7 @@ def check(target: str, /) -> int:
 
 def changes(unset: Sequence[str], set_: Sequence[str]) -> list[str]:
     """What --unset and --set say, as overrides of a recipe."""
-    from freerun.config.source import Unset as Taken
+    from freerun.recipes.source import Unset as Taken
 
     return [*map(Taken, unset), *set_]
 

@@ -8,14 +8,218 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from freerun.errors import CheckpointError, DivergedError, UserError, out_of_memory, visible
+import freerun
+from freerun.arguments import nearest
+from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError, out_of_memory, visible
+from freerun.recipes.source import shipped_recipes
 
-__all__ = ["check", "compare", "evaluate", "generate", "methods", "recipes", "schedules", "train", "usable"]
+
+def list_methods() -> str:
+    """Every method with its one line, and the presets with their papers."""
+    from freerun.methods import METHODS, PRESETS
+
+    lines = _columns((name, cls.summary) for name, cls in METHODS.items())
+    lines += ["", "Presets in Python (methods with their published settings, made for a number of updates):"]
+    lines += _columns((f"{name}({', '.join(_needed(make))})", paper) for name, (make, paper) in PRESETS.items())
+    return "\n".join([*lines, "", "freerun methods NAME shows formula, reference, parameters and BibTeX."])
+
+
+def describe_method(name: str) -> str:
+    """Formula, parameters, reference and BibTeX of a method, or what a preset makes.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    from freerun.methods import METHODS, PRESETS
+
+    if name in PRESETS:
+        return _preset(name, *PRESETS[name])
+    cls = METHODS[name] if name in METHODS else _one(dict.fromkeys([*METHODS, *PRESETS]), name, "method")
+    citation = cls.citation
+    parts = [f"{name}: {cls.summary}", _indented(citation.formula), _parameters(cls)]
+    return "\n\n".join([*parts, citation.reference, citation.bibtex])
+
+
+_EXAMPLE = {"steps": 1000, "length": 20}
+
+
+def _needed(make: Callable[..., Any]) -> list[str]:
+    return [each.name for each in signature(make).parameters.values() if each.kind is not each.VAR_KEYWORD]
+
+
+def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
+    """What a preset is: its line, the method that it makes, and its paper."""
+    given = {each: _EXAMPLE[each] for each in _needed(make)}
+    example, first = make(**given), (make.__doc__ or "").splitlines()[0]
+    call = f"freerun.{name}({', '.join(f'{key}={value}' for key, value in given.items())})"
+    if not hasattr(freerun, name):
+        call = call.replace("freerun.", "freerun.methods.", 1)
+    return "\n\n".join(
+        [
+            f"{name}: a preset. {first}",
+            _indented(f"{call}\n= {example!r}"),
+            f"It makes the method {example.name} (freerun methods {example.name}); a recipe writes that method out.",
+            paper,
+        ]
+    )
+
+
+def list_schedules() -> str:
+    """Every schedule with its one line and formula."""
+    from freerun.schedules import SCHEDULES
+
+    lines = _columns((name, f"{cls.summary}:  {cls.formula}") for name, cls in SCHEDULES.items())
+    return "\n".join([*lines, "", "freerun schedules NAME shows its parameters."])
+
+
+def describe_schedule(name: str) -> str:
+    """Formula, parameters and reference of a schedule, and how a recipe writes it.
+
+    Raises:
+        UserError: there is no such schedule.
+    """
+    from freerun.recipes.fields import required
+    from freerun.schedules import SCHEDULES
+
+    cls = _one(SCHEDULES, name, "schedule")
+    needed = "".join(f", {each.name} = ..." for each in fields(cls) if required(each))
+    recipe = f'In a recipe: teacher_forcing_ratio = {{ schedule = "{name}"{needed} }}'
+    parts = [f"{name}: {cls.summary}", _indented(f"value(s) = {cls.formula}"), _parameters(cls), cls.reference, recipe]
+    return "\n\n".join(part for part in parts if part)
+
+
+def list_recipes() -> str:
+    """Every recipe that comes with freerun, with the first line of its comments."""
+    found = shipped_recipes()
+    lines = _columns((name, _first_comment(path.read_text(encoding="utf-8"))) for name, path in found.items())
+    return "\n".join([*lines, "", "freerun recipes NAME prints one; freerun train NAME --out RUN runs it."])
+
+
+def describe_recipe(name: str) -> str:
+    """The text of a recipe.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    return _one(shipped_recipes(), name.removesuffix(".toml"), "recipe").read_text(encoding="utf-8")
+
+
+def _one(known: Mapping[str, Any], name: str, what: str) -> Any:
+    if name in known:
+        return known[name]
+    near = nearest(name, known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+    raise UserError(f"there is no {what} {name!r}\n  help: {hint}")
+
+
+def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
+    listed = list(rows)
+    width = max((len(name) for name, _ in listed), default=0)
+    return [f"{name:<{width}}  {text}" for name, text in listed]
+
+
+def _parameters(cls: type[Any]) -> str:
+    from freerun.recipes.fields import required
+    from freerun.recipes.methods import SUPPLIED
+
+    shown = [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
+    rows = [(each.name, "required" if required(each) else f"default {each.default!r}") for each in shown]
+    return "\n".join(["Parameters:", *(f"  {line}" for line in _columns(rows))])
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _first_comment(text: str) -> str:
+    first = text.splitlines()[0] if text else ""
+    return first.removeprefix("#").strip()
+
+
+_FILES = ("diagnosis.json", "diagnosis.html")
+
+
+_BEGINS = b'{"schema": 1, "run": {'
+
+
+def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> int:
+    """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output.
+
+    Raises:
+        OccupiedError: the folder holds a diagnosis already, or cannot hold one.
+        UserError: the run cannot be diagnosed, or a library of the extra ``report`` is missing.
+    """
+    pass
+    from freerun.compare.run import require_report
+    from freerun.recipes.folder import probe
+    from freerun.recipes.load import diagnose_run, load_run
+    from freerun.report.diagnosis import write_diagnosis
+    from freerun.training.files import replace_file
+
+    require_report()
+    loaded = load_run(run)
+    folder = run if out is None else out
+    _check_place(folder, overwrite=overwrite)
+    with _shown() as watch:
+        with usable(run):
+            found = diagnose_run(loaded, windows, watch, before=lambda: probe(folder))
+        watch("drawing the page")
+        replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
+        page = write_diagnosis(found, folder / _FILES[1])
+    print(visible(_told(found), keep="\n"))
+    print(page)
+    return 0
+
+
+def _check_place(folder: Path, *, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OccupiedError(f"{folder} is a file; --out is a folder")
+    there = [name for name in _FILES if (folder / name).exists() or (folder / name).is_symlink()]
+    if there and not _is_ours(folder):
+        raise OccupiedError(
+            f"{folder} holds {', '.join(there)}, and no freerun diagnose wrote it\n  help: move it away, or give "
+            "another --out"
+        )
+    if there and not overwrite:
+        raise OccupiedError(
+            f"{folder} holds a diagnosis ({', '.join(there)})\n  help: --overwrite replaces it; or give another --out"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the files that a diagnosis has are plain files, and the first of them is one."""
+    paths = [folder / name for name in _FILES]
+    if any(path.is_symlink() or (path.exists() and not path.is_file()) for path in paths) or not paths[0].exists():
+        return False
+    with paths[0].open("rb") as file:
+        return file.read(len(_BEGINS)) == _BEGINS
+
+
+def _told(found: dict[str, Any]) -> str:
+    from freerun.report import diagnosed_ids, diagnosed_values
+
+    diagnosis = found["diagnosis"]
+    part = diagnosed_values if diagnosis["kind"] == "values" else diagnosed_ids
+    return part.summary(diagnosis)
+
+
+@contextmanager
+def _shown() -> Generator[Any]:
+    """What is being done, on standard error: a line that changes on a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("diagnosing") as status:
+        yield lambda text: status.update(f"diagnosing: {text}")
 
 
 def train(
@@ -23,16 +227,16 @@ def train(
     allow: Sequence[str],
 ) -> int:  # fmt: skip
     """``freerun train``: the folder of the run on standard output."""
-    from freerun.config import load_recipe
+    from freerun.recipes import load_recipe
 
     # a broken recipe is refused without PyTorch; of several processes one says so
     loaded = None if "WORLD_SIZE" in os.environ else load_recipe(recipe, overrides)
-    from freerun.config.run import results_lines, run_recipe
-    from freerun.training.processes import joined
+    from freerun.recipes.train import results_lines, run_recipe
+    from freerun.training.processes import join_processes
 
-    with joined() as processes:
+    with join_processes() as processes:
         if loaded is None:
-            with processes.alike():
+            with processes.raise_on_all_ranks():
                 loaded = load_recipe(recipe, overrides)
         summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init, allow=allow)
         if processes.first:
@@ -42,7 +246,7 @@ def train(
 
 def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> int:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
-    from freerun.config.load import answer, load_run
+    from freerun.recipes.load import answer, load_run
 
     loaded = load_run(run)
     if loaded.kind.tables and lines_file is None:
@@ -74,7 +278,7 @@ def usable(run: Path) -> Generator[None]:
 
 def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]]:
     """The lines, blank ones only if wanted, and where each stands."""
-    from freerun.data.text import refuse_no_file
+    from freerun.data.files import refuse_no_file
 
     name = "standard input" if path is None else str(path)
     if path is not None:
@@ -96,7 +300,7 @@ def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]
 
 def evaluate(run: Path, data: Path | None, beams: int | None) -> int:
     """``freerun evaluate``: JSON."""
-    from freerun.config.load import evaluate_run, load_run
+    from freerun.recipes.load import evaluate_run, load_run
 
     with usable(run):
         found = evaluate_run(load_run(run), data, beams)
@@ -113,10 +317,10 @@ def compare(
 
     from freerun import report
     from freerun.compare.run import compare as run_all
-    from freerun.compare.table import table
-    from freerun.training.processes import started_together
+    from freerun.compare.verdict import table
+    from freerun.training.processes import launched_processes
 
-    if started_together() > 1:
+    if launched_processes() > 1:
         raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
     results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow)
     # a pipe without COLUMNS has all the room there is
@@ -130,7 +334,7 @@ def compare(
 
 def methods(name: str | None) -> int:
     """``freerun methods``."""
-    from freerun.cli.listing import describe_method, list_methods
+    pass
 
     print(list_methods() if name is None else describe_method(name))
     return 0
@@ -138,7 +342,7 @@ def methods(name: str | None) -> int:
 
 def schedules(name: str | None) -> int:
     """``freerun schedules``."""
-    from freerun.cli.listing import describe_schedule, list_schedules
+    pass
 
     print(list_schedules() if name is None else describe_schedule(name))
     return 0
@@ -146,7 +350,7 @@ def schedules(name: str | None) -> int:
 
 def recipes(name: str | None) -> int:
     """``freerun recipes``."""
-    from freerun.cli.listing import describe_recipe, list_recipes
+    pass
 
     print(list_recipes() if name is None else describe_recipe(name), end="\n" if name is None else "")
     return 0
@@ -176,7 +380,7 @@ def _target(target: str) -> tuple[Any, Any, Any, Any]:
     """Model and batch, or model, None, examples and collate."""
     if _is_object(target):
         return _python_target(target)
-    from freerun.config.load import load_run, trial_batch
+    from freerun.recipes.load import load_run, trial_batch
 
     loaded = load_run(target)
     return loaded.model, trial_batch(loaded), None, None
@@ -187,7 +391,7 @@ def _is_object(target: str) -> bool:
 
 
 def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
-    from freerun.types import Batch
+    from freerun.batch import Batch
 
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:

@@ -10,17 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from freerun.errors import (
-    FaultError,
-    ResourceError,
-    StoppedError,
-    TerminatedError,
-    UserError,
-    out_of_memory,
-)  # fmt: skip
+from freerun.errors import FaultError, ResourceError, StoppedError, TerminatedError, UserError, out_of_memory
 from freerun.signals import LIFELINE, Interrupt, StopFlag, end_with_parent, ignore, stopped
-
-__all__ = ["guarded", "main"]
 
 _STOPPED = (StoppedError.exit_code, TerminatedError.exit_code)
 
@@ -98,9 +89,9 @@ def _said_elsewhere(error: BaseException) -> bool:
     """Whether another process of the job says it."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    from freerun.training.processes import said_elsewhere
+    from freerun.training.processes import reported_elsewhere
 
-    return said_elsewhere(error)
+    return reported_elsewhere(error)
 
 
 def _tell(problems: Sequence[str], code: int) -> int:

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freerun.compare import folders, verdict
+from freerun.compare import runs as runs_module
+from freerun.compare import verdict
 from freerun.compare.plan import PlannedRun
-from freerun.compare.statistics import Estimate, Median, OverWords, Pooled, Ratio, estimate, holm, resampled_words, word
-from freerun.compare.told import told
+from freerun.compare.statistics import Estimate, ItemScore, Median, Pooled, Ratio, estimate, holm, resample_counts, word
+from freerun.compare.verdict import task_report
 from freerun.errors import CheckpointError, UserError
+from freerun.metrics.table import Metric, TaskReport
 from freerun.training.files import replace_file
-from freerun.training.reported import Measure, Reported
-from freerun.training.shapes import expect, read_json, versioned
-
-__all__ = ["collect", "read", "write"]
+from freerun.training.json_shapes import expect, read_json, versioned
 
 Counts = Sequence[NDArray[np.float32]]
 
@@ -30,7 +29,7 @@ class _ArmScores:
     label: str
     method: str
     reference: str | None
-    scores: Mapping[str, OverWords | list[float]]
+    scores: Mapping[str, ItemScore | list[float]]
 
 
 def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
@@ -45,17 +44,17 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
         UserError: a run is unfinished, or runs differ in data or test words and so cannot be compared.
         CheckpointError: a run's test words are missing.
     """
-    summaries = {run.name: folders.summary(out / "runs" / run.name) for run in runs}
+    summaries = {run.name: runs_module.summary(out / "runs" / run.name) for run in runs}
     missing = [name for name, found in summaries.items() if not (found and found.get("finished"))]
     if missing:
         raise UserError(f"runs without a finished summary: {', '.join(missing)}; go on with --resume")
     records = [_record(run, summaries[run.name] or {}, out) for run in runs]
     _check_same_data(records)
     words = _words(runs, out)
-    reported = told(recipe)
+    reported = task_report(recipe)
     arms = _arms(runs, records, words, reported)
     items = len(next(iter(words.values())))
-    counts = resampled_words(items)
+    counts = resample_counts(items)
     results: dict[str, Any] = {
         "schema": 1,
         "recipe": dict(recipe),
@@ -87,7 +86,7 @@ def read(out: Path) -> dict[str, Any]:
         raise UserError(f"{out} holds no results.json; make one with: freerun compare RECIPE --out {out}")
     found = read_json(path, dict[str, Any])
     versioned(found, "schema", 1, str(path))
-    expect(found, folders.Results, str(path))
+    expect(found, runs_module.Results, str(path))
     for run in found["runs"]:
         if Path(run["folder"]).parts != ("runs", Path(run["folder"]).name):
             raise CheckpointError(f"{path} is damaged: runs.folder must be runs/NAME; it is {run['folder']!r}")
@@ -128,7 +127,7 @@ def _check_same_data(records: Sequence[Mapping[str, Any]]) -> None:
 
 def _words(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, Any]]]:
     """Test words of every run, in the order of the first."""
-    words = {run.name: folders.items(out / "runs" / run.name) for run in runs}
+    words = {run.name: runs_module.items(out / "runs" / run.name) for run in runs}
     first = next(iter(words))
     order = _names(words[first])
     for name, found in words.items():
@@ -156,13 +155,13 @@ def _arms(
     runs: Sequence[PlannedRun],
     records: Sequence[Mapping[str, Any]],
     words: Mapping[str, list[dict[str, Any]]],
-    reported: Reported,
+    reported: TaskReport,
 ) -> list[_ArmScores]:
     arms: list[_ArmScores] = []
     for label in dict.fromkeys(run.arm.label for run in runs):
         chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
         chosen.sort(key=lambda pair: pair[0].seed)
-        scores: dict[str, OverWords | list[float]] = dict(_scalars([record for _, record in chosen]))
+        scores: dict[str, ItemScore | list[float]] = dict(_scalars([record for _, record in chosen]))
         for measure in reported.measures:
             found = _over_words(measure, [words[run.name] for run, _ in chosen])
             scores |= {} if found is None else {measure.name: found}
@@ -170,7 +169,7 @@ def _arms(
     return arms
 
 
-def _over_words(measure: Measure, words: Sequence[Sequence[Mapping[str, Any]]]) -> OverWords | None:
+def _over_words(measure: Metric, words: Sequence[Sequence[Mapping[str, Any]]]) -> ItemScore | None:
     """A score of all seeds of an arm, from their items; None where they do not hold it, or nothing it counts."""
     rule = measure.items
     parts = () if rule is None else (rule.part, *([] if rule.whole is None else [rule.whole]))
@@ -217,11 +216,11 @@ def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _summary(arm: _ArmScores, counts: Counts, reported: Reported) -> list[dict[str, Any]]:
+def _summary(arm: _ArmScores, counts: Counts, reported: TaskReport) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for metric, score in arm.scores.items():
         found = estimate(score, None, counts)
-        seeds = len(score.values) if isinstance(score, OverWords) else len(score)
+        seeds = len(score.values) if isinstance(score, ItemScore) else len(score)
         measure = reported.measure(metric)
         lines.append(
             {
@@ -236,7 +235,7 @@ def _summary(arm: _ArmScores, counts: Counts, reported: Reported) -> list[dict[s
     return lines
 
 
-def _within(end: float | None, measure: Measure) -> float | None:
+def _within(end: float | None, measure: Metric) -> float | None:
     """The end of an interval, no further than a score can go."""
     if end is None or measure.side == "gap":
         return end
@@ -244,7 +243,7 @@ def _within(end: float | None, measure: Measure) -> float | None:
     return max(end, 0.0) if most is None else min(max(end, 0.0), most)
 
 
-def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: Reported) -> list[dict[str, Any]]:
+def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: TaskReport) -> list[dict[str, Any]]:
     """Every arm against teacher forcing (or the first arm), and every reference against its noise control."""
     by_label = {arm.label: arm for arm in arms}
     base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
@@ -263,7 +262,7 @@ def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: Reported)
 
 
 def _comparison(
-    arm: _ArmScores, against: _ArmScores, measure: Measure, found: Estimate, adjusted: float
+    arm: _ArmScores, against: _ArmScores, measure: Metric, found: Estimate, adjusted: float
 ) -> dict[str, Any]:
     below = found.probability_below
     return {

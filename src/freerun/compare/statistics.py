@@ -17,19 +17,14 @@ over seeds by ``(words + interaction / seeds) / words``, and the difference of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
+from scipy import stats
 
-from freerun.compare.over_words import Array, Median, OverWords, Pooled, Ratio, resampled_words
 from freerun.errors import UserError
-
-__all__ = [
-    "CONFIDENCE", "Estimate", "Median", "OverWords", "Pooled", "Ratio", "estimate", "holm", "resampled_words", "word"
-]  # fmt: skip
 
 CONFIDENCE = 0.95
 
@@ -58,8 +53,8 @@ class Estimate:
 
 
 def estimate(
-    score: OverWords | Sequence[float],
-    baseline: OverWords | Sequence[float] | None = None,
+    score: ItemScore | Sequence[float],
+    baseline: ItemScore | Sequence[float] | None = None,
     counts: Sequence[NDArray[np.float32]] = (),
 ) -> Estimate:
     """Mean over seeds of a score, or of its difference from a baseline, paired by seed and word.
@@ -86,11 +81,11 @@ def estimate(
     values = _values(score) - (0.0 if baseline is None else _paired(score, baseline))
     seeds = len(values)
     of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else None
-    if not isinstance(score, OverWords):
+    if not isinstance(score, ItemScore):
         if of_seeds is None:
             return Estimate(float(values[0]))
         return _student(float(values.mean()), of_seeds, seeds - 1, seeds)
-    other = baseline if isinstance(baseline, OverWords) else None
+    other = baseline if isinstance(baseline, ItemScore) else None
     replicates = _replicates(score, other, counts)
     if isinstance(score, Median) and not np.isfinite(replicates).all():
         return Estimate(float(values.mean()))  # nearly half the windows diverged: an interval to infinity is none
@@ -106,19 +101,19 @@ def estimate(
     return _student(float(values.mean()), total, freedom, seeds)
 
 
-def _values(score: OverWords | Sequence[float]) -> Array:
-    return score.values if isinstance(score, OverWords) else np.asarray(score, dtype=np.float64)
+def _values(score: ItemScore | Sequence[float]) -> Array:
+    return score.values if isinstance(score, ItemScore) else np.asarray(score, dtype=np.float64)
 
 
-def _paired(score: OverWords | Sequence[float], baseline: OverWords | Sequence[float]) -> Array:
-    first = score.shape if isinstance(score, OverWords) else (len(score),)
-    second = baseline.shape if isinstance(baseline, OverWords) else (len(baseline),)
+def _paired(score: ItemScore | Sequence[float], baseline: ItemScore | Sequence[float]) -> Array:
+    first = score.shape if isinstance(score, ItemScore) else (len(score),)
+    second = baseline.shape if isinstance(baseline, ItemScore) else (len(baseline),)
     if first != second:
         raise UserError(f"scores pair by seed and word; got {first} against {second} (seeds, words)")
     return _values(baseline)
 
 
-def _replicates(score: OverWords, other: OverWords | None, counts: Sequence[NDArray[np.float32]]) -> Array:
+def _replicates(score: ItemScore, other: ItemScore | None, counts: Sequence[NDArray[np.float32]]) -> Array:
     """(resamples, seeds) the score, or the difference, over resampled words."""
     if not counts:
         raise UserError("a score over words needs counts=resampled_words(words); got none")
@@ -128,7 +123,7 @@ def _replicates(score: OverWords, other: OverWords | None, counts: Sequence[NDAr
         return np.concatenate([score.resampled(chunk) - other.resampled(chunk) for chunk in counts])
 
 
-def _interaction(score: OverWords, other: OverWords | None, replicates: Array) -> float:
+def _interaction(score: ItemScore, other: ItemScore | None, replicates: Array) -> float:
     if isinstance(score, Median) or isinstance(other, Median):
         own, mean = replicates.var(0, ddof=1).mean(), replicates.mean(1).var(ddof=1)
         return max(0.0, float(own - mean)) / (replicates.shape[1] - 1)
@@ -185,3 +180,151 @@ def word(difference: float, adjusted: float) -> str:
     if adjusted >= 1 - CONFIDENCE or difference == 0:
         return "not decided"
     return "better" if difference < 0 else "worse"
+
+
+_CHUNK = 128
+
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """A score that is a ratio of sums over words, seed by seed: ``scale * sum(part) / sum(whole)``.
+
+    Args:
+        part: (seeds, words) what is counted: wrong words, or edit errors.
+        whole: (seeds, words) what it is counted against: ones, or reference lengths.
+        scale: 100 for percent.
+
+    >>> Ratio(np.array([[0.0, 1.0]]), np.array([[1.0, 1.0]])).values.tolist()
+    [50.0]
+    """
+
+    part: Array
+    whole: Array
+    scale: float = 100.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(seeds, words)."""
+        return self.part.shape
+
+    @property
+    def values(self) -> Array:
+        """(seeds,) the score of each seed."""
+        return self.scale * self.part.sum(1) / self.whole.sum(1)
+
+    def influence(self) -> Array:
+        """(seeds, words) how each word moves its seed's score, to first order, times the words."""
+        share = self.values[:, None] / self.scale
+        return self.scale * (self.part - share * self.whole) / self.whole.mean(1, keepdims=True)
+
+    def resampled(self, counts: NDArray[np.float32]) -> Array:
+        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times; NaN where nothing is counted."""
+        part = counts @ self.part.T.astype(np.float32)
+        whole = counts @ self.whole.T.astype(np.float32)
+        return self.scale * part.astype(np.float64) / np.where(whole > 0, whole, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """A score of a whole corpus, seed by seed: a function of numbers summed over words (or sentences).
+
+    Args:
+        parts: (seeds, words, numbers) what each word adds.
+        function: (..., numbers) sums -> (...) scores; the same for all sums multiplied by one number.
+
+    >>> twice = Pooled(np.array([[[1.0, 2.0], [3.0, 2.0]]]), lambda sums: sums[..., 0] / sums[..., 1])
+    >>> twice.values.tolist(), twice.influence().round(6).tolist()
+    ([1.0], [[-0.5, 0.5]])
+    """
+
+    parts: Array
+    function: Callable[[Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(seeds, words)."""
+        return self.parts.shape[:2]
+
+    @property
+    def values(self) -> Array:
+        """(seeds,) the score of each seed."""
+        return self.function(self.parts.sum(1))
+
+    def influence(self) -> Array:
+        """(seeds, words) how each word moves its seed's score, to first order, times the words."""
+        sums = self.parts.sum(1)
+        # derivatives by central differences: scores are smooth, and bends (a brevity penalty) lie at single points
+        sizes = np.abs(self.parts).sum(1)
+        steps = 1e-4 * np.where(sizes > 0, np.maximum(sizes, 1.0), 0.0)[:, None, :] * np.eye(sums.shape[1])
+        around = sums[:, None, :]
+        # a number that no word adds to moves nothing, and just below zero there may be no score
+        widths = np.where(sizes > 0, 2 * steps.sum(2), 1.0)
+        slopes = (self.function(around + steps) - self.function(around - steps)) / widths
+        return self.shape[1] * np.einsum("swn,sn->sw", self.parts, slopes)
+
+    def resampled(self, counts: NDArray[np.float32]) -> Array:
+        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
+        return self.function(np.einsum("rw,swn->rsn", counts.astype(np.float64), self.parts, optimize=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Median:
+    """A score that is a median over words (windows), seed by seed; of an even number the mean of the middle two.
+
+    Args:
+        parts: (seeds, words) one number each; inf is more than any other.
+
+    >>> Median(np.array([[1.0, 4.0, np.inf, 2.0]])).values.tolist()
+    [3.0]
+    """
+
+    parts: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(seeds, words)."""
+        return self.parts.shape
+
+    @property
+    def values(self) -> Array:
+        """(seeds,) the score of each seed."""
+        return self.resampled(np.ones((1, self.shape[1]), dtype=np.float32))[0]
+
+    def resampled(self, counts: NDArray[np.float32]) -> Array:
+        """(resamples, seeds) the scores when word w is counted ``counts[:, w]`` times."""
+        found: list[Array] = []
+        for part in self.parts:
+            order = part.argsort(kind="stable")
+            reached = counts[:, order].cumsum(1)
+            drawn = reached[:, -1]
+            low = (reached > np.floor((drawn - 1) / 2)[:, None]).argmax(1)
+            high = (reached > np.floor(drawn / 2)[:, None]).argmax(1)
+            found.append((part[order][low] + part[order][high]) / 2)
+        return np.stack(found, 1)
+
+
+ItemScore = Ratio | Pooled | Median
+
+
+def resample_counts(words: int, resamples: int = 2000, seed: int = 0) -> list[NDArray[np.float32]]:
+    """How often each word is drawn in each bootstrap resample: chunks of (<= 128, words).
+
+    Args:
+        words: number of test words.
+        resamples: number of bootstrap resamples.
+        seed: the same seed gives the same resamples; every arm and seed shares them.
+
+    >>> [chunk.shape for chunk in resampled_words(3, 200)], float(resampled_words(3, 5)[0].sum())
+    ([(128, 3), (72, 3)], 15.0)
+    """
+    random = np.random.default_rng(seed)
+    chunks: list[NDArray[np.float32]] = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        drawn = random.integers(0, words, size=(rows, words)) + np.arange(rows)[:, None] * words
+        counts = np.bincount(drawn.ravel(), minlength=rows * words).reshape(rows, words)
+        chunks.append(counts.astype(np.float32))
+    return chunks

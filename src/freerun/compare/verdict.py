@@ -3,20 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from freerun.compare.told import told
-from freerun.training.reported import Measure
+from freerun.metrics.table import PAIRS, Metric, TaskReport
+from freerun.tasks import DATA_KINDS, task_of
 
-__all__ = ["FEW_SEEDS", "interval_name", "primary", "sentence", "shown_verdict", "signed"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def task_report(recipe: Mapping[str, Any]) -> TaskReport:
+    """Which scores a recipe's runs are compared in; those of pairs where it does not say what its data are.
+
+    Args:
+        recipe: the resolved recipe's tables, as results.json holds them.
+
+    >>> told({"data": {"kind": "toy"}}).primary.name, told({"data": {"kind": "text"}}).primary.name
+    ('free_running.per', 'free_running.trigram_divergence')
+    """
+    data = recipe.get("data")
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    return task_of(kind).reported() if kind in DATA_KINDS else PAIRS
+
+
+def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Metric, heading and decimals of each column."""
+    reported = task_report(results["recipe"])
+    named = [reported.measure(name) for name in reported.columns]
+    return [*((each.name, each.heading, each.decimals) for each in named), ("seconds", "seconds", 0)]
+
+
+def cell(entry: Mapping[str, Any] | None, decimals: int, *, interval: bool = True) -> str:
+    """A mean with its interval, as text.
+
+    >>> cell({"mean": 25.123, "low": 24.0, "high": 26.0}, 1), cell(None, 1)
+    ('25.1 [24.0, 26.0]', '–')
+    """
+    if entry is None:
+        return "\N{EN DASH}"
+    mean = f"{entry['mean']:,.{decimals}f}"
+    if not interval or entry["low"] is None:
+        return mean
+    return f"{mean} [{entry['low']:,.{decimals}f}, {entry['high']:,.{decimals}f}]"
+
+
+def cells(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """arm -> metric -> its line of the summary, arms in order."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for entry in results["summary"]:
+        found.setdefault(entry["method"], {})[entry["metric"]] = entry
+    return found
+
+
+def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows without an arm, where they say something: held-out data's own scores, naive forecasts; name and texts."""
+    reported = task_report(results["recipe"])
+    first = next(iter(cells(results).values()))
+    found: list[tuple[str, list[str]]] = []
+    for name, prefix in reported.beside:
+        texts: list[str] = []
+        for metric, _, decimals in columns(results):
+            side, _, score = metric.partition(".")
+            texts.append(cell(first.get(f"{side}.{prefix}{score}"), decimals, interval=False))
+        if set(texts) != {cell(None, 0)}:
+            found.append((name, texts))
+    return found
+
+
+def table(results: Mapping[str, Any], width: int | None = None) -> Table:
+    """Arms by the scores of their task and seconds, with 95 % intervals, for rich.
+
+    Args:
+        results: content of results.json.
+        width: characters there are; where they do not hold a column a score, scores stand below each other.
+    """
+    from rich.console import Console
+
+    shown = _framed(results)
+    _fill_wide(shown, results)
+    if width is not None and Console(width=10_000).measure(shown).maximum > width:
+        shown = _framed(results)
+        _fill_tall(shown, results)
+    return shown
+
+
+def _framed(results: Mapping[str, Any]) -> Table:
+    """Without columns: title and caption."""
+    from rich.table import Table
+
+    seeds = len({run["seed"] for run in results["runs"]})
+    reported = task_report(results["recipe"])
+    words = f", {results['test_words']:,} {reported.items}" if results["test_words"] else ""
+    side = "free-running " if reported.primary.side == "free_running" else ""
+    gap = "; free-running gap: free-running minus teacher-forced PER" if "gap.per" in reported.columns else ""
+    return Table(
+        title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
+        caption=f"\\[low, high]: {interval_name(results)}{gap}",
+        title_justify="left",
+        caption_justify="left",
+    )
+
+
+def _fill_wide(shown: Table, results: Mapping[str, Any]) -> None:
+    """A row an arm, a column a score."""
+    from rich.text import Text
+
+    shown.add_column("arm", overflow="fold", min_width=14)
+    for _, heading, _ in columns(results):
+        shown.add_column(heading, justify="right")
+    for arm, metrics in cells(results).items():
+        texts = [
+            cell(metrics.get(metric), decimals, interval=metric != "seconds")
+            for metric, _, decimals in columns(results)
+        ]
+        # as Text: rich would read [24.0, 26.0] as markup
+        shown.add_row(Text(arm), *(Text(text) for text in texts))
+    for name, texts in references(results):
+        shown.add_row(name, *texts)
+
+
+def _fill_tall(shown: Table, results: Mapping[str, Any]) -> None:
+    """A row an arm below the name of each score."""
+    from rich.text import Text
+
+    shown.add_column("score")
+    shown.add_column("arm", overflow="fold")
+    shown.add_column("mean [low, high]", justify="right", overflow="fold")
+    others = references(results)
+    for number, (metric, heading, decimals) in enumerate(columns(results)):
+        texts = [
+            (arm, cell(metrics.get(metric), decimals, interval=metric != "seconds"))
+            for arm, metrics in cells(results).items()
+        ]
+        texts += [(name, each[number]) for name, each in others if each[number] != cell(None, 0)]
+        for row, (arm, text) in enumerate(texts):
+            shown.add_row(heading if row == 0 else "", Text(arm), Text(text), end_section=row == len(texts) - 1)
+
 
 FEW_SEEDS = 5
+
 
 _MEANING = {
     "better": "so its own errors taught it more than as many random ones",
     "worse": "so as many random errors taught it more than its own",
     "not decided": "so nothing here shows that its own errors teach more than as many random ones",
 }
+
+
 _PHRASES = {
     "better": "{method} is better than {baseline}",
     "worse": "{method} is worse than {baseline}",
@@ -28,7 +161,7 @@ def interval_name(results: Mapping[str, Any]) -> str:
     """What an interval is called: with one seed it says nothing of others."""
     if len({run["seed"] for run in results["runs"]}) > 1:
         return "95 % interval"
-    return f"95 % interval over {told(results['recipe']).others} alone"
+    return f"95 % interval over {task_report(results['recipe']).others} alone"
 
 
 def shown_verdict(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
@@ -38,7 +171,7 @@ def shown_verdict(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
 
 def primary(results: Mapping[str, Any]) -> str | None:
     """The score that the verdict is about: the first one compared that exposure bias can move."""
-    reported = told(results["recipe"])
+    reported = task_report(results["recipe"])
     found = (line["metric"] for line in results["comparisons"])
     return next((metric for metric in found if not reported.measure(metric).fixed), None)
 
@@ -55,7 +188,7 @@ def sentence(results: Mapping[str, Any]) -> str:
     if metric is None:
         none = "no score that exposure bias can move is there for two arms, so there is no verdict"
         return "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
-    measure = told(results["recipe"]).measure(metric)
+    measure = task_report(results["recipe"]).measure(metric)
     lines = [line for line in results["comparisons"] if line["metric"] == metric]
     noises = {line["baseline"] for line in lines if line["control"]}
     parts: list[str] = []
@@ -70,14 +203,16 @@ def sentence(results: Mapping[str, Any]) -> str:
             parts.append(_first(line, measure, results["summary"]))
             parts.extend(_against_noise(other, measure) for other in same[1:])
     if one:
-        parts[:1] = [f"1 seed: no verdict. On these {told(results['recipe']).items} {part}" for part in parts[:1]]
+        parts[:1] = [
+            f"1 seed: no verdict. On these {task_report(results['recipe']).items} {part}" for part in parts[:1]
+        ]
         parts.append("another seed may reverse it")
     return "; ".join([*_diverged(results), *parts, *_beaten(results, measure)]) + f" ({_basis(results)})."
 
 
 def _diverged(results: Mapping[str, Any]) -> list[str]:
     """Arms that have no value of the score that decides, as their free runs left the finite numbers."""
-    measure = told(results["recipe"]).primary
+    measure = task_report(results["recipe"]).primary
     lost = [
         run["label"]
         for run in results["runs"]
@@ -90,12 +225,12 @@ def _diverged(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _beaten(results: Mapping[str, Any], measure: Measure) -> list[str]:
+def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
     """That a forecast without a trained network has the best score of all; [] where it has not."""
     means = {entry["metric"]: entry["mean"] for entry in results["summary"]}
     found = {
         name: means[metric]
-        for name, prefix in told(results["recipe"]).baselines
+        for name, prefix in task_report(results["recipe"]).baselines
         if (metric := f"{measure.side}.{prefix}{measure.score}") in means
     }
     best = max if measure.higher else min
@@ -106,7 +241,7 @@ def _beaten(results: Mapping[str, Any], measure: Measure) -> list[str]:
     return [f"no arm beats the simple forecast {name}: {measure.shown(found[name])}"]
 
 
-def _one_seed(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     """A difference without a verdict: one seed says nothing of others."""
     against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
     size = f"{abs(line['difference']):.{measure.decimals}f} {measure.unit}".rstrip()
@@ -114,18 +249,18 @@ def _one_seed(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mappi
     return f"{line['method']} is {way} {against} in {measure.title}: {_numbers(line, measure, summary)}"
 
 
-def _numbers(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+def _numbers(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     means = {entry["method"]: entry["mean"] for entry in summary if entry["metric"] == measure.name}
     return f"{measure.shown(means[line['method']])} against {measure.shown(means[line['baseline']])}"
 
 
-def _first(line: Mapping[str, Any], measure: Measure, summary: Sequence[Mapping[str, Any]]) -> str:
+def _first(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     """An arm's first difference: it names the score and both means."""
     text = f"{_phrase(line)} in {measure.title}: {_numbers(line, measure, summary)}, {_difference(line, measure)}"
     return f"{text}, {_MEANING[line['verdict']]}" if line["control"] else text
 
 
-def _against_noise(line: Mapping[str, Any], measure: Measure) -> str:
+def _against_noise(line: Mapping[str, Any], measure: Metric) -> str:
     return f"{_phrase(line)}, {_difference(line, measure)}, {_MEANING[line['verdict']]}"
 
 
@@ -134,7 +269,7 @@ def _phrase(line: Mapping[str, Any]) -> str:
     return _PHRASES[line["verdict"]].format(method=line["method"], baseline=against)
 
 
-def _difference(line: Mapping[str, Any], measure: Measure) -> str:
+def _difference(line: Mapping[str, Any], measure: Metric) -> str:
     difference, low, high = (
         None if line[name] is None else signed(line[name], measure.decimals) for name in ("difference", "low", "high")
     )
@@ -149,7 +284,7 @@ def _difference(line: Mapping[str, Any], measure: Measure) -> str:
 
 def _basis(results: Mapping[str, Any]) -> str:
     seeds = len({run["seed"] for run in results["runs"]})
-    words, reported = results["test_words"], told(results["recipe"])
+    words, reported = results["test_words"], task_report(results["recipe"])
     counted = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f", {words:,} {reported.items}" if words else "")
     if 1 < seeds < FEW_SEEDS:
         return f"{counted}; fewer than {FEW_SEEDS} seeds: a hint, not a result"

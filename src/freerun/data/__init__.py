@@ -1,39 +1,32 @@
 """Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems, films."""
 
-from freerun.data.cmudict import load_cmudict
+from freerun.data.builtin_pairs import TOYS, load_cmudict, load_toy
 from freerun.data.frames import FrameOptions, load_frames
-from freerun.data.loading import PairOptions, load_pairs
-from freerun.data.pair_data import PairCoder, PairData
-from freerun.data.pairs import Pairs, read_pairs
-from freerun.data.parallel import ParallelOptions, load_parallel
-from freerun.data.parallel_data import ParallelCoder, ParallelData
-from freerun.data.parallel_files import Sentences, read_sentences
-from freerun.data.series import SeriesCoder, SeriesData, SeriesOptions, load_series, read_past, series_from_arrays
-from freerun.data.subwords import Subwords
-from freerun.data.systems import SYSTEMS, SystemOptions, load_system
-from freerun.data.text_coder import TextCoder
-from freerun.data.text_windows import TextData, TextOptions, load_text, read_text
-from freerun.data.toy import TOYS, load_toy
-from freerun.data.vocabulary import Vocabulary
+from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, load_parallel, read_pairs, read_sentences
+from freerun.data.pairs import PairCodec, PairData, Pairs, ParallelCodec, ParallelData, Sentences
+from freerun.data.series import SeriesCodec, SeriesData, SeriesOptions, load_series, read_past, series_from_arrays
+from freerun.data.simulated_series import SYSTEMS, SystemOptions, load_system
+from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
+from freerun.data.tokenisers import Subwords, Vocabulary
 
 __all__ = [
     "SYSTEMS",
     "TOYS",
     "FrameOptions",
-    "PairCoder",
+    "PairCodec",
     "PairData",
     "PairOptions",
     "Pairs",
-    "ParallelCoder",
+    "ParallelCodec",
     "ParallelData",
     "ParallelOptions",
     "Sentences",
-    "SeriesCoder",
+    "SeriesCodec",
     "SeriesData",
     "SeriesOptions",
     "Subwords",
     "SystemOptions",
-    "TextCoder",
+    "TextCodec",
     "TextData",
     "TextOptions",
     "Vocabulary",

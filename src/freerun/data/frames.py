@@ -8,15 +8,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from freerun.brief import brief
-from freerun.data.integrate import Array
-from freerun.data.series.coder import SeriesCoder
+from freerun.arguments import brief
+from freerun.data.files import Array
 from freerun.data.series.options import SPLITS, Layout, check_layout, number_problems
-from freerun.data.series.windows import Segment, SeriesData
+from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.errors import UserError, whole
 from freerun.keys import fold, uniform
-
-__all__ = ["GLYPHS", "FrameOptions", "films", "load_frames"]
 
 _DIGITS = """
  .###. ..#.. .###. .###. ...#. ##### .###. ##### .###. .###.
@@ -169,7 +166,7 @@ def load_frames(options: FrameOptions | None = None, layout: Layout = "sequence"
     size = height * width
     begins = torch.arange(count) * time
     starts: dict[str, torch.Tensor] = dict(zip(SPLITS, begins.split(options.windows), strict=True))
-    coder = SeriesCoder(
+    codec = SeriesCodec(
         tuple(f"y{row}x{column}" for row in range(height) for column in range(width)),
         (0.0,) * size,
         (1.0,) * size,
@@ -185,6 +182,6 @@ def load_frames(options: FrameOptions | None = None, layout: Layout = "sequence"
         torch.from_numpy(drawn.reshape(count * time, size).copy()),
         {split: [Segment(begin, begin + time, begin) for begin in own.tolist()] for split, own in starts.items()},
         starts,
-        coder,
+        codec,
         warmup_loss=options.warmup_loss,
     )

@@ -13,8 +13,6 @@ from typing import Any
 
 from freerun.errors import UserError, needing, out_of_memory
 
-__all__ = ["read_parquet", "readable", "unpanicked"]
-
 _ERRORS = RLock()
 """Held while standard error is somewhere else: of two threads one would put back the other's file."""
 

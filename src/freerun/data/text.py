@@ -1,228 +1,322 @@
-"""Reading text so that a wrong byte is named by its line."""
+"""Any text as data: its characters, cut by position into train, dev and test, in windows to train on."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import difflib
-import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from freerun.errors import UserError, listed, shown
+import torch
+from torch import Tensor
 
-__all__ = [
-    "cells_of_any_size",
-    "check_description",
-    "counted",
-    "encoding_problems",
-    "first_problems",
-    "lines_of_column",
-    "missing_message",
-    "read_lines",
-    "refuse_no_file",
-    "user_path",
-]
-
-SHOWN = 20
-LONGEST = 10_000
-"""Symbols of a word, or subwords of a sentence: more are a line whose end is missing, and would train for hours."""
-
-Line = tuple[int, str]
-"""A line's number and its text, or what is wrong with it."""
-
-_NO_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape", "raw-unicode-escape", "utf-7")
-"""Encodings of Python that give no plain text: half characters, names of hosts."""
-
-_BOMS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+from freerun.arguments import brief
+from freerun.batch import Batch
+from freerun.data.files import check_description, counted, first_problems, read_lines, user_path
+from freerun.errors import UserError, whole
 
 
-def check_description(description: Mapping[str, Any], kind: str, needed: Mapping[str, type]) -> None:
-    """Refuse the description of a saved model's data that is of another kind, incomplete, or damaged.
+@dataclass(frozen=True)
+class TextCodec:
+    """What a trained model needs of its text: the characters and how many it is told at most.
 
     Args:
-        description: as it was read.
-        kind: what it must be of.
-        needed: what it must hold: ``list`` a list of texts, ``int`` a length, ``object`` what is checked elsewhere.
+        symbols: the characters; a character's place is its id.
+        length: of the training windows.
 
     Raises:
-        UserError: names what is missing or wrong.
+        UserError: there are no characters, they are not single ones, or one stands twice.
+
+    >>> codec = TextCoder(("a", "b"), 8)
+    >>> codec.ids("abba").tolist(), codec.text([1, 0]), len(codec)
+    ([0, 1, 1, 0], 'ba', 2)
+    >>> TextCoder.from_description(codec.describe()) == codec
+    True
     """
-    missing = [name for name in needed if name not in description]
-    if missing or description.get("kind") != kind:
-        raise UserError(
-            f"expected the description of {kind} data with {', '.join(needed)}; got kind {description.get('kind')!r} "
-            f"without {', '.join(missing) or 'nothing'}"
-        )
+
+    __repr__ = brief
+
+    symbols: tuple[str, ...]
+    length: int
+
+    def __post_init__(self) -> None:
+        if not self.symbols or len(set(self.symbols)) < len(self.symbols) or any(len(s) != 1 for s in self.symbols):
+            raise UserError(f"symbols must be different single characters, at least one; got {self.symbols[:20]}")
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        codes = torch.tensor([ord(symbol) for symbol in self.symbols])
+        order = codes.argsort()
+        return codes[order], order
+
+    def ids(self, text: str, where: str = "text") -> Tensor:
+        """(characters,) int64 ids.
+
+        Raises:
+            UserError: characters that training has not; each once.
+        """
+        if not text:
+            return torch.zeros(0, dtype=torch.int64)
+        codes = torch.frombuffer(bytearray(text.encode("utf-32-le")), dtype=torch.int32).long()
+        known, order = self._places
+        found = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
+        if not torch.equal(known[found], codes):
+            raise UserError(self.problems(text, where))
+        return order[found]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The characters of some ids."""
+        return "".join(self.symbols[number] for number in ids)
+
+    def problems(self, text: str, where: str) -> list[str]:
+        """A message for every character that training has not."""
+        unknown = sorted(set(text) - set(self.symbols))
+        known = "".join(self.symbols[:100]) + ("..." if len(self.symbols) > 100 else "")
+        return [f"{where}: character {symbol!r} was never seen in training; known are {known!r}" for symbol in unknown]
+
+    def describe(self) -> dict[str, Any]:
+        """What is saved with a model, as JSON types."""
+        return {"kind": "text", "symbols": list(self.symbols), "length": self.length}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> TextCodec:
+        """The codec that ``describe`` told of.
+
+        Raises:
+            UserError: the description is of something else, or incomplete.
+        """
+        check_description(description, "text", {"symbols": list, "length": int})
+        return cls(tuple(description["symbols"]), description["length"])
+
+
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How a text becomes windows and parts.
+
+    Args:
+        length: characters predicted in a window, each told those before it in the window: 1 to ``length`` of them.
+        stride: characters between the beginnings of two windows; None: half of ``length``, so that nearly every
+            character is predicted twice an epoch, early in one window and late in another.
+        dev: share of the text behind the training part that is dev.
+        test: share of the text, at its end, that is test.
+        encoding: of the files, as Python names it.
+        unknown: "error" or "drop": what to do with characters of dev and test that training has not.
+
+    Raises:
+        UserError: a value is not allowed; all of them at once.
+    """
+
+    __repr__ = brief
+
+    length: int = 64
+    stride: int | None = None
+    dev: float = 0.05
+    test: float = 0.05
+    encoding: str = "utf-8"
+    unknown: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if not (whole(self.length) or 0) >= 2:
+            problems.append(f"length must be at least 2; got {self.length}")
+        if self.stride is not None and not (whole(self.stride) or 0) >= 1:
+            problems.append(f"stride must be at least 1, or left out; got {self.stride}")
+        problems += [
+            f"{name} must be a share above 0 and below 1; got {share}"
+            for name, share in (("dev", self.dev), ("test", self.test))
+            if not (isinstance(share, int | float) and 0 < share < 1)
+        ]
+        if not problems and self.dev + self.test >= 1:
+            problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
+        if self.unknown not in ("error", "drop"):
+            problems.append(f'unknown must be "error" or "drop"; got {self.unknown!r}')
+        if problems:
+            raise UserError(problems)
+
+
+@dataclass(frozen=True, eq=False)
+class TextData:
+    """Training, dev and test parts of a text, and training windows by index.
+
+    Window i holds the ``length + 1`` characters from ``i * stride`` on, the same ones in every epoch; the loop plans
+    their order. Its first character is known: it is told, never replaced, and carries no loss. Its last one is told
+    to no position. Up to ``stride`` characters at the end of the training part are in no window.
+
+    Args:
+        parts: "train", "dev" and "test"; the characters are those of "train".
+        options: length and stride of the windows.
+        name: what the text is called in the header.
+        dropped: for each part what was dropped from it, in words.
+
+    Raises:
+        UserError: a part is shorter than a window, or has characters that training has not.
+
+    >>> data = TextData({"train": "abcabcab", "dev": "abc", "test": "cab"}, TextOptions(length=2, stride=2))
+    >>> batch = data.batch([0, 2])
+    >>> [data.codec.text(row) for row in batch.targets.tolist()], data.lengths
+    (['abc', 'bca'], [2, 2, 2])
+    >>> batch.mask.tolist()[0], batch.eligible.tolist()[0]
+    ([False, True, True], [False, True, False])
+    """
+
+    __repr__ = brief
+
+    parts: Mapping[str, str]
+    options: TextOptions = field(default_factory=TextOptions)
+    name: str = "text"
+    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+
+    def __post_init__(self) -> None:
+        need = self.options.length + 1
+        problems = [
+            f"{self.name}: the {part} part has {counted(len(self.parts.get(part, '')), 'character')}, and a window "
+            f"needs length + 1 = {need}: give a longer text, a larger share, or a smaller length"
+            for part in PARTS
+            if len(self.parts.get(part, "")) < need
+        ]
+        if not problems:
+            problems = [text for part in PARTS[1:] for text in self.codec.problems(self.parts[part], part)]
+        if problems:
+            raise UserError(problems)
+
+    @property
+    def stride(self) -> int:
+        """Characters between the beginnings of two windows."""
+        return self.options.stride or self.options.length // 2
+
+    @cached_property
+    def codec(self) -> TextCodec:
+        """The characters of the training part, sorted, and the length of a window."""
+        return TextCodec(tuple(sorted(set(self.parts["train"]))), self.options.length)
+
+    @cached_property
+    def _ids(self) -> Tensor:
+        return self.codec.ids(self.parts["train"])
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Characters predicted in every training window: ``length``."""
+        return [self.options.length] * ((len(self.parts["train"]) - self.options.length - 1) // self.stride + 1)
+
+    @cached_property
+    def frequencies(self) -> tuple[float, ...]:
+        """How often each character stands in the training part."""
+        return tuple(torch.bincount(self._ids, minlength=len(self.codec)).double().tolist())
+
+    def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
+        """A training batch: (batch, length + 1) ids.
+
+        Args:
+            indices: numbers of windows.
+            rows: (batch,) int64: their numbers in the optimizer step's global batch.
+        """
+        starts = torch.as_tensor(indices, dtype=torch.int64) * self.stride
+        ids = self._ids[starts[:, None] + torch.arange(self.options.length + 1)]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[:, 0] = False
+        eligible = mask.clone()
+        eligible[:, -1] = False
+        return Batch(ids, ids, mask, eligible=eligible, rows=rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 8 hexadecimal digits of the SHA-256 of the parts and of how windows are cut."""
+        digest = hashlib.sha256(f"{self.options.length} {self.stride}\n".encode())
+        for part in PARTS:
+            digest.update(f"{part}\n{self.parts[part]}\n".encode())
+        return digest.hexdigest()[:8]
+
+    def header(self) -> list[str]:
+        """Lines that say what the data are: parts, windows, what was dropped, characters, fingerprint."""
+        lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
+        for part in PARTS:
+            text = f"{part}: {counted(len(self.parts[part]), 'character')}"
+            if part == "train":
+                text += f", {counted(len(self.lengths), 'window')} of {self.options.length}, one every {self.stride}"
+            dropped = "; ".join(self.dropped.get(part, ()))
+            lines.append(text + (f" (dropped: {dropped})" if dropped else ""))
+        return [*lines, f"symbols: {counted(len(self.codec), 'character')}"]
+
+
+def load_text(path: str | Path | Sequence[str | Path], options: TextOptions | None = None) -> TextData:
+    """A text from a file, or from several that are read one after the other.
+
+    The first ``1 - dev - test`` of the characters are the training part, then come dev and test; order is kept, line
+    ends become ``\\n``.
+
+    Args:
+        path: a text file, or several.
+        options: windows and shares; the defaults of ``TextOptions`` if left out.
+
+    Raises:
+        UserError: files that are missing, empty or not in their encoding; parts shorter than a window; characters of
+            dev and test that training has not, each with file and line: all problems at once.
+    """
+    options = options or TextOptions()
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+    if not paths:
+        raise UserError("no text file was given; give at least one")
     problems: list[str] = []
-    for name, wanted in needed.items():
-        value: Any = description[name]
-        if wanted is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-            problems.append(f"describe.{name} must be a list of texts")
-        if wanted is int and not (type(value) is int and 1 <= value < 2**31):
-            problems.append(f"describe.{name} must be a length, 1 or more; got {shown(value)}")
+    texts: list[str] = []
+    for each in paths:
+        try:
+            texts.append(read_text(each, options.encoding))
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(problems)
+    whole = "".join(texts)
+    dev, test = round(len(whole) * options.dev), round(len(whole) * options.test)
+    first, second = len(whole) - dev - test, len(whole) - test
+    parts = {"train": whole[:first], "dev": whole[first:second], "test": whole[second:]}
+    name = ", ".join(map(str, paths))
+    unknown = set(whole[first:]) - set(parts["train"])
+    if not unknown:
+        return TextData(parts, options, name)
+    if options.unknown == "error":
+        raise UserError(_unknown_characters(paths, texts, unknown, first))
+    kept = {part: "".join(character for character in text if character not in unknown) for part, text in parts.items()}
+    lost = {part: len(parts[part]) - len(text) for part, text in kept.items()}
+    dropped = {part: [f"{counted(n, 'character')} that training has not"] for part, n in lost.items() if n}
+    return TextData(kept, options, name, dropped)
 
 
-def encoding_problems(encoding: str) -> list[str]:
-    """What is wrong with the name of an encoding, if anything."""
-    try:
-        name = codecs.lookup(encoding).name
-        fine = name not in _NO_FILES and bool("a".encode(encoding).decode(encoding))
-    except (LookupError, ValueError, TypeError):
-        fine = False
-    named = "use a name such as utf-8, latin-1, cp1252, utf-16"
-    return [] if fine else [f"encoding {shown(encoding)} is unknown, or none of text files; {named}"]
-
-
-def user_path(path: str | Path) -> Path:
-    """A path as a user writes it, with ``~`` for the home folder.
-
-    Raises:
-        UserError: no file can be called so.
-    """
-    try:
-        found = Path(path).expanduser()
-        found.exists()
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{shown(str(path))}: cannot be looked for: {reason or type(error).__name__}") from None
-    return found
-
-
-def refuse_no_file(path: Path, expected: str) -> None:
-    """Refuse what is not there, a folder, or a device that never ends.
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """The text of a file, line ends as ``\\n``.
 
     Raises:
-        UserError: says what is there.
+        UserError: no such file, an empty one, or lines that are not text, each with its line.
     """
-    if not user_path(path).exists():
-        raise UserError(missing_message(path))
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; expected {expected}")
-    if path.is_char_device() or path.is_block_device() or path.is_socket():
-        raise UserError(f"{path}: is a device; expected {expected}")
+    file = user_path(path)
+    lines, problems = read_lines(file, encoding, expected="text")
+    if problems:
+        raise UserError(first_problems(str(file), [text for _, text in problems]))
+    ending = "\n" if file.read_bytes()[-4:].rstrip(b"\0").endswith((b"\n", b"\r")) else ""
+    return "\n".join(line for _, line in lines) + ending
 
 
-def read_lines(
-    path: Path, encoding: str = "utf-8", expected: str = "one pair of word and symbols a line"
-) -> tuple[list[Line], list[Line]]:
-    """The lines of a text file with their numbers (from 1), and a message for every line that is not text.
-
-    Args:
-        path: a file; lines may end in LF, CRLF or CR, and a byte order mark is dropped.
-        encoding: as Python names it.
-        expected: what the file should hold, for the message about an empty one.
-
-    Raises:
-        UserError: no such file, a folder, an empty file, an unknown encoding, or text in UTF-16 or UTF-32
-            where another encoding is expected (no line of it could be read).
-    """
-    refuse_no_file(path, "a text file")
-    unknown = encoding_problems(encoding)
-    if unknown:
-        raise UserError(unknown)
-    name = codecs.lookup(encoding).name
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise UserError(f"{path}: the file is empty; expected {expected}")
-    if name.startswith(("utf-16", "utf-32")):
-        return _decode_whole(path, raw, encoding)
-    wide = next((wide for mark, wide in _BOMS if raw.startswith(mark)), None)
-    if wide:
-        shown = raw[:2].hex(" ").upper()
-        raise UserError(
-            f"{path}:1: starts with the bytes {shown}, the mark of {wide}, expected {encoding}; "
-            f'convert the file to UTF-8 or set encoding = "{wide}"'
-        )
-    lines: list[Line] = []
-    problems: list[Line] = []
-    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
-        try:
-            lines.append((number, line.decode(encoding)))
-        except UnicodeDecodeError as error:
-            problems.append((number, _byte_problem(path, number, encoding, error)))
-    return lines, problems
-
-
-def _decode_whole(path: Path, raw: bytes, encoding: str) -> tuple[list[Line], list[Line]]:
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: is not {encoding}: wrong at byte {error.start} of the file; set the right encoding"
-        ) from None
-    lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
-    # the end of the last line begins no other, as in bytes.splitlines
-    return list(enumerate(lines if lines[-1] else lines[:-1], start=1)), []
-
-
-def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeError) -> str:
-    line = bytes(error.object)
-    found = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])
-    guess = "utf-16" if b"\0" in line else "latin-1"
-    looks = shown(line.decode(guess, errors="replace"), 40)
-    return (
-        f"{path}:{number}: not {encoding.upper()}: found {found} at byte {error.start + 1} of the line; "
-        f'as {guess} it reads {looks}: convert the file to UTF-8 or set encoding = "{guess}"'
-    )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: "1 word", "2,000 words"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def first_problems(origin: str, problems: Sequence[str], shown: int = SHOWN) -> list[str]:
-    """At most ``shown`` problems of one file, and a line that counts the others."""
-    if len(problems) <= shown:
-        return list(problems)
-    return [*problems[:shown], f"{origin}: {counted(len(problems) - shown, 'more problem')} like these"]
-
-
-FEW = 5
-
-
-def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str]) -> list[str]:
-    """A line for each of some cells of a column; for many, which have one cause, the first and how many there are.
-
-    Args:
-        rows: of the cells.
-        total: rows there are.
-        line: row -> what is wrong there.
-
-    >>> lines_of_column(range(9), 10, lambda row: f"row {row}: is no number")
-    ['row 0: is no number; so it is in 9 of the 10 cells of the column']
-    """
-    if len(rows) <= FEW:
-        return [line(row) for row in rows]
-    return [f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} cells of the column"]
-
-
-@contextmanager
-def cells_of_any_size() -> Generator[None]:
-    """The limit of a cell's size is the whole process's, so it is put back."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
-def missing_message(path: Path) -> str:
-    """What to say about a path that is not there: the names nearest to it in its folder."""
-    folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    lost = path.name if folder == path.parent else path.relative_to(folder).parts[0]
-    near = difflib.get_close_matches(lost, names, n=3, cutoff=0.5) or names[:5]
-    return f"{path}: no such file or folder; {folder} holds {listed(near) if near else 'nothing'}"
+def _unknown_characters(paths: Sequence[Path], texts: Sequence[str], unknown: set[str], first: int) -> list[str]:
+    """Where each character that only dev and test have stands first, and how often."""
+    whole = "".join(texts)
+    problems: list[str] = []
+    for character in sorted(unknown, key=lambda character: whole.index(character, first)):
+        place = whole.index(character, first)
+        for path, text in zip(paths, texts, strict=True):
+            if place < len(text):
+                line = text.count("\n", 0, place) + 1
+                times = counted(whole.count(character, first), "time")
+                problems.append(
+                    f"{path}:{line}: character {character!r} stands in dev or test ({times}, first here) and never in "
+                    'the training part; set unknown = "drop" to leave it out, or give a longer text'
+                )
+                break
+            place -= len(text)
+    return first_problems(str(paths[0]), problems)

@@ -1,36 +1,62 @@
 """What a model's free run is like beside gold: errors by lead time, climate, error after error."""
 
-from freerun.diagnostics.after import AfterError, after_error, first_error, position_errors
-from freerun.diagnostics.chained import long_run, past_of
 from freerun.diagnostics.climate import (
     decorrelation,
     delay_embedding,
+    long_run,
+    past_of,
     power_spectrum,
     principal_components,
     spectrum_distance,
     state_histogram_divergence,
 )
-from freerun.diagnostics.diagnosis import Diagnosis, IdDiagnosis, ValueDiagnosis, as_json
-from freerun.diagnostics.growing import Growth, growth
-from freerun.diagnostics.leads import (
-    LeadErrors,
-    at_leads,
-    diverged_at,
-    error_by_lead,
-    gap_by_lead,
-    last_tenth,
-    valid_time,
+from freerun.diagnostics.diagnose import diagnose, error_after_error, first_error, position_errors
+from freerun.diagnostics.naive import last_period, last_value, mean
+from freerun.diagnostics.results import Diagnosis, ErrorPropagation, IdDiagnosis, ValueDiagnosis, as_json
+from freerun.diagnostics.values import DiagnosisOptions, Growth, growth
+from freerun.metrics.outputs import (
+    HorizonErrors,
+    at_horizon,
+    errors_by_horizon,
+    first_divergence_of,
+    gap_by_horizon,
+    nrmse_last_tenth,
+    valid_time_of_errors,
     window_errors,
     window_nrmse,
 )
-from freerun.diagnostics.naive import last_period, last_value, mean
-from freerun.diagnostics.values import About
-from freerun.diagnostics.whole import diagnose
 
 __all__ = [
-    "About", "AfterError", "Diagnosis", "Growth", "IdDiagnosis", "LeadErrors", "ValueDiagnosis", "after_error",
-    "as_json", "at_leads", "decorrelation", "delay_embedding", "diagnose", "diverged_at", "error_by_lead",
-    "first_error", "gap_by_lead", "growth", "last_period", "last_tenth", "last_value", "long_run", "mean", "past_of",
-    "position_errors", "power_spectrum", "principal_components", "spectrum_distance", "state_histogram_divergence",
-    "valid_time", "window_errors", "window_nrmse",
+    "Diagnosis",
+    "DiagnosisOptions",
+    "ErrorPropagation",
+    "Growth",
+    "HorizonErrors",
+    "IdDiagnosis",
+    "ValueDiagnosis",
+    "as_json",
+    "at_horizon",
+    "decorrelation",
+    "delay_embedding",
+    "diagnose",
+    "error_after_error",
+    "errors_by_horizon",
+    "first_divergence_of",
+    "first_error",
+    "gap_by_horizon",
+    "growth",
+    "last_period",
+    "last_value",
+    "long_run",
+    "mean",
+    "nrmse_last_tenth",
+    "past_of",
+    "position_errors",
+    "power_spectrum",
+    "principal_components",
+    "spectrum_distance",
+    "state_histogram_divergence",
+    "valid_time_of_errors",
+    "window_errors",
+    "window_nrmse",
 ]  # fmt: skip

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from freerun.arguments import is_number
-from freerun.batch_problems import must_be
+from freerun.batch import Batch, must_be
+from freerun.diagnostics.results import Climate
+from freerun.draws import Draw
 from freerun.errors import UserError, whole
-
-__all__ = [
-    "decorrelation", "delay_embedding", "power_spectrum", "principal_components", "spectrum_distance",
-    "state_histogram_divergence",
-]  # fmt: skip
+from freerun.generation import generate, prompt_lengths
+from freerun.keys import fold
+from freerun.metrics.outputs import BOUND, first_divergence_of
+from freerun.rollin.model import call_problems
 
 _MOST = 3  # dimensions of a histogram: 30^3 cells are still filled by a few thousand states
 
@@ -227,3 +230,191 @@ def _check(gold: Tensor, free: Tensor) -> None:
             problems.append(f"{name} has {bad} steps that are not finite: a run that escaped has no climate")
     if problems:
         raise UserError(problems)
+
+
+def past_of(batch: Batch) -> Tensor | None:
+    """The values known before the horizon: (windows, past, V); None where there are none of one length.
+
+    They are the first channels of ``context["past"]``, or the prompts that the histories begin with.
+
+    >>> told = torch.tensor([[[1.0], [2.0], [3.0]]])
+    >>> past_of(Batch(told, told, torch.tensor([[False, False, True]]))).flatten()
+    tensor([1., 2.])
+    """
+    width = batch.targets.shape[-1]
+    if isinstance(batch.context, Mapping) and "past" in batch.context:
+        past = batch.context["past"]
+        return past[..., :width] if isinstance(past, Tensor) else None
+    told = prompt_lengths(batch)
+    longest = int(told.max())
+    return batch.history[:, :longest] if longest and longest == int(told.min()) else None
+
+
+def long_run(
+    model: Any, batch: Batch, steps: int, *, draw: str | Draw = "point", key: int = 0, bound: float = BOUND
+) -> Tensor:
+    """What a model says when it goes on and on: (rows, steps, V), or fewer steps where a row has escaped.
+
+    The model says its horizon, ``x[1..H] = free run(past)``; then the last of what it was told and said becomes the
+    past, ``past' = (past, x[1..H])[-P:]``, and so on. So it is never asked for more steps than it was made for.
+
+    Args:
+        model: from a Batch to (batch, time, value) outputs.
+        batch: windows to start from, of either layout (past in the context, or as prompts of one length); their horizon
+            is what the model says at a time.
+        steps: to say.
+        draw: what is fed back, see ``generate``.
+        key: of the draws, where they are random.
+        bound: the run stops after a stretch in which it passes this, see ``diverged_at``.
+
+    Raises:
+        UserError: windows that need more than values to go on: observed channels or covariates; no past.
+
+    >>> class Halve:
+    ...     def __call__(self, batch):
+    ...         before = torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1]
+    ...         return before / 2
+    >>> told = torch.tensor([[[8.0], [0.0]]])
+    >>> start = Batch(told, told, torch.tensor([[False, True]]))
+    >>> long_run(Halve(), start, 3).flatten()
+    tensor([4., 2., 1.])
+    """
+    problems = call_problems(model, batch, "long_run(model, batch, steps)")
+    if whole(steps) is None or steps < 1:
+        problems.append(f"steps must be a whole number of at least 1; got {steps!r}")
+    if problems:
+        raise UserError(problems)
+    past = _startable(batch)
+    horizon = batch.time if _in_context(batch) else batch.time - past.shape[1]
+    parts: list[Tensor] = []
+    for number in range(-(-steps // horizon)):
+        said = generate(model, batch, length=horizon, draw=draw, key=fold(key, "long run", number)).entries
+        parts.append(said)
+        if bool(first_divergence_of(said, bound).any()):
+            break
+        past = torch.cat([past, said.to(past)], 1)[:, -past.shape[1] :]
+        batch = _moved(batch, past)
+    return torch.cat(parts, 1)[:, :steps]
+
+
+def _in_context(batch: Batch) -> bool:
+    return isinstance(batch.context, Mapping) and "past" in batch.context
+
+
+def _startable(batch: Batch) -> Tensor:
+    past = past_of(batch)
+    context: Any = {} if batch.context is None else batch.context
+    others = set(context) - {"past"} if isinstance(context, Mapping) else {"the context"}
+    if past is None:
+        raise UserError("a long run needs windows with a past of one length to start from")
+    if others:
+        raise UserError(
+            f"a long run has no values for {', '.join(sorted(map(str, others)))} beyond the window: it is made for "
+            "series without covariates"
+        )
+    if extra := context["past"].shape[-1] - past.shape[-1] if _in_context(batch) else 0:
+        raise UserError(f"a long run would need the {extra} observed channels that the model does not say")
+    return past
+
+
+def _moved(batch: Batch, past: Tensor) -> Batch:
+    if _in_context(batch):
+        return batch.made(context={"past": past})
+    told = past.shape[1]
+    history = torch.cat([past, torch.zeros_like(batch.history[:, told:])], 1)
+    return batch.made(history=history, targets=torch.zeros_like(history))
+
+
+_LEAST = 400
+
+
+_POINTS = 1500
+
+
+_FREQUENCIES = 240
+
+
+def climate_of(
+    model: Any, batch: Batch, gold: Tensor | None, draw: Draw, names: tuple[str, ...]
+) -> tuple[Climate | None, str]:
+    """Climate of a long run from the first window on, and why there is none.
+
+    Args:
+        model: see ``long_run``.
+        batch: its first row is where the run starts.
+        gold: (T, V) the system's own long series; the run is made as long.
+        draw: what is fed back.
+        names: of the channels.
+    """
+    if gold is None:
+        return None, "no long series was given"
+    if gold.shape[0] < _LEAST:
+        return None, f"the series has {gold.shape[0]} steps; a climate needs at least {_LEAST}"
+    first = torch.zeros(1, dtype=torch.int64, device=batch.history.device)
+    try:
+        run = long_run(model, batch.select(first), gold.shape[0], draw=draw)[0].cpu().double()
+    except UserError as error:
+        return None, error.problems[0]
+    gold = gold.cpu().double()
+    escaped = int(first_divergence_of(run[None]))
+    if escaped:
+        return Climate(gold.shape[0], escaped, ""), ""
+    return _measured(gold, run, names), ""
+
+
+def _measured(gold: Tensor, run: Tensor, names: tuple[str, ...]) -> Climate:
+    states, own, space, axes = _states(gold, run, names)
+    half, states_half = gold.shape[0] // 2, states.shape[0] // 2
+    # as many cells as states at most: of emptier ones only the smoothing would be measured
+    dimensions = min(3, states.shape[1])
+    bins = max(4, min(30, round(states.shape[0] ** (1 / dimensions))))
+    # 20 frequencies are usual for 100,000 steps; of a few thousand they would leave no peak
+    width = max(4.0, min(20.0, gold.shape[0] / 250))
+    powers = [power_spectrum(each, smoothing=width).mean(1) for each in (gold, run)]
+    plane = _plane(states, own, gold.shape[1])
+    return Climate(
+        gold.shape[0],
+        None,
+        space,
+        bins,
+        float((run.std(0) / gold.std(0)).mean()),
+        state_histogram_divergence(states, own, bins=bins),
+        state_histogram_divergence(states[:states_half], states[states_half:], bins=bins),
+        width,
+        spectrum_distance(gold, run, smoothing=width),
+        spectrum_distance(gold[:half], gold[half : 2 * half], smoothing=width),
+        *_thinned(powers, gold.shape[0]),
+        tuple(tuple(tuple(row) for row in each[-_POINTS:].tolist()) for each in plane),
+        axes,
+    )
+
+
+def _states(gold: Tensor, run: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor, str, tuple[str, str]]:
+    """States of both, what they are in words, and the two dimensions they are drawn in."""
+    if gold.shape[1] == 1:
+        lag = min(decorrelation(gold), gold.shape[0] // 10)
+        space = f"delay coordinates x(t), x(t \N{MINUS SIGN} {lag}), x(t \N{MINUS SIGN} {2 * lag})"
+        states = [delay_embedding(each, lag) for each in (gold, run)]
+        return states[0], states[1], space, ("x(t)", f"x(t \N{MINUS SIGN} {lag})")
+    if gold.shape[1] == 2:
+        return gold, run, f"the channels {names[0]} and {names[1]}", (names[0], names[1])
+    words = "the three channels" if gold.shape[1] == 3 else "the first three principal components of gold"
+    return gold, run, words, ("first principal component", "second principal component")
+
+
+def _plane(states: Tensor, own: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Both in two dimensions: as they are of one or two channels, else on gold's principal components."""
+    if channels < 3:
+        return states[:, :2], own[:, :2]
+    middle, axes = states.mean(0), principal_components(states, 2)
+    return (states - middle) @ axes, (own - middle) @ axes
+
+
+def _thinned(powers: list[Tensor], steps: int) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    """Means over stretches of the spectra up to where 99.9 % of gold's power lies."""
+    enough = int((powers[0].cumsum(0) < 0.999).sum()) + 1
+    width = max(1, -(-enough // _FREQUENCIES))
+    count = -(-enough // width)
+    means = [torch.stack([part.mean() for part in power[: count * width].split(width)]) for power in powers]
+    places = [sum(range(i * width + 1, i * width + 1 + width)) / width / steps for i in range(means[0].numel())]
+    return tuple(places), tuple(tuple(each.tolist()) for each in means)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from freerun.batch_problems import must_be
+from freerun.arguments import brief
+from freerun.batch import Batch, must_be
 from freerun.errors import UserError, whole
-
-__all__ = ["last_period", "last_value", "mean"]
 
 
 def last_value(past: Tensor, horizon: int) -> Tensor:
@@ -100,3 +102,111 @@ def _check(past: Tensor, horizon: int, needed: int) -> None:
         problems.append(f"horizon must be at least 1, a whole number; got {horizon!r}")
     if problems:
         raise UserError(problems)
+
+
+_FEATURES = 1024
+
+
+_WINDOWS = 4096
+
+
+_RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
+
+
+def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, Tensor]:
+    """(windows, past, values) and (windows, horizon, values) of a batch of either layout, float64.
+
+    Args:
+        batch: layout "past" (the past lies in the context) or "sequence" (past and horizon are one history).
+        horizon: positions of the horizon.
+        values: channels that are forecast; they come first in the past.
+    """
+    context = batch.context
+    if isinstance(context, dict) and "past" in context:
+        past = context["past"][..., :values]
+    else:
+        past = batch.targets[:, : batch.targets.shape[1] - horizon]
+    return past.double(), batch.targets[:, -horizon:].double()
+
+
+@dataclass(frozen=True, eq=False)
+class LinearForecast:
+    """Least squares from the last steps of the past straight to all of the horizon.
+
+    Args:
+        weights: (steps * values + 1, horizon * values); the last row is added to all.
+        steps: of the past that are read.
+        ridge: chosen on dev.
+    """
+
+    weights: Tensor
+    steps: int
+    ridge: float
+    __repr__ = brief
+
+    def __call__(self, past: Tensor, horizon: int) -> Tensor:
+        """(windows, past, values) float64 -> (windows, horizon, values)."""
+        return (_features(past, self.steps) @ self.weights).unflatten(1, (horizon, past.shape[2]))
+
+
+def fit_linear(
+    train: Callable[[list[int]], tuple[Tensor, Tensor]], windows: int, dev: tuple[Tensor, Tensor]
+) -> LinearForecast:
+    """Ridge regression from past to horizon, all lead times at once; its penalty is the one of six that is best on dev.
+
+    ``W = (X'X + r n I)^-1 X'Y``. At most 1024 numbers of the past are read, the last ones, and at most 4096 training
+    windows, spread evenly.
+
+    Args:
+        train: numbers of training windows -> their past and horizon, (n, past, values) and (n, horizon, values).
+        windows: how many there are.
+        dev: past and horizon of the windows that the penalty is chosen on.
+
+    Not a strong linear model (Zeng et al. 2023, arXiv:2205.13504: DLinear reads 336 steps and takes trends apart).
+    """
+    count = min(windows, _WINDOWS)
+    past, horizon = train([number * windows // count for number in range(count)])
+    steps = max(1, min(past.shape[1], _FEATURES // past.shape[2]))
+    x, y = _features(past, steps), horizon.flatten(1)
+    spectrum, basis = torch.linalg.eigh(x.T @ x / len(x))
+    projected = basis.T @ (x.T @ y) / len(x)
+    found: list[tuple[float, LinearForecast]] = []
+    for ridge in _RIDGES:
+        weights = basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
+        each = LinearForecast(weights, steps, ridge)
+        found.append((float((each(dev[0], horizon.shape[1]) - dev[1]).square().mean()), each))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def naive_forecasts(past: Tensor, horizon: int, period: int | None, linear: LinearForecast | None) -> dict[str, Tensor]:
+    """Name -> (windows, horizon, values): last value, last period (where one is known and seen), mean and linear.
+
+    Args:
+        past: (windows, past, values), normalised: the mean of the training part is 0.
+        horizon: positions to say.
+        period: steps after which the series repeats itself, more or less; None: it has none.
+        linear: see ``fit_linear``; None: left out.
+
+    >>> past = torch.tensor([[[1.0], [2.0], [3.0]]]).double()
+    >>> found = naive_forecasts(past, 3, 2, LinearForecast(torch.zeros(4, 3).double(), 3, 1.0))
+    >>> {name: each.flatten().tolist() for name, each in found.items()}["last_period"]
+    [2.0, 3.0, 2.0]
+    """
+    found = {"last_value": last_value(past, horizon)}
+    if period is not None and period <= past.shape[1]:
+        found["last_period"] = last_period(past, horizon, period)
+    found["mean"] = mean(past, horizon)
+    if linear is not None:
+        found["linear"] = linear(past, horizon)
+    return found
+
+
+def _features(past: Tensor, steps: int) -> Tensor:
+    flat = past[:, -steps:].flatten(1)
+    return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+
+
+def together(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Batches of pairs as one pair."""
+    first, second = zip(*parts, strict=True)
+    return torch.cat(first), torch.cat(second)

@@ -9,44 +9,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.arguments import Arguments, is_number
-from freerun.brief import brief
-from freerun.diagnostics.chained import past_of
-from freerun.diagnostics.diagnosis import Fan, Growing, Naive, Side, Spread, ValueDiagnosis
-from freerun.diagnostics.growing import growth
-from freerun.diagnostics.leads import (
-    at_leads,
-    diverged_at,
-    gap_by_lead,
-    last_tenth,
-    quantiles,
-    summarised,
-    valid_time,
-    window_errors,
-    window_nrmse,
-)
-from freerun.diagnostics.long_climate import climate_of
+from freerun.arguments import Arguments, brief, is_number
+from freerun.batch import Batch, must_be
+from freerun.diagnostics.climate import climate_of, past_of
 from freerun.diagnostics.naive import last_period, last_value, mean
+from freerun.diagnostics.results import Fan, Growing, Naive, Side, Spread, ValueDiagnosis
 from freerun.distributions import HEADS
 from freerun.draws import DRAWS, Draw
 from freerun.errors import UserError, whole
-from freerun.generate import generate
+from freerun.generation import generate
 from freerun.keys import fold
-from freerun.rollin.modes import evaluating
-from freerun.rollin.outputs import forward
-from freerun.types import Batch
-
-__all__ = ["About", "diagnose_values"]
+from freerun.metrics.outputs import (
+    at_horizon,
+    first_divergence_of,
+    gap_by_horizon,
+    nrmse_last_tenth,
+    quantiles,
+    summarised,
+    valid_time_of_errors,
+    window_errors,
+    window_nrmse,
+)
+from freerun.rollin.model import eval_mode, forward
 
 _LEVELS = (0.05, 0.25, 0.75, 0.95)
+
+
 _SAMPLES = 100
+
+
 _CHANNELS = 4
+
 
 _SAMPLED = {"gaussian": "gaussian", "student_t": "student_t", "quantiles": "quantile_sample"}
 
 
 @dataclass(frozen=True, eq=False)
-class About(Arguments):
+class DiagnosisOptions(Arguments):
     """What is known of the data, and how much is asked.
 
     Args:
@@ -110,16 +109,16 @@ def feeding(model: Any) -> Draw:
 
 
 def diagnose_values(
-    model: Any, batches: Sequence[Batch], about: About, watch: Callable[[str], None] | None = None
+    model: Any, batches: Sequence[Batch], about: DiagnosisOptions, watch: Callable[[str], None] | None = None
 ) -> ValueDiagnosis:
     """See ``diagnose``."""
     told, own, gold, past = _both(model, batches, about, watch)
     forced_errors, free_errors = window_errors(told, gold), window_errors(own, gold)
     forced, free = summarised(forced_errors), summarised(free_errors)
-    times = valid_time(free_errors, about.threshold)
+    times = valid_time_of_errors(free_errors, about.threshold)
     grown = growth(free.quantiles[1], about.exponent, ceiling=about.threshold)
     ratio = None if grown.ratio is None else tuple(grown.ratio.tolist())
-    gone = diverged_at(own)
+    gone = first_divergence_of(own)
     if watch:
         watch("long run")
     climate, note = climate_of(
@@ -131,9 +130,9 @@ def diagnose_values(
         windows=gold.shape[0],
         horizon=gold.shape[1],
         channels=about.names or _numbered(gold),
-        teacher_forced=Side.of(forced, window_nrmse(forced_errors), last_tenth(forced_errors)),
-        free_running=Side.of(free, window_nrmse(free_errors), last_tenth(free_errors)),
-        gap_by_lead=tuple(gap_by_lead(free.quantiles[1], forced.quantiles[1]).tolist()),
+        teacher_forced=Side.of(forced, window_nrmse(forced_errors), nrmse_last_tenth(forced_errors)),
+        free_running=Side.of(free, window_nrmse(free_errors), nrmse_last_tenth(free_errors)),
+        gap_by_lead=tuple(gap_by_horizon(free.quantiles[1], forced.quantiles[1]).tolist()),
         naive={name: _naive(said, gold) for name, said in _without_model(past, gold.shape[1], about).items()},
         threshold=about.threshold,
         valid_time=Spread.of(times),
@@ -148,7 +147,7 @@ def diagnose_values(
 
 
 def _both(
-    model: Any, batches: Sequence[Batch], about: About, watch: Callable[[str], None] | None
+    model: Any, batches: Sequence[Batch], about: DiagnosisOptions, watch: Callable[[str], None] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Told gold, told its own, gold, and the past: (windows, H or P, V) each."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -157,9 +156,9 @@ def _both(
     for number, batch in enumerate(batches):
         if watch:
             watch(f"windows, part {number + 1} of {len(batches)}")
-        gold = at_leads(batch.targets, batch.mask)
-        with evaluating(model), torch.no_grad():
-            told = at_leads(_said(model, forward(model, batch)), batch.mask)
+        gold = at_horizon(batch.targets, batch.mask)
+        with eval_mode(model), torch.no_grad():
+            told = at_horizon(_said(model, forward(model, batch)), batch.mask)
         own = generate(model, batch, length=gold.shape[1], draw=draw, key=fold(about.key, number)).entries
         if told.shape != gold.shape:
             raise UserError(
@@ -178,7 +177,7 @@ def _said(model: Any, outputs: Tensor) -> Tensor:
     return outputs if head == "point" else HEADS[head]().mean(outputs)
 
 
-def _without_model(past: Tensor | None, horizon: int, about: About) -> dict[str, Tensor]:
+def _without_model(past: Tensor | None, horizon: int, about: DiagnosisOptions) -> dict[str, Tensor]:
     if past is None:
         return {}
     found = {"last_value": last_value(past, horizon)}
@@ -195,12 +194,12 @@ def _naive(said: Tensor, gold: Tensor) -> Naive:
         tuple(found.quantiles[0].tolist()),
         tuple(found.rmse.tolist()),
         Spread.of(window_nrmse(errors)),
-        Spread.of(last_tenth(errors)),
+        Spread.of(nrmse_last_tenth(errors)),
     )
 
 
 def _fans(
-    model: Any, batches: Sequence[Batch], found: tuple[Tensor, Tensor, Tensor, Tensor | None], about: About
+    model: Any, batches: Sequence[Batch], found: tuple[Tensor, Tensor, Tensor, Tensor | None], about: DiagnosisOptions
 ) -> list[Fan]:
     told, own, gold, past = found
     kept = min(about.fans, gold.shape[0])
@@ -209,7 +208,7 @@ def _fans(
     shown: list[Fan] = []
     for place, number in enumerate(numbers):
         tail = gold[number, :0] if past is None else past[number, -max(10, gold.shape[1] // 2) :]
-        lead = int(diverged_at(own[number : number + 1]))
+        lead = int(first_divergence_of(own[number : number + 1]))
         levels = tuple((level, _units(band[place], about)) for level, band in bands.items())
         shown.append(
             Fan(
@@ -225,7 +224,7 @@ def _fans(
     return shown
 
 
-def _units(values: Tensor, about: About) -> tuple[tuple[float, ...], ...]:
+def _units(values: Tensor, about: DiagnosisOptions) -> tuple[tuple[float, ...], ...]:
     """(steps, V) in the data's own units, of the first channels."""
     values = values.double()
     if about.scale is not None:
@@ -233,7 +232,9 @@ def _units(values: Tensor, about: About) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in values[:, :_CHANNELS].tolist())
 
 
-def _bands(model: Any, batches: Sequence[Batch], numbers: Sequence[int], about: About) -> dict[float, Tensor]:
+def _bands(
+    model: Any, batches: Sequence[Batch], numbers: Sequence[int], about: DiagnosisOptions
+) -> dict[float, Tensor]:
     """Level -> (windows shown, H, V) of sampled free runs; {} where the model says values alone."""
     head = head_of(model)
     if head == "point" or not numbers:
@@ -259,3 +260,67 @@ def _row(batches: Sequence[Batch], number: int) -> Batch:
 
 def _numbered(gold: Tensor) -> tuple[str, ...]:
     return tuple(f"channel {number}" for number in range(1, gold.shape[-1] + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """How an error grows, beside the system's own growth of small errors.
+
+    Args:
+        rate: fitted slope of log error, per step; None where fewer than three leads could be fitted.
+        exponent: the largest Lyapunov exponent, per step; None where it is not known.
+        fitted: leads 1..fitted were used.
+        ratio: (H,) error(t) / (error(1) exp(exponent (t - 1))); None without an exponent.
+    """
+
+    __repr__ = brief
+
+    rate: float | None
+    exponent: float | None
+    fitted: int
+    ratio: Tensor | None
+
+
+def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.4) -> Growth:
+    """How fast an error grows, and how that stands to exp(lambda t), at which a perfect model's would.
+
+    ``rate``: least-squares slope of ``log error(t)`` over the leads 1..n before the error first passes the ceiling;
+    ``ratio[t] = error(t) / (error(1) exp(lambda (t - 1)))``: 1 where the error grows as any small error does in the
+    system, above 1 where the model's own errors add to it.
+
+    Args:
+        errors: (H,) by lead time; the median over windows, since it is the typical log error that grows with lambda.
+        exponent: lambda, the largest Lyapunov exponent, per step; None: not known.
+        ceiling: errors above it have stopped being small, in the units of the errors.
+
+    Raises:
+        UserError: no errors, or an exponent that is not finite.
+
+    >>> import math
+    >>> found = growth(0.01 * torch.tensor([1.0, 2.0, 4.0, 8.0]), exponent=math.log(2.0))
+    >>> round(found.rate, 6), found.ratio.round(decimals=4)
+    (0.693147, tensor([1., 1., 1., 1.], dtype=torch.float64))
+
+    What it is not: an estimate of the system's exponent; that is asked of two true trajectories.
+    """
+    must_be("", "real", errors=errors)
+    if errors.dim() != 1 or errors.numel() == 0:
+        raise UserError(f"errors must be (H,), by lead time; got {tuple(errors.shape)}")
+    if exponent is not None and not is_number(exponent):
+        raise UserError(f"exponent must be a finite number, per step; got {exponent!r}")
+    if not is_number(ceiling) or ceiling <= 0:
+        raise UserError(f"ceiling must be a number above 0, in the units of the errors; got {ceiling!r}")
+    errors = errors.double()
+    small = torch.isfinite(errors) & (errors > 0) & (errors <= ceiling)
+    fitted = int(small.long().cumprod(0).sum())
+    rate = None
+    if fitted >= 3:
+        t = torch.arange(fitted, dtype=torch.float64, device=errors.device)
+        logs = errors[:fitted].log()
+        t = t - t.mean()
+        rate = float((t * (logs - logs.mean())).sum() / t.square().sum())
+    ratio = None
+    if exponent is not None:
+        t = torch.arange(errors.numel(), dtype=torch.float64, device=errors.device)
+        ratio = errors / (errors[0] * (exponent * t).exp())
+    return Growth(rate, exponent, fitted, ratio)

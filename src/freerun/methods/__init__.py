@@ -3,29 +3,34 @@
 from typing import Any
 
 from freerun.methods.base import Citation, Method
-from freerun.methods.confidence_aware import ConfidenceAware, confidence_aware
-from freerun.methods.demonstrator import (
+from freerun.methods.data_as_demonstrator import (
     DataAsDemonstratorOnline,
     data_as_demonstrator,
     data_as_demonstrator_online,
     demonstrations,
 )
-from freerun.methods.gaussian_noise import GaussianNoise, gaussian_noise
-from freerun.methods.generalised import GeneralisedTeacherForcing, generalised_teacher_forcing, jacobians, least_forcing
+from freerun.methods.generalised_teacher_forcing import (
+    GeneralisedTeacherForcing,
+    generalised_teacher_forcing,
+    jacobians,
+    least_forcing,
+)
+from freerun.methods.multi_step import MultiStep, Pushforward, multi_step, pushforward
+from freerun.methods.noise import GaussianNoise, TokenNoise, gaussian_noise, token_noise
 from freerun.methods.parallel import Parallel, parallel
 from freerun.methods.presets import PRESETS, bptt_sa, falling, reverse, rising
-from freerun.methods.reverse import ReverseScheduledSampling, reverse_scheduled_sampling
+from freerun.methods.reverse_scheduled_sampling import ReverseScheduledSampling, reverse_scheduled_sampling
 from freerun.methods.scheduled_sampling import (
     FreeRunning,
     ScheduledSampling,
+    SparseTeacherForcing,
+    TeacherForcing,
     free_running,
     scheduled_sampling,
+    sparse_teacher_forcing,
+    teacher_forcing,
 )
-from freerun.methods.sparse import SparseTeacherForcing, sparse_teacher_forcing
-from freerun.methods.teacher_forcing import TeacherForcing, teacher_forcing
-from freerun.methods.token_noise import TokenNoise, token_noise
-from freerun.methods.two_pass import TwoPass, two_pass
-from freerun.methods.unrolled_loss import MultiStep, Pushforward, multi_step, pushforward
+from freerun.methods.two_pass import ConfidenceAware, TwoPass, confidence_aware, two_pass
 
 __all__ = [
     "METHODS",

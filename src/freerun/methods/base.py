@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Never, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from freerun import draws, objectives
+from freerun import draws, gates, objectives
 from freerun.arguments import Arguments, unknown_argument
+from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import key_number
-from freerun.rollin import call_problems, can, differs_by_mode, explained_errors, forward
+from freerun.rollin import (
+    Mixing,
+    any_rank,
+    call_problems,
+    differs_by_mode,
+    eval_mode,
+    explained_errors,
+    forward,
+    refuse_cutting,
+    refuse_unrolling,
+    supports,
+    unroll,
+    unroll_truncated,
+    unwrap,
+)
+from freerun.rollin.engines import Engine, resolve_engine
+from freerun.rollin.model import asking, repeatable
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
-from freerun.types import Batch, Encoder, Outcome, step_number
-
-__all__ = [
-    "SHARED", "Citation", "Method", "TransformMethod", "asked", "change_report", "encode_once", "in_range",
-    "without_nan",
-]  # fmt: skip
+from freerun.types import Encoder, Outcome, Split, Step, step_number
 
 SHARED: dict[str, tuple[float, float]] = {"horizon": (1.0, math.inf)}
 """Parameters that every method has and a schedule may drive, with their ranges."""
@@ -116,7 +129,7 @@ class TransformMethod(Arguments):
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, of one that has its horizon and its loss steps."""
-        return self.feed(model, without_nan(batch), step, key)[0]
+        return self.feed(model, zero_unused(batch), step, key)[0]
 
     def shaped(self, batch: Batch, step: int) -> Batch:
         """The batch cut to the horizon, with the loss on the steps asked for."""
@@ -140,7 +153,7 @@ class TransformMethod(Arguments):
         The context is encoded once for roll-in and training where the model can and is the same function in
         both modes.
         """
-        shared = encode_once(model, without_nan(batch))
+        shared = encode_once(model, zero_unused(batch))
         fed, report = self.feed(model, shared, step, key)
         return self.finish(forward(model, fed), fed.made(context=batch.context), report)
 
@@ -250,7 +263,7 @@ def _no_number(name: str, given: Any) -> str:
     return f"{rule}; got {given!r}{how}"
 
 
-def without_nan(batch: Batch) -> Batch:
+def zero_unused(batch: Batch) -> Batch:
     """The batch with zeros for NaN and infinity in the history where nothing counts and nothing is replaced.
 
     One of them in the padding of real values would reach every weight through the forward and its backward.
@@ -278,12 +291,12 @@ def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[fl
 
 def encode_once(model: Any, batch: Batch) -> Batch:
     """The batch with its context encoded, where roll-in and training may share the encoding."""
-    if can(model, Encoder) and not differs_by_mode(model):
+    if supports(model, Encoder) and not differs_by_mode(model):
         return model.encode(batch)
     return batch
 
 
-def change_report(batch: Batch, history: Tensor, replaced: int) -> dict[str, float | str]:
+def replacement_counts(batch: Batch, history: Tensor, replaced: int) -> dict[str, float | str]:
     """Counts of a step: entries eligible, replaced, and replaced by something else than gold.
 
     For values also ``squared_deviation``: summed over entries, the mean over channels of (fed - gold) squared.
@@ -295,3 +308,214 @@ def change_report(batch: Batch, history: Tensor, replaced: int) -> dict[str, flo
         far = (history.detach() - batch.history.detach())[changed].double()
         report["squared_deviation"] = float(far.square().mean(-1).sum())
     return {**report, "disagreeing": int(torch.count_nonzero(changed))}
+
+
+@torch.no_grad()
+def eval_logits(model: Any, batch: Batch) -> Tensor:
+    """What the model says on a batch, in evaluation mode and without gradient: (batch, time, ...)."""
+    model = unwrap(model)
+    with asking(model, batch):
+        return forward(model, batch)
+
+
+@torch.no_grad()
+def eval_logits_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
+    """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
+    inner: Any = unwrap(model)
+    halves = len(rows) > 0 and bool(supports(inner, Split))
+    with asking(inner, batch):
+        if halves:
+            return inner.head(inner.hidden(batch)[rows, times])
+        return forward(inner, batch)[rows, times]
+
+
+def bind_gate(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
+    """From a key to a gate's ``keep``, and the number of model calls it took to be ready (1 for a confidence gate).
+
+    Args:
+        coin: a gate or its name.
+        model: asked for its confidence on gold history, in evaluation mode, where the gate needs that.
+        batch: the batch, its history gold.
+        ratio: the teacher forcing ratio; at 1 nothing is asked.
+    """
+    gate = gates.resolve(coin)
+    if gates.is_soft(gate):
+        raise UserError(
+            f"coin={coin!r} mixes gold and own values, which only scheduled_sampling does: use it, or another coin"
+        )
+    if not gates.needs_confidence(gate):
+        return lambda key: gates.kept(gate(batch, ratio, key), batch), 0
+    if ratio >= 1:
+        return lambda key: torch.ones_like(batch.mask), 0
+    confident: Any = gate
+    return partial(confident, batch, ratio, confidence=gates.confidences(eval_logits(model, batch), batch)), 1
+
+
+def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch: Batch) -> Outcome:
+    """The outcome with ``gold_weight`` times the loss on gold history added.
+
+    Args:
+        method: has ``gold_weight``.
+        outcome: of the fed batch.
+        gold: the model's outputs on gold history, with graph.
+        batch: the batch as given, its history gold.
+    """
+    total = method.finish(gold, batch, {}).total
+    weight: float = getattr(method, "gold_weight")  # noqa: B009 - a field of some methods only
+    return replace(outcome, total=outcome.total + weight * total)
+
+
+def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
+    """``with_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
+    batch = zero_unused(batch)
+    replaced = any_rank(model, float(outcome.report["replaced"]) > 0)
+    # a gradient that is cut leaves the outputs without a graph
+    if not replaced and outcome.outputs.requires_grad == outcome.total.requires_grad:
+        return add_gold_loss(method, outcome, outcome.outputs, batch)
+    more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
+    outcome = replace(outcome, report={**outcome.report, **more})
+    return add_gold_loss(method, outcome, forward(model, batch), batch)
+
+
+def gold_weight_problems(weight: Any) -> list[str]:
+    """What is wrong with a ``gold_weight``, if anything."""
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if number and 0 <= weight < float("inf"):
+        return []
+    return [f"gold_weight must be a number of 0 or more (0: the loss on gold history is not kept); got {weight!r}"]
+
+
+GRADIENTS = ("auto", "none", "full")
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutSpec:
+    """What a method decides before a roll-in of values.
+
+    Args:
+        mixing: what is fed.
+        gradient: ``"full"``, or k: cut every k positions.
+        engine: of the roll-in.
+        report: what is known of the step so far.
+        off: whether nothing own is fed in any batch at this step, so that the step is plain teacher forcing. That a
+            batch happens to have no own entry is not enough: a cut must not depend on how rows fall into micro-batches.
+    """
+
+    mixing: Mixing
+    gradient: str | int
+    engine: Engine
+    report: dict[str, float | str]
+    off: bool = False
+
+
+def gradient_problems(gradient: Any) -> list[str]:
+    """What is wrong with a ``gradient`` argument, if anything."""
+    count = isinstance(gradient, int) and not isinstance(gradient, bool) and gradient >= 1
+    if gradient in GRADIENTS or count:
+        return []
+    return [f"gradient must be 'auto', 'none', 'full' or a number of positions k >= 1; got {gradient!r}"]
+
+
+def gradient_of(batch: Batch, gradient: str | int) -> str | int:
+    """The policy for a batch: ``"auto"`` is none for ids and full for values.
+
+    Raises:
+        UserError: any other than none for ids.
+    """
+    if gradient == "auto":
+        return "none" if batch.is_discrete else "full"
+    if batch.is_discrete and gradient != "none":
+        raise UserError(
+            f"gradient={gradient!r} has no meaning for ids: a sampled symbol carries no gradient; use 'auto'"
+        )
+    return gradient
+
+
+def rollout_with_grad(method: TransformMethod, model: Any, batch: Batch, own: RolloutSpec) -> Outcome:
+    """The outcome of a step: the roll-in's outputs are the outputs, there is no second forward.
+
+    With nothing to replace it is the ordinary forward, bit for bit; a gradient that is cut is cut there too, except
+    where the method is off.
+
+    Raises:
+        UserError: what the model or the engine cannot do, also at a step that would not need it.
+    """
+    engine = refuse_unrolling(model, own.engine)
+    cut = isinstance(own.gradient, int)
+    if isinstance(own.gradient, int):
+        refuse_cutting(model, own.gradient, engine)
+    replaced = int(torch.count_nonzero(own.mixing.replaced))
+    report = dict(own.report)
+    if not any_rank(model, replaced > 0) and (own.off or not cut):
+        report |= {**replacement_counts(batch, batch.history, 0), **_how(0, True), "engine": "none"}
+        return method.finish(forward(model, encode_once(model, batch)), batch, report)
+    with repeatable(unwrap(model), batch):
+        if cut:
+            return _truncated(method, model, batch, own, replaced)
+        done = unroll(model, encode_once(model, batch), own.mixing, engine)
+    report |= {
+        **replacement_counts(batch, done.history, replaced),
+        **_how(done.passes, done.exact),
+        "engine": "unrolled",
+    }
+    return method.finish(done.outputs, batch.made(history=done.history), report)
+
+
+def _truncated(method: TransformMethod, model: Any, batch: Batch, own: RolloutSpec, replaced: int) -> Outcome:
+    assert isinstance(own.gradient, int)
+    objective: Any = getattr(method, "objective", "auto")
+    done = unroll_truncated(model, batch, own.mixing, own.gradient, objectives.resolve(objective, batch))
+    report = {**own.report, **replacement_counts(batch, done.history, replaced), **_how(0, True), "engine": "unrolled"}
+    return Outcome(done.total, done.count, done.outputs, batch.made(history=done.history), report)
+
+
+def blended(model: Any, batch: Batch, mixing: Mixing, engine: Engine) -> tuple[Tensor, dict[str, float | str]]:
+    """The history of a soft mix, built in evaluation mode and without gradient, and what to report of it."""
+    if resolve_engine(engine) not in ("auto", "step", "jacobi") and not isinstance(engine, int):
+        raise UserError(f"engine={engine!r} cannot blend gold and own: use 'auto', 'step' or 'jacobi'")
+    model, replaced = unwrap(model), int(torch.count_nonzero(mixing.replaced))
+    if not any_rank(model, replaced > 0):
+        return batch.history, {**replacement_counts(batch, batch.history, 0), **_how(0, True), "engine": "none"}
+    with torch.no_grad(), asking(model, batch):
+        encoded = model.encode(batch) if supports(model, Encoder) else batch
+        done = unroll(model, encoded, mixing, engine)
+    passes = max(1, done.passes)
+    report = {**replacement_counts(batch, done.history, replaced), **_how(passes, done.exact), "engine": "unrolled"}
+    return done.history, report
+
+
+def _how(passes: int, exact: bool) -> dict[str, float | str]:
+    certified = "no" if not exact else "construction" if passes == 0 else "fixed point"
+    return {"passes": passes, "work": float(passes), "certified": certified, "exact": float(exact)}
+
+
+def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tuple[Any, Batch, Step, Outcome]:
+    """One row, forward only, with the lowest ratio that a run of ``steps`` comes to.
+
+    Neither weights, modes nor PyTorch's generators are changed.
+
+    Returns:
+        the method, row and step that were tried, and the outcome.
+
+    Raises:
+        UserError: the model cannot do what the method asks.
+    """
+    one = batch.select(batch.replaceable.sum(1).argmax()[None])
+    method, step = _at_its_lowest(method, steps), Step(0, sample=0, epoch=0.0)
+    devices = [one.targets.device] if one.targets.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices), eval_mode(model):
+        return method, one, step, method.run(model, one, step, key)
+
+
+def _at_its_lowest(method: Any, steps: int) -> Any:
+    ratio = getattr(method, "teacher_forcing_ratio", None)
+    if isinstance(ratio, Schedule) and ratio.unit != "step":
+        lowest = 0.0
+    elif ratio is None:
+        lowest = 1.0
+    else:
+        lowest = extremes(ratio, steps)[0]
+    given = is_dataclass(method) and any(f.name == "teacher_forcing_ratio" and f.init for f in fields(method))
+    if lowest < 1 and given:  # one row and one coin might show nothing
+        return replace(method, teacher_forcing_ratio=0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return method

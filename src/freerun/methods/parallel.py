@@ -9,17 +9,24 @@ import torch
 from torch import Tensor
 
 from freerun import draws, gates
+from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
-from freerun.methods.base import SHARED, Citation, TransformMethod, change_report
-from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, said_at, tosser
+from freerun.methods.base import (
+    SHARED,
+    Citation,
+    TransformMethod,
+    bind_gate,
+    eval_logits_at,
+    gold_weight_problems,
+    kept_gold_loss,
+    replacement_counts,
+)
 from freerun.objectives import Objective
-from freerun.rollin import most, some
-from freerun.rollin.plan import Plan
+from freerun.rollin import any_rank, max_over_ranks
+from freerun.rollin.replacement import Plan
 from freerun.schedules import Schedule
-from freerun.types import Batch, Outcome
-
-__all__ = ["Parallel", "parallel"]
+from freerun.types import Outcome
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,12 +98,12 @@ class Parallel(TransformMethod):
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history after the last pass."""
         ratio = self.value("teacher_forcing_ratio", step)
-        toss, calls = tosser(self.coin, model, batch, ratio)
+        toss, calls = bind_gate(self.coin, model, batch, ratio)
         draw = draws.fitting(self.draw, batch)
         place = batch.replaceable.cumsum(1) - 1
         needed = int(place.max()) + 1 if place.numel() else 0
         history, own = batch.history, torch.zeros_like(batch.mask)
-        for n in range(min(self.passes, most(model, needed))):
+        for n in range(min(self.passes, max_over_ranks(model, needed))):
             keys = [fold(key, label, int(step)) for label in ("gate", "draw")]
             if self.redraw and n:  # the first pass shares its randomness with the other methods
                 keys = [fold(each, n) for each in keys]
@@ -106,13 +113,13 @@ class Parallel(TransformMethod):
             own = torch.where(drawn, ~keep, own)
             before = history
             history = torch.where(drawn.view(*drawn.shape, *[1] * (history.dim() - 2)), batch.history, before)
-            if some(model, len(plan) > 0):
+            if any_rank(model, len(plan) > 0):
                 calls += 1
                 history = _drawn(model, batch.made(history=before), plan, history)
         exact = self.passes >= needed or not bool(own.any())
         report: dict[str, float | str] = {
             "teacher_forcing_ratio": ratio,
-            **change_report(batch, history, int(own.sum())),
+            **replacement_counts(batch, history, int(own.sum())),
             "passes": calls,
             "work": float(calls),
             "engine": f"{self.passes} frozen passes" if calls else "none",
@@ -129,7 +136,7 @@ class Parallel(TransformMethod):
 
 def _drawn(model: Any, batch: Batch, plan: Plan, history: Tensor) -> Tensor:
     """The history with the plan's entries drawn from what the model says on the batch."""
-    outputs = said_at(model, batch, plan.rows, plan.times)
+    outputs = eval_logits_at(model, batch, plan.rows, plan.times)
     if len(plan) == 0:
         return history
     plan.check(outputs, len(plan))

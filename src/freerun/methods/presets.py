@@ -9,11 +9,9 @@ from typing import Any
 from freerun.arguments import is_number
 from freerun.errors import UserError
 from freerun.methods.base import TransformMethod
-from freerun.methods.reverse import ReverseScheduledSampling
+from freerun.methods.reverse_scheduled_sampling import ReverseScheduledSampling
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.schedules import Constant, Exponential, InverseSigmoid, Join, Linear
-
-__all__ = ["PRESETS", "bptt_sa", "falling", "midpoint_k", "reverse", "rising"]
 
 
 def midpoint_k(steps: int) -> float:

@@ -9,11 +9,26 @@ import torch
 from torch import Tensor
 
 from freerun import draws, gates
+from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.gates import Every, Gate
 from freerun.keys import fold
-from freerun.methods.base import SHARED, Citation, TransformMethod, change_report, encode_once, without_nan
-from freerun.methods.first_pass import gold_weight_problems, kept_gold_loss, tosser
-from freerun.methods.valued import Own, blended, gradient_of, gradient_problems, through_own
+from freerun.methods.base import (
+    SHARED,
+    Citation,
+    RolloutSpec,
+    TransformMethod,
+    bind_gate,
+    blended,
+    encode_once,
+    gold_weight_problems,
+    gradient_of,
+    gradient_problems,
+    kept_gold_loss,
+    replacement_counts,
+    rollout_with_grad,
+    zero_unused,
+)
 from freerun.objectives import Objective
 from freerun.rollin import (
     Mixing,
@@ -22,17 +37,72 @@ from freerun.rollin import (
     differs_by_mode,
     draft_roll_in,
     forward,
+    needs_sync,
     roll_in,
-    unwrapped,
-    waits,
+    unwrap,
 )
-from freerun.rollin.engines import Draft, Engine, check_engine, resolve
-from freerun.rollin.modes import asking
-from freerun.rollin.plan import Plan
+from freerun.rollin.engines import Draft, Engine, check_engine, resolve_engine
+from freerun.rollin.model import asking
+from freerun.rollin.replacement import Plan
 from freerun.schedules import Schedule
-from freerun.types import Batch, Outcome
+from freerun.types import Outcome
 
-__all__ = ["FreeRunning", "ScheduledSampling", "free_running", "scheduled_sampling"]
+
+@dataclass(frozen=True, repr=False)
+class TeacherForcing(TransformMethod):
+    """Maximum likelihood with the gold history: ``loss = -sum_t log p(y_t | y_<t, x)``.
+
+    Args:
+        objective: ``"auto"`` (cross-entropy for ids, MSE for values), ``"cross_entropy"``, ``"mse"`` or a function
+            ``(outputs, batch) -> (total, count)``.
+
+    What it is not: a promise about free running. The model never sees its own mistakes.
+
+    Reference: Williams and Zipser 1989, A learning algorithm for continually running fully recurrent neural
+    networks.
+
+    >>> import torch
+    >>> model = lambda batch: torch.zeros(batch.size, batch.time, 4)
+    >>> ids = torch.tensor([[2, 1, 0]])
+    >>> round(float(TeacherForcing()(model, Batch(ids, ids, ids >= 0), step=0)), 4)
+    1.3863
+    """
+
+    objective: str | Objective = "auto"
+
+    name: ClassVar[str] = "teacher_forcing"
+    summary: ClassVar[str] = "the gold history, always"
+    citation: ClassVar[Citation] = Citation(
+        formula="loss = -sum_t log p(y_t | y_<t, x)",
+        reference="Williams, R. J. and Zipser, D. (1989). A learning algorithm for continually running fully "
+        "recurrent neural networks. Neural Computation 1(2).",
+        bibtex="""@article{williams1989learning,
+  author  = {Williams, Ronald J. and Zipser, David},
+  title   = {A Learning Algorithm for Continually Running Fully Recurrent Neural Networks},
+  journal = {Neural Computation},
+  volume  = {1},
+  number  = {2},
+  pages   = {270--280},
+  year    = {1989}
+}""",
+    )
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise UserError(problems)
+
+    @property
+    def asks_model(self) -> bool:
+        """The history is gold."""
+        return False
+
+    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+        """The batch as it is."""
+        report = replacement_counts(batch, batch.history, 0)
+        return batch, {"teacher_forcing_ratio": 1.0, **report, "passes": 0, "engine": "none"}
+
+
+teacher_forcing = TeacherForcing
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,22 +181,22 @@ class ScheduledSampling(TransformMethod):
             return batch.made(history=history), {**own.report, **report}
         plan, report = self._plan(model, batch, step, key)
         rolled = roll_in(model, batch, plan, self.engine)
-        report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
+        report |= {**replacement_counts(batch, rolled.history, len(plan)), **rolled.report()}
         return batch.made(history=rolled.history), report
 
     def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
         if gradient_of(batch, self.gradient) == "none":
             return super().fed(model, batch, step, key)
-        batch = without_nan(batch)
-        return through_own(self, model, batch, self._own(model, batch, step, key)).fed
+        batch = zero_unused(batch)
+        return rollout_with_grad(self, model, batch, self._own(model, batch, step, key)).fed
 
     def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step; with a gradient through own values the roll-in's outputs are the outputs."""
         if gradient_of(batch, self.gradient) != "none":
-            known = without_nan(batch)
-            outcome = through_own(self, model, known, self._own(model, known, step, key))
-        elif isinstance(resolve(self.engine), Draft) and not differs_by_mode(model) and not _in_wrapper(model):
+            known = zero_unused(batch)
+            outcome = rollout_with_grad(self, model, known, self._own(model, known, step, key))
+        elif isinstance(resolve_engine(self.engine), Draft) and not differs_by_mode(model) and not _in_wrapper(model):
             outcome = self._certified(model, batch, step, key)
         else:
             outcome = super().made(model, batch, step, key)
@@ -137,18 +207,18 @@ class ScheduledSampling(TransformMethod):
 
     def _certified(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """A draft that the training forward certifies: the roll-in has no certifying pass of its own."""
-        shared = encode_once(model, without_nan(batch))
+        shared = encode_once(model, zero_unused(batch))
         plan, report = self._plan(model, shared, step, key)
         if len(plan) == 0:
             outputs, rolled = forward(model, shared), RollIn(shared.history, "none", 0, 0.0, "construction")
         else:
             with torch.no_grad(), asking(model, batch):
-                drafter: Any = resolve(self.engine)
+                drafter: Any = resolve_engine(self.engine)
                 drafted = draft_roll_in(model, batch, plan, drafter, shared)
             outputs, done = certified_forward(model, shared, plan, drafted)
             by = "training forward" if done.settled else "fixed point"
             rolled = RollIn(done.history, "draft", done.passes, done.work, by)
-        report |= {**change_report(batch, rolled.history, len(plan)), **rolled.report()}
+        report |= {**replacement_counts(batch, rolled.history, len(plan)), **rolled.report()}
         return self.finish(outputs, batch.made(history=rolled.history), report)
 
     def _plan(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Plan, dict[str, float | str]]:
@@ -165,21 +235,21 @@ class ScheduledSampling(TransformMethod):
                     "mixes their embeddings, or another coin"
                 )
             return gate(batch, ratio, key), {"teacher_forcing_ratio": ratio}
-        toss, asked = tosser(self.coin, model, batch, ratio)
+        toss, asked = bind_gate(self.coin, model, batch, ratio)
         report: dict[str, float | str] = {"gate_passes": asked} if asked else {}
         return toss(fold(key, "gate", int(step))) | ~batch.replaceable, {"teacher_forcing_ratio": ratio, **report}
 
-    def _own(self, model: Any, batch: Batch, step: int, key: int) -> Own:
+    def _own(self, model: Any, batch: Batch, step: int, key: int) -> RolloutSpec:
         keep, report = self._keep(model, batch, step, key)
         gradient = gradient_of(batch, self.gradient)
         draw = draws.fitting(self.draw, batch)
         mixing = Mixing.of(batch, keep, draw, fold(key, "draw", int(step)), detached=gradient == "none")
-        return Own(mixing, gradient, self.engine, report, off=float(report["teacher_forcing_ratio"]) >= 1)
+        return RolloutSpec(mixing, gradient, self.engine, report, off=float(report["teacher_forcing_ratio"]) >= 1)
 
 
 def _in_wrapper(model: Any) -> bool:
     """Whether training forwards are exchanged with other processes: a draft is then certified without one."""
-    return unwrapped(model) is not model or waits(model)
+    return unwrap(model) is not model or needs_sync(model)
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,4 +276,62 @@ class FreeRunning(ScheduledSampling):
 
 
 scheduled_sampling = ScheduledSampling
+
+
 free_running = FreeRunning
+
+
+@dataclass(frozen=True, repr=False)
+class SparseTeacherForcing(ScheduledSampling):
+    """Gold at positions tau-1, 2 tau-1, ..., else the model's own output, with the whole gradient.
+
+    ``h_t = y_t`` where tau divides t + 1, else ``f(h_<t)``. On chaotic systems gradients of free running explode;
+    forcing once in a predictability time keeps them bounded and still shows the model its own errors.
+
+    Args:
+        tau: period in positions, at least 2; published: about the system's predictability time, ``ln 2 / exponent``
+            in steps.
+        teacher_forcing_ratio: P(gold) between the forced positions; published: 0.
+
+    The other arguments are those of ``scheduled_sampling``.
+
+    Raises:
+        UserError: arguments outside their range.
+
+    What it is not: truncated back-propagation (``gradient=tau``), which cuts the gradient and feeds no gold.
+
+    Reference: Mikhaeil, Monfared and Durstewitz 2022, On the difficulty of learning chaotic dynamics with RNNs,
+    NeurIPS, arXiv:2110.07238.
+
+    >>> SparseTeacherForcing(tau=16)
+    sparse_teacher_forcing(tau=16)
+    """
+
+    teacher_forcing_ratio: float | Schedule = 0.0
+    coin: str | Gate = field(default="every", init=False, repr=False)
+    tau: int = field(kw_only=True)
+
+    name: ClassVar[str] = "sparse_teacher_forcing"
+    summary: ClassVar[str] = "gold every tau positions, own between"
+    citation: ClassVar[Citation] = Citation(
+        formula="h_t = y_t where tau divides t + 1, else f(h_<t, x);  loss = |f(h_<t, x) - y_t|^2",
+        reference="Mikhaeil, J. M., Monfared, Z. and Durstewitz, D. (2022). On the difficulty of learning chaotic "
+        "dynamics with RNNs. NeurIPS. arXiv:2110.07238",
+        bibtex="""@inproceedings{mikhaeil2022difficulty,
+  author    = {Mikhaeil, Jonas M. and Monfared, Zahra and Durstewitz, Daniel},
+  title     = {On the Difficulty of Learning Chaotic Dynamics with {RNN}s},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {35},
+  year      = {2022}
+}""",
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "coin", Every(self.tau))
+        except UserError as error:
+            raise UserError(error.problems + self.problems()) from None
+        super().__post_init__()
+
+
+sparse_teacher_forcing = SparseTeacherForcing

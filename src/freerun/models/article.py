@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.forecasting.told import covariates_of, past_of, size_problems
-from freerun.types import Batch
-
-__all__ = ["ArticleForecaster", "Seq2SeqModel", "UnshiftedSeq2SeqModel"]
+from freerun.models.forecasting.inputs import covariates_of, past_of, size_problems
 
 
 class UnshiftedSeq2SeqModel(nn.Module):

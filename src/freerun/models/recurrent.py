@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from freerun.arguments import count_problems, is_number
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.cells import CELLS, CellWeights, cell_step, cell_weights
-from freerun.models.encoder import RecurrentEncoder
-from freerun.types import Batch
-
-__all__ = ["DecoderState", "Encoded", "RecurrentSeq2Seq"]
+from freerun.models.rnn import CELLS, CellWeights, RecurrentEncoder, cell_step, cell_weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freerun.report.charts import Axes, Line, arm, chart
-from freerun.report.figures import DASHES, SOFT
-from freerun.report.markup import Raw, figure, grid, key, paragraph, swatch, table
-
-__all__ = ["sections", "summary"]
+from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, chart
+from freerun.report.page import Raw, figure, grid, line_legend, paragraph, swatch, table
 
 Found = Mapping[str, Any]
 
@@ -52,7 +49,10 @@ def sections(content: Found) -> list[tuple[str, str]]:
     shown = _enough(found)
     return [
         ("Wrong choices", _wrong(found) + _reading(content)),
-        ("By position", key([("arm", 0, "teacher-forced"), ("arm", 1, "free-running")]) + grid(_figures(found, shown))),
+        (
+            "By position",
+            line_legend([("arm", 0, "teacher-forced"), ("arm", 1, "free-running")]) + grid(_figures(found, shown)),
+        ),
     ]
 
 

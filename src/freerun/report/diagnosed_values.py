@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freerun.report import diagnosed_figures as drawn
-from freerun.report.markup import Raw, paragraph, swatch, table
-
-__all__ = ["sections", "summary"]
+from freerun.report import diagnosis_figures as drawn
+from freerun.report.page import Raw, paragraph, swatch, table
 
 Found = Mapping[str, Any]
 

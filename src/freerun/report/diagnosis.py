@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.report import diagnosed_ids, diagnosed_values
-from freerun.report.markup import Raw, escape, paragraph
-
-__all__ = ["write_diagnosis"]
+from freerun.report.page import Raw, escape, paragraph
 
 
 def write_diagnosis(found: Mapping[str, Any], path: Path) -> Path:

@@ -1,108 +1,110 @@
-"""The page: its parts in order, one style sheet inside, nothing loaded from anywhere."""
+"""Pieces of HTML; whatever is text is escaped here and nowhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from html import escape as escaped
 
-from freerun.compare.results import read
-from freerun.compare.told import told
-from freerun.report import drawn, sections
-from freerun.report.forecasts import forecasts
-from freerun.report.markup import Raw, escape, paragraph
-from freerun.report.readings import Runs, data_lines, examples, header, load, said
-
-__all__ = ["write"]
+from freerun.errors import visible
 
 
-def write(out: Path) -> Path:
-    """Make ``out/report.html`` from a finished comparison; its path.
+def escape(text: str) -> str:
+    """Text as HTML; control characters, which no page may hold, are written as escapes."""
+    return escaped(visible(text, keep="\n"))
 
-    One file with style sheet and drawings inside; readable without JavaScript, offline and on paper.
+
+class Raw(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def _html(value: object) -> str:
+    return value if isinstance(value, Raw) else escape(str(value))
+
+
+def swatch(number: int, label: str) -> Raw:
+    """An arm's name behind a stroke in its colour and pattern."""
+    index = number % 6
+    stroke = (
+        f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="stroke-{index}" d="M1 4H25"/></svg>'
+    )
+    return Raw(f'<span class="arm">{stroke}{escape(label)}</span>')
+
+
+def legend(arms: Sequence[str]) -> Raw:
+    """What the colours of the figures mean."""
+    entries = "".join(f"<li>{swatch(number, arm)}</li>" for number, arm in enumerate(arms))
+    return Raw(f'<ul class="legend" aria-label="colours of the arms">{entries}</ul>')
+
+
+def line_legend(entries: Iterable[tuple[str, int, str]]) -> Raw:
+    """What the strokes of figures mean: (kind, number, label) each.
+
+    Kinds: ``arm`` and ``naive`` by number, ``gold``, ``growth``, and ``band`` of an arm.
+    """
+    parts: list[str] = []
+    for kind, number, label in entries:
+        if kind == "arm":
+            parts.append(f"<li>{swatch(number, label)}</li>")
+            continue
+        name = {"band": f"band-{number % 6}", "naive": f"stroke-naive stroke-naive-{number % 6}"}.get(
+            kind, f"stroke-{kind}"
+        )
+        stroke = f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="{name}" d="M1 4H25"/></svg>'
+        parts.append(f'<li><span class="arm">{stroke}{escape(label)}</span></li>')
+    return Raw(f'<ul class="legend" aria-label="what the lines mean">{"".join(parts)}</ul>')
+
+
+def paragraph(text: object, kind: str = "") -> Raw:
+    """A paragraph."""
+    return Raw(f"<p{_class(kind)}>{_html(text)}</p>")
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "", caption: str = "") -> Raw:
+    """A table; the first cell of a row is its head, and each cell knows its column's name.
 
     Args:
-        out: folder of the comparison, with results.json and the runs.
-
-    Raises:
-        UserError: no finished comparison, or a library of the extra ``report`` is missing.
+        heads: names of the columns.
+        rows: cells, text or Raw.
+        kind: CSS class: ``numbers`` sets all but the first column to the right, ``cards`` stacks rows on narrow
+            screens.
+        caption: shown above.
     """
-    results = read(out)
-    runs = load(results, out)
-    path = out / "report.html"
-    partial = out / "report.html.part"
-    partial.write_text(_page(results, runs, out), encoding="utf-8")
-    partial.replace(path)
-    return path
-
-
-def _page(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
-    name = str(results["recipe"].get("name", "comparison"))
-    style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
-    parts = [
-        f'<header><p class="kind">freerun compare</p><h1>{escape(name)}</h1>',
-        paragraph(results["verdict"], "verdict"),
-        "</header>",
-        _section("Scores", sections.scores(results) + sections.reading_help(results)),
-        _section("Differences", _differences(results)),
-        _section("Forecasts", forecasts(results, out)),
-        _section("Training", drawn.training(runs, told(results["recipe"]))),
-        _section("What the histories held", drawn.entries(runs)),
-        _section("Costs", sections.costs(results)),
-        _section("Words on which arms differ", _words(results, out)),
-        _section("What the models say", _said(results, out)),
-        _section("Methods", sections.methods(results)),
-        _section("Runs and data", sections.runs(results) + _data(results, runs, out)),
-        _section("Recipe", sections.recipe(results)),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(name)}: comparison</title><style>{style}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    body = "".join(f"<tr>{_cells(heads, row)}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    inside = f"<table{_class(kind)}>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return Raw(
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption or heads[0])}">{inside}</div>'
     )
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+def _cells(heads: Sequence[str], row: Sequence[object]) -> str:
+    first = f'<th scope="row">{_html(row[0])}</th>'
+    rest = zip(heads[1:], row[1:], strict=True)
+    return first + "".join(f'<td data-label="{escape(name)}">{_html(value)}</td>' for name, value in rest)
 
 
-def _differences(results: Mapping[str, Any]) -> str:
-    return drawn.differences(results) + sections.comparisons(results) if results["comparisons"] else ""
+def figure(title: str, svg: str, texts: tuple[str, str], data: Raw) -> Raw:
+    """A figure with its title, a description in words, and its numbers as a table.
+
+    Args:
+        title: short.
+        svg: the drawing.
+        texts: how to read it, shown below the title; and what is to be seen, for those who do not see it.
+        data: the table behind it.
+    """
+    reading, seen = texts
+    drawing = f'<div class="drawing" role="img" aria-label="{escape(f"{title}. {seen}")}">{svg}</div>'
+    caption = f"<figcaption><strong>{escape(title)}</strong> <span>{escape(reading)}</span></figcaption>"
+    return Raw(f"<figure>{caption}{drawing}<details><summary>the numbers</summary>{data}</details></figure>")
 
 
-def _words(results: Mapping[str, Any], out: Path) -> str:
-    line = min(results["comparisons"], key=lambda line: line["control"], default=None)
-    found = examples(results, out, (line["method"], line["baseline"])) if line else None
-    arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
-    return sections.differing_words(found, arms) if found else ""
-
-
-def _said(results: Mapping[str, Any], out: Path) -> str:
-    found = said(results, out)
-    return sections.said(found, list(dict.fromkeys(run["label"] for run in results["runs"]))) if found else ""
-
-
-def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
-    first = header(runs)
-    reported = told(results["recipe"])
-    facts = {
-        reported.examples: first.get("examples"),
-        reported.items: results["test_words"] or None,
-        "data fingerprint": results["runs"][0]["data"],
-        "parameters": first.get("parameters"),
-        **results["runs"][0]["versions"],
-    }
-    entries = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd></div>"
-        for name, value in facts.items()
-        if value is not None
-    )
-    said = "\n".join(data_lines(results, out))
-    return Raw(f"<dl>{entries}</dl>" + (f"<pre>{escape(said)}</pre>" if said else ""))
-
-
-def _plain(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def grid(figures: Iterable[Raw]) -> Raw:
+    """Figures side by side where there is room."""
+    return Raw(f'<div class="grid">{"".join(figures)}</div>')

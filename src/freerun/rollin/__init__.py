@@ -1,14 +1,25 @@
 """The kernel: building the history a model is told out of gold and its own output."""
 
 from freerun.rollin.draft import certified_forward, draft_roll_in
-from freerun.rollin.engine import RollIn, roll_in
 from freerun.rollin.engines import ENGINES, Draft, Window
-from freerun.rollin.mixing import Mixing
-from freerun.rollin.modes import differs_by_mode, evaluating
-from freerun.rollin.outputs import call_problems, checked, explained_errors, forward
-from freerun.rollin.together import can, hint, most, refuse_sharded, some, unwrapped, waits
-from freerun.rollin.truncated import refuse_cutting, unroll_truncated
-from freerun.rollin.unrolled import refuse_unrolling, unroll
+from freerun.rollin.model import (
+    any_rank,
+    call_problems,
+    checked,
+    differs_by_mode,
+    eval_mode,
+    explained_errors,
+    forward,
+    max_over_ranks,
+    needs_sync,
+    refuse_sharded,
+    supports,
+    unwrap,
+    wrapper_hint,
+)
+from freerun.rollin.replacement import Mixing
+from freerun.rollin.roll_in import RollIn, roll_in
+from freerun.rollin.unroll import refuse_cutting, refuse_unrolling, unroll, unroll_truncated
 
 __all__ = [
     "ENGINES",
@@ -16,24 +27,24 @@ __all__ = [
     "Mixing",
     "RollIn",
     "Window",
+    "any_rank",
     "call_problems",
-    "can",
     "certified_forward",
     "checked",
     "differs_by_mode",
     "draft_roll_in",
-    "evaluating",
+    "eval_mode",
     "explained_errors",
     "forward",
-    "hint",
-    "most",
+    "max_over_ranks",
+    "needs_sync",
     "refuse_cutting",
     "refuse_sharded",
     "refuse_unrolling",
     "roll_in",
-    "some",
+    "supports",
     "unroll",
     "unroll_truncated",
-    "unwrapped",
-    "waits",
+    "unwrap",
+    "wrapper_hint",
 ]

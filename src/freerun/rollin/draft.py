@@ -11,17 +11,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import UserError, out_of_memory
 from freerun.rollin.engines import Draft
 from freerun.rollin.jacobi import jacobi_roll_in
-from freerun.rollin.modes import evaluating, uncached_autocast
-from freerun.rollin.outputs import forward
-from freerun.rollin.plan import Plan
-from freerun.rollin.rolled import Rolled, same
-from freerun.rollin.together import has
-from freerun.types import Batch, Encoder
-
-__all__ = ["certified_forward", "draft_roll_in"]
+from freerun.rollin.model import eval_mode, forward, has, uncached_autocast
+from freerun.rollin.replacement import Plan, Rolled, equal_entries
+from freerun.types import Encoder
 
 _COPIES: WeakKeyDictionary[nn.Module, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
 _REDONE = 3
@@ -50,7 +46,7 @@ def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: 
     if isinstance(drafter, torch.dtype):
         batch = batch.made(context=_cast((encoded or batch).context, drafter))
         drafter = _copy_of(model, drafter)
-    with evaluating(drafter):
+    with eval_mode(drafter):
         shown = _encoded(drafter, batch)
         return jacobi_roll_in(drafter, shown, plan, passes=plan.longest + 1, enough=engine.enough)
 
@@ -135,7 +131,7 @@ def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> 
         if failing.numel() == 0:
             break
         part, inner = batch.select(failing), plan.within(failing)
-        with torch.no_grad(), evaluating(model), uncached_autocast(history.device):
+        with torch.no_grad(), eval_mode(model), uncached_autocast(history.device):
             redone = jacobi_roll_in(model, part, inner, start=history[failing])
         again = forward(model, part.made(history=redone.history))
         share = len(failing) / batch.size
@@ -152,4 +148,4 @@ def _failing(outputs: Tensor, history: Tensor, plan: Plan) -> Tensor:
     """The rows ((n,), rising) with an entry that these outputs would not have chosen."""
     every = torch.arange(len(plan), device=history.device)
     said = plan.choose(outputs[plan.rows, plan.times], lambda logits: logits, every).to(history.dtype)
-    return plan.rows[~same(said, history[plan.rows, plan.times])].unique()
+    return plan.rows[~equal_entries(said, history[plan.rows, plan.times])].unique()

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from freerun.arguments import Arguments, is_number, nearest
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.rollin.plan import Plan
-from freerun.rollin.together import can, has, refuse_sharded
-from freerun.types import Batch, Cached, Stepper
-
-__all__ = ["ENGINES", "Draft", "Engine", "Window", "check_engine", "chosen_engine", "refuse_engine", "resolve"]
+from freerun.rollin.model import has, refuse_sharded, supports
+from freerun.rollin.replacement import Plan
+from freerun.types import Cached, Stepper
 
 ENGINES = ("auto", "step", "jacobi", "window", "draft")
 
@@ -95,7 +94,7 @@ def check_engine(engine: Engine) -> list[str]:
     return []
 
 
-def resolve(engine: Engine) -> Engine:
+def resolve_engine(engine: Engine) -> Engine:
     """``"window"`` and ``"draft"`` with their settings.
 
     >>> resolve("window"), resolve(2)
@@ -110,7 +109,7 @@ def refuse_engine(model: Any, engine: Engine) -> None:
     Raises:
         UserError: ``step`` without a Stepper, a window without a cache, anything but passes for sharded parameters.
     """
-    engine = resolve(engine)
+    engine = resolve_engine(engine)
     if engine == "step" or isinstance(engine, Window | Draft):
         name = engine if isinstance(engine, str) else type(engine).__name__.lower()
         instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
@@ -130,13 +129,13 @@ def chosen_engine(model: Any, batch: Batch, plan: Plan, engine: Engine) -> Engin
     the calls cost, not the positions: parallel passes, and where more than three fifths are own windows of 8, or steps
     (argued, not measured).
     """
-    engine = resolve(engine)
+    engine = resolve_engine(engine)
     if engine != "auto":
         return engine
     dense = 5 * len(plan) > 3 * int(batch.replaceable.sum())
     processor = batch.history.device.type == "cpu"
-    if not can(model, Cached):
-        return "step" if can(model, Stepper) and (processor or dense) else "jacobi"
+    if not supports(model, Cached):
+        return "step" if supports(model, Stepper) and (processor or dense) else "jacobi"
     if processor:
         return "step" if dense else Window()
     return Window(8) if dense else "jacobi"

@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.rollin.outputs import forward
-from freerun.rollin.plan import Plan
-from freerun.rollin.rolled import Rolled, same
-from freerun.rollin.together import can, most, some
-from freerun.types import Batch, Split
-
-__all__ = ["jacobi_roll_in"]
+from freerun.rollin.model import any_rank, forward, max_over_ranks, supports
+from freerun.rollin.replacement import Plan, Rolled, equal_entries
+from freerun.types import Split
 
 _SETTLING = 10
 """More passes than the proof needs, for choices that hang on rounding: each settles once no more rows are dropped."""
@@ -48,11 +45,11 @@ def jacobi_roll_in(
         UserError: where an exact roll-in does not settle: the model is not causal, or random in eval mode.
     """
     walk = _Passes(model, batch, plan, batch.history if start is None else start, enough)
-    limit = most(model, plan.longest + 1) if passes is None else passes
+    limit = max_over_ranks(model, plan.longest + 1) if passes is None else passes
     # a choice that hangs on the last bit may fall otherwise once rows are dropped: it is given time to settle
     for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):
         walk.go_on()
-        if not some(model, not walk.settled):
+        if not any_rank(model, not walk.settled):
             return Rolled(walk.history, n, walk.rows / batch.size, walk.certain)
     if passes is None and not walk.settled:
         raise UserError(
@@ -75,7 +72,7 @@ class _Passes:
         self.settled = self.certain = len(plan) == 0
         self._pending = torch.arange(len(plan), device=start.device)
         self._live: Tensor | None = None  # rows; None: all
-        self._split = can(model, Split)
+        self._split = supports(model, Split)
 
     def go_on(self) -> None:
         """One call of the model."""
@@ -86,7 +83,7 @@ class _Passes:
         rows, times = plan.rows[pending], plan.times[pending]
         own = plan.choose(*self._before(rows, times), pending).to(self.history.dtype)
         self.rows += self.batch.size if self._live is None else len(self._live)
-        changed = ~same(own, self.history[rows, times])
+        changed = ~equal_entries(own, self.history[rows, times])
         moved = int(changed.sum())
         if moved:
             # out of place: a model may have kept the tensor it was given

@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.rollin.outputs import checked_rows
-from freerun.rollin.plan import Plan
-from freerun.rollin.rolled import Rolled
-from freerun.rollin.together import has
-from freerun.types import Batch, Reader
-
-__all__ = ["step_roll_in"]
+from freerun.batch import Batch
+from freerun.rollin.model import checked_rows, has
+from freerun.rollin.replacement import Plan, Rolled
+from freerun.types import Reader
 
 
 def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freerun.rollin.plan import Plan
-from freerun.rollin.rolled import Rolled, same
-from freerun.types import Batch, Cached
-
-__all__ = ["window_roll_in"]
+from freerun.batch import Batch
+from freerun.rollin.replacement import Plan, Rolled, equal_entries
+from freerun.types import Cached
 
 
 def window_roll_in(model: Cached, batch: Batch, plan: Plan, width: int = 1) -> Rolled:
@@ -100,7 +98,7 @@ class _Walk:
         if self.width == 1:
             self.history[rows, times] = own
             return reach
-        wrong = ~same(own, self.history[rows, times])
+        wrong = ~equal_entries(own, self.history[rows, times])
         self.history[rows, times] = own
         at = reach.scatter_reduce(0, of[wrong], times[wrong], "amin")
         if bool((at < reach).any()):

@@ -11,11 +11,6 @@ from typing import Any, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, UserError
 
-__all__ = [
-    "Change", "Identity", "Keys", "OtherRunError", "allowed", "changes", "check_allow", "flat", "refuse_other",
-    "refused", "section_keys",
-]  # fmt: skip
-
 _NOTHING = "nothing"
 
 

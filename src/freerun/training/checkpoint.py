@@ -17,15 +17,12 @@ from torch.optim import Optimizer
 from freerun.errors import CheckpointError, DivergedError
 from freerun.training.changes import Change, Identity, Keys, OtherRunError, refuse_other
 from freerun.training.files import FORMAT_VERSION, MANIFEST, Stored, remove_folder, sync_folder, write_folder
-from freerun.training.folder import checkpoints
+from freerun.training.json_shapes import Count, NewerError, expect, read_json, versioned
 from freerun.training.optim import Ema, Needed, load_optimizer, memory_misfits, optimizer_tensors
+from freerun.training.parallelize import ParallelRun
 from freerun.training.processes import ALONE, Processes
-from freerun.training.shapes import Count, NewerError, expect, read_json, versioned
-from freerun.training.tensors import misfits, pack, read_tensors, require_fit
-from freerun.training.weights import not_finite, weights_of
-from freerun.training.wrapped import Wrapped
-
-__all__ = ["Parts", "Saved", "Tally", "best_name", "last_good", "newest", "prune", "restore", "save"]
+from freerun.training.run_folder import checkpoints
+from freerun.training.weights import misfits, not_finite, pack, read_tensors, require_fit, weights_of
 
 _MEMORY = "optimizer.safetensors"
 _WEIGHTS = "model.safetensors"
@@ -34,7 +31,7 @@ _STATE = "state.json"
 
 
 @dataclass
-class Tally:
+class TrainState:
     """What a run has counted so far; it lives in every checkpoint.
 
     Args:
@@ -73,14 +70,14 @@ class Tally:
 
 
 class _State(TypedDict):
-    tally: Tally
+    tally: TrainState
     identity: Identity
     metrics_bytes: Count
     processes: NotRequired[Count]
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainObjects:
     """The things whose state a checkpoint holds, and who has them.
 
     Args:
@@ -95,7 +92,7 @@ class Parts:
     optimizer: Optimizer
     ema: Ema | None
     processes: Processes = ALONE
-    wrapped: Wrapped | None = None
+    wrapped: ParallelRun | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +111,7 @@ class Saved:
     """
 
     path: Path
-    tally: Tally
+    tally: TrainState
     metrics_bytes: int
     weights: dict[str, Tensor]
     memory: dict[str, Tensor]
@@ -132,7 +129,7 @@ def best_name(step: int) -> str:
     return f"best-{step:08d}"
 
 
-def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], metrics_bytes: int) -> None:
+def save(folder: Path, parts: TrainObjects, tally: TrainState, identity: dict[str, Any], metrics_bytes: int) -> None:
     """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``: what all processes have, by the first.
 
     Args:
@@ -174,7 +171,7 @@ def save(folder: Path, parts: Parts, tally: Tally, identity: dict[str, Any], met
     sync_folder(folder)
 
 
-def prune(folder: Path, keep: int, tally: Tally) -> None:
+def prune(folder: Path, keep: int, tally: TrainState) -> None:
     """Remove all but the last checkpoints and the best weights that those left speak of.
 
     Checkpoints of later updates than the tally's were found damaged: they do not count, and stay until the run
@@ -239,7 +236,7 @@ def newest(
     return None
 
 
-def restore(parts: Parts, saved: Saved | None) -> None:
+def restore(parts: TrainObjects, saved: Saved | None) -> None:
     """Give optimizer and average their state back, in all processes; the model has its weights.
 
     Args:
@@ -262,7 +259,7 @@ def _state(stored: Stored) -> _State:
     content = read_json(where, dict[str, Any])
     versioned(content, "format_version", FORMAT_VERSION, str(where))
     state = expect(content, _State, str(where))
-    tally = Tally(**content["tally"])
+    tally = TrainState(**content["tally"])
     if _name(tally.step) != stored.path.name:
         raise CheckpointError(f"{where} is of step {tally.step:,}, and its folder is named {stored.path.name}")
     if (tally.best_step is None) != (tally.best_value is None) or (tally.best_step or 0) > tally.step:

@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, OccupiedError, ResourceError, UserError
-from freerun.training.shapes import Count, opened, read_json, require_plain, versioned
-
-__all__ = [
-    "FORMAT_VERSION", "FULL", "MANIFEST", "Stored", "clean", "explained", "leftover", "read_folder", "remove_folder",
-    "replace_file", "sync_folder", "write_folder",
-]  # fmt: skip
+from freerun.training.json_shapes import Count, opened, read_json, require_plain, versioned
 
 FORMAT_VERSION = 1
 FULL = (errno.ENOSPC, errno.EDQUOT)

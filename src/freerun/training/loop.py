@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Collection, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -12,33 +13,95 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from freerun.errors import CheckpointError, DivergedError
+from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError
 from freerun.signals import Interrupt, StopFlag, stopped
+from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint
+from freerun.training.batch_plan import BatchPlan
 from freerun.training.changes import check_allow, section_keys
-from freerun.training.checkpoint import Parts, Saved, Tally, newest, restore
-from freerun.training.finish import evaluate_dev, finish, finished_run
-from freerun.training.folder import FolderLock, clean_run, refuse_foreign, refuse_lost, refuse_used
-from freerun.training.log import Board, Metrics, Unwritten
+from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
+from freerun.training.json_shapes import opened
+from freerun.training.log import Board, Metrics, Unwritten, board_class, progress_for
 from freerun.training.optim import Ema, Needed, make_optimizer
-from freerun.training.processes import Processes, joined, lost
-from freerun.training.progress import progress_for
-from freerun.training.ready import checked, require_space
-from freerun.training.run import Held, Job, Run, header, other_number
+from freerun.training.parallelize import ParallelRun, refuse_wrapped
+from freerun.training.processes import Processes, join_processes, lost
+from freerun.training.run_folder import FolderLock, checkpoints, clean_run, refuse_foreign, refuse_lost, refuse_used
+from freerun.training.scoring import evaluate_dev, final_test, finished_run
 from freerun.training.settings import TrainSettings
-from freerun.training.shapes import opened
-from freerun.training.task import Method, Task
-from freerun.training.update import update
+from freerun.training.state import Held, Job, Run, header, other_number
+from freerun.training.update import check_amp, device_of, update
 from freerun.training.weights import (
     load_weights,
     read_info,
     refuse_other_vocabularies,
+    spec_bytes,
     start_from,
     weights_of,
 )
-from freerun.training.wrapped import Wrapped
 
-__all__ = ["fit"]
+
+def preflight(model: Module, task: Task, settings: TrainSettings, init: Path | None = None) -> None:
+    """Raise here what ``fit`` would raise before its first update; nothing is written.
+
+    Args:
+        model: as for ``fit``; it holds the weights of ``init`` afterwards, as in ``fit``.
+        task: as for ``fit``.
+        settings: as for ``fit``.
+        init: the folder of the run to begin with, or None.
+
+    Raises:
+        CheckpointError: ``init`` is damaged, or of other vocabularies or shapes.
+        UserError: no bf16 on this processor, TensorBoard is not installed.
+    """
+    check_amp(model, settings)
+    if settings.tensorboard:
+        board_class()
+    if init is not None:
+        start_from(init, model, task.describe())
+
+
+def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
+    """Refuse a run whose checkpoints cannot fit on the disk; nothing is written.
+
+    Args:
+        folder: of the run; it need not exist. What an earlier life or run saved in it counts as free.
+        model: as for ``fit``.
+        settings: as for ``fit``.
+
+    Raises:
+        ResourceError: what is needed, and what is free.
+    """
+    needed = Needed.of(model, settings)
+    # the next one is written before the last one goes; so are the best weights, in checkpoints/ and in model/
+    whole = (settings.keep + 1) * needed.bytes + 4 * spec_bytes(needed.weights)
+    ours = [*checkpoints(folder), *checkpoints(folder, "best"), folder / "model"]
+    held = sum(path.stat().st_size for each in ours for path in each.glob("*") if path.is_file())
+    around = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(around).free + held
+    if whole > free:
+        each = f"{settings.keep + 1} checkpoints of {needed.bytes:,}, and the best weights"
+        raise ResourceError(
+            f"{folder}: the run needs about {whole:,} bytes ({each}), and {free:,} are free: make room, lower "
+            "train.keep, or give a folder on another disk"
+        )
+
+
+def checked(job: Job, processes: Processes) -> BatchPlan:
+    """The order of the examples, and the model where it is to be; raises what is wrong with the job."""
+    settings = job.settings
+    check: Any = getattr(job.method, "check", None)
+    if callable(check):
+        check(settings.updates)
+    plan = BatchPlan(job.task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket)
+    check_amp(job.model, settings)
+    refuse_wrapped(job.model)
+    job.model.to(device_of(job.model, settings))
+    if settings.accumulate * processes.size > settings.batch_size:
+        raise UserError(
+            f"batch_size = {settings.batch_size} examples of an update cannot be cut into accumulate x processes = "
+            f"{settings.accumulate} x {processes.size} micro-batches: start fewer processes, or raise batch_size"
+        )
+    return plan
 
 
 def fit(
@@ -98,9 +161,9 @@ def fit(
         allow=tuple(allow), keys=section_keys(recipe, train=TrainSettings) if held is None else held.keys,
     )  # fmt: skip
     check_allow(allow, job.keys, resume=resume)
-    together, threads = joined(settings.rank_timeout), _threads(settings.threads)
+    together, threads = join_processes(settings.rank_timeout), _threads(settings.threads)
     with together as processes, threads, StopFlag() as flag, ExitStack() as stack:
-        summary, note = processes.by_first(lambda: _enter(job.folder, stack, held, resume=resume))
+        summary, note = processes.on_main_rank(lambda: _enter(job.folder, stack, held, resume=resume))
         if summary is not None:
             return summary
         with _open(job, processes, flag, held, resume=resume, progress=progress) as run:
@@ -114,7 +177,7 @@ def _whole(run: Run) -> dict[str, Any]:
     with run.flag.raising(False):
         try:
             _train(run)
-            return finish(run)
+            return final_test(run)
         except DivergedError as error:
             run.diverged(error)
             raise
@@ -128,7 +191,7 @@ def _whole(run: Run) -> dict[str, Any]:
                 raise stopped(
                     interrupt.number, f"{done}, in what took too long to finish: go on with --resume"
                 ) from None
-            with run.parts.processes.alike():
+            with run.parts.processes.raise_on_all_ranks():
                 raise stopped(interrupt.number, f"{done}; a checkpoint is saved: go on with --resume") from None
 
 
@@ -147,9 +210,9 @@ def _enter(
 
 def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
-    identity = processes.by_first(lambda: _identity(job))
+    identity = processes.on_main_rank(lambda: _identity(job))
     saved: Saved | None = None
-    with processes.alike():
+    with processes.raise_on_all_ranks():
         plan = checked(job, processes)
         if processes.first:
             saved = _weights(job, identity, resume=resume)
@@ -157,15 +220,17 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
                 held.ready()
     if processes.size > 1:
         load_weights(model, processes.shared(weights_of(model) if processes.first else None), "the first process")
-    wrapped = Wrapped(model, job.method, processes, settings.parallel)
+    wrapped = ParallelRun(model, job.method, processes, settings.parallel)
     ema = Ema(model, settings.ema) if settings.ema else None
-    parts = Parts(model, make_optimizer(model, settings), ema, processes, wrapped)
-    tally, before, size, found = processes.by_first(
-        lambda: (saved.tally, saved.processes, saved.metrics_bytes, saved.changes) if saved else (Tally(), 0, 0, [])
+    parts = TrainObjects(model, make_optimizer(model, settings), ema, processes, wrapped)
+    tally, before, size, found = processes.on_main_rank(
+        lambda: (
+            (saved.tally, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
+        )
     )
     if before:
         restore(parts, saved)
-    with processes.alike():
+    with processes.raise_on_all_ranks():
         run = Run(
             job=job,
             parts=parts,
@@ -244,7 +309,7 @@ def _train(run: Run) -> None:
     else:
         _write_changes(run)
         # the life before may have ended between saving and this
-        run.parts.processes.by_first(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally))
+        run.parts.processes.on_main_rank(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally))
     if run.tally.due or run.change:
         if run.tally.due:
             _evaluate(run)
@@ -253,7 +318,7 @@ def _train(run: Run) -> None:
         record = update(
             run.parts, run.job.task, run.job.method, plan=run.plan, step=run.tally.step, settings=run.job.settings
         )
-        with run.parts.processes.alike():
+        with run.parts.processes.raise_on_all_ranks():
             run.count(record)
         _boundary(run)
 
@@ -294,7 +359,7 @@ def _evaluate(run: Run) -> None:
 def _save(run: Run) -> None:
     run.parts.processes.at(f"saving after {run.tally.step} updates")
     run.lap()
-    with run.parts.processes.alike():
+    with run.parts.processes.raise_on_all_ranks():
         checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())
         if run.parts.processes.first:
             checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)

@@ -13,15 +13,9 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError
+from freerun.training.parallelize import full_tensor, shard_like
 from freerun.training.settings import TrainSettings
-from freerun.training.tensors import Spec, Specs, misfits, spec_bytes, specs_of
-from freerun.training.weights import weights_of
-from freerun.training.wrapped import full, like
-
-__all__ = [
-    "Ema", "Needed", "learning_rate", "load_optimizer", "make_optimizer", "memory_misfits", "optimizer_tensors",
-    "set_learning_rate",
-]  # fmt: skip
+from freerun.training.weights import Spec, Specs, misfits, spec_bytes, specs_of, weights_of
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -73,7 +67,7 @@ def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
-                tensors[f"{name}|{key}"] = full(torch.as_tensor(value))
+                tensors[f"{name}|{key}"] = full_tensor(torch.as_tensor(value))
     return tensors
 
 
@@ -138,7 +132,7 @@ def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tenso
         parameter_name, key = name.rsplit("|", 1)
         parameter = parameters[parameter_name]
         same = tensor.shape == parameter.shape  # not a count of updates
-        optimizer.state[parameter][key] = like(tensor, parameter) if same else tensor.to(parameter.device)
+        optimizer.state[parameter][key] = shard_like(tensor, parameter) if same else tensor.to(parameter.device)
 
 
 class Ema:
@@ -165,7 +159,7 @@ class Ema:
 
     def whole(self) -> dict[str, Tensor]:
         """The average by parameter; of sharded ones all processes must ask."""
-        return {name: full(tensor) for name, tensor in self.tensors.items()}
+        return {name: full_tensor(tensor) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take an average that ``whole`` gave.
@@ -175,7 +169,7 @@ class Ema:
         """
         if set(tensors) != set(self.tensors):
             raise CheckpointError("the averaged weights are of another model")
-        self.tensors = {name: like(tensors[name], tensor) for name, tensor in self.tensors.items()}
+        self.tensors = {name: shard_like(tensors[name], tensor) for name, tensor in self.tensors.items()}
 
     def update(self, model: Module, step: int) -> None:
         """Move the average towards the weights after an update (counted from 0)."""

@@ -18,8 +18,6 @@ from freerun.errors import OtherProcessError, UserError
 from freerun.signals import Interrupt
 from freerun.training.watch import Watch
 
-__all__ = ["ALONE", "Processes", "joined", "local_rank", "lost", "said_elsewhere", "say_like", "started_together"]
-
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=24)
@@ -86,7 +84,7 @@ class Processes:
         return int(found)
 
     @contextmanager
-    def alike(self) -> Generator[None]:
+    def raise_on_all_ranks(self) -> Generator[None]:
         """What one process raises inside, all raise at the end of it, so that none waits for one that is gone.
 
         Raises:
@@ -115,7 +113,7 @@ class Processes:
         if number := max(each["signal"] for each in records):
             raise error or Interrupt(number)
 
-    def by_first(self, work: Callable[[], T]) -> T:
+    def on_main_rank(self, work: Callable[[], T]) -> T:
         """What the first process makes of something that it alone does; all get the result, or its error.
 
         Args:
@@ -124,7 +122,7 @@ class Processes:
         if self.size == 1:
             return work()
         box: list[Any] = [None]
-        with self.alike():
+        with self.raise_on_all_ranks():
             if self.first:
                 box[0] = work()
         with self.together():
@@ -140,7 +138,7 @@ class Processes:
         if self.size == 1:
             assert tensors is not None
             return tensors
-        kinds = self.by_first(lambda: {name: (t.shape, t.dtype) for name, t in (tensors or {}).items()})
+        kinds = self.on_main_rank(lambda: {name: (t.shape, t.dtype) for name, t in (tensors or {}).items()})
         found: dict[str, Tensor] = {}
         for name, (shape, dtype) in kinds.items():
             mine = (
@@ -163,23 +161,23 @@ def _line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {first}"[:300]
 
 
-def said_elsewhere(error: BaseException) -> bool:
+def reported_elsewhere(error: BaseException) -> bool:
     """Whether another process says it, so that this one need not."""
     return bool(getattr(error, _MARK, False))
 
 
 def say_like(error: UserError, other: BaseException) -> UserError:
     """The error, said by the process that says the other one."""
-    setattr(error, _MARK, said_elsewhere(other))
+    setattr(error, _MARK, reported_elsewhere(other))
     return error
 
 
 def local_rank() -> int:
     """The number of this process on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if started_together() > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if launched_processes() > 1 else 0
 
 
-def started_together() -> int:
+def launched_processes() -> int:
     """How many processes ``torchrun`` (or whatever set the same variables) started; 1: this one alone."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
@@ -191,7 +189,7 @@ _joined: list[Processes] = []
 
 
 @contextmanager
-def joined(limit: float | None = None) -> Generator[Processes]:
+def join_processes(limit: float | None = None) -> Generator[Processes]:
     """The processes that ``torchrun`` started, joined; or this one alone.
 
     A process group that is there already is used and left as it is. Within another ``joined`` it gives the same.
@@ -206,7 +204,7 @@ def joined(limit: float | None = None) -> Generator[Processes]:
     ...     processes.rank, processes.size
     (0, 1)
     """
-    if started_together() == 1:
+    if launched_processes() == 1:
         yield ALONE
         return
     if not _joined:

@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from freerun.errors import UserError
 
-__all__ = ["AMP", "DECAYS", "DEVICES", "OPTIMIZERS", "PARALLEL", "TrainSettings"]
-
 OPTIMIZERS = ("adamw", "adam", "sgd")
 DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
 AMP = ("no", "bf16")

@@ -14,23 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import LSTM, Module
 
+from freerun.batch import Batch
 from freerun.errors import DivergedError, ResourceError, UserError, out_of_memory
 from freerun.keys import fold
-from freerun.training.checkpoint import Parts
+from freerun.tasks.base import Method, Task
+from freerun.training.batch_plan import BatchPlan, MicroBatch, UpdateBatch, pieces
+from freerun.training.checkpoint import TrainObjects
 from freerun.training.optim import learning_rate, set_learning_rate
-from freerun.training.plan import BatchPlan, Piece, Planned, pieces
+from freerun.training.parallelize import ParallelRun, full_tensor
 from freerun.training.processes import ALONE, local_rank, say_like
 from freerun.training.settings import TrainSettings
-from freerun.training.task import Method, Task
 from freerun.training.weights import not_finite
-from freerun.training.wrapped import Wrapped, full
-from freerun.types import Batch, Step
-
-__all__ = ["Window", "check_amp", "device_of", "explained", "update"]
+from freerun.types import Step
 
 
 @dataclass
-class Window:
+class StepStats:
     """Sums over the micro-batches of an update, and over all processes.
 
     ``names`` are those of scheduled parameters.
@@ -68,7 +67,7 @@ class Window:
         return {**asdict(self), "engines": sorted(self.engines), "certified": sorted(self.certified)}
 
     @classmethod
-    def summed(cls, records: Sequence[dict[str, Any]]) -> Window:
+    def summed(cls, records: Sequence[dict[str, Any]]) -> StepStats:
         """The window of all processes, of what ``record`` gave in each."""
         numbers = ("total", "count", "eligible", "replaced", "disagreeing", "passes", "work")
         far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
@@ -128,7 +127,7 @@ def check_amp(model: Module, settings: TrainSettings) -> None:
 
 
 def update(
-    parts: Parts, task: Task, method: Method, *, plan: BatchPlan, step: int, settings: TrainSettings
+    parts: TrainObjects, task: Task, method: Method, *, plan: BatchPlan, step: int, settings: TrainSettings
 ) -> dict[str, Any]:
     """Make update ``step`` (counted from 0) and say what it was.
 
@@ -162,7 +161,14 @@ def update(
 
 
 def _updated(
-    parts: Parts, task: Task, method: Method, *, plan: BatchPlan, planned: Planned, step: int, settings: TrainSettings
+    parts: TrainObjects,
+    task: Task,
+    method: Method,
+    *,
+    plan: BatchPlan,
+    planned: UpdateBatch,
+    step: int,
+    settings: TrainSettings,
 ) -> dict[str, Any]:
     parts.optimizer.zero_grad(set_to_none=True)
     now = Step(step, sample=planned.sample, epoch=planned.sample / plan.examples)
@@ -175,7 +181,7 @@ def _updated(
     if not (math.isfinite(loss) and math.isfinite(norm)):
         parts.optimizer.zero_grad(set_to_none=True)
         numbers = f"loss {loss:g}, gradient norm {norm:g}, lr {rate:g}"
-        with parts.processes.alike():
+        with parts.processes.raise_on_all_ranks():
             raise _diverged(step, f"{numbers}, seed {settings.seed}", window, planned)
     set_learning_rate(parts.optimizer, rate)
     parts.optimizer.step()
@@ -201,35 +207,35 @@ def _updated(
 
 
 def _window(
-    parts: Parts, task: Task, method: Method, *, planned: Planned, step: Step, settings: TrainSettings
-) -> Window:
-    run = parts.wrapped or Wrapped(parts.model, method, ALONE, "ddp")
-    window = Window(("teacher_forcing_ratio", *getattr(method, "ranges", ())))
+    parts: TrainObjects, task: Task, method: Method, *, planned: UpdateBatch, step: Step, settings: TrainSettings
+) -> StepStats:
+    run = parts.wrapped or ParallelRun(parts.model, method, ALONE, "ddp")
+    window = StepStats(("teacher_forcing_ratio", *getattr(method, "ranges", ())))
     processes = parts.processes
     own = pieces(planned, settings.accumulate, processes.rank, processes.size)
-    with processes.alike():  # before the first call that others wait in
+    with processes.raise_on_all_ranks():  # before the first call that others wait in
         batches = [_batch(task, piece) for piece in own]
     for piece, batch in zip(own, batches, strict=True):
         with run.last(piece is own[-1]):
             # sharded weights are gathered from all for a forward
-            with processes.alike(), processes.together() if run.sharded else nullcontext():
+            with processes.raise_on_all_ranks(), processes.together() if run.sharded else nullcontext():
                 total, count, report = _forward(parts, run, batch, step, settings=settings, piece=piece)
             with processes.together():
                 total.backward()
         if piece.counts:
             window.add(total, count, report, len(piece.indices) / len(planned.indices))
     run.drop_unused()
-    return Window.summed(processes.told(window.record()))
+    return StepStats.summed(processes.told(window.record()))
 
 
-def _batch(task: Task, piece: Piece) -> Batch:
+def _batch(task: Task, piece: MicroBatch) -> Batch:
     batch = task.batch(piece.indices, piece.rows)
     # nothing of it counts: the gradient is 0, and no number of the update has it
     return batch if piece.counts else batch.made(mask=torch.zeros_like(batch.mask), eligible=batch.replaceable)
 
 
 def _forward(
-    parts: Parts, run: Wrapped, batch: Batch, step: Step, *, settings: TrainSettings, piece: Piece
+    parts: TrainObjects, run: ParallelRun, batch: Batch, step: Step, *, settings: TrainSettings, piece: MicroBatch
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     device = next(parts.model.parameters()).device
     torch.manual_seed(fold(settings.seed, "model", step, piece.number))
@@ -237,12 +243,12 @@ def _forward(
         return run(batch.to(device), step, fold(settings.seed, "train"))
 
 
-def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
+def _scale_gradients(parts: TrainObjects, count: float, clip: float) -> float:
     """Divide by the count and clip, in place; the norm before clipping."""
     gradients = [p.grad for p in parts.model.parameters() if p.grad is not None]
     if not gradients or not count:
         return math.nan
-    norm = float(full(torch.nn.utils.get_total_norm(gradients))) / count
+    norm = float(full_tensor(torch.nn.utils.get_total_norm(gradients))) / count
     if math.isfinite(norm):
         # a norm of exactly 0 divides nothing
         factor = min(1.0, clip / norm) if clip and norm else 1.0
@@ -251,7 +257,7 @@ def _scale_gradients(parts: Parts, count: float, clip: float) -> float:
     return norm
 
 
-def _diverged(step: int, numbers: str, window: Window, planned: Planned) -> UserError:
+def _diverged(step: int, numbers: str, window: StepStats, planned: UpdateBatch) -> UserError:
     if not window.count:
         return UserError(f"update {step}: no position of the batch counts in the loss (its mask is all False)")
     values = "".join(f", {name} {value:g}" for name, value in window.scheduled.items())

@@ -16,8 +16,6 @@ import torch
 
 from freerun.errors import OtherProcessError
 
-__all__ = ["PATIENCE", "Watch"]
-
 PATIENCE = 120.0
 """Seconds that a process may stand still before the job ends, where no setting says otherwise."""
 

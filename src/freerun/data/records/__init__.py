@@ -1,13 +1,11 @@
 """Records: sources with targets, prompts with completions, conversations and texts, from files, as ids."""
 
-from freerun.data.records.coder import Encoded, RecordCoder
-from freerun.data.records.columns import SHAPES, Record
-from freerun.data.records.data import RecordData, encoded_data, encoded_problems, trial_encoded
-from freerun.data.records.fitting import Limits, fitted
-from freerun.data.records.splits import RecordOptions, Records, load_records, read_records
-from freerun.data.records.table import FORMATS, read_rows
+from freerun.data.records.codec import Encoded, RecordCodec
+from freerun.data.records.data import Limits, RecordData, encoded_data, encoded_problems, fit_lengths, trial_encoded
+from freerun.data.records.files import SHAPES, Record, RecordOptions, Records, load_records, read_records
+from freerun.data.tables import FORMATS, read_rows
 
 __all__ = [
-    "FORMATS", "SHAPES", "Encoded", "Limits", "Record", "RecordCoder", "RecordData", "RecordOptions", "Records",
-    "encoded_data", "encoded_problems", "fitted", "load_records", "read_records", "read_rows", "trial_encoded",
+    "FORMATS", "SHAPES", "Encoded", "Limits", "Record", "RecordCodec", "RecordData", "RecordOptions", "Records",
+    "encoded_data", "encoded_problems", "fit_lengths", "load_records", "read_records", "read_rows", "trial_encoded",
 ]  # fmt: skip

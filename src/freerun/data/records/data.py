@@ -6,25 +6,138 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from freerun.brief import brief
-from freerun.data.parallel_files import SPLITS
-from freerun.data.records.chat import special_ids
-from freerun.data.records.coder import Encoded, RecordCoder
-from freerun.data.records.columns import Record
-from freerun.data.records.fitting import Fitted, Limits, fitted
-from freerun.data.records.splits import Records
-from freerun.data.text import counted
+from freerun.arguments import brief
+from freerun.batch import Batch
+from freerun.data.files import SPLITS, counted, first_problems
+from freerun.data.records.codec import Encoded, RecordCodec, special_ids
+from freerun.data.records.files import Record, Records
 from freerun.errors import UserError
-from freerun.types import Batch
 
-__all__ = ["RecordData", "encoded_data", "encoded_problems"]
+_MOST = 20_000
+"""Tokens of a record for a model of any number of positions, where no limit is set: more would train for hours."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Tokens that a record may have.
+
+    Args:
+        told: of source or prompt; None: any number.
+        said: of the answer, with its end symbol; of plain text all of it.
+        positions: that the model has: for each side of an encoder-decoder, for prompt and answer together of a causal
+            one.
+        too_long: "error", "drop", or "cut": of prompts the end is kept, of sources and answers the beginning; an
+            answer that was cut has no end symbol.
+    """
+
+    __repr__ = brief
+
+    told: int | None = None
+    said: int | None = None
+    positions: int | None = None
+    too_long: str = "error"
+
+
+@dataclass(frozen=True)
+class FittedRecords:
+    """Records that are used, and what became of the others.
+
+    Args:
+        records: as text.
+        encoded: as ids.
+        notes: what was left out or cut, in words.
+        problems: what is wrong, if anything.
+    """
+
+    __repr__ = brief
+
+    records: list[Record]
+    encoded: list[Encoded]
+    notes: list[str]
+    problems: list[str]
+
+
+def fit_lengths(codec: RecordCodec, records: Sequence[Record], limits: Limits, origin: str) -> FittedRecords:
+    """Records as ids within the limits.
+
+    Args:
+        codec: makes them ids.
+        records: as text.
+        limits: what is allowed.
+        origin: of the records, for the count of further problems.
+    """
+    made, problems = codec.encoded(records)
+    kept: list[Record] = []
+    encoded: list[Encoded] = []
+    dropped = cut = 0
+    for record, one in zip(records, made, strict=True):
+        if one is None:
+            continue
+        wrong = _excess(one, limits, codec)
+        if wrong and limits.too_long == "error":
+            problems.append(f"{record.place}: {wrong}")
+        elif wrong and limits.too_long == "drop":
+            dropped += 1
+        else:
+            cut += bool(wrong)
+            kept.append(record)
+            encoded.append(_cut(one, limits, codec) if wrong else one)
+    notes = [f"dropped: {counted(dropped, 'row')} too long"] if dropped else []
+    notes += [f"{counted(cut, 'row')} cut"] if cut else []
+    merged = sum(one.merged for one in encoded)
+    notes += [f"{counted(merged, 'prompt')} ending within a token"] if merged else []
+    if not kept and not problems:
+        problems.append(f"{origin}: nothing is left: every row is too long; raise max_source or max_target")
+    return FittedRecords(kept, encoded, notes, first_problems(origin, problems))
+
+
+def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
+    """What of a record is too long, and what to do about it; "" where nothing is."""
+    sides = {"source": (len(one.told), limits.told), "target": (len(one.said), limits.said)}
+    if codec.shape == "text":
+        sides = {"target": (len(one), limits.said)}
+    causal = codec.causal
+    if limits.positions is None and limits.told is None and len(one) > _MOST:
+        return f"has {len(one):,} tokens, more than {_MOST:,}; shorten it, or set max_source to what it may have"
+    advice = 'or set too_long = "drop" or "cut"'
+    for side, (length, allowed) in sides.items():
+        if allowed is not None and length > allowed:
+            return f"has {length} tokens of {side}, max_{side} allows {allowed}; raise it, {advice}"
+        if limits.positions is not None and not causal and length > limits.positions:
+            return (
+                f"has {length} tokens of {side}, and the model has {limits.positions} positions; shorten it, {advice}"
+            )
+    if limits.positions is not None and causal and len(one) > limits.positions:
+        return f"has {len(one)} tokens, and the model has {limits.positions} positions; shorten it, {advice}"
+    return ""
+
+
+def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
+    most = limits.positions
+    said = one.said[: min(n for n in (limits.said, most, len(one.said)) if n is not None)]
+    if not codec.causal:
+        allowed = min(n for n in (limits.told, most, len(one.told)) if n is not None)
+        told = one.told
+        if len(told) > allowed:
+            # the encoder's own end symbol stays
+            told = (*told[: allowed - 1], told[-1])
+        return Encoded(told, said)
+    if codec.shape == "text":
+        whole = (*one.told, *one.said)[: min(n for n in (limits.said, most, len(one)) if n is not None)]
+        half = max(1, len(whole) // 2)
+        return Encoded(whole[:half], whole[half:], frozenset(range(half)))
+    if most is not None:
+        said = said[: most - 1]  # at least one token of the prompt stays
+    room = min(n for n in (limits.told, None if most is None else most - len(said), len(one.told)) if n is not None)
+    start = len(one.told) - room
+    return replace(one, told=one.told[start:], said=said, learnt=frozenset(p - start for p in one.learnt if p >= start))
 
 
 class RecordData:
@@ -32,7 +145,7 @@ class RecordData:
 
     Args:
         splits: "train", "dev" and "test", as text and as ids.
-        coder: makes batches of them, once it is bound to a model.
+        codec: makes batches of them, once it is bound to a model.
         name: what the data are called in the header.
         notes: for each split what was left out of it or cut, in words.
     """
@@ -40,16 +153,16 @@ class RecordData:
     __repr__ = brief
 
     def __init__(
-        self, splits: Mapping[str, Fitted], coder: RecordCoder, name: str, notes: Mapping[str, Sequence[str]]
+        self, splits: Mapping[str, FittedRecords], codec: RecordCodec, name: str, notes: Mapping[str, Sequence[str]]
     ) -> None:
         self.splits = splits
-        self.coder = coder
+        self.codec = codec
         self.name = name
         self.notes = notes
 
     def bind(self, model: Any) -> None:
         """Let a model make the batches."""
-        self.coder = self.coder.bound(model)
+        self.codec = self.codec.bound(model)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -64,7 +177,7 @@ class RecordData:
             rows: (batch,) int64: their numbers in the optimizer step's global batch.
         """
         train = self.splits["train"].encoded
-        return self.coder.training_batch([train[int(index)] for index in indices], rows)
+        return self.codec.training_batch([train[int(index)] for index in indices], rows)
 
     def evaluation(self, split: str, items: int | None = None) -> tuple[list[Record], list[Encoded]]:
         """The records of a split as text and as ids; with ``items`` a fixed, evenly spread subset.
@@ -89,7 +202,7 @@ class RecordData:
         for one in self.splits["train"].encoded:
             counts.update(one.said)
             counts.update(one.told[place] for place in one.learnt)
-        return tuple(float(counts[number]) for number in range(max(len(self.coder.tokenizer), max(counts) + 1)))
+        return tuple(float(counts[number]) for number in range(max(len(self.codec.tokenizer), max(counts) + 1)))
 
     @cached_property
     def longest(self) -> tuple[int, int]:
@@ -100,7 +213,7 @@ class RecordData:
     @cached_property
     def fingerprint(self) -> str:
         """First 8 hexadecimal digits of the SHA-256 of every split's ids in order, and of the tokenizer."""
-        digest = hashlib.sha256(self.coder.vocabulary.encode())
+        digest = hashlib.sha256(self.codec.vocabulary.encode())
         for split in SPLITS:
             ids = [[one.told, one.said, sorted(one.learnt)] for one in self.splits[split].encoded]
             digest.update(f"{split}\n{json.dumps(ids)}\n".encode())
@@ -118,7 +231,7 @@ class RecordData:
             lines.append(f"{split}: {counted(len(encoded), 'record')}" + (f" ({'; '.join(notes)})" if notes else ""))
         train = self.splits["train"].encoded
         told, said = (sum(map(len, part)) / len(train) for part in zip(*((e.told, e.said) for e in train), strict=True))
-        end = "none" if self.coder.end is None else repr(self.coder.tokenizer.convert_ids_to_tokens(self.coder.end))
+        end = "none" if self.codec.end is None else repr(self.codec.tokenizer.convert_ids_to_tokens(self.codec.end))
         return [
             *lines,
             f"tokens: {told:.1f} told and {said:.1f} said a training record; at most {self.longest[0]} and "
@@ -126,24 +239,24 @@ class RecordData:
         ]
 
 
-def encoded_data(records: Records, coder: RecordCoder, limits: Limits) -> RecordData:
+def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> RecordData:
     """Records with the ids of a tokenizer.
 
     Args:
         records: as text.
-        coder: without end symbol and longest answer, which are found here.
+        codec: without end symbol and longest answer, which are found here.
         limits: tokens that a record may have.
 
     Raises:
         UserError: records that are too long or cannot be told; the first 20 of each split.
     """
-    splits = _fitted(records, coder, limits)
+    splits = _fitted(records, codec, limits)
     if problems := [problem for split in splits.values() for problem in split.problems]:
         raise UserError(problems)
     train = splits["train"].encoded
-    end = _end(coder, train)
+    end = _end(codec, train)
     longest = max(len(one.said) - (one.said[-1] == end) for one in train)
-    made = replace(coder, end=end, longest=longest)
+    made = replace(codec, end=end, longest=longest)
     notes = {
         split: [*(f"dropped: {text}" for text in records.dropped.get(split, ())), *found.notes]
         for split, found in splits.items()
@@ -151,24 +264,26 @@ def encoded_data(records: Records, coder: RecordCoder, limits: Limits) -> Record
     return RecordData(splits, made, records.name, notes)
 
 
-def encoded_problems(records: Records, coder: RecordCoder, limits: Limits) -> list[str]:
+def encoded_problems(records: Records, codec: RecordCodec, limits: Limits) -> list[str]:
     """What ``encoded_data`` would refuse of some records."""
     some = {split: found for split, found in records.splits.items() if found}
-    found = _fitted(replace(records, splits=some), coder, limits)
+    found = _fitted(replace(records, splits=some), codec, limits)
     return [problem for split in found.values() for problem in split.problems]
 
 
-def _fitted(records: Records, coder: RecordCoder, limits: Limits) -> dict[str, Fitted]:
-    return {split: fitted(coder, found, limits, f"{records.name}, {split}") for split, found in records.splits.items()}
+def _fitted(records: Records, codec: RecordCodec, limits: Limits) -> dict[str, FittedRecords]:
+    return {
+        split: fit_lengths(codec, found, limits, f"{records.name}, {split}") for split, found in records.splits.items()
+    }
 
 
-def _end(coder: RecordCoder, train: Sequence[Encoded]) -> int | None:
+def _end(codec: RecordCodec, train: Sequence[Encoded]) -> int | None:
     """What ends an answer: the special symbol that most training answers end with, else the tokenizer's own."""
-    special = special_ids(coder.tokenizer)
+    special = special_ids(codec.tokenizer)
     last, _ = Counter(one.said[-1] for one in train).most_common(1)[0]
     if last in special:
         return last
-    eos: int | None = coder.tokenizer.eos_token_id
+    eos: int | None = codec.tokenizer.eos_token_id
     return eos
 
 

@@ -6,22 +6,119 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 
-from freerun.brief import brief
-from freerun.data.integrate import Array
-from freerun.data.series.calendar import Stamp, Step, calendar_columns, calendar_names, step_between
-from freerun.data.series.coder import SeriesCoder
-from freerun.data.series.gaps import cell_problems, far, filled
-from freerun.data.series.options import SPLITS, Layout, SeriesOptions
-from freerun.data.series.windows import Segment, SeriesData, window_starts
-from freerun.data.text import counted, first_problems
+from freerun.arguments import brief
+from freerun.data.files import LARGEST, Array, counted, first_problems, lines_of_column
+from freerun.data.series.options import SPLITS, Channels, Layout, SeriesOptions, check_layout, columns_by_part
+from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, step_between
+from freerun.data.series.windows import Segment, SeriesCodec, SeriesData, window_starts
+from freerun.data.tables import Stamp
 from freerun.errors import UserError
 
-__all__ = ["Channels", "Piece", "borders", "built", "constants", "scales_of"]
+FARTHEST, FARTHEST_RAW = 1e9, 1e15
+"""The largest distance from the mean of the training rows, in deviations; without normalisation the largest size."""
+
+
+Fault = tuple[np.ndarray, str]
+"""(rows, columns) of bool, and what is wrong in these cells."""
+
+
+def cell_problems(faults: Sequence[Fault], names: Sequence[str], place: Callable[[int], str]) -> list[str]:
+    """A line for each cell that is wrong, row by row; one for a column in which many are.
+
+    Args:
+        faults: where they are.
+        names: of the columns.
+        place: row -> where it stands.
+    """
+    found: list[tuple[int, str]] = []
+    for mask, text in faults:
+        for column in np.flatnonzero(mask.any(axis=0)).tolist():
+            rows = np.flatnonzero(mask[:, column]).tolist()
+            line = partial(_line, place, f"column {names[column]!r}: {text}")
+            found += zip(rows, lines_of_column(rows, len(mask), line), strict=False)
+    return [line for _, line in sorted(found, key=lambda each: each[0])]
+
+
+def _line(place: Callable[[int], str], text: str, row: int) -> str:
+    return f"{place(row)}, {text}"
+
+
+def endless(values: Array) -> list[Fault]:
+    """Infinities, and numbers too large to be computed with."""
+    with np.errstate(invalid="ignore"):
+        large = np.isfinite(values) & (np.abs(values) > LARGEST)
+    found = [
+        (np.isinf(values), "is infinite; give a number"),
+        (large, f"is beyond {LARGEST:g}, which is too large to be computed with; correct it, or take another unit"),
+    ]
+    return [fault for fault in found if fault[0].any()]
+
+
+def far(values: Array, mean: Array, std: Array) -> list[Fault]:
+    """Numbers so far from the training rows that nothing is computed from them in float32, scaled as those are.
+
+    Args:
+        values: (rows, channels) raw.
+        mean: (channels,) of the training rows; 0 where it is not normalised.
+        std: the same; 1 where it is not normalised.
+    """
+    plain = (mean == 0) & (std == 1)
+    limit = np.where(plain, FARTHEST_RAW, FARTHEST)
+    with np.errstate(invalid="ignore", over="ignore"):
+        beyond = np.isfinite(values) & (np.abs(values) <= LARGEST) & (np.abs((values - mean) / std) > limit)
+    return [
+        (beyond & ~plain, f"lies more than {FARTHEST:g} deviations from the mean of the training rows; correct it"),
+        (beyond & plain, f"is beyond {FARTHEST_RAW:g} and not normalised; take another unit, or normalise the data"),
+    ]
+
+
+def filled(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, list[int], list[Fault]]:
+    """Values without NaN, how many of each column were filled, and what could not be.
+
+    Args:
+        values: (rows, columns); NaN is missing, infinity is always wrong.
+        ends: where the splits begin, and where the last one ends.
+        policy: "error"; "last": the value before; "linear": a line between the values before and after, where both
+            are in the same split, else the value before.
+
+    >>> x = np.array([[1.0], [np.nan], [3.0], [np.nan], [np.nan], [6.0]])
+    >>> filled(x, [0, 4, 5, 6], "linear")[0][:, 0].tolist()
+    [1.0, 2.0, 3.0, 3.0, 3.0, 6.0]
+    """
+    missing = np.isnan(values)
+    wrong = endless(values)
+    if not missing.any():
+        return values, [0] * values.shape[1], wrong
+    if policy == "error":
+        text = 'is missing; give a number, or set missing = "last" or "linear"'
+        return values, [0] * values.shape[1], [*wrong, (missing, text)]
+    # the number of the newest row that has a value, or -1
+    rows = np.arange(len(values))[:, None]
+    before = np.maximum.accumulate(np.where(missing, -1, rows), axis=0)
+    text = "is missing, and so is all before it: there is nothing to fill it from; cut these rows"
+    wrong += [(before < 0, text)] if (before < 0).any() else []
+    result = np.take_along_axis(values, np.maximum(before, 0), axis=0)
+    if policy == "linear":
+        for begin, end in pairwise(sorted({0, *ends, len(values)})):
+            _lines(result[begin:end], missing[begin:end])
+    return result, missing.sum(axis=0).tolist(), wrong
+
+
+def _lines(values: Array, missing: np.ndarray) -> None:
+    """Draw lines over the gaps of some rows, in place; gaps at either end stay as they are."""
+    for column in np.flatnonzero(missing.any(axis=0)).tolist():
+        known = np.flatnonzero(~missing[:, column])
+        if len(known):
+            inside = np.arange(known[0], known[-1] + 1)
+            values[inside, column] = np.interp(inside, known, values[known, column])
+
 
 _SMALLEST, _LOOKED_AT = 1e-30, 10_000
 """The least that a channel varies by, and the rows that are looked at for what scaling loses."""
@@ -48,22 +145,6 @@ class Piece:
     def place(self, row: int) -> str:
         """Where a row stands."""
         return f"{self.name}: row {row + 1}" if self.where is None else self.where(row)
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Names of the columns of every piece, in order: targets, observed, covariates."""
-
-    __repr__ = brief
-
-    targets: tuple[str, ...]
-    observed: tuple[str, ...] = ()
-    covariates: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of them."""
-        return (*self.targets, *self.observed, *self.covariates)
 
 
 def borders(rows: int, split: Sequence[float], name: str) -> tuple[list[int], list[str]]:
@@ -196,7 +277,7 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
     # rows that are taken as they come are no step apart
     even = options.irregular == "error"
     step = next((step for piece in pieces if even and (step := step_between(piece.stamps or ()))), None)
-    coder = _coder(train, channels, options, layout, step)
+    codec = _codec(train, channels, options, layout, step)
     if options.calendar:
         raw = np.concatenate([raw, _calendar(pieces, options)], axis=1)
     return SeriesData(
@@ -204,7 +285,7 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
         torch.from_numpy(raw),
         segments,
         _starts(segments, options),
-        coder,
+        codec,
         notes=(*_notes(pieces, step, options, fills), *_short(pieces, segments["train"], options)),
         warmup_loss=options.warmup_loss,
     )
@@ -220,13 +301,13 @@ def _calendar(pieces: Sequence[Piece], options: SeriesOptions) -> Array:
     return calendar_columns(options.calendar, stamps)
 
 
-def _coder(train: Array, channels: Channels, options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCoder:
+def _codec(train: Array, channels: Channels, options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCodec:
     mean, std = scales_of(train, options.normalisation)
     # calendar columns are sines and cosines: they are not normalised
     waves = 2 * len(options.calendar)
     mean, std = np.append(mean, np.zeros(waves)), np.append(std, np.ones(waves))
     names = (*channels.names, *calendar_names(options.calendar))
-    return SeriesCoder(
+    return SeriesCodec(
         names,
         tuple(mean.tolist()),
         tuple(std.tolist()),
@@ -269,3 +350,72 @@ def _short(pieces: Sequence[Piece], train: Sequence[Segment], options: SeriesOpt
     ]
     shown = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
     return [f"too short for a training window: {len(short):,} of {len(pieces):,} series: {shown}"] if short else []
+
+
+def series_from_arrays(
+    arrays: Any,
+    options: SeriesOptions | None = None,
+    layout: Layout = "past",
+    names: Sequence[str] = (),
+    name: str = "arrays",
+) -> SeriesData:
+    """Windows of a series in an array, or of several.
+
+    Args:
+        arrays: (time, channels) numbers, NumPy or torch, or a list of such: several series of the same channels.
+            (time,) is one channel.
+        options: windows, splits, parts of the channels by name; ``time``, ``series`` and ``calendar`` have no place.
+        layout: "past" or "sequence", see ``SeriesCoder.batch``.
+        names: of the channels; left out: "x1", "x2" and so on.
+        name: what the data are called.
+
+    Raises:
+        UserError: wrong shapes, NaN or infinity (row and column named), constant channels, splits too short, unknown
+            names; all at once.
+
+    >>> data = series_from_arrays(torch.arange(200.0).sin()[:, None], SeriesOptions(past=8, horizon=4))
+    >>> data.windows("train"), data.windows("test"), data.names
+    (129, 37, ('x1',))
+    """
+    options = options or SeriesOptions()
+    given = list(arrays) if isinstance(arrays, list | tuple) else [arrays]
+    series = [_array(each) for each in given]
+    several = len(series) > 1
+    titles = [f"{name}: series {number}" if several else name for number in range(1, len(series) + 1)]
+    width = series[0].shape[-1] if series and series[0].ndim == 2 else 0
+    problems = [] if series else [f"{name}: no series were given; give at least one"]
+    problems += [
+        f"{title}: must be (time, channels){f' with {width} channels' if several else ''}; got shape {each.shape}"
+        for title, each in zip(titles, series, strict=True)
+        if each.ndim != 2 or each.shape[1] != width or not width
+    ]
+    columns = tuple(names) or tuple(f"x{number}" for number in range(1, width + 1))
+    if width and len(columns) != width:
+        problems.append(f"{name}: {width} channels have {len(columns)} names")
+    problems += [
+        f"{part} has no place with arrays; use load_series, or leave it out"
+        for part in ("time", "series", "calendar")
+        if getattr(options, part)
+    ]
+    if problems:
+        raise UserError(problems)
+    channels, problems = columns_by_part(columns, columns, options, name)
+    problems += check_layout(layout, channels.observed)
+    if problems:
+        raise UserError(problems)
+    order = [columns.index(column) for column in channels.names]
+    pieces = [Piece(title, each[:, order]) for title, each in zip(titles, series, strict=True)]
+    return built(name, pieces, channels, options, layout)
+
+
+def _array(given: Any) -> Array:
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().numpy()
+    try:
+        kind = np.asarray(given).dtype.kind
+        if kind not in "biufO":  # complex numbers would lose a part, times and texts their meaning
+            raise TypeError(f"{np.asarray(given).dtype} are no real numbers")
+        array = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"a series must be numbers, (time, channels); got {type(given).__name__}: {error}") from None
+    return array[:, None] if array.ndim == 1 else array

@@ -9,17 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from freerun.data.series.building import Channels, Piece, built
-from freerun.data.series.calendar import Stamp, step_between
-from freerun.data.series.options import Layout, SeriesOptions, check_layout
-from freerun.data.series.roles import columns_by_part
-from freerun.data.series.spacing import uneven
-from freerun.data.series.tables import Table, read_table
+from freerun.data.files import counted, first_problems, lines_of_column
+from freerun.data.series.building import Piece, built
+from freerun.data.series.options import Channels, Layout, SeriesOptions, check_layout, columns_by_part
+from freerun.data.series.time_stamps import step_between, uneven
 from freerun.data.series.windows import SeriesData
-from freerun.data.text import counted, first_problems, lines_of_column
+from freerun.data.tables import SeriesTable, Stamp, read_table
 from freerun.errors import UserError, listed
-
-__all__ = ["load_series"]
 
 
 def load_series(
@@ -44,7 +40,7 @@ def load_series(
     ...     file = Path(folder, "load.csv")
     ...     _ = file.write_text("date,load\\n" + "".join(f"2020-01-{d:02},{d * d}\\n" for d in range(1, 31)))
     ...     data = load_series(file, SeriesOptions(past=3, horizon=2, time="date", split=(20, 5, 5)))
-    >>> data.names, data.windows("train"), data.windows("test"), data.coder.step
+    >>> data.names, data.windows("train"), data.windows("test"), data.codec.step
     (('load',), 16, 4, '86400 seconds')
     """
     options = options or SeriesOptions()
@@ -52,7 +48,7 @@ def load_series(
     problems = check_layout(layout, options.observed)
     if not files:
         problems.append("no file was given; give at least one CSV or Parquet file")
-    tables: list[Table] = []
+    tables: list[SeriesTable] = []
     for file in files:
         try:
             tables.append(read_table(file, options.separator))
@@ -84,7 +80,7 @@ def load_series(
     return data
 
 
-def _channels(tables: Sequence[Table], options: SeriesOptions) -> tuple[Channels, list[str]]:
+def _channels(tables: Sequence[SeriesTable], options: SeriesOptions) -> tuple[Channels, list[str]]:
     """Columns by part: as the first file has them; the others must have them too."""
     first = tables[0]
     channels, problems = columns_by_part(first.columns, first.numeric(), options, str(first.path))
@@ -98,7 +94,7 @@ def _channels(tables: Sequence[Table], options: SeriesOptions) -> tuple[Channels
     return channels, problems
 
 
-def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
+def _pieces(table: SeriesTable, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
     """The series of a file, and its cells that are no numbers, and its time stamps that are none."""
     problems: list[str] = []
     columns: list[np.ndarray] = []
@@ -122,7 +118,7 @@ def _pieces(table: Table, channels: Channels, options: SeriesOptions) -> tuple[l
     return [_piece(table, name, rows, values, stamps) for name, rows in table.groups(options.series)], problems
 
 
-def _piece(table: Table, name: str, rows: np.ndarray, values: np.ndarray, stamps: list[Stamp] | None) -> Piece:
+def _piece(table: SeriesTable, name: str, rows: np.ndarray, values: np.ndarray, stamps: list[Stamp] | None) -> Piece:
     own = None if stamps is None else [stamps[row] for row in rows.tolist()]
     return Piece(name, values[rows], own, lambda row: table.place(int(rows[row])))
 

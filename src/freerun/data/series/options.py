@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from freerun.brief import brief
-from freerun.data.series.calendar import CALENDAR
+from freerun.arguments import brief
+from freerun.data.series.time_stamps import CALENDAR
 from freerun.errors import UserError, listed, shown
 
-__all__ = ["LAYOUTS", "SPLITS", "Layout", "SeriesOptions", "check_layout", "number_problems"]
+
+def columns_by_part(
+    columns: Sequence[str], numeric: Collection[str], options: SeriesOptions, origin: str
+) -> tuple[Channels, list[str]]:
+    """The targets, observed and covariate columns, and what is wrong with their names.
+
+    Args:
+        columns: of the file, in order.
+        numeric: those that hold numbers: the ones taken as targets where none are named.
+        options: who has which part.
+        origin: the file's name.
+
+    >>> columns_by_part(["a", "b"], ["a", "b"], SeriesOptions(covariates=["B"]), "x.csv")[1]
+    ["x.csv: covariates: there is no column 'B'; did you mean 'b'? There are: a, b"]
+    """
+    parts = {name: tuple(getattr(options, name)) for name in ("targets", "observed", "covariates")}
+    special = {name: column for name in ("time", "series") if (column := getattr(options, name)) is not None}
+    problems = [
+        f"{origin}: {part}: there is no column {name!r}{_near(name, columns)} There are: {listed(columns)}"
+        for part, names in (*parts.items(), *((part, (column,)) for part, column in special.items()))
+        for name in names
+        if name not in columns
+    ]
+    taken = {*parts["observed"], *parts["covariates"], *special.values()}
+    targets = parts["targets"] or tuple(name for name in columns if name in numeric and name not in taken)
+    if not targets and not problems:
+        problems.append(f"{origin}: no column of numbers is left to predict; there are: {listed(columns)}")
+    return Channels(targets, parts["observed"], parts["covariates"]), problems
+
+
+def _near(name: str, columns: Sequence[str]) -> str:
+    folded = {column.casefold(): column for column in columns}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ";"
+
 
 Layout = Literal["past", "sequence"]
+
+
 LAYOUTS = ("past", "sequence")
+
+
 SPLITS = ("train", "dev", "test")
 
 
@@ -148,3 +187,19 @@ def _split_problems(split: Sequence[float]) -> list[str]:
     if not (min(split) > 0 and sum(split) <= 1 + 1e-9):
         return [f"split: shares must be above 0 and at most 1 together; got ({given})"]
     return []
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Names of the columns of every piece, in order: targets, observed, covariates."""
+
+    __repr__ = brief
+
+    targets: tuple[str, ...]
+    observed: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.targets, *self.observed, *self.covariates)

@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.forecasting.told import check_history, size_problems
-from freerun.types import Batch
-
-__all__ = ["ConvGRUForecaster"]
+from freerun.models.forecasting.inputs import check_history, size_problems
 
 
 class ConvGRUForecaster(nn.Module):

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.forecasting.told import check_history, size_problems
-from freerun.types import Batch
-
-__all__ = ["ShallowPLRNN"]
+from freerun.models.forecasting.inputs import check_history, size_problems
 
 
 class ShallowPLRNN(nn.Module):

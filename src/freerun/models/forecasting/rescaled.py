@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.forecasting.told import check_history
-from freerun.types import Batch, Stepper
-
-__all__ = ["Rescaled"]
+from freerun.models.forecasting.inputs import check_history
+from freerun.types import Stepper
 
 
 class Rescaled(nn.Module):

@@ -8,15 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.forecasting.told import check_history, covariates_of, numbers_a_value, size_problems
-from freerun.models.transformer.blocks import initialise
+from freerun.models.forecasting.inputs import check_history, covariates_of, numbers_a_value, size_problems
 from freerun.models.transformer.cache import Cache, Reading
 from freerun.models.transformer.decoder import CausalTransformer, DecoderState, Seen
-from freerun.models.transformer.shape import Shape
-from freerun.types import Batch
-
-__all__ = ["TransformerForecaster"]
+from freerun.models.transformer.layers import Shape, initialise
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,18 @@
 """Hugging Face models as Models of freerun; ``freerun.hf.adapt`` makes them."""
 
+from freerun.models.huggingface.cache import CachedDecoding, ChunkedDecoding, RaggedDecoding, keeps_all
 from freerun.models.huggingface.causal import CausalModel
 from freerun.models.huggingface.encoder_decoder import EncoderDecoder
-from freerun.models.huggingface.model import HuggingFaceModel
-from freerun.models.huggingface.ragged import Ragged
-from freerun.models.huggingface.stepping import Reading, Stepping, keeps_all
-from freerun.models.huggingface.tail import Halves
-from freerun.models.huggingface.vectors import Vectors
+from freerun.models.huggingface.model import EmbeddingInputs, HuggingFaceModel, SplitHead
 
 __all__ = [
+    "CachedDecoding",
     "CausalModel",
+    "ChunkedDecoding",
+    "EmbeddingInputs",
     "EncoderDecoder",
-    "Halves",
     "HuggingFaceModel",
-    "Ragged",
-    "Reading",
-    "Stepping",
-    "Vectors",
+    "RaggedDecoding",
+    "SplitHead",
     "keeps_all",
 ]

@@ -2,18 +2,173 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.context import (
+    Layout,
+    SourceContext,
+    batch_first,
+    context_of,
+    id_problems,
+    row_problems,
+    shape_problems,
+    two_dimensional,
+)
 from freerun.models.huggingface.model import HuggingFaceModel, ones
-from freerun.models.huggingface.rows import causal_batch
-from freerun.models.huggingface.told import Told, told
-from freerun.types import Batch
 
-__all__ = ["CausalModel"]
+_DOCUMENTS = 2**20
+"""Numbers of a packed row's documents: document d of row r has number r * this + d."""
+
+
+_PACKED = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+"""What collators that pack rows give besides position_ids."""
+
+
+def causal_batch(
+    given: Mapping[str, Any], accepted: frozenset[str], *, rows: Tensor | None, replaceable: Tensor | None, vocab: int
+) -> Batch:
+    """Rows of tokens as a Batch: targets and history are the tokens after each row's first.
+
+    Tokens that are there (``attention_mask``) are moved to the left, and every document of a packed row
+    (``position_ids`` that begin again at 0) becomes a row: so neither padding nor packing enters coins, positions or
+    what a token may attend to.
+
+    Args:
+        given: ``input_ids``, and where there are any ``attention_mask``, ``position_ids``, ``labels`` and further
+            arguments of the forward.
+        accepted: names of the forward's arguments; others are left to ``Layout.given``.
+        rows: (batch,) the examples' numbers in the global batch.
+        replaceable: (batch, time) bool: tokens that may be replaced besides what ``labels`` say.
+        vocab: number of ids.
+
+    Raises:
+        UserError: what does not fit together, all at once.
+    """
+    given = _sound(given, rows, replaceable, vocab)
+    ids = given["input_ids"]
+    present = _present(given)
+    start = _starts(given, present)
+    row, places = _placed(present, start)
+    labels: Tensor | None = given.get("labels")
+    time = places.shape[1] - 1 + (labels is None)
+    if time == 0:
+        raise UserError("every row has a single token: there is nothing to predict from it")
+    if labels is None:
+        places = torch.nn.functional.pad(places, (0, 1), value=-1)
+    there = places >= 0
+    flat = ids.flatten()[places.clamp_min(0)].masked_fill(~there, 0)
+    history = flat[:, 1:].contiguous()
+    numbers = _numbers(row, rows, ids.shape[0], packed=bool((start.sum(1) > 1).any()))
+    others = _others({k: v for k, v in given.items() if k in accepted}, ids.shape, row)
+    context = SourceContext(flat[:, :1], others=others, layout=Layout(given, places[:, 1:]))
+    if labels is None:
+        # a prompt: what comes after it is to be said
+        return Batch(history, history, torch.zeros_like(there[:, 1:]), context, eligible=~there[:, 1:], rows=numbers)
+    wanted = labels.flatten()[places.clamp_min(0)].masked_fill(~there, -100)[:, 1:]
+    mask = wanted != -100
+    if not bool(mask.any()):
+        raise UserError(
+            "no token of the batch is to be learnt: all labels are -100 (a row's first token never counts: nothing "
+            "predicts it); was the completion cut off at max_length?"
+        )
+    eligible = mask & (wanted == history)
+    if replaceable is not None:
+        eligible = eligible & replaceable.flatten()[places.clamp_min(0)][:, 1:]
+    return Batch(torch.where(mask, wanted, history), history, mask, context, eligible=eligible, rows=numbers)
+
+
+def _sound(given: Mapping[str, Any], rows: Any, replaceable: Any, vocab: int) -> Mapping[str, Any]:
+    """What was given, once it fits together; positions that are the same for all rows are written out."""
+    ids, positions = given["input_ids"], given.get("position_ids")
+    if problems := two_dimensional("input_ids", ids):
+        raise UserError(problems)
+    if isinstance(positions, Tensor) and positions.shape == (1, ids.shape[1]):
+        given = {**given, "position_ids": positions.expand_as(ids)}
+    problems = shape_problems(given, ids.shape, ("attention_mask", "labels", "position_ids"))
+    problems += row_problems(rows, replaceable, ids.shape)
+    if not problems:
+        problems = id_problems("input_ids", ids, vocab) + id_problems("labels", given.get("labels"), vocab)
+    if problems:
+        raise UserError(problems)
+    return given
+
+
+def _present(given: Mapping[str, Any]) -> Tensor:
+    mask = given.get("attention_mask")
+    if mask is None:
+        return torch.ones_like(given["input_ids"], dtype=torch.bool)
+    present = mask.bool()
+    if not bool(present.any(1).all()):
+        row = int((~present.any(1)).nonzero()[0])
+        raise UserError(f"attention_mask leaves no token in row {row}: leave the row out, or give it a start symbol")
+    return present
+
+
+def _starts(given: Mapping[str, Any], present: Tensor) -> Tensor:
+    """(batch, time) bool: the first token of every document."""
+    first = present & (present.cumsum(1) == 1)
+    positions = given.get("position_ids")
+    if positions is None:
+        if packed := [name for name in _PACKED if given.get(name) is not None]:
+            raise UserError(
+                f"the batch has {', '.join(packed)} but no position_ids: packed documents are told apart by positions "
+                "that begin again at 0; let the collator return them (return_position_ids=True)"
+            )
+        return first
+    starts = present & ((positions == 0) | first)
+    # within a document positions must count 0, 1, 2, ...
+    index = present.cumsum(1) - 1
+    begun = torch.where(starts, index, 0).cummax(1).values
+    wrong = present & (positions != index - begun)
+    if bool(wrong.any()):
+        row = int(wrong.any(1).nonzero()[0])
+        raise UserError(
+            "position_ids must count 0, 1, 2, ... over the tokens of every row or packed document; row "
+            f"{row} has {positions[row][present[row]].tolist()[:12]}"
+        )
+    return starts
+
+
+def _placed(present: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """(documents,) the row that each comes from, and (documents, longest) places in the flattened ids, -1: none."""
+    width = present.shape[1]
+    where = present.flatten().nonzero().squeeze(1)
+    document = start.flatten()[where].cumsum(0) - 1
+    first = start.flatten()[where].nonzero().squeeze(1)
+    number = torch.arange(len(where), device=where.device) - first[document]
+    places = torch.full((len(first), int(number.max()) + 1), -1, device=where.device)
+    places[document, number] = where
+    return where[first] // width, places
+
+
+def _numbers(row: Tensor, rows: Tensor | None, size: int, *, packed: bool) -> Tensor:
+    numbers = torch.arange(size, device=row.device) if rows is None else rows.to(row.device)
+    if not packed:
+        return numbers[row]
+    first = torch.searchsorted(row, row)  # of the documents of the same row; they lie side by side
+    return numbers[row] * _DOCUMENTS + torch.arange(len(row), device=row.device) - first
+
+
+def _others(given: Mapping[str, Any], shape: torch.Size, row: Tensor) -> dict[str, Tensor]:
+    known = {"input_ids", "attention_mask", "position_ids", "labels", *_PACKED}
+    others = batch_first({name: value for name, value in given.items() if name not in known}, shape[0])
+    by_token = [name for name, value in others.items() if value.shape[:2] == shape]
+    if by_token:
+        raise UserError(
+            f"{', '.join(by_token)}: the model would have to be told this of its own tokens too, which is not "
+            "supported: leave it out of the collator"
+        )
+    if others and len(row) > shape[0]:
+        raise UserError(
+            f"packed rows are taken apart into documents, and {', '.join(others)} cannot be: leave packing off"
+        )
+    return {name: value[row] for name, value in others.items()}
 
 
 class CausalModel(HuggingFaceModel):
@@ -64,7 +219,7 @@ class CausalModel(HuggingFaceModel):
         Raises:
             UserError: rows have been selected from the batch.
         """
-        layout = told(batch).layout
+        layout = context_of(batch).layout
         if layout is None:
             raise UserError("rows have been selected from this batch: give inputs() the whole one")
         given = dict(layout.given)
@@ -75,7 +230,7 @@ class CausalModel(HuggingFaceModel):
             given["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
         return given
 
-    def arguments(self, context: Told, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
+    def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """Without padding there are no masks and no positions to be told."""
         if vectors is not None:
             first = self._embeddings()(context.first)

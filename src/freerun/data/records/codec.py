@@ -1,0 +1,391 @@
+"""Conversations as ids by a tokenizer's chat template: which of them the assistant says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.arguments import brief
+from freerun.batch import Batch
+from freerun.data.files import check_description
+from freerun.data.records.files import Message, Record
+from freerun.errors import UserError, out_of_memory
+
+_SAVED = ("shape", "columns", "causal", "prefix", "chat", "separator", "end", "longest", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A record as ids.
+
+    Args:
+        told: source, or prompt; of a conversation all before the last answer; of plain text its first half.
+        said: what is to be said after it, with its end symbol.
+        learnt: places in ``told`` that are learnt too: earlier answers, or all of a text.
+        merged: whether the prompt ends within a token of prompt and completion as one.
+    """
+
+    __repr__ = brief
+
+    told: tuple[int, ...]
+    said: tuple[int, ...]
+    learnt: frozenset[int] = frozenset()
+    merged: bool = False
+
+    def __len__(self) -> int:
+        return len(self.told) + len(self.said)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordCodec:
+    """What a trained model needs of its data: the tokenizer, what records are, the longest answer.
+
+    Args:
+        tokenizer: of transformers; it has a pad symbol.
+        shape: a name in ``SHAPES``.
+        columns: the column of each part.
+        causal: whether prompt and answer are one sequence.
+        prefix: stands before every source.
+        chat: whether prompts and completions are put into the tokenizer's chat template.
+        separator: of CSV files.
+        end: id that ends an answer; None: there is none.
+        longest: ids of the longest training answer, without the end symbol.
+        model: makes batches; see ``bound``.
+    """
+
+    __repr__ = brief
+
+    tokenizer: Any
+    shape: str
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    causal: bool = True
+    prefix: str = ""
+    chat: bool = False
+    separator: str = ","
+    end: int | None = None
+    longest: int = 0
+    model: Any = None
+
+    @property
+    def talks(self) -> bool:
+        """Whether the chat template is used."""
+        return self.chat or self.shape == "messages"
+
+    # -- text to ids
+
+    def encoded(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        """Each record as ids, None where that cannot be; and why.
+
+        A prompt's ids are those it has alone, as in generation, and its completion's are what the two as one text have
+        more; where they merge over the boundary, those the completion has alone.
+        """
+        if not self.causal:
+            return self._pairs(records), []
+        if self.talks:
+            return self._conversations(records)
+        return self._texts(records) if self.shape == "text" else self._completions(records)
+
+    def _ids(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(list(texts), verbose=False, **options)["input_ids"]]
+
+    def _ended(self, ids: Sequence[int]) -> tuple[int, ...]:
+        end = self.tokenizer.eos_token_id if self.end is None else self.end
+        return tuple(ids) if end is None or self._ends(ids, end) else (*ids, end)
+
+    def _ends(self, ids: Sequence[int], end: int) -> bool:
+        # only the tail is asked, for a start symbol may have the same id; some put the language after the end
+        if ids and ids[-1] == end:
+            return True
+        return len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer)
+
+    def _pairs(self, records: Sequence[Record]) -> list[Encoded | None]:
+        sources = [f"{self.prefix}{record.told}" for record in records]
+        made = self.tokenizer(sources, text_target=[record.said for record in records], verbose=False)
+        sides = zip(made["input_ids"], made["labels"], strict=True)
+        return [Encoded(tuple(told), self._ended(said)) for told, said in sides]
+
+    def _completions(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        prompts = self.prompts([str(record.told) for record in records])
+        wholes = self._ids([f"{self.prefix}{record.told}{record.said}" for record in records])
+        alone = self._ids([record.said for record in records], add_special_tokens=False)
+        found: list[Encoded | None] = []
+        for prompt, whole, completion in zip(prompts, wholes, alone, strict=True):
+            fits = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+            said = whole[len(prompt) :] if fits else completion
+            found.append(Encoded(tuple(prompt), self._ended(said), merged=not fits))
+        return found, _empty(found, records)
+
+    def _texts(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        found: list[Encoded | None] = []
+        for ids in self._ids([record.said for record in records]):
+            whole = self._ended(ids)
+            half = max(1, len(whole) // 2)
+            found.append(Encoded(whole[:half], whole[half:], frozenset(range(half))))
+        return found, _empty(found, records)
+
+    def _conversations(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        found: list[Encoded | None] = []
+        problems: list[str] = []
+        for record in records:
+            try:
+                ids, said = conversation(self.tokenizer, (*self._messages(record), _answer(record)))
+            except ValueError as error:
+                problems.append(f"{record.place}: {error}")
+                found.append(None)
+                continue
+            start = len(said)
+            while start and said[start - 1]:
+                start -= 1
+            learnt = frozenset(place for place in range(start) if said[place])
+            found.append(Encoded(tuple(ids[:start]), tuple(ids[start:]), learnt))
+        return found, problems
+
+    def _messages(self, record: Record) -> tuple[Message, ...]:
+        return ({"role": "user", "content": record.told},) if isinstance(record.told, str) else record.told
+
+    def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
+        """Ids of what a model is told before it is to answer.
+
+        Raises:
+            ValueError: the chat template refuses one.
+        """
+        if self.talks:
+            return [asked(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
+        plain = [f"{self.prefix}{text}" for text in texts]
+        if not self.causal:
+            return self._ids(plain)
+        eos = self.tokenizer.eos_token_id
+        # a prompt does not end: there is something to come
+        return [ids[:-1] if ids and ids[-1] == eos else ids for ids in self._ids(plain)]
+
+    # -- ids to text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of an answer's ids, up to the end symbol, without blanks around it."""
+        numbers = list(ids)
+        numbers = numbers[: numbers.index(self.end)] if self.end in numbers else numbers
+        return str(self.tokenizer.decode(numbers, skip_special_tokens=True)).strip()
+
+    def reference(self, record: Record, encoded: Encoded) -> str:
+        """What an answer is compared with: the record's own text; of plain text its second half."""
+        return self.text(encoded.said) if self.shape == "text" else record.said.strip()
+
+    # -- batches
+
+    def bound(self, model: Any) -> RecordCodec:
+        """The same, with an adapted model that makes its batches."""
+        return replace(self, model=model)
+
+    def training_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
+        """A batch in which all that is learnt counts."""
+        return self._batch(chosen, [one.learnt for one in chosen], rows)
+
+    def answer_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
+        """A batch in which the last answers count, and nothing else."""
+        return self._batch(chosen, [frozenset[int]()] * len(chosen), rows)
+
+    def _batch(self, chosen: Sequence[Encoded], learnt: Sequence[frozenset[int]], rows: Tensor | None) -> Batch:
+        if not self.causal:
+            ids, mask = self._padded([one.told for one in chosen])
+            labels, there = self._padded([one.said for one in chosen])
+            labels = labels.masked_fill(~there, -100)
+            return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
+        ids, mask = self._padded([(*one.told, *one.said) for one in chosen])
+        wanted, _ = self._padded(
+            [
+                (*(place in also for place in range(len(one.told))), *(True for _ in one.said))
+                for one, also in zip(chosen, learnt, strict=True)
+            ],
+            fill=0,
+        )
+        labels = ids.masked_fill(~(wanted.bool() & mask), -100)
+        return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
+
+    def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> Batch:
+        """A batch to go on from."""
+        ids, mask = self._padded(prompts)
+        return self._made(input_ids=ids, attention_mask=mask.long())
+
+    def _made(self, **given: Any) -> Batch:
+        if self.model is None:
+            raise UserError("records become batches by their model: bind one first")
+        return self.model.batch(**{name: value for name, value in given.items() if value is not None})
+
+    def _padded(self, rows: Sequence[Sequence[int]], fill: int | None = None) -> tuple[Tensor, Tensor]:
+        """(rows, longest) ids, padded on the right, and their mask."""
+        fill = self.tokenizer.pad_token_id if fill is None else fill
+        tensors = [torch.tensor(list(row), dtype=torch.int64) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=int(fill or 0))
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+    # -- what is saved
+
+    def describe(self) -> dict[str, Any]:
+        """What is saved with a model, as JSON types; the tokenizer lies beside it in its own files."""
+        return {
+            "kind": "records",
+            "shape": self.shape,
+            "columns": dict(self.columns),
+            "causal": self.causal,
+            "prefix": self.prefix,
+            "chat": self.chat,
+            "separator": self.separator,
+            "end": self.end,
+            "longest": self.longest,
+            "tokenizer": [self.vocabulary],
+        }
+
+    @property
+    def vocabulary(self) -> str:
+        """First 8 hexadecimal digits of the SHA-256 of symbols, ids and chat template."""
+        told = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template)])
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], tokenizer: Any, model: Any = None) -> RecordCodec:
+        """The codec that ``describe`` told of.
+
+        Raises:
+            UserError: the description is of something else or incomplete, or the tokenizer another one.
+        """
+        check_description(description, "records", dict.fromkeys(_SAVED, object))
+        given = {name: description[name] for name in _SAVED if name != "tokenizer"}
+        made = cls(tokenizer, **given, model=model)
+        if description["tokenizer"] != [made.vocabulary]:
+            raise UserError("the tokenizer is not the one that the model was trained with: its files have changed")
+        return made
+
+
+def _answer(record: Record) -> Message:
+    return {"role": "assistant", "content": record.said}
+
+
+def _empty(found: list[Encoded | None], records: Sequence[Record]) -> list[str]:
+    """Records whose ids leave nothing to tell or nothing to say; None is put in their place."""
+    problems: list[str] = []
+    for number, (one, record) in enumerate(zip(list(found), records, strict=True)):
+        if one is not None and (not one.told or not one.said):
+            what = "nothing before the answer: give a prompt" if not one.told else "a single token: nothing to predict"
+            problems.append(f"{record.place}: the tokenizer makes of it {what}")
+            found[number] = None
+    return problems
+
+
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""How a template marks what the assistant says."""
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids that stand for no text: ends of turns, start symbols and so on."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added | set(tokenizer.all_special_ids))
+
+
+def asked(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation up to where the assistant is to begin."""
+    return _ids(tokenizer, messages, add_generation_prompt=True)
+
+
+def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    """Ids of a conversation up to the end of its last message, and which of them the assistant says.
+
+    A template that marks them (``{% generation %}``) is taken at its word. Otherwise a message is what the whole has
+    more than the conversation before it; earlier messages of which the template changes the beginning (some leave out
+    what was thought) are then told and not learnt.
+
+    Raises:
+        ValueError: the last message cannot be told apart, no answer would learn to stop, or the template refuses the
+            conversation.
+    """
+    if _MARKED.search(str(tokenizer.chat_template)):
+        found = _render(tokenizer, messages, return_assistant_tokens_mask=True)
+        ids, said = list(found["input_ids"]), [bool(one) for one in found["assistant_masks"]]
+        if not any(said):
+            raise ValueError("the chat template marks nothing of it as said by the assistant")
+        _check_ends(tokenizer, ids, said)
+    else:
+        ids, said = _by_prefix(tokenizer, messages)
+    end = len(said) - said[::-1].index(True)
+    return ids[:end], said[:end]
+
+
+def _by_prefix(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    whole = _ids(tokenizer, messages)
+    special = special_ids(tokenizer)
+    said = [False] * len(whole)
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = asked(tokenizer, messages[:number])
+        after = _ids(tokenizer, messages[: number + 1])
+        last = number + 1 == len(messages)
+        if whole[: len(before)] != before or whole[: len(after)] != after:
+            if last:
+                raise ValueError(
+                    "the chat template does not begin the whole conversation as it begins the one before the last "
+                    "message, so that message cannot be told apart: mark it in the template with {% generation %}"
+                )
+            continue
+        _check_header(tokenizer, messages[: number + 1], before, after)
+        end = max((place for place in range(len(before), len(after)) if whole[place] in special), default=None)
+        # a line end after the end of the turn is the template's, not the assistant's
+        ended = end is not None and not str(tokenizer.decode(after[end + 1 :])).strip()
+        for place in range(len(before), end + 1 if end is not None and ended else len(after)):
+            said[place] = True
+    if not any(said):
+        raise ValueError("the chat template leaves the last message empty")
+    return whole, said
+
+
+def _check_ends(tokenizer: Any, ids: Sequence[int], said: Sequence[bool]) -> None:
+    """Refuse a marked answer before a special symbol that ends it and is not marked."""
+    special = special_ids(tokenizer)
+    for place in range(1, len(ids)):
+        if not said[place - 1] or said[place] or ids[place] not in special:
+            continue
+        last = place - 1
+        while said[last] and last and not str(tokenizer.decode([ids[last]])).strip():
+            last -= 1
+        if ids[last] not in special:
+            symbol = tokenizer.convert_ids_to_tokens(ids[place])
+            raise ValueError(
+                f"the chat template marks an answer without the {symbol!r} after it, so no answer would learn to stop: "
+                "put the symbol that ends a turn before {% endgeneration %}"
+            )
+
+
+def _check_header(tokenizer: Any, messages: Sequence[Message], before: list[int], after: list[int]) -> None:
+    """Refuse a template that leaves it to the model to say whose turn it is."""
+    if before != _ids(tokenizer, messages[:-1]):
+        return
+    # blanks apart, which some tokenizers change; content that the template changes is not found, and not judged
+    text, content = (
+        "".join(str(one).split()) for one in (tokenizer.decode(after[len(before) :]), messages[-1]["content"])
+    )
+    if text.find(content) > 0:
+        raise ValueError(
+            f"the chat template takes no notice of add_generation_prompt, so {text[: text.find(content)]!r} before an "
+            "answer would be learnt as its words: let the template write it where add_generation_prompt is true, or "
+            "mark the answers with {% generation %}"
+        )
+
+
+def _ids(tokenizer: Any, messages: Sequence[Message], **options: bool) -> list[int]:
+    return list(_render(tokenizer, messages, **options)["input_ids"])
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], **options: bool) -> Any:
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+    except Exception as error:  # a template's own, of many kinds: roles that must alternate, an unknown role
+        if out_of_memory(error):
+            raise
+        raise ValueError(f"the chat template refuses it: {(str(error).splitlines() or [''])[0]}") from error

@@ -1,0 +1,250 @@
+"""Tables of a series for a trained model: what it is scored on, what it goes on from, what it says."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from freerun.batch import Batch
+from freerun.data.files import Array, DataFile, counted, first_problems, lines_of_column
+from freerun.data.series.building import cell_problems, endless, far
+from freerun.data.series.time_stamps import Step, calendar_columns, uneven
+from freerun.data.series.windows import SeriesCodec
+from freerun.data.tables import SeriesTable, Stamp, read_table
+from freerun.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from freerun.data.series.windows import Windows
+
+
+def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, separator: str = ",") -> Batch:
+    """A batch to generate from, of the last rows of a CSV or Parquet file.
+
+    Rows at the end whose targets and observed columns are all empty are the future: they give its covariates. A model
+    that has calendar covariates only needs no such rows: their times go on from the last row's.
+
+    Args:
+        path: a file with the columns that the model was trained on.
+        codec: of the model.
+        horizon: steps to be said; None: as many as there are rows of the future, or as in training where there are
+            none.
+        separator: between the columns of a CSV file.
+
+    Raises:
+        UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
+    """
+    table = read_table(path, separator)
+    own = own_columns(table, codec)
+    values, problems = _numbers(table, own)
+    problems += _several(table, codec)
+    known = codec.values + codec.observed
+    has = ~np.isnan(values[:, :known]).all(axis=1)
+    past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
+    ahead = len(values) - past
+    horizon = (ahead or codec.horizon) if horizon is None else horizon
+    if past < codec.past:
+        problems.append(f"{table.path}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
+    else:
+        problems += spaced(table, codec, [np.arange(past - codec.past, len(values))])[1]
+    if len(own) > known and ahead < horizon:
+        problems.append(
+            f"{table.path}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
+            f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
+        )
+    if not problems:
+        first, end = past - codec.past, past + (horizon if len(own) > known else 0)
+        # targets and observed channels of the future need not be there
+        asked = np.ones((end - first, len(own)), dtype=bool)
+        asked[codec.past :, :known] = False
+        problems = _wrong_cells(table, codec, values[first:end], asked, first)
+    if problems:
+        raise UserError(problems)
+    block = np.zeros((codec.past + horizon, len(codec.channels)))
+    block[: codec.past, : len(own)] = values[past - codec.past : past]
+    block[codec.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
+    if codec.calendar:
+        block[:, len(own) :] = _calendar(table, codec, past, horizon)
+    rows = torch.from_numpy(block)
+    future = rows[codec.past :, known:] if codec.covariates else None
+    return codec.past_batch(rows[: codec.past], future, horizon, origin=str(table.path))
+
+
+def own_columns(table: SeriesTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
+    """The columns of a file that a model reads, its calendar's times apart.
+
+    Args:
+        table: the file.
+        codec: of the model.
+        others: columns that have to be there, too.
+
+    Raises:
+        UserError: columns that are not there.
+    """
+    own = codec.channels[: len(codec.channels) - 2 * len(codec.calendar)]
+    needed = (*own, *([codec.time] if codec.calendar and codec.time else []), *others)
+    if absent := [name for name in needed if name not in table.columns]:
+        raise UserError(
+            f"{table.path}: the model was trained with columns that are not there: {listed(absent)}; there are: "
+            f"{listed(table.columns)}"
+        )
+    return own
+
+
+def spaced(table: SeriesTable, codec: SeriesCodec, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
+    """Time of each row of a file, where the model knows times, and the rows that are not one step apart, as trained.
+
+    Args:
+        table: the file.
+        codec: of the model; without a time column, or a step (irregular = "ignore"), nothing is asked of the rows.
+        groups: rows of each series.
+    """
+    if codec.time is None or codec.time not in table.columns or not (codec.step or codec.calendar):
+        return [], []
+    stamps, wrong = table.stamps(codec.time)
+    if not wrong and codec.calendar and not isinstance(stamps[0], datetime):
+        wrong = [f"{table.path}, column {codec.time!r}: the calendar needs dates, not numbers"]
+    if not wrong and codec.step is not None:
+        step = Step.parse(codec.step)
+        wrong = [
+            text
+            for rows in groups
+            for text in uneven([stamps[row] for row in rows.tolist()], step, _place_of(table, rows))
+        ]
+    return stamps, first_problems(str(table.path), wrong)
+
+
+def _place_of(table: SeriesTable, rows: np.ndarray) -> Callable[[int], str]:
+    return lambda row: table.place(int(rows[row]))
+
+
+def _numbers(table: SeriesTable, names: tuple[str, ...]) -> tuple[Array, list[str]]:
+    columns: list[Array] = []
+    problems: list[str] = []
+    for name in names:
+        numbers, wrong = table.numbers(name)
+        numbers[wrong] = 0.0  # said once, as no number, and not again as missing
+        columns.append(numbers)
+        problems += lines_of_column(wrong, len(numbers), lambda row, name=name: table.no_number(name, row))
+    return np.stack(columns, axis=1), first_problems(str(table.path), problems)
+
+
+def _several(table: SeriesTable, codec: SeriesCodec) -> list[str]:
+    """A model goes on from one series."""
+    if codec.series is None or codec.series not in table.columns or len(names := table.groups(codec.series)) < 2:
+        return []
+    return [f"{table.path}: holds {len(names)} series, by column {codec.series!r}; give the rows of one"]
+
+
+def _wrong_cells(table: SeriesTable, codec: SeriesCodec, values: Array, needed: np.ndarray, first: int) -> list[str]:
+    """Cells that are needed and hold no number to compute with, in rows from ``first`` on."""
+    mean, std = (np.array(scale[: values.shape[1]]) for scale in (codec.mean, codec.std))
+    faults = [(np.isnan(values), "is missing; the model needs it"), *endless(values), *far(values, mean, std)]
+    names = codec.channels[: values.shape[1]]
+    found = cell_problems([(mask & needed, text) for mask, text in faults], names, lambda row: table.place(first + row))
+    return first_problems(str(table.path), found)
+
+
+def _calendar(table: SeriesTable, codec: SeriesCodec, past: int, horizon: int) -> Array:
+    """(past + horizon, calendar columns): of the rows' times, and of times that go on from the last row's."""
+    assert codec.time is not None
+    stamps, problems = table.stamps(codec.time)
+    dated = [stamp for stamp in stamps[past - codec.past : past + horizon] if isinstance(stamp, datetime)]
+    if not problems and len(dated) < codec.past:
+        problems = [f"{table.path}, column {codec.time!r}: the calendar needs dates, not numbers"]
+    if problems:
+        raise UserError(first_problems(str(table.path), problems))
+    if codec.step is None and len(dated) < codec.past + horizon:
+        raise UserError(f"{table.path}: give rows with the times of the {counted(horizon, 'step')} to come")
+    while len(dated) < codec.past + horizon and codec.step is not None:
+        following = Step.parse(codec.step).after(dated[-1])
+        assert isinstance(following, datetime)
+        if following == datetime.max:
+            raise UserError(f"{table.path}: the steps to come lie beyond the year 9999")
+        dated.append(following)
+    return calendar_columns(codec.calendar, dated)
+
+
+def guess_separator(path: Path) -> str:
+    """What the cells of a CSV file's header are parted by: a comma, or where there is none a semicolon or a tab."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            header = file.readline()
+    except OSError:
+        return ","  # whoever reads the table says what is wrong with the file
+    return next((each for each in ",;\t" if each in header), ",")
+
+
+def forecast_table(codec: SeriesCodec, said: Tensor) -> list[str]:
+    """Lines of CSV: a header, and for each lead time what the model says.
+
+    Args:
+        codec: of the model.
+        said: (horizon, values) in the units of the data.
+    """
+    rows = [
+        ",".join([str(lead), *(f"{value:.7g}" for value in row)]) for lead, row in enumerate(said.tolist(), start=1)
+    ]
+    header = io.StringIO()
+    csv.writer(header, lineterminator="").writerow(["lead", *codec.names])
+    return [header.getvalue(), *rows]
+
+
+def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
+    """Every window of a CSV or Parquet file, by the scales of the training data; none lies in two series.
+
+    Raises:
+        UserError: columns that are missing, cells that are no finite numbers, rows that are not one step apart, a file
+            that is shorter than a window.
+    """
+    import numpy as np
+    import torch
+
+    from freerun.data.series.building import cell_problems, endless, far
+    from freerun.data.series.time_stamps import calendar_columns
+
+    pass
+    from freerun.data.files import first_problems, lines_of_column
+    from freerun.data.series.windows import Windows
+    from freerun.data.tables import read_table
+
+    table = read_table(file.path, guess_separator(file.path))
+    own = own_columns(table, codec, *filter(None, [codec.series]))
+    block = np.zeros((len(table.frame), len(own)))
+    problems: list[str] = []
+    for number, name in enumerate(own):
+        block[:, number], strange = table.numbers(name)
+        block[strange, number] = codec.mean[number]  # said once, and not again as missing
+        problems += lines_of_column(strange, len(block), lambda row, name=name: table.no_number(name, row))
+    mean, std = (np.array(scale[: len(own)]) for scale in (codec.mean, codec.std))
+    faults = [(np.isnan(block), "is missing; give a number"), *endless(block), *far(block, mean, std)]
+    problems += cell_problems(faults, own, table.place)
+    groups = [rows for _, rows in table.groups(codec.series)]
+    stamps, wrong = spaced(table, codec, groups)
+    length = codec.past + codec.horizon
+    ends = np.cumsum([len(rows) for rows in groups]).tolist()
+    starts = [
+        first for rows, end in zip(groups, ends, strict=True) for first in range(end - len(rows), end - length + 1)
+    ]
+    if not starts:
+        wrong.append(
+            f"{file.path}: has {max(map(len, groups))} rows{' in its longest series' if codec.series else ''}, and a "
+            f"window needs past + horizon = {codec.past} + {codec.horizon}: give a longer series"
+        )
+    if problems := first_problems(str(file.path), problems) + wrong:
+        raise UserError(problems)
+    if codec.calendar:
+        block = np.concatenate([block, calendar_columns(codec.calendar, stamps)], 1)  # pyright: ignore
+    found, steps = codec.normalise(torch.from_numpy(block[np.concatenate(groups)])), torch.arange(length)
+    firsts = torch.tensor(starts)
+    return Windows(
+        len(starts), lambda chosen: codec.batch(found[firsts[torch.tensor(chosen)][:, None] + steps]), codec.horizon
+    )

@@ -1,0 +1,174 @@
+"""Rows that do not follow each other evenly in time: doubled, unsorted, missing between, or newest first."""
+
+from __future__ import annotations
+
+import calendar as months_of
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+
+from freerun.arguments import brief
+from freerun.data.files import FEW, Array
+from freerun.data.tables import Stamp
+
+_DAY = 86400.0
+
+
+def _days(year: int, month: int) -> int:
+    return months_of.monthrange(year, month)[1]
+
+
+CALENDAR: dict[str, Callable[[datetime], float]] = {
+    "minute": lambda t: (t.minute * 60 + t.second) / 3600,
+    "hour": lambda t: (t.hour * 3600 + t.minute * 60 + t.second) / _DAY,
+    "weekday": lambda t: t.weekday() / 7,
+    "monthday": lambda t: (t.day - 1) / _days(t.year, t.month),
+    "yearday": lambda t: (t.timetuple().tm_yday - 1) / (366 if months_of.isleap(t.year) else 365),
+    "month": lambda t: (t.month - 1) / 12,
+}
+"""Name -> share of its cycle that is over at a time."""
+
+
+def calendar_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The columns of calendar covariates.
+
+    >>> calendar_names(["hour"])
+    ('hour_sin', 'hour_cos')
+    """
+    return tuple(f"{name}_{wave}" for name in names for wave in ("sin", "cos"))
+
+
+def calendar_columns(names: Sequence[str], stamps: Sequence[datetime]) -> Array:
+    """(stamps, 2 * names): sine and cosine of each cycle.
+
+    >>> calendar_columns(["hour"], [datetime(2020, 1, 1, 6)]).round(3).tolist()
+    [[1.0, 0.0]]
+    """
+    angles = 2 * np.pi * np.array([[CALENDAR[name](stamp) for name in names] for stamp in stamps])
+    angles = angles.reshape(len(stamps), len(names))
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(stamps), 2 * len(names))
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far apart two rows are: seconds, plain "units", "months" (same day) or "month-ends" (last days).
+
+    >>> str(Step(3600.0, of="seconds")), Step.parse("1 month-ends").after(datetime(2020, 1, 31))
+    ('3600 seconds', datetime.datetime(2020, 2, 29, 0, 0))
+    """
+
+    __repr__ = brief
+
+    size: float
+    of: str = "units"
+
+    def __str__(self) -> str:
+        return f"{self.size:.12g} {self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Step:
+        """The step that ``str`` told of."""
+        size, of = text.split()
+        return cls(float(size), of)
+
+    def after(self, stamp: Stamp) -> Stamp:
+        """The stamp one step on; ``datetime.max`` where that lies beyond the last year that Python has."""
+        if not isinstance(stamp, datetime):
+            return stamp + self.size
+        try:
+            return self._after(stamp)
+        except (OverflowError, ValueError):
+            return datetime.max
+
+    def _after(self, stamp: datetime) -> datetime:
+        if self.of not in ("months", "month-ends"):
+            return stamp + timedelta(seconds=self.size)
+        index = stamp.year * 12 + stamp.month - 1 + round(self.size)
+        year, month = index // 12, index % 12 + 1
+        days = _days(year, month)
+        return stamp.replace(year=year, month=month, day=days if self.of == "month-ends" else min(stamp.day, days))
+
+
+def step_between(stamps: Sequence[Stamp]) -> Step | None:
+    """The usual distance of neighbouring rows: the commonest one, in months where all stamps are months apart.
+
+    Rows that stand still or go back in time are left out; None where no row follows another.
+
+    >>> str(step_between([datetime(2020, 1, 31), datetime(2020, 2, 29), datetime(2020, 3, 31)])), step_between([0.0])
+    ('1 month-ends', None)
+    """
+    dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
+    numbers = [stamp for stamp in stamps if not isinstance(stamp, datetime)]
+    if len(numbers) > 1:
+        # times written as decimal numbers are apart by almost, not quite, the same
+        gaps = Counter(float(f"{after - before:.9g}") for before, after in pairwise(numbers) if after > before)
+        return Step(gaps.most_common(1)[0][0]) if gaps else None
+    if len(dates) < 2:
+        return None
+    gaps = Counter((after - before).total_seconds() for before, after in pairwise(dates) if after > before)
+    if not gaps:
+        return None
+    months = (dates[1].year - dates[0].year) * 12 + dates[1].month - dates[0].month
+    if months > 0 and len(gaps) > 1:
+        for of in ("months", "month-ends"):
+            step = Step(float(months), of)
+            if all(step.after(before) == after for before, after in pairwise(dates)):
+                return step
+    return Step(gaps.most_common(1)[0][0], "seconds")
+
+
+def uneven(stamps: Sequence[Stamp], step: Step | None, place: Callable[[int], str], advice: str = "") -> list[str]:
+    """A line for every row that does not come one step after the row before it.
+
+    Args:
+        stamps: time of each row.
+        step: between two rows; None: only their order is looked at.
+        place: row -> where it stands.
+        advice: what else may be done, at the end of a line.
+
+    >>> uneven([1.0, 2.0, 2.0, 3.0], Step(1.0), lambda row: f"row {row + 1}")
+    ['row 3: time 2.0 stands twice; keep one of the rows']
+    >>> uneven([3.0, 2.0, 1.0], None, lambda row: f"row {row + 1}")
+    ['row 2: time 2.0 comes after 3.0, and so on to the end: newest first; sort the rows by time, oldest first']
+    """
+    pairs = list(pairwise(stamps))
+    if len(pairs) > 1 and all(_before(stamp, before) for before, stamp in pairs):
+        before, stamp = pairs[0]
+        return [
+            f"{place(1)}: time {stamp} comes after {before}, and so on to the end: newest first; sort the rows by "
+            f"time, oldest first{advice}"
+        ]
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for row, (before, stamp) in enumerate(pairs, start=1):
+        at = f"{place(row)}: time {stamp}"
+        if stamp == before:
+            kinds.setdefault("twice", []).append((row, f"{at} stands twice; keep one of the rows{advice}"))
+        elif _before(stamp, before):
+            kinds.setdefault("back", []).append((row, f"{at} comes after {before}; sort the rows by time{advice}"))
+        elif step is not None and not _follows(stamp, before, step):
+            said = f"{at} follows {before}, and rows come every {step}; put in the rows between{advice}"
+            kinds.setdefault("gap", []).append((row, said))
+    # many of a kind have one cause
+    few = [each if len(each) <= FEW else [(each[0][0], f"{each[0][1]}; so it is in {len(each):,} of the "
+           f"{len(stamps):,} rows")] for each in kinds.values()]  # fmt: skip
+    return [said for _, said in sorted(said for each in few for said in each)]
+
+
+def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
+    if isinstance(before, datetime) != (step.of != "units"):
+        return False
+    wanted = step.after(before)
+    if isinstance(stamp, datetime) or isinstance(wanted, datetime):
+        return stamp == wanted
+    # times written as decimal numbers are apart by almost, not quite, the same
+    return abs(stamp - wanted) <= 1e-6 * abs(step.size)
+
+
+def _before(stamp: Stamp, other: Stamp) -> bool:
+    if isinstance(stamp, datetime) and isinstance(other, datetime):
+        return stamp < other
+    return not isinstance(stamp, datetime) and not isinstance(other, datetime) and stamp < other

@@ -1,0 +1,510 @@
+"""CSV and Parquet files as columns of numbers and of time stamps, every wrong cell named by its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freerun.arguments import brief
+from freerun.data.files import (
+    LARGEST,
+    Array,
+    cells_of_any_size,
+    first_problems,
+    lines_of_column,
+    read_lines,
+    refuse_no_file,
+    user_path,
+)
+from freerun.data.parquet import read_parquet, readable, unpanicked
+from freerun.errors import UserError, needing, shown
+
+ENDINGS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+    ".pq": "parquet",
+}  # fmt: skip
+"""How a file's name ends -> what it holds."""
+
+
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "datasets")
+
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of named cells.
+
+    Args:
+        origin: where they come from, for people.
+        columns: all names that any row has, in the order in which they appear.
+        rows: one mapping a row; a name that is not there is missing.
+        places: where each row stands.
+    """
+
+    __repr__ = brief
+
+    origin: str
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    places: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def format_of(path: Path, given: str | None) -> str:
+    """The format of a file: what is given, or by its ending.
+
+    Raises:
+        UserError: the ending says nothing.
+
+    >>> format_of(Path("train.jsonl"), None), format_of(Path("train.txt"), "csv")
+    ('jsonl', 'csv')
+    """
+    found = given or ENDINGS.get(path.suffix.lower())
+    if found is None:
+        raise UserError(
+            f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
+            "say so with format = ..."
+        )
+    return found
+
+
+def read_rows(
+    path: Path, *, format: str | None = None, separator: str = ",", encoding: str = "utf-8"
+) -> tuple[Table, list[str]]:
+    """The rows of one file, and what is wrong with it (at most 20 problems and a count of the rest).
+
+    Args:
+        path: the file.
+        format: one of ``FORMATS`` but "datasets"; None: by its ending.
+        separator: of a CSV file.
+        encoding: of a text file; a byte order mark is dropped.
+
+    Raises:
+        UserError: the file as a whole cannot be read.
+    """
+    found = format_of(path, format)
+    refuse_no_file(path, "a file")
+    if found == "parquet":
+        return _parquet(path), []
+    expected = {"jsonl": "one JSON object a line", "json": "a list of JSON objects"}.get(
+        found, "names of columns, then a row a line"
+    )
+    lines, broken = read_lines(path, encoding, expected)
+    problems = first_problems(str(path), [text for _, text in broken])
+    if found == "jsonl":
+        table, more = _json_lines(path, lines)
+    elif problems:
+        return Table(str(path), (), (), ()), problems  # what stands around a broken line cannot be trusted
+    elif found == "json":
+        table, more = _json(path, "\n".join(text for _, text in lines))
+    else:
+        table, more = _cells(path, [text for _, text in lines], "\t" if found == "tsv" else separator)
+    return table, first_problems(str(path), [*problems, *more])
+
+
+class _TwiceError(ValueError):
+    """A key that stands twice in one object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"the key {twice!r} is there more than once")
+    return found
+
+
+def parsed(text: str) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, as JSONDecodeError; a key stands twice, it is nested too deeply, a number is too long.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (json.JSONDecodeError, _TwiceError):
+        raise
+    except ValueError:
+        raise ValueError("it holds a number of thousands of digits") from None
+
+
+def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, list[str]]:
+    rows: list[Row] = []
+    places: list[str] = []
+    problems: list[str] = []
+    for number, text in lines:
+        if not text.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = parsed(text)
+        except json.JSONDecodeError as error:
+            problems.append(
+                f"{place}: no JSON: {error.msg} at character {error.colno} of {shown(text, 40)}; expected one object a "
+                "line"
+            )
+            continue
+        except ValueError as error:
+            problems.append(f"{place}: {error}; correct or delete the line")
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+            places.append(place)
+        else:
+            problems.append(f'{place}: {shown(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
+    return _table(path, rows, places), problems
+
+
+def _json(path: Path, text: str) -> tuple[Table, list[str]]:
+    nothing = Table(str(path), (), (), ())
+    try:
+        found = parsed(text)
+    except json.JSONDecodeError as error:
+        lines = '; for one object a line set format = "jsonl"' if error.msg == "Extra data" else ""
+        return nothing, [f"{path}:{error.lineno}: no JSON: {error.msg} at character {error.colno}{lines}"]
+    except ValueError as error:
+        return nothing, [f"{path}: {error}"]
+    if not isinstance(found, list):
+        return nothing, [f"{path}: holds {type(found).__name__}; expected a list of objects, [{{...}}, {{...}}]"]
+    places = [f"{path}, entry {number}" for number in range(1, len(found) + 1)]
+    problems = [f"{place}: is no object" for place, row in zip(places, found, strict=True) if not isinstance(row, dict)]
+    return (nothing, problems) if problems else (_table(path, found, places), [])
+
+
+def _table(path: Path, rows: Sequence[Row], places: Sequence[str]) -> Table:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return Table(str(path), tuple(columns), rows, places)
+
+
+def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, list[str]]:
+    rows: list[Row] = []
+    places: list[str] = []
+    problems: list[str] = []
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
+    names: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            with cells_of_any_size():
+                cells = next(reader, None)
+        except csv.Error as error:
+            problems.append(
+                f"{path}:{line}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
+                'quotes in it are doubled, "like ""this"""'
+            )
+            break
+        if cells is None:
+            break
+        if names is None:
+            if not any(cell.strip() for cell in cells):
+                continue
+            names = cells
+            problems += _heading_problems(f"{path}:{line}", names, separator)
+            if problems and len(names) == 1:
+                return Table(str(path), (), (), ()), problems
+        elif cells and len(cells) != len(names):
+            problems.append(f"{path}:{line}: has {len(cells)} cells, and the first line names {len(names)} columns")
+        elif cells:
+            rows.append(dict(zip(names, cells, strict=True)))
+            places.append(f"{path}:{line}")
+    return Table(str(path), tuple(names or ()), rows, places), problems
+
+
+def _heading_problems(place: str, names: Sequence[str], separator: str) -> list[str]:
+    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
+    if len(names) == 1 and marks:
+        return [
+            f"{place}: has one column, {names[0]!r}; is the separator {separator!r} right? "
+            f"Where it is {marks[0]!r}, say so with separator = {json.dumps(marks[0])}"
+        ]
+    return [
+        f"{place}: the column {name!r} is there {count} times; give every column its own name"
+        for name, count in Counter(names).items()
+        if count > 1 and name
+    ]
+
+
+def _parquet(path: Path) -> Table:
+    frame = read_parquet(path)
+    rows: list[Row] = readable(path, frame.to_dicts)
+    return Table(str(path), tuple(frame.columns), rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
+
+
+LONGEST = 500
+"""Characters of a column's name: what is longer is a line that was taken for one."""
+
+
+MISSING = ("", "nan", "na", "n/a", "null", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesTable:
+    """A file's columns.
+
+    Args:
+        path: the file.
+        frame: a polars data frame; all columns of a CSV file are text.
+        lines: line of each row; None where the file has rows only.
+    """
+
+    __repr__ = brief
+
+    path: Path
+    frame: Any
+    lines: np.ndarray | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, in order."""
+        return tuple(self.frame.columns)
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
+        return f"{self.path}: row {row + 1}" if self.lines is None else f"{self.path}:{self.lines[row]}"
+
+    def numeric(self) -> tuple[str, ...]:
+        """Columns of numbers: those where most of what is there can be read as one.
+
+        Not only those where all can: one wrong cell should be an error, and not lose the column.
+        """
+        return tuple(name for name in self.columns if self._is_numeric(name))
+
+    def _is_numeric(self, name: str) -> bool:
+        numbers, wrong = self.numbers(name)
+        meant = sum(bool(_with_commas(self.frame[name][row])) for row in wrong)
+        there = int((~np.isnan(numbers)).sum()) + meant
+        return there > 0 and there >= len(wrong) - meant
+
+    def numbers(self, name: str) -> tuple[Array, list[int]]:
+        """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
+        with needing("series", "reading series"):
+            import polars as pl
+        column = self.frame[name]
+        if column.dtype == pl.String:
+            text = column.str.strip_chars()
+            numbers = text.cast(pl.Float64, strict=False)
+            empty = text.is_null() | text.str.to_lowercase().is_in(MISSING)
+            wrong = (numbers.is_null() & ~empty).arg_true().to_list()
+        elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+            numbers, wrong = column.cast(pl.Float64), []
+        else:
+            numbers = pl.Series([None] * len(column), dtype=pl.Float64)
+            wrong = column.is_not_null().arg_true().to_list()
+        return numbers.fill_null(float("nan")).to_numpy().astype(np.float64), wrong
+
+    def no_number(self, name: str, row: int) -> str:
+        """What to say of a cell that is no number."""
+        cell = self.frame[name][row]
+        advice = {
+            0: "",
+            1: "; write it with a point, {}",
+            2: "; write {} if the comma marks the decimals, {} if it marks thousands",
+        }
+        meant = _with_commas(cell)
+        return f"{self.place(row)}, column {name!r}: {shown(str(cell), 40)} is not a number" + (
+            advice[len(meant)].format(*meant)
+        )
+
+    def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
+        """Name and rows of each series, in the order in which they begin; None: the file is one."""
+        if column is None:
+            return [(str(self.path), np.arange(len(self.frame)))]
+        groups: dict[str, list[int]] = {}
+        for row, name in enumerate(self.cells(column)):
+            groups.setdefault(str(name), []).append(row)
+        return [(f"{self.path}, {column} {shown(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
+
+    def cells(self, name: str) -> list[Any]:
+        """The cells of a column.
+
+        Raises:
+            UserError: the column holds what Python has no objects for.
+        """
+        return readable(self.path, self.frame[name].to_list)
+
+    def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
+        """Time of each row (time zones are turned into UTC), and what is wrong.
+
+        Numbers are taken as such; text must be ISO dates and times.
+        """
+        if self._is_numeric(name):
+            numbers, _ = self.numbers(name)
+            wrong = np.flatnonzero(~(np.abs(numbers) <= LARGEST)).tolist()
+            advice = f"is no time stamp; the others are numbers, and none may be beyond {LARGEST:g}"
+            return list(numbers.tolist()), lines_of_column(
+                wrong,
+                len(numbers),
+                lambda row: f"{self.place(row)}, column {name!r}: {shown(self.frame[name][row], 40)} {advice}",
+            )
+        cells = self.cells(name)
+        stamps = [_stamp(cell) for cell in cells]
+
+        def line(row: int) -> str:
+            cell = cells[row]
+            there = "there is no time stamp of the years 1 to 9999"
+            got = there if cell in (None, "") else f"{shown(str(cell), 40)} is no ISO time"
+            return f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00"
+
+        wrong = [row for row, stamp in enumerate(stamps) if stamp is None]
+        return [stamp or datetime.min for stamp in stamps], lines_of_column(wrong, len(cells), line)
+
+
+def _with_commas(cell: Any) -> list[str]:
+    """What a number that is written with commas may mean, with a point: they mark its decimals, or thousands."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    decimal = re.fullmatch(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?", text)
+    thousands = re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", text)
+    return [text.replace(".", "").replace(",", ".")] * bool(decimal) + [text.replace(",", "")] * bool(thousands)
+
+
+def _stamp(cell: Any) -> datetime | None:
+    if isinstance(cell, str):
+        try:
+            cell = datetime.fromisoformat(cell.strip())
+        except ValueError:
+            return None
+    if isinstance(cell, datetime):
+        try:
+            return cell if cell.tzinfo is None else cell.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:  # in the first or the last hours that there are
+            return None
+    return datetime(cell.year, cell.month, cell.day) if isinstance(cell, date) else None
+
+
+def read_table(path: str | Path, separator: str = ",") -> SeriesTable:
+    """A CSV file (first line: names of columns) or a Parquet file (by its ending).
+
+    Raises:
+        UserError: polars is not installed; no such file, an empty one, or one that cannot be read.
+    """
+    file = user_path(path)
+    with needing("series", "reading series"):
+        import polars as pl
+    refuse_no_file(file, "a CSV or Parquet file")
+    parquet = file.suffix.lower() in (".parquet", ".pq")
+    try:
+        # glob: a name with [ ] * ? is a name, not a pattern that other files fit
+        frame = read_parquet(file) if parquet else (
+            unpanicked(file, lambda: pl.read_csv(file, separator=separator, infer_schema_length=0, glob=False), "CSV")
+        )  # fmt: skip
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(_unreadable(file, separator, error)) from None
+    problems = [
+        f"{file}: column {found[1]!r} is there more than once; give every column its own name"
+        for name in frame.columns
+        if (found := re.fullmatch(r"(.*)_duplicated_\d+", name))
+    ]
+    if not len(frame):
+        problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
+    problems += (
+        [] if parquet else _series_heading_problems(file, frame.columns, separator) or _broken_cells(file, frame)
+    )
+    if problems:
+        raise UserError(problems)
+    return SeriesTable(file, frame, None) if parquet else _numbered(file, frame)
+
+
+def _series_heading_problems(file: Path, names: list[str], separator: str) -> list[str]:
+    """What is wrong with the first line of a CSV file."""
+    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
+    if len(names) == 1 and marks:
+        return [
+            f"{file}: has one column, {names[0]!r}; is the separator {separator!r} right? "
+            f"Where it is {marks[0]!r}, say so with separator = ..."
+        ]
+    if long := [number for number, name in enumerate(names, start=1) if len(name) > LONGEST]:
+        size = len(names[long[0] - 1])
+        return [f"{file}:1: the name of column {long[0]} has {size:,} characters; is a quote or a line's end missing?"]
+    if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
+        return [f"{file}:1: the names of the columns are not UTF-8 but maybe utf-16 or latin-1; save the file as UTF-8"]
+    given = [name for name in names if name]
+    counted_off = all(name.isdecimal() and len(name) < 10 for name in given) and {
+        int(b) - int(a) for a, b in pairwise(given)
+    } <= {1}
+    if given and not counted_off and all(_is_value(name) for name in given):
+        return [
+            f"{file}:1: names no columns, it holds values: {shown(separator.join(names), 40)}; put a line with the "
+            "names of the columns above it"
+        ]
+    return []
+
+
+def _broken_cells(file: Path, frame: Any) -> list[str]:
+    """Cells with a line break: a quote is missing somewhere, and rows were read as one cell."""
+    problems: list[str] = []
+    for name in frame.columns:
+        if (broken := frame[name].str.contains("[\r\n]").arg_true()).len():
+            problems.append(
+                f"{file}: column {shown(name, 40)} holds a line break, {shown(frame[name][broken[0]], 40)} in row "
+                f"{broken[0] + 1}; is a quote missing? No cell of a series needs one"
+            )
+    return problems
+
+
+def _is_value(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return _stamp(name) is not None
+    return True
+
+
+def _numbered(file: Path, frame: Any) -> SeriesTable:
+    """A CSV file's rows with their lines, without blank lines (in one column a blank line is a missing value)."""
+    there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
+    lines = np.flatnonzero(there) + 2
+    if len(there) == len(frame):
+        return (
+            SeriesTable(file, frame.filter(there), lines)
+            if frame.width > 1
+            else SeriesTable(file, frame, np.arange(len(there)) + 2)
+        )
+    return SeriesTable(file, frame, lines if len(lines) == len(frame) else np.arange(len(frame)) + 2)
+
+
+def _widths(lines: Sequence[tuple[int, str]], separator: str) -> list[tuple[int, int]]:
+    """Number and cells of each line, as far as they can be read."""
+    found: list[tuple[int, int]] = []
+    rows = csv.reader((line for _, line in lines), delimiter=separator)
+    with cells_of_any_size(), suppress(csv.Error):
+        for (number, _), row in zip(lines, rows, strict=False):
+            found.append((number, len(row)))
+    return found
+
+
+def _unreadable(file: Path, separator: str, error: Exception) -> list[str]:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines, problems = read_lines(file, expected="names of columns, then a row for every step")
+    found = [text for _, text in problems]
+    if not found:
+        cells = _widths(lines, separator)
+        wide = cells[0][1] if cells else 0
+        if wide == 1 and (wrong := _series_heading_problems(file, [lines[0][1]], separator)):
+            return wrong
+        found = [
+            f"{file}:{n}: has {size} cells, and the first line names {wide} columns; take out what is too much, or put "
+            "a cell that holds a separator in quotes"
+            for n, size in cells
+            if size > wide
+        ]
+    return first_problems(str(file), found) or [f"{file}: cannot be read as CSV: {reason}"]
+
+
+Stamp = datetime | float

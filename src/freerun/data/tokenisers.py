@@ -1,0 +1,260 @@
+"""Subwords: byte-pair encoding by the library tokenizers, trained here, saved as its merges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from freerun.arguments import brief
+from freerun.errors import UserError, needing
+
+Symbols = tuple[str, ...]
+
+
+END = "</s>"
+
+
+PADDING = "<pad>"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Symbols and their ids: id 0 is ``first`` (end symbol or padding), then the symbols in order.
+
+    Args:
+        symbols: distinct, without ``first``.
+        first: what id 0 stands for.
+
+    Raises:
+        UserError: there are no symbols, one stands twice, or one of them is ``first``.
+
+    >>> v = Vocabulary.of([("b", "a"), ("a",)], first="</s>")
+    >>> len(v), v.ids(("a", "b")), v.symbols_of([1, 2, 0, 0])
+    (3, [1, 2], ('a', 'b'))
+    """
+
+    __repr__ = brief
+
+    symbols: Symbols
+    first: str
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if not self.symbols:
+            problems.append("a vocabulary needs at least one symbol; got none")
+        if len(set(self.symbols)) != len(self.symbols):
+            twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
+            problems.append(f"a vocabulary's symbols must differ; these stand twice: {', '.join(twice)}")
+        if self.first in self.symbols:
+            problems.append(f"{self.first!r} is what id 0 stands for and cannot be a symbol of the data too")
+        if problems:
+            raise UserError(problems)
+
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence[str]], first: str) -> Vocabulary:
+        """The vocabulary of some sequences, sorted, so that it does not depend on their order."""
+        return cls(tuple(sorted({symbol for sequence in sequences for symbol in sequence})), first)
+
+    def __len__(self) -> int:
+        return len(self.symbols) + 1
+
+    def __contains__(self, symbol: object) -> bool:
+        return symbol in self._index
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {symbol: number for number, symbol in enumerate(self.symbols, start=1)}
+
+    def unknown(self, sequence: Sequence[str]) -> list[str]:
+        """The symbols of a sequence that have no id, in order, each once."""
+        return list(dict.fromkeys(symbol for symbol in sequence if symbol not in self._index))
+
+    def ids(self, sequence: Sequence[str], where: str = "") -> list[int]:
+        """The ids of a sequence, without end or padding.
+
+        Args:
+            sequence: symbols.
+            where: "file:line" or another place to name in the error.
+
+        Raises:
+            UserError: a symbol has no id.
+
+        >>> Vocabulary(("a", "b"), "</s>").ids("ax", where="words.txt:3")
+        Traceback (most recent call last):
+        freerun.errors.UserError: words.txt:3: symbol 'x' was never seen in training; known are a b
+        """
+        index = self._index
+        try:
+            return [index[symbol] for symbol in sequence]
+        except KeyError:
+            raise UserError(self._unknown_message(sequence, where)) from None
+
+    def _unknown_message(self, sequence: Sequence[str], where: str) -> str:
+        unknown = self.unknown(sequence)
+        known = " ".join(self.symbols[:60]) + (" ..." if len(self.symbols) > 60 else "")
+        named = ", ".join(repr(symbol) for symbol in unknown[:10])
+        text = f"symbol{'s' if len(unknown) > 1 else ''} {named} {'were' if len(unknown) > 1 else 'was'}"
+        return f"{where + ': ' if where else ''}{text} never seen in training; known are {known}"
+
+    def symbols_of(self, ids: Sequence[int]) -> Symbols:
+        """The symbols of ids, up to the first 0.
+
+        Raises:
+            UserError: an id is negative or beyond the last symbol.
+        """
+        numbers = before_end(ids, len(self.symbols))
+        return tuple(self.symbols[number - 1] for number in numbers)
+
+
+_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Subwords:
+    """A byte-level byte-pair encoding of text whose words are separated by blanks.
+
+    Every word is the bytes of a blank and of itself, in UTF-8, merged pair by pair in the order of ``merges`` (Sennrich
+    et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019). So nothing is ever unknown, and ``decode`` of
+    ``encode`` gives the words back exactly. Id 0 is left free (end symbol or padding); ids 1 to 256 are the bytes,
+    the others merges. Which blanks stood between words is not kept.
+
+    Args:
+        merges: pairs of symbols, the first merged first; a byte is written as one printable character.
+
+    Raises:
+        UserError: a merge joins symbols that there are not; the package tokenizers is not installed.
+
+    >>> subwords = Subwords.trained(["low lower lowest", "new newer newest"], size=300)
+    >>> [len(ids) for ids in subwords.encode(["low lower", "größer"])]
+    [4, 9]
+    >>> subwords.decode(subwords.encode(["größer als  low"])[0])
+    'größer als low'
+    """
+
+    __repr__ = brief
+
+    merges: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        known = set(_alphabet())
+        for left, right in self.merges:
+            if left not in known or right not in known:
+                raise UserError(f"merges must join bytes or what was merged before; got {left!r} and {right!r}")
+            known.add(left + right)
+
+    @classmethod
+    def trained(cls, lines: Iterable[str], size: int) -> Subwords:
+        """The merges of the most frequent pairs of some text; the same text gives the same merges.
+
+        Args:
+            lines: the text.
+            size: ids in all, id 0 included; fewer where the text has no further pair that stands twice.
+
+        Raises:
+            UserError: the size leaves no merge; the package tokenizers is not installed.
+        """
+        if size <= _BYTES + 1:
+            raise UserError(
+                f"subwords must be above {_BYTES + 1}: 256 bytes, the end symbol and some merges; got {size}"
+            )
+        import json
+
+        library = _library()
+        tokenizer = library.Tokenizer(library.models.BPE())
+        tokenizer.pre_tokenizer = _words(library)
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=size - 1, min_frequency=2, initial_alphabet=_alphabet(), show_progress=False
+        )
+        tokenizer.train_from_iterator((_spaced(line) for line in lines), trainer)
+        return cls(tuple((left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]))
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbol of each id from 1 on."""
+        return tuple(dict.fromkeys([*_alphabet(), *(left + right for left, right in self.merges)]))
+
+    def __len__(self) -> int:
+        return len(self.symbols) + 1
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        library = _library()
+        numbers = {symbol: number for number, symbol in enumerate(self.symbols, start=1)}
+        tokenizer = library.Tokenizer(library.models.BPE(vocab=numbers, merges=list(self.merges)))
+        tokenizer.pre_tokenizer = _words(library)
+        return tokenizer
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The ids of each line, without an end; [] for a blank one."""
+        found = self._tokenizer.encode_batch_fast([_spaced(line) for line in lines], add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of ids up to the first 0, one blank between them.
+
+        Bytes that are no UTF-8, which only a model says, become U+FFFD.
+
+        Raises:
+            UserError: an id is negative or beyond the last symbol.
+        """
+        numbers = before_end(ids, len(self.symbols))
+        text: str = _library().decoders.ByteLevel().decode([self.symbols[number - 1] for number in numbers])
+        return " ".join(text.split())
+
+    def describe(self) -> list[str]:
+        """The merges as JSON types, one "left right" each."""
+        return [f"{left} {right}" for left, right in self.merges]
+
+    @classmethod
+    def from_description(cls, merges: Sequence[str]) -> Subwords:
+        """What ``describe`` told of.
+
+        Raises:
+            UserError: a line is no pair.
+        """
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        wrong = [merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2]
+        if wrong:
+            raise UserError(f'a merge must be two symbols with a space between them; got "{wrong[0]}"')
+        return cls(tuple((pair[0], pair[1]) for pair in pairs))
+
+
+def _spaced(line: str) -> str:
+    # the blank before a word is part of it: so a subword tells whether it begins a word
+    return "".join(f" {word}" for word in line.split())
+
+
+def _words(library: Any) -> Any:
+    split = library.pre_tokenizers.Split(" ", "merged_with_next")
+    return library.pre_tokenizers.Sequence(
+        [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+
+
+def _alphabet() -> list[str]:
+    return sorted(_library().pre_tokenizers.ByteLevel.alphabet())
+
+
+def _library() -> Any:
+    with needing("translate", "a subword vocabulary"):
+        import tokenizers
+    return tokenizers
+
+
+def before_end(ids: Sequence[int], symbols: int) -> list[int]:
+    """Ids up to the first 0, the end symbol; beside it there are so many ``symbols``.
+
+    Raises:
+        UserError: an id is negative or beyond the last symbol.
+
+    >>> before_end([3, 1, 0, 2], 3)
+    [3, 1]
+    """
+    numbers = list(ids)
+    numbers = numbers[: numbers.index(0)] if 0 in numbers else numbers
+    wrong = [number for number in numbers if not 0 < number <= symbols]
+    if wrong:
+        raise UserError(f"ids must lie in [0, {symbols}]; got {wrong[0]}")
+    return numbers

@@ -1,0 +1,285 @@
+"""What ``diagnose`` finds, as plain numbers that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from freerun.arguments import brief
+from freerun.metrics.outputs import HorizonErrors, quantiles
+
+SCHEMA = 1
+
+
+Row = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median over windows, and the quartiles below and above it."""
+
+    __repr__ = brief
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Spread:
+        """Of (windows,) numbers; infinite ones stay in it."""
+        return cls(*quantiles(values.double(), (0.25, 0.5, 0.75)).tolist())
+
+
+@dataclass(frozen=True)
+class Side:
+    """Errors of one way of being told: gold (teacher-forced), or the model's own (free-running).
+
+    Args:
+        rmse: by lead time, over the windows that are left there.
+        low: lower quartile over all windows, by lead time; those that escaped count as infinite.
+        median: median over all windows.
+        high: upper quartile.
+        left: windows that have not escaped, by lead time.
+        nrmse: over windows, of the whole horizon.
+        last_tenth: the same of its last tenth.
+    """
+
+    __repr__ = brief
+
+    rmse: Row
+    low: Row
+    median: Row
+    high: Row
+    left: tuple[int, ...]
+    nrmse: Spread
+    last_tenth: Spread
+
+    @classmethod
+    def of(cls, errors: HorizonErrors, nrmse: Tensor, last_tenth: Tensor) -> Side:
+        """From tensors."""
+        low, median, high = (tuple(each) for each in errors.quantiles.tolist())
+        rmse, left = tuple(errors.rmse.tolist()), tuple(errors.left.tolist())
+        return cls(rmse, low, median, high, left, Spread.of(nrmse), Spread.of(last_tenth))
+
+
+@dataclass(frozen=True)
+class Naive:
+    """A forecast that needs no model: median over windows by lead time, and NRMSE over windows."""
+
+    __repr__ = brief
+
+    median: Row
+    rmse: Row
+    nrmse: Spread
+    last_tenth: Spread
+
+
+@dataclass(frozen=True)
+class Growing:
+    """How the free-running error grows; see ``freerun.diagnostics.growth``."""
+
+    __repr__ = brief
+
+    rate: float | None
+    exponent: float | None
+    fitted: int
+    ratio: Row | None
+
+
+@dataclass(frozen=True)
+class Climate:
+    """A long free run beside gold.
+
+    Args:
+        steps: of both.
+        diverged_at: lead time at which the run escaped, or None; then the rest is None.
+        space: what the states are, in words.
+        bins: of the histogram in each dimension.
+        spread: standard deviation of the run, in those of gold; mean over channels. The spectra say nothing of it.
+        state: D_stsp of the run.
+        state_gold: D_stsp of gold's second half from its first: what samples of one law come to.
+        smoothing: of the spectra, in frequencies.
+        spectrum: D_H of the run.
+        spectrum_gold: D_H of gold's halves.
+        frequencies: of the spectra, in cycles a step.
+        powers: of gold and of the run, at these frequencies, mean over channels.
+        points: the last states of gold and of the run in two dimensions, at most 1500 each.
+        axes: names of the two dimensions.
+    """
+
+    __repr__ = brief
+
+    steps: int
+    diverged_at: int | None
+    space: str
+    bins: int = 0
+    spread: float | None = None
+    state: float | None = None
+    state_gold: float | None = None
+    smoothing: float = 0.0
+    spectrum: float | None = None
+    spectrum_gold: float | None = None
+    frequencies: Row = ()
+    powers: tuple[Row, ...] = ()
+    points: tuple[tuple[Row, ...], ...] = ()
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fan:
+    """A window whole, in the data's own units; each of these by step, then by channel.
+
+    Args:
+        window: its number.
+        past: the last steps known before.
+        gold: what came.
+        forced: said, told gold: one step ahead each.
+        free: said, told its own.
+        bands: levels and sampled free runs at these levels, or ().
+        diverged_at: lead time at which the free run escaped, or None.
+    """
+
+    __repr__ = brief
+
+    window: int
+    past: tuple[Row, ...]
+    gold: tuple[Row, ...]
+    forced: tuple[Row, ...]
+    free: tuple[Row, ...]
+    bands: tuple[tuple[float, tuple[Row, ...]], ...]
+    diverged_at: int | None
+
+
+@dataclass(frozen=True)
+class ValueDiagnosis:
+    """Exposure bias of a model of values. Errors are in standard deviations of the training part.
+
+    Args:
+        windows: how many.
+        horizon: lead times.
+        channels: names of the values.
+        teacher_forced: told gold.
+        free_running: told its own.
+        gap_by_lead: signed: free-running minus teacher-forced median error; infinite where half the windows escaped.
+        naive: by name.
+        threshold: of the valid time.
+        valid_time: steps over windows; the horizon where the error never passed.
+        valid_throughout: windows of which the error never passed.
+        growth: of the free-running error.
+        diverged: window numbers and lead times at which their free runs escaped.
+        climate: of a long run, or None.
+        climate_note: why there is none.
+        fans: some windows.
+        period: steps after which the data repeat themselves, or None.
+    """
+
+    __repr__ = brief
+
+    windows: int
+    horizon: int
+    channels: tuple[str, ...]
+    teacher_forced: Side
+    free_running: Side
+    gap_by_lead: Row
+    naive: dict[str, Naive]
+    threshold: float
+    valid_time: Spread
+    valid_throughout: int
+    growth: Growing
+    diverged: tuple[tuple[int, int], ...]
+    climate: Climate | None
+    climate_note: str
+    fans: tuple[Fan, ...]
+    period: int | None = None
+    kind: str = "values"
+
+
+@dataclass(frozen=True)
+class IdSide:
+    """Wrong entries of one way of being told.
+
+    Args:
+        wrong_by_position: share of the rows that have an entry there.
+        wrong: share of all entries.
+        after: how often an entry is wrong after a wrong and after a right one.
+    """
+
+    __repr__ = brief
+
+    wrong_by_position: Row
+    wrong: float
+    after: ErrorPropagation
+
+
+@dataclass(frozen=True)
+class IdDiagnosis:
+    """Exposure bias of a model of ids: its choices told gold and told its own, compared with gold place by place.
+
+    Args:
+        rows: how many.
+        positions: of the longest row.
+        left: rows that have an entry at each position.
+        teacher_forced: told gold.
+        free_running: told its own.
+        gap_by_position: signed: free-running minus teacher-forced.
+        first_error: rows whose first error, which both have in common, is at each position.
+    """
+
+    __repr__ = brief
+
+    rows: int
+    positions: int
+    left: tuple[int, ...]
+    teacher_forced: IdSide
+    free_running: IdSide
+    gap_by_position: Row
+    first_error: tuple[int, ...]
+    kind: str = "ids"
+
+
+Diagnosis = ValueDiagnosis | IdDiagnosis
+
+
+def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The same as dicts and lists, with None for what is not finite: NaN and infinity are no JSON.
+
+    ``left`` and ``diverged`` say which of these None are infinite.
+    """
+    return {"schema": SCHEMA, **_plain(asdict(diagnosis))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class ErrorPropagation:
+    """How often an entry is wrong, by whether the one before it was.
+
+    Args:
+        after_wrong: share wrong where the entry before is wrong; None where there is no such entry.
+        after_right: share wrong where the entry before is right.
+        wrong: entries of which the one before is wrong.
+        right: entries of which the one before is right.
+    """
+
+    __repr__ = brief
+
+    after_wrong: float | None
+    after_right: float | None
+    wrong: int
+    right: int
+
+    @property
+    def ratio(self) -> float | None:
+        """after_wrong / after_right: 1 where errors do not draw errors after them."""
+        if self.after_wrong is None or not self.after_right:
+            return None
+        return self.after_wrong / self.after_right

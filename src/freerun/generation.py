@@ -1,0 +1,478 @@
+"""Free running: greedy, sampling and beam search for anything with a forward; no gold is seen but a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Never, Protocol
+
+import torch
+from torch import Tensor
+
+from freerun.arguments import brief, is_number, unknown_argument
+from freerun.batch import Batch
+from freerun.draws import Draw, Greedy, Point, check_width, resolve
+from freerun.errors import DivergedError, UserError, whole
+from freerun.keys import fold
+from freerun.rollin.model import (
+    call_problems,
+    checked_rows,
+    eval_mode,
+    explained_errors,
+    forward,
+    has,
+    refuse_sharded,
+    uncached_autocast,
+    unwrap,
+)
+from freerun.types import Cached, Encoder, Reader, Stepper
+
+
+def prompt_lengths(batch: Batch) -> Tensor:
+    """(batch,) how many entries at a row's beginning are known: neither eligible nor in the mask.
+
+    >>> ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
+    >>> said = torch.tensor([[False, False, True], [True, True, False]])
+    >>> prompt_lengths(Batch(ids, ids, said))
+    tensor([2, 0])
+    """
+    return (~(batch.replaceable | batch.mask)).long().cumprod(1).sum(1)
+
+
+def lockstep_groups(model: Any, told: Tensor) -> list[Tensor]:
+    """Which rows go on side by side: all, or those with prompts of one length where a model steps in lockstep."""
+    if has(model, Cached) or not has(model, Stepper):
+        return [torch.arange(len(told), device=told.device)]
+    return [(told == length).nonzero().squeeze(1) for length in told.unique()]
+
+
+def start_decoding(model: Any, batch: Batch, told: Tensor, length: int) -> DecodingState:
+    """A walk from the batch's context and the first ``told`` (rows,) entries of its history, for ``length`` more.
+
+    What the model is shown holds zeros for everything else. Rows that are not ``together`` may not differ in ``told``.
+    """
+    longest = int(told.max())
+    known = torch.arange(longest + length, device=told.device) < told[:, None]
+    history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
+    history[known] = batch.history[:, :longest][known[:, :longest]]
+    blank = batch.made(weights=None, eligible=None, rows=batch.row_numbers)
+    shown = blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
+    if has(model, Encoder):
+        shown = model.encode(shown)
+    return _Steps(model, shown, told) if has(model, Stepper) else _Forwards(model, shown, told)
+
+
+class DecodingState(Protocol):
+    """A model on its way: predict the next position; go on with rows picked, repeated or dropped."""
+
+    def predict(self) -> Tensor:
+        """(n, vocab) or (n, value): the output at each row's next position."""
+        ...
+
+    def advance(self, entries: Tensor, rows: Tensor | None) -> None:
+        """Go on with the rows asked for (None: all), each with its entry ((m,) or (m, value))."""
+        ...
+
+
+class _Steps:
+    def __init__(self, model: Stepper, batch: Batch, told: Tensor) -> None:
+        self.model, self.size = model, batch.size
+        self.state = model.start(batch)
+        longest = int(told.max())
+        prompt = batch.history[:, :longest]
+        if longest and has(model, Cached):
+            there = torch.arange(longest, device=told.device) < told[:, None]
+            self.state, _ = model.advance(self.state, model.embed(prompt[there]), told)
+        elif longest and has(model, Reader):
+            self.state = model.read(self.state, model.embed(prompt))
+        elif longest:
+            for inputs in model.embed(prompt).unbind(1):
+                self.state = model.step(self.state, inputs)
+
+    def predict(self) -> Tensor:
+        return checked_rows(self.model.output(self.state), self.size)
+
+    def advance(self, entries: Tensor, rows: Tensor | None) -> None:
+        if rows is not None and not _as_they_are(rows, self.size):
+            self.state, self.size = self.model.select(self.state, rows), rows.numel()
+        self.state = self.model.step(self.state, self.model.embed(entries))
+
+
+def _as_they_are(rows: Tensor, size: int) -> bool:
+    return rows.numel() == size and torch.equal(rows, torch.arange(size, device=rows.device))
+
+
+class _Forwards:
+    def __init__(self, model: Any, batch: Batch, told: Tensor) -> None:
+        self.model, self.batch, self.done = model, batch, told
+
+    def predict(self) -> Tensor:
+        now = int(self.done.max()) + 1
+        history = self.batch.history[:, :now]
+        shown = self.batch.made(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
+        return forward(self.model, shown)[torch.arange(len(self.done), device=history.device), self.done]
+
+    def advance(self, entries: Tensor, rows: Tensor | None) -> None:
+        batch = self.batch if rows is None else self.batch.select(rows)
+        done = self.done if rows is None else self.done[rows]
+        # out of place: a model may have kept the tensor it was given
+        history = batch.history.clone()
+        history[torch.arange(len(done), device=history.device), done] = entries.to(history.dtype)
+        self.batch, self.done = batch.made(history=history), done + 1
+
+
+def log_probs(outputs: Tensor, end: int | None) -> Tensor:
+    """(n, vocab) log-probabilities, at least float32; NaN is refused."""
+    if end is not None and end >= outputs.shape[-1]:
+        raise UserError(f"end must be one of the model's {outputs.shape[-1]} ids; got {end}")
+    if outputs.dtype in (torch.bfloat16, torch.float16):
+        outputs = outputs.float()
+    scores = outputs.log_softmax(-1)
+    if bool(scores.isnan().any()):
+        raise DivergedError("the model's outputs hold NaN (or a row of -inf): nothing can be generated from them")
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """What a model said on its own.
+
+    Args:
+        entries: (batch, length) ids, ``end`` from the end on; (batch, n_best, length) where ``n_best > 1``,
+            best first; (batch, length, value) for values.
+        lengths: (batch,) or (batch, n_best) int64: entries before the end symbol; ``length`` where none came.
+        scores: (batch,) or (batch, n_best): log-probability of the entries, the end symbol included, under
+            the model itself (no temperature, truncation or length penalty in it); 0 for values. Where the
+            model allows fewer than n_best hypotheses, the missing ones have length 0 and score -inf.
+    """
+
+    __repr__ = brief
+
+    entries: Tensor
+    lengths: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What is asked for; the fields are the arguments of ``generate``."""
+
+    __repr__ = brief
+
+    length: int
+    end: int | None
+    beams: int
+    length_penalty: float
+    n_best: int
+
+    def rank(self, scores: Tensor, length: int) -> Tensor:
+        """What beams are compared by: scores / ((5 + length) / 6) ** length_penalty."""
+        return scores / ((5 + length) / 6) ** self.length_penalty
+
+
+class _Pool:
+    """The best hypotheses so far, finished or cut at the length; ``beams`` a row, best first."""
+
+    def __init__(self, size: int, ask: GenerateOptions, like: Tensor) -> None:
+        self.ask = ask
+        self.rank = like.new_full((size, ask.beams), -torch.inf)
+        self.scores = self.rank.clone()
+        self.lengths = torch.zeros(size, ask.beams, dtype=torch.int64, device=like.device)
+        fill = 0 if ask.end is None else ask.end
+        self.entries = self.lengths.new_full((size, ask.beams, ask.length), fill)
+
+    def add(self, rows: Tensor, entries: Tensor, scores: Tensor, made: int, length: int) -> None:
+        """Hypotheses of rows ((n,)): entries (n, k, length), scores (n, k), -inf where there is none.
+
+        ``made`` entries were scored (the end symbol included), ``length`` of them come before the end.
+        """
+        rank = torch.cat([self.rank[rows], self.ask.rank(scores, made)], 1)
+        # stable: among equals the earlier found stays
+        best = rank.sort(dim=1, descending=True, stable=True).indices[:, : self.ask.beams]
+        lengths = torch.full(scores.shape, length, device=scores.device)
+        self.rank[rows] = rank.gather(1, best)
+        self.scores[rows] = torch.cat([self.scores[rows], scores], 1).gather(1, best)
+        self.lengths[rows] = torch.cat([self.lengths[rows], lengths], 1).gather(1, best)
+        both = torch.cat([self.entries[rows], entries], 1)
+        self.entries[rows] = both.gather(1, best[..., None].expand(-1, -1, both.shape[2]))
+
+    def settled(self, rows: Tensor, best: Tensor) -> Tensor:
+        """(n,) bool: the best still alive (scores (n,)) cannot enter the n_best any more.
+
+        A pool that is merely full is no reason to stop: what is alive may be far more probable.
+        """
+        reachable = self.ask.rank(best, self.ask.length)  # a score only falls, the divisor only grows
+        return reachable <= self.rank[rows, self.ask.n_best - 1]
+
+    def result(self) -> Generated:
+        """The n_best of each row; without the hypothesis axis for one."""
+        best = self.ask.n_best
+        parts = (self.entries[:, :best], self.lengths[:, :best], self.scores[:, :best])
+        return Generated(*(part[:, 0] if best == 1 else part for part in parts))
+
+
+def beam_search(walk: DecodingState, size: int, ask: GenerateOptions) -> Generated:
+    """The ``n_best`` hypotheses of each row; rows that are done leave the model at once.
+
+    Args:
+        walk: the model at position 0, one state a row.
+        size: rows.
+        ask: what is asked for; ``beams`` at least 2 (one is greedy).
+    """
+    predicted = log_probs(walk.predict(), ask.end)
+    pool = _Pool(size, ask, predicted)
+    rows = torch.arange(size, device=predicted.device)
+    entries = pool.entries[:, :1].clone()  # (rows, alive, length)
+    alive = predicted.new_zeros(size, 1)  # their scores; -inf: none
+    for t in range(ask.length):
+        if t > 0:
+            predicted = log_probs(walk.predict(), ask.end)
+        width, vocab = alive.shape[1], predicted.shape[1]
+        continued = (alive[:, :, None] + predicted.view(-1, width, vocab)).flatten(1)
+        scores, places = _top(continued, min(2 * ask.beams, width * vocab))
+        parents, symbols = places // vocab, places % vocab
+        reached = entries.gather(1, parents[..., None].expand(-1, -1, ask.length))
+        reached[:, :, t] = symbols
+        ends = torch.zeros_like(symbols, dtype=torch.bool) if ask.end is None else symbols == ask.end
+        first = torch.arange(scores.shape[1], device=scores.device) < ask.beams
+        pool.add(rows, reached, scores.masked_fill(~(ends & first), -torch.inf), t + 1, t)
+        # the best that go on; where fewer do, the rest is dead weight of score -inf
+        onward = scores.masked_fill(ends, -torch.inf)
+        alive, slots = (part[:, : ask.beams] for part in onward.sort(dim=1, descending=True, stable=True))
+        parents, symbols = parents.gather(1, slots), symbols.gather(1, slots)
+        entries = reached.gather(1, slots[..., None].expand(-1, -1, ask.length))
+        if t + 1 == ask.length:
+            pool.add(rows, entries, alive, ask.length, ask.length)
+            break
+        going = (~pool.settled(rows, alive[:, 0])).nonzero().squeeze(1)
+        if going.numel() == 0:
+            break
+        states = (going[:, None] * width + parents[going]).flatten()
+        walk.advance(symbols[going].flatten(), states)
+        rows, alive, entries = rows[going], alive[going], entries[going]
+    return pool.result()
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest of each row, falling, and their places; among equals the lowest place first.
+
+    ``topk`` leaves the order of equals open, and a stable sort of everything is several times slower.
+    """
+    lowest = scores.topk(count).values[:, -1:]
+    above, equal = scores > lowest, scores == lowest
+    room = count - above.sum(1, keepdim=True)
+    places = (above | (equal & (equal.cumsum(1) <= room))).nonzero()[:, 1].view(-1, count)
+    values, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
+
+
+def generate(
+    model: Any,
+    batch: Batch,
+    *,
+    length: int | None = None,
+    end: int | None = None,
+    beams: int = 1,
+    draw: str | Draw = "greedy",
+    key: int = 0,
+    length_penalty: float = 0.0,
+    n_best: int = 1,
+    **unknown: Never,
+) -> Generated:
+    """Let a model run freely: each output becomes the next input.
+
+    ``entry[t] = draw(model(context, prompt, entry[:t]))``. A row's prompt is what its history begins with and is
+    known: the leading entries that are neither eligible nor in the mask. Prompts may differ in length, each row
+    speaking where its own ends, or be padded on the left where the model can tell (``TransformerLM``: ``present``
+    in the context). Greedily this is the history of ``free_running``, and at the same ``key`` and step 0 it is so
+    for samples.
+
+    Beam search is length-synchronous: of all continuations the best ``beams`` stay; those among them that end go
+    to a pool of the best ``beams``, and a row is done when nothing alive can enter its ``n_best``. Hypotheses are
+    compared by ``log P / ((5 + n) / 6) ** length_penalty``, n counting the end symbol; ties go to the lower index.
+    With ``length_penalty=0`` this is the search of Hugging Face's ``generate`` with ``length_penalty=0.0`` and
+    ``early_stopping`` "never" or False; otherwise theirs divides by ``n ** length_penalty``, and with True stops as
+    soon as the pool is full.
+
+    Runs without gradient in evaluation mode and restores each submodule's mode. A model with the Stepper
+    methods goes on position by position, any other is asked with a growing history; one with ``encode``
+    encodes once. A ``Cached`` model reads all prompts in one call; another Stepper reads them position by
+    position, the rows of each prompt length by themselves.
+
+    Args:
+        model: from Batch to (batch, time, vocab) logits or (batch, time, value) values.
+        batch: only ``context``, ``rows``, the kind of ``targets`` (ids or values) and the prompts are used; targets
+            and history may hold anything else, and the model is shown zeros in its place.
+        length: entries to make at most for each row (2**24 at most), the end symbol included, the prompt not.
+        end: id of the end symbol; None: there is none, and every row runs to ``length``.
+        beams: 1 for greedy or sampling; more (2**16 at most) for beam search (ids only, with ``draw="greedy"``).
+        draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default), or for a
+            model with a distribution head as its mean ("expected") or a sample ("gaussian" and so on).
+        key: randomness is a function of (key, row, position), rows being ``batch.row_numbers`` and positions those
+            of the history, the prompt included.
+        length_penalty: 0 to 32; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
+        n_best: how many hypotheses of the beam to give back.
+
+    Raises:
+        UserError: for arguments out of range, all at once; for sharded parameters.
+        DivergedError: for logits that are NaN. Values are given back as they come, NaN and infinity too: a run that
+            diverges is a result.
+
+    >>> class Count:  # says 1, then 2, then 0, whatever the context
+    ...     def __call__(self, batch):
+    ...         before = torch.nn.functional.pad(batch.history, (1, 0))[:, :-1]
+    ...         return torch.nn.functional.one_hot((before + 1) % 3, 3) * 100.0
+    >>> blank = torch.zeros(1, 1, dtype=torch.long)
+    >>> said = generate(Count(), Batch(blank, blank, blank == 0), length=5, end=0)
+    >>> said.entries, said.lengths
+    (tensor([[1, 2, 0, 0, 0]]), tensor([2]))
+
+    A prompt: the 1 is known, the rest is to be said.
+
+    >>> told = torch.tensor([[1, 0, 0]])
+    >>> generate(Count(), Batch(told, told, torch.tensor([[False, True, True]])), length=2).entries
+    tensor([[2, 0]])
+
+    What it is not: a way to be told anything after the prompt. An entry in the mask is to be said, whatever
+    ``eligible`` says of it.
+    """
+    if problems := call_problems(model, batch, "generate(model, batch, length=...)"):
+        raise UserError(problems)
+    made: Any = GenerateOptions  # its fields are looked at once they are in it
+    ask = made(length, end, beams, length_penalty, n_best)
+    problems = [unknown_argument("generate", name, _KNOWN) for name in unknown]
+    problems += [*_range_problems(ask, bool(unknown)), *_kind_problems(batch, ask, draw)]
+    if whole(key) is None:
+        problems.append(f"key must be a whole number; got {key!r}")
+    if problems:
+        raise UserError(problems)
+    with explained_errors(model):
+        return _ran(unwrap(model), batch, ask, draw, key)
+
+
+_LONGEST, _WIDEST, _STEEPEST = 2**24, 2**16, 32  # beyond, memory or float32 ends first
+
+
+_KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best")
+
+
+def _ran(model: Any, batch: Batch, ask: GenerateOptions, draw: str | Draw, key: int) -> Generated:
+    refuse_sharded(model, "generate calls a model as long as a row goes on", "give it a whole model")
+    chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
+    with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
+        groups = lockstep_groups(model, prompt_lengths(batch))
+        if len(groups) == 1:
+            return _run(model, batch, ask, chosen, key)
+        parts = [_run(model, batch.select(rows), ask, chosen, key) for rows in groups]
+        order = torch.cat(groups).argsort()
+        names = (each.name for each in fields(Generated))
+        return Generated(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))
+
+
+def _run(model: Any, batch: Batch, ask: GenerateOptions, draw: Draw, key: int) -> Generated:
+    told = prompt_lengths(batch)
+    walk = start_decoding(model, batch, told, ask.length)
+    if ask.beams > 1:
+        return beam_search(walk, batch.size, ask)
+
+    def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
+        # the key of a roll-in at step 0
+        noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], told[rows] + t, outputs.shape[-1])
+        return draw.choose(outputs, noise)
+
+    every = torch.arange(batch.size, device=told.device)
+    if not batch.is_discrete:
+        check_width(draw, walk.predict(), batch.history.shape[2])
+        return _values(walk, every, ask, choose)
+    return _one_each(walk, every, ask, choose)
+
+
+def _range_problems(ask: GenerateOptions, meant: bool) -> list[str]:
+    """Counts and ids out of range; a length under another name is not missing as well."""
+    counts: dict[str, tuple[Any, int]] = {
+        "length": (ask.length, _LONGEST),
+        "beams": (ask.beams, _WIDEST),
+        "n_best": (ask.n_best, _WIDEST),
+    }
+    if meant:
+        counts.pop("length")
+    problems = [
+        f"{name} must be a whole number of at least 1 and at most {most}; got {value!r}"
+        for name, (value, most) in counts.items()
+        if whole(value) is None or not 1 <= value <= most
+    ]
+    if not problems and not meant and ask.n_best > ask.beams:
+        problems.append(f"n_best must not exceed beams = {ask.beams}; got {ask.n_best}: raise beams")
+    if not is_number(ask.length_penalty) or not 0 <= ask.length_penalty <= _STEEPEST:
+        problems.append(f"length_penalty must be a finite number from 0 to {_STEEPEST}; got {ask.length_penalty!r}")
+    if ask.end is not None and (whole(ask.end) is None or ask.end < 0):
+        problems.append(f"end must be the id of the end symbol, or None; got {ask.end!r}")
+    return problems
+
+
+def _kind_problems(batch: Batch, ask: GenerateOptions, draw: str | Draw) -> list[str]:
+    problems: list[str] = []
+    chosen = None
+    try:
+        chosen = resolve(draw)
+    except UserError as error:
+        problems += error.problems
+    many = isinstance(ask.beams, int) and ask.beams > 1
+    if batch.is_discrete:
+        if chosen is not None and chosen.values:
+            problems.append(f"targets are ids, and draw {chosen!r} is for values: use 'greedy' or 'sample'")
+        elif many and chosen is not None and not isinstance(chosen, Greedy):
+            problems.append(f"beam search draws nothing: with beams={ask.beams} use draw='greedy'; got {chosen!r}")
+    else:
+        if chosen is not None and not chosen.values and draw != "greedy":
+            problems.append(f"targets are real values, and draw {chosen!r} is for ids: use draw='point'")
+        if many:
+            problems.append(f"beams are for ids, and targets are real values: use beams=1; got {ask.beams}")
+        if ask.end is not None:
+            problems.append(f"real values have no end symbol: use end=None; got {ask.end}")
+    return problems
+
+
+def _values(
+    walk: DecodingState, rows: Tensor, ask: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor]
+) -> Generated:
+    entries: list[Tensor] = []
+    for t in range(ask.length):
+        entries.append(choose(walk.predict(), rows, t))
+        if t + 1 < ask.length:
+            walk.advance(entries[t], None)
+    lengths = torch.full_like(rows, ask.length)
+    return Generated(torch.stack(entries, 1), lengths, entries[0].new_zeros(len(rows)))
+
+
+def _one_each(
+    walk: DecodingState, rows: Tensor, ask: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor]
+) -> Generated:
+    """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
+    size, device = rows.numel(), rows.device  # rows: those still carried
+    fill = 0 if ask.end is None else ask.end
+    entries = torch.full((size, ask.length), fill, dtype=torch.int64, device=device)
+    lengths = torch.full((size,), ask.length, device=device)
+    scores: Tensor | None = None
+    open_ = torch.ones_like(rows, dtype=torch.bool)  # of these, not ended
+    for t in range(ask.length):
+        outputs = walk.predict()
+        predicted = log_probs(outputs, ask.end)
+        chosen = torch.where(open_, choose(outputs, rows, t), fill)
+        gained = predicted.gather(1, chosen[:, None]).squeeze(1)
+        scores = predicted.new_zeros(size) if scores is None else scores
+        scores[rows] += torch.where(open_, gained, 0)
+        entries[rows, t] = chosen
+        if ask.end is not None:
+            ended = open_ & (chosen == ask.end)
+            lengths[rows[ended]] = t
+            open_ = open_ & ~ended
+        going = int(open_.sum())
+        if going == 0 or t + 1 == ask.length:
+            break
+        picked = open_.nonzero().squeeze(1) if going <= 0.75 * rows.numel() else None
+        if picked is not None:
+            rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
+        walk.advance(chosen, picked)
+    assert scores is not None
+    return Generated(entries, lengths, scores)

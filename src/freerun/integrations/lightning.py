@@ -1,0 +1,505 @@
+"""freerun inside Lightning: a module, a callback, and the two steps for a module of one's own."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+
+from freerun.batch import Batch
+from freerun.errors import UserError
+from freerun.keys import fold
+from freerun.methods import FreeRunning, Method, TeacherForcing
+from freerun.metrics.outputs import correct, sequence_correct
+from freerun.types import Outcome, Step
+
+
+def states() -> dict[str, Any]:
+    """The states of PyTorch's, NumPy's and Python's global generators in this process.
+
+    >>> before = states()
+    >>> one = torch.rand(2), random.random()
+    >>> restore(before)
+    >>> two = torch.rand(2), random.random()
+    >>> bool((one[0] == two[0]).all()), one[1] == two[1]
+    (True, True)
+    """
+    name, words, *rest = np.random.get_state(legacy=True)
+    found: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(words).tolist(), *rest),
+    }
+    if torch.cuda.is_initialized():
+        found["cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def restore(found: dict[str, Any]) -> None:
+    """Put the generators of this process into the states that ``states`` gave."""
+    torch.set_rng_state(found["torch"].cpu())
+    random.setstate(found["python"])
+    name, words, *rest = found["numpy"]
+    np.random.set_state((name, np.asarray(words, dtype=np.uint32), *rest))
+    if "cuda" in found and torch.cuda.is_available():
+        torch.cuda.set_rng_state(found["cuda"].cpu())
+
+
+def of_all_processes(own: Any) -> list[Any]:
+    """What every process gives, by rank; every process has to ask.
+
+    >>> of_all_processes("mine")
+    ['mine']
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return found
+
+
+_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+def training_step(module: LightningModule, model: Any, batch: Any, method: Method, *, seed: int = 0) -> Tensor:
+    """One micro-batch of a method, for ``LightningModule.training_step`` to return.
+
+    Schedules are asked with the optimizer step, ``trainer.global_step``. Randomness is a function of (seed, optimizer
+    step, row, position), and rows are numbered over window and processes, so that nothing of it is saved and the way a
+    global batch is cut makes no difference.
+
+    Args:
+        module: whose trainer has a ``FreerunCallback``.
+        model: from Batch to outputs; a part of the module.
+        batch: a ``freerun.Batch``.
+        method: how it is trained.
+        seed: of coins and draws.
+
+    Returns:
+        The mean loss; where a window has several micro-batches or processes, this one's share of the total in a unit
+        near it, as the mean is known only at the window's end (then it is logged, as ``train_loss``).
+
+    Raises:
+        UserError: the batch is no ``Batch``; the callback is missing; the module optimises by hand; the method leaves
+            its range within the run; a method that asks the model under a strategy that shards it.
+    """
+    callback, trainer = FreerunCallback.of(module), module.trainer
+    if callback.fresh:
+        _refuse(module, method)
+        callback.fresh = False
+    numbered, step = callback.begin(_checked(batch, "training_step"), trainer)
+    outcome = method.run(model, numbered, step, fold(seed, "train"))
+    return callback.add(outcome, module, {"teacher_forcing_ratio", *getattr(method, "ranges", ())})
+
+
+def validation_step(
+    module: LightningModule, model: Any, batch: Any, method: Method, *, draw: Any = "auto", loader: int = 0
+) -> None:
+    """Score a batch told gold and told the model's own output; the callback logs the means at the end.
+
+    Logged: ``teacher_forced_loss`` (gold history) and ``free_running_loss`` (own history: no gold is fed where the
+    batch lets entries be replaced), both the method's objective against gold; for ids also ``..._token_accuracy``, and
+    ``free_running_sequence_accuracy`` (greedily the same number told gold: no measure of exposure bias). Entry is
+    compared with entry, as far as gold goes.
+
+    Args:
+        module: whose trainer has a ``FreerunCallback``.
+        model: from Batch to outputs.
+        batch: a ``freerun.Batch``.
+        method: whose objective is scored.
+        draw: from a prediction to the entry fed back; ``"auto"`` is greedy for ids, and values as predicted.
+        loader: ``dataloader_idx``, where there are several.
+
+    Raises:
+        UserError: the batch is no ``Batch``; the callback is missing.
+
+    What it is not: a score of what the model says up to its own end symbol: for that use ``freerun.generate``.
+    """
+    callback = FreerunCallback.of(module)
+    given = callback.number_scored(_checked(batch, "validation_step"), module.trainer)
+    objective: Any = getattr(method, "objective", "auto")
+    chosen = draw if draw != "auto" else "greedy" if given.is_discrete else "point"
+    with torch.no_grad():
+        told = TeacherForcing(objective=objective).run(model, given, step=0)
+        free = FreeRunning(draw=chosen, gradient="none", objective=objective).run(model, given, step=0)
+    callback.score({**_sums("teacher_forced", told), **_sums("free_running", free)}, given.size, loader)
+
+
+def _sums(label: str, outcome: Outcome) -> dict[str, tuple[float, float]]:
+    batch = outcome.fed
+    sums = {f"{label}_loss": (float(outcome.total), float(outcome.count))}
+    if batch.is_discrete:
+        right = correct(outcome.outputs, batch.targets, batch.mask)
+        sums[f"{label}_token_accuracy"] = float(right.sum()), float(batch.mask.sum())
+    if batch.is_discrete and label == "free_running":
+        counted = batch.mask.any(1)
+        whole = sequence_correct(outcome.outputs, batch.targets, batch.mask) & counted
+        sums[f"{label}_sequence_accuracy"] = float(whole.sum()), float(counted.sum())
+    return sums
+
+
+def _checked(batch: Any, where: str) -> Batch:
+    if isinstance(batch, Batch):
+        return batch
+    keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
+    raise UserError(
+        f"{where} got a {type(batch).__name__}{keys}, and a method needs a freerun.Batch: let the loader's collate_fn "
+        "make one, or give FreerunModule(to_batch=...), which is called on the device; for a Hugging Face model m = "
+        "hf.adapt(model): to_batch=lambda d: m.batch(**d)"
+    )
+
+
+def _refuse(module: LightningModule, method: Method) -> None:
+    problems: list[str] = []
+    strategy = type(module.trainer.strategy).__name__
+    if not module.automatic_optimization:
+        problems.append(
+            "the module optimises by hand (automatic_optimization = False), where Lightning does not say when a window "
+            "ends: call method.run(model, batch, step, key) yourself and use its total and count"
+        )
+    if strategy in _SHARDED and getattr(method, "asks_model", True):
+        problems.append(
+            f"{method.name} calls the model as often as the data ask for, which hangs under {strategy}, where every "
+            "process must make the same calls: use strategy='ddp', or teacher_forcing"
+        )
+    if problems:
+        raise UserError(problems)
+    steps = module.trainer.estimated_stepping_batches  # -1 or infinite where nobody knows
+    if math.isfinite(steps) and steps >= 1:
+        method.check(int(steps))
+
+
+_SUMMED = ("replaced", "eligible", "disagreeing", "passes")
+
+
+@dataclass
+class Window:
+    """What one optimizer step is made of, so far and in this process.
+
+    Args:
+        unit: what every total of the window has been divided by: the same in all micro-batches and processes.
+        total: summed loss.
+        count: what it is to be divided by.
+        examples: rows.
+        micro: micro-batches.
+        reported: sums of the reports' counts.
+        scheduled: values of the method's scheduled parameters at this step.
+    """
+
+    unit: float = 1.0
+    total: float = 0.0
+    count: float = 0.0
+    examples: int = 0
+    micro: int = 0
+    reported: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SUMMED, 0.0))
+    scheduled: dict[str, float] = field(default_factory=dict[str, float])
+
+    def add(self, outcome: Outcome, names: Iterable[str]) -> None:
+        """Add a micro-batch; ``names`` are the method's scheduled parameters."""
+        self.total += float(outcome.total.detach())
+        self.count += float(outcome.count)
+        self.examples += outcome.fed.size
+        self.micro += 1
+        for name in _SUMMED:
+            self.reported[name] += float(outcome.report.get(name, 0))
+        self.scheduled = {name: float(outcome.report[name]) for name in names if name in outcome.report}
+
+    def over_processes(self, trainer: Trainer, module: LightningModule) -> Window:
+        """The same with means over all processes in place of this one's sums; every process has to ask."""
+        own = [self.total, self.count, float(self.examples), float(self.micro), *self.reported.values()]
+        total, count, examples, micro, *reported = mean_over_processes(own, trainer, module)
+        found = dict(zip(self.reported, reported, strict=True))
+        # the numbers of rows and micro-batches are only ever multiplied by that of the processes
+        return Window(self.unit, total, count, round(examples), round(micro), found, self.scheduled)
+
+    def numbers(self) -> dict[str, float]:
+        """What is logged."""
+        eligible = self.reported["eligible"]
+        shares = {
+            "own_share": self.reported["replaced"] / eligible if eligible else 0.0,
+            "disagreeing_share": self.reported["disagreeing"] / eligible if eligible else 0.0,
+        }
+        loss = self.total / self.count if self.count else math.nan
+        return {"train_loss": loss, **self.scheduled, **shares, "passes": self.reported["passes"] / max(self.micro, 1)}
+
+
+def mean_over_processes(values: list[float], trainer: Trainer, module: LightningModule) -> list[float]:
+    """Each number's mean over all processes; with one process they are as given, and nothing is sent."""
+    if trainer.world_size == 1:
+        return values
+    device: Any = module.device
+    # float32 counts to 16,777,216, which is all that some accelerators have
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    summed: Any = trainer.strategy.reduce(torch.tensor(values, dtype=dtype, device=device), reduce_op="sum")
+    return [value / trainer.world_size for value in summed.tolist()]
+
+
+def scale_gradients(optimizer: Any, factor: float) -> None:
+    """Multiply the gradients of an optimizer's parameters, in place."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def numbered(batch: Batch, before: int, trainer: Trainer) -> Batch:
+    """The batch with its rows' numbers in the global batch, as Lightning's sampler deals the data out.
+
+    Of W processes, process r is given the examples r, r + W, r + 2W and so on: after ``before`` rows of its own in the
+    window, its next one has the number ``before * W + r``. A batch that brings its numbers keeps them.
+    """
+    if batch.rows is not None:
+        return batch
+    dealt: Mapping[str, Any] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+    own: Tensor = torch.arange(before, before + batch.size, device=batch.history.device)
+    return batch.made(rows=own * dealt["num_replicas"] + dealt["rank"])
+
+
+_SAVED = "freerun"
+
+
+class FreerunCallback(Callback):
+    """What Lightning does not do by itself for steps that draw random numbers and are normalised by counts.
+
+    Exact means: Lightning divides the loss of each micro-batch by ``accumulate_grad_batches`` and averages gradients
+    over processes, which weighs a short batch like a long one. Here the totals are summed, and the gradient is divided
+    once by ``sum of counts``, over window and processes, before it is clipped: with ``c_j`` positions in micro-batch j,
+    ``gradient = sum_j d total_j / sum_j c_j``. An epoch's last window may be short; it is divided by its own count.
+
+    Logged at every optimizer step: ``train_loss`` (the exact mean), the method's scheduled parameters (nominal:
+    ``teacher_forcing_ratio``), ``own_share`` (realised: of the entries that may be replaced, those that were),
+    ``disagreeing_share`` (those that differ from gold) and ``passes`` (extra model calls, a mean over micro-batches).
+    At the end of validation and test: what ``validation_step`` has summed.
+
+    Saved in checkpoints: the states of the global generators of PyTorch, NumPy and Python, of every process, which
+    Lightning leaves out; they are put back when training goes on. Coins and draws need nothing saved.
+
+    What it is not: a position in the data. In the middle of an epoch Lightning goes on with the data from its beginning
+    unless the loader has ``state_dict`` and ``load_state_dict``.
+
+    >>> FreerunCallback().fresh
+    True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fresh = True  # no step of this run has been made
+        self._window = Window()
+        self._power: float | None = None
+        self._examples = 0
+        self._epoch: float | None = None
+        self._to_restore: dict[str, Any] | None = None
+        self._scores: dict[tuple[int, str], list[float]] = {}
+        self._scored = 0
+
+    @staticmethod
+    def of(module: LightningModule) -> FreerunCallback:
+        """The callback of a module's trainer.
+
+        Raises:
+            UserError: there is none.
+        """
+        callbacks: list[Any] = getattr(module.trainer, "callbacks", [])
+        for callback in callbacks:
+            if isinstance(callback, FreerunCallback):
+                return callback
+        raise UserError(
+            "freerun's steps need its callback, which makes the mean exact: give "
+            "Trainer(callbacks=[freerun.lightning.FreerunCallback()])"
+        )
+
+    def begin(self, batch: Batch, trainer: Trainer) -> tuple[Batch, Step]:
+        """A micro-batch with its rows numbered, and the optimizer step that it belongs to."""
+        if self._window.micro == 0:
+            batches = trainer.num_training_batches
+            inside = trainer.fit_loop.batch_idx / batches if math.isfinite(batches) else None
+            self._epoch = None if inside is None else trainer.current_epoch + inside
+        step = Step(trainer.global_step, sample=self._examples, epoch=self._epoch)
+        return numbered(batch, self._window.examples, trainer), step
+
+    def add(self, outcome: Outcome, module: LightningModule, names: set[str]) -> Tensor:
+        """Count a micro-batch in; the loss that Lightning is to differentiate."""
+        trainer = module.trainer
+        if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
+            self._window.unit = float(outcome.count)
+            self._window.add(outcome, names)
+            return outcome.loss
+        if self._power is None:
+            mean = mean_over_processes([float(outcome.count)], trainer, module)[0]
+            # near the mean loss in size; a power of two, so that it makes no difference to any digit
+            self._power = 2.0 ** round(math.log2(mean)) if mean > 0 else 1.0
+        self._window.unit = self._power
+        self._window.add(outcome, names)
+        return outcome.total * (trainer.accumulate_grad_batches / self._power)
+
+    def score(self, sums: dict[str, tuple[float, float]], rows: int, loader: int) -> None:
+        """Count an evaluated batch in: for each name a total and what it is to be divided by."""
+        self._scored += rows
+        for name, pair in sums.items():
+            known = self._scores.setdefault((loader, name), [0.0, 0.0])
+            known[0] += pair[0]
+            known[1] += pair[1]
+
+    def number_scored(self, batch: Batch, trainer: Trainer) -> Batch:
+        """A batch to be evaluated, with its rows numbered on from those before."""
+        return numbered(batch, self._scored, trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with an empty window."""
+        self.fresh, self._window, self._power = True, Window(), None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """In the middle of an epoch: go on with the generators as they were, whatever the loader has drawn."""
+        if self._to_restore is not None:
+            restore(self._to_restore)
+            self._to_restore = None
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Divide the summed gradient by the count of the whole window, and log what the window was."""
+        if self._window.micro == 0:
+            return
+        window = self._window.over_processes(trainer, pl_module)
+        examples = round(window.examples * (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"])
+        self._window = Window()
+        if not window.count:
+            raise UserError(
+                f"optimizer step {trainer.global_step}: no position of the batch counts in the loss (its mask is all "
+                "False): look at the masks that the collate function makes"
+            )
+        if window.unit != window.count:
+            scale_gradients(optimizer, window.unit / window.count)
+        self._examples += examples
+        pl_module.log_dict(window.numbers(), batch_size=examples)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty sums."""
+        self._scores, self._scored = {}, 0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means of what was summed, over all batches and processes."""
+        summed: dict[tuple[int, str], list[float]] = {}
+        # by name: a process may have been dealt no batch at all
+        for scores in of_all_processes(self._scores):
+            for place, (total, count) in scores.items():
+                known = summed.setdefault(place, [0.0, 0.0])
+                known[0], known[1] = known[0] + total, known[1] + count
+        several = len({loader for loader, _ in summed}) > 1
+        for (loader, name), (total, count) in sorted(summed.items()):
+            label = f"{name}/dataloader_idx_{loader}" if several else name
+            mean = total / count if count else math.nan
+            pl_module.log(label, mean, sync_dist=True, batch_size=1, add_dataloader_idx=False)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the generators' states of every process, and where in an epoch they were."""
+        checkpoint[_SAVED] = {
+            "states": of_all_processes(states()),
+            "inside_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
+            "examples": self._examples,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the generators back before the loaders are made; inside an epoch once more when it goes on."""
+        saved = checkpoint.get(_SAVED)
+        if saved is None or trainer.state.fn != "fit":
+            return
+        self._examples = saved["examples"]
+        if trainer.global_rank >= len(saved["states"]):
+            return  # another number of processes: their data are dealt out anew as well
+        found = saved["states"][trainer.global_rank]
+        restore(found)
+        self._to_restore = found if saved["inside_epoch"] else None
+
+
+class FreerunModule(LightningModule):
+    """A model trained by a method, in Lightning; it brings its own ``FreerunCallback``.
+
+    Args:
+        model: an ``nn.Module`` from Batch to outputs: one of ``freerun.models``, your own, or ``hf.adapt(model)``.
+        method: how it is trained.
+        optimizer: from parameters to their optimizer; for a learning-rate schedule override
+            ``configure_optimizers``.
+        to_batch: from what the loader gives to a ``Batch``, on the device; None: the loader gives one.
+        seed: of coins and draws; weights, dropout and data order are Lightning's (``seed_everything``).
+        draw: how the model is fed its own output in validation, as in ``validation_step``.
+
+    Raises:
+        UserError: a model without parameters to register, or one from Hugging Face that is not adapted.
+
+    >>> import freerun as fr
+    >>> model = fr.models.RecurrentSeq2Seq(source_vocab=5, target_vocab=4, size=8)
+    >>> FreerunModule(model, fr.scheduled_sampling(0.5)).method
+    scheduled_sampling(teacher_forcing_ratio=0.5)
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        method: Method,
+        optimizer: Callable[[Iterable[Parameter]], Optimizer] = torch.optim.AdamW,
+        *,
+        to_batch: Callable[[Any], Batch] | None = None,
+        seed: int = 0,
+        draw: Any = "auto",
+    ) -> None:
+        super().__init__()
+        _check(model, method)
+        self.model, self.method, self.optimizer = model, method, optimizer
+        self.to_batch, self.seed, self.draw = to_batch, seed, draw
+
+    def configure_callbacks(self) -> list[FreerunCallback]:
+        """The callback that the steps need."""
+        return [FreerunCallback()]
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer of all parameters."""
+        return self.optimizer(self.parameters())
+
+    def forward(self, batch: Any) -> Tensor:
+        """The model's outputs on the history that the batch brings."""
+        return self.model(self._batch(batch))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One micro-batch of the method."""
+        return training_step(self, self.model, self._batch(batch), self.method, seed=self.seed)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score a batch, told gold and told the model's own output."""
+        given = self._batch(batch)
+        validation_step(self, self.model, given, self.method, draw=self.draw, loader=dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The same on test data."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def _batch(self, batch: Any) -> Any:
+        return batch if self.to_batch is None else self.to_batch(batch)
+
+
+def _check(model: Any, method: Any) -> None:
+    problems: list[str] = []
+    if any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__):
+        problems.append(
+            f"model is a {type(model).__name__} as it is: give freerun.hf.adapt(model), which takes a Batch"
+        )
+    elif not isinstance(model, Module):
+        problems.append(
+            f"model must be an nn.Module, so that Lightning finds its parameters; got {type(model).__name__}: give one "
+            "whose forward takes a Batch"
+        )
+    if isinstance(method, type) or not isinstance(method, Method):
+        said = method.__name__ + " itself" if isinstance(method, type) else repr(method)
+        problems.append(f"method must be a method with its arguments, like scheduled_sampling(0.5); got {said}")
+    if problems:
+        raise UserError(problems)

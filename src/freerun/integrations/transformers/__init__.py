@@ -1,1 +1,0 @@
-"""Hugging Face's models and trainers."""

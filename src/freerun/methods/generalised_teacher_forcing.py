@@ -1,0 +1,178 @@
+"""Generalised teacher forcing: every entry fed is a blend of gold and own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from freerun import draws
+from freerun.batch import Batch
+from freerun.errors import UserError
+from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_problems, zero_unused
+from freerun.methods.multi_step import refuse_ids
+from freerun.methods.scheduled_sampling import ScheduledSampling
+from freerun.objectives import Objective
+from freerun.rollin import supports, unwrap
+from freerun.rollin.engines import Engine, check_engine
+from freerun.rollin.model import asking
+from freerun.schedules import Schedule
+from freerun.types import Outcome, Stepper
+
+
+@dataclass(frozen=True, repr=False)
+class GeneralisedTeacherForcing(TransformMethod):
+    """Feed ``alpha * gold + (1 - alpha) * own``: 1 is teacher forcing, 0 free running, both bit for bit.
+
+    ``z_t = alpha y_t + (1 - alpha) f(z_<t)``; loss on f's own, un-blended output. The gradient flows through the own
+    branch alone, so that a product of Jacobians J_t becomes one of (1 - alpha) J_t, and ``alpha = "adaptive"`` takes
+    the least share with which it does not grow: ``alpha* = max(0, 1 - 1 / s)``, s the largest, over the rows of the
+    batch, of the geometric mean over time of the spectral norms of J_t.
+
+    Args:
+        alpha: share of gold in each entry, in [0, 1]; a number, a schedule, or ``"adaptive"``.
+        gradient: ``"full"``, ``"none"`` or k, as in ``scheduled_sampling``.
+        draw: ``"auto"`` feeds values as predicted.
+        engine: as in ``scheduled_sampling``.
+        objective: ``"auto"`` (MSE), or another.
+
+    Raises:
+        UserError: arguments outside their range; targets that are ids; ``"adaptive"`` with a model whose state is more
+            than its last entry, as J_t is then not the Jacobian of its map.
+
+    What it is not: scheduled sampling, which feeds one or the other; nor the authors' running estimate: they estimate
+    alpha every fifth batch, jump up to it and decay by .999 towards it, whereas here every update estimates its own, as
+    a method holds no state.
+
+    References: Doya 1992; Hess, Monfared, Brenner and Durstewitz 2023, Generalized teacher forcing for learning chaotic
+    dynamics, ICML, arXiv:2306.04406.
+
+    >>> GeneralisedTeacherForcing(0.3)
+    generalised_teacher_forcing(alpha=0.3)
+    """
+
+    alpha: float | str | Schedule = "adaptive"
+    gradient: str | int = "full"
+    draw: str | draws.Draw = "auto"
+    engine: Engine = "auto"
+    objective: str | Objective = "auto"
+
+    name: ClassVar[str] = "generalised_teacher_forcing"
+    summary: ClassVar[str] = "a blend of gold and own in every entry"
+    only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (0.0, 1.0), **SHARED}
+    citation: ClassVar[Citation] = Citation(
+        formula="z_t = alpha y_t + (1 - alpha) f(z_<t);  loss = |f(z_<t) - y_t|^2;  "
+        "alpha* = max(0, 1 - 1 / max over rows of the geometric mean over t of |J_t|)",
+        reference="Hess, F., Monfared, Z., Brenner, M. and Durstewitz, D. (2023). Generalized teacher forcing for "
+        "learning chaotic dynamics. ICML. arXiv:2306.04406; the blend: Doya, K. (1992). Bifurcations in the learning "
+        "of recurrent neural networks. ISCAS",
+        bibtex="""@inproceedings{hess2023generalized,
+  author    = {Hess, Florian and Monfared, Zahra and Brenner, Manuel and Durstewitz, Daniel},
+  title     = {Generalized Teacher Forcing for Learning Chaotic Dynamics},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2023}
+}""",
+    )
+
+    def __post_init__(self) -> None:
+        problems = check_engine(self.engine) + gradient_problems(self.gradient)
+        if isinstance(self.alpha, str) and self.alpha != "adaptive":
+            problems.append(f"alpha must be a number in [0, 1], a schedule or 'adaptive'; got {self.alpha!r}")
+        problems += self.problems()
+        if problems:
+            raise UserError(problems)
+
+    def scheduled(self) -> Any:
+        """The parameters that may be schedules; an adaptive alpha is none."""
+        return ((name, given) for name, given in super().scheduled() if not isinstance(given, str))
+
+    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        """One step: alpha, the blended roll-in, and the loss on what the model says."""
+        alpha, passes = self._alpha(model, batch, step)
+        outcome = self._blending(batch, alpha).made(model, batch, step, key)
+        report = {name: value for name, value in outcome.report.items() if name != "teacher_forcing_ratio"}
+        more = {name: float(report[name]) + passes for name in ("passes", "work")}
+        return Outcome(outcome.total, outcome.count, outcome.outputs, outcome.fed, {"alpha": alpha, **report, **more})
+
+    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+        """The batch that is fed: its history holds the blends."""
+        return self._blending(batch, self._alpha(model, batch, step)[0]).fed(model, batch, step, key)
+
+    def _blending(self, batch: Batch, alpha: float) -> ScheduledSampling:
+        refuse_ids(self.name, batch)
+        return ScheduledSampling(
+            alpha, self.draw, "blend", engine=self.engine, gradient=self.gradient, objective=self.objective
+        )
+
+    def _alpha(self, model: Any, batch: Batch, step: int) -> tuple[float, float]:
+        """Alpha, and the passes that finding it took."""
+        refuse_ids(self.name, batch)
+        if self.alpha != "adaptive":
+            return self.value("alpha", step), 0.0
+        alpha = least_forcing(jacobians(model, zero_unused(batch)), batch.replaceable)
+        # a forward over all positions, and as many backward as there are channels
+        return alpha, 1.0 + batch.history.shape[-1]
+
+
+def least_forcing(jacobian: Tensor, counted: Tensor | None = None) -> float:
+    """``max(0, 1 - 1 / s)``: the least alpha with which products of (1 - alpha) J_t do not grow.
+
+    Args:
+        jacobian: (batch, time, value, value).
+        counted: (batch, time) bool: positions that count; default: all.
+
+    Returns:
+        alpha; s is the largest over rows of the geometric mean over time of the spectral norms.
+
+    Raises:
+        UserError: where one that counts is not finite.
+
+    >>> least_forcing(torch.eye(3).expand(1, 5, 3, 3) * 4)
+    0.75
+    """
+    jacobian = jacobian.detach().double()
+    if counted is None:
+        counted = torch.ones(jacobian.shape[:2], dtype=torch.bool, device=jacobian.device)
+    jacobian = torch.where(counted[..., None, None], jacobian, 0.0)
+    if broken := int((~jacobian.isfinite()).flatten(2).any(2).sum()):
+        raise UserError(
+            f"adaptive alpha: the Jacobian is not finite at {broken} of {int(counted.sum())} positions: the model's "
+            "weights or its outputs have left all bounds; lower the learning rate, or clip gradients"
+        )
+    norms = torch.linalg.matrix_norm(jacobian, 2).log()
+    number = counted.sum(1)
+    means = torch.where(counted, norms, 0.0).sum(1)[number > 0] / number[number > 0]
+    largest = float(means.max().exp()) if len(means) else 0.0
+    return max(0.0, 1.0 - 1.0 / largest) if largest > 0 else 0.0
+
+
+def jacobians(model: Any, batch: Batch) -> Tensor:
+    """(batch, time, value, value): how what is said next moves with each gold entry, ``d f(y_t) / d y_t``.
+
+    Args:
+        model: a Stepper whose state is its last entry (``markov = True``).
+        batch: its gold history is where they are taken.
+
+    Raises:
+        UserError: another model.
+    """
+    model = unwrap(model)
+    if not (supports(model, Stepper) and getattr(model, "markov", False)):
+        raise UserError(
+            f"alpha='adaptive' needs a model whose state is its last entry alone, and says so by markov = True "
+            f"(shallow_plrnn is one); got {type(model).__name__}: give alpha a number or a schedule"
+        )
+    width = batch.history.shape[-1]
+    entries = batch.history.detach().flatten(0, 1).requires_grad_()
+    rows = torch.arange(batch.size, device=entries.device).repeat_interleave(batch.time)
+    with asking(model, batch), torch.enable_grad():
+        state = model.select(model.start(batch), rows)
+        said = model.output(model.step(state, model.embed(entries)))
+        parts = [torch.autograd.grad(said[:, v].sum(), entries, retain_graph=v + 1 < width)[0] for v in range(width)]
+    return torch.stack(parts, 1).unflatten(0, (batch.size, batch.time))
+
+
+generalised_teacher_forcing = GeneralisedTeacherForcing

@@ -1,0 +1,246 @@
+"""What a model said by itself, measured without a reference: words, trigrams, repetition."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freerun.errors import UserError, needing
+
+Symbols = tuple[str, ...]
+
+
+def nearest(output: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """Edit distance to the nearest reference and that reference's length; of equally near ones the first.
+
+    >>> nearest(("K", "AE", "T"), [("K", "AA", "T", "S"), ("K", "AH", "T")])
+    (1, 3)
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    found = [(Levenshtein.distance(output, reference), len(reference)) for reference in references]
+    return min(found, key=lambda pair: pair[0])
+
+
+def score(
+    outputs: Sequence[Symbols], references: Sequence[Sequence[Symbols]]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """PER and WER in percent, and every item's errors.
+
+    WER is the share of words whose output equals none of the word's references. PER is the sum of the edit
+    distances to the nearest reference over the sum of these references' lengths (so long words weigh more).
+
+    Args:
+        outputs: what was said, a tuple of symbols a word.
+        references: all references of each word.
+
+    Returns:
+        ``{"per", "wer"}`` and a list of ``{"errors", "length", "wrong"}``: edit distance to the nearest
+        reference, that reference's length, whether no reference is equal.
+
+    Raises:
+        UserError: nothing to score, lists of different lengths, words without reference or an empty one.
+
+    >>> score([("AH",), ("K", "AE")], [[("EY",), ("AH",)], [("K", "AE", "T")]])[0]
+    {'per': 25.0, 'wer': 50.0}
+    """
+    if len(outputs) != len(references) or not outputs:
+        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
+    empty = [number for number, given in enumerate(references) if not given or not all(given)]
+    if empty:
+        raise UserError(f"every word needs references that are not empty; word {empty[0]} has {references[empty[0]]}")
+    items: list[dict[str, Any]] = []
+    for output, given in zip(outputs, references, strict=True):
+        errors, length = nearest(output, given)
+        items.append({"errors": errors, "length": length, "wrong": errors > 0})
+    per = 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items)
+    wer = 100 * sum(item["wrong"] for item in items) / len(items)
+    return {"per": per, "wer": wer}, items
+
+
+def score_translations(
+    outputs: Sequence[str], references: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Corpus BLEU and chrF of tokenised text, by sacreBLEU, and what BLEU is made of for every sentence.
+
+    The text is taken as its words, separated by blanks, with the case it has (``tokenize="none"``): on lower-cased,
+    tokenised text this is the "tokenised BLEU" of papers, and not what sacreBLEU gives on raw text. chrF is chrF2.
+
+    Args:
+        outputs: what was said, one string a sentence.
+        references: one of each.
+
+    Returns:
+        ``{"bleu", "chrf", "length_ratio"}`` (the first two 0 to 100; output words / reference words), and for each
+        sentence ``{"bleu": [output words, reference words, right 1- to 4-grams, 1- to 4-grams in all]}``: BLEU is a
+        function of these numbers' sums, so that sentences can be drawn again.
+
+    Raises:
+        UserError: nothing to score, lists of different lengths, an empty reference; sacrebleu is not installed.
+
+    >>> scores, items = score_translations(["ein mann geht ."], ["ein mann geht ."])
+    >>> round(scores["bleu"], 6), items[0]["bleu"]
+    (100.0, [4, 4, 4, 3, 2, 1, 4, 3, 2, 1])
+    """
+    if len(outputs) != len(references) or not outputs:
+        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
+    empty = [number for number, reference in enumerate(references) if not reference.split()]
+    if empty:
+        raise UserError(f"every sentence needs a reference that is not empty; sentence {empty[0]} has none")
+    return _bleu_and_chrf(outputs, references, "none")
+
+
+def _bleu_and_chrf(
+    outputs: Sequence[str], references: Sequence[str], tokenize: str
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    metrics = _sacrebleu()
+    bleu = metrics.BLEU(tokenize=tokenize, force=True)
+    corpus = bleu.corpus_score(outputs, [references])
+    # effective_order only silences the advice on sentence scores: the parts do not depend on it
+    one = metrics.BLEU(tokenize=tokenize, force=True, effective_order=True)
+    items: list[dict[str, Any]] = []
+    for output, reference in zip(outputs, references, strict=True):
+        found = one.sentence_score(output, [reference])
+        items.append({"bleu": [found.sys_len, found.ref_len, *found.counts, *found.totals]})
+    chrf = metrics.CHRF().corpus_score(outputs, [references])
+    return {"bleu": corpus.score, "chrf": chrf.score, "length_ratio": corpus.sys_len / corpus.ref_len}, items
+
+
+def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Scores of raw text against one reference each: chrF and BLEU by sacreBLEU, character errors, equal texts.
+
+    BLEU is sacreBLEU's own default, which takes words apart itself (``tokenize="13a"``). ``cer`` is the sum of the edit
+    distances in characters over the sum of the references' characters, so it may exceed 100; ``sequence_accuracy`` the
+    share of outputs that equal their reference, blanks at both ends aside.
+
+    Args:
+        outputs: what was said, one text each.
+        references: one of each.
+
+    Returns:
+        ``{"chrf", "bleu", "cer", "sequence_accuracy", "length_ratio"}``, and for each text ``{"bleu": [...], "errors",
+        "length", "right"}``: what BLEU is made of, edit distance, the reference's characters, whether they are equal.
+
+    Raises:
+        UserError: nothing to score, lists of different lengths, an empty reference; sacrebleu is not installed.
+
+    >>> scores, items = score_texts(["A man walks.", "yes"], ["A man walks.", "no"])
+    >>> round(scores["cer"], 2), scores["sequence_accuracy"], items[1]["errors"]
+    (21.43, 50.0, 3)
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    if len(outputs) != len(references) or not outputs:
+        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
+    empty = [number for number, reference in enumerate(references) if not reference.split()]
+    if empty:
+        raise UserError(f"every text needs a reference that is not empty; text {empty[0]} has none")
+    found, items = _bleu_and_chrf(outputs, references, "13a")
+    for item, output, reference in zip(items, outputs, references, strict=True):
+        said, wanted = output.strip(), reference.strip()
+        item |= {"errors": Levenshtein.distance(said, wanted), "length": len(wanted), "right": said == wanted}
+    scores = {
+        "chrf": found["chrf"],
+        "bleu": found["bleu"],
+        "cer": 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items),
+        "sequence_accuracy": 100 * sum(item["right"] for item in items) / len(items),
+        "length_ratio": found["length_ratio"],
+    }
+    return scores, items
+
+
+def bleu_signature(tokenize: str = "none") -> str:
+    """How BLEU is counted, as sacreBLEU writes it, with its version.
+
+    >>> bleu_signature().rsplit("|", 1)[0]
+    'nrefs:1|case:mixed|eff:no|tok:none|smooth:exp'
+    """
+    metric = _sacrebleu().BLEU(tokenize=tokenize, force=True)
+    metric.corpus_score(["a"], [["a"]])  # it knows the number of references from a score only
+    return str(metric.get_signature())
+
+
+def _sacrebleu() -> Any:
+    with needing("translate", "BLEU"):
+        from sacrebleu import metrics
+    return metrics
+
+
+_WORD = re.compile(r"[^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)*")
+
+
+_REPEATED = 10
+
+
+def distinct_words(text: str) -> frozenset[str]:
+    """The different words of a text: runs of letters, apostrophes inside them included.
+
+    >>> sorted(words("Don't stop: don't!"))
+    ["Don't", "don't", 'stop']
+    """
+    return frozenset(_WORD.findall(text))
+
+
+def novel_words(text: str, known: frozenset[str]) -> dict[str, int]:
+    """How many whole words a piece of text has (``words``), and how many of them are not known (``novel``).
+
+    A word at the very beginning or end may have been cut and does not count.
+
+    Args:
+        text: what was said.
+        known: from ``words``, of the training text.
+
+    >>> novelty("cut the dgo is blak cut", words("the dog is black"))
+    {'novel': 2, 'words': 4}
+    """
+    whole = [found[0] for found in _WORD.finditer(text) if found.start() > 0 and found.end() < len(text)]
+    return {"novel": sum(word not in known for word in whole), "words": len(whole)}
+
+
+def trigrams(texts: Sequence[str]) -> Counter[str]:
+    """How often each string of three characters stands in some texts.
+
+    >>> trigrams(["abab"])
+    Counter({'aba': 1, 'bab': 1})
+    """
+    return Counter(text[i : i + 3] for text in texts for i in range(len(text) - 2))
+
+
+def js_divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float:
+    """Jensen-Shannon divergence of two counts, in bits, in [0, 1]; NaN where one of them is empty.
+
+    ``JS(p, q) = (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2`` (Lin 1991). A small sample lies further from a large
+    one of the same law than a large sample would: compare values of samples of one size only.
+
+    Args:
+        first: counts.
+        second: counts.
+
+    >>> divergence({"abc": 1}, {"abc": 5}), divergence({"abc": 1}, {"xyz": 1})
+    (0.0, 1.0)
+    """
+    one, two = sum(first.values()), sum(second.values())
+    if not one or not two:
+        return math.nan
+    total = 0.0
+    for string in sorted(first.keys() | second.keys()):
+        p, q = first.get(string, 0) / one, second.get(string, 0) / two
+        total += sum(share * math.log2(2 * share / (p + q)) for share in (p, q) if share)
+    return total / 2
+
+
+def repetition(texts: Sequence[str]) -> float:
+    """Of all strings of ten characters, the share in percent that stood earlier in the same text; NaN without any.
+
+    >>> repetition(["0123456789" * 2]), repetition(["0123456789abcde"])
+    (9.090909090909092, 0.0)
+    """
+    seen = again = 0
+    for text in texts:
+        strings = [text[i : i + _REPEATED] for i in range(len(text) - _REPEATED + 1)]
+        seen += len(strings)
+        again += len(strings) - len(set(strings))
+    return 100 * again / seen if seen else math.nan

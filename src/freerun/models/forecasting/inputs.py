@@ -1,0 +1,125 @@
+"""What a forecaster is told besides its history, and the refusal of what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from freerun.batch import Batch
+from freerun.distributions import HEADS
+from freerun.errors import UserError
+
+HEAD_NAMES = ("point", *HEADS)
+
+
+def numbers_a_value(head: str) -> int:
+    """How many numbers a head says of one value.
+
+    >>> numbers_a_value("point"), numbers_a_value("gaussian")
+    (1, 2)
+    """
+    return 1 if head == "point" else HEADS[head]().parameters
+
+
+def size_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
+    """The problems of a forecaster's arguments that all forecasters share."""
+    problems = [
+        f"{name} must be a whole number of at least {least}; got {settings[name]!r}"
+        for name, least in (("values", 1), ("covariates", 0), ("observed", 0), ("size", 1), ("layers", 1))
+        if name in settings and (not isinstance(settings[name], int) or settings[name] < least)
+    ]
+    if layout == "sequence" and settings.get("observed", 0):
+        problems.append(
+            f"observed channels are known in the past only, and this model reads one sequence in which the past has no "
+            f"place of its own; got observed={settings['observed']}: use 0, or a model of layout 'past' "
+            "(RecurrentForecaster)"
+        )
+    if "head" in settings and settings["head"] not in HEAD_NAMES:
+        problems.append(f"head must be one of {', '.join(HEAD_NAMES)}; got {settings['head']!r}")
+    dropout = settings.get("dropout", 0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        problems.append(f"dropout must lie in [0, 1); got {dropout!r}")
+    return problems
+
+
+def check_history(batch: Batch, values: int, owner: str) -> None:
+    """Refuse a batch of ids, or of another number of values."""
+    if batch.is_discrete:
+        raise UserError(f"{owner} is for real values (batch, time, {values}); this batch holds ids")
+    if batch.history.shape[2] != values:
+        raise UserError(
+            f"{owner} was made for {values} values a position, and the batch's history has {batch.history.shape[2]}: "
+            f"make it with values={batch.history.shape[2]}"
+        )
+
+
+def covariates_of(context: Any, batch: Batch, covariates: int, owner: str) -> Tensor | None:
+    """The known-future channels (batch, at least time, covariates) of a context; None where there are none.
+
+    Raises:
+        UserError: missing, of another width, too short, or given to a model that has none.
+    """
+    future = context.get("future") if isinstance(context, Mapping) else None
+    if covariates == 0:
+        if future is not None and future.shape[-1]:
+            raise UserError(
+                f"{owner} was made without covariates, and context['future'] has {future.shape[-1]} channels: make it "
+                f"with covariates={future.shape[-1]}, or leave them out"
+            )
+        return None
+    if future is None:
+        raise UserError(
+            f"covariates are missing at generation: {owner} reads {covariates} and the batch's context has no "
+            f"'future': give context['future'] = (batch, time, {covariates})"
+        )
+    if (
+        not isinstance(future, Tensor)
+        or future.dim() != 3
+        or future.shape[0] != batch.size
+        or future.shape[2] != covariates
+    ):
+        raise UserError(
+            f"context['future'] must be (batch, time, covariates) = ({batch.size}, {batch.time}, {covariates}); got "
+            f"{tuple(future.shape) if isinstance(future, Tensor) else type(future).__name__}"
+        )
+    if future.shape[1] < batch.time:
+        raise UserError(
+            f"covariates are missing at generation: the batch has {batch.time} positions and context['future'] covers "
+            f"{future.shape[1]}"
+        )
+    return future
+
+
+def past_of(context: Any, batch: Batch, sizes: tuple[int, int, int], owner: str) -> Tensor:
+    """The past (batch, past_time, values + observed + covariates) of a context; ``sizes`` are these three.
+
+    Raises:
+        UserError: missing, empty, or of another width.
+    """
+    values, observed, covariates = sizes
+    width = values + observed + covariates
+    wanted = f"(batch, past_time, {width}): {values} values, {observed} observed, {covariates} covariates"
+    past = context.get("past") if isinstance(context, Mapping) else None
+    if not isinstance(past, Tensor):
+        raise UserError(f"{owner} needs Batch.context = {{'past': {wanted}}}; got {_shown(context)}")
+    if past.dim() != 3 or past.shape[0] != batch.size or past.shape[2] != width or past.shape[1] == 0:
+        raise UserError(f"context['past'] must be {wanted}; got {tuple(past.shape)}")
+    return past
+
+
+def the_future(future: Tensor | None, position: int) -> Tensor | None:
+    """(batch, covariates) of the step predicted at a position, from (time, batch, covariates)."""
+    if future is None:
+        return None
+    if position >= future.shape[0]:
+        raise UserError(
+            f"covariates are missing at generation: position {position} is to be predicted and context['future'] "
+            f"covers {future.shape[0]}"
+        )
+    return future[position]
+
+
+def _shown(context: Any) -> str:
+    return f"keys {sorted(map(str, context))}" if isinstance(context, Mapping) else type(context).__name__

@@ -1,0 +1,209 @@
+"""Folders that transformers reads and writes: configuration, tokenizer and weights, and what is wrong with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from freerun.errors import UserError, needing, out_of_memory
+
+_ONE_FILE = "10TB"
+"""Weights are saved in one file, as everywhere in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Which model, and how it is loaded.
+
+    Args:
+        path: a folder, or a name on the Hugging Face hub.
+        tokenizer: another folder or name for the tokenizer; None: the model's own.
+        random: fresh weights of the model's configuration instead of those saved.
+        dtype: of the weights; "auto" is that in which they were saved.
+        pad: the pad symbol of a tokenizer that has none: "eos", or a symbol that it has.
+        chat_template: file of a chat template (Jinja) in place of the tokenizer's own.
+    """
+
+    path: str
+    tokenizer: str | None = None
+    random: bool = False
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    pad: str | None = None
+    chat_template: str | None = None
+
+
+def read_config(path: str) -> Any:
+    """The configuration of a model.
+
+    Raises:
+        UserError: transformers is not installed, or there is no such model here.
+    """
+    transformers = _transformers()
+    _check_local(path, "config.json")
+    return _taught(path, "model", lambda: transformers.AutoConfig.from_pretrained(_local(path)))
+
+
+def read_tokenizer(given: Pretrained) -> Any:
+    """The tokenizer, with a pad symbol and the chat template that was given.
+
+    Raises:
+        UserError: there is none, it has no pad symbol and ``pad`` names none, or no chat template can be read.
+    """
+    transformers = _transformers()
+    path = given.tokenizer or given.path
+    _check_local(path, "tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+    found = _taught(path, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(_local(path)))
+    if given.pad is not None:
+        _set_pad(found, given.pad, path)
+    if found.pad_token_id is None:
+        end = "" if found.eos_token is None else f' pad = "eos" takes the end symbol {found.eos_token!r};'
+        raise UserError(
+            f"{path}: the tokenizer has no pad symbol, which fills rows up to one length\n  help: under [model],{end} "
+            'pad = "SYMBOL" takes another one that it has; padding is never learnt from'
+        )
+    if given.chat_template is not None:
+        try:
+            found.chat_template = Path(given.chat_template).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"chat_template = {given.chat_template!r} cannot be read: {error}") from None
+    return found
+
+
+def _set_pad(tokenizer: Any, pad: str, path: str) -> None:
+    if pad == "eos" and tokenizer.eos_token is None:
+        raise UserError(f'{path}: pad = "eos", and the tokenizer has no end symbol; name another one that it has')
+    symbol = tokenizer.eos_token if pad == "eos" else pad
+    if symbol not in tokenizer.get_vocab():
+        raise UserError(f"{path}: pad = {pad!r} is no symbol of the tokenizer, which has {len(tokenizer):,} others")
+    tokenizer.pad_token = symbol
+
+
+def read_model(given: Pretrained, config: Any) -> Any:
+    """The model with its language head, in training precision.
+
+    Raises:
+        UserError: it is of a kind that says no text, or weights are missing or damaged.
+    """
+    import torch
+
+    transformers = _transformers()
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    if type(config) not in kind._model_mapping:
+        raise UserError(
+            f"{given.path}: a model of type {config.model_type!r} is no language model over text ({kind.__name__} does "
+            "not know it); audio, pictures and encoders alone are out of scope here\n  help: see freerun.hf in Python"
+        )
+    dtype = given.dtype if given.dtype == "auto" else getattr(torch, given.dtype)
+    with quiet():
+        if given.random:
+            options = {} if given.dtype == "auto" else {"dtype": dtype}
+            return _taught(given.path, "model", lambda: kind.from_config(config, **options))
+        model, told = _taught(
+            given.path,
+            "model",
+            lambda: kind.from_pretrained(_local(given.path), config=config, dtype=dtype, output_loading_info=True),
+        )
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{given.path}: {len(missing)} of the model's weights are not there ({', '.join(missing[:3])}): what was "
+            f"saved is no {type(model).__name__}\n  help: save the whole model, or set random = true for fresh weights"
+        )
+    return model
+
+
+def model_positions(config: Any) -> int | None:
+    """Positions that a model has; None: as many as one likes."""
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.models.huggingface.model import configured_positions
+    return configured_positions(config)
+
+
+def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> dict[str, bytes]:
+    """What ``save_pretrained`` writes of a model with some weights and of its tokenizer, file by file.
+
+    Args:
+        adapted: the model as ``freerun.hf.adapt`` made it.
+        weights: its weights by name, tied ones under their first name; the model's own are not looked at.
+        tokenizer: its tokenizer.
+    """
+    first: dict[int, str] = {}
+    state: dict[str, Tensor] = {}
+    for name, tensor in adapted.state_dict(keep_vars=True).items():
+        state[name.removeprefix("model.")] = weights[first.setdefault(id(tensor), name)]
+    with tempfile.TemporaryDirectory(prefix="freerun-") as folder, quiet():
+        adapted.inner.save_pretrained(folder, state_dict=state, max_shard_size=_ONE_FILE)
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+
+def saved_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a saved model under the names that they have in an adapted one, tied ones once.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    given = Pretrained(str(folder), dtype="auto")
+    seen: dict[int, str] = {}
+    state: dict[str, Tensor] = read_model(given, read_config(given.path)).state_dict(keep_vars=True)
+    return {f"model.{name}": t.detach() for name, t in state.items() if seen.setdefault(id(t), name) == name}
+
+
+def _transformers() -> Any:
+    with needing("hf", "a model of kind huggingface"):
+        import transformers
+    return transformers
+
+
+def _local(path: str) -> str:
+    place = Path(path).expanduser()
+    return str(place) if place.exists() else path
+
+
+def _check_local(path: str, *files: str) -> None:
+    """Refuse what is meant as a folder and is none, before it is taken for a name on the hub."""
+    place = Path(path).expanduser()
+    if place.is_dir() and not any((place / name).exists() for name in files):
+        held = ", ".join(sorted(entry.name for entry in place.iterdir())[:8]) or "nothing"
+        runs = f"; of a run of freerun give {place / 'model'}" if (place / "model").is_dir() else ""
+        raise UserError(f"{path}: holds none of {', '.join(files)}; it holds {held}{runs}")
+    if place.is_file():
+        raise UserError(f"{path}: is a file; give the folder that save_pretrained wrote")
+    if not place.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"{path}: there is no such folder")
+
+
+def _taught(path: str, what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        reason = " ".join((str(error).strip() or type(error).__name__).split())[:300]
+        hub = (
+            "" if Path(path).expanduser().exists() else
+            f"\n  help: {path!r} is no folder here, so it was taken for a name on the Hugging Face hub; without a "
+            "connection give a folder that save_pretrained wrote"
+        )  # fmt: skip
+        raise UserError(f"{path}: the {what} cannot be loaded: {reason}{hub}") from None
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Without the library's progress bars, and its notes on what it loads."""
+    logging = _transformers().utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,167 @@
+"""A recurrent encoder for right-padded sources whose padding is inert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from freerun.errors import UserError
+
+CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+@dataclass(frozen=True, eq=False)
+class CellWeights:
+    """A layer's weights, laid out for stepping.
+
+    Args:
+        kind: rnn, gru or lstm.
+        inputs: (gates * hidden, in) input weights.
+        input_bias: (gates * hidden,): both biases where they simply add (rnn, lstm), the input bias for gru.
+        recurrent: (hidden, gates * hidden), transposed.
+        recurrent_bias: (gates * hidden,), gru only.
+    """
+
+    kind: str
+    inputs: Tensor
+    input_bias: Tensor
+    recurrent: Tensor
+    recurrent_bias: Tensor | None
+
+    def gates(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., gates * hidden): the part of the gates that does not need the state."""
+        return F.linear(inputs, self.inputs, self.input_bias)
+
+
+def cell_weights(layers: nn.RNNBase, layer: int) -> CellWeights:
+    """The weights of one layer of a unidirectional ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``."""
+    parts = [getattr(layers, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    w_in, w_rec, b_in, b_rec = parts
+    kind = next(name for name, cls in CELLS.items() if isinstance(layers, cls))
+    if kind == "gru":  # its candidate gate multiplies the recurrent bias, so that one stays apart
+        return CellWeights(kind, w_in, b_in, w_rec.t(), b_rec)
+    return CellWeights(kind, w_in, b_in + b_rec, w_rec.t(), None)
+
+
+def cell_step(weights: CellWeights, gates: Tensor, hidden: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The next hidden (and cell) state, (batch, hidden), from the input's part of the gates."""
+    if weights.kind == "rnn":
+        return torch.addmm(gates, hidden, weights.recurrent).tanh_(), None
+    if weights.kind == "gru":
+        return _gru(weights, gates, hidden), None
+    assert cell is not None
+    return _lstm(torch.addmm(gates, hidden, weights.recurrent), cell)
+
+
+def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    size = cell.shape[1]
+    if torch.is_grad_enabled():
+        i, f, g, o = gates.chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return o.sigmoid() * cell.tanh(), cell
+    # gates is our own fresh tensor: activations in place save a third of the step
+    both = gates[:, : 2 * size].sigmoid_()
+    candidate = gates[:, 2 * size : 3 * size].tanh_()
+    out = gates[:, 3 * size :].sigmoid_()
+    cell = (both[:, size:] * cell).addcmul_(both[:, :size], candidate)
+    return cell.tanh().mul_(out), cell
+
+
+def _gru(weights: CellWeights, gates: Tensor, hidden: Tensor) -> Tensor:
+    assert weights.recurrent_bias is not None
+    recurrent = torch.addmm(weights.recurrent_bias, hidden, weights.recurrent)
+    size = hidden.shape[1]
+    if torch.is_grad_enabled():
+        reset, update, candidate = gates.chunk(3, 1)
+        r, u, c = recurrent.chunk(3, 1)
+        update = (update + u).sigmoid()
+        return _between(torch.addcmul(candidate, (reset + r).sigmoid(), c).tanh(), hidden, update)
+    # recurrent is our own fresh tensor: all but the last operation in place
+    both = recurrent[:, : 2 * size].add_(gates[:, : 2 * size]).sigmoid_()
+    candidate = recurrent[:, 2 * size :].mul_(both[:, :size]).add_(gates[:, 2 * size :]).tanh_()
+    return _between(candidate, hidden, both[:, size:])
+
+
+def _between(candidate: Tensor, hidden: Tensor, update: Tensor) -> Tensor:
+    if candidate.dtype == hidden.dtype:
+        return torch.lerp(candidate, hidden, update)
+    return candidate + update * (hidden - candidate)  # autocast: the state may still be wider
+
+
+class RecurrentEncoder(nn.Module):
+    """Layers of rnn, gru or lstm, one way or both ways.
+
+    Backward layers read each row reversed *within its own length*, so that padding is read last and never seen by
+    what counts: packing does the same, but takes the slower unfused kernels.
+
+    Args:
+        vocab: number of source symbols.
+        width: width of the embedding.
+        size: width of the memory; half of it each way where bidirectional.
+        layers: number of layers.
+        cell: rnn, gru or lstm.
+        bidirectional: both ways.
+        dropout: on embeddings and between layers.
+    """
+
+    def __init__(
+        self, vocab: int, width: int, size: int, *, layers: int, cell: str, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        ways = 2 if bidirectional else 1
+        self.embedding = nn.Embedding(vocab, width)
+        self.drop = nn.Dropout(dropout)
+        sizes = [width] + [size] * (layers - 1)
+        make = CELLS[cell]
+        self.forwards = nn.ModuleList(make(n, size // ways) for n in sizes)
+        self.backwards = nn.ModuleList(make(n, size // ways) for n in sizes) if bidirectional else None
+        self.memory_size = self.summary_size = size
+
+    def forward(self, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, source_time) ids and mask -> memory (batch, source_time, size), summary (batch, size)."""
+        if problems := source_problems(source, mask):
+            raise UserError(problems)
+        # time, batch, width: the fused layers are faster so
+        states = self.drop(self.embedding(source.t()))
+        lengths = mask.sum(1).clamp_min(1)
+        mirror = _mirror(lengths, source.shape[1])
+        for n, layer in enumerate(self.forwards):
+            states = self.drop(states) if n else states
+            ahead, _ = layer(states)
+            if self.backwards is None:
+                states, last = ahead, _at(ahead, lengths - 1)
+                continue
+            back, _ = self.backwards[n](_reordered(states, mirror))
+            last = torch.cat([_at(ahead, lengths - 1), _at(back, lengths - 1)], 1)
+            states = torch.cat([ahead, _reordered(back, mirror)], 2)
+        return states.transpose(0, 1).contiguous(), last  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def source_problems(source: Tensor, mask: Tensor) -> list[str]:
+    """What is wrong with a source and its mask, from shapes and types alone."""
+    problems: list[str] = []
+    if source.dim() != 2 or source.dtype != torch.int64 or source.shape[1] == 0:
+        kind = f"{tuple(source.shape)} {str(source.dtype).removeprefix('torch.')}"
+        problems.append(f"context['source'] must be int64 ids (batch, source time), one or more a row; got {kind}")
+    if mask.dtype != torch.bool or mask.shape != source.shape:
+        kind = f"{tuple(mask.shape)} {str(mask.dtype).removeprefix('torch.')}"
+        problems.append(f"context['source_mask'] must be bool, {tuple(source.shape)}, True = there; got {kind}")
+    return problems
+
+
+def _mirror(lengths: Tensor, time: int) -> Tensor:
+    """(time, batch) positions that reverse each row within its length and leave its padding in place."""
+    positions = torch.arange(time, device=lengths.device)[:, None]
+    return torch.where(positions < lengths, lengths - 1 - positions, positions)
+
+
+def _reordered(states: Tensor, order: Tensor) -> Tensor:
+    return states.gather(0, order[..., None].expand_as(states))
+
+
+def _at(states: Tensor, position: Tensor) -> Tensor:
+    return states[position, torch.arange(states.shape[1], device=states.device)]

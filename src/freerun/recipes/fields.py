@@ -1,0 +1,500 @@
+"""Parameters of a method: from what a recipe writes to what its class takes."""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from freerun.arguments import MOST, nearest
+from freerun.errors import DATA, UserError, shown, visible
+from freerun.errors import shown as in_python
+from freerun.recipes.source import KeyPath, RecipeSource
+
+if TYPE_CHECKING:
+    from freerun.types import Step
+
+
+def read_section(
+    source: RecipeSource,
+    path: KeyPath,
+    cls: type[Any],
+    *,
+    hidden: Collection[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
+    readers: Mapping[str, Callable[[Any, KeyPath], Any]] | None = None,
+    check: Callable[[Any], object] | None = None,
+) -> Any:
+    """An instance of ``cls`` from the table at ``path``, or None where a value is wrong; every problem is noted.
+
+    Args:
+        source: the settings.
+        path: where the table stands; a table that is not there counts as empty.
+        cls: a dataclass; its type hints and its ``low``/``high`` field metadata are what is allowed.
+        hidden: fields a recipe cannot set.
+        elsewhere: key -> where it belongs ("in [train]"), for keys of other sections.
+        readers: field -> how to read its value where a plain type does not do.
+        check: raises ``UserError`` for what does not go together; of wrong values it sees the defaults.
+    """
+    table = _table_at(source, path)
+    if table is None:
+        return None
+    known = [each for each in fields(cls) if each.init and each.name not in hidden]
+    check_keys(source, path, table, [each.name for each in known], elsewhere)
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for each in known:
+        where = (*path, each.name)
+        if each.name not in table:
+            continue
+        if readers and each.name in readers:
+            values[each.name] = readers[each.name](table[each.name], where)
+            continue
+        value, fine = _read(source, where, table[each.name], hints[each.name], each)
+        if fine:
+            values[each.name] = value
+        else:
+            wrong.append(each.name)
+    made = construct(source, path, lambda: cls(**values), values, without=wrong)
+    if made is not None and check is not None:
+        construct(source, path, lambda: check(made), values, without=wrong)
+    return None if wrong else made
+
+
+def construct(
+    source: RecipeSource, path: KeyPath, make: Callable[[], Any], keys: Collection[str], without: Collection[str] = ()
+) -> Any:
+    """``make()``, or None: its own complaints are noted, at the key each begins with where that was given.
+
+    Args:
+        source: where problems are noted.
+        path: the section.
+        make: raises ``UserError`` for what it does not like.
+        keys: those given.
+        without: keys whose values are known to be wrong and were left out; what is said of them is not repeated.
+    """
+    try:
+        return make()
+    except UserError as error:
+        for problem in error.problems:
+            if any(re.search(rf"\\b{key}\\b", problem) for key in without):
+                continue
+            word = problem.split()[0].strip("`:'\",") if problem.split() else ""
+            source.add((*path, word) if word in keys else path, problem)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        source.add(path, f"{_called(path)}: {first_line(error)}")
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_keys(
+    source: RecipeSource,
+    path: KeyPath,
+    table: Mapping[str, Any],
+    known: Collection[str],
+    elsewhere: Mapping[str, str] | None = None,
+) -> bool:
+    """Note every key that is not known, with the nearest one or the section it belongs to."""
+    unknown = [key for key in table if key not in known]
+    for key in unknown:
+        source.add((*path, key), f"unknown key `{key}` {_within(path)}", _hint(key, known, elsewhere or {}))
+    return not unknown
+
+
+def _hint(key: str, known: Collection[str], elsewhere: Mapping[str, str]) -> str:
+    if key in elsewhere:
+        return f"`{key}` belongs {elsewhere[key]}"
+    if near := nearest(key, known):
+        return f"did you mean `{near}`?"
+    if (far := nearest(key, elsewhere)) and len(key) > 2:
+        return f"did you mean `{far}` {elsewhere[far]}?"
+    return f"the keys here are {', '.join(known)}" if known else "there are no keys here"
+
+
+def required(each: Field[Any]) -> bool:
+    """Whether a dataclass field has no default."""
+    return each.default is MISSING and each.default_factory is MISSING
+
+
+def _table_at(source: RecipeSource, path: KeyPath) -> dict[str, Any] | None:
+    inside: Any = source.table
+    for part in path:
+        inside = inside[int(part)] if isinstance(inside, list) else inside.get(part, {})
+    if isinstance(inside, dict):
+        return inside
+    source.add(path, f"{_called(path)} must be a table of keys; got {show(inside)}")
+    return None
+
+
+def _called(path: KeyPath) -> str:
+    return f"[{'.'.join(str(part) for part in path)}]"
+
+
+def _within(path: KeyPath) -> str:
+    return f"in {_called(path)}" if path else "at the top of the recipe"
+
+
+def _read(source: RecipeSource, path: KeyPath, value: Any, hint: Any, each: Field[Any]) -> tuple[Any, bool]:
+    found, wanted = fit(value, hint)
+    if wanted:
+        words = [choice for choice in choices(hint) if isinstance(choice, str)]
+        near = nearest(value, words) if isinstance(value, str) else None
+        quoted = f'write it in quotes: "{value}"' if hint is str and not isinstance(value, dict | list) else None
+        source.add(
+            path, f"`{path[-1]}` must be {wanted}; got {show(value)}", f"did you mean {near}?" if near else quoted
+        )
+        return None, False
+    low, high = each.metadata.get("low"), each.metadata.get("high")
+    for number in found if isinstance(found, tuple) else (found,):
+        if _outside(number, low, high):
+            source.add(path, f"`{path[-1]}` must be {_range(low, high, number)}; got {number}")
+            return None, False
+    return found, True
+
+
+def _outside(number: Any, low: float | None, high: float | None) -> bool:
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return False
+    return (low is not None and number < low) or (high is not None and number > high)
+
+
+def _range(low: float | None, high: float | None, number: float) -> str:
+    if high is None or (low is not None and number < low and isinstance(high, int)):
+        return f"at least {low}"
+    return f"at most {high}" if low is None else f"from {low} to {high}"
+
+
+def show(value: Any) -> str:
+    """A value as TOML writes it, cut where it is long."""
+    if isinstance(value, str):
+        return f'"{visible(value[:DATA])}"' + ("..." if len(value) > DATA else "")
+    return str(value).lower() if isinstance(value, bool) else in_python(value)
+
+
+def choices(hint: Any) -> list[Any]:
+    """The words a hint allows; [] where it is not a choice of words."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [choice for part in get_args(hint) for choice in choices(part)]
+        return [*parts, "none"] if parts and type(None) in get_args(hint) else parts
+    return []
+
+
+_PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def fit(value: Any, hint: Any) -> tuple[Any, str]:
+    """(The value as the hint wants it, "") or (None, what it should have been)."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if allowed := choices(hint):
+        if value not in allowed or isinstance(value, bool):
+            return None, "one of " + ", ".join(allowed)
+        # a word of the choice itself stays what it is
+        return (None if value == "none" and origin is not Literal else value), ""
+    if origin in (Union, types.UnionType):
+        if value == "none" and type(None) in arguments:
+            return None, ""
+        tried = [fit(value, part) for part in arguments if part is not type(None)]
+        fitting = [pair for pair in tried if not pair[1]]
+        wanted = " or ".join(wanted for _, wanted in tried) + (' or "none"' if type(None) in arguments else "")
+        return fitting[0] if fitting else (None, wanted)
+    if origin is tuple:
+        return _fit_list(value, arguments[0])
+    if origin is dict:
+        return _fit_numbers(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)  # of 64 bits at most: see Source
+    if hint in _PLAIN and (not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))):
+        return None, _PLAIN[hint]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, "a finite number"
+    return value, ""
+
+
+def _fit_list(value: Any, part: Any) -> tuple[Any, str]:
+    wanted = f"a list, each entry {_PLAIN.get(part, 'as its section says')}"
+    if not isinstance(value, list):
+        return None, wanted
+    found = [fit(entry, part) for entry in value]
+    return (None, wanted) if any(problem for _, problem in found) else (tuple(v for v, _ in found), "")
+
+
+def _fit_numbers(value: Any) -> tuple[Any, str]:
+    wanted = "a table of numbers, as in { b = 0.1 }"
+    fine = isinstance(value, dict) and all(not fit(number, float)[1] for number in value.values())
+    return (value, "") if fine else (None, wanted)
+
+
+def object_problem(value: Any, hint: Any) -> str | None:
+    """What a parameter should have been, None where it may be what it is.
+
+    Plain values must be among the plain types of the hint; objects are left to the class that takes them.
+
+    >>> object_problem("yes", bool), object_problem(1, float), object_problem(None, int | None)
+    ('true or false', None, None)
+    """
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = [part for part in parts if part in _PLAIN]
+    if not isinstance(value, bool | int | float | str) or not plain:
+        return None
+    if any(not fit(value, part)[1] for part in plain):
+        return None
+    objects = [part for part in parts if part not in _PLAIN and part is not type(None)]
+    names = [_PLAIN[part] for part in plain] + [
+        f"a {part.__name__.lower()}" for part in objects if isinstance(part, type)
+    ]
+    return " or ".join(dict.fromkeys(names))
+
+
+Report = Callable[[KeyPath, str, str | None], None]
+
+
+UNREADABLE = object()
+"""Stands for a value whose problems were reported."""
+
+
+def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) -> Any:
+    """The object a parameter's TOML value stands for; numbers and words stand for themselves.
+
+    ``{schedule = "linear", ...}``, ``{draw = "sample", ...}`` and ``{gate = "every", ...}`` name a class and give its
+    fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of disagreeing entries of another run, step by step, or as
+    ``std`` how far they were from gold.
+
+    Args:
+        value: from TOML.
+        path: its key, for problems.
+        run: length of the run, which a schedule without ``steps`` takes; None: ``steps`` has to be given.
+        report: called with key, problem and help; ``UNREADABLE`` is returned then.
+    """
+    if isinstance(value, list):
+        parts = tuple(read_parameter(part, (*path, i), None, report) for i, part in enumerate(value))
+        return UNREADABLE if any(part is UNREADABLE for part in parts) else parts
+    if not isinstance(value, dict):
+        return value
+    if "measured" in value:
+        return _measured(value, path, report)
+    families = _families()
+    kinds = [kind for kind in families if kind in value]
+    if len(kinds) != 1:
+        names = " or ".join(f'{kind} = "..."' for kind in families)
+        report(path, f"`{path[-1]}` is a table that does not say what it is", f"it needs one of {names}")
+        return UNREADABLE
+    return _object(value, path, (kinds[0], families[kinds[0]]), run, report)
+
+
+def _families() -> dict[str, Mapping[str, type[Any]]]:
+    from freerun.draws import DRAWS
+    from freerun.gates import GATES
+    from freerun.schedules import SCHEDULES
+
+    return {"schedule": SCHEDULES, "draw": DRAWS, "gate": GATES}
+
+
+def _object(
+    value: Mapping[str, Any],
+    path: KeyPath,
+    family: tuple[str, Mapping[str, type[Any]]],
+    run: Step | None,
+    report: Report,
+) -> Any:
+    kind, known = family
+    name = value[kind]
+    if not isinstance(name, str) or name not in known:
+        near = nearest(name, known) if isinstance(name, str) else None
+        hint = f"did you mean {near}?" if near else None
+        report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {shown(name)}", hint)
+        return UNREADABLE
+    cls = known[name]
+    written = {key: part for key, part in value.items() if key != kind}
+    wanted = Wanted(cls, f"{kind} = {name}", lambda key, names: _no_effect(key, names, f"{kind} = {name}"))
+    if (
+        run is not None
+        and name in ("linear", "cosine")
+        and "steps" not in written
+        and not _meant("steps", written, cls)
+    ):
+        written = _whole_run(written, path, run, report)
+    given, bad = read_arguments(wanted, written, path, None, report)
+    if any(required(each) and each.name in bad for each in fields(cls)):
+        return UNREADABLE
+    made = make(cls, given, path, report, bad)
+    return UNREADABLE if bad else made
+
+
+def _meant(name: str, written: Mapping[str, Any], cls: type[Any]) -> bool:
+    names = [each.name for each in fields(cls)]
+    return any(nearest(key, names) == name for key in written if key not in names)
+
+
+def _no_effect(key: str, names: Sequence[str], called: str) -> tuple[str, str]:
+    near = nearest(key, names)
+    hint = f"did you mean `{near}`?" if near else f"it takes {', '.join(names) or 'nothing'}"
+    return f"`{key}` has no effect with {called}", hint
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A class whose fields a table gives.
+
+    Args:
+        cls: a dataclass.
+        called: what it is called in problems.
+        unknown: (key, known names) -> problem and help for a key that is not known.
+        hidden: fields that a recipe does not give.
+    """
+
+    cls: type[Any]
+    called: str
+    unknown: Callable[[str, Sequence[str]], tuple[str, str]]
+    hidden: Collection[str] = ()
+
+
+def read_arguments(
+    wanted: Wanted, table: Mapping[str, Any], path: KeyPath, run: Step | None, report: Report
+) -> tuple[dict[str, Any], list[str]]:
+    """The arguments of a class from a table, and the keys that are unknown, missing or wrong, each of them reported."""
+    own = sorted(fields(wanted.cls), key=lambda each: each.kw_only is True)  # what all methods share comes last
+    known = {each.name: each for each in own if each.init and each.name not in wanted.hidden}
+    hints = get_type_hints(wanted.cls)
+    given: dict[str, Any] = {}
+    bad: list[str] = []
+    helped = ""
+    for key, value in table.items():
+        if key not in known:
+            bad.append(key)
+            problem, hint = wanted.unknown(key, list(known))
+            helped += hint
+            report((*path, key), problem, hint)
+            continue
+        read = value if value is UNREADABLE else read_parameter(value, (*path, key), run, report)
+        wrong = "" if read is UNREADABLE else object_problem(read, hints[key]) or beyond_numbers(read)
+        if wrong:
+            report((*path, key), f"`{key}` must be {wrong}; got {show(value)}", None)
+        if wrong or read is UNREADABLE:
+            bad.append(key)
+        else:
+            given[key] = read
+    for name, each in known.items():
+        if required(each) and name not in given and name not in bad:
+            bad.append(name)
+            if f"`{name}`" not in helped:
+                report(path, f"{wanted.called} needs `{name}`", f"add {name} = ...")
+    return given, bad
+
+
+def beyond_numbers(value: Any) -> str:
+    """What a number, or every one of a list, should have been; "" where it is finite and can be counted to."""
+    if isinstance(value, list | tuple):
+        return next((wrong for part in value if (wrong := beyond_numbers(part))), "")
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "finite"
+    return f"at most {MOST}" if isinstance(value, int) and abs(value) > MOST else ""
+
+
+def _whole_run(given: dict[str, Any], path: KeyPath, run: Step, report: Report) -> dict[str, Any]:
+    unit = given.get("unit", "step")
+    length = getattr(run, unit, None) if unit in ("sample", "epoch") else int(run)
+    if length is None:
+        report(path, f"`steps` must be given with unit = {unit!r}", f"add steps = ..., counted in {unit}s")
+        return {**given, "steps": UNREADABLE}
+    return {**given, "steps": length}
+
+
+def make(cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report, without: Collection[str] = ()) -> Any:
+    """An object of its arguments, or ``UNREADABLE``: what it says against them is reported.
+
+    Args:
+        cls: a dataclass.
+        given: its arguments.
+        path: where they stand.
+        report: called with key, problem and help.
+        without: arguments that were left out as wrong; what is said of them is not repeated.
+    """
+    try:
+        return cls(**given)
+    except UserError as error:
+        for problem in error.problems:
+            if any(re.search(rf"\b{re.escape(key)}\b", problem) for key in without):
+                continue
+            report(key_of(problem, path, given), problem, None)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
+        # of text in a list of numbers, a list where one number belongs
+        report(path, f"`{path[-1]}`: {first_line(error)}", None)
+    return UNREADABLE
+
+
+def key_of(problem: str, path: KeyPath, given: Mapping[str, Any]) -> KeyPath:
+    """The key that a problem of an object is about: the one of its arguments that is named first."""
+    words = problem.replace("`", " ").replace(":", " ").replace("'", " ").split()
+    named = [word for word in words[:4] if word in given]
+    return (*path, named[0]) if named else path
+
+
+def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
+    if set(value) != {"measured"} or not isinstance(value["measured"], str):
+        report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {shown(value)}', None)
+        return UNREADABLE
+    measure = measured_deviation if path[-1] == "std" else measured_rate
+    try:
+        return measure(Path(value["measured"]))
+    except ValueError as error:
+        report((*path, "measured"), str(error), "give the metrics.jsonl of a run that replaced entries")
+        return UNREADABLE
+
+
+def measured_rate(metrics: Path) -> Any:
+    """The share of eligible entries that disagreed with gold at each update of a run, as a ``table`` schedule.
+
+    ``rate(step) = disagreeing / eligible``: what a matched noise control replaces, so that it differs from the run
+    in *which* wrong entries are fed, not in how many.
+
+    Args:
+        metrics: ``metrics.jsonl`` of the run.
+
+    Raises:
+        ValueError: where the file is missing, is not a run's, or misses updates.
+    """
+    return _each_update(metrics, lambda event: float(event["disagreeing"]) / max(float(event["eligible"]), 1.0))
+
+
+def measured_deviation(metrics: Path) -> Any:
+    """How far the entries that were replaced lay from gold at each update of a run, as a ``table`` schedule.
+
+    ``std(step) = sqrt(mean over replaced entries of (fed - gold)^2)``, 0 where none was: matched Gaussian noise is as
+    large as the run's own errors, and differs from them in its direction.
+
+    Args:
+        metrics: ``metrics.jsonl`` of the run.
+
+    Raises:
+        ValueError: where the file is missing, is not a run's on values, or misses updates.
+    """
+    return _each_update(metrics, lambda event: float(event["deviation"]) if event["replaced"] else 0.0)
+
+
+def _each_update(metrics: Path, measure: Callable[[Mapping[str, Any]], float]) -> Any:
+    from freerun.schedules import Table
+    from freerun.training.json_shapes import read_lines
+
+    found: dict[int, float] = {}
+    if not metrics.exists():
+        raise ValueError(f"there is no {metrics}")
+    try:
+        for event in read_lines(metrics.resolve(), dict[str, Any]):
+            if event.get("event") == "update":
+                found[int(event["step"])] = measure(event)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{metrics} is not the metrics.jsonl of a run: {type(error).__name__}: {error}") from None
+    if not found or sorted(found) != list(range(len(found))):
+        raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(found)}")
+    return Table(values=tuple(found[step] for step in range(len(found))))

@@ -1,0 +1,426 @@
+"""A finished run as something to use: its model, its vocabularies, how it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freerun.data.files import DataFile
+from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, out_of_memory
+from freerun.recipes.build import build_data, load_pretrained, within_run
+from freerun.recipes.fields import read_section
+from freerun.recipes.folder import near_runs, saved_recipe
+from freerun.recipes.model_sections import MODEL_KINDS
+from freerun.recipes.source import KeyLines, RecipeSource
+from freerun.tasks import DATA_KINDS, TASKS, DataSettings
+from freerun.tasks.base import TaskKind
+from freerun.tasks.sections import HuggingFaceSettings
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from freerun.batch import Batch
+    from freerun.diagnostics import DiagnosisOptions
+
+_SIZE = 128
+
+
+_LONGEST = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    name: str
+    counted: str
+    batches: list[Batch]
+    about: DiagnosisOptions
+
+
+def diagnose_run(
+    run: LoadedRun,
+    windows: int | None = None,
+    watch: Callable[[str], None] | None = None,
+    before: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Diagnose a run's model on its own test split; the content of diagnosis.json.
+
+    Args:
+        run: from ``load_run``.
+        windows: test windows, words or sentences that are used, at even distances; None: all.
+        watch: told what is being done, in words.
+        before: called when run and data are in order, before anything is measured.
+
+    Raises:
+        UserError: the run was trained on a text, whose free run has no gold to be compared with place by place.
+        CheckpointError: the run's own data have changed since.
+    """
+    from freerun.diagnostics import as_json, diagnose
+    from freerun.training.state import versions
+
+    if windows is not None and windows < 1:
+        raise UserError(f"--windows must be at least 1; got {windows}")
+    kind = str(run.codec.describe().get("kind"))
+    if kind not in _ASK:
+        raise UserError(
+            f"{run.folder}: a run on a {kind} cannot be diagnosed: what its model says by itself has no gold to be "
+            "compared with place by place\n"
+            f"  help: freerun evaluate {run.folder} shows its scores told gold and running freely; "
+            f"{', '.join(_ASK)} can be diagnosed"
+        )
+    if watch:
+        watch("loading the data")
+    asked = _ASK[kind](run, own_data(run), windows)
+    if before:
+        before()
+    found = diagnose(run.model, asked.batches, asked.about, watch=watch)
+    summary = run_summary(run)
+    signature = summary.get("signature") or "the run is not finished"
+    facts = {"method": summary.get("method"), "seed": summary.get("seed"), "best after": _best(summary)}
+    return {
+        "schema": 1,
+        "run": {
+            "name": run.folder.resolve().name,
+            "signature": signature,
+            "facts": facts | {"parameters": summary.get("parameters")},
+            "versions": versions(),
+        },
+        "data": {"name": asked.name, "counted": asked.counted, "fingerprint": summary.get("data")},
+        "diagnosis": as_json(found),
+    }
+
+
+def _best(summary: Mapping[str, Any]) -> str | None:
+    best = summary.get("best") or {}
+    return None if best.get("step") is None else f"{best['step']:,} updates"
+
+
+def _series(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
+    from freerun.diagnostics import DiagnosisOptions
+    from freerun.tasks.forecasts import draw_for
+    from freerun.tasks.series import ForecastTask
+
+    chosen = _spread(data.windows("test"), windows)
+    linear = ForecastTask(data).linear
+    about = DiagnosisOptions(
+        exponent=data.exponent,
+        period=data.period,
+        threshold=run.evaluate.threshold,
+        names=tuple(data.names),
+        scale=(data.mean, data.std),
+        naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
+        long=data.free("test")[:_LONGEST],
+        draw=draw_for(run.model, run.evaluate.draw),
+    )
+    batches = [data.window_batch("test", part) for part in _parts(chosen)]
+    return _Asked(f"{data.name}, test part", "windows", batches, about)
+
+
+def _pairs(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
+    from freerun.diagnostics import DiagnosisOptions
+
+    pairs = data.evaluation("test")
+    chosen = _spread(len(pairs), windows)
+    # of words with several pronunciations the first
+    batches = [
+        run.codec.pair_batch([pairs.sources[n] for n in part], [pairs.references[n][0] for n in part])
+        for part in _parts(chosen)
+    ]
+    return _Asked(f"{pairs.origin}", "words", batches, DiagnosisOptions(end=0))
+
+
+def _parallel(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
+    from freerun.diagnostics import DiagnosisOptions
+
+    sentences = data.evaluation("test")
+    chosen = _spread(len(sentences.sources), windows)
+    # sentences of like length in one batch
+    chosen = sorted(chosen, key=lambda n: len(sentences.targets[n].split()))
+    batches = [
+        run.codec.pair_batch([sentences.sources[n] for n in part], [sentences.targets[n] for n in part])
+        for part in _parts(chosen)
+    ]
+    return _Asked(f"{sentences.origin}", "sentences", batches, DiagnosisOptions(end=0))
+
+
+def _records(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
+    from freerun.diagnostics import DiagnosisOptions
+
+    _, encoded = data.evaluation("test", windows)
+    # records of like length in one batch
+    encoded = sorted(encoded, key=len)
+    limit: int | None = run.codec.model.limit
+    tight = data.codec.causal and limit is not None and sum(data.longest) > limit
+    # rows of a batch go on for the longest answer, for which a long prompt may leave no positions
+    size = 1 if tight else run.evaluate.batch_size
+    parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
+    batches = [run.codec.answer_batch(part) for part in parts]
+    return _Asked(f"{data.name}, test", "records", batches, DiagnosisOptions(end=run.codec.end))
+
+
+def _spread(count: int, most: int | None) -> list[int]:
+    kept = count if most is None else min(count, most)
+    return [number * count // kept for number in range(kept)]
+
+
+def _parts(chosen: list[int]) -> list[list[int]]:
+    return [chosen[start : start + _SIZE] for start in range(0, len(chosen), _SIZE)]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run's best model, ready to use.
+
+    Args:
+        folder: the run.
+        model: in evaluation mode.
+        kind: of its task.
+        codec: its vocabularies; makes batches.
+        recipe: the resolved recipe's tables; {} where the run was started from Python without one.
+        evaluate: how the run was scored: the section ``[evaluate]`` of that kind.
+    """
+
+    folder: Path
+    model: Module
+    kind: TaskKind
+    codec: Any
+    recipe: dict[str, Any]
+    evaluate: Any
+
+
+_ASK: dict[str, Callable[[LoadedRun, Any, int | None], _Asked]] = {
+    "series": _series,
+    "pairs": _pairs,
+    "parallel": _parallel,
+    "records": _records,
+}
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """The best model of a run, with what is needed to use it.
+
+    Raises:
+        CheckpointError: the folder is not a run's, or its files are damaged or of a model that cannot be rebuilt here.
+    """
+    from freerun.models import MODELS
+    from freerun.training.weights import check_model_files, load_weights, read_info, read_model, refuse_not_finite
+
+    folder = Path(folder)
+    _require_run(folder)
+    info = read_info(folder)
+    where = folder / "model" / "model.json"
+    kind, describe = info["kind"], info["describe"]
+    if kind not in MODELS and kind != "huggingface":
+        raise CheckpointError(
+            f"{where}: a model of kind {kind!r} cannot be rebuilt from its file; known are {', '.join(MODELS)}"
+            "\n  help: build it in Python and load model/model.safetensors into it"
+        )
+    try:
+        task = _task_kind(describe)
+        if kind == "huggingface":
+            check_model_files(folder)
+            model, codec = load_pretrained(folder, describe)
+        else:
+            weights = read_model(folder)[1]
+            model, codec = MODELS[kind](**info["settings"]), task.codec(describe)
+            load_weights(model, weights, str(where.parent))
+            task.trial_batch(codec, 1)  # a description of other types fails here
+    except (NotInstalledError, CheckpointError):
+        raise
+    except UserError as error:
+        raise CheckpointError([f"{where}: {problem}" for problem in error.problems]) from None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
+    refuse_not_finite(model, folder)
+    recipe = saved_recipe(folder) or {}
+    return LoadedRun(folder, model.eval(), task, codec, recipe, _section(folder, recipe, "evaluate", task.evaluate))
+
+
+def _task_kind(describe: dict[str, Any]) -> TaskKind:
+    found = TASKS.get(str(describe.get("kind")))
+    if found is None:
+        raise UserError(f"expected the description of {' or '.join(TASKS)}; got kind {describe.get('kind')!r}")
+    return found
+
+
+def _require_run(folder: Path) -> None:
+    if (folder / "model" / "model.json").exists():
+        return
+    near = near_runs(folder)
+    if not folder.exists():
+        said = f"{folder}: there is no such folder"
+    elif (folder / "summary.json").exists():
+        said = f"{folder} has lost its model/: freerun train --resume writes it again from its checkpoints"
+    elif (folder / "metrics.jsonl").exists():
+        said = f"no model/model.json in {folder}: the run has not come to its first evaluation"
+    else:
+        said = f"no model/model.json in {folder}: it is not the folder of a run"
+    listed = f"\n  help: runs near it: {', '.join(map(str, near))}" if near else ""
+    raise CheckpointError(said + listed)
+
+
+def _section(folder: Path, recipe: dict[str, Any], name: str, cls: type[Any]) -> Any:
+    source = RecipeSource(str(folder / "recipe.toml"), recipe, KeyLines())
+    found = read_section(source, (name,), cls)
+    try:
+        source.raise_problems()
+    except UserError as error:
+        raise CheckpointError(error.problems) from None
+    return found
+
+
+def _data_settings(run: LoadedRun) -> DataSettings:
+    section = run.recipe.get("data")
+    kind = section.get("kind") if isinstance(section, dict) else None
+    if kind not in DATA_KINDS:
+        raise CheckpointError(
+            f"{run.folder / 'recipe.toml'} does not say which data the run used\n"
+            f"  help: {_instead(run, 'give the old file back')}"
+        )
+    return _section(run.folder, run.recipe, "data", DATA_KINDS[kind])
+
+
+def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = None) -> dict[str, Any]:
+    """Score a run's model, teacher-forced and free-running side by side.
+
+    Args:
+        run: from ``load_run``.
+        data: a file of what the run was trained on: pairs, or text, in the encoding of the run's own data; None: the
+            test split the run was tested on.
+        beams: instead of the run's own.
+
+    Raises:
+        UserError: the data cannot be read, or hold symbols never seen in training.
+        CheckpointError: the run's own data have changed since.
+    """
+    from freerun.training.log import jsonable
+
+    settings = _settings(run, beams=beams)
+    summary = _summary(run.folder)
+    own = _own_data(run, summary) if data is None or run.kind.needs_training_data else None
+    file = None if data is None else DataFile(data, _encoding(run))
+    facts, found = run.kind.score(run.model, run.codec, settings, own, file)
+    return {
+        "schema": 1,
+        "run": str(run.folder),
+        "signature": summary.get("signature"),
+        "seed": summary.get("seed"),
+        **facts,
+        "teacher_forced": jsonable(dict(found.teacher_forced)),
+        "free_running": jsonable(dict(found.free_running)),
+    }
+
+
+def _encoding(run: LoadedRun) -> str:
+    """Of the files that the run was trained on."""
+    section = run.recipe.get("data")
+    found = section.get("encoding") if isinstance(section, dict) else None
+    return found if isinstance(found, str) else "utf-8"
+
+
+def _instead(run: LoadedRun, advice: str) -> str:
+    """The advice, and what else can be scored on; a text is needed whatever is scored on."""
+    if run.kind.needs_training_data:
+        return f"{advice}: what the model says is compared with the words it was trained on"
+    return f"{advice}, or name what to score on with --data FILE"
+
+
+def own_data(run: LoadedRun) -> Any:
+    """The data that a run was trained on.
+
+    Raises:
+        CheckpointError: they have changed since, or the run does not say which they were.
+    """
+    return _own_data(run, _summary(run.folder))
+
+
+def run_summary(run: LoadedRun) -> dict[str, Any]:
+    """The content of its summary.json; {} while it is not finished."""
+    return _summary(run.folder)
+
+
+def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
+    loaded = build_data(_data_settings(run), _model_settings(run))
+    before = summary.get("data")
+    if before is not None and before != loaded.fingerprint:
+        raise CheckpointError(
+            f"{run.folder}: its data have changed: fingerprint {before} when it was trained, {loaded.fingerprint} "
+            f"now\n  help: {_instead(run, 'give the old files back')}"
+        )
+    return loaded
+
+
+def _model_settings(run: LoadedRun) -> Any:
+    section = run.recipe.get("model")
+    usual = run.kind.models[0]
+    kind = section.get("kind", usual) if isinstance(section, dict) else usual
+    found = _section(run.folder, run.recipe, "model", MODEL_KINDS[str(kind)])
+    return within_run(found, run.folder) if isinstance(found, HuggingFaceSettings) else found
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    from freerun.training.run_folder import finished_summary
+
+    return finished_summary(folder) or {}
+
+
+_OPTIONS = {"beams": ("beams",), "length": ("block", "length")}
+"""Keys of [evaluate], one of which an option of the command line stands in for."""
+
+
+def _settings(run: LoadedRun, **given: int | None) -> Any:
+    """The run's [evaluate] with what was given on the command line in its place."""
+    changes = {name: value for name, value in given.items() if value is not None}
+    known = [each.name for each in fields(run.evaluate)]
+    kind = next(name for name, kind in TASKS.items() if kind is run.kind)
+    problems = [
+        f"--{name} must be at least 1; got {value}"
+        if _key(name, known)
+        else f"--{name} has no effect on a run on data of kind {kind}\n  help: leave it out"
+        for name, value in changes.items()
+        if value < 1 or not _key(name, known)
+    ]
+    if problems:
+        raise UserError(problems)
+    return replace(run.evaluate, **{_key(name, known): value for name, value in changes.items()})
+
+
+def _key(option: str, known: Sequence[str]) -> str:
+    return next((key for key in _OPTIONS[option] if key in known), "")
+
+
+def answer(
+    run: LoadedRun, lines: Sequence[str], *, places: Sequence[str] | None = None, beams: int | None = None,
+    length: int | None = None,
+) -> list[str]:  # fmt: skip
+    """What the model says to each line of an input, running freely: a line each.
+
+    Args:
+        run: from ``load_run``.
+        lines: words, for a run on pairs; beginnings that the model goes on from, for a run on a text.
+        places: where each line stands, for problems; default: its number.
+        beams: instead of the run's own.
+        length: characters to say, instead of a block; for a run on a text.
+
+    Raises:
+        UserError: lines with symbols never seen in training, all of them at once; what has no effect on such a run.
+        ResourceError: they do not fit into memory; it names the longest.
+    """
+    named = places or [f"line {number}" for number in range(1, len(lines) + 1)]
+    settings = _settings(run, beams=beams, length=length)
+    try:
+        return run.kind.answer(run.model, run.codec, settings, lines, named)
+    except (MemoryError, RuntimeError) as error:
+        if run.kind.tables or not out_of_memory(error):
+            raise
+        longest = max(range(len(lines)), key=lambda number: len(lines[number]))
+        raise ResourceError(
+            f"{named[longest]}: out of memory: of {len(lines):,} lines it is the longest, with {len(lines[longest]):,} "
+            "characters\n  help: shorten or split it, or give fewer lines at once"
+        ) from error
+
+
+def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:
+    """A small made-up batch of the run's symbols, of different lengths, to try the model on."""
+    return run.kind.trial_batch(run.codec, rows)

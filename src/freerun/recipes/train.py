@@ -1,0 +1,236 @@
+"""``freerun train`` as a function: from a recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freerun.errors import CheckpointError, UserError, visible
+from freerun.recipes.build import build, rehearse
+from freerun.recipes.folder import check_folder, clear_run, probe, recipe_keys, same_recipe, without_paths, write_recipe
+from freerun.recipes.read import recipe_table
+from freerun.recipes.recipe import Recipe
+from freerun.training.changes import Keys, check_allow
+from freerun.training.run_folder import stage
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from freerun.metrics.table import TaskReport
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    init: str | Path | None = None,
+    allow: Collection[str] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train one model as a recipe says and leave everything in a folder.
+
+    The folder is looked at first and written last: nothing is removed or made before recipe and data are in order.
+
+    Args:
+        recipe: from ``load_recipe``.
+        out: the run's folder.
+        resume: go on with the run in it; where there is none, begin one.
+        overwrite: remove a run in it first; only files that runs write are removed.
+        init: another run's folder, whose best weights this one begins with.
+        allow: keys that may have changed since the resumed run was begun, such as ``train.lr``, ``data``, ``method``.
+        progress: print the header and show progress, on standard error.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        OccupiedError: the folder holds a run or foreign files.
+        UserError: data, bf16 or TensorBoard that are not there, a folder that cannot be written, ``init`` that is
+            ``out``, a resumed run of another recipe.
+        CheckpointError: nothing to resume from is sound, or ``init`` is not a run of this model.
+        ResourceError: the disk is full, or too small for the run's checkpoints.
+        OtherProcessError: started by ``torchrun``, and another process failed.
+    """
+    from freerun.training import fit, preflight
+    from freerun.training.loop import require_space
+    from freerun.training.processes import join_processes
+    from freerun.training.run_folder import FolderLock
+    from freerun.training.state import Held
+
+    folder, source = Path(out), None if init is None else Path(init)
+    table, keys, lock = recipe_table(recipe, compare=False), recipe_keys(recipe), FolderLock(folder)
+    check_allow(allow, keys, resume=resume)
+
+    def look() -> None:
+        check_folder(folder, resume=resume, overwrite=overwrite, table=table)
+        if source is not None:
+            _check_init(source, folder)
+        if resume:
+            _refuse_changed(folder, table, keys, allow)
+
+    with join_processes(recipe.train.rank_timeout) as processes, ExitStack() as stack:
+        processes.on_main_rank(look)
+        with processes.raise_on_all_ranks():
+            model, task, method, settings = build(recipe)
+            # of several processes the first reads what a run begins with, and gives it to the others
+            preflight(model, task, settings, source if processes.first else None)
+            rehearse(recipe, model, task, method)
+
+        def enter() -> None:
+            stack.enter_context(lock)
+            look()  # what another process may have begun meanwhile
+            probe(folder)
+            if overwrite:
+                require_space(folder, model, settings)
+                clear_run(folder)
+
+        def ready() -> None:
+            write_recipe(folder / "recipe.toml", table)
+            if progress:
+                said = header(recipe, task.header(), method, model, folder, processes=processes.size)
+                print("\n".join(map(visible, said)), file=sys.stderr, flush=True)
+
+        processes.on_main_rank(enter)
+        return fit(
+            model, task, method, settings, folder, resume=resume, progress=progress, recipe=without_paths(table),
+            init=source, allow=allow, held=Held(lock, keys, ready),
+        )  # fmt: skip
+
+
+def _refuse_changed(folder: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str]) -> None:
+    finished = stage(folder) == "finished"
+    if finished and not (folder / "recipe.toml").exists():
+        raise CheckpointError(
+            f"{folder / 'recipe.toml'} is missing: what the finished run was made with cannot be compared\n  help: put "
+            "it back, or give another --out"
+        )
+    if changed := same_recipe(folder / "recipe.toml", table, keys, () if finished else allow):
+        *listed, advice = changed
+        advice = "the run is finished, and nothing can be changed in it" if finished else advice
+        help_line = f"give the same settings, or another --out for a new run; {advice}"
+        raise CheckpointError("\n  ".join([f"{folder} was begun with another recipe:", *listed, f"help: {help_line}"]))
+
+
+def _check_init(init: Path, folder: Path) -> None:
+    if init.resolve() == folder.resolve():
+        raise UserError(
+            f"--init {init}: a run cannot begin with the weights of the folder it is written to\n"
+            "  help: give another --out"
+        )
+    if not (init / "model" / "model.json").exists():
+        raise CheckpointError(f"--init {init}: no model/model.json there; it must be the folder of a run")
+
+
+def header(
+    recipe: Recipe, data: list[str], method: Any, model: Module, folder: Path, *, processes: int = 1
+) -> list[str]:
+    """What a run says about itself before it begins, line by line."""
+    parameters = sum(part.numel() for part in model.parameters())
+    settings = recipe.train
+    lines = [f"{recipe.name}, seed {recipe.seed}", *data, f"method: {method!r}"]
+    if words := direction(method, settings.updates):
+        lines.append(f"  {words}")
+    return [
+        *lines,
+        f"model: {recipe.model}, {parameters:,} parameters",
+        f"training: {settings.updates:,} updates of {settings.batch_size}, {settings.optimizer}, lr {settings.lr:g}",
+        *selection_note(recipe),
+        *([f"processes: {processes}, {settings.parallel}"] if processes > 1 else []),
+        f"folder: {folder}",
+    ]
+
+
+def selection_note(recipe: Recipe) -> list[str]:
+    """That exposure bias cannot move the score which weights are selected by, and why; [] where it can."""
+    from freerun.tasks import task_of
+    from freerun.tasks.base import full_score_name
+
+    kind, name = task_of(recipe.data), full_score_name(recipe.train.select)
+    side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
+    measure = kind.reported().measure(f"{side}.{name.removeprefix(side + '_')}")
+    if not measure.fixed or (measure.settled and getattr(recipe.evaluate, "beams", 1) > 1):
+        return []
+    others = [each for each in kind.selectable if not kind.reported().measure(f"free_running.{each}").fixed]
+    others = [each for each in others if not each.startswith("teacher_forced_")]
+    return [
+        f"note: select = {recipe.train.select!r}: exposure bias cannot move this score ({measure.fixed}), so the best "
+        f"weights are chosen without regard to it; it can move {', '.join(others)}"
+    ]
+
+
+def direction(method: Any, updates: int) -> str:
+    """What the teacher-forcing ratio does over a run, in words; "" for a method without one.
+
+    >>> from freerun.methods import ScheduledSampling
+    >>> from freerun.schedules import linear
+    >>> direction(ScheduledSampling(linear(start=1.0, end=0.5, steps=100)), 100)
+    'teacher_forcing_ratio = P(gold) falls from 1 to 0.505: less gold as training goes on'
+    """
+    from freerun.schedules import Schedule, value_at
+    from freerun.types import Step
+
+    ratio = getattr(method, "teacher_forcing_ratio", None)
+    if ratio is None:
+        return ""
+    if not isinstance(ratio, Schedule):
+        return f"teacher_forcing_ratio = P(gold) stays at {float(ratio):g}"
+    if ratio.unit != "step":
+        return f"teacher_forcing_ratio = P(gold) follows {ratio!r}, counted in {ratio.unit}s"
+    first, last = value_at(ratio, Step(0)), value_at(ratio, Step(updates - 1))
+    if first == last:
+        return f"teacher_forcing_ratio = P(gold) begins and ends at {first:g}"
+    moves, tells = ("falls", "less gold") if last < first else ("rises", "more gold")
+    return f"teacher_forcing_ratio = P(gold) {moves} from {first:g} to {last:g}: {tells} as training goes on"
+
+
+def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
+    """A finished run's test scores, both sides beside each other, how they came about and what to do next."""
+    from freerun.tasks import task_of
+
+    reported, test = task_of(recipe.data).reported(), summary.get("test", {})
+    apart = tuple(prefix for _, prefix in reported.beside)
+    names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]
+    rows = [
+        _score_row(name, test, reported)
+        for name in (reported.primary.score, *names)
+        if any(test.get(side, {}).get(name) is not None for side in _SIDES)
+    ]
+    lines = [f"{'test':26} {'free-running':>14} {'teacher-forced':>14}", *dict.fromkeys(rows)]
+    own = test.get(reported.primary.side, {})
+    beside = {name: own.get(f"{prefix}{reported.primary.score}") for name, prefix in reported.beside}
+    shown = [f"{name} {reported.primary.shown(value)}" for name, value in beside.items() if value is not None]
+    if shown:
+        lines.append(f"for comparison, {reported.primary.title}: {', '.join(shown)}")
+    best = summary.get("best", {})
+    if None not in (best.get("step"), best.get("select"), best.get("value")):
+        lines.append(
+            f"the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
+            f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
+        )
+    doing = ("diagnose", "generate", "evaluate") if recipe.data.family != "text" else ("generate", "evaluate")
+    return [*lines, f"next: freerun {' | '.join(doing)} {shlex.quote(str(folder))}"]
+
+
+_SIDES = ("free_running", "teacher_forced")
+
+
+def _score_row(name: str, test: Mapping[str, Any], reported: TaskReport) -> str:
+    """``PER, %  11.76  9.97``: a score running freely and teacher-forced, with its unit."""
+    declared = {each.name: each for each in reported.measures}
+    measure = next((declared[full] for side in _SIDES if (full := f"{side}.{name}") in declared), None)
+    label = name.replace("_", " ") if measure is None else measure.title
+    for side in _SIDES:
+        label = label.removeprefix(side.replace("_", "-") + " ")
+    percent = name.endswith("accuracy") or (measure is not None and measure.sign == " %")
+    unit = "%" if percent else "" if measure is None else measure.unit
+    unit = "standard deviations" if unit == "of a standard deviation" else unit.replace("points", "")
+    values = (test.get(side, {}).get(name) for side in _SIDES)
+    decimals = 4 if measure is None and not percent else 2 if measure is None else measure.decimals
+    cells = " ".join(f"{'' if value is None else f'{value:,.{decimals}f}':>14}" for value in values)
+    return f"{label:26} {cells}  {unit}".rstrip()

@@ -1,0 +1,304 @@
+"""The page: its parts in order, one style sheet inside, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from freerun.compare.results import read
+from freerun.compare.verdict import cell, cells, columns, interval_name, references, shown_verdict, signed, task_report
+from freerun.metrics.table import Metric
+from freerun.report import comparison_figures
+from freerun.report.comparison_figures import forecasts
+from freerun.report.page import Raw, paragraph, swatch, table
+from freerun.report.page import escape as page_escape
+from freerun.report.run_data import Examples, Runs, SampleOutputs, data_lines, examples, header, load, sample_outputs
+
+_LONGEST_SIGNATURE = 160
+
+
+def scores_section(results: Mapping[str, Any]) -> Raw:
+    """The table: every arm's test scores with intervals."""
+    arms = cells(results)
+    rows = [
+        [swatch(number, arm), *(_score(metrics.get(metric), places, metric) for metric, _, places in columns(results))]
+        for number, (arm, metrics) in enumerate(arms.items())
+    ]
+    rows += [[Raw(f"<em>{name}</em>"), *map(Raw, texts)] for name, texts in references(results)]
+    seeds = len({run["seed"] for run in results["runs"]})
+    words = f", {results['test_words']:,} {task_report(results['recipe']).items}" if results["test_words"] else ""
+    caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its {interval_name(results)}"
+    return table(["arm", *(heading for _, heading, _ in columns(results))], rows, "numbers cards", caption)
+
+
+def _score(entry: Mapping[str, Any] | None, places: int, metric: str) -> Raw:
+    mean = cell(entry, places, interval=False)
+    if entry is None or entry["low"] is None or metric == "seconds":
+        return Raw(f"<b>{mean}</b>")
+    low, high = f"{entry['low']:,.{places}f}", f"{entry['high']:,.{places}f}"
+    return Raw(f"<span><b>{mean}</b> <small>{low} to {high}</small></span>")
+
+
+def comparisons(results: Mapping[str, Any]) -> Raw:
+    """Every paired difference with its verdict."""
+    reported = task_report(results["recipe"])
+    higher = [each.title for each in map(reported.measure, reported.compared) if each.higher]
+    rows = [
+        [
+            _compared(reported.measure(line["metric"])),
+            f"{line['method']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
+            signed(line["difference"], reported.measure(line["metric"]).decimals),
+            _interval(line, reported.measure(line["metric"])),
+            _probability(line["probability_better"]),
+            Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{shown_verdict(results, line)}</span>'),
+        ]
+        for line in results["comparisons"]
+    ]
+    heads = ["score", "difference of", "mean", interval_name(results), "probability better", "verdict"]
+    caption = f"Differences paired by seed and over {reported.items}; below zero is better"
+    return table(heads, rows, "cards", caption + (f", but above it for {' and '.join(higher)}" if higher else ""))
+
+
+def _compared(measure: Metric) -> Raw:
+    aside = "<small>exposure bias cannot move it</small>" if measure.fixed else ""
+    return Raw(f"<span>{escape(measure.title)} {aside}</span>")
+
+
+def _interval(line: Mapping[str, Any], measure: Metric) -> Raw:
+    if line["low"] is None:
+        return Raw("\N{EN DASH}")
+    low, high = (signed(line[end], measure.decimals) for end in ("low", "high"))
+    return Raw(f'<span class="whole">{low} to {high}</span>')
+
+
+def _probability(value: float | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return "> 0.99" if value > 0.99 else "< 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def reading_help(results: Mapping[str, Any]) -> Raw:
+    """What the numbers mean, in a few sentences."""
+    reported = task_report(results["recipe"])
+    lines = [
+        *reported.notes,
+        f"Intervals hold for other seeds and other {reported.items}: variance over seeds, plus that of a bootstrap "
+        f"over the {reported.others}, less what both hold; Student's t with Satterthwaite's degrees of freedom. "
+        "Verdicts are at 5 %, two-sided, adjusted by Holm for the comparisons of one score: an interval that just "
+        "leaves out zero can stay not decided.",
+    ]
+    if len({run["seed"] for run in results["runs"]}) == 1:
+        lines.append(f"With one seed the intervals hold for other {reported.others} only, and nothing is decided.")
+    return Raw("".join(paragraph(line, "note") for line in lines))
+
+
+def costs_section(results: Mapping[str, Any]) -> Raw:
+    """What each arm cost, in training time and decoder passes."""
+    arms = cells(results)
+    base = next((run["label"] for run in results["runs"] if run["method"] == "teacher_forcing"), next(iter(arms)))
+    rows = [
+        [
+            swatch(number, arm),
+            *(part for name in ("seconds", "cpu_seconds", "decoder_passes") for part in _cost(arms, arm, base, name)),
+            cell(metrics.get("updates"), 0, interval=False),
+        ]
+        for number, (arm, metrics) in enumerate(arms.items())
+    ]
+    times = f"\N{MULTIPLICATION SIGN} {base}"
+    heads = ["arm", "seconds", times, "CPU seconds", times, "decoder passes", times, "updates"]
+    caption = "Cost of training a run (evaluation not counted), mean over seeds"
+    return table(heads, rows, "numbers cards", caption)
+
+
+def _cost(arms: Mapping[str, Mapping[str, Any]], arm: str, base: str, metric: str) -> tuple[str, str]:
+    own, other = arms[arm].get(metric), arms[base].get(metric)
+    ratio = f"{own['mean'] / other['mean']:.2f}" if own and other and other["mean"] else "\N{EN DASH}"
+    return cell(own, 0, interval=False), ratio
+
+
+def differing_words(found: Examples, arms: Sequence[str]) -> Raw:
+    """Words that one arm says right and another wrong: how many, and some of them."""
+    counts = table(
+        ["seed", f"only {found.first} right", f"only {found.second} right", "both right", "both wrong"],
+        [[str(t.seed), *(f"{n:,}" for n in (t.only_first, t.only_second, t.both, t.neither))] for t in found.tallies],
+        "numbers",
+        f"Test words, {found.first} against {found.second}",
+    )
+    rows = [
+        [word, " / ".join(references), *(_said(*said[arm]) for arm in arms)] for word, references, said in found.words
+    ]
+    shown = table(
+        ["word", "reference", *arms], rows, "cards words",
+        f"As many words from either side, at even distances from the alphabetical list, seed {found.seed}",
+    )  # fmt: skip
+    told_ = (
+        "Decoded greedily, a word is right exactly where every teacher-forced choice is: which arm is right on which "
+    )
+    told_ += "words shows what else sets them apart, and nothing of exposure bias."
+    return Raw(counts + paragraph(told_, "note") + shown)
+
+
+def said(found: SampleOutputs, arms: Sequence[str]) -> Raw:
+    """What the arms say to some of what they were tested on."""
+    rows = [
+        [_text(source), _text(reference), *(_text(outputs[arm]) for arm in arms)]
+        for source, reference, outputs in found.rows
+    ]
+    caption = f"At even distances from the list, seed {found.seed}; nobody chose them"
+    return table([found.heading, "reference", *arms], rows, "cards words", caption)
+
+
+def _text(text: str) -> Raw:
+    return Raw(f'<span class="text">{escape(text) or "(nothing)"}</span>')
+
+
+def _said(output: str, wrong: bool) -> Raw:
+    text = paragraph(output or "(nothing)")[3:-4]
+    mark = "wrong" if wrong else "right"
+    return Raw(f'<span class="{mark}"><span class="mark">{mark}</span> {text}</span>')
+
+
+def methods_section(results: Mapping[str, Any]) -> Raw:
+    """Each method that took part: formula and where it comes from."""
+    from freerun.methods import METHODS
+
+    parts: list[str] = []
+    for name in dict.fromkeys(run["method"] for run in results["runs"]):
+        cls = METHODS.get(name)
+        if cls is None:
+            continue
+        labels = ", ".join(dict.fromkeys(run["label"] for run in results["runs"] if run["method"] == name))
+        heading = name if labels == name else f"{name} (arm {labels})"
+        summary = paragraph(f"{heading}: {cls.summary}.", "method")
+        formula = Raw(f"<pre>{paragraph(cls.citation.formula)[3:-4]}</pre>")
+        parts += [summary, formula, paragraph(cls.citation.reference, "note")]
+    return Raw("".join(parts))
+
+
+def recipe_section(results: Mapping[str, Any]) -> Raw:
+    """The resolved recipe as TOML."""
+    import tomli_w
+
+    return Raw(f"<pre>{paragraph(tomli_w.dumps(dict(results['recipe'])))[3:-4]}</pre>")
+
+
+def runs_section(results: Mapping[str, Any]) -> Raw:
+    """Every run with its numbers and signature."""
+    reported = task_report(results["recipe"])
+    shown = [each for each in map(reported.measure, reported.compared) if each.side != "gap"]
+    rows = [
+        [
+            f"{run['label']}-{run['seed']}",
+            *(_number(run[each.side].get(each.score), each.decimals) for each in shown),
+            _number(run["seconds"], 0),
+            _number(run["best"].get("step"), 0),
+            Raw(f"<code>{paragraph(_short(run['signature']))[3:-4]}</code>"),
+        ]
+        for run in results["runs"]
+    ]
+    heads = ["run", *(each.heading for each in shown), "seconds", "best after", "signature"]
+    return table(heads, rows, "cards", "Every run (test scores of the weights with the best dev score)")
+
+
+def _number(value: float | None, places: int) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:,.{places}f}"
+
+
+def _short(signature: str) -> str:
+    if len(signature) <= _LONGEST_SIGNATURE:
+        return signature
+    return f"{signature[:_LONGEST_SIGNATURE]}... ({len(signature):,} characters; whole in results.json)"
+
+
+def write(out: Path) -> Path:
+    """Make ``out/report.html`` from a finished comparison; its path.
+
+    One file with style sheet and drawings inside; readable without JavaScript, offline and on paper.
+
+    Args:
+        out: folder of the comparison, with results.json and the runs.
+
+    Raises:
+        UserError: no finished comparison, or a library of the extra ``report`` is missing.
+    """
+    results = read(out)
+    runs = load(results, out)
+    path = out / "report.html"
+    partial = out / "report.html.part"
+    partial.write_text(_page(results, runs, out), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _page(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
+    name = str(results["recipe"].get("name", "comparison"))
+    style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
+    parts = [
+        f'<header><p class="kind">freerun compare</p><h1>{page_escape(name)}</h1>',
+        paragraph(results["verdict"], "verdict"),
+        "</header>",
+        _section("Scores", scores_section(results) + reading_help(results)),
+        _section("Differences", _differences(results)),
+        _section("Forecasts", forecasts(results, out)),
+        _section("Training", comparison_figures.training(runs, task_report(results["recipe"]))),
+        _section("What the histories held", comparison_figures.entries(runs)),
+        _section("Costs", costs_section(results)),
+        _section("Words on which arms differ", _words(results, out)),
+        _section("What the models say", _page_said(results, out)),
+        _section("Methods", methods_section(results)),
+        _section("Runs and data", runs_section(results) + _data(results, runs, out)),
+        _section("Recipe", recipe_section(results)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{page_escape(name)}: comparison</title><style>{style}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{page_escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _differences(results: Mapping[str, Any]) -> str:
+    return comparison_figures.differences(results) + comparisons(results) if results["comparisons"] else ""
+
+
+def _words(results: Mapping[str, Any], out: Path) -> str:
+    line = min(results["comparisons"], key=lambda line: line["control"], default=None)
+    found = examples(results, out, (line["method"], line["baseline"])) if line else None
+    arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
+    return differing_words(found, arms) if found else ""
+
+
+def _page_said(results: Mapping[str, Any], out: Path) -> str:
+    found = sample_outputs(results, out)
+    return said(found, list(dict.fromkeys(run["label"] for run in results["runs"]))) if found else ""
+
+
+def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
+    first = header(runs)
+    reported = task_report(results["recipe"])
+    facts = {
+        reported.examples: first.get("examples"),
+        reported.items: results["test_words"] or None,
+        "data fingerprint": results["runs"][0]["data"],
+        "parameters": first.get("parameters"),
+        **results["runs"][0]["versions"],
+    }
+    entries = "".join(
+        f"<div><dt>{page_escape(name)}</dt><dd>{page_escape(_plain(value))}</dd></div>"
+        for name, value in facts.items()
+        if value is not None
+    )
+    said = "\n".join(data_lines(results, out))
+    return Raw(f"<dl>{entries}</dl>" + (f"<pre>{page_escape(said)}</pre>" if said else ""))
+
+
+def _plain(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,240 @@
+"""The figures of a diagnosis of values, each with its description and its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freerun.report.charts import DASHES, INK, Axes, Band, Line, Panel, arm, chart, panels, ranges
+from freerun.report.page import Raw, figure, grid, line_legend, table
+
+Found = Mapping[str, Any]
+
+
+Values = Sequence[float | None]
+
+
+_ROWS = 12
+
+
+_LEAD = "lead time, steps"
+
+
+_NAMES = {"last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear"}
+
+
+def words(name: str) -> str:
+    """How a forecast without a model is called."""
+    return _NAMES.get(name, name)
+
+
+def by_lead(found: Found) -> Raw:
+    """Errors by lead time in both ways, the signed gap, and growth beside the system's."""
+    entries = [("arm", 0, "teacher-forced"), ("arm", 1, "free-running")]
+    entries += [("arm", number + 2, words(name)) for number, name in enumerate(found["naive"])]
+    if found["growth"]["exponent"]:
+        entries.append(("growth", 0, "exp(\N{GREEK SMALL LETTER LAMDA} t), as any small error grows"))
+    drawn = [_errors(found), _gap(found)]
+    if found["growth"]["ratio"]:
+        drawn.append(_ratio(found))
+    return Raw(line_legend(entries) + grid(drawn))
+
+
+def _errors(found: Found) -> Raw:
+    told, own = found["teacher_forced"], found["free_running"]
+    lines = [
+        Line(_leads(naive["median"]), arm(number + 2), DASHES[(number + 2) % 6], 1.5, 0.9)
+        for number, naive in enumerate(found["naive"].values())
+    ]
+    columns = {"teacher-forced": told["median"], "free-running": own["median"]}
+    columns |= {words(name): naive["median"] for name, naive in found["naive"].items()}
+    grown = _growth_line(found)
+    if grown:
+        lines.append(Line(grown, INK, (1, 3), 1.5))
+    lines += [Line(_leads(told["median"]), arm(0), width=2.25), Line(_leads(own["median"]), arm(1), DASHES[1], 2.25)]
+    bands = [_band(told, arm(0)), _band(own, arm(1))]
+    values = [value for column in columns.values() for value in column if value]
+    values += [value for value in (*told["low"], *own["low"]) if value]
+    axes = Axes(_LEAD, "error, standard deviations", log=True, y_domain=_log_domain(values))
+    said = f"At lead time 1: {_at(columns, 0)}. At {found['horizon']}: {_at(columns, -1)}."
+    text = "Median over windows; bands: quartiles. The scale is logarithmic."
+    return figure("Error", chart(lines, axes, bands), (text, said), numbers(columns))
+
+
+def _growth_line(found: Found) -> list[tuple[float, float]]:
+    exponent, begin = found["growth"]["exponent"], found["free_running"]["median"][0]
+    if not exponent or not begin:
+        return []
+    return [(t + 1.0, begin * math.exp(exponent * t)) for t in range(found["horizon"])]
+
+
+def _log_domain(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.1), max(values, default=1.0)
+    # beyond a hundred standard deviations there is nothing more to read
+    high = min(max(high, low * 1.5), 100.0) if low < 100 else high
+    return max(low, high * 1e-6) / 1.15, high * 1.15
+
+
+def _gap(found: Found) -> Raw:
+    gap = found["gap_by_lead"]
+    axes = Axes(_LEAD, "free-running \N{MINUS SIGN} teacher-forced", zero=0.0, y_domain=_domain(gap))
+    columns = {"gap": gap}
+    text = "Difference of the medians. Above zero free running is worse."
+    said = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
+    return figure("Signed gap", chart([Line(_leads(gap), arm(1), width=2.25)], axes), (text, said), numbers(columns))
+
+
+def _ratio(found: Found) -> Raw:
+    ratio = found["growth"]["ratio"]
+    columns = {"ratio": ratio}
+    values = [value for value in ratio if value]
+    axes = Axes(_LEAD, "ratio", log=True, zero=1.0, y_domain=_log_domain([*values, 1.0]))
+    title = "Growth beside exp(\N{GREEK SMALL LETTER LAMDA} t)"
+    text = "error(t) / (error(1) exp(\N{GREEK SMALL LETTER LAMDA}(t \N{MINUS SIGN} 1))); 1 is a perfect model's growth."
+    said = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
+    return figure(title, chart([Line(_leads(ratio), arm(1), width=2.25)], axes), (text, said), numbers(columns))
+
+
+def fans(found: Found) -> Raw:
+    """Windows whole: gold, told gold and running freely, a panel for each channel."""
+    if not found["fans"]:
+        return Raw("")
+    entries = [("gold", 0, "gold"), ("arm", 0, "teacher-forced, one step ahead"), ("arm", 1, "free-running")]
+    if found["fans"][0]["bands"]:
+        entries.append(("band", 1, "sampled free runs, 50 % and 90 %"))
+    shown = len(found["fans"][0]["gold"][0])
+    more = len(found["channels"]) - shown
+    note = f" The first {shown} of {shown + more} channels." if more > 0 else ""
+    text = f"Windows at even distances; nobody chose them. In the units of the data.{note}"
+    drawn = [_fan(each, found["channels"], ranges(found["fans"])) for each in found["fans"]]
+    return Raw(f'<p class="note">{text}</p>' + line_legend(entries) + grid(drawn))
+
+
+def _fan(each: Found, channels: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:
+    shown = len(domains)
+    drawn = [_panel(each, channel, channels[channel], domains[channel]) for channel in range(shown)]
+    gone = each["diverged_at"]
+    text = f"The free run escapes at lead time {gone}." if gone else ""
+    columns = {
+        f"{name}{f', {channels[channel]}' if shown > 1 else ''}": [row[channel] for row in each[part]]
+        for channel in range(shown)
+        for name, part in (("gold", "gold"), ("teacher-forced", "forced"), ("free-running", "free"))
+    }
+    said = f"At the last step: {_at(columns, -1)}. {text}"
+    return figure(f"Window {each['window']:,}", panels(drawn), (text, said), numbers(columns))
+
+
+def _panel(each: Found, channel: int, name: str, domain: tuple[float, float]) -> Panel:
+    def points(part: str, begin: int) -> list[tuple[float, float]]:
+        return [(begin + n, _float(row[channel])) for n, row in enumerate(each[part])]
+
+    past, gold = points("past", 1 - len(each["past"])), points("gold", 1)
+    bands = dict(each["bands"])
+    drawn: list[Band] = []
+    for low, high in ((0.05, 0.95), (0.25, 0.75)):
+        if low in bands and high in bands:
+            pairs = zip(bands[low], bands[high], strict=True)
+            rows = [(n + 1.0, _float(a[channel]), _float(b[channel])) for n, (a, b) in enumerate(pairs)]
+            drawn.append(Band(rows, arm(1), 0.18))
+    lines = [
+        Line([*past, gold[0]], INK, width=1.25, opacity=0.55),
+        Line(gold, INK, width=2),
+        Line(points("forced", 1), arm(0), DASHES[0], 1.5),
+        Line(points("free", 1), arm(1), DASHES[1], 2.25),
+    ]
+    begin, end = 1.0 - len(past), float(len(gold))
+    axes = Axes("steps from the last known value", name, x_domain=(begin, end), y_domain=domain, begin=0.0)
+    return Panel(lines, drawn, axes)
+
+
+def climate(found: Found) -> Raw:
+    """Spectra, and states in a plane."""
+    measured = found["climate"]
+    frequencies, (gold, own) = measured["frequencies"], measured["powers"]
+    lines = [
+        Line(list(zip(frequencies, map(_float, gold), strict=True)), INK, width=2),
+        Line(list(zip(frequencies, map(_float, own), strict=True)), arm(1), DASHES[1], 2),
+    ]
+    values = [value for value in (*gold, *own) if value]
+    axes = Axes("frequency, cycles a step", "share of the power", log=True, y_domain=_floor(values))
+    peak = [frequencies[max(range(len(power)), key=lambda n: power[n] or 0.0)] for power in (gold, own)]
+    said = f"The largest share of gold lies at {peak[0]:.3g} cycles a step, that of the free run at {peak[1]:.3g}."
+    listed = numbers({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
+    text = f"Smoothed over {measured['smoothing']:.3g} frequencies; where 99.9 % of gold's power lies."
+    drawn = [figure("Power spectrum", chart(lines, axes), (text, said), listed), _states(measured)]
+    return Raw(line_legend([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
+
+
+def _floor(values: Sequence[float]) -> tuple[float, float]:
+    high = max(values)
+    return max(min(values), high * 1e-5), high * 1.3
+
+
+def _states(measured: Found) -> Raw:
+    gold, own = measured["points"]
+    every = [*gold, *own]
+    x, y = (_domain([point[axis] for point in every]) for axis in (0, 1))
+    first, second = measured["axes"]
+    shown = [
+        Panel(
+            [Line([(a, b) for a, b in points], colour, width=0.8, opacity=0.8)],
+            (),
+            Axes(first, title, x_domain=x, y_domain=y),
+        )
+        for points, colour, title in ((gold, INK, second), (own, arm(1), ""))
+    ]
+    spans = [
+        [f"{min(p[axis] for p in points):.3g} to {max(p[axis] for p in points):.3g}" for axis in (0, 1)]
+        for points in (gold, own)
+    ]
+    ranges = table(["", first, second], [["gold, range", *spans[0]], ["free run, range", *spans[1]]], "numbers")
+    text = f"The last {len(own):,} states. Left: gold. Right: the free run."
+    said = f"{first}: gold {spans[0][0]}, free run {spans[1][0]}. {second}: gold {spans[0][1]}, free run {spans[1][1]}."
+    return figure("States", panels(shown, across=True), (text, said), ranges)
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _leads(values: Values) -> list[tuple[float, float]]:
+    return [(n + 1.0, _float(value)) for n, value in enumerate(values)]
+
+
+def _band(side: Found, colour: str) -> Band:
+    # an infinite quartile reaches to the edge
+    rows = [
+        (n + 1.0, low, math.inf if high is None else high)
+        for n, (low, high) in enumerate(zip(side["low"], side["high"], strict=True))
+        if low is not None
+    ]
+    return Band(rows, colour)
+
+
+def _domain(values: Values) -> tuple[float, float] | None:
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    low, high = min(0.0, *there) if len(there) > 1 else min(0.0, there[0]), max(there)
+    room = 0.06 * ((high - low) or 1.0)
+    return min(there) - room if min(there) < 0 else -room, high + room
+
+
+def _at(columns: Mapping[str, Values], place: int) -> str:
+    return ", ".join(f"{name} {_shown(values[place])}" for name, values in columns.items())
+
+
+def _shown(value: float | None) -> str:
+    return "\N{INFINITY}" if value is None else f"{value:.4g}"
+
+
+def numbers(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | None = None) -> Raw:
+    """At most a dozen rows, at even distances, the last one among them."""
+    length = len(next(iter(columns.values())))
+    name, names = first or ("lead time", [str(n + 1) for n in range(length)])
+    kept = list(range(0, length, max(1, -(-length // _ROWS))))
+    if kept[-1] != length - 1:
+        kept.append(length - 1)
+    rows = [[names[n], *(_shown(values[n]) for values in columns.values())] for n in kept]
+    return table([name, *columns], rows, "numbers")

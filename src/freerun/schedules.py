@@ -1,0 +1,559 @@
+"""Schedules: a step of the training in, a number out; pure, frozen, printable, comparable.
+
+>>> from freerun import schedules
+>>> schedules.linear(start=1.0, end=0.5, steps=100)
+linear(start=1.0, end=0.5, steps=100)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from freerun.arguments import Arguments, is_number
+from freerun.errors import UserError, whole
+from freerun.types import step_number
+
+__all__ = [
+    "SCHEDULES", "Constant", "Cosine", "Exponential", "InverseSigmoid", "Join", "Linear", "Piecewise",
+    "Schedule", "Table", "constant", "cosine", "exponential", "extremes", "inverse_sigmoid", "join", "linear",
+    "moves", "piecewise", "table", "value_at",
+]  # fmt: skip
+
+UNITS = ("step", "sample", "epoch")
+
+
+_EVERY_STEP = 20_000  # up to here a run is looked at step by step
+
+
+@dataclass(frozen=True, repr=False)
+class Schedule(Arguments):
+    """A number for every step: ``max(floor, at(position))``, the position counted in ``unit``.
+
+    Args:
+        floor: the value is never below it; None: no floor.
+        unit: what is counted: "step" (optimizer steps), "sample" or "epoch"; the last two need a ``Step``
+            that carries them, as the training loop passes.
+
+    Raises:
+        UserError: at construction for arguments out of range, all at once; at a call for a negative step, or
+            one that does not carry the unit.
+
+    To write another: a frozen dataclass with ``at(position) -> float``.
+    """
+
+    name: ClassVar[str] = "schedule"
+    formula: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+
+    _: KW_ONLY
+    floor: float | None = None
+    unit: str = "step"
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            # the repr is a signature: equal schedules print alike, so lengths are int where they can be
+            number = _length if each.name in ("steps", "boundaries") else float
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, each.name, tuple(number(v) if is_number(v) else v for v in value))
+            elif is_number(value):
+                object.__setattr__(self, each.name, number(value))
+        problems = [*self._common_problems(), *self.problems()]
+        if problems:
+            raise UserError([f"{self.name}: {problem}" for problem in problems])
+
+    def _common_problems(self) -> Iterable[str]:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            optional = each.type == "float | None" and value is None
+            if each.type in ("float", "float | None") and not optional and not is_number(value):
+                yield f"{each.name} must be a finite number; got {value!r}"
+        if self.unit not in UNITS:
+            yield f"unit must be one of {', '.join(UNITS)}; got {self.unit!r}"
+
+    def problems(self) -> Iterable[str]:
+        """What is wrong with the arguments of this schedule, a line each."""
+        return ()
+
+    def at(self, position: float) -> float:
+        """The value at a position >= 0 counted in the schedule's unit, before the floor."""
+        raise NotImplementedError(f"{type(self).__name__} must define at(position)")
+
+    def knots(self) -> Sequence[float]:
+        """Positions between which the schedule only rises or only falls."""
+        return ()
+
+    def above_floor(self, position: float) -> float:
+        """The value at a position counted in the schedule's unit."""
+        value = self.at(position)
+        return value if self.floor is None else max(self.floor, value)
+
+    def __call__(self, step: int) -> float:
+        """The value at a step.
+
+        Raises:
+            UserError: a step that is no whole number from 0 on, or does not carry the schedule's unit.
+        """
+        return self.above_floor(_position(step, self.unit))
+
+    def __repr__(self) -> str:
+        shown = {"floor": None, "unit": "step", "interpolate": "linear"}
+        parts = [each.name for each in fields(self) if each.name not in shown]
+        parts += [name for name, usual in shown.items() if getattr(self, name, usual) != usual]
+        return f"{self.name}({', '.join(f'{part}={getattr(self, part)!r}' for part in parts)})"
+
+
+def positive(name: str, value: float) -> Iterable[str]:
+    """A problem where a length is not above 0."""
+    if is_number(value) and not value > 0:
+        yield f"{name} must be above 0; got {value}"
+
+
+def _length(value: float) -> float:
+    return int(value) if value == int(value) else float(value)
+
+
+def _position(step: int, unit: str) -> float:
+    if whole(step) is None:
+        step_number(step)  # which says what a step is
+    found = whole(step) if unit == "step" else getattr(step, unit, None)
+    if found is None:
+        raise UserError(
+            f"the schedule counts {unit}s, but the step {int(step)} does not say which {unit} it is: pass"
+            f" types.Step({int(step)}, {unit}=...), or use unit='step'"
+        )
+    if not found >= 0:
+        raise UserError(f"a schedule is asked from {unit} 0 on; got {found}")
+    return float(found)
+
+
+@dataclass(frozen=True, repr=False)
+class Shaped(Schedule):
+    """``end + (start - end) * shape(position)``: falling where start > end, rising where start < end."""
+
+    _: KW_ONLY
+    start: float = 1.0
+    end: float = 0.0
+
+    def shape(self, position: float) -> float:
+        """From 1 (or a little less) to 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define shape(position)")
+
+    def at(self, position: float) -> float:
+        """end + (start - end) * shape(position), never outside [start, end] by rounding."""
+        share = self.shape(position)
+        value = self.start if share == 1.0 else self.end + (self.start - self.end) * share
+        return min(max(value, min(self.start, self.end)), max(self.start, self.end))
+
+
+def value_at(x: float | Callable[[int], float], step: int) -> float:
+    """A plain number as it is; a schedule's value at the step.
+
+    >>> value_at(0.5, 3), value_at(lambda step: step / 10, 3)
+    (0.5, 0.3)
+    """
+    return float(x(step)) if callable(x) else float(x)
+
+
+def _asked(schedule: Callable[[int], float], steps: int) -> tuple[Callable[[Any], float], Iterable[float]]:
+    """How to ask, and the positions of a run that have to be asked."""
+    if not isinstance(schedule, Schedule):
+        return schedule, range(steps) if steps <= _EVERY_STEP else _spread(steps)
+    last = steps - 1 if schedule.unit == "step" else getattr(steps, schedule.unit, None)
+    near = {0.0, math.inf if last is None else float(last)}
+    for knot in schedule.knots():
+        near |= {
+            math.floor(knot) - 1.0,
+            float(math.floor(knot)),
+            float(math.ceil(knot)),
+            math.ceil(knot) + 1.0,
+        }
+    inside = {position for position in near if 0 <= position <= max(near if last is None else (last,))}
+    if last is not None and schedule.unit == "step":
+        inside |= {float(x) for x in (range(steps) if steps <= _EVERY_STEP else _spread(steps))}
+    return schedule.above_floor, sorted(inside)
+
+
+def _spread(steps: int) -> Iterable[int]:
+    return (i * (steps - 1) // (_EVERY_STEP - 1) for i in range(_EVERY_STEP))
+
+
+def extremes(x: float | Callable[[int], float], steps: int) -> tuple[float, float, float, float]:
+    """Where a parameter goes within a run: (lowest value, its step, highest value, its step).
+
+    Every step of 0..steps-1 is asked up to 20,000 steps; beyond that an even grid and all knots, which is
+    exact for the schedules here, as they only rise or only fall in between.
+
+    Args:
+        x: a number, a schedule, or any callable from step to number.
+        steps: length of the run. For a schedule counting samples or epochs, a ``Step`` carrying the run's
+            length in that unit; without it the schedule's whole life counts, and positions may be ``inf``.
+
+    Raises:
+        UserError: for fewer than one step.
+
+    >>> from freerun.schedules import linear
+    >>> extremes(linear(start=1.0, end=0.5, steps=100), 51)
+    (0.75, 50, 1.0, 0)
+    """
+    if whole(steps) is None or steps < 1:
+        raise UserError(f"a run has at least one step; got {steps!r}")
+    if not callable(x):
+        return float(x), 0, float(x), 0
+    ask, positions = _asked(x, steps)
+    try:
+        values = [(float(ask(position)), position) for position in positions]
+    except TypeError as error:
+        raise UserError(f"{x!r} gives no number at every step ({error})") from error
+    low = min(values, key=lambda pair: pair[0])
+    high = max(values, key=lambda pair: pair[0])
+    return low[0], _plain(low[1]), high[0], _plain(high[1])
+
+
+def _plain(position: float) -> float:
+    return int(position) if math.isfinite(position) and position == int(position) else position
+
+
+def moves(x: float | Callable[[int], float], steps: int) -> bool:
+    """Whether a parameter changes within a run of so many steps.
+
+    >>> from freerun.schedules import linear
+    >>> moves(linear(start=1.0, end=1.0, steps=100), 50), moves(0.5, 50)
+    (False, False)
+    """
+    low, _, high, _ = extremes(x, steps)
+    return low != high
+
+
+BENGIO = "Bengio et al. 2015, Scheduled Sampling (arXiv:1506.03099)"
+
+
+def _sigmoid(x: float) -> float:
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    return math.exp(x) / (1.0 + math.exp(x))
+
+
+@dataclass(frozen=True, repr=False)
+class Constant(Schedule):
+    """The same value always: ``value``.
+
+    >>> Constant(0.75)(10)
+    0.75
+    """
+
+    name: ClassVar[str] = "constant"
+    formula: ClassVar[str] = "value"
+    summary: ClassVar[str] = "the same value at every step"
+
+    value: float
+
+    def at(self, position: float) -> float:
+        """value."""
+        return self.value
+
+
+@dataclass(frozen=True, repr=False)
+class Linear(Shaped):
+    """Straight from start to end in ``steps``, then end: ``shape(s) = max(0, 1 - s / steps)``.
+
+    Bengio's ``max(eps_min, k - c s)`` is ``linear(start=k, end=0, steps=k / c, floor=eps_min)``.
+
+    >>> [Linear(start=1.0, end=0.5, steps=100)(s) for s in (0, 50, 100, 1000)]
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    name: ClassVar[str] = "linear"
+    formula: ClassVar[str] = "end + (start - end) * max(0, 1 - s / steps)"
+    reference: ClassVar[str] = BENGIO
+    summary: ClassVar[str] = "straight from start to end within steps"
+
+    _: KW_ONLY
+    steps: float
+
+    def problems(self) -> Iterable[str]:
+        """Steps must be above 0."""
+        return positive("steps", self.steps)
+
+    def shape(self, position: float) -> float:
+        """max(0, 1 - s / steps)."""
+        return max(0.0, 1.0 - position / self.steps)
+
+    def knots(self) -> Sequence[float]:
+        """Where it ends."""
+        return (self.steps,)
+
+
+@dataclass(frozen=True, repr=False)
+class Cosine(Shaped):
+    """Half a cosine from start to end in ``steps``: ``shape(s) = (1 + cos(pi min(1, s / steps))) / 2``.
+
+    >>> [round(Cosine(steps=100)(s), 3) for s in (0, 50, 100, 1000)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+
+    name: ClassVar[str] = "cosine"
+    formula: ClassVar[str] = "end + (start - end) * (1 + cos(pi * min(1, s / steps))) / 2"
+    summary: ClassVar[str] = "slow at both ends, within steps"
+
+    _: KW_ONLY
+    steps: float
+
+    def problems(self) -> Iterable[str]:
+        """Steps must be above 0."""
+        return positive("steps", self.steps)
+
+    def shape(self, position: float) -> float:
+        """(1 + cos(pi min(1, s / steps))) / 2."""
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, position / self.steps)))
+
+    def knots(self) -> Sequence[float]:
+        """Where it ends."""
+        return (self.steps,)
+
+
+@dataclass(frozen=True, repr=False)
+class Exponential(Shaped):
+    """``shape(s) = k ** s`` with 0 < k < 1; half of it is gone after ln 2 / -ln k.
+
+    >>> Exponential(k=0.5)(3)
+    0.125
+    """
+
+    name: ClassVar[str] = "exponential"
+    formula: ClassVar[str] = "end + (start - end) * k ** s"
+    reference: ClassVar[str] = BENGIO
+    summary: ClassVar[str] = "fast at first, never quite at end"
+
+    k: float
+
+    def problems(self) -> Iterable[str]:
+        """0 < k < 1."""
+        if is_number(self.k) and not 0 < self.k < 1:
+            yield f"k must lie strictly between 0 and 1 (the value is k ** s); got {self.k}"
+
+    def shape(self, position: float) -> float:
+        """k ** s."""
+        return self.k**position
+
+
+@dataclass(frozen=True, repr=False)
+class InverseSigmoid(Shaped):
+    """``shape(s) = k / (k + exp(s / k))`` with k >= 1: begins at k / (k + 1), not 1; 1/2 at s = k ln k.
+
+    Computed as sigmoid(ln k - s / k), which does not overflow.
+
+    >>> round(InverseSigmoid(k=10)(0), 4), round(InverseSigmoid(k=10)(23), 2), InverseSigmoid(k=10)(10**9)
+    (0.9091, 0.5, 0.0)
+    """
+
+    name: ClassVar[str] = "inverse_sigmoid"
+    formula: ClassVar[str] = "end + (start - end) * k / (k + exp(s / k))"
+    reference: ClassVar[str] = BENGIO
+    summary: ClassVar[str] = "stays near start, then falls; half way at k ln k"
+
+    k: float
+
+    def problems(self) -> Iterable[str]:
+        """K >= 1."""
+        if is_number(self.k) and not self.k >= 1:
+            yield f"k must be at least 1 (about half way at s = k ln k); got {self.k}"
+
+    def shape(self, position: float) -> float:
+        """sigmoid(ln k - s / k)."""
+        return _sigmoid(math.log(self.k) - position / self.k)
+
+
+def _rising(name: str, values: object, *, lowest: float = 0) -> Iterable[str]:
+    if not isinstance(values, tuple) or not all(is_number(value) for value in values):
+        yield f"{name} must be numbers; got {values!r}"
+    elif any(b <= a for a, b in pairwise(values)) or any(value < lowest for value in values):
+        yield f"{name} must rise from {lowest} on, none twice; got {values}"
+
+
+def _numbers(name: str, values: object) -> Iterable[str]:
+    if not isinstance(values, tuple) or not values:
+        yield f"{name} must be one or more numbers; got {values!r}"
+    else:
+        wrong = [(i, value) for i, value in enumerate(values) if not is_number(value)]
+        if wrong:
+            shown = ", ".join(f"[{i}] = {value!r}" for i, value in wrong[:3])
+            yield f"{name} must be finite numbers; {len(wrong)} of {len(values)} are not: {shown}"
+
+
+@dataclass(frozen=True, repr=False)
+class Piecewise(Schedule):
+    """Through given values at given steps; before the first and after the last it stays.
+
+    Args:
+        steps: positions, rising.
+        values: one at each.
+        interpolate: "linear" (straight lines) or "constant" (a value holds until the next position).
+
+    >>> [Piecewise(steps=(0, 100), values=(1.0, 0.5))(s) for s in (0, 50, 200)]
+    [1.0, 0.75, 0.5]
+    >>> Piecewise(steps=(0, 100), values=(1.0, 0.5), interpolate="constant")(99)
+    1.0
+    """
+
+    name: ClassVar[str] = "piecewise"
+    formula: ClassVar[str] = "through values[i] at steps[i], straight or constant in between"
+    summary: ClassVar[str] = "through given values at given steps"
+
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+    interpolate: str = "linear"
+
+    def problems(self) -> Iterable[str]:
+        """Steps must rise, and have a value each."""
+        yield from _rising("steps", self.steps)
+        yield from _numbers("values", self.values)
+        both = isinstance(self.steps, tuple) and isinstance(self.values, tuple)
+        if both and len(self.steps) != len(self.values):
+            yield f"steps and values must be equally many; got {len(self.steps)} and {len(self.values)}"
+        if self.interpolate not in ("linear", "constant"):
+            yield f"interpolate must be 'linear' or 'constant'; got {self.interpolate!r}"
+
+    def at(self, position: float) -> float:
+        """The value between the two positions around it."""
+        reached = sum(step <= position for step in self.steps)
+        if reached == 0:
+            return self.values[0]
+        if reached == len(self.steps) or self.interpolate == "constant":
+            return self.values[reached - 1]
+        left, right = self.steps[reached - 1 : reached + 1]
+        a, b = self.values[reached - 1 : reached + 1]
+        share = (position - left) / (right - left)
+        return min(max(a + (b - a) * share, min(a, b)), max(a, b))
+
+    def knots(self) -> Sequence[float]:
+        """The positions given."""
+        return self.steps
+
+
+@dataclass(frozen=True, repr=False)
+class Join(Schedule):
+    """One schedule after another, each asked from its own beginning: ``schedules[i](s - boundaries[i - 1])``.
+
+    Args:
+        schedules: two or more, all counting in the same unit as the join.
+        boundaries: where the second, third, ... begins; one fewer than the schedules, rising, above 0.
+
+    >>> from freerun.schedules import constant, linear
+    >>> warm = Join(schedules=(constant(1.0), linear(steps=10)), boundaries=(100,))
+    >>> [warm(s) for s in (0, 99, 100, 105)]
+    [1.0, 1.0, 1.0, 0.5]
+    """
+
+    name: ClassVar[str] = "join"
+    formula: ClassVar[str] = "schedules[i](s - boundaries[i - 1])"
+    summary: ClassVar[str] = "one schedule after another"
+
+    schedules: tuple[Schedule, ...]
+    boundaries: tuple[float, ...]
+
+    def problems(self) -> Iterable[str]:
+        """Schedules of one unit, and a boundary between each two."""
+        parts = self.schedules if isinstance(self.schedules, tuple) else ()
+        if len(parts) < 2 or not all(isinstance(part, Schedule) for part in parts):
+            yield f"schedules must be two or more schedules; got {self.schedules!r}"
+        for i, part in enumerate(parts):
+            if isinstance(part, Schedule) and part.unit != self.unit:
+                yield f"schedules[{i}] counts {part.unit}s, the join {self.unit}s: give both the same unit"
+        yield from _rising("boundaries", self.boundaries)
+        if isinstance(self.boundaries, tuple):
+            need, got = max(len(parts) - 1, 1), len(self.boundaries)
+            if need != got:
+                yield f"{len(parts)} schedules need {need} boundaries; got {got}"
+            if self.boundaries[:1] == (0,):
+                yield "boundaries must be above 0: at 0 the first schedule would never be asked"
+
+    def at(self, position: float) -> float:
+        """The value of the schedule whose turn it is, counted from its boundary."""
+        turn = sum(boundary <= position for boundary in self.boundaries)
+        begun = self.boundaries[turn - 1] if turn else 0
+        return self.schedules[turn].above_floor(position - begun)
+
+    def knots(self) -> Sequence[float]:
+        """The boundaries, and the knots of each schedule moved to its boundary."""
+        found: list[float] = list(self.boundaries)
+        for begun, part in zip((0, *self.boundaries), self.schedules, strict=True):
+            found += [begun + knot for knot in part.knots()]
+        return found
+
+
+@dataclass(frozen=True, repr=False)
+class Table(Schedule):
+    """``values[s]``, and the last one ever after: a rate measured in another run, for instance.
+
+    >>> rates = Table(values=(0.5, 0.25))
+    >>> rates(0), rates(1), rates(7), rates
+    (0.5, 0.25, 0.25, table(n=2, sha=9543aca8))
+    """
+
+    name: ClassVar[str] = "table"
+    formula: ClassVar[str] = "values[min(s, n - 1)]"
+    summary: ClassVar[str] = "a value for each step, e.g. measured in another run"
+
+    values: tuple[float, ...]
+
+    def problems(self) -> Iterable[str]:
+        """At least one value, all finite."""
+        return _numbers("values", self.values)
+
+    def at(self, position: float) -> float:
+        """The value at the whole position, the last one beyond the end."""
+        return self.values[int(min(position, len(self.values) - 1))]
+
+    def knots(self) -> Sequence[float]:
+        """Every position."""
+        return range(len(self.values))
+
+    def __repr__(self) -> str:
+        digest = hashlib.sha256(struct.pack(f"<{len(self.values)}d", *self.values)).hexdigest()[:8]
+        extra = [f"floor={self.floor!r}"] if self.floor is not None else []
+        extra += [f"unit={self.unit!r}"] if self.unit != "step" else []
+        return f"table({', '.join([f'n={len(self.values)}', f'sha={digest}', *extra])})"
+
+
+constant = Constant
+
+
+linear = Linear
+
+
+exponential = Exponential
+
+
+inverse_sigmoid = InverseSigmoid
+
+
+cosine = Cosine
+
+
+piecewise = Piecewise
+
+
+join = Join
+
+
+table = Table
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "exponential": Exponential,
+    "inverse_sigmoid": InverseSigmoid,
+    "cosine": Cosine,
+    "piecewise": Piecewise,
+    "join": Join,
+    "table": Table,
+}

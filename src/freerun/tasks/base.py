@@ -1,0 +1,286 @@
+"""What the loop asks of a task and of a method, and how two evaluations are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from torch import Tensor
+from torch.nn import Module
+
+from freerun.arguments import brief
+from freerun.batch import Batch
+from freerun.data.files import DataFile
+from freerun.errors import UserError
+from freerun.types import Outcome
+
+if TYPE_CHECKING:
+    from freerun.metrics.table import TaskReport
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's scores on a split, fed gold and running freely.
+
+    Args:
+        teacher_forced: metric -> value, the model told the gold history.
+        free_running: metric -> value, the model told its own outputs.
+        items: one JSON-able record per item, for paired comparisons.
+        curves: name -> numbers by lead time, for tasks that have them.
+        shown: a few items whole, for figures.
+    """
+
+    __repr__ = brief
+
+    teacher_forced: Mapping[str, float]
+    free_running: Mapping[str, float]
+    items: list[dict[str, Any]] = field(default_factory=list)
+    curves: Mapping[str, list[float]] = field(default_factory=dict[str, list[float]])
+    shown: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+class Task(Protocol):
+    """Data to train on and a way to score a model.
+
+    ``lengths[i]`` is the length of training example i in positions; ``batch(indices, rows)`` the batch of these
+    examples with their numbers in the update's global batch; ``evaluate`` scores a model on ``"dev"`` or
+    ``"test"``; ``describe()`` is JSON-able, saved beside the weights (vocabularies and what else a user of
+    them needs); ``fingerprint`` names the data.
+    """
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def batch(self, indices: list[int], rows: Tensor) -> Batch: ...
+    def evaluate(self, model: Module, split: str) -> Evaluation: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+D = TypeVar("D")
+
+
+S = TypeVar("S")
+
+
+class DataTask(Generic[D, S]):
+    """Data to train on, and settings of how a model is scored on them: a ``Task`` but for ``evaluate``.
+
+    Args:
+        data: has ``lengths``, ``fingerprint``, ``codec``, ``batch(indices, rows)`` and ``header()``.
+        settings: of the evaluation.
+    """
+
+    __repr__ = brief
+
+    def __init__(self, data: D, settings: S) -> None:
+        self.data = data
+        self.settings = settings
+        self._given: Any = data
+
+    @property
+    def lengths(self) -> list[int]:
+        """Length of every training example, in positions."""
+        return self._given.lengths
+
+    @property
+    def fingerprint(self) -> str:
+        """The data's."""
+        return self._given.fingerprint
+
+    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
+        """The training batch of some examples; see the data's ``batch``."""
+        return self._given.batch(indices, rows)
+
+    def describe(self) -> dict[str, Any]:
+        """What a user of the trained model needs: see the codec's ``describe``."""
+        return self._given.codec.describe()
+
+    def header(self) -> list[str]:
+        """What the data are, in lines."""
+        return self._given.header()
+
+
+class Method(Protocol):
+    """The part of a training method that the loop uses."""
+
+    @property
+    def name(self) -> str: ...
+    def run(self, model: Any, batch: Batch, step: int, key: int = 0) -> Outcome: ...
+
+
+def full_score_name(select: str) -> str:
+    """The score a ``select`` means, with its side.
+
+    >>> full_name("per"), full_name("teacher_forced_loss")
+    ('free_running_per', 'teacher_forced_loss')
+    """
+    return select if select.startswith(("free_running_", "teacher_forced_")) else f"free_running_{select}"
+
+
+def selected_score(evaluation: Evaluation, select: str) -> float:
+    """The score that ``select`` names; a bare metric is a free-running one.
+
+    Raises:
+        UserError: there is no such score.
+
+    >>> selected_score(Evaluation({"loss": 0.5}, {"per": 7.0}), "per")
+    7.0
+    >>> selected_score(Evaluation({"loss": 0.5}, {"per": 7.0}), "teacher_forced_loss")
+    0.5
+    """
+    scores = {f"free_running_{name}": value for name, value in evaluation.free_running.items()}
+    scores |= {f"teacher_forced_{name}": value for name, value in evaluation.teacher_forced.items()}
+    name = full_score_name(select)
+    if name not in scores:
+        raise UserError(f"select = {select!r} names no score of this task; there are: {', '.join(sorted(scores))}")
+    return float(scores[name])
+
+
+class RecipeTask(Protocol):
+    """A ``Task`` of the training loop that also says what its data are, line by line."""
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def batch(self, indices: list[int], rows: Tensor) -> Batch: ...
+    def evaluate(self, model: Module, split: str) -> Evaluation: ...
+    def describe(self) -> dict[str, Any]: ...
+    def header(self) -> list[str]: ...
+
+
+class TaskKind(Protocol):
+    """What a kind of task brings with it; nothing heavy is imported before a method is called."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Kinds of model that fit; the first is the usual one."""
+        ...
+
+    @property
+    def evaluate(self) -> type[Any]:
+        """Its ``[evaluate]`` section."""
+        ...
+
+    @property
+    def select(self) -> str:
+        """The dev score that the best weights are chosen by, where a recipe does not say."""
+        ...
+
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """What ``train.select`` may name: the scores of an evaluation of which more, or less, is always better."""
+        ...
+
+    @property
+    def aligned(self) -> bool:
+        """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
+        ...
+
+    @property
+    def needs_training_data(self) -> bool:
+        """Whether a score on any file asks for the data that the run was trained on, too."""
+        ...
+
+    def reported(self) -> TaskReport:
+        """Which scores are compared, and how they are called."""
+        ...
+
+    @property
+    def values(self) -> bool:
+        """Whether its targets are real values, not ids."""
+        ...
+
+    @property
+    def tables(self) -> bool:
+        """Whether what it answers is a table, a file of its own, and not a line."""
+        ...
+
+    def load(self, settings: Any, model: Any) -> Any:
+        """The data of a ``[data]`` section, in the shape that the model of a ``[model]`` section reads."""
+        ...
+
+    def make(self, data: Any, settings: Any, items: int | None) -> RecipeTask:
+        """The task of the training loop: ``settings`` is the ``[evaluate]`` section, ``items`` are scored of dev."""
+        ...
+
+    def sizes(self, data: Any) -> tuple[int, ...]:
+        """Vocabulary sizes, or numbers of channels: the first arguments of a model's class."""
+        ...
+
+    def positions(self, data: Any, settings: Any) -> tuple[int, str]:
+        """How many positions a model that has so many and no more needs for the data, and what needs them, in words.
+
+        ``settings`` is the ``[evaluate]`` section.
+        """
+        ...
+
+    def frequencies(self, data: Any) -> tuple[float, ...]:
+        """How often each target symbol stands in the training targets; () where there are no symbols."""
+        ...
+
+    def codec(self, description: Mapping[str, Any]) -> Any:
+        """What ``Task.describe`` told of, from a saved model."""
+        ...
+
+    def score(
+        self, model: Module, codec: Any, settings: Any, data: Any, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """Scores on a file or on the own test split, and what they were taken on, for people to read."""
+        ...
+
+    def answer(
+        self, model: Module, codec: Any, settings: Any, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        """What the model says to each line of an input, running freely: a line each.
+
+        Where ``tables`` is true the one line is the path of a table, and the answer is a table too.
+        """
+        ...
+
+    def trial_batch(self, codec: Any, rows: int) -> Batch:
+        """A small made-up batch of its symbols, of different lengths, to try a model on."""
+        ...
+
+
+_OWN_LOSS = {"gaussian": "gaussian_nll", "student_t": "student_t_nll", "quantiles": "pinball"}
+"""The loss of each distribution that a model may say of a value."""
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What a method must know of data and model.
+
+    Args:
+        values: whether the targets are real values, not ids.
+        head: what the model says of a value: "point", or a distribution.
+    """
+
+    values: bool = False
+    head: str = "point"
+    __repr__ = brief
+
+    @property
+    def objectives(self) -> list[str]:
+        """The losses that fit, beside "auto"."""
+        from freerun.objectives import OBJECTIVES
+
+        if not self.values:
+            return [name for name in OBJECTIVES if name not in ("mse", *_OWN_LOSS.values())]
+        return ["mse"] if self.head == "point" else [_OWN_LOSS[self.head]]
+
+    def settled(self, cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments with what a model that says a distribution needs: its own loss, and its mean fed back."""
+        if self.head == "point":
+            return dict(given)
+        from freerun.draws import DRAWS
+
+        known = cls.__dataclass_fields__
+        settled = dict(given)
+        if "objective" in known and settled.get("objective", "auto") == "auto":
+            settled["objective"] = _OWN_LOSS[self.head]
+        if "draw" in known and settled.get("draw", "auto") == "auto":
+            settled["draw"] = DRAWS["expected"](head=self.head)
+        return settled

@@ -1,0 +1,261 @@
+"""A few windows whole, in the units of the data, for the figures of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from freerun.batch import Batch
+from freerun.data.series.windows import Windows
+from freerun.diagnostics import first_divergence_of
+from freerun.diagnostics.naive import past_and_horizon
+from freerun.distributions import HEADS
+from freerun.draws import DRAWS, resolve
+from freerun.errors import UserError
+from freerun.generation import generate
+from freerun.keys import fold
+from freerun.metrics.outputs import error_by_lead, first_divergence, nrmse, valid_time
+from freerun.rollin.model import eval_mode
+from freerun.tasks.base import Evaluation
+
+SCORES = {
+    "teacher_forced": ("loss", "nrmse"),
+    "free_running": ("nrmse", "nrmse_last_tenth", "mse", "mae", "valid_time", "diverged", "first_divergence"),
+}
+"""What ``evaluate_windows`` gives of the model, by side; ``<naive>_nrmse``, ``_mse`` and ``_mae`` stand beside."""
+
+
+@dataclass(frozen=True)
+class ForecastSettings:
+    """How a forecaster is scored.
+
+    Args:
+        draw: what is fed back: "point" for a model that says a value; "expected" (the mean; of quantiles the median)
+            or a sample's name for one that says a distribution; "auto": "point" or "expected", by the model.
+        threshold: of the valid time, in standard deviations of the training part.
+        batch_size: windows at once; no score depends on it.
+        windows: scored of dev, spread evenly; None: all. Test is always scored whole.
+
+    Raises:
+        UserError: values out of range; all problems at once.
+    """
+
+    draw: str = "auto"
+    threshold: float = 0.4
+    batch_size: int = 256
+    windows: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {"batch_size": self.batch_size, "windows": self.windows}
+        problems = [f"{name} must be at least 1; got {n}" for name, n in given.items() if n is not None and n < 1]
+        if not 0 < self.threshold < math.inf:
+            problems.append(f"threshold must be above 0; got {self.threshold}")
+        fitting = ["auto", *(name for name, cls in DRAWS.items() if cls.values)]
+        if self.draw not in fitting:
+            problems.append(f"draw must be one of {', '.join(fitting)}; got {self.draw!r}")
+        if problems:
+            raise UserError(problems)
+
+
+def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
+    """Scores of a forecaster on windows, told gold and running freely; all in standard deviations of the training part.
+
+    Told gold, each step is forecast from the true values before it: ``loss`` is the mean squared error, ``nrmse`` the
+    median over windows of the one-step NRMSE. Free-running, the model is told its own forecasts, and shown nothing of
+    the horizon but its covariates: ``nrmse`` is the **median over windows of the NRMSE over the whole horizon**,
+    ``nrmse_last_tenth`` that over the last tenth of it, ``mse`` and ``mae`` are means over windows, ``valid_time`` the
+    median over windows (see ``freerun.diagnostics``), ``diverged`` the share of windows, in percent, whose free
+    run left the finite numbers or 1e6 standard deviations, ``first_divergence`` the earliest lead time of it.
+
+    A window that diverged has NRMSE inf. It is never averaged away: medians count it as the worst, and ``mse`` and
+    ``mae`` are inf. Of a distribution the mean is scored (of quantiles the median).
+
+    Args:
+        model: from a Batch to (batch, time, ...); its mode is restored afterwards.
+        windows: with at least one.
+        settings: of the evaluation.
+
+    Raises:
+        UserError: no windows; a draw that the model has no distribution for.
+    """
+    settings = settings or ForecastSettings()
+    if windows.count < 1:
+        raise UserError("there are no windows to score on: give a longer series, or a shorter past or horizon")
+    parts = [
+        _score(model, windows.make(numbers), windows.horizon, settings)
+        for numbers in batches(windows.count, settings.batch_size)
+    ]
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    lost = found["diverged_at"] > 0
+    whole, one_step = found["nrmse"], found["one_step_nrmse"]
+    cells = float(found["length"].sum())
+    free_running = {
+        "nrmse": median(whole),
+        "nrmse_last_tenth": median(found["last_tenth"]),
+        "mse": float(found["squared"].sum()) / cells,
+        "mae": float(found["absolute"].sum()) / cells,
+        "valid_time": median(found["valid_time"].double()),
+        "diverged": 100 * float(lost.double().mean()),
+        "first_divergence": float(found["diverged_at"][lost].min()) if bool(lost.any()) else math.nan,
+    }
+    for name, (scores, _) in windows.naive.items():
+        free_running |= {f"{name}_{score}": value for score, value in scores.items()}
+    # windows are of one length: the mean of their means is the mean
+    teacher_forced = {"loss": float(one_step.square().mean()), "nrmse": median(one_step)}
+    curves = {side: found[f"{side}_by_lead"].mean(0).tolist() for side in ("teacher_forced", "free_running")}
+    curves |= {name: curve for name, (_, curve) in windows.naive.items()}
+    return Evaluation(teacher_forced, free_running, _items(found), curves)
+
+
+def forecast(model: Module, batch: Batch, horizon: int, draw: str = "auto", key: int = 0) -> Tensor:
+    """What a model says of the horizon, told only its own output: (batch, horizon, values), normalised.
+
+    Args:
+        model: its mode is restored afterwards.
+        batch: windows; nothing of the horizon but its covariates is shown to the model.
+        horizon: positions to say.
+        draw: see ``ForecastSettings``.
+        key: of the draws, where they are random.
+    """
+    return generate(model, hide_horizon(batch, horizon), length=horizon, draw=draw_for(model, draw), key=key).entries
+
+
+def hide_horizon(batch: Batch, horizon: int) -> Batch:
+    """The batch with NaN wherever something of the horizon stood in targets or history."""
+    history = batch.history.clone()
+    history[:, history.shape[1] - horizon :] = math.nan
+    return batch.made(targets=torch.full_like(history, math.nan), history=history)
+
+
+def draw_for(model: Any, draw: str) -> Any:
+    """What feeds a model's outputs back: "auto" is the value said, or the mean of the distribution said.
+
+    Raises:
+        UserError: a draw from a distribution, and the model says values; or the other way round.
+    """
+    head = _head_of(model)
+    if draw == "auto":
+        draw = "point" if head == "point" else "expected"
+    allowed = {"point": ("point",), "quantiles": ("expected", "quantile_sample")}.get(head, ("expected", head))
+    if draw not in allowed:
+        raise UserError(f"a model with head {head!r} is fed {' or '.join(allowed)}; got draw {draw!r}")
+    return DRAWS["expected"](head=head) if draw == "expected" else resolve(draw)
+
+
+def point_prediction(model: Any, outputs: Tensor) -> Tensor:
+    """(batch, time, values) that are scored: the outputs, or the mean of the distribution they say."""
+    head = _head_of(model)
+    return outputs if head == "point" else HEADS[head]().mean(outputs)
+
+
+def _head_of(model: Any) -> str:
+    """What a model says of a value, as its settings have it; a model without any says the value."""
+    if not hasattr(model, "settings"):
+        return "point"
+    return str(model.settings().get("head", "point"))
+
+
+def _score(model: Module, batch: Batch, horizon: int, settings: ForecastSettings) -> dict[str, Tensor]:
+    """Numbers for each window of a batch."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    batch = batch.to(device)
+    gold = batch.targets[:, -horizon:].double()
+    with eval_mode(model), torch.no_grad():
+        told = point_prediction(model, model(batch))[:, -horizon:].double()
+    said = forecast(model, batch, horizon, settings.draw, fold(0, "forecast")).double()
+    gone, tenth = first_divergence(said), max(1, round(horizon / 10))
+    lost = (gone > 0)[:, None, None]
+    # what escaped may come back into range, but not to the series
+    leads = torch.arange(1, horizon + 1, device=device)[None, :, None]
+    said = said.masked_fill(lost & (leads >= gone[:, None, None]), math.nan)
+    found = {
+        "nrmse": nrmse(said, gold),
+        "last_tenth": nrmse(said[:, -tenth:], gold[:, -tenth:]),
+        "squared": (said - gold).square().masked_fill(lost, math.inf).sum((1, 2)),
+        "absolute": (said - gold).abs().masked_fill(lost, math.inf).sum((1, 2)),
+        "length": torch.full_like(gone, gold[0].numel()),
+        "valid_time": valid_time(said, gold, settings.threshold),
+        "diverged_at": gone,
+        "one_step_nrmse": nrmse(told, gold),
+        "teacher_forced_by_lead": error_by_lead(told, gold),
+        "free_running_by_lead": error_by_lead(said, gold),
+    }
+    return {name: each.cpu() for name, each in found.items()}
+
+
+def _items(found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    names = ("nrmse", "squared", "absolute", "length", "valid_time", "one_step_nrmse", "diverged_at")
+    columns = {name: found[name].tolist() for name in names}
+    columns["diverged_at"] = [lead or None for lead in columns["diverged_at"]]
+    return [
+        {"source": f"window {number}", **{name: column[number] for name, column in columns.items()}}
+        for number in range(len(found["nrmse"]))
+    ]
+
+
+def median(values: Tensor) -> float:
+    """Of an even number the mean of the two in the middle; inf where either is."""
+    ordered = values.sort().values
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """Numbers of at most so many windows, evenly from the first on."""
+    kept = count if most is None else min(count, most)
+    return [number * count // kept for number in range(kept)]
+
+
+def batches(count: int, size: int) -> Sequence[list[int]]:
+    """Numbers of the windows, so many at a time."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+_CHANNELS = 4
+
+
+def whole_windows(
+    model: Module, windows: Windows, settings: ForecastSettings, codec: Any, count: int = 6
+) -> list[dict[str, Any]]:
+    """Windows at even distances: past, gold, and what the model says told gold (``forced``) and freely (``free``).
+
+    Each of these is by step, then by channel (the first four), in the units of the data; of the past there is half as
+    much as of the horizon. ``diverged_at`` is the lead time at which the free run escapes, or None.
+
+    Args:
+        model: its mode is restored afterwards.
+        windows: with at least one.
+        settings: of the evaluation.
+        codec: has ``values``, ``names`` and ``denormalise``.
+        count: windows at most.
+    """
+    chosen = spread(windows.count, count)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    batch = windows.make(chosen).to(device)
+    past, gold = past_and_horizon(batch, windows.horizon, codec.values)
+    with eval_mode(model), torch.no_grad():
+        told = point_prediction(model, model(batch))[:, -windows.horizon :]
+    said = forecast(model, batch, windows.horizon, settings.draw, fold(0, "forecast"))
+    gone = first_divergence_of(said).tolist()
+    tail = past[:, -max(10, windows.horizon // 2) :]
+
+    def rows(values: Tensor, number: int) -> list[list[float]]:
+        return codec.denormalise(values[number].double().cpu())[:, :_CHANNELS].tolist()
+
+    return [
+        {
+            "window": window,
+            "channels": list(codec.names[:_CHANNELS]),
+            "past": rows(tail, number),
+            "gold": rows(gold, number),
+            "forced": rows(told, number),
+            "free": rows(said, number),
+            "diverged_at": gone[number] or None,
+        }
+        for number, window in enumerate(chosen)
+    ]

@@ -1,0 +1,411 @@
+"""A text, character by character, as a kind of task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F
+
+from freerun.arguments import number_field
+from freerun.batch import Batch
+from freerun.data.files import DataFile
+from freerun.data.text import TextCodec, TextData
+from freerun.draws import DRAWS, resolve
+from freerun.errors import UserError
+from freerun.generation import generate
+from freerun.keys import fold
+from freerun.metrics.outputs import correct
+from freerun.metrics.text import distinct_words, js_divergence, novel_words, repetition, trigrams
+from freerun.rollin.model import eval_mode
+from freerun.tasks.base import DataTask, Evaluation
+from freerun.tasks.sections import TextData as TextSection
+
+if TYPE_CHECKING:
+    from freerun.metrics.table import TaskReport
+
+_OWN = ("trigram_divergence", "novel_words", "repetition")
+
+
+SCORES = {
+    "teacher_forced": ("loss", "bits_per_character", "token_accuracy"),
+    "free_running": (*_OWN, *(f"text_{name}" for name in _OWN)),
+}
+"""What ``evaluate_text`` gives, by side; ``text_...`` are the same of the held-out text itself."""
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a model of a text is scored.
+
+    Args:
+        block: characters of a block.
+        draw: "sample" from what the model predicts, or "greedy".
+        batch_size: windows, or blocks, at once; no score depends on it.
+        blocks: blocks scored of dev, spread evenly; None: all. Test is always scored whole.
+
+    Raises:
+        UserError: values out of range; all problems at once.
+    """
+
+    block: int = 256
+    draw: str = "sample"
+    batch_size: int = 256
+    blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {"block": self.block, "batch_size": self.batch_size, "blocks": self.blocks}
+        problems = [f"{name} must be at least 1; got {n}" for name, n in given.items() if n is not None and n < 1]
+        if self.draw not in DRAWS or resolve(self.draw).values:
+            problems.append(f'draw must be "sample" or "greedy"; got {self.draw!r}')
+        if problems:
+            raise UserError(problems)
+
+
+class TextTask(DataTask[TextData, TextSettings]):
+    """A text to train on, scored by bits per character and by what the model says: a ``Task`` of the training loop.
+
+    Args:
+        data: the text.
+        settings: of the evaluation; the defaults of ``TextSettings`` if left out.
+    """
+
+    def __init__(self, data: TextData, settings: TextSettings | None = None) -> None:
+        super().__init__(data, settings or TextSettings())
+
+    def evaluate(self, model: Module, split: str) -> Evaluation:
+        """Scores on "dev" (``settings.blocks`` of its blocks) or "test"; see ``evaluate_text``."""
+        if split not in ("dev", "test"):
+            raise UserError(f"split must be dev or test; got {split!r}")
+        blocks = self.settings.blocks if split == "dev" else None
+        settings = TextSettings(self.settings.block, self.settings.draw, self.settings.batch_size, blocks)
+        return evaluate_text(model, self.data.codec, self.data.parts[split], self.data.parts["train"], settings)
+
+
+def evaluate_text(
+    model: Module, codec: TextCodec, text: str, training: str, settings: TextSettings | None = None
+) -> Evaluation:
+    """Scores of a model on a text, told gold and going on by itself.
+
+    The text is cut into blocks; its first ``length // 2`` characters are context only. Told gold, each character of a
+    block is predicted once, with at least the ``length // 2`` characters before it and at most ``length``: ``loss``
+    in nats per character, ``bits_per_character = loss / ln 2``, ``token_accuracy`` in percent. Free-running, the
+    model goes on from the ``length // 2`` characters before each block and says as many as the block has, under the
+    same rule of what it is told (``go_on``), with one fixed key: ``trigram_divergence``, ``novel_words`` and
+    ``repetition`` of all it said (see ``freerun.metrics.text``), and as ``text_...`` those of the blocks themselves:
+    what a perfect model would come to.
+
+    Args:
+        model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
+        codec: the characters the model was trained with.
+        text: what it is scored on.
+        training: the text it was trained on.
+        settings: of the evaluation.
+
+    Raises:
+        UserError: the text is shorter than a window, or has characters that training has not.
+    """
+    settings = settings or TextSettings()
+    if len(text) < codec.length + 1:
+        raise UserError(f"the text has {len(text)} characters; at least length + 1 = {codec.length + 1} are needed")
+    ids = codec.ids(text)
+    blocks = _blocks(len(ids), codec.length // 2, settings)
+    nats, right = _teacher_forced(model, codec, ids, blocks, settings.batch_size)
+    prompts = [text[start - codec.length // 2 : start] for start, _ in blocks]
+    gold = [text[start:end] for start, end in blocks]
+    said = go_on(model, codec, prompts, settings.block, draw=settings.draw, batch_size=settings.batch_size)
+    said = [own[: len(given)] for own, given in zip(said, gold, strict=True)]
+    known = distinct_words(training)
+    characters = sum(map(len, gold))
+    loss = float(nats.sum()) / characters
+    teacher_forced = {
+        "loss": loss,
+        "bits_per_character": loss / math.log(2),
+        "token_accuracy": 100 * int(right.sum()) / characters,
+    }
+    items = [
+        {
+            "source": f"characters {start} to {end - 1}",
+            "prompt": prompt,
+            "output": own,
+            "references": [given],
+            "errors": float(cost),
+            "length": end - start,
+            **novel_words(own, known),
+        }
+        for (start, end), prompt, own, given, cost in zip(blocks, prompts, said, gold, nats, strict=True)
+    ]
+    free_running = _measures(said, training, known)
+    free_running |= {f"text_{name}": value for name, value in _measures(gold, training, known).items()}
+    return Evaluation(teacher_forced, free_running, items)
+
+
+def go_on(
+    model: Module,
+    codec: TextCodec,
+    prompts: Sequence[str],
+    length: int,
+    *,
+    draw: str = "sample",
+    key: int = 0,
+    batch_size: int = 256,
+) -> list[str]:
+    """How a model goes on with some beginnings, running freely.
+
+    It is told the last ``codec.length`` characters of the beginning, then its own; whenever it would be told more
+    than ``codec.length``, it is told the last half of them instead and goes on from there.
+
+    Args:
+        model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
+        codec: the characters the model was trained with.
+        prompts: beginnings.
+        length: characters to say.
+        draw: "sample" or "greedy".
+        key: randomness is a function of (key, number of the beginning, character).
+        batch_size: beginnings at once; no character depends on it.
+
+    Raises:
+        UserError: an empty beginning, or characters that training has not; all problems at once.
+    """
+    problems = [
+        f"beginning {n + 1} is empty; give at least one character" for n, text in enumerate(prompts) if not text
+    ]
+    problems += [text for n, prompt in enumerate(prompts) for text in codec.problems(prompt, f"beginning {n + 1}")]
+    if problems:
+        raise UserError(problems[:20])
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    told = [codec.ids(prompt[-codec.length :]) for prompt in prompts]
+    said: list[str] = [""] * len(prompts)
+    for chosen in _alike([len(ids) for ids in told], batch_size):
+        rows = torch.tensor(chosen, device=device)
+        start = torch.stack([told[n] for n in chosen]).to(device)
+        entries = _continuation(model, start, (length, codec.length), draw, (fold(key, "go on"), rows))
+        for n, row in zip(chosen, entries.tolist(), strict=True):
+            said[n] = codec.text(row)
+    return said
+
+
+def _continuation(model: Module, told: Tensor, lengths: tuple[int, int], draw: str, keys: tuple[int, Tensor]) -> Tensor:
+    """(rows, characters) ids said after (rows, told) ids.
+
+    ``lengths``: characters to say, and to be told at most; ``keys``: of the noise, and the rows' numbers.
+    """
+    (length, most), (key, rows) = lengths, keys
+    said = told[:, :0]
+    for stretch in range(length):
+        if told.shape[1] > most:
+            told = told[:, -(most // 2) :]
+        more = min(most + 1 - told.shape[1], length - said.shape[1])
+        history = F.pad(told, (0, more))
+        mask = (torch.arange(history.shape[1], device=told.device) >= told.shape[1]).expand_as(history)
+        batch = Batch(history, history, mask, rows=rows)
+        found = generate(model, batch, length=more, draw=draw, key=fold(key, stretch)).entries
+        told, said = torch.cat([told, found], 1), torch.cat([said, found], 1)
+        if said.shape[1] == length:
+            break
+    return said
+
+
+def _blocks(characters: int, context: int, settings: TextSettings) -> list[tuple[int, int]]:
+    """Beginning and end of every block that is scored; the last one may be short."""
+    starts = range(context, characters, settings.block)
+    found = [(start, min(start + settings.block, characters)) for start in starts]
+    if settings.blocks is None or settings.blocks >= len(found):
+        return found
+    return [found[number * len(found) // settings.blocks] for number in range(settings.blocks)]
+
+
+def _teacher_forced(
+    model: Module, codec: TextCodec, ids: Tensor, blocks: Sequence[tuple[int, int]], batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """(blocks,) nats in float64 and right choices, from windows whose first ``length // 2`` entries are context."""
+    context, width = codec.length // 2, codec.length + 1
+    fresh = width - context
+    starts = [(n, place - context, end) for n, (start, end) in enumerate(blocks) for place in range(start, end, fresh)]
+    block, window, ends = torch.tensor(starts).unbind(1)
+    nats, right = torch.zeros(len(blocks), dtype=torch.float64), torch.zeros(len(blocks), dtype=torch.int64)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with eval_mode(model), torch.no_grad():
+        for chosen in torch.arange(len(starts)).split(batch_size):
+            places = window[chosen, None] + torch.arange(width)
+            mask = (places < ends[chosen, None]) & (torch.arange(width) >= context)
+            entries = ids[places.clamp(max=len(ids) - 1)]
+            batch = Batch(entries, entries, mask).to(device)
+            outputs = model(batch).float()
+            loss = F.cross_entropy(outputs.transpose(1, 2), batch.targets, reduction="none")
+            nats.index_add_(0, block[chosen], loss.double().masked_fill(~batch.mask, 0).sum(1).cpu())
+            right.index_add_(0, block[chosen], correct(outputs, batch.targets, batch.mask).sum(1).cpu())
+    return nats, right
+
+
+def _measures(said: Sequence[str], training: str, known: frozenset[str]) -> dict[str, float]:
+    found = [novel_words(text, known) for text in said]
+    counted = sum(each["words"] for each in found)
+    return {
+        "trigram_divergence": js_divergence(trigrams(said), trigrams([training])),
+        "novel_words": 100 * sum(each["novel"] for each in found) / counted if counted else math.nan,
+        "repetition": repetition(said),
+    }
+
+
+def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Numbers of the items in batches of one length."""
+    for length in sorted(set(lengths)):
+        same = [number for number, own in enumerate(lengths) if own == length]
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]
+
+
+_ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
+
+
+@dataclass(frozen=True)
+class TextEvaluate:
+    """How a model of a text is scored, on dev while training and on test at the end.
+
+    Args:
+        block: characters of a block: each is scored teacher-forced, and said once by the model running freely.
+        draw: how the model says them: "sample" from what it predicts, or "greedy".
+        batch_size: windows and blocks at a time; changes no number.
+    """
+
+    block: int = number_field(256, low=16, high=100_000)
+    draw: Literal["sample", "greedy"] = "sample"
+    batch_size: int = number_field(256, low=1, semantic=False)
+
+
+class TextKind:
+    """Any text, gone on with from its own beginning; see ``TaskKind``."""
+
+    models = ("transformer_lm",)
+    evaluate: type[Any] = TextEvaluate
+    select = "teacher_forced_bits_per_character"
+    # the text's own scores are constants, and novel words and repetition can be too few
+    selectable = (
+        "trigram_divergence", "teacher_forced_loss", "teacher_forced_bits_per_character",
+        "teacher_forced_token_accuracy",
+    )  # fmt: skip
+    values = False
+    tables = False
+    aligned = False
+    needs_training_data = True  # what the model says is compared with the words of the training part
+
+    def reported(self) -> TaskReport:
+        """Free-running trigram divergence first."""
+        from freerun.metrics.table import TEXT
+
+        return TEXT
+
+    def load(self, settings: TextSection, model: object) -> TextData:
+        """The text.
+
+        Raises:
+            UserError: all problems of the files.
+        """
+        from freerun.data import TextOptions, load_text
+
+        options = TextOptions(
+            length=settings.length,
+            stride=settings.stride,
+            dev=settings.dev,
+            test=settings.test,
+            encoding=settings.encoding,
+            unknown=settings.unknown,
+        )
+        return load_text(settings.path or (), options)
+
+    def make(self, data: TextData, settings: TextEvaluate, items: int | None) -> TextTask:
+        """Bits per character and what the model says by itself, on so many blocks of dev."""
+        pass
+
+        return TextTask(data, _scoring(settings, items))
+
+    def sizes(self, data: TextData) -> tuple[int, ...]:
+        """Of the characters."""
+        return (len(data.codec),)
+
+    def positions(self, data: TextData, settings: TextEvaluate) -> tuple[int, str]:
+        """A window's, in training, scoring and going on alike: what is told is cut to ``length``."""
+        length = data.options.length
+        return length + 1, f"a window has data.length = {length} characters and one before them"
+
+    def frequencies(self, data: TextData) -> tuple[float, ...]:
+        """Of the training part."""
+        return data.frequencies
+
+    def codec(self, description: Mapping[str, Any]) -> TextCodec:
+        """The characters and the length of a window."""
+        from freerun.data import TextCodec
+
+        return TextCodec.from_description(description)
+
+    def score(
+        self, model: Module, codec: TextCodec, settings: TextEvaluate, data: TextData, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """On a whole file, or on the test part."""
+        from freerun.data import read_text
+
+        pass
+
+        text = data.parts["test"] if file is None else read_text(file.path, file.encoding)
+        found = evaluate_text(model, codec, text, data.parts["train"], _scoring(settings))
+        name = f"{data.name}, test part" if file is None else str(file.path)
+        facts = {"data": name, "characters": len(text), "blocks": len(found.items), "draw": settings.draw}
+        return facts, found
+
+    def answer(
+        self, model: Module, codec: TextCodec, settings: TextEvaluate, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``.
+
+        Raises:
+            UserError: characters never seen in training; those of all lines at once.
+        """
+        from freerun.data.files import first_problems
+
+        pass
+
+        problems: list[str] = []
+        prompts = [unescaped(line) for line in lines]
+        for place, prompt in zip(places, prompts, strict=True):
+            problems += codec.problems(prompt, place)
+        if problems:
+            raise UserError(first_problems("the input", problems))
+        said = go_on(model, codec, prompts, settings.block, draw=settings.draw)
+        return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, said, strict=True)]
+
+    def trial_batch(self, codec: TextCodec, rows: int) -> Batch:
+        """Windows of random characters, of different lengths."""
+        import torch
+
+        from freerun.batch import Batch
+        from freerun.keys import bits
+
+        drawn = bits(0, torch.arange(rows)[:, None], torch.arange(rows + 4)).abs() % len(codec)
+        mask = torch.arange(rows + 4) < torch.arange(5, rows + 5)[:, None]
+        ids = drawn.masked_fill(~mask, 0)
+        return Batch(ids, ids, mask)
+
+
+def _scoring(settings: TextEvaluate, blocks: int | None = None) -> Any:
+    pass
+
+    return TextSettings(block=settings.block, draw=settings.draw, batch_size=settings.batch_size, blocks=blocks)
+
+
+def escaped(text: str) -> str:
+    """A text in one line: line breaks and tabs as two characters each."""
+    for plain, escaped in _ESCAPES:
+        text = text.replace(plain, escaped)
+    return text
+
+
+def unescaped(text: str) -> str:
+    """The text that ``escaped`` was given."""
+    pieces = text.split("\\\\")
+    return "\\".join(piece.replace("\\n", "\n").replace("\\t", "\t") for piece in pieces)

@@ -1,0 +1,183 @@
+"""The run of a method as a module, and PyTorch's wrappers around it: gradients of many processes as of one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from freerun.batch import Batch
+from freerun.errors import UserError
+from freerun.rollin.model import is_sharded
+from freerun.tasks.base import Method
+from freerun.training.processes import Processes
+
+
+class MethodRun(nn.Module):
+    """A method on a model as one forward, for wrappers that want to see the whole step.
+
+    Inside it the model is itself, with all its methods, however many calls a roll-in takes; outside there is one
+    forward and one backward. So what ``DistributedDataParallel`` and ``fully_shard`` do happens once, and no roll-in
+    can leave a process waiting for another.
+
+    Args:
+        model: the model as it is, in no wrapper.
+        method: how it is trained.
+
+    What it is not: a model. Of the outcome only the numbers come out, as wrappers look for everything with a graph in
+    what a forward gives.
+
+    >>> import freerun as fr
+    >>> model = fr.models.TransformerLM(5, size=8, heads=2, longest=8)
+    >>> ids = torch.tensor([[3, 1, 4]])
+    >>> total, count, report = MethodRun(model, fr.teacher_forcing())(fr.Batch(ids, ids, ids > 0), step=0, key=0)
+    >>> total.requires_grad, int(count), report["replaced"]
+    (True, 3, 0)
+    """
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, batch: Batch, step: int, key: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The outcome's total, to go backward from, its count and its report."""
+        outcome = self.method.run(self.model, batch, step, key)
+        total: Any = outcome.total
+        if is_sharded(self):
+            total = _Reaching.apply(total, *(weight for weight in self.parameters() if weight.requires_grad))
+        return total, outcome.count, dict(outcome.report)
+
+
+class _Reaching(torch.autograd.Function):
+    """A number that reaches all weights, those that it is no function of with a gradient of 0.
+
+    ``fully_shard`` exchanges the gradients that there are: where one process has none for a weight, as it has nothing
+    that counts, the others would wait for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, *weights: Tensor) -> Tensor:
+        ctx.weights = weights
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Any) -> Any:
+        return (given[0], *(torch.zeros_like(weight) for weight in ctx.weights))
+
+
+class ParallelRun:
+    """A ``MethodRun`` in one of PyTorch's wrappers, or in none where there is one process.
+
+    Args:
+        model: the model; ``"fsdp"`` makes sharded tensors of its parameters.
+        method: how it is trained.
+        processes: who trains it.
+        parallel: ``"ddp"`` or ``"fsdp"``.
+
+    Raises:
+        UserError: nothing in the model can be trained.
+    """
+
+    def __init__(self, model: nn.Module, method: Method, processes: Processes, parallel: str) -> None:
+        self.sharded = parallel == "fsdp" and processes.size > 1
+        self._processes = processes
+        self._run: Any = MethodRun(model, method)
+        device = next(model.parameters()).device
+        if processes.size > 1 and not any(p.requires_grad for p in model.parameters()):
+            raise UserError("no parameter of the model can be trained (requires_grad is False for all)")
+        if self.sharded:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            # where there is a GPU, a model on the processor would else be moved to it
+            fully_shard(self._run, mesh=init_device_mesh(device.type, (processes.size,)))
+        elif processes.size > 1:
+            # looking for unused parameters lets a method leave some out, as a single process may; where there is always
+            # one, it is not warned that there is none
+            self._run.never_used = nn.Parameter(torch.zeros((), device=device))
+            self._run = DistributedDataParallel(self._run, find_unused_parameters=True)
+
+    def __call__(self, batch: Batch, step: int, key: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """As ``MethodRun``'s forward."""
+        return self._run(batch, step, key)
+
+    @contextmanager
+    def last(self, is_last: bool) -> Generator[None]:
+        """Around forward and backward of a micro-batch: gradients are exchanged after the last one of an update."""
+        if self.sharded:
+            self._run.set_requires_gradient_sync(is_last)
+            self._run.set_reshard_after_backward(is_last)
+            yield
+        elif is_last or not hasattr(self._run, "no_sync"):
+            yield
+        else:
+            with self._run.no_sync():
+                yield
+
+    def drop_unused(self) -> None:
+        """Take the gradient from weights that no process has used, which are to stay as they are.
+
+        Where parameters are sharded these have one, of zeros; DDP leaves it out by itself.
+        """
+        if not self.sharded:
+            return
+        weights: list[Any] = [weight for weight in self._run.parameters() if weight.grad is not None]
+        used = torch.stack([weight.grad.to_local().any() for weight in weights]).int().cpu()
+        with self._processes.together():
+            dist.all_reduce(used, dist.ReduceOp.MAX, group=self._processes.group)
+        for weight, is_used in zip(weights, used.tolist(), strict=True):
+            if not is_used:
+                weight.grad = None
+
+    @contextmanager
+    def whole(self) -> Generator[None]:
+        """Inside the model's parameters are whole in every process, and using it calls no other."""
+        self.gather()
+        try:
+            yield
+        finally:
+            if self.sharded:
+                self._run.reshard()
+
+    def gather(self) -> None:
+        """Make the model's parameters whole in every process, until they are trained again."""
+        if self.sharded:
+            self._run.unshard()
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Refuse a model that is in a wrapper for several processes already: the loop wraps the run of the method itself.
+
+    Raises:
+        UserError: ``DistributedDataParallel``, or sharded parameters.
+    """
+    wrapper = any(isinstance(module, DistributedDataParallel | DataParallel) for module in model.modules())
+    if wrapper or is_sharded(model):
+        raise UserError(
+            f"the model ({type(model).__name__}) is wrapped for several processes already: give it as it is; "
+            "train.parallel = 'ddp' or 'fsdp' says how the loop wraps it"
+        )
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor as a whole one, which all processes must ask for; any other as it is."""
+    sharded: Any = tensor
+    return sharded.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_like(tensor: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor that every process has, on the device of ``own``, and sharded as that one is."""
+    placed: Any = own
+    tensor = tensor.to(own.device)
+    if not hasattr(own, "placements"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    # no process is asked for its values: all have the same
+    return distribute_tensor(tensor, placed.device_mesh, placed.placements, src_data_rank=None)
