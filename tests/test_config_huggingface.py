@@ -296,7 +296,7 @@ def test_batches_hold_what_the_records_say(recipe):
     train = task.data.splits["train"].records
     for row, number in enumerate((0, 3)):
         said = batch.targets[row][batch.mask[row]].tolist()
-        assert words.decode(said) == f"{train[number].said}</s>"
+        assert words.decode(said) == f"{train[number].target}</s>"
     assert batch.rows.tolist() == [5, 6]
     assert model(batch).shape == (*batch.targets.shape, len(words))
     assert len(task.lengths) == len(train) == len(sentences()) - 8

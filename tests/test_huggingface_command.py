@@ -85,10 +85,10 @@ def test_scores_are_those_of_the_plain_model_one_record_after_the_other(world, n
     total, positions, right, said = 0.0, 0, 0, []
     most = settings.most(loaded.codec)
     for one in encoded:
-        told, wanted = torch.tensor([one.told]), torch.tensor([one.said])
+        told, wanted = torch.tensor([one.prompt]), torch.tensor([one.target])
         with torch.no_grad():
             if loaded.codec.causal:
-                logits = model(torch.cat([told, wanted], 1)).logits[0, len(one.told) - 1 : -1]
+                logits = model(torch.cat([told, wanted], 1)).logits[0, len(one.prompt) - 1 : -1]
                 mask = torch.ones_like(told)
                 ids = model.generate(told, attention_mask=mask, do_sample=False, max_new_tokens=most)[
                     0, told.shape[1] :
@@ -97,7 +97,7 @@ def test_scores_are_those_of_the_plain_model_one_record_after_the_other(world, n
                 logits = model(input_ids=told, labels=wanted).logits[0]
                 ids = model.generate(told, do_sample=False, max_new_tokens=most)[0, 1:]
         losses = torch.nn.functional.cross_entropy(logits, wanted[0], reduction="sum")
-        total, positions = total + float(losses), positions + len(one.said)
+        total, positions = total + float(losses), positions + len(one.target)
         right += int((logits.argmax(-1) == wanted[0]).sum())
         said.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
     assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
@@ -283,7 +283,7 @@ def test_plain_text_is_learnt_whole_and_selected_by_its_loss(tmp_path, capsys):
     plain_model, tokenizer = plain(run)
     total = positions = 0
     for record in records:
-        ids = torch.tensor([[*tokenizer(record.said)["input_ids"], tokenizer.eos_token_id]])
+        ids = torch.tensor([[*tokenizer(record.target)["input_ids"], tokenizer.eos_token_id]])
         with torch.no_grad():
             total += float(plain_model(ids, labels=ids).loss) * (ids.shape[1] - 1)
         positions += ids.shape[1] - 1
@@ -298,7 +298,7 @@ def test_chat_puts_prompts_and_completions_into_the_template(tmp_path, capsys):
     assert main(["train", str(recipe), "--set", "data.chat=true", "--set", "train.updates=1", "--out", str(run)]) == 0
     loaded = load_run(run)
     _, encoded = held_out(loaded)
-    text = loaded.codec.tokenizer.decode(encoded[0].told)
+    text = loaded.codec.tokenizer.decode(encoded[0].prompt)
     assert text.startswith("<turn>user\n")
     assert text.endswith(" -></s>\n<turn>assistant\n")
 

@@ -144,7 +144,7 @@ def test_columns_by_name_and_columns_that_do_not_go_together(tmp_path):
     named = RecordOptions(columns={"prompt": "question", "completion": "answer"})
     records = load_records(str(path), named)
     assert records.shape == "completions"
-    told = {(record.told, record.said) for split in records.splits.values() for record in split}
+    told = {(record.prompt, record.target) for split in records.splits.values() for record in split}
     assert told == set(sentences())
     (half,) = problems_of(load_records, str(path), RecordOptions(columns={"prompt": "question"}))
     assert half.startswith("columns are named for prompt; one of these is needed, whole: source and target; prompt and")
@@ -203,7 +203,8 @@ def test_splits_by_files_by_a_folder_and_by_a_saved_data_set(tmp_path):
     )
     of_saved = load_records(str(saved))
     text = [
-        {split: [(r.told, r.said) for r in found] for split, found in x.splits.items()} for x in (of_folder, of_saved)
+        {split: [(r.prompt, r.target) for r in found] for split, found in x.splits.items()}
+        for x in (of_folder, of_saved)
     ]
     assert text[0] == text[1]
     assert of_saved.splits["dev"][0].place == f"{saved}, validation, row 1"
@@ -239,18 +240,18 @@ def test_a_prompt_has_the_ids_it_has_alone_and_the_whole_those_of_the_text():
     found, problems = codec.encoded(records)
     assert problems == []
     for record, one in zip(records, found, strict=True):
-        assert list(one.told) == words(record.told)["input_ids"]
-        assert list(one.told + one.said) == [*words(record.told + record.said)["input_ids"], words.eos_token_id]
+        assert list(one.prompt) == words(record.prompt)["input_ids"]
+        assert list(one.prompt + one.target) == [*words(record.prompt + record.target)["input_ids"], words.eos_token_id]
         assert not one.merged
-        assert codec.text(one.said) == record.said.strip()
+        assert codec.text(one.target) == record.target.strip()
     (prefixed, *_), _ = RecordCodec(words, "completions", prefix="Q: ").encoded(records)
-    whole = f"Q: {records[0].told}{records[0].said}"
-    assert list(prefixed.told + prefixed.said) == [*words(whole)["input_ids"], words.eos_token_id]
+    whole = f"Q: {records[0].prompt}{records[0].target}"
+    assert list(prefixed.prompt + prefixed.target) == [*words(whole)["input_ids"], words.eos_token_id]
     # "the d" + "og": alone and as one text the tokens differ
     (merged,), _ = codec.encoded([Record("x", "the d", "og runs.")])
     assert merged.merged
-    assert list(merged.told) == words("the d")["input_ids"]
-    assert codec.text(merged.said) == "og runs."
+    assert list(merged.prompt) == words("the d")["input_ids"]
+    assert codec.text(merged.target) == "og runs."
 
 
 def test_pairs_are_what_the_tokenizer_makes_of_source_and_target():
@@ -258,8 +259,8 @@ def test_pairs_are_what_the_tokenizer_makes_of_source_and_target():
     codec = RecordCodec(words, "pairs", causal=False, prefix="turn: ")
     (one, *_), _ = codec.encoded(records_of("pairs"))
     source, target = sentences()[0]
-    assert list(one.told) == words(f"turn: {source}")["input_ids"]
-    assert list(one.said) == [*words(target)["input_ids"], words.eos_token_id]
+    assert list(one.prompt) == words(f"turn: {source}")["input_ids"]
+    assert list(one.target) == [*words(target)["input_ids"], words.eos_token_id]
 
 
 @pytest.mark.parametrize("chat", [CHAT, MARKED])
@@ -269,12 +270,12 @@ def test_of_a_conversation_the_assistants_words_are_learnt_and_nothing_else(chat
     messages = rows("messages")[0]["messages"]
     (one,), problems = codec.encoded([Record("x", tuple(messages[:-1]), messages[-1]["content"])])
     assert problems == []
-    assert words.decode(one.said) == f"{messages[-1]['content']}</s>"
-    assert words.decode([one.told[place] for place in sorted(one.learnt)]) == "yes?</s>"
-    assert words.decode(one.told) == (
+    assert words.decode(one.target) == f"{messages[-1]['content']}</s>"
+    assert words.decode([one.prompt[place] for place in sorted(one.learned)]) == "yes?</s>"
+    assert words.decode(one.prompt) == (
         f"<turn>user\nhello</s>\n<turn>assistant\nyes?</s>\n<turn>user\n{messages[2]['content']}</s>\n<turn>assistant\n"
     )
-    assert [list(one.told)] == codec.prompts([tuple(messages[:-1])])
+    assert [list(one.prompt)] == codec.prompts([tuple(messages[:-1])])
 
 
 def test_what_a_template_says_of_a_conversation():
@@ -310,10 +311,10 @@ def test_an_answer_without_end_symbol_is_learnt_whole():
     for answer in ("the dog", "the <turn> dog"):
         (one,), problems = RecordCodec(words, "messages").encoded([Record("x", told, answer)])
         assert problems == []
-        assert words.decode(one.said) == f"{answer}\n"
+        assert words.decode(one.target) == f"{answer}\n"
     words = tokenizer(chat=BARE + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
     (one,), _ = RecordCodec(words, "messages").encoded([Record("x", told, "the dog")])
-    assert words.decode(one.said) == "the dog\n"
+    assert words.decode(one.target) == "the dog\n"
 
 
 def test_a_template_that_ignores_where_the_assistant_begins_is_refused():
@@ -343,7 +344,7 @@ def test_a_marked_answer_without_its_end_is_refused():
     more = (*told, {"role": "assistant", "content": "yes?"}, *told)
     (one,), problems = RecordCodec(tokenizer(chat=closed), "messages").encoded([Record("x:4", more, "the dog")])
     assert problems == []
-    assert len(one.learnt) > 2
+    assert len(one.learned) > 2
 
 
 @pytest.mark.parametrize("shape", ["completions", "text"])
@@ -356,7 +357,7 @@ def test_an_end_symbol_is_added_where_texts_begin_with_the_same(shape):
     found, problems = RecordCodec(words, shape).encoded(records)
     assert problems == []
     for one in found:
-        ids = [*one.told, *one.said]
+        ids = [*one.prompt, *one.target]
         assert (ids[0], ids[-1], ids.count(1)) == (1, 1, 2)
 
 
@@ -368,8 +369,8 @@ def test_an_end_symbol_before_the_language_is_not_doubled():
         "$A </s> <turn>", special_tokens=[("</s>", 1), ("<turn>", 3)]
     )
     (one, *_), _ = RecordCodec(words, "pairs", causal=False).encoded(records_of("pairs"))
-    assert one.said[-2:] == (1, 3)
-    assert one.said.count(1) == 1
+    assert one.target[-2:] == (1, 3)
+    assert one.target.count(1) == 1
 
 
 def test_batches_of_the_right_shape_need_a_model():
@@ -381,12 +382,12 @@ def test_batches_of_the_right_shape_need_a_model():
 @pytest.mark.parametrize(
     ("causal", "limits", "problem"),
     [
-        (True, Limits(told=5), "has 6 tokens of source, max_source allows 5; raise it, or set too_long"),
-        (True, Limits(said=3), "has 4 tokens of target, max_target allows 3; raise it, or set too_long"),
+        (True, Limits(max_source=5), "has 6 tokens of source, max_source allows 5; raise it, or set too_long"),
+        (True, Limits(max_target=3), "has 4 tokens of target, max_target allows 3; raise it, or set too_long"),
         (True, Limits(positions=9), "has 10 tokens, and the model has 9 positions; shorten it, or set too_long"),
         (False, Limits(positions=5), "has 6 tokens of source, and the model has 5 positions"),
-        (False, Limits(told=6, said=4, positions=6), ""),
-        (True, Limits(told=6, said=4, positions=10), ""),
+        (False, Limits(max_source=6, max_target=4, positions=6), ""),
+        (True, Limits(max_source=6, max_target=4, positions=10), ""),
     ],
 )
 def test_records_that_are_too_long_are_refused_left_out_or_cut(causal, limits, problem):
@@ -398,31 +399,31 @@ def test_records_that_are_too_long_are_refused_left_out_or_cut(causal, limits, p
     records = [Record("a:1", "", ""), Record("a:2", "", "")]
     found = fit_lengths(codec, records, limits, "a")
     assert [text.startswith(f"a:1: {problem}") for text in found.problems] == [True] * bool(problem)
-    dropped = fit_lengths(codec, records, Limits(limits.told, limits.said, limits.positions, "drop"), "a")
+    dropped = fit_lengths(codec, records, Limits(limits.max_source, limits.max_target, limits.positions, "drop"), "a")
     assert len(dropped.encoded) == 2 - bool(problem)
     assert dropped.notes == (["dropped: 1 row too long"] if problem else [])
-    cut = fit_lengths(codec, records, Limits(limits.told, limits.said, limits.positions, "cut"), "a")
+    cut = fit_lengths(codec, records, Limits(limits.max_source, limits.max_target, limits.positions, "cut"), "a")
     assert cut.notes == (["1 row cut"] if problem else [])
     one = cut.encoded[0]
-    assert len(one.told) <= (limits.told or 99)
-    assert len(one.said) <= (limits.said or 99)
-    if limits.said == 3:
-        assert one.said == (20, 21, 22)  # without the end: it does not end there
+    assert len(one.prompt) <= (limits.max_source or 99)
+    assert len(one.target) <= (limits.max_target or 99)
+    if limits.max_target == 3:
+        assert one.target == (20, 21, 22)  # without the end: it does not end there
     if causal:
         assert len(one) <= (limits.positions or 99)
-        assert one.told[-1] == 15  # of a prompt the end is kept
+        assert one.prompt[-1] == 15  # of a prompt the end is kept
     else:
-        assert max(len(one.told), len(one.said)) <= limits.positions
-        assert (one.told[0], one.told[-1]) == (10, 15)  # of a source the beginning, and its own end symbol
+        assert max(len(one.prompt), len(one.target)) <= limits.positions
+        assert (one.prompt[0], one.prompt[-1]) == (10, 15)  # of a source the beginning, and its own end symbol
 
 
 def test_a_cut_text_is_its_beginning():
     words = tokenizer()
     codec = RecordCodec(words, "text")
     (record,) = records_of("text", 1)
-    (found,) = fit_lengths(codec, [record], Limits(said=6, too_long="cut"), "a").encoded
-    assert list(found.told + found.said) == words(record.said)["input_ids"][:6]
-    assert found.learnt == frozenset(range(len(found.told)))
+    (found,) = fit_lengths(codec, [record], Limits(max_target=6, too_long="cut"), "a").encoded
+    assert list(found.prompt + found.target) == words(record.target)["input_ids"][:6]
+    assert found.learned == frozenset(range(len(found.prompt)))
 
 
 def test_data_know_their_end_their_longest_answer_and_themselves(tmp_path):
@@ -431,10 +432,10 @@ def test_data_know_their_end_their_longest_answer_and_themselves(tmp_path):
     data = encoded_data(load_records(str(path)), RecordCodec(words, "completions"), Limits())
     train = data.splits["train"].encoded
     assert data.codec.end == words.eos_token_id
-    assert data.codec.longest == max(len(one.said) - 1 for one in train)
-    assert data.lengths == [len(one.told) + len(one.said) for one in train]
+    assert data.codec.longest == max(len(one.target) - 1 for one in train)
+    assert data.lengths == [len(one.prompt) + len(one.target) for one in train]
     assert data.frequencies[words.eos_token_id] == len(train)
-    assert sum(data.frequencies) == sum(len(one.said) for one in train)
+    assert sum(data.frequencies) == sum(len(one.target) for one in train)
     again = encoded_data(load_records(str(path)), RecordCodec(tokenizer(), "completions"), Limits())
     assert again.fingerprint == data.fingerprint
     other = encoded_data(load_records(str(path)), RecordCodec(words, "completions", prefix="x"), Limits())
@@ -480,4 +481,4 @@ def test_a_row_that_would_train_for_hours_is_refused_for_models_of_any_length():
     (problem,) = fit_lengths(codec, records, Limits(), "x").problems
     assert problem.startswith("x:1: has ")
     assert "more than 20,000; shorten it, or set max_source" in problem
-    assert not fit_lengths(codec, records, Limits(told=10**6), "x").problems
+    assert not fit_lengths(codec, records, Limits(max_source=10**6), "x").problems

@@ -191,7 +191,7 @@ def _check_start(adapted: Any, data: RecordData, path: str) -> None:
     import torch
 
     # some models take it from the labels' end, which a cut takes away: of the longest first
-    labels = max((one.said for one in data.splits["train"].encoded), key=len)
+    labels = max((one.target for one in data.splits["train"].encoded), key=len)
     told = int(adapted.shifted(torch.tensor([labels], device=adapted.inner.device), 1)[0, 0])
     own = int(adapted.shifted(None, 1)[0, 0])
     if told == own:

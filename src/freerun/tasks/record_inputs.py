@@ -106,11 +106,13 @@ def refuse_shape(shape: str, encoder_decoder: bool, path: str) -> None:
 def inert_settings(settings: RecordsData, codec: RecordCodec) -> list[str]:
     """What only shows once it is known what the records are."""
     problems: list[str] = []
-    if settings.prefix and (codec.talks or codec.shape == "text"):
-        problems.append(f"data.prefix has no effect on {'a chat' if codec.talks else 'plain text'}: leave it out")
+    if settings.prefix and (codec.uses_chat_template or codec.shape == "text"):
+        problems.append(
+            f"data.prefix has no effect on {'a chat' if codec.uses_chat_template else 'plain text'}: leave it out"
+        )
     if settings.chat and codec.shape != "completions":
         problems.append(f"data.chat is for prompts and completions; the records are {codec.shape}: leave it out")
-    if settings.too_long == "cut" and codec.talks:
+    if settings.too_long == "cut" and codec.uses_chat_template:
         problems.append('data.too_long = "cut" would cut a conversation within its template: use "drop"')
     if codec.shape == "text" and settings.max_source is not None:
         problems.append("data.max_source has no effect on plain text: data.max_target limits it")
@@ -123,7 +125,7 @@ def refuse_without_template(codec: RecordCodec, given: Any) -> None:
     Raises:
         UserError: says how to give one.
     """
-    if codec.talks and not codec.tokenizer.chat_template:
+    if codec.uses_chat_template and not codec.tokenizer.chat_template:
         name = given.tokenizer or given.path
         raise UserError(
             f"{name}: the tokenizer has no chat template, which conversations need\n  help: give one with model."

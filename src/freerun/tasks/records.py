@@ -140,7 +140,7 @@ def evaluate_records(
     """
     settings = settings or AnswerSettings()
     make = codec.training_batch if codec.shape == "text" else codec.answer_batch
-    positions = sum(len(one.said) + (len(one.told) - 1 if codec.shape == "text" else 0) for one in encoded)
+    positions = sum(len(one.target) + (len(one.prompt) - 1 if codec.shape == "text" else 0) for one in encoded)
     losses, errors = teacher_forced_errors(
         model, lambda chosen: make([encoded[i] for i in chosen]), [len(one) for one in encoded], settings.batch_size
     )
@@ -150,7 +150,7 @@ def evaluate_records(
         "perplexity": math.exp(loss) if loss < 700 else math.inf,
         "token_accuracy": 100 - 100 * int(errors.sum()) / positions,
     }
-    said = answers(model, codec, [one.told for one in encoded], settings)
+    said = answers(model, codec, [one.prompt for one in encoded], settings)
     references = [codec.reference(record, one) for record, one in zip(records, encoded, strict=True)]
     own, parts = score_texts(said, references)
     items = [
@@ -190,7 +190,7 @@ def answers(
 
 
 def _shown(record: Record) -> Any:
-    return record.told if isinstance(record.told, str) else [dict(message) for message in record.told]
+    return record.prompt if isinstance(record.prompt, str) else [dict(message) for message in record.prompt]
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class RecordsKind:
         said = f"free running may say {most} tokens (evaluate.length)"
         if not data.codec.causal:
             return most, said
-        told = max(len(one.told) for split in ("dev", "test") for one in data.splits[split].encoded)
+        told = max(len(one.prompt) for split in ("dev", "test") for one in data.splits[split].encoded)
         return told + most, f"the longest prompt of dev and test has {told} tokens and {said}"
 
     def frequencies(self, data: RecordData) -> tuple[float, ...]:
@@ -425,7 +425,7 @@ def _from_file(model: Module, codec: RecordCodec, scoring: Any, file: DataFile) 
     found = fit_lengths(codec, records, Limits(positions=made.limit), str(file.path))
     problems = found.problems or [
         f"{record.place}: {words}" for record, one in zip(found.records, found.encoded, strict=True)
-        if (words := _beyond(model, codec, len(one.told), scoring.most(codec)))
+        if (words := _beyond(model, codec, len(one.prompt), scoring.most(codec)))
     ]  # fmt: skip
     if problems:
         raise UserError(first_problems(str(file.path), problems))

@@ -26,21 +26,21 @@ class Encoded:
     """A record as ids.
 
     Args:
-        told: source, or prompt; of a conversation all before the last answer; of plain text its first half.
-        said: what is to be said after it, with its end symbol.
-        learnt: places in ``told`` that are learnt too: earlier answers, or all of a text.
+        prompt: source, or prompt; of a conversation all before the last answer; of plain text its first half.
+        target: what follows it, with its end symbol.
+        learned: positions in ``prompt`` that carry loss too: earlier answers, or all of a text.
         merged: whether the prompt ends within a token of prompt and completion as one.
     """
 
     __repr__ = brief
 
-    told: tuple[int, ...]
-    said: tuple[int, ...]
-    learnt: frozenset[int] = frozenset()
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    learned: frozenset[int] = frozenset()
     merged: bool = False
 
     def __len__(self) -> int:
-        return len(self.told) + len(self.said)
+        return len(self.prompt) + len(self.target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class RecordCodec:
     model: Any = None
 
     @property
-    def talks(self) -> bool:
+    def uses_chat_template(self) -> bool:
         """Whether the chat template is used."""
         return self.chat or self.shape == "messages"
 
@@ -88,7 +88,7 @@ class RecordCodec:
         """
         if not self.causal:
             return self._pairs(records), []
-        if self.talks:
+        if self.uses_chat_template:
             return self._conversations(records)
         return self._texts(records) if self.shape == "text" else self._completions(records)
 
@@ -106,15 +106,15 @@ class RecordCodec:
         return len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer)
 
     def _pairs(self, records: Sequence[Record]) -> list[Encoded | None]:
-        sources = [f"{self.prefix}{record.told}" for record in records]
-        made = self.tokenizer(sources, text_target=[record.said for record in records], verbose=False)
+        sources = [f"{self.prefix}{record.prompt}" for record in records]
+        made = self.tokenizer(sources, text_target=[record.target for record in records], verbose=False)
         sides = zip(made["input_ids"], made["labels"], strict=True)
-        return [Encoded(tuple(told), self._ended(said)) for told, said in sides]
+        return [Encoded(tuple(source), self._ended(target)) for source, target in sides]
 
     def _completions(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
-        prompts = self.prompts([str(record.told) for record in records])
-        wholes = self._ids([f"{self.prefix}{record.told}{record.said}" for record in records])
-        alone = self._ids([record.said for record in records], add_special_tokens=False)
+        prompts = self.prompts([str(record.prompt) for record in records])
+        wholes = self._ids([f"{self.prefix}{record.prompt}{record.target}" for record in records])
+        alone = self._ids([record.target for record in records], add_special_tokens=False)
         found: list[Encoded | None] = []
         for prompt, whole, completion in zip(prompts, wholes, alone, strict=True):
             fits = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
@@ -124,7 +124,7 @@ class RecordCodec:
 
     def _texts(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
         found: list[Encoded | None] = []
-        for ids in self._ids([record.said for record in records]):
+        for ids in self._ids([record.target for record in records]):
             whole = self._ended(ids)
             half = max(1, len(whole) // 2)
             found.append(Encoded(whole[:half], whole[half:], frozenset(range(half))))
@@ -148,7 +148,7 @@ class RecordCodec:
         return found, problems
 
     def _messages(self, record: Record) -> tuple[Message, ...]:
-        return ({"role": "user", "content": record.told},) if isinstance(record.told, str) else record.told
+        return ({"role": "user", "content": record.prompt},) if isinstance(record.prompt, str) else record.prompt
 
     def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
         """Ids of what a model is told before it is to answer.
@@ -156,7 +156,7 @@ class RecordCodec:
         Raises:
             ValueError: the chat template refuses one.
         """
-        if self.talks:
+        if self.uses_chat_template:
             return [asked(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
         plain = [f"{self.prefix}{text}" for text in texts]
         if not self.causal:
@@ -175,7 +175,7 @@ class RecordCodec:
 
     def reference(self, record: Record, encoded: Encoded) -> str:
         """What an answer is compared with: the record's own text; of plain text its second half."""
-        return self.text(encoded.said) if self.shape == "text" else record.said.strip()
+        return self.text(encoded.target) if self.shape == "text" else record.target.strip()
 
     # -- batches
 
@@ -185,7 +185,7 @@ class RecordCodec:
 
     def training_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
         """A batch in which all that is learnt counts."""
-        return self._batch(chosen, [one.learnt for one in chosen], rows)
+        return self._batch(chosen, [one.learned for one in chosen], rows)
 
     def answer_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
         """A batch in which the last answers count, and nothing else."""
@@ -193,14 +193,14 @@ class RecordCodec:
 
     def _batch(self, chosen: Sequence[Encoded], learnt: Sequence[frozenset[int]], rows: Tensor | None) -> Batch:
         if not self.causal:
-            ids, mask = self._padded([one.told for one in chosen])
-            labels, there = self._padded([one.said for one in chosen])
+            ids, mask = self._padded([one.prompt for one in chosen])
+            labels, there = self._padded([one.target for one in chosen])
             labels = labels.masked_fill(~there, -100)
             return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
-        ids, mask = self._padded([(*one.told, *one.said) for one in chosen])
+        ids, mask = self._padded([(*one.prompt, *one.target) for one in chosen])
         wanted, _ = self._padded(
             [
-                (*(place in also for place in range(len(one.told))), *(True for _ in one.said))
+                (*(place in also for place in range(len(one.prompt))), *(True for _ in one.target))
                 for one, also in zip(chosen, learnt, strict=True)
             ],
             fill=0,
@@ -265,15 +265,17 @@ class RecordCodec:
 
 
 def _answer(record: Record) -> Message:
-    return {"role": "assistant", "content": record.said}
+    return {"role": "assistant", "content": record.target}
 
 
 def _empty(found: list[Encoded | None], records: Sequence[Record]) -> list[str]:
     """Records whose ids leave nothing to tell or nothing to say; None is put in their place."""
     problems: list[str] = []
     for number, (one, record) in enumerate(zip(list(found), records, strict=True)):
-        if one is not None and (not one.told or not one.said):
-            what = "nothing before the answer: give a prompt" if not one.told else "a single token: nothing to predict"
+        if one is not None and (not one.prompt or not one.target):
+            what = (
+                "nothing before the answer: give a prompt" if not one.prompt else "a single token: nothing to predict"
+            )
             problems.append(f"{record.place}: the tokenizer makes of it {what}")
             found[number] = None
     return problems

@@ -29,8 +29,8 @@ class Limits:
     """Tokens that a record may have.
 
     Args:
-        told: of source or prompt; None: any number.
-        said: of the answer, with its end symbol; of plain text all of it.
+        max_source: of source or prompt; None: any number.
+        max_target: of the answer, with its end symbol; of plain text all of it.
         positions: that the model has: for each side of an encoder-decoder, for prompt and answer together of a causal
             one.
         too_long: "error", "drop", or "cut": of prompts the end is kept, of sources and answers the beginning; an
@@ -39,8 +39,8 @@ class Limits:
 
     __repr__ = brief
 
-    told: int | None = None
-    said: int | None = None
+    max_source: int | None = None
+    max_target: int | None = None
     positions: int | None = None
     too_long: str = "error"
 
@@ -100,11 +100,11 @@ def fit_lengths(codec: RecordCodec, records: Sequence[Record], limits: Limits, o
 
 def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
     """What of a record is too long, and what to do about it; "" where nothing is."""
-    sides = {"source": (len(one.told), limits.told), "target": (len(one.said), limits.said)}
+    sides = {"source": (len(one.prompt), limits.max_source), "target": (len(one.target), limits.max_target)}
     if codec.shape == "text":
-        sides = {"target": (len(one), limits.said)}
+        sides = {"target": (len(one), limits.max_target)}
     causal = codec.causal
-    if limits.positions is None and limits.told is None and len(one) > _MOST:
+    if limits.positions is None and limits.max_source is None and len(one) > _MOST:
         return f"has {len(one):,} tokens, more than {_MOST:,}; shorten it, or set max_source to what it may have"
     advice = 'or set too_long = "drop" or "cut"'
     for side, (length, allowed) in sides.items():
@@ -121,23 +121,27 @@ def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
 
 def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
     most = limits.positions
-    said = one.said[: min(n for n in (limits.said, most, len(one.said)) if n is not None)]
+    said = one.target[: min(n for n in (limits.max_target, most, len(one.target)) if n is not None)]
     if not codec.causal:
-        allowed = min(n for n in (limits.told, most, len(one.told)) if n is not None)
-        told = one.told
+        allowed = min(n for n in (limits.max_source, most, len(one.prompt)) if n is not None)
+        told = one.prompt
         if len(told) > allowed:
             # the encoder's own end symbol stays
             told = (*told[: allowed - 1], told[-1])
         return Encoded(told, said)
     if codec.shape == "text":
-        whole = (*one.told, *one.said)[: min(n for n in (limits.said, most, len(one)) if n is not None)]
+        whole = (*one.prompt, *one.target)[: min(n for n in (limits.max_target, most, len(one)) if n is not None)]
         half = max(1, len(whole) // 2)
         return Encoded(whole[:half], whole[half:], frozenset(range(half)))
     if most is not None:
         said = said[: most - 1]  # at least one token of the prompt stays
-    room = min(n for n in (limits.told, None if most is None else most - len(said), len(one.told)) if n is not None)
-    start = len(one.told) - room
-    return replace(one, told=one.told[start:], said=said, learnt=frozenset(p - start for p in one.learnt if p >= start))
+    room = min(
+        n for n in (limits.max_source, None if most is None else most - len(said), len(one.prompt)) if n is not None
+    )
+    start = len(one.prompt) - room
+    return replace(
+        one, prompt=one.prompt[start:], target=said, learned=frozenset(p - start for p in one.learned if p >= start)
+    )
 
 
 class RecordData:
@@ -200,37 +204,39 @@ class RecordData:
         """How often each id is to be said in the training records; one entry for each id of the tokenizer."""
         counts: Counter[int] = Counter()
         for one in self.splits["train"].encoded:
-            counts.update(one.said)
-            counts.update(one.told[place] for place in one.learnt)
+            counts.update(one.target)
+            counts.update(one.prompt[place] for place in one.learned)
         return tuple(float(counts[number]) for number in range(max(len(self.codec.tokenizer), max(counts) + 1)))
 
     @cached_property
     def longest(self) -> tuple[int, int]:
         """Tokens of the longest told and of the longest said part of any split."""
         every = [one for split in self.splits.values() for one in split.encoded]
-        return max(len(one.told) for one in every), max(len(one.said) for one in every)
+        return max(len(one.prompt) for one in every), max(len(one.target) for one in every)
 
     @cached_property
     def fingerprint(self) -> str:
         """First 8 hexadecimal digits of the SHA-256 of every split's ids in order, and of the tokenizer."""
         digest = hashlib.sha256(self.codec.vocabulary.encode())
         for split in SPLITS:
-            ids = [[one.told, one.said, sorted(one.learnt)] for one in self.splits[split].encoded]
+            ids = [[one.prompt, one.target, sorted(one.learned)] for one in self.splits[split].encoded]
             digest.update(f"{split}\n{json.dumps(ids)}\n".encode())
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
         """Lines that say what the data are: counts, what was left out, tokens, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
-        seen = {one.told for one in self.splits["train"].encoded}
+        seen = {one.prompt for one in self.splits["train"].encoded}
         for split in SPLITS:
             encoded = self.splits[split].encoded
-            known = 0 if split == "train" else sum(one.told in seen for one in encoded)
+            known = 0 if split == "train" else sum(one.prompt in seen for one in encoded)
             notes = [*self.notes.get(split, ())]
             notes += [f"{counted(known, 'prompt')} also in train, kept"] if known else []
             lines.append(f"{split}: {counted(len(encoded), 'record')}" + (f" ({'; '.join(notes)})" if notes else ""))
         train = self.splits["train"].encoded
-        told, said = (sum(map(len, part)) / len(train) for part in zip(*((e.told, e.said) for e in train), strict=True))
+        told, said = (
+            sum(map(len, part)) / len(train) for part in zip(*((e.prompt, e.target) for e in train), strict=True)
+        )
         end = "none" if self.codec.end is None else repr(self.codec.tokenizer.convert_ids_to_tokens(self.codec.end))
         return [
             *lines,
@@ -255,7 +261,7 @@ def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> Record
         raise UserError(problems)
     train = splits["train"].encoded
     end = _end(codec, train)
-    longest = max(len(one.said) - (one.said[-1] == end) for one in train)
+    longest = max(len(one.target) - (one.target[-1] == end) for one in train)
     made = replace(codec, end=end, longest=longest)
     notes = {
         split: [*(f"dropped: {text}" for text in records.dropped.get(split, ())), *found.notes]
@@ -280,7 +286,7 @@ def _fitted(records: Records, codec: RecordCodec, limits: Limits) -> dict[str, F
 def _end(codec: RecordCodec, train: Sequence[Encoded]) -> int | None:
     """What ends an answer: the special symbol that most training answers end with, else the tokenizer's own."""
     special = special_ids(codec.tokenizer)
-    last, _ = Counter(one.said[-1] for one in train).most_common(1)[0]
+    last, _ = Counter(one.target[-1] for one in train).most_common(1)[0]
     if last in special:
         return last
     eos: int | None = codec.tokenizer.eos_token_id

@@ -302,15 +302,15 @@ class Record:
 
     Args:
         place: where it stands.
-        told: source or prompt; of messages all but the last; "" of plain text.
-        said: target, completion, the last message's content, or the text.
+        prompt: source or prompt; of messages all but the last; "" of plain text.
+        target: target, completion, the last message's content, or the text.
     """
 
     __repr__ = brief
 
     place: str
-    told: str | tuple[Message, ...]
-    said: str
+    prompt: str | tuple[Message, ...]
+    target: str
 
 
 def shape_of(columns: Mapping[str, str | None], table: Table) -> tuple[str, dict[str, str]]:
