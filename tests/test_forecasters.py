@@ -10,10 +10,8 @@ from builders import assert_same_gradients, gradients
 from freerun.keys import fold
 from freerun.models import (
     MODELS,
-    ConvGRUForecaster,
     PlainForecaster,
     RecurrentForecaster,
-    Rescaled,
     Seq2SeqModel,
     ShallowPLRNN,
     TransformerForecaster,
@@ -43,8 +41,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def batch_for(model, values: int = VALUES) -> fr.Batch:
     """Ragged rows in the model's layout, with whatever else it reads."""
-    inner = model.model if isinstance(model, Rescaled) else model
-    covariates, observed = (inner.settings().get(name, 0) for name in ("covariates", "observed"))
+    covariates, observed = (model.settings().get(name, 0) for name in ("covariates", "observed"))
     spoken = torch.tensor([TIME, TIME - 3, TIME - 1, 2])
     if model.layout == "past":
         context = {"past": random(ROWS, 5, values + observed + covariates, seed=1)}
@@ -88,12 +85,7 @@ TRANSFORMERS = {
     "transformer, quantiles": {"head": "quantiles"},
 }
 OTHERS = {
-    "conv_gru": lambda: ConvGRUForecaster(6, height=2, channels=3, kernel=3),
-    "conv_gru, 2 layers": lambda: ConvGRUForecaster(6, frame_channels=2, width=1, channels=2, kernel=3, layers=2),
-    "conv_gru, bounded": lambda: ConvGRUForecaster(4, channels=2, kernel=3, bounded=True),
     "shallow_plrnn": lambda: ShallowPLRNN(3, size=5),
-    "rescaled": lambda: Rescaled(PlainForecaster(3, size=6, residual=True), [1.0, 0.0, -2.0], [2.0, 0.5, 1.0]),
-    "rescaled, past": lambda: Rescaled(RecurrentForecaster(3, 1, 1, size=6), [1.0, 0.0, -2.0], [2.0, 0.5, 1.0]),
 }
 CASES = {
     **dict(recurrent()),
@@ -179,9 +171,8 @@ def test_every_check_passes(name):
     assert isinstance(model, Stepper)
     assert isinstance(model, Cached) == isinstance(model, TransformerForecaster)
     assert not fr.check_model(model, batch).refused
-    if not isinstance(model, Rescaled):
-        again = type(model)(**model.settings())
-        again.load_state_dict(model.float().state_dict())
+    again = type(model)(**model.settings())
+    again.load_state_dict(model.float().state_dict())
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -239,8 +230,7 @@ ENGINES = {
 ROLLED = [
     "past, gru, 2", "past, lstm, 1", "past, covariates", "past, residual", "past, fed back", "past, gaussian",
     "sequence, gru, 1", "sequence, lstm, 2", "sequence, covariates", "sequence, gaussian", "transformer",
-    "transformer, covariates", "transformer, residual", "transformer, gaussian", "conv_gru", "shallow_plrnn",
-    "rescaled", "rescaled, past",
+    "transformer, covariates", "transformer, residual", "transformer, gaussian", "shallow_plrnn",
 ]  # fmt: skip
 
 
@@ -347,14 +337,6 @@ def test_the_jacobian_of_a_shallow_plrnn_is_autograds():
     torch.testing.assert_close(model.jacobian(states), wanted)
 
 
-def test_rescaled_is_the_model_on_raw_units():
-    model, batch = case("rescaled, past")
-    raw_past = batch.context["past"].clone()
-    raw_past[..., :3] = raw_past[..., :3] * model.std + model.mean
-    raw = batch.replace(history=batch.history * model.std + model.mean, context={**batch.context, "past": raw_past})
-    torch.testing.assert_close(model(batch) * model.std + model.mean, model.model(raw))
-
-
 @pytest.mark.parametrize("name", ["past, covariates", "sequence, covariates", "transformer, covariates"])
 def test_covariates_that_are_missing_at_generation_are_told(name):
     model, batch = case(name)
@@ -437,32 +419,16 @@ def test_arguments_that_cannot_be_are_all_told_at_once():
     for changes in ({"fed_back": 1}, {"fed_back": "01"}, {"dropout": "a"}):
         with pytest.raises(fr.UserError, match=next(iter(changes))):
             RecurrentForecaster(3, **changes)
-    for changes in ({"channels": 2.0}, {"kernel": "3"}, {"kernel": None}, {"height": 0}):
-        with pytest.raises(fr.UserError, match=f"{next(iter(changes))} must be a whole number of at least 1"):
-            ConvGRUForecaster(4, **changes)
-    for kind in (PlainForecaster, TransformerForecaster, ConvGRUForecaster, ShallowPLRNN):
+    for kind in (PlainForecaster, TransformerForecaster, ShallowPLRNN):
         with pytest.raises(fr.UserError, match=r"observed channels are known in the past only.*observed=1"):
             kind(4, observed=1)
-    for kind in (ConvGRUForecaster, ShallowPLRNN):
-        with pytest.raises(fr.UserError, match="covariates=2"):
-            kind(4, 2)
-    with pytest.raises(fr.UserError, match=r"got 10 and 1 \* 3 \* 3 = 9: give height and width"):
-        ConvGRUForecaster(10)
-    with pytest.raises(fr.UserError, match="kernel must be odd"):
-        ConvGRUForecaster(9, kernel=4)
+    with pytest.raises(fr.UserError, match="covariates=2"):
+        ShallowPLRNN(4, 2)
     with pytest.raises(fr.UserError, match="size must be a multiple of heads"):
         TransformerForecaster(3, size=10)
     with pytest.raises(fr.UserError) as caught:
         TransformerForecaster(0, size=0, head="laplace")
     assert len(caught.value.problems) == 3
-    with pytest.raises(fr.UserError, match="one number a value; this one has head='gaussian'"):
-        Rescaled(PlainForecaster(2, head="gaussian"), [0.0, 0.0], [1.0, 1.0])
-    with pytest.raises(fr.UserError, match=r"each of the model's 2 values; got 3"):
-        Rescaled(PlainForecaster(2), [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
-    with pytest.raises(fr.UserError, match="std above 0"):
-        Rescaled(PlainForecaster(2), [0.0, 0.0], [1.0, 0.0])
-    with pytest.raises(fr.UserError, match="Linear lacks some"):
-        Rescaled(torch.nn.Linear(2, 2), [0.0, 0.0], [1.0, 1.0])
 
 
 def test_the_articles_model_is_cut_and_refuses_another_width():
@@ -486,6 +452,5 @@ def test_models_are_found_by_name():
         "recurrent_forecaster": "past",
         "plain_forecaster": "sequence",
         "transformer_forecaster": "sequence",
-        "conv_gru": "sequence",
         "shallow_plrnn": "sequence",
     }

@@ -15,17 +15,15 @@ from parallel_text import write_parallel
 SIZES = {
     "recurrent": "size = 8",
     "transformer": "size = 8\nlayers = 1\nheads = 2",
-    "conv_gru": "channels = 2\nkernel = 3",
 }
 SYSTEM = 'kind = "system"\nsystem = "lorenz63"\npast = 4\nhorizon = 3\nwindows = [16, 8, 8]\ntrajectories = 4'
 TOY = 'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 40\ndev = 8\ntest = 8'
-FRAMES = 'kind = "frames"\npast = 3\nhorizon = 3\nwindows = [8, 4, 4]\nheight = 10\nwidth = 10\nobjects = 1'
 WORLDS = {
     "recurrent": TOY, "transformer": TOY, "transformer_lm": "text", "parallel transformer": "parallel",
     "t5": "pairs", "gpt2": "completions", "recurrent_forecaster": SYSTEM, "plain_forecaster": SYSTEM,
-    "article": SYSTEM, "transformer_forecaster": SYSTEM, "conv_gru": FRAMES, "shallow_plrnn": SYSTEM,
+    "article": SYSTEM, "transformer_forecaster": SYSTEM, "shallow_plrnn": SYSTEM,
 }  # fmt: skip
-VALUES = [name for name, data in WORLDS.items() if data in (SYSTEM, FRAMES)]
+VALUES = [name for name, data in WORLDS.items() if data == SYSTEM]
 ARGUMENTS = {
     "scheduled_sampling": "teacher_forcing_ratio = 0.5", "two_pass": "teacher_forcing_ratio = 0.5",
     "parallel": "teacher_forcing_ratio = 0.5\npasses = 2", "token_noise": "rate = 0.5", "multi_step": "horizon = 2",

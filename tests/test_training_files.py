@@ -14,10 +14,16 @@ import pytest
 import torch
 
 from freerun.errors import CheckpointError, OccupiedError, ResourceError
-from freerun.training.files import clean, read_folder, replace_file, write_folder
+from freerun.training.files import Stored, clean, replace_file, write_folder
 from freerun.training.log import Metrics
 from freerun.training.run_folder import FolderLock, in_checkpoints
 from freerun.training.weights import load_weights, pack, unpack, weights_of
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    stored = Stored(folder)
+    return {name: stored.read(name) for name in stored.files}
+
 
 FILES = {"a.json": b'{"x": 1}', "b.safetensors": bytes(range(256)) * 3}
 

@@ -1,7 +1,6 @@
-"""Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems, films."""
+"""Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems."""
 
 from freerun.data.builtin_pairs import TOYS, load_cmudict, load_toy
-from freerun.data.frames import FrameOptions, load_frames
 from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, load_parallel, read_pairs, read_sentences
 from freerun.data.pairs import PairCodec, PairData, Pairs, ParallelCodec, ParallelData, Sentences
 from freerun.data.series import SeriesCodec, SeriesData, SeriesOptions, load_series, read_past, series_from_arrays
@@ -12,7 +11,6 @@ from freerun.data.tokenisers import Subwords, Vocabulary
 __all__ = [
     "SYSTEMS",
     "TOYS",
-    "FrameOptions",
     "PairCodec",
     "PairData",
     "PairOptions",
@@ -31,7 +29,6 @@ __all__ = [
     "TextOptions",
     "Vocabulary",
     "load_cmudict",
-    "load_frames",
     "load_pairs",
     "load_parallel",
     "load_series",

@@ -15,13 +15,9 @@ from freerun.data.series.building import cell_problems, constants, endless, scal
 from freerun.data.series.options import SPLITS, Layout, check_layout, number_problems
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.systems import (
-    HyperRoessler,
-    KuramotoSivashinsky,
     Lorenz63,
     Lorenz96,
     MackeyGlass,
-    Pendulum,
-    Roessler,
     System,
     Thomas,
     random_numbers,
@@ -33,10 +29,6 @@ SYSTEMS: dict[str, type[System]] = {
     "thomas": Thomas,
     "lorenz63": Lorenz63,
     "lorenz96": Lorenz96,
-    "roessler": Roessler,
-    "hyper_roessler": HyperRoessler,
-    "kuramoto_sivashinsky": KuramotoSivashinsky,
-    "pendulum": Pendulum,
 }
 
 
@@ -124,7 +116,7 @@ def system_named(name: str, parameters: Mapping[str, Any]) -> System:
 def load_system(name: str | System, options: SystemOptions | None = None, layout: Layout = "past") -> SeriesData:
     """Windows of a simulated system, normalised by its training trajectories.
 
-    No trajectory is in two splits. Channels known in advance (the drive of a pendulum) become covariates.
+    No trajectory is in two splits.
 
     Args:
         name: of a system in ``SYSTEMS``, or a system.
@@ -146,7 +138,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     each = [-(-windows // share) for windows, share in zip(options.windows, options.shares, strict=True)]
     steps = (max(each) - 1) * stride + size
     values = system.simulate(options.trajectories, steps, options.seed)
-    values = _observed(values, options, system.driven)
+    values = _observed(values, options)
     raw = values.reshape(-1, system.dimension)
     segments: dict[str, list[Segment]] = {}
     starts: dict[str, torch.Tensor] = {}
@@ -167,8 +159,8 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
         system.channels,
         tuple(mean.tolist()),
         tuple(std.tolist()),
-        values=system.dimension - system.driven,
-        covariates=system.driven,
+        values=system.dimension,
+        covariates=0,
         past=options.past,
         horizon=options.horizon,
         layout=layout,
@@ -186,8 +178,8 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     )
 
 
-def _observed(values: Array, options: SystemOptions, driven: int) -> Array:
-    """Trajectories (trajectories, steps, channels) with observation noise; what is known in advance has none."""
+def _observed(values: Array, options: SystemOptions) -> Array:
+    """Trajectories (trajectories, steps, channels) with observation noise."""
     if not options.noise:
         return values
     rows, steps, width = values.shape
@@ -196,7 +188,6 @@ def _observed(values: Array, options: SystemOptions, driven: int) -> Array:
     # Box and Muller; 1 - u is in (0, 1]
     normal = np.sqrt(-2 * np.log(1 - (second + 1) / 2)) * np.cos(np.pi * first)
     spread = values[: options.shares[0]].std(axis=(0, 1))
-    spread[width - driven :] = 0
     return values + options.noise * spread * normal
 
 

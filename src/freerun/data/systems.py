@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from freerun.data.files import LARGEST, Array
 from freerun.errors import UserError, shown
 from freerun.keys import fold, uniform
-
-Spectrum = NDArray[np.complex128]
 
 
 def rk4(rate: Callable[[Array], Array], state: Array, dt: float) -> Array:
@@ -35,72 +32,6 @@ def rk4(rate: Callable[[Array], Array], state: Array, dt: float) -> Array:
     k3 = rate(state + dt / 2 * k2)
     k4 = rate(state + dt * k3)
     return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-
-class Exponential(NamedTuple):
-    """Coefficients of ``etdrk4``, each (modes,); see ``exponential``."""
-
-    whole: Array
-    half: Array
-    inner: Array
-    first: Array
-    middle: Array
-    last: Array
-
-
-@lru_cache(maxsize=8)
-def exponential(linear: tuple[float, ...], dt: float, points: int = 32) -> Exponential:
-    """Coefficients of ``etdrk4`` for a diagonal linear part.
-
-    ``(e^z - 1)/z`` and the like cancel badly near z = 0: each is the mean over points of a circle of radius 1 around
-    ``z = linear dt`` (Kassam and Trefethen 2005).
-
-    Args:
-        linear: one real number a mode.
-        dt: length of the step.
-        points: on the upper half of the circle; the lower one mirrors it.
-    """
-    z = dt * np.array(linear)
-    circle = z[:, None] + np.exp(1j * np.pi * (np.arange(points) + 0.5) / points)
-    power: NDArray[Any] = np.exp(circle)
-    cubed: NDArray[Any] = circle**3
-
-    def mean(values: NDArray[Any]) -> Array:
-        return dt * values.mean(axis=-1).real
-
-    return Exponential(
-        whole=np.exp(z),
-        half=np.exp(z / 2),
-        inner=mean((np.exp(circle / 2) - 1) / circle),
-        first=mean((-4 - circle + power * (4 - 3 * circle + circle**2)) / cubed),
-        middle=mean((2 + circle + power * (-2 + circle)) / cubed),
-        last=mean((-4 - 3 * circle - circle**2 + power * (4 - circle)) / cubed),
-    )
-
-
-def etdrk4(given: Exponential, rest: Callable[[Spectrum], Spectrum], state: Spectrum) -> Spectrum:
-    """One step of ``dv/dt = c v + N(v)``, c diagonal and stiff: c exactly, N by Runge-Kutta of order four.
-
-    Args:
-        given: coefficients for c and the step's length, from ``exponential``.
-        rest: N.
-        state: (..., modes).
-
-    >>> step = exponential((-100.0,), 0.1)
-    >>> v = etdrk4(step, lambda v: 0 * v + 100, np.array([3.0 + 0j]))
-    >>> bool(abs(v[0].real - (1 + 2 * np.exp(-10))) < 1e-12)
-    True
-
-    Cox and Matthews (2002); Kassam and Trefethen (2005).
-    """
-    at = rest(state)
-    a = given.half * state + given.inner * at
-    at_a = rest(a)
-    b = given.half * state + given.inner * at_a
-    at_b = rest(b)
-    c = given.half * a + given.inner * (2 * at_b - at)
-    at_c = rest(c)
-    return given.whole * state + given.first * at + 2 * given.middle * (at_a + at_b) + given.last * at_c
 
 
 class Steps(Protocol):
@@ -161,10 +92,9 @@ def largest_exponent(
 class System(Protocol):
     """Equations with their parameters.
 
-    ``channels`` names what is observed, ``driven`` says how many of the last of them are known in advance (the phase
-    of a drive), ``exponent`` is the largest Lyapunov exponent per unit of time as published, None where the
-    parameters are other than the published ones. ``initial`` gives states (trajectories, size) that ``step``
-    (of length ``dt``) takes on, ``transient`` of them until the attractor is reached; ``observe`` gives
+    ``channels`` names what is observed, ``exponent`` is the largest Lyapunov exponent per unit of time as published,
+    None where the parameters are other than the published ones. ``initial`` gives states (trajectories, size) that
+    ``step`` (of length ``dt``) takes on, ``transient`` of them until the attractor is reached; ``observe`` gives
     (trajectories, dimension).
     """
 
@@ -172,8 +102,6 @@ class System(Protocol):
     def dt(self) -> float: ...
     @property
     def channels(self) -> tuple[str, ...]: ...
-    @property
-    def driven(self) -> int: ...
     @property
     def transient(self) -> int: ...
     @property
@@ -197,7 +125,6 @@ S = TypeVar("S", bound=System)
 class Simulated:
     """``simulate`` and ``settled`` of a system, from its ``initial``, ``step`` and ``observe``."""
 
-    driven = 0
     transient = 2000
 
     @property
@@ -442,105 +369,6 @@ class Lorenz96(Simulated):
 
 
 @dataclass(frozen=True)
-class Roessler(Simulated):
-    """Roessler's band: ``dx = -y - z, dy = x + a y, dz = b + z (x - c)``.
-
-    Args:
-        a: growth of the spiral.
-        b: inflow of z.
-        c: where z takes off.
-        dt: length of a step.
-
-    >>> Roessler().simulate(2, 5).shape
-    (2, 5, 3)
-
-    Roessler (1976); exponent as in Teutsch and Maeder (2022).
-    """
-
-    a: float = 0.2
-    b: float = 0.2
-    c: float = 5.7
-    dt: float = 0.12
-    channels = ("x", "y", "z")
-
-    def __post_init__(self) -> None:
-        checked_positive(self, "dt")
-
-    @property
-    def exponent(self) -> float | None:
-        """0.069 per unit of time."""
-        return published(self, 0.069)
-
-    def initial(self, trajectories: int, seed: int) -> Array:
-        """Around the origin, which is a spiral outwards."""
-        return np.array([2.0, 2.0, 0.1]) * random_numbers(seed, "roessler", trajectories, 3)
-
-    def rate(self, state: Array) -> Array:
-        """Derivative in time."""
-        x, y, z = state[..., 0], state[..., 1], state[..., 2]
-        return stacked(-y - z, x + self.a * y, self.b + z * (x - self.c))
-
-    def step(self, state: Array) -> Array:
-        """States one step later."""
-        return rk4(self.rate, state, self.dt)
-
-
-@dataclass(frozen=True)
-class HyperRoessler(Simulated):
-    """Roessler's hyperchaos: ``dx = -y - z, dy = x + a y + w, dz = b + x z, dw = -c z + d w``.
-
-    The attractor is not for ever: after millions of steps a trajectory can leave for infinity, which is an error.
-
-    Args:
-        a: growth of the spiral.
-        b: inflow of z.
-        c: what z takes from w.
-        d: growth of w.
-        dt: length of a step.
-        substeps: Runge-Kutta steps in one: where z spikes, steps of 0.1 would be unstable.
-
-    >>> HyperRoessler().simulate(2, 5).shape
-    (2, 5, 4)
-
-    Roessler (1979); exponent as in Teutsch and Maeder (2022). It measures 0.113 here (``largest_exponent``), which is
-    what Wolf et al. (1985) give: 0.16 bits.
-    """
-
-    a: float = 0.25
-    b: float = 3.0
-    c: float = 0.5
-    d: float = 0.05
-    dt: float = 0.1
-    substeps: int = 8
-    transient = 500
-    channels = ("x", "y", "z", "w")
-
-    def __post_init__(self) -> None:
-        checked_positive(self, "dt", "substeps")
-
-    @property
-    def exponent(self) -> float | None:
-        """0.14 per unit of time."""
-        return published(self, 0.14)
-
-    def initial(self, trajectories: int, seed: int) -> Array:
-        """Around (-20, 0, 0, 15), near the attractor: from many other places trajectories leave for infinity."""
-        spread = np.array([1.0, 1.0, 0.0, 0.5])
-        return np.array([-20.0, 0.0, 0.0, 15.0]) + spread * random_numbers(seed, "hyper_roessler", trajectories, 4)
-
-    def rate(self, state: Array) -> Array:
-        """Derivative in time."""
-        x, y, z, w = state[..., 0], state[..., 1], state[..., 2], state[..., 3]
-        return stacked(-y - z, x + self.a * y + w, self.b + x * z, -self.c * z + self.d * w)
-
-    def step(self, state: Array) -> Array:
-        """States one step later."""
-        for _ in range(self.substeps):
-            state = rk4(self.rate, state, self.dt / self.substeps)
-        return state
-
-
-@dataclass(frozen=True)
 class MackeyGlass(Simulated):
     """Mackey and Glass' blood cells: ``dx = beta x_tau / (1 + x_tau^n) - gamma x``, x_tau = x(t - tau), by Euler.
 
@@ -600,126 +428,3 @@ class MackeyGlass(Simulated):
     def observe(self, state: Array) -> Array:
         """(trajectories, 1): the newest value."""
         return state[:, -1:]
-
-
-@dataclass(frozen=True)
-class KuramotoSivashinsky(Simulated):
-    """Flame fronts: ``u_t = -u u_x - u_xx - u_xxxx``, periodic in space, pseudo-spectral, by ETDRK4.
-
-    Args:
-        length: L of the domain; exponents are published for 22 and 60.
-        size: N points of the grid, even.
-        dt: length of a step.
-
-    Raises:
-        UserError: a grid that is odd, has fewer than 8 points, or is too coarse for the length.
-
-    >>> KuramotoSivashinsky().simulate(2, 5).shape
-    (2, 5, 64)
-
-    Kassam and Trefethen (2005); exponents: Cvitanovic, Davidchack and Siminos (2010) for 22, Edson, Bunder,
-    Mattner and Roberts (2019) for 60.
-    """
-
-    length: float = 22.0
-    size: int = 64
-    dt: float = 0.25
-    transient = 1000
-    _exponents: ClassVar[dict[float, float]] = {22.0: 0.048, 60.0: 0.089}
-
-    def __post_init__(self) -> None:
-        checked_positive(self, "length", "dt")
-        # fewer points than 1 a unit of length do not reach the wave numbers that damp
-        if self.size < max(8, self.length) or self.size % 2:
-            raise UserError(
-                f"KuramotoSivashinsky: size must be even, at least 8 and at least length; got size {self.size}, "
-                f"length {self.length}"
-            )
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """u1, u2 and so on along the grid."""
-        return tuple(f"u{number}" for number in range(1, self.size + 1))
-
-    @property
-    def exponent(self) -> float | None:
-        """Per unit of time: 0.048 at length 22, 0.089 at 60; None at a length without a published one."""
-        return self._exponents.get(self.length)
-
-    @property
-    def waves(self) -> Array:
-        """(size / 2 + 1,) wave numbers."""
-        return (2 * np.pi / self.length) * np.arange(self.size // 2 + 1, dtype=np.float64)
-
-    def initial(self, trajectories: int, seed: int) -> Array:
-        """Four long waves of random size; the mean is 0 and stays so."""
-        numbers = random_numbers(seed, "kuramoto_sivashinsky", trajectories, 8)
-        angles = 2 * np.pi * np.outer(np.arange(1, 5), np.arange(self.size)) / self.size
-        return numbers[:, :4] @ np.cos(angles) + numbers[:, 4:] @ np.sin(angles)
-
-    def step(self, state: Array) -> Array:
-        """States one step later."""
-        waves = self.waves
-        given = exponential(tuple((waves**2 - waves**4).tolist()), self.dt)
-        slope = -0.5j * waves
-        slope[-1] = 0  # the highest wave of an even grid has no derivative on it
-
-        def rest(spectrum: Spectrum) -> Spectrum:
-            return slope * np.fft.rfft(np.fft.irfft(spectrum, n=self.size) ** 2)
-
-        then: Any = np.fft.irfft(etdrk4(given, rest, np.fft.rfft(state)), n=self.size)
-        return then
-
-
-@dataclass(frozen=True)
-class Pendulum(Simulated):
-    """A damped pendulum, driven: ``theta'' = -damping theta' - sin theta + force cos phi, phi' = frequency``.
-
-    Observed are sin and cos of the angle, its speed, and sin and cos of the drive's phase, which are known in advance:
-    they become covariates. The defaults are chaotic.
-
-    Args:
-        damping: 1 / quality.
-        force: amplitude of the drive.
-        frequency: of the drive, in units of the pendulum's own.
-        dt: length of a step.
-
-    >>> Pendulum().simulate(2, 5).shape, Pendulum().driven
-    ((2, 5, 5), 2)
-
-    Baker and Gollub (1996).
-    """
-
-    damping: float = 0.5
-    force: float = 1.5
-    frequency: float = 2 / 3
-    dt: float = 0.1
-    channels = ("sin_angle", "cos_angle", "speed", "sin_drive", "cos_drive")
-    driven = 2
-
-    def __post_init__(self) -> None:
-        checked_positive(self, "dt")
-
-    @property
-    def exponent(self) -> float | None:
-        """0.112 per unit of time, measured with ``largest_exponent``: it is from no publication."""
-        return published(self, 0.112)
-
-    def initial(self, trajectories: int, seed: int) -> Array:
-        """Any angle and phase, speeds in [-1, 1): (trajectories, 3) are angle, speed and phase."""
-        return np.array([np.pi, 1.0, np.pi]) * random_numbers(seed, "pendulum", trajectories, 3)
-
-    def rate(self, state: Array) -> Array:
-        """Derivative in time."""
-        angle, speed, phase = state[..., 0], state[..., 1], state[..., 2]
-        push = -self.damping * speed - np.sin(angle) + self.force * np.cos(phase)
-        return stacked(speed, push, np.full_like(phase, self.frequency))
-
-    def step(self, state: Array) -> Array:
-        """States one step later; angle and phase are not wrapped."""
-        return rk4(self.rate, state, self.dt)
-
-    def observe(self, state: Array) -> Array:
-        """(trajectories, 5); see above."""
-        angle, speed, phase = state[:, 0], state[:, 1], state[:, 2]
-        return np.stack([np.sin(angle), np.cos(angle), speed, np.sin(phase), np.cos(phase)], axis=-1)

@@ -4,10 +4,8 @@ from typing import Any
 
 from freerun.models.article import ArticleForecaster, Seq2SeqModel, UnshiftedSeq2SeqModel
 from freerun.models.forecasting import (
-    ConvGRUForecaster,
     PlainForecaster,
     RecurrentForecaster,
-    Rescaled,
     ShallowPLRNN,
     TransformerForecaster,
 )
@@ -17,11 +15,9 @@ from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
 __all__ = [
     "MODELS",
     "ArticleForecaster",
-    "ConvGRUForecaster",
     "PlainForecaster",
     "RecurrentForecaster",
     "RecurrentSeq2Seq",
-    "Rescaled",
     "Seq2SeqModel",
     "ShallowPLRNN",
     "TransformerForecaster",
@@ -38,6 +34,5 @@ MODELS: dict[str, type[Any]] = {
     "recurrent_forecaster": RecurrentForecaster,
     "plain_forecaster": PlainForecaster,
     "transformer_forecaster": TransformerForecaster,
-    "conv_gru": ConvGRUForecaster,
     "shallow_plrnn": ShallowPLRNN,
 }

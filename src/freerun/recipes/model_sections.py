@@ -173,39 +173,6 @@ class TransformerForecasterSettings:
 
 
 @dataclass(frozen=True)
-class ConvGRUSettings:
-    """Convolutional GRU for frames, ``freerun.models.ConvGRUForecaster``.
-
-    Args:
-        height: of a frame, in points (None: square frames).
-        width: of a frame, in points (None: square frames).
-        frame_channels: of a frame.
-        channels: of the states.
-        kernel: width of the convolutions, odd.
-        layers: number of them.
-        bounded: whether what it says lies between 0 and 1.
-    """
-
-    kind: Literal["conv_gru"] = "conv_gru"
-    height: int | None = number_field(None, low=1, high=10**6)
-    width: int | None = number_field(None, low=1, high=10**6)
-    frame_channels: int = number_field(1, low=1, high=10**6)
-    channels: int = number_field(16, low=1, high=10**6)
-    kernel: int = number_field(5, low=1, high=999)
-    layers: int = number_field(1, low=1, high=256)
-    bounded: bool = False
-
-    @property
-    def trial(self) -> tuple[int, ...]:
-        """A small frame's numbers."""
-        height = self.height or self.width or 4
-        return self.frame_channels * height * (self.width or height), 0, 0
-
-    def __str__(self) -> str:
-        return f"conv_gru, {self.channels} channels"
-
-
-@dataclass(frozen=True)
 class ShallowPLRNNSettings:
     """Shallow piecewise linear recurrent net, ``freerun.models.ShallowPLRNN``.
 
@@ -228,7 +195,6 @@ ModelSettings = (
     | RecurrentForecasterSettings
     | PlainForecasterSettings
     | TransformerForecasterSettings
-    | ConvGRUSettings
     | ShallowPLRNNSettings
     | ArticleSettings
     | HuggingFaceSettings
@@ -242,7 +208,6 @@ MODEL_KINDS: dict[str, type[Any]] = {
     "recurrent_forecaster": RecurrentForecasterSettings,
     "plain_forecaster": PlainForecasterSettings,
     "transformer_forecaster": TransformerForecasterSettings,
-    "conv_gru": ConvGRUSettings,
     "shallow_plrnn": ShallowPLRNNSettings,
     "article": ArticleSettings,
     "huggingface": HuggingFaceSettings,

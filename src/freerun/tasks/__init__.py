@@ -15,7 +15,6 @@ from freerun.tasks.pairs import PairsKind, ParallelKind
 from freerun.tasks.records import RecordsKind
 from freerun.tasks.sections import (
     CmudictData,
-    FramesSection,
     PairsData,
     ParallelData,
     RecordsData,
@@ -76,7 +75,7 @@ def trained_on(data_kind: str, model: Any) -> TargetFacts:
 
 
 DataSettings = (
-    CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection | FramesSection |
+    CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection |
     RecordsData
 )  # fmt: skip
 
@@ -89,6 +88,5 @@ DATA_KINDS: dict[str, type[Any]] = {
     "parallel": ParallelData,
     "series": SeriesSection,
     "system": SystemSection,
-    "frames": FramesSection,
     "records": RecordsData,
 }

@@ -24,12 +24,6 @@ from freerun.metrics.outputs import error_by_lead, first_divergence, nrmse, vali
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import Evaluation
 
-SCORES = {
-    "teacher_forced": ("loss", "nrmse"),
-    "free_running": ("nrmse", "nrmse_last_tenth", "mse", "mae", "valid_time", "diverged", "first_divergence"),
-}
-"""What ``evaluate_windows`` gives of the model, by side; ``<naive>_nrmse``, ``_mse`` and ``_mae`` stand beside."""
-
 
 @dataclass(frozen=True)
 class ForecastSettings:

@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from freerun.batch import Batch
     from freerun.metrics.table import TaskReport
 
-SCORES = {
-    "teacher_forced": ("loss", "token_accuracy", "sequence_accuracy", "per", "wer"),
-    "free_running": ("per", "wer", "sequence_accuracy"),
-}
-"""What ``evaluate_pairs`` gives, by side."""
-
 
 @dataclass(frozen=True)
 class EvaluateSettings:
@@ -174,10 +168,6 @@ def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
         symbols += length
         wrong_words += found > 0
     return wrong_choices, symbols, wrong_words
-
-
-TRANSLATION_SCORES = {"teacher_forced": ("loss", "token_accuracy"), "free_running": ("bleu", "chrf", "length_ratio")}
-"""What ``evaluate_translations`` gives, by side."""
 
 
 class TranslateTask(DataTask[ParallelData, EvaluateSettings]):

@@ -36,12 +36,6 @@ if TYPE_CHECKING:
     from freerun.data.records import RecordOptions, Records
     from freerun.metrics.table import TaskReport
 
-SCORES = {
-    "teacher_forced": ("loss", "perplexity", "token_accuracy"),
-    "free_running": ("chrf", "bleu", "cer", "sequence_accuracy", "length_ratio"),
-}
-"""What ``evaluate_records`` gives, by side."""
-
 
 @dataclass(frozen=True)
 class AnswerSettings:

@@ -1,4 +1,4 @@
-"""The section ``[data]`` for series of values: files, simulated systems, frames."""
+"""The section ``[data]`` for series of values: files, simulated systems."""
 
 from __future__ import annotations
 
@@ -437,43 +437,3 @@ class SystemSection:
     def options(self) -> dict[str, Any]:
         """The arguments of ``SystemOptions``."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("kind", "system")}
-
-
-@dataclass(frozen=True)
-class FramesSection:
-    """Films of digits or shapes that move by a rule and bounce off the border.
-
-    Args:
-        past: frames known before what is predicted.
-        horizon: frames predicted.
-        windows: numbers of training, dev and test windows; each is a film of its own.
-        height: of the canvas, in points.
-        width: of the canvas, in points.
-        glyphs: "digits" or "shapes".
-        objects: glyphs that move at once, through each other.
-        speed: points a frame, at most, along each axis.
-        seed: of the films; the recipe's own seed does not change the data.
-        warmup_loss: whether the past of training windows carries loss too, for models that read one sequence.
-    """
-
-    family: ClassVar[str] = "series"
-    kind: Literal["frames"] = "frames"
-    past: int = number_field(5, low=1, high=10**7)
-    horizon: int = number_field(10, low=1, high=10**7)
-    windows: tuple[int, ...] = number_field((1024, 128, 256), low=1, high=10**8)
-    height: int = number_field(16, low=1, high=10**4)
-    width: int = number_field(16, low=1, high=10**4)
-    glyphs: Literal["digits", "shapes"] = "digits"
-    objects: int = number_field(2, low=1, high=10**4)
-    speed: float = number_field(1.5, low=0.0)
-    seed: int = number_field(0, low=0, high=2**63 - 1)
-    warmup_loss: bool = False
-
-    def __post_init__(self) -> None:
-        from freerun.data.frames import FrameOptions
-
-        FrameOptions(**self.options())
-
-    def options(self) -> dict[str, Any]:
-        """The arguments of ``FrameOptions``."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}

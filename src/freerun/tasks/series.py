@@ -1,4 +1,4 @@
-"""Series of values - files, simulated systems, frames - as a kind of task."""
+"""Series of values - files, simulated systems - as a kind of task."""
 
 from __future__ import annotations
 
@@ -20,17 +20,13 @@ from freerun.errors import UserError
 from freerun.metrics.outputs import error_by_lead, nrmse
 from freerun.tasks.base import DataTask, Evaluation
 from freerun.tasks.forecasts import ForecastSettings, batches, evaluate_windows, median, spread, whole_windows
-from freerun.tasks.sections import FramesSection, SeriesSection, SystemSection
+from freerun.tasks.sections import SeriesSection, SystemSection
 
 if TYPE_CHECKING:
     from freerun.data import SeriesCodec, SeriesData
     from freerun.metrics.table import TaskReport
 
 _NAIVE_BATCH = 1024
-
-
-NAIVE = ("last_value", "last_period", "mean", "linear")
-"""Forecasts that need no model, scored as ``<name>_nrmse``, ``_mse``, ``_mae``; the period where the data have one."""
 
 
 class ForecastTask(DataTask[Any, ForecastSettings]):
@@ -128,9 +124,7 @@ class SeriesEvaluate:
 class SeriesKind:
     """Windows of series, forecast freely over a horizon; see ``TaskKind``."""
 
-    models = (
-        "recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "conv_gru", "shallow_plrnn", "article",
-    )  # fmt: skip
+    models = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "shallow_plrnn", "article")
     evaluate: type[Any] = SeriesEvaluate
     select = "nrmse"
     selectable = (
@@ -147,7 +141,7 @@ class SeriesKind:
 
         return SERIES
 
-    def load(self, settings: SeriesSection | SystemSection | FramesSection, model: Any) -> SeriesData:
+    def load(self, settings: SeriesSection | SystemSection, model: Any) -> SeriesData:
         """The windows, laid out as the model of a ``[model]`` section reads them.
 
         Raises:
@@ -247,11 +241,9 @@ def _scoring(settings: SeriesEvaluate, windows: int | None = None) -> Any:
     return ForecastSettings(settings.draw, settings.threshold, settings.batch_size, windows)
 
 
-def _load(settings: SeriesSection | SystemSection | FramesSection, layout: Any) -> SeriesData:
+def _load(settings: SeriesSection | SystemSection, layout: Any) -> SeriesData:
     from freerun import data
 
     if isinstance(settings, SeriesSection):
         return data.load_series(settings.path or (), data.SeriesOptions(**settings.options()), layout)
-    if isinstance(settings, SystemSection):
-        return data.load_system(settings.system, data.SystemOptions(**settings.options()), layout)
-    return data.load_frames(data.FrameOptions(**settings.options()), layout)
+    return data.load_system(settings.system, data.SystemOptions(**settings.options()), layout)

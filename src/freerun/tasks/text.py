@@ -29,15 +29,6 @@ from freerun.tasks.sections import TextData as TextSection
 if TYPE_CHECKING:
     from freerun.metrics.table import TaskReport
 
-_OWN = ("trigram_divergence", "novel_words", "repetition")
-
-
-SCORES = {
-    "teacher_forced": ("loss", "bits_per_character", "token_accuracy"),
-    "free_running": (*_OWN, *(f"text_{name}" for name in _OWN)),
-}
-"""What ``evaluate_text`` gives, by side; ``text_...`` are the same of the held-out text itself."""
-
 
 @dataclass(frozen=True)
 class TextSettings:

@@ -276,13 +276,3 @@ class Stored:
     def _compare(self, name: str, found: str) -> None:
         if found != self.files[name]["sha256"]:
             raise CheckpointError(f"{self.path / name} is damaged: its checksum is not the one that was written")
-
-
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """The files of a folder written by ``write_folder``, each checked against the manifest.
-
-    Raises:
-        CheckpointError: something is missing, cut short, changed, or of a later format.
-    """
-    stored = Stored(folder)
-    return {name: stored.read(name) for name in stored.files}

@@ -1,16 +1,12 @@
 """Models for values: forecasters of series and simulators, each a Stepper."""
 
-from freerun.models.forecasting.conv_gru import ConvGRUForecaster
 from freerun.models.forecasting.plrnn import ShallowPLRNN
 from freerun.models.forecasting.recurrent import PlainForecaster, RecurrentForecaster
-from freerun.models.forecasting.rescaled import Rescaled
 from freerun.models.forecasting.transformer import TransformerForecaster
 
 __all__ = [
-    "ConvGRUForecaster",
     "PlainForecaster",
     "RecurrentForecaster",
-    "Rescaled",
     "ShallowPLRNN",
     "TransformerForecaster",
 ]
