@@ -74,10 +74,7 @@ def trained_on(data_kind: str, model: Any) -> TargetFacts:
     return TargetFacts(task_of(data_kind).values, getattr(model, "head", "point"))
 
 
-DataSettings = (
-    CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection |
-    RecordsData
-)  # fmt: skip
+DataSettings = CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection | RecordsData
 
 
 DATA_KINDS: dict[str, type[Any]] = {
