@@ -54,9 +54,9 @@ for name in fr.__all__:
     getattr(fr, name)
 for home in ("models", "methods", "schedules", "gates", "draws", "objectives", "metrics", "transforms", "keys",
              "distributions", "data", "data.records", "checks", "diagnostics", "compare.run", "compare.statistics",
-             "config", "report", "report.diagnosis", "training", "scores", "cli", "rollin"):
+             "recipes", "report", "report.diagnosis", "tasks", "training", "cli", "rollin"):
     module = importlib.import_module("freerun." + home)
-    for name in module.__all__:
+    for name in getattr(module, "__all__", ()):
         getattr(module, name)
 """
 HF = "from freerun import hf\nfor name in hf.__all__:\n    getattr(hf, name)"

@@ -49,7 +49,7 @@ def lockstep_groups(model: Any, told: Tensor) -> list[Tensor]:
 def start_decoding(model: Any, batch: Batch, told: Tensor, length: int) -> DecodingState:
     """A walk from the batch's context and the first ``told`` (rows,) entries of its history, for ``length`` more.
 
-    What the model is shown holds zeros for everything else. Rows that are not ``together`` may not differ in ``told``.
+    The model's input holds zeros for everything else. Rows of one of the ``lockstep_groups`` agree in ``told``.
     """
     longest = int(told.max())
     known = torch.arange(longest + length, device=told.device) < told[:, None]

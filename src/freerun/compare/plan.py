@@ -225,7 +225,7 @@ def _refuse_links(out: Path, names: Collection[str]) -> None:
 def claim_output_dir(out: Path, names: Collection[str], *, overwrite: bool) -> None:
     """Write down which runs are the comparison's, and remove those of an earlier one if that is wanted.
 
-    The folder was found fit by ``check_place`` and is locked. Of a removed comparison only what its runs,
+    The folder was found fit by ``check_output_dir`` and is locked. Of a removed comparison only what its runs,
     and the comparison itself, write is taken away.
 
     Args:

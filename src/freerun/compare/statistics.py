@@ -65,7 +65,7 @@ def estimate(
     Args:
         score: a Ratio, Pooled or Median, or one number a seed.
         baseline: the same kind for the same seeds (and words); None: the score itself.
-        counts: from ``resampled_words``; needed for all but numbers without words.
+        counts: from ``resample_counts``; needed for all but numbers without words.
 
     Raises:
         UserError: where seeds or words of the two do not pair.
@@ -317,7 +317,7 @@ def resample_counts(words: int, resamples: int = 2000, seed: int = 0) -> list[ND
         resamples: number of bootstrap resamples.
         seed: the same seed gives the same resamples; every arm and seed shares them.
 
-    >>> [chunk.shape for chunk in resampled_words(3, 200)], float(resampled_words(3, 5)[0].sum())
+    >>> [chunk.shape for chunk in resample_counts(3, 200)], float(resample_counts(3, 5)[0].sum())
     ([(128, 3), (72, 3)], 15.0)
     """
     random = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ def task_report(recipe: Mapping[str, Any]) -> TaskReport:
     Args:
         recipe: the resolved recipe's tables, as results.json holds them.
 
-    >>> told({"data": {"kind": "toy"}}).primary.name, told({"data": {"kind": "text"}}).primary.name
+    >>> task_report({"data": {"kind": "toy"}}).primary.name, task_report({"data": {"kind": "text"}}).primary.name
     ('free_running.per', 'free_running.trigram_divergence')
     """
     data = recipe.get("data")

@@ -61,7 +61,7 @@ def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def fed_entries(mask: Tensor) -> Tensor:
     """(batch, time) bool: history entries that a position which counts is told; a row's last is told to none.
 
-    >>> told(torch.tensor([[True, True, False]])).tolist()
+    >>> fed_entries(torch.tensor([[True, True, False]])).tolist()
     [[True, False, False]]
     """
     return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
@@ -91,11 +91,11 @@ class PairCodec:
         target_vocab: id 0 is the end symbol; padding is filled with 0 and masked out.
         longest: symbols of the longest training target, without the end symbol.
 
-    >>> codec = PairCoder(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A", "B"), "</s>"), longest=4)
+    >>> codec = PairCodec(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A", "B"), "</s>"), longest=4)
     >>> codec.pair_batch(["ab", "b"], [("A", "B"), ("B",)]).targets
     tensor([[1, 2, 0],
             [2, 0, 0]])
-    >>> PairCoder.from_description(codec.describe()) == codec
+    >>> PairCodec.from_description(codec.describe()) == codec
     True
     """
 
@@ -304,11 +304,11 @@ class ParallelCodec:
         subwords: one encoding for both sides.
         longest: subwords of the longest training target, without the end symbol.
 
-    >>> codec = ParallelCoder(Subwords.trained(["a man", "ein mann"] * 2, 265), longest=3)
+    >>> codec = ParallelCodec(Subwords.trained(["a man", "ein mann"] * 2, 265), longest=3)
     >>> batch = codec.pair_batch(["a man", "man"], ["ein mann", "mann"])
     >>> batch.targets[1, -1], codec.text(batch.targets[0].tolist())
     (tensor(0), 'ein mann')
-    >>> ParallelCoder.from_description(codec.describe()) == codec
+    >>> ParallelCodec.from_description(codec.describe()) == codec
     True
     """
 

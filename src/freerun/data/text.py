@@ -29,10 +29,10 @@ class TextCodec:
     Raises:
         UserError: there are no characters, they are not single ones, or one stands twice.
 
-    >>> codec = TextCoder(("a", "b"), 8)
+    >>> codec = TextCodec(("a", "b"), 8)
     >>> codec.ids("abba").tolist(), codec.text([1, 0]), len(codec)
     ([0, 1, 1, 0], 'ba', 2)
-    >>> TextCoder.from_description(codec.describe()) == codec
+    >>> TextCodec.from_description(codec.describe()) == codec
     True
     """
 

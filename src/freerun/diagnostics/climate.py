@@ -44,7 +44,7 @@ def state_histogram_divergence(
         symmetric: the mean of both directions instead.
 
     Raises:
-        UserError: shapes that do not fit, entries that are not finite (say with ``diverged_at`` where they begin),
+        UserError: shapes that do not fit, entries that are not finite (``first_divergence_of`` finds them),
             a channel of gold that is constant.
 
     >>> series = torch.linspace(0, 1, 300)[:, None]
@@ -265,7 +265,7 @@ def long_run(
         steps: to say.
         draw: what is fed back, see ``generate``.
         key: of the draws, where they are random.
-        bound: the run stops after a stretch in which it passes this, see ``diverged_at``.
+        bound: the run stops after a stretch in which it passes this, see ``first_divergence_of``.
 
     Raises:
         UserError: windows that need more than values to go on: observed channels or covariates; no past.

@@ -30,8 +30,8 @@ def error_after_error(wrong: Tensor, mask: Tensor) -> ErrorPropagation:
     Raises:
         UserError: shapes that do not fit.
 
-    >>> after_error(torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
-    AfterError(after_wrong=0.5, after_right=0.0, wrong=2, right=1)
+    >>> error_after_error(torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
+    ErrorPropagation(after_wrong=0.5, after_right=0.0, wrong=2, right=1)
     """
     _check(wrong, mask)
     both = mask[:, 1:] & mask[:, :-1]
@@ -155,7 +155,7 @@ def diagnose(
             Its attribute ``head``, or ``settings()["head"]``, names the distribution that its outputs are parameters
             of: the mean is scored and fed back, and samples are drawn for the fans.
         batches: gold in ``targets`` and ``history``; of values every row with the same horizon. All are held at once.
-        about: what is known of the data; the defaults of ``About`` if left out.
+        about: what is known of the data; the defaults of ``DiagnosisOptions`` if left out.
         watch: told what is being done, in words.
 
     Raises:

@@ -366,7 +366,7 @@ def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch
 
 
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
-    """``with_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
+    """``add_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
     batch = zero_unused(batch)
     replaced = any_rank(model, float(outcome.report["replaced"]) > 0)
     # a gradient that is cut leaves the outputs without a graph

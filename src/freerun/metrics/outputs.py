@@ -196,7 +196,7 @@ def at_horizon(values: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         UserError: rows with different numbers of positions, or none at all.
 
-    >>> at_leads(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
+    >>> at_horizon(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
     tensor([[2, 3]])
     """
     if not isinstance(values, Tensor):
@@ -225,7 +225,7 @@ def first_divergence_of(values: Tensor, bound: float = BOUND) -> Tensor:
     Returns:
         (windows,) int64.
 
-    >>> diverged_at(torch.tensor([[[0.0], [float("inf")]], [[1.0], [2.0]]]))
+    >>> first_divergence_of(torch.tensor([[[0.0], [float("inf")]], [[1.0], [2.0]]]))
     tensor([2, 0])
     """
     return first_divergence(values, bound)
@@ -242,7 +242,7 @@ def window_errors(outputs: Tensor, targets: Tensor, mask: Tensor | None = None, 
         outputs: (windows, time, V) what was said, fed gold or running freely.
         targets: (windows, time, V) gold.
         mask: (windows, time) bool: the positions of the horizon, as many in every row; None: all.
-        bound: see ``diverged_at``.
+        bound: see ``first_divergence_of``.
 
     Raises:
         UserError: shapes that do not fit.
@@ -283,12 +283,12 @@ def errors_by_horizon(
         targets: (windows, time, V) gold.
         mask: (windows, time) bool: the positions of the horizon, as many in every row; None: all.
         levels: of the quantiles over windows.
-        bound: see ``diverged_at``.
+        bound: see ``first_divergence_of``.
 
     Raises:
         UserError: shapes that do not fit.
 
-    >>> found = error_by_lead(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.inf]]]), torch.zeros(2, 2, 1))
+    >>> found = errors_by_horizon(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.inf]]]), torch.zeros(2, 2, 1))
     >>> found.rmse.tolist(), found.left.tolist(), found.quantiles[1].tolist()
     ([1.0, 3.0], [2, 1], [1.0, inf])
     """
@@ -318,7 +318,7 @@ def valid_time_of_errors(errors: Tensor, threshold: float = 0.4) -> Tensor:
     Raises:
         UserError: a threshold that is not above 0.
 
-    >>> valid_time(torch.tensor([[0.1, 0.2, 0.9, 0.1], [0.5, 0.0, 0.0, 0.0]]))
+    >>> valid_time_of_errors(torch.tensor([[0.1, 0.2, 0.9, 0.1], [0.5, 0.0, 0.0, 0.0]]))
     tensor([2, 0])
 
     Vlachas et al. 2020 (arXiv:1910.05266), who divide by the Lyapunov time too.
@@ -351,7 +351,7 @@ def nrmse_last_tenth(errors: Tensor) -> Tensor:
     Args:
         errors: (windows, H) from ``window_errors``.
 
-    >>> last_tenth(torch.arange(20.0)[None])
+    >>> nrmse_last_tenth(torch.arange(20.0)[None])
     tensor([18.5068])
     """
     return window_nrmse(errors[:, -max(1, round(errors.shape[1] / 10)) :])
@@ -387,7 +387,7 @@ def gap_by_horizon(free: Tensor, forced: Tensor) -> Tensor:
     Raises:
         UserError: different horizons.
 
-    >>> gap_by_lead(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
+    >>> gap_by_horizon(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
     tensor([0., 2.])
     """
     must_be("H", "real", free=free, forced=forced)

@@ -84,7 +84,7 @@ class Metric:
     def fixed(self) -> str:
         """Why exposure bias cannot move it under greedy decoding; "" where it can.
 
-        >>> Measure("free_running.per", "", "").fixed, Measure("teacher_forced.per", "", "").fixed
+        >>> Metric("free_running.per", "", "").fixed, Metric("teacher_forced.per", "", "").fixed
         ('', 'it is measured on gold history')
         """
         if self.side == "teacher_forced":
@@ -99,7 +99,7 @@ class Metric:
     def shown(self, value: float, decimals: int | None = None) -> str:
         """A value with its sign.
 
-        >>> Measure("free_running.wer", "free-running WER", "WER %").shown(30.04)
+        >>> Metric("free_running.wer", "free-running WER", "WER %").shown(30.04)
         '30.04 %'
         """
         return f"{value:.{self.decimals if decimals is None else decimals}f}{self.sign}"

@@ -178,7 +178,7 @@ _REPEATED = 10
 def distinct_words(text: str) -> frozenset[str]:
     """The different words of a text: runs of letters, apostrophes inside them included.
 
-    >>> sorted(words("Don't stop: don't!"))
+    >>> sorted(distinct_words("Don't stop: don't!"))
     ["Don't", "don't", 'stop']
     """
     return frozenset(_WORD.findall(text))
@@ -191,9 +191,9 @@ def novel_words(text: str, known: frozenset[str]) -> dict[str, int]:
 
     Args:
         text: what was said.
-        known: from ``words``, of the training text.
+        known: from ``distinct_words``, of the training text.
 
-    >>> novelty("cut the dgo is blak cut", words("the dog is black"))
+    >>> novel_words("cut the dgo is blak cut", distinct_words("the dog is black"))
     {'novel': 2, 'words': 4}
     """
     whole = [found[0] for found in _WORD.finditer(text) if found.start() > 0 and found.end() < len(text)]
@@ -219,7 +219,7 @@ def js_divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float:
         first: counts.
         second: counts.
 
-    >>> divergence({"abc": 1}, {"abc": 5}), divergence({"abc": 1}, {"xyz": 1})
+    >>> js_divergence({"abc": 1}, {"abc": 5}), js_divergence({"abc": 1}, {"xyz": 1})
     (0.0, 1.0)
     """
     one, two = sum(first.values()), sum(second.values())

@@ -36,7 +36,7 @@ _IDS, _VALUES = "symbols", "values"
 def name_problem(name: str, trained: TargetFacts) -> tuple[str, str | None] | None:
     """Problem and help where a method is for the other kind of targets.
 
-    >>> name_problem("two_pass", Trained(values=True))[1]
+    >>> name_problem("two_pass", TargetFacts(values=True))[1]
     'use scheduled_sampling'
     """
     from freerun.methods import METHODS

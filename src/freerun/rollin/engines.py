@@ -97,7 +97,7 @@ def check_engine(engine: Engine) -> list[str]:
 def resolve_engine(engine: Engine) -> Engine:
     """``"window"`` and ``"draft"`` with their settings.
 
-    >>> resolve("window"), resolve(2)
+    >>> resolve_engine("window"), resolve_engine(2)
     (Window(width=1), 2)
     """
     return {"window": Window(), "draft": Draft()}.get(engine, engine) if isinstance(engine, str) else engine

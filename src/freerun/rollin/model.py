@@ -30,7 +30,7 @@ def eval_mode(model: Any) -> Generator[None]:
     ``nn.Module`` is left alone.
 
     >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with evaluating(model):
+    >>> with eval_mode(model):
     ...     model[0].training
     False
     >>> model[0].training, model[1].training
@@ -174,7 +174,7 @@ def unwrap(model: Any) -> Any:
     """What is inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``, in whatever order.
 
     >>> net = nn.Linear(1, 1)
-    >>> unwrapped(DataParallel(net)) is net, unwrapped(net) is net
+    >>> unwrap(DataParallel(net)) is net, unwrap(net) is net
     (True, True)
     """
     while True:
@@ -257,7 +257,7 @@ def max_over_ranks(model: Any, here: int) -> int:
 def wrapper_hint(model: Any, protocol: type[Any]) -> str:
     """What to do about a wrapper that hides methods, to be added to a message; "" where none does.
 
-    >>> hint(nn.Linear(1, 1), nn.Module)
+    >>> wrapper_hint(nn.Linear(1, 1), nn.Module)
     ''
     """
     if is_sharded(model):

@@ -113,7 +113,7 @@ class Method(Protocol):
 def full_score_name(select: str) -> str:
     """The score a ``select`` means, with its side.
 
-    >>> full_name("per"), full_name("teacher_forced_loss")
+    >>> full_score_name("per"), full_score_name("teacher_forced_loss")
     ('free_running_per', 'teacher_forced_loss')
     """
     return select if select.startswith(("free_running_", "teacher_forced_")) else f"free_running_{select}"

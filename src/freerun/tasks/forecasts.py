@@ -219,7 +219,7 @@ def whole_windows(
     """Windows at even distances: past, gold, and what the model says told gold (``forced``) and freely (``free``).
 
     Each of these is by step, then by channel (the first four), in the units of the data; of the past there is half as
-    much as of the horizon. ``diverged_at`` is the lead time at which the free run escapes, or None.
+    much as of the horizon. ``first_divergence_of`` is the lead time at which the free run escapes, or None.
 
     Args:
         model: its mode is restored afterwards.

@@ -76,7 +76,7 @@ def free_run(
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Numbers of the examples in batches of like length, so that little is padding.
 
-    >>> list(by_length([3, 1, 2], 2))
+    >>> list(batches_by_length([3, 1, 2], 2))
     [[1, 2], [0]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)

@@ -127,7 +127,7 @@ def pieces(planned: UpdateBatch, accumulate: int, rank: int = 0, size: int = 1) 
         rank: the process.
         size: how many there are.
 
-    >>> planned = Planned(torch.tensor([7, 3, 9]), 0, 0)
+    >>> planned = UpdateBatch(torch.tensor([7, 3, 9]), 0, 0)
     >>> [(piece.indices, piece.rows) for piece in pieces(planned, 2)]
     [([7, 3], tensor([0, 1])), ([9], tensor([2]))]
     >>> [(piece.number, piece.indices, piece.counts) for piece in pieces(planned, 2, rank=1, size=2)]

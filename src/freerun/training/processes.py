@@ -192,7 +192,7 @@ _joined: list[Processes] = []
 def join_processes(limit: float | None = None) -> Generator[Processes]:
     """The processes that ``torchrun`` started, joined; or this one alone.
 
-    A process group that is there already is used and left as it is. Within another ``joined`` it gives the same.
+    A process group that exists is used and left as it is; within another ``join_processes`` the result is the same.
 
     Args:
         limit: seconds that one of them may stand still, see ``Watch``; None: as before.
@@ -200,7 +200,7 @@ def join_processes(limit: float | None = None) -> Generator[Processes]:
     Raises:
         OtherProcessError: another process ended without a word.
 
-    >>> with joined() as processes:
+    >>> with join_processes() as processes:
     ...     processes.rank, processes.size
     (0, 1)
     """

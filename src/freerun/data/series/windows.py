@@ -41,10 +41,10 @@ class SeriesCodec:
     Raises:
         UserError: the numbers do not fit each other.
 
-    >>> codec = SeriesCoder(("x",), (1.0,), (2.0,), values=1, covariates=0, past=2, horizon=3, layout="sequence")
+    >>> codec = SeriesCodec(("x",), (1.0,), (2.0,), values=1, covariates=0, past=2, horizon=3, layout="sequence")
     >>> codec.past_batch(torch.tensor([[1.0], [3.0]])).targets[0, :, 0].tolist()
     [0.0, 1.0, 0.0, 0.0, 0.0]
-    >>> SeriesCoder.from_description(codec.describe()) == codec
+    >>> SeriesCodec.from_description(codec.describe()) == codec
     True
     """
 
