@@ -89,7 +89,7 @@ def trained(made, tmp_path: Path, world: str, method: str, more: str = "") -> in
 
 
 def slow(name: str, world: str) -> bool:
-    """All but the control on each kind of symbols, and each method on one model: 168 runs take minutes."""
+    """All but the control on each kind of symbols, and each method on one model: 154 runs take minutes."""
     only = METHODS[name].only_for
     one = "plain_forecaster" if only is not None and only[0] == "values" else "recurrent"
     return world != one and (name != "token_noise" or world in VALUES)
