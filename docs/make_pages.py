@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import freerun as fr
+from freerun.arguments import Range
 from freerun.recipes.model_sections import MODEL_KINDS
 from freerun.recipes.recipe import CompareSettings
 from freerun.tasks import DATA_KINDS, TASKS
@@ -257,9 +258,15 @@ def _typed(hint: Any, each: Field[Any]) -> str:
     shown = [_named(part) for part in parts if part is not NoneType]
     # where none is not the default, it is written as a word
     shown += ['`"none"`'] if NoneType in parts and each.default is not None else []
-    low, high = each.metadata.get("low"), each.metadata.get("high")
-    span = "" if low is None else f", from {low:g}" + ("" if high is None or high >= 2**53 else f" to {high:g}")
-    return " or ".join(shown) + span
+    return " or ".join(shown) + _span(each.metadata.get("rule"))
+
+
+def _span(rule: Any) -> str:
+    if not isinstance(rule, Range) or rule.low is None:
+        return ""
+    high = "" if rule.high is None or rule.high >= 2**53 else f"{rule.high:g}"
+    to = f" {'to' if rule.ends[1] == ']' else 'to below'} {high}" if high else ""
+    return f", {'from' if rule.ends[0] == '[' else 'above'} {rule.low:g}{to}"
 
 
 def _named(part: Any) -> str:

@@ -6,11 +6,11 @@ import difflib
 import inspect
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Self, cast
 
-from freerun.errors import UserError, visible
+from freerun.errors import UserError, shown, visible, whole
 
 _LARGEST = sys.float_info.max
 
@@ -38,18 +38,173 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-def count_problems(counts: Mapping[str, object]) -> list[str]:
-    """The problems of arguments that must be whole numbers of at least 1.
+MOST = 2**53
+"""The largest whole number that a float holds exactly; no count of anything is larger."""
 
-    >>> count_problems({"size": 8, "layers": 0, "heads": 2.5})
+
+@dataclass(frozen=True)
+class Range:
+    """The rule of a number: its kind and its bounds.
+
+    Args:
+        low: the least value; None: there is none.
+        high: the largest value; None: there is none, or of whole numbers ``MOST``.
+        ends: "[" or "(", and "]" or ")": whether the bounds themselves are allowed.
+        whole: True if only whole numbers are allowed.
+        optional: True if None is allowed.
+        hint: what to do instead, for the end of the message.
+
+    >>> Range(1, whole=True).problems(size=8, layers=0, heads=2.5)
     ['layers must be at least 1; got 0', 'heads must be a whole number of at least 1; got 2.5']
+    >>> Range(0, 1, "[)").problems(dropout=1.0) + Range(0, ends="(]", hint="use 'greedy'").problems(temperature=0)
+    ['dropout must lie in [0, 1); got 1.0', "temperature must be above 0; got 0: use 'greedy'"]
     """
-    whole = {name: isinstance(count, int) and not isinstance(count, bool) for name, count in counts.items()}
-    return [
-        f"{name} must be {'' if whole[name] else 'a whole number of '}at least 1; got {count!r}"
-        for name, count in counts.items()
-        if not (isinstance(count, int) and whole[name] and count >= 1)
-    ]
+
+    low: float | None = None
+    high: float | None = None
+    ends: str = "[]"
+    whole: bool = False
+    optional: bool = False
+    hint: str = ""
+
+    def problem(self, name: str, value: Any) -> str | None:
+        """Say what is wrong with a value; None if nothing is."""
+        if value is None and self.optional:
+            return None
+        low: Any = self.low
+        high: Any = MOST if self.high is None and self.whole else self.high
+        if not self.fits_kind(value):
+            kind = "a whole number" if self.whole else "a finite number" if low is high is None else "a number"
+            words = self._words(low, self.high)
+            rule = f"{kind} of {words}" if words.startswith("at") else f"{kind} {words}".rstrip()
+        elif low is not None and not (value >= low if self.ends[0] == "[" else value > low):
+            rule = self._words(low, None if self.whole else high)
+        elif high is not None and not (value <= high if self.ends[1] == "]" else value < high):
+            rule = self._words(None if self.high is None else low, high)
+        else:
+            return None
+        verb = "lie" if rule.startswith("in ") else "be"
+        text = f"{name} must {verb} {rule}{', or left out' if self.optional else ''}; got {shown(value)}"
+        return f"{text}: {self.hint}" if self.hint else text
+
+    def problems(self, **values: object) -> list[str]:
+        """Say what is wrong with arguments, a line each."""
+        return [problem for name, value in values.items() if (problem := self.problem(name, value))]
+
+    def check(self, **values: object) -> None:
+        """Raise UserError for arguments that break the rule, all at once."""
+        if problems := self.problems(**values):
+            raise UserError(problems)
+
+    def fits_kind(self, value: Any) -> bool:
+        """Return True if a value is a number of the rule's kind, in its bounds or not."""
+        return (whole(value) is not None) if self.whole else is_number(value)
+
+    def _words(self, low: float | None, high: float | None) -> str:
+        if low is None or high is None:
+            words = ("at least", "above") if high is None else ("at most", "below")
+            end = self.ends[0] == "[" if high is None else self.ends[1] == "]"
+            bound = low if high is None else high
+            return "" if bound is None else f"{words[0] if end else words[1]} {bound:,}".replace(",", "")
+        return f"from {low} to {high}" if self.whole else f"in {self.ends[0]}{low:g}, {high:g}{self.ends[1]}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The rule of a word: which ones there are.
+
+    >>> OneOf(("past", "sequence")).problem("layout", "flat")
+    "layout must be one of past, sequence; got 'flat'"
+    """
+
+    words: tuple[str, ...]
+    optional: bool = False
+    hint: str = ""
+
+    def problem(self, name: str, value: Any) -> str | None:
+        """Say what is wrong with a value; None if nothing is."""
+        if (value is None and self.optional) or (isinstance(value, str) and value in self.words):
+            return None
+        text = f"{name} must be one of {', '.join(self.words)}{', or left out' if self.optional else ''}; got "
+        return f"{text}{shown(value)}{': ' if self.hint else ''}{self.hint}"
+
+    def check(self, **values: object) -> None:
+        """Raise UserError for arguments that break the rule, all at once."""
+        if problems := [problem for name, value in values.items() if (problem := self.problem(name, value))]:
+            raise UserError(problems)
+
+
+COUNT = Range(1, whole=True)
+"""The rule of a count: a whole number of at least 1."""
+
+
+def rule_field(rule: Range | OneOf, default: Any = MISSING, *, semantic: bool = True) -> Any:
+    """A dataclass field with a rule, which ``field_problems`` and recipes hold its values against.
+
+    The annotation says the rest: ``int`` allows whole numbers only, ``| None`` None, ``tuple[...]`` holds the rule for
+    every entry.
+
+    Args:
+        rule: of the values.
+        default: MISSING: the field must be given.
+        semantic: False: it changes no number of a run, and may be another one when the run goes on.
+    """
+    return field(default=default, metadata={"rule": rule, "semantic": semantic})
+
+
+def at_least(low: float, default: Any = MISSING, *, hint: str = "", semantic: bool = True) -> Any:
+    """A field of numbers from ``low`` on, see ``rule_field``."""
+    return rule_field(Range(low, hint=hint), default, semantic=semantic)
+
+
+def above(low: float, default: Any = MISSING, *, hint: str = "", semantic: bool = True) -> Any:
+    """A field of numbers above ``low``, see ``rule_field``."""
+    return rule_field(Range(low, ends="(]", hint=hint), default, semantic=semantic)
+
+
+def between(
+    low: float, high: float, default: Any = MISSING, *, ends: str = "[]", hint: str = "", semantic: bool = True
+) -> Any:
+    """A field of numbers from ``low`` to ``high``, see ``rule_field``; ``ends="[)"`` leaves the upper bound out."""
+    return rule_field(Range(low, high, ends, hint=hint), default, semantic=semantic)
+
+
+def finite(default: Any = MISSING, *, hint: str = "", semantic: bool = True) -> Any:
+    """A field of finite numbers, see ``rule_field``."""
+    return rule_field(Range(hint=hint), default, semantic=semantic)
+
+
+def one_of(words: Iterable[str], default: Any = MISSING, *, hint: str = "", semantic: bool = True) -> Any:
+    """A field of one of some words, see ``rule_field``."""
+    return rule_field(OneOf(tuple(words), hint=hint), default, semantic=semantic)
+
+
+def number_field(default: Any, low: float | None = None, high: float | None = None, *, semantic: bool = True) -> Any:
+    """A field of a section with the range that a recipe may give it."""
+    return rule_field(Range(low, high), default, semantic=semantic)
+
+
+@cache
+def field_rules(cls: Any) -> Mapping[str, Range | OneOf]:
+    """The rules of a dataclass's fields by name, complete with what the annotations say."""
+    found: dict[str, Range | OneOf] = {}
+    for each in fields(cls):
+        rule, kind = each.metadata.get("rule"), str(each.type)
+        if isinstance(rule, Range):
+            rule = replace(rule, whole="int" in kind and "float" not in kind)
+        if rule is not None:
+            found[each.name] = replace(rule, optional=rule.optional or "None" in kind)
+    return found
+
+
+def field_problems(settings: Any) -> list[str]:
+    """What is wrong with the fields of a dataclass that have a rule, a line each."""
+    problems: list[str] = []
+    for name, rule in field_rules(type(settings)).items():
+        value = getattr(settings, name)
+        entries = cast(Sequence[Any], value) if isinstance(value, tuple | list) else (value,)
+        problems += [problem for entry in entries if (problem := rule.problem(name, entry))]
+    return problems
 
 
 _P_OWN = "teacher_forcing_ratio is P(gold): for a probability p of feeding the model's own output it is 1 - p"
@@ -133,7 +288,18 @@ def _takes(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
 
 
 class Arguments:
-    """The base of settings (dataclasses): arguments that are unknown, too many or missing are a UserError with help."""
+    """The base of settings (dataclasses): arguments unknown, too many, missing or out of range are a UserError.
+
+    >>> @dataclass(frozen=True)
+    ... class Toy(Arguments):
+    ...     size: int = at_least(1, 8)
+    ...     dropout: float = between(0, 1, 0.0, ends="[)")
+    >>> Toy(size=0, dropout=1.0)
+    Traceback (most recent call last):
+    ...
+    freerun.errors.UserError: size must be at least 1; got 0
+    dropout must lie in [0, 1); got 1.0
+    """
 
     def __new__(cls, *given: Any, **named: Any) -> Self:
         """An object still without its fields, if the arguments are those of the class."""
@@ -144,6 +310,20 @@ class Arguments:
             if not (value is None or isinstance(value, float | str)) and (problem := _odd(cls, name, value)):
                 raise ArgumentError(problem)
         return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Raise UserError for fields that break their rules or do not go together, all at once."""
+        problems, rules = field_problems(self), field_rules(type(self))
+        kinds = [(rule, getattr(self, name)) for name, rule in rules.items() if isinstance(rule, Range)]
+        # what goes together is judged of numbers only
+        if all(value is None or isinstance(value, tuple | list) or rule.fits_kind(value) for rule, value in kinds):
+            problems += self.problems()
+        if problems:
+            raise UserError(problems)
+
+    def problems(self) -> Iterable[str]:
+        """Say which fields do not go together, a line each."""
+        return ()
 
     def __reduce__(self) -> Any:
         return _restored, (type(self), self.__dict__)
@@ -253,16 +433,3 @@ def _part(value: Any) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-MOST = 2**53
-"""The largest whole number that a float holds exactly; no count of anything is larger."""
-
-
-def number_field(default: Any, low: float | None = None, high: float | None = None, *, semantic: bool = True) -> Any:
-    """A field of a section, with the range that a recipe may give it; a whole number is at most ``MOST``.
-
-    ``semantic=False``: it changes no number of a run, and may be another one when the run goes on.
-    """
-    most = MOST if high is None and not isinstance(default, float) else high
-    return field(default=default, metadata={"low": low, "high": most, "semantic": semantic})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freerun.arguments import count_problems, is_number
+from freerun.arguments import COUNT, is_number
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.models.rnn import CELLS, CellWeights, RecurrentEncoder, cell_step, cell_weights
@@ -228,8 +228,8 @@ class RecurrentSeq2Seq(nn.Module):
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    problems = count_problems({name: settings[name] for name in ("source_vocab", "target_vocab", "size", "layers")})
-    if settings["embedding"] is not None and count_problems({"": settings["embedding"]}):
+    problems = COUNT.problems(**{name: settings[name] for name in ("source_vocab", "target_vocab", "size", "layers")})
+    if settings["embedding"] is not None and COUNT.problem("", settings["embedding"]):
         problems.append(f"embedding must be at least 1, or None for `size`; got {settings['embedding']!r}")
     if settings["cell"] not in tuple(CELLS):
         problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")

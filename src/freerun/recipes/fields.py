@@ -6,11 +6,11 @@ import math
 import re
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from freerun.arguments import MOST, nearest
+from freerun.arguments import MOST, Range, is_number, nearest
 from freerun.errors import DATA, UserError, shown, visible
 from freerun.errors import shown as in_python
 from freerun.recipes.source import KeyPath, RecipeSource
@@ -34,7 +34,7 @@ def read_section(
     Args:
         source: the settings.
         path: where the table stands; a table that is not there counts as empty.
-        cls: a dataclass; its type hints and its ``low``/``high`` field metadata are what is allowed.
+        cls: a dataclass; its type hints and the rules of its fields say what is allowed.
         hidden: fields a recipe cannot set.
         elsewhere: key -> where it belongs ("in [train]"), for keys of other sections.
         readers: field -> how to read its value where a plain type does not do.
@@ -153,24 +153,15 @@ def _read(source: RecipeSource, path: KeyPath, value: Any, hint: Any, each: Fiel
             path, f"`{path[-1]}` must be {wanted}; got {show(value)}", f"did you mean {near}?" if near else quoted
         )
         return None, False
-    low, high = each.metadata.get("low"), each.metadata.get("high")
-    for number in found if isinstance(found, tuple) else (found,):
-        if _outside(number, low, high):
-            source.add(path, f"`{path[-1]}` must be {_range(low, high, number)}; got {number}")
+    rule = each.metadata.get("rule")
+    if isinstance(rule, Range):
+        entries = found if isinstance(found, tuple) else (found,)
+        numbers = [entry for entry in entries if is_number(entry)]
+        rule = replace(rule, whole=any(isinstance(entry, int) for entry in numbers))
+        if problem := next(filter(None, (rule.problem(f"`{path[-1]}`", number) for number in numbers)), None):
+            source.add(path, problem)
             return None, False
     return found, True
-
-
-def _outside(number: Any, low: float | None, high: float | None) -> bool:
-    if not isinstance(number, int | float) or isinstance(number, bool):
-        return False
-    return (low is not None and number < low) or (high is not None and number > high)
-
-
-def _range(low: float | None, high: float | None, number: float) -> str:
-    if high is None or (low is not None and number < low and isinstance(high, int)):
-        return f"at least {low}"
-    return f"at most {high}" if low is None else f"from {low} to {high}"
 
 
 def show(value: Any) -> str:

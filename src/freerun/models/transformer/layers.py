@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from freerun.arguments import count_problems, is_number
+from freerun.arguments import COUNT, is_number
 from freerun.errors import UserError
 from freerun.models.transformer.cache import Layer, Reading
 
@@ -40,7 +40,7 @@ class Shape:
     @classmethod
     def of(cls, settings: Mapping[str, Any], **vocabularies: int) -> Shape:
         """The shape among a model's settings, checked together with its vocabulary sizes."""
-        problems = count_problems(vocabularies)
+        problems = COUNT.problems(**vocabularies)
         shape = object.__new__(cls)
         for each in fields(cls):
             object.__setattr__(shape, each.name, settings[each.name])
@@ -62,8 +62,8 @@ class Shape:
         return 4 * self.size if self.activation != "swiglu" else 8 * round(self.size / 3)
 
     def _problems(self) -> list[str]:
-        problems = count_problems({name: getattr(self, name) for name in ("size", "layers", "heads", "longest")})
-        if self.feed_forward is not None and count_problems({"": self.feed_forward}):
+        problems = COUNT.problems(**{name: getattr(self, name) for name in ("size", "layers", "heads", "longest")})
+        if self.feed_forward is not None and COUNT.problem("", self.feed_forward):
             problems.append(f"feed_forward must be at least 1, or None for the usual; got {self.feed_forward!r}")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
