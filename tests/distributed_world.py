@@ -53,12 +53,12 @@ class Waves:
 
 def recurrent(task: Any, **changes: Any) -> nn.Module:
     sizes = {"size": 8, "dropout": 0.2, "attention": "luong", **changes}
-    return fr.models.RecurrentSeq2Seq(len(task.data.source_vocab), len(task.data.target_vocab), **sizes)
+    return fr.models.RecurrentSeq2Seq(*task.data.codec.sizes, **sizes)
 
 
 def transformer(task: Any) -> nn.Module:
     sizes = {"size": 8, "layers": 1, "heads": 2, "longest": 16, "dropout": 0.1}
-    return fr.models.TransformerSeq2Seq(len(task.data.source_vocab), len(task.data.target_vocab), **sizes)
+    return fr.models.TransformerSeq2Seq(*task.data.codec.sizes, **sizes)
 
 
 def forecaster(_task: Any) -> nn.Module:

@@ -4,7 +4,7 @@ import pytest
 
 from freerun.data import PairOptions, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec
-from freerun.data.tokenisers import Vocabulary
+from freerun.data.tokenisers import Vocabularies, Vocabulary
 from freerun.errors import UserError
 
 GOOD = b"CAT  K AE T\r\nTACK  T AE K\r\n"
@@ -186,11 +186,11 @@ def test_options_are_checked_at_once():
 
 
 def test_words_asked_for_with_unknown_symbols():
-    codec = PairCodec(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A",), "</s>"), 3)
+    codec = PairCodec(Vocabularies(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A",), "</s>")), 3)
     problems = problems_of(codec.source_batch, ["ab", "axyx", "", "ä"])
     assert problems == [
         "'axyx': symbols 'x', 'y' were never seen in training; known are a b",
-        "a source is empty; expected at least one symbol",
+        "source 3 is empty; expected at least one symbol",
         "'ä': symbol 'ä' was never seen in training; known are a b",
     ]
     assert len(problems_of(codec.pair_batch, ["a"], [("B",)])) == 1

@@ -36,9 +36,9 @@ def test_cmudict_format(cmu):
     assert ("C", "A", "T") in data.splits["train"].sources
     assert data.splits["test"].sources == [tuple("TEA'D"), tuple("DATE")]
     assert data.splits["test"].references == [[("T", "IY", "D")], [("D", "AE", "T"), ("D", "IY", "T")]]
-    assert data.target_vocab.symbols == ("AE", "D", "IH", "IY", "K", "R", "T")
-    assert data.target_vocab.first == "</s>"
-    assert data.source_vocab.first == "<pad>"
+    assert data.tokeniser.target.symbols == ("AE", "D", "IH", "IY", "K", "R", "T")
+    assert data.tokeniser.target.first == "</s>"
+    assert data.tokeniser.source.first == "<pad>"
 
 
 def test_sigmorphon_format_keeps_symbols_of_several_code_points(tmp_path):
@@ -47,7 +47,7 @@ def test_sigmorphon_format_keeps_symbols_of_several_code_points(tmp_path):
     data = load_pairs(folder, PairOptions(drop_overlap=False))
     assert data.splits["train"].references[0] == [("d͡ʒ", "t̪")]
     assert data.splits["train"].sources[0] == ("d", "ž")
-    assert "aː" in data.target_vocab
+    assert "aː" in data.tokeniser.target
 
 
 def test_both_formats_give_the_same_data(tmp_path, cmu):
@@ -159,7 +159,7 @@ def test_reference_and_source_batches(cmu):
     data = load_pairs(cmu)
     pairs = data.evaluation("test")
     batch = data.reference_batch(pairs)
-    assert data.target_vocab.symbols_of(batch.targets[1].tolist()) == ("D", "AE", "T")
+    assert data.tokeniser.target.symbols_of(batch.targets[1].tolist()) == ("D", "AE", "T")
     blank = data.source_batch(pairs.sources, length=4)
     assert torch.equal(blank.context["source"], batch.context["source"])
     assert blank.targets.shape == (2, 4)
@@ -180,7 +180,7 @@ def test_toys_are_what_they_say_and_disjoint():
         assert len(every) == len(set(every)) == 100
         assert all(target == made(source) for pairs in data.splits.values() for source, target in pairs.flat())
         assert max(map(len, every)) <= 6
-        assert len(data.source_vocab) == 21
+        assert data.codec.sizes[0] == 21
     assert load_toy("copy", seed=1).fingerprint == load_toy("copy", seed=1).fingerprint
     assert load_toy("copy", seed=1).fingerprint != load_toy("copy", seed=2).fingerprint
 
@@ -208,15 +208,15 @@ def test_cmudict_is_split_by_word_without_stress(cmudict):
     # 5 % of 125,000 words by a hash: standard deviation 77
     assert abs(len(words["dev"]) - 0.05 * total) < 400
     assert abs(len(words["test"]) - 0.05 * total) < 400
-    assert len(cmudict.target_vocab) == 40
-    assert set(cmudict.source_vocab.symbols) == set("abcdefghijklmnopqrstuvwxyz'")
+    assert cmudict.codec.sizes[1] == 40
+    assert set(cmudict.tokeniser.source.symbols) == set("abcdefghijklmnopqrstuvwxyz'")
     everything = {
         s: r for pairs in cmudict.splits.values() for s, r in zip(pairs.sources, pairs.references, strict=True)
     }
     assert everything[tuple("read")] == [("R", "EH", "D"), ("R", "IY", "D")]
     # noun and verb differ by stress alone
     assert everything[tuple("import")] == [("IH", "M", "P", "AO", "R", "T")]
-    assert not any(symbol[-1].isdigit() for symbol in cmudict.target_vocab.symbols)
+    assert not any(symbol[-1].isdigit() for symbol in cmudict.tokeniser.target.symbols)
     assert any("dropped" in line for line in cmudict.header())
 
 

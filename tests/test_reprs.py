@@ -66,7 +66,7 @@ def values():
 
 MADE = {
     "pairs": toy, "a split": lambda: toy().splits["train"], "a codec": lambda: toy().codec,
-    "a vocabulary": lambda: toy().target_vocab, "text": text, "a system": values,
+    "a vocabulary": lambda: toy().tokeniser.target, "text": text, "a system": values,
     "generated": generated,
     "an outcome": lambda: fr.scheduled_sampling(0.5).run(seq2seq(), ragged(64), step=0),
     "a batch": lambda: ragged(64),

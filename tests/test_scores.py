@@ -109,7 +109,7 @@ def trained():
     """A small model, trained until it is right on some words and wrong on others."""
     torch.manual_seed(0)
     data = load_toy("copy", symbols=5, longest=6, words={"train": 400, "dev": 100, "test": 60})
-    model = RecurrentSeq2Seq(len(data.source_vocab), len(data.target_vocab), size=32, dropout=0.1)
+    model = RecurrentSeq2Seq(*data.codec.sizes, size=32, dropout=0.1)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for step in range(60):
         batch = data.batch([(64 * step + i) % 400 for i in range(64)])
@@ -219,7 +219,7 @@ def test_free_running_stops_at_the_limit(trained):
 
     class Endless(nn.Module):
         def forward(self, batch):
-            return F.one_hot(torch.ones_like(batch.history), len(data.target_vocab)).float()
+            return F.one_hot(torch.ones_like(batch.history), data.codec.sizes[1]).float()
 
     said = free_outputs(Endless(), data.codec, [("a", "b")], EvaluateSettings(margin=2))
     assert len(said[0]) == data.codec.longest + 3

@@ -13,7 +13,7 @@ import torch
 
 from freerun.cli import main
 from freerun.compare.run import compare
-from freerun.data import ParallelOptions, load_parallel
+from freerun.data import ParallelOptions, load_pairs
 from freerun.errors import UserError
 from freerun.generation import generate
 from freerun.metrics.table import bleu
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(folder):
-    return load_parallel(folder, ParallelOptions(subwords=290))
+    return load_pairs(folder, ParallelOptions(subwords=290))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_evaluation_is_that_of_one_sentence_after_the_other(data, kind, beams):
             model, data.codec.source_batch([source]), length=data.codec.longest + 3, end=0, beams=beams,
             length_penalty=0.6,
         )  # fmt: skip
-        outputs.append(data.codec.text(said.entries[0].tolist()))
+        outputs.append(data.codec.decode(said.entries[0].tolist()))
     assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
     assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / positions)
     assert [item["output"] for item in found.items] == outputs
@@ -245,7 +245,7 @@ def test_positions_are_those_that_the_data_and_free_running_need(tmp_path, margi
     overrides = [f"evaluate.length_margin={margin}", "train.updates=1"]
     with pytest.raises(UserError) as caught:
         run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, "model.longest=1"]), tmp_path / "run")
-    longest = load_parallel(folder, ParallelOptions(subwords=290)).codec.longest
+    longest = load_pairs(folder, ParallelOptions(subwords=290)).codec.longest
     assert f"model.longest = 1 is too small: {words.format(longest=longest)}" in str(caught.value)
     needed = int(str(caught.value).rsplit("=", 1)[1])
     with pytest.raises(UserError, match=f"so {needed} positions are needed"):

@@ -39,7 +39,7 @@ def make_task(seed: int = 0) -> PairTask:
 def make_model(task: Any, seed: int = 0, **settings: Any) -> Module:
     torch.manual_seed(seed)
     sizes = {"size": 8, "dropout": 0.2, **settings}
-    return fr.models.RecurrentSeq2Seq(len(task.data.source_vocab), len(task.data.target_vocab), **sizes)
+    return fr.models.RecurrentSeq2Seq(*task.data.codec.sizes, **sizes)
 
 
 def make_method() -> Any:

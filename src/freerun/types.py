@@ -15,6 +15,16 @@ from freerun.batch import Batch
 from freerun.errors import DivergedError, UserError, whole
 
 
+def evenly(total: int, most: int | None) -> list[int]:
+    """Numbers of at most ``most`` of ``total`` items, spread evenly from the first on; None: all of them.
+
+    >>> evenly(10, 4), evenly(2, None)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    kept = total if most is None else min(most, total)
+    return [number * total // kept for number in range(kept)]
+
+
 class Step(int):
     """An optimizer step that also knows how many samples and epochs are behind it.
 

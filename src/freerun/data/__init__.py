@@ -1,12 +1,14 @@
 """Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems."""
 
+from typing import Any
+
 from freerun.data.builtin_pairs import TOYS, load_cmudict, load_toy
-from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, load_parallel, read_pairs, read_sentences
-from freerun.data.pairs import PairCodec, PairData, Pairs, ParallelCodec, ParallelData, Sentences
+from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, read_pairs
+from freerun.data.pairs import PairCodec, PairData, Pairs
 from freerun.data.series import SeriesCodec, SeriesData, SeriesOptions, load_series, read_past, series_from_arrays
 from freerun.data.simulated_series import SYSTEMS, SystemOptions, load_system
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
-from freerun.data.tokenisers import Subwords, Vocabulary
+from freerun.data.tokenisers import Subwords, Vocabularies, Vocabulary
 
 __all__ = [
     "SYSTEMS",
@@ -15,10 +17,7 @@ __all__ = [
     "PairData",
     "PairOptions",
     "Pairs",
-    "ParallelCodec",
-    "ParallelData",
     "ParallelOptions",
-    "Sentences",
     "SeriesCodec",
     "SeriesData",
     "SeriesOptions",
@@ -27,17 +26,30 @@ __all__ = [
     "TextCodec",
     "TextData",
     "TextOptions",
+    "Vocabularies",
     "Vocabulary",
     "load_cmudict",
     "load_pairs",
-    "load_parallel",
     "load_series",
     "load_system",
     "load_text",
     "load_toy",
     "read_pairs",
     "read_past",
-    "read_sentences",
     "read_text",
     "series_from_arrays",
 ]
+
+_RENAMED = {
+    "ParallelCodec": "PairCodec",
+    "ParallelData": "PairData",
+    "Sentences": "Pairs",
+    "load_parallel": "load_pairs(path, ParallelOptions(...))",
+    "read_sentences": 'read_pairs(path, tokeniser="subwords")',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:  # an AttributeError would not reach who writes "from freerun.data import ..."
+        raise ImportError(f"freerun.data.{name} is now {_RENAMED[name]}")
+    raise AttributeError(f"module 'freerun.data' has no attribute {name!r}")

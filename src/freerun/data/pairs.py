@@ -1,4 +1,4 @@
-"""Sentences and translations as batches of subword ids: padding, splits, fingerprint."""
+"""Pairs of source and target as batches of ids, for either tokeniser: padding, splits, fingerprint."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from torch import Tensor
 
 from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.data.files import (
-    SPLITS,
-    check_description,
-    counted,
-)
-from freerun.data.tokenisers import END, PADDING, Subwords, Symbols, Vocabulary
+from freerun.data.files import SPLITS, check_description, counted, part_of
+from freerun.data.tokenisers import Subwords, Vocabularies
 from freerun.errors import UserError
+from freerun.types import evenly
+
+Tokeniser = Vocabularies | Subwords
 
 
 class Ragged:
@@ -45,7 +44,7 @@ class Ragged:
         return self.lengths.numel()
 
     def padded(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The sequences asked for ((n,) int64) as (n, time) ids padded with 0, and their mask."""
+        """The sequences of ``indices`` ((n,) int64) as (n, time) ids padded with 0, and their mask."""
         lengths = self.lengths[indices]
         positions = torch.arange(int(lengths.max()))
         mask = positions < lengths[:, None]
@@ -53,13 +52,8 @@ class Ragged:
         return self.values[places].masked_fill_(~mask, 0), mask
 
 
-def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """All of some sequences as (n, time) ids padded with 0, and their mask."""
-    return Ragged(sequences).padded(torch.arange(len(sequences)))
-
-
 def fed_entries(mask: Tensor) -> Tensor:
-    """(batch, time) bool: history entries that a position which counts is told; a row's last is told to none.
+    """(batch, time) bool: history entries that are fed to a counted position; the last of a row is fed to none.
 
     >>> fed_entries(torch.tensor([[True, True, False]])).tolist()
     [[True, False, False]]
@@ -67,31 +61,28 @@ def fed_entries(mask: Tensor) -> Tensor:
     return torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
 
 
-def source_and_target(sources: Ragged, targets: Ragged, indices: Sequence[int] | Tensor, rows: Tensor | None) -> Batch:
-    """The training batch of some pairs; targets hold their end symbol, whose entry no position is told.
+def _source_context(sources: Ragged, chosen: Tensor) -> dict[str, Tensor]:
+    ids, mask = sources.padded(chosen)
+    return {"source": ids, "source_mask": mask}
 
-    Args:
-        sources: of all pairs.
-        targets: of all pairs.
-        indices: numbers of the pairs asked for.
-        rows: (batch,) int64: their numbers in the optimizer step's global batch.
-    """
-    chosen = torch.as_tensor(indices, dtype=torch.int64)
-    source, source_mask = sources.padded(chosen)
+
+def _training_batch(sources: Ragged, targets: Ragged, chosen: Tensor, rows: Tensor | None = None) -> Batch:
+    """The batch of some pairs; targets hold their end symbol, which is fed to no position."""
     ids, mask = targets.padded(chosen)
-    return Batch(ids, ids, mask, {"source": source, "source_mask": source_mask}, eligible=fed_entries(mask), rows=rows)
+    return Batch(ids, ids, mask, _source_context(sources, chosen), eligible=fed_entries(mask), rows=rows)
 
 
 @dataclass(frozen=True)
 class PairCodec:
-    """What a trained model needs of its data: the vocabularies and the longest target seen.
+    """What a trained model needs of its data: the tokeniser, and the longest training target.
+
+    In a source id 0 is padding; in a target it is the end symbol, and padding is filled with 0 and masked out.
 
     Args:
-        source_vocab: id 0 is padding.
-        target_vocab: id 0 is the end symbol; padding is filled with 0 and masked out.
-        longest: symbols of the longest training target, without the end symbol.
+        tokeniser: ``Vocabularies`` of words and symbols, or ``Subwords`` of sentences.
+        longest: ids of the longest training target, without the end symbol.
 
-    >>> codec = PairCodec(Vocabulary(("a", "b"), "<pad>"), Vocabulary(("A", "B"), "</s>"), longest=4)
+    >>> codec = PairCodec(Vocabularies.of([("ab", ("A", "B"))]), longest=4)
     >>> codec.pair_batch(["ab", "b"], [("A", "B"), ("B",)]).targets
     tensor([[1, 2, 0],
             [2, 0, 0]])
@@ -101,86 +92,130 @@ class PairCodec:
 
     __repr__ = brief
 
-    source_vocab: Vocabulary
-    target_vocab: Vocabulary
+    tokeniser: Tokeniser
     longest: int
 
-    def source_batch(self, sources: Sequence[Sequence[str]], length: int = 1) -> Batch:
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of source and of target ids."""
+        return self.tokeniser.sizes
+
+    def decode(self, ids: Sequence[int]) -> Any:
+        """The symbols, or the text of a sentence, of target ids up to the end symbol."""
+        return self.tokeniser.decode(ids)
+
+    def source_batch(self, sources: Sequence[Any], length: int = 1) -> Batch:
         """A batch for generation: sources, and blank targets of ``length`` positions.
 
         Raises:
-            UserError: symbols of a source were never seen in training; every such source.
+            UserError: a source is empty, or has symbols that training has not.
         """
-        ids, mask = padded(self._source_ids(sources))
         blank = torch.zeros(len(sources), length, dtype=torch.int64)
-        context = {"source": ids, "source_mask": mask}
+        encoded = Ragged(self.tokeniser.encode_sources(sources))
+        context = _source_context(encoded, torch.arange(len(sources)))
         return Batch(blank, blank, torch.ones_like(blank, dtype=torch.bool), context)
 
-    def pair_batch(self, sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Batch:
+    def pair_batch(self, sources: Sequence[Any], targets: Sequence[Any]) -> Batch:
         """A batch of sources with one target each, end symbol included.
 
         Raises:
-            UserError: symbols were never seen in training; every such source or target.
+            UserError: a source is empty, or a source or target has symbols that training has not.
         """
-        problems: list[str] = []
-        encoded: list[list[int]] = []
-        for source, target in zip(sources, targets, strict=True):
-            try:
-                encoded.append([*self.target_vocab.ids(target, where=f"target of {''.join(source)!r}"), 0])
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(problems)
-        ids, mask = padded(self._source_ids(sources))
-        targets_ids, targets_mask = padded(encoded)
-        context = {"source": ids, "source_mask": mask}
-        return Batch(targets_ids, targets_ids, targets_mask, context, eligible=fed_entries(targets_mask))
-
-    def _source_ids(self, sources: Sequence[Sequence[str]]) -> list[list[int]]:
-        problems: list[str] = []
-        encoded: list[list[int]] = []
-        for source in sources:
-            if not source:
-                problems.append("a source is empty; expected at least one symbol")
-                continue
-            try:
-                encoded.append(self.source_vocab.ids(source, where=repr("".join(source))))
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(problems)
-        return encoded
+        encoded = [[*target, 0] for target in self.tokeniser.encode_targets(targets, sources)]
+        source = Ragged(self.tokeniser.encode_sources(sources))
+        return _training_batch(source, Ragged(encoded), torch.arange(len(sources)))
 
     def describe(self) -> dict[str, Any]:
         """What is saved with a model, as JSON types."""
-        return {
-            "kind": "pairs",
-            "source_symbols": list(self.source_vocab.symbols),
-            "target_symbols": list(self.target_vocab.symbols),
-            "longest": self.longest,
-        }
+        return {"kind": self.tokeniser.kind, **self.tokeniser.describe(), "longest": self.longest}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> PairCodec:
-        """The codec that ``describe`` told of.
+        """The inverse of ``describe``.
 
         Raises:
             UserError: the description is of something else, or incomplete.
         """
-        check_description(description, "pairs", {"source_symbols": list, "target_symbols": list, "longest": int})
-        source = Vocabulary(tuple(description["source_symbols"]), PADDING)
-        target = Vocabulary(tuple(description["target_symbols"]), END)
-        return cls(source, target, description["longest"])
+        tokeniser = Subwords if description.get("kind") == Subwords.kind else Vocabularies
+        check_description(description, tokeniser.kind, {**dict.fromkeys(tokeniser.saved, list), "longest": int})
+        return cls(tokeniser.from_description(description), description["longest"])
+
+
+class Row(NamedTuple):
+    """A line of a file as a pair: a word's characters and its symbols, or a sentence and its translation."""
+
+    line: int
+    source: Any
+    target: Any
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sources and their references: distinct words with all their targets, or sentences with one translation each.
+
+    Args:
+        sources: words, each a tuple of symbols (characters), or sentences with single blanks between words.
+        references: all distinct targets of each source, in the order of the file.
+        origin: where they come from.
+
+    >>> pairs = Pairs.of([Row(1, ("a",), ("AH",)), Row(2, ("a",), ("EY",))], "here")
+    >>> len(pairs), pairs.references, pairs.targets
+    (1, [[('AH',), ('EY',)]], [('AH',)])
+    """
+
+    __repr__ = brief
+
+    sources: list[Any]
+    references: list[list[Any]]
+    origin: str
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], origin: str) -> Pairs:
+        """Group words by source, a repeated reference once; keep every line of sentences."""
+        if rows and isinstance(rows[0].source, str):
+            return cls([row.source for row in rows], [[row.target] for row in rows], origin)
+        grouped: dict[Any, dict[Any, None]] = {}
+        for row in rows:
+            grouped.setdefault(row.source, {})[row.target] = None
+        return cls(list(grouped), [list(targets) for targets in grouped.values()], origin)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def targets(self) -> list[Any]:
+        """The first reference of each source."""
+        return [references[0] for references in self.references]
+
+    @property
+    def count(self) -> int:
+        """Number of (source, reference) pairs."""
+        return sum(len(references) for references in self.references)
+
+    def flat(self) -> Iterator[tuple[Any, Any]]:
+        """Every (source, reference) pair."""
+        for source, references in zip(self.sources, self.references, strict=True):
+            for reference in references:
+                yield source, reference
+
+    def spread(self, items: int | None) -> Pairs:
+        """A fixed subset of ``items`` sources, spread evenly over the list; all of them for None."""
+        if items is None or items >= len(self):
+            return self
+        chosen = evenly(len(self), items)
+        origin = f"{self.origin}, {items} {'sentences' if isinstance(self.sources[0], str) else 'words'}"
+        return Pairs([self.sources[i] for i in chosen], [self.references[i] for i in chosen], origin)
 
 
 @dataclass(frozen=True, eq=False)
 class PairData:
-    """Training, dev and test pairs, their vocabularies, and training batches by index.
+    """Training, dev and test pairs, their tokeniser, and training batches by index.
 
     Args:
-        splits: "train", "dev" and "test"; the vocabularies are those of "train".
+        splits: "train", "dev" and "test".
         name: what the data are called in the header.
         dropped: for each split what was dropped from it, in words.
+        subwords: tokeniser of both sides of sentences; None: words, with the vocabularies of "train".
 
     Raises:
         UserError: a split is missing or empty, or dev or test hold symbols never seen in training.
@@ -196,39 +231,32 @@ class PairData:
     splits: Mapping[str, Pairs]
     name: str = "pairs"
     dropped: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    subwords: Subwords | None = None
 
     def __post_init__(self) -> None:
-        wrong = [split for split in ("train", "dev", "test") if not self.splits.get(split)]
-        if wrong:
-            raise UserError(f"splits train, dev and test must each hold a word; empty: {', '.join(wrong)}")
-        problems: list[str] = []
-        for split in ("dev", "test"):
-            for source, target in self.splits[split].flat():
-                problems += [f"{split}: source symbol {s!r} unseen" for s in self.source_vocab.unknown(source)]
-                problems += [f"{split}: target symbol {s!r} unseen" for s in self.target_vocab.unknown(target)]
-        if problems:
-            raise UserError([f"{text} in training" for text in dict.fromkeys(problems)])
+        item = "sentence" if self.subwords else "word"
+        if wrong := [split for split in SPLITS if not self.splits.get(split)]:
+            raise UserError(f"splits train, dev and test must each hold a {item}; empty: {', '.join(wrong)}")
+        found = {split: self.tokeniser.unseen(self.splits[split].flat()) for split in ("dev", "test")}
+        if problems := [f"{split}: {text}" for split, texts in found.items() for text in texts]:
+            raise UserError(problems)
 
     @cached_property
-    def source_vocab(self) -> Vocabulary:
-        """The symbols of the training sources; id 0 is padding."""
-        return Vocabulary.of(self.splits["train"].sources, PADDING)
-
-    @cached_property
-    def target_vocab(self) -> Vocabulary:
-        """The symbols of the training targets; id 0 is the end symbol."""
-        return Vocabulary.of((target for _, target in self.splits["train"].flat()), END)
+    def tokeniser(self) -> Tokeniser:
+        """The subwords, or the vocabularies of the training pairs."""
+        return self.subwords or Vocabularies.of(self.splits["train"].flat())
 
     @cached_property
     def codec(self) -> PairCodec:
-        """The vocabularies and the longest target: what a model keeps of its data."""
-        return PairCodec(self.source_vocab, self.target_vocab, max(self.lengths) - 1)
+        """The tokeniser and the longest target: what a model keeps of its data."""
+        return PairCodec(self.tokeniser, max(self.lengths) - 1)
 
     @cached_property
     def examples(self) -> list[tuple[list[int], list[int]]]:
         """(source ids, target ids) of every training pair, without end symbols."""
-        source, target = self.source_vocab, self.target_vocab
-        return [(source.ids(s), target.ids(t)) for s, t in self.splits["train"].flat()]
+        sources, targets = zip(*self.splits["train"].flat(), strict=True)
+        tokeniser = self.tokeniser
+        return list(zip(tokeniser.encode_sources(sources), tokeniser.encode_targets(targets, sources), strict=True))
 
     @cached_property
     def _ragged(self) -> tuple[Ragged, Ragged]:
@@ -240,192 +268,19 @@ class PairData:
         """Target length of every training pair, end symbol included."""
         return [len(target) + 1 for _, target in self.examples]
 
-    def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """A training batch.
-
-        Args:
-            indices: numbers of training pairs.
-            rows: (batch,) int64: their numbers in the optimizer step's global batch.
-        """
-        return source_and_target(*self._ragged, indices, rows)
-
-    def evaluation(self, split: str, words: int | None = None) -> Pairs:
-        """The words of a split with all references; with ``words`` a fixed, evenly spread subset.
-
-        Raises:
-            UserError: there is no such split, or words is below 1.
-        """
-        if split not in self.splits:
-            raise UserError(f"split must be one of {', '.join(self.splits)}; got {split!r}")
-        if words is not None and words < 1:
-            raise UserError(f"words must be at least 1, or None for all; got {words}")
-        return self.splits[split].spread(words)
-
-    def source_batch(self, sources: Sequence[Sequence[str]], length: int = 1) -> Batch:
-        """A batch for generation; see ``PairCoder.source_batch``."""
-        return self.codec.source_batch(sources, length)
-
-    def reference_batch(self, pairs: Pairs) -> Batch:
-        """A batch of words, each with its first reference."""
-        return self.codec.pair_batch(pairs.sources, [references[0] for references in pairs.references])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of every split's pairs in order."""
-        digest = hashlib.sha256()
-        for split in ("train", "dev", "test"):
-            lines = ("".join(s) + "\t" + " ".join(t) for s, t in self.splits[split].flat())
-            digest.update(f"{split}\n{chr(10).join(lines)}\n".encode())
-        return digest.hexdigest()[:8]
-
-    def header(self) -> list[str]:
-        """Lines that say what the data are: counts, what was dropped, vocabularies, fingerprint."""
-        lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
-        for split in ("train", "dev", "test"):
-            pairs = self.splits[split]
-            dropped = "; ".join(self.dropped.get(split, ()))
-            unit = "pair" if split == "train" else "reference"
-            counts = f"{split}: {counted(len(pairs), 'word')}, {counted(pairs.count, unit)}"
-            lines.append(counts + (f" (dropped: {dropped})" if dropped else ""))
-        lines.append(
-            f"symbols: {len(self.source_vocab) - 1} source + padding, "
-            f"{len(self.target_vocab) - 1} target + end; longest training target {max(self.lengths) - 1}"
-        )
-        return lines
-
-
-@dataclass(frozen=True)
-class ParallelCodec:
-    """What a trained model needs of its data: the subwords of both languages, and the longest target seen.
-
-    In a source id 0 is padding; in a target it is the end symbol, and padding is filled with 0 and masked out.
-
-    Args:
-        subwords: one encoding for both sides.
-        longest: subwords of the longest training target, without the end symbol.
-
-    >>> codec = ParallelCodec(Subwords.trained(["a man", "ein mann"] * 2, 265), longest=3)
-    >>> batch = codec.pair_batch(["a man", "man"], ["ein mann", "mann"])
-    >>> batch.targets[1, -1], codec.text(batch.targets[0].tolist())
-    (tensor(0), 'ein mann')
-    >>> ParallelCodec.from_description(codec.describe()) == codec
-    True
-    """
-
-    __repr__ = brief
-
-    subwords: Subwords
-    longest: int
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Number of source and of target ids."""
-        return len(self.subwords), len(self.subwords)
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The words of target ids, up to the end symbol."""
-        return self.subwords.decode(ids)
-
-    def source_batch(self, sources: Sequence[str], length: int = 1) -> Batch:
-        """A batch for generation: sources, and blank targets of ``length`` positions.
-
-        Raises:
-            UserError: a source is empty.
-        """
-        blank = torch.zeros(len(sources), length, dtype=torch.int64)
-        return Batch(blank, blank, torch.ones_like(blank, dtype=torch.bool), self._context(sources))
-
-    def pair_batch(self, sources: Sequence[str], targets: Sequence[str]) -> Batch:
-        """A batch of sources with one target each, end symbol included.
-
-        Raises:
-            UserError: a source is empty.
-        """
-        ids, mask = padded([[*target, 0] for target in self.subwords.encode(targets)])
-        return Batch(ids, ids, mask, self._context(sources), eligible=fed_entries(mask))
-
-    def _context(self, sources: Sequence[str]) -> dict[str, Tensor]:
-        encoded = self.subwords.encode(sources)
-        if not all(encoded):
-            raise UserError(f"source {encoded.index([]) + 1} is empty; expected at least one word")
-        ids, mask = padded(encoded)
-        return {"source": ids, "source_mask": mask}
-
-    def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types."""
-        return {"kind": "parallel", "merges": self.subwords.describe(), "longest": self.longest}
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> ParallelCodec:
-        """The codec that ``describe`` told of.
-
-        Raises:
-            UserError: the description is of something else, or incomplete.
-        """
-        check_description(description, "parallel", {"merges": list, "longest": int})
-        return cls(Subwords.from_description(description["merges"]), description["longest"])
-
-
-@dataclass(frozen=True, eq=False)
-class ParallelData:
-    """Training, dev and test sentences, their subwords, and training batches by index.
-
-    Args:
-        splits: "train", "dev" and "test".
-        subwords: of both languages.
-        name: what the data are called in the header.
-        dropped: for each split what was dropped from it, in words.
-
-    Raises:
-        UserError: a split is missing or empty.
-
-    >>> same = Sentences(["a b", "c"], ["d", "e f"], "here")
-    >>> data = ParallelData({"train": same, "dev": same, "test": same}, Subwords(()))
-    >>> data.lengths, data.batch([1], torch.tensor([0])).targets.shape
-    ([3, 5], torch.Size([1, 5]))
-    """
-
-    __repr__ = brief
-
-    splits: Mapping[str, Sentences]
-    subwords: Subwords
-    name: str = "parallel text"
-    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-
-    def __post_init__(self) -> None:
-        wrong = [split for split in SPLITS if not self.splits.get(split)]
-        if wrong:
-            raise UserError(f"splits train, dev and test must each hold a sentence; empty: {', '.join(wrong)}")
-
-    @cached_property
-    def codec(self) -> ParallelCodec:
-        """The subwords and the longest target: what a model keeps of its data."""
-        return ParallelCodec(self.subwords, max(self.lengths) - 1)
-
-    @cached_property
-    def _ragged(self) -> tuple[Ragged, Ragged]:
-        train = self.splits["train"]
-        targets = [[*target, 0] for target in self.subwords.encode(train.targets)]
-        return Ragged(self.subwords.encode(train.sources)), Ragged(targets)
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Target length of every training pair in subwords, end symbol included."""
-        return self._ragged[1].lengths.tolist()
-
     @cached_property
     def longest_sides(self) -> tuple[int, int]:
-        """Subwords of the longest source and of the longest target of any split, without the end symbol."""
-        others = [self.splits[split] for split in SPLITS if split != "train"]
-        sources = [len(ids) for each in others for ids in self.subwords.encode(each.sources)]
-        targets = [len(ids) for each in others for ids in self.subwords.encode(each.targets)]
+        """Ids of the longest source and of the longest target of any split, without the end symbol."""
+        others = [pair for split in ("dev", "test") for pair in self.splits[split].flat()]
+        lengths = [max(self.tokeniser.lengths(side)) for side in zip(*others, strict=True)]
         source, target = (int(ragged.lengths.max()) for ragged in self._ragged)
-        return max(source, *sources), max(target - 1, *targets)
+        return max(source, lengths[0]), max(target - 1, lengths[1])
 
     @property
     def frequencies(self) -> tuple[float, ...]:
         """How often each target id stands in the training targets; the end symbol once in each."""
-        return tuple(torch.bincount(self._ragged[1].values, minlength=len(self.subwords)).double().tolist())
+        size = self.tokeniser.sizes[1]
+        return tuple(torch.bincount(self._ragged[1].values, minlength=size).double().tolist())
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
         """A training batch.
@@ -434,147 +289,68 @@ class ParallelData:
             indices: numbers of training pairs.
             rows: (batch,) int64: their numbers in the optimizer step's global batch.
         """
-        return source_and_target(*self._ragged, indices, rows)
+        return _training_batch(*self._ragged, torch.as_tensor(indices, dtype=torch.int64), rows)
 
-    def evaluation(self, split: str, sentences: int | None = None) -> Sentences:
-        """The sentences of a split; with ``sentences`` a fixed, evenly spread subset.
+    def evaluation(self, split: str, items: int | None = None) -> Pairs:
+        """The pairs of a split with all references; with ``items`` a fixed, evenly spread subset of the sources.
 
         Raises:
-            UserError: there is no such split, or sentences is below 1.
+            UserError: there is no such split, or items is below 1.
         """
-        if split not in self.splits:
-            raise UserError(f"split must be one of {', '.join(self.splits)}; got {split!r}")
-        if sentences is not None and sentences < 1:
-            raise UserError(f"sentences must be at least 1, or None for all; got {sentences}")
-        return self.splits[split].spread(sentences)
+        return part_of(self.splits, split, items, f"{self.tokeniser.item}s").spread(items)
+
+    def source_batch(self, sources: Sequence[Any], length: int = 1) -> Batch:
+        """A batch for generation; see ``PairCodec.source_batch``."""
+        return self.codec.source_batch(sources, length)
+
+    def reference_batch(self, pairs: Pairs) -> Batch:
+        """A batch of sources, each with its first reference."""
+        return self.codec.pair_batch(pairs.sources, pairs.targets)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of every split's sentences in order, and of the merges."""
-        digest = hashlib.sha256("\n".join(self.subwords.describe()).encode())
+        """First 8 hexadecimal digits of the SHA-256 of every split's pairs in order, after the merges of subwords."""
+        merges = self.subwords.describe()["merges"] if self.subwords else ()
+        digest = hashlib.sha256("\n".join(merges).encode())
         for split in SPLITS:
-            pairs = zip(self.splits[split].sources, self.splits[split].targets, strict=True)
-            digest.update(
-                f"{split}\n{chr(10).join(f'{source}{chr(9)}{target}' for source, target in pairs)}\n".encode()
-            )
+            pairs = self.splits[split].flat()
+            lines = ("".join(s) + "\t" + (t if isinstance(t, str) else " ".join(t)) for s, t in pairs)
+            digest.update(f"{split}\n{chr(10).join(lines)}\n".encode())
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
-        """Lines that say what the data are: counts, what was dropped, overlap, subwords, fingerprint."""
+        """Lines that say what the data are: counts, what was dropped, overlap, tokens, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
-        seen = set(self.splits["train"].sources)
         for split in SPLITS:
-            sentences = self.splits[split]
-            notes = [f"dropped: {text}" for text in self.dropped.get(split, ())]
-            known = 0 if split == "train" else sum(source in seen for source in sentences.sources)
-            notes += [f"{counted(known, 'source')} also in train, kept"] if known else []
-            repeated = sum(count - 1 for count in Counter(sentences.sources).values()) if split == "train" else 0
-            notes += [f"{counted(repeated, 'source')} repeating an earlier one, kept"] if repeated else []
-            lines.append(
-                f"{split}: {counted(len(sentences), 'sentence')}" + (f" ({'; '.join(notes)})" if notes else "")
-            )
-        return [*lines, self._subword_line()]
+            pairs = self.splits[split]
+            text = f"{split}: {counted(len(pairs), self.tokeniser.item)}"
+            if not self.subwords:
+                text += f", {counted(pairs.count, 'pair' if split == 'train' else 'reference')}"
+            notes = [f"dropped: {'; '.join(dropped)}"] if (dropped := self.dropped.get(split)) else []
+            notes += self._repeated(split) if self.subwords else []
+            lines.append(text + (f" ({'; '.join(notes)})" if notes else ""))
+        return [*lines, f"{self._tokens()}; longest training target {max(self.lengths) - 1}"]
 
-    def _subword_line(self) -> str:
+    def _repeated(self, split: str) -> list[str]:
+        """Sources of sentences that repeat an earlier one or one of train, which are kept."""
+        train = self.splits["train"].sources
+        if split == "train":
+            repeated = sum(count - 1 for count in Counter(train).values())
+            return [f"{counted(repeated, 'source')} repeating an earlier one, kept"] if repeated else []
+        seen = set(train)
+        known = sum(source in seen for source in self.splits[split].sources)
+        return [f"{counted(known, 'source')} also in train, kept"] if known else []
+
+    def _tokens(self) -> str:
+        source, target = self.tokeniser.sizes
+        if not self.subwords:
+            return f"symbols: {source - 1} source + padding, {target - 1} target + end"
         train = self.splits["train"]
         a_word = [
             ragged.lengths.sum().item() / sum(len(text.split()) for text in texts)
             for ragged, texts in zip(self._ragged, (train.sources, train.targets), strict=True)
         ]
         return (
-            f"subwords: {len(self.subwords):,} ids for both sides, {a_word[0]:.2f} a source word, "
-            f"{a_word[1]:.2f} a target word with its share of ends; longest training target {max(self.lengths) - 1}"
+            f"subwords: {source:,} ids for both sides, {a_word[0]:.2f} a source word, {a_word[1]:.2f} a target word "
+            "with its share of ends"
         )
-
-
-class Row(NamedTuple):
-    """One line of a file: its number, the word's characters, the symbols."""
-
-    line: int
-    source: Symbols
-    target: Symbols
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Words and their references, one entry a distinct word.
-
-    Args:
-        sources: the words, each a tuple of symbols (characters).
-        references: for each word all its distinct target sequences, in the order of the file.
-        origin: where they come from.
-
-    >>> pairs = Pairs.of([Row(1, ("a",), ("AH",)), Row(2, ("a",), ("EY",))], "here")
-    >>> len(pairs), pairs.references
-    (1, [[('AH',), ('EY',)]])
-    """
-
-    __repr__ = brief
-
-    sources: list[Symbols]
-    references: list[list[Symbols]]
-    origin: str
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], origin: str) -> Pairs:
-        """Rows grouped by word; a repeated reference counts once."""
-        grouped: dict[Symbols, dict[Symbols, None]] = {}
-        for row in rows:
-            grouped.setdefault(row.source, {})[row.target] = None
-        return cls(list(grouped), [list(targets) for targets in grouped.values()], origin)
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    @property
-    def count(self) -> int:
-        """Number of (word, reference) pairs."""
-        return sum(len(references) for references in self.references)
-
-    def flat(self) -> Iterator[tuple[Symbols, Symbols]]:
-        """Every (word, reference) pair."""
-        for source, references in zip(self.sources, self.references, strict=True):
-            for reference in references:
-                yield source, reference
-
-    def spread(self, words: int | None) -> Pairs:
-        """A fixed subset of ``words`` words spread evenly over the list; all of them for None."""
-        if words is None or words >= len(self):
-            return self
-        chosen = [number * len(self) // words for number in range(words)]
-        return Pairs(
-            [self.sources[i] for i in chosen],
-            [self.references[i] for i in chosen],
-            f"{self.origin}, {words} words",
-        )
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Sentences and their translations; words are separated by single blanks.
-
-    Args:
-        sources: what is translated.
-        targets: one translation of each.
-        origin: where they come from.
-
-    >>> len(Sentences(["a man ."], ["ein mann ."], "here"))
-    1
-    """
-
-    __repr__ = brief
-
-    sources: list[str]
-    targets: list[str]
-    origin: str
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def spread(self, number: int | None) -> Sentences:
-        """A fixed subset of ``number`` sentences spread evenly over the list; all of them for None."""
-        if number is None or number >= len(self):
-            return self
-        chosen = [i * len(self) // number for i in range(number)]
-        origin = f"{self.origin}, {number} sentences"
-        return Sentences([self.sources[i] for i in chosen], [self.targets[i] for i in chosen], origin)

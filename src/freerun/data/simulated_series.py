@@ -121,7 +121,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     Args:
         name: of a system in ``SYSTEMS``, or a system.
         options: windows and trajectories; the defaults of ``SystemOptions`` if left out.
-        layout: "past" or "sequence", see ``SeriesCoder.batch``.
+        layout: "past" or "sequence", see ``SeriesCodec.batch``.
 
     Raises:
         UserError: an unknown system or parameter, or a trajectory that leaves for infinity.

@@ -1,22 +1,18 @@
-"""Subwords: byte-pair encoding by the library tokenizers, trained here, saved as its merges."""
+"""Tokenisers of pairs: a vocabulary for each side, or subwords of both sides by byte-pair encoding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from freerun.arguments import brief
 from freerun.errors import UserError, needing
 
 Symbols = tuple[str, ...]
-
-
-END = "</s>"
-
-
-PADDING = "<pad>"
+END, PADDING = "</s>", "<pad>"
+_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,100 @@ class Vocabulary:
         return tuple(self.symbols[number - 1] for number in numbers)
 
 
-_BYTES = 256
+@dataclass(frozen=True)
+class Vocabularies:
+    """A vocabulary for each side of pairs: a source is read by its characters, a target is a sequence of symbols.
+
+    Args:
+        source: id 0 is padding.
+        target: id 0 is the end symbol.
+
+    >>> both = Vocabularies.of([("ab", ("A", "B"))])
+    >>> both.encode_sources(["ba"]), both.decode([2, 1, 0]), both.sizes
+    ([[2, 1]], ('B', 'A'), (3, 3))
+    """
+
+    kind: ClassVar[str] = "pairs"
+    item: ClassVar[str] = "word"
+    saved: ClassVar[tuple[str, ...]] = ("source_symbols", "target_symbols")
+    __repr__ = brief
+
+    source: Vocabulary
+    target: Vocabulary
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> Vocabularies:
+        """The symbols of some (source, target) pairs."""
+        sides = list(zip(*pairs, strict=True)) or [(), ()]
+        return cls(Vocabulary.of(sides[0], PADDING), Vocabulary.of(sides[1], END))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of source and of target ids."""
+        return len(self.source), len(self.target)
+
+    def lengths(self, texts: Sequence[Sequence[str]]) -> list[int]:
+        """Ids of each source or target, without an end."""
+        return [len(text) for text in texts]
+
+    def encode_sources(self, sources: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Ids of each source.
+
+        Raises:
+            UserError: symbols that have no id, or none at all; every such source.
+        """
+        return _ids(self.source, sources, [repr("".join(source)) for source in sources], empty=False)
+
+    def encode_targets(self, targets: Sequence[Sequence[str]], sources: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Ids of each target, without an end; the sources name them in errors.
+
+        Raises:
+            UserError: symbols that have no id; every such target.
+        """
+        return _ids(self.target, targets, [f"target of {''.join(source)!r}" for source in sources], empty=True)
+
+    def decode(self, ids: Sequence[int]) -> Symbols:
+        """The symbols of target ids, up to the first 0."""
+        return self.target.symbols_of(ids)
+
+    def unseen(self, pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[str]:
+        """A message for every symbol of some pairs that has no id."""
+        return list(
+            dict.fromkeys(
+                f"{side} symbol {symbol!r} unseen in training"
+                for pair in pairs
+                for side, vocabulary, text in zip(("source", "target"), (self.source, self.target), pair, strict=True)
+                for symbol in vocabulary.unknown(text)
+            )
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What is saved with a model, as JSON types."""
+        return {"source_symbols": list(self.source.symbols), "target_symbols": list(self.target.symbols)}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Vocabularies:
+        """The inverse of ``describe``."""
+        source, target = (tuple(description[f"{side}_symbols"]) for side in ("source", "target"))
+        return cls(Vocabulary(source, PADDING), Vocabulary(target, END))
+
+
+def _ids(
+    vocabulary: Vocabulary, texts: Sequence[Sequence[str]], places: Sequence[str], *, empty: bool
+) -> list[list[int]]:
+    problems: list[str] = []
+    encoded: list[list[int]] = []
+    for number, (text, place) in enumerate(zip(texts, places, strict=True), start=1):
+        if not text and not empty:
+            problems.append(f"source {number} is empty; expected at least one symbol")
+            continue
+        try:
+            encoded.append(vocabulary.ids(text, where=place))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return encoded
 
 
 @dataclass(frozen=True)
@@ -133,6 +222,9 @@ class Subwords:
     'größer als low'
     """
 
+    kind: ClassVar[str] = "parallel"
+    item: ClassVar[str] = "sentence"
+    saved: ClassVar[tuple[str, ...]] = ("merges",)
     __repr__ = brief
 
     merges: tuple[tuple[str, str], ...]
@@ -191,6 +283,34 @@ class Subwords:
         found = self._tokenizer.encode_batch_fast([_spaced(line) for line in lines], add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of source and of target ids."""
+        return len(self), len(self)
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Ids of each text, without an end."""
+        return [len(ids) for ids in self.encode(texts)]
+
+    def encode_sources(self, sources: Sequence[str]) -> list[list[int]]:
+        """Ids of each source.
+
+        Raises:
+            UserError: a source is blank.
+        """
+        encoded = self.encode(sources)
+        if not all(encoded):
+            raise UserError(f"source {encoded.index([]) + 1} is empty; expected at least one word")
+        return encoded
+
+    def encode_targets(self, targets: Sequence[str], sources: Sequence[str]) -> list[list[int]]:
+        """Ids of each target, without an end."""
+        return self.encode(targets)
+
+    def unseen(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
+        """Nothing: bytes spell every text."""
+        return []
+
     def decode(self, ids: Sequence[int]) -> str:
         """The words of ids up to the first 0, one blank between them.
 
@@ -203,17 +323,18 @@ class Subwords:
         text: str = _library().decoders.ByteLevel().decode([self.symbols[number - 1] for number in numbers])
         return " ".join(text.split())
 
-    def describe(self) -> list[str]:
-        """The merges as JSON types, one "left right" each."""
-        return [f"{left} {right}" for left, right in self.merges]
+    def describe(self) -> dict[str, Any]:
+        """What is saved with a model, as JSON types: the merges, one "left right" each."""
+        return {"merges": [f"{left} {right}" for left, right in self.merges]}
 
     @classmethod
-    def from_description(cls, merges: Sequence[str]) -> Subwords:
-        """What ``describe`` told of.
+    def from_description(cls, description: Mapping[str, Any]) -> Subwords:
+        """The inverse of ``describe``.
 
         Raises:
-            UserError: a line is no pair.
+            UserError: a merge is no pair.
         """
+        merges = description["merges"]
         pairs = [tuple(merge.split(" ")) for merge in merges]
         wrong = [merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2]
         if wrong:

@@ -10,8 +10,8 @@ from torch.nn import Module
 
 from freerun.arguments import number_field
 from freerun.data.files import DataFile
-from freerun.data.pairs import PairCodec, PairData, Pairs, ParallelCodec, ParallelData, Sentences
-from freerun.data.tokenisers import Symbols
+from freerun.data.pairs import PairCodec, PairData, Pairs
+from freerun.data.tokenisers import Symbols, Vocabularies
 from freerun.errors import UserError
 from freerun.metrics.text import bleu_signature, score, score_translations
 from freerun.tasks.base import DataTask, Evaluation
@@ -135,7 +135,7 @@ def free_outputs(
         beams=settings.beams,
         length_penalty=settings.length_penalty,
     )
-    return [codec.target_vocab.symbols_of(entries) for entries in said]
+    return [codec.decode(entries) for entries in said]
 
 
 def _teacher_forced(model: Module, codec: PairCodec, pairs: Pairs, batch_size: int) -> dict[str, float]:
@@ -170,7 +170,7 @@ def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
     return wrong_choices, symbols, wrong_words
 
 
-class TranslateTask(DataTask[ParallelData, EvaluateSettings]):
+class TranslateTask(DataTask[PairData, EvaluateSettings]):
     """Parallel text to train on, scored by BLEU and chrF: a ``Task`` of the training loop.
 
     Args:
@@ -182,7 +182,7 @@ class TranslateTask(DataTask[ParallelData, EvaluateSettings]):
         UserError: the package sacrebleu is not installed.
     """
 
-    def __init__(self, data: ParallelData, settings: EvaluateSettings | None = None) -> None:
+    def __init__(self, data: PairData, settings: EvaluateSettings | None = None) -> None:
         super().__init__(data, settings or EvaluateSettings())
         # a missing package is said before training, not after the first thousand updates
         self.signature = bleu_signature()
@@ -198,7 +198,7 @@ class TranslateTask(DataTask[ParallelData, EvaluateSettings]):
 
 
 def evaluate_translations(
-    model: Module, codec: ParallelCodec, sentences: Sentences, settings: EvaluateSettings | None = None
+    model: Module, codec: PairCodec, sentences: Pairs, settings: EvaluateSettings | None = None
 ) -> Evaluation:
     """Scores of a model on sentences with translations, told gold and running freely.
 
@@ -224,7 +224,7 @@ def evaluate_translations(
         [len(target.split()) for target in targets],
         settings.batch_size,
     )
-    positions = sum(len(ids) + 1 for ids in codec.subwords.encode(targets))
+    positions = sum(codec.tokeniser.lengths(targets)) + len(targets)
     gold = {"loss": float(losses.sum()) / positions, "token_accuracy": 100 - 100 * int(errors.sum()) / positions}
     outputs = translate(model, codec, sources, settings)
     own, parts = score_translations(outputs, targets)
@@ -236,7 +236,7 @@ def evaluate_translations(
 
 
 def translate(
-    model: Module, codec: ParallelCodec, sources: Sequence[str], settings: EvaluateSettings | None = None
+    model: Module, codec: PairCodec, sources: Sequence[str], settings: EvaluateSettings | None = None
 ) -> list[str]:
     """What a model says to some sources, running freely: words with single blanks between them.
 
@@ -255,7 +255,7 @@ def translate(
         beams=settings.beams,
         length_penalty=settings.length_penalty,
     )
-    return [codec.text(entries) for entries in said]
+    return [codec.decode(entries) for entries in said]
 
 
 @dataclass(frozen=True)
@@ -328,22 +328,15 @@ class PairsKind:
 
     def sizes(self, data: PairData) -> tuple[int, ...]:
         """Of source and target."""
-        return len(data.source_vocab), len(data.target_vocab)
+        return data.codec.sizes
 
     def positions(self, data: PairData, settings: PairsEvaluate) -> tuple[int, str]:
         """For every source, every target with its end, and what free running may say."""
-        flat = [pair for split in data.splits.values() for pair in split.flat()]
-        sides = max(len(source) for source, _ in flat), max(len(target) for _, target in flat)
-        return positions_for(sides, data.codec.longest, settings.length_margin)
+        return positions_for(data.longest_sides, data.codec.longest, settings.length_margin)
 
     def frequencies(self, data: PairData) -> tuple[float, ...]:
         """The end symbol counts once in each target."""
-        counts = [0.0] * len(data.target_vocab)
-        for _, target in data.examples:
-            counts[0] += 1
-            for symbol in target:
-                counts[symbol] += 1
-        return tuple(counts)
+        return data.frequencies
 
     def codec(self, description: Mapping[str, Any]) -> PairCodec:
         """The vocabularies and the longest target."""
@@ -392,7 +385,8 @@ class PairsKind:
 
         from freerun.keys import uniform
 
-        sources, targets = codec.source_vocab.symbols, codec.target_vocab.symbols
+        assert isinstance(codec.tokeniser, Vocabularies)
+        sources, targets = codec.tokeniser.source.symbols, codec.tokeniser.target.symbols
 
         def strings(symbols: tuple[str, ...], key: int) -> list[tuple[str, ...]]:
             drawn = (uniform(key, torch.arange(rows)[:, None], torch.arange(rows + 2)) * len(symbols)).long().tolist()
@@ -481,10 +475,11 @@ def pronounce(
 
     pass
 
+    assert isinstance(codec.tokeniser, Vocabularies)
     problems = too_long(model, {"source": [len(word) for word in words]}, places)
     for place, word in zip(places, words, strict=True):
         try:
-            codec.source_vocab.ids(tuple(word), where=place)
+            codec.tokeniser.source.ids(tuple(word), where=place)
         except UserError as error:
             problems += error.problems
     if problems:
@@ -518,13 +513,13 @@ class ParallelKind:
 
         return PARALLEL
 
-    def load(self, settings: ParallelSection, model: object) -> ParallelData:
+    def load(self, settings: ParallelSection, model: object) -> PairData:
         """The sentences and their subwords.
 
         Raises:
             UserError: all problems of the files; the package tokenizers is not installed.
         """
-        from freerun.data import ParallelOptions, load_parallel
+        from freerun.data import ParallelOptions, load_pairs
 
         options = ParallelOptions(
             source=settings.source,
@@ -538,38 +533,38 @@ class ParallelKind:
         )
         given = {"train": settings.train, "dev": settings.dev, "test": settings.test}
         files = {split: pair for split, pair in given.items() if pair is not None}
-        return load_parallel(settings.path, options, files=files)
+        return load_pairs(settings.path, options, files=files)
 
-    def make(self, data: ParallelData, settings: PairsEvaluate, items: int | None) -> TranslateTask:
+    def make(self, data: PairData, settings: PairsEvaluate, items: int | None) -> TranslateTask:
         """BLEU and chrF on so many sentences of dev."""
         pass
 
         return TranslateTask(data, scoring(settings, words=items))
 
-    def sizes(self, data: ParallelData) -> tuple[int, ...]:
+    def sizes(self, data: PairData) -> tuple[int, ...]:
         """Of source and target, which share their subwords."""
         return data.codec.sizes
 
-    def positions(self, data: ParallelData, settings: PairsEvaluate) -> tuple[int, str]:
+    def positions(self, data: PairData, settings: PairsEvaluate) -> tuple[int, str]:
         """For every source, every target with its end, and what free running may say, in subwords."""
         return positions_for(data.longest_sides, data.codec.longest, settings.length_margin)
 
-    def frequencies(self, data: ParallelData) -> tuple[float, ...]:
+    def frequencies(self, data: PairData) -> tuple[float, ...]:
         """The end symbol counts once in each target."""
         return data.frequencies
 
-    def codec(self, description: Mapping[str, Any]) -> ParallelCodec:
+    def codec(self, description: Mapping[str, Any]) -> PairCodec:
         """The subwords and the longest target."""
-        from freerun.data import ParallelCodec
+        from freerun.data import PairCodec
 
-        return ParallelCodec.from_description(description)
+        return PairCodec.from_description(description)
 
     def score(
         self,
         model: Module,
-        codec: ParallelCodec,
+        codec: PairCodec,
         settings: PairsEvaluate,
-        data: ParallelData | None,
+        data: PairData | None,
         file: DataFile | None,
     ) -> tuple[dict[str, Any], Evaluation]:
         """On the test split, or on a file of ``source<TAB>translation`` lines.
@@ -577,18 +572,18 @@ class ParallelKind:
         Raises:
             UserError: what is wrong with the file; its sentences are too long for the model.
         """
-        from freerun.data import read_sentences
+        from freerun.data import read_pairs
         from freerun.data.files import first_problems
         from freerun.metrics.text import bleu_signature
 
         pass
 
         if file is not None:
-            sentences = read_sentences(file.path, encoding=file.encoding)
+            sentences = read_pairs(file.path, encoding=file.encoding, tokeniser="subwords")
             # every line is a sentence, or the file is refused
             places = [f"{file.path}:{number}" for number in range(1, len(sentences) + 1)]
             sides = {"source": sentences.sources, "target": sentences.targets}
-            lengths = {side: [len(ids) for ids in codec.subwords.encode(texts)] for side, texts in sides.items()}
+            lengths = {side: codec.tokeniser.lengths(texts) for side, texts in sides.items()}
             if problems := too_long(model, lengths, places):
                 raise UserError(first_problems(str(file.path), problems))
         else:
@@ -601,7 +596,7 @@ class ParallelKind:
     def answer(
         self,
         model: Module,
-        codec: ParallelCodec,
+        codec: PairCodec,
         settings: PairsEvaluate,
         lines: Sequence[str],
         places: Sequence[str],
@@ -620,12 +615,12 @@ class ParallelKind:
             for place, line in zip(places, lines, strict=True)
             if not line.strip()
         ]
-        problems += too_long(model, {"source": [len(ids) for ids in codec.subwords.encode(lines)]}, places)
+        problems += too_long(model, {"source": codec.tokeniser.lengths(lines)}, places)
         if problems:
             raise UserError(first_problems("the input", problems))
         return translate(model, codec, lines, scoring(settings))
 
-    def trial_batch(self, codec: ParallelCodec, rows: int) -> Batch:
+    def trial_batch(self, codec: PairCodec, rows: int) -> Batch:
         """Random subwords, of different lengths."""
         import torch
 
@@ -633,9 +628,7 @@ class ParallelKind:
         from freerun.keys import bits
 
         def ragged(key: int, shortest: int) -> tuple[torch.Tensor, torch.Tensor]:
-            drawn = 1 + bits(key, torch.arange(rows)[:, None], torch.arange(rows + shortest)) % (
-                len(codec.subwords) - 1
-            )
+            drawn = 1 + bits(key, torch.arange(rows)[:, None], torch.arange(rows + shortest)) % (codec.sizes[0] - 1)
             mask = torch.arange(rows + shortest) <= torch.arange(shortest, rows + shortest)[:, None]
             return drawn.masked_fill(~mask, 0), mask
 

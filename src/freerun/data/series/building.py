@@ -365,7 +365,7 @@ def series_from_arrays(
         arrays: (time, channels) numbers, NumPy or torch, or a list of such: several series of the same channels.
             (time,) is one channel.
         options: windows, splits, parts of the channels by name; ``time``, ``series`` and ``calendar`` have no place.
-        layout: "past" or "sequence", see ``SeriesCoder.batch``.
+        layout: "past" or "sequence", see ``SeriesCodec.batch``.
         names: of the channels; left out: "x1", "x2" and so on.
         name: what the data are called.
 

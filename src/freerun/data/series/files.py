@@ -29,7 +29,7 @@ def load_series(
     Args:
         paths: a file, or several.
         options: columns, windows, splits, what is done about gaps; the defaults of ``SeriesOptions`` if left out.
-        layout: "past" or "sequence", see ``SeriesCoder.batch``.
+        layout: "past" or "sequence", see ``SeriesCodec.batch``.
 
     Raises:
         UserError: files that cannot be read, unknown columns, cells that are no numbers, gaps, constant channels, time

@@ -367,7 +367,7 @@ class SeriesData:
         return self._table[starts[:, None] + torch.arange(self.codec.past + self.codec.horizon)]
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """A training batch in the layout asked; see ``SeriesCoder.batch``.
+        """A training batch in the layout asked; see ``SeriesCodec.batch``.
 
         Args:
             indices: numbers of training windows.
