@@ -234,7 +234,7 @@ def every_kind(record: Record, only: Callable[[str], bool]) -> None:
         "cmudict": lambda: data.load_cmudict(data.PairOptions(limit=500, **short)),
         "pairs": lambda: data.load_pairs("pairs", data.PairOptions(drop_overlap=True, unknown="drop")),
         "pairs by language": lambda: data.load_pairs("pairs", language="dut"),
-        "parallel": lambda: data.load_parallel("parallel", data.ParallelOptions(subwords=300)),
+        "parallel": lambda: data.load_pairs("parallel", data.ParallelOptions(subwords=300)),
         "text": lambda: data.load_text("text.txt", data.TextOptions(length=16, stride=5)),
         "series": lambda: data.load_series("load.csv", hours),
         "series, one sequence": lambda: data.load_series("load.csv", hours, "sequence"),
