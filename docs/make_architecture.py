@@ -71,9 +71,7 @@ def picture() -> str:
     """The drawing as SVG."""
     height = BAND * len(ROWS) + 24
     places = {
-        room: box(row, column, len(rooms))
-        for row, (_, rooms) in enumerate(ROWS)
-        for column, room in enumerate(rooms)
+        room: box(row, column, len(rooms)) for row, (_, rooms) in enumerate(ROWS) for column, room in enumerate(rooms)
     }
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '

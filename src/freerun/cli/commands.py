@@ -32,11 +32,7 @@ def list_methods() -> str:
 
 
 def describe_method(name: str) -> str:
-    """Formula, parameters, reference and BibTeX of a method, or what a preset makes.
-
-    Raises:
-        UserError: there is no such method.
-    """
+    """Formula, parameters, reference and BibTeX of a method, or what a preset makes."""
     from freerun.methods import METHODS, PRESETS
 
     if name in PRESETS:
@@ -80,11 +76,7 @@ def list_schedules() -> str:
 
 
 def describe_schedule(name: str) -> str:
-    """Formula, parameters and reference of a schedule, and how a recipe writes it.
-
-    Raises:
-        UserError: there is no such schedule.
-    """
+    """Formula, parameters and reference of a schedule, and how a recipe writes it."""
     from freerun.recipes.fields import required
     from freerun.schedules import SCHEDULES
 
@@ -103,11 +95,7 @@ def list_recipes() -> str:
 
 
 def describe_recipe(name: str) -> str:
-    """The text of a recipe.
-
-    Raises:
-        UserError: there is no such recipe.
-    """
+    """The text of a recipe."""
     return _one(shipped_recipes(), name.removesuffix(".toml"), "recipe").read_text(encoding="utf-8")
 
 
@@ -144,18 +132,11 @@ def _first_comment(text: str) -> str:
 
 
 _FILES = ("diagnosis.json", "diagnosis.html")
-
-
 _BEGINS = b'{"schema": 1, "run": {'
 
 
 def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> int:
-    """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output.
-
-    Raises:
-        OccupiedError: the folder holds a diagnosis already, or cannot hold one.
-        UserError: the run cannot be diagnosed, or a library of the extra ``report`` is missing.
-    """
+    """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
     pass
     from freerun.compare.run import require_report
     from freerun.recipes.folder import probe

@@ -17,11 +17,7 @@ _STOPPED = (StoppedError.exit_code, TerminatedError.exit_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code, see ``freerun.errors.EXIT_CODES``.
-
-    Args:
-        arguments: without the program's name; None: those of the process.
-    """
+    """Run a command line; the exit code, see ``freerun.errors.EXIT_CODES``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if os.environ.pop(LIFELINE, None):
         end_with_parent()
@@ -45,12 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
-    """Call a command and turn whatever it raises into a message on standard error and an exit code.
-
-    Args:
-        command: gives the exit code where nothing is raised.
-        arguments: shown in the report of an unexpected error.
-    """
+    """Call a command and turn whatever it raises into a message on standard error and an exit code."""
     flag = StopFlag()
     try:
         with flag:

@@ -19,13 +19,7 @@ from freerun.training.run_folder import FolderLock
 
 @dataclass(frozen=True)
 class Arm:
-    """One method of a comparison, under the label that tables and figures show.
-
-    Args:
-        label: unique within the comparison.
-        method: the recipe's ``[method]`` table for this arm. A value ``{matched_to = "<label>"}`` stands for
-            what was measured in that arm's run of the same seed.
-    """
+    """One method of a comparison, under the label that tables and figures show."""
 
     label: str
     method: Mapping[str, Any]
@@ -50,13 +44,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One arm with one seed.
-
-    Args:
-        arm: the arm.
-        seed: its seed.
-        after: name of the run that must have finished before this one starts, or None.
-    """
+    """One arm with one seed."""
 
     arm: Arm
     seed: int
@@ -81,14 +69,6 @@ def _matched(value: Any) -> bool:
 
 def plan(arms: Sequence[Arm], seeds: Sequence[int]) -> list[PlannedRun]:
     """All runs, seed by seed, references before the arms matched to them.
-
-    Args:
-        arms: in the order in which tables list them.
-        seeds: one run per arm and seed.
-
-    Raises:
-        UserError: no arms or seeds, labels or seeds twice, a match to an arm that is not there or is itself
-            matched; all at once.
 
     >>> arms = [Arm("noise", {"rate": {"matched_to": "sampling"}}), Arm("sampling", {})]
     >>> [(run.name, run.after) for run in plan(arms, [0])]
@@ -151,14 +131,8 @@ def _reference_problems(arm: Arm, arms: Sequence[Arm]) -> list[str]:
 
 
 MARKER = "comparison.json"
-
-
 _FILES = ("results.json", "results.json.part", "report.html", "report.html.part")
-
-
 _FOLDERS = ("runs", "recipes", "logs")
-
-
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -168,18 +142,7 @@ class _Marker(TypedDict):
 
 
 def check_output_dir(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that a comparison must not touch; nothing is changed.
-
-    Args:
-        out: where the comparison is to go; it need not exist.
-        resume: a comparison there is gone on with.
-        overwrite: a comparison there may be removed.
-
-    Raises:
-        OccupiedError: a file, a folder that no comparison made, or a comparison and no flag.
-        CheckpointError: what says whose it is cannot be read, or a link is where a comparison has a file or folder.
-        UserError: both flags at once.
-    """
+    """Refuse a folder that a comparison must not touch; nothing is changed."""
     if resume and overwrite:
         raise UserError("give --resume or --overwrite, not both")
     if out.is_symlink() and not out.exists():
@@ -223,21 +186,7 @@ def _refuse_links(out: Path, names: Collection[str]) -> None:
 
 
 def claim_output_dir(out: Path, names: Collection[str], *, overwrite: bool) -> None:
-    """Write down which runs are the comparison's, and remove those of an earlier one if that is wanted.
-
-    The folder was found fit by ``check_output_dir`` and is locked. Of a removed comparison only what its runs,
-    and the comparison itself, write is taken away.
-
-    Args:
-        out: the folder.
-        names: of the planned runs.
-        overwrite: remove an earlier comparison.
-
-    Raises:
-        OccupiedError: a run of the earlier comparison is going on.
-        CheckpointError: a run's folder is a link.
-        UserError: the folder cannot be written.
-    """
+    """Write down which runs are the comparison's, and remove those of an earlier one if that is wanted."""
     all_names = sorted({*(_recorded(out) or ()), *names})
     _refuse_links(out, all_names)
     clean(out, _ours)

@@ -33,17 +33,7 @@ class _ArmScores:
 
 
 def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
-    """The content of results.json from finished runs.
-
-    Args:
-        recipe: what was compared; stored as it is.
-        runs: the plan; each run's folder is ``out/runs/<name>``.
-        out: folder of the comparison.
-
-    Raises:
-        UserError: a run is unfinished, or runs differ in data or test words and so cannot be compared.
-        CheckpointError: a run's test words are missing.
-    """
+    """The content of results.json from finished runs."""
     summaries = {run.name: runs_module.summary(out / "runs" / run.name) for run in runs}
     missing = [name for name, found in summaries.items() if not (found and found.get("finished"))]
     if missing:
@@ -75,12 +65,7 @@ def write(results: Mapping[str, Any], out: Path) -> Path:
 
 
 def read(out: Path) -> dict[str, Any]:
-    """The results of a finished comparison.
-
-    Raises:
-        UserError: the folder holds no finished comparison.
-        CheckpointError: its results cannot be read.
-    """
+    """The results of a finished comparison."""
     path = out / "results.json"
     if not path.exists():
         raise UserError(f"{out} holds no results.json; make one with: freerun compare RECIPE --out {out}")

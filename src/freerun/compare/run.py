@@ -34,14 +34,7 @@ _EVERY = 15.0
 
 @dataclass(frozen=True)
 class State:
-    """How far one run is.
-
-    Args:
-        name: of the run.
-        stage: ``waiting``, ``running`` or ``done``.
-        updates: done so far.
-        score: its newest dev score in words, or nothing.
-    """
+    """How far one run is."""
 
     name: str
     stage: str
@@ -164,34 +157,19 @@ class _Bars:
 
 
 def display_for(total: int, runs: int, wanted: bool) -> Display:
-    """The display that fits where standard error goes.
-
-    Args:
-        total: updates of one run.
-        runs: number of runs.
-        wanted: False shows nothing.
-    """
+    """The display that fits where standard error goes."""
     if not wanted:
         return _Silent()
     return _Bars(total, runs) if sys.stderr.isatty() else _Lines(total, runs)
 
 
 PATIENCE = 8.5
-
-
 _TAIL_LINES = 15
 
 
 @dataclass(eq=False)
 class Child:
-    """A running process.
-
-    Args:
-        run: what it runs.
-        process: the process.
-        log: where its output goes.
-        started: seconds, monotonic.
-    """
+    """A running process."""
 
     run: PlannedRun
     process: subprocess.Popen[bytes]
@@ -206,13 +184,7 @@ def _lifeline() -> tuple[int, int]:
 
 
 def start(run: PlannedRun, command: Sequence[str], log: Path) -> Child:
-    """Start a run with one thread, which stops when this process ends; what it prints goes to ``log``.
-
-    Args:
-        run: what it runs.
-        command: the command line.
-        log: file for its output; added to.
-    """
+    """Start a run with one thread, which stops when this process ends; what it prints goes to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     output: IO[bytes]
@@ -244,12 +216,7 @@ def stop_all(children: Sequence[Child], patience: float = PATIENCE) -> None:
 
 
 def child_error(child: Child, again: str) -> UserError:
-    """The error of a run that failed: the end of what it printed, and how to go on.
-
-    Args:
-        child: a process that has ended.
-        again: the command that goes on.
-    """
+    """The error of a run that failed: the end of what it printed, and how to go on."""
     code = child.process.returncode
     lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_TAIL_LINES:]
     kind, how = _fate(code)
@@ -350,11 +317,7 @@ def compare(
 
 
 def require_report() -> None:
-    """Refuse to start hours of runs whose report could not be made.
-
-    Raises:
-        UserError: a library of the extra ``report`` is missing.
-    """
+    """Refuse to start hours of runs whose report could not be made."""
     with needing("report", "the report"):
         import altair  # noqa: F401 # pyright: ignore[reportUnusedImport]
         import vl_convert  # noqa: F401 # pyright: ignore[reportUnusedImport]
@@ -379,11 +342,7 @@ def _check_start(recipe: Recipe, methods: Mapping[str, MethodSettings]) -> None:
 
 
 def _refuse_changed(recipe: Recipe, tables: Mapping[str, dict[str, Any]], out: Path, allow: Collection[str]) -> None:
-    """Refuse to go on with runs of other settings.
-
-    Raises:
-        UserError: every key that differs, run by run.
-    """
+    """Refuse to go on with runs of other settings."""
     problems: list[str] = []
     advice = ""
     for name, table in tables.items():

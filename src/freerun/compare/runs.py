@@ -93,11 +93,7 @@ _EVENTS: dict[str, Any] = {"update": _Update, "evaluate": _Evaluation}
 
 
 def summary(folder: Path) -> dict[str, Any] | None:
-    """A run's summary.json, or None while it has none.
-
-    Raises:
-        CheckpointError: there is one that cannot be read.
-    """
+    """A run's summary.json, or None while it has none."""
     return finished_summary(folder)
 
 
@@ -107,11 +103,7 @@ def finished(folder: Path) -> bool:
 
 
 def items(folder: Path) -> list[dict[str, Any]]:
-    """A finished run's test words, in order: source, output, references, errors, length, wrong.
-
-    Raises:
-        CheckpointError: there are none, or a line is damaged.
-    """
+    """A finished run's test words, in order: source, output, references, errors, length, wrong."""
     path = folder / "test-items.jsonl"
     found = list(read_lines(path, dict[str, Any])) if path.exists() else []
     if not found:
@@ -125,11 +117,7 @@ def items(folder: Path) -> list[dict[str, Any]]:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    """All events of a run, in order; [] before it wrote any. A half-written last line is left out.
-
-    Raises:
-        CheckpointError: a line is damaged.
-    """
+    """All events of a run, in order; [] before it wrote any. A half-written last line is left out."""
     path = folder / "metrics.jsonl"
     found = list(read_lines(path, dict[str, Any])) if path.exists() else []
     for number, event in enumerate(found, start=1):
@@ -139,12 +127,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 class Follower:
-    """How far a running run is, read from what it appended to metrics.jsonl since the last look.
-
-    Args:
-        folder: of the run.
-        reported: which scores its task has.
-    """
+    """How far a running run is, read from what it appended to metrics.jsonl since the last look."""
 
     def __init__(self, folder: Path, reported: TaskReport = PAIRS) -> None:
         self.reported = reported

@@ -170,10 +170,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def word(difference: float, adjusted: float) -> str:
     """The verdict word of a difference in something where lower is better: better, worse or not decided.
 
-    Args:
-        difference: method minus baseline.
-        adjusted: its Holm-adjusted p-value.
-
     >>> word(-0.4, 0.01), word(0.4, 0.01), word(-0.4, 0.2)
     ('better', 'worse', 'not decided')
     """
@@ -183,19 +179,12 @@ def word(difference: float, adjusted: float) -> str:
 
 
 _CHUNK = 128
-
-
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
     """A score that is a ratio of sums over words, seed by seed: ``scale * sum(part) / sum(whole)``.
-
-    Args:
-        part: (seeds, words) what is counted: wrong words, or edit errors.
-        whole: (seeds, words) what it is counted against: ones, or reference lengths.
-        scale: 100 for percent.
 
     >>> Ratio(np.array([[0.0, 1.0]]), np.array([[1.0, 1.0]])).values.tolist()
     [50.0]
@@ -230,10 +219,6 @@ class Ratio:
 @dataclass(frozen=True, eq=False)
 class Pooled:
     """A score of a whole corpus, seed by seed: a function of numbers summed over words (or sentences).
-
-    Args:
-        parts: (seeds, words, numbers) what each word adds.
-        function: (..., numbers) sums -> (...) scores; the same for all sums multiplied by one number.
 
     >>> twice = Pooled(np.array([[[1.0, 2.0], [3.0, 2.0]]]), lambda sums: sums[..., 0] / sums[..., 1])
     >>> twice.values.tolist(), twice.influence().round(6).tolist()
@@ -274,9 +259,6 @@ class Pooled:
 class Median:
     """A score that is a median over words (windows), seed by seed; of an even number the mean of the middle two.
 
-    Args:
-        parts: (seeds, words) one number each; inf is more than any other.
-
     >>> Median(np.array([[1.0, 4.0, np.inf, 2.0]])).values.tolist()
     [3.0]
     """
@@ -311,11 +293,6 @@ ItemScore = Ratio | Pooled | Median
 
 def resample_counts(words: int, resamples: int = 2000, seed: int = 0) -> list[NDArray[np.float32]]:
     """How often each word is drawn in each bootstrap resample: chunks of (<= 128, words).
-
-    Args:
-        words: number of test words.
-        resamples: number of bootstrap resamples.
-        seed: the same seed gives the same resamples; every arm and seed shares them.
 
     >>> [chunk.shape for chunk in resample_counts(3, 200)], float(resample_counts(3, 5)[0].sum())
     ([(128, 3), (72, 3)], 15.0)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 def task_report(recipe: Mapping[str, Any]) -> TaskReport:
     """Which scores a recipe's runs are compared in; those of pairs where it does not say what its data are.
 
-    Args:
-        recipe: the resolved recipe's tables, as results.json holds them.
-
     >>> task_report({"data": {"kind": "toy"}}).primary.name, task_report({"data": {"kind": "text"}}).primary.name
     ('free_running.per', 'free_running.trigram_divergence')
     """
@@ -71,12 +68,7 @@ def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def table(results: Mapping[str, Any], width: int | None = None) -> Table:
-    """Arms by the scores of their task and seconds, with 95 % intervals, for rich.
-
-    Args:
-        results: content of results.json.
-        width: characters there are; where they do not hold a column a score, scores stand below each other.
-    """
+    """Arms by the scores of their task and seconds, with 95 % intervals, for rich."""
     from rich.console import Console
 
     shown = _framed(results)
@@ -142,13 +134,11 @@ def _fill_tall(shown: Table, results: Mapping[str, Any]) -> None:
 
 FEW_SEEDS = 5
 
-
 _MEANING = {
     "better": "so its own errors taught it more than as many random ones",
     "worse": "so as many random errors taught it more than its own",
     "not decided": "so nothing here shows that its own errors teach more than as many random ones",
 }
-
 
 _PHRASES = {
     "better": "{method} is better than {baseline}",
@@ -177,11 +167,7 @@ def primary(results: Mapping[str, Any]) -> str | None:
 
 
 def sentence(results: Mapping[str, Any]) -> str:
-    """What was compared with what, by how much, whether own errors beat matched noise, on how many seeds.
-
-    Args:
-        results: ``recipe``, ``runs``, ``summary``, ``comparisons`` and ``test_words`` of results.json.
-    """
+    """What was compared with what, by how much, whether own errors beat matched noise, on how many seeds."""
     if len({run["label"] for run in results["runs"]}) == 1:
         return f"One arm was run ({results['runs'][0]['label']}), so nothing was compared with anything."
     metric, one = primary(results), len({run["seed"] for run in results["runs"]}) == 1

@@ -25,9 +25,6 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
     """(model, task, method, settings) of a recipe.
 
     The weights are drawn under ``fold(seed, "init")``: runs with one seed and model begin equal, whatever their method.
-
-    Raises:
-        UserError: data that cannot be read, a model with fewer positions than they need, a measured rate that is gone.
     """
     data = build_data(recipe.data, recipe.model)
     task = build_task(recipe, data)
@@ -35,11 +32,7 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
 
 
 def method_of(recipe: Recipe, data: Any, task: RecipeTask) -> Any:
-    """The method of a recipe, for its data and the length of its run.
-
-    Raises:
-        UserError: a measured rate that is gone.
-    """
+    """The method of a recipe, for its data and the length of its run."""
     from freerun.types import Step
 
     train = recipe.train
@@ -50,11 +43,7 @@ def method_of(recipe: Recipe, data: Any, task: RecipeTask) -> Any:
 
 
 def rehearse(recipe: Recipe, model: Module, task: RecipeTask, method: Any) -> None:
-    """Refuse before the first update, and before anything is written, what the model cannot do for a method.
-
-    Raises:
-        UserError: what the method says of the model and the data.
-    """
+    """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
     import torch
 
     from freerun.methods.base import rehearsal
@@ -72,11 +61,7 @@ def rehearse(recipe: Recipe, model: Module, task: RecipeTask, method: Any) -> No
 
 
 def build_data(settings: DataSettings, model: ModelSettings) -> Any:
-    """The data of a recipe, in the shape that its model reads.
-
-    Raises:
-        UserError: all problems of the files.
-    """
+    """The data of a recipe, in the shape that its model reads."""
     return task_of(settings).load(settings, model)
 
 
@@ -86,11 +71,7 @@ def build_task(recipe: Recipe, data: Any) -> RecipeTask:
 
 
 def build_model(recipe: Recipe, data: Any) -> Module:
-    """The untrained model of a recipe for some data.
-
-    Raises:
-        UserError: the model has fewer positions than the data need.
-    """
+    """The untrained model of a recipe for some data."""
     import torch
 
     from freerun.keys import fold
@@ -119,11 +100,7 @@ def _check_positions(recipe: Recipe, data: Any) -> None:
 
 
 def check_model_arguments(settings: Any) -> None:
-    """Raise the model's own complaints about its arguments, without making any weights.
-
-    Raises:
-        UserError: from the model's class.
-    """
+    """Raise the model's own complaints about its arguments, without making any weights."""
     import torch
 
     from freerun.models import MODELS
@@ -139,12 +116,7 @@ def check_model_arguments(settings: Any) -> None:
 
 
 def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
-    """The adapted model of a recipe; the data's batches are made by it from then on.
-
-    Raises:
-        UserError: it cannot be loaded, has too few positions for free running, begins otherwise in training than in
-            free running, or breaks the contract.
-    """
+    """The adapted model of a recipe; the data's batches are made by it from then on."""
     from freerun.models.pretrained import model_positions, quiet, read_config, read_model
     from freerun.tasks import task_of
 
@@ -213,15 +185,7 @@ def within_run(settings: HuggingFaceSettings, folder: Path) -> HuggingFaceSettin
 
 
 def load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, RecordCodec]:
-    """The model of a run, in evaluation mode, and its codec.
-
-    Args:
-        folder: the run.
-        describe: of its data, from model.json.
-
-    Raises:
-        UserError: its files are not those that were saved.
-    """
+    """The model of a run, in evaluation mode, and its codec."""
     from freerun.data.records import RecordCodec
     from freerun.models.pretrained import quiet, read_config, read_model, read_tokenizer
 

@@ -30,28 +30,12 @@ from freerun.training.run_folder import (
 )
 
 _PROBE = b"freerun"
-
-
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..+")
-
-
 _MODEL_FILES = ("model.safetensors", "model.json", MANIFEST)
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[str, Any] | None = None) -> None:
-    """Refuse a folder that a new run must not touch; nothing is changed.
-
-    Args:
-        folder: where the run is to go; it need not exist.
-        resume: a run there is gone on with.
-        overwrite: a run there may be removed.
-        table: the resolved recipe; the same one may be there, of a run that has not begun.
-
-    Raises:
-        OccupiedError: it holds a run, or files that no run wrote.
-        CheckpointError: a link is where a run has a file or a folder.
-        UserError: both flags at once.
-    """
+    """Refuse a folder that a new run must not touch; nothing is changed."""
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite removes it: give one of them")
     if folder.is_symlink() and not folder.exists():
@@ -166,11 +150,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def probe(folder: Path) -> None:
-    """Make the folder and try to write in it, before any time is spent.
-
-    Raises:
-        UserError: it cannot be written, and why.
-    """
+    """Make the folder and try to write in it, before any time is spent."""
     tried, renamed = folder / f".probe-{os.getpid()}", folder / f".probed-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,20 +169,12 @@ def probe(folder: Path) -> None:
 
 
 def saved_recipe(folder: Path) -> dict[str, Any] | None:
-    """The resolved recipe of a run, None where it has none.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """The resolved recipe of a run, None where it has none."""
     return read_recipe_file(folder / "recipe.toml")
 
 
 def read_recipe_file(path: Path) -> dict[str, Any] | None:
-    """A resolved recipe that was written, None where there is none.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """A resolved recipe that was written, None where there is none."""
     if not path.exists() and not path.is_symlink():
         return None
     try:
@@ -240,12 +212,6 @@ def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collect
     """What stands against going on with a run under other settings, with both values; [] for nothing.
 
     Those that change no number may differ. Where the data lie may change too: the checkpoint knows their fingerprint.
-
-    Args:
-        path: of the recipe that the run was begun with; it need not exist.
-        table: the resolved recipe.
-        keys: of its sections.
-        allow: keys that may have changed.
     """
     old = read_recipe_file(path)
     if old is None:

@@ -12,28 +12,14 @@ from freerun.errors import needing
 from freerun.report.run_data import Curve
 
 Points = Sequence[tuple[float, float]]
-
-
 _WIDTH, _HEIGHT = 340, 200
-
-
 _SMALL = 110
-
-
 INK, SOFT, GRID = "#b00001", "#b00002", "#b00003"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Args:
-        points: (x, y) in the order they are joined; what is not finite breaks the line.
-        colour: from ``arm``, or ``INK``, ``SOFT``.
-        dash: stroke pattern.
-        width: of the stroke.
-        opacity: of the stroke.
-    """
+    """A line of a chart."""
 
     points: Points
     colour: str = INK
@@ -44,13 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """What lies between two lines.
-
-    Args:
-        points: (x, low, high).
-        colour: as of a line.
-        opacity: of the surface.
-    """
+    """What lies between two lines."""
 
     points: Sequence[tuple[float, float, float]]
     colour: str
@@ -59,17 +39,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Axes:
-    """Titles and scales of a chart.
-
-    Args:
-        x: title.
-        y: title.
-        log: whether y is logarithmic; values of 0 and less are left out then.
-        x_domain: range of x, or None: of the data.
-        y_domain: range of y; what lies outside is cut off. None: of the data.
-        zero: y of a rule across, or None.
-        begin: x of a rule upwards, where the horizon begins, or None.
-    """
+    """Titles and scales of a chart."""
 
     x: str
     y: str
@@ -82,13 +52,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart among several.
-
-    Args:
-        lines: drawn in order, the last on top.
-        bands: below the lines.
-        axes: its axes.
-    """
+    """One chart among several."""
 
     lines: Sequence[Line]
     bands: Sequence[Band]
@@ -220,13 +184,10 @@ def _rule(alt: Any, place: float | None, x: Any, y: Any, *, upwards: bool) -> An
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
 """Stroke pattern of each arm: lines stay apart without colour."""
 
-
 _PLOT_WIDTH, _PLOT_HEIGHT = 340, 190
-
 
 # colours that stand for the style sheet's: arm 0, 1, ... and ink, soft ink, grid
 ARMS = tuple(f"#a0000{i}" for i in range(6))
-
 
 _VARIABLES = {
     **{colour: f"var(--arm-{i})" for i, colour in enumerate(ARMS)},
@@ -238,16 +199,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A row of the figure of differences.
-
-    Args:
-        title: what minus what.
-        arm: number of the arm whose colour it has.
-        value: mean difference.
-        low: lower end of its interval, or None.
-        high: upper end, or None.
-        seeds: the difference of each seed.
-    """
+    """A row of the figure of differences."""
 
     title: str
     arm: int
@@ -258,11 +210,7 @@ class Difference:
 
 
 def altair() -> tuple[Any, Any]:
-    """Altair and vl-convert.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
+    """Altair and vl-convert."""
     with needing("report", "the report"):
         import altair as drawing
         import vl_convert
@@ -270,14 +218,7 @@ def altair() -> tuple[Any, Any]:
 
 
 def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequence[float] | None = None) -> str:
-    """Curves over updates as SVG: an arm's mean thick, its runs thin, what was asked for dotted.
-
-    Args:
-        curves: at least one.
-        arms: all arms, in the order of their colours.
-        title: of the vertical axis.
-        domain: its range; None: from the data.
-    """
+    """Curves over updates as SVG: an arm's mean thick, its runs thin, what was asked for dotted."""
     alt, _ = altair()
     x = alt.X("x:Q", title="updates", scale=alt.Scale(zero=True, nice=False), axis=alt.Axis(tickCount=5, format=",d"))
     scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
@@ -303,12 +244,7 @@ def _style(curve: Curve, number: int) -> dict[str, Any]:
 
 
 def differences(rows: Sequence[Difference], title: str) -> str:
-    """Mean differences with intervals as SVG, a row each: dot and bar, small rings for the seeds, a line at zero.
-
-    Args:
-        rows: at least one.
-        title: of the horizontal axis.
-    """
+    """Mean differences with intervals as SVG, a row each: dot and bar, small rings for the seeds, a line at zero."""
     alt, _ = altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     room = 0.05 * ((max(ends) - min(ends)) or 1.0)

@@ -164,21 +164,12 @@ def _numbers(found: Sequence[run_data_Curve]) -> Raw:
 
 
 Curve = Sequence[float | None]
-
-
 _SIDES = {"free_running": "Error, running freely", "teacher_forced": "Error, told gold"}
-
-
 _WINDOWS = 4
 
 
 def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
-    """Errors by lead time of all arms, and windows; "" where the runs are no forecasts.
-
-    Args:
-        results: of the comparison.
-        out: its folder.
-    """
+    """Errors by lead time of all arms, and windows; "" where the runs are no forecasts."""
     arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
     curves = {
         (run["label"], run["seed"]): _read(out / run["folder"] / "test-curves.json", dict[str, list[float | None]])

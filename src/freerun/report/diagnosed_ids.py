@@ -10,7 +10,6 @@ from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, chart
 from freerun.report.page import Raw, figure, grid, line_legend, paragraph, swatch, table
 
 Found = Mapping[str, Any]
-
 _ROWS = 12
 _SIDES = (("teacher_forced", "teacher-forced"), ("free_running", "free-running"))
 _DASH = "\N{EN DASH}"

@@ -9,7 +9,6 @@ from freerun.report import diagnosis_figures as drawn
 from freerun.report.page import Raw, paragraph, swatch, table
 
 Found = Mapping[str, Any]
-
 _DASH = "\N{EN DASH}"
 
 

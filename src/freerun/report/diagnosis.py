@@ -12,15 +12,7 @@ from freerun.report.page import Raw, escape, paragraph
 
 
 def write_diagnosis(found: Mapping[str, Any], path: Path) -> Path:
-    """Write the page of a diagnosis; its path.
-
-    Args:
-        found: the content of diagnosis.json.
-        path: of the page; an earlier one is replaced.
-
-    Raises:
-        UserError: a library of the extra ``report`` is missing.
-    """
+    """Write the page of a diagnosis; its path."""
     partial = path.with_name(f"{path.name}.part")
     partial.write_text(_page(found), encoding="utf-8")
     partial.replace(path)

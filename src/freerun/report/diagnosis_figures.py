@@ -10,17 +10,9 @@ from freerun.report.charts import DASHES, INK, Axes, Band, Line, Panel, arm, cha
 from freerun.report.page import Raw, figure, grid, line_legend, table
 
 Found = Mapping[str, Any]
-
-
 Values = Sequence[float | None]
-
-
 _ROWS = 12
-
-
 _LEAD = "lead time, steps"
-
-
 _NAMES = {"last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear"}
 
 

@@ -39,10 +39,7 @@ def legend(arms: Sequence[str]) -> Raw:
 
 
 def line_legend(entries: Iterable[tuple[str, int, str]]) -> Raw:
-    """What the strokes of figures mean: (kind, number, label) each.
-
-    Kinds: ``arm`` and ``naive`` by number, ``gold``, ``growth``, and ``band`` of an arm.
-    """
+    """What the strokes of figures mean: (kind, number, label) each."""
     parts: list[str] = []
     for kind, number, label in entries:
         if kind == "arm":
@@ -66,15 +63,7 @@ def _class(kind: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "", caption: str = "") -> Raw:
-    """A table; the first cell of a row is its head, and each cell knows its column's name.
-
-    Args:
-        heads: names of the columns.
-        rows: cells, text or Raw.
-        kind: CSS class: ``numbers`` sets all but the first column to the right, ``cards`` stacks rows on narrow
-            screens.
-        caption: shown above.
-    """
+    """A table; the first cell of a row is its head, and each cell knows its column's name."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{_cells(heads, row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -91,14 +80,7 @@ def _cells(heads: Sequence[str], row: Sequence[object]) -> str:
 
 
 def figure(title: str, svg: str, texts: tuple[str, str], data: Raw) -> Raw:
-    """A figure with its title, a description in words, and its numbers as a table.
-
-    Args:
-        title: short.
-        svg: the drawing.
-        texts: how to read it, shown below the title; and what is to be seen, for those who do not see it.
-        data: the table behind it.
-    """
+    """A figure with its title, a description in words, and its numbers as a table."""
     reading, seen = texts
     drawing = f'<div class="drawing" role="img" aria-label="{escape(f"{title}. {seen}")}">{svg}</div>'
     caption = f"<figcaption><strong>{escape(title)}</strong> <span>{escape(reading)}</span></figcaption>"

@@ -10,22 +10,13 @@ from typing import Any
 from freerun.compare import runs as runs_module
 
 _BINS = 40
-
-
 Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """arm -> its runs' events, seed by seed."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a figure.
-
-    Args:
-        arm: whose.
-        number: which of the arm's runs; -1: their mean.
-        points: (updates, value), by updates.
-        planned: True for what was asked for, False for what happened.
-    """
+    """A line of a figure."""
 
     arm: str
     number: int
@@ -48,13 +39,7 @@ def header(runs: Runs) -> Mapping[str, Any]:
 
 
 def curves(runs: Runs, kind: str, metric: str) -> list[Curve]:
-    """A dev score over training, a line for each run and one for each arm's mean.
-
-    Args:
-        runs: from ``load``.
-        kind: ``free_running`` or ``teacher_forced``.
-        metric: a score of that kind.
-    """
+    """A dev score over training, a line for each run and one for each arm's mean."""
     found: list[Curve] = []
     for arm, by_seed in runs.items():
         lines = [Curve(arm, number, tuple(_scores(events, kind, metric))) for number, events in enumerate(by_seed)]
@@ -106,11 +91,6 @@ def mean_curve(lines: Sequence[Curve]) -> list[Curve]:
 
 def shares(runs: Runs, key: str) -> list[Curve]:
     """Share of eligible entries over training, in percent, in about 40 stretches; the mean over an arm's runs.
-
-    Args:
-        runs: from ``load``.
-        key: ``replaced``: entries that were not taken from gold, beside ``100 * (1 - teacher_forcing_ratio)``
-            where the arm has one; ``disagreeing``: entries that differ from gold.
 
     Arms that never replace an entry are left out.
     """
@@ -169,15 +149,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Examples:
-    """Words on which two arms differ.
-
-    Args:
-        first: an arm.
-        second: the arm it is compared with.
-        seed: of the runs that the words are from.
-        tallies: of every seed.
-        words: for each word its source, references, and what every arm said with whether that was wrong.
-    """
+    """Words on which two arms differ."""
 
     first: str
     second: str
@@ -187,16 +159,7 @@ class Examples:
 
 
 def examples(results: Mapping[str, Any], out: Path, pair: tuple[str, str], each: int = 5) -> Examples | None:
-    """Words that one arm of a pair says right and the other wrong, as many from either side.
-
-    They are taken at even distances from the alphabetical list, so that nobody chose them.
-
-    Args:
-        results: of the comparison.
-        out: its folder.
-        pair: labels of two arms.
-        each: words from either side.
-    """
+    """Words that one arm of a pair says right and the other wrong, as many from either side."""
     found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for run in results["runs"]:
         items = runs_module.items(out / run["folder"])
@@ -237,13 +200,7 @@ def _spread(words: Sequence[str], count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class SampleOutputs:
-    """What every arm says to the same things.
-
-    Args:
-        heading: of what they are asked.
-        seed: of the runs.
-        rows: what is asked, a reference, and what each arm says.
-    """
+    """What every arm says to the same things."""
 
     heading: str
     seed: int
@@ -251,13 +208,7 @@ class SampleOutputs:
 
 
 def sample_outputs(results: Mapping[str, Any], out: Path, each: int = 4) -> SampleOutputs | None:
-    """What the arms say, for tasks in which nothing is simply right or wrong: translations, continuations.
-
-    Args:
-        results: of the comparison.
-        out: its folder.
-        each: how many, at even distances.
-    """
+    """What the arms say, for tasks in which nothing is simply right or wrong: translations, continuations."""
     seed = results["runs"][0]["seed"]
     listed = {run["label"]: runs_module.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
     items = next(iter(listed.values()))

@@ -17,13 +17,7 @@ _POOL = 50
 
 @dataclass(frozen=True, eq=False)
 class UpdateBatch:
-    """The examples of one update.
-
-    Args:
-        indices: (n,) int64 example numbers; the position in it is the example's row.
-        epoch: passes over the data behind it.
-        sample: examples behind it, all epochs together.
-    """
+    """The examples of one update."""
 
     indices: Tensor
     epoch: int
@@ -100,14 +94,7 @@ def _shuffled(number: int, key: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """A micro-batch of one process.
-
-    Args:
-        number: its number in the update, counted over all processes; its dropout is a function of it.
-        indices: example numbers.
-        rows: (n,) int64 their rows in the global batch.
-        counts: False where the update has no examples left for this process, which then runs one that counts nothing.
-    """
+    """A micro-batch of one process."""
 
     number: int
     indices: list[int]
@@ -120,12 +107,6 @@ def pieces(planned: UpdateBatch, accumulate: int, rank: int = 0, size: int = 1) 
 
     Process r of W has the pieces r, r + W, r + 2 W, ...: W processes that accumulate a micro-batches make the same
     pieces as one that accumulates a W.
-
-    Args:
-        planned: the update.
-        accumulate: micro-batches of each process.
-        rank: the process.
-        size: how many there are.
 
     >>> planned = UpdateBatch(torch.tensor([7, 3, 9]), 0, 0)
     >>> [(piece.indices, piece.rows) for piece in pieces(planned, 2)]

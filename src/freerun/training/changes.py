@@ -43,12 +43,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of some sections.
-
-    Args:
-        defaults: dotted key -> its value where it is left out, as JSON; "nothing" where it must be given.
-        harmless: those that change no number of a run but by rounding.
-    """
+    """The keys of some sections."""
 
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     harmless: frozenset[str] = frozenset()
@@ -56,10 +51,6 @@ class Keys:
 
 def section_keys(others: Mapping[str, Any] | None = None, /, **sections: type[Any]) -> Keys:
     """The keys of sections, from their dataclasses: a field with the metadata ``semantic=False`` changes no number.
-
-    Args:
-        others: tables whose keys are known too; none of them has a default.
-        sections: the dataclasses, by name.
 
     >>> @dataclass(frozen=True)
     ... class Train:
@@ -90,13 +81,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[Change]:
-    """The keys in which two runs differ, harmless ones left out; a key that is not there has its default.
-
-    Args:
-        before: of the run as it was begun, with dotted keys.
-        after: of the run that is to go on.
-        keys: of their sections.
-    """
+    """The keys in which two runs differ, harmless ones left out; a key that is not there has its default."""
     sections = {key.partition(".")[0] for key in keys.defaults}
     found: list[Change] = []
     for key in dict.fromkeys([*before, *after]):
@@ -126,8 +111,6 @@ def _plain(value: Any) -> Any:
 def allowed(change: Change, allow: Collection[str]) -> bool:
     """Whether a change may be made: its key is allowed, or the whole of which it is a part.
 
-    The data's fingerprint and the method's signature follow from any of their keys.
-
     >>> allowed(Change("method.gate", "token", "step"), ["method"]), allowed(Change("data", "0a", "0b"), ["data.train"])
     (True, True)
     """
@@ -139,16 +122,7 @@ def allowed(change: Change, allow: Collection[str]) -> bool:
 
 
 def check_allow(allow: Collection[str], keys: Keys, *, resume: bool) -> None:
-    """Refuse leave for what is no key, or where nothing is gone on with.
-
-    Args:
-        allow: what may change.
-        keys: of the sections of the run.
-        resume: whether an earlier life is gone on with.
-
-    Raises:
-        UserError: all problems at once.
-    """
+    """Refuse leave for what is no key, or where nothing is gone on with."""
     known = [*keys.defaults, *{key.partition(".")[0] for key in keys.defaults}, "seed", "data", "method", "init"]
     problems: list[str] = []
     if allow and not resume:
@@ -191,9 +165,6 @@ def refuse_other(
     path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()
 ) -> list[Change]:
     """Refuse to go on with a run of other settings, data or method; the changes that are allowed.
-
-    Raises:
-        OtherRunError: every difference that is not, with both values.
 
     >>> refuse_other(Path("step-1"), {"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}, Keys(), ["train.lr"])
     [Change(key='train.lr', before=0.1, after=0.2, known=True)]

@@ -78,15 +78,7 @@ class _State(TypedDict):
 
 @dataclass(frozen=True)
 class TrainObjects:
-    """The things whose state a checkpoint holds, and who has them.
-
-    Args:
-        model: the model in no wrapper.
-        optimizer: of its parameters.
-        ema: their average.
-        processes: all that train it.
-        wrapped: the run of the method in what these need; None: one process runs it as it is.
-    """
+    """The things whose state a checkpoint holds, and who has them."""
 
     model: Module
     optimizer: Optimizer
@@ -97,18 +89,7 @@ class TrainObjects:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A checkpoint as it was read.
-
-    Args:
-        path: its folder.
-        tally: the counts.
-        metrics_bytes: size of metrics.jsonl then.
-        weights: of the model.
-        memory: of the optimizer.
-        averaged: the averaged weights, {} where there were none.
-        processes: how many trained.
-        changes: what is changed on purpose.
-    """
+    """A checkpoint as it was read."""
 
     path: Path
     tally: TrainState
@@ -130,19 +111,7 @@ def best_name(step: int) -> str:
 
 
 def save(folder: Path, parts: TrainObjects, tally: TrainState, identity: dict[str, Any], metrics_bytes: int) -> None:
-    """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``: what all processes have, by the first.
-
-    Args:
-        folder: the run's folder.
-        parts: model, optimizer and average.
-        tally: the counts.
-        identity: what must be the same on resume.
-        metrics_bytes: durable size of metrics.jsonl.
-
-    Raises:
-        DivergedError: a weight is not finite; nothing is written.
-        ResourceError: the disk is full; earlier checkpoints stand.
-    """
+    """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``: what all processes have, by the first."""
     weights = weights_of(parts.model)
     memory = optimizer_tensors(parts.model, parts.optimizer)
     averaged = None if parts.ema is None else parts.ema.whole()
@@ -201,20 +170,7 @@ def last_good(folder: Path) -> Path | None:
 def newest(
     folder: Path, identity: dict[str, Any], needed: Needed, keys: Keys, allow: Collection[str] = ()
 ) -> Saved | None:
-    """The newest valid checkpoint; None where there is no checkpoint at all.
-
-    Invalid ones are skipped with a warning that names each and says what is wrong with it.
-
-    Args:
-        folder: the run's folder.
-        identity: of the run that is to go on.
-        needed: what it holds in memory.
-        keys: of its sections.
-        allow: keys that may have changed.
-
-    Raises:
-        CheckpointError: checkpoints are there and none is valid, or the run was another one.
-    """
+    """The newest valid checkpoint; None where there is no checkpoint at all."""
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
@@ -237,15 +193,7 @@ def newest(
 
 
 def restore(parts: TrainObjects, saved: Saved | None) -> None:
-    """Give optimizer and average their state back, in all processes; the model has its weights.
-
-    Args:
-        parts: what is to go on.
-        saved: looked at in the first process only.
-
-    Raises:
-        CheckpointError: they are of another model.
-    """
+    """Give optimizer and average their state back, in all processes; the model has its weights."""
     load_optimizer(parts.model, parts.optimizer, parts.processes.shared(saved.memory if saved else None))
     averaged = parts.processes.shared(saved.averaged if saved else None)
     if parts.ema is not None and averaged:

@@ -41,11 +41,6 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
 
     Order: files into a temporary folder beside the target, each fsynced; ``manifest.json`` with sizes and SHA-256;
     fsync of the folder; rename; fsync of the parent. What somebody else put into the old folder is in the new one.
-
-    Raises:
-        OccupiedError: something that we did not write has one of our names.
-        ResourceError: the disk is full (names the path, the bytes needed and those free).
-        CheckpointError: the folder around it is gone.
     """
     temporary = target.with_name(f"{_TEMPORARY}{target.name}")
     try:
@@ -105,12 +100,7 @@ def _written(folder: Path) -> set[str]:
 
 
 def remove_folder(folder: Path, known: Collection[str]) -> None:
-    """Remove what we wrote of a folder, and the folder if nothing else is in it.
-
-    Args:
-        folder: its path.
-        known: files that are ours whatever is in them; others are where the manifest has their checksum.
-    """
+    """Remove what we wrote of a folder, and the folder if nothing else is in it."""
     for name in {*known, *_written(folder)}:
         path = folder / name
         if path.is_file() and not path.is_symlink():
@@ -143,13 +133,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write one file durably: the old content or the new one, never half.
-
-    Raises:
-        OccupiedError: a link or a folder has its name.
-        ResourceError: the disk is full.
-        CheckpointError: its folder is gone.
-    """
+    """Write one file durably: the old content or the new one, never half."""
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     for each in (path, temporary):
         if each.is_symlink() or (each.exists() and not each.is_file()):
@@ -166,13 +150,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def explained(error: OSError, path: Path, needed: int) -> UserError:
-    """Why something could not be written, as an error of ours.
-
-    Args:
-        error: what the system said.
-        path: what was to be written.
-        needed: bytes.
-    """
+    """Why something could not be written, as an error of ours."""
     folder = next(each for each in (path.parent, *path.parent.parents) if each.exists())
     if error.errno in FULL:
         return ResourceError(
@@ -185,12 +163,7 @@ def explained(error: OSError, path: Path, needed: int) -> UserError:
 
 
 def clean(folder: Path, ours: Callable[[str], bool]) -> None:
-    """Remove what a killed writer left half written in a folder.
-
-    Args:
-        folder: it is not looked into where it is a link, or not there.
-        ours: whether we write something of that name there.
-    """
+    """Remove what a killed writer left half written in a folder."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for left in list(folder.iterdir()):
@@ -215,12 +188,7 @@ def leftover(name: str, ours: Callable[[str], bool]) -> bool:
 
 
 class Stored:
-    """A folder that ``write_folder`` wrote, as its manifest tells; the files are read one by one, each checked.
-
-    Raises:
-        CheckpointError: there is no sound manifest, a file of it would lie elsewhere, or it is of another folder.
-        NewerError: a later version of freerun wrote it.
-    """
+    """A folder that ``write_folder`` wrote, as its manifest tells; the files are read one by one, each checked."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
@@ -237,11 +205,7 @@ class Stored:
             raise CheckpointError(f"{folder} holds what was written as {manifest.get('name')}")
 
     def size(self, name: str) -> int:
-        """The bytes of a file, which are those that were written.
-
-        Raises:
-            CheckpointError: it is missing, no plain file, or of another size.
-        """
+        """The bytes of a file, which are those that were written."""
         path = self.path / name
         if name not in self.files:
             raise CheckpointError(f"{path} is missing")
@@ -252,21 +216,13 @@ class Stored:
         return size
 
     def check(self, name: str) -> None:
-        """Compare a file's checksum, holding little of it at a time.
-
-        Raises:
-            CheckpointError: as for ``size``, or it is damaged.
-        """
+        """Compare a file's checksum, holding little of it at a time."""
         self.size(name)
         with opened(self.path / name) as file:
             self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            CheckpointError: as for ``size``, or it is damaged.
-        """
+        """The content of a file."""
         self.size(name)
         with opened(self.path / name) as file:
             content = file.read()

@@ -32,19 +32,10 @@ from freerun.errors import CheckpointError
 LARGEST = 16 * 2**20
 """Bytes of a JSON file, or of a line of one."""
 
-
 _DEEPEST = 64
-
-
 _VALUES = 2_000_000
-
-
 _CONTAINERS = 250_000  # an empty list takes 60 bytes where it took two in the file
-
-
 _WHOLE = 2**63
-
-
 S = TypeVar("S")
 
 
@@ -59,7 +50,6 @@ class _AtLeast:
 
 Count = Annotated[int, _AtLeast(0)]
 
-
 _WORDS: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null",
     list: "a list", dict: "an object",
@@ -67,11 +57,7 @@ _WORDS: dict[Any, str] = {
 
 
 def require_plain(path: Path) -> None:
-    """Refuse what is not a file, or is a link to one.
-
-    Raises:
-        CheckpointError: it is missing, a folder, a link or a device.
-    """
+    """Refuse what is not a file, or is a link to one."""
     if path.is_symlink():
         raise CheckpointError(f"{path} is a link: not a plain file of its folder; put the file there")
     if not path.exists():
@@ -82,11 +68,7 @@ def require_plain(path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Generator[BufferedReader]:
-    """A file to read.
-
-    Raises:
-        CheckpointError: it is missing, no plain file, or the system does not let it be read.
-    """
+    """A file to read."""
     require_plain(path)
     try:
         with path.open("rb") as file:
@@ -96,21 +78,13 @@ def opened(path: Path) -> Generator[BufferedReader]:
 
 
 def read_json(path: Path, shape: type[S]) -> S:
-    """The content of a JSON file.
-
-    Raises:
-        CheckpointError: it is missing, no plain file, too large, no JSON, or of another shape.
-    """
+    """The content of a JSON file."""
     with opened(path) as file:
         return parse(file.read(LARGEST + 1), shape, str(path))
 
 
 def read_lines(path: Path, shape: type[S]) -> Iterator[S]:
-    """The lines of a file of one JSON object a line; a last one without its end was being written and is left out.
-
-    Raises:
-        CheckpointError: as for ``read_json``, with the number of the line.
-    """
+    """The lines of a file of one JSON object a line; a last one without its end was being written and is left out."""
     number = 0
     with opened(path) as file:
         while line := file.readline(LARGEST + 1):
@@ -123,14 +97,6 @@ def read_lines(path: Path, shape: type[S]) -> Iterator[S]:
 
 def parse(content: bytes, shape: type[S], where: str) -> S:
     """The value of a JSON text.
-
-    Args:
-        content: the text, in UTF-8.
-        shape: what it must be.
-        where: it comes from, for the message.
-
-    Raises:
-        CheckpointError: it is too large, no JSON, or of another shape.
 
     >>> parse(b'{"step": -3}', dict[str, Count], "state.json")
     Traceback (most recent call last):
@@ -152,23 +118,14 @@ def parse(content: bytes, shape: type[S], where: str) -> S:
 
 
 def expect(value: Any, shape: type[S], where: str) -> S:
-    """The value of a JSON text, which must be of a shape.
-
-    Raises:
-        CheckpointError: it is not; the first field that is of another is named.
-    """
+    """The value of a JSON text, which must be of a shape."""
     if problem := _problem(value, shape, ""):
         raise CheckpointError(f"{where} is damaged: {problem}")
     return value
 
 
 def versioned(content: dict[str, Any], key: str, ours: int, where: str) -> None:
-    """Refuse what another version of freerun wrote in a format of its own.
-
-    Raises:
-        NewerError: it is of a later one.
-        CheckpointError: it says no version, or one that never was.
-    """
+    """Refuse what another version of freerun wrote in a format of its own."""
     version = content.get(key)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(f"{where} is damaged: {key} must be {ours}; it is {_shown(version)}")

@@ -99,13 +99,7 @@ class _Bar:
 
 
 def progress_for(total: int, done: int, wanted: bool) -> Progress:
-    """The display that fits where standard error goes.
-
-    Args:
-        total: updates of the run.
-        done: updates behind it.
-        wanted: False shows nothing.
-    """
+    """The display that fits where standard error goes."""
     if not wanted:
         return _Silent()
     return _Bar(total, done) if sys.stderr.isatty() else _Lines(total, done)
@@ -137,15 +131,7 @@ class Event(TypedDict):
 
 
 class Metrics:
-    """A file of one JSON object a line, each written at once and whole.
-
-    Args:
-        path: the file; made where it is missing.
-        size: bytes to keep of it, as ``sync`` gave them: lines behind are those of updates that are done again.
-
-    Raises:
-        CheckpointError: the file is shorter than that.
-    """
+    """A file of one JSON object a line, each written at once and whole."""
 
     def __init__(self, path: Path, size: int = 0) -> None:
         present = path.stat().st_size if path.exists() else 0
@@ -178,11 +164,7 @@ class Metrics:
             raise explained(error, self.path, len(line)) from error
 
     def check(self) -> None:
-        """Refuse to go on where the file is not in its folder any more.
-
-        Raises:
-            CheckpointError: it was removed or moved, most often with the whole folder.
-        """
+        """Refuse to go on where the file is not in its folder any more."""
         try:
             there = os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
         except OSError:
@@ -193,12 +175,7 @@ class Metrics:
             )
 
     def sync(self) -> int:
-        """Make what was written durable; its size in bytes.
-
-        Raises:
-            ResourceError: the disk is full.
-            CheckpointError: the file was removed or moved.
-        """
+        """Make what was written durable; its size in bytes."""
         self.check()
         try:
             os.fsync(self._file.fileno())
@@ -229,26 +206,14 @@ class Unwritten:
 
 
 def board_class() -> Any:
-    """What writes TensorBoard files.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
+    """What writes TensorBoard files."""
     with needing("tensorboard", "train.tensorboard = true"):
         from torch.utils.tensorboard.writer import SummaryWriter
     return SummaryWriter
 
 
 class Board:
-    """TensorBoard curves beside the metrics; training never stops for them.
-
-    Args:
-        folder: the run's folder; files go to ``tensorboard/``.
-        start: updates done: what an earlier life wrote behind it is dropped.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
+    """TensorBoard curves beside the metrics; training never stops for them."""
 
     def __init__(self, folder: Path, start: int) -> None:
         self._writer: Any = board_class()(str(folder / "tensorboard"), purge_step=start)

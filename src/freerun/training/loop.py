@@ -61,16 +61,7 @@ def preflight(model: Module, task: Task, settings: TrainSettings, init: Path | N
 
 
 def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
-    """Refuse a run whose checkpoints cannot fit on the disk; nothing is written.
-
-    Args:
-        folder: of the run; it need not exist. What an earlier life or run saved in it counts as free.
-        model: as for ``fit``.
-        settings: as for ``fit``.
-
-    Raises:
-        ResourceError: what is needed, and what is free.
-    """
+    """Refuse a run whose checkpoints cannot fit on the disk; nothing is written."""
     needed = Needed.of(model, settings)
     # the next one is written before the last one goes; so are the best weights, in checkpoints/ and in model/
     whole = (settings.keep + 1) * needed.bytes + 4 * spec_bytes(needed.weights)

@@ -73,13 +73,7 @@ def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Needed:
-    """The tensors that a checkpoint of a run holds.
-
-    Args:
-        weights: of the model.
-        memory: of the optimizer, once every weight was updated.
-        averaged: the averaged weights; None: none are kept.
-    """
+    """The tensors that a checkpoint of a run holds."""
 
     weights: Specs
     memory: Specs
@@ -119,11 +113,7 @@ def _averaged_specs(model: Module) -> dict[str, Spec]:
 
 
 def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimizer its memory back.
-
-    Raises:
-        CheckpointError: the tensors are of another model.
-    """
+    """Give an optimizer its memory back."""
     parameters = dict(model.named_parameters())
     strangers = sorted(name for name in tensors if name.rsplit("|", 1)[0] not in parameters)
     if strangers:
@@ -140,10 +130,6 @@ class Ema:
 
     ``average <- d average + (1 - d) weight`` with ``d = min(decay, (1 + n) / (10 + n))`` at update n, so that
     the first updates are not held back by the initial weights. Buffers are not averaged.
-
-    Args:
-        model: whose parameters are averaged.
-        decay: in (0, 1).
 
     >>> layer = torch.nn.Linear(1, 1)
     >>> ema = Ema(layer, 0.999)
@@ -162,11 +148,7 @@ class Ema:
         return {name: full_tensor(tensor) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take an average that ``whole`` gave.
-
-        Raises:
-            CheckpointError: it is of another model.
-        """
+        """Take an average that ``whole`` gave."""
         if set(tensors) != set(self.tensors):
             raise CheckpointError("the averaged weights are of another model")
         self.tensors = {name: shard_like(tensors[name], tensor) for name, tensor in self.tensors.items()}

@@ -72,17 +72,7 @@ class _Reaching(torch.autograd.Function):
 
 
 class ParallelRun:
-    """A ``MethodRun`` in one of PyTorch's wrappers, or in none where there is one process.
-
-    Args:
-        model: the model; ``"fsdp"`` makes sharded tensors of its parameters.
-        method: how it is trained.
-        processes: who trains it.
-        parallel: ``"ddp"`` or ``"fsdp"``.
-
-    Raises:
-        UserError: nothing in the model can be trained.
-    """
+    """A ``MethodRun`` in one of PyTorch's wrappers, or in none where there is one process."""
 
     def __init__(self, model: nn.Module, method: Method, processes: Processes, parallel: str) -> None:
         self.sharded = parallel == "fsdp" and processes.size > 1
@@ -152,11 +142,7 @@ class ParallelRun:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Refuse a model that is in a wrapper for several processes already: the loop wraps the run of the method itself.
-
-    Raises:
-        UserError: ``DistributedDataParallel``, or sharded parameters.
-    """
+    """Refuse a model that is wrapped for several processes already: the loop wraps the run of the method itself."""
     wrapper = any(isinstance(module, DistributedDataParallel | DataParallel) for module in model.modules())
     if wrapper or is_sharded(model):
         raise UserError(

@@ -19,7 +19,6 @@ from freerun.signals import Interrupt
 from freerun.training.watch import Watch
 
 T = TypeVar("T")
-
 _PATIENCE = timedelta(hours=24)
 """How long a call waits for other processes: as long as the ``Watch`` finds that they get on."""
 
@@ -29,14 +28,7 @@ _MARK = "_said_elsewhere"
 
 @dataclass(frozen=True, eq=False)
 class Processes:
-    """The processes of a job, seen from one of them.
-
-    Args:
-        rank: this one's number, from 0.
-        size: how many there are.
-        group: their group for words and numbers; gradients go through PyTorch's default group.
-        watch: over all of them.
-    """
+    """The processes of a job, seen from one of them."""
 
     rank: int = 0
     size: int = 1
@@ -58,11 +50,7 @@ class Processes:
         return nullcontext() if self.watch is None else self.watch.together()
 
     def told(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """What every process says, by rank.
-
-        Args:
-            record: JSON-able and short (2 KiB).
-        """
+        """What every process says, by rank."""
         if self.size == 1:
             return [record]
         content = json.dumps(record).encode()
@@ -85,12 +73,7 @@ class Processes:
 
     @contextmanager
     def raise_on_all_ranks(self) -> Generator[None]:
-        """What one process raises inside, all raise at the end of it, so that none waits for one that is gone.
-
-        Raises:
-            OtherProcessError: another process failed inside and this one did not.
-            Interrupt: another process was asked to end inside.
-        """
+        """What one process raises inside, all raise at the end of it, so that none waits for one that is gone."""
         if self.size == 1:
             yield
             return
@@ -114,11 +97,7 @@ class Processes:
             raise error or Interrupt(number)
 
     def on_main_rank(self, work: Callable[[], T]) -> T:
-        """What the first process makes of something that it alone does; all get the result, or its error.
-
-        Args:
-            work: its result can be pickled.
-        """
+        """What the first process makes of something that it alone does; all get the result, or its error."""
         if self.size == 1:
             return work()
         box: list[Any] = [None]
@@ -130,11 +109,7 @@ class Processes:
         return box[0]
 
     def shared(self, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The first process's tensors, in every one of them.
-
-        Args:
-            tensors: looked at in the first process only.
-        """
+        """The first process's tensors, in every one of them."""
         if self.size == 1:
             assert tensors is not None
             return tensors
@@ -193,12 +168,6 @@ def join_processes(limit: float | None = None) -> Generator[Processes]:
     """The processes that ``torchrun`` started, joined; or this one alone.
 
     A process group that exists is used and left as it is; within another ``join_processes`` the result is the same.
-
-    Args:
-        limit: seconds that one of them may stand still, see ``Watch``; None: as before.
-
-    Raises:
-        OtherProcessError: another process ended without a word.
 
     >>> with join_processes() as processes:
     ...     processes.rank, processes.size

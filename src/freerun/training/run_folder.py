@@ -22,10 +22,7 @@ RUN_FILES = (
     "diagnosis.json", "diagnosis.html", "diagnosis.html.part", "lock",
 )  # fmt: skip
 
-
 RUN_FOLDERS = ("checkpoints", "model", "tensorboard")
-
-
 _CHECKPOINT = re.compile(r"(step|best)-\d{8}")
 
 
@@ -81,12 +78,7 @@ def in_checkpoints(name: str) -> bool:
 
 
 def checkpoints(folder: Path, kind: str = "step") -> list[Path]:
-    """A run's own checkpoints, the earliest first; links and what others put there are none.
-
-    Args:
-        folder: of the run.
-        kind: ``step`` or ``best``.
-    """
+    """A run's own checkpoints, the earliest first; links and what others put there are none."""
     root = folder / "checkpoints"
     if root.is_symlink() or not root.is_dir():
         return []
@@ -112,10 +104,6 @@ class FolderLock:
 
     The operating system holds the lock and lets go when its process dies, however it dies; the file ``lock`` says
     who holds it (process, host, time). ``note`` is set where the last holder died without letting go.
-
-    Raises:
-        OccupiedError: another process trains in this folder, and is named; or a file ``lock`` is no lock of ours.
-        UserError: nothing can be written there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -202,11 +190,7 @@ def _holder(handle: int, path: Path) -> str | None:
 
 
 def finished_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, None where the folder holds none.
-
-    Raises:
-        CheckpointError: there is one that cannot be read.
-    """
+    """The summary of a finished run, None where the folder holds none."""
     path = folder / "summary.json"
     if not path.exists() and not path.is_symlink():
         return None
@@ -233,11 +217,7 @@ def stage(folder: Path) -> Literal["new", "prepared", "begun", "finished"]:
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse a folder that a run has been using.
-
-    Raises:
-        OccupiedError: it holds a finished or a started run.
-    """
+    """Refuse a folder that a run has been using."""
     found = stage(folder)
     if found == "finished":
         raise OccupiedError(f"{folder} holds a finished run: give another folder, or --resume to read its summary")
@@ -246,11 +226,7 @@ def refuse_used(folder: Path) -> None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse links in place of what a run writes: what they lead to is not this run's.
-
-    Raises:
-        CheckpointError: all of them.
-    """
+    """Refuse links in place of what a run writes: what they lead to is not this run's."""
     links = [folder / name for name in (*RUN_FILES, *RUN_FOLDERS) if (folder / name).is_symlink()]
     if links:
         raise CheckpointError(
@@ -259,11 +235,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def refuse_lost(folder: Path) -> None:
-    """Refuse to begin anew where a run has made updates and its checkpoints are gone.
-
-    Raises:
-        CheckpointError: metrics.jsonl has updates, or there is a model and no metrics.jsonl.
-    """
+    """Refuse to begin anew where a run has made updates and its checkpoints are gone."""
     metrics = folder / "metrics.jsonl"
     made = 0
     if metrics.exists():

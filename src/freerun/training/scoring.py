@@ -37,10 +37,7 @@ from freerun.training.weights import (
 
 
 def evaluate_dev(run: Run) -> None:
-    """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far.
-
-    The first process does it, and the others wait as long as it works.
-    """
+    """Score the weights (the averaged ones where there are) on dev, keep them if they are the best so far."""
     run.lap()
     processes = run.parts.processes
     with _evaluated_weights(run):

@@ -89,11 +89,7 @@ class StepStats:
 
 
 def device_of(model: Module, settings: TrainSettings) -> torch.device:
-    """Where a model is to be trained.
-
-    Raises:
-        UserError: there is no GPU, or fewer than processes on this machine.
-    """
+    """Where a model is to be trained."""
     if settings.device != "cuda":
         return torch.device("cpu") if settings.device == "cpu" else next(model.parameters()).device
     found, number = torch.cuda.device_count(), local_rank()
@@ -106,11 +102,7 @@ def device_of(model: Module, settings: TrainSettings) -> torch.device:
 
 
 def check_amp(model: Module, settings: TrainSettings) -> None:
-    """Refuse mixed precision that the processor's kernels cannot run.
-
-    Raises:
-        UserError: bf16 is asked for, and LSTMs cannot run in it here; no GPU where one is asked for.
-    """
+    """Refuse mixed precision that the processor's kernels cannot run."""
     device = device_of(model, settings)
     if settings.amp == "no" or not any(isinstance(module, LSTM) for module in model.modules()):
         return
@@ -134,11 +126,6 @@ def update(
     The loss is the exact mean over the whole window and all processes, however it is cut: gradients of the totals are
     summed and divided by the summed count before they are clipped. The global generator of PyTorch is seeded from
     (seed, step, piece) before each forward, which makes dropout repeatable; its state is not kept.
-
-    Raises:
-        DivergedError: loss or gradient is not finite, in all processes; the weights are those before the update.
-        OtherProcessError: another process could not make its part.
-        ResourceError: out of memory.
     """
     planned = plan.at(step)
     parts.processes.at(f"update {step}", strict=True)
@@ -269,14 +256,7 @@ def _diverged(step: int, numbers: str, window: StepStats, planned: UpdateBatch) 
 
 
 def explained(error: Exception, model: Module, doing: str, smaller: str) -> Exception:
-    """What an error met in training means: no memory, or numbers that went to NaN; else the error itself.
-
-    Args:
-        error: what was raised.
-        model: whose weights are looked at.
-        doing: what the run was doing, with the sizes that take memory.
-        smaller: what to do for want of memory.
-    """
+    """What an error met in training means: no memory, or numbers that went to NaN; else the error itself."""
     if str(error).startswith("training diverged"):
         return error
     line = " ".join((str(error).splitlines() or [""])[0].split())[:200]

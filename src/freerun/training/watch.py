@@ -36,12 +36,6 @@ class Watch:
 
     Where all wait for each other, those that have come least far are. Then the job ends with exit code 7: the main
     thread waits in a call that nothing reaches.
-
-    Args:
-        rank: of this process.
-        size: processes in all.
-        store: what all of them can write to and read from.
-        name: of the job in the store.
     """
 
     def __init__(self, rank: int, size: int, store: Any, name: str) -> None:

@@ -18,20 +18,15 @@ from freerun.training.json_shapes import LARGEST, Count, expect, opened, parse, 
 from freerun.training.parallelize import full_tensor, shard_like
 
 Spec = tuple[str, tuple[int, ...]]
-
-
 Specs = Mapping[str, Spec]
 """Name of a tensor -> its number type, as safetensors writes it, and its shape."""
 
-
 _NAMED = 20
-
 
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
     "U16": 16, "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8,
 }  # fmt: skip
-
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -56,11 +51,7 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
+    """The tensors of a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -118,26 +109,13 @@ def _header(stored: Stored, name: str) -> dict[str, Spec]:
 
 
 def read_tensors(stored: Stored, name: str, problems: Callable[[Specs], list[str]]) -> dict[str, Tensor]:
-    """The tensors of a file that fit, which is known before they are read.
-
-    Args:
-        stored: the folder.
-        name: of the file.
-        problems: what is wrong with what the file says that it holds.
-
-    Raises:
-        CheckpointError: they do not fit, or the file is damaged.
-    """
+    """The tensors of a file that fit, which is known before they are read."""
     require_fit(stored, name, problems)
     return unpack(stored.read(name))
 
 
 def require_fit(stored: Stored, name: str, problems: Callable[[Specs], list[str]]) -> None:
-    """Refuse a file whose tensors do not fit, of which its header is read alone.
-
-    Raises:
-        CheckpointError: as for ``read_tensors``.
-    """
+    """Refuse a file whose tensors do not fit, of which its header is read alone."""
     if wrong := problems(_header(stored, name)):
         raise CheckpointError([f"{stored.path / name}: the weights are of another model", *wrong])
 
@@ -170,12 +148,7 @@ def _own(model: Module) -> dict[str, Tensor]:
 
 
 def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> list[str]:
-    """Names of parameters that hold NaN or infinity, and of buffers that hold NaN: a mask of -inf is none of them.
-
-    Args:
-        model: has the parameters; of sharded ones the part of this process is looked at.
-        weights: to look at in place of the model's own, as ``weights_of`` gives them.
-    """
+    """Names of parameters that hold NaN or infinity, and of buffers that hold NaN: a mask of -inf is none of them."""
     trained = {name for name, _ in model.named_parameters()}
     found: list[str] = []
     # asking for a state_dict would shard again what was made whole
@@ -257,11 +230,7 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_model_files(run: Path) -> dict[str, Any]:
-    """A run's model.json, where every file of its model folder is as it was written.
-
-    Raises:
-        CheckpointError: as for ``read_model``.
-    """
+    """A run's model.json, where every file of its model folder is as it was written."""
     stored, info = _stored(run)
     for name in stored.files:
         stored.check(name)
@@ -269,11 +238,7 @@ def check_model_files(run: Path) -> dict[str, Any]:
 
 
 def read_info(run: Path) -> dict[str, Any]:
-    """A run's model.json.
-
-    Raises:
-        CheckpointError: as for ``read_model``; the weights are not looked at.
-    """
+    """A run's model.json."""
     return _stored(run)[1]
 
 
@@ -294,11 +259,7 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
 
 
 def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
-    """How weights differ from those of the model that is described; no memory is taken for it.
-
-    Raises:
-        CheckpointError: there is no such model.
-    """
+    """How weights differ from those of the model that is described; no memory is taken for it."""
     from freerun.models import MODELS
 
     if info["kind"] not in MODELS:
@@ -320,12 +281,7 @@ def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
 
 
 def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
-    """Warm start: copy a run's best weights into a model that is to be trained on another way.
-
-    Raises:
-        CheckpointError: no such run, other vocabularies (the same id would mean something else), other shapes or number
-            types.
-    """
+    """Warm start: copy a run's best weights into a model that is to be trained on another way."""
     stored, info = _stored(run)
     refuse_other_vocabularies(run, info["describe"], describe)
     if info["kind"] == "huggingface":
@@ -340,11 +296,7 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
 
 
 def refuse_other_vocabularies(run: Path, theirs: Mapping[str, Any], describe: dict[str, Any]) -> None:
-    """Refuse weights that were learnt on other vocabularies.
-
-    Raises:
-        CheckpointError: all that differ; the lists of a description are its vocabularies.
-    """
+    """Refuse weights that were learnt on other vocabularies."""
     ours = json.loads(json.dumps(describe))
     problems = [
         f"{run}: {name} differs: that run has {_size(theirs[name])}, this one {_size(ours[name])}; ids would "
@@ -357,11 +309,7 @@ def refuse_other_vocabularies(run: Path, theirs: Mapping[str, Any], describe: di
 
 
 def refuse_not_finite(model: Module, run: Path) -> None:
-    """Refuse a run's weights that hold NaN or infinity: whatever is computed with them means nothing.
-
-    Raises:
-        CheckpointError: with their names.
-    """
+    """Refuse a run's weights that hold NaN or infinity: whatever is computed with them means nothing."""
     if broken := not_finite(model):
         raise CheckpointError(f"{run}: weights are not finite, and cannot be used: {', '.join(broken[:5])}")
 
