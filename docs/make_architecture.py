@@ -112,6 +112,7 @@ def picture() -> str:
 
 
 def main(arguments: list[str]) -> int:
+    """Write the picture; with --check return 1 if it differs from the file."""
     drawn = picture()
     if "--check" in arguments:
         return int(not PICTURE.exists() or PICTURE.read_text("utf-8") != drawn)

@@ -128,8 +128,8 @@ def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     with join_processes() as processes:
-        assert (processes.size, processes.first, processes.largest(3)) == (1, True, 3)
-        assert processes.told({"a": 1}) == [{"a": 1}]
+        assert (processes.size, processes.first, processes.max_over_ranks(3)) == (1, True, 3)
+        assert processes.all_gather({"a": 1}) == [{"a": 1}]
         with pytest.raises(CheckpointError), processes.raise_on_all_ranks():
             raise CheckpointError("as it is")
     monkeypatch.setenv("WORLD_SIZE", "2")

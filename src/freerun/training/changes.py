@@ -46,7 +46,7 @@ class Keys:
     """The keys of some sections."""
 
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    harmless: frozenset[str] = frozenset()
+    non_semantic: frozenset[str] = frozenset()
 
 
 def section_keys(others: Mapping[str, Any] | None = None, /, **sections: type[Any]) -> Keys:
@@ -57,15 +57,15 @@ def section_keys(others: Mapping[str, Any] | None = None, /, **sections: type[An
     ...     lr: float = 0.1
     ...     keep: int = field(default=2, metadata={"semantic": False})
     >>> section_keys(train=Train)
-    Keys(defaults={'train.lr': 0.1, 'train.keep': 2}, harmless=frozenset({'train.keep'}))
+    Keys(defaults={'train.lr': 0.1, 'train.keep': 2}, non_semantic=frozenset({'train.keep'}))
     """
     listed = [(f"{name}.{each.name}", each) for name, cls in sections.items() for each in fields(cls)]
     defaults = dict.fromkeys(flat(others or {}), _NOTHING)
     for key, each in listed:
         default: Any = each.default if each.default_factory is MISSING else each.default_factory()
         defaults[key] = _NOTHING if default is MISSING else json.loads(json.dumps(default, default=dict))
-    harmless = frozenset(key for key, each in listed if each.metadata.get("semantic") is False)
-    return Keys(defaults, harmless)
+    non_semantic = frozenset(key for key, each in listed if each.metadata.get("semantic") is False)
+    return Keys(defaults, non_semantic)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,11 +81,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[Change]:
-    """The keys in which two runs differ, harmless ones left out; a key that is not there has its default."""
+    """The keys in which two runs differ, those that change no number left out; a key that is not there has its default."""
     sections = {key.partition(".")[0] for key in keys.defaults}
     found: list[Change] = []
     for key in dict.fromkeys([*before, *after]):
-        if key in keys.harmless:
+        if key in keys.non_semantic:
             continue
         section, _, rest = key.partition(".")
         name = f"{section}.{rest.partition('.')[0]}"

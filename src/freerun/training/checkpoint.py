@@ -114,7 +114,7 @@ def save(folder: Path, parts: TrainObjects, tally: TrainState, identity: dict[st
     """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``: what all processes have, by the first."""
     weights = weights_of(parts.model)
     memory = optimizer_tensors(parts.model, parts.optimizer)
-    averaged = None if parts.ema is None else parts.ema.whole()
+    averaged = None if parts.ema is None else parts.ema.full_tensors()
     broken = not_finite(parts.model, weights)
     for what, tensors in (("averaged ", averaged or {}), ("optimizer state of ", memory)):
         broken += [f"{what}{name}" for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
@@ -194,8 +194,8 @@ def newest(
 
 def restore(parts: TrainObjects, saved: Saved | None) -> None:
     """Give optimizer and average their state back, in all processes; the model has its weights."""
-    load_optimizer(parts.model, parts.optimizer, parts.processes.shared(saved.memory if saved else None))
-    averaged = parts.processes.shared(saved.averaged if saved else None)
+    load_optimizer(parts.model, parts.optimizer, parts.processes.broadcast(saved.memory if saved else None))
+    averaged = parts.processes.broadcast(saved.averaged if saved else None)
     if parts.ema is not None and averaged:
         parts.ema.load(averaged)
 

@@ -210,7 +210,7 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
             if held is not None:
                 held.ready()
     if processes.size > 1:
-        load_weights(model, processes.shared(weights_of(model) if processes.first else None), "the first process")
+        load_weights(model, processes.broadcast(weights_of(model) if processes.first else None), "the first process")
     wrapped = ParallelRun(model, job.method, processes, settings.parallel)
     ema = Ema(model, settings.ema) if settings.ema else None
     parts = TrainObjects(model, make_optimizer(model, settings), ema, processes, wrapped)
@@ -328,7 +328,7 @@ def _boundary(run: Run) -> None:
     if done == settings.updates or done % settings.evaluate_every == 0:
         _evaluate(run)
     # all stop after the same update
-    number = run.parts.processes.largest(run.flag.signal)
+    number = run.parts.processes.max_over_ranks(run.flag.signal)
     if number or run.over or done % settings.save_every == 0:
         _save(run)
     if number:

@@ -143,12 +143,12 @@ class Ema:
         self.decay = decay
         self.tensors = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
 
-    def whole(self) -> dict[str, Tensor]:
+    def full_tensors(self) -> dict[str, Tensor]:
         """The average by parameter; of sharded ones all processes must ask."""
         return {name: full_tensor(tensor) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take an average that ``whole`` gave."""
+        """Take an average that ``full_tensors`` gave."""
         if set(tensors) != set(self.tensors):
             raise CheckpointError("the averaged weights are of another model")
         self.tensors = {name: shard_like(tensors[name], tensor) for name, tensor in self.tensors.items()}

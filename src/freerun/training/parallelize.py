@@ -126,7 +126,7 @@ class ParallelRun:
                 weight.grad = None
 
     @contextmanager
-    def whole(self) -> Generator[None]:
+    def gathered(self) -> Generator[None]:
         """Inside the model's parameters are whole in every process, and using it calls no other."""
         self.gather()
         try:

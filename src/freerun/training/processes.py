@@ -49,7 +49,7 @@ class Processes:
         """Inside this process waits for the others."""
         return nullcontext() if self.watch is None else self.watch.together()
 
-    def told(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+    def all_gather(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """What every process says, by rank."""
         if self.size == 1:
             return [record]
@@ -62,7 +62,7 @@ class Processes:
             dist.all_gather(every, mine, group=self.group)
         return [json.loads(bytes(each.tolist()).rstrip(b"\0")) for each in every]
 
-    def largest(self, number: int) -> int:
+    def max_over_ranks(self, number: int) -> int:
         """The largest number that any process gives."""
         if self.size == 1:
             return number
@@ -83,7 +83,7 @@ class Processes:
         except (Exception, Interrupt) as raised:
             error = raised
         number = error.number if isinstance(error, Interrupt) else 0
-        records = self.told({"error": "" if number else _line(error), "signal": number})
+        records = self.all_gather({"error": "" if number else _line(error), "signal": number})
         said = [each["error"] for each in records]
         if error is not None and not number:
             if _line(error) in said[: self.rank]:
@@ -108,7 +108,7 @@ class Processes:
             dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def shared(self, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    def broadcast(self, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """The first process's tensors, in every one of them."""
         if self.size == 1:
             assert tensors is not None

@@ -96,7 +96,7 @@ def _evaluated_weights(run: Run) -> Any:
 
 def _whole(run: Run) -> Any:
     """Inside the first process can use the model without the others."""
-    return nullcontext() if run.parts.wrapped is None else run.parts.wrapped.whole()
+    return nullcontext() if run.parts.wrapped is None else run.parts.wrapped.gathered()
 
 
 def _scores(run: Run, split: str) -> Evaluation:
@@ -156,7 +156,7 @@ def final_test(run: Run) -> dict[str, Any]:
     run.lap()
     model, processes = run.parts.model, run.parts.processes
     processes.at("the final test")
-    load_weights(model, processes.shared(_best_weights(run)), str(run.job.folder))
+    load_weights(model, processes.broadcast(_best_weights(run)), str(run.job.folder))
     content = weights_of(model)
     if run.parts.wrapped is not None:
         run.parts.wrapped.gather()

@@ -212,7 +212,7 @@ def _window(
         if piece.counts:
             window.add(total, count, report, len(piece.indices) / len(planned.indices))
     run.drop_unused()
-    return StepStats.summed(processes.told(window.record()))
+    return StepStats.summed(processes.all_gather(window.record()))
 
 
 def _batch(task: Task, piece: MicroBatch) -> Batch:
