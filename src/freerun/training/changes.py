@@ -81,7 +81,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[Change]:
-    """The keys in which two runs differ, those that change no number left out; a key that is not there has its default."""
+    """Return the keys in which two runs differ and that change numbers; one that is not there has its default."""
     sections = {key.partition(".")[0] for key in keys.defaults}
     found: list[Change] = []
     for key in dict.fromkeys([*before, *after]):
