@@ -42,16 +42,7 @@ _BOMS = (
 
 
 def check_description(description: Mapping[str, Any], kind: str, needed: Mapping[str, type]) -> None:
-    """Refuse the description of a saved model's data that is of another kind, incomplete, or damaged.
-
-    Args:
-        description: as it was read.
-        kind: what it must be of.
-        needed: what it must hold: ``list`` a list of texts, ``int`` a length, ``object`` what is checked elsewhere.
-
-    Raises:
-        UserError: names what is missing or wrong.
-    """
+    """Raise UserError if the description of a saved model is of another kind, incomplete or damaged."""
     missing = [name for name in needed if name not in description]
     if missing or description.get("kind") != kind:
         raise UserError(
@@ -70,11 +61,7 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Mapping
 
 
 def part_of(splits: Mapping[str, Any], split: str, items: int | None, name: str) -> Any:
-    """A split by its name.
-
-    Raises:
-        UserError: there is no such split, or the number of items is below 1; ``name`` is what items are called.
-    """
+    """Return a split by its name; raise UserError if there is none, or fewer than one of its items is requested."""
     if split not in splits:
         raise UserError(f"split must be one of {', '.join(splits)}; got {split!r}")
     if items is not None and items < 1:
@@ -94,11 +81,7 @@ def encoding_problems(encoding: str) -> list[str]:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a user writes it, with ``~`` for the home folder.
-
-    Raises:
-        UserError: no file can be called so.
-    """
+    """Return a path with ``~`` as the home folder; raise UserError if no file can be called so."""
     try:
         found = Path(path).expanduser()
         found.exists()
@@ -109,11 +92,7 @@ def user_path(path: str | Path) -> Path:
 
 
 def refuse_no_file(path: Path, expected: str) -> None:
-    """Refuse what is not there, a folder, or a device that never ends.
-
-    Raises:
-        UserError: says what is there.
-    """
+    """Raise UserError if a path does not exist, is a folder, or is a device that never ends."""
     if not user_path(path).exists():
         raise UserError(missing_message(path))
     if path.is_dir():
@@ -245,11 +224,7 @@ _ENDINGS = (".txt", ".tsv", ".dict", "")
 
 
 def split_files(path: str | Path | Mapping[str, str | Path], language: str | None = None) -> dict[str, Path]:
-    """The train, dev and test file of a folder, or the three files given.
-
-    Raises:
-        UserError: a file is missing, several fit, or the folder holds several languages and none was named.
-    """
+    """Return the train, dev and test file of a folder, or the three files of a mapping."""
     if isinstance(path, Mapping):
         return _given_files(path, language)
     folder = user_path(path)

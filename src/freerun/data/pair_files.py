@@ -285,11 +285,7 @@ def load_pairs(
 
 
 def prepare(splits: Mapping[str, PairRows], options: PairOptions, name: str) -> PairData:
-    """Filter the rows of words, in place, and make PairData of them.
-
-    Raises:
-        UserError: targets are too long, symbols unknown, or nothing is left.
-    """
+    """Filter the rows of words, in place, and return them as PairData; raise UserError with every problem."""
     problems: list[str] = []
     for rows in splits.values():
         if not rows.rows:

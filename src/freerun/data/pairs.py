@@ -23,15 +23,7 @@ Tokeniser = Vocabularies | Subwords
 
 
 class Ragged:
-    """Sequences of ids, held flat; a batch of them is one gather.
-
-    Args:
-        sequences: lists of ids, none of them empty.
-
-    >>> ids, mask = Ragged([[5, 6, 7], [8]]).padded(torch.tensor([1, 0]))
-    >>> ids.tolist(), mask.sum(1).tolist()
-    ([[8, 0, 0], [5, 6, 7]], [1, 3])
-    """
+    """Sequences of ids, none empty, held flat; a batch of them is one gather."""
 
     __repr__ = brief
 
@@ -131,11 +123,7 @@ class PairCodec:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> PairCodec:
-        """The inverse of ``describe``.
-
-        Raises:
-            UserError: the description is of something else, or incomplete.
-        """
+        """Return the codec of a description; raise UserError if it is of something else or incomplete."""
         tokeniser = Subwords if description.get("kind") == Subwords.kind else Vocabularies
         check_description(description, tokeniser.kind, {**dict.fromkeys(tokeniser.saved, list), "longest": int})
         return cls(tokeniser.from_description(description), description["longest"])

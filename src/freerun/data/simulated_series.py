@@ -94,11 +94,7 @@ class SystemOptions:
 
 
 def system_named(name: str, parameters: Mapping[str, Any]) -> System:
-    """A system from its name.
-
-    Raises:
-        UserError: unknown names and parameters; all at once.
-    """
+    """Return a system by its name; raise UserError for unknown names and parameters, all at once."""
     if name not in SYSTEMS:
         raise UserError(f"system must be one of {', '.join(SYSTEMS)}; got {name!r}")
     kind = SYSTEMS[name]

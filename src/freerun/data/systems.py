@@ -206,11 +206,7 @@ def published(system: Any, exponent: float) -> float | None:
 
 
 def checked_positive(system: Any, *names: str) -> None:
-    """Refuse parameters that are no finite numbers, sizes that are none, and what is not above 0; all at once.
-
-    Raises:
-        UserError: names each.
-    """
+    """Raise UserError for parameters that are no finite numbers, no sizes, or, if named, not above 0."""
     problems: list[str] = []
     for field in fields(system):
         value, at = getattr(system, field.name), f"{type(system).__name__}: {field.name}"

@@ -1,17 +1,20 @@
-"""CSV and Parquet files as columns of numbers and of time stamps, every wrong cell named by its line."""
+"""Tables of named columns from JSON lines, JSON, CSV, TSV and Parquet; every wrong cell is named by its line."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -27,268 +30,70 @@ from freerun.data.files import (
     refuse_no_file,
     user_path,
 )
-from freerun.data.parquet import read_parquet, readable, unpanicked
-from freerun.errors import UserError, needing, shown
+from freerun.errors import UserError, needing, out_of_memory, shown
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
     ".pq": "parquet",
 }  # fmt: skip
 """How a file's name ends -> what it holds."""
-
-
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "datasets")
-
+LONGEST = 500
+"""Characters of a column's name: what is longer is a line that was taken for one."""
+MISSING = ("", "nan", "na", "n/a", "null", "none")
+ABSENT = object()
+"""The cell of a row that has no such key."""
 
 Row = Mapping[str, Any]
+Stamp = datetime | float
+
+_ERRORS = RLock()
+"""Held while standard error is somewhere else: of two threads one would put back the other's file."""
+_DAYS = tuple(day.toordinal() - date(1970, 1, 1).toordinal() for day in (date.min, date.max))
+"""The first and the last day that Python has, counted from 1970."""
+_UNITS = {None: 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+"""Unit of time -> how many a day has."""
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """Rows of named cells.
+class DataTable:
+    """Columns of cells.
 
     Args:
-        origin: where they come from, for people.
-        columns: all names that any row has, in the order in which they appear.
-        rows: one mapping a row; a name that is not there is missing.
-        places: where each row stands.
+        origin: the file, or where else they come from.
+        columns: all names, in order.
+        cells: column -> its cells, a list or a polars series; a column that nobody reads may be left out.
+        place: row -> where it stands.
     """
 
     __repr__ = brief
 
     origin: str
     columns: tuple[str, ...]
-    rows: Sequence[Row]
-    places: Sequence[str]
+    cells: Mapping[str, Any]
+    place: Callable[[int], str]
 
     def __len__(self) -> int:
-        return len(self.rows)
-
-
-def format_of(path: Path, given: str | None) -> str:
-    """The format of a file: what is given, or by its ending.
-
-    Raises:
-        UserError: the ending says nothing.
-
-    >>> format_of(Path("train.jsonl"), None), format_of(Path("train.txt"), "csv")
-    ('jsonl', 'csv')
-    """
-    found = given or ENDINGS.get(path.suffix.lower())
-    if found is None:
-        raise UserError(
-            f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
-            "say so with format = ..."
-        )
-    return found
-
-
-def read_rows(
-    path: Path, *, format: str | None = None, separator: str = ",", encoding: str = "utf-8"
-) -> tuple[Table, list[str]]:
-    """The rows of one file, and what is wrong with it (at most 20 problems and a count of the rest).
-
-    Args:
-        path: the file.
-        format: one of ``FORMATS`` but "datasets"; None: by its ending.
-        separator: of a CSV file.
-        encoding: of a text file; a byte order mark is dropped.
-
-    Raises:
-        UserError: the file as a whole cannot be read.
-    """
-    found = format_of(path, format)
-    refuse_no_file(path, "a file")
-    if found == "parquet":
-        return _parquet(path), []
-    expected = {"jsonl": "one JSON object a line", "json": "a list of JSON objects"}.get(
-        found, "names of columns, then a row a line"
-    )
-    lines, broken = read_lines(path, encoding, expected)
-    problems = first_problems(str(path), [text for _, text in broken])
-    if found == "jsonl":
-        table, more = _json_lines(path, lines)
-    elif problems:
-        return Table(str(path), (), (), ()), problems  # what stands around a broken line cannot be trusted
-    elif found == "json":
-        table, more = _json(path, "\n".join(text for _, text in lines))
-    else:
-        table, more = _cells(path, [text for _, text in lines], "\t" if found == "tsv" else separator)
-    return table, first_problems(str(path), [*problems, *more])
-
-
-class _TwiceError(ValueError):
-    """A key that stands twice in one object."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _TwiceError(f"the key {twice!r} is there more than once")
-    return found
-
-
-def parsed(text: str) -> Any:
-    """What JSON says.
-
-    Raises:
-        ValueError: it is none, as JSONDecodeError; a key stands twice, it is nested too deeply, a number is too long.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except (json.JSONDecodeError, _TwiceError):
-        raise
-    except ValueError:
-        raise ValueError("it holds a number of thousands of digits") from None
-
-
-def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Table, list[str]]:
-    rows: list[Row] = []
-    places: list[str] = []
-    problems: list[str] = []
-    for number, text in lines:
-        if not text.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = parsed(text)
-        except json.JSONDecodeError as error:
-            problems.append(
-                f"{place}: no JSON: {error.msg} at character {error.colno} of {shown(text, 40)}; expected one object a "
-                "line"
-            )
-            continue
-        except ValueError as error:
-            problems.append(f"{place}: {error}; correct or delete the line")
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-            places.append(place)
-        else:
-            problems.append(f'{place}: {shown(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
-    return _table(path, rows, places), problems
-
-
-def _json(path: Path, text: str) -> tuple[Table, list[str]]:
-    nothing = Table(str(path), (), (), ())
-    try:
-        found = parsed(text)
-    except json.JSONDecodeError as error:
-        lines = '; for one object a line set format = "jsonl"' if error.msg == "Extra data" else ""
-        return nothing, [f"{path}:{error.lineno}: no JSON: {error.msg} at character {error.colno}{lines}"]
-    except ValueError as error:
-        return nothing, [f"{path}: {error}"]
-    if not isinstance(found, list):
-        return nothing, [f"{path}: holds {type(found).__name__}; expected a list of objects, [{{...}}, {{...}}]"]
-    places = [f"{path}, entry {number}" for number in range(1, len(found) + 1)]
-    problems = [f"{place}: is no object" for place, row in zip(places, found, strict=True) if not isinstance(row, dict)]
-    return (nothing, problems) if problems else (_table(path, found, places), [])
-
-
-def _table(path: Path, rows: Sequence[Row], places: Sequence[str]) -> Table:
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return Table(str(path), tuple(columns), rows, places)
-
-
-def _cells(path: Path, lines: Sequence[str], separator: str) -> tuple[Table, list[str]]:
-    rows: list[Row] = []
-    places: list[str] = []
-    problems: list[str] = []
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
-    names: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            with cells_of_any_size():
-                cells = next(reader, None)
-        except csv.Error as error:
-            problems.append(
-                f"{path}:{line}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
-                'quotes in it are doubled, "like ""this"""'
-            )
-            break
-        if cells is None:
-            break
-        if names is None:
-            if not any(cell.strip() for cell in cells):
-                continue
-            names = cells
-            problems += _heading_problems(f"{path}:{line}", names, separator)
-            if problems and len(names) == 1:
-                return Table(str(path), (), (), ()), problems
-        elif cells and len(cells) != len(names):
-            problems.append(f"{path}:{line}: has {len(cells)} cells, and the first line names {len(names)} columns")
-        elif cells:
-            rows.append(dict(zip(names, cells, strict=True)))
-            places.append(f"{path}:{line}")
-    return Table(str(path), tuple(names or ()), rows, places), problems
-
-
-def _heading_problems(place: str, names: Sequence[str], separator: str) -> list[str]:
-    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
-    if len(names) == 1 and marks:
-        return [
-            f"{place}: has one column, {names[0]!r}; is the separator {separator!r} right? "
-            f"Where it is {marks[0]!r}, say so with separator = {json.dumps(marks[0])}"
-        ]
-    return [
-        f"{place}: the column {name!r} is there {count} times; give every column its own name"
-        for name, count in Counter(names).items()
-        if count > 1 and name
-    ]
-
-
-def _parquet(path: Path) -> Table:
-    frame = read_parquet(path)
-    rows: list[Row] = readable(path, frame.to_dicts)
-    return Table(str(path), tuple(frame.columns), rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
-
-
-LONGEST = 500
-"""Characters of a column's name: what is longer is a line that was taken for one."""
-
-
-MISSING = ("", "nan", "na", "n/a", "null", "none")
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesTable:
-    """A file's columns.
-
-    Args:
-        path: the file.
-        frame: a polars data frame; all columns of a CSV file are text.
-        lines: line of each row; None where the file has rows only.
-    """
-
-    __repr__ = brief
-
-    path: Path
-    frame: Any
-    lines: np.ndarray | None
+        return len(next(iter(self.cells.values()), ()))
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names, in order."""
-        return tuple(self.frame.columns)
+    def rows(self) -> list[Row]:
+        """Each row as a mapping; a key that it has not is left out."""
+        rows = zip(*self.cells.values(), strict=True)
+        return [{name: cell for name, cell in zip(self.cells, row, strict=True) if cell is not ABSENT} for row in rows]
 
-    def place(self, row: int) -> str:
-        """Where a row stands."""
-        return f"{self.path}: row {row + 1}" if self.lines is None else f"{self.path}:{self.lines[row]}"
+    def values(self, name: str) -> list[Any]:
+        """The cells of a column as objects; raise UserError if Python has none for them."""
+        column = self.cells[name]
+        return column if isinstance(column, list) else readable(self.origin, column.to_list)
 
     def numeric(self) -> tuple[str, ...]:
-        """Columns of numbers: those where most of what is there can be read as one.
-
-        Not only those where all can: one wrong cell should be an error, and not lose the column.
-        """
+        """Columns of which most cells can be read as numbers; one wrong cell is an error and loses no column."""
         return tuple(name for name in self.columns if self._is_numeric(name))
 
     def _is_numeric(self, name: str) -> bool:
         numbers, wrong = self.numbers(name)
-        meant = sum(bool(_with_commas(self.frame[name][row])) for row in wrong)
+        meant = sum(bool(_with_commas(self.cells[name][row])) for row in wrong)
         there = int((~np.isnan(numbers)).sum()) + meant
         return there > 0 and there >= len(wrong) - meant
 
@@ -296,7 +101,7 @@ class SeriesTable:
         """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
         with needing("series", "reading series"):
             import polars as pl
-        column = self.frame[name]
+        column = self.cells[name]
         if column.dtype == pl.String:
             text = column.str.strip_chars()
             numbers = text.cast(pl.Float64, strict=False)
@@ -311,7 +116,7 @@ class SeriesTable:
 
     def no_number(self, name: str, row: int) -> str:
         """What to say of a cell that is no number."""
-        cell = self.frame[name][row]
+        cell = self.cells[name][row]
         advice = {
             0: "",
             1: "; write it with a point, {}",
@@ -323,27 +128,16 @@ class SeriesTable:
         )
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
-        """Name and rows of each series, in the order in which they begin; None: the file is one."""
+        """Name and rows of each series, in the order in which they begin; None: the table is one."""
         if column is None:
-            return [(str(self.path), np.arange(len(self.frame)))]
+            return [(self.origin, np.arange(len(self)))]
         groups: dict[str, list[int]] = {}
-        for row, name in enumerate(self.cells(column)):
+        for row, name in enumerate(self.values(column)):
             groups.setdefault(str(name), []).append(row)
-        return [(f"{self.path}, {column} {shown(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
-
-    def cells(self, name: str) -> list[Any]:
-        """The cells of a column.
-
-        Raises:
-            UserError: the column holds what Python has no objects for.
-        """
-        return readable(self.path, self.frame[name].to_list)
+        return [(f"{self.origin}, {column} {shown(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
 
     def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
-        """Time of each row (time zones are turned into UTC), and what is wrong.
-
-        Numbers are taken as such; text must be ISO dates and times.
-        """
+        """Time of each row (time zones are turned into UTC), and what is wrong: numbers as such, or ISO dates."""
         if self._is_numeric(name):
             numbers, _ = self.numbers(name)
             wrong = np.flatnonzero(~(np.abs(numbers) <= LARGEST)).tolist()
@@ -351,9 +145,9 @@ class SeriesTable:
             return list(numbers.tolist()), lines_of_column(
                 wrong,
                 len(numbers),
-                lambda row: f"{self.place(row)}, column {name!r}: {shown(self.frame[name][row], 40)} {advice}",
+                lambda row: f"{self.place(row)}, column {name!r}: {shown(self.cells[name][row], 40)} {advice}",
             )
-        cells = self.cells(name)
+        cells = self.values(name)
         stamps = [_stamp(cell) for cell in cells]
 
         def line(row: int) -> str:
@@ -388,7 +182,175 @@ def _stamp(cell: Any) -> datetime | None:
     return datetime(cell.year, cell.month, cell.day) if isinstance(cell, date) else None
 
 
-def read_table(path: str | Path, separator: str = ",") -> SeriesTable:
+def format_of(path: Path, given: str | None) -> str:
+    """Return the format of a file: as requested, or by its ending; raise UserError if that says nothing."""
+    found = given or ENDINGS.get(path.suffix.lower())
+    if found is None:
+        raise UserError(
+            f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
+            "say so with format = ..."
+        )
+    return found
+
+
+def read_rows(
+    path: Path, *, format: str | None = None, separator: str = ",", encoding: str = "utf-8"
+) -> tuple[DataTable, list[str]]:
+    """Return the rows of one file, and what is wrong with it (at most 20 problems and a count of the rest).
+
+    Args:
+        path: the file.
+        format: one of ``FORMATS`` but "datasets"; None: by its ending.
+        separator: of a CSV file.
+        encoding: of a text file; a byte order mark is dropped.
+
+    Raises:
+        UserError: the file as a whole cannot be read.
+    """
+    found = format_of(path, format)
+    refuse_no_file(path, "a file")
+    if found == "parquet":
+        frame = read_parquet(path)
+        return _of_frame(path, frame, {name: readable(path, frame[name].to_list) for name in frame.columns}), []
+    expected = {"jsonl": "one JSON object a line", "json": "a list of JSON objects"}.get(
+        found, "names of columns, then a row a line"
+    )
+    lines, broken = read_lines(path, encoding, expected)
+    problems = first_problems(str(path), [text for _, text in broken])
+    if found == "jsonl":
+        rows, more = _json_lines(path, lines)
+    elif problems:
+        return _of_rows(path, []), problems  # what stands around a broken line cannot be trusted
+    elif found == "json":
+        rows, more = _json(path, "\n".join(text for _, text in lines))
+    else:
+        names, rows, more = _csv(path, [text for _, text in lines], "\t" if found == "tsv" else separator)
+        return _of_rows(path, rows, names), first_problems(str(path), more)
+    return _of_rows(path, rows), first_problems(str(path), [*problems, *more])
+
+
+def _of_rows(path: Path, rows: Sequence[tuple[str, Row]], names: Sequence[str] | None = None) -> DataTable:
+    """The table of rows with their places; without ``names`` its columns are the keys, as they appear."""
+    columns = tuple(dict.fromkeys(name for _, row in rows for name in row)) if names is None else tuple(names)
+    cells = {name: [row.get(name, ABSENT) for _, row in rows] for name in columns}
+    return DataTable(str(path), columns, cells, lambda number: rows[number][0])
+
+
+def _of_frame(path: Path, frame: Any, cells: Mapping[str, Any] | None = None) -> DataTable:
+    columns = tuple(frame.columns)
+    return DataTable(
+        str(path), columns, cells or {name: frame[name] for name in columns}, lambda row: f"{path}, row {row + 1}"
+    )
+
+
+class _TwiceError(ValueError):
+    """A key that stands twice in one object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"the key {twice!r} is there more than once")
+    return found
+
+
+def parsed(text: str) -> Any:
+    """Return what JSON says; raise ValueError if a key stands twice, it nests too deeply, a number is too long."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (json.JSONDecodeError, _TwiceError):
+        raise
+    except ValueError:
+        raise ValueError("it holds a number of thousands of digits") from None
+
+
+def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[list[tuple[str, Row]], list[str]]:
+    rows: list[tuple[str, Row]] = []
+    problems: list[str] = []
+    for number, text in lines:
+        place = f"{path}:{number}"
+        try:
+            row = parsed(text) if text.strip() else None
+        except json.JSONDecodeError as error:
+            at = f"{error.msg} at character {error.colno} of {shown(text, 40)}"
+            problems.append(f"{place}: no JSON: {at}; expected one object a line")
+            continue
+        except ValueError as error:
+            problems.append(f"{place}: {error}; correct or delete the line")
+            continue
+        if isinstance(row, dict):
+            rows.append((place, row))
+        elif text.strip():
+            problems.append(f'{place}: {shown(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
+    return rows, problems
+
+
+def _json(path: Path, text: str) -> tuple[list[tuple[str, Row]], list[str]]:
+    try:
+        found = parsed(text)
+    except json.JSONDecodeError as error:
+        lines = '; for one object a line set format = "jsonl"' if error.msg == "Extra data" else ""
+        return [], [f"{path}:{error.lineno}: no JSON: {error.msg} at character {error.colno}{lines}"]
+    except ValueError as error:
+        return [], [f"{path}: {error}"]
+    if not isinstance(found, list):
+        return [], [f"{path}: holds {type(found).__name__}; expected a list of objects, [{{...}}, {{...}}]"]
+    rows = [(f"{path}, entry {number}", row) for number, row in enumerate(found, start=1)]
+    problems = [f"{place}: is no object" for place, row in rows if not isinstance(row, dict)]
+    return ([] if problems else rows), problems
+
+
+def _csv(path: Path, lines: Sequence[str], separator: str) -> tuple[Sequence[str], list[tuple[str, Row]], list[str]]:
+    rows: list[tuple[str, Row]] = []
+    problems: list[str] = []
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
+    names: list[str] | None = None
+    while True:
+        place = f"{path}:{reader.line_num + 1}"
+        try:
+            with cells_of_any_size():
+                cells = next(reader, None)
+        except csv.Error as error:
+            problems.append(
+                f"{place}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
+                'quotes in it are doubled, "like ""this"""'
+            )
+            break
+        if cells is None:
+            break
+        if names is None:
+            if not any(cell.strip() for cell in cells):
+                continue
+            names = cells
+            if wrong := _other_separator(place, names, separator):
+                return (), [], [wrong]
+            problems += [
+                f"{place}: the column {name!r} is there {count} times; give every column its own name"
+                for name, count in Counter(names).items()
+                if count > 1 and name
+            ]
+        elif cells and len(cells) != len(names):
+            problems.append(f"{place}: has {len(cells)} cells, and the first line names {len(names)} columns")
+        elif cells:
+            rows.append((place, dict(zip(names, cells, strict=True))))
+    return names or (), rows, problems
+
+
+def _other_separator(place: str, names: Sequence[str], separator: str) -> str | None:
+    """What to say of a heading that is one column and holds another separator."""
+    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
+    if len(names) > 1 or not marks:
+        return None
+    return (
+        f"{place}: has one column, {names[0]!r}; is the separator {separator!r} right? Where it is {marks[0]!r}, say "
+        f"so with separator = {json.dumps(marks[0])}"
+    )
+
+
+def read_table(path: str | Path, separator: str = ",") -> DataTable:
     """A CSV file (first line: names of columns) or a Parquet file (by its ending).
 
     Raises:
@@ -413,22 +375,16 @@ def read_table(path: str | Path, separator: str = ",") -> SeriesTable:
     ]
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
-    problems += (
-        [] if parquet else _series_heading_problems(file, frame.columns, separator) or _broken_cells(file, frame)
-    )
+    problems += [] if parquet else _heading_problems(file, frame.columns, separator) or _broken_cells(file, frame)
     if problems:
         raise UserError(problems)
-    return SeriesTable(file, frame, None) if parquet else _numbered(file, frame)
+    return _of_frame(file, frame) if parquet else _numbered(file, frame)
 
 
-def _series_heading_problems(file: Path, names: list[str], separator: str) -> list[str]:
+def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]:
     """What is wrong with the first line of a CSV file."""
-    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
-    if len(names) == 1 and marks:
-        return [
-            f"{file}: has one column, {names[0]!r}; is the separator {separator!r} right? "
-            f"Where it is {marks[0]!r}, say so with separator = ..."
-        ]
+    if wrong := _other_separator(str(file), names, separator):
+        return [wrong]
     if long := [number for number, name in enumerate(names, start=1) if len(name) > LONGEST]:
         size = len(names[long[0] - 1])
         return [f"{file}:1: the name of column {long[0]} has {size:,} characters; is a quote or a line's end missing?"]
@@ -466,17 +422,16 @@ def _is_value(name: str) -> bool:
     return True
 
 
-def _numbered(file: Path, frame: Any) -> SeriesTable:
+def _numbered(file: Path, frame: Any) -> DataTable:
     """A CSV file's rows with their lines, without blank lines (in one column a blank line is a missing value)."""
     there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
     lines = np.flatnonzero(there) + 2
-    if len(there) == len(frame):
-        return (
-            SeriesTable(file, frame.filter(there), lines)
-            if frame.width > 1
-            else SeriesTable(file, frame, np.arange(len(there)) + 2)
-        )
-    return SeriesTable(file, frame, lines if len(lines) == len(frame) else np.arange(len(frame)) + 2)
+    if len(there) == len(frame) and frame.width > 1:
+        frame = frame.filter(there)
+    elif len(lines) != len(frame):
+        lines = np.arange(len(frame)) + 2
+    table = _of_frame(file, frame)
+    return DataTable(table.origin, table.columns, table.cells, lambda row: f"{file}:{lines[row]}")
 
 
 def _widths(lines: Sequence[tuple[int, str]], separator: str) -> list[tuple[int, int]]:
@@ -496,7 +451,7 @@ def _unreadable(file: Path, separator: str, error: Exception) -> list[str]:
     if not found:
         cells = _widths(lines, separator)
         wide = cells[0][1] if cells else 0
-        if wide == 1 and (wrong := _series_heading_problems(file, [lines[0][1]], separator)):
+        if wide == 1 and (wrong := _heading_problems(file, [lines[0][1]], separator)):
             return wrong
         found = [
             f"{file}:{n}: has {size} cells, and the first line names {wide} columns; take out what is too much, or put "
@@ -507,4 +462,65 @@ def _unreadable(file: Path, separator: str, error: Exception) -> list[str]:
     return first_problems(str(file), found) or [f"{file}: cannot be read as CSV: {reason}"]
 
 
-Stamp = datetime | float
+def read_parquet(path: Path) -> Any:
+    """Return the polars data frame of a file; dates beyond the years 1 to 9999, which Python has not, are null."""
+    with needing("series", f"{path}: reading Parquet"):
+        import polars as pl
+    # glob: a name with [ ] * ? is a name, not a pattern that other files fit
+    frame = readable(path, lambda: pl.read_parquet(path, glob=False))
+    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
+        column = frame[name]
+        if kind == pl.Duration:
+            frame = frame.with_columns(column.to_physical())
+        elif kind in (pl.Date, pl.Datetime):
+            day = _UNITS[getattr(kind, "time_unit", None)]
+            number = column.to_physical().cast(pl.Float64)
+            # half a day away from either end: time zones are turned into UTC
+            there = number.is_between((_DAYS[0] + 0.5) * day, (_DAYS[1] - 0.5) * day).fill_null(False)
+            frame = frame.with_columns(column.zip_with(there, pl.Series(name, [None], dtype=kind)))
+    return frame
+
+
+def readable(path: Path | str, read: Callable[[], Any]) -> Any:
+    """Return what a function of polars reads; raise UserError if the file is damaged or has no Python objects."""
+    try:
+        return unpanicked(path, read, "Parquet")
+    except UserError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read as Parquet: {reason}") from None
+
+
+def unpanicked(path: Path | str, read: Callable[[], Any], format: str) -> Any:
+    """Return what a function of polars reads; its panic, which is no ``Exception``, becomes a UserError."""
+    try:
+        with _errors_held_back():
+            return read()
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+    raise UserError(f"{path}: is damaged: polars fails on its content as {format}; write or copy the file anew")
+
+
+@contextmanager
+def _errors_held_back() -> Generator[None]:
+    """Inside, what is written to the process's standard error waits; after a panic it is left out."""
+    with _ERRORS, tempfile.TemporaryFile() as held:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            if b"panicked at" not in (text := held.read()):
+                with suppress(OSError):
+                    os.write(2, text)

@@ -55,11 +55,7 @@ class TextCodec:
         return codes[order], order
 
     def ids(self, text: str, where: str = "text") -> Tensor:
-        """(characters,) int64 ids.
-
-        Raises:
-            UserError: characters that training has not; each once.
-        """
+        """Return (characters,) int64 ids; raise UserError for characters that training has not."""
         if not text:
             return torch.zeros(0, dtype=torch.int64)
         codes = torch.frombuffer(bytearray(text.encode("utf-32-le")), dtype=torch.int32).long()
@@ -85,11 +81,7 @@ class TextCodec:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> TextCodec:
-        """The codec that ``describe`` told of.
-
-        Raises:
-            UserError: the description is of something else, or incomplete.
-        """
+        """Return the codec of a description; raise UserError if it is of something else or incomplete."""
         check_description(description, "text", {"symbols": list, "length": int})
         return cls(tuple(description["symbols"]), description["length"])
 

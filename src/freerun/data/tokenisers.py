@@ -95,11 +95,7 @@ class Vocabulary:
         return f"{where + ': ' if where else ''}{text} never seen in training; known are {known}"
 
     def symbols_of(self, ids: Sequence[int]) -> Symbols:
-        """The symbols of ids, up to the first 0.
-
-        Raises:
-            UserError: an id is negative or beyond the last symbol.
-        """
+        """Return the symbols of ids, up to the first 0; raise UserError for ids that there are not."""
         numbers = before_end(ids, len(self.symbols))
         return tuple(self.symbols[number - 1] for number in numbers)
 
@@ -141,19 +137,11 @@ class Vocabularies:
         return [len(text) for text in texts]
 
     def encode_sources(self, sources: Sequence[Sequence[str]]) -> list[list[int]]:
-        """Ids of each source.
-
-        Raises:
-            UserError: symbols that have no id, or none at all; every such source.
-        """
+        """Return the ids of each source; raise UserError for every source that is empty or has other symbols."""
         return _ids(self.source, sources, [repr("".join(source)) for source in sources], empty=False)
 
     def encode_targets(self, targets: Sequence[Sequence[str]], sources: Sequence[Sequence[str]]) -> list[list[int]]:
-        """Ids of each target, without an end; the sources name them in errors.
-
-        Raises:
-            UserError: symbols that have no id; every such target.
-        """
+        """Return the ids of each target, without an end; raise UserError, by source, for other symbols."""
         return _ids(self.target, targets, [f"target of {''.join(source)!r}" for source in sources], empty=True)
 
     def decode(self, ids: Sequence[int]) -> Symbols:
@@ -293,11 +281,7 @@ class Subwords:
         return [len(ids) for ids in self.encode(texts)]
 
     def encode_sources(self, sources: Sequence[str]) -> list[list[int]]:
-        """Ids of each source.
-
-        Raises:
-            UserError: a source is blank.
-        """
+        """Return the ids of each source; raise UserError if one is blank."""
         encoded = self.encode(sources)
         if not all(encoded):
             raise UserError(f"source {encoded.index([]) + 1} is empty; expected at least one word")
@@ -329,11 +313,7 @@ class Subwords:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Subwords:
-        """The inverse of ``describe``.
-
-        Raises:
-            UserError: a merge is no pair.
-        """
+        """Return the subwords of a description; raise UserError if a merge is no pair."""
         merges = description["merges"]
         pairs = [tuple(merge.split(" ")) for merge in merges]
         wrong = [merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2]
@@ -365,14 +345,7 @@ def _library() -> Any:
 
 
 def before_end(ids: Sequence[int], symbols: int) -> list[int]:
-    """Ids up to the first 0, the end symbol; beside it there are so many ``symbols``.
-
-    Raises:
-        UserError: an id is negative or beyond the last symbol.
-
-    >>> before_end([3, 1, 0, 2], 3)
-    [3, 1]
-    """
+    """Return ids up to the first 0, the end symbol; raise UserError for ids beyond so many ``symbols``."""
     numbers = list(ids)
     numbers = numbers[: numbers.index(0)] if 0 in numbers else numbers
     wrong = [number for number in numbers if not 0 < number <= symbols]

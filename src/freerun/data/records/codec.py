@@ -151,11 +151,7 @@ class RecordCodec:
         return ({"role": "user", "content": record.prompt},) if isinstance(record.prompt, str) else record.prompt
 
     def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
-        """Ids of what a model is told before it is to answer.
-
-        Raises:
-            ValueError: the chat template refuses one.
-        """
+        """Return the ids of prompts to answer; raise ValueError if the chat template refuses one."""
         if self.uses_chat_template:
             return [asked(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
         plain = [f"{self.prefix}{text}" for text in texts]
@@ -251,11 +247,7 @@ class RecordCodec:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], tokenizer: Any, model: Any = None) -> RecordCodec:
-        """The codec that ``describe`` told of.
-
-        Raises:
-            UserError: the description is of something else or incomplete, or the tokenizer another one.
-        """
+        """Return the codec of a description; raise UserError if that or the tokenizer is another one."""
         check_description(description, "records", dict.fromkeys(_SAVED, object))
         given = {name: description[name] for name in _SAVED if name != "tokenizer"}
         made = cls(tokenizer, **given, model=model)

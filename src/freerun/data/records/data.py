@@ -47,14 +47,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class FittedRecords:
-    """Records that are used, and what became of the others.
-
-    Args:
-        records: as text.
-        encoded: as ids.
-        notes: what was left out or cut, in words.
-        problems: what is wrong, if anything.
-    """
+    """Records that are used, as text and as ids; what was left out or cut, in words; and what is wrong."""
 
     __repr__ = brief
 
@@ -65,14 +58,7 @@ class FittedRecords:
 
 
 def fit_lengths(codec: RecordCodec, records: Sequence[Record], limits: Limits, origin: str) -> FittedRecords:
-    """Records as ids within the limits.
-
-    Args:
-        codec: makes them ids.
-        records: as text.
-        limits: what is allowed.
-        origin: of the records, for the count of further problems.
-    """
+    """Return records as ids within the limits; ``origin`` names them in the count of further problems."""
     made, problems = codec.encoded(records)
     kept: list[Record] = []
     encoded: list[Encoded] = []
@@ -145,14 +131,7 @@ def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
 
 
 class RecordData:
-    """Training, dev and test records, their ids, and training batches by index.
-
-    Args:
-        splits: "train", "dev" and "test", as text and as ids.
-        codec: makes batches of them, once it is bound to a model.
-        name: what the data are called in the header.
-        notes: for each split what was left out of it or cut, in words.
-    """
+    """Training, dev and test records, their ids, and training batches by index."""
 
     __repr__ = brief
 
@@ -174,21 +153,12 @@ class RecordData:
         return [len(one) for one in self.splits["train"].encoded]
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """A training batch.
-
-        Args:
-            indices: numbers of training records.
-            rows: (batch,) int64: their numbers in the optimizer step's global batch.
-        """
+        """Return a training batch of some records; rows: their numbers in the optimizer step's global batch."""
         train = self.splits["train"].encoded
         return self.codec.training_batch([train[int(index)] for index in indices], rows)
 
     def evaluation(self, split: str, items: int | None = None) -> tuple[list[Record], list[Encoded]]:
-        """The records of a split as text and as ids; with ``items`` a fixed, evenly spread subset.
-
-        Raises:
-            UserError: there is no such split, or items is below 1.
-        """
+        """Return the records of a split as text and as ids; with ``items`` a fixed, evenly spread subset."""
         if split not in self.splits:
             raise UserError(f"split must be one of {', '.join(self.splits)}; got {split!r}")
         if items is not None and items < 1:
@@ -246,16 +216,7 @@ class RecordData:
 
 
 def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> RecordData:
-    """Records with the ids of a tokenizer.
-
-    Args:
-        records: as text.
-        codec: without end symbol and longest answer, which are found here.
-        limits: tokens that a record may have.
-
-    Raises:
-        UserError: records that are too long or cannot be told; the first 20 of each split.
-    """
+    """Return records with their ids; the end symbol and the longest answer are found here."""
     splits = _fitted(records, codec, limits)
     if problems := [problem for split in splits.values() for problem in split.problems]:
         raise UserError(problems)

@@ -12,7 +12,7 @@ import torch
 
 from freerun.arguments import brief
 from freerun.data.files import SPLITS, counted, encoding_problems, first_problems, missing_message, user_path
-from freerun.data.tables import ENDINGS, FORMATS, Table, parsed, read_rows
+from freerun.data.tables import ENDINGS, FORMATS, DataTable, parsed, read_rows
 from freerun.errors import UserError, listed, needing, out_of_memory, shown, whole
 from freerun.keys import bits, fold
 
@@ -77,15 +77,7 @@ class RecordOptions:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Records in three splits.
-
-    Args:
-        shape: what they are, a name in ``SHAPES``.
-        columns: the column of each part.
-        splits: "train", "dev" and "test".
-        name: where they come from.
-        dropped: for each split what was left out, in words.
-    """
+    """Records in three splits, the column of each part, and what was left out of each split, in words."""
 
     __repr__ = brief
 
@@ -148,18 +140,7 @@ def read_records(
     options: RecordOptions,
     further: Callable[[list[Record]], list[str]] | None = None,
 ) -> list[Record]:
-    """The records of one file, all of them.
-
-    Args:
-        path: the file.
-        shape: what they are.
-        columns: part -> column.
-        options: how the file is read.
-        further: where rows are wrong, what else is wrong with the sound ones.
-
-    Raises:
-        UserError: what is wrong with it.
-    """
+    """Return all records of one file; ``further`` gives what else is wrong with the sound ones where rows are wrong."""
     table, problems = read_rows(path, separator=options.separator, encoding=options.encoding)
     records, _, wrong = table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
     if problems or wrong:
@@ -167,12 +148,12 @@ def read_records(
     return records
 
 
-def _tables(path: str, options: RecordOptions) -> tuple[dict[str, Table], list[str]]:
+def _tables(path: str, options: RecordOptions) -> tuple[dict[str, DataTable], list[str]]:
     """The table of each split that has one, and what is wrong with the files."""
     place = user_path(path)
     given = {"dev": options.dev, "test": options.test}
     files = {split: user_path(file) for split, file in given.items() if isinstance(file, str)}
-    tables: dict[str, Table] = {}
+    tables: dict[str, DataTable] = {}
     problems: list[str] = []
     if options.format == "datasets" or any((place / name).exists() for name in _SAVED):
         tables = _datasets(path, options)
@@ -213,13 +194,13 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _datasets(path: str, options: RecordOptions) -> dict[str, Table]:
+def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     """The splits of a data set that was saved to a folder, or published."""
     wanted = [name for name in options.columns.values() if name is not None]
     wanted = wanted or [part for parts in SHAPES.values() for part in parts]
     given = _loaded(path)
     splits: Mapping[str, Any] = given if hasattr(given, "values") else {"train": given}
-    found: dict[str, Table] = {}
+    found: dict[str, DataTable] = {}
     for split, names in SPLITS.items():
         named = [name for name in names if name in splits]
         if named:
@@ -229,10 +210,10 @@ def _datasets(path: str, options: RecordOptions) -> dict[str, Table]:
     return found
 
 
-def _rows_of(dataset: Any, origin: str, wanted: Sequence[str]) -> Table:
+def _rows_of(dataset: Any, origin: str, wanted: Sequence[str]) -> DataTable:
     # other columns may be sounds or pictures, which are costly to look at
-    rows: list[Mapping[str, Any]] = dataset.select_columns([n for n in dataset.column_names if n in wanted]).to_list()
-    return Table(origin, tuple(dataset.column_names), rows, [f"{origin}, row {n}" for n in range(1, len(rows) + 1)])
+    cells: dict[str, list[Any]] = dataset.select_columns([n for n in dataset.column_names if n in wanted]).to_dict()
+    return DataTable(origin, tuple(dataset.column_names), cells, lambda row: f"{origin}, row {row + 1}")
 
 
 def _loaded(path: str) -> Any:
@@ -313,17 +294,8 @@ class Record:
     target: str
 
 
-def shape_of(columns: Mapping[str, str | None], table: Table) -> tuple[str, dict[str, str]]:
-    """What the records are, and the column of each part.
-
-    Args:
-        columns: part -> column as the user named them. Where none is named, a table that has ``source`` and ``target``,
-            ``prompt`` and ``completion``, or ``messages``, has them.
-        table: the training rows.
-
-    Raises:
-        UserError: parts of two shapes, half a shape, or none that the table has.
-    """
+def shape_of(columns: Mapping[str, str | None], table: DataTable) -> tuple[str, dict[str, str]]:
+    """Return what the records are and the column of each part: as named, or the first shape that the table has."""
     given = {part: name for part, name in columns.items() if name is not None}
     if not given:
         for shape, parts in SHAPES.items():
@@ -341,16 +313,9 @@ def shape_of(columns: Mapping[str, str | None], table: Table) -> tuple[str, dict
 
 
 def table_records(
-    table: Table, shape: str, columns: Mapping[str, str], empty: str
+    table: DataTable, shape: str, columns: Mapping[str, str], empty: str
 ) -> tuple[list[Record], int, list[str]]:
-    """The records of a table, how many rows were left out as empty, and what is wrong with the others.
-
-    Args:
-        table: the rows.
-        shape: a name in ``SHAPES``.
-        columns: part -> column.
-        empty: "error", or "drop" rows of which a part is null, blank or not there.
-    """
+    """Return a table's records, the number of empty rows left out, and what is wrong with the other rows."""
     absent = [name for name in columns.values() if name not in table.columns]
     if absent:
         has = listed(table.columns) or "none"
@@ -358,7 +323,8 @@ def table_records(
     records: list[Record] = []
     problems: list[str] = []
     left_out = 0
-    for row, place in zip(table.rows, table.places, strict=True):
+    for number, row in enumerate(table.rows):
+        place = table.place(number)
         cells = [(name, row.get(name)) for name in columns.values()]
         blank = [name for name, cell in cells if _is_blank(cell)]
         if blank and empty == "drop":
@@ -399,21 +365,13 @@ def _called(row: Mapping[str, Any], name: str) -> str:
 
 
 def no_text(cell: Any) -> str:
-    """What is wrong with a text that no file can hold; "" where nothing is.
-
-    >>> no_text("caf\\u00e9"), no_text("\\ud800")
-    ('', "holds half of a surrogate pair, '\\\\ud800', which is no character")
-    """
+    """Return what is wrong with a text that no file can hold, or \"\"."""
     found = re.search("[\ud800-\udfff]", cell) if isinstance(cell, str) else None
     return f"holds half of a surrogate pair, {shown(found[0])}, which is no character" if found else ""
 
 
 def messages_problem(cell: Any) -> str:
-    """What is wrong with a conversation, whoever speaks last; "" where nothing is.
-
-    >>> messages_problem([{"role": "user"}])
-    'has no role and content, both text, in message 1'
-    """
+    """Return what is wrong with a conversation, whoever speaks last, or \"\"."""
     if not isinstance(cell, Sequence) or not all(isinstance(message, Mapping) for message in cell):
         return 'holds no conversation; expected a list of {"role": ..., "content": ...}'
     for number, message in enumerate(cell, start=1):

@@ -30,13 +30,7 @@ Fault = tuple[np.ndarray, str]
 
 
 def cell_problems(faults: Sequence[Fault], names: Sequence[str], place: Callable[[int], str]) -> list[str]:
-    """A line for each cell that is wrong, row by row; one for a column in which many are.
-
-    Args:
-        faults: where they are.
-        names: of the columns.
-        place: row -> where it stands.
-    """
+    """Return a line for each wrong cell, row by row; one for a column in which many are wrong."""
     found: list[tuple[int, str]] = []
     for mask, text in faults:
         for column in np.flatnonzero(mask.any(axis=0)).tolist():
@@ -62,13 +56,7 @@ def endless(values: Array) -> list[Fault]:
 
 
 def far(values: Array, mean: Array, std: Array) -> list[Fault]:
-    """Numbers so far from the training rows that nothing is computed from them in float32, scaled as those are.
-
-    Args:
-        values: (rows, channels) raw.
-        mean: (channels,) of the training rows; 0 where it is not normalised.
-        std: the same; 1 where it is not normalised.
-    """
+    """Return the numbers so far from the training rows that float32 holds nothing of them, scaled as those are."""
     plain = (mean == 0) & (std == 1)
     limit = np.where(plain, FARTHEST_RAW, FARTHEST)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -126,14 +114,7 @@ _SMALLEST, _LOOKED_AT = 1e-30, 10_000
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One series: its rows in order.
-
-    Args:
-        name: how it is called in a problem.
-        values: (rows, channels) float64; NaN where a value is missing.
-        stamps: time of each row, where there are any.
-        where: row -> where it stands ("file.csv:17"); None: the name and the row's number.
-    """
+    """One series: (rows, channels) with NaN where a value is missing, the time of each row, and where a row stands."""
 
     __repr__ = brief
 
@@ -162,24 +143,14 @@ def borders(rows: int, split: Sequence[float], name: str) -> tuple[list[int], li
 
 
 def scales_of(train: Array, normalisation: str) -> tuple[Array, Array]:
-    """(channels,) mean and standard deviation (over n) of the training rows, or 0 and 1.
-
-    >>> [scale.tolist() for scale in scales_of(np.array([[1.0], [3.0]]), "standard")]
-    [[2.0], [1.0]]
-    """
+    """Return (channels,) mean and standard deviation (over n) of the training rows, or 0 and 1."""
     if normalisation == "none" or not len(train):
         return np.zeros(train.shape[1]), np.ones(train.shape[1])
     return train.mean(axis=0), train.std(axis=0)
 
 
 def constants(train: Array, names: Sequence[str], origin: str) -> list[str]:
-    """A line for every channel that does not vary in the training rows, or by less than float32 holds.
-
-    Args:
-        train: (rows, channels).
-        names: of the channels.
-        origin: what the data are called.
-    """
+    """Return a line for every channel that does not vary in the training rows, or by less than float32 holds."""
     found: list[str] = []
     for name, column in zip(names, train.T, strict=True):
         low, high = float(column.min(initial=np.inf)), float(column.max(initial=-np.inf))
@@ -246,11 +217,7 @@ def _unscalable(
 
 
 def built(name: str, pieces: Sequence[Piece], channels: Channels, options: SeriesOptions, layout: Layout) -> SeriesData:
-    """Windows of checked pieces.
-
-    Raises:
-        UserError: gaps, infinities, constant channels, splits that are too short; all at once.
-    """
+    """Return windows of checked pieces; raise UserError for gaps, infinities, constant channels, splits too short."""
     problems: list[str] = []
     parts: list[Array] = []
     segments: dict[str, list[Segment]] = {split: [] for split in SPLITS}

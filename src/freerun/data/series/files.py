@@ -14,7 +14,7 @@ from freerun.data.series.building import Piece, built
 from freerun.data.series.options import Channels, Layout, SeriesOptions, check_layout, columns_by_part
 from freerun.data.series.time_stamps import step_between, uneven
 from freerun.data.series.windows import SeriesData
-from freerun.data.tables import SeriesTable, Stamp, read_table
+from freerun.data.tables import DataTable, Stamp, read_table
 from freerun.errors import UserError, listed
 
 
@@ -48,7 +48,7 @@ def load_series(
     problems = check_layout(layout, options.observed)
     if not files:
         problems.append("no file was given; give at least one CSV or Parquet file")
-    tables: list[SeriesTable] = []
+    tables: list[DataTable] = []
     for file in files:
         try:
             tables.append(read_table(file, options.separator))
@@ -63,7 +63,7 @@ def load_series(
     for table in tables:
         found, wrong = _pieces(table, channels, options)
         pieces += found
-        problems += first_problems(str(table.path), wrong)
+        problems += first_problems(table.origin, wrong)
     problems += _apart(pieces, options)
     # where time stamps are wrong nothing is computed from them: the other problems are still said
     given = replace(options, calendar=()) if problems else options
@@ -80,13 +80,13 @@ def load_series(
     return data
 
 
-def _channels(tables: Sequence[SeriesTable], options: SeriesOptions) -> tuple[Channels, list[str]]:
+def _channels(tables: Sequence[DataTable], options: SeriesOptions) -> tuple[Channels, list[str]]:
     """Columns by part: as the first file has them; the others must have them too."""
     first = tables[0]
-    channels, problems = columns_by_part(first.columns, first.numeric(), options, str(first.path))
+    channels, problems = columns_by_part(first.columns, first.numeric(), options, first.origin)
     needed = [*channels.names, *(name for name in (options.time, options.series) if name)]
     problems += [
-        f"{table.path}: has no column {name!r}, which {first.path} has; there are: {listed(table.columns)}"
+        f"{table.origin}: has no column {name!r}, which {first.origin} has; there are: {listed(table.columns)}"
         for table in tables[1:]
         for name in needed
         if name in first.columns and name not in table.columns
@@ -94,7 +94,7 @@ def _channels(tables: Sequence[SeriesTable], options: SeriesOptions) -> tuple[Ch
     return channels, problems
 
 
-def _pieces(table: SeriesTable, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
+def _pieces(table: DataTable, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
     """The series of a file, and its cells that are no numbers, and its time stamps that are none."""
     problems: list[str] = []
     columns: list[np.ndarray] = []
@@ -108,17 +108,17 @@ def _pieces(table: SeriesTable, channels: Channels, options: SeriesOptions) -> t
     if options.time is not None:
         stamps, unclear = table.stamps(options.time)
         if options.calendar and not unclear and not isinstance(stamps[0], datetime):
-            unclear = [f"{table.path}, column {options.time!r}: holds numbers, and calendar = ... needs dates"]
+            unclear = [f"{table.origin}, column {options.time!r}: holds numbers, and calendar = ... needs dates"]
         problems += unclear
         stamps = None if unclear else stamps
     if options.series is not None:
-        unnamed = [row for row, cell in enumerate(table.cells(options.series)) if cell is None]
+        unnamed = [row for row, cell in enumerate(table.values(options.series)) if cell is None]
         said = f"column {options.series!r}: does not say which series the row belongs to"
         problems += lines_of_column(unnamed, len(values), lambda row: f"{table.place(row)}, {said}")
     return [_piece(table, name, rows, values, stamps) for name, rows in table.groups(options.series)], problems
 
 
-def _piece(table: SeriesTable, name: str, rows: np.ndarray, values: np.ndarray, stamps: list[Stamp] | None) -> Piece:
+def _piece(table: DataTable, name: str, rows: np.ndarray, values: np.ndarray, stamps: list[Stamp] | None) -> Piece:
     own = None if stamps is None else [stamps[row] for row in rows.tolist()]
     return Piece(name, values[rows], own, lambda row: table.place(int(rows[row])))
 

@@ -17,7 +17,7 @@ from freerun.data.files import Array, DataFile, counted, first_problems, lines_o
 from freerun.data.series.building import cell_problems, endless, far
 from freerun.data.series.time_stamps import Step, calendar_columns, uneven
 from freerun.data.series.windows import SeriesCodec
-from freerun.data.tables import SeriesTable, Stamp, read_table
+from freerun.data.tables import DataTable, Stamp, read_table
 from freerun.errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     ahead = len(values) - past
     horizon = (ahead or codec.horizon) if horizon is None else horizon
     if past < codec.past:
-        problems.append(f"{table.path}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
+        problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
     else:
         problems += spaced(table, codec, [np.arange(past - codec.past, len(values))])[1]
     if len(own) > known and ahead < horizon:
         problems.append(
-            f"{table.path}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
+            f"{table.origin}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
             f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
         )
     if not problems:
@@ -75,43 +75,28 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
         block[:, len(own) :] = _calendar(table, codec, past, horizon)
     rows = torch.from_numpy(block)
     future = rows[codec.past :, known:] if codec.covariates else None
-    return codec.past_batch(rows[: codec.past], future, horizon, origin=str(table.path))
+    return codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
 
 
-def own_columns(table: SeriesTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
-    """The columns of a file that a model reads, its calendar's times apart.
-
-    Args:
-        table: the file.
-        codec: of the model.
-        others: columns that have to be there, too.
-
-    Raises:
-        UserError: columns that are not there.
-    """
+def own_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
+    """Return the columns of a file that a model reads, without its calendar's; raise UserError if one is missing."""
     own = codec.channels[: len(codec.channels) - 2 * len(codec.calendar)]
     needed = (*own, *([codec.time] if codec.calendar and codec.time else []), *others)
     if absent := [name for name in needed if name not in table.columns]:
         raise UserError(
-            f"{table.path}: the model was trained with columns that are not there: {listed(absent)}; there are: "
+            f"{table.origin}: the model was trained with columns that are not there: {listed(absent)}; there are: "
             f"{listed(table.columns)}"
         )
     return own
 
 
-def spaced(table: SeriesTable, codec: SeriesCodec, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
-    """Time of each row of a file, where the model knows times, and the rows that are not one step apart, as trained.
-
-    Args:
-        table: the file.
-        codec: of the model; without a time column, or a step (irregular = "ignore"), nothing is asked of the rows.
-        groups: rows of each series.
-    """
+def spaced(table: DataTable, codec: SeriesCodec, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
+    """Return the time of each row, if the model knows times, and the rows that are not one step apart, as trained."""
     if codec.time is None or codec.time not in table.columns or not (codec.step or codec.calendar):
         return [], []
     stamps, wrong = table.stamps(codec.time)
     if not wrong and codec.calendar and not isinstance(stamps[0], datetime):
-        wrong = [f"{table.path}, column {codec.time!r}: the calendar needs dates, not numbers"]
+        wrong = [f"{table.origin}, column {codec.time!r}: the calendar needs dates, not numbers"]
     if not wrong and codec.step is not None:
         step = Step.parse(codec.step)
         wrong = [
@@ -119,14 +104,14 @@ def spaced(table: SeriesTable, codec: SeriesCodec, groups: Sequence[np.ndarray])
             for rows in groups
             for text in uneven([stamps[row] for row in rows.tolist()], step, _place_of(table, rows))
         ]
-    return stamps, first_problems(str(table.path), wrong)
+    return stamps, first_problems(table.origin, wrong)
 
 
-def _place_of(table: SeriesTable, rows: np.ndarray) -> Callable[[int], str]:
+def _place_of(table: DataTable, rows: np.ndarray) -> Callable[[int], str]:
     return lambda row: table.place(int(rows[row]))
 
 
-def _numbers(table: SeriesTable, names: tuple[str, ...]) -> tuple[Array, list[str]]:
+def _numbers(table: DataTable, names: tuple[str, ...]) -> tuple[Array, list[str]]:
     columns: list[Array] = []
     problems: list[str] = []
     for name in names:
@@ -134,41 +119,41 @@ def _numbers(table: SeriesTable, names: tuple[str, ...]) -> tuple[Array, list[st
         numbers[wrong] = 0.0  # said once, as no number, and not again as missing
         columns.append(numbers)
         problems += lines_of_column(wrong, len(numbers), lambda row, name=name: table.no_number(name, row))
-    return np.stack(columns, axis=1), first_problems(str(table.path), problems)
+    return np.stack(columns, axis=1), first_problems(table.origin, problems)
 
 
-def _several(table: SeriesTable, codec: SeriesCodec) -> list[str]:
+def _several(table: DataTable, codec: SeriesCodec) -> list[str]:
     """A model goes on from one series."""
     if codec.series is None or codec.series not in table.columns or len(names := table.groups(codec.series)) < 2:
         return []
-    return [f"{table.path}: holds {len(names)} series, by column {codec.series!r}; give the rows of one"]
+    return [f"{table.origin}: holds {len(names)} series, by column {codec.series!r}; give the rows of one"]
 
 
-def _wrong_cells(table: SeriesTable, codec: SeriesCodec, values: Array, needed: np.ndarray, first: int) -> list[str]:
+def _wrong_cells(table: DataTable, codec: SeriesCodec, values: Array, needed: np.ndarray, first: int) -> list[str]:
     """Cells that are needed and hold no number to compute with, in rows from ``first`` on."""
     mean, std = (np.array(scale[: values.shape[1]]) for scale in (codec.mean, codec.std))
     faults = [(np.isnan(values), "is missing; the model needs it"), *endless(values), *far(values, mean, std)]
     names = codec.channels[: values.shape[1]]
     found = cell_problems([(mask & needed, text) for mask, text in faults], names, lambda row: table.place(first + row))
-    return first_problems(str(table.path), found)
+    return first_problems(table.origin, found)
 
 
-def _calendar(table: SeriesTable, codec: SeriesCodec, past: int, horizon: int) -> Array:
+def _calendar(table: DataTable, codec: SeriesCodec, past: int, horizon: int) -> Array:
     """(past + horizon, calendar columns): of the rows' times, and of times that go on from the last row's."""
     assert codec.time is not None
     stamps, problems = table.stamps(codec.time)
     dated = [stamp for stamp in stamps[past - codec.past : past + horizon] if isinstance(stamp, datetime)]
     if not problems and len(dated) < codec.past:
-        problems = [f"{table.path}, column {codec.time!r}: the calendar needs dates, not numbers"]
+        problems = [f"{table.origin}, column {codec.time!r}: the calendar needs dates, not numbers"]
     if problems:
-        raise UserError(first_problems(str(table.path), problems))
+        raise UserError(first_problems(table.origin, problems))
     if codec.step is None and len(dated) < codec.past + horizon:
-        raise UserError(f"{table.path}: give rows with the times of the {counted(horizon, 'step')} to come")
+        raise UserError(f"{table.origin}: give rows with the times of the {counted(horizon, 'step')} to come")
     while len(dated) < codec.past + horizon and codec.step is not None:
         following = Step.parse(codec.step).after(dated[-1])
         assert isinstance(following, datetime)
         if following == datetime.max:
-            raise UserError(f"{table.path}: the steps to come lie beyond the year 9999")
+            raise UserError(f"{table.origin}: the steps to come lie beyond the year 9999")
         dated.append(following)
     return calendar_columns(codec.calendar, dated)
 
@@ -184,12 +169,7 @@ def guess_separator(path: Path) -> str:
 
 
 def forecast_table(codec: SeriesCodec, said: Tensor) -> list[str]:
-    """Lines of CSV: a header, and for each lead time what the model says.
-
-    Args:
-        codec: of the model.
-        said: (horizon, values) in the units of the data.
-    """
+    """Return lines of CSV: a header, and for each lead time the forecast (horizon, values), in units of the data."""
     rows = [
         ",".join([str(lead), *(f"{value:.7g}" for value in row)]) for lead, row in enumerate(said.tolist(), start=1)
     ]
@@ -199,12 +179,7 @@ def forecast_table(codec: SeriesCodec, said: Tensor) -> list[str]:
 
 
 def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
-    """Every window of a CSV or Parquet file, by the scales of the training data; none lies in two series.
-
-    Raises:
-        UserError: columns that are missing, cells that are no finite numbers, rows that are not one step apart, a file
-            that is shorter than a window.
-    """
+    """Return every window of a file, by the scales of the training data; none lies in two series."""
     import numpy as np
     import torch
 
@@ -218,7 +193,7 @@ def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
 
     table = read_table(file.path, guess_separator(file.path))
     own = own_columns(table, codec, *filter(None, [codec.series]))
-    block = np.zeros((len(table.frame), len(own)))
+    block = np.zeros((len(table), len(own)))
     problems: list[str] = []
     for number, name in enumerate(own):
         block[:, number], strange = table.numbers(name)

@@ -15,17 +15,7 @@ from freerun.errors import UserError, listed, shown
 def columns_by_part(
     columns: Sequence[str], numeric: Collection[str], options: SeriesOptions, origin: str
 ) -> tuple[Channels, list[str]]:
-    """The targets, observed and covariate columns, and what is wrong with their names.
-
-    Args:
-        columns: of the file, in order.
-        numeric: those that hold numbers: the ones taken as targets where none are named.
-        options: who has which part.
-        origin: the file's name.
-
-    >>> columns_by_part(["a", "b"], ["a", "b"], SeriesOptions(covariates=["B"]), "x.csv")[1]
-    ["x.csv: covariates: there is no column 'B'; did you mean 'b'? There are: a, b"]
-    """
+    """Return the target, observed and covariate columns, and what is wrong with their names."""
     parts = {name: tuple(getattr(options, name)) for name in ("targets", "observed", "covariates")}
     special = {name: column for name in ("time", "series") if (column := getattr(options, name)) is not None}
     problems = [
@@ -57,11 +47,7 @@ SPLITS = ("train", "dev", "test")
 
 
 def check_layout(layout: str, observed: Sequence[str] = ()) -> list[str]:
-    """The problems of a layout, if any.
-
-    >>> check_layout("flat")
-    ["layout must be one of past, sequence; got 'flat'"]
-    """
+    """Return the problems of a layout, if any."""
     if layout not in LAYOUTS:
         return [f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}"]
     if layout == "sequence" and observed:

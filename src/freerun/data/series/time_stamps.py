@@ -34,20 +34,12 @@ CALENDAR: dict[str, Callable[[datetime], float]] = {
 
 
 def calendar_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of calendar covariates.
-
-    >>> calendar_names(["hour"])
-    ('hour_sin', 'hour_cos')
-    """
+    """Return the columns of calendar covariates: of each cycle a sine and a cosine."""
     return tuple(f"{name}_{wave}" for name in names for wave in ("sin", "cos"))
 
 
 def calendar_columns(names: Sequence[str], stamps: Sequence[datetime]) -> Array:
-    """(stamps, 2 * names): sine and cosine of each cycle.
-
-    >>> calendar_columns(["hour"], [datetime(2020, 1, 1, 6)]).round(3).tolist()
-    [[1.0, 0.0]]
-    """
+    """Return (stamps, 2 * names): sine and cosine of each cycle."""
     angles = 2 * np.pi * np.array([[CALENDAR[name](stamp) for name in names] for stamp in stamps])
     angles = angles.reshape(len(stamps), len(names))
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(stamps), 2 * len(names))

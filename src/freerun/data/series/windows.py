@@ -198,11 +198,7 @@ class SeriesCodec:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> SeriesCodec:
-        """The codec that ``describe`` told of.
-
-        Raises:
-            UserError: the description is of something else, or incomplete.
-        """
+        """Return the codec of a description; raise UserError if it is of something else or incomplete."""
         names = [field.name for field in fields(cls) if field.name != "series" or "series" in description]
         check_description(description, "series", dict.fromkeys(names, object))
         given: list[Any] = [description[name] for name in names]
@@ -229,13 +225,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows of one series that are in one split.
-
-    Args:
-        begin: first row, counted over all series.
-        end: the row behind the last.
-        floor: the first row that the past of a window may reach back to.
-    """
+    """Rows ``begin`` to ``end`` of one series that are in one split; a window's past reaches back to ``floor``."""
 
     __repr__ = brief
 
@@ -250,11 +240,7 @@ class Segment:
 
 
 def window_starts(segments: Sequence[Segment], past: int, horizon: int, stride: int) -> Tensor:
-    """(windows,) int64: the first row of each window's past.
-
-    >>> window_starts([Segment(10, 16, floor=0)], past=4, horizon=3, stride=1).tolist()
-    [6, 7, 8, 9]
-    """
+    """Return (windows,) int64: the first row of each window's past."""
     starts = [start for segment in segments for start in segment.windows(past, horizon, stride)]
     return torch.tensor(starts, dtype=torch.int64)
 
@@ -376,19 +362,11 @@ class SeriesData:
         return self.codec.batch(self._block("train", indices), self.warmup_loss, rows)
 
     def window_batch(self, split: str, indices: Sequence[int] | Tensor) -> Batch:
-        """Windows of a split to evaluate on: loss on the horizon only.
-
-        Raises:
-            UserError: there is no such split.
-        """
+        """Return windows of a split to evaluate on: loss on the horizon only."""
         return self.codec.batch(self._block(split, indices))
 
     def free(self, split: str) -> Tensor:
-        """(time, values): the longest series of a split, normalised, for long free runs.
-
-        Raises:
-            UserError: there is no such split.
-        """
+        """Return (time, values): the longest series of a split, normalised, for long free runs."""
         longest = max(_of(self.segments, split), key=lambda part: part.end - part.begin)
         return self._table[longest.begin : longest.end, : self.values]
 
@@ -440,14 +418,7 @@ Make = Callable[[list[int]], Batch]
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows to score on.
-
-    Args:
-        count: how many.
-        make: numbers of windows -> their batch, gold in ``targets`` and ``history``.
-        horizon: positions to be said; the last ones of a batch.
-        naive: name -> scores of forecasts without a model, and their errors by lead time.
-    """
+    """Windows to score on: how many, their batch by number, positions to predict, and scores of naive forecasts."""
 
     count: int
     make: Make
