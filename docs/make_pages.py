@@ -18,8 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import freerun as fr
 from freerun.arguments import Range
-from freerun.recipes.model_sections import MODEL_KINDS
-from freerun.recipes.recipe import CompareSettings
+from freerun.recipes.recipe import MODEL_KINDS, CompareSettings
 from freerun.tasks import DATA_KINDS, TASKS
 from freerun.training import TrainSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -207,3 +207,6 @@ class Quantiles(Arguments):
 
 
 HEADS: dict[str, type[Any]] = {"gaussian": Gaussian, "student_t": StudentT, "quantiles": Quantiles}
+
+
+Head = Literal["point", "gaussian", "student_t", "quantiles"]

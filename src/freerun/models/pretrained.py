@@ -19,23 +19,34 @@ _ONE_FILE = "10TB"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Which model, and how it is loaded.
+    """Any encoder-decoder or causal model over text of the library transformers, ``freerun.hf.adapt``.
 
     Args:
-        path: a folder, or a name on the Hugging Face hub.
-        tokenizer: another folder or name for the tokenizer; None: the model's own.
+        path: a folder that ``save_pretrained`` wrote, such as the ``model`` folder of a run, or a name on the hub.
+        tokenizer: another folder or name for the tokenizer (None: the model's own).
         random: fresh weights of the model's configuration instead of those saved.
         dtype: of the weights; "auto" is that in which they were saved.
-        pad: the pad symbol of a tokenizer that has none: "eos", or a symbol that it has.
+        pad: the pad symbol, for a tokenizer that has none: "eos", or another symbol of it.
         chat_template: file of a chat template (Jinja) in place of the tokenizer's own.
     """
 
-    path: str
+    kind: Literal["huggingface"] = "huggingface"
+    path: str = ""
     tokenizer: str | None = None
     random: bool = False
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     pad: str | None = None
     chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise UserError(
+                "`path` is missing: the folder of a model, or its name on the hub"
+                '\n  help: give it with --set model.path=FOLDER, or write path = "FOLDER" under [model]'
+            )
+
+    def __str__(self) -> str:
+        return f"huggingface, {self.path}{', fresh weights' if self.random else ''}"
 
 
 def read_config(path: str) -> Any:
@@ -149,7 +160,7 @@ def saved_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: they cannot be read.
     """
-    given = Pretrained(str(folder), dtype="auto")
+    given = Pretrained(path=str(folder), dtype="auto")
     seen: dict[int, str] = {}
     state: dict[str, Tensor] = read_model(given, read_config(given.path)).state_dict(keep_vars=True)
     return {f"model.{name}": t.detach() for name, t in state.items() if seen.setdefault(id(t), name) == name}

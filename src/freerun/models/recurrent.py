@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from freerun.arguments import COUNT, is_number
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.rnn import CELLS, CellWeights, RecurrentEncoder, cell_step, cell_weights
+from freerun.models.rnn import CELLS, Cell, CellWeights, RecurrentEncoder, cell_step, cell_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,8 @@ class RecurrentSeq2Seq(nn.Module):
         size: int = 256,
         embedding: int | None = None,
         layers: int = 1,
-        cell: str = "lstm",
-        attention: str | None = "luong",
+        cell: Cell = "lstm",
+        attention: Literal["luong"] | None = "luong",
         bidirectional: bool = True,
         dropout: float = 0.0,
         tied: bool = False,

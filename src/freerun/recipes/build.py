@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.errors import UserError, needing
+from freerun.models.pretrained import Pretrained
 from freerun.recipes.methods import build_method
-from freerun.recipes.model_sections import ModelSettings
-from freerun.recipes.recipe import Recipe
+from freerun.recipes.recipe import ModelSettings, Recipe
 from freerun.tasks import DataSettings, task_of, trained_on
 from freerun.tasks.base import RecipeTask
-from freerun.tasks.sections import HuggingFaceSettings
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -49,7 +48,7 @@ def rehearse(recipe: Recipe, model: Module, task: RecipeTask, method: Any) -> No
     from freerun.methods.base import rehearsal
 
     tried: Any = rehearsal
-    if isinstance(recipe.model, HuggingFaceSettings):  # its loss is divided by a count known before the forward
+    if isinstance(recipe.model, Pretrained):  # its loss is divided by a count known before the forward
         with needing("hf", "a model of kind huggingface"):
             from freerun.integrations.hf_runner import rehearse as tried
     lengths = task.lengths
@@ -75,15 +74,12 @@ def build_model(recipe: Recipe, data: Any) -> Module:
     import torch
 
     from freerun.keys import fold
-    from freerun.models import MODELS
 
     torch.manual_seed(fold(recipe.seed, "init"))
-    if isinstance(recipe.model, HuggingFaceSettings):
+    if isinstance(recipe.model, Pretrained):
         return build_pretrained(recipe, data)
     _check_positions(recipe, data)
-    arguments = {each.name: getattr(recipe.model, each.name) for each in fields(recipe.model)}
-    kind = MODELS[arguments.pop("kind")]
-    return kind(*task_of(recipe.data).sizes(data), **arguments)
+    return recipe.model.make(*task_of(recipe.data).sizes(data))
 
 
 def _check_positions(recipe: Recipe, data: Any) -> None:
@@ -99,22 +95,6 @@ def _check_positions(recipe: Recipe, data: Any) -> None:
         )
 
 
-def check_model_arguments(settings: Any) -> None:
-    """Raise the model's own complaints about its arguments, without making any weights."""
-    import torch
-
-    from freerun.models import MODELS
-
-    if isinstance(settings, HuggingFaceSettings):
-        return  # what it is, its own files say
-    arguments = {each.name: getattr(settings, each.name) for each in fields(settings)}
-    kind = MODELS.get(arguments.pop("kind"))
-    if kind is None:
-        raise UserError(f"kind must be one of {', '.join(MODELS)}")
-    with torch.device("meta"):
-        kind(*settings.trial, **arguments)
-
-
 def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
     """The adapted model of a recipe; the data's batches are made by it from then on."""
     from freerun.models.pretrained import model_positions, quiet, read_config, read_model
@@ -122,8 +102,8 @@ def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
 
     with needing("hf", "a model of kind huggingface"):
         from freerun.integrations.hf_adapt import adapt
-    assert isinstance(recipe.model, HuggingFaceSettings)
-    given = recipe.model.pretrained()
+    assert isinstance(recipe.model, Pretrained)
+    given = recipe.model
     config = read_config(given.path)
     needed, words = task_of(recipe.data).positions(data, recipe.evaluate)
     limit = model_positions(config)
@@ -177,7 +157,7 @@ def _check_start(adapted: Any, data: RecordData, path: str) -> None:
     )
 
 
-def within_run(settings: HuggingFaceSettings, folder: Path) -> HuggingFaceSettings:
+def within_run(settings: Pretrained, folder: Path) -> Pretrained:
     """The section that loads a run's own saved model, wherever it was once loaded from."""
     return replace(
         settings, path=str(folder / "model"), tokenizer=None, random=False, dtype="auto", pad=None, chat_template=None
@@ -191,7 +171,7 @@ def load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, Rec
 
     with needing("hf", "a model of kind huggingface"):
         from freerun.integrations.hf_adapt import adapt
-    given = within_run(HuggingFaceSettings(path=str(folder / "model")), folder).pretrained()
+    given = within_run(Pretrained(path="."), folder)
     with quiet():
         model: Module = adapt(read_model(given, read_config(given.path))).eval()
     return model, RecordCodec.from_description(describe, read_tokenizer(given), model)

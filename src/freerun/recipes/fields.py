@@ -27,7 +27,6 @@ def read_section(
     hidden: Collection[str] = (),
     elsewhere: Mapping[str, str] | None = None,
     readers: Mapping[str, Callable[[Any, KeyPath], Any]] | None = None,
-    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """An instance of ``cls`` from the table at ``path``, or None where a value is wrong; every problem is noted.
 
@@ -38,7 +37,6 @@ def read_section(
         hidden: fields a recipe cannot set.
         elsewhere: key -> where it belongs ("in [train]"), for keys of other sections.
         readers: field -> how to read its value where a plain type does not do.
-        check: raises ``UserError`` for what does not go together; of wrong values it sees the defaults.
     """
     table = _table_at(source, path)
     if table is None:
@@ -61,8 +59,6 @@ def read_section(
         else:
             wrong.append(each.name)
     made = construct(source, path, lambda: cls(**values), values, without=wrong)
-    if made is not None and check is not None:
-        construct(source, path, lambda: check(made), values, without=wrong)
     return None if wrong else made
 
 

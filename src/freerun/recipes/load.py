@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.data.files import DataFile
 from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, out_of_memory
+from freerun.models.pretrained import Pretrained
 from freerun.recipes.build import build_data, load_pretrained, within_run
 from freerun.recipes.fields import read_section
 from freerun.recipes.folder import near_runs, saved_recipe
-from freerun.recipes.model_sections import MODEL_KINDS
+from freerun.recipes.recipe import MODEL_KINDS
 from freerun.recipes.source import KeyLines, RecipeSource
 from freerun.tasks import DATA_KINDS, TASKS, DataSettings
 from freerun.tasks.base import TaskKind
-from freerun.tasks.sections import HuggingFaceSettings
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -356,7 +356,7 @@ def _model_settings(run: LoadedRun) -> Any:
     usual = run.kind.models[0]
     kind = section.get("kind", usual) if isinstance(section, dict) else usual
     found = _section(run.folder, run.recipe, "model", MODEL_KINDS[str(kind)])
-    return within_run(found, run.folder) if isinstance(found, HuggingFaceSettings) else found
+    return within_run(found, run.folder) if isinstance(found, Pretrained) else found
 
 
 def _summary(folder: Path) -> dict[str, Any]:

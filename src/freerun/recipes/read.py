@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,7 @@ from freerun.arguments import nearest
 from freerun.errors import DATA, shown, visible
 from freerun.recipes.fields import check_keys, read_section
 from freerun.recipes.methods import read_compare, read_method
-from freerun.recipes.model_sections import MODEL_KINDS
-from freerun.recipes.recipe import CompareSettings, Recipe
+from freerun.recipes.recipe import MODEL_KINDS, CompareSettings, Recipe
 from freerun.recipes.source import RecipeSource
 from freerun.tasks import DATA_KINDS, TASKS, misfit, task_of, trained_on
 from freerun.tasks.base import TargetFacts, TaskKind
@@ -30,7 +29,6 @@ def read_recipe(source: RecipeSource) -> Recipe:
     Raises:
         UserError: with all problems at once.
     """
-    from freerun.recipes.build import check_model_arguments
     from freerun.training import TrainSettings
     from freerun.types import Step
 
@@ -41,7 +39,7 @@ def read_recipe(source: RecipeSource) -> Recipe:
     seed = _seed(source, table.get("seed", 0))
     data = _kind_section(source, "data", DATA_KINDS, elsewhere)
     task = _task(table)
-    model = _kind_section(source, "model", MODEL_KINDS, elsewhere, (task.models[0], check_model_arguments))
+    model = _kind_section(source, "model", MODEL_KINDS, elsewhere, task.models[0])
     _check_fit(source, _model_kind(table))
     train = read_section(source, ("train",), TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
     _check_select(source, task)
@@ -150,14 +148,14 @@ def _kind_section(
     section: str,
     kinds: Mapping[str, type[Any]],
     elsewhere: Mapping[str, str],
-    usual: tuple[str, Callable[[Any], object]] | None = None,
+    usual: str | None = None,
 ) -> Any:
-    """A section whose kind says its class; ``usual`` is the kind where none is named, and what checks the settings."""
+    """A section whose kind says its class; ``usual`` is the kind where none is named."""
     if section not in source.table and usual is None:
         source.add((), f"[{section}] is missing", f'add [{section}] with kind = "{next(iter(kinds))}"')
         return None
     inside = source.table.get(section, {})
-    kind = inside.get("kind", usual and usual[0]) if isinstance(inside, dict) else None
+    kind = inside.get("kind", usual) if isinstance(inside, dict) else None
     if isinstance(inside, dict) and (not isinstance(kind, str) or kind not in kinds):
         near = nearest(kind, kinds) if isinstance(kind, str) else None
         said = "it is missing" if kind is None else f"got {shown(kind)}"
@@ -174,8 +172,7 @@ def _kind_section(
             read_section(source, (section,), kinds[near], elsewhere=_but(section, elsewhere), readers=meant)
         return None
     cls = kinds[kind or next(iter(kinds))]
-    check = None if usual is None else usual[1]
-    return read_section(source, (section,), cls, elsewhere=_but(section, elsewhere), check=check)
+    return read_section(source, (section,), cls, elsewhere=_but(section, elsewhere))
 
 
 def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:

@@ -1,19 +1,24 @@
 """What a recipe can say: one frozen dataclass a section; names, types, ranges and defaults are read from here.
 
-``[data]`` and ``[model]`` are in ``data_sections`` and ``model_sections``, ``[train]`` is
+``[model]`` is made of the keyword arguments of the classes in ``freerun.models.MODELS``, ``[train]`` is
 ``freerun.training.TrainSettings`` and the parameters of a method are the fields of its class in
-``freerun.methods.METHODS``: nothing is said twice.
+``freerun.methods.METHODS``: nothing is written twice.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
-from freerun.arguments import number_field
-from freerun.recipes.model_sections import ModelSettings
+import torch
+from torch.nn import Module
+
+from freerun.arguments import Range, number_field, rule_field
+from freerun.models import MODELS
+from freerun.models.pretrained import Pretrained
 from freerun.tasks import DataSettings
 from freerun.tasks.pairs import PairsEvaluate
 from freerun.tasks.records import RecordsEvaluate
@@ -22,6 +27,84 @@ from freerun.tasks.text import TextEvaluate
 
 if TYPE_CHECKING:
     from freerun.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The keyword arguments of a class of models, and the class; a ``[model]`` section.
+
+    Raises:
+        UserError: what the class says against them.
+    """
+
+    model: ClassVar[type[Any]]
+
+    def __post_init__(self) -> None:
+        positional = [each for each in _arguments(self.model) if each.kind is not each.KEYWORD_ONLY]
+        with torch.device("meta"):  # without making any weights
+            self.make(*[3 for each in positional if each.default is each.empty])
+
+    def make(self, *sizes: int) -> Module:
+        """The untrained model.
+
+        Args:
+            sizes: vocabulary sizes, or numbers of channels.
+        """
+        arguments = {each.name: getattr(self, each.name) for each in fields(self)}
+        del arguments["kind"]
+        return self.model(*sizes, **arguments)
+
+    def __str__(self) -> str:
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        parts = [
+            own["kind"],
+            own.get("cell"),
+            f"{own['layers']} layers, {own['heads']} heads" if "heads" in own else None,
+        ]
+        head = None if own.get("head", "point") == "point" else f"{own['head']} head"
+        return ", ".join(part for part in (*parts, f"size {own['size']}", head) if part)
+
+
+def _arguments(cls: type[Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(cls).parameters.values())
+
+
+_RANGES = {
+    **dict.fromkeys(("size", "embedding", "feed_forward"), Range(1, 10**6, whole=True)),
+    **dict.fromkeys(("heads", "longest"), Range(1, whole=True)),
+    "layers": Range(1, 256, whole=True),
+    "dropout": Range(0, 1, "[)"),
+    "fed_back": Range(0, whole=True),
+}
+"""The numbers that a recipe may give a model: what its class refuses, and sizes that no machine holds."""
+
+
+def _model_section(kind: str, cls: type[Any]) -> type[Any]:
+    hints = get_type_hints(cls.__init__)
+    arguments = [
+        (
+            each.name,
+            hints[each.name],
+            rule_field(_RANGES[each.name], each.default) if each.name in _RANGES else field(default=each.default),
+        )
+        for each in _arguments(cls)
+        if each.kind is each.KEYWORD_ONLY
+    ]
+    doc = f"``freerun.models.{cls.__name__}``: {inspect.getdoc(cls)}"
+    return make_dataclass(
+        f"{cls.__name__}Section",
+        [("kind", str, kind), *arguments],
+        bases=(ModelSection,),
+        frozen=True,
+        namespace={"model": cls, "__doc__": doc, "__module__": __name__},
+    )
+
+
+MODEL_KINDS: dict[str, type[Any]] = {kind: _model_section(kind, cls) for kind, cls in MODELS.items()}
+MODEL_KINDS["huggingface"] = Pretrained
+
+
+ModelSettings = ModelSection | Pretrained
 
 
 @dataclass(frozen=True)

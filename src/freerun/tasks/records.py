@@ -18,6 +18,7 @@ from freerun.data.records import Encoded, Record, RecordCodec, RecordData
 from freerun.errors import UserError, visible
 from freerun.generation import generate
 from freerun.metrics.text import bleu_signature, score_texts
+from freerun.models.pretrained import Pretrained
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, Evaluation
 from freerun.tasks.record_inputs import (
@@ -27,7 +28,7 @@ from freerun.tasks.record_inputs import (
     refuse_shape,
     refuse_without_template,
 )
-from freerun.tasks.sections import PARTS, HuggingFaceSettings, RecordsData
+from freerun.tasks.sections import PARTS, RecordsData
 from freerun.tasks.sequences import batches_by_length, teacher_forced_errors
 from freerun.tasks.text import escaped
 
@@ -229,7 +230,7 @@ class RecordsKind:
 
         return RECORDS
 
-    def load(self, settings: RecordsData, model: HuggingFaceSettings) -> RecordData:
+    def load(self, settings: RecordsData, given: Pretrained) -> RecordData:
         """The records and their ids by the model's tokenizer.
 
         Raises:
@@ -239,7 +240,6 @@ class RecordsKind:
         from freerun.data.records import Limits, RecordCodec, encoded_data, encoded_problems, load_records
         from freerun.models.pretrained import model_positions, read_config, read_tokenizer
 
-        given = model.pretrained()
         config = read_config(given.path)
         tokenizer = read_tokenizer(given)
         check_vocabulary(tokenizer, config, given)

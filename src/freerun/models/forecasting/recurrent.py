@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
+from freerun.distributions import Head
 from freerun.errors import UserError
 from freerun.models.forecasting.inputs import (
     check_history,
@@ -19,7 +20,7 @@ from freerun.models.forecasting.inputs import (
     size_problems,
     the_future,
 )
-from freerun.models.rnn import CELLS, CellWeights, cell_step, cell_weights
+from freerun.models.rnn import CELLS, Cell, CellWeights, cell_step, cell_weights
 
 
 class RecurrentState(NamedTuple):
@@ -229,9 +230,9 @@ class RecurrentForecaster(RecurrentNetwork):
         *,
         size: int = 64,
         layers: int = 1,
-        cell: str = "gru",
+        cell: Cell = "gru",
         residual: bool = False,
-        head: str = "point",
+        head: Head = "point",
         dropout: float = 0.0,
         fed_back: tuple[int, ...] | None = None,
     ) -> None:
@@ -319,9 +320,9 @@ class PlainForecaster(RecurrentNetwork):
         *,
         size: int = 64,
         layers: int = 1,
-        cell: str = "gru",
+        cell: Cell = "gru",
         residual: bool = False,
-        head: str = "point",
+        head: Head = "point",
         dropout: float = 0.0,
         fed_back: tuple[int, ...] | None = None,
     ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
+from freerun.distributions import Head
 from freerun.errors import UserError
 from freerun.models.forecasting.inputs import check_history, covariates_of, numbers_a_value, size_problems
 from freerun.models.transformer.cache import Cache, Reading
@@ -74,7 +75,7 @@ class TransformerForecaster(CausalTransformer):
         heads: int = 4,
         feed_forward: int | None = None,
         residual: bool = False,
-        head: str = "point",
+        head: Head = "point",
         dropout: float = 0.0,
         longest: int = 1024,
     ) -> None:

@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.models.transformer.cache import Absent, Cache, Reading, reading
-from freerun.models.transformer.layers import Block, Memory, Shape, Turn, initialise, make_norm, turns
+from freerun.models.transformer.layers import (
+    Activation,
+    Block,
+    Memory,
+    Norm,
+    PositionKind,
+    Shape,
+    Turn,
+    initialise,
+    make_norm,
+    turns,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,9 +286,9 @@ class TransformerLM(CausalTransformer):
         layers: int = 4,
         heads: int = 4,
         feed_forward: int | None = None,
-        positions: str = "rope",
-        activation: str = "swiglu",
-        norm: str = "rms",
+        positions: PositionKind = "rope",
+        activation: Activation = "swiglu",
+        norm: Norm = "rms",
         bias: bool = False,
         dropout: float = 0.0,
         tied: bool = True,
@@ -374,9 +385,9 @@ class TransformerSeq2Seq(CausalTransformer):
         layers: int = 4,
         heads: int = 4,
         feed_forward: int | None = None,
-        positions: str = "rope",
-        activation: str = "swiglu",
-        norm: str = "rms",
+        positions: PositionKind = "rope",
+        activation: Activation = "swiglu",
+        norm: Norm = "rms",
         bias: bool = False,
         dropout: float = 0.0,
         tied: bool = True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,12 @@ from freerun.arguments import COUNT, is_number
 from freerun.errors import UserError
 from freerun.models.transformer.cache import Layer, Reading
 
-_ALLOWED = {"positions": ("rope", "learned"), "activation": ("swiglu", "gelu", "relu"), "norm": ("rms", "layer")}
+PositionKind = Literal["rope", "learned"]
+Activation = Literal["swiglu", "gelu", "relu"]
+Norm = Literal["rms", "layer"]
+
+
+_ALLOWED = {"positions": get_args(PositionKind), "activation": get_args(Activation), "norm": get_args(Norm)}
 
 
 @dataclass(frozen=True)
