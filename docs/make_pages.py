@@ -229,9 +229,9 @@ def recipes() -> str:
 
 def _selectable(task: str) -> tuple[str, str, str]:
     kind, shown = TASKS[task], []
-    for name in kind.selectable:
+    for name in kind.reported().selectable:
         side, _, score = name.rpartition("teacher_forced_")
-        measure = kind.reported().measure(f"{'teacher_forced' if side or name != score else 'free_running'}.{score}")
+        measure = kind.reported().metric(f"{'teacher_forced' if side or name != score else 'free_running'}.{score}")
         mark = "*" if measure.fixed else "**" if measure.name == kind.reported().primary.name else ""
         shown.append(f"{mark}`{name}`{mark}")
     return task, f"`{kind.select}`", ", ".join(shown)

@@ -122,8 +122,8 @@ def test_objective_and_select_are_refused_together(tmp_path):
         "  help: did you mean cross_entropy?",
         "--set train.lr=0: lr must be above 0 and finite; got 0.0",
         "--set train.select=pre: `select` must be one of per, wer, sequence_accuracy (free-running), "
-        "teacher_forced_loss, teacher_forced_token_accuracy, teacher_forced_sequence_accuracy, teacher_forced_per, "
-        "teacher_forced_wer; got 'pre'\n  help: did you mean per?",
+        "teacher_forced_per, teacher_forced_wer, teacher_forced_sequence_accuracy, teacher_forced_loss, "
+        "teacher_forced_token_accuracy; got 'pre'\n  help: did you mean per?",
     ]
     (mse,) = problems(tmp_path, TINY, ["method.objective=mse"])
     assert "`objective` mse is for values; the data of a recipe are symbols\n  help: use auto or cross_entropy" in mse

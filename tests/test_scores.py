@@ -142,13 +142,13 @@ SETTLED = {
 @pytest.mark.parametrize("task", TASKS)
 def test_no_verdict_is_about_a_score_that_exposure_bias_cannot_move(task):
     reported = TASKS[task].reported()
-    declared = {each.name for each in reported.measures}
-    free = {name for name in TASKS[task].selectable if not name.startswith("teacher_forced_")}
+    declared = {each.name for each in reported.metrics}
+    free = {name for name in TASKS[task].reported().selectable if not name.startswith("teacher_forced_")}
     assert {f"free_running.{name}" for name in free} <= declared
-    assert {name for name in free if reported.measure(f"free_running.{name}").fixed} == SETTLED[task]
+    assert {name for name in free if reported.metric(f"free_running.{name}").fixed} == SETTLED[task]
     assert reported.primary.side == "free_running"
     assert not reported.primary.fixed
-    assert all(reported.measure(f"teacher_forced.{name}").fixed for name in ("loss", "nrmse", "per"))
+    assert all(reported.metric(f"teacher_forced.{name}").fixed for name in ("loss", "nrmse", "per"))
 
 
 def test_what_is_declared_settled_counts_right_outputs_alone():

@@ -8,7 +8,7 @@ from scipy import stats
 
 from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resample_counts, word
 from freerun.errors import UserError
-from freerun.metrics.table import bleu
+from freerun.metrics.text import bleu
 
 
 def test_numbers_without_words_get_students_interval():

@@ -16,8 +16,7 @@ from freerun.compare.run import compare
 from freerun.data import ParallelOptions, load_pairs
 from freerun.errors import UserError
 from freerun.generation import generate
-from freerun.metrics.table import bleu
-from freerun.metrics.text import bleu_signature, score_translations
+from freerun.metrics.text import bleu, bleu_signature, score_translations
 from freerun.models import RecurrentSeq2Seq, TransformerSeq2Seq
 from freerun.recipes import load_recipe
 from freerun.recipes.load import load_run

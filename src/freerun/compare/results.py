@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from freerun.compare.plan import PlannedRun
 from freerun.compare.statistics import Estimate, ItemScore, Median, Pooled, Ratio, estimate, holm, resample_counts, word
 from freerun.compare.verdict import task_report
 from freerun.errors import CheckpointError, UserError
-from freerun.metrics.table import Metric, TaskReport
+from freerun.metrics.table import GAPS, Metric, TaskReport
 from freerun.training.files import replace_file
 from freerun.training.json_shapes import expect, read_json, versioned
 
@@ -147,7 +148,7 @@ def _arms(
         chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
         chosen.sort(key=lambda pair: pair[0].seed)
         scores: dict[str, ItemScore | list[float]] = dict(_scalars([record for _, record in chosen]))
-        for measure in reported.measures:
+        for measure in reported.metrics:
             found = _over_words(measure, [words[run.name] for run, _ in chosen])
             scores |= {} if found is None else {measure.name: found}
         arms.append(_ArmScores(label, str(chosen[0][1]["method"]), chosen[0][0].arm.reference, scores))
@@ -193,8 +194,9 @@ def _flat(record: Mapping[str, Any]) -> dict[str, float]:
             if isinstance(value, int | float) and np.isfinite(value):
                 numbers[f"{kind}.{name}"] = float(value)
     # of WER there is no gap: told(...) says why
-    if {"free_running.per", "teacher_forced.per"} <= set(numbers):
-        numbers["gap.per"] = numbers["free_running.per"] - numbers["teacher_forced.per"]
+    for name in GAPS:
+        if {f"free_running.{name}", f"teacher_forced.{name}"} <= set(numbers):
+            numbers[f"gap.{name}"] = numbers[f"free_running.{name}"] - numbers[f"teacher_forced.{name}"]
     for name in ("seconds", "cpu_seconds", "decoder_passes", "updates"):
         if isinstance(record[name], int | float):
             numbers[name] = float(record[name])
@@ -206,7 +208,7 @@ def _summary(arm: _ArmScores, counts: Counts, reported: TaskReport) -> list[dict
     for metric, score in arm.scores.items():
         found = estimate(score, None, counts)
         seeds = len(score.values) if isinstance(score, ItemScore) else len(score)
-        measure = reported.measure(metric)
+        measure = reported.metric(metric)
         lines.append(
             {
                 "method": arm.label,
@@ -224,8 +226,7 @@ def _within(end: float | None, measure: Metric) -> float | None:
     """The end of an interval, no further than a score can go."""
     if end is None or measure.side == "gap":
         return end
-    most = 100.0 if measure.score.endswith(("accuracy", "wer")) else measure.most
-    return max(end, 0.0) if most is None else min(max(end, 0.0), most)
+    return min(max(end, 0.0), math.inf if measure.most is None else measure.most)
 
 
 def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: TaskReport) -> list[dict[str, Any]]:
@@ -237,12 +238,12 @@ def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: TaskRepor
     pairs = [(arm, base) for arm in arms if arm is not base and not {(arm, base), (base, arm)} & set(controls)]
     pairs += controls
     lines: list[dict[str, Any]] = []
-    for metric in reported.compared:
+    for metric in (each.name for each in reported.compared):
         present = [(a, b) for a, b in pairs if metric in a.scores and metric in b.scores]
         found = [estimate(a.scores[metric], b.scores[metric], counts) for a, b in present]
         adjusted = holm([one.p_value for one in found])
         for (arm, against), one, p_value in zip(present, found, adjusted, strict=True):
-            lines.append(_comparison(arm, against, reported.measure(metric), one, p_value))
+            lines.append(_comparison(arm, against, reported.metric(metric), one, p_value))
     return lines
 
 

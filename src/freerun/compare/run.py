@@ -444,7 +444,7 @@ def _reap(work: _Work, display: Display) -> None:
 def _result(work: _Work, run: PlannedRun) -> str:
     found = runs_module.summary(work.folder(run)) or {}
     shown: list[str] = []
-    for measure in map(work.reported.measure, work.reported.compared[:2]):
+    for measure in work.reported.compared[:2]:
         value = found.get("test", {}).get(measure.side, {}).get(measure.score)
         shown += [] if value is None else [f"{measure.title} {measure.shown(value)}"]
     return f": test {', '.join(shown)}, {found.get('seconds', 0):.0f} s" if shown else ""

@@ -157,7 +157,7 @@ class Follower:
         if event["event"] == "update":
             self.updates = event.get("step", -1) + 1
         elif event["event"] == "evaluate" and event.get("split") == "dev":
-            for measure in map(self.reported.measure, self.reported.compared):
+            for measure in self.reported.compared:
                 value = event.get(measure.side, {}).get(measure.score)
                 if value is not None:
                     name = measure.heading.removesuffix(" %")

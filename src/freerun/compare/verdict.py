@@ -26,8 +26,7 @@ def task_report(recipe: Mapping[str, Any]) -> TaskReport:
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Metric, heading and decimals of each column."""
     reported = task_report(results["recipe"])
-    named = [reported.measure(name) for name in reported.columns]
-    return [*((each.name, each.heading, each.decimals) for each in named), ("seconds", "seconds", 0)]
+    return [*((each.name, each.heading, each.decimals) for each in reported.columns), ("seconds", "seconds", 0)]
 
 
 def cell(entry: Mapping[str, Any] | None, decimals: int, *, interval: bool = True) -> str:
@@ -85,12 +84,13 @@ def _framed(results: Mapping[str, Any]) -> Table:
 
     seeds = len({run["seed"] for run in results["runs"]})
     reported = task_report(results["recipe"])
-    words = f", {results['test_words']:,} {reported.items}" if results["test_words"] else ""
+    words = f", {results['test_words']:,} {reported.test_noun}" if results["test_words"] else ""
     side = "free-running " if reported.primary.side == "free_running" else ""
-    gap = "; free-running gap: free-running minus teacher-forced PER" if "gap.per" in reported.columns else ""
+    gaps = (each.title.rpartition(" ")[2] for each in reported.columns if each.side == "gap")
+    gap = "".join(f"; free-running gap: free-running minus teacher-forced {name}" for name in gaps)
     return Table(
         title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
-        caption=f"\\[low, high]: {interval_name(results)}{gap}",
+        caption=f"\\[low, high]: {interval_name(results)}{''.join(gaps)}",
         title_justify="left",
         caption_justify="left",
     )
@@ -151,7 +151,7 @@ def interval_name(results: Mapping[str, Any]) -> str:
     """What an interval is called: with one seed it says nothing of others."""
     if len({run["seed"] for run in results["runs"]}) > 1:
         return "95 % interval"
-    return f"95 % interval over {task_report(results['recipe']).others} alone"
+    return f"95 % interval over {task_report(results['recipe']).item_noun} alone"
 
 
 def shown_verdict(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
@@ -163,7 +163,7 @@ def primary(results: Mapping[str, Any]) -> str | None:
     """The score that the verdict is about: the first one compared that exposure bias can move."""
     reported = task_report(results["recipe"])
     found = (line["metric"] for line in results["comparisons"])
-    return next((metric for metric in found if not reported.measure(metric).fixed), None)
+    return next((metric for metric in found if not reported.metric(metric).fixed), None)
 
 
 def sentence(results: Mapping[str, Any]) -> str:
@@ -174,7 +174,7 @@ def sentence(results: Mapping[str, Any]) -> str:
     if metric is None:
         none = "no score that exposure bias can move is there for two arms, so there is no verdict"
         return "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
-    measure = task_report(results["recipe"]).measure(metric)
+    measure = task_report(results["recipe"]).metric(metric)
     lines = [line for line in results["comparisons"] if line["metric"] == metric]
     noises = {line["baseline"] for line in lines if line["control"]}
     parts: list[str] = []
@@ -190,7 +190,7 @@ def sentence(results: Mapping[str, Any]) -> str:
             parts.extend(_against_noise(other, measure) for other in same[1:])
     if one:
         parts[:1] = [
-            f"1 seed: no verdict. On these {task_report(results['recipe']).items} {part}" for part in parts[:1]
+            f"1 seed: no verdict. On these {task_report(results['recipe']).test_noun} {part}" for part in parts[:1]
         ]
         parts.append("another seed may reverse it")
     return "; ".join([*_diverged(results), *parts, *_beaten(results, measure)]) + f" ({_basis(results)})."
@@ -271,7 +271,7 @@ def _difference(line: Mapping[str, Any], measure: Metric) -> str:
 def _basis(results: Mapping[str, Any]) -> str:
     seeds = len({run["seed"] for run in results["runs"]})
     words, reported = results["test_words"], task_report(results["recipe"])
-    counted = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f", {words:,} {reported.items}" if words else "")
+    counted = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f", {words:,} {reported.test_noun}" if words else "")
     if 1 < seeds < FEW_SEEDS:
         return f"{counted}; fewer than {FEW_SEEDS} seeds: a hint, not a result"
     return counted

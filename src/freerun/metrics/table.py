@@ -1,13 +1,13 @@
-"""What is told of a comparison of models of text: language, translation, records."""
+"""Every score of a task once: its name, unit, direction, range, how it is averaged, and where it is shown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import numpy as np
+from freerun.metrics.text import bleu
 
 Array = Any
 
@@ -21,10 +21,10 @@ class ItemReduction:
 
     Args:
         part: key of the items.
-        whole: key of what it is counted against; None: each item counts one.
+        whole: key of the denominator; None: each item counts one.
         scale: 100 for percent.
         pooled: (..., numbers) sums -> (...) scores.
-        median: whether it is the median of the parts; a part that is null is infinite then.
+        median: True for the median of the parts; a part that is null is infinite then.
     """
 
     part: str
@@ -36,20 +36,24 @@ class ItemReduction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score, and how it is called.
+    """A score of a task: the one place for all that is known of it.
 
     Args:
         name: ``side.score``, or ``gap.score`` for free-running minus teacher-forced.
         title: in sentences.
         heading: of a column.
-        axis: of its curve on dev; curves of one axis are drawn on one scale. "" where none is drawn.
-        decimals: shown.
+        axis: of its curve on dev; curves of one axis share a scale. "" where none is drawn.
+        role: "listed" with a run's scores; "column" of a comparison's table; "compared" as well, with a verdict;
+            "drawn": its differences as a figure, too.
+        decimals: displayed.
         unit: of a difference.
         sign: behind a value.
-        most: the highest value there can be.
-        zero: whether its curve is drawn from zero on.
+        higher: True if more of it is better.
+        select: True if ``train.select`` may name it: more, or less, of it is always better.
+        most: the highest value there can be; the lowest is 0.
+        zero: True if its curve is drawn from zero on.
         items: how it comes from test items; None: it varies over seeds alone.
-        settled: whether the teacher-forced choices settle it under greedy decoding: it counts outputs that are
+        settled: True if the teacher-forced choices settle it under greedy decoding: it counts outputs that are
             entirely right, and nothing else of the others.
     """
 
@@ -57,9 +61,12 @@ class Metric:
     title: str
     heading: str
     axis: str = ""
+    role: Literal["listed", "column", "compared", "drawn"] = "listed"
     decimals: int = 2
     unit: str = "points"
     sign: str = " %"
+    higher: bool = False
+    select: bool = True
     most: float | None = None
     zero: bool = True
     items: ItemReduction | None = None
@@ -74,11 +81,6 @@ class Metric:
     def score(self) -> str:
         """The name without the side."""
         return self.name.partition(".")[2]
-
-    @property
-    def higher(self) -> bool:
-        """Whether more of it is better."""
-        return higher_is_better(self.score)
 
     @property
     def fixed(self) -> str:
@@ -107,34 +109,52 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What is compared in a task, and told of it.
+    """The scores of a task, and its words.
 
     Args:
-        examples: what is trained on.
-        items: what is tested on.
-        others: the same in short, for "other words".
-        measures: all that are named below.
-        compared: names; the verdict is about the first that exposure bias can move.
-        columns: names of the table's columns.
-        curves: names of the scores drawn over training.
-        differences: names of those whose differences are drawn.
+        training_noun: what is trained on.
+        test_noun: what is tested on.
+        item_noun: the same in short, for "other words".
+        metrics: in the order of tables; the verdict is about the first one compared that exposure bias can move.
         notes: what the numbers mean, in sentences.
-        references: what stands below the arms: the data's own scores; what each goes by, and the prefix of its scores'
-            names.
+        references: rows below the arms: the data's own scores; the row's name, and the prefix of its scores' names.
         baselines: the same of forecasts without a trained model, which an arm should beat.
     """
 
-    examples: str
-    items: str
-    others: str
-    measures: tuple[Metric, ...]
-    compared: tuple[str, ...]
-    columns: tuple[str, ...]
-    curves: tuple[str, ...]
-    differences: tuple[str, ...]
+    training_noun: str
+    test_noun: str
+    item_noun: str
+    metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
     references: tuple[tuple[str, str], ...] = ()
     baselines: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """The columns of a comparison's table."""
+        return tuple(each for each in self.metrics if each.role != "listed")
+
+    @property
+    def compared(self) -> tuple[Metric, ...]:
+        """What gets a verdict."""
+        return tuple(each for each in self.columns if each.role != "column")
+
+    @property
+    def curves(self) -> tuple[Metric, ...]:
+        """What is drawn over training."""
+        return tuple(each for each in self.metrics if each.axis)
+
+    @property
+    def differences(self) -> tuple[Metric, ...]:
+        """What differences are drawn of."""
+        return tuple(each for each in self.metrics if each.role == "drawn")
+
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """What ``train.select`` may name: free-running scores bare, then teacher-forced ones in full."""
+        chosen = [each for each in self.metrics if each.select]
+        free = [each.score for each in chosen if each.side == "free_running"]
+        return (*free, *(f"teacher_forced_{each.score}" for each in chosen if each.side == "teacher_forced"))
 
     @property
     def beside(self) -> tuple[tuple[str, str], ...]:
@@ -143,45 +163,65 @@ class TaskReport:
 
     @property
     def primary(self) -> Metric:
-        """The measure that the verdict is about."""
-        return next(each for each in map(self.measure, self.compared) if not each.fixed)
+        """The score that the verdict is about."""
+        return next(each for each in self.compared if not each.fixed)
 
-    def measure(self, name: str) -> Metric:
-        """A measure by name; one that is not declared goes by its name."""
-        found = next((each for each in self.measures if each.name == name), None)
+    def metric(self, name: str) -> Metric:
+        """A score by its full name; one that is not declared goes by that name."""
+        found = next((each for each in self.metrics if each.name == name), None)
         return found or Metric(name, name, name, sign="", unit="")
 
 
 _LOSS = Metric(
-    "teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per symbol, dev", 4, "nats", ""
+    "teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", role="compared", decimals=4, unit="nats",
+    sign="",
+)  # fmt: skip
+_TOKEN_ACCURACY = Metric(
+    "teacher_forced.token_accuracy", "teacher-forced token accuracy", "teacher-forced accuracy %", higher=True,
+    most=100.0,
+)  # fmt: skip
+_WER = Metric(
+    "free_running.wer", "free-running WER", "WER %", "WER on dev, %", "drawn", most=100.0,
+    items=ItemReduction("wrong"), settled=True,
+)  # fmt: skip
+_BLEU = Metric(
+    "free_running.bleu", "free-running BLEU", "BLEU", role="compared", sign="", higher=True, most=100.0,
+    items=ItemReduction("bleu", pooled=bleu),
+)  # fmt: skip
+_CHRF = Metric(
+    "free_running.chrf", "free-running chrF", "chrF", "chrF on dev", "compared", sign="", higher=True, most=100.0
 )
-
+# neither more nor less of it is better
+_LENGTH_RATIO = Metric(
+    "free_running.length_ratio", "free-running length ratio", "length ratio", decimals=4, unit="", sign="",
+    select=False,
+)  # fmt: skip
 
 PAIRS = TaskReport(
-    examples="training pairs",
-    items="test words",
-    others="words",
-    measures=(
+    training_noun="training pairs",
+    test_noun="test words",
+    item_noun="words",
+    metrics=(
         Metric(
-            "free_running.per", "free-running PER", "PER %", "PER on dev, %", items=ItemReduction("errors", "length")
-        ),
-        Metric(
-            "free_running.wer", "free-running WER", "WER %", "WER on dev, %", most=100.0, items=ItemReduction("wrong"),
-            settled=True,
-        ),
-        Metric(
-            "free_running.sequence_accuracy", "free-running share of right words", "right words %", most=100.0,
-            settled=True,
+            "free_running.per", "free-running PER", "PER %", "PER on dev, %", "drawn",
+            items=ItemReduction("errors", "length"),
         ),
         Metric("teacher_forced.per", "teacher-forced PER", "teacher-forced PER %", "PER on dev, %"),
-        _LOSS,
-        Metric("gap.per", "free-running gap in PER", "free-running gap"),
+        _WER,
+        replace(_WER, name="teacher_forced.wer", title="teacher-forced WER", axis="", role="listed", items=None),
+        Metric(
+            "free_running.sequence_accuracy", "free-running share of right words", "right words %", higher=True,
+            most=100.0, settled=True,
+        ),
+        Metric(
+            "teacher_forced.sequence_accuracy", "teacher-forced share of right words", "right words %", higher=True,
+            most=100.0,
+        ),
+        replace(_LOSS, axis="nats per symbol, dev"),
+        _TOKEN_ACCURACY,
+        # not the gap of WER: it is 0
+        Metric("gap.per", "free-running gap in PER", "free-running gap", role="compared", select=False),
     ),
-    # not the gap of WER: it is 0
-    compared=("free_running.per", "free_running.wer", "teacher_forced.loss", "gap.per"),
-    columns=("free_running.per", "free_running.wer", "teacher_forced.loss", "gap.per"),
-    curves=("free_running.per", "teacher_forced.per", "free_running.wer", "teacher_forced.loss"),
-    differences=("free_running.per", "free_running.wer"),
     notes=(
         "Free-running: the model goes on from its own output, as in use. Teacher-forced: its history is gold. PER: "
         "edit errors against the nearest reference, by its symbols; teacher-forced PER counts wrong choices, as "
@@ -193,45 +233,43 @@ PAIRS = TaskReport(
     ),
 )  # fmt: skip
 
-
-_OF_STD = "of a standard deviation"
-
+_NRMSE = Metric(
+    "free_running.nrmse", "free-running NRMSE", "NRMSE", "NRMSE on dev", "drawn", 4, "of a standard deviation", "",
+    items=ItemReduction("nrmse", median=True),
+)  # fmt: skip
 
 SERIES = TaskReport(
-    examples="training windows",
-    items="test windows",
-    others="windows",
-    measures=(
-        Metric(
-            "free_running.nrmse", "free-running NRMSE", "NRMSE", "NRMSE on dev", 4, _OF_STD, "",
-            items=ItemReduction("nrmse", median=True),
+    training_noun="training windows",
+    test_noun="test windows",
+    item_noun="windows",
+    metrics=(
+        _NRMSE,
+        replace(
+            _NRMSE, name="free_running.nrmse_last_tenth", title="free-running NRMSE of the last tenth",
+            heading="NRMSE, last tenth", axis="", role="listed", items=None,
         ),
-        Metric("free_running.nrmse_last_tenth", "free-running NRMSE of the last tenth", "NRMSE, last tenth",
-                "NRMSE on dev", 4, _OF_STD, ""),
-        Metric("free_running.mse", "free-running mean squared error", "MSE", "squared error on dev", 4, "", "",
-                items=ItemReduction("squared", "length", 1.0)),
-        Metric("free_running.mae", "free-running mean absolute error", "MAE", "absolute error on dev", 4, "", "",
-                items=ItemReduction("absolute", "length", 1.0)),
         Metric(
-            "free_running.valid_time", "valid time", "valid time", "steps on dev", 1, "steps", " steps",
+            "free_running.mse", "free-running mean squared error", "MSE", "squared error on dev", "compared", 4, "", "",
+            items=ItemReduction("squared", "length", 1.0),
         ),
-        Metric("free_running.diverged", "share of diverged windows", "diverged %", "diverged on dev, %", 1,
-                most=100.0),
         Metric(
-            "teacher_forced.nrmse", "teacher-forced one-step NRMSE", "one-step NRMSE", "NRMSE on dev", 4, _OF_STD, "",
+            "free_running.mae", "free-running mean absolute error", "MAE", "", "compared", 4, "", "",
+            items=ItemReduction("absolute", "length", 1.0),
+        ),
+        Metric("free_running.valid_time", "valid time", "valid time", "", "column", 1, "steps", " steps", higher=True),
+        Metric(
+            "free_running.diverged", "share of diverged windows", "diverged %", "diverged on dev, %", "column", 1,
+            select=False, most=100.0,
+        ),
+        replace(
+            _NRMSE, name="teacher_forced.nrmse", title="teacher-forced one-step NRMSE", heading="one-step NRMSE",
             items=ItemReduction("one_step_nrmse", median=True),
         ),
+        replace(_LOSS, role="listed", unit=""),
     ),
-    compared=("free_running.nrmse", "free_running.mse", "free_running.mae", "teacher_forced.nrmse"),
-    columns=(
-        "free_running.nrmse", "free_running.mse", "free_running.mae", "free_running.valid_time",
-        "free_running.diverged", "teacher_forced.nrmse",
-    ),
-    curves=("free_running.nrmse", "teacher_forced.nrmse", "free_running.mse", "free_running.diverged"),
-    differences=("free_running.nrmse", "teacher_forced.nrmse"),
     notes=(
         "Free-running: the model goes on from its own forecasts over the whole horizon, as in use. Teacher-forced: it "
-        "is told the true value before each step. All errors are in standard deviations of the training part. NRMSE: "
+        "reads the true value before each step. All errors are in standard deviations of the training part. NRMSE: "
         "the root mean squared error of a window over its horizon, median over windows; of the mean of the training "
         "part it is about 1. MSE and MAE: means over windows. Valid time: steps until the error first passes "
         "the threshold of the recipe, median over windows.",
@@ -244,39 +282,32 @@ SERIES = TaskReport(
     ),
 )  # fmt: skip
 
-
-_TEXT = (
-    "free_running.trigram_divergence", "teacher_forced.bits_per_character", "free_running.novel_words",
-    "free_running.repetition",
-)  # fmt: skip
-
-
 TEXT = TaskReport(
-    examples="training windows",
-    items="blocks of test text",
-    others="blocks",
-    measures=(
+    training_noun="training windows",
+    test_noun="blocks of test text",
+    item_noun="blocks",
+    # no verdict on novel words and repetition: less is better only down to the text's own share, which stands beside
+    metrics=(
         Metric(
-            _TEXT[0], "free-running trigram divergence", "trigram divergence", "trigram divergence on dev, bits", 4,
-            "bits", "", most=1.0,
+            "free_running.trigram_divergence", "free-running trigram divergence", "trigram divergence",
+            "trigram divergence on dev, bits", "drawn", 4, "bits", "", most=1.0,
         ),
         Metric(
-            _TEXT[1], "teacher-forced bits per character", "bits per character", "bits per character, dev", 4, "bits",
-            "", zero=False, items=ItemReduction("errors", "length", float(1 / np.log(2))),
+            "teacher_forced.bits_per_character", "teacher-forced bits per character", "bits per character",
+            "bits per character, dev", "drawn", 4, "bits", "", zero=False,
+            items=ItemReduction("errors", "length", 1 / math.log(2)),
         ),
         Metric(
-            _TEXT[2], "free-running share of words never seen in training", "novel words %", "novel words on dev, %",
-            most=100.0, items=ItemReduction("novel", "words"),
+            "free_running.novel_words", "free-running share of words never seen in training", "novel words %",
+            "novel words on dev, %", "column", select=False, most=100.0, items=ItemReduction("novel", "words"),
         ),
         Metric(
-            _TEXT[3], "free-running repetition", "repetition %", "repetition on dev, %", most=100.0
+            "free_running.repetition", "free-running repetition", "repetition %", "repetition on dev, %", "column",
+            select=False, most=100.0,
         ),
+        replace(_LOSS, role="listed"),
+        _TOKEN_ACCURACY,
     ),
-    # not novel words, not repetition: less is better only down to the text's own share, which stands beside them
-    compared=_TEXT[:2],
-    columns=_TEXT,
-    curves=_TEXT,
-    differences=_TEXT[:2],
     notes=(
         "Free-running: the model goes on from what stands before each block by itself. Trigram divergence: "
         "Jensen-Shannon divergence, in bits, between the strings of three characters that it outputs and those of the "
@@ -292,93 +323,50 @@ TEXT = TaskReport(
     references=(("the text itself", "text_"),),
 )  # fmt: skip
 
-
-def bleu(sums: Array) -> Array:
-    """Corpus BLEU from summed statistics, as sacreBLEU computes it (exponential smoothing), in percent.
-
-    ``100 * min(1, exp(1 - r/c)) * (p_1 p_2 p_3 p_4)^(1/4)``; a p_n without a match counts ``1 / (2^k total_n)``, k
-    the number of such n so far.
-
-    Args:
-        sums: (..., 10): system length c, reference length r, matches and totals of n = 1..4, sacreBLEU's order.
-
-    >>> round(float(bleu(np.array([4.0, 4, 4, 3, 2, 1, 4, 3, 2, 1]))), 6)
-    100.0
-    """
-    sums = np.asarray(sums, dtype=np.float64)
-    said, wanted, matches, totals = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
-    none = matches == 0
-    halvings = 2.0 ** np.cumsum(none, -1)
-    safe = np.maximum(totals, 1.0)
-    precisions = np.where(none, 1.0 / (halvings * safe), matches / safe)
-    penalty = np.exp(np.minimum(0.0, 1.0 - wanted / np.maximum(said, 1.0)))
-    found = 100.0 * penalty * np.exp(np.log(precisions).mean(-1))
-    return np.where((totals > 0).all(-1) & (matches > 0).any(-1), found, 0.0)
-
-
 PARALLEL = TaskReport(
-    examples="training pairs",
-    items="test sentences",
-    others="sentences",
-    measures=(
-        Metric(
-            "free_running.bleu", "free-running BLEU", "BLEU", "BLEU on dev", sign="", most=100.0,
-            items=ItemReduction("bleu", pooled=bleu),
-        ),
-        Metric("free_running.chrf", "free-running chrF", "chrF", "chrF on dev", sign="", most=100.0),
-        Metric("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per subword, dev", 4,
-                "nats", ""),
-        Metric("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %",
-                "accuracy on dev, %", most=100.0),
+    training_noun="training pairs",
+    test_noun="test sentences",
+    item_noun="sentences",
+    metrics=(
+        replace(_BLEU, axis="BLEU on dev", role="drawn"),
+        _CHRF,
+        replace(_LOSS, axis="nats per subword, dev"),
+        replace(_TOKEN_ACCURACY, axis="accuracy on dev, %", role="column"),
+        _LENGTH_RATIO,
     ),
-    compared=("free_running.bleu", "free_running.chrf", "teacher_forced.loss"),
-    columns=("free_running.bleu", "free_running.chrf", "teacher_forced.loss", "teacher_forced.token_accuracy"),
-    curves=("free_running.bleu", "free_running.chrf", "teacher_forced.loss", "teacher_forced.token_accuracy"),
-    differences=("free_running.bleu",),
     notes=(
-        "Free-running: the model goes on from its own output, as in use. Teacher-forced: it is told the gold history. "
+        "Free-running: the model goes on from its own output, as in use. Teacher-forced: its history is gold. "
         "BLEU and chrF: sacreBLEU's, of the whole test set, from 0 to 100; how BLEU is counted stands with the data. "
         "The interval of chrF holds for other seeds alone, those of BLEU also for other sentences.",
     ),
 )  # fmt: skip
 
-
 RECORDS = TaskReport(
-    examples="training records",
-    items="test records",
-    others="records",
-    measures=(
-        Metric("free_running.chrf", "free-running chrF", "chrF", "chrF on dev", sign="", most=100.0),
+    training_noun="training records",
+    test_noun="test records",
+    item_noun="records",
+    metrics=(
+        replace(_CHRF, role="drawn"),
+        _BLEU,
         Metric(
-            "free_running.bleu", "free-running BLEU", "BLEU", "BLEU on dev", sign="", most=100.0,
-            items=ItemReduction("bleu", pooled=bleu),
-        ),
-        Metric(
-            "free_running.cer", "free-running character error rate", "CER %", "CER on dev, %",
+            "free_running.cer", "free-running character error rate", "CER %", "CER on dev, %", "drawn",
             items=ItemReduction("errors", "length"),
         ),
         Metric(
-            "free_running.sequence_accuracy", "free-running share of equal answers", "equal %",
-            "equal answers on dev, %", most=100.0, items=ItemReduction("right"), settled=True,
+            "free_running.sequence_accuracy", "free-running share of equal answers", "equal %", role="compared",
+            higher=True, most=100.0, items=ItemReduction("right"), settled=True,
         ),
-        Metric("teacher_forced.loss", "teacher-forced loss", "teacher-forced loss", "nats per token, dev", 4, "nats",
-                ""),
-        Metric("teacher_forced.token_accuracy", "teacher-forced accuracy", "teacher-forced accuracy %",
-                "accuracy on dev, %", most=100.0),
+        replace(_LOSS, axis="nats per token, dev"),
+        Metric(
+            "teacher_forced.perplexity", "teacher-forced perplexity", "teacher-forced perplexity", decimals=4, unit="",
+            sign="",
+        ),
+        replace(_TOKEN_ACCURACY, axis="accuracy on dev, %"),
+        _LENGTH_RATIO,
     ),
-    compared=(
-        "free_running.chrf", "free_running.bleu", "free_running.cer", "free_running.sequence_accuracy",
-        "teacher_forced.loss",
-    ),
-    columns=(
-        "free_running.chrf", "free_running.bleu", "free_running.cer", "free_running.sequence_accuracy",
-        "teacher_forced.loss",
-    ),
-    curves=("free_running.chrf", "free_running.cer", "teacher_forced.loss", "teacher_forced.token_accuracy"),
-    differences=("free_running.chrf", "free_running.cer"),
     notes=(
-        "Free-running: the model is told the source or the prompt and goes on from its own output, as in use. "
-        "Teacher-forced: it is told the gold history. chrF and BLEU: sacreBLEU's, of raw text and the whole test set. "
+        "Free-running: the model reads the source or the prompt and goes on from its own output, as in use. "
+        "Teacher-forced: its history is gold. chrF and BLEU: sacreBLEU's, of raw text and the whole test set. "
         "CER: edit errors in characters by the references' characters; an answer far too long counts more than 100 %. "
         "Equal answers: under greedy decoding an answer equals its reference where every teacher-forced choice is "
         "right (or spells it with other tokens), so that their share says nothing of exposure bias. "
@@ -386,31 +374,37 @@ RECORDS = TaskReport(
     ),
 )  # fmt: skip
 
+REPORTS = (PAIRS, PARALLEL, TEXT, RECORDS, SERIES)
+
+GAPS = tuple(dict.fromkeys(each.score for report in REPORTS for each in report.metrics if each.side == "gap"))
+"""Scores whose free-running value less the teacher-forced one is a score, too."""
+
+# a task of the user's own may have any accuracy
+_HIGHER = ("accuracy", *dict.fromkeys(each.score for report in REPORTS for each in report.metrics if each.higher))
+
 
 def higher_is_better(score: str) -> bool:
-    """Whether more of a score is better: accuracies, BLEU, chrF and the valid time; all others are errors.
+    """Return True if more of a score is better: any accuracy, and the scores of ``REPORTS`` that say so.
 
     >>> higher_is_better("token_accuracy"), higher_is_better("free_running_bleu"), higher_is_better("per")
     (True, True, False)
     """
-    return score.endswith(("accuracy", "bleu", "chrf", "valid_time"))
+    return score.endswith(_HIGHER)
 
 
 def improves(select: str, value: float, best: float | None) -> bool:
-    """Whether the weights of a score are kept, given the best so far, see ``higher_is_better``; never those of NaN.
+    """Return True if the weights of a score are kept, given the best so far; never those of NaN.
 
     Of equal scores the first is kept, but the last where nothing is right: at 0 of an accuracy, BLEU or chrF, or at
-    100 % errors. A model that says nothing right yet is rather one that was trained than one that was not.
+    100 % errors. A model without a right output yet is rather one that was trained than one that was not.
 
     >>> improves("per", 7.0, 8.0), improves("sequence_accuracy", 7.0, 8.0), improves("per", float("nan"), None)
     (True, False, False)
     >>> improves("bleu", 0.0, 0.0), improves("wer", 100.0, 100.0), improves("bleu", 7.0, 7.0)
     (True, True, False)
     """
-    if not math.isfinite(value):
-        return False
-    if best is None:
-        return True
+    if not math.isfinite(value) or best is None:
+        return best is None and math.isfinite(value)
     higher = higher_is_better(select)
     if value == best:
         return value == (0 if higher else 100)

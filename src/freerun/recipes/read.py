@@ -130,11 +130,11 @@ def _check_select(source: RecipeSource, task: TaskKind) -> None:
     from freerun.tasks.base import full_score_name
 
     select = _get(source.table, "train", "select")
-    names = [full_score_name(name) for name in task.selectable]
+    names = [full_score_name(name) for name in task.reported().selectable]
     if not isinstance(select, str) or full_score_name(select) in names:
         return
-    told = [name for name in task.selectable if name.startswith("teacher_forced_")]
-    short = [name for name in task.selectable if name not in told]
+    told = [name for name in task.reported().selectable if name.startswith("teacher_forced_")]
+    short = [name for name in task.reported().selectable if name not in told]
     near = nearest(select, [*short, *names])
     source.add(
         ("train", "select"),

@@ -153,10 +153,10 @@ def selection_note(recipe: Recipe) -> list[str]:
 
     kind, name = task_of(recipe.data), full_score_name(recipe.train.select)
     side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
-    measure = kind.reported().measure(f"{side}.{name.removeprefix(side + '_')}")
+    measure = kind.reported().metric(f"{side}.{name.removeprefix(side + '_')}")
     if not measure.fixed or (measure.settled and getattr(recipe.evaluate, "beams", 1) > 1):
         return []
-    others = [each for each in kind.selectable if not kind.reported().measure(f"free_running.{each}").fixed]
+    others = [each for each in kind.reported().selectable if not kind.reported().metric(f"free_running.{each}").fixed]
     others = [each for each in others if not each.startswith("teacher_forced_")]
     return [
         f"note: select = {recipe.train.select!r}: exposure bias cannot move this score ({measure.fixed}), so the best "
@@ -222,15 +222,14 @@ _SIDES = ("free_running", "teacher_forced")
 
 def _score_row(name: str, test: Mapping[str, Any], reported: TaskReport) -> str:
     """``PER, %  11.76  9.97``: a score running freely and teacher-forced, with its unit."""
-    declared = {each.name: each for each in reported.measures}
+    declared = {each.name: each for each in reported.metrics}
     measure = next((declared[full] for side in _SIDES if (full := f"{side}.{name}") in declared), None)
     label = name.replace("_", " ") if measure is None else measure.title
     for side in _SIDES:
         label = label.removeprefix(side.replace("_", "-") + " ")
-    percent = name.endswith("accuracy") or (measure is not None and measure.sign == " %")
-    unit = "%" if percent else "" if measure is None else measure.unit
+    unit = "" if measure is None else "%" if measure.sign == " %" else measure.unit
     unit = "standard deviations" if unit == "of a standard deviation" else unit.replace("points", "")
     values = (test.get(side, {}).get(name) for side in _SIDES)
-    decimals = 4 if measure is None and not percent else 2 if measure is None else measure.decimals
+    decimals = 4 if measure is None else measure.decimals
     cells = " ".join(f"{'' if value is None else f'{value:,.{decimals}f}':>14}" for value in values)
     return f"{label:26} {cells}  {unit}".rstrip()

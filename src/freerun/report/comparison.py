@@ -29,7 +29,7 @@ def scores_section(results: Mapping[str, Any]) -> Raw:
     ]
     rows += [[Raw(f"<em>{name}</em>"), *map(Raw, texts)] for name, texts in references(results)]
     seeds = len({run["seed"] for run in results["runs"]})
-    words = f", {results['test_words']:,} {task_report(results['recipe']).items}" if results["test_words"] else ""
+    words = f", {results['test_words']:,} {task_report(results['recipe']).test_noun}" if results["test_words"] else ""
     caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its {interval_name(results)}"
     return table(["arm", *(heading for _, heading, _ in columns(results))], rows, "numbers cards", caption)
 
@@ -45,20 +45,20 @@ def _score(entry: Mapping[str, Any] | None, places: int, metric: str) -> Raw:
 def comparisons(results: Mapping[str, Any]) -> Raw:
     """Every paired difference with its verdict."""
     reported = task_report(results["recipe"])
-    higher = [each.title for each in map(reported.measure, reported.compared) if each.higher]
+    higher = [each.title for each in reported.compared if each.higher]
     rows = [
         [
-            _compared(reported.measure(line["metric"])),
+            _compared(reported.metric(line["metric"])),
             f"{line['method']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
-            signed(line["difference"], reported.measure(line["metric"]).decimals),
-            _interval(line, reported.measure(line["metric"])),
+            signed(line["difference"], reported.metric(line["metric"]).decimals),
+            _interval(line, reported.metric(line["metric"])),
             _probability(line["probability_better"]),
             Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{shown_verdict(results, line)}</span>'),
         ]
         for line in results["comparisons"]
     ]
     heads = ["score", "difference of", "mean", interval_name(results), "probability better", "verdict"]
-    caption = f"Differences paired by seed and over {reported.items}; below zero is better"
+    caption = f"Differences paired by seed and over {reported.test_noun}; below zero is better"
     return table(heads, rows, "cards", caption + (f", but above it for {' and '.join(higher)}" if higher else ""))
 
 
@@ -85,13 +85,13 @@ def reading_help(results: Mapping[str, Any]) -> Raw:
     reported = task_report(results["recipe"])
     lines = [
         *reported.notes,
-        f"Intervals hold for other seeds and other {reported.items}: variance over seeds, plus that of a bootstrap "
-        f"over the {reported.others}, less what both hold; Student's t with Satterthwaite's degrees of freedom. "
+        f"Intervals hold for other seeds and other {reported.test_noun}: variance over seeds, plus that of a bootstrap "
+        f"over the {reported.item_noun}, less what both hold; Student's t with Satterthwaite's degrees of freedom. "
         "Verdicts are at 5 %, two-sided, adjusted by Holm for the comparisons of one score: an interval that just "
         "leaves out zero can stay not decided.",
     ]
     if len({run["seed"] for run in results["runs"]}) == 1:
-        lines.append(f"With one seed the intervals hold for other {reported.others} only, and nothing is decided.")
+        lines.append(f"With one seed the intervals hold for other {reported.item_noun} only, and nothing is decided.")
     return Raw("".join(paragraph(line, "note") for line in lines))
 
 
@@ -188,7 +188,7 @@ def recipe_section(results: Mapping[str, Any]) -> Raw:
 def runs_section(results: Mapping[str, Any]) -> Raw:
     """Every run with its numbers and signature."""
     reported = task_report(results["recipe"])
-    shown = [each for each in map(reported.measure, reported.compared) if each.side != "gap"]
+    shown = [each for each in reported.compared if each.side != "gap"]
     rows = [
         [
             f"{run['label']}-{run['seed']}",
@@ -285,8 +285,8 @@ def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
     first = header(runs)
     reported = task_report(results["recipe"])
     facts = {
-        reported.examples: first.get("examples"),
-        reported.items: results["test_words"] or None,
+        reported.training_noun: first.get("examples"),
+        reported.test_noun: results["test_words"] or None,
         "data fingerprint": results["runs"][0]["data"],
         "parameters": first.get("parameters"),
         **results["runs"][0]["versions"],

@@ -24,7 +24,7 @@ _ROWS = 12
 def training(runs: Runs, reported: TaskReport) -> Raw:
     """The scores of the task on dev over training; those of one unit on one scale."""
     arms = list(runs)
-    measures = [reported.measure(name) for name in reported.curves]
+    measures = reported.curves
     found = {each.name: curves(runs, each.side, each.score) for each in measures}
     drawn: list[Raw | None] = []
     for each in measures:
@@ -78,7 +78,7 @@ def differences(results: Mapping[str, Any]) -> Raw:
     arms = list(cells(results))
     reported = task_report(results["recipe"])
     drawn: list[Raw] = []
-    for each in map(reported.measure, reported.differences):
+    for each in reported.differences:
         lines = [line for line in results["comparisons"] if line["metric"] == each.name]
         if not lines:
             continue

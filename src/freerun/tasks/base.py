@@ -170,11 +170,6 @@ class TaskKind(Protocol):
         ...
 
     @property
-    def selectable(self) -> tuple[str, ...]:
-        """What ``train.select`` may name: the scores of an evaluation of which more, or less, is always better."""
-        ...
-
-    @property
     def aligned(self) -> bool:
         """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
         ...

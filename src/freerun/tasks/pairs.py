@@ -282,10 +282,6 @@ class PairsKind:
     models = ("recurrent", "transformer")
     evaluate: type[Any] = PairsEvaluate
     select = "per"
-    selectable = (
-        "per", "wer", "sequence_accuracy", "teacher_forced_loss", "teacher_forced_token_accuracy",
-        "teacher_forced_sequence_accuracy", "teacher_forced_per", "teacher_forced_wer",
-    )  # fmt: skip
     values = False
     tables = False
     aligned = False
@@ -500,8 +496,6 @@ class ParallelKind:
     models = ("transformer", "recurrent")
     evaluate: type[Any] = PairsEvaluate
     select = "bleu"
-    # of length_ratio neither more nor less is better
-    selectable = ("bleu", "chrf", "teacher_forced_loss", "teacher_forced_token_accuracy")
     values = False
     tables = False
     aligned = True

@@ -214,11 +214,6 @@ class RecordsKind:
     models = ("huggingface",)
     evaluate: type[Any] = RecordsEvaluate
     select = "chrf"
-    # of length_ratio neither more nor less is better
-    selectable = (
-        "chrf", "bleu", "cer", "sequence_accuracy", "teacher_forced_loss", "teacher_forced_perplexity",
-        "teacher_forced_token_accuracy",
-    )  # fmt: skip
     values = False
     tables = False
     aligned = True

@@ -127,9 +127,6 @@ class SeriesKind:
     models = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "shallow_plrnn", "article")
     evaluate: type[Any] = SeriesEvaluate
     select = "nrmse"
-    selectable = (
-        "nrmse", "nrmse_last_tenth", "mse", "mae", "valid_time", "teacher_forced_nrmse", "teacher_forced_loss",
-    )  # fmt: skip
     values = True
     tables = True
     aligned = False

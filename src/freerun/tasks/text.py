@@ -277,10 +277,6 @@ class TextKind:
     evaluate: type[Any] = TextEvaluate
     select = "teacher_forced_bits_per_character"
     # the text's own scores are constants, and novel words and repetition can be too few
-    selectable = (
-        "trigram_divergence", "teacher_forced_loss", "teacher_forced_bits_per_character",
-        "teacher_forced_token_accuracy",
-    )  # fmt: skip
     values = False
     tables = False
     aligned = False
