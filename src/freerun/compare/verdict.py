@@ -90,7 +90,7 @@ def _framed(results: Mapping[str, Any]) -> Table:
     gap = "".join(f"; free-running gap: free-running minus teacher-forced {name}" for name in gaps)
     return Table(
         title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
-        caption=f"\\[low, high]: {interval_name(results)}{''.join(gaps)}",
+        caption=f"\\[low, high]: {interval_name(results)}{gap}",
         title_justify="left",
         caption_justify="left",
     )
