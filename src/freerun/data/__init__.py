@@ -39,7 +39,6 @@ __all__ = [
     "read_text",
     "series_from_arrays",
 ]
-
 _RENAMED = {
     "ParallelCodec": "PairCodec",
     "ParallelData": "PairData",

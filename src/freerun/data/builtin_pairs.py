@@ -16,11 +16,7 @@ from freerun.errors import NotInstalledError, UserError, shown, whole
 from freerun.keys import fold
 
 DEV_SHARE, TEST_SHARE = 0.05, 0.05
-
-
 _WORD = re.compile(r"(?=.*[a-z])[a-z']+")
-
-
 _STRESS = "012"
 
 
@@ -80,11 +76,7 @@ def _data_file() -> tuple[Path, str]:
 
 
 _MOST = 10**7
-
-
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
 TOYS: dict[str, Callable[[Symbols], Symbols]] = {
     "copy": lambda source: source,
     "reverse": lambda source: source[::-1],

@@ -19,20 +19,12 @@ from freerun.arguments import brief
 from freerun.errors import UserError, listed, shown
 
 SHOWN = 20
-
-
 LONGEST = 10_000
 """Symbols of a word, or subwords of a sentence: more are a line whose end is missing, and would train for hours."""
-
-
 Line = tuple[int, str]
 """A line's number and its text, or what is wrong with it."""
-
-
 _NO_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape", "raw-unicode-escape", "utf-7")
 """Encodings of Python that give no plain text: half characters, names of hosts."""
-
-
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -218,8 +210,6 @@ def missing_message(path: Path) -> str:
 
 
 SPLITS = {"train": ("train", "training"), "dev": ("dev", "valid", "val", "validation"), "test": ("test",)}
-
-
 _ENDINGS = (".txt", ".tsv", ".dict", "")
 
 
@@ -280,8 +270,6 @@ def _only_prefix(folder: Path) -> str:
 
 
 Array = NDArray[np.float64]
-
-
 LARGEST = 1e30
 """The size of the largest number, raw: squares and sums of such are finite, also in float32 once scaled."""
 

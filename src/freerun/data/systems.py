@@ -117,8 +117,6 @@ class System(Protocol):
 
 _MOST = 100_000
 """The largest size of a state: its trajectories must fit into memory."""
-
-
 S = TypeVar("S", bound=System)
 
 

@@ -43,10 +43,8 @@ LONGEST = 500
 MISSING = ("", "nan", "na", "n/a", "null", "none")
 ABSENT = object()
 """The cell of a row that has no such key."""
-
 Row = Mapping[str, Any]
 Stamp = datetime | float
-
 _ERRORS = RLock()
 """Held while standard error is somewhere else: of two threads one would put back the other's file."""
 _DAYS = tuple(day.toordinal() - date(1970, 1, 1).toordinal() for day in (date.min, date.max))
@@ -113,6 +111,17 @@ class DataTable:
             numbers = pl.Series([None] * len(column), dtype=pl.Float64)
             wrong = column.is_not_null().arg_true().to_list()
         return numbers.fill_null(float("nan")).to_numpy().astype(np.float64), wrong
+
+    def block(self, names: Sequence[str], fill: Sequence[float] | None = None) -> tuple[Array, list[str]]:
+        """(rows, names) numbers, and a line for each cell that is none; ``fill``, or counted numbers, replace them."""
+        values = np.empty((len(self), len(names)))
+        problems: list[str] = []
+        for number, name in enumerate(names):
+            values[:, number], wrong = self.numbers(name)
+            # named here, and not again as missing or as constant
+            values[wrong, number] = np.arange(len(wrong)) if fill is None else fill[number]
+            problems += lines_of_column(wrong, len(self), lambda row, name=name: self.no_number(name, row))
+        return values, problems
 
     def no_number(self, name: str, row: int) -> str:
         """What to say of a cell that is no number."""

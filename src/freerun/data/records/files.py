@@ -272,8 +272,6 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 """What records can be -> the parts that a column is named for."""
-
-
 Message = Mapping[str, Any]
 
 

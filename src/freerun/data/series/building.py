@@ -23,8 +23,6 @@ from freerun.errors import UserError
 
 FARTHEST, FARTHEST_RAW = 1e9, 1e15
 """The largest distance from the mean of the training rows, in deviations; without normalisation the largest size."""
-
-
 Fault = tuple[np.ndarray, str]
 """(rows, columns) of bool, and what is wrong in these cells."""
 

@@ -96,14 +96,7 @@ def _channels(tables: Sequence[DataTable], options: SeriesOptions) -> tuple[Chan
 
 def _pieces(table: DataTable, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
     """The series of a file, and its cells that are no numbers, and its time stamps that are none."""
-    problems: list[str] = []
-    columns: list[np.ndarray] = []
-    for name in channels.names:
-        numbers, wrong = table.numbers(name)
-        numbers[wrong] = np.arange(len(wrong))  # said once, as no number, and not again as missing, or as constant
-        columns.append(numbers)
-        problems += lines_of_column(wrong, len(numbers), lambda row, name=name: table.no_number(name, row))
-    values = np.stack(columns, axis=1)
+    values, problems = table.block(channels.names)
     stamps: list[Stamp] | None = None
     if options.time is not None:
         stamps, unclear = table.stamps(options.time)
@@ -113,8 +106,8 @@ def _pieces(table: DataTable, channels: Channels, options: SeriesOptions) -> tup
         stamps = None if unclear else stamps
     if options.series is not None:
         unnamed = [row for row, cell in enumerate(table.values(options.series)) if cell is None]
-        said = f"column {options.series!r}: does not say which series the row belongs to"
-        problems += lines_of_column(unnamed, len(values), lambda row: f"{table.place(row)}, {said}")
+        text = f"column {options.series!r}: does not say which series the row belongs to"
+        problems += lines_of_column(unnamed, len(values), lambda row: f"{table.place(row)}, {text}")
     return [_piece(table, name, rows, values, stamps) for name, rows in table.groups(options.series)], problems
 
 

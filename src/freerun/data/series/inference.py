@@ -1,4 +1,4 @@
-"""Tables of a series for a trained model: what it is scored on, what it goes on from, what it says."""
+"""Tables for a trained model of series: the past to go on from, windows to score, the forecast to write."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ import io
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from freerun.batch import Batch
-from freerun.data.files import Array, DataFile, counted, first_problems, lines_of_column
+from freerun.data.files import Array, DataFile, counted, first_problems
 from freerun.data.series.building import cell_problems, endless, far
 from freerun.data.series.time_stamps import Step, calendar_columns, uneven
-from freerun.data.series.windows import SeriesCodec
+from freerun.data.series.windows import SeriesCodec, Windows
 from freerun.data.tables import DataTable, Stamp, read_table
 from freerun.errors import UserError, listed
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from freerun.data.series.windows import Windows
 
 
 def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, separator: str = ",") -> Batch:
@@ -35,7 +30,7 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     Args:
         path: a file with the columns that the model was trained on.
         codec: of the model.
-        horizon: steps to be said; None: as many as there are rows of the future, or as in training where there are
+        horizon: steps to forecast; None: as many as there are rows of the future, or as in training where there are
             none.
         separator: between the columns of a CSV file.
 
@@ -43,8 +38,9 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
         UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
     """
     table = read_table(path, separator)
-    own = own_columns(table, codec)
-    values, problems = _numbers(table, own)
+    own = model_columns(table, codec)
+    values, problems = table.block(own, codec.mean)
+    problems = first_problems(table.origin, problems)
     problems += _several(table, codec)
     known = codec.values + codec.observed
     has = ~np.isnan(values[:, :known]).all(axis=1)
@@ -54,7 +50,7 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     if past < codec.past:
         problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
     else:
-        problems += spaced(table, codec, [np.arange(past - codec.past, len(values))])[1]
+        problems += uneven_rows(table, codec, [np.arange(past - codec.past, len(values))])[1]
     if len(own) > known and ahead < horizon:
         problems.append(
             f"{table.origin}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
@@ -63,9 +59,9 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     if not problems:
         first, end = past - codec.past, past + (horizon if len(own) > known else 0)
         # targets and observed channels of the future need not be there
-        asked = np.ones((end - first, len(own)), dtype=bool)
-        asked[codec.past :, :known] = False
-        problems = _wrong_cells(table, codec, values[first:end], asked, first)
+        needed = np.ones((end - first, len(own)), dtype=bool)
+        needed[codec.past :, :known] = False
+        problems = first_problems(table.origin, _wrong_cells(table, codec, values[first:end], needed, first))
     if problems:
         raise UserError(problems)
     block = np.zeros((codec.past + horizon, len(codec.channels)))
@@ -78,7 +74,7 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     return codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
 
 
-def own_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
+def model_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
     """Return the columns of a file that a model reads, without its calendar's; raise UserError if one is missing."""
     own = codec.channels[: len(codec.channels) - 2 * len(codec.calendar)]
     needed = (*own, *([codec.time] if codec.calendar and codec.time else []), *others)
@@ -90,7 +86,7 @@ def own_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[str
     return own
 
 
-def spaced(table: DataTable, codec: SeriesCodec, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
+def uneven_rows(table: DataTable, codec: SeriesCodec, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
     """Return the time of each row, if the model knows times, and the rows that are not one step apart, as trained."""
     if codec.time is None or codec.time not in table.columns or not (codec.step or codec.calendar):
         return [], []
@@ -111,17 +107,6 @@ def _place_of(table: DataTable, rows: np.ndarray) -> Callable[[int], str]:
     return lambda row: table.place(int(rows[row]))
 
 
-def _numbers(table: DataTable, names: tuple[str, ...]) -> tuple[Array, list[str]]:
-    columns: list[Array] = []
-    problems: list[str] = []
-    for name in names:
-        numbers, wrong = table.numbers(name)
-        numbers[wrong] = 0.0  # said once, as no number, and not again as missing
-        columns.append(numbers)
-        problems += lines_of_column(wrong, len(numbers), lambda row, name=name: table.no_number(name, row))
-    return np.stack(columns, axis=1), first_problems(table.origin, problems)
-
-
 def _several(table: DataTable, codec: SeriesCodec) -> list[str]:
     """A model goes on from one series."""
     if codec.series is None or codec.series not in table.columns or len(names := table.groups(codec.series)) < 2:
@@ -129,13 +114,15 @@ def _several(table: DataTable, codec: SeriesCodec) -> list[str]:
     return [f"{table.origin}: holds {len(names)} series, by column {codec.series!r}; give the rows of one"]
 
 
-def _wrong_cells(table: DataTable, codec: SeriesCodec, values: Array, needed: np.ndarray, first: int) -> list[str]:
+def _wrong_cells(
+    table: DataTable, codec: SeriesCodec, values: Array, needed: np.ndarray | None = None, first: int = 0
+) -> list[str]:
     """Cells that are needed and hold no number to compute with, in rows from ``first`` on."""
     mean, std = (np.array(scale[: values.shape[1]]) for scale in (codec.mean, codec.std))
     faults = [(np.isnan(values), "is missing; the model needs it"), *endless(values), *far(values, mean, std)]
-    names = codec.channels[: values.shape[1]]
-    found = cell_problems([(mask & needed, text) for mask, text in faults], names, lambda row: table.place(first + row))
-    return first_problems(table.origin, found)
+    if needed is not None:
+        faults = [(mask & needed, text) for mask, text in faults]
+    return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: table.place(first + row))
 
 
 def _calendar(table: DataTable, codec: SeriesCodec, past: int, horizon: int) -> Array:
@@ -159,7 +146,7 @@ def _calendar(table: DataTable, codec: SeriesCodec, past: int, horizon: int) -> 
 
 
 def guess_separator(path: Path) -> str:
-    """What the cells of a CSV file's header are parted by: a comma, or where there is none a semicolon or a tab."""
+    """Return what separates the names in a CSV file's header: a comma, else a semicolon or a tab."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             header = file.readline()
@@ -168,42 +155,23 @@ def guess_separator(path: Path) -> str:
     return next((each for each in ",;\t" if each in header), ",")
 
 
-def forecast_table(codec: SeriesCodec, said: Tensor) -> list[str]:
+def forecast_table(codec: SeriesCodec, forecast: Tensor) -> list[str]:
     """Return lines of CSV: a header, and for each lead time the forecast (horizon, values), in units of the data."""
-    rows = [
-        ",".join([str(lead), *(f"{value:.7g}" for value in row)]) for lead, row in enumerate(said.tolist(), start=1)
-    ]
-    header = io.StringIO()
-    csv.writer(header, lineterminator="").writerow(["lead", *codec.names])
-    return [header.getvalue(), *rows]
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["lead", *codec.names])
+    writer.writerows([lead, *(f"{value:.7g}" for value in row)] for lead, row in enumerate(forecast.tolist(), start=1))
+    return lines.getvalue().rstrip("\n").split("\n")
 
 
 def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
     """Return every window of a file, by the scales of the training data; none lies in two series."""
-    import numpy as np
-    import torch
-
-    from freerun.data.series.building import cell_problems, endless, far
-    from freerun.data.series.time_stamps import calendar_columns
-
-    pass
-    from freerun.data.files import first_problems, lines_of_column
-    from freerun.data.series.windows import Windows
-    from freerun.data.tables import read_table
-
     table = read_table(file.path, guess_separator(file.path))
-    own = own_columns(table, codec, *filter(None, [codec.series]))
-    block = np.zeros((len(table), len(own)))
-    problems: list[str] = []
-    for number, name in enumerate(own):
-        block[:, number], strange = table.numbers(name)
-        block[strange, number] = codec.mean[number]  # said once, and not again as missing
-        problems += lines_of_column(strange, len(block), lambda row, name=name: table.no_number(name, row))
-    mean, std = (np.array(scale[: len(own)]) for scale in (codec.mean, codec.std))
-    faults = [(np.isnan(block), "is missing; give a number"), *endless(block), *far(block, mean, std)]
-    problems += cell_problems(faults, own, table.place)
+    own = model_columns(table, codec, *filter(None, [codec.series]))
+    block, problems = table.block(own, codec.mean)
+    problems += _wrong_cells(table, codec, block)
     groups = [rows for _, rows in table.groups(codec.series)]
-    stamps, wrong = spaced(table, codec, groups)
+    stamps, wrong = uneven_rows(table, codec, groups)
     length = codec.past + codec.horizon
     ends = np.cumsum([len(rows) for rows in groups]).tolist()
     starts = [
@@ -217,7 +185,8 @@ def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
     if problems := first_problems(str(file.path), problems) + wrong:
         raise UserError(problems)
     if codec.calendar:
-        block = np.concatenate([block, calendar_columns(codec.calendar, stamps)], 1)  # pyright: ignore
+        dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
+        block = np.concatenate([block, calendar_columns(codec.calendar, dates)], 1)
     found, steps = codec.normalise(torch.from_numpy(block[np.concatenate(groups)])), torch.arange(length)
     firsts = torch.tensor(starts)
     return Windows(

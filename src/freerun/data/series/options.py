@@ -38,11 +38,7 @@ def _near(name: str, columns: Sequence[str]) -> str:
 
 
 Layout = Literal["past", "sequence"]
-
-
 LAYOUTS = ("past", "sequence")
-
-
 SPLITS = ("train", "dev", "test")
 
 
