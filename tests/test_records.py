@@ -218,7 +218,7 @@ def test_splits_by_files_by_a_folder_and_by_a_saved_data_set(tmp_path):
 
 def test_options_out_of_range_are_refused_together():
     problems = problems_of(RecordOptions, dev=0.0, format="xml", separator="", limit=0, encoding="utf-9")
-    assert [problem.split()[0] for problem in problems] == ["dev", "format", "separator", "limit", "encoding"]
+    assert [problem.split()[0] for problem in problems] == ["format", "limit", "dev", "separator", "encoding"]
 
 
 # -- ids

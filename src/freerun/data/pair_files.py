@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from freerun.arguments import brief
+from freerun.arguments import at_least, brief, field_problems, one_of
 from freerun.data.files import (
     LONGEST,
     SPLITS,
@@ -24,7 +24,7 @@ from freerun.data.files import (
 )
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Subwords, Symbols
-from freerun.errors import UserError, shown, whole
+from freerun.errors import UserError, shown
 
 TAB_FORMAT = "word<TAB>symbols separated by spaces"
 SPACE_FORMAT = "WORD  SYMBOL SYMBOL ... (spaces)"
@@ -162,23 +162,13 @@ class PairOptions:
 
     encoding: str = "utf-8"
     drop_overlap: bool = True
-    max_length: int | None = None
-    too_long: Literal["error", "drop"] = "error"
-    unknown: Literal["error", "drop"] = "error"
-    limit: int | None = None
+    max_length: int | None = at_least(1, None)
+    too_long: Literal["error", "drop"] = one_of(("error", "drop"), "error")
+    unknown: Literal["error", "drop"] = one_of(("error", "drop"), "error")
+    limit: int | None = at_least(1, None)
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least 1, or left out; got {value}"
-            for name, value in (("max_length", self.max_length), ("limit", self.limit))
-            if value is not None and not (whole(value) or 0) >= 1
-        ]
-        problems += [
-            f'{name} must be "error" or "drop"; got {value!r}'
-            for name, value in (("too_long", self.too_long), ("unknown", self.unknown))
-            if value not in ("error", "drop")
-        ]
-        problems += encoding_problems(self.encoding)
+        problems = field_problems(self) + encoding_problems(self.encoding)
         if problems:
             raise UserError(problems)
 
@@ -206,33 +196,19 @@ class ParallelOptions:
     source: str = "en"
     target: str = "de"
     encoding: str = "utf-8"
-    subwords: int = 6000
-    max_length: int | None = None
-    too_long: Literal["error", "drop"] = "error"
-    empty: Literal["error", "drop"] = "error"
-    limit: int | None = None
+    subwords: int = at_least(258, 6000)
+    max_length: int | None = at_least(1, None)
+    too_long: Literal["error", "drop"] = one_of(("error", "drop"), "error")
+    empty: Literal["error", "drop"] = one_of(("error", "drop"), "error")
+    limit: int | None = at_least(1, None)
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least {least}{' or left out' if least == 1 else ''}; got {value}"
-            for name, value, least in (
-                ("max_length", self.max_length, 1),
-                ("limit", self.limit, 1),
-                ("subwords", self.subwords, 258),
-            )
-            if value is not None and not (whole(value) or 0) >= least
-        ]
-        problems += [
-            f'{name} must be "error" or "drop"; got {value!r}'
-            for name, value in (("too_long", self.too_long), ("empty", self.empty))
-            if value not in ("error", "drop")
-        ]
+        problems = field_problems(self) + encoding_problems(self.encoding)
         problems += [
             f'{name} must be how its files end, such as "en"; got {value!r}'
             for name, value in (("source", self.source), ("target", self.target))
             if not value or value.startswith(".")
         ]
-        problems += encoding_problems(self.encoding)
         if problems:
             raise UserError(problems)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from freerun.arguments import brief
+from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.data.files import Array, first_problems
 from freerun.data.series.building import cell_problems, constants, endless, scales_of
-from freerun.data.series.options import SPLITS, Layout, check_layout, number_problems
+from freerun.data.series.options import SPLITS, Layout, check_layout
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.systems import (
     Lorenz63,
@@ -22,7 +22,7 @@ from freerun.data.systems import (
     Thomas,
     random_numbers,
 )
-from freerun.errors import UserError, whole
+from freerun.errors import UserError
 
 SYSTEMS: dict[str, type[System]] = {
     "mackey_glass": MackeyGlass,
@@ -57,30 +57,22 @@ class SystemOptions:
 
     __repr__ = brief
 
-    past: int = 50
-    horizon: int = 100
-    windows: tuple[int, int, int] = (1024, 256, 512)
-    trajectories: int = 64
-    stride: int | None = None
+    past: int = between(1, 10**7, 50)
+    horizon: int = between(1, 10**7, 100)
+    windows: tuple[int, int, int] = between(1, 10**8, (1024, 256, 512))
+    trajectories: int = between(3, 10**6, 64)
+    stride: int | None = at_least(1, None)
     seed: int = 0
-    noise: float = 0.0
-    normalisation: str = "standard"
+    noise: float = at_least(0.0, 0.0)
+    normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     warmup_loss: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "windows", tuple(self.windows))
-        problems = number_problems(self, "past", "horizon", "trajectories")
-        if self.stride is not None:
-            problems += number_problems(self, "stride")
-        if len(self.windows) != 3 or not all((whole(number) or 0) >= 1 for number in self.windows):
-            problems.append(f"windows must be three numbers from 1: train, dev and test; got {self.windows}")
-        elif self.trajectories < 3:
-            problems.append(f"trajectories must be at least 3, one a split; got {self.trajectories}")
-        if not (isinstance(self.noise, int | float) and 0 <= self.noise < float("inf")):
-            problems.append(f"noise must be at least 0; got {self.noise}")
-        if self.normalisation not in ("standard", "none"):
-            problems.append(f"normalisation must be one of standard, none; got {self.normalisation!r}")
+        problems = field_problems(self)
+        if len(self.windows) != 3:
+            problems.append(f"windows must be three numbers: train, dev and test; got {self.windows}")
         if problems:
             raise UserError(problems)
 

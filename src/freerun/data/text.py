@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from freerun.arguments import brief
+from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.batch import Batch
 from freerun.data.files import check_description, counted, first_problems, read_lines, user_path
-from freerun.errors import UserError, whole
+from freerun.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -108,28 +108,17 @@ class TextOptions:
 
     __repr__ = brief
 
-    length: int = 64
-    stride: int | None = None
-    dev: float = 0.05
-    test: float = 0.05
+    length: int = at_least(2, 64)
+    stride: int | None = at_least(1, None)
+    dev: float = between(0, 1, 0.05, ends="()")
+    test: float = between(0, 1, 0.05, ends="()")
     encoding: str = "utf-8"
-    unknown: Literal["error", "drop"] = "error"
+    unknown: Literal["error", "drop"] = one_of(("error", "drop"), "error")
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        if not (whole(self.length) or 0) >= 2:
-            problems.append(f"length must be at least 2; got {self.length}")
-        if self.stride is not None and not (whole(self.stride) or 0) >= 1:
-            problems.append(f"stride must be at least 1, or left out; got {self.stride}")
-        problems += [
-            f"{name} must be a share above 0 and below 1; got {share}"
-            for name, share in (("dev", self.dev), ("test", self.test))
-            if not (isinstance(share, int | float) and 0 < share < 1)
-        ]
+        problems = field_problems(self)
         if not problems and self.dev + self.test >= 1:
             problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
-        if self.unknown not in ("error", "drop"):
-            problems.append(f'unknown must be "error" or "drop"; got {self.unknown!r}')
         if problems:
             raise UserError(problems)
 

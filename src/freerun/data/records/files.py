@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from freerun.arguments import brief
+from freerun.arguments import at_least, brief, field_problems, one_of
 from freerun.data.files import SPLITS, counted, encoding_problems, first_problems, missing_message, user_path
 from freerun.data.tables import ENDINGS, FORMATS, DataTable, parsed, read_rows
-from freerun.errors import UserError, listed, needing, out_of_memory, shown, whole
+from freerun.errors import UserError, listed, needing, out_of_memory, shown
 from freerun.keys import bits, fold
 
 _SAVED = ("dataset_dict.json", "state.json")
@@ -42,30 +42,27 @@ class RecordOptions:
     __repr__ = brief
 
     columns: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-    format: str | None = None
+    format: str | None = one_of(FORMATS, None)
     separator: str = ","
     encoding: str = "utf-8"
     dev: str | float = 0.05
     test: str | float = 0.05
     seed: int = 0
-    empty: Literal["error", "drop"] = "error"
-    limit: int | None = None
+    empty: Literal["error", "drop"] = one_of(("error", "drop"), "error")
+    limit: int | None = at_least(1, None)
 
     def __post_init__(self) -> None:
         shares = {"dev": self.dev, "test": self.test}
-        problems = [
+        problems = field_problems(self)
+        problems += [
             f"{name} must be a file, or a share above 0 and up to 0.5; got {share}"
             for name, share in shares.items()
             if not isinstance(share, str) and not (isinstance(share, int | float) and 0 < share <= 0.5)
         ]
         if not problems and sum(share for share in shares.values() if not isinstance(share, str)) >= 1:
             problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
-        if self.format is not None and self.format not in FORMATS:
-            problems.append(f"format must be one of {', '.join(FORMATS)}; got {self.format!r}")
         if not isinstance(self.separator, str) or len(self.separator) != 1 or self.separator in '\r\n"\0':
             problems.append(f"separator must be one character; got {self.separator!r}")
-        if self.limit is not None and not (whole(self.limit) or 0) >= 1:
-            problems.append(f"limit must be at least 1, or left out; got {self.limit}")
         known = {part for parts in SHAPES.values() for part in parts}
         problems += [
             f"columns are named for {', '.join(known)}; got {name!r}" for name in self.columns if name not in known

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from freerun.arguments import brief
+from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.data.series.time_stamps import CALENDAR
 from freerun.errors import UserError, listed, shown
 
@@ -54,15 +54,6 @@ def check_layout(layout: str, observed: Sequence[str] = ()) -> list[str]:
     return []
 
 
-def number_problems(options: Any, *names: str) -> list[str]:
-    """What is wrong with fields that must be whole numbers from 1."""
-    return [
-        f"{name} must be a whole number, at least 1; got {value!r}"
-        for name in names
-        if not isinstance(value := getattr(options, name), int) or isinstance(value, bool) or value < 1
-    ]
-
-
 @dataclass(frozen=True)
 class SeriesOptions:
     """How time series become windows and splits.
@@ -96,21 +87,21 @@ class SeriesOptions:
 
     __repr__ = brief
 
-    past: int = 48
-    horizon: int = 24
-    stride: int = 1
-    evaluation_stride: int = 1
+    past: int = between(1, 10**7, 48)
+    horizon: int = between(1, 10**7, 24)
+    stride: int = at_least(1, 1)
+    evaluation_stride: int = at_least(1, 1)
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     targets: Sequence[str] = ()
     observed: Sequence[str] = ()
     covariates: Sequence[str] = ()
-    calendar: Sequence[str] = ()
+    calendar: Sequence[str] = one_of(CALENDAR, ())
     time: str | None = None
     series: str | None = None
-    missing: Literal["error", "last", "linear"] = "error"
-    irregular: Literal["error", "ignore"] = "error"
-    normalisation: Literal["standard", "none"] = "standard"
-    period: int | None = None
+    missing: Literal["error", "last", "linear"] = one_of(("error", "last", "linear"), "error")
+    irregular: Literal["error", "ignore"] = one_of(("error", "ignore"), "error")
+    normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
+    period: int | None = at_least(1, None)
     separator: str = ","
     warmup_loss: bool = False
 
@@ -118,22 +109,7 @@ class SeriesOptions:
         for name in ("targets", "observed", "covariates", "calendar", "split"):
             value: Any = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        problems = number_problems(self, "past", "horizon", "stride", "evaluation_stride")
-        if self.period is not None:
-            problems += number_problems(self, "period")
-        problems += _split_problems(self.split)
-        for name, allowed in (
-            ("missing", ("error", "last", "linear")),
-            ("irregular", ("error", "ignore")),
-            ("normalisation", ("standard", "none")),
-        ):
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        problems += [
-            f"calendar: {name!r} is unknown; there are: {', '.join(CALENDAR)}"
-            for name in self.calendar
-            if name not in CALENDAR
-        ]
+        problems = field_problems(self) + _split_problems(self.split)
         if self.calendar and self.time is None:
             problems.append("calendar covariates are computed from time stamps: name their column with time = ...")
         if not isinstance(self.separator, str) or len(self.separator.encode(errors="replace")) != 1:
