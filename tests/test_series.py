@@ -240,7 +240,7 @@ def test_bad_options_are_said_at_once():
     text = "\n".join(found)
     assert len(found) == 8
     for part in ("past must", "horizon must", "shares must", "column 'x' is named 2 times, as targets, covariates",
-                 "missing must be one of", "calendar must be one of minute", "name their column", "period must"):  # fmt: skip
+                 "missing must be one of", "calendar must be one of", "name their column", "period must"):  # fmt: skip
         assert part in text
 
 
