@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from freerun.arguments import COUNT
 from freerun.data.files import LARGEST, Array
 from freerun.errors import UserError, shown
 from freerun.keys import fold, uniform
 
+_MOST = 100_000
+"""The largest size of a state: its trajectories must fit into memory."""
+
 
 def rk4(rate: Callable[[Array], Array], state: Array, dt: float) -> Array:
-    """One step of the classical Runge-Kutta method: ``x + dt/6 (k1 + 2 k2 + 2 k3 + k4)``.
-
-    Args:
-        rate: state -> its derivative in time, same shape.
-        state: of any shape; leading axes are trajectories.
-        dt: length of the step, in the equation's time.
+    """Return the state one step of the classical Runge-Kutta method on: ``x + dt/6 (k1 + 2 k2 + 2 k3 + k4)``.
 
     >>> x = rk4(lambda x: -x, np.array([1.0]), 0.1)
     >>> bool(abs(x[0] - np.exp(-0.1)) < 1e-7)
@@ -34,25 +33,16 @@ def rk4(rate: Callable[[Array], Array], state: Array, dt: float) -> Array:
     return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
-class Steps(Protocol):
-    """What ``largest_exponent`` needs of a system: its states (trajectories, size), and one step on."""
-
-    @property
-    def dt(self) -> float: ...
-    def settled(self, trajectories: int, seed: int) -> Array: ...
-    def step(self, state: Array) -> Array: ...
-
-
 def largest_exponent(
-    system: Steps, trajectories: int = 64, steps: int = 4000, seed: int = 0, distance: float = 1e-8
+    system: Any, trajectories: int = 64, steps: int = 4000, seed: int = 0, distance: float = 1e-8
 ) -> float:
-    """Largest Lyapunov exponent per unit of time, measured: ``mean log(d_{t+1} / d_t) / dt``.
+    """Measure the largest Lyapunov exponent per unit of time: ``mean log(d_{t+1} / d_t) / dt``.
 
     Beside every trajectory runs a second one, at ``distance``; after each step it is put back to that distance, in
     the direction it then has. The first tenth of the steps, where that direction settles, is not counted.
 
     Args:
-        system: with ``settled`` and ``step``, see ``freerun.data.systems``.
+        system: with ``dt``, ``settled`` and ``step``, as ``System`` has them.
         trajectories: averaged over.
         steps: of each.
         seed: of the trajectories.
@@ -89,72 +79,80 @@ def largest_exponent(
     return float(total.mean() / (counted * system.dt))
 
 
-class System(Protocol):
-    """Equations with their parameters.
+class System:
+    """Equations with their parameters: a dataclass gives ``dt``, ``channels``, ``initial`` and ``rate`` (or ``step``).
 
-    ``channels`` names what is observed, ``exponent`` is the largest Lyapunov exponent per unit of time as published,
-    None where the parameters are other than the published ones. ``initial`` gives states (trajectories, size) that
-    ``step`` (of length ``dt``) takes on, ``transient`` of them until the attractor is reached; ``observe`` gives
-    (trajectories, dimension).
+    ``channels`` names what is observed, ``published`` is the largest Lyapunov exponent per unit of time. ``initial``
+    gives states (trajectories, size) that ``step`` (of length ``dt``) takes on, ``transient`` of them until the
+    attractor is reached; ``observe`` gives (trajectories, dimension). ``positive`` names parameters above 0.
     """
 
-    @property
-    def dt(self) -> float: ...
-    @property
-    def channels(self) -> tuple[str, ...]: ...
-    @property
-    def transient(self) -> int: ...
-    @property
-    def exponent(self) -> float | None: ...
-    @property
-    def dimension(self) -> int: ...
-    def initial(self, trajectories: int, seed: int) -> Array: ...
-    def step(self, state: Array) -> Array: ...
-    def observe(self, state: Array) -> Array: ...
-    def settled(self, trajectories: int, seed: int) -> Array: ...
-    def simulate(self, trajectories: int, steps: int, seed: int = 0) -> Array: ...
+    dt: float
+    channels: tuple[str, ...]
+    published: ClassVar[float]
+    positive: ClassVar[tuple[str, ...]] = ("dt",)
+    transient: ClassVar[int] = 2000
 
-
-_MOST = 100_000
-"""The largest size of a state: its trajectories must fit into memory."""
-S = TypeVar("S", bound=System)
-
-
-class Simulated:
-    """``simulate`` and ``settled`` of a system, from its ``initial``, ``step`` and ``observe``."""
-
-    transient = 2000
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for field in _parameters(self):
+            value, at = getattr(self, field.name), f"{type(self).__name__}: {field.name}"
+            fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+            if field.type == "int" and not (fine and isinstance(value, int) and value <= _MOST):
+                problems.append(f"{at} must be a whole number of at most {_MOST:,}; got {shown(value)}")
+            elif not fine:
+                problems.append(f"{at} must be a number within {LARGEST:g}; got {shown(value)}")
+            elif field.name in self.positive and not value > 0:
+                problems.append(f"{at} must be a number above 0; got {value}")
+        if problems:
+            raise UserError(problems)
 
     @property
-    def dimension(self: System) -> int:
+    def dimension(self) -> int:
         """Number of channels."""
         return len(self.channels)
+
+    @property
+    def exponent(self) -> float | None:
+        """The published exponent; None if a parameter other than ``dt`` is not the published one."""
+        usual = type(self)()
+        names = [field.name for field in _parameters(self) if field.name != "dt"]
+        return self.published if all(getattr(self, name) == getattr(usual, name) for name in names) else None
+
+    def initial(self, trajectories: int, seed: int) -> Array:
+        """States to begin with."""
+        raise NotImplementedError
+
+    def rate(self, state: Array) -> Array:
+        """Derivative in time."""
+        raise NotImplementedError
+
+    def step(self, state: Array) -> Array:
+        """States one step later."""
+        return rk4(self.rate, state, self.dt)
 
     def observe(self, state: Array) -> Array:
         """(trajectories, dimension): the state itself."""
         return state
 
-    def settled(self: System, trajectories: int, seed: int) -> Array:
+    def settled(self, trajectories: int, seed: int) -> Array:
         """(trajectories, size) states on the attractor: ``transient`` steps after the beginning."""
         return _settled(self, trajectories, seed)
 
-    def simulate(self: System, trajectories: int, steps: int, seed: int = 0) -> Array:
-        """(trajectories, steps, dimension) float64, after the transient; the same for the same numbers, cached.
+    def simulate(self, trajectories: int, steps: int, seed: int = 0) -> Array:
+        """Return (trajectories, steps, dimension) float64 after the transient, cached; it cannot be written to.
 
-        A longer simulation begins with the shorter one, and more trajectories with fewer. The array cannot be
-        written to: copy it.
+        A longer simulation begins with the shorter one, and more trajectories with fewer.
 
         Raises:
             UserError: fewer than one of each, or the trajectory left for infinity.
         """
-        problems = [
-            f"{name} must be at least 1; got {number}"
-            for name, number in (("trajectories", trajectories), ("steps", steps))
-            if number < 1
-        ]
-        if problems:
-            raise UserError(problems)
+        COUNT.check(trajectories=trajectories, steps=steps)
         return _simulated(self, trajectories, steps, seed)
+
+
+def _parameters(system: Any) -> tuple[Any, ...]:
+    return fields(system)
 
 
 @lru_cache(maxsize=16)
@@ -196,29 +194,6 @@ def random_numbers(seed: int, name: str, trajectories: int, size: int) -> Array:
     return 2 * uniform(fold(seed, "system", name), rows, columns).numpy() - 1
 
 
-def published(system: Any, exponent: float) -> float | None:
-    """The published exponent where all parameters but ``dt`` are the published ones, else None."""
-    usual = type(system)()
-    names = [field.name for field in fields(system) if field.name != "dt"]
-    return exponent if all(getattr(system, name) == getattr(usual, name) for name in names) else None
-
-
-def checked_positive(system: Any, *names: str) -> None:
-    """Raise UserError for parameters that are no finite numbers, no sizes, or, if named, not above 0."""
-    problems: list[str] = []
-    for field in fields(system):
-        value, at = getattr(system, field.name), f"{type(system).__name__}: {field.name}"
-        fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-        if field.type == "int" and not (fine and isinstance(value, int) and value <= _MOST):
-            problems.append(f"{at} must be a whole number of at most {_MOST:,}; got {shown(value)}")
-        elif not fine:
-            problems.append(f"{at} must be a number within {LARGEST:g}; got {shown(value)}")
-        elif field.name in names and not value > 0:
-            problems.append(f"{at} must be a number above 0; got {value}")
-    if problems:
-        raise UserError(problems)
-
-
 def stacked(*parts: Array) -> Array:
     """Channels behind each other along a new last axis; ``np.stack`` costs more than the equations."""
     whole = np.empty((*parts[0].shape, len(parts)))
@@ -228,7 +203,7 @@ def stacked(*parts: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Thomas(Simulated):
+class Thomas(System):
     """Thomas' cyclically symmetric system: ``dx = sin y - b x``, and so on for y with z, and z with x.
 
     Args:
@@ -244,30 +219,18 @@ class Thomas(Simulated):
     b: float = 0.1
     dt: float = 0.1
     channels = ("x", "y", "z")
-
-    def __post_init__(self) -> None:
-        checked_positive(self, "dt")
-
-    @property
-    def exponent(self) -> float | None:
-        """0.055 per unit of time."""
-        return published(self, 0.055)
+    published = 0.055
 
     def initial(self, trajectories: int, seed: int) -> Array:
         """Anywhere in [-2, 2)^3."""
         return 2 * random_numbers(seed, "thomas", trajectories, 3)
 
     def rate(self, state: Array) -> Array:
-        """Derivative in time."""
         return np.sin(state[..., [1, 2, 0]]) - self.b * state
-
-    def step(self, state: Array) -> Array:
-        """States one step later."""
-        return rk4(self.rate, state, self.dt)
 
 
 @dataclass(frozen=True)
-class Lorenz63(Simulated):
+class Lorenz63(System):
     """Lorenz' convection: ``dx = sigma (y - x), dy = x (rho - z) - y, dz = x y - beta z``.
 
     Args:
@@ -287,31 +250,19 @@ class Lorenz63(Simulated):
     beta: float = 8 / 3
     dt: float = 0.01
     channels = ("x", "y", "z")
-
-    def __post_init__(self) -> None:
-        checked_positive(self, "dt")
-
-    @property
-    def exponent(self) -> float | None:
-        """0.905 per unit of time."""
-        return published(self, 0.905)
+    published = 0.905
 
     def initial(self, trajectories: int, seed: int) -> Array:
         """Around (0, 1, 20)."""
         return np.array([0.0, 1.0, 20.0]) + 5 * random_numbers(seed, "lorenz63", trajectories, 3)
 
     def rate(self, state: Array) -> Array:
-        """Derivative in time."""
         x, y, z = state[..., 0], state[..., 1], state[..., 2]
         return stacked(self.sigma * (y - x), x * (self.rho - z) - y, x * y - self.beta * z)
 
-    def step(self, state: Array) -> Array:
-        """States one step later."""
-        return rk4(self.rate, state, self.dt)
-
 
 @dataclass(frozen=True)
-class Lorenz96(Simulated):
+class Lorenz96(System):
     """Lorenz' ring of weather: ``dx_i = (x_{i+1} - x_{i-2}) x_{i-1} - x_i + force``.
 
     Args:
@@ -331,39 +282,26 @@ class Lorenz96(Simulated):
     size: int = 40
     force: float = 8.0
     dt: float = 0.05
+    published = 1.67
 
     def __post_init__(self) -> None:
-        checked_positive(self, "dt")
+        super().__post_init__()
         if self.size < 4:
             raise UserError(f"Lorenz96: size must be at least 4; got {self.size}")
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """x1, x2 and so on."""
-        return tuple(f"x{number}" for number in range(1, self.size + 1))
-
-    @property
-    def exponent(self) -> float | None:
-        """1.67 per unit of time."""
-        return published(self, 1.67)
+        object.__setattr__(self, "channels", tuple(f"x{number}" for number in range(1, self.size + 1)))
 
     def initial(self, trajectories: int, seed: int) -> Array:
         """Around the state where all places are ``force``, which does not last."""
         return self.force + random_numbers(seed, "lorenz96", trajectories, self.size)
 
     def rate(self, state: Array) -> Array:
-        """Derivative in time."""
         # the ring opened, its ends repeated: cheaper than three rolls
         ring = np.concatenate([state[..., -2:], state, state[..., :1]], axis=-1)
         return (ring[..., 3:] - ring[..., :-3]) * ring[..., 1:-2] - state + self.force
 
-    def step(self, state: Array) -> Array:
-        """States one step later."""
-        return rk4(self.rate, state, self.dt)
-
 
 @dataclass(frozen=True)
-class MackeyGlass(Simulated):
+class MackeyGlass(System):
     """Mackey and Glass' blood cells: ``dx = beta x_tau / (1 + x_tau^n) - gamma x``, x_tau = x(t - tau), by Euler.
 
     The state is the last ``tau / dt + 1`` values, oldest first; only the newest is observed.
@@ -392,9 +330,11 @@ class MackeyGlass(Simulated):
     n: float = 10.0
     dt: float = 1.0
     channels = ("x",)
+    published = 0.006
+    positive = ("dt", "tau")
 
     def __post_init__(self) -> None:
-        checked_positive(self, "dt", "tau")
+        super().__post_init__()
         if not self.tau / self.dt < 1e5:
             raise UserError(f"MackeyGlass: tau must be below 100,000 steps of dt; got tau {self.tau}, dt {self.dt}")
         if abs(self.tau / self.dt - self._lag) > 1e-9:
@@ -403,11 +343,6 @@ class MackeyGlass(Simulated):
     @property
     def _lag(self) -> int:
         return round(self.tau / self.dt)
-
-    @property
-    def exponent(self) -> float | None:
-        """0.006 per unit of time."""
-        return published(self, 0.006)
 
     def initial(self, trajectories: int, seed: int) -> Array:
         """Any values in [0.6, 1.4)."""
