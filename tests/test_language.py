@@ -316,7 +316,7 @@ def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path: Path, data_kind
 def test_keys_and_scores_of_another_task_are_refused(run: Path):
     recipe = run.parent / "tiny.toml"
     fit = "trigram_divergence (free-running), " + ", ".join(
-        f"teacher_forced_{name}" for name in ("loss", "bits_per_character", "token_accuracy")
+        f"teacher_forced_{name}" for name in ("bits_per_character", "loss", "token_accuracy")
     )
     # constants, and shares that can be too small, choose no weights
     for name in ("per", "text_trigram_divergence", "novel_words", "free_running_repetition"):

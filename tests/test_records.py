@@ -141,14 +141,14 @@ def test_empty_rows_are_left_out_where_asked(tmp_path):
 
 def test_columns_by_name_and_columns_that_do_not_go_together(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", [{"question": s, "answer": t, "n": 1} for s, t in sentences()])
-    named = RecordOptions(columns={"prompt": "question", "completion": "answer"})
+    named = RecordOptions(prompt="question", completion="answer")
     records = load_records(str(path), named)
     assert records.shape == "completions"
     told = {(record.prompt, record.target) for split in records.splits.values() for record in split}
     assert told == set(sentences())
-    (half,) = problems_of(load_records, str(path), RecordOptions(columns={"prompt": "question"}))
+    (half,) = problems_of(load_records, str(path), RecordOptions(prompt="question"))
     assert half.startswith("columns are named for prompt; one of these is needed, whole: source and target; prompt and")
-    (absent,) = problems_of(load_records, str(path), RecordOptions(columns={"text": "body"}))
+    (absent,) = problems_of(load_records, str(path), RecordOptions(text="body"))
     assert absent == f"{path}: has no column 'body'; its columns are question, answer, n"
 
 
@@ -176,7 +176,7 @@ def test_shares_are_set_aside_by_a_seed_and_nothing_is_in_two_splits(tmp_path):
     places = [record.place for found in first.splits.values() for record in found]
     assert len(set(places)) == len(places) == 30
     assert load_records(str(path), RecordOptions(dev=0.2, test=0.1)).splits == first.splits
-    assert load_records(str(path), RecordOptions(dev=0.2, test=0.1, seed=1)).splits != first.splits
+    assert load_records(str(path), RecordOptions(dev=0.2, test=0.1, split_seed=1)).splits != first.splits
     few = load_records(str(path), RecordOptions(dev=0.2, test=0.1, limit=5))
     assert len(few.splits["train"]) == 5
     assert few.splits["test"] == first.splits["test"]

@@ -267,7 +267,7 @@ def unknown_argument(called: str, name: str, known: Sequence[str]) -> str:
     """
     meant = _OTHER_NAMES.get(name)
     if meant not in known:
-        meant = nearest(name, known)
+        meant = nearest(name, known) or next((each for each in known if each.endswith(f"_{name}")), None)
     if meant == "teacher_forcing_ratio" and name in _OTHER_NAMES:
         how = _P_OWN
     elif meant is not None:

@@ -62,10 +62,10 @@ class SystemOptions:
     windows: tuple[int, int, int] = between(1, 10**8, (1024, 256, 512))
     trajectories: int = between(3, 10**6, 64)
     stride: int | None = at_least(1, None)
-    seed: int = 0
+    seed: int = between(0, 2**63 - 1, 0)
     noise: float = at_least(0.0, 0.0)
     normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
-    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
     warmup_loss: bool = False
 
     def __post_init__(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from freerun.arguments import at_least, brief, field_problems, one_of
+from freerun.arguments import Arguments, at_least, between, brief, is_number, one_of
 from freerun.data.files import SPLITS, counted, encoding_problems, first_problems, missing_message, user_path
 from freerun.data.tables import ENDINGS, FORMATS, DataTable, parsed, read_rows
 from freerun.errors import UserError, listed, needing, out_of_memory, shown
@@ -21,17 +21,23 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True)
-class RecordOptions:
+class RecordOptions(Arguments):
     """Where records lie and which columns are used.
 
     Args:
-        columns: part ("source", "target", "prompt", "completion", "messages", "text") -> column.
+        source: column of what an encoder reads; with ``target``. Where no column is named, they are looked for by these
+            names.
+        target: column of what the decoder is to output.
+        prompt: column of what a causal model reads; with ``completion``.
+        completion: column of what it is to output.
+        messages: column of conversations, lists of {role, content}; the assistant's are learned.
+        text: column of plain text, all of which is learned.
         format: one of ``FORMATS``; None: by the ending.
         separator: of CSV files.
         encoding: of text files.
         dev: a file, or the share of the training rows that are set aside where there is none.
         test: the same.
-        seed: of the shares.
+        split_seed: of the shares.
         empty: "error", or "drop" rows with an empty part.
         limit: training rows that are kept; None: all.
 
@@ -41,35 +47,38 @@ class RecordOptions:
 
     __repr__ = brief
 
-    columns: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-    format: str | None = one_of(FORMATS, None)
+    source: str | None = None
+    target: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+    text: str | None = None
+    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets"] | None = one_of(FORMATS, None)
     separator: str = ","
     encoding: str = "utf-8"
     dev: str | float = 0.05
     test: str | float = 0.05
-    seed: int = 0
+    split_seed: int = between(0, 2**63 - 1, 0)
     empty: Literal["error", "drop"] = one_of(("error", "drop"), "error")
     limit: int | None = at_least(1, None)
 
-    def __post_init__(self) -> None:
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named, by part."""
+        parts = {part: getattr(self, part) for parts in SHAPES.values() for part in parts}
+        return {part: name for part, name in parts.items() if name is not None}
+
+    def problems(self) -> Iterator[str]:
+        """Say which fields do not go together."""
         shares = {"dev": self.dev, "test": self.test}
-        problems = field_problems(self)
-        problems += [
-            f"{name} must be a file, or a share above 0 and up to 0.5; got {share}"
-            for name, share in shares.items()
-            if not isinstance(share, str) and not (isinstance(share, int | float) and 0 < share <= 0.5)
-        ]
-        if not problems and sum(share for share in shares.values() if not isinstance(share, str)) >= 1:
-            problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
+        for name, share in shares.items():
+            if not isinstance(share, str) and not (is_number(share) and 0 < share <= 0.5):
+                yield f"{name} must be a file, or a share above 0 and up to 0.5; got {share}"
+        if all(isinstance(share, float) and share >= 0.5 for share in shares.values()):
+            yield f"dev and test must leave something to train on; got {self.dev} and {self.test}"
         if not isinstance(self.separator, str) or len(self.separator) != 1 or self.separator in '\r\n"\0':
-            problems.append(f"separator must be one character; got {self.separator!r}")
-        known = {part for parts in SHAPES.values() for part in parts}
-        problems += [
-            f"columns are named for {', '.join(known)}; got {name!r}" for name in self.columns if name not in known
-        ]
-        problems += encoding_problems(self.encoding)
-        if problems:
-            raise UserError(problems)
+            yield f"separator must be one character; got {self.separator!r}"
+        yield from encoding_problems(self.encoding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +128,7 @@ def load_records(
     _set_aside(splits, options)
     if options.limit is not None and len(splits["train"]) > options.limit:
         dropped["train"].append(f"{counted(len(splits['train']) - options.limit, 'row')} beyond the limit")
-        splits["train"] = _chosen(splits["train"], _order(len(splits["train"]), options.seed)[: options.limit])
+        splits["train"] = _chosen(splits["train"], _order(len(splits["train"]), options.split_seed)[: options.limit])
     return Records(shape, columns, {split: splits[split] for split in SPLITS}, path, dropped)
 
 
@@ -193,8 +202,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 
 def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     """The splits of a data set that was saved to a folder, or published."""
-    wanted = [name for name in options.columns.values() if name is not None]
-    wanted = wanted or [part for parts in SHAPES.values() for part in parts]
+    wanted = list(options.columns.values()) or [part for parts in SHAPES.values() for part in parts]
     given = _loaded(path)
     splits: Mapping[str, Any] = given if hasattr(given, "values") else {"train": given}
     found: dict[str, DataTable] = {}
@@ -241,7 +249,7 @@ def _loaded(path: str) -> Any:
 def _set_aside(splits: dict[str, list[Record]], options: RecordOptions) -> None:
     """Take dev and test out of the training rows where they have no file."""
     rows = splits["train"]
-    order = _order(len(rows), options.seed)
+    order = _order(len(rows), options.split_seed)
     for split in ("dev", "test"):
         share = getattr(options, split)
         if split in splits or isinstance(share, str):
@@ -289,9 +297,8 @@ class Record:
     target: str
 
 
-def shape_of(columns: Mapping[str, str | None], table: DataTable) -> tuple[str, dict[str, str]]:
+def shape_of(given: Mapping[str, str], table: DataTable) -> tuple[str, dict[str, str]]:
     """Return what the records are and the column of each part: as named, or the first shape that the table has."""
-    given = {part: name for part, name in columns.items() if name is not None}
     if not given:
         for shape, parts in SHAPES.items():
             if shape != "text" and all(part in table.columns for part in parts):
@@ -304,7 +311,7 @@ def shape_of(columns: Mapping[str, str | None], table: DataTable) -> tuple[str, 
     if not fitting:
         sets = "; ".join(" and ".join(parts) for parts in SHAPES.values())
         raise UserError(f"columns are named for {', '.join(given)}; one of these is needed, whole: {sets}")
-    return fitting[0], given
+    return fitting[0], dict(given)
 
 
 def table_records(

@@ -91,7 +91,7 @@ class SeriesOptions:
     horizon: int = between(1, 10**7, 24)
     stride: int = at_least(1, 1)
     evaluation_stride: int = at_least(1, 1)
-    split: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    split: tuple[int, ...] | tuple[float, ...] = (0.7, 0.1, 0.2)
     targets: Sequence[str] = ()
     observed: Sequence[str] = ()
     covariates: Sequence[str] = ()
