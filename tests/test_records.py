@@ -445,7 +445,9 @@ def test_data_know_their_end_their_longest_answer_and_themselves(tmp_path):
         RecordCodec.from_description(data.codec.describe(), tokenizer(chat=CHAT))
     header = data.header()
     assert header[0] == f"data: {path}, fingerprint {data.fingerprint}"
-    assert re.fullmatch(r"tokens: [\d.]+ told and [\d.]+ said a training record; .*an answer's end: '</s>'", header[-1])
+    assert re.fullmatch(
+        r"tokens of a training record: [\d.]+ prompt \+ [\d.]+ target; .*an answer ends with '</s>'", header[-1]
+    )
 
 
 def test_a_file_to_score_on_has_the_same_columns(tmp_path):

@@ -255,7 +255,7 @@ def test_other_bad_input():
     found = problems_of(series_from_arrays, wave(100), SeriesOptions(past=4, horizon=24))
     assert any("the dev split has no window: its longest piece is 10 rows" in problem for problem in found)
     (few,) = problems_of(series_from_arrays, wave(100), SeriesOptions(split=(80, 20, 20)))
-    assert few == "arrays: has 100 rows, and split asks for 120; ask for fewer"
+    assert few == "arrays: has 100 rows, and split takes 120; take fewer"
     (unknown,) = problems_of(series_from_arrays, wave(), replace(WIDE, covariates=("C",)), names=NAMES)
     assert unknown == "arrays: covariates: there is no column 'C'; did you mean 'c'? There are: c, a, o, b"
     (place,) = problems_of(series_from_arrays, wave(), WIDE, "sequence", names=NAMES)

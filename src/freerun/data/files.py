@@ -42,17 +42,17 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Mapping
             f"without {', '.join(missing) or 'nothing'}"
         )
     problems: list[str] = []
-    for name, wanted in needed.items():
+    for name, kind_of in needed.items():
         value: Any = description[name]
-        if wanted is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        if kind_of is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             problems.append(f"describe.{name} must be a list of texts")
-        if wanted is int and not (type(value) is int and 1 <= value < 2**31):
+        if kind_of is int and not (type(value) is int and 1 <= value < 2**31):
             problems.append(f"describe.{name} must be a length, 1 or more; got {shown(value)}")
     if problems:
         raise UserError(problems)
 
 
-def part_of(splits: Mapping[str, Any], split: str, items: int | None, name: str) -> Any:
+def part_of(splits: Mapping[str, Any], split: str, items: int | None = None, name: str = "items") -> Any:
     """Return a split by its name; raise UserError if there is none, or fewer than one of its items is requested."""
     if split not in splits:
         raise UserError(f"split must be one of {', '.join(splits)}; got {split!r}")

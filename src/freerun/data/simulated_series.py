@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from freerun.arguments import at_least, between, brief, field_problems, one_of
-from freerun.data.files import Array, first_problems
+from freerun.data.files import SPLITS, Array, first_problems
 from freerun.data.series.building import cell_problems, constants, endless, scales_of
-from freerun.data.series.options import SPLITS, Layout, check_layout
+from freerun.data.series.options import Layout, check_layout
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.systems import (
     Lorenz63,

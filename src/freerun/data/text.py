@@ -14,13 +14,13 @@ from torch import Tensor
 
 from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.batch import Batch
-from freerun.data.files import check_description, counted, first_problems, read_lines, user_path
+from freerun.data.files import SPLITS, check_description, counted, first_problems, read_lines, user_path
 from freerun.errors import UserError
 
 
 @dataclass(frozen=True)
 class TextCodec:
-    """What a trained model needs of its text: the characters and how many it is told at most.
+    """What a trained model needs of its text: the characters, and how many a window holds.
 
     Args:
         symbols: the characters; a character's place is its id.
@@ -86,15 +86,12 @@ class TextCodec:
         return cls(tuple(description["symbols"]), description["length"])
 
 
-PARTS = ("train", "dev", "test")
-
-
 @dataclass(frozen=True)
 class TextOptions:
     """How a text becomes windows and parts.
 
     Args:
-        length: characters predicted in a window, each told those before it in the window: 1 to ``length`` of them.
+        length: characters predicted in a window, each from the 1 to ``length`` characters before it in the window.
         stride: characters between the beginnings of two windows; None: half of ``length``, so that nearly every
             character is predicted twice an epoch, early in one window and late in another.
         dev: share of the text behind the training part that is dev.
@@ -128,7 +125,7 @@ class TextData:
     """Training, dev and test parts of a text, and training windows by index.
 
     Window i holds the ``length + 1`` characters from ``i * stride`` on, the same ones in every epoch; the loop plans
-    their order. Its first character is known: it is told, never replaced, and carries no loss. Its last one is told
+    their order. Its first character is known: it is fed, never replaced, and carries no loss. Its last one is fed
     to no position. Up to ``stride`` characters at the end of the training part are in no window.
 
     Args:
@@ -160,11 +157,11 @@ class TextData:
         problems = [
             f"{self.name}: the {part} part has {counted(len(self.parts.get(part, '')), 'character')}, and a window "
             f"needs length + 1 = {need}: give a longer text, a larger share, or a smaller length"
-            for part in PARTS
+            for part in SPLITS
             if len(self.parts.get(part, "")) < need
         ]
         if not problems:
-            problems = [text for part in PARTS[1:] for text in self.codec.problems(self.parts[part], part)]
+            problems = [text for part in ("dev", "test") for text in self.codec.problems(self.parts[part], part)]
         if problems:
             raise UserError(problems)
 
@@ -211,14 +208,14 @@ class TextData:
     def fingerprint(self) -> str:
         """First 8 hexadecimal digits of the SHA-256 of the parts and of how windows are cut."""
         digest = hashlib.sha256(f"{self.options.length} {self.stride}\n".encode())
-        for part in PARTS:
+        for part in SPLITS:
             digest.update(f"{part}\n{self.parts[part]}\n".encode())
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
         """Lines that say what the data are: parts, windows, what was dropped, characters, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
-        for part in PARTS:
+        for part in SPLITS:
             text = f"{part}: {counted(len(self.parts[part]), 'character')}"
             if part == "train":
                 text += f", {counted(len(self.lengths), 'window')} of {self.options.length}, one every {self.stride}"

@@ -1,4 +1,4 @@
-"""Conversations as ids by a tokenizer's chat template: which of them the assistant says."""
+"""Records as ids and back, by a tokenizer and its chat template; batches of them by their model."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RecordCodec:
         return tuple(ids) if end is None or self._ends(ids, end) else (*ids, end)
 
     def _ends(self, ids: Sequence[int], end: int) -> bool:
-        # only the tail is asked, for a start symbol may have the same id; some put the language after the end
+        # only the tail counts, for a start symbol may have the same id; some put the language after the end
         if ids and ids[-1] == end:
             return True
         return len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer)
@@ -118,8 +118,8 @@ class RecordCodec:
         found: list[Encoded | None] = []
         for prompt, whole, completion in zip(prompts, wholes, alone, strict=True):
             fits = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
-            said = whole[len(prompt) :] if fits else completion
-            found.append(Encoded(tuple(prompt), self._ended(said), merged=not fits))
+            target = whole[len(prompt) :] if fits else completion
+            found.append(Encoded(tuple(prompt), self._ended(target), merged=not fits))
         return found, _empty(found, records)
 
     def _texts(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
@@ -135,16 +135,16 @@ class RecordCodec:
         problems: list[str] = []
         for record in records:
             try:
-                ids, said = conversation(self.tokenizer, (*self._messages(record), _answer(record)))
+                ids, spoken = conversation(self.tokenizer, (*self._messages(record), _answer(record)))
             except ValueError as error:
                 problems.append(f"{record.place}: {error}")
                 found.append(None)
                 continue
-            start = len(said)
-            while start and said[start - 1]:
+            start = len(spoken)
+            while start and spoken[start - 1]:
                 start -= 1
-            learnt = frozenset(place for place in range(start) if said[place])
-            found.append(Encoded(tuple(ids[:start]), tuple(ids[start:]), learnt))
+            learned = frozenset(position for position in range(start) if spoken[position])
+            found.append(Encoded(tuple(ids[:start]), tuple(ids[start:]), learned))
         return found, problems
 
     def _messages(self, record: Record) -> tuple[Message, ...]:
@@ -153,7 +153,7 @@ class RecordCodec:
     def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
         """Return the ids of prompts to answer; raise ValueError if the chat template refuses one."""
         if self.uses_chat_template:
-            return [asked(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
+            return [prompt_ids(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
         plain = [f"{self.prefix}{text}" for text in texts]
         if not self.causal:
             return self._ids(plain)
@@ -180,32 +180,32 @@ class RecordCodec:
         return replace(self, model=model)
 
     def training_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
-        """A batch in which all that is learnt counts."""
+        """Return a batch with loss on answers and on all that ``learned`` names."""
         return self._batch(chosen, [one.learned for one in chosen], rows)
 
     def answer_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
-        """A batch in which the last answers count, and nothing else."""
+        """Return a batch with loss on the last answers alone."""
         return self._batch(chosen, [frozenset[int]()] * len(chosen), rows)
 
-    def _batch(self, chosen: Sequence[Encoded], learnt: Sequence[frozenset[int]], rows: Tensor | None) -> Batch:
+    def _batch(self, chosen: Sequence[Encoded], learned: Sequence[frozenset[int]], rows: Tensor | None) -> Batch:
         if not self.causal:
             ids, mask = self._padded([one.prompt for one in chosen])
             labels, there = self._padded([one.target for one in chosen])
             labels = labels.masked_fill(~there, -100)
             return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
         ids, mask = self._padded([(*one.prompt, *one.target) for one in chosen])
-        wanted, _ = self._padded(
+        counts, _ = self._padded(
             [
-                (*(place in also for place in range(len(one.prompt))), *(True for _ in one.target))
-                for one, also in zip(chosen, learnt, strict=True)
+                (*(position in also for position in range(len(one.prompt))), *(True for _ in one.target))
+                for one, also in zip(chosen, learned, strict=True)
             ],
             fill=0,
         )
-        labels = ids.masked_fill(~(wanted.bool() & mask), -100)
+        labels = ids.masked_fill(~(counts.bool() & mask), -100)
         return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
 
     def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> Batch:
-        """A batch to go on from."""
+        """Return a batch of prompts to continue."""
         ids, mask = self._padded(prompts)
         return self._made(input_ids=ids, attention_mask=mask.long())
 
@@ -242,8 +242,8 @@ class RecordCodec:
     @property
     def vocabulary(self) -> str:
         """First 8 hexadecimal digits of the SHA-256 of symbols, ids and chat template."""
-        told = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template)])
-        return hashlib.sha256(told.encode()).hexdigest()[:8]
+        text = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template)])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], tokenizer: Any, model: Any = None) -> RecordCodec:
@@ -261,7 +261,7 @@ def _answer(record: Record) -> Message:
 
 
 def _empty(found: list[Encoded | None], records: Sequence[Record]) -> list[str]:
-    """Records whose ids leave nothing to tell or nothing to say; None is put in their place."""
+    """Replace records without a prompt or a target by None, and name them."""
     problems: list[str] = []
     for number, (one, record) in enumerate(zip(list(found), records, strict=True)):
         if one is not None and (not one.prompt or not one.target):
@@ -274,7 +274,7 @@ def _empty(found: list[Encoded | None], records: Sequence[Record]) -> list[str]:
 
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""How a template marks what the assistant says."""
+"""How a template marks the assistant's words."""
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -283,17 +283,17 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(added | set(tokenizer.all_special_ids))
 
 
-def asked(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Ids of a conversation up to where the assistant is to begin."""
     return _ids(tokenizer, messages, add_generation_prompt=True)
 
 
 def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation up to the end of its last message, and which of them the assistant says.
+    """Return the ids of a conversation up to the end of its last message, and True for those of the assistant.
 
     A template that marks them (``{% generation %}``) is taken at its word. Otherwise a message is what the whole has
     more than the conversation before it; earlier messages of which the template changes the beginning (some leave out
-    what was thought) are then told and not learnt.
+    its thoughts) then carry no loss.
 
     Raises:
         ValueError: the last message cannot be told apart, no answer would learn to stop, or the template refuses the
@@ -301,24 +301,24 @@ def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int]
     """
     if _MARKED.search(str(tokenizer.chat_template)):
         found = _render(tokenizer, messages, return_assistant_tokens_mask=True)
-        ids, said = list(found["input_ids"]), [bool(one) for one in found["assistant_masks"]]
-        if not any(said):
+        ids, spoken = list(found["input_ids"]), [bool(one) for one in found["assistant_masks"]]
+        if not any(spoken):
             raise ValueError("the chat template marks nothing of it as said by the assistant")
-        _check_ends(tokenizer, ids, said)
+        _check_ends(tokenizer, ids, spoken)
     else:
-        ids, said = _by_prefix(tokenizer, messages)
-    end = len(said) - said[::-1].index(True)
-    return ids[:end], said[:end]
+        ids, spoken = _by_prefix(tokenizer, messages)
+    end = len(spoken) - spoken[::-1].index(True)
+    return ids[:end], spoken[:end]
 
 
 def _by_prefix(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
     whole = _ids(tokenizer, messages)
     special = special_ids(tokenizer)
-    said = [False] * len(whole)
+    spoken = [False] * len(whole)
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = asked(tokenizer, messages[:number])
+        before = prompt_ids(tokenizer, messages[:number])
         after = _ids(tokenizer, messages[: number + 1])
         last = number + 1 == len(messages)
         if whole[: len(before)] != before or whole[: len(after)] != after:
@@ -329,27 +329,27 @@ def _by_prefix(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], 
                 )
             continue
         _check_header(tokenizer, messages[: number + 1], before, after)
-        end = max((place for place in range(len(before), len(after)) if whole[place] in special), default=None)
+        end = max((at for at in range(len(before), len(after)) if whole[at] in special), default=None)
         # a line end after the end of the turn is the template's, not the assistant's
         ended = end is not None and not str(tokenizer.decode(after[end + 1 :])).strip()
-        for place in range(len(before), end + 1 if end is not None and ended else len(after)):
-            said[place] = True
-    if not any(said):
+        for position in range(len(before), end + 1 if end is not None and ended else len(after)):
+            spoken[position] = True
+    if not any(spoken):
         raise ValueError("the chat template leaves the last message empty")
-    return whole, said
+    return whole, spoken
 
 
-def _check_ends(tokenizer: Any, ids: Sequence[int], said: Sequence[bool]) -> None:
-    """Refuse a marked answer before a special symbol that ends it and is not marked."""
+def _check_ends(tokenizer: Any, ids: Sequence[int], spoken: Sequence[bool]) -> None:
+    """Raise ValueError if a marked answer ends before an unmarked special symbol that ends the turn."""
     special = special_ids(tokenizer)
-    for place in range(1, len(ids)):
-        if not said[place - 1] or said[place] or ids[place] not in special:
+    for position in range(1, len(ids)):
+        if not spoken[position - 1] or spoken[position] or ids[position] not in special:
             continue
-        last = place - 1
-        while said[last] and last and not str(tokenizer.decode([ids[last]])).strip():
+        last = position - 1
+        while spoken[last] and last and not str(tokenizer.decode([ids[last]])).strip():
             last -= 1
         if ids[last] not in special:
-            symbol = tokenizer.convert_ids_to_tokens(ids[place])
+            symbol = tokenizer.convert_ids_to_tokens(ids[position])
             raise ValueError(
                 f"the chat template marks an answer without the {symbol!r} after it, so no answer would learn to stop: "
                 "put the symbol that ends a turn before {% endgeneration %}"
@@ -357,7 +357,7 @@ def _check_ends(tokenizer: Any, ids: Sequence[int], said: Sequence[bool]) -> Non
 
 
 def _check_header(tokenizer: Any, messages: Sequence[Message], before: list[int], after: list[int]) -> None:
-    """Refuse a template that leaves it to the model to say whose turn it is."""
+    """Raise ValueError if the template leaves it to the model to write whose turn it is."""
     if before != _ids(tokenizer, messages[:-1]):
         return
     # blanks apart, which some tokenizers change; content that the template changes is not found, and not judged

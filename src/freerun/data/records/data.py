@@ -107,27 +107,27 @@ def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
 
 def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
     most = limits.positions
-    said = one.target[: min(n for n in (limits.max_target, most, len(one.target)) if n is not None)]
+    target = one.target[: _least(limits.max_target, most, len(one.target))]
     if not codec.causal:
-        allowed = min(n for n in (limits.max_source, most, len(one.prompt)) if n is not None)
-        told = one.prompt
-        if len(told) > allowed:
-            # the encoder's own end symbol stays
-            told = (*told[: allowed - 1], told[-1])
-        return Encoded(told, said)
+        allowed = _least(limits.max_source, most, len(one.prompt))
+        if len(one.prompt) <= allowed:
+            return Encoded(one.prompt, target)
+        # the encoder's own end symbol stays
+        return Encoded((*one.prompt[: allowed - 1], one.prompt[-1]), target)
     if codec.shape == "text":
-        whole = (*one.prompt, *one.target)[: min(n for n in (limits.max_target, most, len(one)) if n is not None)]
+        whole = (*one.prompt, *one.target)[: _least(limits.max_target, most, len(one))]
         half = max(1, len(whole) // 2)
         return Encoded(whole[:half], whole[half:], frozenset(range(half)))
     if most is not None:
-        said = said[: most - 1]  # at least one token of the prompt stays
-    room = min(
-        n for n in (limits.max_source, None if most is None else most - len(said), len(one.prompt)) if n is not None
-    )
+        target = target[: most - 1]  # at least one token of the prompt stays
+    room = _least(limits.max_source, None if most is None else most - len(target), len(one.prompt))
     start = len(one.prompt) - room
-    return replace(
-        one, prompt=one.prompt[start:], target=said, learned=frozenset(p - start for p in one.learned if p >= start)
-    )
+    learned = frozenset(position - start for position in one.learned if position >= start)
+    return replace(one, prompt=one.prompt[start:], target=target, learned=learned)
+
+
+def _least(*limits: int | None) -> int:
+    return min(limit for limit in limits if limit is not None)
 
 
 class RecordData:
@@ -149,7 +149,7 @@ class RecordData:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of every training record, told and said."""
+        """Tokens of every training record, prompt and target."""
         return [len(one) for one in self.splits["train"].encoded]
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
@@ -171,7 +171,7 @@ class RecordData:
 
     @cached_property
     def frequencies(self) -> tuple[float, ...]:
-        """How often each id is to be said in the training records; one entry for each id of the tokenizer."""
+        """How often each id of the tokenizer carries loss in the training records."""
         counts: Counter[int] = Counter()
         for one in self.splits["train"].encoded:
             counts.update(one.target)
@@ -180,7 +180,7 @@ class RecordData:
 
     @cached_property
     def longest(self) -> tuple[int, int]:
-        """Tokens of the longest told and of the longest said part of any split."""
+        """Tokens of the longest prompt and of the longest target of any split."""
         every = [one for split in self.splits.values() for one in split.encoded]
         return max(len(one.prompt) for one in every), max(len(one.target) for one in every)
 
@@ -204,14 +204,13 @@ class RecordData:
             notes += [f"{counted(known, 'prompt')} also in train, kept"] if known else []
             lines.append(f"{split}: {counted(len(encoded), 'record')}" + (f" ({'; '.join(notes)})" if notes else ""))
         train = self.splits["train"].encoded
-        told, said = (
-            sum(map(len, part)) / len(train) for part in zip(*((e.prompt, e.target) for e in train), strict=True)
-        )
-        end = "none" if self.codec.end is None else repr(self.codec.tokenizer.convert_ids_to_tokens(self.codec.end))
+        prompt, target = (sum(len(getattr(one, side)) for one in train) / len(train) for side in ("prompt", "target"))
+        end = self.codec.end
+        symbol = "no end symbol" if end is None else repr(self.codec.tokenizer.convert_ids_to_tokens(end))
         return [
             *lines,
-            f"tokens: {told:.1f} told and {said:.1f} said a training record; at most {self.longest[0]} and "
-            f"{self.longest[1]}; an answer's end: {end}",
+            f"tokens of a training record: {prompt:.1f} prompt + {target:.1f} target; at most {self.longest[0]} + "
+            f"{self.longest[1]} in any split; an answer ends with {symbol}",
         ]
 
 

@@ -1,4 +1,4 @@
-"""From rows to records: which columns say what is told and what is to be said, and what is wrong with their cells."""
+"""Records as text: from the rows of files, folders and data sets, in three splits; every wrong cell is named."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def load_records(
         path: the training file; a folder that holds ``train.*``, ``dev.*`` (or ``valid*``, ``val*``) and ``test.*``, or
             what ``Dataset.save_to_disk`` wrote; with ``format="datasets"`` also a published data set's name.
         options: columns and splits; the defaults of ``RecordOptions`` if left out.
-        further: where rows are wrong, what else is wrong with the sound ones: all of it is said at once.
+        further: records -> more problems of the sound rows, reported together with those of wrong rows.
 
     Raises:
         UserError: every file's first 20 problems, by line.
@@ -202,23 +202,20 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 
 def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     """The splits of a data set that was saved to a folder, or published."""
-    wanted = list(options.columns.values()) or [part for parts in SHAPES.values() for part in parts]
-    given = _loaded(path)
-    splits: Mapping[str, Any] = given if hasattr(given, "values") else {"train": given}
+    read = list(options.columns.values()) or [part for parts in SHAPES.values() for part in parts]
+    loaded = _loaded(path)
+    splits: Mapping[str, Any] = loaded if hasattr(loaded, "values") else {"train": loaded}
     found: dict[str, DataTable] = {}
     for split, names in SPLITS.items():
-        named = [name for name in names if name in splits]
-        if named:
-            found[split] = _rows_of(splits[named[0]], f"{path}, {named[0]}", wanted)
+        if named := [name for name in names if name in splits]:
+            dataset, origin = splits[named[0]], f"{path}, {named[0]}"
+            # other columns may be sounds or pictures, which are costly to look at
+            cells = dataset.select_columns([name for name in dataset.column_names if name in read]).to_dict()
+            columns = tuple(dataset.column_names)
+            found[split] = DataTable(origin, columns, cells, lambda row, at=origin: f"{at}, row {row + 1}")
     if "train" not in found:
         raise UserError(f"{path}: has no split called train; its splits are {', '.join(map(str, splits))}")
     return found
-
-
-def _rows_of(dataset: Any, origin: str, wanted: Sequence[str]) -> DataTable:
-    # other columns may be sounds or pictures, which are costly to look at
-    cells: dict[str, list[Any]] = dataset.select_columns([n for n in dataset.column_names if n in wanted]).to_dict()
-    return DataTable(origin, tuple(dataset.column_names), cells, lambda row: f"{origin}, row {row + 1}")
 
 
 def _loaded(path: str) -> Any:

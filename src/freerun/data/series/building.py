@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from freerun.arguments import brief
-from freerun.data.files import LARGEST, Array, counted, first_problems, lines_of_column
-from freerun.data.series.options import SPLITS, Channels, Layout, SeriesOptions, check_layout, columns_by_part
+from freerun.data.files import LARGEST, SPLITS, Array, counted, first_problems, lines_of_column
+from freerun.data.series.options import Channels, Layout, SeriesOptions, check_layout, columns_by_part
 from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, step_between
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData, window_starts
 from freerun.data.tables import Stamp
@@ -136,7 +136,7 @@ def borders(rows: int, split: Sequence[float], name: str) -> tuple[list[int], li
         return [round(rows * min(1.0, share)) for share in np.cumsum([0.0, *split]).tolist()], []
     ends: list[int] = np.cumsum([0, *split]).tolist()
     if ends[-1] > rows:
-        return ends, [f"{name}: has {counted(rows, 'row')}, and split asks for {ends[-1]:,}; ask for fewer"]
+        return ends, [f"{name}: has {counted(rows, 'row')}, and split takes {ends[-1]:,}; take fewer"]
     return ends, []
 
 

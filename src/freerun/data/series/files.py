@@ -65,7 +65,7 @@ def load_series(
         pieces += found
         problems += first_problems(table.origin, wrong)
     problems += _apart(pieces, options)
-    # where time stamps are wrong nothing is computed from them: the other problems are still said
+    # where time stamps are wrong nothing is computed from them: the other problems are still reported
     given = replace(options, calendar=()) if problems else options
     try:
         data = built(", ".join(map(str, files)), pieces, channels, given, layout)
@@ -137,6 +137,6 @@ def _apart(pieces: Sequence[Piece], options: SeriesOptions) -> list[str]:
             )
         problems += first_problems(piece.name, found)
     if len(steps) > 1 and not problems:
-        said = "; ".join(f"{name}: every {step}" for step, name in steps.items())
-        problems.append(f"series have rows of different steps: {said}; give them apart, or bring them to one step")
+        listing = "; ".join(f"{name}: every {step}" for step, name in steps.items())
+        problems.append(f"series have rows of different steps: {listing}; give them apart, or bring them to one step")
     return problems

@@ -39,7 +39,6 @@ def _near(name: str, columns: Sequence[str]) -> str:
 
 Layout = Literal["past", "sequence"]
 LAYOUTS = ("past", "sequence")
-SPLITS = ("train", "dev", "test")
 
 
 def check_layout(layout: str, observed: Sequence[str] = ()) -> list[str]:

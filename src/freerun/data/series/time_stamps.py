@@ -63,7 +63,7 @@ class Step:
 
     @classmethod
     def parse(cls, text: str) -> Step:
-        """The step that ``str`` told of."""
+        """The inverse of ``str``."""
         size, of = text.split()
         return cls(float(size), of)
 
@@ -142,22 +142,22 @@ def uneven(stamps: Sequence[Stamp], step: Step | None, place: Callable[[int], st
         elif _before(stamp, before):
             kinds.setdefault("back", []).append((row, f"{at} comes after {before}; sort the rows by time{advice}"))
         elif step is not None and not _follows(stamp, before, step):
-            said = f"{at} follows {before}, and rows come every {step}; put in the rows between{advice}"
-            kinds.setdefault("gap", []).append((row, said))
+            text = f"{at} follows {before}, and rows come every {step}; put in the rows between{advice}"
+            kinds.setdefault("gap", []).append((row, text))
     # many of a kind have one cause
     few = [each if len(each) <= FEW else [(each[0][0], f"{each[0][1]}; so it is in {len(each):,} of the "
            f"{len(stamps):,} rows")] for each in kinds.values()]  # fmt: skip
-    return [said for _, said in sorted(said for each in few for said in each)]
+    return [text for _, text in sorted(line for each in few for line in each)]
 
 
 def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
     if isinstance(before, datetime) != (step.of != "units"):
         return False
-    wanted = step.after(before)
-    if isinstance(stamp, datetime) or isinstance(wanted, datetime):
-        return stamp == wanted
+    expected = step.after(before)
+    if isinstance(stamp, datetime) or isinstance(expected, datetime):
+        return stamp == expected
     # times written as decimal numbers are apart by almost, not quite, the same
-    return abs(stamp - wanted) <= 1e-6 * abs(step.size)
+    return abs(stamp - expected) <= 1e-6 * abs(step.size)
 
 
 def _before(stamp: Stamp, other: Stamp) -> bool:

@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.data.files import LARGEST, check_description, counted, first_problems
-from freerun.data.series.options import SPLITS, Layout, check_layout
+from freerun.data.files import LARGEST, SPLITS, check_description, counted, first_problems, part_of
+from freerun.data.series.options import Layout, check_layout
 from freerun.errors import UserError
 
 
@@ -101,7 +101,7 @@ class SeriesCodec:
         return (values.double() * std + mean).to(values.dtype)
 
     def batch(self, block: Tensor, warmup_loss: bool = False, rows: Tensor | None = None) -> Batch:
-        """Windows in the layout asked.
+        """Return windows in the requested layout.
 
         "past": targets are the horizon's values, and the context holds "past" (batch, past, channels) and, where there
         are covariates, "future" (batch, horizon, covariates). "sequence": targets are the whole window's values, the
@@ -134,13 +134,13 @@ class SeriesCodec:
     def past_batch(
         self, past: Tensor, future: Tensor | None = None, horizon: int | None = None, origin: str = "past"
     ) -> Batch:
-        """A batch to generate from, of raw numbers; what is to be said is 0 in it.
+        """Return a batch to generate from, of raw numbers; what is to be predicted is 0 in it.
 
         Args:
             past: (rows, channels), or (batch, rows, channels): at least ``past`` rows, of which the last are used.
             future: (horizon, covariates), batched as past is: the covariates of the steps to come; None where there
                 are none.
-            horizon: steps to be said; None: as in training.
+            horizon: steps to predict; None: as in training.
             origin: what the rows are called in a problem.
 
         Raises:
@@ -178,10 +178,10 @@ class SeriesCodec:
         elif future is not None and not self.covariates:
             found.append("the model has no covariates; leave future out")
         elif future is not None:
-            wanted = (*past.shape[:-2], horizon, self.covariates)
-            if tuple(future.shape) != wanted:
+            expected = (*past.shape[:-2], horizon, self.covariates)
+            if tuple(future.shape) != expected:
                 found.append(
-                    f"covariates of the future must be {wanted}: {', '.join(known)}; got {tuple(future.shape)}"
+                    f"covariates of the future must be {expected}: {', '.join(known)}; got {tuple(future.shape)}"
                 )
             else:
                 found += not_finite(future, known, f"{origin}: future")
@@ -218,9 +218,6 @@ def not_finite(rows: Tensor, names: tuple[str, ...], origin: str) -> list[str]:
             for place, value in zip(places, values, strict=True)
         ],
     )
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -346,14 +343,14 @@ class SeriesData:
 
     def windows(self, split: str) -> int:
         """Number of windows of a split."""
-        return len(_of(self.starts, split))
+        return len(part_of(self.starts, split))
 
     def _block(self, split: str, indices: Sequence[int] | Tensor) -> Tensor:
-        starts = _of(self.starts, split)[torch.as_tensor(indices, dtype=torch.int64)]
+        starts = part_of(self.starts, split)[torch.as_tensor(indices, dtype=torch.int64)]
         return self._table[starts[:, None] + torch.arange(self.codec.past + self.codec.horizon)]
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """A training batch in the layout asked; see ``SeriesCodec.batch``.
+        """Return a training batch in the requested layout; see ``SeriesCodec.batch``.
 
         Args:
             indices: numbers of training windows.
@@ -367,7 +364,7 @@ class SeriesData:
 
     def free(self, split: str) -> Tensor:
         """Return (time, values): the longest series of a split, normalised, for long free runs."""
-        longest = max(_of(self.segments, split), key=lambda part: part.end - part.begin)
+        longest = max(part_of(self.segments, split), key=lambda part: part.end - part.begin)
         return self._table[longest.begin : longest.end, : self.values]
 
     def denormalise(self, values: Tensor) -> Tensor:
@@ -406,22 +403,12 @@ class SeriesData:
         return [*lines, *self.notes]
 
 
-def _of(parts: Mapping[str, T], split: str) -> T:
-    if split not in parts:
-        raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    return parts[split]
-
-
-Make = Callable[[list[int]], Batch]
-"""From numbers of windows to their batch."""
-
-
 @dataclass(frozen=True, eq=False)
 class Windows:
     """Windows to score on: how many, their batch by number, positions to predict, and scores of naive forecasts."""
 
     count: int
-    make: Make
+    make: Callable[[list[int]], Batch]
     horizon: int
     naive: Mapping[str, tuple[dict[str, float], list[float]]] = field(default_factory=dict[str, Any])
     __repr__ = brief
