@@ -1,7 +1,5 @@
 """A page opened in headless Chromium, in a frame of a given width, and what a script in it found."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Small real models and batches that many tests use."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Tiny models of Hugging Face, and ours with the same weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PegasusConfig, PegasusForConditionalGeneration

@@ -1,7 +1,5 @@
 """Started by torchrun in two processes: runs of ``distributed_world``, by name, under the folder given."""
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import os

@@ -1,7 +1,5 @@
 """Runs that one process and several make alike: tasks, models and methods in float64, and starting torchrun."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

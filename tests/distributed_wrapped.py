@@ -3,8 +3,6 @@
 Every case is a gradient of two processes against that of one; what they found goes to the file given.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import sys

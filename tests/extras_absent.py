@@ -1,7 +1,5 @@
 """Which packages an installation would not have: what is installed here and not in the closure of freerun[extra]."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires

@@ -5,8 +5,6 @@ Run: python tests/extras_cases.py WORLD SCRATCH [SKIPPED ...]      one JSON obje
 Imports nothing but freerun, so that it runs where nothing else is installed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -6,8 +6,6 @@ A wheel is built from the tree and installed with one extra at a time (`none`: w
 constraints.txt; the commands run outside the checkout. Exits with 1 where a cell is wrong.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

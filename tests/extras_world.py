@@ -1,7 +1,5 @@
 """A tiny recipe, its data, a finished and an unfinished run of each kind, made where every extra is installed."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tiny random models of many Hugging Face families, lively ones, and batches for them, written by hand."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ No damage ends in exit 1 or a hang, none is read as if nothing were; what is ref
 the folder changes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -10,8 +10,6 @@ Reads a JSON object a line from standard input and answers with one. A life:
 A life that stopped (SIGSTOP) is answered with its ``stopped`` process; ``{"continue": process}`` lets it go on.
 """
 
-from __future__ import annotations
-
 import builtins
 import errno
 import importlib

@@ -4,8 +4,6 @@
 a life ends comes from ``--seed``, so that a failure can be had again.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

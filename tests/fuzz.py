@@ -8,8 +8,6 @@ A case is a function of (seed, number). It fails where the exit code is none of 
 message is endless or steers the terminal, a file is written outside the run's folder, or it takes too long.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

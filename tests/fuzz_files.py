@@ -1,7 +1,5 @@
 """Cases of ``fuzz.py``: hostile files of every kind of data, to train on, to score on and to answer."""
 
-from __future__ import annotations
-
 import io
 import json
 import random
@@ -106,9 +104,6 @@ def _one_file(rng: random.Random, kind: str, path: Path, inside: Path) -> Path:
     elif path.is_dir():
         path = path / "test.tsv"
     return path
-
-
-# -- files of each kind: from a generator, hostile where asked for
 
 
 def _hostile_lines(rng: random.Random, lines: list[str], strange: list[str], separator: str | None) -> bytes:

@@ -1,7 +1,5 @@
 """Cases of ``fuzz.py``: every shipped recipe on tiny data, with keys, values, types, overrides and bytes changed."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

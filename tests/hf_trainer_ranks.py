@@ -3,8 +3,6 @@
 Run: torchrun --nproc-per-node 2 tests/hf_trainer_ranks.py FOLDER
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

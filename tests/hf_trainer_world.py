@@ -1,7 +1,5 @@
 """A small world for the trainers: reversing words, tiny random models, runs that leave their weights and their log."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tiny tokenizers, models and records, made here: nothing is fetched."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

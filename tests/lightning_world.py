@@ -1,7 +1,5 @@
 """Data, models and trainers of the Lightning tests, for one process and for two started by torchrun."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

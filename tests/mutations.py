@@ -1,7 +1,5 @@
 """Ways to break the Hugging Face adapters and the roll-in, and the tests that each must turn red."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 _HF = "models/huggingface/"

@@ -1,7 +1,5 @@
 """The naive, obviously right loops, slow on purpose: only keys are shared with the library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

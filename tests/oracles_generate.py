@@ -1,7 +1,5 @@
 """Generation as one would write it by hand: prefixes as tuples, sorted lists, one row at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product

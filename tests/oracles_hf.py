@@ -1,7 +1,5 @@
 """Hugging Face models asked directly, row by row, without padding and without a cache: full prefixes, plain loops."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The passes of the approximate methods as their papers write them: nested loops, one entry at a time, keys shared."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

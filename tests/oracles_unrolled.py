@@ -1,7 +1,5 @@
 """The literal loops on values, with their graph: every gradient policy, blends, horizons and loss steps written out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The naive, obviously right loops for values: only keys are shared with the library."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Started twice by test_rank_faults.py, as rank 0 and 1: a run in which something befalls one of them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

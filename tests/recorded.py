@@ -12,8 +12,6 @@ renames a parameter, a log key or a field adds a line to ``NAMES`` or ``TEXTS`` 
 {"names": {old: new}, "texts": {old: new}, "removed": [name]}, patterns of ``re.sub``, applied to what was before.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import gzip
@@ -78,8 +76,6 @@ def tried(record: Record, name: str, function: Callable[..., Any], *arguments: A
     except Exception as error:
         record(f"{name}/error", f"{type(error).__name__}: {error}")
 
-
-# --- part 1: methods, gates, draws, schedules, objectives, metrics, generation, checks, diagnosis
 
 KEY, STEP = 5, 3
 ENGINES = {
@@ -301,8 +297,6 @@ def _free(record: Record, backend: str, suite: Any) -> None:
     about = DiagnosisOptions(end=0) if batch.is_discrete else DiagnosisOptions(exponent=0.1, period=2)
     tried(record, f"diagnose/{backend}", lambda *args: as_json(diagnose(*args)), model, batch, about)
 
-
-# --- the commands
 
 PARTS: dict[str, Callable[[Record, Callable[[str], bool]], None]] = {
     "conformance": conformance, "recipes": recipes, "data": every_kind,

@@ -1,7 +1,5 @@
 """Parts of ``recorded.py`` that go through files: runs and comparisons by the command, and data."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -6,8 +6,6 @@
 Ends with 1 where a broken library passes its tests, or the text to be broken is not there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """Run folders in the format of ``freerun train``, from made-up numbers: for tests of what reads such folders."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The article's program: its loop digit for digit, the shift, and the refusal of the unshifted model."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The measuring scripts run, on tiny shapes; no time is asserted."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import xml.etree.ElementTree as ElementTree

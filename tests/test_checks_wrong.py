@@ -1,7 +1,5 @@
 """Models that are wrong in one way each, and the right one beside them: seen by name, and no false alarm."""
 
-from __future__ import annotations
-
 import re
 import warnings
 

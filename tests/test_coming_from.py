@@ -1,7 +1,5 @@
 """docs/coming-from.md: every line runs, and its ratio is the other system's formula, converted by hand."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Plan, processes, results.json and verdict; and the command on a real toy task, from empty folder to resume."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

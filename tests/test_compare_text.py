@@ -1,7 +1,5 @@
 """Texts without a word are compared in what they have."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

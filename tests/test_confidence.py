@@ -1,7 +1,5 @@
 """Confidence-aware sampling: the three classes, the loss, and its gate under exact engines."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from scipy import stats

@@ -1,7 +1,5 @@
 """Series by the command: recipes, what is refused before training starts, runs, answers, comparisons."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """What always holds, over every method and every model: a new method is tested by being listed."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import pickle

@@ -1,7 +1,5 @@
 """``freerun diagnose``: files, exit codes and page, for series and for ids; and what a report says of forecasts."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -223,9 +221,6 @@ def test_lines_are_cut_at_the_edges_of_a_figure():
     assert _cut([(0, 5.0), (1, 6.0)], axes) == []
     assert _within([(0, -1.0, 0.5), (1, 0.2, float("inf")), (2, float("nan"), 1.0)], axes) == [(0, 0, 0.5), (1, 0.2, 1)]
     assert _ticks((0.9, 120.0)) == [1, 3, 10, 30, 100]
-
-
-# -- the comparison's report --------------------------------------------------------------------------------------
 
 
 def compared(out: Path, escape: bool = False) -> dict[str, Any]:

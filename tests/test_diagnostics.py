@@ -1,7 +1,5 @@
 """Measures of exposure bias against naive loops, closed forms and systems whose exponent is known."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -42,9 +40,6 @@ from freerun.errors import UserError
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-# -- errors by lead time ------------------------------------------------------------------------------------------
 
 
 def test_errors_equal_the_naive_loop():
@@ -123,9 +118,6 @@ def test_horizons_must_be_alike():
         window_errors(torch.zeros(2, 2), torch.zeros(2, 2))
 
 
-# -- growth -------------------------------------------------------------------------------------------------------
-
-
 def test_growth_of_an_exact_exponential():
     t = torch.arange(40, dtype=torch.float64)
     found = growth(1e-4 * (0.15 * t).exp(), exponent=0.1)
@@ -179,9 +171,6 @@ def test_a_small_error_in_the_lorenz_system_grows_with_its_exponent(attractor: T
     assert found.rate == pytest.approx(0.009056, rel=0.1)
     assert found.ratio is not None
     assert 0.2 < float(found.ratio[found.fitted // 2]) < 5
-
-
-# -- climate ------------------------------------------------------------------------------------------------------
 
 
 def counted(gold: Tensor, free: Tensor, bins: int, smoothing: float) -> float:
@@ -379,9 +368,6 @@ def test_decorrelation_equals_the_naive_sum():
     assert decorrelation(series) == next(lag for lag, p in enumerate(products) if p < products[0] / math.e)
 
 
-# -- forecasts without a model ------------------------------------------------------------------------------------
-
-
 def test_naive_forecasts_equal_loops():
     past = numbers(3, 10, 2)
     for horizon in (1, 4, 25):
@@ -397,9 +383,6 @@ def test_naive_forecasts_equal_loops():
     assert torch.equal(mean(past, 2, torch.tensor([1.0, 2.0]))[0], torch.tensor([[1.0, 2.0]] * 2).double())
     with pytest.raises(UserError, match="must hold 11 steps; it holds 10"):
         last_period(past, 2, 11)
-
-
-# -- ids ----------------------------------------------------------------------------------------------------------
 
 
 def test_errors_after_errors_equal_the_naive_loop():
@@ -430,9 +413,6 @@ def test_errors_after_errors_equal_the_naive_loop():
 def test_errors_after_errors_where_there_are_none():
     found = error_after_error(torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
     assert (found.after_wrong, found.after_right, found.ratio) == (None, 0.0, None)
-
-
-# -- the whole ----------------------------------------------------------------------------------------------------
 
 
 class Halving:

@@ -1,7 +1,5 @@
 """Our loop in two processes: the same run as in one, stopped and failing together."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Methods on models in PyTorch's wrappers, in two processes of which one has nothing to replace."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

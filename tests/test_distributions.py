@@ -1,7 +1,5 @@
 """Heads: losses are the laws', draws follow them, gradients are right. False-alarm rates are stated."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -168,8 +166,7 @@ def test_the_mean_is_fed_where_it_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("levels", "message"),
-    [((0.1, 0.9), "median"), ((0.5, 0.1), "must rise"), ((0.5, 1.0), r"lie in \(0, 1\)")],
+    ("levels", "message"), [((0.1, 0.9), "median"), ((0.5, 0.1), "must rise"), ((0.5, 1.0), r"lie in \(0, 1\)")]
 )
 @pytest.mark.parametrize("make", [distributions.Quantiles, draws.QuantileSample, objectives.Pinball])
 def test_levels_that_are_none_are_refused(make, levels, message):

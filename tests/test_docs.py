@@ -1,7 +1,5 @@
 """The texts: code blocks run, commands exist, links resolve, generated pages are what the library says."""
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import re

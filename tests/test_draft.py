@@ -1,7 +1,5 @@
 """Drafts: by other models on their own context, by copies that follow the model, and what cannot be drafted."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

@@ -1,7 +1,5 @@
 """Draws: the right law under both couplings, truncation, and what never happens. False-alarm rates are stated."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from scipy import stats

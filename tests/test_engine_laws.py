@@ -1,7 +1,5 @@
 """What always holds, engine by engine: off is free, modes and statistics stay, the place in a batch does not matter."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest

@@ -1,7 +1,5 @@
 """What engines refuse, hold in memory, and do under autocast; what ``auto`` takes; what the counts count."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,20 +1,11 @@
 """Every engine on every Transformer: the naive loop's history entry for entry, its gradient, and an honest report."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
 
 import freerun as fr
-from builders import (
-    assert_same_gradients,
-    gradients,
-    language_model,
-    prompted,
-    ragged,
-    transformer,
-)
+from builders import assert_same_gradients, gradients, language_model, prompted, ragged, transformer
 from freerun import draws
 from freerun.keys import fold
 from oracles import coins, full_prefix

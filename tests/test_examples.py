@@ -1,7 +1,5 @@
 """The examples: short scripts that run as they are, in seconds, and fetch nothing."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import shlex

@@ -1,7 +1,5 @@
 """What a user installs is what is tested: every command with no extra and with each alone, the others absent."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

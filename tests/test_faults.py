@@ -1,7 +1,5 @@
 """Nothing of a run is lost: samples of ``python tests/faults.py``, whose full counts stand in docs/guarantees.md."""
 
-from __future__ import annotations
-
 import ast
 import tempfile
 from collections.abc import Generator

@@ -1,7 +1,5 @@
 """Forecasters: stepped and in parallel one function, cut where asked, told what they should be and nothing more."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -84,9 +82,7 @@ TRANSFORMERS = {
     "transformer, gaussian": {"head": "gaussian", "residual": True},
     "transformer, quantiles": {"head": "quantiles"},
 }
-OTHERS = {
-    "shallow_plrnn": lambda: ShallowPLRNN(3, size=5),
-}
+OTHERS = {"shallow_plrnn": lambda: ShallowPLRNN(3, size=5)}
 CASES = {
     **dict(recurrent()),
     **{

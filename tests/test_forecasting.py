@@ -1,7 +1,5 @@
 """Forecasters are scored on what they say when nobody tells them: against loops, poisoned targets, runaways."""
 
-from __future__ import annotations
-
 import json
 import math
 

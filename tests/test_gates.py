@@ -1,7 +1,5 @@
 """Gates: marginals, joint laws, eligibility, determinism. Random tests state their false-alarm rate."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

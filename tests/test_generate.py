@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from itertools import product
 
@@ -262,16 +260,10 @@ def test_the_source_is_encoded_once(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            {"length": 0, "beams": -1, "n_best": 0},
-            ["length must", "got 0", "beams must", "got -1", "n_best must"],
-        ),
+        ({"length": 0, "beams": -1, "n_best": 0}, ["length must", "got 0", "beams must", "got -1", "n_best must"]),
         ({"length": 2, "beams": 2, "n_best": 3}, ["n_best must not exceed beams = 2; got 3"]),
         ({"length": 2, "beams": 2, "draw": "sample"}, ["with beams=2 use draw='greedy'; got sample()"]),
-        (
-            {"length": 2, "draw": "nucleus", "length_penalty": -1},
-            ["draw must be one of", "length_penalty must"],
-        ),
+        ({"length": 2, "draw": "nucleus", "length_penalty": -1}, ["draw must be one of", "length_penalty must"]),
         ({"length": 2, "draw": "point"}, ["for values: use 'greedy'"]),
         ({"length": 2, "end": -1}, ["end must be the id"]),
         ({"length": 2, "end": 9}, ["one of the model's 4 ids; got 9"]),

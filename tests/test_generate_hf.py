@@ -1,7 +1,5 @@
 """Greedy and beam search equal Hugging Face's ``generate`` on models with the same weights, step for step."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

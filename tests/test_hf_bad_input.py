@@ -1,7 +1,5 @@
 """What cannot work with a Hugging Face model is refused before the first step: by name, with what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Every family: teacher forcing is its own loss, free running its ``generate``, mixtures the full-prefix oracle's."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
@@ -14,17 +12,7 @@ from families import CAUSAL, FAMILIES, LENGTHS, PAD, PROMPTS, SEQ2SEQ, VOCAB, co
 from freerun import draws, hf
 from freerun.batch import Batch
 from freerun.types import Cached, Embedder, Split, Stepper
-from oracles_hf import (
-    Row,
-    full_prefix,
-    generated,
-    loss,
-    own_arguments,
-    rows_of,
-    said,
-    some_end,
-    until,
-)
+from oracles_hf import Row, full_prefix, generated, loss, own_arguments, rows_of, said, some_end, until
 
 KEY, STEP = 5, 3
 # an encoder-decoder of two parts warns of decoder ids beside labels, which are the whole point

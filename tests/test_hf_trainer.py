@@ -1,7 +1,5 @@
 """transformers' trainers with a method: the stock path, token-exact losses, accumulation, what the log says."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Batches of every kind in the trainers: nothing to learn, packed rows, the column ``replaceable``, calls by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Trainers with losses of their own: only the ids that the model is told are swapped; and the free-running scores."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

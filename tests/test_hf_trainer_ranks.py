@@ -1,7 +1,5 @@
 """Trainers on two processes: equal to one with the same global batch; resumed runs end with the same bits."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Bad input to the trainers is refused before the first step, and the message says what to do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

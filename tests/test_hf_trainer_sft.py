@@ -1,7 +1,5 @@
 """TRL's SFTTrainer through the mixin: its own losses, completion masks, packing."""
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from typing import Any

@@ -1,7 +1,5 @@
 """What goes wrong silently around Hugging Face models: caches, modes, pads that are said, languages, wrappers."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Counter-based randomness: the same everywhere, uniform, independent. False-alarm rates are stated with each test."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from scipy import stats

@@ -1,7 +1,5 @@
 """A text as data and task: windows, what is told gold, what is said freely (against naive loops), and the commands."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

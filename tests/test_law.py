@@ -1,7 +1,5 @@
 """The law of what is fed, through the public face: exact engines have it, one parallel pass does not."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

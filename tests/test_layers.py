@@ -1,7 +1,5 @@
 """The rooms: a module imports only from rows above its own, and within a row only from modules left of it."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

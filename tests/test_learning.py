@@ -1,7 +1,5 @@
 """Worlds with a known answer: a model must reach it running freely, not just under teacher forcing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Lightning: the steps are those of a plain loop, however a batch is cut, and a resumed run is an unbroken one."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys

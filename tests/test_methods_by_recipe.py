@@ -1,7 +1,5 @@
 """Every method on every shipped kind of model, by recipe: it trains, or it is refused before anything is written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -12,10 +10,7 @@ from freerun.methods import METHODS
 from huggingface_world import model_folder, rows, write_lines
 from parallel_text import write_parallel
 
-SIZES = {
-    "recurrent": "size = 8",
-    "transformer": "size = 8\nlayers = 1\nheads = 2",
-}
+SIZES = {"recurrent": "size = 8", "transformer": "size = 8\nlayers = 1\nheads = 2"}
 SYSTEM = 'kind = "system"\nsystem = "lorenz63"\npast = 4\nhorizon = 3\nwindows = [16, 8, 8]\ntrajectories = 4'
 TOY = 'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 40\ndev = 8\ntest = 8'
 WORLDS = {

@@ -3,8 +3,6 @@
 A case is a name, what is done, and what the message must say. What is right, and near to a mistake, goes through.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle
@@ -74,7 +72,6 @@ def call(method: Any, model: Any = MODEL, batch: Any = IDS_BATCH, **named: Any) 
     return method(model, batch, **({"step": 0} | named))
 
 
-# ---------------------------------------------------------------- parts of a batch
 PARTS_OF_IDS = {
     "targets": IDS, "history": IDS.clone(), "mask": MASK, "weights": torch.rand(B, T), "eligible": MASK,
     "rows": torch.arange(B),
@@ -191,7 +188,6 @@ def context_cases() -> Iterator[Case]:
     yield Case("replaced context", lambda: IDS_BATCH.replace(context=turned), "batch first")
 
 
-# ---------------------------------------------------------------- a call
 METHODS_OF_IDS = {
     "teacher_forcing": fr.teacher_forcing(), "free_running": fr.free_running(), "scheduled_sampling": ss(0.5),
     "two_pass": fr.two_pass(0.5), "parallel": fr.parallel(0.5), "token_noise": fr.token_noise(0.5, vocabulary=V),
@@ -252,7 +248,6 @@ def call_cases() -> Iterator[Case]:
 PROMPTED = fr.Batch(IDS + 0, IDS + 0, torch.arange(T).expand(B, T) > 3, eligible=torch.arange(T).expand(B, T) > 3)
 
 
-# ---------------------------------------------------------------- what a model gives
 OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "None": (lambda x: None, "does forward end with return"),
     "a tuple": (lambda x: (x, None), "without states"),
@@ -326,7 +321,6 @@ def output_cases() -> Iterator[Case]:
     yield Case("generate, output gives None", lambda: fr.generate(stepped, batch, length=2), r"output\(state, rows\)")
 
 
-# ---------------------------------------------------------------- arguments
 RATIOS = (-0.1, 1.1, NAN, INF, "0.5", None, True, torch.tensor(0.5), [0.5], np.float32(0.5), 2)
 DRAWS = {
     "argmax": "use 'greedy'", "max": "use 'greedy'", "multinomial": "use 'sample'", "nucleus": r"sample\(top_p",
@@ -670,7 +664,6 @@ def test_the_list_is_as_long_as_it_should_be() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-# ---------------------------------------------------------------- what is right, and near to a mistake
 def right() -> Iterator[tuple[str, Callable[[], Any]]]:
     half = ss(0.5)
     yield from ((f"step {s!r}", lambda s=s: call(half, step=s)) for s in (0, np.int64(3), torch.tensor(3), fr.Step(3)))

@@ -1,7 +1,5 @@
 """Weights of mixes: never negative, summing to 1, the heaviest symbol the one drawn; sparsemax against bisection."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

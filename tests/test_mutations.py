@@ -1,7 +1,5 @@
 """The tests of the Hugging Face adapters fail where they should: every way of breaking the library turns one red."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parallel scheduled sampling against its loop, and against sequential scheduled sampling where it equals it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

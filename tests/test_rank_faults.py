@@ -1,7 +1,5 @@
 """One of two processes hangs, leaves, dies or raises: the other one says so by name, and ends."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -221,9 +221,6 @@ def test_options_out_of_range_are_refused_together():
     assert [problem.split()[0] for problem in problems] == ["format", "limit", "dev", "separator", "encoding"]
 
 
-# -- ids
-
-
 def records_of(shape, count=4):
     found = []
     for number, row in enumerate(rows(shape)[:count]):

@@ -1,7 +1,5 @@
 """report.html: whole, offline, readable without JavaScript, small; and as a real browser shows it."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 from pathlib import Path

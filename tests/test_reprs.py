@@ -1,7 +1,5 @@
 """Objects that hold data print in one short line, however much they hold."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

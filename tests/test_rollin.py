@@ -1,7 +1,5 @@
 """Exactness: every engine's history equals the naive loop's, entry for entry, and the gradient to 1e-10."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

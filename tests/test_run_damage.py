@@ -1,7 +1,5 @@
 """Files of a run that came from elsewhere: whatever is in them, they are refused by name, and cost little."""
 
-from __future__ import annotations
-
 import errno
 import json
 import re
@@ -288,9 +286,6 @@ def test_a_checkpoints_content_is_of_its_name(tmp_path: Path) -> None:
         shutil.copytree(root / "best-00000001", root / name)
     with pytest.raises(CheckpointError, match="holds what was written as best-00000001"):
         train(tmp_path / "run", resume=True)
-
-
-# ---- full disks, and folders that go
 
 
 class Disk:

@@ -1,7 +1,5 @@
 """A run's folder: nothing is written without the lock, nothing of others removed, every first moment goes on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -288,9 +286,6 @@ def test_a_name_of_a_shipped_recipe_wins_over_a_folder(tmp_path: Path, monkeypat
     assert find_recipe("copy") == Path("copy")
 
 
-# ---- what earlier and later versions wrote
-
-
 def test_a_run_of_an_earlier_version_goes_on_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = shutil.copytree(GOLDEN / "started", tmp_path / "run")
     assert main(["train", str(GOLDEN / "golden.toml"), "--out", str(run), "--resume"]) == 0
@@ -366,9 +361,6 @@ def test_a_later_format_is_refused_by_its_version(
     assert main(command) == 4
     assert "has format version 7; this freerun reads 1" in capsys.readouterr().err
     assert tree(started) == before
-
-
-# ---- changes on purpose
 
 
 def test_a_changed_recipe_goes_on_where_that_is_allowed(

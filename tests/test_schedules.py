@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 import pickle
 from decimal import Decimal, getcontext
@@ -152,11 +150,7 @@ def test_repr_is_a_signature():
         (lambda: s.linear(steps=0), ["linear: steps must be above 0; got 0"]),
         (
             lambda: s.linear(steps="x", start=math.nan, unit="day"),
-            [
-                "steps must be a finite",
-                "start must be a finite number; got nan",
-                "step, sample, epoch; got 'day'",
-            ],
+            ["steps must be a finite", "start must be a finite number; got nan", "step, sample, epoch; got 'day'"],
         ),
         (lambda: s.exponential(k=1), ["k must lie strictly between 0 and 1"]),
         (lambda: s.inverse_sigmoid(k=0.5), ["k must be at least 1"]),

@@ -97,11 +97,7 @@ def test_one_wrong_choice_costs_more_running_freely(counting):
     # word 2: a b c ends after one wrong choice of 4, which counts over its 3 symbols, as the first of two
     assert result.teacher_forced["per"] == pytest.approx(100 * 2 / 10)
     assert result.teacher_forced["wer"] == 100
-    assert result.free_running == {
-        "per": pytest.approx(100 * (1 + 1) / (7 + 7)),
-        "wer": 100,
-        "sequence_accuracy": 0,
-    }
+    assert result.free_running == {"per": pytest.approx(100 * (1 + 1) / (7 + 7)), "wer": 100, "sequence_accuracy": 0}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Time series: protocol, layouts, what must not leak, and each kind of bad data with the line it is in."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,9 +29,6 @@ def problems_of(function, *args, **kwargs):
         function(*args, **kwargs)
     assert not any("\n" in problem for problem in caught.value.problems)
     return caught.value.problems
-
-
-# -- windows and layouts ---------------------------------------------------------------------------------------------
 
 
 def test_windows_equal_a_naive_loop():
@@ -136,9 +131,6 @@ def test_the_protocol_of_etth1(tmp_path):
     assert torch.equal(batch.targets[1, -1], data.codec.normalise(data.raw)[8640 + 2 * 2880 - 1])
 
 
-# -- leakage ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("missing", ["error", "last", "linear"])
 def test_test_rows_change_nothing_of_training_and_of_normalisation(missing):
     """Bit for bit; with gaps on both sides of the border too."""
@@ -170,9 +162,6 @@ def test_no_window_predicts_a_row_of_another_split():
         assert int(starts.min()) + 5 >= begin
         assert int(starts.max()) + 8 == end
     assert int(data.starts["train"].min()) == 0
-
-
-# -- gaps ------------------------------------------------------------------------------------------------------------
 
 
 def naive_last(values):
@@ -229,9 +218,6 @@ def test_gaps_are_an_error_naming_row_and_column_and_infinity_always_is():
     ]
 
 
-# -- bad settings ----------------------------------------------------------------------------------------------------
-
-
 def test_bad_options_are_said_at_once():
     found = problems_of(
         SeriesOptions, past=0, horizon=1.5, split=(0.9, 0.2, 0.1), targets=("x", "y"), covariates=("x",),
@@ -264,9 +250,6 @@ def test_other_bad_input():
     assert "got shape (3, 2, 2)" in problems_of(series_from_arrays, np.zeros((3, 2, 2)))[0]
     data = series_from_arrays(wave(), WIDE, names=NAMES)
     assert problems_of(data.window_batch, "valid", [0]) == ["split must be one of train, dev, test; got 'valid'"]
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -428,9 +411,6 @@ def test_polars_that_is_not_there_is_asked_for(csv, monkeypatch):
     ]
 
 
-# -- calendar --------------------------------------------------------------------------------------------------------
-
-
 def test_calendar_covariates(csv):
     options = replace(HOURLY, calendar=("hour", "weekday"))
     data = load_series(csv(good()), options)
@@ -449,9 +429,6 @@ def test_calendar_covariates(csv):
 def test_cycles_begin_at_their_beginning():
     begin = calendar_columns(["minute", "hour", "weekday", "monthday", "yearday", "month"], [datetime(2024, 1, 1)])
     assert begin.tolist() == [[0.0, 1.0] * 6]
-
-
-# -- codec -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["past", "sequence"])

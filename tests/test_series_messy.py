@@ -1,7 +1,5 @@
 """Files as people have them: newest rows first, several series in one table, no names of columns, decimal commas."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta

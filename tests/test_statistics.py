@@ -1,7 +1,5 @@
 """Intervals and verdict words: against scipy, by hand, and by simulation with stated false-alarm rates."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """Systems from equations: integrators of their order, published exponents measured, trajectories kept apart."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,6 @@ import torch
 from freerun.data import SYSTEMS, SystemOptions, load_system
 from freerun.data.systems import Lorenz63, Lorenz96, MackeyGlass, Thomas, largest_exponent
 from freerun.errors import UserError
-
-# -- integrators -----------------------------------------------------------------------------------------------------
 
 
 def errors_by_dt(system_at, dts, length):
@@ -73,12 +69,8 @@ def test_mackey_glass_is_the_equation_written_out():
         assert np.array_equal(values[:, t + 1], now + 1.0 * (0.2 * late / (1 + late**10) - 0.1 * now))
 
 
-# -- published numbers -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("name", "published"),
-    [("mackey_glass", 0.006), ("thomas", 0.055), ("lorenz63", 0.905), ("lorenz96", 1.67)],
+    ("name", "published"), [("mackey_glass", 0.006), ("thomas", 0.055), ("lorenz63", 0.905), ("lorenz96", 1.67)]
 )
 def test_published_exponents_stand_with_the_published_parameters_only(name, published):
     assert SYSTEMS[name]().exponent == published
@@ -92,11 +84,7 @@ def test_other_parameters_have_no_published_exponent():
 # Deterministic: no false alarms. Tolerances are those of finite runs, and of what the literature agrees on.
 @pytest.mark.parametrize(
     ("system", "trajectories", "steps", "within"),
-    [
-        (Thomas(), 32, 4000, 0.10),
-        (Lorenz63(), 32, 2500, 0.06),
-        (Lorenz96(), 16, 1000, 0.06),
-    ],
+    [(Thomas(), 32, 4000, 0.10), (Lorenz63(), 32, 2500, 0.06), (Lorenz96(), 16, 1000, 0.06)],
     ids=lambda value: type(value).__name__ if hasattr(value, "dt") else None,
 )
 def test_measured_exponents_are_the_published_ones(system, trajectories, steps, within):
@@ -125,9 +113,6 @@ def test_the_exponent_of_a_linear_system_is_its_largest_eigenvalue():
             return state * np.exp(self.dt * np.array([0.3, -1.0]))
 
     assert largest_exponent(Linear(), 2, 300, distance=1e-3) == pytest.approx(0.3, abs=1e-4)
-
-
-# -- simulation ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -159,8 +144,6 @@ def test_parameters_are_checked():
         with pytest.raises(UserError):
             make()
 
-
-# -- windows ---------------------------------------------------------------------------------------------------------
 
 SMALL = SystemOptions(past=4, horizon=6, windows=(10, 3, 5), trajectories=6)
 

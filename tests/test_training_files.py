@@ -1,7 +1,5 @@
 """Folders are whole or not there: order of writing, every damage found, a full disk explained, one process."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

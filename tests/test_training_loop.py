@@ -1,7 +1,5 @@
 """``fit`` from the outside: what it leaves, what it refuses, how it goes on."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

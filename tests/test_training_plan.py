@@ -1,7 +1,5 @@
 """The order of batches, the rate of learning and the averaged weights are functions that can be checked by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

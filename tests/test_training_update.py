@@ -1,7 +1,5 @@
 """An update is the exact mean over its window, however the window is cut, and never goes to NaN."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

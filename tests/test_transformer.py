@@ -1,7 +1,5 @@
 """The Transformer: in parallel, entry by entry and in windows over its cache it is one function."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

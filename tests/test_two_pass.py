@@ -1,7 +1,5 @@
 """Two passes: mixes against naive loops, the shift, what is never replaced, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Methods on values against loops: horizons, loss steps, blends, pushforward, reverse sampling, rollouts, noise."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

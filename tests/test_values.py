@@ -1,7 +1,5 @@
 """Values: gradient through the model's own entries equals autograd on the literal loop, for every cut."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

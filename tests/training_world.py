@@ -1,7 +1,5 @@
 """A small world to train in: reversing words, a small recurrent model, scheduled sampling."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,15 +18,7 @@ from freerun.training import TrainSettings, fit
 
 WALL_CLOCK = {"seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds"}
 SMALL = TrainSettings(
-    updates=24,
-    batch_size=12,
-    accumulate=2,
-    lr=1e-2,
-    warmup=4,
-    decay="cosine",
-    ema=0.9,
-    evaluate_every=8,
-    save_every=5,
+    updates=24, batch_size=12, accumulate=2, lr=1e-2, warmup=4, decay="cosine", ema=0.9, evaluate_every=8, save_every=5
 )
 
 
