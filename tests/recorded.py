@@ -36,11 +36,24 @@ import freerun as fr
 from freerun.diagnostics import DiagnosisOptions, as_json, diagnose
 from recorded_runs import every_kind, recipes
 
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    r"/metrics/error_by_lead$": "/metrics/rmse_by_horizon",
+    r"/diagnose(.*)\.after_wrong$": r"/diagnose\1.after_error",
+    r"/diagnose(.*)\.after_right$": r"/diagnose\1.after_correct",
+    r"/diagnose(.*)\.last_tenth\b": r"/diagnose\1.nrmse_last_tenth",
+    r"/diagnose(.*)\.gap_by_lead\b": r"/diagnose\1.gap_by_horizon",
+    r"/diagnose(.*)\.fans\b": r"/diagnose\1.sample_windows",
+    r"(\.sample_windows\.\d+)\.forced$": r"\1.teacher_forced",
+    r"(\.sample_windows\.\d+)\.free$": r"\1.free_running",
+    r"/diagnose\.data\.counted$": "/diagnose.data.item_noun",
+}
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
 TEXTS: dict[str, str] = {}
 """Pattern in a recorded text -> what stands there now: r"\\bcoin=" -> "gate="."""
-REMOVED: tuple[str, ...] = ()
+REMOVED: tuple[str, ...] = (
+    # the schema of a diagnosis counts its renamed fields
+    r"/diagnose.*\.schema$",
+)
 """Patterns of values that are gone on purpose."""
 
 Record = Callable[[str, Any], None]
@@ -216,7 +229,7 @@ def conformance(record: Record, only: Callable[[str], bool]) -> None:
     for head in ("point", "gaussian"):
         torch.manual_seed(3)
         model = fr.models.RecurrentForecaster(4, size=8, head=head).double()
-        about = DiagnosisOptions(exponent=0.1, period=2, long=gold)
+        about = DiagnosisOptions(exponent=0.1, period=2, long_series=gold)
         tried(record, f"diagnose/forecaster/{head}", lambda *args: as_json(diagnose(*args)), model, horizon, about)
 
 
@@ -265,7 +278,7 @@ def _alone(record: Record, batch: Any, vectors: Any) -> None:
         record(f"distribution/{name}/loss", head.loss(outputs, vectors.targets))
     for name in ("correct", "token_accuracy", "sequence_errors", "sequence_correct", "sequence_accuracy"):
         tried(record, f"metrics/{name}", getattr(fr.metrics, name), logits, batch.targets, batch.mask)
-    for name in ("nrmse", "error_by_lead", "valid_time"):
+    for name in ("nrmse", "rmse_by_horizon", "valid_time"):
         tried(record, f"metrics/{name}", getattr(fr.metrics, name), wide[..., :4], vectors.targets)
     tried(record, "metrics/first_divergence", fr.metrics.first_divergence, wide, 2.0)
     for labels in (("draw", 3), ("gate", 3), ("noise", 0), ("batches",), ("model",)):
@@ -294,7 +307,7 @@ def _free(record: Record, backend: str, suite: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tried(record, f"check/{backend}/{name}", lambda *args: str(fr.check_model(*args)), each, batch)
-    about = DiagnosisOptions(end=0) if batch.is_discrete else DiagnosisOptions(exponent=0.1, period=2)
+    about = DiagnosisOptions(end_symbol=0) if batch.is_discrete else DiagnosisOptions(exponent=0.1, period=2)
     tried(record, f"diagnose/{backend}", lambda *args: as_json(diagnose(*args)), model, batch, about)
 
 

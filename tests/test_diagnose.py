@@ -72,7 +72,7 @@ def test_series_agree_with_the_run_s_own_test(series: Path):
     summary = json.loads((series / "summary.json").read_bytes())["test"]
     curves = json.loads((series / "test-curves.json").read_bytes())
     assert found["free_running"]["nrmse"]["median"] == pytest.approx(summary["free_running"]["nrmse"], rel=1e-5)
-    assert found["free_running"]["last_tenth"]["median"] == pytest.approx(
+    assert found["free_running"]["nrmse_last_tenth"]["median"] == pytest.approx(
         summary["free_running"]["nrmse_last_tenth"], rel=1e-5
     )
     assert found["teacher_forced"]["nrmse"]["median"] == pytest.approx(summary["teacher_forced"]["nrmse"], rel=1e-5)
@@ -83,14 +83,14 @@ def test_series_agree_with_the_run_s_own_test(series: Path):
     assert (found["windows"], found["horizon"], len(curves["free_running"])) == (40, 12, 12)
     assert found["channels"] == ["x", "y", "z"]
     assert found["growth"]["exponent"] == pytest.approx(0.00905, rel=0.01)
-    assert [level for level, _ in found["fans"][0]["bands"]] == [0.05, 0.25, 0.75, 0.95]
+    assert [level for level, _ in found["sample_windows"][0]["bands"]] == [0.05, 0.25, 0.75, 0.95]
 
 
 def test_windows_of_a_report_are_those_of_the_diagnosis(series: Path):
     shown = json.loads((series / "test-forecasts.json").read_bytes())
-    for window, fan in zip(shown, found_in(series)["diagnosis"]["fans"], strict=True):
+    for window, fan in zip(shown, found_in(series)["diagnosis"]["sample_windows"], strict=True):
         assert window["window"] == fan["window"]
-        for part in ("past", "gold", "forced", "free"):
+        for part in ("past", "gold", "teacher_forced", "free_running"):
             for a, b in zip(window[part], fan[part], strict=True):
                 assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
@@ -104,7 +104,7 @@ def test_ids_have_both_ways(ids: Path):
         assert 0 <= found[side]["wrong"] <= 1
         assert len(found[side]["wrong_by_position"]) == found["positions"]
     assert sum(found["first_error"]) <= 20
-    assert found_in(ids)["data"]["counted"] == "words"
+    assert found_in(ids)["data"]["item_noun"] == "words"
 
 
 @pytest.mark.parametrize("kind", ["series", "ids"])
@@ -194,14 +194,17 @@ def broken(found: dict[str, Any]) -> dict[str, Any]:
         d["free_running"][name] = [*d["free_running"][name][: horizon // 2], *[None] * (horizon - horizon // 2)]
     d["free_running"]["nrmse"] = {"low": 0.5, "median": None, "high": None}
     d["free_running"]["left"] = [20] * horizon
-    d["gap_by_lead"] = [
-        None if v is None else g for v, g in zip(d["free_running"]["median"], d["gap_by_lead"], strict=True)
+    d["gap_by_horizon"] = [
+        None if v is None else g for v, g in zip(d["free_running"]["median"], d["gap_by_horizon"], strict=True)
     ]
     d["growth"] = {"rate": None, "exponent": None, "fitted": 0, "ratio": None}
     d["diverged"] = [[n, 7] for n in range(0, 40, 2)]
     d["climate"] = {**d["climate"], "diverged_at": 31} if d["climate"] else None
-    d["fans"][0]["free"] = [*d["fans"][0]["free"][:6], *[[None] * 3] * (horizon - 6)]
-    d["fans"][0]["diverged_at"] = 7
+    d["sample_windows"][0]["free_running"] = [
+        *d["sample_windows"][0]["free_running"][:6],
+        *[[None] * 3] * (horizon - 6),
+    ]
+    d["sample_windows"][0]["diverged_at"] = 7
     return found
 
 
@@ -237,7 +240,7 @@ def compared(out: Path, escape: bool = False) -> dict[str, Any]:
             curves = {"teacher_forced": [0.01] * 20, "free_running": curve, **naive}
             (folder / "test-curves.json").write_text(json.dumps(curves))
             gold = [[float(t % 5), 1.0] for t in range(20)]
-            window = {"channels": ["a", "b<"], "past": gold[:10], "gold": gold, "forced": gold, "free": gold}
+            window = {"channels": ["a", "b<"], "past": gold[:10], "gold": gold, "teacher_forced": gold, "free_running": gold}
             windows = [{**window, "window": n, "diverged_at": 9 if escape and n == 0 else None} for n in (0, 5, 9)]
             (folder / "test-forecasts.json").write_text(json.dumps(windows))
             runs.append({"label": label, "seed": seed, "folder": folder.name})

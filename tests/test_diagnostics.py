@@ -8,34 +8,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun import diagnostics, metrics
 from freerun.batch import Batch
 from freerun.diagnostics import (
     DiagnosisOptions,
     as_json,
-    at_horizon,
     decorrelation,
     delay_embedding,
     diagnose,
     error_after_error,
-    errors_by_horizon,
-    first_divergence_of,
     first_error,
-    gap_by_horizon,
     growth,
     last_period,
     last_value,
     long_run,
     mean,
-    nrmse_last_tenth,
     position_errors,
     power_spectrum,
     spectrum_distance,
     state_histogram_divergence,
-    valid_time_of_errors,
+)
+from freerun.errors import UserError
+from freerun.metrics.outputs import (
+    at_horizon,
+    errors_by_horizon,
+    first_divergence,
+    gap_by_horizon,
+    nrmse_last_tenth,
+    valid_steps,
     window_errors,
     window_nrmse,
 )
-from freerun.errors import UserError
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -71,7 +74,7 @@ def test_window_scores_equal_the_naive_loop():
         while steps < len(row) and row[steps] <= 1.0:
             steps += 1
         expected.append(steps)
-    assert valid_time_of_errors(errors, 1.0).tolist() == expected
+    assert valid_steps(errors, 1.0).tolist() == expected
 
 
 def test_the_gap_is_signed():
@@ -87,7 +90,7 @@ def test_a_window_that_escapes_is_told_and_never_averaged_away(escape: float):
     said = gold + 1.0
     said[2, 3, 1] = escape
     said[2, 4:] = gold[2, 4:]  # what it says later is not believed
-    assert first_divergence_of(said).tolist() == [0, 0, 4, 0, 0]
+    assert first_divergence(said).tolist() == [0, 0, 4, 0, 0]
     found = errors_by_horizon(said, gold)
     assert found.left.tolist() == [5, 5, 5, 4, 4, 4]
     assert torch.allclose(found.rmse, torch.ones(6, dtype=torch.float64))  # of those that are left
@@ -95,7 +98,7 @@ def test_a_window_that_escapes_is_told_and_never_averaged_away(escape: float):
     errors = window_errors(said, gold)
     assert torch.isinf(errors[2, 3:]).all()
     assert torch.isinf(window_nrmse(errors)).tolist() == [False, False, True, False, False]
-    assert valid_time_of_errors(errors, 2.0).tolist() == [6, 6, 3, 6, 6]
+    assert valid_steps(errors, 2.0).tolist() == [6, 6, 3, 6, 6]
 
 
 def test_when_most_windows_escape_the_median_says_so():
@@ -397,9 +400,9 @@ def test_errors_after_errors_equal_the_naive_loop():
     found = error_after_error(wrong, mask)
     assert found.wrong == counts[True, True] + counts[True, False]
     assert found.right == counts[False, True] + counts[False, False]
-    assert found.after_wrong == counts[True, True] / found.wrong
-    assert found.after_right == counts[False, True] / found.right
-    assert found.ratio == found.after_wrong / found.after_right
+    assert found.after_error == counts[True, True] / found.wrong
+    assert found.after_correct == counts[False, True] / found.right
+    assert found.ratio == found.after_error / found.after_correct
     shares, left = position_errors(wrong, mask)
     for t in range(9):
         rows = [row for row in range(50) if mask[row, t]]
@@ -412,7 +415,7 @@ def test_errors_after_errors_equal_the_naive_loop():
 
 def test_errors_after_errors_where_there_are_none():
     found = error_after_error(torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
-    assert (found.after_wrong, found.after_right, found.ratio) == (None, 0.0, None)
+    assert (found.after_error, found.after_correct, found.ratio) == (None, 0.0, None)
 
 
 class Halving:
@@ -460,15 +463,15 @@ def test_diagnose_of_a_known_model_equals_the_loop():
         assert side.nrmse.median == pytest.approx(float(nrmse.median()), abs=1e-12)
         assert side.left == (9,) * 6
     errors = (own - gold).square().mean(2).sqrt()
-    assert found.gap_by_lead == pytest.approx(
+    assert found.gap_by_horizon == pytest.approx(
         (errors.median(0).values - (told - gold).square().mean(2).sqrt().median(0).values).tolist(), abs=1e-12
     )
-    assert found.valid_time.median == float(valid_time_of_errors(errors, 0.9).median())
+    assert found.valid_time.median == float(valid_steps(errors, 0.9).median())
     assert set(found.naive) == {"last_value", "last_period", "mean"}
     assert found.naive["mean"].rmse == pytest.approx(gold.square().mean((0, 2)).sqrt().tolist())
     assert (found.windows, found.horizon, found.diverged, found.climate) == (9, 6, (), None)
-    assert [fan.window for fan in found.fans] == [0, 1, 3, 4, 6, 7]
-    assert found.fans[2].free[0] == pytest.approx(own[3, 0].tolist())
+    assert [fan.window for fan in found.sample_windows] == [0, 1, 3, 4, 6, 7]
+    assert found.sample_windows[2].free_running[0] == pytest.approx(own[3, 0].tolist())
     json.dumps(as_json(found), allow_nan=False)
 
 
@@ -502,7 +505,7 @@ def test_a_long_run_that_escapes_stops_and_is_told():
     run = long_run(Halving(100.0), batch, 1000)
     assert run.shape[1] == 10
     gold = numbers(500, 1)
-    found = diagnose(Halving(100.0), batch, DiagnosisOptions(long=gold))
+    found = diagnose(Halving(100.0), batch, DiagnosisOptions(long_series=gold))
     expected = [
         next(t for t in range(1, 11) if abs(float(batch.context["past"][row, -1])) * 100.0**t > 1e6) for row in range(3)
     ]
@@ -524,7 +527,7 @@ def test_what_a_long_run_cannot_know_is_refused():
         with pytest.raises(UserError, match=said):
             long_run(Halving(), start.replace(context=context), 10)
     covered = start.replace(context={**start.context, "future": torch.zeros(2, 5, 1)})
-    found = diagnose(Halving(), covered, DiagnosisOptions(long=numbers(500, 2)))
+    found = diagnose(Halving(), covered, DiagnosisOptions(long_series=numbers(500, 2)))
     assert found.climate is None
     assert "without covariates" in found.climate_note
 
@@ -544,7 +547,7 @@ def test_climate_of_the_systems_own_rule_is_near_gold():
     gold = torch.tensor(series, dtype=torch.float64)[:, None]
     block = gold[: 4 * 25].view(4, 25, 1)
     batch = Batch(block[:, 5:], block[:, 5:], torch.ones(4, 20, dtype=torch.bool), context={"past": block[:, :5]})
-    found = diagnose(Logistic(), batch, DiagnosisOptions(long=gold[5:], exponent=0.4945)).climate
+    found = diagnose(Logistic(), batch, DiagnosisOptions(long_series=gold[5:], exponent=0.4945)).climate
     assert found is not None
     assert found.spread == pytest.approx(1.0, abs=0.05)
     assert found.state < 2 * found.state_gold
@@ -558,15 +561,17 @@ def test_sampled_fans_hold_the_law_they_are_drawn_from():
     100 samples a window: an empirical quartile has standard deviation 0.14; 0.7 is five of them.
     """
     batch = windows(4, 3, 5)
-    found = diagnose(Spreading(), batch, DiagnosisOptions(fans=2))
-    for fan in found.fans:
+    found = diagnose(Spreading(), batch, DiagnosisOptions(sample_windows=2))
+    for fan in found.sample_windows:
         middle = 0.5 * float(batch.context["past"][fan.window, -1, 0])
         bands = {level: rows[0][0] for level, rows in fan.bands}
         assert bands[0.25] == pytest.approx(middle - 0.674, abs=0.7)
         assert bands[0.75] == pytest.approx(middle + 0.674, abs=0.7)
         assert bands[0.05] < bands[0.25] < bands[0.75] < bands[0.95]
-        assert fan.free[0][0] == pytest.approx(middle)  # the mean is fed back
-    assert diagnose(Spreading(), batch).fans == diagnose(Spreading(), batch).fans  # a function of the key
+        assert fan.free_running[0][0] == pytest.approx(middle)  # the mean is fed back
+    assert (
+        diagnose(Spreading(), batch).sample_windows == diagnose(Spreading(), batch).sample_windows
+    )  # a function of the key
 
 
 def test_windows_are_shown_in_their_own_units():
@@ -575,7 +580,7 @@ def test_windows_are_shown_in_their_own_units():
         diagnose(Halving(), batch, DiagnosisOptions(scale=scale))
         for scale in (None, (torch.tensor([10.0]), torch.tensor([2.0])))
     )
-    for a, b in zip(plain.fans[1].gold, scaled.fans[1].gold, strict=True):
+    for a, b in zip(plain.sample_windows[1].gold, scaled.sample_windows[1].gold, strict=True):
         assert b[0] == pytest.approx(10 + 2 * a[0])
     assert plain.free_running.rmse == scaled.free_running.rmse
 
@@ -596,8 +601,8 @@ def test_ids_are_compared_place_by_place():
     assert found.free_running.wrong_by_position[:6] == (0, 0, 0.5, 1, 1, 1)
     assert found.gap_by_position == (0, 0, 0, 0.5, 1, 1)
     assert (found.rows, found.left, found.first_error) == (2, (2, 2, 2, 2, 1, 1), (0, 0, 1, 1, 0, 0))
-    assert found.teacher_forced.after.after_wrong == 0.0
-    assert found.free_running.after.after_wrong == 1.0
+    assert found.teacher_forced.after.after_error == 0.0
+    assert found.free_running.after.after_error == 1.0
     json.dumps(as_json(found), allow_nan=False)
 
 
@@ -635,3 +640,28 @@ def test_what_cannot_be_diagnosed_is_refused():
         diagnose(Halving(), [batch, Batch(ids, ids, ids == 0)])
     with pytest.raises(UserError, match="no position that counts"):
         diagnose(Halving(), Batch(ids, ids, ids != 0))
+
+
+# -- names of before ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (lambda: diagnostics.About, "freerun.diagnostics.DiagnosisOptions"),
+        (lambda: diagnostics.error_by_lead, "freerun.metrics.errors_by_horizon"),
+        (lambda: diagnostics.valid_time, "freerun.metrics.valid_time"),
+        (lambda: metrics.error_by_lead, "freerun.metrics.rmse_by_horizon"),
+        (lambda: DiagnosisOptions(long=numbers(5, 1)), "long_series"),
+        (lambda: DiagnosisOptions(fans=1), "sample_windows"),
+        (lambda: DiagnosisOptions(end=0), "end_symbol"),
+        (lambda: diagnose(Halving(), windows(2, 3, 4), watch=print), "on_progress"),
+    ],
+)
+def test_a_name_of_before_is_answered_with_the_present_one(old, new):
+    with pytest.raises(UserError, match=f"(is now|did you mean) {new}"):
+        old()
+
+
+def test_a_name_that_never_was_is_an_ordinary_attribute_error():
+    assert not hasattr(diagnostics, "nothing") and not hasattr(metrics, "nothing")

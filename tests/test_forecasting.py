@@ -13,7 +13,7 @@ from freerun.compare.statistics import Median, estimate, resample_counts
 from freerun.data import SeriesOptions, series_from_arrays
 from freerun.data.series.windows import Windows
 from freerun.diagnostics.naive import fit_linear, naive_forecasts
-from freerun.metrics.outputs import error_by_lead, first_divergence, nrmse, valid_time
+from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.models import PlainForecaster, RecurrentForecaster
 from freerun.tasks.forecasts import ForecastSettings, evaluate_windows, forecast, hide_horizon, median
 from freerun.tasks.series import ForecastTask
@@ -216,7 +216,7 @@ def test_ridge_is_the_closed_form():
     x = torch.cat([past.flatten(1), torch.ones(60, 1, dtype=torch.float64)], 1)
     wanted = torch.linalg.solve(x.T @ x + found.ridge * 60 * torch.eye(11), x.T @ horizon.flatten(1))
     assert torch.allclose(found.weights, wanted, atol=1e-10)
-    assert naive_forecasts(past, 3, None, found)["linear"].shape == (60, 3, 2)
+    assert naive_forecasts(past, 3, None, {"linear": found})["linear"].shape == (60, 3, 2)
 
 
 def test_dev_windows_are_spread_and_test_is_whole():
@@ -239,7 +239,7 @@ def test_values_that_are_not_finite_in_metrics():
     said = torch.tensor([[[1.0], [math.inf], [0.0]], [[0.5], [0.3], [0.0]]])
     gold = torch.zeros(2, 3, 1)
     assert nrmse(said, gold)[0] == math.inf
-    assert error_by_lead(said, gold)[0].tolist() == [1.0, math.inf, 0.0]
+    assert rmse_by_horizon(said, gold)[0].tolist() == [1.0, math.inf, 0.0]
     assert valid_time(said, gold, 0.4).tolist() == [0, 0]
     assert valid_time(said, gold, 0.6).tolist() == [0, 3]
     assert first_divergence(said).tolist() == [2, 0]

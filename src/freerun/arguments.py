@@ -207,6 +207,18 @@ def field_problems(settings: Any) -> list[str]:
     return problems
 
 
+def renamed(home: str, name: str, names: Mapping[str, str]) -> Exception:
+    """The error for a name that a module has not, for its ``__getattr__``: a renamed one is answered with the new name.
+
+    >>> renamed("freerun.metrics", "error_by_lead", {"error_by_lead": "rmse_by_horizon"})
+    UserError('freerun.metrics.error_by_lead is now freerun.metrics.rmse_by_horizon')
+    """
+    if name not in names:
+        return AttributeError(f"module {home!r} has no attribute {name!r}")
+    new = names[name]
+    return UserError(f"{home}.{name} is now {new if '.' in new else f'{home}.{new}'}")
+
+
 _P_OWN = "teacher_forcing_ratio is P(gold): for a probability p of feeding the model's own output it is 1 - p"
 
 
@@ -233,6 +245,10 @@ _CALLED: Mapping[str, str] = {
     "history": "decoder_inputs decoder_input_ids inputs input_ids",
     "mask": "padding_mask pad_mask attention_mask tgt_mask",
     "context": "source src x encoder_inputs",
+    "end_symbol": "end",
+    "long_series": "long",
+    "sample_windows": "fans",
+    "on_progress": "watch callback progress",
 }
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from freerun.arguments import brief, is_number, unknown_argument
 from freerun.batch import Batch
-from freerun.draws import Draw, Greedy, Point, check_width, resolve
+from freerun.distributions import HEADS
+from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, resolve
 from freerun.errors import DivergedError, UserError, whole
 from freerun.keys import fold
 from freerun.rollin.model import (
@@ -264,6 +265,41 @@ def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     places = (above | (equal & (equal.cumsum(1) <= room))).nonzero()[:, 1].view(-1, count)
     values, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
     return values, places.gather(1, order)
+
+
+def head_of(model: Any) -> str:
+    """Name of the distribution that a model's outputs are parameters of: its attribute or setting ``head``, or "point".
+
+    >>> head_of(torch.nn.Identity())
+    'point'
+    """
+    head = getattr(model, "head", None)
+    if isinstance(head, str):
+        return head
+    settings = getattr(model, "settings", None)
+    found: Any = settings() if callable(settings) else {}
+    return str(found.get("head", "point"))
+
+
+def point_prediction(model: Any, outputs: Tensor) -> Tensor:
+    """(..., values) that are scored: the outputs, or the mean of the distribution that they are parameters of."""
+    head = head_of(model)
+    return outputs if head == "point" else HEADS[head]().mean(outputs)
+
+
+def draw_for(model: Any, draw: str = "auto") -> Draw:
+    """Return what feeds a model's outputs back: "auto" is the value itself, or the mean of its distribution.
+
+    Raises:
+        UserError: a draw from a distribution, and the model's outputs are values; or the other way round.
+    """
+    head = head_of(model)
+    if draw == "auto":
+        draw = "point" if head == "point" else "expected"
+    allowed = {"point": ("point",), "quantiles": ("expected", "quantile_sample")}.get(head, ("expected", head))
+    if draw not in allowed:
+        raise UserError(f"a model with head {head!r} is fed {' or '.join(allowed)}; got draw {draw!r}")
+    return DRAWS["expected"](head=head) if draw == "expected" else resolve(draw)
 
 
 def generate(

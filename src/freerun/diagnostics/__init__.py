@@ -1,5 +1,8 @@
-"""What a model's free run is like beside gold: errors by lead time, climate, error after error."""
+"""A model's free run beside gold: errors by lead time, climate, error after error."""
 
+from typing import Any
+
+from freerun.arguments import renamed
 from freerun.diagnostics.climate import (
     decorrelation,
     delay_embedding,
@@ -12,51 +15,59 @@ from freerun.diagnostics.climate import (
 )
 from freerun.diagnostics.diagnose import diagnose, error_after_error, first_error, position_errors
 from freerun.diagnostics.naive import last_period, last_value, mean
-from freerun.diagnostics.results import Diagnosis, ErrorPropagation, IdDiagnosis, ValueDiagnosis, as_json
-from freerun.diagnostics.values import DiagnosisOptions, Growth, growth
-from freerun.metrics.outputs import (
-    HorizonErrors,
-    at_horizon,
-    errors_by_horizon,
-    first_divergence_of,
-    gap_by_horizon,
-    nrmse_last_tenth,
-    valid_time_of_errors,
-    window_errors,
-    window_nrmse,
+from freerun.diagnostics.results import (
+    Diagnosis,
+    ErrorPropagation,
+    IdDiagnosis,
+    SampleWindow,
+    ValueDiagnosis,
+    as_json,
 )
+from freerun.diagnostics.values import DiagnosisOptions, Growth, growth
 
 __all__ = [
     "Diagnosis",
     "DiagnosisOptions",
     "ErrorPropagation",
     "Growth",
-    "HorizonErrors",
     "IdDiagnosis",
+    "SampleWindow",
     "ValueDiagnosis",
     "as_json",
-    "at_horizon",
     "decorrelation",
     "delay_embedding",
     "diagnose",
     "error_after_error",
-    "errors_by_horizon",
-    "first_divergence_of",
     "first_error",
-    "gap_by_horizon",
     "growth",
     "last_period",
     "last_value",
     "long_run",
     "mean",
-    "nrmse_last_tenth",
     "past_of",
     "position_errors",
     "power_spectrum",
     "principal_components",
     "spectrum_distance",
     "state_histogram_divergence",
-    "valid_time_of_errors",
-    "window_errors",
-    "window_nrmse",
-]  # fmt: skip
+]
+
+_RENAMED = {
+    "About": "DiagnosisOptions",
+    "AfterError": "ErrorPropagation",
+    "Fan": "SampleWindow",
+    "LeadErrors": "freerun.metrics.HorizonErrors",
+    "after_error": "error_after_error",
+    "at_leads": "freerun.metrics.at_horizon",
+    "diverged_at": "freerun.metrics.first_divergence",
+    "error_by_lead": "freerun.metrics.errors_by_horizon",
+    "gap_by_lead": "freerun.metrics.gap_by_horizon",
+    "last_tenth": "freerun.metrics.nrmse_last_tenth",
+    "valid_time": "freerun.metrics.valid_time",
+    "window_errors": "freerun.metrics.window_errors",
+    "window_nrmse": "freerun.metrics.window_nrmse",
+}
+
+
+def __getattr__(name: str) -> Any:
+    raise renamed(__name__, name, _RENAMED)

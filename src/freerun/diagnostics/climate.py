@@ -1,4 +1,4 @@
-"""Does a long free run live where the system lives? Its states and its frequencies, not its phase."""
+"""Climate of a long free run beside gold's: its states and its frequencies, not its phase."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freerun.arguments import is_number
+from freerun.arguments import COUNT, Range
 from freerun.batch import Batch, must_be
 from freerun.diagnostics.results import Climate
 from freerun.draws import Draw
-from freerun.errors import UserError, whole
+from freerun.errors import UserError
 from freerun.generation import generate, prompt_lengths
 from freerun.keys import fold
-from freerun.metrics.outputs import BOUND, first_divergence_of
+from freerun.metrics.outputs import BOUND, first_divergence
 from freerun.rollin.model import call_problems
 
 _MOST = 3  # dimensions of a histogram: 30^3 cells are still filled by a few thousand states
@@ -30,7 +30,7 @@ def state_histogram_divergence(
 
     ``sum over cells of p log(p / q)``, p gold's share of a cell, q the free run's, each count raised by ``smoothing``.
     A cell is a box: each dimension's range in gold is cut into ``bins`` equal parts. What lies outside gold's range
-    counts in one more cell, so that a run that escapes is far away, not left out. More than three dimensions: both
+    counts in one more cell, so that a run that diverges is far away, not left out. More than three dimensions: both
     are first projected on gold's first three principal components.
 
     The value depends on bins, smoothing and the numbers of states: two samples of one law do not give 0. Compare
@@ -44,7 +44,7 @@ def state_histogram_divergence(
         symmetric: the mean of both directions instead.
 
     Raises:
-        UserError: shapes that do not fit, entries that are not finite (``first_divergence_of`` finds them),
+        UserError: shapes that do not fit, entries that are not finite (``first_divergence`` finds them),
             a channel of gold that is constant.
 
     >>> series = torch.linspace(0, 1, 300)[:, None]
@@ -55,10 +55,8 @@ def state_histogram_divergence(
     out what lies outside. What it is not: sensitive to the order of the states; ``spectrum_distance`` is.
     """
     _check(gold, free)
-    if whole(bins) is None or bins < 1 or not is_number(smoothing) or smoothing <= 0:
-        raise UserError(
-            f"bins must be a whole number of at least 1 and smoothing above 0; got {bins!r} and {smoothing!r}"
-        )
+    if problems := COUNT.problems(bins=bins) + Range(0, ends="(]").problems(smoothing=smoothing):
+        raise UserError(problems)
     gold, free = gold.double(), free.double()
     if gold.shape[1] > _MOST:
         axes = principal_components(gold, _MOST)
@@ -95,8 +93,7 @@ def principal_components(series: Tensor, number: int) -> Tensor:
     tensor(1)
     """
     must_be("T, V", "real", series=series)
-    if whole(number) is None or not 1 <= number <= series.shape[1]:
-        raise UserError(f"number must be a whole number from 1 to {series.shape[1]} channels; got {number!r}")
+    Range(1, series.shape[1], whole=True).check(number=number)
     centred = series - series.mean(0)
     vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
     return vectors.flip(1)[:, :number]
@@ -123,8 +120,7 @@ def spectrum_distance(gold: Tensor, free: Tensor, *, smoothing: float = 20.0) ->
     Mikhaeil et al. 2022 (arXiv:2110.07238); Hess et al. 2023.
     """
     _check(gold, free)
-    if not is_number(smoothing) or smoothing < 0:
-        raise UserError(f"smoothing must be a number of 0 or more; got {smoothing!r}")
+    Range(0).check(smoothing=smoothing)
     if gold.shape[0] != free.shape[0]:
         raise UserError(f"both series must be of one length; got {gold.shape[0]} and {free.shape[0]} steps: cut one")
     p, q = power_spectrum(gold, smoothing=smoothing), power_spectrum(free, smoothing=smoothing)
@@ -193,9 +189,7 @@ def delay_embedding(series: Tensor, delay: int, dimensions: int = 3) -> Tensor:
     dimensions.
     """
     must_be("T, 1", "real", series=series)
-    for name, value in (("delay", delay), ("dimensions", dimensions)):
-        if whole(value) is None or value < 1:
-            raise UserError(f"{name} must be a whole number of at least 1; got {value!r}")
+    COUNT.check(delay=delay, dimensions=dimensions)
     reach = (dimensions - 1) * delay
     if series.shape[1] != 1 or series.shape[0] <= reach:
         raise UserError(
@@ -227,7 +221,7 @@ def _check(gold: Tensor, free: Tensor) -> None:
         problems.append(f"both must be (steps, V) of one V; got {tuple(gold.shape)} and {tuple(free.shape)}")
     for name, series in (("gold", gold), ("the free run", free)):
         if bad := int((~torch.isfinite(series)).any(-1).sum()):
-            problems.append(f"{name} has {bad} steps that are not finite: a run that escaped has no climate")
+            problems.append(f"{name} has {bad} steps that are not finite: a run that diverged has no climate")
     if problems:
         raise UserError(problems)
 
@@ -237,8 +231,8 @@ def past_of(batch: Batch) -> Tensor | None:
 
     They are the first channels of ``context["past"]``, or the prompts that the histories begin with.
 
-    >>> told = torch.tensor([[[1.0], [2.0], [3.0]]])
-    >>> past_of(Batch(told, told, torch.tensor([[False, False, True]]))).flatten()
+    >>> values = torch.tensor([[[1.0], [2.0], [3.0]]])
+    >>> past_of(Batch(values, values, torch.tensor([[False, False, True]]))).flatten()
     tensor([1., 2.])
     """
     width = batch.targets.shape[-1]
@@ -253,19 +247,19 @@ def past_of(batch: Batch) -> Tensor | None:
 def long_run(
     model: Any, batch: Batch, steps: int, *, draw: str | Draw = "point", key: int = 0, bound: float = BOUND
 ) -> Tensor:
-    """What a model says when it goes on and on: (rows, steps, V), or fewer steps where a row has escaped.
+    """Free-run a model beyond its horizon: (rows, steps, V), or fewer steps where a row has diverged.
 
-    The model says its horizon, ``x[1..H] = free run(past)``; then the last of what it was told and said becomes the
-    past, ``past' = (past, x[1..H])[-P:]``, and so on. So it is never asked for more steps than it was made for.
+    The model forecasts its horizon, ``x[1..H] = free run(past)``; then the last of past and forecast becomes the past,
+    ``past' = (past, x[1..H])[-P:]``, and so on. So no forecast is longer than the model was made for.
 
     Args:
         model: from a Batch to (batch, time, value) outputs.
         batch: windows to start from, of either layout (past in the context, or as prompts of one length); their horizon
-            is what the model says at a time.
-        steps: to say.
+            is forecast at a time.
+        steps: of the run.
         draw: what is fed back, see ``generate``.
         key: of the draws, where they are random.
-        bound: the run stops after a stretch in which it passes this, see ``first_divergence_of``.
+        bound: the run stops after a stretch in which it passes this, see ``first_divergence``.
 
     Raises:
         UserError: windows that need more than values to go on: observed channels or covariates; no past.
@@ -274,25 +268,23 @@ def long_run(
     ...     def __call__(self, batch):
     ...         before = torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1]
     ...         return before / 2
-    >>> told = torch.tensor([[[8.0], [0.0]]])
-    >>> start = Batch(told, told, torch.tensor([[False, True]]))
+    >>> values = torch.tensor([[[8.0], [0.0]]])
+    >>> start = Batch(values, values, torch.tensor([[False, True]]))
     >>> long_run(Halve(), start, 3).flatten()
     tensor([4., 2., 1.])
     """
     problems = call_problems(model, batch, "long_run(model, batch, steps)")
-    if whole(steps) is None or steps < 1:
-        problems.append(f"steps must be a whole number of at least 1; got {steps!r}")
-    if problems:
+    if problems := problems + COUNT.problems(steps=steps):
         raise UserError(problems)
     past = _startable(batch)
     horizon = batch.time if _in_context(batch) else batch.time - past.shape[1]
     parts: list[Tensor] = []
     for number in range(-(-steps // horizon)):
-        said = generate(model, batch, length=horizon, draw=draw, key=fold(key, "long run", number)).entries
-        parts.append(said)
-        if bool(first_divergence_of(said, bound).any()):
+        own = generate(model, batch, length=horizon, draw=draw, key=fold(key, "long run", number)).entries
+        parts.append(own)
+        if bool(first_divergence(own, bound).any()):
             break
-        past = torch.cat([past, said.to(past)], 1)[:, -past.shape[1] :]
+        past = torch.cat([past, own.to(past)], 1)[:, -past.shape[1] :]
         batch = _moved(batch, past)
     return torch.cat(parts, 1)[:, :steps]
 
@@ -313,7 +305,7 @@ def _startable(batch: Batch) -> Tensor:
             "series without covariates"
         )
     if extra := context["past"].shape[-1] - past.shape[-1] if _in_context(batch) else 0:
-        raise UserError(f"a long run would need the {extra} observed channels that the model does not say")
+        raise UserError(f"a long run would need the {extra} observed channels that the model does not predict")
     return past
 
 
@@ -337,15 +329,7 @@ _FREQUENCIES = 240
 def climate_of(
     model: Any, batch: Batch, gold: Tensor | None, draw: Draw, names: tuple[str, ...]
 ) -> tuple[Climate | None, str]:
-    """Climate of a long run from the first window on, and why there is none.
-
-    Args:
-        model: see ``long_run``.
-        batch: its first row is where the run starts.
-        gold: (T, V) the system's own long series; the run is made as long.
-        draw: what is fed back.
-        names: of the channels.
-    """
+    """Climate of a run from the first window on, as long as gold (T, V), or None and why there is none."""
     if gold is None:
         return None, "no long series was given"
     if gold.shape[0] < _LEAST:
@@ -356,9 +340,9 @@ def climate_of(
     except UserError as error:
         return None, error.problems[0]
     gold = gold.cpu().double()
-    escaped = int(first_divergence_of(run[None]))
-    if escaped:
-        return Climate(gold.shape[0], escaped, ""), ""
+    diverged = int(first_divergence(run[None]))
+    if diverged:
+        return Climate(gold.shape[0], diverged, ""), ""
     return _measured(gold, run, names), ""
 
 

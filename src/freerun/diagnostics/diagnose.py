@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.arguments import unknown_argument
 from freerun.batch import Batch, must_be
 from freerun.diagnostics.results import Diagnosis, ErrorPropagation, IdDiagnosis, IdSide
 from freerun.diagnostics.values import DiagnosisOptions, diagnose_values
@@ -20,8 +21,8 @@ from freerun.rollin.model import call_problems, eval_mode, explained_errors, for
 def error_after_error(wrong: Tensor, mask: Tensor) -> ErrorPropagation:
     """``P(wrong[t] | wrong[t-1])`` and ``P(wrong[t] | right[t-1])`` over rows and positions.
 
-    Teacher-forced it says whether errors come in clusters, as hard places do; free-running also whether an error makes
-    the next one likelier. What free running adds is the difference of the two.
+    Teacher-forced it measures whether errors come in clusters, as hard positions do; free-running also whether an error
+    makes the next one likelier. What free running adds is the difference of the two.
 
     Args:
         wrong: (rows, time) bool: entries that differ from gold.
@@ -31,7 +32,7 @@ def error_after_error(wrong: Tensor, mask: Tensor) -> ErrorPropagation:
         UserError: shapes that do not fit.
 
     >>> error_after_error(torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
-    ErrorPropagation(after_wrong=0.5, after_right=0.0, wrong=2, right=1)
+    ErrorPropagation(after_error=0.5, after_correct=0.0, wrong=2, right=1)
     """
     _check(wrong, mask)
     both = mask[:, 1:] & mask[:, :-1]
@@ -60,7 +61,7 @@ def position_errors(wrong: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def first_error(wrong: Tensor, mask: Tensor) -> Tensor:
     """Position, from 1, of each row's first wrong entry; 0 where all are right: (rows,) int64.
 
-    Told gold and running freely a greedy model makes its first error at the same place.
+    On gold history and running freely a greedy model makes its first error at the same position.
 
     >>> first_error(torch.tensor([[False, True], [False, False]]), torch.ones(2, 2, dtype=torch.bool))
     tensor([2, 0])
@@ -77,41 +78,33 @@ def _check(wrong: Tensor, mask: Tensor) -> None:
 
 
 def diagnose_ids(
-    model: Any, batches: Sequence[Batch], end: int | None, watch: Callable[[str], None] | None = None
+    model: Any, batches: Sequence[Batch], end: int | None, on_progress: Callable[[str], None]
 ) -> IdDiagnosis:
     """See ``diagnose``."""
     if not any(bool(batch.mask.any()) for batch in batches):
         raise UserError("the batches have no position that counts: nothing can be compared")
-    places = [_places(batch) for batch in batches]
-    longest = max(place.shape[1] for place in places)
-    told: list[Tensor] = []
-    own: list[Tensor] = []
-    masks: list[Tensor] = []
-    for number, batch in enumerate(batches):
-        if watch:
-            watch(f"rows, part {number + 1} of {len(batches)}")
+    positions = [_positions(batch) for batch in batches]
+    longest = max(each.shape[1] for each in positions)
+    found: list[list[Tensor]] = []
+    for number, (batch, where) in enumerate(zip(batches, positions, strict=True)):
+        on_progress(f"rows, part {number + 1} of {len(batches)}")
         with eval_mode(model), torch.no_grad():
             choices = forward(model, batch).argmax(-1)
-        place = places[number]
-        there = place < batch.time
         targets, mask, choices = (
-            part.gather(1, place.clamp_max(batch.time - 1)) for part in (batch.targets, batch.mask, choices)
+            part.gather(1, where.clamp_max(batch.time - 1)) for part in (batch.targets, batch.mask, choices)
         )
-        mask = mask & there
-        said = generate(model, batch, length=place.shape[1], end=end).entries
-        for found, entries in ((told, choices), (own, said)):
-            found.append(_widened((entries != targets) & mask, longest))
-        masks.append(_widened(mask, longest))
-    mask = torch.cat(masks)
-    forced, free = (torch.cat(found) for found in (told, own))
-    sides = [_side(wrong, mask) for wrong in (forced, free)]
+        mask = mask & (where < batch.time)
+        own = generate(model, batch, length=where.shape[1], end=end).entries
+        parts = ((choices != targets) & mask, (own != targets) & mask, mask)
+        found.append([F.pad(part.cpu(), (0, longest - part.shape[1])) for part in parts])
+    forced, free, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
+    sides = [_side(each, mask) for each in (forced, free)]
     gaps = [b - a for a, b in zip(sides[0].wrong_by_position, sides[1].wrong_by_position, strict=True)]
     firsts = torch.bincount(first_error(free, mask), minlength=longest + 1)[1:]
-    left = position_errors(forced, mask)[1]
     return IdDiagnosis(
         rows=mask.shape[0],
         positions=longest,
-        left=tuple(left.tolist()),
+        left=tuple(mask.sum(0).tolist()),
         teacher_forced=sides[0],
         free_running=sides[1],
         gap_by_position=tuple(gaps),
@@ -119,16 +112,12 @@ def diagnose_ids(
     )
 
 
-def _places(batch: Batch) -> Tensor:
-    """(rows, longest) each row's places from the end of its prompt on, as many as the longest answer has."""
-    told = prompt_lengths(batch)
-    index = torch.arange(batch.time, device=told.device)
-    length = int((torch.where(batch.mask, index + 1, 0).amax(1) - told).max())
-    return told[:, None] + torch.arange(max(1, length), device=told.device)
-
-
-def _widened(part: Tensor, longest: int) -> Tensor:
-    return F.pad(part.cpu(), (0, longest - part.shape[1]))
+def _positions(batch: Batch) -> Tensor:
+    """(rows, longest) each row's positions from the end of its prompt on, as many as the longest answer has."""
+    prompts = prompt_lengths(batch)
+    index = torch.arange(batch.time, device=prompts.device)
+    length = int((torch.where(batch.mask, index + 1, 0).amax(1) - prompts).max())
+    return prompts[:, None] + torch.arange(max(1, length), device=prompts.device)
 
 
 def _side(wrong: Tensor, mask: Tensor) -> IdSide:
@@ -141,22 +130,23 @@ def diagnose(
     batches: Batch | Iterable[Batch],
     about: DiagnosisOptions | None = None,
     *,
-    watch: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    **unknown: Never,
 ) -> Diagnosis:
-    """Measure what leaving gold costs a model: the same batches told gold (teacher-forced), and told its own output.
+    """Measure how much error grows when a model is fed its own output in place of gold (exposure bias).
 
-    Values: error by lead time in both ways, the signed gap, naive forecasts, valid time, growth against
-    ``exp(lambda t)``, windows that escape with their lead time, and the climate of a long free run. Ids: share of wrong
-    choices by position, counted from the end of a row's prompt, in both ways, and after a wrong and after a right
-    choice, greedily.
+    The same batches are run teacher-forced and freely. Values: error by lead time in both ways, the signed gap, naive
+    baselines, valid time, growth against ``exp(lambda t)``, windows that diverge with their lead time, and the climate
+    of a long free run. Ids: share of wrong choices by position, counted from the end of a row's prompt, in both ways,
+    and after a wrong and after a right choice, greedily.
 
     Args:
         model: from a Batch to (batch, time, value) or (batch, time, vocab) outputs; its mode is restored afterwards.
             Its attribute ``head``, or ``settings()["head"]``, names the distribution that its outputs are parameters
-            of: the mean is scored and fed back, and samples are drawn for the fans.
+            of: the mean is scored and fed back, and samples are drawn for the sample windows.
         batches: gold in ``targets`` and ``history``; of values every row with the same horizon. All are held at once.
         about: what is known of the data; the defaults of ``DiagnosisOptions`` if left out.
-        watch: told what is being done, in words.
+        on_progress: called with what is being done, in words.
 
     Raises:
         UserError: no batches, values and ids mixed, horizons that differ, ids of which none counts.
@@ -167,7 +157,7 @@ def diagnose(
     ...         return torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1] / 2
     >>> gold = torch.tensor([[[8.0], [4.0], [2.0], [2.0]]])
     >>> found = diagnose(Halve(), Batch(gold, gold, torch.tensor([[False, True, True, True]])))
-    >>> found.free_running.rmse, found.teacher_forced.rmse, found.gap_by_lead
+    >>> found.free_running.rmse, found.teacher_forced.rmse, found.gap_by_horizon
     ((0.0, 0.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 
     Ranzato et al. 2016 (arXiv:1511.06732) name the bias; Teutsch & Maeder 2022 (arXiv:2210.08959) and Hess et al. 2023
@@ -177,11 +167,12 @@ def diagnose(
         raise UserError(call_problems(model, batches, "diagnose(model, batches)"))
     listed = [batches] if isinstance(batches, Batch) else list(batches)
     problems = [line for batch in listed[:1] for line in call_problems(model, batch, "diagnose(model, batches)")]
+    problems += [unknown_argument("diagnose", name, ("about", "on_progress")) for name in unknown]
     if not isinstance(about, DiagnosisOptions | None):
-        problems.append(f"about must be a freerun.diagnostics.About; got {type(about).__name__}")
+        problems.append(f"about must be a freerun.diagnostics.DiagnosisOptions; got {type(about).__name__}")
     if problems or not all(isinstance(batch, Batch) for batch in listed):
         raise UserError(problems or "batches must all be freerun.Batch")
-    about = about or DiagnosisOptions()
+    about, on_progress = about or DiagnosisOptions(), on_progress or (lambda _: None)
     if not listed or not all(batch.size for batch in listed):
         raise UserError("there is nothing to diagnose: give at least one batch, and no batch without rows")
     kinds = {batch.is_discrete for batch in listed}
@@ -189,5 +180,5 @@ def diagnose(
         raise UserError("batches of ids and of values are mixed: diagnose them apart")
     with explained_errors(model):
         if kinds.pop():
-            return diagnose_ids(model, listed, about.end, watch)
-        return diagnose_values(model, listed, about, watch)
+            return diagnose_ids(model, listed, about.end_symbol, on_progress)
+        return diagnose_values(model, listed, about, on_progress)

@@ -1,26 +1,26 @@
-"""Forecasts that need no model: what any model must be better than."""
+"""Naive baselines: forecasts that need no model, which any model must beat."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from freerun.arguments import brief
+from freerun.arguments import COUNT, brief
 from freerun.batch import Batch, must_be
-from freerun.errors import UserError, whole
+from freerun.errors import UserError
 
 
 def last_value(past: Tensor, horizon: int) -> Tensor:
-    """The last known value, again and again.
+    """Repeat the last known value.
 
-    ``said[t] = past[P]``
+    ``forecast[t] = past[P]``
 
     Args:
         past: (windows, past, V) the values known before; observed and covariate channels left out.
-        horizon: positions to say, at least 1.
+        horizon: positions to forecast, at least 1.
 
     Returns:
         (windows, horizon, V).
@@ -36,13 +36,13 @@ def last_value(past: Tensor, horizon: int) -> Tensor:
 
 
 def last_period(past: Tensor, horizon: int, period: int) -> Tensor:
-    """The last known period, again and again: the seasonal naive forecast.
+    """Repeat the last known period: the seasonal naive forecast.
 
-    ``said[t] = past[P - period + 1 + (t - 1) mod period]``, t from 1
+    ``forecast[t] = past[P - period + 1 + (t - 1) mod period]``, t from 1
 
     Args:
         past: (windows, past, V) the values known before.
-        horizon: positions to say, at least 1.
+        horizon: positions to forecast, at least 1.
         period: steps of a period; the past must hold one.
 
     Returns:
@@ -54,21 +54,20 @@ def last_period(past: Tensor, horizon: int, period: int) -> Tensor:
     >>> last_period(torch.tensor([[[9.0], [1.0], [2.0]]]), 5, period=2).flatten()
     tensor([1., 2., 1., 2., 1.])
     """
-    if whole(period) is None or period < 1:
-        raise UserError(f"period must be at least 1 step, a whole number; got {period!r}")
+    COUNT.check(period=period)
     _check(past, horizon, period)
     start = past.shape[1] - period
     return past[:, start + torch.arange(horizon, device=past.device) % period]
 
 
 def mean(past: Tensor, horizon: int, value: Tensor | None = None) -> Tensor:
-    """The mean of the training part, always: the forecast whose NRMSE is about 1.
+    """Forecast the mean of the training part, whose NRMSE is about 1.
 
-    ``said[t] = value``
+    ``forecast[t] = value``
 
     Args:
         past: (windows, past, V); only its shape and type are used.
-        horizon: positions to say, at least 1.
+        horizon: positions to forecast, at least 1.
         value: (V,) the mean; None: 0, which it is in normalised units.
 
     Returns:
@@ -98,8 +97,7 @@ def _check(past: Tensor, horizon: int, needed: int) -> None:
         problems.append(f"past must be (windows, past, V); got {tuple(past.shape)}")
     elif past.shape[1] < needed:
         problems.append(f"past must hold {needed} steps; it holds {past.shape[1]}: take a longer past")
-    if whole(horizon) is None or horizon < 1:
-        problems.append(f"horizon must be at least 1, a whole number; got {horizon!r}")
+    problems += COUNT.problems(horizon=horizon)
     if problems:
         raise UserError(problems)
 
@@ -178,27 +176,26 @@ def fit_linear(
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def naive_forecasts(past: Tensor, horizon: int, period: int | None, linear: LinearForecast | None) -> dict[str, Tensor]:
-    """Name -> (windows, horizon, values): last value, last period (where one is known and seen), mean and linear.
+def naive_forecasts(
+    past: Tensor, horizon: int, period: int | None, further: Mapping[str, Callable[[Tensor, int], Tensor]]
+) -> dict[str, Tensor]:
+    """Name -> (windows, horizon, values): last value, last period (where one is known and in the past), mean, further.
 
     Args:
         past: (windows, past, values), normalised: the mean of the training part is 0.
-        horizon: positions to say.
+        horizon: positions to forecast.
         period: steps after which the series repeats itself, more or less; None: it has none.
-        linear: see ``fit_linear``; None: left out.
+        further: name -> from (past, horizon) to (windows, horizon, values), such as ``fit_linear`` gives.
 
-    >>> past = torch.tensor([[[1.0], [2.0], [3.0]]]).double()
-    >>> found = naive_forecasts(past, 3, 2, LinearForecast(torch.zeros(4, 3).double(), 3, 1.0))
-    >>> {name: each.flatten().tolist() for name, each in found.items()}["last_period"]
+    >>> past = torch.tensor([[[1.0], [2.0], [3.0]]])
+    >>> {name: each.flatten().tolist() for name, each in naive_forecasts(past, 3, 2, {}).items()}["last_period"]
     [2.0, 3.0, 2.0]
     """
     found = {"last_value": last_value(past, horizon)}
     if period is not None and period <= past.shape[1]:
         found["last_period"] = last_period(past, horizon, period)
     found["mean"] = mean(past, horizon)
-    if linear is not None:
-        found["linear"] = linear(past, horizon)
-    return found
+    return found | {name: forecast(past, horizon).to(past) for name, forecast in further.items()}
 
 
 def _features(past: Tensor, steps: int) -> Tensor:
@@ -207,6 +204,6 @@ def _features(past: Tensor, steps: int) -> Tensor:
 
 
 def together(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Batches of pairs as one pair."""
+    """Join batches of pairs to one pair."""
     first, second = zip(*parts, strict=True)
     return torch.cat(first), torch.cat(second)

@@ -9,11 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from freerun.arguments import brief
-from freerun.metrics.outputs import HorizonErrors, quantiles
+from freerun.metrics.outputs import HorizonErrors, nrmse_last_tenth, quantiles, window_nrmse
 
-SCHEMA = 1
-
-
+SCHEMA = 2
 Row = tuple[float, ...]
 
 
@@ -35,16 +33,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Side:
-    """Errors of one way of being told: gold (teacher-forced), or the model's own (free-running).
+    """Errors with one kind of history: gold (teacher-forced), or the model's own (free-running).
 
     Args:
         rmse: by lead time, over the windows that are left there.
-        low: lower quartile over all windows, by lead time; those that escaped count as infinite.
+        low: lower quartile over all windows, by lead time; those that diverged count as infinite.
         median: median over all windows.
         high: upper quartile.
-        left: windows that have not escaped, by lead time.
+        left: windows that have not diverged, by lead time.
         nrmse: over windows, of the whole horizon.
-        last_tenth: the same of its last tenth.
+        nrmse_last_tenth: the same of its last tenth.
     """
 
     __repr__ = brief
@@ -55,31 +53,58 @@ class Side:
     high: Row
     left: tuple[int, ...]
     nrmse: Spread
-    last_tenth: Spread
+    nrmse_last_tenth: Spread
 
     @classmethod
-    def of(cls, errors: HorizonErrors, nrmse: Tensor, last_tenth: Tensor) -> Side:
-        """From tensors."""
+    def of(cls, errors: HorizonErrors, by_window: Tensor) -> Side:
+        """From both forms of the errors: by lead time, and (windows, H)."""
         low, median, high = (tuple(each) for each in errors.quantiles.tolist())
         rmse, left = tuple(errors.rmse.tolist()), tuple(errors.left.tolist())
-        return cls(rmse, low, median, high, left, Spread.of(nrmse), Spread.of(last_tenth))
+        nrmse = Spread.of(window_nrmse(by_window)), Spread.of(nrmse_last_tenth(by_window))
+        return cls(rmse, low, median, high, left, *nrmse)
 
 
 @dataclass(frozen=True)
 class Naive:
-    """A forecast that needs no model: median over windows by lead time, and NRMSE over windows."""
+    """Errors of a naive baseline: median over windows by lead time, and NRMSE over windows."""
 
     __repr__ = brief
 
     median: Row
     rmse: Row
     nrmse: Spread
-    last_tenth: Spread
+    nrmse_last_tenth: Spread
+
+    @classmethod
+    def of(cls, by_window: Tensor) -> Naive:
+        """From errors (windows, H)."""
+        found = HorizonErrors.of(by_window, (0.5,))
+        nrmse = Spread.of(window_nrmse(by_window)), Spread.of(nrmse_last_tenth(by_window))
+        return cls(tuple(found.quantiles[0].tolist()), tuple(found.rmse.tolist()), *nrmse)
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """Growth of an error, beside the system's own growth of small errors.
+
+    Args:
+        rate: fitted slope of log error, per step; None where fewer than three lead times could be fitted.
+        exponent: the largest Lyapunov exponent, per step; None where it is not known.
+        fitted: lead times 1..fitted were used.
+        ratio: (H,) error(t) / (error(1) exp(exponent (t - 1))); None without an exponent.
+    """
+
+    __repr__ = brief
+
+    rate: float | None
+    exponent: float | None
+    fitted: int
+    ratio: Tensor | None
 
 
 @dataclass(frozen=True)
 class Growing:
-    """How the free-running error grows; see ``freerun.diagnostics.growth``."""
+    """``Growth`` of the free-running error, as plain numbers."""
 
     __repr__ = brief
 
@@ -88,6 +113,12 @@ class Growing:
     fitted: int
     ratio: Row | None
 
+    @classmethod
+    def of(cls, grown: Growth) -> Growing:
+        """From tensors."""
+        ratio = None if grown.ratio is None else tuple(grown.ratio.tolist())
+        return cls(grown.rate, grown.exponent, grown.fitted, ratio)
+
 
 @dataclass(frozen=True)
 class Climate:
@@ -95,7 +126,7 @@ class Climate:
 
     Args:
         steps: of both.
-        diverged_at: lead time at which the run escaped, or None; then the rest is None.
+        diverged_at: lead time at which the run diverged, or None; then the rest is None.
         space: what the states are, in words.
         bins: of the histogram in each dimension.
         spread: standard deviation of the run, in those of gold; mean over channels. The spectra say nothing of it.
@@ -129,17 +160,17 @@ class Climate:
 
 
 @dataclass(frozen=True)
-class Fan:
-    """A window whole, in the data's own units; each of these by step, then by channel.
+class SampleWindow:
+    """A window whole, in the data's own units; each of its parts by step, then by channel.
 
     Args:
         window: its number.
         past: the last steps known before.
-        gold: what came.
-        forced: said, told gold: one step ahead each.
-        free: said, told its own.
+        gold: the true values.
+        teacher_forced: the outputs on gold history: one step ahead each.
+        free_running: the outputs on the model's own history.
         bands: levels and sampled free runs at these levels, or ().
-        diverged_at: lead time at which the free run escaped, or None.
+        diverged_at: lead time at which the free run diverged, or None.
     """
 
     __repr__ = brief
@@ -147,8 +178,8 @@ class Fan:
     window: int
     past: tuple[Row, ...]
     gold: tuple[Row, ...]
-    forced: tuple[Row, ...]
-    free: tuple[Row, ...]
+    teacher_forced: tuple[Row, ...]
+    free_running: tuple[Row, ...]
     bands: tuple[tuple[float, tuple[Row, ...]], ...]
     diverged_at: int | None
 
@@ -161,18 +192,19 @@ class ValueDiagnosis:
         windows: how many.
         horizon: lead times.
         channels: names of the values.
-        teacher_forced: told gold.
-        free_running: told its own.
-        gap_by_lead: signed: free-running minus teacher-forced median error; infinite where half the windows escaped.
-        naive: by name.
+        teacher_forced: errors on gold history.
+        free_running: errors on the model's own.
+        gap_by_horizon: signed: free-running minus teacher-forced median error; infinite where half the windows
+            diverged.
+        naive: the baselines by name.
         threshold: of the valid time.
         valid_time: steps over windows; the horizon where the error never passed.
         valid_throughout: windows of which the error never passed.
         growth: of the free-running error.
-        diverged: window numbers and lead times at which their free runs escaped.
+        diverged: window numbers and lead times at which their free runs diverged.
         climate: of a long run, or None.
         climate_note: why there is none.
-        fans: some windows.
+        sample_windows: some windows whole.
         period: steps after which the data repeat themselves, or None.
     """
 
@@ -183,7 +215,7 @@ class ValueDiagnosis:
     channels: tuple[str, ...]
     teacher_forced: Side
     free_running: Side
-    gap_by_lead: Row
+    gap_by_horizon: Row
     naive: dict[str, Naive]
     threshold: float
     valid_time: Spread
@@ -192,14 +224,40 @@ class ValueDiagnosis:
     diverged: tuple[tuple[int, int], ...]
     climate: Climate | None
     climate_note: str
-    fans: tuple[Fan, ...]
+    sample_windows: tuple[SampleWindow, ...]
     period: int | None = None
     kind: str = "values"
 
 
 @dataclass(frozen=True)
+class ErrorPropagation:
+    """How often an entry is wrong, by whether the one before it was.
+
+    Args:
+        after_error: share wrong where the entry before is wrong; None where there is no such entry.
+        after_correct: share wrong where the entry before is right.
+        wrong: entries of which the one before is wrong.
+        right: entries of which the one before is right.
+    """
+
+    __repr__ = brief
+
+    after_error: float | None
+    after_correct: float | None
+    wrong: int
+    right: int
+
+    @property
+    def ratio(self) -> float | None:
+        """after_error / after_correct: 1 where errors do not draw errors after them."""
+        if self.after_error is None or not self.after_correct:
+            return None
+        return self.after_error / self.after_correct
+
+
+@dataclass(frozen=True)
 class IdSide:
-    """Wrong entries of one way of being told.
+    """Wrong entries with one kind of history.
 
     Args:
         wrong_by_position: share of the rows that have an entry there.
@@ -216,14 +274,14 @@ class IdSide:
 
 @dataclass(frozen=True)
 class IdDiagnosis:
-    """Exposure bias of a model of ids: its choices told gold and told its own, compared with gold place by place.
+    """Exposure bias of a model of ids: its choices on gold and on its own history, compared position by position.
 
     Args:
         rows: how many.
         positions: of the longest row.
         left: rows that have an entry at each position.
-        teacher_forced: told gold.
-        free_running: told its own.
+        teacher_forced: on gold history.
+        free_running: on the model's own.
         gap_by_position: signed: free-running minus teacher-forced.
         first_error: rows whose first error, which both have in common, is at each position.
     """
@@ -244,7 +302,7 @@ Diagnosis = ValueDiagnosis | IdDiagnosis
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The same as dicts and lists, with None for what is not finite: NaN and infinity are no JSON.
+    """Return the same as dicts and lists, with None for what is not finite: NaN and infinity are no JSON.
 
     ``left`` and ``diverged`` say which of these None are infinite.
     """
@@ -257,29 +315,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@dataclass(frozen=True)
-class ErrorPropagation:
-    """How often an entry is wrong, by whether the one before it was.
-
-    Args:
-        after_wrong: share wrong where the entry before is wrong; None where there is no such entry.
-        after_right: share wrong where the entry before is right.
-        wrong: entries of which the one before is wrong.
-        right: entries of which the one before is right.
-    """
-
-    __repr__ = brief
-
-    after_wrong: float | None
-    after_right: float | None
-    wrong: int
-    right: int
-
-    @property
-    def ratio(self) -> float | None:
-        """after_wrong / after_right: 1 where errors do not draw errors after them."""
-        if self.after_wrong is None or not self.after_right:
-            return None
-        return self.after_wrong / self.after_right

@@ -1,252 +1,198 @@
-"""``diagnose`` for values: both ways of being told, naive rows, growth, climate, some windows whole."""
+"""``diagnose`` for values: both ways, naive baselines, growth, climate, sample windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from freerun.arguments import Arguments, brief, is_number
+from freerun.arguments import Arguments, Range, above, at_least, brief, finite
 from freerun.batch import Batch, must_be
 from freerun.diagnostics.climate import climate_of, past_of
-from freerun.diagnostics.naive import last_period, last_value, mean
-from freerun.diagnostics.results import Fan, Growing, Naive, Side, Spread, ValueDiagnosis
-from freerun.distributions import HEADS
-from freerun.draws import DRAWS, Draw
-from freerun.errors import UserError, whole
-from freerun.generation import generate
+from freerun.diagnostics.naive import naive_forecasts
+from freerun.diagnostics.results import Growing, Growth, Naive, SampleWindow, Side, Spread, ValueDiagnosis
+from freerun.draws import Draw
+from freerun.errors import UserError
+from freerun.generation import draw_for, generate, head_of, point_prediction
 from freerun.keys import fold
 from freerun.metrics.outputs import (
+    HorizonErrors,
     at_horizon,
-    first_divergence_of,
+    first_divergence,
     gap_by_horizon,
-    nrmse_last_tenth,
     quantiles,
-    summarised,
-    valid_time_of_errors,
+    valid_steps,
     window_errors,
-    window_nrmse,
 )
 from freerun.rollin.model import eval_mode, forward
+from freerun.types import evenly
 
 _LEVELS = (0.05, 0.25, 0.75, 0.95)
-
-
 _SAMPLES = 100
-
-
-_CHANNELS = 4
-
-
-_SAMPLED = {"gaussian": "gaussian", "student_t": "student_t", "quantiles": "quantile_sample"}
+CHANNELS = 4
+"""Channels of a sample window at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class DiagnosisOptions(Arguments):
-    """What is known of the data, and how much is asked.
+    """What is known of the data, and how much is measured.
 
     Args:
         exponent: largest Lyapunov exponent, per step; None: not known.
         period: steps after which the data repeat themselves, more or less; None: not known.
         threshold: of the valid time, in standard deviations.
         names: of the channels; default: their numbers.
-        scale: (mean, std), each (V,): windows are shown in ``mean + std * value``; None: as they are.
-        naive: further forecasts that need no model: name -> from (past, horizon) to (windows, horizon, V).
-        long: (T, V) gold for the climate of a long free run, from the start of the first window on; None: none.
-        draw: what is fed back; None: the value said, or the mean of the distribution said.
-        fans: windows that are shown whole.
-        end: id of the end symbol, for ids; None: there is none.
+        scale: (mean, std), each (V,): sample windows are in ``mean + std * value``; None: as they are.
+        naive: further naive baselines: name -> from (past, horizon) to (windows, horizon, V).
+        long_series: (T, V) gold for the climate of a long free run, from the start of the first window on; None: none.
+        draw: what is fed back; None: the model's output, or the mean of the distribution that it describes.
+        sample_windows: windows that are kept whole.
+        end_symbol: id of the end symbol, for ids; None: there is none.
         key: of sampled runs.
+
+    Raises:
+        UserError: values out of range, all at once.
     """
 
     __repr__ = brief
 
-    exponent: float | None = None
-    period: int | None = None
-    threshold: float = 0.4
+    exponent: float | None = finite(None)
+    period: int | None = at_least(1, None)
+    threshold: float = above(0, 0.4)
     names: tuple[str, ...] = ()
     scale: tuple[Tensor, Tensor] | None = None
     naive: Mapping[str, Callable[[Tensor, int], Tensor]] = field(default_factory=dict[str, Any])
-    long: Tensor | None = None
+    long_series: Tensor | None = None
     draw: Draw | None = None
-    fans: int = 6
-    end: int | None = None
+    sample_windows: int = at_least(0, 6)
+    end_symbol: int | None = at_least(0, None)
     key: int = 0
 
-    def __post_init__(self) -> None:
-        problems: list[str] = []
-        if self.exponent is not None and not is_number(self.exponent):
-            problems.append(f"exponent must be a finite number, per step; got {self.exponent!r}")
-        if self.period is not None and (whole(self.period) is None or self.period < 1):
-            problems.append(f"period must be at least 1 step, a whole number; got {self.period!r}")
-        if not is_number(self.threshold) or self.threshold <= 0:
-            problems.append(f"threshold must be above 0; got {self.threshold!r}")
-        if whole(self.fans) is None or self.fans < 0:
-            problems.append(f"fans must be a number of windows, 0 or more; got {self.fans!r}")
-        if self.end is not None and (whole(self.end) is None or self.end < 0):
-            problems.append(f"end must be the id of the end symbol, or None; got {self.end!r}")
-        if problems:
-            raise UserError(problems)
 
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """Both ways of all windows, (windows, H, V) each, and what is known before: (windows, P, V) or None."""
 
-def head_of(model: Any) -> str:
-    """Name of the distribution that a model says, or "point": its attribute ``head``, or among its ``settings()``."""
-    head = getattr(model, "head", None)
-    if isinstance(head, str):
-        return head
-    settings = getattr(model, "settings", None)
-    told: Any = settings() if callable(settings) else {}
-    return str(told.get("head", "point"))
-
-
-def feeding(model: Any) -> Draw:
-    """What feeds a model's outputs back: the value said, or the mean of the distribution said."""
-    head = head_of(model)
-    return DRAWS["point"]() if head == "point" else DRAWS["expected"](head=head)
+    teacher_forced: Tensor
+    free_running: Tensor
+    gold: Tensor
+    past: Tensor | None
 
 
 def diagnose_values(
-    model: Any, batches: Sequence[Batch], about: DiagnosisOptions, watch: Callable[[str], None] | None = None
+    model: Any, batches: Sequence[Batch], about: DiagnosisOptions, on_progress: Callable[[str], None]
 ) -> ValueDiagnosis:
     """See ``diagnose``."""
-    told, own, gold, past = _both(model, batches, about, watch)
-    forced_errors, free_errors = window_errors(told, gold), window_errors(own, gold)
-    forced, free = summarised(forced_errors), summarised(free_errors)
-    times = valid_time_of_errors(free_errors, about.threshold)
+    found = _both_ways(model, batches, about, on_progress)
+    gold, names = found.gold, about.names or tuple(f"channel {n}" for n in range(1, found.gold.shape[-1] + 1))
+    forced_errors, free_errors = window_errors(found.teacher_forced, gold), window_errors(found.free_running, gold)
+    forced, free = HorizonErrors.of(forced_errors), HorizonErrors.of(free_errors)
+    times = valid_steps(free_errors, about.threshold)
     grown = growth(free.quantiles[1], about.exponent, ceiling=about.threshold)
-    ratio = None if grown.ratio is None else tuple(grown.ratio.tolist())
-    gone = first_divergence_of(own)
-    if watch:
-        watch("long run")
-    climate, note = climate_of(
-        model, batches[0], about.long, about.draw or feeding(model), about.names or _numbered(gold)
-    )
-    if watch:
-        watch("windows shown")
+    past, horizon = found.past, gold.shape[1]
+    naive = {} if past is None else naive_forecasts(past, horizon, about.period, about.naive)
+    on_progress("long run")
+    climate, note = climate_of(model, batches[0], about.long_series, about.draw or draw_for(model), names)
+    on_progress("sample windows")
     return ValueDiagnosis(
         windows=gold.shape[0],
-        horizon=gold.shape[1],
-        channels=about.names or _numbered(gold),
-        teacher_forced=Side.of(forced, window_nrmse(forced_errors), nrmse_last_tenth(forced_errors)),
-        free_running=Side.of(free, window_nrmse(free_errors), nrmse_last_tenth(free_errors)),
-        gap_by_lead=tuple(gap_by_horizon(free.quantiles[1], forced.quantiles[1]).tolist()),
-        naive={name: _naive(said, gold) for name, said in _without_model(past, gold.shape[1], about).items()},
+        horizon=horizon,
+        channels=names,
+        teacher_forced=Side.of(forced, forced_errors),
+        free_running=Side.of(free, free_errors),
+        gap_by_horizon=tuple(gap_by_horizon(free.quantiles[1], forced.quantiles[1]).tolist()),
+        naive={name: Naive.of(window_errors(forecast, gold)) for name, forecast in naive.items()},
         threshold=about.threshold,
         valid_time=Spread.of(times),
-        valid_throughout=int((times == gold.shape[1]).sum()),
-        growth=Growing(grown.rate, grown.exponent, grown.fitted, ratio),
-        diverged=tuple((number, lead) for number, lead in enumerate(gone.tolist()) if lead),
+        valid_throughout=int((times == horizon).sum()),
+        growth=Growing.of(grown),
+        diverged=tuple((n, lead) for n, lead in enumerate(first_divergence(found.free_running).tolist()) if lead),
         climate=climate,
         climate_note=note,
-        fans=tuple(_fans(model, batches, (told, own, gold, past), about)),
+        sample_windows=tuple(_sample_windows(model, batches, found, about)),
         period=about.period,
     )
 
 
-def _both(
-    model: Any, batches: Sequence[Batch], about: DiagnosisOptions, watch: Callable[[str], None] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Told gold, told its own, gold, and the past: (windows, H or P, V) each."""
+def _both_ways(
+    model: Any, batches: Sequence[Batch], about: DiagnosisOptions, on_progress: Callable[[str], None]
+) -> _Outputs:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    pasts: list[Tensor | None] = []
-    draw = about.draw or feeding(model)
+    pasts: list[Tensor] = []
+    draw = about.draw or draw_for(model)
     for number, batch in enumerate(batches):
-        if watch:
-            watch(f"windows, part {number + 1} of {len(batches)}")
+        on_progress(f"windows, part {number + 1} of {len(batches)}")
         gold = at_horizon(batch.targets, batch.mask)
         with eval_mode(model), torch.no_grad():
-            told = at_horizon(_said(model, forward(model, batch)), batch.mask)
+            forced = at_horizon(point_prediction(model, forward(model, batch)), batch.mask)
         own = generate(model, batch, length=gold.shape[1], draw=draw, key=fold(about.key, number)).entries
-        if told.shape != gold.shape:
+        if forced.shape != gold.shape:
             raise UserError(
-                f"the model says {tuple(told.shape)} where gold is {tuple(gold.shape)}: its head does not fit"
+                f"the model's outputs are {tuple(forced.shape)} and gold is {tuple(gold.shape)}: its head does not fit"
             )
-        parts.append((told.cpu(), own.cpu(), gold.cpu()))
+        parts.append((forced.cpu(), own.cpu(), gold.cpu()))
         past = past_of(batch)
-        pasts.append(None if past is None else past.cpu())
-    told, own, gold = (torch.cat([part[i] for part in parts]) for i in range(3))
-    known = [past for past in pasts if past is not None]
-    return told, own, gold, torch.cat(known) if len(known) == len(pasts) else None
+        pasts += [] if past is None else [past.cpu()]
+    forced, own, gold = (torch.cat([part[i] for part in parts]) for i in range(3))
+    return _Outputs(forced, own, gold, torch.cat(pasts) if len(pasts) == len(batches) else None)
 
 
-def _said(model: Any, outputs: Tensor) -> Tensor:
-    head = head_of(model)
-    return outputs if head == "point" else HEADS[head]().mean(outputs)
-
-
-def _without_model(past: Tensor | None, horizon: int, about: DiagnosisOptions) -> dict[str, Tensor]:
-    if past is None:
-        return {}
-    found = {"last_value": last_value(past, horizon)}
-    if about.period is not None and about.period <= past.shape[1]:
-        found["last_period"] = last_period(past, horizon, about.period)
-    found["mean"] = mean(past, horizon)
-    return found | {name: say(past, horizon).to(past) for name, say in about.naive.items()}
-
-
-def _naive(said: Tensor, gold: Tensor) -> Naive:
-    errors = window_errors(said, gold)
-    found = summarised(errors, (0.5,))
-    return Naive(
-        tuple(found.quantiles[0].tolist()),
-        tuple(found.rmse.tolist()),
-        Spread.of(window_nrmse(errors)),
-        Spread.of(nrmse_last_tenth(errors)),
-    )
-
-
-def _fans(
-    model: Any, batches: Sequence[Batch], found: tuple[Tensor, Tensor, Tensor, Tensor | None], about: DiagnosisOptions
-) -> list[Fan]:
-    told, own, gold, past = found
-    kept = min(about.fans, gold.shape[0])
-    numbers = [number * gold.shape[0] // kept for number in range(kept)]
+def _sample_windows(
+    model: Any, batches: Sequence[Batch], found: _Outputs, about: DiagnosisOptions
+) -> Iterator[SampleWindow]:
+    numbers = evenly(found.gold.shape[0], about.sample_windows)
     bands = _bands(model, batches, numbers, about)
-    shown: list[Fan] = []
+
+    def in_units(values: Tensor) -> Tensor:
+        return values if about.scale is None else values * about.scale[1].double() + about.scale[0].double()
+
     for place, number in enumerate(numbers):
-        tail = gold[number, :0] if past is None else past[number, -max(10, gold.shape[1] // 2) :]
-        lead = int(first_divergence_of(own[number : number + 1]))
-        levels = tuple((level, _units(band[place], about)) for level, band in bands.items())
-        shown.append(
-            Fan(
-                window=number,
-                past=_units(tail, about),
-                gold=_units(gold[number], about),
-                forced=_units(told[number], about),
-                free=_units(own[number], about),
-                bands=levels,
-                diverged_at=lead or None,
-            )
-        )
-    return shown
+        past = found.gold[number, :0] if found.past is None else found.past[number]
+        parts = (past, found.gold[number], found.teacher_forced[number], found.free_running[number])
+        yield sample_window(number, parts, in_units, {level: band[place] for level, band in bands.items()})
 
 
-def _units(values: Tensor, about: DiagnosisOptions) -> tuple[tuple[float, ...], ...]:
-    """(steps, V) in the data's own units, of the first channels."""
-    values = values.double()
-    if about.scale is not None:
-        values = values * about.scale[1].double() + about.scale[0].double()
-    return tuple(tuple(row) for row in values[:, :_CHANNELS].tolist())
+def sample_window(
+    number: int,
+    parts: tuple[Tensor, Tensor, Tensor, Tensor],
+    in_units: Callable[[Tensor], Tensor],
+    bands: Mapping[float, Tensor] | None = None,
+) -> SampleWindow:
+    """A window whole: past, gold, teacher-forced and free-running outputs of its first channels, (steps, V) each."""
+    past, gold, teacher_forced, free_running = parts
+
+    def rows(values: Tensor) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(row) for row in in_units(values.double().cpu())[:, :CHANNELS].tolist())
+
+    return SampleWindow(
+        window=number,
+        past=rows(past[-max(10, gold.shape[0] // 2) :]),  # half as much as of the horizon
+        gold=rows(gold),
+        teacher_forced=rows(teacher_forced),
+        free_running=rows(free_running),
+        bands=tuple((level, rows(band)) for level, band in (bands or {}).items()),
+        diverged_at=int(first_divergence(free_running[None])) or None,
+    )
 
 
 def _bands(
     model: Any, batches: Sequence[Batch], numbers: Sequence[int], about: DiagnosisOptions
 ) -> dict[float, Tensor]:
-    """Level -> (windows shown, H, V) of sampled free runs; {} where the model says values alone."""
+    """Level -> (sample windows, H, V) of sampled free runs; {} where the model's outputs are values alone."""
     head = head_of(model)
     if head == "point" or not numbers:
         return {}
-    draw = DRAWS[_SAMPLED[head]]()
+    draw = draw_for(model, "quantile_sample" if head == "quantiles" else head)
     found: list[Tensor] = []
     for place, number in enumerate(numbers):
         batch = _row(batches, number)
         many = replace(batch.select(batch.row_numbers.new_zeros(_SAMPLES)), rows=torch.arange(_SAMPLES))
-        horizon = int(batch.mask.sum())
-        said = generate(model, many, length=horizon, draw=draw, key=fold(about.key, "fan", place)).entries
-        found.append(quantiles(said.cpu().double(), _LEVELS))
+        key = fold(about.key, "fan", place)
+        own = generate(model, many, length=int(batch.mask.sum()), draw=draw, key=key).entries
+        found.append(quantiles(own.cpu().double(), _LEVELS))
     return dict(zip(_LEVELS, torch.stack(found, 1), strict=True))
 
 
@@ -258,33 +204,10 @@ def _row(batches: Sequence[Batch], number: int) -> Batch:
     raise AssertionError("no such window")
 
 
-def _numbered(gold: Tensor) -> tuple[str, ...]:
-    return tuple(f"channel {number}" for number in range(1, gold.shape[-1] + 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Growth:
-    """How an error grows, beside the system's own growth of small errors.
-
-    Args:
-        rate: fitted slope of log error, per step; None where fewer than three leads could be fitted.
-        exponent: the largest Lyapunov exponent, per step; None where it is not known.
-        fitted: leads 1..fitted were used.
-        ratio: (H,) error(t) / (error(1) exp(exponent (t - 1))); None without an exponent.
-    """
-
-    __repr__ = brief
-
-    rate: float | None
-    exponent: float | None
-    fitted: int
-    ratio: Tensor | None
-
-
 def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.4) -> Growth:
-    """How fast an error grows, and how that stands to exp(lambda t), at which a perfect model's would.
+    """Fit how fast an error grows, and compare it with exp(lambda t), at which a perfect model's would.
 
-    ``rate``: least-squares slope of ``log error(t)`` over the leads 1..n before the error first passes the ceiling;
+    ``rate``: least-squares slope of ``log error(t)`` over the lead times 1..n before the error first passes the ceiling;
     ``ratio[t] = error(t) / (error(1) exp(lambda (t - 1)))``: 1 where the error grows as any small error does in the
     system, above 1 where the model's own errors add to it.
 
@@ -301,15 +224,13 @@ def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.
     >>> round(found.rate, 6), found.ratio.round(decimals=4)
     (0.693147, tensor([1., 1., 1., 1.], dtype=torch.float64))
 
-    What it is not: an estimate of the system's exponent; that is asked of two true trajectories.
+    What it is not: an estimate of the system's exponent; that takes two true trajectories.
     """
     must_be("", "real", errors=errors)
     if errors.dim() != 1 or errors.numel() == 0:
         raise UserError(f"errors must be (H,), by lead time; got {tuple(errors.shape)}")
-    if exponent is not None and not is_number(exponent):
-        raise UserError(f"exponent must be a finite number, per step; got {exponent!r}")
-    if not is_number(ceiling) or ceiling <= 0:
-        raise UserError(f"ceiling must be a number above 0, in the units of the errors; got {ceiling!r}")
+    Range(optional=True).check(exponent=exponent)
+    Range(0, ends="(]").check(ceiling=ceiling)
     errors = errors.double()
     small = torch.isfinite(errors) & (errors > 0) & (errors <= ceiling)
     fitted = int(small.long().cumprod(0).sum())

@@ -1,25 +1,46 @@
 """Scores of outputs and of texts, each with its direction and range."""
 
+from typing import Any
+
+from freerun.arguments import renamed
 from freerun.metrics.outputs import (
+    HorizonErrors,
+    at_horizon,
     correct,
-    error_by_lead,
+    errors_by_horizon,
     first_divergence,
+    gap_by_horizon,
     nrmse,
+    nrmse_last_tenth,
+    rmse_by_horizon,
     sequence_accuracy,
     sequence_correct,
     sequence_errors,
     token_accuracy,
     valid_time,
+    window_errors,
+    window_nrmse,
 )
 
 __all__ = [
+    "HorizonErrors",
+    "at_horizon",
     "correct",
-    "error_by_lead",
+    "errors_by_horizon",
     "first_divergence",
+    "gap_by_horizon",
     "nrmse",
+    "nrmse_last_tenth",
+    "rmse_by_horizon",
     "sequence_accuracy",
     "sequence_correct",
     "sequence_errors",
     "token_accuracy",
     "valid_time",
+    "window_errors",
+    "window_nrmse",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise renamed(__name__, name, {"error_by_lead": "rmse_by_horizon"})

@@ -1,4 +1,4 @@
-"""Errors of forecasts by lead time: how large, when they make a forecast useless, where a free run escapes."""
+"""Scores of a model's outputs: right ids, and errors of forecasts by lead time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from freerun.arguments import brief, is_number
+from freerun.arguments import Range, brief, is_number
 from freerun.batch import must_be
 from freerun.errors import UserError
 
+BOUND = 1e6
+"""Largest absolute value of a free run that is believed, in standard deviations; beyond it the run has diverged."""
+
+_POSITIVE = Range(0, ends="(]")
+
 
 def correct(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Where the largest output is the target: (batch, time) bool, False outside the mask.
+    """Mark where the largest output is the target: (batch, time) bool, False outside the mask.
 
     Args:
         outputs: (batch, time, vocab) logits or probabilities.
@@ -54,8 +59,8 @@ def sequence_errors(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def sequence_correct(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Rows that are right at every position of the mask: (batch,) bool.
 
-    On gold history (teacher forcing) this says more than it seems: greedy free running gives exactly the
-    target if and only if every teacher-forced choice along the target is right.
+    On gold history (teacher forcing) it holds of free running as well: greedily a model gives exactly the target if
+    and only if every teacher-forced choice along the target is right.
 
     >>> outputs = torch.tensor([[[2.0, 1.0], [0.0, 3.0]]])
     >>> sequence_correct(outputs, torch.tensor([[0, 0]]), torch.tensor([[True, False]]))
@@ -75,79 +80,8 @@ def sequence_accuracy(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return (sequence_correct(outputs, targets, mask) & counted).sum() / counted.sum().to(torch.float32)
 
 
-def nrmse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Root mean squared error of each window, in standard deviations: (windows,) float64, infinite where it diverged.
-
-    ``sqrt(mean over positions and channels of (outputs - targets)^2)``; of normalised data it is the root mean squared
-    error divided by the standard deviation of the training part, channel by channel.
-
-    Args:
-        outputs: (windows, time, channels) forecasts, normalised.
-        targets: the same of what came.
-
-    Raises:
-        UserError: the shapes differ.
-
-    What it is not: an error of a mean over windows. A window with one entry that is not finite has the value inf; a
-    median over windows can bear that, a mean cannot.
-
-    >>> nrmse(torch.tensor([[[1.0], [-1.0]], [[0.0], [torch.nan]]]), torch.zeros(2, 2, 1))
-    tensor([1., inf], dtype=torch.float64)
-    """
-    return _squares(outputs, targets).mean((1, 2)).sqrt()
-
-
-def error_by_lead(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Root mean squared error over channels at each lead time: (windows, time) float64; inf where not finite.
-
-    >>> error_by_lead(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2)).round(decimals=3)
-    tensor([[2.1210, 0.0000]], dtype=torch.float64)
-    """
-    return _squares(outputs, targets).mean(2).sqrt()
-
-
-def valid_time(outputs: Tensor, targets: Tensor, threshold: float = 0.4) -> Tensor:
-    """Valid prediction time: (windows,) positions before the error first passes the threshold; all where it never does.
-
-    ``min {t : sqrt(mean over channels of error_t^2) > threshold}``, t from 0 (Vlachas et al. 2020, arXiv:1910.05266,
-    who divide by the Lyapunov time too).
-
-    Args:
-        outputs: (windows, time, channels) forecasts, normalised.
-        targets: the same of what came.
-        threshold: in standard deviations.
-
-    >>> valid_time(torch.tensor([[[0.1], [0.5], [0.0]]]), torch.zeros(1, 3, 1))
-    tensor([1])
-    """
-    _above_0("threshold", threshold)
-    passed = error_by_lead(outputs, targets) > threshold
-    return torch.where(passed.any(1), passed.int().argmax(1), passed.shape[1])
-
-
-def first_divergence(outputs: Tensor, limit: float = 1e6) -> Tensor:
-    """Lead time, from 1, at which a free run first is not finite or beyond the limit: (windows,) int64; 0: never.
-
-    Args:
-        outputs: (windows, time, channels) forecasts, normalised.
-        limit: in standard deviations.
-
-    >>> first_divergence(torch.tensor([[[1.0], [1e7]], [[0.0], [0.0]]]))
-    tensor([2, 0])
-    """
-    must_be("windows, time, channels", "real", outputs=outputs)
-    _above_0("limit", limit)
-    # NaN compares False with anything
-    gone = ~(outputs.abs() <= limit).all(2)
-    return torch.where(gone.any(1), gone.int().argmax(1) + 1, 0)
-
-
-def _above_0(name: str, value: float) -> None:
-    if not is_number(value) or not value > 0:
-        raise UserError(f"{name} must be a number above 0; got {value!r}")
-
-
-def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
+def _squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(windows, time, channels) float64, infinite where not finite."""
     must_be("", "real", outputs=outputs, targets=targets)
     if outputs.dim() != 3 or outputs.shape != targets.shape:
         raise UserError(
@@ -158,40 +92,84 @@ def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.where(squares.isfinite(), squares, torch.inf)
 
 
-BOUND = 1e6
-"""Largest absolute value of a free run that is believed, in standard deviations; beyond it the run has escaped."""
+def nrmse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Root mean squared error of each window, in standard deviations: (windows,) float64, infinite where it diverged.
 
-
-@dataclass(frozen=True, eq=False)
-class HorizonErrors:
-    """Errors over windows at every lead time, in the units of the values.
+    ``sqrt(mean over positions and channels of (outputs - targets)^2)``; of normalised data it is the root mean squared
+    error divided by the standard deviation of the training part, channel by channel.
 
     Args:
-        rmse: (H,) root mean squared error over channels and the windows that are left; NaN where none is.
-        quantiles: (levels, H) of the windows' errors, those that escaped counted as infinite.
-        left: (H,) int64: windows that have not escaped.
-        windows: how many there were.
-        levels: of the quantiles.
+        outputs: (windows, time, channels) forecasts, normalised.
+        targets: (windows, time, channels) the true values.
+
+    Raises:
+        UserError: the shapes differ.
+
+    What it is not: an error of a mean over windows. A window with one entry that is not finite has the value inf; a
+    median over windows can bear that, a mean cannot.
+
+    >>> nrmse(torch.tensor([[[1.0], [-1.0]], [[0.0], [torch.nan]]]), torch.zeros(2, 2, 1))
+    tensor([1., inf], dtype=torch.float64)
     """
+    return _squared_errors(outputs, targets).mean((1, 2)).sqrt()
 
-    __repr__ = brief
 
-    rmse: Tensor
-    quantiles: Tensor
-    left: Tensor
-    windows: int
-    levels: tuple[float, ...]
+def rmse_by_horizon(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Root mean squared error over channels at each lead time: (windows, time) float64; inf where not finite.
+
+    >>> rmse_by_horizon(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2)).round(decimals=3)
+    tensor([[2.1210, 0.0000]], dtype=torch.float64)
+    """
+    return _squared_errors(outputs, targets).mean(2).sqrt()
+
+
+def valid_time(outputs: Tensor, targets: Tensor, threshold: float = 0.4) -> Tensor:
+    """Valid prediction time: (windows,) positions before the error first passes the threshold; all where it never does.
+
+    ``min {t : sqrt(mean over channels of error_t^2) > threshold}``, t from 0 (Vlachas et al. 2020, arXiv:1910.05266,
+    who divide by the Lyapunov time too).
+
+    Args:
+        outputs: (windows, time, channels) forecasts, normalised.
+        targets: (windows, time, channels) the true values.
+        threshold: in standard deviations.
+
+    >>> valid_time(torch.tensor([[[0.1], [0.5], [0.0]]]), torch.zeros(1, 3, 1))
+    tensor([1])
+    """
+    return valid_steps(rmse_by_horizon(outputs, targets), threshold)
+
+
+def valid_steps(errors: Tensor, threshold: float) -> Tensor:
+    """``valid_time`` of errors (windows, H)."""
+    must_be("windows, H", "real", errors=errors)
+    _POSITIVE.check(threshold=threshold)
+    return (errors <= threshold).long().cumprod(1).sum(1)
+
+
+def first_divergence(outputs: Tensor, bound: float = BOUND) -> Tensor:
+    """Lead time, from 1, at which a free run first is not finite or beyond the bound: (windows,) int64; 0: never.
+
+    Args:
+        outputs: (windows, time, channels) forecasts.
+        bound: largest absolute value that is believed, in the units of the outputs.
+
+    >>> first_divergence(torch.tensor([[[1.0], [1e7]], [[0.0], [0.0]]]))
+    tensor([2, 0])
+    """
+    must_be("windows, time, channels", "real", outputs=outputs)
+    _POSITIVE.check(bound=bound)
+    # NaN compares False with anything
+    gone = ~(outputs.abs() <= bound).all(2)
+    return torch.where(gone.any(1), gone.int().argmax(1) + 1, 0)
 
 
 def at_horizon(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What stands at the positions of the horizon, in order.
+    """Return what stands at the positions of the horizon, in order: (windows, H, ...).
 
     Args:
         values: (windows, time, ...).
         mask: (windows, time) bool: the positions of the horizon, as many in every row; None: all.
-
-    Returns:
-        (windows, H, ...).
 
     Raises:
         UserError: rows with different numbers of positions, or none at all.
@@ -215,34 +193,18 @@ def at_horizon(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return values[mask].unflatten(0, (mask.shape[0], int(counts[0])))
 
 
-def first_divergence_of(values: Tensor, bound: float = BOUND) -> Tensor:
-    """Where each window escapes: the first lead time, from 1, that is not finite or beyond the bound; 0 where none is.
-
-    Args:
-        values: (windows, H, V) what a model said.
-        bound: largest absolute value that is still believed, in the units of the values.
-
-    Returns:
-        (windows,) int64.
-
-    >>> first_divergence_of(torch.tensor([[[0.0], [float("inf")]], [[1.0], [2.0]]]))
-    tensor([2, 0])
-    """
-    return first_divergence(values, bound)
-
-
 def window_errors(outputs: Tensor, targets: Tensor, mask: Tensor | None = None, *, bound: float = BOUND) -> Tensor:
-    """Error of each window at each lead time: (windows, H) float64, infinite from where the window escaped.
+    """Error of each window at each lead time: (windows, H) float64, infinite from where the window diverged.
 
-    ``e[w, t] = sqrt(mean over channels of (said - gold)^2)``
+    ``e[w, t] = sqrt(mean over channels of (output - gold)^2)``
 
-    A window that escaped does not come back, whatever it says later.
+    A window that diverged does not come back, whatever its later outputs.
 
     Args:
-        outputs: (windows, time, V) what was said, fed gold or running freely.
+        outputs: (windows, time, V), teacher-forced or free-running.
         targets: (windows, time, V) gold.
         mask: (windows, time) bool: the positions of the horizon, as many in every row; None: all.
-        bound: see ``first_divergence_of``.
+        bound: see ``first_divergence``.
 
     Raises:
         UserError: shapes that do not fit.
@@ -251,16 +213,40 @@ def window_errors(outputs: Tensor, targets: Tensor, mask: Tensor | None = None, 
     tensor([[3.5355]], dtype=torch.float64)
     """
     must_be("", "real", outputs=outputs, targets=targets)
-    if outputs.shape != targets.shape or outputs.dim() != 3:
-        raise UserError(
-            f"outputs and targets must both be (windows, time, V); got {tuple(outputs.shape)} and "
-            f"{tuple(targets.shape)}"
-        )
-    said, gold = at_horizon(outputs, mask), at_horizon(targets, mask)
-    errors = error_by_lead(said, gold)
-    escaped = first_divergence_of(said, bound)
+    outputs = at_horizon(outputs, mask)
+    errors = rmse_by_horizon(outputs, at_horizon(targets, mask))
+    diverged = first_divergence(outputs, bound)[:, None]
     leads = torch.arange(1, errors.shape[1] + 1, device=errors.device)
-    return errors.masked_fill((escaped > 0)[:, None] & (leads >= escaped[:, None]), math.inf)
+    return errors.masked_fill((diverged > 0) & (leads >= diverged), math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class HorizonErrors:
+    """Errors over windows at every lead time, in the units of the values.
+
+    Args:
+        rmse: (H,) root mean squared error over channels and the windows that are left; NaN where none is.
+        quantiles: (levels, H) of the windows' errors, those that diverged counted as infinite.
+        left: (H,) int64: windows that have not diverged.
+        windows: how many there were.
+        levels: of the quantiles.
+    """
+
+    __repr__ = brief
+
+    rmse: Tensor
+    quantiles: Tensor
+    left: Tensor
+    windows: int
+    levels: tuple[float, ...]
+
+    @classmethod
+    def of(cls, errors: Tensor, levels: Sequence[float] = (0.25, 0.5, 0.75)) -> HorizonErrors:
+        """From the errors of ``window_errors``, (windows, H)."""
+        finite = torch.isfinite(errors)
+        left = finite.sum(0)
+        rmse = (errors.masked_fill(~finite, 0).square().sum(0) / left).sqrt()  # 0 / 0 is NaN: nothing is left
+        return cls(rmse, quantiles(errors, levels), left, errors.shape[0], tuple(levels))
 
 
 def errors_by_horizon(
@@ -271,19 +257,19 @@ def errors_by_horizon(
     levels: Sequence[float] = (0.25, 0.5, 0.75),
     bound: float = BOUND,
 ) -> HorizonErrors:
-    """Errors over windows at every lead time; teacher-forced or free-running according to where the outputs are from.
+    """Errors over windows at every lead time; teacher-forced or free-running as the outputs are.
 
-    ``rmse[t] = sqrt(mean over windows and channels of (said - gold)^2)``
+    ``rmse[t] = sqrt(mean over windows and channels of (output - gold)^2)``
 
-    A window that escapes (infinite, NaN, beyond the bound) is left out of ``rmse`` from there on, and ``left`` says how
-    many remain; in the quantiles it stays, as infinite. So no average hides it, and none is ruined by it.
+    A window that diverges (infinite, NaN, beyond the bound) is left out of ``rmse`` from there on, and ``left`` says
+    how many remain; in the quantiles it stays, as infinite. So no average hides it, and none is ruined by it.
 
     Args:
-        outputs: (windows, time, V) what was said.
+        outputs: (windows, time, V).
         targets: (windows, time, V) gold.
         mask: (windows, time) bool: the positions of the horizon, as many in every row; None: all.
         levels: of the quantiles over windows.
-        bound: see ``first_divergence_of``.
+        bound: see ``first_divergence``.
 
     Raises:
         UserError: shapes that do not fit.
@@ -292,51 +278,13 @@ def errors_by_horizon(
     >>> found.rmse.tolist(), found.left.tolist(), found.quantiles[1].tolist()
     ([1.0, 3.0], [2, 1], [1.0, inf])
     """
-    return summarised(window_errors(outputs, targets, mask, bound=bound), levels)
-
-
-def summarised(errors: Tensor, levels: Sequence[float] = (0.25, 0.5, 0.75)) -> HorizonErrors:
-    """``error_by_lead`` of errors that are there already: (windows, H), infinite where a window escaped."""
-    there = torch.isfinite(errors)
-    left = there.sum(0)
-    rmse = (errors.masked_fill(~there, 0).square().sum(0) / left).sqrt()  # 0 / 0 is NaN: nothing is left
-    return HorizonErrors(rmse, quantiles(errors, levels), left, errors.shape[0], tuple(levels))
-
-
-def valid_time_of_errors(errors: Tensor, threshold: float = 0.4) -> Tensor:
-    """How long each window's forecast is of use: leads before its error first passes the threshold; at most H.
-
-    ``n[w] = max n with e[w, 1..n] <= threshold``; times lambda it is counted in Lyapunov times.
-
-    Args:
-        errors: (windows, H) from ``window_errors``.
-        threshold: in the units of the errors; 0.4 standard deviations is the usual one.
-
-    Returns:
-        (windows,) int64; H means that it never passed.
-
-    Raises:
-        UserError: a threshold that is not above 0.
-
-    >>> valid_time_of_errors(torch.tensor([[0.1, 0.2, 0.9, 0.1], [0.5, 0.0, 0.0, 0.0]]))
-    tensor([2, 0])
-
-    Vlachas et al. 2020 (arXiv:1910.05266), who divide by the Lyapunov time too.
-    """
-    must_be("windows, H", "real", errors=errors)
-    if not is_number(threshold) or threshold <= 0:
-        raise UserError(f"threshold must be above 0; got {threshold!r}")
-    return (errors <= threshold).long().cumprod(1).sum(1)
+    return HorizonErrors.of(window_errors(outputs, targets, mask, bound=bound), levels)
 
 
 def window_nrmse(errors: Tensor) -> Tensor:
-    """Root mean squared error of each window over its whole horizon: (windows,); infinite where it escaped.
+    """``nrmse`` of the errors of ``window_errors``: (windows, H) -> (windows,); infinite where a window diverged.
 
-    ``sqrt(mean over leads of e[w, t]^2)``; of normalised data it is the error divided by the standard deviation of the
-    training part, channel by channel.
-
-    Args:
-        errors: (windows, H) from ``window_errors``.
+    ``sqrt(mean over leads of e[w, t]^2)``
 
     >>> window_nrmse(torch.tensor([[3.0, 4.0]]))
     tensor([3.5355])
@@ -346,10 +294,7 @@ def window_nrmse(errors: Tensor) -> Tensor:
 
 
 def nrmse_last_tenth(errors: Tensor) -> Tensor:
-    """``window_nrmse`` over the last tenth of the lead times (one at least): (windows,).
-
-    Args:
-        errors: (windows, H) from ``window_errors``.
+    """``window_nrmse`` over the last tenth of the lead times (one at least): (windows, H) -> (windows,).
 
     >>> nrmse_last_tenth(torch.arange(20.0)[None])
     tensor([18.5068])

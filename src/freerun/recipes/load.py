@@ -17,6 +17,7 @@ from freerun.recipes.recipe import MODEL_KINDS
 from freerun.recipes.source import KeyLines, RecipeSource
 from freerun.tasks import DATA_KINDS, TASKS, DataSettings
 from freerun.tasks.base import TaskKind
+from freerun.types import evenly
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -33,7 +34,7 @@ _LONGEST = 4000
 @dataclass(frozen=True, eq=False)
 class _Asked:
     name: str
-    counted: str
+    item_noun: str
     batches: list[Batch]
     about: DiagnosisOptions
 
@@ -41,7 +42,7 @@ class _Asked:
 def diagnose_run(
     run: LoadedRun,
     windows: int | None = None,
-    watch: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
     before: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Diagnose a run's model on its own test split; the content of diagnosis.json.
@@ -49,7 +50,7 @@ def diagnose_run(
     Args:
         run: from ``load_run``.
         windows: test windows, words or sentences that are used, at even distances; None: all.
-        watch: told what is being done, in words.
+        on_progress: called with what is being done, in words.
         before: called when run and data are in order, before anything is measured.
 
     Raises:
@@ -69,12 +70,12 @@ def diagnose_run(
             f"  help: freerun evaluate {run.folder} shows its scores told gold and running freely; "
             f"{', '.join(_ASK)} can be diagnosed"
         )
-    if watch:
-        watch("loading the data")
+    if on_progress:
+        on_progress("loading the data")
     asked = _ASK[kind](run, own_data(run), windows)
     if before:
         before()
-    found = diagnose(run.model, asked.batches, asked.about, watch=watch)
+    found = diagnose(run.model, asked.batches, asked.about, on_progress=on_progress)
     summary = run_summary(run)
     signature = summary.get("signature") or "the run is not finished"
     facts = {"method": summary.get("method"), "seed": summary.get("seed"), "best after": _best(summary)}
@@ -86,7 +87,7 @@ def diagnose_run(
             "facts": facts | {"parameters": summary.get("parameters")},
             "versions": versions(),
         },
-        "data": {"name": asked.name, "counted": asked.counted, "fingerprint": summary.get("data")},
+        "data": {"name": asked.name, "item_noun": asked.item_noun, "fingerprint": summary.get("data")},
         "diagnosis": as_json(found),
     }
 
@@ -98,10 +99,10 @@ def _best(summary: Mapping[str, Any]) -> str | None:
 
 def _series(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
     from freerun.diagnostics import DiagnosisOptions
-    from freerun.tasks.forecasts import draw_for
+    from freerun.generation import draw_for
     from freerun.tasks.series import ForecastTask
 
-    chosen = _spread(data.windows("test"), windows)
+    chosen = evenly(data.windows("test"), windows)
     linear = ForecastTask(data).linear
     about = DiagnosisOptions(
         exponent=data.exponent,
@@ -110,7 +111,7 @@ def _series(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
         names=tuple(data.names),
         scale=(data.mean, data.std),
         naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
-        long=data.free("test")[:_LONGEST],
+        long_series=data.free("test")[:_LONGEST],
         draw=draw_for(run.model, run.evaluate.draw),
     )
     batches = [data.window_batch("test", part) for part in _parts(chosen)]
@@ -121,27 +122,27 @@ def _pairs(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
     from freerun.diagnostics import DiagnosisOptions
 
     pairs = data.evaluation("test")
-    chosen = _spread(len(pairs), windows)
+    chosen = evenly(len(pairs), windows)
     # of words with several pronunciations the first
     batches = [
         run.codec.pair_batch([pairs.sources[n] for n in part], [pairs.references[n][0] for n in part])
         for part in _parts(chosen)
     ]
-    return _Asked(f"{pairs.origin}", "words", batches, DiagnosisOptions(end=0))
+    return _Asked(f"{pairs.origin}", "words", batches, DiagnosisOptions(end_symbol=0))
 
 
 def _parallel(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
     from freerun.diagnostics import DiagnosisOptions
 
     sentences = data.evaluation("test")
-    chosen = _spread(len(sentences.sources), windows)
+    chosen = evenly(len(sentences.sources), windows)
     # sentences of like length in one batch
     chosen = sorted(chosen, key=lambda n: len(sentences.targets[n].split()))
     batches = [
         run.codec.pair_batch([sentences.sources[n] for n in part], [sentences.targets[n] for n in part])
         for part in _parts(chosen)
     ]
-    return _Asked(f"{sentences.origin}", "sentences", batches, DiagnosisOptions(end=0))
+    return _Asked(f"{sentences.origin}", "sentences", batches, DiagnosisOptions(end_symbol=0))
 
 
 def _records(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
@@ -156,12 +157,7 @@ def _records(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
     size = 1 if tight else run.evaluate.batch_size
     parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
     batches = [run.codec.answer_batch(part) for part in parts]
-    return _Asked(f"{data.name}, test", "records", batches, DiagnosisOptions(end=run.codec.end))
-
-
-def _spread(count: int, most: int | None) -> list[int]:
-    kept = count if most is None else min(count, most)
-    return [number * count // kept for number in range(kept)]
+    return _Asked(f"{data.name}, test", "records", batches, DiagnosisOptions(end_symbol=run.codec.end))
 
 
 def _parts(chosen: list[int]) -> list[list[int]]:

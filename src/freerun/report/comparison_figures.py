@@ -190,7 +190,7 @@ class _Shown(TypedDict):
     channels: list[str]
     past: list[list[float | None]]
     gold: list[list[float | None]]
-    free: list[list[float | None]]
+    free_running: list[list[float | None]]
     diverged_at: Count | None
 
 
@@ -267,7 +267,7 @@ def _window(said: Mapping[str, Mapping[str, Any]], arms: Sequence[str], domains:
     for channel, name in enumerate(channels):
         of = f", {name}" if len(channels) > 1 else ""
         columns[f"gold{of}"] = [row[channel] for row in first["gold"]]
-        columns |= {f"{label}{of}": [row[channel] for row in said[label]["free"]] for label in arms}
+        columns |= {f"{label}{of}": [row[channel] for row in said[label]["free_running"]] for label in arms}
     gone = [
         f"{label} escapes at lead time {said[label]['diverged_at']}" for label in arms if said[label]["diverged_at"]
     ]
@@ -284,7 +284,7 @@ def _panel(
     gold = [(n + 1.0, float(row[channel])) for n, row in enumerate(first["gold"])]
     lines = [Line([*past, gold[0]], INK, width=1.25, opacity=0.55), Line(gold, INK, width=2)]
     for number, label in reversed(list(enumerate(arms))):
-        free = _leads([row[channel] for row in said[label]["free"]])
+        free = _leads([row[channel] for row in said[label]["free_running"]])
         lines.append(Line(free, arm(number), DASHES[number % 6], 1.75))
     ends = (1.0 - len(past), float(len(gold)))
     axes = Axes(

@@ -33,9 +33,9 @@ def summary(found: Found) -> str:
 
 
 def _ratio(after: Found) -> float | None:
-    if after["after_wrong"] is None or not after["after_right"]:
+    if after["after_error"] is None or not after["after_correct"]:
         return None
-    return after["after_wrong"] / after["after_right"]
+    return after["after_error"] / after["after_correct"]
 
 
 def _percent(value: float | None) -> str:
@@ -70,8 +70,8 @@ def _wrong(found: Found) -> Raw:
             [
                 swatch(number, name),
                 Raw(f"<b>{_percent(found[side]['wrong'])}</b>"),
-                Raw(f"<span>{_percent(after['after_right'])} <small>of {after['right']:,}</small></span>"),
-                Raw(f"<span>{_percent(after['after_wrong'])} <small>of {after['wrong']:,}</small></span>"),
+                Raw(f"<span>{_percent(after['after_correct'])} <small>of {after['right']:,}</small></span>"),
+                Raw(f"<span>{_percent(after['after_error'])} <small>of {after['wrong']:,}</small></span>"),
                 _DASH if ratio is None else f"{ratio:.2f}",
             ]
         )
@@ -80,7 +80,7 @@ def _wrong(found: Found) -> Raw:
 
 
 def _reading(content: Found) -> Raw:
-    counted = content["data"]["counted"]
+    counted = content["data"]["item_noun"]
     lines = [
         "Teacher-forced: gold is the history of each choice. Free-running: the model's own choices are. Up to its "
         "first error a greedy model makes the same choices both ways, so all that differs comes after an error, and "

@@ -50,7 +50,7 @@ def sections(content: Found) -> list[tuple[str, str]]:
     return [
         ("Errors", _errors(found) + _reading(found)),
         ("Errors by lead time", drawn.by_lead(found) + _growth(found)),
-        ("Windows", drawn.fans(found)),
+        ("Windows", drawn.sample_windows(found)),
         ("Free runs that escape", _escaped(found)),
         ("A long free run", _climate(found)),
     ]
@@ -60,10 +60,12 @@ def _errors(found: Found) -> Raw:
     rows: list[list[object]] = []
     for number, (side, name) in enumerate((("teacher_forced", "teacher-forced"), ("free_running", "free-running"))):
         times = _spread(found["valid_time"], "steps") if side == "free_running" else Raw(_DASH)
-        rows.append([swatch(number, name), _spread(found[side]["nrmse"]), _spread(found[side]["last_tenth"]), times])
+        rows.append(
+            [swatch(number, name), _spread(found[side]["nrmse"]), _spread(found[side]["nrmse_last_tenth"]), times]
+        )
     for number, (name, naive) in enumerate(found["naive"].items()):
         label = Raw(f"<em>{swatch(number + 2, drawn.words(name))}</em>")
-        rows.append([label, _spread(naive["nrmse"]), _spread(naive["last_tenth"]), Raw(_DASH)])
+        rows.append([label, _spread(naive["nrmse"]), _spread(naive["nrmse_last_tenth"]), Raw(_DASH)])
     heads = ["told", "NRMSE", "NRMSE, last tenth", "valid time, steps"]
     caption = (
         f"Median over {found['windows']:,} windows of {found['horizon']} steps; below each the quartiles. In italics: "

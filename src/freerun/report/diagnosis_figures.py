@@ -69,7 +69,7 @@ def _log_domain(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _gap(found: Found) -> Raw:
-    gap = found["gap_by_lead"]
+    gap = found["gap_by_horizon"]
     axes = Axes(_LEAD, "free-running \N{MINUS SIGN} teacher-forced", zero=0.0, y_domain=_domain(gap))
     columns = {"gap": gap}
     text = "Difference of the medians. Above zero free running is worse."
@@ -88,22 +88,24 @@ def _ratio(found: Found) -> Raw:
     return figure(title, chart([Line(_leads(ratio), arm(1), width=2.25)], axes), (text, said), numbers(columns))
 
 
-def fans(found: Found) -> Raw:
+def sample_windows(found: Found) -> Raw:
     """Windows whole: gold, told gold and running freely, a panel for each channel."""
-    if not found["fans"]:
+    if not found["sample_windows"]:
         return Raw("")
     entries = [("gold", 0, "gold"), ("arm", 0, "teacher-forced, one step ahead"), ("arm", 1, "free-running")]
-    if found["fans"][0]["bands"]:
+    if found["sample_windows"][0]["bands"]:
         entries.append(("band", 1, "sampled free runs, 50 % and 90 %"))
-    shown = len(found["fans"][0]["gold"][0])
+    shown = len(found["sample_windows"][0]["gold"][0])
     more = len(found["channels"]) - shown
     note = f" The first {shown} of {shown + more} channels." if more > 0 else ""
     text = f"Windows at even distances; nobody chose them. In the units of the data.{note}"
-    drawn = [_fan(each, found["channels"], ranges(found["fans"])) for each in found["fans"]]
+    drawn = [
+        _sample_window(each, found["channels"], ranges(found["sample_windows"])) for each in found["sample_windows"]
+    ]
     return Raw(f'<p class="note">{text}</p>' + line_legend(entries) + grid(drawn))
 
 
-def _fan(each: Found, channels: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:
+def _sample_window(each: Found, channels: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:
     shown = len(domains)
     drawn = [_panel(each, channel, channels[channel], domains[channel]) for channel in range(shown)]
     gone = each["diverged_at"]
@@ -111,7 +113,7 @@ def _fan(each: Found, channels: Sequence[str], domains: Sequence[tuple[float, fl
     columns = {
         f"{name}{f', {channels[channel]}' if shown > 1 else ''}": [row[channel] for row in each[part]]
         for channel in range(shown)
-        for name, part in (("gold", "gold"), ("teacher-forced", "forced"), ("free-running", "free"))
+        for name, part in (("gold", "gold"), ("teacher-forced", "teacher_forced"), ("free-running", "free_running"))
     }
     said = f"At the last step: {_at(columns, -1)}. {text}"
     return figure(f"Window {each['window']:,}", panels(drawn), (text, said), numbers(columns))
@@ -132,8 +134,8 @@ def _panel(each: Found, channel: int, name: str, domain: tuple[float, float]) ->
     lines = [
         Line([*past, gold[0]], INK, width=1.25, opacity=0.55),
         Line(gold, INK, width=2),
-        Line(points("forced", 1), arm(0), DASHES[0], 1.5),
-        Line(points("free", 1), arm(1), DASHES[1], 2.25),
+        Line(points("teacher_forced", 1), arm(0), DASHES[0], 1.5),
+        Line(points("free_running", 1), arm(1), DASHES[1], 2.25),
     ]
     begin, end = 1.0 - len(past), float(len(gold))
     axes = Axes("steps from the last known value", name, x_domain=(begin, end), y_domain=domain, begin=0.0)

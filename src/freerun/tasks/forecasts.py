@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,16 +13,16 @@ from torch.nn import Module
 
 from freerun.batch import Batch
 from freerun.data.series.windows import Windows
-from freerun.diagnostics import first_divergence_of
 from freerun.diagnostics.naive import past_and_horizon
-from freerun.distributions import HEADS
-from freerun.draws import DRAWS, resolve
+from freerun.diagnostics.values import CHANNELS, sample_window
+from freerun.draws import DRAWS
 from freerun.errors import UserError
-from freerun.generation import generate
+from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold
-from freerun.metrics.outputs import error_by_lead, first_divergence, nrmse, valid_time
+from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import Evaluation
+from freerun.types import evenly
 
 
 @dataclass(frozen=True)
@@ -127,34 +127,6 @@ def hide_horizon(batch: Batch, horizon: int) -> Batch:
     return batch.made(targets=torch.full_like(history, math.nan), history=history)
 
 
-def draw_for(model: Any, draw: str) -> Any:
-    """What feeds a model's outputs back: "auto" is the value said, or the mean of the distribution said.
-
-    Raises:
-        UserError: a draw from a distribution, and the model says values; or the other way round.
-    """
-    head = _head_of(model)
-    if draw == "auto":
-        draw = "point" if head == "point" else "expected"
-    allowed = {"point": ("point",), "quantiles": ("expected", "quantile_sample")}.get(head, ("expected", head))
-    if draw not in allowed:
-        raise UserError(f"a model with head {head!r} is fed {' or '.join(allowed)}; got draw {draw!r}")
-    return DRAWS["expected"](head=head) if draw == "expected" else resolve(draw)
-
-
-def point_prediction(model: Any, outputs: Tensor) -> Tensor:
-    """(batch, time, values) that are scored: the outputs, or the mean of the distribution they say."""
-    head = _head_of(model)
-    return outputs if head == "point" else HEADS[head]().mean(outputs)
-
-
-def _head_of(model: Any) -> str:
-    """What a model says of a value, as its settings have it; a model without any says the value."""
-    if not hasattr(model, "settings"):
-        return "point"
-    return str(model.settings().get("head", "point"))
-
-
 def _score(model: Module, batch: Batch, horizon: int, settings: ForecastSettings) -> dict[str, Tensor]:
     """Numbers for each window of a batch."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -177,8 +149,8 @@ def _score(model: Module, batch: Batch, horizon: int, settings: ForecastSettings
         "valid_time": valid_time(said, gold, settings.threshold),
         "diverged_at": gone,
         "one_step_nrmse": nrmse(told, gold),
-        "teacher_forced_by_lead": error_by_lead(told, gold),
-        "free_running_by_lead": error_by_lead(said, gold),
+        "teacher_forced_by_lead": rmse_by_horizon(told, gold),
+        "free_running_by_lead": rmse_by_horizon(said, gold),
     }
     return {name: each.cpu() for name, each in found.items()}
 
@@ -199,27 +171,15 @@ def median(values: Tensor) -> float:
     return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 
-def spread(count: int, most: int | None) -> list[int]:
-    """Numbers of at most so many windows, evenly from the first on."""
-    kept = count if most is None else min(count, most)
-    return [number * count // kept for number in range(kept)]
-
-
 def batches(count: int, size: int) -> Sequence[list[int]]:
     """Numbers of the windows, so many at a time."""
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-_CHANNELS = 4
-
-
 def whole_windows(
     model: Module, windows: Windows, settings: ForecastSettings, codec: Any, count: int = 6
 ) -> list[dict[str, Any]]:
-    """Windows at even distances: past, gold, and what the model says told gold (``forced``) and freely (``free``).
-
-    Each of these is by step, then by channel (the first four), in the units of the data; of the past there is half as
-    much as of the horizon. ``first_divergence_of`` is the lead time at which the free run escapes, or None.
+    """Windows at even distances, as ``freerun.diagnostics.SampleWindow`` has them, with the names of their channels.
 
     Args:
         model: its mode is restored afterwards.
@@ -228,28 +188,17 @@ def whole_windows(
         codec: has ``values``, ``names`` and ``denormalise``.
         count: windows at most.
     """
-    chosen = spread(windows.count, count)
+    chosen = evenly(windows.count, count)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batch = windows.make(chosen).to(device)
     past, gold = past_and_horizon(batch, windows.horizon, codec.values)
     with eval_mode(model), torch.no_grad():
-        told = point_prediction(model, model(batch))[:, -windows.horizon :]
-    said = forecast(model, batch, windows.horizon, settings.draw, fold(0, "forecast"))
-    gone = first_divergence_of(said).tolist()
-    tail = past[:, -max(10, windows.horizon // 2) :]
-
-    def rows(values: Tensor, number: int) -> list[list[float]]:
-        return codec.denormalise(values[number].double().cpu())[:, :_CHANNELS].tolist()
-
+        teacher_forced = point_prediction(model, model(batch))[:, -windows.horizon :]
+    free_running = forecast(model, batch, windows.horizon, settings.draw, fold(0, "forecast"))
+    parts = zip(past, gold, teacher_forced, free_running, strict=True)
+    found = [asdict(sample_window(n, part, codec.denormalise)) for n, part in zip(chosen, parts, strict=True)]
+    names = ("past", "gold", "teacher_forced", "free_running", "diverged_at")
     return [
-        {
-            "window": window,
-            "channels": list(codec.names[:_CHANNELS]),
-            "past": rows(tail, number),
-            "gold": rows(gold, number),
-            "forced": rows(told, number),
-            "free": rows(said, number),
-            "diverged_at": gone[number] or None,
-        }
-        for number, window in enumerate(chosen)
+        {"window": each["window"], "channels": list(codec.names[:CHANNELS]), **{name: each[name] for name in names}}
+        for each in found
     ]

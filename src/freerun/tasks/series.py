@@ -17,10 +17,11 @@ from freerun.data.files import DataFile
 from freerun.data.series.windows import Windows
 from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon, together
 from freerun.errors import UserError
-from freerun.metrics.outputs import error_by_lead, nrmse
+from freerun.metrics.outputs import nrmse, rmse_by_horizon
 from freerun.tasks.base import DataTask, Evaluation
-from freerun.tasks.forecasts import ForecastSettings, batches, evaluate_windows, median, spread, whole_windows
+from freerun.tasks.forecasts import ForecastSettings, batches, evaluate_windows, median, whole_windows
 from freerun.tasks.sections import SeriesSection, SystemSection
+from freerun.types import evenly
 
 if TYPE_CHECKING:
     from freerun.data import SeriesCodec, SeriesData
@@ -54,7 +55,7 @@ class ForecastTask(DataTask[Any, ForecastSettings]):
         """The windows of a split that are scored, with the naive rows for them."""
         if split not in self._windows:
             count = self.data.windows(split)
-            chosen = spread(count, self.settings.windows if split == "dev" else None)
+            chosen = evenly(count, self.settings.windows if split == "dev" else None)
             found = Windows(
                 len(chosen), lambda numbers: self._batch(split, [chosen[n] for n in numbers]), self._horizon
             )
@@ -77,7 +78,7 @@ class ForecastTask(DataTask[Any, ForecastSettings]):
             parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
             return together([past_and_horizon(self.data.batch(part), horizon, values) for part in parts])
 
-        chosen = spread(self.data.windows("dev"), 1024)
+        chosen = evenly(self.data.windows("dev"), 1024)
         parts = [[chosen[n] for n in numbers] for numbers in batches(len(chosen), size)]
         dev = together([past_and_horizon(self._batch("dev", part), horizon, values) for part in parts])
         return fit_linear(train, len(self.data.lengths), dev)
@@ -87,10 +88,11 @@ def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> W
     """The windows with the scores of the forecasts that need no model; of the linear one where it was fitted."""
     found: dict[str, list[Tensor]] = {}
     gold: list[Tensor] = []
+    further = {} if linear is None else {"linear": linear}
     for numbers in batches(windows.count, _NAIVE_BATCH):
         past, horizon = past_and_horizon(windows.make(numbers), windows.horizon, codec.values)
         gold.append(horizon)
-        for name, said in naive_forecasts(past, windows.horizon, codec.period, linear).items():
+        for name, said in naive_forecasts(past, windows.horizon, codec.period, further).items():
             found.setdefault(name, []).append(said)
     return replace(windows, naive={name: _scored(torch.cat(said), torch.cat(gold)) for name, said in found.items()})
 
@@ -98,7 +100,7 @@ def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> W
 def _scored(said: Tensor, gold: Tensor) -> tuple[dict[str, float], list[float]]:
     error = said - gold
     scores = {"nrmse": median(nrmse(said, gold)), "mse": float(error.square().mean()), "mae": float(error.abs().mean())}
-    return scores, error_by_lead(said, gold).mean(0).tolist()
+    return scores, rmse_by_horizon(said, gold).mean(0).tolist()
 
 
 @dataclass(frozen=True)
