@@ -36,9 +36,9 @@ a method's BibTeX.
 
 SHARED = """\
 Every method also takes `horizon` (`None`, or a schedule): only so many entries of each row that may be replaced are
-used; and `loss_on` (`'all'`): which steps carry loss, `'all'`, `'last'`, `'own'` or a weight for each lead time. Who
-feeds, where the gradient is cut, which steps carry loss and how long the horizon is are four independent choices: see
-[vectors](vectors.md).
+used; and `loss_on` (`'all'`): which steps carry loss, `'all'`, `'last'`, `'after_warmup'` or a weight for each lead
+time. Who feeds, where the gradient is cut, which steps carry loss and how long the horizon is are four independent
+choices: see [vectors](vectors.md).
 """
 
 
@@ -120,7 +120,7 @@ def methods() -> str:
         "## Schedules\n\nThe value at position `s`, counted in optimizer steps (`unit`: or samples, or epochs). With\n"
         "a `floor` the value is never below it. A schedule may drive any parameter marked *or a schedule* above.\n\n"
         + _schedules(),
-        "## Gates\n\nWhere gold is kept: the argument `coin`.\n\n" + _described(fr.GATES),
+        "## Gates\n\nWhere gold is kept: the argument `gate`.\n\n" + _described(fr.GATES),
         "## Draws\n\nFrom a prediction to the entry that is fed back: the argument `draw`.\n\n" + _described(fr.DRAWS),
     ]
     return "\n".join(parts)

@@ -98,7 +98,7 @@ IDS = {
     "greedy, k passes": fr.free_running(engine=2, draw="greedy"),
     "jacobi": fr.scheduled_sampling(0.3, engine="jacobi"),
     "gold kept": fr.scheduled_sampling(0.3, gold_weight=0.5),
-    "confidence": fr.scheduled_sampling(0.3, coin="confidence"),
+    "confidence": fr.scheduled_sampling(0.3, gate="confidence"),
     "two pass": fr.two_pass(0.2),
     "two pass, gold kept": fr.two_pass(0.2, gold_weight=0.5),
     "frozen passes": fr.parallel(0.2, passes=3, gold_weight=0.5),

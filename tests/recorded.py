@@ -48,7 +48,11 @@ NAMES: dict[str, str] = {
     r"/diagnose\.data\.counted$": "/diagnose.data.item_noun",
 }
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
-TEXTS: dict[str, str] = {}
+TEXTS: dict[str, str] = {
+    r"\bcoin=": "gate=",
+    r"loss_on='own'": "loss_on='after_warmup'",
+    r"enough=": "tolerance=",
+}
 """Pattern in a recorded text -> what stands there now: r"\\bcoin=" -> "gate="."""
 REMOVED: tuple[str, ...] = (
     # the schema of a diagnosis counts its renamed fields
@@ -149,7 +153,7 @@ def cases(suite: Any) -> Iterator[Case]:
         for field in dataclasses.fields(fr.METHODS[name]) if suite.fits(name, backend) else ():
             other = suite.OTHER[field.name] if field.init else None
             other = other["vectors" not in backend] if isinstance(other, dict) else other
-            label = {"coin": "gate"}.get(field.name, field.name)
+            label = {"gate": "gate"}.get(field.name, field.name)
             arguments = suite.ARGUMENTS[name] | {field.name: other}
             if field.init:
                 yield f"{name}/{backend}/{label}", fr.METHODS[name], arguments, backend
@@ -158,7 +162,7 @@ def cases(suite: Any) -> Iterator[Case]:
             arguments = {"teacher_forcing_ratio": ratio, "engine": ENGINES[engine], "draw": IDS[draw]}
             yield f"engines/{backend}/{engine}/{draw}/{ratio}", fr.scheduled_sampling, arguments, backend
     for name, gate in product(("scheduled_sampling", "two_pass", "parallel"), fr.GATES):
-        argument = {field.name for field in dataclasses.fields(fr.METHODS[name])} & {"coin", "gate"}
+        argument = {field.name for field in dataclasses.fields(fr.METHODS[name])} & {"gate"}
         for backend in ("lstm", "transformer", "language model, left prompts", "vectors"):
             if suite.fits(name, backend):
                 arguments = suite.ARGUMENTS[name] | {argument.copy().pop(): gate}

@@ -36,7 +36,7 @@ def at(number: float) -> fr.Step:
     return fr.Step(int(number), sample=int(number), epoch=float(number))
 
 
-# P(gold) as each system's own formula has it: system -> (formula of step or epoch, coin, own entry)
+# P(gold) as each system's own formula has it: system -> (formula of step or epoch, gate, own entry)
 TEXT_SAYS = {
     "TF Addons, Texar-TF": (lambda s: 1 - 0.25, "token", "auto"),
     "AllenNLP SimpleSeq2Seq, CopyNetSeq2Seq, AutoRegressiveSeqDecoder": (lambda s: 0.75, "step", "greedy"),
@@ -104,23 +104,23 @@ def test_no_row_is_left_out():
 
 @pytest.mark.parametrize("name", TEXT_SAYS)
 def test_text_has_the_same_probability_of_gold_coin_and_entry(name):
-    formula, coin, draw = TEXT_SAYS[name]
+    formula, gate, draw = TEXT_SAYS[name]
     method = made(TEXT[name])
     for place in PLACES:
         found = value_at(method.teacher_forcing_ratio, at(place))
         assert found == pytest.approx(formula(place), rel=1e-12, abs=1e-12), place
-    assert method.coin == coin
+    assert method.gate == gate
     assert getattr(method, "draw", None) == draw
 
 
 @pytest.mark.parametrize("name", VALUES_SAY)
 def test_values_have_the_same_probability_of_gold_coin_and_gradient(name):
-    formula, coin, gradient = VALUES_SAY[name]
+    formula, gate, gradient = VALUES_SAY[name]
     method = made(VALUES[name])
     for place in PLACES:
         found = value_at(method.teacher_forcing_ratio, at(place))
         assert found == pytest.approx(formula(place), rel=1e-12, abs=1e-12), place
-    assert (method.coin, method.gradient) == (coin, gradient)
+    assert (method.gate, method.gradient) == (gate, gradient)
 
 
 @pytest.mark.parametrize("name", HORIZONS)

@@ -101,15 +101,15 @@ def test_random_entries_are_drawn_evenly_from_the_same_sentence():
 def test_the_gate_under_an_exact_engine():
     model, batch = lively(), ragged(size=8, time=9)
     keep = where(classes(model, batch, GOLDEN, 1.0), "gold")
-    method = fr.scheduled_sampling(0.0, coin=gates.confidence(GOLDEN))
+    method = fr.scheduled_sampling(0.0, gate=gates.confidence(GOLDEN))
     for built in (model, ForwardOnly(model)):
         outcome = method.run(built, batch, STEP, KEY)
         assert torch.equal(outcome.fed.history, full_prefix(model, batch, keep, "sample", fold(KEY, "draw", STEP)))
         assert outcome.report["exact"] == 1.0
         assert outcome.report["gate_passes"] == 1
-    mixed = fr.two_pass(0.0, mix="sample", coin=gates.confidence(GOLDEN)).run(model, batch, STEP, KEY)
+    mixed = fr.two_pass(0.0, mix="sample", gate=gates.confidence(GOLDEN)).run(model, batch, STEP, KEY)
     assert mixed.report["replaced"] == outcome.report["replaced"]
-    parallel = fr.parallel(0.0, coin=gates.confidence(GOLDEN), passes=9, redraw=False).transform(
+    parallel = fr.parallel(0.0, gate=gates.confidence(GOLDEN), passes=9, redraw=False).transform(
         model, batch, STEP, KEY
     )
     assert torch.equal(parallel.history, outcome.fed.history)
@@ -118,10 +118,10 @@ def test_the_gate_under_an_exact_engine():
 def test_confidence_is_measured_only_where_it_is_asked():
     batch = ragged()
     for method, calls in (
-        (fr.scheduled_sampling(1.0, coin="confidence"), 1),
-        (fr.two_pass(1.0, coin="confidence"), 1),
+        (fr.scheduled_sampling(1.0, gate="confidence"), 1),
+        (fr.two_pass(1.0, gate="confidence"), 1),
         (fr.confidence_aware(teacher_forcing_ratio=1.0, mix="sample"), 1),
-        (fr.two_pass(0.0, coin=gates.confidence(0.999999)), 2),
+        (fr.two_pass(0.0, gate=gates.confidence(0.999999)), 2),
         (fr.confidence_aware(mix="sample", t_golden=0.999999, t_rand=1.0), 1),  # pass 1 is trained, nothing replaced
     ):
         model = Watched(lively())

@@ -134,7 +134,7 @@ def test_a_schedule_without_steps_takes_the_whole_run(tmp_path):
 def test_draws_gates_and_joins(tmp_path):
     overrides = [
         'method.draw={draw="sample", temperature=0.5, top_k=2}',
-        'method.coin={gate="prefix"}',
+        'method.gate={gate="prefix"}',
         'method.teacher_forcing_ratio={schedule="join", boundaries=[6], schedules='
         '[{schedule="constant", value=1.0}, {schedule="linear", start=1.0, end=0.5, steps=6}]}',
     ]

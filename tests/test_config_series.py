@@ -123,7 +123,7 @@ def sample_of(head: str) -> str:
     [
         '{name="free_running", gradient=2}',
         '{name="scheduled_sampling", teacher_forcing_ratio=0.5, gradient="none"}',
-        '{name="scheduled_sampling", teacher_forcing_ratio=0.5, coin="prefix", loss_on="last"}',
+        '{name="scheduled_sampling", teacher_forcing_ratio=0.5, gate="prefix", loss_on="last"}',
         '{name="scheduled_sampling", teacher_forcing_ratio=0.5, horizon={schedule="linear", start=1.0, end=5.0}}',
         '{name="multi_step", horizon={schedule="piecewise", values=[1.0, 3.0], steps=[0, 2]}}',
         '{name="pushforward", horizon=2}',

@@ -162,7 +162,7 @@ def doubled(outputs, batch):
 
 # another value for every parameter that any method has: a new one is listed, and its loss is looked at
 OTHER = {
-    "teacher_forcing_ratio": 0.3, "draw": {True: "greedy", False: "point"}, "coin": "sequence", "engine": 1,
+    "teacher_forcing_ratio": 0.3, "draw": {True: "greedy", False: "point"}, "gate": "sequence", "engine": 1,
     "gradient": "none", "gold_weight": 0.75, "objective": doubled, "horizon": 2, "loss_on": "last", "mix": "expected",
     "temperature": 0.5, "top_k": 2, "passes": 1, "redraw": False, "t_golden": 0.1, "t_rand": 0.9, "rate": 0.9,
     "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
@@ -268,9 +268,9 @@ def test_schedules_in_epochs_need_a_step_that_knows_them():
 
 def test_every_bad_argument_is_named_at_once():
     with pytest.raises(fr.UserError) as caught:
-        fr.scheduled_sampling(1.5, draw="argmax", coin="tokens", engine=0, gradient="some")
+        fr.scheduled_sampling(1.5, draw="argmax", gate="tokens", engine=0, gradient="some")
     text = str(caught.value)
-    for word in ("draw must be", "coin must be", "engine", "gradient must be", "teacher_forcing_ratio must lie"):
+    for word in ("draw must be", "gate must be", "engine", "gradient must be", "teacher_forcing_ratio must lie"):
         assert word in text
     with pytest.raises(fr.UserError, match="needs a model with start, embed"):
         fr.scheduled_sampling(0.5, engine="step")(ForwardOnly(seq2seq()), ragged(), step=0)
@@ -284,7 +284,7 @@ def test_every_bad_argument_is_named_at_once():
         (lambda: fr.scheduled_sampling("x"), "must be a number or a schedule; got 'x'"),
         (lambda: fr.token_noise(None), "must be a number or a schedule; got None"),
         (lambda: fr.scheduled_sampling(0.5, engine=2.0), "engine must be one of"),
-        (lambda: fr.scheduled_sampling(0.5, coin=3), "coin must be one of"),
+        (lambda: fr.scheduled_sampling(0.5, gate=3), "gate must be one of"),
         (lambda: fr.scheduled_sampling(0.5, draw=3), "draw must be one of"),
         (lambda: fr.teacher_forcing(objective="mze"), "objective must be one of auto, cross_entropy, mse"),
         (lambda: fr.Batch(*[torch.zeros(1, 2, dtype=torch.int32)] * 2, torch.ones(1, 2).bool()), "ids must be int64"),
@@ -466,7 +466,7 @@ def test_every_method_that_asks_the_model_refuses_what_has_no_own_output(name, w
         {"engine": 1},
         {"engine": "step"},
         {"gradient": "none"},
-        {"coin": "confidence"},
+        {"gate": "confidence"},
     ):
         if not set(other) <= known:
             continue

@@ -29,7 +29,7 @@ def test_another_encoder_decoder_drafts_from_its_own_encoding():
 def test_a_perfect_drafter_of_its_own_is_certified_at_once():
     """The same weights, apart: one drafting run, nothing redone."""
     model, batch = transformer(), ragged(size=6)
-    outcome = fr.scheduled_sampling(RATIO, engine=fr.Draft(transformer(), enough=0.0)).run(model, batch, STEP, KEY)
+    outcome = fr.scheduled_sampling(RATIO, engine=fr.Draft(transformer(), tolerance=0.0)).run(model, batch, STEP, KEY)
     alone = fr.scheduled_sampling(RATIO, engine="jacobi").run(model, batch, STEP, KEY)
     assert outcome.report["work"] == alone.report["work"]
 

@@ -43,8 +43,8 @@ def test_what_an_engine_cannot_honour_is_refused_by_name():
     routed.router.expert_capacity = 8
     with pytest.raises(fr.UserError, match=r"router \(Identity\) routes to experts of limited capacity"):
         run(routed, "window")
-    for wrong in (lambda: fr.Window(0), lambda: fr.Draft(enough=1.0)):
-        with pytest.raises(fr.UserError, match=r"width must be|enough must lie"):
+    for wrong in (lambda: fr.Window(0), lambda: fr.Draft(tolerance=1.0)):
+        with pytest.raises(fr.UserError, match=r"width must be|tolerance must lie"):
             wrong()
 
 
@@ -123,6 +123,6 @@ def test_every_forward_is_counted():
     plain, gold = report(), report(gold_weight=0.5)
     assert (gold["work"], gold["passes"]) == (plain["work"] + 1, plain["passes"] + 1)
     gate = fr.gates.Confidence(0.2)
-    gated, both = report(coin=gate), report(coin=gate, gold_weight=0.5)
+    gated, both = report(gate=gate), report(gate=gate, gold_weight=0.5)
     assert gated["work"] > 1
     assert both["work"] == gated["work"] + 1

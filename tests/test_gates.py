@@ -77,7 +77,7 @@ def test_every_tau():
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(
-        fr.UserError, match="coin must be one of token, step, sequence, batch, prefix, every, decoding_steps, conf"
+        fr.UserError, match="gate must be one of token, step, sequence, batch, prefix, every, decoding_steps, conf"
     ):
         gates.resolve("tokens")
 
@@ -174,11 +174,11 @@ def test_gates_of_a_recipe():
     def no(*problem):
         raise AssertionError(problem)
 
-    read = read_parameter({"gate": "decoding_steps", "shape": "linear", "length": 40}, ("coin",), None, no)
+    read = read_parameter({"gate": "decoding_steps", "shape": "linear", "length": 40}, ("gate",), None, no)
     assert read == gates.DecodingSteps("linear", length=40)
-    assert read_parameter({"gate": "confidence", "t_golden": 0.8}, ("coin",), None, no) == gates.Confidence(0.8)
+    assert read_parameter({"gate": "confidence", "t_golden": 0.8}, ("gate",), None, no) == gates.Confidence(0.8)
     said = []
-    read_parameter({"gate": "decoding_steps", "k": 3.0}, ("coin",), None, lambda *problem: said.append(problem))
+    read_parameter({"gate": "decoding_steps", "k": 3.0}, ("gate",), None, lambda *problem: said.append(problem))
     assert "k must be strictly between 0 and 1" in said[0][1]
 
 
@@ -186,13 +186,13 @@ def test_gates_by_name_in_a_method():
     from builders import ragged, seq2seq
 
     model, b = seq2seq(), ragged(size=16)
-    steps = fr.scheduled_sampling(0.2, coin="decoding_steps")
+    steps = fr.scheduled_sampling(0.2, gate="decoding_steps")
     outcome = steps.run(model, b, 3, 5)
     keep = gates.DecodingSteps()(b, 0.2, fr.keys.fold(5, "gate", 3)) | ~b.replaceable
     assert outcome.report["replaced"] == int((~keep).sum())
     assert outcome.report["exact"] == 1.0
-    sure = fr.scheduled_sampling(0.0, coin="confidence")
+    sure = fr.scheduled_sampling(0.0, gate="confidence")
     assert (
-        fr.scheduled_sampling(0.0, coin=gates.Confidence()).run(model, b, step=0).report
+        fr.scheduled_sampling(0.0, gate=gates.Confidence()).run(model, b, step=0).report
         == sure.run(model, b, step=0).report
     )

@@ -89,7 +89,7 @@ def test_rows_longer_than_the_models_positions() -> None:
     [
         (fr.multi_step(horizon=2), "multi_step"),
         (fr.gaussian_noise(1.0), "gaussian_noise"),
-        (fr.scheduled_sampling(0.5, coin="blend"), "coin='blend' mixes values"),
+        (fr.scheduled_sampling(0.5, gate="blend"), "gate='blend' mixes values"),
         (fr.scheduled_sampling(0.5, gradient="full"), "gradient"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",

@@ -377,19 +377,19 @@ def method_cases() -> Iterator[Case]:
         yield Case(f"{name} for a ratio", lambda g=given: ss(g), says)
         yield Case(f"{name} for a horizon", lambda g=given: fr.multi_step(horizon=g), says)
     groups: tuple[tuple[str, dict[Any, str]], ...] = (
-        ("draw", DRAWS), ("engine", ENGINES), ("coin", COINS), ("objective", OBJECTIVES),
+        ("draw", DRAWS), ("engine", ENGINES), ("gate", COINS), ("objective", OBJECTIVES),
     )  # fmt: skip
     for argument, wrong in groups:
         for value, says in wrong.items():
             yield Case(f"{argument}={value}", lambda a=argument, v=value: ss(0.5, **{a: v}), says)
     for name, (objective, says) in RESULTS.items():
         yield Case(f"objective of {name}", lambda o=objective: call(fr.teacher_forcing(objective=o)), says)
-    for name, coin in {
+    for name, gate in {
         "None": lambda b, r, k: None, "numbers": lambda b, r, k: b.mask.float(), "one row": lambda b, r, k: b.mask[0],
     }.items():  # fmt: skip
         for make in (fr.scheduled_sampling, fr.two_pass, fr.parallel):
             yield Case(
-                f"{make.name}, a gate of {name}", lambda m=make, c=coin: call(m(0.5, coin=c)), "a gate returns keep"
+                f"{make.name}, a gate of {name}", lambda m=make, c=gate: call(m(0.5, gate=c)), "a gate returns keep"
             )
     yield Case("a schedule of nothing", lambda: call(ss(Nothing())), "gives no number at step")
     yield Case("a schedule of nothing, over a run", lambda: ss(Nothing()).check(9), "gives no number at every step")
@@ -416,8 +416,8 @@ def method_cases() -> Iterator[Case]:
         yield Case(f"{word}=", lambda w=word: ss(**{w: 0.25}), r"P\(gold\).*1 - p")
         yield Case(f"{word}= of two_pass", lambda w=word: fr.two_pass(**{w: 0.25}), r"P\(gold\).*1 - p")
     for word, says in {
-        "temperature": "draw=fr.draws.sample", "seed": "comes with the call", "label_smoothing": "objective=fr", "gate":
-        "mean coin", "loss_fn": "mean objective", "engin": "mean engine", "nonsense": "it takes teacher_forcing_ratio",
+        "temperature": "draw=fr.draws.sample", "seed": "comes with the call", "label_smoothing": "objective=fr", "coin":
+        "mean gate", "loss_fn": "mean objective", "engin": "mean engine", "nonsense": "it takes teacher_forcing_ratio",
     }.items():  # fmt: skip
         yield Case(f"{word}=", lambda w=word: ss(0.5, **{w: 1}), says)
     yield Case("no ratio", ss, "scheduled_sampling needs teacher_forcing_ratio")
@@ -505,7 +505,7 @@ def settings_cases() -> Iterator[Case]:
     for value in (0, -1, 1.5, "2", True):
         yield Case(f"width={value}", lambda v=value: fr.Window(v), "width must be a whole number")
     for value in (-0.1, 1, NAN, "x", None):
-        yield Case(f"enough={value}", lambda v=value: fr.Draft(enough=v), "enough must lie")
+        yield Case(f"tolerance={value}", lambda v=value: fr.Draft(tolerance=v), "tolerance must lie")
     for model in ("bf16", 16, torch.int8, LM):
         yield Case(f"draft by {model}", lambda m=model: fr.Draft(m), "model must be a floating-point dtype")
     for shape in ("cosine", 3, None):
@@ -543,7 +543,7 @@ def extreme_cases() -> Iterator[Case]:
     yield Case("a rate of text", lambda: fr.gaussian_noise(1.0, rate="x"), "rate must")
     yield Case("a draw without noise", lambda: draws.resolve(SimpleNamespace(choose=max)), "draw must")  # type: ignore[arg-type]
     falling = schedules.linear(steps=4)
-    yield Case("a schedule as coin", lambda: ss(0.5, coin=falling), "coin must be")
+    yield Case("a schedule as gate", lambda: ss(0.5, gate=falling), "gate must be")
     yield Case("a schedule as objective", lambda: ss(0.5, objective=falling), "objective must be")
     yield Case("check nothing", lambda: fr.check_model(None, IDS_BATCH), "model must be callable")
     for name, given in (("collate", {"examples": [1], "collate": 3}), ("examples", {"examples": 3, "collate": list})):

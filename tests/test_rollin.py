@@ -54,16 +54,16 @@ class LiteralDecoder:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("attention", ["luong", None])
 @pytest.mark.parametrize("draw", ["greedy", "sample"])
-@pytest.mark.parametrize("coin", ["token", "step", "sequence", "batch"])
+@pytest.mark.parametrize("gate", ["token", "step", "sequence", "batch"])
 @pytest.mark.parametrize("ratio", [0.9, 0.5, 0.0])
-def test_history_and_gradient_equal_the_literal_loop(cell, attention, draw, coin, ratio):
+def test_history_and_gradient_equal_the_literal_loop(cell, attention, draw, gate, ratio):
     model, batch = seq2seq(cell, attention), ragged()
-    keep = coins(coin, batch, ratio, KEY, STEP)
+    keep = coins(gate, batch, ratio, KEY, STEP)
     noise_key = fold(KEY, "draw", STEP)
     loss, history = bengio_loop(LiteralDecoder(model, batch), batch, keep, draw, noise_key)
     expected = gradients(model, loss)
 
-    method = fr.scheduled_sampling(ratio, draw=draw, coin=coin)
+    method = fr.scheduled_sampling(ratio, draw=draw, gate=gate)
     outcome = method.run(model, batch, STEP, KEY)
     assert torch.equal(outcome.fed.history, history)
     assert outcome.loss.item() == pytest.approx(loss.item(), rel=1e-12)
@@ -149,9 +149,9 @@ def test_ratio_one_is_teacher_forcing_bit_for_bit_without_a_model_call():
     for name in ("start", "step", "output", "encode"):
         original = getattr(model, name)
         setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
-    for coin in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
+    for gate in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
         found = []
-        for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, coin=coin)):
+        for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, gate=gate)):
             calls.clear()
             torch.manual_seed(1)
             loss = method(model, batch, STEP, KEY)
@@ -162,13 +162,13 @@ def test_ratio_one_is_teacher_forcing_bit_for_bit_without_a_model_call():
         assert ca == cb
 
 
-@pytest.mark.parametrize("coin", ["token", "step", "sequence", "batch"])
-def test_entries_that_may_not_be_replaced_never_are(coin):
+@pytest.mark.parametrize("gate", ["token", "step", "sequence", "batch"])
+def test_entries_that_may_not_be_replaced_never_are(gate):
     model, batch = seq2seq(), ragged(size=8)
     eligible = batch.mask.clone()
     eligible[:, :2] = False  # a prompt
     prompted = batch.replace(eligible=eligible)
-    fed = fr.scheduled_sampling(0.0, coin=coin).transform(model, prompted, STEP, KEY)
+    fed = fr.scheduled_sampling(0.0, gate=gate).transform(model, prompted, STEP, KEY)
     assert torch.equal(fed.history[~eligible], batch.history[~eligible])
     assert not torch.equal(fed.history[eligible], batch.history[eligible])
     assert torch.equal(fed.mask, batch.mask)
@@ -237,11 +237,11 @@ def test_a_longer_padding_changes_nothing():
         history=torch.cat([batch.history, pad], 1),
         mask=torch.cat([batch.mask, pad.bool()], 1),
     )
-    for coin in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
-        method = fr.scheduled_sampling(0.5, coin=coin)
+    for gate in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
+        method = fr.scheduled_sampling(0.5, gate=gate)
         a, b = method.transform(model, batch, STEP, KEY), method.transform(model, longer, STEP, KEY)
         eligible = batch.mask
-        assert torch.equal(a.history[eligible], b.history[:, : batch.time][eligible]), coin
+        assert torch.equal(a.history[eligible], b.history[:, : batch.time][eligible]), gate
 
 
 def test_gold_later_on_moves_no_earlier_entry():

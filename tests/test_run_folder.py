@@ -505,7 +505,7 @@ def test_updates_that_are_allowed_bring_their_schedule_with_them(
 
 
 def test_a_method_that_is_another_is_not_allowed_with_the_updates(started: Path, recipe: str) -> None:
-    other = ["--set", "train.updates=20", "--set", "method.coin=step", "--allow-change", "train.updates"]
+    other = ["--set", "train.updates=20", "--set", "method.gate=step", "--allow-change", "train.updates"]
     assert main(["train", recipe, "--out", str(started), "--resume", *other]) == 4
 
 

@@ -254,7 +254,7 @@ def test_pass_one_runs_in_evaluation_mode_unless_it_is_trained():
         (lambda: fr.two_pass(0.5, mix="expected", gradient="some"), "gradient must be 'none' or 'full'"),
         (lambda: fr.two_pass(0.5, gold_weight=-1.0), "gold_weight must be a number of 0 or more"),
         (lambda: fr.scheduled_sampling(0.5, gold_weight="x"), "gold_weight must be"),
-        (lambda: fr.two_pass(0.5, coin="tokens"), "coin must be one of"),
+        (lambda: fr.two_pass(0.5, gate="tokens"), "gate must be one of"),
         (lambda: fr.two_pass(1.5), r"must lie in \[0, 1\]"),
         (
             lambda: fr.two_pass(0.5, mix="expected")(ForwardOnly(lively()), ragged(), step=0),

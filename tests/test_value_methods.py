@@ -70,7 +70,8 @@ class TestShapes:
     @pytest.mark.parametrize("gradient", ["full", "none", 2, 4])
     @pytest.mark.parametrize("cell", ["gru", "lstm"])
     @pytest.mark.parametrize(("loss_on", "weigh"), [
-        ("all", lambda w, lead: w), ("last", lambda w, lead: w * (lead == 4)), ("own", lambda w, lead: w * (lead > 0)),
+        ("all", lambda w, lead: w), ("last", lambda w, lead: w * (lead == 4)),
+        ("after_warmup", lambda w, lead: w * (lead > 0)),
         ((1.0, 0.0, 0.5, 2.0), lambda w, lead: torch.tensor([0.0, 1.0, 0.0, 0.5, 2.0]).double()[lead]),
     ])  # fmt: skip
     def test_horizon_and_loss_steps_equal_the_loop(self, gradient, cell, loss_on, weigh):
@@ -86,15 +87,15 @@ class TestShapes:
 
     @pytest.mark.parametrize("gradient", ["full", "none", 2])
     @pytest.mark.parametrize(
-        "coin", ["step", "sequence", "batch", "prefix", fr.gates.every(3), "decoding_steps"], ids=repr
+        "gate", ["step", "sequence", "batch", "prefix", fr.gates.every(3), "decoding_steps"], ids=repr
     )
-    def test_every_coin_goes_with_every_cut_horizon_and_weight(self, coin, gradient):
+    def test_every_coin_goes_with_every_cut_horizon_and_weight(self, gate, gradient):
         net, b, weights = forecaster(), sequence(), (0.3, 0.0, 0.5, 2.0)
         cut = b.replace(targets=b.targets[:, :7], history=b.history[:, :7], mask=b.mask[:, :7], eligible=b.mask[:, :7])
-        keep = fr.gates.resolve(coin)(cut, 0.4, fold(KEY, "gate", STEP))
+        keep = fr.gates.resolve(gate)(cut, 0.4, fold(KEY, "gate", STEP))
         by_lead = torch.tensor([0.0, *weights], dtype=torch.float64)[cut.eligible.cumsum(1)]
         wanted, _ = literal(net, cut, keep.double(), gradient, by_lead)
-        check(fr.scheduled_sampling(0.4, coin=coin, gradient=gradient, horizon=4, loss_on=weights), net, b, wanted)
+        check(fr.scheduled_sampling(0.4, gate=gate, gradient=gradient, horizon=4, loss_on=weights), net, b, wanted)
 
     def test_a_horizon_follows_its_schedule_and_is_told(self):
         net, b = forecaster(), sequence()
@@ -204,7 +205,7 @@ class TestBlend:
         outcome = check(methods.generalised_teacher_forcing(alpha, gradient=gradient), net, b, wanted)
         assert torch.allclose(outcome.fed.history, history, atol=1e-12)
         assert outcome.report["alpha"] == alpha
-        by_coin = fr.scheduled_sampling(alpha, coin="blend", gradient=gradient)
+        by_coin = fr.scheduled_sampling(alpha, gate="blend", gradient=gradient)
         torch.testing.assert_close(by_coin(net, b, STEP, KEY), outcome.loss, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.parametrize("gradient", ["full", "none", 3])
@@ -275,9 +276,9 @@ class TestBlend:
         ids = torch.zeros(1, 2, dtype=torch.long)
         model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
         with pytest.raises(fr.UserError, match="mixes values, and these targets are ids"):
-            fr.scheduled_sampling(0.5, coin="blend")(model, fr.Batch(ids, ids, ids == 0), step=0)
+            fr.scheduled_sampling(0.5, gate="blend")(model, fr.Batch(ids, ids, ids == 0), step=0)
         with pytest.raises(fr.UserError, match="which only scheduled_sampling does"):
-            fr.parallel(0.5, coin="blend")(forecaster(), sequence(), step=0)
+            fr.parallel(0.5, gate="blend")(forecaster(), sequence(), step=0)
 
 
 class TestUnrolledLosses:

@@ -46,12 +46,12 @@ def test_gradient_policies_equal_the_literal_loop(ratio, gradient, form):
 def test_a_cut_does_not_depend_on_how_rows_fall_into_micro_batches():
     """A micro-batch that happens to have no own entry is cut as the others are; only a method that is off is not."""
     net, b, key = model(), batch(), 11
-    method = fr.scheduled_sampling(0.5, coin="sequence", gradient=2)
+    method = fr.scheduled_sampling(0.5, gate="sequence", gradient=2)
     parts = [method.run(net, b.select(torch.tensor([row])), STEP, key) for row in range(3)]
     assert {part.report["replaced"] == 0 for part in parts} == {True, False}
     whole = method.run(net, b, STEP, key)
     assert_same_gradients(gradients(net, sum(part.total for part in parts)), gradients(net, whole.total))
-    kept = fr.scheduled_sampling(0.5, coin="sequence", gradient=2, gold_weight=0.5)
+    kept = fr.scheduled_sampling(0.5, gate="sequence", gradient=2, gold_weight=0.5)
     parts = [kept.run(net, b.select(torch.tensor([row])), STEP, key) for row in range(3)]
     found = gradients(net, sum(part.total for part in parts))
     assert_same_gradients(found, gradients(net, kept.run(net, b, STEP, key).total))
@@ -74,7 +74,7 @@ def test_what_a_cut_cannot_do_is_said_before_it_is_needed():
     with pytest.raises(fr.UserError, match="has only a forward"):
         fr.scheduled_sampling(1.0, gradient=2)(ForwardOnly(model()), batch(), step=0)
     with pytest.raises(fr.UserError, match="cannot blend gold and own"):
-        fr.scheduled_sampling(1.0, coin="blend", gradient="none", engine="window")(model(), batch(), step=0)
+        fr.scheduled_sampling(1.0, gate="blend", gradient="none", engine="window")(model(), batch(), step=0)
 
 
 def test_an_objective_sees_of_a_piece_what_it_sees_of_the_whole():

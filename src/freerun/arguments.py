@@ -226,8 +226,9 @@ _P_OWN = "teacher_forcing_ratio is P(gold): for a probability p of feeding the m
 _CALLED: Mapping[str, str] = {
     "teacher_forcing_ratio": "sampling_probability sampling_prob sampling_rate scheduled_sampling_ratio ss_ratio "
     "ss_prob epsilon eps p prob probability ratio tf_ratio tf teacher_forcing teacher_forcing_prob schedule",
-    "coin": "gate mode level granularity",
+    "gate": "coin mode level granularity",
     "draw": "sampler sampling decoding strategy",
+    "tolerance": "enough tol",
     "objective": "loss loss_fn criterion",
     "vocabulary": "vocab vocab_size num_tokens",
     "std": "sigma scale noise_std",

@@ -17,8 +17,8 @@ from freerun.keys import uniform
 
 __all__ = [
     "GATES", "Batchwise", "Blend", "Confidence", "DecodingSteps", "Every", "Gate", "Prefix", "Sequence", "Timestep",
-    "Token", "batchwise", "blend", "check", "confidence", "confidences", "decoding_steps", "every", "is_soft", "kept",
-    "needs_confidence", "prefix", "resolve", "sequence", "timestep", "token",
+    "Token", "batch", "blend", "check", "confidence", "confidences", "decoding_steps", "every", "is_soft", "kept",
+    "needs_confidence", "prefix", "resolve", "sequence", "step", "token",
 ]  # fmt: skip
 
 
@@ -250,7 +250,7 @@ class Confidence(Arguments):
         """(batch, time) bool, True = gold."""
         if confidence is None:
             raise UserError(
-                "coin=confidence(...) needs the model's confidence on gold history: use it with a method that measures "
+                "gate=confidence(...) needs the model's confidence on gold history: use it with a method that measures "
                 "it (scheduled_sampling, parallel, two_pass), or call it with confidence=(batch, time)"
             )
         return Token()(batch, teacher_forcing_ratio, key) | (self.following(batch, confidence) <= self.t_golden)
@@ -272,7 +272,7 @@ def confidences(outputs: Tensor, batch: Batch) -> Tensor:
         UserError: where targets are values, which have no probability.
     """
     if not batch.is_discrete:
-        raise UserError("confidence is the probability of a symbol, and these targets are values: use another coin")
+        raise UserError("confidence is the probability of a symbol, and these targets are values: use another gate")
     logits = outputs.detach()
     logits = logits if logits.dtype == torch.float64 else logits.float()
     chosen = logits.softmax(-1).gather(-1, batch.targets.masked_fill(~batch.mask, 0)[..., None])[..., 0]
@@ -294,7 +294,7 @@ class Gate(Protocol):
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor: ...
 
 
-token, timestep, sequence, batchwise, prefix, every = Token, Timestep, Sequence, Batchwise, Prefix, Every
+token, step, sequence, batch, prefix, every = Token, Timestep, Sequence, Batchwise, Prefix, Every
 
 
 decoding_steps, confidence, blend = DecodingSteps, Confidence, Blend
@@ -334,7 +334,7 @@ def kept(keep: Any, batch: Batch) -> Tensor:
 
 
 def check(gate: Any) -> list[str]:
-    """The problems of a ``coin`` argument, if any.
+    """The problems of a ``gate`` argument, if any.
 
     >>> check("tokn")[0][-21:]
     "did you mean 'token'?"
@@ -346,6 +346,14 @@ def check(gate: Any) -> list[str]:
         return []
     meant = nearest(gate, GATES) if isinstance(gate, str) else None
     return [
-        f"coin must be one of {', '.join(GATES)} or a gate object; got {gate!r}"
+        f"gate must be one of {', '.join(GATES)} or a gate object; got {gate!r}"
         f"{f': did you mean {meant!r}?' if meant else why}"
     ]
+
+
+_RENAMED = {"timestep": "step", "batchwise": "batch"}
+
+
+def __getattr__(name: str) -> Any:
+    help = f"; it is called gates.{_RENAMED[name]}" if name in _RENAMED else ""
+    raise AttributeError(f"module 'freerun.gates' has no attribute {name!r}{help}")

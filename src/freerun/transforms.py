@@ -14,7 +14,7 @@ from freerun.errors import UserError, whole
 
 __all__ = ["LOSS_ON", "loss_on", "loss_on_problems", "within_horizon"]
 
-LOSS_ON = ("all", "last", "own")
+LOSS_ON = ("all", "last", "after_warmup")
 
 
 def within_horizon(batch: Batch, horizon: int) -> Batch:
@@ -58,8 +58,8 @@ def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
 
     Args:
         batch: any batch.
-        steps: ``"all"``: those of its mask; ``"last"``: of these the last of each row; ``"own"``: of these the ones
-            whose entry may be replaced (a warm-up left out); or a weight for each lead time 1, 2, ... of the
+        steps: ``"all"``: those of its mask; ``"last"``: of these the last of each row; ``"after_warmup"``: of
+            these the ones whose entry may be replaced (a warm-up left out); or a weight for each lead time 1, 2, ... of the
             replaceable entries, in which case nothing else carries loss.
 
     Raises:
@@ -78,7 +78,7 @@ def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
     kept, weights = batch.mask, batch.weights
     if steps == "last":
         kept = kept & (kept.flip(1).cumsum(1).flip(1) == 1)
-    elif steps == "own":
+    elif steps == "after_warmup":
         kept = kept & batch.replaceable
     else:
         like = batch.targets if batch.targets.is_floating_point() else batch.weights
@@ -104,13 +104,15 @@ def loss_on_problems(steps: Any) -> list[str]:
     """What is wrong with a ``loss_on``, if anything.
 
     >>> loss_on_problems("first")
-    ["loss_on must be 'all', 'last', 'own' or a weight for each lead time; got 'first'"]
+    ["loss_on must be 'all', 'last', 'after_warmup' or a weight for each lead time; got 'first'"]
     """
     if isinstance(steps, str):
         fine = steps in LOSS_ON
     else:
         fine = isinstance(steps, tuple) and len(steps) > 0 and all(_is_weight(each) for each in steps) and any(steps)
-    return [] if fine else [f"loss_on must be 'all', 'last', 'own' or a weight for each lead time; got {steps!r}"]
+    renamed = ": it is called 'after_warmup'" if steps == "own" else ""
+    rule = "loss_on must be 'all', 'last', 'after_warmup' or a weight for each lead time"
+    return [] if fine else [f"{rule}; got {steps!r}{renamed}"]
 
 
 def _is_weight(value: Any) -> bool:

@@ -79,7 +79,7 @@ class TransformMethod(Arguments):
     Args:
         horizon: how many entries of each row that may be replaced are used, from the first on; a number or a schedule
             (rounded down); None: all. See ``freerun.transforms.within_horizon``.
-        loss_on: which steps carry loss: ``"all"`` of the mask, ``"last"``, ``"own"`` (a warm-up left out), or a weight
+        loss_on: which steps carry loss: ``"all"`` of the mask, ``"last"``, ``"after_warmup"``, or a weight
             for each lead time. See ``freerun.transforms.loss_on``.
     """
 
@@ -333,7 +333,7 @@ def bind_gate(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callab
     """From a key to a gate's ``keep``, and the number of model calls it took to be ready (1 for a confidence gate).
 
     Args:
-        coin: a gate or its name.
+        gate: a gate or its name.
         model: asked for its confidence on gold history, in evaluation mode, where the gate needs that.
         batch: the batch, its history gold.
         ratio: the teacher forcing ratio; at 1 nothing is asked.
@@ -341,7 +341,7 @@ def bind_gate(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callab
     gate = gates.resolve(coin)
     if gates.is_soft(gate):
         raise UserError(
-            f"coin={coin!r} mixes gold and own values, which only scheduled_sampling does: use it, or another coin"
+            f"gate={coin!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
         )
     if not gates.needs_confidence(gate):
         return lambda key: gates.kept(gate(batch, ratio, key), batch), 0

@@ -44,7 +44,7 @@ class Parallel(TransformMethod):
             noise for each entry, so that the first k entries *are* those of sequential scheduled sampling under the
             same key.
         draw: as for scheduled sampling; values are fed back without gradient.
-        coin: as for scheduled sampling.
+        gate: as for scheduled sampling.
         gold_weight: of the loss on gold history beside the other, one more forward; 0 drops it, as published.
         objective: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
 
@@ -66,7 +66,7 @@ class Parallel(TransformMethod):
     passes: int = 1
     redraw: bool = True
     draw: str | draws.Draw = "auto"
-    coin: str | gates.Gate = "token"
+    gate: str | gates.Gate = "token"
     gold_weight: float = 0.0
     objective: str | Objective = "auto"
 
@@ -90,7 +90,7 @@ class Parallel(TransformMethod):
         problems = gold_weight_problems(self.gold_weight)
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             problems.append(f"passes must be a whole number of 1 or more; got {self.passes!r}")
-        problems += gates.check(self.coin)
+        problems += gates.check(self.gate)
         problems += self.problems()
         if problems:
             raise UserError(problems)
@@ -98,7 +98,7 @@ class Parallel(TransformMethod):
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history after the last pass."""
         ratio = self.value("teacher_forcing_ratio", step)
-        toss, calls = bind_gate(self.coin, model, batch, ratio)
+        toss, calls = bind_gate(self.gate, model, batch, ratio)
         draw = draws.fitting(self.draw, batch)
         place = batch.replaceable.cumsum(1) - 1
         needed = int(place.max()) + 1 if place.numel() else 0

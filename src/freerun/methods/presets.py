@@ -68,7 +68,7 @@ def bptt_sa(steps: int, length: int, **arguments: Any) -> ScheduledSampling:
     >>> bptt_sa(1000, 20).gradient
     20
     """
-    return ScheduledSampling(InverseSigmoid(k=midpoint_k(steps)), coin="step", gradient=length, **arguments)
+    return ScheduledSampling(InverseSigmoid(k=midpoint_k(steps)), gate="step", gradient=length, **arguments)
 
 
 def reverse(steps: int, **arguments: Any) -> ReverseScheduledSampling:

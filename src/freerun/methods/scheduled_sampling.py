@@ -117,7 +117,7 @@ class ScheduledSampling(TransformMethod):
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule of the optimizer step.
         draw: ``"sample"``, ``"greedy"``, ``"point"`` (a value as predicted) or a draw; ``"auto"`` samples ids
             and feeds values back as predicted.
-        coin: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``, ``"decoding_steps"``,
+        gate: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``, ``"decoding_steps"``,
             ``"confidence"`` (one more pass), ``"blend"`` (values only: a share of gold in each entry) or a gate.
         engine: ``"auto"``, ``"step"``, ``"jacobi"``, ``"window"``, ``"draft"`` (all exact; ``freerun.Window`` and
             ``freerun.Draft`` have settings) or an integer k: k parallel passes, approximate. The coupling of noise and
@@ -143,7 +143,7 @@ class ScheduledSampling(TransformMethod):
 
     teacher_forcing_ratio: float | Schedule
     draw: str | draws.Draw = "auto"
-    coin: str | gates.Gate = "token"
+    gate: str | gates.Gate = "token"
     engine: Engine = "auto"
     gradient: str | int = "auto"
     gold_weight: float = 0.0
@@ -168,14 +168,14 @@ class ScheduledSampling(TransformMethod):
 
     def __post_init__(self) -> None:
         problems = check_engine(self.engine) + gold_weight_problems(self.gold_weight)
-        problems += gates.check(self.coin)
+        problems += gates.check(self.gate)
         problems += gradient_problems(self.gradient) + self.problems()
         if problems:
             raise UserError(problems)
 
     def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
-        if gates.is_soft(gates.resolve(self.coin)):
+        if gates.is_soft(gates.resolve(self.gate)):
             own = self._own(model, batch, step, key)
             history, report = blended(model, batch, own.mixing, self.engine)
             return batch.made(history=history), {**own.report, **report}
@@ -227,15 +227,15 @@ class ScheduledSampling(TransformMethod):
 
     def _keep(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
         ratio = self.value("teacher_forcing_ratio", step)
-        gate = gates.resolve(self.coin)
+        gate = gates.resolve(self.gate)
         if gates.is_soft(gate):
             if batch.is_discrete:
                 raise UserError(
-                    f"coin={self.coin!r} mixes values, and these targets are ids: use two_pass(mix='expected'), which "
-                    "mixes their embeddings, or another coin"
+                    f"gate={self.gate!r} mixes values, and these targets are ids: use two_pass(mix='expected'), which "
+                    "mixes their embeddings, or another gate"
                 )
             return gate(batch, ratio, key), {"teacher_forcing_ratio": ratio}
-        toss, asked = bind_gate(self.coin, model, batch, ratio)
+        toss, asked = bind_gate(self.gate, model, batch, ratio)
         report: dict[str, float | str] = {"gate_passes": asked} if asked else {}
         return toss(fold(key, "gate", int(step))) | ~batch.replaceable, {"teacher_forcing_ratio": ratio, **report}
 
@@ -264,7 +264,7 @@ class FreeRunning(ScheduledSampling):
     """
 
     teacher_forcing_ratio: float | Schedule = field(default=0.0, init=False)
-    coin: str | gates.Gate = field(default="token", init=False)  # others keep gold now and then
+    gate: str | gates.Gate = field(default="token", init=False)  # others keep gold now and then
 
     name: ClassVar[str] = "free_running"
     summary: ClassVar[str] = "the model's own output, always"
@@ -308,7 +308,7 @@ class SparseTeacherForcing(ScheduledSampling):
     """
 
     teacher_forcing_ratio: float | Schedule = 0.0
-    coin: str | Gate = field(default="every", init=False, repr=False)
+    gate: str | Gate = field(default="every", init=False, repr=False)
     tau: int = field(kw_only=True)
 
     name: ClassVar[str] = "sparse_teacher_forcing"
@@ -328,7 +328,7 @@ class SparseTeacherForcing(ScheduledSampling):
 
     def __post_init__(self) -> None:
         try:
-            object.__setattr__(self, "coin", Every(self.tau))
+            object.__setattr__(self, "gate", Every(self.tau))
         except UserError as error:
             raise UserError(error.problems + self.problems()) from None
         super().__post_init__()

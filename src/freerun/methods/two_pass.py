@@ -74,7 +74,7 @@ class TwoPass(TransformMethod):
             ``"gumbel_softmax"`` or ``"straight_through"`` (vectors: the model needs ``lookup`` and ``outputs_from``).
         temperature: of the mix, above 0; the paper's alpha is its inverse.
         top_k: symbols mixed by ``mix="top_k"``.
-        coin: as for scheduled sampling.
+        gate: as for scheduled sampling.
         gradient: ``"none"``, or ``"full"``: also through the weights into pass 1.
         gold_weight: of the loss of pass 1 beside that of pass 2; 0 drops it, as published.
         objective: ``"auto"``, ``"cross_entropy"`` or a function.
@@ -98,7 +98,7 @@ class TwoPass(TransformMethod):
     mix: str = "argmax"
     temperature: float = 1.0
     top_k: int = 5
-    coin: str | gates.Gate = "token"
+    gate: str | gates.Gate = "token"
     gradient: str = "none"
     gold_weight: float = 0.0
     objective: str | Objective = "auto"
@@ -124,7 +124,7 @@ class TwoPass(TransformMethod):
 
     def __post_init__(self) -> None:
         problems = self._mix().problems() + gold_weight_problems(self.gold_weight)
-        problems += gates.check(self.coin)
+        problems += gates.check(self.gate)
         if self.gradient not in ("none", "full"):
             problems.append(f"gradient must be 'none' or 'full'; got {self.gradient!r}")
         elif self.gradient == "full" and self.mix in HARD:
@@ -180,7 +180,7 @@ class TwoPass(TransformMethod):
         return Mix(self.mix, self.temperature, self.top_k)
 
     def _gate(self) -> Any:
-        return gates.resolve(self.coin)
+        return gates.resolve(self.gate)
 
     def _first(self, model: Any, batch: Batch, ratio: float, step: int, key: int) -> First:
         gate, gate_key = self._gate(), fold(key, "gate", int(step))
@@ -398,7 +398,7 @@ class ConfidenceAware(TwoPass):
     Raises:
         UserError: as ``two_pass``, and for thresholds out of order.
 
-    What it is not: exact, for its own entries are predicted from gold; ``scheduled_sampling(0.0, coin="confidence")``
+    What it is not: exact, for its own entries are predicted from gold; ``scheduled_sampling(0.0, gate="confidence")``
     is, without the random class. Nor a measure of confidence by dropout, the paper's other variants.
 
     Reference: Liu, Meng, Chen, Xu and Zhou 2021, arXiv:2107.10427.
@@ -409,7 +409,7 @@ class ConfidenceAware(TwoPass):
 
     teacher_forcing_ratio: float | Schedule = 0.0
     mix: str = "expected"
-    coin: str | gates.Gate = field(default="confidence", init=False)
+    gate: str | gates.Gate = field(default="confidence", init=False)
     gradient: str = field(default="none", init=False)
     gold_weight: float = 1.0
     t_golden: float = 0.9

@@ -31,7 +31,7 @@ def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: 
         model: the model to be trained.
         batch: the batch as given: another model that drafts encodes it itself.
         plan: the entries to replace.
-        engine: what drafts, and when it is good enough.
+        engine: what drafts, and when its draft is good enough.
         encoded: the batch with its context encoded by the model to be trained, which its copy takes over.
 
     Raises:
@@ -48,7 +48,7 @@ def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: 
         drafter = _copy_of(model, drafter)
     with eval_mode(drafter):
         shown = _encoded(drafter, batch)
-        return jacobi_roll_in(drafter, shown, plan, passes=plan.longest + 1, enough=engine.enough)
+        return jacobi_roll_in(drafter, shown, plan, passes=plan.longest + 1, tolerance=engine.tolerance)
 
 
 def _encoded(model: Any, batch: Batch) -> Batch:

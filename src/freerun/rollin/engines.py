@@ -48,23 +48,23 @@ class Draft(Arguments):
     Args:
         model: what drafts: a dtype (a copy of the model in it, refreshed at every step), or any model of the same
             contract, on the same context.
-        enough: the draft stops when a parallel pass changes no more than this share of the own entries.
+        tolerance: the draft stops when a parallel pass changes no more than this share of the own entries.
 
     A copy is kept as long as the model lives, with its forward hooks; a hook that holds the model keeps both alive.
 
     Raises:
-        UserError: ``enough`` outside [0, 1), or a model that is neither; at the step, targets that are values.
+        UserError: ``tolerance`` outside [0, 1), or a model that is neither; at the step, targets that are values.
 
     >>> Draft()
-    Draft(model=torch.bfloat16, enough=0.02)
+    Draft(model=torch.bfloat16, tolerance=0.02)
     """
 
     model: Any = torch.bfloat16
-    enough: float = 0.02
+    tolerance: float = 0.02
 
     def __post_init__(self) -> None:
-        fine = is_number(self.enough) and 0 <= self.enough < 1
-        problems = [] if fine else [f"enough must lie in [0, 1); got {self.enough!r}"]
+        fine = is_number(self.tolerance) and 0 <= self.tolerance < 1
+        problems = [] if fine else [f"tolerance must lie in [0, 1); got {self.tolerance!r}"]
         model = callable(self.model) and not isinstance(self.model, type)
         if not model and not (isinstance(self.model, torch.dtype) and self.model.is_floating_point):
             problems.append(
@@ -75,7 +75,7 @@ class Draft(Arguments):
 
     def __repr__(self) -> str:
         shown = self.model if isinstance(self.model, torch.dtype) else type(self.model).__name__
-        return f"Draft(model={shown}, enough={self.enough})"
+        return f"Draft(model={shown}, tolerance={self.tolerance})"
 
 
 Engine = str | int | Window | Draft

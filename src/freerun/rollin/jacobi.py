@@ -25,7 +25,7 @@ def jacobi_roll_in(
     *,
     passes: int | None = None,
     start: Tensor | None = None,
-    enough: float = 0.0,
+    tolerance: float = 0.0,
 ) -> Rolled:
     """The history at the fixed point (exact), or after k passes (``passes`` given: an approximation).
 
@@ -39,12 +39,12 @@ def jacobi_roll_in(
         plan: the entries to replace.
         passes: k, or None for exact.
         start: (batch, time) the history to begin with; default: gold.
-        enough: stop when a pass changes no more than this share of the entries; above 0 nothing is certified.
+        tolerance: stop when a pass changes no more than this share of the entries; above 0 nothing is certified.
 
     Raises:
         UserError: where an exact roll-in does not settle: the model is not causal, or random in eval mode.
     """
-    walk = _Passes(model, batch, plan, batch.history if start is None else start, enough)
+    walk = _Passes(model, batch, plan, batch.history if start is None else start, tolerance)
     limit = max_over_ranks(model, plan.longest + 1) if passes is None else passes
     # a choice that hangs on the last bit may fall otherwise once rows are dropped: it is given time to settle
     for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):
@@ -65,8 +65,8 @@ class _Passes:
     ``settled``: a pass changed few enough entries; ``certain``: it changed none; ``rows``: computed so far.
     """
 
-    def __init__(self, model: Any, batch: Batch, plan: Plan, start: Tensor, enough: float) -> None:
-        self.model, self.batch, self.plan, self.enough = model, batch, plan, enough
+    def __init__(self, model: Any, batch: Batch, plan: Plan, start: Tensor, tolerance: float) -> None:
+        self.model, self.batch, self.plan, self.tolerance = model, batch, plan, tolerance
         self.history = start.clone()
         self.rows = 0
         self.settled = self.certain = len(plan) == 0
@@ -88,7 +88,7 @@ class _Passes:
         if moved:
             # out of place: a model may have kept the tensor it was given
             self.history = self.history.index_put((rows, times), own)
-        self.settled, self.certain = moved <= self.enough * len(plan), moved == 0
+        self.settled, self.certain = moved <= self.tolerance * len(plan), moved == 0
         if self.settled or not self.batch.is_discrete:
             return  # values differ in their last bits from one shape of a batch to another: none is dropped
         first = torch.full((self.batch.size,), self.batch.time, device=rows.device)
