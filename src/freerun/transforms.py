@@ -59,8 +59,8 @@ def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
     Args:
         batch: any batch.
         steps: ``"all"``: those of its mask; ``"last"``: of these the last of each row; ``"after_warmup"``: of
-            these the ones whose entry may be replaced (a warm-up left out); or a weight for each lead time 1, 2, ... of the
-            replaceable entries, in which case nothing else carries loss.
+            these the ones whose entry may be replaced (a warm-up left out); or a weight for each lead time 1, 2, ...
+            of the replaceable entries, in which case nothing else carries loss.
 
     Raises:
         UserError: fewer weights than the horizon is long.
