@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from freerun.compare.plan import Arm, PlannedRun, plan
+from freerun.compare.plan import PlannedRun, plan
 from freerun.compare.results import collect, write
+from freerun.recipes.recipe import Arm, MethodSettings
+
+
+def arm(label: str, method: str, **parameters: Any) -> Arm:
+    return Arm(label, MethodSettings(method, parameters))
+
 
 FALLING = {"schedule": "linear", "start": 1.0, "end": 0.5}
 ARMS = (
-    Arm("teacher_forcing", {"name": "teacher_forcing"}),
-    Arm("scheduled_sampling", {"name": "scheduled_sampling", "teacher_forcing_ratio": FALLING}),
-    Arm("token_noise", {"name": "token_noise", "noise": "uniform", "rate": {"matched_to": "scheduled_sampling"}}),
+    arm("teacher_forcing", "teacher_forcing"),
+    arm("scheduled_sampling", "scheduled_sampling", teacher_forcing_ratio=FALLING),
+    arm("token_noise", "token_noise", noise="uniform", rate={"matched_to": "scheduled_sampling"}),
 )
 RECIPE: dict[str, Any] = {
     "name": "simulated", "seed": 0, "data": {"kind": "toy"},
@@ -66,7 +72,7 @@ def write_run(
     (folder / "test-items.jsonl").write_text(lines, encoding="utf-8")
     wer = 100 * float(wrong.mean())
     per = 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items)
-    method = str(run.arm.method["name"])
+    method = run.arm.method.name
     write_metrics(folder, method, updates, random, (wer, per))
     scores = {
         "teacher_forced": {"loss": 0.2 + random.normal(0, 0.004), "wer": wer, "per": per * 0.6},

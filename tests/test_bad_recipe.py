@@ -120,7 +120,7 @@ def test_objective_and_select_are_refused_together(tmp_path):
     assert sorted(found) == [
         "--set method.objective=cros_entropy: `objective` must be one of auto, cross_entropy; got 'cros_entropy'\n"
         "  help: did you mean cross_entropy?",
-        "--set train.lr=0: lr must be above 0 and finite; got 0.0",
+        "--set train.lr=0: `lr` must be above 0; got 0.0",
         "--set train.select=pre: `select` must be one of per, wer, sequence_accuracy (free-running), "
         "teacher_forced_per, teacher_forced_wer, teacher_forced_sequence_accuracy, teacher_forced_loss, "
         "teacher_forced_token_accuracy; got 'pre'\n  help: did you mean per?",
@@ -194,7 +194,7 @@ HOSTILE = {
     "symbols = 6": ['symbols = [6, { a = "\\u0000" }]', "holds a character that is no text: NUL"],
     "size = 16": ["size = " + "9" * 5000, "a number, date or time is out of range"],
     "updates = 12": ["updates = " + "[" * 3000 + "]" * 3000, "nested too deeply"],
-    "batch_size = 32": ["batch_size = 9223372036854775807", "batch_size must be at most 9007199254740992"],
+    "batch_size = 32": ["batch_size = 9223372036854775807", "`batch_size` must be at most 9007199254740992"],
     "longest = 4": ["longest = 9223372036854775807", "`longest` must be from 2 to 100; got 9223372036854775807"],
     "end = 0.5": [f"end = {10**17}", "`end` must be at most 9007199254740992"],
     "test = 20": ["test = 2000000000", "`test` must be from 1 to 10000000"],
@@ -232,7 +232,7 @@ def test_no_problem_hides_another_across_levels(tmp_path):
     for said in ("method must be one of", "`stort` has no effect", "`kind` of [data]", "`symbols` must be from 2",
                  "unknown key `taks`", "unknown key `sise`", "size must be even", "unknown key `lrr`", "warmup must be",
                  "unknown key `trian`", "unknown key `lable`", "got 'free_runnin'", "no parameter `drow`",
-                 "clip must be", "`beams` must be", "`objective` mse is for values"):  # fmt: skip
+                 "`clip` must be", "`beams` must be", "`objective` mse is for values"):  # fmt: skip
         assert said in found, said
 
 

@@ -18,10 +18,9 @@ from rich.console import Console
 from freerun import report
 from freerun.cli import main
 from freerun.compare import run as run_module
-from freerun.compare import runs as runs_module
-from freerun.compare.plan import Arm, PlannedRun, plan, ready
+from freerun.compare.plan import PlannedRun, plan, ready
 from freerun.compare.results import collect, read, write
-from freerun.compare.run import State, compare, display_for
+from freerun.compare.run import compare
 from freerun.compare.verdict import sentence, table
 from freerun.errors import (
     CheckpointError,
@@ -33,8 +32,9 @@ from freerun.errors import (
     TerminatedError,
     UserError,
 )
-from freerun.training.log import progress_for
-from simulated_runs import ARMS, write_comparison, write_run
+from freerun.training.log import RunState, progress_for, update_facts
+from freerun.training.run_folder import events
+from simulated_runs import ARMS, arm, write_comparison, write_run
 
 RECIPE = """
 name = "tiny"
@@ -85,35 +85,28 @@ def test_references_run_before_what_is_matched_to_them():
 
 def test_a_matched_run_reads_its_reference_of_the_same_seed(tmp_path: Path):
     noise = plan(ARMS, [7])[-1]
-    assert noise.method(tmp_path)["rate"] == {"measured": str(tmp_path / "scheduled_sampling-7" / "metrics.jsonl")}
+    assert noise.method(tmp_path).parameters["rate"] == {
+        "measured": str(tmp_path / "scheduled_sampling-7" / "metrics.jsonl")
+    }
 
 
-def test_all_problems_of_a_plan_at_once():
-    arms = [
-        Arm("a b", {}),
-        Arm("a-b", {}),
-        Arm("c", {"rate": {"matched_to": "c"}}),
-        Arm("d", {"rate": {"matched_to": "c"}}),
-    ]
-    with pytest.raises(UserError) as caught:
-        plan(arms, [1, 1])
-    text = str(caught.value)
-    for part in ("names 1 more than once", "share the folder name", "not another arm", "itself matched"):
-        assert part in text
+def test_labels_that_share_a_folder_are_refused():
+    with pytest.raises(UserError, match="'a b' and 'a-b' share the folder name 'a-b'"):
+        plan([arm("a b", "teacher_forcing"), arm("a-b", "teacher_forcing")], [0])
 
 
 def test_results_have_the_public_face(tmp_path: Path):
     results = write_comparison(tmp_path, words=120)
     assert results == read(tmp_path)
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     wanted = {"method", "seed", "signature", "free_running", "teacher_forced", "seconds", "decoder_passes", "updates"}
     assert all(wanted <= set(run) for run in results["runs"])
-    assert {tuple(entry) for entry in results["summary"]} == {("method", "metric", "mean", "low", "high", "seeds")}
-    wer = next(e for e in results["summary"] if (e["method"], e["metric"]) == ("token_noise", "free_running.wer"))
+    assert {tuple(entry) for entry in results["summary"]} == {("arm", "metric", "mean", "low", "high", "seeds")}
+    wer = next(e for e in results["summary"] if (e["arm"], e["metric"]) == ("token_noise", "free_running.wer"))
     by_run = [run["free_running"]["wer"] for run in results["runs"] if run["label"] == "token_noise"]
     assert wer["mean"] == pytest.approx(sum(by_run) / 2)
     assert 0 <= wer["low"] < wer["mean"] < wer["high"] <= 100
-    pairs = [(c["method"], c["baseline"]) for c in results["comparisons"] if c["metric"] == "free_running.wer"]
+    pairs = [(c["arm"], c["baseline"]) for c in results["comparisons"] if c["metric"] == "free_running.wer"]
     assert pairs == [
         ("scheduled_sampling", "teacher_forcing"),
         ("token_noise", "teacher_forcing"),
@@ -121,13 +114,21 @@ def test_results_have_the_public_face(tmp_path: Path):
     ]
 
 
+def test_results_of_an_earlier_schema_are_refused_by_name(tmp_path: Path):
+    write_comparison(tmp_path, words=20, updates=20)
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(CheckpointError, match=r"schema 1, of an earlier freerun.*test_words is test_items"):
+        read(tmp_path)
+
+
 def test_differences_are_of_paired_words(tmp_path: Path):
     results = write_comparison(tmp_path, words=80, seeds=(0, 1, 2))
     for line in results["comparisons"]:
         if not line["metric"].startswith("free_running"):
             continue
-        mean = {e["method"]: e["mean"] for e in results["summary"] if e["metric"] == line["metric"]}
-        assert line["difference"] == pytest.approx(mean[line["method"]] - mean[line["baseline"]])
+        mean = {e["arm"]: e["mean"] for e in results["summary"] if e["metric"] == line["metric"]}
+        assert line["difference"] == pytest.approx(mean[line["arm"]] - mean[line["baseline"]])
         assert line["low"] < line["difference"] < line["high"]
         assert (line["probability_better"] > 0.5) == (line["difference"] < 0)
 
@@ -149,9 +150,9 @@ def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: floa
 
 
 @pytest.mark.parametrize("arms", [ARMS[1:], ARMS[:0:-1]], ids=["the arm first", "its control first"])
-def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path: Path, arms: tuple[Arm, ...]):
+def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path: Path, arms: tuple[Any, ...]):
     results = write_comparison(tmp_path, words=60, arms=arms, updates=20)
-    pairs = [(line["method"], line["baseline"], line["control"]) for line in results["comparisons"]]
+    pairs = [(line["arm"], line["baseline"], line["control"]) for line in results["comparisons"]]
     assert set(pairs) == {("scheduled_sampling", "token_noise", True)}
     assert len(pairs) == len({line["metric"] for line in results["comparisons"]})  # once in each family
     assert results["verdict"].startswith("scheduled_sampling was not shown to differ from its matched noise control")
@@ -171,18 +172,18 @@ def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_pa
 @pytest.mark.parametrize(("linear", "said"), [(0.3, True), (0.45, False)])
 def test_a_simple_forecast_that_no_arm_beats_is_said(linear: float, said: bool):
     arms = {"teacher_forcing": 0.5, "scheduled_sampling": 0.4}
-    summary = [{"method": arm, "metric": "free_running.nrmse", "mean": mean} for arm, mean in arms.items()]
+    summary = [{"arm": arm, "metric": "free_running.nrmse", "mean": mean} for arm, mean in arms.items()]
     summary += [
-        {"method": arm, "metric": f"free_running.{name}_nrmse", "mean": mean}
+        {"arm": arm, "metric": f"free_running.{name}_nrmse", "mean": mean}
         for arm in arms
         for name, mean in (("linear", linear), ("mean", 1.0))
     ]
     line = {
-        "method": "scheduled_sampling", "baseline": "teacher_forcing", "metric": "free_running.nrmse", "low": -0.2,
+        "arm": "scheduled_sampling", "baseline": "teacher_forcing", "metric": "free_running.nrmse", "low": -0.2,
         "high": -0.05, "difference": -0.1, "p_adjusted": 0.01, "control": False, "verdict": "better",
     }  # fmt: skip
     runs = [{"label": arm, "seed": seed, "free_running": {"nrmse": 0.5}} for arm in arms for seed in (0, 1)]
-    results = {"recipe": {"data": {"kind": "system"}}, "runs": runs, "summary": summary, "test_words": 9}
+    results = {"recipe": {"data": {"kind": "system"}}, "runs": runs, "summary": summary, "test_items": 9}
     verdict = sentence({**results, "comparisons": [line]})
     assert ("no arm beats the simple forecast linear regression: 0.3000" in verdict) == said
     assert "scheduled_sampling is better than teacher_forcing" in verdict
@@ -209,7 +210,7 @@ def test_where_higher_is_better_the_words_turn_round(tmp_path: Path):
         # the same sentence twice must not be an obstacle
         items = [{"source": f"s{min(n, 18)}", "output": "o", "reference": "r", "bleu": b} for n, b in enumerate(bleu)]
         scores = {"free_running": {"bleu": 1.0}, "teacher_forced": {"loss": 2.0}}
-        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, str(run.arm.method["name"]))
+        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, run.arm.method.name)
     results = collect({"name": "t", "data": {"kind": "parallel"}}, runs, tmp_path)
     first = results["comparisons"][0]
     assert (first["metric"], first["verdict"]) == ("free_running.bleu", "better")
@@ -230,12 +231,12 @@ def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path: P
         ]  # fmt: skip
         free = {"trigram_divergence": 0.2, "novel_words": 25.0, "repetition": 1.0, "text_novel_words": 6.125}
         scores = {"free_running": free, "teacher_forced": {"loss": 2.0, "bits_per_character": 2.9}}
-        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, str(run.arm.method["name"]))
+        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, run.arm.method.name)
     results = collect({"name": "t", "data": {"kind": "text"}}, runs, tmp_path)
     # exposure bias cannot move what is measured on gold history
     assert "free-running trigram divergence: 0.2000 against 0.2000" in results["verdict"]
     assert "blocks of test text; fewer than 5 seeds" in results["verdict"]
-    metrics = {entry["metric"]: entry["mean"] for entry in results["summary"] if entry["method"] == ARMS[0].label}
+    metrics = {entry["metric"]: entry["mean"] for entry in results["summary"] if entry["arm"] == ARMS[0].label}
     assert metrics["teacher_forced.bits_per_character"] == pytest.approx(40.2 / 20 / 0.693147, abs=0.01)
     assert metrics["free_running.novel_words"] == 25
     # a model that parrots its training text has none, and the text itself has some: neither less nor more is better
@@ -279,7 +280,7 @@ def test_runs_on_other_data_or_words_are_refused(tmp_path: Path):
     items = tmp_path / "runs" / runs[0].name / "test-items.jsonl"
     whole = items.read_text()
     items.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match="different words"):
+    with pytest.raises(UserError, match="different items"):
         collect({}, runs, tmp_path)
     items.write_text(whole)
     path = tmp_path / "runs" / runs[0].name / "summary.json"
@@ -302,7 +303,7 @@ def test_table_shows_arms_and_intervals(tmp_path: Path):
 
 
 def test_follower_reads_only_what_is_new_and_whole(tmp_path: Path):
-    follower = runs_module.Follower(tmp_path)
+    follower = run_module.Follower(tmp_path)
     assert follower.look() == 0
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event":"header"}\n{"event":"update","step":0}\n{"event":"upd')
@@ -317,8 +318,8 @@ def test_follower_reads_only_what_is_new_and_whole(tmp_path: Path):
 
 
 def test_plain_lines_tell_how_far_the_runs_are(capsys: pytest.CaptureFixture[str]):
-    display = display_for(100, 2, True)
-    display.show([State("a-0", "running", 50, "dev WER 9.0 %"), State("b-0", "done", 100)])
+    display = progress_for(100, runs=2)
+    display.show([RunState("a-0", "running", 50, "dev WER 9.0 %"), RunState("b-0", "done", 100)])
     display.close()
     assert "1 of 2 runs done  |  a-0 50/100 dev WER 9.0 %" in capsys.readouterr().err
 
@@ -344,8 +345,9 @@ def last_line(terminal: Terminal, name: str) -> str:
 
 def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch: pytest.MonkeyPatch):
     terminal = narrow(monkeypatch)
-    bar = progress_for(40_000, 0, True)
-    bar.update(12_345, {"loss": 0.5, "lr": 1e-3, "teacher_forcing_ratio": 0.996})
+    bar = progress_for(40_000)
+    facts = update_facts({"loss": 0.5, "lr": 1e-3, "teacher_forcing_ratio": 0.996}, lr=not bar.narrow)
+    bar.show([RunState("training", "running", 12_345, facts)])
     bar.close()
     line = last_line(terminal, "loss")
     assert re.search(r"12345/40000 \d:\d\d:\d\d \S+ loss 0.5000  teacher_forcing_ratio 0.996", line)
@@ -354,8 +356,10 @@ def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch: pytest.Monkey
 
 def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch: pytest.MonkeyPatch):
     terminal = narrow(monkeypatch)
-    display = display_for(40_000, 2, True)
-    display.show([State("scheduled_sampling-0", "running", 12_345, "dev NRMSE 1.082"), State("b-0", "done", 40_000)])
+    display = progress_for(40_000, runs=2)
+    display.show(
+        [RunState("scheduled_sampling-0", "running", 12_345, "dev NRMSE 1.082"), RunState("b-0", "done", 40_000)]
+    )
     display.close()
     line = last_line(terminal, "scheduled_sampling-0")
     assert re.search(r"12345/40000 \d:\d\d:\d\d \S+ dev NRMSE 1.082", line)
@@ -381,7 +385,7 @@ def test_the_table_keeps_to_the_columns_there_are(
 
 
 def child(tmp_path: Path, code: str) -> run_module.Child:
-    run = PlannedRun(Arm("arm", {}), 0)
+    run = PlannedRun(arm("arm", "teacher_forcing"), 0)
     return run_module.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
 
 
@@ -465,13 +469,11 @@ def test_a_real_comparison(finished: tuple[Path, Path]):
     _, out = finished
     results = read(out)
     assert [(run["label"], run["seed"]) for run in results["runs"]] == [("token_noise", 3), ("sampling", 3)]
-    assert results["test_words"] == 8
+    assert results["test_items"] == 8
     assert "in free-running PER" in results["verdict"]
     assert all(run["free_running"]["wer"] == run["teacher_forced"]["wer"] for run in results["runs"])
     assert all(run["updates"] == 6 and run["decoder_passes"] > 0 for run in results["runs"])
-    noise, sampling = (
-        [e for e in runs_module.events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"]
-    )
+    noise, sampling = ([e for e in events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"])
     assert sum(event["disagreeing"] for event in sampling) > 0
     assert all(event["disagreeing"] == event["replaced"] for event in noise)
     header = "recipes/token_noise-3.toml"

@@ -24,7 +24,7 @@ def test_scores_that_count_nothing_are_left_out(tmp_path: Path):
         free = {"trigram_divergence": 0.2, "novel_words": None, "repetition": 1.0, "text_repetition": 0.5}
         scores = {"free_running": free, "teacher_forced": {"loss": 2.0, "bits_per_character": 2.9}}
         summary = {
-            "finished": True, "method": str(run.arm.method["name"]), "seed": run.seed, "updates": 9, "seconds": 1.0,
+            "finished": True, "method": run.arm.method.name, "seed": run.seed, "updates": 9, "seconds": 1.0,
             "data": "00", "test": scores, "versions": {}, "best": {},
         }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary))

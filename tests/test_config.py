@@ -13,13 +13,13 @@ from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.build import build
 from freerun.recipes.fields import measured_rate
-from freerun.recipes.folder import check_folder, clear_run, probe
 from freerun.recipes.load import answer, evaluate_run, load_run, trial_batch
 from freerun.recipes.source import key_places, shipped_recipes
 from freerun.recipes.train import direction, header, run_recipe, selection_note
 from freerun.schedules import Table
 from freerun.tasks import pairs as pairs_module
 from freerun.tasks.pairs import PairsEvaluate, scoring
+from freerun.training.run_folder import check_folder, clear_run, probe
 from tiny_recipes import TINY, changed, write
 
 NEEDS_PATH = ("char-lm", "etth1", "finetune", "g2p-cmudict", "g2p-sigmorphon", "translate")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from freerun.cli.entry import main
-from freerun.compare.plan import Arm, plan
+from freerun.compare.plan import plan
 from freerun.compare.results import collect
 from freerun.compare.results import write as write_results
 from freerun.compare.run import compare
@@ -20,6 +20,7 @@ from freerun.recipes.build import build
 from freerun.recipes.fields import measured_deviation
 from freerun.recipes.load import evaluate_run, load_run
 from freerun.recipes.train import run_recipe
+from simulated_runs import arm
 from tiny_recipes import TINY as TINY_IDS
 from tiny_recipes import write
 
@@ -286,7 +287,7 @@ def test_a_comparison_of_forecasters(tmp_path):
     recipe = write(tmp_path, TINY + ARMS)
     results = compare(recipe, [], tmp_path / "out")
     lines = [line for line in results["comparisons"] if line["metric"] == "free_running.nrmse"]
-    assert {line["method"] for line in lines} == {"sampling", "noise"}
+    assert {line["arm"] for line in lines} == {"sampling", "noise"}
     assert all(line["low"] < line["difference"] < line["high"] for line in lines)
     assert "in free-running NRMSE" in results["verdict"]
     assert "its matched noise control noise" in results["verdict"]
@@ -312,7 +313,7 @@ def test_deviation_of_a_run_on_symbols_is_no_schedule(tmp_path):
 
 
 def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_path):
-    runs = plan([Arm("calm", {"name": "teacher_forcing"}), Arm("wild", {"name": "free_running"})], [0, 1])
+    runs = plan([arm("calm", "teacher_forcing"), arm("wild", "free_running")], [0, 1])
     for run in runs:
         gone = run.arm.label == "wild" and run.seed == 1
         folder = tmp_path / "runs" / run.name
@@ -325,13 +326,13 @@ def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_pa
         (folder / "test-items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
         free = {"nrmse": None, "mse": None, "diverged": 75.0} if gone else {"nrmse": 0.55, "mse": 1.0, "diverged": 0.0}
         summary = {
-            "finished": True, "method": str(run.arm.method["name"]), "seed": run.seed, "updates": 9, "seconds": 1.0,
+            "finished": True, "method": run.arm.method.name, "seed": run.seed, "updates": 9, "seconds": 1.0,
             "data": "00", "test": {"free_running": free, "teacher_forced": {"nrmse": 0.05}}, "versions": {}, "best": {},
         }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary))
     results = collect({"name": "t", "data": {"kind": "system"}}, runs, tmp_path)
     write_results(results, tmp_path)  # JSON has no infinity
-    found = {(entry["method"], entry["metric"]) for entry in results["summary"]}
+    found = {(entry["arm"], entry["metric"]) for entry in results["summary"]}
     assert ("calm", "free_running.nrmse") in found
     assert not {("wild", "free_running.nrmse"), ("wild", "free_running.mse")} & found
     assert ("wild", "free_running.diverged") in found

@@ -240,7 +240,13 @@ def compared(out: Path, escape: bool = False) -> dict[str, Any]:
             curves = {"teacher_forced": [0.01] * 20, "free_running": curve, **naive}
             (folder / "test-curves.json").write_text(json.dumps(curves))
             gold = [[float(t % 5), 1.0] for t in range(20)]
-            window = {"channels": ["a", "b<"], "past": gold[:10], "gold": gold, "teacher_forced": gold, "free_running": gold}
+            window = {
+                "channels": ["a", "b<"],
+                "past": gold[:10],
+                "gold": gold,
+                "teacher_forced": gold,
+                "free_running": gold,
+            }
             windows = [{**window, "window": n, "diverged_at": 9 if escape and n == 0 else None} for n in (0, 5, 9)]
             (folder / "test-forecasts.json").write_text(json.dumps(windows))
             runs.append({"label": label, "seed": seed, "folder": folder.name})

@@ -172,7 +172,7 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     done = torchrun([*TRAIN, str(good), "--out", run, "--set", "train.parallel=fsdp"])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(run) == 1
+    assert done.stdout.splitlines().count(run) == 1
     assert done.stderr.count("dev after 12 updates") == 1
     assert "processes: 2, fsdp" in done.stderr
     again = torchrun([*TRAIN, str(good), "--out", run])

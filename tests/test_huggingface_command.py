@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from freerun.cli import main
 from freerun.compare.run import compare
 from freerun.errors import visible
-from freerun.recipes.folder import clear_run
 from freerun.recipes.load import load_run, own_data
 from freerun.tasks.records import AnswerSettings, answers, evaluate_records
+from freerun.training.run_folder import clear_run
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, MARKED, model_folder, rows, sentences, write_lines, write_recipe
 from training_world import fingerprints
@@ -315,7 +315,7 @@ def test_compare_pairs_records(tmp_path):
     assert "chrF" in results["verdict"]
     metrics = {found["metric"] for found in results["comparisons"]}
     assert {"free_running.chrf", "free_running.bleu", "free_running.cer", "teacher_forced.loss"} <= metrics
-    assert results["test_words"] == 4
+    assert results["test_items"] == 4
 
 
 @pytest.mark.slow

@@ -8,10 +8,9 @@ import pytest
 
 from browser import measured
 from freerun import report
-from freerun.compare.plan import Arm
 from freerun.errors import UserError
 from freerun.report.run_data import curves, examples, load, shares
-from simulated_runs import ARMS, write_comparison
+from simulated_runs import ARMS, arm, write_comparison
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}
 
@@ -102,7 +101,7 @@ def test_colours_come_from_the_style_sheet(html: str):
 
 
 def test_text_from_files_is_escaped(tmp_path: Path):
-    arms = [ARMS[0], Arm("<b>&amp", {"name": "scheduled_sampling"})]
+    arms = [ARMS[0], arm("<b>&amp", "scheduled_sampling")]
     write_comparison(tmp_path, words=40, arms=arms, updates=20)
     html = report.write(tmp_path).read_text(encoding="utf-8")
     Page(html)

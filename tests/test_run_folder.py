@@ -15,12 +15,11 @@ from freerun.compare.plan import check_output_dir
 from freerun.compare.run import compare
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes import load_recipe
-from freerun.recipes.folder import clear_run
 from freerun.recipes.source import find_recipe, shipped_recipes
 from freerun.recipes.train import run_recipe
 from freerun.training import loop
 from freerun.training import update as update_module
-from freerun.training.run_folder import FolderLock, checkpoints
+from freerun.training.run_folder import FolderLock, checkpoints, clear_run
 from freerun.training.weights import read_model
 from tiny_recipes import TINY, changed, write
 from training_world import Wrapped, make_task, train

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resample_counts, word
+from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resample_counts, verdict_word
 from freerun.errors import UserError
 from freerun.metrics.text import bleu
 
@@ -69,7 +69,7 @@ def test_same_input_same_interval():
 def test_one_seed_decides_nothing():
     ones = np.ones((1, 200))
     found = estimate(Ratio(np.zeros((1, 200)), ones), Ratio(ones, ones), resample_counts(200))
-    assert (found.value, found.p_value, word(found.value, found.p_value)) == (-100.0, 1.0, "not decided")
+    assert (found.value, found.p_value, verdict_word(found.value, found.p_value)) == (-100.0, 1.0, "not decided")
 
 
 def test_equal_arms_are_not_decided():
@@ -107,7 +107,7 @@ def simulate(seeds: int, of_seeds: float, trials: int, shift: float = 0.0) -> tu
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 0 <= found.high
-        better += word(found.value, found.p_value) == "better"
+        better += verdict_word(found.value, found.p_value) == "better"
     return held / trials, better / trials
 
 

@@ -106,7 +106,9 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
         train(tmp_path / "run", task=Wrapped(make_task(), before))
     assert error.value.exit_code == code
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    with pytest.raises(OccupiedError, match="a run that was started: go on with --resume"):
+    with pytest.raises(
+        OccupiedError, match=r"a run that was started and not finished\n  help: --resume goes on with it"
+    ):
         train(tmp_path / "run")
     train(tmp_path / "run", resume=True)
     assert fingerprints(tmp_path / "run") == fingerprints(finished)

@@ -103,11 +103,15 @@ def test_rates_of_learning() -> None:
 
 def test_settings_name_every_problem() -> None:
     with pytest.raises(UserError) as error:
-        TrainSettings(updates=0, lr=-1.0, ema=1.0, decay="cubic", accumulate=99, keep=0, clip=math.nan)  # type: ignore[arg-type]
-    for word in ("updates", "lr", "ema", "decay", "accumulate", "keep", "clip", "inverse_sqrt"):
+        TrainSettings(updates=0, lr=-1.0, ema=1.0, decay="cubic", keep=0, clip=math.nan)  # type: ignore[arg-type]
+    for word in ("updates", "lr", "ema", "decay", "keep", "clip", "inverse_sqrt"):
         assert word in str(error.value)
-    with pytest.raises(UserError, match=r"updates must be a whole number; got 1.5\nbucket must be true or false"):
-        TrainSettings(updates=1.5, bucket=1)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"updates must be a whole number from 1 to 99999999; got 1.5"):
+        TrainSettings(updates=1.5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="accumulate cuts batch_size"):
+        TrainSettings(accumulate=99)
+    with pytest.raises(UserError, match="bucket must be True or False; got 1"):
+        TrainSettings(bucket=1)  # type: ignore[arg-type]
 
 
 def test_the_average_is_the_published_one() -> None:

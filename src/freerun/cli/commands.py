@@ -139,10 +139,10 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
     pass
     from freerun.compare.run import require_report
-    from freerun.recipes.folder import probe
     from freerun.recipes.load import diagnose_run, load_run
     from freerun.report.diagnosis import write_diagnosis
     from freerun.training.files import replace_file
+    from freerun.training.run_folder import probe
 
     require_report()
     loaded = load_run(run)

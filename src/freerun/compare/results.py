@@ -4,25 +4,80 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from freerun.compare import runs as runs_module
 from freerun.compare import verdict
 from freerun.compare.plan import PlannedRun
-from freerun.compare.statistics import Estimate, ItemScore, Median, Pooled, Ratio, estimate, holm, resample_counts, word
+from freerun.compare.statistics import (
+    Estimate,
+    ItemScore,
+    Median,
+    Pooled,
+    Ratio,
+    estimate,
+    holm,
+    resample_counts,
+    verdict_word,
+)
 from freerun.compare.verdict import task_report
 from freerun.errors import CheckpointError, UserError
 from freerun.metrics.table import GAPS, Metric, TaskReport
 from freerun.training.files import replace_file
-from freerun.training.json_shapes import expect, read_json, versioned
+from freerun.training.json_shapes import Count, expect, read_json, versioned
+from freerun.training.run_folder import finished_summary, items
 
 Counts = Sequence[NDArray[np.float32]]
+
+SCHEMA = 2
+_COSTS = ("seconds", "cpu_seconds", "decoder_passes", "updates")
+
+
+class _Run(TypedDict):
+    label: str
+    method: str
+    seed: Count
+    folder: str
+    data: str | None
+    best: dict[str, Any]
+    free_running: dict[str, float | None]
+    teacher_forced: dict[str, float | None]
+    versions: dict[str, str]
+
+
+class _Line(TypedDict):
+    arm: str
+    metric: str
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class _Comparison(TypedDict):
+    arm: str
+    baseline: str
+    metric: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    probability_better: float | None
+    control: bool
+    verdict: str
+
+
+class _Results(TypedDict):
+    recipe: dict[str, Any]
+    test_items: Count
+    runs: list[_Run]
+    summary: list[_Line]
+    comparisons: list[_Comparison]
+    verdict: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,202 +89,194 @@ class _ArmScores:
 
 
 def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
-    """The content of results.json from finished runs."""
-    summaries = {run.name: runs_module.summary(out / "runs" / run.name) for run in runs}
-    missing = [name for name, found in summaries.items() if not (found and found.get("finished"))]
+    """Return the content of results.json, from finished runs in ``out/runs``."""
+    summaries = {run.name: finished_summary(out / "runs" / run.name) for run in runs}
+    missing = [name for name, summary in summaries.items() if not (summary and summary.get("finished"))]
     if missing:
         raise UserError(f"runs without a finished summary: {', '.join(missing)}; go on with --resume")
     records = [_record(run, summaries[run.name] or {}, out) for run in runs]
     _check_same_data(records)
-    words = _words(runs, out)
-    reported = task_report(recipe)
-    arms = _arms(runs, records, words, reported)
-    items = len(next(iter(words.values())))
-    counts = resample_counts(items)
+    tested = _tested_items(runs, out)
+    report = task_report(recipe)
+    arms = _arms(runs, records, tested, report)
+    count = len(next(iter(tested.values())))
+    counts = resample_counts(count)
     results: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "recipe": dict(recipe),
-        "test_words": items,
+        "test_items": count,
         "runs": records,
-        "summary": [line for arm in arms for line in _summary(arm, counts, reported)],
-        "comparisons": _comparisons(arms, counts, reported),
+        "summary": [line for arm in arms for line in _summary(arm, counts, report)],
+        "comparisons": _comparisons(arms, counts, report),
     }
     results["verdict"] = verdict.sentence(results)
     return results
 
 
 def write(results: Mapping[str, Any], out: Path) -> Path:
-    """Write results.json whole or not at all; its path."""
+    """Write results.json whole or not at all; return its path."""
     path = out / "results.json"
     replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return path
 
 
 def read(out: Path) -> dict[str, Any]:
-    """The results of a finished comparison."""
+    """Return the results of a finished comparison; refuse those of another schema."""
     path = out / "results.json"
     if not path.exists():
         raise UserError(f"{out} holds no results.json; make one with: freerun compare RECIPE --out {out}")
-    found = read_json(path, dict[str, Any])
-    versioned(found, "schema", 1, str(path))
-    expect(found, runs_module.Results, str(path))
-    for run in found["runs"]:
+    results = read_json(path, dict[str, Any])
+    versioned(results, "schema", SCHEMA, str(path))
+    if results["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {results['schema']}, of an earlier freerun; this one reads schema {SCHEMA}, in which "
+            f"test_words is test_items and an arm's label is arm\n  help: freerun compare RECIPE --out {out} --resume "
+            "makes it again from the finished runs"
+        )
+    expect(results, _Results, str(path))
+    for run in results["runs"]:
         if Path(run["folder"]).parts != ("runs", Path(run["folder"]).name):
             raise CheckpointError(f"{path} is damaged: runs.folder must be runs/NAME; it is {run['folder']!r}")
-    return found
+    return results
 
 
-def _record(run: PlannedRun, found: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    test = found.get("test", {})
+def _record(run: PlannedRun, summary: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    test = summary.get("test", {})
     return {
         "label": run.arm.label,
-        "method": found.get("method", str(run.arm.method.get("name"))),
+        "method": summary.get("method", run.arm.method.name),
         "seed": run.seed,
-        "signature": found.get("signature", ""),
+        "signature": summary.get("signature", ""),
         "free_running": test.get("free_running", {}),
         "teacher_forced": test.get("teacher_forced", {}),
-        "seconds": found.get("seconds"),
-        "cpu_seconds": found.get("cpu_seconds"),
-        "decoder_passes": found.get("decoder_passes"),
-        "updates": found.get("updates"),
-        "best": found.get("best", {}),
-        "data": found.get("data"),
-        "versions": found.get("versions", {}),
+        **{name: summary.get(name) for name in _COSTS},
+        "best": summary.get("best", {}),
+        "data": summary.get("data"),
+        "versions": summary.get("versions", {}),
         "matched_to": run.arm.reference,
         "folder": f"runs/{run.name}",
-        "words": (out / "runs" / run.name / "test-items.jsonl").exists(),
-        **({"changes": found["changes"]} if "changes" in found else {}),
+        "has_items": (out / "runs" / run.name / "test-items.jsonl").exists(),
+        **({"changes": summary["changes"]} if "changes" in summary else {}),
     }
 
 
 def _check_same_data(records: Sequence[Mapping[str, Any]]) -> None:
-    seen: dict[str, str] = {}
+    names: dict[str, str] = {}
     for record in records:
-        seen.setdefault(str(record["data"]), f"{record['label']}-{record['seed']}")
-    if len(seen) > 1:
-        lines = ", ".join(f"{name} has {data}" for data, name in seen.items())
+        names.setdefault(str(record["data"]), f"{record['label']}-{record['seed']}")
+    if len(names) > 1:
+        lines = ", ".join(f"{name} has {data}" for data, name in names.items())
         raise UserError(f"runs saw different data and cannot be compared: {lines}; start with --overwrite")
 
 
-def _words(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Test words of every run, in the order of the first."""
-    words = {run.name: runs_module.items(out / "runs" / run.name) for run in runs}
-    first = next(iter(words))
-    order = _names(words[first])
-    for name, found in words.items():
-        by_source = dict(zip(_names(found), found, strict=True))
-        if sorted(by_source) != sorted(order):
+def _tested_items(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the test items of every run, in the order of the first."""
+    tested = {run.name: items(out / "runs" / run.name) for run in runs}
+    first = next(iter(tested))
+    order = _identities(tested[first])
+    for name, listed in tested.items():
+        by_identity = dict(zip(_identities(listed), listed, strict=True))
+        if sorted(by_identity) != sorted(order):
             raise UserError(
-                f"runs {first} and {name} were tested on different words and cannot be compared; start with --overwrite"
+                f"runs {first} and {name} were tested on different items and cannot be compared; start with --overwrite"
             )
-        words[name] = [by_source[source] for source in order]
-    return words
+        tested[name] = [by_identity[identity] for identity in order]
+    return tested
 
 
-def _names(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """What each item goes by: its source, and how often that came before."""
-    seen: dict[str, int] = {}
-    names: list[tuple[str, int]] = []
-    for item in items:
-        source = str(item["source"])
-        names.append((source, seen.get(source, 0)))
-        seen[source] = seen.get(source, 0) + 1
-    return names
+def _identities(listed: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Identify each item by its source and how often that came before."""
+    seen: Counter[str] = Counter()
+    identities: list[tuple[str, int]] = []
+    for source in (str(item["source"]) for item in listed):
+        identities.append((source, seen[source]))
+        seen[source] += 1
+    return identities
 
 
 def _arms(
     runs: Sequence[PlannedRun],
     records: Sequence[Mapping[str, Any]],
-    words: Mapping[str, list[dict[str, Any]]],
-    reported: TaskReport,
+    tested: Mapping[str, list[dict[str, Any]]],
+    report: TaskReport,
 ) -> list[_ArmScores]:
     arms: list[_ArmScores] = []
     for label in dict.fromkeys(run.arm.label for run in runs):
         chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
         chosen.sort(key=lambda pair: pair[0].seed)
         scores: dict[str, ItemScore | list[float]] = dict(_scalars([record for _, record in chosen]))
-        for measure in reported.metrics:
-            found = _over_words(measure, [words[run.name] for run, _ in chosen])
-            scores |= {} if found is None else {measure.name: found}
+        for measure in report.metrics:
+            score = _over_items(measure, [tested[run.name] for run, _ in chosen])
+            scores |= {} if score is None else {measure.name: score}
         arms.append(_ArmScores(label, str(chosen[0][1]["method"]), chosen[0][0].arm.reference, scores))
     return arms
 
 
-def _over_words(measure: Metric, words: Sequence[Sequence[Mapping[str, Any]]]) -> ItemScore | None:
-    """A score of all seeds of an arm, from their items; None where they do not hold it, or nothing it counts."""
+def _over_items(measure: Metric, tested: Sequence[Sequence[Mapping[str, Any]]]) -> ItemScore | None:
+    """Return a score of all seeds of an arm, from their items; None if they do not hold it, or nothing it counts."""
     rule = measure.items
     parts = () if rule is None else (rule.part, *([] if rule.whole is None else [rule.whole]))
-    if rule is None or any(part not in item for part in parts for items in words for item in items):
+    if rule is None or any(part not in item for part in parts for listed in tested for item in listed):
         return None
-    if rule.median:
-        found = Median(np.array([[_or_inf(item[rule.part]) for item in items] for items in words]))
-        return found if np.isfinite(found.values).all() else None
-    if any(item[rule.part] is None for items in words for item in items):
+    if rule.median:  # JSON has no word for infinity: a score that is not finite is written as null
+        values = [[np.inf if item[rule.part] is None else float(item[rule.part]) for item in each] for each in tested]
+        median = Median(np.array(values))
+        return median if np.isfinite(median.values).all() else None
+    if any(item[rule.part] is None for listed in tested for item in listed):
         return None  # infinite: there is no mean
-    part = np.array([[item[rule.part] for item in items] for items in words], dtype=np.float64)
+    part = np.array([[item[rule.part] for item in listed] for listed in tested], dtype=np.float64)
     if rule.pooled is not None:
         return Pooled(part, rule.pooled)
     if rule.whole is None:
         return Ratio(part, np.ones_like(part), rule.scale)
-    whole = np.array([[float(item[rule.whole]) for item in items] for items in words])
+    whole = np.array([[float(item[rule.whole]) for item in listed] for listed in tested])
     return Ratio(part, whole, rule.scale) if whole.any(1).all() else None
 
 
-def _or_inf(value: float | None) -> float:
-    # JSON has no word for it; a score that is not finite is written as null
-    return np.inf if value is None else float(value)
-
-
 def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Scores that every seed has, by labelled name, seed by seed."""
-    found = [_flat(record) for record in records]
-    shared = [name for name in found[0] if all(name in numbers for numbers in found)]
-    return {name: [numbers[name] for numbers in found] for name in shared}
+    """Return the scores that every seed has, by labelled name, seed by seed."""
+    by_seed = [_numbers(record) for record in records]
+    shared = [name for name in by_seed[0] if all(name in numbers for numbers in by_seed)]
+    return {name: [numbers[name] for numbers in by_seed] for name in shared}
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     numbers: dict[str, float] = {}
-    for kind in ("free_running", "teacher_forced"):
-        for name, value in record[kind].items():
+    for side in ("free_running", "teacher_forced"):
+        for name, value in record[side].items():
             if isinstance(value, int | float) and np.isfinite(value):
-                numbers[f"{kind}.{name}"] = float(value)
-    # of WER there is no gap: told(...) says why
+                numbers[f"{side}.{name}"] = float(value)
     for name in GAPS:
         if {f"free_running.{name}", f"teacher_forced.{name}"} <= set(numbers):
             numbers[f"gap.{name}"] = numbers[f"free_running.{name}"] - numbers[f"teacher_forced.{name}"]
-    for name in ("seconds", "cpu_seconds", "decoder_passes", "updates"):
-        if isinstance(record[name], int | float):
-            numbers[name] = float(record[name])
-    return numbers
+    return numbers | {name: float(record[name]) for name in _COSTS if isinstance(record[name], int | float)}
 
 
-def _summary(arm: _ArmScores, counts: Counts, reported: TaskReport) -> list[dict[str, Any]]:
+def _summary(arm: _ArmScores, counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for metric, score in arm.scores.items():
-        found = estimate(score, None, counts)
-        seeds = len(score.values) if isinstance(score, ItemScore) else len(score)
-        measure = reported.metric(metric)
+        mean, measure = estimate(score, None, counts), report.metric(metric)
         lines.append(
             {
-                "method": arm.label,
+                "arm": arm.label,
                 "metric": metric,
-                "mean": found.value,
-                "low": _within(found.low, measure),
-                "high": _within(found.high, measure),
-                "seeds": seeds,
+                "mean": mean.value,
+                "low": _within(mean.low, measure),
+                "high": _within(mean.high, measure),
+                "seeds": len(score.values) if isinstance(score, ItemScore) else len(score),
             }
         )
     return lines
 
 
 def _within(end: float | None, measure: Metric) -> float | None:
-    """The end of an interval, no further than a score can go."""
+    """Return the end of an interval, no further than a score can go."""
     if end is None or measure.side == "gap":
         return end
     return min(max(end, 0.0), math.inf if measure.most is None else measure.most)
 
 
-def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: TaskReport) -> list[dict[str, Any]]:
+def _comparisons(arms: Sequence[_ArmScores], counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
     """Every arm against teacher forcing (or the first arm), and every reference against its noise control."""
     by_label = {arm.label: arm for arm in arms}
     base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
@@ -238,28 +285,29 @@ def _comparisons(arms: Sequence[_ArmScores], counts: Counts, reported: TaskRepor
     pairs = [(arm, base) for arm in arms if arm is not base and not {(arm, base), (base, arm)} & set(controls)]
     pairs += controls
     lines: list[dict[str, Any]] = []
-    for metric in (each.name for each in reported.compared):
-        present = [(a, b) for a, b in pairs if metric in a.scores and metric in b.scores]
-        found = [estimate(a.scores[metric], b.scores[metric], counts) for a, b in present]
-        adjusted = holm([one.p_value for one in found])
-        for (arm, against), one, p_value in zip(present, found, adjusted, strict=True):
-            lines.append(_comparison(arm, against, reported.metric(metric), one, p_value))
+    for metric in report.compared:
+        name = metric.name
+        present = [(a, b) for a, b in pairs if name in a.scores and name in b.scores]
+        differences = [estimate(a.scores[name], b.scores[name], counts) for a, b in present]
+        adjusted = holm([each.p_value for each in differences])
+        for (arm, against), difference, p_value in zip(present, differences, adjusted, strict=True):
+            lines.append(_comparison(arm, against, metric, difference, p_value))
     return lines
 
 
 def _comparison(
-    arm: _ArmScores, against: _ArmScores, measure: Metric, found: Estimate, adjusted: float
+    arm: _ArmScores, against: _ArmScores, measure: Metric, difference: Estimate, adjusted: float
 ) -> dict[str, Any]:
-    below = found.probability_below
+    below = difference.probability_below
     return {
-        "method": arm.label,
+        "arm": arm.label,
         "baseline": against.label,
         "metric": measure.name,
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
         "probability_better": 1 - below if measure.higher and below is not None else below,
         "p_adjusted": adjusted,
         "control": against.reference == arm.label,
-        "verdict": word(-found.value if measure.higher else found.value, adjusted),
+        "verdict": verdict_word(-difference.value if measure.higher else difference.value, adjusted),
     }

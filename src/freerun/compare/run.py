@@ -12,174 +12,43 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
+from freerun.arguments import COUNT
 from freerun.compare import results
-from freerun.compare import runs as runs_module
-from freerun.compare.plan import Arm, PlannedRun, check_output_dir, claim_output_dir, plan, ready
+from freerun.compare.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
 from freerun.compare.verdict import task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError, needing
-from freerun.metrics.table import TaskReport
+from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
-from freerun.recipes.folder import recipe_keys, same_recipe, write_recipe
-from freerun.recipes.recipe import MethodSettings, Recipe
+from freerun.recipes.build import build_data, build_model, build_task, method_of, rehearse
+from freerun.recipes.recipe import Arm, Recipe
 from freerun.recipes.source import Unset
-from freerun.recipes.train import selection_note
+from freerun.recipes.train import recipe_keys, same_recipe, selection_note
 from freerun.signals import LIFELINE, Interrupt, StopFlag, stopped
+from freerun.training import preflight
 from freerun.training.changes import check_allow
-from freerun.training.run_folder import FolderLock, stage
-
-_EVERY = 15.0
-
-
-@dataclass(frozen=True)
-class State:
-    """How far one run is."""
-
-    name: str
-    stage: str
-    updates: int
-    score: str = ""
-
-
-class Display(Protocol):
-    """Shows the states of all runs, and says things in between."""
-
-    def show(self, states: Sequence[State]) -> None:
-        """Show the state of every run."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Say a line."""
-        ...
-
-    def close(self) -> None:
-        """Take bars off the screen."""
-        ...
-
-
-def clock(seconds: float) -> str:
-    """A duration for people.
-
-    >>> clock(75), clock(3723)
-    ('1:15', '1:02:03')
-    """
-    whole = int(max(seconds, 0))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
-
-
-class _Silent:
-    def show(self, states: Sequence[State]) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Lines:
-    def __init__(self, total: int, runs: int) -> None:
-        self.whole = total * runs
-        self.total = total
-        self._began = time.monotonic()
-        self._last = 0.0
-        self._first: int | None = None
-
-    def show(self, states: Sequence[State]) -> None:
-        now = time.monotonic()
-        done = sum(state.updates for state in states)
-        if self._first is None:
-            self._first = done
-        if now - self._last < _EVERY:
-            return
-        self._last = now
-        over = sum(state.stage == "done" for state in states)
-        running = [_line(state, self.total) for state in states if state.stage == "running"]
-        text = f"{clock(now - self._began)}  {over} of {len(states)} runs done"
-        self.note("  |  ".join([text + self._left(done, now), *running]))
-
-    def _left(self, done: int, now: float) -> str:
-        speed = (done - (self._first or 0)) / max(now - self._began, 1e-9)
-        return f", about {clock((self.whole - done) / speed)} left" if speed > 0 and now - self._began > 5 else ""
-
-    def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        pass
-
-
-def _line(state: State, total: int) -> str:
-    return f"{state.name} {state.updates}/{total}" + (f" {state.score}" if state.score else "")
-
-
-class _Bars:
-    def __init__(self, total: int, runs: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._bars = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[score]}"),
-            console=Console(stderr=True),
-            expand=True,
-        )
-        self._total = total
-        self._tasks: dict[str, Any] = {}
-        self._all = self._bars.add_task("[bold]all runs", total=total * runs, score="")
-        self._bars.start()
-
-    def show(self, states: Sequence[State]) -> None:
-        over = sum(state.stage == "done" for state in states)
-        done = sum(state.updates for state in states)
-        self._bars.update(self._all, completed=done, score=f"{over} of {len(states)} runs done")
-        for state in states:
-            if state.stage == "running" and state.name not in self._tasks:
-                self._tasks[state.name] = self._bars.add_task(state.name, total=self._total, score="")
-            if state.name in self._tasks:
-                self._bars.update(self._tasks[state.name], completed=state.updates, score=state.score)
-            if state.stage == "done" and state.name in self._tasks:
-                self._bars.remove_task(self._tasks.pop(state.name))
-
-    def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
-
-    def close(self) -> None:
-        self._bars.stop()
-
-
-def display_for(total: int, runs: int, wanted: bool) -> Display:
-    """The display that fits where standard error goes."""
-    if not wanted:
-        return _Silent()
-    return _Bars(total, runs) if sys.stderr.isatty() else _Lines(total, runs)
-
+from freerun.training.json_shapes import parse
+from freerun.training.log import Event, Progress, RunState, progress_for
+from freerun.training.run_folder import FolderLock, finished_summary, stage, write_recipe
 
 PATIENCE = 8.5
+_POLL = 0.5
 _TAIL_LINES = 15
 
 
 @dataclass(eq=False)
 class Child:
-    """A running process."""
+    """A running process, and the file that its output goes to."""
 
     run: PlannedRun
     process: subprocess.Popen[bytes]
     log: Path
-    started: float = field(default_factory=time.monotonic)
 
 
 @cache
 def _lifeline() -> tuple[int, int]:
-    """A pipe that nothing is written to: children that read it see its end when this process ends, however it does."""
+    """Return a pipe that nothing is written to: children see its end when this process ends, however it does."""
     return os.pipe()
 
 
@@ -220,9 +89,9 @@ def child_error(child: Child, again: str) -> UserError:
     code = child.process.returncode
     lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_TAIL_LINES:]
     kind, how = _fate(code)
-    said = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
+    printed = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
     return kind(
-        f"run {child.run.name} {how}; the end of {child.log}:\n{said}\n  help: the other runs were stopped "
+        f"run {child.run.name} {how}; the end of {child.log}:\n{printed}\n  help: the other runs were stopped "
         f"and can be resumed; mend this and go on with: {again}"
     )
 
@@ -234,16 +103,50 @@ def _fate(code: int) -> tuple[type[UserError], str]:
         return kind, f"ended with exit code {code}"
     name = signal.Signals(-code).name
     if -code == signal.SIGKILL:
-        return (
-            ResourceError,
-            f"was killed ({name}), usually for want of memory: fewer runs at a time (--workers) need less",
-        )
+        why = f"was killed ({name}), usually for want of memory: fewer runs at a time (--workers) need less"
+        return ResourceError, why
     if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         return type(stopped(-code, "")), f"was stopped by {name}"
     return FaultError, f"crashed ({name})"
 
 
-_POLL = 0.5
+class Follower:
+    """How far a running run is, read from what it appended to metrics.jsonl since the last look."""
+
+    def __init__(self, folder: Path, report: TaskReport = PAIRS) -> None:
+        self.report = report
+        self.path = folder / "metrics.jsonl"
+        self.updates = 0
+        self.score = ""
+        self._offset = 0
+
+    def look(self) -> int:
+        """Read what is new; return the updates made so far."""
+        try:
+            with self.path.open("rb") as file:
+                if self.path.stat().st_size < self._offset:
+                    self._offset = 0
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return self.updates
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._take(line)
+        return self.updates
+
+    def _take(self, line: bytes) -> None:
+        event: dict[str, Any] = {**parse(line, Event, str(self.path))}
+        if event["event"] == "update":
+            self.updates = event.get("step", -1) + 1
+        elif event["event"] == "evaluate" and event.get("split") == "dev":
+            for measure in self.report.compared:
+                value = event.get(measure.side, {}).get(measure.score)
+                if value is not None:
+                    name = measure.heading.removesuffix(" %")
+                    self.score = f"dev {name} {measure.shown(value, max(1, measure.decimals - 1))}"
+                    return
 
 
 def compare(
@@ -257,7 +160,7 @@ def compare(
     allow: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Run every arm of a recipe's [compare] with every seed; the content of ``out/results.json``.
+    """Run every arm of a recipe's [compare] with every seed; return the content of ``out/results.json``.
 
     Seeds fix initial weights and data order, so arms of one seed differ in their method alone. An arm
     matched to another runs after it. Each run is a process with one thread.
@@ -281,22 +184,17 @@ def compare(
     require_report()
     overrides = list(overrides)
     recipe = load_recipe(recipe_path, overrides)
-    if recipe.compare is None:
+    settings = recipe.compare
+    if settings is None:
         raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers must be at least 1; got {workers}")
+    if workers is not None:
+        COUNT.check(workers=workers)
     check_allow(allow, recipe_keys(recipe), resume=resume)
     check_output_dir(out, resume=resume, overwrite=overwrite)
-    arms = [Arm(arm.label, arm.method.table()) for arm in recipe.compare.arms]
-    seeds = recipe.compare.seeds
-    runs = plan(arms, seeds)
-    sets = [part for text in overrides for part in ("--unset" if isinstance(text, Unset) else "--set", text)]
-    flags = [part for key in allow for part in ("--allow-change", key)]
-    again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags])
-    if overwrite or not all(runs_module.finished(out / "runs" / run.name) for run in runs):
+    runs = plan(settings.arms, settings.seeds)
+    if overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs):
         # a rate that is matched to another arm is not known yet
-        known = [arm.label for arm in arms if arm.reference is None]
-        _check_start(recipe, {arm.label: arm.method for arm in recipe.compare.arms if arm.label in known})
+        _check_start(recipe, [arm for arm in settings.arms if arm.reference is None])
     with FolderLock(out):
         check_output_dir(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile
         tables = {run.name: _table(recipe, run, out) for run in runs}
@@ -304,16 +202,18 @@ def compare(
             _refuse_changed(recipe, tables, out, allow)
         claim_output_dir(out, list(tables), overwrite=overwrite)
         recipes = _write_recipes(tables, out)
-        reported = task_report(recipe_table(recipe))
-        work = _Work(out, recipes, workers or recipe.compare.workers, again, reported, flags)
-        display = display_for(recipe.train.updates, len(runs), progress)
+        sets = [part for text in overrides for part in ("--unset" if isinstance(text, Unset) else "--set", text)]
+        flags = [part for key in allow for part in ("--allow-change", key)]
+        again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags])
+        report = task_report(recipe_table(recipe))
+        display = progress_for(recipe.train.updates, runs=len(runs), visible=progress)
         for line in selection_note(recipe):
             display.note(line)
-        _run_all(work, runs, display)
-        listed = sorted(runs, key=lambda run: (arms.index(run.arm), seeds.index(run.seed)))
-        found = results.collect(recipe_table(recipe), listed, out)
-        results.write(found, out)
-    return found
+        _run_all(_Work(out, recipes, workers or settings.workers, again, report, flags), runs, display)
+        listed = sorted(runs, key=lambda run: (settings.arms.index(run.arm), settings.seeds.index(run.seed)))
+        content = results.collect(recipe_table(recipe), listed, out)
+        results.write(content, out)
+    return content
 
 
 def require_report() -> None:
@@ -323,26 +223,23 @@ def require_report() -> None:
         import vl_convert  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 
-def _check_start(recipe: Recipe, methods: Mapping[str, MethodSettings]) -> None:
-    """What every run, or one of these arms, would stumble over, before anything is removed or made."""
-    from freerun.recipes.build import build_data, build_model, build_task, method_of, rehearse
-    from freerun.training import preflight
-
+def _check_start(recipe: Recipe, arms: Iterable[Arm]) -> None:
+    """Raise what every run, or one of these arms, would stumble over, before anything is removed or made."""
     data = build_data(recipe.data, recipe.model)
     model, task = build_model(recipe, data), build_task(recipe, data)
     preflight(model, task, recipe.train)
     problems: list[str] = []
-    for label, settings in methods.items():
+    for arm in arms:
         try:
-            rehearse(recipe, model, task, method_of(replace(recipe, method=settings), data, task))
+            rehearse(recipe, model, task, method_of(replace(recipe, method=arm.method), data, task))
         except UserError as error:
-            problems += [f"arm {label}: {problem}" for problem in error.problems]
+            problems += [f"arm {arm.label}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
 
 
 def _refuse_changed(recipe: Recipe, tables: Mapping[str, dict[str, Any]], out: Path, allow: Collection[str]) -> None:
-    """Refuse to go on with runs of other settings."""
+    """Refuse to go on with runs of other settings, naming every key that differs, run by run."""
     problems: list[str] = []
     advice = ""
     for name, table in tables.items():
@@ -356,20 +253,18 @@ def _refuse_changed(recipe: Recipe, tables: Mapping[str, dict[str, Any]], out: P
 
 
 def _write_recipes(tables: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Path]:
-    """One resolved recipe file a run; those of finished runs stay."""
+    """Write a resolved recipe a run; those of finished runs stay."""
     (out / "recipes").mkdir(exist_ok=True)
     paths = {name: out / "recipes" / f"{name}.toml" for name in tables}
     for name, path in paths.items():
-        if not path.exists() or not runs_module.finished(out / "runs" / name):
+        if not path.exists() or not finished_summary(out / "runs" / name):
             write_recipe(path, tables[name])
     return paths
 
 
 def _table(recipe: Recipe, run: PlannedRun, out: Path) -> dict[str, Any]:
-    method = run.method(out / "runs")
-    settings = MethodSettings(str(method.pop("name")), method)
     train = replace(recipe.train, seed=run.seed, threads=1)
-    return recipe_table(replace(recipe, seed=run.seed, method=settings, train=train), compare=False)
+    return recipe_table(replace(recipe, seed=run.seed, method=run.method(out / "runs"), train=train), compare=False)
 
 
 @dataclass(eq=False)
@@ -378,11 +273,11 @@ class _Work:
     recipes: Mapping[str, Path]
     workers: int
     again: str
-    reported: TaskReport
+    report: TaskReport
     flags: list[str]
     finished: set[str] = field(default_factory=set)
     running: list[Child] = field(default_factory=list)
-    followers: dict[str, runs_module.Follower] = field(default_factory=dict)
+    followers: dict[str, Follower] = field(default_factory=dict)
 
     def folder(self, run: PlannedRun) -> Path:
         return self.out / "runs" / run.name
@@ -393,15 +288,15 @@ class _Work:
         started = self.folder(run).exists() and any(self.folder(run).iterdir())
         return [*command, "--resume", *self.flags] if started else command
 
-    def state(self, run: PlannedRun) -> State:
-        follower = self.followers.setdefault(run.name, runs_module.Follower(self.folder(run), self.reported))
+    def state(self, run: PlannedRun) -> RunState:
+        follower = self.followers.setdefault(run.name, Follower(self.folder(run), self.report))
         running = any(child.run is run for child in self.running)
         stage = "done" if run.name in self.finished else "running" if running else "waiting"
-        return State(run.name, stage, follower.look(), follower.score)
+        return RunState(run.name, stage, follower.look(), follower.score)
 
 
-def _run_all(work: _Work, runs: list[PlannedRun], display: Display) -> None:
-    work.finished |= {run.name for run in runs if runs_module.finished(work.folder(run))}
+def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
+    work.finished |= {run.name for run in runs if finished_summary(work.folder(run))}
     if work.finished:
         display.note(f"{len(work.finished)} of {len(runs)} runs were finished before and are kept")
     waiting = [run for run in runs if run.name not in work.finished]
@@ -422,7 +317,7 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Display) -> None:
             display.close()
 
 
-def _fill(work: _Work, waiting: list[PlannedRun], display: Display) -> None:
+def _fill(work: _Work, waiting: list[PlannedRun], display: Progress) -> None:
     while len(work.running) < work.workers:
         run = ready(waiting, work.finished)
         if run is None:
@@ -432,19 +327,19 @@ def _fill(work: _Work, waiting: list[PlannedRun], display: Display) -> None:
         display.note(f"{run.name}: started")
 
 
-def _reap(work: _Work, display: Display) -> None:
+def _reap(work: _Work, display: Progress) -> None:
     for child in [child for child in work.running if child.process.poll() is not None]:
         work.running.remove(child)
-        if child.process.returncode != 0 or not runs_module.finished(work.folder(child.run)):
+        summary = finished_summary(work.folder(child.run)) if child.process.returncode == 0 else None
+        if summary is None:
             raise child_error(child, work.again)
         work.finished.add(child.run.name)
-        display.note(f"{child.run.name}: finished{_result(work, child.run)}")
+        display.note(f"{child.run.name}: finished{_result(summary, work.report)}")
 
 
-def _result(work: _Work, run: PlannedRun) -> str:
-    found = runs_module.summary(work.folder(run)) or {}
-    shown: list[str] = []
-    for measure in work.reported.compared[:2]:
-        value = found.get("test", {}).get(measure.side, {}).get(measure.score)
-        shown += [] if value is None else [f"{measure.title} {measure.shown(value)}"]
-    return f": test {', '.join(shown)}, {found.get('seconds', 0):.0f} s" if shown else ""
+def _result(summary: Mapping[str, Any], report: TaskReport) -> str:
+    texts: list[str] = []
+    for measure in report.compared[:2]:
+        value = summary.get("test", {}).get(measure.side, {}).get(measure.score)
+        texts += [] if value is None else [f"{measure.title} {measure.shown(value)}"]
+    return f": test {', '.join(texts)}, {summary.get('seconds', 0):.0f} s" if texts else ""

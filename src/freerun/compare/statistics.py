@@ -167,10 +167,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def word(difference: float, adjusted: float) -> str:
+def verdict_word(difference: float, adjusted: float) -> str:
     """The verdict word of a difference in something where lower is better: better, worse or not decided.
 
-    >>> word(-0.4, 0.01), word(0.4, 0.01), word(-0.4, 0.2)
+    >>> verdict_word(-0.4, 0.01), verdict_word(0.4, 0.01), verdict_word(-0.4, 0.2)
     ('better', 'worse', 'not decided')
     """
     if adjusted >= 1 - CONFIDENCE or difference == 0:

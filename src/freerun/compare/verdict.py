@@ -47,7 +47,7 @@ def cells(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]
     """arm -> metric -> its line of the summary, arms in order."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for entry in results["summary"]:
-        found.setdefault(entry["method"], {})[entry["metric"]] = entry
+        found.setdefault(entry["arm"], {})[entry["metric"]] = entry
     return found
 
 
@@ -84,7 +84,7 @@ def _framed(results: Mapping[str, Any]) -> Table:
 
     seeds = len({run["seed"] for run in results["runs"]})
     reported = task_report(results["recipe"])
-    words = f", {results['test_words']:,} {reported.test_noun}" if results["test_words"] else ""
+    words = f", {results['test_items']:,} {reported.test_noun}" if results["test_items"] else ""
     side = "free-running " if reported.primary.side == "free_running" else ""
     gaps = (each.title.rpartition(" ")[2] for each in reported.columns if each.side == "gap")
     gap = "".join(f"; free-running gap: free-running minus teacher-forced {name}" for name in gaps)
@@ -179,8 +179,8 @@ def sentence(results: Mapping[str, Any]) -> str:
     noises = {line["baseline"] for line in lines if line["control"]}
     parts: list[str] = []
     for line in lines:
-        same = [other for other in lines if other["method"] == line["method"]]
-        if line is not same[0] or line["method"] in noises:
+        same = [other for other in lines if other["arm"] == line["arm"]]
+        if line is not same[0] or line["arm"] in noises:
             continue
         # an arm against the baseline, then against its control, or, where it is the baseline, against that alone
         if one:
@@ -232,12 +232,12 @@ def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mappin
     against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
     size = f"{abs(line['difference']):.{measure.decimals}f} {measure.unit}".rstrip()
     way = f"{'lower' if line['difference'] < 0 else 'higher'} by {size} than" if line["difference"] else "level with"
-    return f"{line['method']} is {way} {against} in {measure.title}: {_numbers(line, measure, summary)}"
+    return f"{line['arm']} is {way} {against} in {measure.title}: {_numbers(line, measure, summary)}"
 
 
 def _numbers(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
-    means = {entry["method"]: entry["mean"] for entry in summary if entry["metric"] == measure.name}
-    return f"{measure.shown(means[line['method']])} against {measure.shown(means[line['baseline']])}"
+    means = {entry["arm"]: entry["mean"] for entry in summary if entry["metric"] == measure.name}
+    return f"{measure.shown(means[line['arm']])} against {measure.shown(means[line['baseline']])}"
 
 
 def _first(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
@@ -252,7 +252,7 @@ def _against_noise(line: Mapping[str, Any], measure: Metric) -> str:
 
 def _phrase(line: Mapping[str, Any]) -> str:
     against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
-    return _PHRASES[line["verdict"]].format(method=line["method"], baseline=against)
+    return _PHRASES[line["verdict"]].format(method=line["arm"], baseline=against)
 
 
 def _difference(line: Mapping[str, Any], measure: Metric) -> str:
@@ -270,7 +270,7 @@ def _difference(line: Mapping[str, Any], measure: Metric) -> str:
 
 def _basis(results: Mapping[str, Any]) -> str:
     seeds = len({run["seed"] for run in results["runs"]})
-    words, reported = results["test_words"], task_report(results["recipe"])
+    words, reported = results["test_items"], task_report(results["recipe"])
     counted = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f", {words:,} {reported.test_noun}" if words else "")
     if 1 < seeds < FEW_SEEDS:
         return f"{counted}; fewer than {FEW_SEEDS} seeds: a hint, not a result"

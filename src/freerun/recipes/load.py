@@ -12,11 +12,11 @@ from freerun.errors import CheckpointError, NotInstalledError, ResourceError, Us
 from freerun.models.pretrained import Pretrained
 from freerun.recipes.build import build_data, load_pretrained, within_run
 from freerun.recipes.fields import read_section
-from freerun.recipes.folder import near_runs, saved_recipe
 from freerun.recipes.recipe import MODEL_KINDS
 from freerun.recipes.source import KeyLines, RecipeSource
 from freerun.tasks import DATA_KINDS, TASKS, DataSettings
 from freerun.tasks.base import TaskKind
+from freerun.training.run_folder import near_runs, read_recipe_file
 from freerun.types import evenly
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     refuse_not_finite(model, folder)
-    recipe = saved_recipe(folder) or {}
+    recipe = read_recipe_file(folder / "recipe.toml") or {}
     return LoadedRun(folder, model.eval(), task, codec, recipe, _section(folder, recipe, "evaluate", task.evaluate))
 
 

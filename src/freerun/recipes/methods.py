@@ -383,4 +383,4 @@ def _read_arm(
         said = f"`label` must be up to 100 characters, among them a letter or digit; got {shown(entry['label'])}"
         source.add((*path, "label"), said)
         return None
-    return Arm(method, label) if method is not None and label is not None else None
+    return Arm(label, method) if method is not None and label is not None else None

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from types import MappingProxyType
@@ -127,10 +128,29 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class Arm:
-    """One method of a comparison, and the name it goes by in tables and folders."""
+    """One method of a comparison, under the label that tables, figures and folders show.
 
-    method: MethodSettings
+    >>> Arm("from 1 to 0.5", MethodSettings("scheduled_sampling")).slug
+    'from-1-to-0.5'
+    """
+
     label: str
+    method: MethodSettings
+
+    @property
+    def reference(self) -> str | None:
+        """Label of the arm whose measured disagreement this arm's noise is matched to, or None."""
+        return next(filter(None, map(matched_label, self.method.parameters.values())), None)
+
+    @property
+    def slug(self) -> str:
+        """The label as a file name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label).strip("-.") or "arm"
+
+
+def matched_label(value: Any) -> str | None:
+    """Return LABEL of a value ``{matched_to = LABEL}`` of a method's parameter, None of any other."""
+    return str(value["matched_to"]) if isinstance(value, Mapping) and "matched_to" in value else None
 
 
 @dataclass(frozen=True)

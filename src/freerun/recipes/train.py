@@ -11,16 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.errors import CheckpointError, UserError, visible
 from freerun.recipes.build import build, rehearse
-from freerun.recipes.folder import check_folder, clear_run, probe, recipe_keys, same_recipe, without_paths, write_recipe
 from freerun.recipes.read import recipe_table
 from freerun.recipes.recipe import Recipe
-from freerun.training.changes import Keys, check_allow
-from freerun.training.run_folder import stage
+from freerun.tasks import task_of
+from freerun.tasks.base import full_score_name
+from freerun.training import fit, preflight
+from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys
+from freerun.training.loop import require_space
+from freerun.training.processes import join_processes
+from freerun.training.run_folder import (
+    FolderLock,
+    check_folder,
+    clear_run,
+    probe,
+    read_recipe_file,
+    stage,
+    write_recipe,
+)
+from freerun.training.state import Held
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
     from freerun.metrics.table import TaskReport
+
+_SIDES = ("free_running", "teacher_forced")
 
 
 def run_recipe(
@@ -57,12 +72,6 @@ def run_recipe(
         ResourceError: the disk is full, or too small for the run's checkpoints.
         OtherProcessError: started by ``torchrun``, and another process failed.
     """
-    from freerun.training import fit, preflight
-    from freerun.training.loop import require_space
-    from freerun.training.processes import join_processes
-    from freerun.training.run_folder import FolderLock
-    from freerun.training.state import Held
-
     folder, source = Path(out), None if init is None else Path(init)
     table, keys, lock = recipe_table(recipe, compare=False), recipe_keys(recipe), FolderLock(folder)
     check_allow(allow, keys, resume=resume)
@@ -93,8 +102,8 @@ def run_recipe(
         def ready() -> None:
             write_recipe(folder / "recipe.toml", table)
             if progress:
-                said = header(recipe, task.header(), method, model, folder, processes=processes.size)
-                print("\n".join(map(visible, said)), file=sys.stderr, flush=True)
+                lines = header(recipe, task.header(), method, model, folder, processes=processes.size)
+                print("\n".join(map(visible, lines)), file=sys.stderr, flush=True)
 
         processes.on_main_rank(enter)
         return fit(
@@ -117,6 +126,42 @@ def _refuse_changed(folder: Path, table: Mapping[str, Any], keys: Keys, allow: C
         raise CheckpointError("\n  ".join([f"{folder} was begun with another recipe:", *listed, f"help: {help_line}"]))
 
 
+def recipe_keys(recipe: Recipe) -> Keys:
+    """Return the keys of a recipe's sections; its name and where its data lie change no number."""
+    keys = section_keys(
+        data=type(recipe.data), model=type(recipe.model), train=type(recipe.train), evaluate=type(recipe.evaluate)
+    )
+    return Keys(keys.defaults, keys.non_semantic | {"name", "data.path"})
+
+
+def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()) -> list[str]:
+    """Return the changes that forbid going on with a run, with both values, and what to do; [] for none.
+
+    Args:
+        path: of the recipe that the run was begun with; it need not exist.
+        table: the resolved recipe.
+        keys: of its sections. Where the data lie may change: the checkpoint knows their fingerprint.
+        allow: keys that may have changed.
+    """
+    before = read_recipe_file(path)
+    if before is None:
+        return []
+    left, advice = refused(changes(flat(without_paths(before)), flat(without_paths(table)), keys), allow)
+    return [*(f"{each.key}: {each.before} there, {each.after} now" for each in left), *([advice] if left else [])]
+
+
+def without_paths(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the path of a measured rate: a moved run is the same, and its signature has the rates."""
+    method = table.get("method")
+    if not isinstance(method, Mapping):
+        return dict(table)
+    stripped = {
+        key: {"measured": "..."} if isinstance(value, Mapping) and "measured" in value else value
+        for key, value in method.items()
+    }
+    return {**table, "method": stripped}
+
+
 def _check_init(init: Path, folder: Path) -> None:
     if init.resolve() == folder.resolve():
         raise UserError(
@@ -130,7 +175,7 @@ def _check_init(init: Path, folder: Path) -> None:
 def header(
     recipe: Recipe, data: list[str], method: Any, model: Module, folder: Path, *, processes: int = 1
 ) -> list[str]:
-    """What a run says about itself before it begins, line by line."""
+    """Return what a run prints of itself before it begins, line by line."""
     parameters = sum(part.numel() for part in model.parameters())
     settings = recipe.train
     lines = [f"{recipe.name}, seed {recipe.seed}", *data, f"method: {method!r}"]
@@ -148,9 +193,6 @@ def header(
 
 def selection_note(recipe: Recipe) -> list[str]:
     """That exposure bias cannot move the score which weights are selected by, and why; [] where it can."""
-    from freerun.tasks import task_of
-    from freerun.tasks.base import full_score_name
-
     kind, name = task_of(recipe.data), full_score_name(recipe.train.select)
     side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
     measure = kind.reported().metric(f"{side}.{name.removeprefix(side + '_')}")
@@ -191,8 +233,6 @@ def direction(method: Any, updates: int) -> str:
 
 def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
     """A finished run's test scores, both sides beside each other, how they came about and what to do next."""
-    from freerun.tasks import task_of
-
     reported, test = task_of(recipe.data).reported(), summary.get("test", {})
     apart = tuple(prefix for _, prefix in reported.beside)
     names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]
@@ -215,9 +255,6 @@ def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> l
         )
     doing = ("diagnose", "generate", "evaluate") if recipe.data.family != "text" else ("generate", "evaluate")
     return [*lines, f"next: freerun {' | '.join(doing)} {shlex.quote(str(folder))}"]
-
-
-_SIDES = ("free_running", "teacher_forced")
 
 
 def _score_row(name: str, test: Mapping[str, Any], reported: TaskReport) -> str:

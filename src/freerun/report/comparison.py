@@ -29,7 +29,7 @@ def scores_section(results: Mapping[str, Any]) -> Raw:
     ]
     rows += [[Raw(f"<em>{name}</em>"), *map(Raw, texts)] for name, texts in references(results)]
     seeds = len({run["seed"] for run in results["runs"]})
-    words = f", {results['test_words']:,} {task_report(results['recipe']).test_noun}" if results["test_words"] else ""
+    words = f", {results['test_items']:,} {task_report(results['recipe']).test_noun}" if results["test_items"] else ""
     caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its {interval_name(results)}"
     return table(["arm", *(heading for _, heading, _ in columns(results))], rows, "numbers cards", caption)
 
@@ -49,7 +49,7 @@ def comparisons(results: Mapping[str, Any]) -> Raw:
     rows = [
         [
             _compared(reported.metric(line["metric"])),
-            f"{line['method']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
+            f"{line['arm']} \N{MINUS SIGN} {line['baseline']}" + (" (its matched noise)" if line["control"] else ""),
             signed(line["difference"], reported.metric(line["metric"]).decimals),
             _interval(line, reported.metric(line["metric"])),
             _probability(line["probability_better"]),
@@ -271,7 +271,7 @@ def _differences(results: Mapping[str, Any]) -> str:
 
 def _words(results: Mapping[str, Any], out: Path) -> str:
     line = min(results["comparisons"], key=lambda line: line["control"], default=None)
-    found = examples(results, out, (line["method"], line["baseline"])) if line else None
+    found = examples(results, out, (line["arm"], line["baseline"])) if line else None
     arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
     return differing_words(found, arms) if found else ""
 
@@ -286,7 +286,7 @@ def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
     reported = task_report(results["recipe"])
     facts = {
         reported.training_noun: first.get("examples"),
-        reported.test_noun: results["test_words"] or None,
+        reported.test_noun: results["test_items"] or None,
         "data fingerprint": results["runs"][0]["data"],
         "parameters": first.get("parameters"),
         **results["runs"][0]["versions"],

@@ -96,10 +96,10 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     kind, _, name = metric.partition(".")
     by_run = {(run["label"], run["seed"]): run.get(kind, {}).get(name) for run in results["runs"]}
     seeds = dict.fromkeys(run["seed"] for run in results["runs"])
-    pairs = [(by_run.get((line["method"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
+    pairs = [(by_run.get((line["arm"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
     return charts.Difference(
-        f"{line['method']} \N{MINUS SIGN} {line['baseline']}: {shown_verdict(results, line)}",
-        arms.index(line["method"]),
+        f"{line['arm']} \N{MINUS SIGN} {line['baseline']}: {shown_verdict(results, line)}",
+        arms.index(line["arm"]),
         line["difference"],
         line["low"],
         line["high"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from freerun.compare import runs as runs_module
+from freerun.training import run_folder
 
 _BINS = 40
 Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
@@ -28,7 +28,7 @@ def load(results: Mapping[str, Any], out: Path) -> Runs:
     """The events of every run, by arm."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for run in results["runs"]:
-        found.setdefault(run["label"], []).append(runs_module.events(out / run["folder"]))
+        found.setdefault(run["label"], []).append(run_folder.events(out / run["folder"]))
     return found
 
 
@@ -162,7 +162,7 @@ def examples(results: Mapping[str, Any], out: Path, pair: tuple[str, str], each:
     """Words that one arm of a pair says right and the other wrong, as many from either side."""
     found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for run in results["runs"]:
-        items = runs_module.items(out / run["folder"])
+        items = run_folder.items(out / run["folder"])
         found[run["label"], run["seed"]] = {str(item["source"]): item for item in items}
     seeds = [run["seed"] for run in results["runs"] if run["label"] == pair[0]]
     if not all(found.values()) or not seeds or not all("wrong" in item for item in found[pair[0], seeds[0]].values()):
@@ -210,7 +210,7 @@ class SampleOutputs:
 def sample_outputs(results: Mapping[str, Any], out: Path, each: int = 4) -> SampleOutputs | None:
     """What the arms say, for tasks in which nothing is simply right or wrong: translations, continuations."""
     seed = results["runs"][0]["seed"]
-    listed = {run["label"]: runs_module.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
+    listed = {run["label"]: run_folder.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
     items = next(iter(listed.values()))
     if not items or "wrong" in items[0] or "output" not in items[0]:  # words, and windows of values
         return None

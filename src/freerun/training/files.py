@@ -36,17 +36,27 @@ class _Manifest(TypedDict):
     name: NotRequired[str]
 
 
+def is_file(path: Path) -> bool:
+    """Return True for a file that is no link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
+def is_folder(path: Path) -> bool:
+    """Return True for a folder that is no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder of files so that a crash at any moment leaves the old state or the new one.
 
     Order: files into a temporary folder beside the target, each fsynced; ``manifest.json`` with sizes and SHA-256;
     fsync of the folder; rename; fsync of the parent. What somebody else put into the old folder is in the new one.
     """
-    temporary = target.with_name(f"{_TEMPORARY}{target.name}")
+    temporary = _temporary(target)
     try:
         target.parent.mkdir(exist_ok=True)
         for path in (target, temporary, _aside(target)):
-            if path.is_symlink() or (path.exists() and not path.is_dir()):
+            if not is_folder(path) and (path.is_symlink() or path.exists()):
                 raise OccupiedError(f"{path} is not a folder that a run wrote: move it away")
         _settle(target)
         temporary.mkdir()
@@ -65,15 +75,19 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         raise explained(error, target, sum(map(len, files.values()))) from error
 
 
+def _temporary(target: Path) -> Path:
+    return target.with_name(f"{_TEMPORARY}{target.name}")
+
+
 def _aside(target: Path) -> Path:
     return target.with_name(f"{_TEMPORARY}{target.name}{_ASIDE}")
 
 
 def _settle(target: Path) -> None:
     """Remove what is half written of a folder, and give back what was moved aside for it."""
-    shutil.rmtree(target.with_name(f"{_TEMPORARY}{target.name}"), ignore_errors=True)
+    shutil.rmtree(_temporary(target), ignore_errors=True)
     aside = _aside(target)
-    if not aside.is_dir() or aside.is_symlink():
+    if not is_folder(aside):
         return
     if not target.exists():
         aside.rename(target)
@@ -86,25 +100,23 @@ def _settle(target: Path) -> None:
 
 
 def _written(folder: Path) -> set[str]:
-    """The files of a folder that are as its manifest says: what somebody else made or changed is not among them."""
+    """Return the files of a folder that are as its manifest says."""
     try:
         stored = Stored(folder)
     except CheckpointError:
         return {MANIFEST}
-    found = {MANIFEST}
+    names = {MANIFEST}
     for name in stored.files:
         with suppress(CheckpointError):
             stored.check(name)
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def remove_folder(folder: Path, known: Collection[str]) -> None:
     """Remove what we wrote of a folder, and the folder if nothing else is in it."""
-    for name in {*known, *_written(folder)}:
-        path = folder / name
-        if path.is_file() and not path.is_symlink():
-            path.unlink()
+    for path in filter(is_file, [folder / name for name in {*known, *_written(folder)}]):
+        path.unlink()
     with suppress(OSError):  # not empty
         folder.rmdir()
 
@@ -134,9 +146,9 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write one file durably: the old content or the new one, never half."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    temporary = _temporary(path)
     for each in (path, temporary):
-        if each.is_symlink() or (each.exists() and not each.is_file()):
+        if not is_file(each) and (each.is_symlink() or each.exists()):
             raise OccupiedError(f"{each} is not a file that a run wrote: move it away")
     try:
         temporary.unlink(missing_ok=True)
@@ -164,7 +176,7 @@ def explained(error: OSError, path: Path, needed: int) -> UserError:
 
 def clean(folder: Path, ours: Callable[[str], bool]) -> None:
     """Remove what a killed writer left half written in a folder."""
-    if folder.is_symlink() or not folder.is_dir():
+    if not is_folder(folder):
         return
     for left in list(folder.iterdir()):
         name = left.name.removeprefix(_TEMPORARY).removesuffix(_ASIDE)

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl, and TensorBoard where asked for."""
+"""What a run writes and shows while it trains: metrics.jsonl, TensorBoard, and the progress of one run or many."""
 
 from __future__ import annotations
 
@@ -8,101 +8,142 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, needing
 from freerun.training.files import explained
 from freerun.training.json_shapes import Count
 
-_EVERY = 10.0
+_ALONE, _MANY = 10.0, 15.0
+"""Seconds between two lines of progress, of one run and of many."""
 
 
-class Progress(Protocol):
-    """Shows updates and says things in between."""
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is: its name, whether it is ``waiting``, ``running`` or ``done``, and its newest numbers."""
 
-    def update(self, done: int, record: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
-    def close(self) -> None: ...
+    name: str
+    stage: str
+    updates: int
+    facts: str = ""
 
 
-def _facts(record: dict[str, Any], lr: bool = True) -> str:
+def clock(seconds: float) -> str:
+    """Write a duration for people.
+
+    >>> clock(75), clock(3723)
+    ('1:15', '1:02:03')
+    """
+    whole = int(max(seconds, 0))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def update_facts(record: Mapping[str, Any], *, lr: bool = True) -> str:
+    """Write the numbers of an update that its progress shows."""
     text = f"loss {record['loss']:.4f}" + (f"  lr {record['lr']:.2e}" if lr else "")
     ratio = record.get("teacher_forcing_ratio")
     return text if ratio is None else f"{text}  teacher_forcing_ratio {ratio:.3f}"
 
 
-class _Silent:
-    def update(self, done: int, record: dict[str, Any]) -> None:
-        pass
+class Progress:
+    """Shows on standard error how far runs are, and prints lines in between; this one shows and prints nothing."""
 
-    def note(self, text: str) -> None:
-        pass
+    narrow = False
 
-    def close(self) -> None:
-        pass
+    def show(self, states: Sequence[RunState]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
 
 
-class _Lines:
-    def __init__(self, total: int, done: int) -> None:
-        self.total = total
-        self._began = self._last = time.monotonic()
-        self._start = done
+class _Lines(Progress):
+    def __init__(self, total: int, runs: int | None, done: int) -> None:
+        self._each, self._total, self._alone = total, total * (runs or 1), runs is None
+        self._began = time.monotonic()
+        self._last = self._began if self._alone else 0.0
+        self._start = done if self._alone else None
 
-    def update(self, done: int, record: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if now - self._last < _EVERY and done < self.total:
+    def show(self, states: Sequence[RunState]) -> None:
+        now, done = time.monotonic(), sum(state.updates for state in states)
+        self._start = done if self._start is None else self._start
+        at_end = self._alone and done >= self._total
+        if now - self._last < (_ALONE if self._alone else _MANY) and not at_end:
             return
         self._last = now
         speed = (done - self._start) / max(now - self._began, 1e-9)
-        left = (self.total - done) / max(speed, 1e-9)
-        self.note(f"update {done}/{self.total}  {_facts(record)}  {speed:.1f} updates/s  {left:.0f} s left")
+        left = (self._total - done) / max(speed, 1e-9)
+        if self._alone:
+            self.note(f"update {done}/{self._total}  {states[0].facts}  {speed:.1f} updates/s  {left:.0f} s left")
+            return
+        finished = sum(state.stage == "done" for state in states)
+        text = f"{clock(now - self._began)}  {finished} of {len(states)} runs done"
+        text += f", about {clock(left)} left" if speed > 0 and now - self._began > 5 else ""
+        running = [f"{s.name} {s.updates}/{self._each} {s.facts}".rstrip() for s in states if s.stage == "running"]
+        self.note("  |  ".join([text, *running]))
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        pass
 
-
-class _Bar:
-    def __init__(self, total: int, done: int) -> None:
+class _Bars(Progress):
+    def __init__(self, total: int, runs: int | None, done: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
         from rich.table import Column
 
         console = Console(stderr=True)
         # what a narrow terminal has no room for goes from the right: count and times stay, of the facts the rate goes
-        self._wide = console.width >= 100
-        self._bar = RichProgress(
-            *([TextColumn("training"), BarColumn()] if self._wide else [BarColumn(8)]),
-            MofNCompleteColumn(),
+        self.narrow = runs is None and console.width < 100
+        self._bars = RichProgress(
+            *([BarColumn(8)] if self.narrow else [TextColumn("{task.description}"), BarColumn(None if runs else 40)]),
+            TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True, ratio=1)),
+            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True, ratio=None if runs else 1)),
             console=console,
             expand=True,
         )
-        self._task = self._bar.add_task("training", total=total, completed=done, facts="")
-        self._bar.start()
+        self._each, self._alone, self._tasks = total, runs is None, dict[str, Any]()
+        name = "training" if self._alone else "[bold]all runs"
+        self._all = self._bars.add_task(name, total=total * (runs or 1), completed=done, facts="")
+        self._bars.start()
 
-    def update(self, done: int, record: dict[str, Any]) -> None:
-        self._bar.update(self._task, completed=done, facts=_facts(record, lr=self._wide))
+    def show(self, states: Sequence[RunState]) -> None:
+        finished, updates = sum(state.stage == "done" for state in states), sum(state.updates for state in states)
+        facts = states[0].facts if self._alone else f"{finished} of {len(states)} runs done"
+        self._bars.update(self._all, completed=updates, facts=facts)
+        for state in () if self._alone else states:
+            if state.stage == "running" and state.name not in self._tasks:
+                self._tasks[state.name] = self._bars.add_task(state.name, total=self._each, facts="")
+            if state.name in self._tasks:
+                self._bars.update(self._tasks[state.name], completed=state.updates, facts=state.facts)
+            if state.stage == "done" and state.name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(state.name))
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        self._bar.stop()
+        self._bars.stop()
 
 
-def progress_for(total: int, done: int, wanted: bool) -> Progress:
-    """The display that fits where standard error goes."""
-    if not wanted:
-        return _Silent()
-    return _Bar(total, done) if sys.stderr.isatty() else _Lines(total, done)
+def progress_for(total: int, *, runs: int | None = None, done: int = 0, visible: bool = True) -> Progress:
+    """Return the display that fits standard error.
+
+    Args:
+        total: updates of a run.
+        runs: how many there are; None: this process trains one.
+        done: updates made before.
+        visible: False shows nothing.
+    """
+    if not visible:
+        return Progress()
+    return (_Bars if sys.stderr.isatty() else _Lines)(total, runs, done)
 
 
 def jsonable(value: Any) -> Any:
@@ -189,20 +230,14 @@ class Metrics:
 
 
 class Unwritten:
-    """The metrics of a process that is not the first: nobody reads them, and one file is enough."""
+    """The metrics of a process that is not the first, which writes none."""
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def check(self) -> None:
-        """Nothing."""
+    def write(self, record: dict[str, Any]) -> None: ...
+    def check(self) -> None: ...
+    def close(self) -> None: ...
 
     def sync(self) -> int:
-        """0."""
         return 0
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def board_class() -> Any:

@@ -1,26 +1,19 @@
-"""What a training run may be told: one frozen record, checked as a whole."""
+"""The settings of a training run, each with its rule: they are a recipe's ``[train]``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
 
-from freerun.errors import UserError
+from freerun.arguments import Arguments, above, at_least, between, one_of
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
-DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
-AMP = ("no", "bf16")
-PARALLEL = ("ddp", "fsdp")
-DEVICES = ("given", "cpu", "cuda")
-
-
-def _free(default: Any) -> Any:
-    """A setting that changes no number of a run but by rounding: it may be another one when the run goes on."""
-    return field(default=default, metadata={"semantic": False})
+_SMALLEST = 1.2e-38
+"""The least positive number that float32 holds."""
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Arguments):
     """How long, how fast and on what a model is trained.
 
     Args:
@@ -61,92 +54,44 @@ class TrainSettings:
     64
     """
 
-    updates: int = 1000
-    batch_size: int = 64
-    accumulate: int = 1
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: int = 0
-    decay: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
-    clip: float = 1.0
-    ema: float = 0.0
-    amp: Literal["no", "bf16"] = "no"
+    updates: int = between(1, 99_999_999, 1000)  # the name of a checkpoint has eight digits
+    batch_size: int = at_least(1, 64)
+    accumulate: int = at_least(1, 1)
+    optimizer: Literal["adamw", "adam", "sgd"] = one_of(("adamw", "adam", "sgd"), "adamw")
+    lr: float = above(0, 1e-3)
+    weight_decay: float = at_least(0, 0.0)
+    warmup: int = at_least(0, 0)
+    decay: Literal["constant", "linear", "cosine", "inverse_sqrt"] = one_of(
+        ("constant", "linear", "cosine", "inverse_sqrt"), "constant"
+    )
+    clip: float = at_least(0, 1.0)
+    ema: float = between(0, 1, 0.0, ends="[)")
+    amp: Literal["no", "bf16"] = one_of(("no", "bf16"), "no")
     bucket: bool = True
-    threads: int = 1
-    evaluate_every: int = 500
-    evaluate_words: int | None = None
-    patience: int | None = None
+    threads: int = between(1, 1024, 1)
+    evaluate_every: int = at_least(1, 500)
+    evaluate_words: int | None = at_least(1, None)
+    patience: int | None = at_least(1, None)
     select: str = "per"
-    save_every: int = _free(500)
-    keep: int = _free(2)
-    seed: int = 0
-    tensorboard: bool = _free(False)
-    parallel: Literal["ddp", "fsdp"] = _free("ddp")
-    device: Literal["given", "cpu", "cuda"] = _free("given")
-    rank_timeout: int = _free(120)
+    save_every: int = at_least(1, 500, semantic=False)
+    keep: int = at_least(1, 2, semantic=False)
+    seed: int = between(0, 2**63 - 1, 0)
+    tensorboard: bool = field(default=False, metadata={"semantic": False})
+    parallel: Literal["ddp", "fsdp"] = one_of(("ddp", "fsdp"), "ddp", semantic=False)
+    device: Literal["given", "cpu", "cuda"] = one_of(("given", "cpu", "cuda"), "given", semantic=False)
+    rank_timeout: int = at_least(1, 120, semantic=False)
 
-    def __post_init__(self) -> None:
-        problems = _type_problems(self) or _range_problems(self)
-        if problems:
-            raise UserError(problems)
-
-
-_WHOLE = {"updates", "batch_size", "accumulate", "threads", "evaluate_every", "save_every", "keep", "rank_timeout"}
-_LARGEST = 2**53
-_MOST = {"threads": 1024, "updates": 99_999_999}  # the name of a checkpoint has eight digits
-_OPTIONAL = {"evaluate_words", "patience"}
-_SMALLEST = 1.2e-38
-_REAL = {"lr", "weight_decay", "clip", "ema"}
-_WORDS = {"optimizer": OPTIMIZERS, "decay": DECAYS, "amp": AMP, "parallel": PARALLEL, "device": DEVICES}
-
-
-def _type_problems(settings: TrainSettings) -> list[str]:
-    problems: list[str] = []
-    for each in fields(settings):
-        value: Any = getattr(settings, each.name)
-        if each.name in _WORDS or each.name == "select":
-            kind, right = "a word", isinstance(value, str)
-        elif each.name in _REAL:
-            kind, right = "a number", isinstance(value, int | float) and not isinstance(value, bool)
-        elif isinstance(each.default, bool):
-            kind, right = "true or false", isinstance(value, bool)
-        else:
-            kind, right = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-            right = right or (each.name in _OPTIONAL and value is None)
-        if not right:
-            problems.append(f"{each.name} must be {kind}; got {value!r}")
-    return problems
-
-
-def _range_problems(settings: TrainSettings) -> list[str]:
-    problems: list[str] = []
-    for name in (*sorted(_WHOLE), *sorted(_OPTIONAL)):
-        value = getattr(settings, name)
-        most = _MOST.get(name, _LARGEST)
-        if value is not None and not 1 <= value <= most:
-            bound = "at least 1" if value < 1 else f"at most {most}"
-            problems.append(f"{name} must be {bound}; got {value}")
-    for name, allowed in _WORDS.items():
-        if getattr(settings, name) not in allowed:
-            problems.append(f"{name} must be one of {', '.join(allowed)}; got {getattr(settings, name)!r}")
-    if not 0 < settings.lr < float("inf"):
-        problems.append(f"lr must be above 0 and finite; got {settings.lr}")
-    tiny = [name for name in sorted(_REAL) if 0 < getattr(settings, name) < _SMALLEST]
-    problems += [f"{name} must be at least {_SMALLEST:g}, as float32 holds no less" for name in tiny]
-    for name in ("weight_decay", "clip"):
-        if not 0 <= getattr(settings, name) < float("inf"):
-            problems.append(f"{name} must be 0 (off) or more; got {getattr(settings, name)}")
-    if not 0 <= settings.ema < 1:
-        problems.append(f"ema must be in [0, 1), for example 0.999, or 0 for none; got {settings.ema}")
-    # beside a number that is wrong itself, what must not exceed it is not judged
-    if settings.warmup < 0 or settings.warmup > settings.updates > 0:
-        problems.append(f"warmup must be in 0..updates = 0..{settings.updates}; got {settings.warmup}")
-    if settings.accumulate > settings.batch_size > 0:
-        problems.append(
-            f"accumulate cuts batch_size = {settings.batch_size} examples into micro-batches and can be at "
-            f"most that; got {settings.accumulate}"
-        )
-    if not 0 <= settings.seed < 2**63:
-        problems.append(f"seed must be 0 or more, and below 2**63; got {settings.seed}")
-    return problems
+    def problems(self) -> Iterable[str]:
+        """Say which settings do not go together, a line each."""
+        if not isinstance(self.select, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield f"select must be a word; got {self.select!r}"
+        for name in ("lr", "weight_decay", "clip", "ema"):
+            if 0 < getattr(self, name) < _SMALLEST:
+                yield f"{name} must be at least {_SMALLEST:g}, as float32 holds no less"
+        if self.warmup > self.updates:
+            yield f"warmup must be in 0..updates = 0..{self.updates}; got {self.warmup}"
+        if self.accumulate > self.batch_size:
+            yield (
+                f"accumulate cuts batch_size = {self.batch_size} examples into micro-batches and can be at most that; "
+                f"got {self.accumulate}"
+            )

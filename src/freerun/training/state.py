@@ -19,7 +19,7 @@ from freerun.tasks.base import Method, Task
 from freerun.training.batch_plan import BatchPlan
 from freerun.training.changes import Change, Keys, allowed
 from freerun.training.checkpoint import TrainObjects, TrainState, last_good
-from freerun.training.log import Board, Metrics, Progress, Unwritten
+from freerun.training.log import Board, Metrics, Progress, RunState, Unwritten, update_facts
 from freerun.training.optim import learning_rate
 from freerun.training.run_folder import FolderLock
 from freerun.training.settings import TrainSettings
@@ -140,7 +140,8 @@ class Run:
         self.metrics.write(record)
         if self.board is not None:
             self.board.write(record, tally.step)
-        self.progress.update(tally.step, record)
+        facts = update_facts(record, lr=not self.progress.narrow)
+        self.progress.show([RunState("training", "running", tally.step, facts)])
 
 
 def versions() -> dict[str, str]:
