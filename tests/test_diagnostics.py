@@ -664,4 +664,5 @@ def test_a_name_of_before_is_answered_with_the_present_one(old, new):
 
 
 def test_a_name_that_never_was_is_an_ordinary_attribute_error():
-    assert not hasattr(diagnostics, "nothing") and not hasattr(metrics, "nothing")
+    assert not hasattr(diagnostics, "nothing")
+    assert not hasattr(metrics, "nothing")
