@@ -115,10 +115,6 @@ def ignore() -> None:
 
 
 def stopped(number: int, text: str) -> StoppedError:
-    """The error that ends a run after a signal.
-
-    >>> stopped(signal.SIGTERM, "after 12 updates").exit_code
-    143
-    """
+    """The error that ends a run after a signal."""
     kind = StoppedError if number == signal.SIGINT else TerminatedError
     return kind(f"stopped by {signal.Signals(number).name} {text}")

@@ -350,10 +350,7 @@ class _InTraining(Probe):
 
 @contextmanager
 def _training(model: nn.Module) -> Generator[Any]:
-    """The model in the mode it would train in, every call with the same random numbers and buffers.
-
-    Modes, buffers and generators are as they were afterwards, bit for bit.
-    """
+    """The model in the mode it would train in, every call with the same random numbers and buffers."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     devices = sorted({b.device.index or 0 for b in (*model.parameters(), *model.buffers()) if b.is_cuda})

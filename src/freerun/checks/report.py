@@ -129,11 +129,7 @@ class Probe:
         return 100 * torch.finfo(self.outputs.dtype).eps * max(1.0, largest)
 
     def ask(self, batch: Batch, tried: str) -> Tensor:
-        """The model's outputs for another batch.
-
-        Raises:
-            Raised: the model raised, or its outputs have not the batch's rows and positions.
-        """
+        """The model's outputs for another batch."""
         try:
             outputs = self.model(batch)
         except Exception as error:  # whatever a model raises

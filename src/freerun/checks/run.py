@@ -106,11 +106,7 @@ def examine(
 
 
 def _given(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:
-    """The batch and the examples to be used.
-
-    Raises:
-        UserError: nothing to try the model on.
-    """
+    """The batch and the examples to be used."""
     if not callable(model) or isinstance(model, type | Batch):
         raise UserError(call_problems(model, batch, "check_model(model, batch)")[0])
     if not any((collate is None, callable(collate))):

@@ -112,13 +112,7 @@ _RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
 
 
 def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, Tensor]:
-    """(windows, past, values) and (windows, horizon, values) of a batch of either layout, float64.
-
-    Args:
-        batch: layout "past" (the past lies in the context) or "sequence" (past and horizon are one history).
-        horizon: positions of the horizon.
-        values: channels that are forecast; they come first in the past.
-    """
+    """(windows, past, values) and (windows, horizon, values) of a batch of either layout, float64."""
     context = batch.context
     if isinstance(context, dict) and "past" in context:
         past = context["past"][..., :values]
@@ -153,14 +147,7 @@ def fit_linear(
     """Ridge regression from past to horizon, all lead times at once; its penalty is the one of six that is best on dev.
 
     ``W = (X'X + r n I)^-1 X'Y``. At most 1024 numbers of the past are read, the last ones, and at most 4096 training
-    windows, spread evenly.
-
-    Args:
-        train: numbers of training windows -> their past and horizon, (n, past, values) and (n, horizon, values).
-        windows: how many there are.
-        dev: past and horizon of the windows that the penalty is chosen on.
-
-    Not a strong linear model (Zeng et al. 2023, arXiv:2205.13504: DLinear reads 336 steps and takes trends apart).
+    windows, spread evenly. Not a strong linear model (Zeng et al. 2023, arXiv:2205.13504: DLinear reads 336 steps).
     """
     count = min(windows, _WINDOWS)
     past, horizon = train([number * windows // count for number in range(count)])
@@ -179,18 +166,7 @@ def fit_linear(
 def naive_forecasts(
     past: Tensor, horizon: int, period: int | None, further: Mapping[str, Callable[[Tensor, int], Tensor]]
 ) -> dict[str, Tensor]:
-    """Name -> (windows, horizon, values): last value, last period (where one is known and in the past), mean, further.
-
-    Args:
-        past: (windows, past, values), normalised: the mean of the training part is 0.
-        horizon: positions to forecast.
-        period: steps after which the series repeats itself, more or less; None: it has none.
-        further: name -> from (past, horizon) to (windows, horizon, values), such as ``fit_linear`` gives.
-
-    >>> past = torch.tensor([[[1.0], [2.0], [3.0]]])
-    >>> {name: each.flatten().tolist() for name, each in naive_forecasts(past, 3, 2, {}).items()}["last_period"]
-    [2.0, 3.0, 2.0]
-    """
+    """Name -> (windows, horizon, values): last value, last period where one is known and in the past, mean, further."""
     found = {"last_value": last_value(past, horizon)}
     if period is not None and period <= past.shape[1]:
         found["last_period"] = last_period(past, horizon, period)

@@ -303,10 +303,7 @@ def nrmse_last_tenth(errors: Tensor) -> Tensor:
 
 
 def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
-    """Quantiles over the first dimension, linear between neighbours; infinite where a neighbour that counts is.
-
-    ``torch.quantile`` gives NaN there.
-    """
+    """Quantiles over the first dimension, linear between neighbours; infinite where a neighbour that counts is."""
     if not all(is_number(level) and 0 <= level <= 1 for level in levels):
         raise UserError(f"levels must be numbers in [0, 1]; got {levels!r}")
     ordered = values.sort(0).values

@@ -99,11 +99,7 @@ class Metric:
         )
 
     def shown(self, value: float, decimals: int | None = None) -> str:
-        """A value with its sign.
-
-        >>> Metric("free_running.wer", "free-running WER", "WER %").shown(30.04)
-        '30.04 %'
-        """
+        """A value with its sign."""
         return f"{value:.{self.decimals if decimals is None else decimals}f}{self.sign}"
 
 

@@ -1,4 +1,4 @@
-"""What a model said by itself, measured without a reference: words, trigrams, repetition."""
+"""Scores of texts: edit distance, BLEU and chrF against references; words, trigrams and repetition without."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ Symbols = tuple[str, ...]
 
 
 def nearest(output: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """Edit distance to the nearest reference and that reference's length; of equally near ones the first.
-
-    >>> nearest(("K", "AE", "T"), [("K", "AA", "T", "S"), ("K", "AH", "T")])
-    (1, 3)
-    """
+    """Edit distance to the nearest reference and that reference's length; of equally near ones the first."""
     from rapidfuzz.distance import Levenshtein
 
     found = [(Levenshtein.distance(output, reference), len(reference)) for reference in references]
@@ -30,66 +26,43 @@ def score(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """PER and WER in percent, and every item's errors.
 
-    WER is the share of words whose output equals none of the word's references. PER is the sum of the edit
-    distances to the nearest reference over the sum of these references' lengths (so long words weigh more).
-
-    Args:
-        outputs: what was said, a tuple of symbols a word.
-        references: all references of each word.
-
-    Returns:
-        ``{"per", "wer"}`` and a list of ``{"errors", "length", "wrong"}``: edit distance to the nearest
-        reference, that reference's length, whether no reference is equal.
-
-    Raises:
-        UserError: nothing to score, lists of different lengths, words without reference or an empty one.
-
-    >>> score([("AH",), ("K", "AE")], [[("EY",), ("AH",)], [("K", "AE", "T")]])[0]
-    {'per': 25.0, 'wer': 50.0}
+    WER is the share of words whose output equals none of the word's references. PER is the sum of the edit distances
+    to the nearest reference over the sum of these references' lengths (so long words weigh more).
     """
-    if len(outputs) != len(references) or not outputs:
-        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
-    empty = [number for number, given in enumerate(references) if not given or not all(given)]
+    _check(outputs, references)
+    empty = [number for number, each in enumerate(references) if not each or not all(each)]
     if empty:
         raise UserError(f"every word needs references that are not empty; word {empty[0]} has {references[empty[0]]}")
     items: list[dict[str, Any]] = []
-    for output, given in zip(outputs, references, strict=True):
-        errors, length = nearest(output, given)
+    for output, each in zip(outputs, references, strict=True):
+        errors, length = nearest(output, each)
         items.append({"errors": errors, "length": length, "wrong": errors > 0})
     per = 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items)
     wer = 100 * sum(item["wrong"] for item in items) / len(items)
     return {"per": per, "wer": wer}, items
 
 
+def _check(outputs: Sequence[object], references: Sequence[object]) -> None:
+    if len(outputs) != len(references) or not outputs:
+        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
+
+
+def _check_lines(outputs: Sequence[str], references: Sequence[str], noun: str) -> None:
+    _check(outputs, references)
+    empty = [number for number, reference in enumerate(references) if not reference.split()]
+    if empty:
+        raise UserError(f"every {noun} needs a reference that is not empty; {noun} {empty[0]} has none")
+
+
 def score_translations(
     outputs: Sequence[str], references: Sequence[str]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Corpus BLEU and chrF of tokenised text, by sacreBLEU, and what BLEU is made of for every sentence.
+    """Corpus BLEU, chrF and length ratio of tokenised text, by sacreBLEU, and the sums behind BLEU of every sentence.
 
     The text is taken as its words, separated by blanks, with the case it has (``tokenize="none"``): on lower-cased,
     tokenised text this is the "tokenised BLEU" of papers, and not what sacreBLEU gives on raw text. chrF is chrF2.
-
-    Args:
-        outputs: what was said, one string a sentence.
-        references: one of each.
-
-    Returns:
-        ``{"bleu", "chrf", "length_ratio"}`` (the first two 0 to 100; output words / reference words), and for each
-        sentence ``{"bleu": [output words, reference words, right 1- to 4-grams, 1- to 4-grams in all]}``: BLEU is a
-        function of these numbers' sums, so that sentences can be drawn again.
-
-    Raises:
-        UserError: nothing to score, lists of different lengths, an empty reference; sacrebleu is not installed.
-
-    >>> scores, items = score_translations(["ein mann geht ."], ["ein mann geht ."])
-    >>> round(scores["bleu"], 6), items[0]["bleu"]
-    (100.0, [4, 4, 4, 3, 2, 1, 4, 3, 2, 1])
     """
-    if len(outputs) != len(references) or not outputs:
-        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
-    empty = [number for number, reference in enumerate(references) if not reference.split()]
-    if empty:
-        raise UserError(f"every sentence needs a reference that is not empty; sentence {empty[0]} has none")
+    _check_lines(outputs, references, "sentence")
     return _bleu_and_chrf(outputs, references, "none")
 
 
@@ -115,33 +88,14 @@ def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict
     BLEU is sacreBLEU's own default, which takes words apart itself (``tokenize="13a"``). ``cer`` is the sum of the edit
     distances in characters over the sum of the references' characters, so it may exceed 100; ``sequence_accuracy`` the
     share of outputs that equal their reference, blanks at both ends aside.
-
-    Args:
-        outputs: what was said, one text each.
-        references: one of each.
-
-    Returns:
-        ``{"chrf", "bleu", "cer", "sequence_accuracy", "length_ratio"}``, and for each text ``{"bleu": [...], "errors",
-        "length", "right"}``: what BLEU is made of, edit distance, the reference's characters, whether they are equal.
-
-    Raises:
-        UserError: nothing to score, lists of different lengths, an empty reference; sacrebleu is not installed.
-
-    >>> scores, items = score_texts(["A man walks.", "yes"], ["A man walks.", "no"])
-    >>> round(scores["cer"], 2), scores["sequence_accuracy"], items[1]["errors"]
-    (21.43, 50.0, 3)
     """
     from rapidfuzz.distance import Levenshtein
 
-    if len(outputs) != len(references) or not outputs:
-        raise UserError(f"outputs and references must be as many, at least 1; got {len(outputs)}, {len(references)}")
-    empty = [number for number, reference in enumerate(references) if not reference.split()]
-    if empty:
-        raise UserError(f"every text needs a reference that is not empty; text {empty[0]} has none")
+    _check_lines(outputs, references, "text")
     found, items = _bleu_and_chrf(outputs, references, "13a")
     for item, output, reference in zip(items, outputs, references, strict=True):
-        said, wanted = output.strip(), reference.strip()
-        item |= {"errors": Levenshtein.distance(said, wanted), "length": len(wanted), "right": said == wanted}
+        text, gold = output.strip(), reference.strip()
+        item |= {"errors": Levenshtein.distance(text, gold), "length": len(gold), "right": text == gold}
     scores = {
         "chrf": found["chrf"],
         "bleu": found["bleu"],
@@ -153,17 +107,10 @@ def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict
 
 
 def bleu(sums: Any) -> Any:
-    """Corpus BLEU from summed statistics, as sacreBLEU computes it (exponential smoothing), in percent.
+    """Corpus BLEU in percent from sums (..., 10) in sacreBLEU's order, with its exponential smoothing.
 
-    ``100 * min(1, exp(1 - r/c)) * (p_1 p_2 p_3 p_4)^(1/4)``; a p_n without a match counts ``1 / (2^k total_n)``, k
-    the number of such n so far.
-
-    Args:
-        sums: (..., 10) numpy array: system length c, reference length r, matches and totals of n = 1..4, sacreBLEU's
-            order.
-
-    >>> round(float(bleu([4.0, 4, 4, 3, 2, 1, 4, 3, 2, 1])), 6)
-    100.0
+    ``100 * min(1, exp(1 - r/c)) * (p_1 p_2 p_3 p_4)^(1/4)`` with system length c, reference length r and the matches
+    and totals of n = 1..4; a p_n without a match counts ``1 / (2^k total_n)``, k the number of such n so far.
     """
     import numpy as np
 
@@ -179,11 +126,7 @@ def bleu(sums: Any) -> Any:
 
 
 def bleu_signature(tokenize: str = "none") -> str:
-    """How BLEU is counted, as sacreBLEU writes it, with its version.
-
-    >>> bleu_signature().rsplit("|", 1)[0]
-    'nrefs:1|case:mixed|eff:no|tok:none|smooth:exp'
-    """
+    """How BLEU is counted, as sacreBLEU writes it, with its version."""
     metric = _sacrebleu().BLEU(tokenize=tokenize, force=True)
     metric.corpus_score(["a"], [["a"]])  # it knows the number of references from a score only
     return str(metric.get_signature())
@@ -211,13 +154,9 @@ def distinct_words(text: str) -> frozenset[str]:
 
 
 def novel_words(text: str, known: frozenset[str]) -> dict[str, int]:
-    """How many whole words a piece of text has (``words``), and how many of them are not known (``novel``).
+    """How many whole words a text has (``words``), and how many of them are not known (``novel``).
 
     A word at the very beginning or end may have been cut and does not count.
-
-    Args:
-        text: what was said.
-        known: from ``distinct_words``, of the training text.
 
     >>> novel_words("cut the dgo is blak cut", distinct_words("the dog is black"))
     {'novel': 2, 'words': 4}
@@ -227,11 +166,7 @@ def novel_words(text: str, known: frozenset[str]) -> dict[str, int]:
 
 
 def trigrams(texts: Sequence[str]) -> Counter[str]:
-    """How often each string of three characters stands in some texts.
-
-    >>> trigrams(["abab"])
-    Counter({'aba': 1, 'bab': 1})
-    """
+    """How often each string of three characters stands in some texts."""
     return Counter(text[i : i + 3] for text in texts for i in range(len(text) - 2))
 
 
@@ -240,10 +175,6 @@ def js_divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float:
 
     ``JS(p, q) = (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2`` (Lin 1991). A small sample lies further from a large
     one of the same law than a large sample would: compare values of samples of one size only.
-
-    Args:
-        first: counts.
-        second: counts.
 
     >>> js_divergence({"abc": 1}, {"abc": 5}), js_divergence({"abc": 1}, {"xyz": 1})
     (0.0, 1.0)
