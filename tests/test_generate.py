@@ -265,7 +265,7 @@ def test_the_source_is_encoded_once(monkeypatch):
         ({"length": 2, "beams": 2, "draw": "sample"}, ["with beams=2 use draw='greedy'; got sample()"]),
         ({"length": 2, "draw": "nucleus", "length_penalty": -1}, ["draw must be one of", "length_penalty must"]),
         ({"length": 2, "draw": "point"}, ["for values: use 'greedy'"]),
-        ({"length": 2, "end": -1}, ["end must be the id"]),
+        ({"length": 2, "end": -1}, ["end must be at least 0"]),
         ({"length": 2, "end": 9}, ["one of the model's 4 ids; got 9"]),
     ],
 )

@@ -559,17 +559,17 @@ def function_cases() -> Iterator[Case]:
         return lambda: fr.generate(MODEL, IDS_BATCH, **({"length": 2} | named))
 
     for length in (0, -1, 2.5, "3", None, True, NAN, [2]):
-        yield Case(f"length={length}", generate(length=length), "length must be a whole number of at least 1")
+        yield Case(f"length={length}", generate(length=length), "length must be")
     for count in (0, -2, 1.5, "2", None, True):
-        yield Case(f"beams={count}", generate(beams=count), "beams must be a whole number")
-        yield Case(f"n_best={count}", generate(n_best=count), "n_best must be a whole number")
+        yield Case(f"beams={count}", generate(beams=count), "beams must be")
+        yield Case(f"n_best={count}", generate(n_best=count), "n_best must be")
     for end in (-1, 2.5, "</s>", True, [0], NAN):
-        yield Case(f"end={end}", generate(end=end), "end must be the id")
+        yield Case(f"end={end}", generate(end=end), "end must be .*the id of the end symbol")
     yield Case("an end beyond the vocabulary", generate(end=V), f"one of the model's {V} ids")
     for penalty in (-1, NAN, INF, "1", None):
-        yield Case(f"length_penalty={penalty}", generate(length_penalty=penalty), "length_penalty must be")
+        yield Case(f"length_penalty={penalty}", generate(length_penalty=penalty), "length_penalty must (be|lie)")
     for name, most in (("length", 2**24), ("beams", 2**16), ("length_penalty", 32)):
-        yield Case(f"{name} beyond {most}", generate(**{name: most + 1}), f"{name} must be .*{most}; got")
+        yield Case(f"{name} beyond {most}", generate(**{name: most + 1}), f"{name} must (be|lie) .*{most}[];]")
     for rounds in (True, 0, 1.0):
         says = "rounds must be at least 1"
         yield Case(f"rounds={rounds}", lambda r=rounds: demonstrated(r), says)

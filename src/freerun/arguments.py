@@ -201,8 +201,9 @@ def field_problems(settings: Any) -> list[str]:
     """What is wrong with the fields of a dataclass that have a rule, a line each."""
     problems: list[str] = []
     for name, rule in field_rules(type(settings)).items():
-        value = getattr(settings, name)
-        entries = cast(Sequence[Any], value) if isinstance(value, tuple | list) else (value,)
+        value, kind = getattr(settings, name), str(type(settings).__dataclass_fields__[name].type)
+        several = isinstance(value, tuple | list) and ("tuple" in kind or "Sequence" in kind)
+        entries = cast(Sequence[Any], value) if several else (value,)
         problems += [problem for entry in entries if (problem := rule.problem(name, entry))]
     return problems
 
@@ -333,7 +334,7 @@ class Arguments:
         problems, rules = field_problems(self), field_rules(type(self))
         kinds = [(rule, getattr(self, name)) for name, rule in rules.items() if isinstance(rule, Range)]
         # what goes together is judged of numbers only
-        if all(value is None or isinstance(value, tuple | list) or rule.fits_kind(value) for rule, value in kinds):
+        if all(value is None or isinstance(value, tuple) or rule.fits_kind(value) for rule, value in kinds):
             problems += self.problems()
         if problems:
             raise UserError(problems)

@@ -9,7 +9,7 @@ from typing import Any, Never, Protocol
 import torch
 from torch import Tensor
 
-from freerun.arguments import brief, is_number, unknown_argument
+from freerun.arguments import at_least, between, brief, field_problems, unknown_argument
 from freerun.batch import Batch
 from freerun.distributions import HEADS
 from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, resolve
@@ -30,41 +30,32 @@ from freerun.types import Cached, Encoder, Reader, Stepper
 
 
 def prompt_lengths(batch: Batch) -> Tensor:
-    """(batch,) how many entries at a row's beginning are known: neither eligible nor in the mask.
-
-    >>> ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
-    >>> said = torch.tensor([[False, False, True], [True, True, False]])
-    >>> prompt_lengths(Batch(ids, ids, said))
-    tensor([2, 0])
-    """
+    """(batch,) how many entries at a row's beginning are known: neither eligible nor in the mask."""
     return (~(batch.replaceable | batch.mask)).long().cumprod(1).sum(1)
 
 
-def lockstep_groups(model: Any, told: Tensor) -> list[Tensor]:
-    """Which rows go on side by side: all, or those with prompts of one length where a model steps in lockstep."""
+def lockstep_groups(model: Any, prompts: Tensor) -> list[Tensor]:
+    """Rows that go on side by side: all, or those with prompts of one length where a model steps in lockstep."""
     if has(model, Cached) or not has(model, Stepper):
-        return [torch.arange(len(told), device=told.device)]
-    return [(told == length).nonzero().squeeze(1) for length in told.unique()]
+        return [torch.arange(len(prompts), device=prompts.device)]
+    return [(prompts == length).nonzero().squeeze(1) for length in prompts.unique()]
 
 
-def start_decoding(model: Any, batch: Batch, told: Tensor, length: int) -> DecodingState:
-    """A walk from the batch's context and the first ``told`` (rows,) entries of its history, for ``length`` more.
-
-    The model's input holds zeros for everything else. Rows of one of the ``lockstep_groups`` agree in ``told``.
-    """
-    longest = int(told.max())
-    known = torch.arange(longest + length, device=told.device) < told[:, None]
+def start_decoding(model: Any, batch: Batch, prompts: Tensor, length: int) -> DecodingState:
+    """Start from the context and the first ``prompts`` (rows,) entries; everything else that the model reads is 0."""
+    longest = int(prompts.max())
+    known = torch.arange(longest + length, device=prompts.device) < prompts[:, None]
     history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
     history[known] = batch.history[:, :longest][known[:, :longest]]
     blank = batch.made(weights=None, eligible=None, rows=batch.row_numbers)
-    shown = blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
+    begun = blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
     if has(model, Encoder):
-        shown = model.encode(shown)
-    return _Steps(model, shown, told) if has(model, Stepper) else _Forwards(model, shown, told)
+        begun = model.encode(begun)
+    return _Steps(model, begun, prompts) if has(model, Stepper) else _Forwards(model, begun, prompts)
 
 
 class DecodingState(Protocol):
-    """A model on its way: predict the next position; go on with rows picked, repeated or dropped."""
+    """A model in the middle of decoding: predict the next position; go on with rows picked, repeated or dropped."""
 
     def predict(self) -> Tensor:
         """(n, vocab) or (n, value): the output at each row's next position."""
@@ -76,14 +67,16 @@ class DecodingState(Protocol):
 
 
 class _Steps:
-    def __init__(self, model: Stepper, batch: Batch, told: Tensor) -> None:
+    """Decoding by the model's own steps."""
+
+    def __init__(self, model: Stepper, batch: Batch, prompts: Tensor) -> None:
         self.model, self.size = model, batch.size
         self.state = model.start(batch)
-        longest = int(told.max())
+        longest = int(prompts.max())
         prompt = batch.history[:, :longest]
         if longest and has(model, Cached):
-            there = torch.arange(longest, device=told.device) < told[:, None]
-            self.state, _ = model.advance(self.state, model.embed(prompt[there]), told)
+            known = torch.arange(longest, device=prompts.device) < prompts[:, None]
+            self.state, _ = model.advance(self.state, model.embed(prompt[known]), prompts)
         elif longest and has(model, Reader):
             self.state = model.read(self.state, model.embed(prompt))
         elif longest:
@@ -94,29 +87,28 @@ class _Steps:
         return checked_rows(self.model.output(self.state), self.size)
 
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
-        if rows is not None and not _as_they_are(rows, self.size):
+        unchanged = rows is None or (len(rows) == self.size and torch.equal(rows, torch.arange(self.size).to(rows)))
+        if rows is not None and not unchanged:
             self.state, self.size = self.model.select(self.state, rows), rows.numel()
         self.state = self.model.step(self.state, self.model.embed(entries))
 
 
-def _as_they_are(rows: Tensor, size: int) -> bool:
-    return rows.numel() == size and torch.equal(rows, torch.arange(size, device=rows.device))
-
-
 class _Forwards:
-    def __init__(self, model: Any, batch: Batch, told: Tensor) -> None:
-        self.model, self.batch, self.done = model, batch, told
+    """Decoding by forwards over a growing history."""
+
+    def __init__(self, model: Any, batch: Batch, prompts: Tensor) -> None:
+        self.model, self.batch, self.done = model, batch, prompts
 
     def predict(self) -> Tensor:
         now = int(self.done.max()) + 1
         history = self.batch.history[:, :now]
-        shown = self.batch.made(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
-        return forward(self.model, shown)[torch.arange(len(self.done), device=history.device), self.done]
+        begun = self.batch.made(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
+        return forward(self.model, begun)[torch.arange(len(self.done), device=history.device), self.done]
 
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
         batch = self.batch if rows is None else self.batch.select(rows)
         done = self.done if rows is None else self.done[rows]
-        # out of place: a model may have kept the tensor it was given
+        # out of place: a model may have kept the tensor that it read
         history = batch.history.clone()
         history[torch.arange(len(done), device=history.device), done] = entries.to(history.dtype)
         self.batch, self.done = batch.made(history=history), done + 1
@@ -136,7 +128,7 @@ def log_probs(outputs: Tensor, end: int | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """What a model said on its own.
+    """Outputs of a free run.
 
     Args:
         entries: (batch, length) ids, ``end`` from the end on; (batch, n_best, length) where ``n_best > 1``,
@@ -156,15 +148,13 @@ class Generated:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What is asked for; the fields are the arguments of ``generate``."""
+    """The arguments of ``generate``; beyond their bounds memory or float32 ends first."""
 
-    __repr__ = brief
-
-    length: int
-    end: int | None
-    beams: int
-    length_penalty: float
-    n_best: int
+    length: int = between(1, 2**24)
+    end: int | None = at_least(0, hint="give the id of the end symbol")
+    beams: int = between(1, 2**16)
+    length_penalty: float = between(0, 32)
+    n_best: int = between(1, 2**16)
 
     def rank(self, scores: Tensor, length: int) -> Tensor:
         """What beams are compared by: scores / ((5 + length) / 6) ** length_penalty."""
@@ -174,22 +164,22 @@ class GenerateOptions:
 class _Pool:
     """The best hypotheses so far, finished or cut at the length; ``beams`` a row, best first."""
 
-    def __init__(self, size: int, ask: GenerateOptions, like: Tensor) -> None:
-        self.ask = ask
-        self.rank = like.new_full((size, ask.beams), -torch.inf)
+    def __init__(self, size: int, options: GenerateOptions, like: Tensor) -> None:
+        self.options = options
+        self.rank = like.new_full((size, options.beams), -torch.inf)
         self.scores = self.rank.clone()
-        self.lengths = torch.zeros(size, ask.beams, dtype=torch.int64, device=like.device)
-        fill = 0 if ask.end is None else ask.end
-        self.entries = self.lengths.new_full((size, ask.beams, ask.length), fill)
+        self.lengths = torch.zeros(size, options.beams, dtype=torch.int64, device=like.device)
+        fill = 0 if options.end is None else options.end
+        self.entries = self.lengths.new_full((size, options.beams, options.length), fill)
 
     def add(self, rows: Tensor, entries: Tensor, scores: Tensor, made: int, length: int) -> None:
         """Hypotheses of rows ((n,)): entries (n, k, length), scores (n, k), -inf where there is none.
 
         ``made`` entries were scored (the end symbol included), ``length`` of them come before the end.
         """
-        rank = torch.cat([self.rank[rows], self.ask.rank(scores, made)], 1)
+        rank = torch.cat([self.rank[rows], self.options.rank(scores, made)], 1)
         # stable: among equals the earlier found stays
-        best = rank.sort(dim=1, descending=True, stable=True).indices[:, : self.ask.beams]
+        best = rank.sort(dim=1, descending=True, stable=True).indices[:, : self.options.beams]
         lengths = torch.full(scores.shape, length, device=scores.device)
         self.rank[rows] = rank.gather(1, best)
         self.scores[rows] = torch.cat([self.scores[rows], scores], 1).gather(1, best)
@@ -202,54 +192,48 @@ class _Pool:
 
         A pool that is merely full is no reason to stop: what is alive may be far more probable.
         """
-        reachable = self.ask.rank(best, self.ask.length)  # a score only falls, the divisor only grows
-        return reachable <= self.rank[rows, self.ask.n_best - 1]
+        reachable = self.options.rank(best, self.options.length)  # a score only falls, the divisor only grows
+        return reachable <= self.rank[rows, self.options.n_best - 1]
 
     def result(self) -> Generated:
         """The n_best of each row; without the hypothesis axis for one."""
-        best = self.ask.n_best
+        best = self.options.n_best
         parts = (self.entries[:, :best], self.lengths[:, :best], self.scores[:, :best])
         return Generated(*(part[:, 0] if best == 1 else part for part in parts))
 
 
-def beam_search(walk: DecodingState, size: int, ask: GenerateOptions) -> Generated:
-    """The ``n_best`` hypotheses of each row; rows that are done leave the model at once.
-
-    Args:
-        walk: the model at position 0, one state a row.
-        size: rows.
-        ask: what is asked for; ``beams`` at least 2 (one is greedy).
-    """
-    predicted = log_probs(walk.predict(), ask.end)
-    pool = _Pool(size, ask, predicted)
+def beam_search(decoding: DecodingState, size: int, options: GenerateOptions) -> Generated:
+    """Return the ``n_best`` hypotheses of each row; rows that are done leave the model at once."""
+    predicted = log_probs(decoding.predict(), options.end)
+    pool = _Pool(size, options, predicted)
     rows = torch.arange(size, device=predicted.device)
     entries = pool.entries[:, :1].clone()  # (rows, alive, length)
     alive = predicted.new_zeros(size, 1)  # their scores; -inf: none
-    for t in range(ask.length):
+    for t in range(options.length):
         if t > 0:
-            predicted = log_probs(walk.predict(), ask.end)
+            predicted = log_probs(decoding.predict(), options.end)
         width, vocab = alive.shape[1], predicted.shape[1]
         continued = (alive[:, :, None] + predicted.view(-1, width, vocab)).flatten(1)
-        scores, places = _top(continued, min(2 * ask.beams, width * vocab))
+        scores, places = _top(continued, min(2 * options.beams, width * vocab))
         parents, symbols = places // vocab, places % vocab
-        reached = entries.gather(1, parents[..., None].expand(-1, -1, ask.length))
+        reached = entries.gather(1, parents[..., None].expand(-1, -1, options.length))
         reached[:, :, t] = symbols
-        ends = torch.zeros_like(symbols, dtype=torch.bool) if ask.end is None else symbols == ask.end
-        first = torch.arange(scores.shape[1], device=scores.device) < ask.beams
+        ends = torch.zeros_like(symbols, dtype=torch.bool) if options.end is None else symbols == options.end
+        first = torch.arange(scores.shape[1], device=scores.device) < options.beams
         pool.add(rows, reached, scores.masked_fill(~(ends & first), -torch.inf), t + 1, t)
         # the best that go on; where fewer do, the rest is dead weight of score -inf
         onward = scores.masked_fill(ends, -torch.inf)
-        alive, slots = (part[:, : ask.beams] for part in onward.sort(dim=1, descending=True, stable=True))
+        alive, slots = (part[:, : options.beams] for part in onward.sort(dim=1, descending=True, stable=True))
         parents, symbols = parents.gather(1, slots), symbols.gather(1, slots)
-        entries = reached.gather(1, slots[..., None].expand(-1, -1, ask.length))
-        if t + 1 == ask.length:
-            pool.add(rows, entries, alive, ask.length, ask.length)
+        entries = reached.gather(1, slots[..., None].expand(-1, -1, options.length))
+        if t + 1 == options.length:
+            pool.add(rows, entries, alive, options.length, options.length)
             break
         going = (~pool.settled(rows, alive[:, 0])).nonzero().squeeze(1)
         if going.numel() == 0:
             break
         states = (going[:, None] * width + parents[going]).flatten()
-        walk.advance(symbols[going].flatten(), states)
+        decoding.advance(symbols[going].flatten(), states)
         rows, alive, entries = rows[going], alive[going], entries[going]
     return pool.result()
 
@@ -315,11 +299,11 @@ def generate(
     n_best: int = 1,
     **unknown: Never,
 ) -> Generated:
-    """Let a model run freely: each output becomes the next input.
+    """Run a model freely: each output becomes the next input.
 
     ``entry[t] = draw(model(context, prompt, entry[:t]))``. A row's prompt is what its history begins with and is
     known: the leading entries that are neither eligible nor in the mask. Prompts may differ in length, each row
-    speaking where its own ends, or be padded on the left where the model can tell (``TransformerLM``: ``present``
+    going on where its own ends, or be padded on the left where the model can tell (``TransformerLM``: ``present``
     in the context). Greedily this is the history of ``free_running``, and at the same ``key`` and step 0 it is so
     for samples.
 
@@ -331,14 +315,14 @@ def generate(
     soon as the pool is full.
 
     Runs without gradient in evaluation mode and restores each submodule's mode. A model with the Stepper
-    methods goes on position by position, any other is asked with a growing history; one with ``encode``
+    methods goes on position by position, any other reads a growing history; one with ``encode``
     encodes once. A ``Cached`` model reads all prompts in one call; another Stepper reads them position by
     position, the rows of each prompt length by themselves.
 
     Args:
         model: from Batch to (batch, time, vocab) logits or (batch, time, value) values.
         batch: only ``context``, ``rows``, the kind of ``targets`` (ids or values) and the prompts are used; targets
-            and history may hold anything else, and the model is shown zeros in its place.
+            and history may hold anything else, and the model reads zeros in its place.
         length: entries to make at most for each row (2**24 at most), the end symbol included, the prompt not.
         end: id of the end symbol; None: there is none, and every row runs to ``length``.
         beams: 1 for greedy or sampling; more (2**16 at most) for beam search (ids only, with ``draw="greedy"``).
@@ -354,161 +338,132 @@ def generate(
         DivergedError: for logits that are NaN. Values are given back as they come, NaN and infinity too: a run that
             diverges is a result.
 
-    >>> class Count:  # says 1, then 2, then 0, whatever the context
+    >>> class Count:  # 1, then 2, then 0, whatever the context
     ...     def __call__(self, batch):
     ...         before = torch.nn.functional.pad(batch.history, (1, 0))[:, :-1]
     ...         return torch.nn.functional.one_hot((before + 1) % 3, 3) * 100.0
     >>> blank = torch.zeros(1, 1, dtype=torch.long)
-    >>> said = generate(Count(), Batch(blank, blank, blank == 0), length=5, end=0)
-    >>> said.entries, said.lengths
+    >>> found = generate(Count(), Batch(blank, blank, blank == 0), length=5, end=0)
+    >>> found.entries, found.lengths
     (tensor([[1, 2, 0, 0, 0]]), tensor([2]))
 
-    A prompt: the 1 is known, the rest is to be said.
+    A prompt: the 1 is known, the rest is generated.
 
-    >>> told = torch.tensor([[1, 0, 0]])
-    >>> generate(Count(), Batch(told, told, torch.tensor([[False, True, True]])), length=2).entries
+    >>> ids = torch.tensor([[1, 0, 0]])
+    >>> generate(Count(), Batch(ids, ids, torch.tensor([[False, True, True]])), length=2).entries
     tensor([[2, 0]])
 
-    What it is not: a way to be told anything after the prompt. An entry in the mask is to be said, whatever
-    ``eligible`` says of it.
+    What it is not: a way to feed anything after the prompt. An entry in the mask is generated, whatever ``eligible``
+    is there.
     """
     if problems := call_problems(model, batch, "generate(model, batch, length=...)"):
         raise UserError(problems)
-    made: Any = GenerateOptions  # its fields are looked at once they are in it
-    ask = made(length, end, beams, length_penalty, n_best)
+    # a length under another name is not missing as well
+    options: Any = GenerateOptions(1 if unknown and length is None else length, end, beams, length_penalty, n_best)  # type: ignore[arg-type]
     problems = [unknown_argument("generate", name, _KNOWN) for name in unknown]
-    problems += [*_range_problems(ask, bool(unknown)), *_kind_problems(batch, ask, draw)]
+    problems += field_problems(options)
+    if not problems and n_best > beams:
+        problems.append(f"n_best must not exceed beams = {beams}; got {n_best}: raise beams")
+    problems += _kind_problems(batch, options, draw)
     if whole(key) is None:
         problems.append(f"key must be a whole number; got {key!r}")
     if problems:
         raise UserError(problems)
     with explained_errors(model):
-        return _ran(unwrap(model), batch, ask, draw, key)
-
-
-_LONGEST, _WIDEST, _STEEPEST = 2**24, 2**16, 32  # beyond, memory or float32 ends first
+        return _generate(unwrap(model), batch, options, draw, key)
 
 
 _KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best")
 
 
-def _ran(model: Any, batch: Batch, ask: GenerateOptions, draw: str | Draw, key: int) -> Generated:
-    refuse_sharded(model, "generate calls a model as long as a row goes on", "give it a whole model")
-    chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
-    with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
-        groups = lockstep_groups(model, prompt_lengths(batch))
-        if len(groups) == 1:
-            return _run(model, batch, ask, chosen, key)
-        parts = [_run(model, batch.select(rows), ask, chosen, key) for rows in groups]
-        order = torch.cat(groups).argsort()
-        names = (each.name for each in fields(Generated))
-        return Generated(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))
-
-
-def _run(model: Any, batch: Batch, ask: GenerateOptions, draw: Draw, key: int) -> Generated:
-    told = prompt_lengths(batch)
-    walk = start_decoding(model, batch, told, ask.length)
-    if ask.beams > 1:
-        return beam_search(walk, batch.size, ask)
-
-    def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
-        # the key of a roll-in at step 0
-        noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], told[rows] + t, outputs.shape[-1])
-        return draw.choose(outputs, noise)
-
-    every = torch.arange(batch.size, device=told.device)
-    if not batch.is_discrete:
-        check_width(draw, walk.predict(), batch.history.shape[2])
-        return _values(walk, every, ask, choose)
-    return _one_each(walk, every, ask, choose)
-
-
-def _range_problems(ask: GenerateOptions, meant: bool) -> list[str]:
-    """Counts and ids out of range; a length under another name is not missing as well."""
-    counts: dict[str, tuple[Any, int]] = {
-        "length": (ask.length, _LONGEST),
-        "beams": (ask.beams, _WIDEST),
-        "n_best": (ask.n_best, _WIDEST),
-    }
-    if meant:
-        counts.pop("length")
-    problems = [
-        f"{name} must be a whole number of at least 1 and at most {most}; got {value!r}"
-        for name, (value, most) in counts.items()
-        if whole(value) is None or not 1 <= value <= most
-    ]
-    if not problems and not meant and ask.n_best > ask.beams:
-        problems.append(f"n_best must not exceed beams = {ask.beams}; got {ask.n_best}: raise beams")
-    if not is_number(ask.length_penalty) or not 0 <= ask.length_penalty <= _STEEPEST:
-        problems.append(f"length_penalty must be a finite number from 0 to {_STEEPEST}; got {ask.length_penalty!r}")
-    if ask.end is not None and (whole(ask.end) is None or ask.end < 0):
-        problems.append(f"end must be the id of the end symbol, or None; got {ask.end!r}")
-    return problems
-
-
-def _kind_problems(batch: Batch, ask: GenerateOptions, draw: str | Draw) -> list[str]:
+def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> list[str]:
     problems: list[str] = []
     chosen = None
     try:
         chosen = resolve(draw)
     except UserError as error:
         problems += error.problems
-    many = isinstance(ask.beams, int) and ask.beams > 1
+    beams = options.beams
+    many = isinstance(beams, int) and beams > 1
     if batch.is_discrete:
         if chosen is not None and chosen.values:
             problems.append(f"targets are ids, and draw {chosen!r} is for values: use 'greedy' or 'sample'")
         elif many and chosen is not None and not isinstance(chosen, Greedy):
-            problems.append(f"beam search draws nothing: with beams={ask.beams} use draw='greedy'; got {chosen!r}")
-    else:
-        if chosen is not None and not chosen.values and draw != "greedy":
-            problems.append(f"targets are real values, and draw {chosen!r} is for ids: use draw='point'")
-        if many:
-            problems.append(f"beams are for ids, and targets are real values: use beams=1; got {ask.beams}")
-        if ask.end is not None:
-            problems.append(f"real values have no end symbol: use end=None; got {ask.end}")
+            problems.append(f"beam search draws nothing: with beams={beams} use draw='greedy'; got {chosen!r}")
+        return problems
+    if chosen is not None and not chosen.values and draw != "greedy":
+        problems.append(f"targets are real values, and draw {chosen!r} is for ids: use draw='point'")
+    if many:
+        problems.append(f"beams are for ids, and targets are real values: use beams=1; got {beams}")
+    if options.end is not None:
+        problems.append(f"real values have no end symbol: use end=None; got {options.end}")
     return problems
 
 
-def _values(
-    walk: DecodingState, rows: Tensor, ask: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor]
-) -> Generated:
+def _generate(model: Any, batch: Batch, options: GenerateOptions, draw: str | Draw, key: int) -> Generated:
+    refuse_sharded(model, "generate calls a model as long as a row goes on", "give it a whole model")
+    chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
+    with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
+        groups = lockstep_groups(model, prompt_lengths(batch))
+        if len(groups) == 1:
+            return _in_lockstep(model, batch, options, chosen, key)
+        parts = [_in_lockstep(model, batch.select(rows), options, chosen, key) for rows in groups]
+        order = torch.cat(groups).argsort()
+        names = (each.name for each in fields(Generated))
+        return Generated(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))
+
+
+def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw, key: int) -> Generated:
+    prompts = prompt_lengths(batch)
+    decoding = start_decoding(model, batch, prompts, options.length)
+    if options.beams > 1:
+        return beam_search(decoding, batch.size, options)
+
+    def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
+        # the key of a roll-in at step 0
+        noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], prompts[rows] + t, outputs.shape[-1])
+        return draw.choose(outputs, noise)
+
+    every = torch.arange(batch.size, device=prompts.device)
+    if batch.is_discrete:
+        return _ids(decoding, every, options, choose)
+    check_width(draw, decoding.predict(), batch.history.shape[2])
     entries: list[Tensor] = []
-    for t in range(ask.length):
-        entries.append(choose(walk.predict(), rows, t))
-        if t + 1 < ask.length:
-            walk.advance(entries[t], None)
-    lengths = torch.full_like(rows, ask.length)
-    return Generated(torch.stack(entries, 1), lengths, entries[0].new_zeros(len(rows)))
+    for t in range(options.length):
+        entries.append(choose(decoding.predict(), every, t))
+        if t + 1 < options.length:
+            decoding.advance(entries[t], None)
+    return Generated(torch.stack(entries, 1), torch.full_like(every, options.length), entries[0].new_zeros(batch.size))
 
 
-def _one_each(
-    walk: DecodingState, rows: Tensor, ask: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor]
+def _ids(
+    decoding: DecodingState, rows: Tensor, options: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor]
 ) -> Generated:
     """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
     size, device = rows.numel(), rows.device  # rows: those still carried
-    fill = 0 if ask.end is None else ask.end
-    entries = torch.full((size, ask.length), fill, dtype=torch.int64, device=device)
-    lengths = torch.full((size,), ask.length, device=device)
+    fill = 0 if options.end is None else options.end
+    entries = torch.full((size, options.length), fill, dtype=torch.int64, device=device)
+    lengths = torch.full((size,), options.length, device=device)
     scores: Tensor | None = None
     open_ = torch.ones_like(rows, dtype=torch.bool)  # of these, not ended
-    for t in range(ask.length):
-        outputs = walk.predict()
-        predicted = log_probs(outputs, ask.end)
+    for t in range(options.length):
+        outputs = decoding.predict()
+        predicted = log_probs(outputs, options.end)
         chosen = torch.where(open_, choose(outputs, rows, t), fill)
         gained = predicted.gather(1, chosen[:, None]).squeeze(1)
         scores = predicted.new_zeros(size) if scores is None else scores
         scores[rows] += torch.where(open_, gained, 0)
         entries[rows, t] = chosen
-        if ask.end is not None:
-            ended = open_ & (chosen == ask.end)
+        if options.end is not None:
+            ended = open_ & (chosen == options.end)
             lengths[rows[ended]] = t
             open_ = open_ & ~ended
         going = int(open_.sum())
-        if going == 0 or t + 1 == ask.length:
+        if going == 0 or t + 1 == options.length:
             break
         picked = open_.nonzero().squeeze(1) if going <= 0.75 * rows.numel() else None
         if picked is not None:
             rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
-        walk.advance(chosen, picked)
+        decoding.advance(chosen, picked)
     assert scores is not None
     return Generated(entries, lengths, scores)

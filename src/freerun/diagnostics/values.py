@@ -207,7 +207,7 @@ def _row(batches: Sequence[Batch], number: int) -> Batch:
 def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.4) -> Growth:
     """Fit how fast an error grows, and compare it with exp(lambda t), at which a perfect model's would.
 
-    ``rate``: slope of ``log error(t)`` over the lead times 1..n before the error first passes the ceiling;
+    ``rate``: least-squares slope of ``log error(t)`` over lead times 1..n, before the error first passes the ceiling;
     ``ratio[t] = error(t) / (error(1) exp(lambda (t - 1)))``: 1 where the error grows as any small error does in the
     system, above 1 where the model's own errors add to it.
 
