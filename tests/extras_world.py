@@ -16,7 +16,7 @@ ARMS = (
     '[compare]\nseeds = [0]\nworkers = 2\n[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n'
     '[[compare.arms]]\nmethod = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }\n'
 )
-PAIRS = '[data]\nkind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 60\ndev = 10\ntest = 10\n[model]\nsize = 8\n'
+PAIRS = '[data]\nkind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 60\ndev = 10\ntest = 10\n[model]\nsize = 8\n'
 CMUDICT = '[data]\nkind = "cmudict"\nlimit = 60\n[model]\nsize = 8\n'
 TEXT = '[data]\nkind = "text"\npath = "text.txt"\nlength = 8\ndev = 0.1\ntest = 0.1\n' \
     "[model]\nsize = 8\nlayers = 1\nheads = 2\nlongest = 16\n"  # fmt: skip

@@ -34,7 +34,7 @@ seed = 3
 [data]
 kind = "toy"
 symbols = 6
-longest = 4
+max_length = 4
 train = 60
 dev = 6
 test = 6
@@ -54,7 +54,7 @@ evaluate_every = 4
 save_every = 3
 """
 # most of its time is evaluation
-SLOW = RECIPE.replace("symbols = 6\nlongest = 4", "symbols = 16\nlongest = 5").replace(
+SLOW = RECIPE.replace("symbols = 6\nmax_length = 4", "symbols = 16\nmax_length = 5").replace(
     "dev = 6\ntest = 6", "dev = 400\ntest = 3000"
 )
 COMPARISON = (

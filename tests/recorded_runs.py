@@ -228,7 +228,7 @@ def every_kind(record: Record, only: Callable[[str], bool]) -> None:
     few, short = {"train": 90, "dev": 9, "test": 9}, {"unknown": "drop", "max_length": 12, "too_long": "drop"}
     kinds: dict[str, Callable[[], Any]] = {
         "copy": lambda: data.load_toy("copy"),
-        "reverse": lambda: data.load_toy("reverse", symbols=5, longest=6, seed=2, words=few),
+        "reverse": lambda: data.load_toy("reverse", symbols=5, max_length=6, seed=2, words=few),
         "cmudict": lambda: data.load_cmudict(data.PairOptions(limit=500, **short)),
         "pairs": lambda: data.load_pairs("pairs", data.PairOptions(drop_overlap=True, unknown="drop")),
         "pairs by language": lambda: data.load_pairs("pairs", language="dut"),

@@ -174,7 +174,7 @@ def test_windows_line_ends_and_a_byte_order_mark(tmp_path):
 
 
 def test_pairs_by_folder_or_by_three_files(tmp_path):
-    toy = 'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 200\ndev = 20\ntest = 20\n'
+    toy = 'kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\ntest = 20\n'
     base = changed(toy, 'kind = "pairs"\n')
     (missing,) = problems(tmp_path, base)
     assert missing.startswith("tiny.toml:4: `path` is missing: the folder that holds the train, dev and test files\n")
@@ -195,7 +195,10 @@ HOSTILE = {
     "size = 16": ["size = " + "9" * 5000, "a number, date or time is out of range"],
     "updates = 12": ["updates = " + "[" * 3000 + "]" * 3000, "nested too deeply"],
     "batch_size = 32": ["batch_size = 9223372036854775807", "`batch_size` must be at most 9007199254740992"],
-    "longest = 4": ["longest = 9223372036854775807", "`longest` must be from 2 to 100; got 9223372036854775807"],
+    "max_length = 4": [
+        "max_length = 9223372036854775807",
+        "`max_length` must be from 2 to 100; got 9223372036854775807",
+    ],
     "end = 0.5": [f"end = {10**17}", "`end` must be at most 9007199254740992"],
     "test = 20": ["test = 2000000000", "`test` must be from 1 to 10000000"],
 }
@@ -259,7 +262,7 @@ def test_the_finetune_recipe_turned_to_completions():
 
 def test_none_is_a_word_where_it_is_one_of_the_choices(tmp_path):
     series = TINY.replace(
-        'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 200\ndev = 20\ntest = 20',
+        'kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\ntest = 20',
         """kind = "series"
 path = "x.csv"
 normalisation = "none"

@@ -41,7 +41,7 @@ name = "tiny"
 [data]
 kind = "toy"
 symbols = 6
-longest = 4
+max_length = 4
 train = 40
 dev = 6
 test = 8

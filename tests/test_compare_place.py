@@ -56,7 +56,7 @@ def test_nothing_is_removed_before_the_data_are_read(tmp_path):
     out = tmp_path / "out"
     write_comparison(out, words=20, updates=20)
     before = files(out)
-    toy = 'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 200\ndev = 20\ntest = 20'
+    toy = 'kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\ntest = 20'
     recipe = write(tmp_path, changed(toy, f'kind = "pairs"\npath = "{tmp_path}/none"') + ARMS)
     with pytest.raises(UserError, match="none"):
         compare(recipe, [], out, overwrite=True, progress=False)

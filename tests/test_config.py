@@ -298,7 +298,7 @@ def test_nothing_is_removed_before_the_data_are_read(run, tmp_path):
     recipe = load_recipe(write(tmp_path))
     out = tmp_path / "out"
     run_recipe(recipe, out, progress=False)
-    pairs = load_recipe(write(tmp_path, changed('kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 200\ndev = 20\n'
+    pairs = load_recipe(write(tmp_path, changed('kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\n'
                                                 "test = 20", f'kind = "pairs"\npath = "{tmp_path}/none"')))  # fmt: skip
     with pytest.raises(UserError, match="none"):
         run_recipe(pairs, out, overwrite=True, progress=False)

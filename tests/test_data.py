@@ -132,7 +132,7 @@ def test_batch_is_the_examples_padded(cmu):
 
 
 def test_batch_of_128_takes_little_time():
-    data = load_toy("copy", symbols=26, longest=20, words={"train": 5000, "dev": 10, "test": 10})
+    data = load_toy("copy", symbols=26, max_length=20, words={"train": 5000, "dev": 10, "test": 10})
     order = torch.randperm(5000)[:128].tolist()
     data.batch(order)
     seconds = []
@@ -175,7 +175,7 @@ def test_coder_survives_its_description(cmu):
 
 def test_toys_are_what_they_say_and_disjoint():
     for task, made in (("copy", lambda s: s), ("reverse", lambda s: s[::-1])):
-        data = load_toy(task, symbols=20, longest=6, words={"train": 60, "dev": 20, "test": 20}, seed=3)
+        data = load_toy(task, symbols=20, max_length=6, words={"train": 60, "dev": 20, "test": 20}, seed=3)
         every = [source for pairs in data.splits.values() for source in pairs.sources]
         assert len(every) == len(set(every)) == 100
         assert all(target == made(source) for pairs in data.splits.values() for source, target in pairs.flat())
@@ -187,10 +187,10 @@ def test_toys_are_what_they_say_and_disjoint():
 
 def test_toy_arguments_are_checked_at_once():
     with pytest.raises(UserError) as caught:
-        load_toy("sort", symbols=1, longest=1, words={"train": 1})
+        load_toy("sort", symbols=1, max_length=1, words={"train": 1})
     assert len(caught.value.problems) == 4
     with pytest.raises(UserError, match="at most half are given"):
-        load_toy("copy", symbols=2, longest=3)
+        load_toy("copy", symbols=2, max_length=3)
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_vocabulary_refuses_what_cannot_be_told_apart():
 
 def test_the_end_symbol_counts_in_the_loss_and_is_never_replaced():
     """No position reads it: counting it among replaceable entries would make a matched noise rate too low."""
-    data = load_toy("copy", symbols=4, longest=5, words={"train": 20, "dev": 5, "test": 5}, seed=0)
+    data = load_toy("copy", symbols=4, max_length=5, words={"train": 20, "dev": 5, "test": 5}, seed=0)
     for batch in (data.batch(range(6)), data.reference_batch(data.evaluation("dev", None))):
         assert batch.eligible is not None
         assert torch.equal(batch.eligible[:, :-1], batch.mask[:, 1:])

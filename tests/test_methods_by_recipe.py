@@ -12,7 +12,7 @@ from parallel_text import write_parallel
 
 SIZES = {"recurrent": "size = 8", "transformer": "size = 8\nlayers = 1\nheads = 2"}
 SYSTEM = 'kind = "system"\nsystem = "lorenz63"\npast = 4\nhorizon = 3\nwindows = [16, 8, 8]\ntrajectories = 4'
-TOY = 'kind = "toy"\nsymbols = 6\nlongest = 4\ntrain = 40\ndev = 8\ntest = 8'
+TOY = 'kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 40\ndev = 8\ntest = 8'
 WORLDS = {
     "recurrent": TOY, "transformer": TOY, "transformer_lm": "text", "parallel transformer": "parallel",
     "t5": "pairs", "gpt2": "completions", "recurrent_forecaster": SYSTEM, "plain_forecaster": SYSTEM,

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freerun import data as data_module
 from freerun.data import PairCodec, Pairs, ParallelOptions, Subwords, load_pairs, read_pairs
 from freerun.errors import UserError
 from parallel_text import PAIRS, write_parallel
@@ -270,3 +271,11 @@ def test_sentences_of_one_file(tmp_path):
     assert [problem.split(": ")[0] for problem in caught.value.problems] == [f"{file}:2", f"{file}:3"]
     file.write_text("a  man\tein mann\n")
     assert read_pairs(file, tokeniser="subwords") == Pairs(["a man"], [["ein mann"]], str(file))
+
+
+@pytest.mark.parametrize("name", ["ParallelData", "ParallelCodec", "Sentences", "load_parallel", "read_sentences"])
+def test_an_old_name_is_answered_with_the_new_one(name):
+    with pytest.raises(UserError, match=rf"freerun\.data\.{name} is now "):
+        getattr(data_module, name)
+    with pytest.raises(AttributeError, match="no attribute 'something'"):
+        data_module.something  # noqa: B018

@@ -41,7 +41,7 @@ def test_no_class_that_holds_data_prints_all_of_it(cls):
 
 
 def toy():
-    return load_toy("copy", symbols=20, longest=12, words={"train": 3000, "dev": 300, "test": 300})
+    return load_toy("copy", symbols=20, max_length=12, words={"train": 3000, "dev": 300, "test": 300})
 
 
 def text():

@@ -309,13 +309,13 @@ def without(table: dict[str, Any], *names: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-NEW = ("ema", "evaluate_words", "device", "length_margin", "dropout", "longest", "stale", "changes", "processes")
+NEW = ("ema", "evaluate_words", "device", "length_margin", "dropout", "max_length", "stale", "changes", "processes")
 
 
 def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(
     started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = str(write(tmp_path, changed("longest = 4\n", ""), "b.toml"))
+    recipe = str(write(tmp_path, changed("max_length = 4\n", ""), "b.toml"))
     killed_at(9, lambda: run_recipe(load_recipe(recipe), tmp_path / "old", progress=False))
     old = tmp_path / "old"
     lines = [line for line in (old / "recipe.toml").read_text().splitlines() if line.split(" ")[0] not in NEW]
@@ -561,3 +561,8 @@ def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path: Path, recipe: str, 
     assert main(["diagnose", str(run), "--out", str(out), "--overwrite"]) == 3
     assert sorted((path.name, path.is_symlink(), path.is_dir()) for path in out.iterdir()) == before
     assert mine.read_text("utf-8") == "mine"
+
+
+def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown key `longest` in \[data\]\n  help: `longest` is now `max_length`"):
+        load_recipe(write(tmp_path, changed("max_length = 4\n", "longest = 4\n")))

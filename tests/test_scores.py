@@ -104,7 +104,7 @@ def test_one_wrong_choice_costs_more_running_freely(counting):
 def trained():
     """A small model, trained until it is right on some words and wrong on others."""
     torch.manual_seed(0)
-    data = load_toy("copy", symbols=5, longest=6, words={"train": 400, "dev": 100, "test": 60})
+    data = load_toy("copy", symbols=5, max_length=6, words={"train": 400, "dev": 100, "test": 60})
     model = RecurrentSeq2Seq(*data.codec.sizes, size=32, dropout=0.1)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for step in range(60):

@@ -9,7 +9,7 @@ seed = 3
 [data]
 kind = "toy"
 symbols = 6
-longest = 4
+max_length = 4
 train = 200
 dev = 20
 test = 20

@@ -23,7 +23,7 @@ SMALL = TrainSettings(
 
 
 def make_task(seed: int = 0) -> PairTask:
-    return PairTask(load_toy("reverse", words={"train": 80, "dev": 6, "test": 6}, longest=4, symbols=5, seed=seed))
+    return PairTask(load_toy("reverse", words={"train": 80, "dev": 6, "test": 6}, max_length=4, symbols=5, seed=seed))
 
 
 def make_model(task: Any, seed: int = 0, **settings: Any) -> Module:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from freerun.arguments import renamed
 from freerun.data.builtin_pairs import TOYS, load_cmudict, load_toy
 from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec, PairData, Pairs
@@ -49,6 +50,4 @@ _RENAMED = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _RENAMED:  # an AttributeError would not reach who writes "from freerun.data import ..."
-        raise ImportError(f"freerun.data.{name} is now {_RENAMED[name]}")
-    raise AttributeError(f"module 'freerun.data' has no attribute {name!r}")
+    raise renamed(__name__, name, _RENAMED)

@@ -87,18 +87,20 @@ def load_toy(
     task: str,
     *,
     symbols: int = 8,
-    longest: int = 8,
+    max_length: int = 8,
     words: Mapping[str, int] | None = None,
     seed: int = 0,
+    longest: None = None,
 ) -> PairData:
     """Random words over a small alphabet, to be copied or reversed; no word is in two splits.
 
     Args:
         task: "copy" or "reverse".
         symbols: size of the alphabet, 2 to 26.
-        longest: words have 2 to ``longest`` symbols.
+        max_length: words have 2 to ``max_length`` symbols.
         words: distinct words of each split; default 2,000 to train on, 200 for dev, 200 for test.
         seed: of the words.
+        longest: refused: the former name of ``max_length``.
 
     Raises:
         UserError: an argument is out of range, or there are not that many words; all problems at once.
@@ -108,26 +110,28 @@ def load_toy(
     >>> len(pairs), pairs.references[0][0] == pairs.sources[0][::-1]
     (5, True)
     """
+    if longest is not None:
+        raise UserError(f"longest is now max_length; write max_length={longest}")
     counts = dict(words) if words is not None else {"train": 2000, "dev": 200, "test": 200}
-    _check(task, symbols, longest, counts)
+    _check(task, symbols, max_length, counts)
     generator = random.Random(fold(seed, "toy"))
-    seen: dict[Symbols, None] = {tuple(LETTERS[:symbols]): None} if longest >= symbols else {}
+    seen: dict[Symbols, None] = {tuple(LETTERS[:symbols]): None} if max_length >= symbols else {}
     # every symbol must be seen in training: the alphabet is the first word, or cut into words
-    for start in range(0, 0 if seen else symbols, longest - 1):
-        seen[tuple((LETTERS[:symbols] * 2)[start : start + longest])] = None
+    for start in range(0, 0 if seen else symbols, max_length - 1):
+        seen[tuple((LETTERS[:symbols] * 2)[start : start + max_length])] = None
     while len(seen) < sum(counts.values()):
-        length = generator.randint(2, longest)
+        length = generator.randint(2, max_length)
         seen[tuple(generator.choices(LETTERS[:symbols], k=length))] = None
     sources = iter(seen)
     splits: dict[str, Pairs] = {}
     for split in SPLITS:
         chosen = [next(sources) for _ in range(counts[split])]
         splits[split] = Pairs(chosen, [[TOYS[task](source)] for source in chosen], f"{task}, {split}")
-    return PairData(splits, f"{task}: {symbols} symbols, words of 2 to {longest}, seed {seed}")
+    return PairData(splits, f"{task}: {symbols} symbols, words of 2 to {max_length}, seed {seed}")
 
 
-def _check(task: str, symbols: int, longest: int, counts: Mapping[str, int]) -> None:
-    numbers = {"symbols": symbols, "longest": longest, **counts}
+def _check(task: str, symbols: int, max_length: int, counts: Mapping[str, int]) -> None:
+    numbers = {"symbols": symbols, "max_length": max_length, **counts}
     problems = [
         f"{name} must be a whole number of at most {_MOST:,}; got {shown(number)}"
         for name, number in numbers.items()
@@ -139,18 +143,18 @@ def _check(task: str, symbols: int, longest: int, counts: Mapping[str, int]) -> 
         problems.append(f"task must be one of {', '.join(TOYS)}; got {task!r}")
     if not 2 <= symbols <= len(LETTERS):
         problems.append(f"symbols must lie in [2, {len(LETTERS)}]; got {symbols}")
-    if longest < 2:
-        problems.append(f"longest must be at least 2; got {longest}")
+    if max_length < 2:
+        problems.append(f"max_length must be at least 2; got {max_length}")
     if set(counts) != set(SPLITS) or min(counts.values(), default=0) < 1:
         problems.append(f"words must give train, dev and test at least 1 each; got {dict(counts)}")
     if not problems:
         needed = sum(counts.values())
-        possible = sum(symbols**length for length in range(2, longest + 1))
+        possible = sum(symbols**length for length in range(2, max_length + 1))
         # at more than half of all words, drawing until enough are distinct takes long
         if 2 * needed > possible:
             problems.append(
-                f"{needed} words asked for; of the {possible} words of 2 to {longest} symbols over {symbols} "
-                "at most half are given; raise symbols or longest, or ask for fewer words"
+                f"{needed} words asked for; of the {possible} words of 2 to {max_length} symbols over {symbols} "
+                "at most half are given; raise symbols or max_length, or ask for fewer words"
             )
         if counts["train"] < symbols:
             problems.append(f"train must hold at least {symbols} words, so that every symbol is seen")

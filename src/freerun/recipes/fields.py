@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from freerun.arguments import MOST, Range, is_number, nearest
 from freerun.errors import DATA, UserError, shown, visible
 from freerun.errors import shown as in_python
-from freerun.recipes.source import KeyPath, RecipeSource
+from freerun.recipes.source import KeyPath, RecipeSource, dotted
+from freerun.training.changes import RENAMED_KEYS
 
 if TYPE_CHECKING:
     from freerun.types import Step
@@ -102,7 +103,9 @@ def check_keys(
     """Note every key that is not known, with the nearest one or the section it belongs to."""
     unknown = [key for key in table if key not in known]
     for key in unknown:
-        source.add((*path, key), f"unknown key `{key}` {_within(path)}", _hint(key, known, elsewhere or {}))
+        new = RENAMED_KEYS.get(dotted((*path, key)), "").rpartition(".")[2]
+        hint = f"`{key}` is now `{new}`" if new in known else _hint(key, known, elsewhere or {})
+        source.add((*path, key), f"unknown key `{key}` {_within(path)}", hint)
     return not unknown
 
 

@@ -16,6 +16,7 @@ from freerun.recipes.recipe import MODEL_KINDS
 from freerun.recipes.source import KeyLines, RecipeSource
 from freerun.tasks import DATA_KINDS, TASKS, DataSettings
 from freerun.tasks.base import TaskKind
+from freerun.training.changes import with_new_keys
 from freerun.training.run_folder import near_runs, read_recipe_file
 from freerun.types import evenly
 
@@ -229,7 +230,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     refuse_not_finite(model, folder)
-    recipe = read_recipe_file(folder / "recipe.toml") or {}
+    recipe = with_new_keys(read_recipe_file(folder / "recipe.toml") or {})
     return LoadedRun(folder, model.eval(), task, codec, recipe, _section(folder, recipe, "evaluate", task.evaluate))
 
 

@@ -16,7 +16,7 @@ from freerun.recipes.recipe import Recipe
 from freerun.tasks import task_of
 from freerun.tasks.base import full_score_name
 from freerun.training import fit, preflight
-from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys
+from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys, with_new_keys
 from freerun.training.loop import require_space
 from freerun.training.processes import join_processes
 from freerun.training.run_folder import (
@@ -146,7 +146,7 @@ def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collect
     before = read_recipe_file(path)
     if before is None:
         return []
-    left, advice = refused(changes(flat(without_paths(before)), flat(without_paths(table)), keys), allow)
+    left, advice = refused(changes(flat(without_paths(with_new_keys(before))), flat(without_paths(table)), keys), allow)
     return [*(f"{each.key}: {each.before} there, {each.after} now" for each in left), *([advice] if left else [])]
 
 

@@ -304,7 +304,7 @@ class PairsKind:
         if isinstance(settings, ToyData):
             words = {"train": settings.train, "dev": settings.dev, "test": settings.test}
             return load_toy(
-                settings.task, symbols=settings.symbols, longest=settings.longest, words=words, seed=settings.seed
+                settings.task, symbols=settings.symbols, max_length=settings.max_length, words=words, seed=settings.seed
             )
         shared: dict[str, Any] = {
             "limit": settings.limit, "max_length": settings.max_length, "too_long": settings.too_long

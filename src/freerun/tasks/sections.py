@@ -79,7 +79,7 @@ class ToyData:
     Args:
         task: what the target is.
         symbols: number of different symbols.
-        longest: strings have 2 to so many symbols.
+        max_length: strings have 2 to so many symbols.
         train: number of training strings; no string is in two splits.
         dev: number of strings that models are selected on.
         test: number of strings that results are reported on.
@@ -90,7 +90,7 @@ class ToyData:
     kind: Literal["toy"] = "toy"
     task: Literal["copy", "reverse"] = "copy"
     symbols: int = number_field(8, low=2, high=26)
-    longest: int = number_field(8, low=2, high=100)
+    max_length: int = number_field(8, low=2, high=100)
     train: int = number_field(2000, low=1, high=10**7)
     dev: int = number_field(200, low=1, high=10**7)
     test: int = number_field(200, low=1, high=10**7)

@@ -13,6 +13,9 @@ from freerun.errors import CheckpointError, UserError
 
 _NOTHING = "nothing"
 
+RENAMED_KEYS = {"data.longest": "data.max_length"}
+"""Keys of a recipe, dotted, as earlier versions wrote them -> what they are now."""
+
 
 class Identity(TypedDict):
     """What a checkpoint knows of the run that it is of."""
@@ -184,10 +187,26 @@ def refuse_other(
     return found
 
 
+def with_new_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a run of an earlier version with the keys of this one.
+
+    >>> with_new_keys({"data": {"kind": "toy", "longest": 4}})
+    {'data': {'kind': 'toy', 'max_length': 4}}
+    """
+    renamed = dict(recipe)
+    for old, new in RENAMED_KEYS.items():
+        section, key = old.split(".")
+        table = renamed.get(section)
+        if isinstance(table, dict) and key in table:
+            names = {key: new.split(".")[1]}
+            renamed[section] = {names.get(name, name): value for name, value in table.items()}
+    return renamed
+
+
 def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity by the keys that a recipe has; its [train] is compared as such, arms are other runs."""
     recipe = {
-        key: value for key, value in flat(identity.get("recipe", {})).items()
+        key: value for key, value in flat(with_new_keys(identity.get("recipe", {}))).items()
         if key not in ("name", "seed") and not key.startswith(("train.", "compare."))
     }  # fmt: skip
     named = flat({key: value for key, value in identity.items() if key != "recipe"})
