@@ -49,6 +49,7 @@ NAMES: dict[str, str] = {
 }
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
 TEXTS: dict[str, str] = {
+    r"the model is told the very entry": "the model reads the very entry",
     r"\bcoin=": "gate=",
     r"loss_on='own'": "loss_on='after_warmup'",
     r"enough=": "tolerance=",

@@ -101,7 +101,7 @@ def test_honest_models_pass():
 
 
 def test_the_articles_unshifted_model_is_refused_by_name():
-    with pytest.raises(UserError, match=r"^unshifted_history: .*told the very entry it must predict") as caught:
+    with pytest.raises(UserError, match=r"^unshifted_history: .*reads the very entry it must predict") as caught:
         check_model(UnshiftedSeq2SeqModel(2, 8, VALUE), values_batch())
     assert len(caught.value.problems) == 1
 

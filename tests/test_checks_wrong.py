@@ -298,7 +298,7 @@ REFUSED = [
     (KeepsASource, "rows_independent", "kept from an earlier call"),
     (KeepsAState, "deterministic", "keep nothing from one call for the next"),
     (OneBuffer, "deterministic", "writes into the tensor that it returned"),
-    (NothingToLearn, "learning", "nothing would be learnt"),
+    (NothingToLearn, "learning", "nothing would be learned"),
     (FixedLength, "length_inert", "tried on the batch's first 1 of 8 positions with the context unchanged"),
 ]  # fmt: skip
 WARNED = [

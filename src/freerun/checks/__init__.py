@@ -1,4 +1,4 @@
-"""Is a model what the methods take it for? Asked by changing what it must not read and seeing what moves."""
+"""Checks of a model: change what its outputs must not depend on, and see that they do not move."""
 
 from freerun.checks.report import Finding, Report
 from freerun.checks.run import check_model, examine

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from freerun.batch import Batch, select_rows
 from freerun.checks.report import (
-    Check,
     Probe,
     Raised,
     Verdict,
     difference,
-    distance,
     map_tree,
     raised,
     snapshot,
@@ -25,13 +23,12 @@ from freerun.checks.report import (
 )
 from freerun.errors import UserError
 
-_LOOSER = 10  # calls of different shapes
 # what a mask's name has beside that of its source: source_mask, src_key_padding_mask, input_lengths
 _ABOUT = re.compile(r"_?(key)?_?(pad|padding|attention)?_?(mask|length|len)s?$")
 
 
 def inputs_untouched(probe: Probe, before: dict[str, Any]) -> Verdict:
-    """The batch is as it was before the model's first call."""
+    """The batch is left as it is."""
     batch = probe.batch
     if changed := difference(before, batch, "batch"):
         return (
@@ -41,7 +38,8 @@ def inputs_untouched(probe: Probe, before: dict[str, Any]) -> Verdict:
     return None
 
 
-def _uses_context(probe: Probe) -> Verdict:
+def uses_context(probe: Probe) -> Verdict:
+    """The context moves outputs."""
     batch = probe.batch
     if batch.context is None or batch.size < 2:
         return ("not applicable", "the batch has no context, or one row")
@@ -58,7 +56,8 @@ def _uses_context(probe: Probe) -> Verdict:
     return None
 
 
-def _holds_targets(probe: Probe) -> Verdict:
+def holds_targets(probe: Probe) -> Verdict:
+    """The context does not hold the targets."""
     batch = probe.batch
     for at, leaf in tree_leaves(batch.context):
         if not isinstance(leaf, Tensor) or leaf.dim() != batch.targets.dim() or leaf.dtype != batch.targets.dtype:
@@ -82,7 +81,7 @@ def _holds_targets(probe: Probe) -> Verdict:
 
 @dataclass(frozen=True, eq=False)
 class _Padded:
-    """Which entries of a source are there.
+    """Which entries of a source are no padding.
 
     Args:
         there: (batch, n) bool, True = there.
@@ -144,17 +143,15 @@ def _last(path: str) -> str:
     return re.sub(r"\W", "", re.split(r"[\[.]", path)[-1]).lower()
 
 
-def _source_padding(probe: Probe) -> Verdict:
+def source_padding(probe: Probe) -> Verdict:
+    """Padding of the source moves no output."""
     batch, tried = probe.batch, False
     for padding in _padded(batch):
         short = (~padding.there.all(1) & batch.mask.any(1)).nonzero()[:4, 0].tolist()
         try:
             for row in short:
                 outputs = probe.ask(padding.picked(batch, row), f"row {row} without its source padding")
-                far = distance(
-                    outputs[0, batch.mask[row]], probe.outputs[row, batch.mask[row]], _LOOSER * probe.tolerance
-                )
-                if far:
+                if far := probe.apart(outputs[0, batch.mask[row]], probe.outputs[row, batch.mask[row]]):
                     found = _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
                     if padding.pad is None:
                         return found
@@ -180,7 +177,8 @@ def _reads_padding(path: str, tried: str, far: float) -> str:
     )
 
 
-def _source_order(probe: Probe) -> Verdict:
+def source_order(probe: Probe) -> Verdict:
+    """The order of the source moves outputs."""
     batch = probe.batch
     if batch.context is None:
         return ("not applicable", "the batch has no context")
@@ -225,13 +223,12 @@ def alone_equals_batch(probe: Probe, examples: Sequence[Any], collate: Callable[
             alone = probe.model(one)
         except Exception as error:  # whatever a model raises
             return f"{raised(f'example {n} alone', error)}; the forward must take a batch of one row"
-        wanted = outputs[n][whole.mask[n]]
         if not torch.equal(one.targets[one.mask], whole.targets[n][whole.mask[n]]):
             return (
                 f"example {n} has other targets (or other positions that count) alone than in a batch of "
                 f"{len(examples)}: what collate makes of an example may not depend on the others, but for padding"
             )
-        if far := distance(alone[0][one.mask[0]], wanted, _LOOSER * probe.tolerance):
+        if far := probe.apart(alone[0][one.mask[0]], outputs[n][whole.mask[n]]):
             return (
                 f"outputs of example {n} alone are {far:.2g} away from its outputs in a batch of {len(examples)}: "
                 "padding of source, prompt or history reaches them. Hide it from attention, means and recurrent "
@@ -251,15 +248,3 @@ def collated(examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Ba
     if made.size != len(examples):
         raise UserError(f"collate made {made.size} rows of {len(examples)} examples: one row an example")
     return made
-
-
-_SOURCE = "the forward must take contexts of any rows"
-
-_CHECKS = (
-    Check("uses_context", _uses_context, "the context moves outputs", "another context", _SOURCE),
-    Check("holds_targets", _holds_targets, "the context does not hold the targets", "another context", _SOURCE),
-    Check("source_padding", _source_padding, "padding of the source moves no output", "less padding", _SOURCE),
-    Check("source_order", _source_order, "the order of the source moves outputs", "a source turned round", _SOURCE),
-)
-
-CONTEXT: dict[str, Check] = {check.name: check for check in _CHECKS}

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
-from freerun.checks.report import Check, Finding, Probe, Verdict, distance
+from freerun.checks.report import Probe, Verdict, distance
 
 
 def shape(outputs: Any, batch: Batch) -> Verdict:
-    """(batch, time, vocab), or (batch, time, n * value) with n numbers a value, floating point."""
+    """Outputs are (batch, time, ...)."""
     values = batch.targets.shape[-1]
-    wanted = f"({batch.size}, {batch.time}, " + ("vocab)" if batch.is_discrete else f"{values})")
+    expected = f"({batch.size}, {batch.time}, " + ("vocab)" if batch.is_discrete else f"{values})")
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
-        return f"the model must return a floating-point tensor {wanted}; got {kind}"
+        return f"the model must return a floating-point tensor {expected}; got {kind}"
     got = tuple(outputs.shape)
     if len(got) != 3 or got[:2] != (batch.size, batch.time):
-        return f"outputs must be {wanted}, batch first; got {got}"
+        return f"outputs must be {expected}, batch first; got {got}"
     if not batch.is_discrete and (got[2] == 0 or got[2] % values):  # a distribution takes several numbers a value
-        return f"outputs must be {wanted} or, for a distribution, a multiple of the last number; got {got}"
+        return f"outputs must be {expected} or, for a distribution, a multiple of the last number; got {got}"
     counted = batch.targets[batch.mask]
     if batch.is_discrete and counted.numel() and got[2] <= int(counted.max()):
         return f"outputs have {got[2]} numbers a position, and the targets hold the id {int(counted.max())}"
     return None
 
 
-def _deterministic(probe: Probe) -> Verdict:
+def deterministic(probe: Probe) -> Verdict:
+    """A call gives the same again, whatever was read in between."""
     first = probe.model(probe.batch)
-    far = probe.moved(first)
-    if far:
+    if far := probe.moved(first):
         return (
             f"two calls in evaluation mode differ by {far:.2g}: draw random numbers only while self.training, and keep "
             "nothing from one call for the next (the other checks need this one)"
@@ -58,7 +57,8 @@ def _deterministic(probe: Probe) -> Verdict:
     return None
 
 
-def _finite(probe: Probe) -> Verdict:
+def finite(probe: Probe) -> Verdict:
+    """No NaN or infinity where it counts."""
     outputs = probe.outputs[probe.batch.mask]
     # a symbol ruled out by -inf is fine, unless it is the target
     broken = outputs.isnan() | (outputs == torch.inf)
@@ -76,7 +76,8 @@ def _finite(probe: Probe) -> Verdict:
     return None
 
 
-def _logits(probe: Probe) -> Verdict:
+def logits(probe: Probe) -> Verdict:
+    """Outputs are no probabilities."""
     if not probe.batch.is_discrete:
         return ("not applicable", "the targets are values")
     outputs = probe.outputs[probe.batch.mask].float()
@@ -89,8 +90,8 @@ def _logits(probe: Probe) -> Verdict:
     return None
 
 
-def _mask_polarity(probe: Probe) -> Verdict:
-    """Counted positions that are one padding symbol after the real ones."""
+def mask_polarity(probe: Probe) -> Verdict:
+    """What counts is not one symbol repeated."""
     batch = probe.batch
     counted, left_out = batch.targets[batch.mask], batch.targets[~batch.mask]
     if not len(left_out):
@@ -106,7 +107,8 @@ def _mask_polarity(probe: Probe) -> Verdict:
     return None
 
 
-def _reads_targets(probe: Probe) -> Verdict:
+def reads_targets(probe: Probe) -> Verdict:
+    """Changing targets moves no output."""
     other = probe.batch.made(targets=probe.changed(probe.batch.targets, probe.everywhere))
     if far := probe.moved(probe.ask(other, "the batch with other targets")):
         return (
@@ -116,7 +118,8 @@ def _reads_targets(probe: Probe) -> Verdict:
     return None
 
 
-def _reads_mask(probe: Probe) -> Verdict:
+def reads_mask(probe: Probe) -> Verdict:
+    """Changing mask, weights, eligible, rows moves no output."""
     batch = probe.batch
     numbers = batch.row_numbers.flip(0) + 1
     for what, other in (
@@ -131,7 +134,8 @@ def _reads_mask(probe: Probe) -> Verdict:
     return None
 
 
-def _causal(probe: Probe) -> Verdict:
+def causal(probe: Probe) -> Verdict:
+    """Changing history[j] moves no output before j."""
     for j, far in probe.reactions.items():
         if j and max(far[:j]):
             return (
@@ -141,18 +145,20 @@ def _causal(probe: Probe) -> Verdict:
     return None
 
 
-def _unshifted_history(probe: Probe) -> Verdict:
+def unshifted_history(probe: Probe) -> Verdict:
+    """Changing history[t] does not move the output at t."""
     for t, far in probe.reactions.items():
         if far[t]:
             return (
                 f"outputs at position t move when history[t] changes (by {far[t]:.2g} at t = {t}): under teacher "
-                "forcing the model is told the very entry it must predict. Shift inside the model, so that position "
+                "forcing the model reads the very entry it must predict. Shift inside the model, so that position "
                 "t reads history[:, :t]: torch.cat([start, history[:, :-1]], dim=1)"
             )
     return None
 
 
-def _reads_last_entry(probe: Probe) -> Verdict:
+def reads_last_entry(probe: Probe) -> Verdict:
+    """Changing history[t-1] moves outputs at t."""
     counted = probe.batch.mask.any(0).tolist()
     delays: list[int] = []
     for j, far in probe.reactions.items():
@@ -171,8 +177,9 @@ def _reads_last_entry(probe: Probe) -> Verdict:
     )
 
 
-def _uses_history(probe: Probe) -> Verdict:
-    if probe.moved(probe.told(probe.everywhere, "the batch with every history entry changed")) == 0:
+def uses_history(probe: Probe) -> Verdict:
+    """Changing the history moves outputs."""
+    if probe.moved(probe.with_history(probe.everywhere, "the batch with every history entry changed")) == 0:
         return (
             "warning",
             "no output moves when the whole history changes: the model is not autoregressive, and a roll-in can make "
@@ -181,8 +188,8 @@ def _uses_history(probe: Probe) -> Verdict:
     return None
 
 
-def _history_order(probe: Probe) -> Verdict:
-    """Outputs that depend on entries before the last, and not on their order."""
+def history_order(probe: Probe) -> Verdict:
+    """The order of the history moves outputs."""
     earlier = any(any(far[j + 2 :]) for j, far in probe.reactions.items())
     half = probe.batch.time // 2
     if not earlier or half < 2:
@@ -208,7 +215,8 @@ def _trailing(mask: Tensor) -> Tensor:
     return ~mask.flip(1).cummax(1).values.flip(1)
 
 
-def _pads_inert(probe: Probe) -> Verdict:
+def pads_inert(probe: Probe) -> Verdict:
+    """Changing padding moves no output that counts."""
     batch, pads = probe.batch, _trailing(probe.batch.mask)
     if not bool(pads.any()):
         return ("not applicable", "no row of this batch ends in padding")
@@ -221,7 +229,8 @@ def _pads_inert(probe: Probe) -> Verdict:
     return None
 
 
-def _length_inert(probe: Probe) -> Verdict:
+def length_inert(probe: Probe) -> Verdict:
+    """Cutting off later positions moves no output."""
     batch = probe.batch
     if batch.time < 2:
         return ("not applicable", "the batch has one position")
@@ -239,7 +248,8 @@ def _length_inert(probe: Probe) -> Verdict:
     return None
 
 
-def _rows_independent(probe: Probe) -> Verdict:
+def rows_independent(probe: Probe) -> Verdict:
+    """Changing other rows moves no output."""
     batch = probe.batch
     if batch.size < 2:
         return ("not applicable", "the batch has one row")
@@ -256,47 +266,8 @@ def _rows_independent(probe: Probe) -> Verdict:
     return None
 
 
-_FOLLOW = "make the forward follow batch.time, and slice what it reads of the context to it"
-
-
-_IDS = "the model must take any history of the ids (or finite values) that the batch holds"
-
-
-_FIELDS = "let the forward read batch.history and batch.context alone"
-
-
-_ROWS = "the forward must take any rows of a batch, its context with them"
-
-
-deterministic = Check(
-    "deterministic", _deterministic, "a call gives the same again, whatever was read in between",
-    "the same batch again", "a model must take several calls",
-)  # fmt: skip
-
-
-_CHECKS = (
-    Check("finite", _finite, "no NaN or infinity where it counts", "the batch", ""),
-    Check("logits", _logits, "outputs are no probabilities", "the batch", ""),
-    Check("mask_polarity", _mask_polarity, "what counts is not one symbol repeated", "the batch", ""),
-    Check("reads_targets", _reads_targets, "changing targets moves no output", "other targets", _FIELDS),
-    Check("reads_mask", _reads_mask, "changing mask, weights, eligible, rows moves no output", "another mask", _FIELDS),
-    Check("causal", _causal, "changing history[j] moves no output before j", "another history", _IDS),
-    Check("unshifted_history", _unshifted_history, "changing history[t] does not move the output at t", "another "
-          "history", _IDS),
-    Check("reads_last_entry", _reads_last_entry, "changing history[t-1] moves outputs at t", "another history", _IDS),
-    Check("pads_inert", _pads_inert, "changing padding moves no output that counts", "other padding", _IDS),
-    Check("length_inert", _length_inert, "cutting off later positions moves no output", "fewer positions", _FOLLOW),
-    Check("rows_independent", _rows_independent, "changing other rows moves no output", "a row repeated", _ROWS),
-    Check("uses_history", _uses_history, "changing the history moves outputs", "another history", _IDS),
-    Check("history_order", _history_order, "the order of the history moves outputs", "a history turned round", _IDS),
-)  # fmt: skip
-
-
-FORWARD: dict[str, Check] = {check.name: check for check in _CHECKS}
-
-
-def _learning(probe: Probe) -> Verdict:
-    """Outputs carry a gradient to the parameters."""
+def learning(probe: Probe) -> Verdict:
+    """Outputs carry a gradient."""
     model, batch = probe.model, probe.batch
     if not isinstance(model, nn.Module) or not any(weight.requires_grad for weight in model.parameters()):
         return ("not applicable", "the model is no module with parameters that learn")
@@ -305,13 +276,13 @@ def _learning(probe: Probe) -> Verdict:
     if outputs.requires_grad:
         return None
     return (
-        "outputs carry no gradient although parameters ask for one: nothing would be learnt; take no_grad, detach, "
+        "outputs carry no gradient although parameters ask for one: nothing would be learned; take no_grad, detach, "
         ".data and argmax out of the forward"
     )
 
 
-def _training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
-    """In training mode, too, outputs depend on history before them, and not on targets; ``known`` failed before."""
+def training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
+    """Training mode sees no future and no target."""
     model, batch = probe.model, probe.batch
     if not isinstance(model, nn.Module):
         return ("not applicable", "the model is no module")
@@ -325,8 +296,8 @@ def _training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
         probe = _InTraining(seeded, batch, outputs)
         if probe.moved(seeded(batch)):
             return ("not applicable", "outputs in training mode are random beyond PyTorch's generator")
-        for name in ("reads_targets", "causal", "unshifted_history"):
-            verdict = None if name in known else FORWARD[name].ask(probe)
+        for ask in (reads_targets, causal, unshifted_history):
+            verdict = None if ask.__name__ in known else ask(probe)
             if isinstance(verdict, str):
                 norms = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _NORMS) and m.training})
                 what = f" ({', '.join(norms)} takes its statistics over all positions and rows)" if norms else ""
@@ -374,15 +345,3 @@ def _training(model: nn.Module) -> Generator[Any]:
             restore()
             for module, training in modes:
                 module.training = training
-
-
-_MODES = "the forward must run in training mode as it does in evaluation mode"
-
-
-learning = Check("learning", _learning, "outputs carry a gradient", "the batch, with gradient", _MODES)
-
-
-def training_mode(refused: Iterable[Finding]) -> Check:
-    """The check in training mode, for what was not refused in evaluation mode."""
-    ask = partial(_training_mode, known=frozenset(finding.name for finding in refused))
-    return Check("training_mode", ask, "training mode sees no future and no target", "training mode", _MODES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import out_of_memory
+from freerun.rollin.model import supports
+from freerun.types import Stepper
 
 # a refusal; (another status, explanation); None: nothing stands against the model
 Verdict = str | tuple[str, str] | None
@@ -77,32 +79,53 @@ class Raised(Exception):  # noqa: N818 - carries what a model raised
 
 @dataclass(frozen=True)
 class Check:
-    """One question to a model.
+    """One check of a model.
 
     Args:
-        name: in reports.
-        ask: the question.
-        fine: what is known where nothing stands against the model.
-        tried: what the model was tried on, where the question has not named it.
+        ask: what it tries. Its name is the check's; its docstring says what holds of a model that passes.
+        tried: what the model was tried on, where ``ask`` has not named it.
         remedy: what to do where the model raises.
+        needs: a protocol that the model must have, else it does not apply.
     """
 
-    name: str
-    ask: Callable[[Any], Verdict]
-    fine: str
-    tried: str
-    remedy: str
+    ask: Callable[..., Verdict]
+    tried: str = "the batch"
+    remedy: str = ""
+    needs: type[Any] | None = None
+
+    @property
+    def _function(self) -> Callable[..., Verdict]:
+        return self.ask.func if isinstance(self.ask, partial) else self.ask
+
+    @property
+    def name(self) -> str:
+        """Its name in reports."""
+        return self._function.__name__.strip("_")
 
     def __call__(self, probe: Any) -> Finding:
-        """The finding; what the model raises is one, so that the other checks are heard too."""
+        """Return the finding; what the model raises is one, so that the other checks run too."""
+        if self.needs and not supports(probe.model, self.needs):
+            return Finding(self.name, "not applicable", f"the model has no {_methods(self.needs)}")
         try:
             verdict = self.ask(probe)
         except Exception as error:  # whatever a model raises
             text = str(error) if isinstance(error, Raised) else raised(self.tried, error)
             return Finding(self.name, "refused", f"{text}; {self.remedy}")
         if verdict is None:
-            return Finding(self.name, "ok", self.fine)
+            return Finding(self.name, "ok", _sentence(self._function.__doc__ or self.name))
         return Finding(self.name, *(("refused", verdict) if isinstance(verdict, str) else verdict))
+
+
+def _sentence(doc: str) -> str:
+    return (doc[:1].lower() + doc[1:]).rstrip(".")
+
+
+def _methods(protocol: type[Any]) -> str:
+    """The methods of a protocol by name; of one that extends Stepper its own."""
+    names = [name for name in vars(protocol) if not name.startswith("_")]
+    if protocol is not Stepper and issubclass(protocol, Stepper):
+        return f"{' and '.join(name for name in names if name != 'head')} beside the Stepper's methods"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def raised(tried: str, error: Exception) -> str:
@@ -153,14 +176,18 @@ class Probe:
         batch = self.batch
         return torch.cat([batch.history[batch.mask], batch.history[batch.replaceable]]).unique()
 
-    def told(self, where: Tensor, tried: str) -> Tensor:
-        """Outputs when the history is another one there."""
+    def with_history(self, where: Tensor, tried: str) -> Tensor:
+        """The outputs when the history is another one there."""
         return self.ask(self.batch.made(history=self.changed(self.batch.history, where)), tried)
 
     def moved(self, outputs: Tensor, where: Tensor | None = None) -> float:
         """How far outputs lie from the model's, at most, where asked and where the mask counts; 0: not at all."""
         counted = self.batch.mask if where is None else self.batch.mask & where
         return distance(outputs[counted], self.outputs[counted], self.tolerance)
+
+    def apart(self, a: Tensor, b: Tensor) -> float:
+        """How far outputs of two ways of computing lie apart; 0 within 10 tolerances."""
+        return distance(a, b, 10 * self.tolerance)
 
     @cached_property
     def positions(self) -> list[int]:
@@ -180,7 +207,7 @@ class Probe:
         for j in self.positions:
             where = torch.zeros_like(self.batch.mask)
             where[:, j] = True
-            outputs = self.told(where, f"the batch with history[:, {j}] changed")
+            outputs = self.with_history(where, f"the batch with history[:, {j}] changed")
             same = _same(outputs, self.outputs, self.tolerance) | ~self.batch.mask[..., None]
             far = (outputs - self.outputs).abs().nan_to_num(torch.inf, torch.inf).masked_fill(same, 0)
             found[j] = far.amax((0, 2)).tolist()

@@ -1,23 +1,65 @@
-"""Asking a model all checks."""
+"""All checks of a model, as one table, and running them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from freerun.batch import Batch
-from freerun.checks.context import CONTEXT, alone_equals_batch, collated, inputs_untouched
-from freerun.checks.forward import FORWARD, deterministic, learning, shape, training_mode
-from freerun.checks.protocols import PROTOCOLS
+from freerun.checks import context, forward, protocols
 from freerun.checks.report import Check, Probe, Report, snapshot
 from freerun.errors import UserError
 from freerun.rollin.model import call_problems, eval_mode
+from freerun.types import Cached, Detachable, Embedder, Encoder, Reader, Split, Stepper
 
 _ROWS = 8  # looked at most
+_IDS = "the model must take any history of the ids (or finite values) that the batch holds"
+_FIELDS = "let the forward read batch.history and batch.context alone"
+_FOLLOW = "make the forward follow batch.time, and slice what it reads of the context to it"
+_CONTEXT = "the forward must take contexts of any rows"
+_MODES = "the forward must run in training mode as it does in evaluation mode"
+_METHODS = "see freerun.types for what the methods take and return; without them parallel passes are used"
+
+_CHECKS = (
+    Check(forward.deterministic, "the same batch again", "a model must take several calls"),
+    Check(forward.finite),
+    Check(forward.logits),
+    Check(forward.mask_polarity),
+    Check(forward.reads_targets, "other targets", _FIELDS),
+    Check(forward.reads_mask, "another mask", _FIELDS),
+    Check(forward.causal, "another history", _IDS),
+    Check(forward.unshifted_history, "another history", _IDS),
+    Check(forward.reads_last_entry, "another history", _IDS),
+    Check(forward.pads_inert, "other padding", _IDS),
+    Check(forward.length_inert, "fewer positions", _FOLLOW),
+    Check(
+        forward.rows_independent, "a row repeated", "the forward must take any rows of a batch, its context with them"
+    ),
+    Check(forward.uses_history, "another history", _IDS),
+    Check(forward.history_order, "a history turned round", _IDS),
+    Check(context.uses_context, "another context", _CONTEXT),
+    Check(context.holds_targets, "another context", _CONTEXT),
+    Check(context.source_padding, "less padding", _CONTEXT),
+    Check(context.source_order, "a source turned round", _CONTEXT),
+    Check(protocols.step_equals_parallel, "start, output and step over the history", _METHODS, Stepper),
+    Check(protocols.stepper_embed, "embed of the whole history and of single entries", _METHODS, Stepper),
+    Check(protocols.stepper_state, "steps over the history, twice from the same states", _METHODS, Stepper),
+    Check(protocols.stepper_select, "select of reversed, repeated and fewer rows", _METHODS, Stepper),
+    Check(protocols.read_equals_steps, "read of the first half of the history", _METHODS, Reader),
+    Check(protocols.detach_keeps, "detach of the first state", _METHODS, Detachable),
+    Check(protocols.cache_equals_forward, "advance and crop of 2, 3 and 4 entries", _METHODS, Cached),
+    Check(protocols.encode_equals_forward, "an encoded batch", _METHODS, Encoder),
+    Check(protocols.split_equals_forward, "head of the hidden vectors that count", _METHODS, Split),
+    Check(protocols.vectors_equal_ids, "the history as vectors", _METHODS, Embedder),
+    Check(forward.learning, "the batch, with gradient", _MODES),
+)
+
+CHECKS: dict[str, Check] = {check.name: check for check in _CHECKS}
+"""Name -> check, in the order of a report."""
 
 Collate = Callable[[list[Any]], Batch]
 
@@ -77,36 +119,36 @@ def examine(
         examples: as for ``check_model``.
         collate: as for ``check_model``.
     """
-    batch, examples = _given(model, batch, examples, collate)
+    batch, examples = _inputs(model, batch, examples, collate)
     # a copy: a model that writes into its batch writes into ours
     batch = batch.select(torch.arange(min(batch.size, _ROWS), device=batch.history.device))
     before = snapshot(batch, "batch")
     with torch.no_grad(), eval_mode(model):
         outputs = model(batch)
-        found = [Check("shape", partial(shape, outputs), "outputs are (batch, time, ...)", "the batch", "")(batch)]
+        found = [Check(partial(forward.shape, outputs))(batch)]
         if found[-1].status != "ok":
             return Report(tuple(found))
         probe = Probe(model, batch, outputs.clone())
-        untouched = Check(
-            "inputs_untouched", partial(inputs_untouched, before=before), "the batch is left as it is", "the batch", ""
-        )
-        for check in (untouched, deterministic):  # the others need these
+        untouched = partial(context.inputs_untouched, before=before)
+        # the others need these two
+        for check in (Check(untouched), CHECKS["deterministic"]):
             found.append(check(probe))
             if found[-1].status != "ok":
                 return Report(tuple(found))
-        found += [check(probe) for check in (FORWARD | CONTEXT | PROTOCOLS).values()]
-        if examples and collate is not None:
-            alone = partial(alone_equals_batch, examples=examples, collate=collate)
-            fine = "each example alone equals itself in a batch"
-            found.append(Check("alone_equals_batch", alone, fine, "the examples", "see what collate makes")(probe))
-        found.append(learning(probe))
+        alone = partial(context.alone_equals_batch, examples=examples, collate=cast(Any, collate))
+        for check in _CHECKS[1:]:
+            if check.name == "learning" and examples and collate is not None:
+                found.append(Check(alone, "the examples", "see what collate makes")(probe))
+            found.append(check(probe))
+    known = frozenset(finding.name for finding in Report(tuple(found)).refused)
+    training = partial(forward.training_mode, known=known)
     with torch.no_grad():
-        found.append(training_mode(Report(tuple(found)).refused)(probe))
+        found.append(Check(training, "training mode", _MODES)(probe))
     return Report(tuple(found))
 
 
-def _given(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:
-    """The batch and the examples to be used."""
+def _inputs(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:
+    """The batch and the examples that are used."""
     if not callable(model) or isinstance(model, type | Batch):
         raise UserError(call_problems(model, batch, "check_model(model, batch)")[0])
     if not any((collate is None, callable(collate))):
@@ -117,7 +159,7 @@ def _given(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch, 
         raise UserError("examples and collate go together: collate makes a Batch of a list of examples")
     chosen = [] if examples is None else [examples[n] for n in range(min(_ROWS, len(examples)))]
     if batch is None and chosen:
-        batch = collated(chosen, collate)
+        batch = context.collated(chosen, collate)
     if not isinstance(batch, Batch):
         raise UserError(
             f"check_model(model, batch) needs a freerun.Batch to try the model on, or examples and collate; got "

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from freerun.batch import Batch
-from freerun.checks.forward import FORWARD, deterministic
-from freerun.checks.protocols import PROTOCOLS
 from freerun.checks.report import Check, Finding, Probe, Verdict
+from freerun.checks.run import CHECKS
 from freerun.errors import UserError
 from freerun.models.huggingface import HuggingFaceModel, keeps_all
 
@@ -131,13 +130,13 @@ _HELD = (
 def refusals(model: Any, batch: Batch, outputs: Tensor) -> list[Finding]:
     """What every model must hold."""
     tight, looser = Tight(model, batch, outputs), Looser(model, batch, outputs)
-    return [deterministic(tight), *(FORWARD[name](looser if name in _SHAPED else tight) for name in _HELD)]
+    return [CHECKS["deterministic"](tight), *(CHECKS[name](looser if name in _SHAPED else tight) for name in _HELD)]
 
 
 def at_length(model: Any, batch: Batch) -> list[Finding]:
     """What only longer rows show: attention in chunks or by hashing, rows that change with what stands beside them."""
     probe = Looser(model, batch, model(batch))
-    checks = [FORWARD["finite"], *(FORWARD[name] for name in _SHAPED), deterministic]
+    checks = [CHECKS["finite"], *(CHECKS[name] for name in _SHAPED), CHECKS["deterministic"]]
     return [replace(check(probe), name=f"{check.name}_at_{batch.time}") for check in checks]
 
 
@@ -153,20 +152,21 @@ def capability(what: str, made: Any, batch: Batch, outputs: Tensor) -> Finding:
     names, fine = CAPABILITIES[what]
     probe = Loose(made, batch, outputs)
     for name in names:
-        found = _KEEPS_ALL(probe) if name == "keeps_all" else PROTOCOLS[name](probe)
+        found = _KEEPS_ALL(probe) if name == "keeps_all" else CHECKS[name](probe)
         if found.status != "ok":
             return Finding(what, "not applicable", found.explanation)
     return Finding(what, "ok", fine)
 
 
 def _keeps_all(probe: Probe) -> Verdict:
+    """The cache holds keys and values."""
     state = probe.model.start(probe.batch)
     if hasattr(state, "cache") and not keeps_all(state.cache):
         return "the cache holds recurrent states, which take one entry at a time"
     return None
 
 
-_KEEPS_ALL = Check("keeps_all", _keeps_all, "the cache holds keys and values", "the first state", "step by step")
+_KEEPS_ALL = Check(_keeps_all, "the first state", "step by step")
 
 
 _STEPPER = ("step_equals_parallel", "stepper_state", "stepper_select")
