@@ -107,6 +107,15 @@ def _within(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - DATA]} ... {text[-DATA:]}"
 
 
+def refuse(problems: Sequence[str]) -> None:
+    """Raise UserError with all problems, if there are any.
+
+    >>> refuse([])
+    """
+    if problems:
+        raise UserError(problems)
+
+
 class NotInstalledError(UserError):
     """A package of one of freerun's extras is not installed, or cannot be imported."""
 

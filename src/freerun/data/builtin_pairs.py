@@ -12,7 +12,7 @@ from freerun.data.files import SPLITS, counted, read_lines
 from freerun.data.pair_files import VARIANT, PairOptions, PairRows, prepare, word_hash
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Symbols
-from freerun.errors import NotInstalledError, UserError, shown, whole
+from freerun.errors import NotInstalledError, UserError, refuse, shown, whole
 from freerun.keys import fold
 
 DEV_SHARE, TEST_SHARE = 0.05, 0.05
@@ -137,8 +137,7 @@ def _check(task: str, symbols: int, max_length: int, counts: Mapping[str, int]) 
         for name, number in numbers.items()
         if whole(number) is None or number > _MOST
     ]
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     if task not in TOYS:
         problems.append(f"task must be one of {', '.join(TOYS)}; got {task!r}")
     if not 2 <= symbols <= len(LETTERS):
@@ -158,5 +157,4 @@ def _check(task: str, symbols: int, max_length: int, counts: Mapping[str, int]) 
             )
         if counts["train"] < symbols:
             problems.append(f"train must hold at least {symbols} words, so that every symbol is seen")
-    if problems:
-        raise UserError(problems)
+    refuse(problems)

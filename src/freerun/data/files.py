@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freerun.arguments import brief
-from freerun.errors import UserError, listed, shown
+from freerun.errors import UserError, listed, refuse, shown
 
 SHOWN = 20
 LONGEST = 10_000
@@ -48,8 +48,7 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Mapping
             problems.append(f"describe.{name} must be a list of texts")
         if kind_of is int and not (type(value) is int and 1 <= value < 2**31):
             problems.append(f"describe.{name} must be a length, 1 or more; got {shown(value)}")
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
 
 
 def part_of(splits: Mapping[str, Any], split: str, items: int | None = None, name: str = "items") -> Any:
@@ -238,8 +237,7 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
             )
         else:
             problems.append(f"no {split} file: " + missing_message(folder / f"{prefix}{split}.txt"))
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return files
 
 
@@ -251,8 +249,7 @@ def _given_files(path: Mapping[str, str | Path], language: str | None) -> dict[s
         problems.append(f"paths must be given for train, dev and test; got {', '.join(path) or 'none'}")
     if language:
         problems.append(f"language = {language!r} has no effect on three given paths; leave it out")
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return {split: user_path(path[split]) for split in SPLITS}
 
 

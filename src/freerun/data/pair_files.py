@@ -24,7 +24,7 @@ from freerun.data.files import (
 )
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Subwords, Symbols
-from freerun.errors import UserError, shown
+from freerun.errors import UserError, refuse, shown
 
 TAB_FORMAT = "word<TAB>symbols separated by spaces"
 SPACE_FORMAT = "WORD  SYMBOL SYMBOL ... (spaces)"
@@ -69,8 +69,7 @@ def read_pairs(
     if tokeniser not in ("symbols", "subwords"):
         raise UserError(f'tokeniser must be "symbols" or "subwords"; got {shown(tokeniser)}')
     found, problems = (read_words if tokeniser == "symbols" else _read_sentences)(Path(path), encoding)
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return Pairs.of(found.rows, found.origin)
 
 
@@ -169,8 +168,7 @@ class PairOptions:
 
     def __post_init__(self) -> None:
         problems = field_problems(self) + encoding_problems(self.encoding)
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -209,8 +207,7 @@ class ParallelOptions:
             for name, value in (("source", self.source), ("target", self.target))
             if not value or value.startswith(".")
         ]
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
 def load_pairs(
@@ -277,8 +274,7 @@ def prepare(splits: Mapping[str, PairRows], options: PairOptions, name: str) -> 
     if train.rows:
         problems += [text for split in ("dev", "test") for text in _drop_unknown(splits[split], train, options)]
     problems += [_nothing_left(rows) for rows in splits.values() if not rows.rows and rows.dropped]
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return _data(splits, name)
 
 
@@ -385,8 +381,7 @@ def _load_sentences(
     for split, pair in paths.items():
         found[split], wrong = _read_aligned(split, pair, options)
         problems += wrong
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     train = found["train"]
     if options.limit is not None:
         _limit(train, options.limit, "line", lambda row: row.line)
@@ -397,8 +392,7 @@ def _load_sentences(
             for file, texts in zip(paths["train"], zip(*(row[1:] for row in train.rows), strict=True), strict=True)
         ]
         problems = _drop_long_sentences(train, sides, options.max_length, options.too_long)
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     name = f"{paths['train'][0].parent if path is None else path}, {options.source} to {options.target}"
     return _data(found, name, subwords)
 
@@ -483,8 +477,7 @@ def parallel_files(
         problems.append(f"files of {', '.join(missing)} are missing: give a folder, or the two files of each")
     if folder is not None and missing and not folder.is_dir():
         problems.append(f"{folder}: is a file; expected a folder" if folder.exists() else missing_message(folder))
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     files = {split: (user_path(pair[0]), user_path(pair[1])) for split, pair in given.items()}
     if folder is not None:
         for split in missing:
@@ -493,8 +486,7 @@ def parallel_files(
                 problems.append(found)
             else:
                 files[split] = found
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return {split: files[split] for split in SPLITS}
 
 

@@ -16,7 +16,7 @@ from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import SPLITS, check_description, counted, part_of
 from freerun.data.tokenisers import Subwords, Vocabularies
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.types import evenly
 
 Tokeniser = Vocabularies | Subwords
@@ -226,8 +226,7 @@ class PairData:
         if wrong := [split for split in SPLITS if not self.splits.get(split)]:
             raise UserError(f"splits train, dev and test must each hold a {item}; empty: {', '.join(wrong)}")
         found = {split: self.tokeniser.unseen(self.splits[split].flat()) for split in ("dev", "test")}
-        if problems := [f"{split}: {text}" for split, texts in found.items() for text in texts]:
-            raise UserError(problems)
+        refuse([f"{split}: {text}" for split, texts in found.items() for text in texts])
 
     @cached_property
     def tokeniser(self) -> Tokeniser:

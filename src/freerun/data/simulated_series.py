@@ -22,7 +22,7 @@ from freerun.data.systems import (
     Thomas,
     random_numbers,
 )
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 SYSTEMS: dict[str, type[System]] = {
     "mackey_glass": MackeyGlass,
@@ -73,8 +73,7 @@ class SystemOptions:
         problems = field_problems(self)
         if len(self.windows) != 3:
             problems.append(f"windows must be three numbers: train, dev and test; got {self.windows}")
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     @property
     def shares(self) -> tuple[int, int, int]:
@@ -96,8 +95,7 @@ def system_named(name: str, parameters: Mapping[str, Any]) -> System:
         for parameter in parameters
         if parameter not in allowed
     ]
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return kind(**parameters)
 
 
@@ -119,8 +117,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     (torch.Size([2, 10, 3]), 4, 0.00905)
     """
     options = options or SystemOptions()
-    if problems := check_layout(layout):
-        raise UserError(problems)
+    refuse(check_layout(layout))
     system = system_named(name, options.parameters) if isinstance(name, str) else name
     size, stride = options.past + options.horizon, options.stride or options.past + options.horizon
     each = [-(-windows // share) for windows, share in zip(options.windows, options.shares, strict=True)]
@@ -140,8 +137,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     train = raw[: options.shares[0] * steps]
     with np.errstate(over="ignore"):
         faults = cell_problems(endless(raw), system.channels, lambda row: f"{system}: step {row + 1}")
-    if problems := first_problems(str(system), faults) or constants(train, system.channels, str(system)):
-        raise UserError(problems)
+    refuse(first_problems(str(system), faults) or constants(train, system.channels, str(system)))
     mean, std = scales_of(train, options.normalisation)
     codec = SeriesCodec(
         system.channels,

@@ -12,7 +12,7 @@ import torch
 
 from freerun.arguments import COUNT
 from freerun.data.files import LARGEST, Array
-from freerun.errors import UserError, shown
+from freerun.errors import UserError, refuse, shown
 from freerun.keys import fold, uniform
 
 _MOST = 100_000
@@ -104,8 +104,7 @@ class System:
                 problems.append(f"{at} must be a number within {LARGEST:g}; got {shown(value)}")
             elif field.name in self.positive and not value > 0:
                 problems.append(f"{at} must be a number above 0; got {value}")
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     @property
     def dimension(self) -> int:

@@ -30,7 +30,7 @@ from freerun.data.files import (
     refuse_no_file,
     user_path,
 )
-from freerun.errors import UserError, needing, out_of_memory, shown
+from freerun.errors import UserError, needing, out_of_memory, refuse, shown
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
@@ -385,8 +385,7 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
     problems += [] if parquet else _heading_problems(file, frame.columns, separator) or _broken_cells(file, frame)
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return _of_frame(file, frame) if parquet else _numbered(file, frame)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.batch import Batch
 from freerun.data.files import SPLITS, check_description, counted, first_problems, read_lines, user_path
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ class TextOptions:
         problems = field_problems(self)
         if not problems and self.dev + self.test >= 1:
             problems.append(f"dev and test must leave something to train on; got {self.dev} and {self.test}")
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +161,7 @@ class TextData:
         ]
         if not problems:
             problems = [text for part in ("dev", "test") for text in self.codec.problems(self.parts[part], part)]
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     @property
     def stride(self) -> int:
@@ -249,8 +247,7 @@ def load_text(path: str | Path | Sequence[str | Path], options: TextOptions | No
             texts.append(read_text(each, options.encoding))
         except UserError as error:
             problems += error.problems
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     whole = "".join(texts)
     dev, test = round(len(whole) * options.dev), round(len(whole) * options.test)
     first, second = len(whole) - dev - test, len(whole) - test

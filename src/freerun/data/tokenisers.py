@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from freerun.arguments import brief
-from freerun.errors import UserError, needing
+from freerun.errors import UserError, needing, refuse
 
 Symbols = tuple[str, ...]
 END, PADDING = "</s>", "<pad>"
@@ -45,8 +45,7 @@ class Vocabulary:
             problems.append(f"a vocabulary's symbols must differ; these stand twice: {', '.join(twice)}")
         if self.first in self.symbols:
             problems.append(f"{self.first!r} is what id 0 stands for and cannot be a symbol of the data too")
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[str]], first: str) -> Vocabulary:
@@ -183,8 +182,7 @@ def _ids(
             encoded.append(vocabulary.ids(text, where=place))
         except UserError as error:
             problems += error.problems
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return encoded
 
 

@@ -18,7 +18,7 @@ from freerun.batch import Batch
 from freerun.data.files import SPLITS, counted, first_problems
 from freerun.data.records.codec import Encoded, RecordCodec, special_ids
 from freerun.data.records.files import Record, Records
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 _MOST = 20_000
 """Tokens of a record for a model of any number of positions, where no limit is set: more would train for hours."""
@@ -217,8 +217,7 @@ class RecordData:
 def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> RecordData:
     """Return records with their ids; the end symbol and the longest answer are found here."""
     splits = _fitted(records, codec, limits)
-    if problems := [problem for split in splits.values() for problem in split.problems]:
-        raise UserError(problems)
+    refuse([problem for split in splits.values() for problem in split.problems])
     train = splits["train"].encoded
     end = _end(codec, train)
     longest = max(len(one.target) - (one.target[-1] == end) for one in train)

@@ -19,7 +19,7 @@ from freerun.data.series.options import Channels, Layout, SeriesOptions, check_l
 from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, step_between
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData, window_starts
 from freerun.data.tables import Stamp
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 FARTHEST, FARTHEST_RAW = 1e9, 1e15
 """The largest distance from the mean of the training rows, in deviations; without normalisation the largest size."""
@@ -237,8 +237,7 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
     problems += constants(train, channels.names, name) if len(train) else []
     if not problems and len(train):
         problems = _unscalable((train, numbers), raw, pieces, channels.names, options.normalisation)
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     # rows that are taken as they come are no step apart
     even = options.irregular == "error"
     step = next((step for piece in pieces if even and (step := step_between(piece.stamps or ()))), None)
@@ -362,12 +361,10 @@ def series_from_arrays(
         for part in ("time", "series", "calendar")
         if getattr(options, part)
     ]
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     channels, problems = columns_by_part(columns, columns, options, name)
     problems += check_layout(layout, channels.observed)
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     order = [columns.index(column) for column in channels.names]
     pieces = [Piece(title, each[:, order]) for title, each in zip(titles, series, strict=True)]
     return built(name, pieces, channels, options, layout)

@@ -15,7 +15,7 @@ from freerun.data.series.options import Channels, Layout, SeriesOptions, check_l
 from freerun.data.series.time_stamps import step_between, uneven
 from freerun.data.series.windows import SeriesData
 from freerun.data.tables import DataTable, Stamp, read_table
-from freerun.errors import UserError, listed
+from freerun.errors import UserError, listed, refuse
 
 
 def load_series(
@@ -54,11 +54,9 @@ def load_series(
             tables.append(read_table(file, options.separator))
         except UserError as error:
             problems += error.problems
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     channels, problems = _channels(tables, options)
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     pieces: list[Piece] = []
     for table in tables:
         found, wrong = _pieces(table, channels, options)
@@ -71,8 +69,7 @@ def load_series(
         data = built(", ".join(map(str, files)), pieces, channels, given, layout)
     except UserError as error:
         raise UserError(problems + error.problems) from None
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     named = {*channels.names, options.time, options.series}
     unused = [name for name in tables[0].columns if name not in named]
     if unused and not options.targets:

@@ -18,7 +18,7 @@ from freerun.data.series.building import cell_problems, endless, far
 from freerun.data.series.time_stamps import Step, calendar_columns, uneven
 from freerun.data.series.windows import SeriesCodec, Windows
 from freerun.data.tables import DataTable, Stamp, read_table
-from freerun.errors import UserError, listed
+from freerun.errors import UserError, listed, refuse
 
 
 def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, separator: str = ",") -> Batch:
@@ -62,8 +62,7 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
         needed = np.ones((end - first, len(own)), dtype=bool)
         needed[codec.past :, :known] = False
         problems = first_problems(table.origin, _wrong_cells(table, codec, values[first:end], needed, first))
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     block = np.zeros((codec.past + horizon, len(codec.channels)))
     block[: codec.past, : len(own)] = values[past - codec.past : past]
     block[codec.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
@@ -182,8 +181,7 @@ def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
             f"{file.path}: has {max(map(len, groups))} rows{' in its longest series' if codec.series else ''}, and a "
             f"window needs past + horizon = {codec.past} + {codec.horizon}: give a longer series"
         )
-    if problems := first_problems(str(file.path), problems) + wrong:
-        raise UserError(problems)
+    refuse(first_problems(str(file.path), problems) + wrong)
     if codec.calendar:
         dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
         block = np.concatenate([block, calendar_columns(codec.calendar, dates)], 1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.data.series.time_stamps import CALENDAR
-from freerun.errors import UserError, listed, shown
+from freerun.errors import listed, refuse, shown
 
 
 def columns_by_part(
@@ -114,8 +114,7 @@ class SeriesOptions:
         if not isinstance(self.separator, str) or len(self.separator.encode(errors="replace")) != 1:
             problems.append(f"separator must be one character; got {shown(self.separator)}")
         problems += self._roles()
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     def _roles(self) -> list[str]:
         roles = {name: getattr(self, name) for name in ("targets", "observed", "covariates")}

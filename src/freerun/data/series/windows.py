@@ -16,7 +16,7 @@ from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import LARGEST, SPLITS, check_description, counted, first_problems, part_of
 from freerun.data.series.options import Layout, check_layout
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class SeriesCodec:
             problems.append(
                 f"{len(self.channels)} channels cannot be {self.values} targets and {self.covariates} covariates"
             )
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     @property
     def observed(self) -> int:
@@ -149,8 +148,7 @@ class SeriesCodec:
         horizon = self.horizon if horizon is None else horizon
         if not isinstance(past, Tensor) or not isinstance(future, Tensor | None):
             raise UserError("past and future must be tensors: torch.as_tensor makes them of arrays and lists")
-        if problems := self.problems(past, future, horizon, origin):
-            raise UserError(problems)
+        refuse(self.problems(past, future, horizon, origin))
         past = (past if past.dim() == 3 else past[None])[:, -self.past :].double()
         block = torch.zeros(len(past), self.past + horizon, len(self.channels), dtype=torch.float64)
         block[:, : self.past] = past
@@ -293,8 +291,7 @@ class SeriesData:
                 f"{self.name}: the {split} split has no window: its longest piece is {counted(longest, 'row')}, and a "
                 f"window needs {needs} (past {past}); use a shorter past or horizon, more rows, or another split"
             )
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     @property
     def values(self) -> int:
