@@ -61,56 +61,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name -> the module it comes from: nothing is imported before it is asked for, so that `freerun --help` needs no torch
-_HOMES = {
-    "check_model": "freerun.checks",
-    "DRAWS": "freerun.draws",
-    "UserError": "freerun.errors",
-    "GATES": "freerun.gates",
-    "Generated": "freerun.generation",
-    "generate": "freerun.generation",
-    "METHODS": "freerun.methods",
-    "PRESETS": "freerun.methods",
-    "confidence_aware": "freerun.methods",
-    "data_as_demonstrator": "freerun.methods",
-    "data_as_demonstrator_online": "freerun.methods",
-    "gaussian_noise": "freerun.methods",
-    "generalised_teacher_forcing": "freerun.methods",
-    "multi_step": "freerun.methods",
-    "pushforward": "freerun.methods",
-    "reverse_scheduled_sampling": "freerun.methods",
-    "sparse_teacher_forcing": "freerun.methods",
-    "falling": "freerun.methods",
-    "free_running": "freerun.methods",
-    "parallel": "freerun.methods",
-    "rising": "freerun.methods",
-    "scheduled_sampling": "freerun.methods",
-    "teacher_forcing": "freerun.methods",
-    "token_noise": "freerun.methods",
-    "two_pass": "freerun.methods",
-    "MODELS": "freerun.models",
-    "SCHEDULES": "freerun.schedules",
-    "ENGINES": "freerun.rollin",
-    "Draft": "freerun.rollin",
-    "Window": "freerun.rollin",
-    "Batch": "freerun.types",
-    "Outcome": "freerun.types",
-    "Step": "freerun.types",
+# module -> the names that are read from it when they are first used, so that `freerun --help` needs no torch
+_NAMES = {
+    "checks": "check_model",
+    "draws": "DRAWS",
+    "errors": "UserError",
+    "gates": "GATES",
+    "generation": "Generated generate",
+    "methods": "METHODS PRESETS confidence_aware data_as_demonstrator data_as_demonstrator_online falling free_running "
+    "gaussian_noise generalised_teacher_forcing multi_step parallel pushforward reverse_scheduled_sampling "
+    "rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass",
+    "models": "MODELS",
+    "schedules": "SCHEDULES",
+    "rollin": "Draft ENGINES Window",
+    "types": "Batch Outcome Step",
 }
-_MODULES = (
-    "distributions",
-    "draws",
-    "gates",
-    "hf",
-    "keys",
-    "lightning",
-    "methods",
-    "metrics",
-    "models",
-    "objectives",
-    "schedules",
-    "transforms",
-)
+_HOMES = {name: f"freerun.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "DRAWS",
@@ -159,6 +125,8 @@ __all__ = [
     "transforms",
     "two_pass",
 ]
+
+_MODULES = frozenset(__all__) - _HOMES.keys()
 
 
 def __getattr__(name: str) -> Any:

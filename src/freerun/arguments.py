@@ -197,13 +197,18 @@ def field_rules(cls: Any) -> Mapping[str, Range | OneOf]:
     return found
 
 
+def _entries(settings: Any, name: str) -> Sequence[Any]:
+    """The values of a field that its rule is about: of a tuple each, else the value itself."""
+    value, kind = getattr(settings, name), str(type(settings).__dataclass_fields__[name].type)
+    several = isinstance(value, tuple | list) and ("tuple" in kind or "Sequence" in kind)
+    return cast(Sequence[Any], value) if several else (value,)
+
+
 def field_problems(settings: Any) -> list[str]:
     """What is wrong with the fields of a dataclass that have a rule, a line each."""
     problems: list[str] = []
     for name, rule in field_rules(type(settings)).items():
-        value, kind = getattr(settings, name), str(type(settings).__dataclass_fields__[name].type)
-        several = isinstance(value, tuple | list) and ("tuple" in kind or "Sequence" in kind)
-        entries = cast(Sequence[Any], value) if several else (value,)
+        entries = _entries(settings, name)
         problems += [problem for entry in entries if (problem := rule.problem(name, entry))]
     return problems
 
@@ -332,9 +337,9 @@ class Arguments:
     def __post_init__(self) -> None:
         """Raise UserError for fields that break their rules or do not go together, all at once."""
         problems, rules = field_problems(self), field_rules(type(self))
-        kinds = [(rule, getattr(self, name)) for name, rule in rules.items() if isinstance(rule, Range)]
+        numbers = [(rule, each) for name, rule in rules.items() for each in _entries(self, name)]
         # what goes together is judged of numbers only
-        if all(value is None or isinstance(value, tuple) or rule.fits_kind(value) for rule, value in kinds):
+        if all(isinstance(rule, OneOf) or each is None or rule.fits_kind(each) for rule, each in numbers):
             problems += self.problems()
         if problems:
             raise UserError(problems)

@@ -1,8 +1,9 @@
-"""What a head says of a value: Gaussian, Student-t, quantiles. Pure functions of outputs."""
+"""Heads for real values, as pure functions of outputs: Gaussian, Student-t, quantiles."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Protocol
@@ -11,11 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, is_number
+from freerun.arguments import Arguments, between
 from freerun.batch import must_be
 from freerun.errors import UserError
-
-__all__ = ["HEADS", "Distribution", "Gaussian", "Quantiles", "StudentT"]
 
 _SMALLEST_SCALE = 1e-4
 
@@ -57,8 +56,28 @@ def _exponential(uniforms: Tensor, like: Tensor) -> Tensor:
     return (-torch.log1p(-uniforms.double())).clamp_min(2.0**-53).to(like.dtype)
 
 
+class _Located(Arguments):
+    """A law of which the first number a value is its mean."""
+
+    noise_numbers: ClassVar[int] = 2
+    _numbers: ClassVar[int]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers a value."""
+        return self._numbers
+
+    def split(self, outputs: Tensor) -> Tensor:
+        """(..., numbers * V) -> (..., numbers, V), raw."""
+        return _split(outputs, self._numbers)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """(..., numbers * V) -> (..., V)."""
+        return self.split(outputs)[..., 0, :]
+
+
 @dataclass(frozen=True)
-class Gaussian(Arguments):
+class Gaussian(_Located):
     """``N(m, s^2)`` for every value, ``s = softplus(raw) + 1e-4``; outputs (..., 2 * V): all m, then all raw.
 
     >>> outputs = torch.tensor([[1.0, 0.5413]])  # softplus(0.5413) = 1
@@ -66,20 +85,7 @@ class Gaussian(Arguments):
     (tensor([[1.]]), 0.919)
     """
 
-    noise_numbers: ClassVar[int] = 2
-
-    @property
-    def parameters(self) -> int:
-        """Numbers a value: 2."""
-        return 2
-
-    def split(self, outputs: Tensor) -> Tensor:
-        """(..., 2 * V) -> (..., 2, V), raw."""
-        return _split(outputs, 2)
-
-    def mean(self, outputs: Tensor) -> Tensor:
-        """(..., 2 * V) -> (..., V)."""
-        return self.split(outputs)[..., 0, :]
+    _numbers: ClassVar[int] = 2
 
     def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
         """(..., 2 * V) and uniforms (..., V, 2) -> (..., V): ``m + s sqrt(-2 log(1 - u1)) cos(2 pi u2)``."""
@@ -95,7 +101,7 @@ class Gaussian(Arguments):
 
 
 @dataclass(frozen=True)
-class StudentT(Arguments):
+class StudentT(_Located):
     """``m + s T`` with T of Student's law; outputs (..., 3 * V): all m, all raw scales, all raw degrees of freedom.
 
     ``s = softplus(raw) + 1e-4``, ``df = 2 + softplus(raw)``: the variance is always finite.
@@ -107,20 +113,7 @@ class StudentT(Arguments):
     Reference: Bailey 1994, Mathematics of Computation 62, for the polar draw.
     """
 
-    noise_numbers: ClassVar[int] = 2
-
-    @property
-    def parameters(self) -> int:
-        """Numbers a value: 3."""
-        return 3
-
-    def split(self, outputs: Tensor) -> Tensor:
-        """(..., 3 * V) -> (..., 3, V), raw."""
-        return _split(outputs, 3)
-
-    def mean(self, outputs: Tensor) -> Tensor:
-        """(..., 3 * V) -> (..., V)."""
-        return self.split(outputs)[..., 0, :]
+    _numbers: ClassVar[int] = 3
 
     def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
         """(..., 3 * V), uniforms (..., V, 2) -> (..., V): ``m + s sqrt(df ((1-u1)^(-2/df) - 1)) cos(2 pi u2)``."""
@@ -156,23 +149,24 @@ class Quantiles(Arguments):
     outer ones as flat, so that draws never leave them; levels that cross are not put in order.
     """
 
-    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
+    levels: tuple[float, ...] = between(0, 1, (0.1, 0.5, 0.9), ends="()")
 
     noise_numbers: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.levels, tuple | list) or not all(is_number(each) for each in self.levels):
-            raise UserError(f"levels must be numbers in (0, 1), e.g. (0.1, 0.5, 0.9); got {self.levels!r}")
-        object.__setattr__(self, "levels", tuple(self.levels))
-        levels, problems = self.levels, list[str]()
-        if not all(0 < level < 1 for level in levels):
-            problems.append(f"levels must lie in (0, 1); got {levels}")
-        if any(a >= b for a, b in pairwise(levels)):
-            problems.append(f"levels must rise; got {levels}")
-        if 0.5 not in levels:
-            problems.append(f"levels must hold the median 0.5, which is fed back as the mean; got {levels}")
-        if problems:
-            raise UserError(problems)
+        if isinstance(self.levels, list):
+            object.__setattr__(self, "levels", tuple(self.levels))
+        super().__post_init__()
+
+    def problems(self) -> Iterable[str]:
+        """Say what is wrong with the levels together, a line each."""
+        if not isinstance(self.levels, tuple):
+            yield f"levels must be numbers in (0, 1), e.g. (0.1, 0.5, 0.9); got {self.levels!r}"
+            return
+        if any(a >= b for a, b in pairwise(self.levels)):
+            yield f"levels must rise; got {self.levels}"
+        if 0.5 not in self.levels:
+            yield f"levels must hold the median 0.5, which is fed back as the mean; got {self.levels}"
 
     @property
     def parameters(self) -> int:

@@ -1,7 +1,8 @@
-"""From outputs and a batch to (total, count): losses that sum, so that means stay exact over any split."""
+"""Losses as (total, count), so that means stay exact over any split of a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,15 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, is_number, nearest, refused
+from freerun.arguments import Arguments, between, nearest, refused
 from freerun.batch import Batch, must_be, shape_of
-from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
+from freerun.distributions import Gaussian, Quantiles, StudentT
 from freerun.errors import UserError
-
-__all__ = [
-    "OBJECTIVES", "CrossEntropy", "GaussianNLL", "MeanSquaredError", "Objective", "Pinball", "StudentTNLL", "check",
-    "cross_entropy", "gaussian_nll", "mse", "pinball", "resolve", "scored", "student_t_nll",
-]  # fmt: skip
 
 
 class Objective(Protocol):
@@ -64,11 +60,7 @@ class CrossEntropy(Arguments):
     (1.3863, 1)
     """
 
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not is_number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing!r}")
+    label_smoothing: float = between(0, 1, 0.0, ends="[)")
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, vocab) logits -> (total, count)."""
@@ -98,20 +90,9 @@ class MeanSquaredError(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, value) -> (total, count)."""
-        _refuse_others(outputs, batch)
-        if batch.is_discrete:
-            raise UserError("mse needs values as targets; these are ids: use objective='cross_entropy'")
-        _check_width("mse", 1, outputs, batch)
-        given, wanted, weights = _chosen(outputs, batch)
-        return _summed(F.mse_loss(given, wanted, reduction="none"), weights)
-
-
-def _summed(each: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(n, value) losses and (n,) weights -> (total, count)."""
-    each = _wide(each)
-    if weights is None:
-        return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
-    return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
+        return _of_values(
+            "mse", 1, lambda values, targets: F.mse_loss(values, targets, reduction="none"), outputs, batch
+        )
 
 
 _FITTING = {
@@ -121,24 +102,25 @@ _FITTING = {
 }
 
 
-def _check_width(name: str, numbers: int, outputs: Tensor, batch: Batch) -> None:
-    given, width = outputs.shape[-1], batch.targets.shape[2]
-    if given == numbers * width:
-        return
-    use = _FITTING.get(given // width) if given % width == 0 else None
-    raise UserError(
-        f"{name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {given} a position, and the "
-        f"targets have {width} values{f': use {use}' if use else ''}"
-    )
-
-
-def _of_law(name: str, law: Distribution, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _of_values(
+    name: str, numbers: int, loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """(total, count) of a loss of values, to which the model gives so many numbers each."""
     _refuse_others(outputs, batch)
     if batch.is_discrete:
         raise UserError(f"{name} needs values as targets; these are ids: use objective='cross_entropy'")
-    _check_width(name, law.parameters, outputs, batch)
-    given, wanted, weights = _chosen(outputs, batch)
-    return _summed(law.loss(given, wanted), weights)
+    got, width = outputs.shape[-1], batch.targets.shape[2]
+    if got != numbers * width:
+        use = _FITTING.get(got // width) if got % width == 0 else None
+        raise UserError(
+            f"{name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {got} a position, and the "
+            f"targets have {width} values{f': use {use}' if use else ''}"
+        )
+    values, targets, weights = _chosen(outputs, batch)
+    each = _wide(loss(values, targets))
+    if weights is None:
+        return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
+    return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -153,7 +135,8 @@ class GaussianNLL(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, 2 * value) of a Gaussian head -> (total, count)."""
-        return _of_law("gaussian_nll", Gaussian(), outputs, batch)
+        head = Gaussian()
+        return _of_values("gaussian_nll", head.parameters, head.loss, outputs, batch)
 
 
 @dataclass(frozen=True)
@@ -167,7 +150,8 @@ class StudentTNLL(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, 3 * value) of a Student-t head -> (total, count)."""
-        return _of_law("student_t_nll", StudentT(), outputs, batch)
+        head = StudentT()
+        return _of_values("student_t_nll", head.parameters, head.loss, outputs, batch)
 
 
 @dataclass(frozen=True)
@@ -190,7 +174,8 @@ class Pinball(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, levels * value) of a quantile head -> (total, count)."""
-        return _of_law("pinball", Quantiles(self.levels), outputs, batch)
+        head = Quantiles(self.levels)
+        return _of_values("pinball", head.parameters, head.loss, outputs, batch)
 
 
 cross_entropy, mse = CrossEntropy, MeanSquaredError
@@ -206,7 +191,7 @@ OBJECTIVES: dict[str, type[Any]] = {
 
 
 def check(objective: Any) -> list[str]:
-    """The problems of an ``objective`` argument, if any.
+    """Say what is wrong with an ``objective`` argument, a line each.
 
     >>> check("mze")
     ["objective must be one of auto, cross_entropy, mse, ... or a function; got 'mze': did you mean 'mse'?"]
@@ -245,7 +230,7 @@ _MEANT = {"ce": "cross_entropy", "nll": "cross_entropy", "xent": "cross_entropy"
 
 
 def resolve(objective: str | Objective, batch: Batch) -> Objective:
-    """An objective from its name; ``"auto"`` is cross-entropy for ids and MSE for values."""
+    """Return an objective by its name; ``"auto"`` is cross-entropy for ids and MSE for values."""
     if not isinstance(objective, str):
         return objective
     if objective == "auto":
