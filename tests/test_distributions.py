@@ -201,7 +201,7 @@ def test_widths_that_do_not_fit_are_refused_in_words():
 
 @pytest.mark.parametrize("levels", [0.5, "0.5", None, (0.5, "0.9")])
 def test_levels_of_another_kind_are_refused_in_words(levels):
-    with pytest.raises(fr.UserError, match="levels must be (a number|numbers)"):
+    with pytest.raises(fr.UserError, match=r"levels must be (a number|numbers)"):
         distributions.Quantiles(levels)
 
 
