@@ -250,7 +250,7 @@ def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path: P
     assert "6.12" in text
     write(results, tmp_path)
     page = report.write(tmp_path).read_text()
-    assert "What the models say" in page
+    assert "Sample outputs" in page
     assert "<em>the text itself</em>" in page
     assert "free-running PER" not in page
 

@@ -132,7 +132,7 @@ def test_an_earlier_diagnosis_is_not_overwritten(series: Path, tmp_path: Path, c
     assert (series / "diagnosis.html").read_bytes() == before
     assert main(["diagnose", str(series), "--out", str(tmp_path / "new"), "--windows", "5"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("Told gold, the model is off by ")
+    assert said[0].startswith("NRMSE in standard deviations: teacher-forced ")
     assert said[-1] == str(tmp_path / "new" / "diagnosis.html")
     assert json.loads((tmp_path / "new" / "diagnosis.json").read_bytes())["diagnosis"]["windows"] == 5
     first = (tmp_path / "new" / "diagnosis.json").read_bytes()
@@ -214,7 +214,7 @@ def test_a_page_of_runs_that_escape_says_so(series: Path, tmp_path: Path):
     assert "20 of 40 free runs escape to infinity, the first at lead time 7" in words
     assert "The free run escapes at lead time 7." in words
     assert "infinite" in words
-    assert "Free runs that escape" in words
+    assert "Diverged free runs" in words
 
 
 def test_lines_are_cut_at_the_edges_of_a_figure():
@@ -257,7 +257,7 @@ def test_forecasts_of_a_report(tmp_path: Path):
     html = forecasts(compared(tmp_path), tmp_path)
     page = Page(html)
     assert sum(tag == "figure" for tag, _ in page.tags) == 2 + 3
-    for part in ("Error, running freely", "Error, told gold", "last value", "Window 5", "gold, b<", "<b>ss"):
+    for part in ("Free-running error", "Teacher-forced error", "last value", "Window 5", "gold, b<", "<b>ss"):
         assert part in page.words or part in " ".join(page.words)
     assert "<b>" not in html.replace("<b>&", "")
     labels = [attrs["aria-label"] for tag, attrs in page.tags if attrs.get("class") == "drawing"]

@@ -66,7 +66,7 @@ def test_its_parts_are_there_in_order(html: str):
     page = Page(html)
     text = " ".join(page.words)
     assert html.index("not shown to differ") < html.index("<table") < html.index("<figure")
-    heads = ["Scores", "Differences", "Training", "What the histories held", "Costs", "Words on which arms differ"]
+    heads = ["Scores", "Differences", "Training", "Replaced entries", "Costs", "Words on which arms differ"]
     heads += ["Methods", "Runs and data", "Recipe"]
     places = [html.index(f"<h2>{head}</h2>") for head in heads]
     assert places == sorted(places)

@@ -140,7 +140,7 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     pass
     from freerun.compare.run import require_report
     from freerun.recipes.load import diagnose_run, load_run
-    from freerun.report.diagnosis import write_diagnosis
+    from freerun.report.diagnosis import summary, write_diagnosis
     from freerun.training.files import replace_file
     from freerun.training.run_folder import probe
 
@@ -154,7 +154,7 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
         watch("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
         page = write_diagnosis(found, folder / _FILES[1])
-    print(visible(_told(found), keep="\n"))
+    print(visible(summary(found["diagnosis"]), keep="\n"))
     print(page)
     return 0
 
@@ -181,14 +181,6 @@ def _is_ours(folder: Path) -> bool:
         return False
     with paths[0].open("rb") as file:
         return file.read(len(_BEGINS)) == _BEGINS
-
-
-def _told(found: dict[str, Any]) -> str:
-    from freerun.report import diagnosed_ids, diagnosed_values
-
-    diagnosis = found["diagnosis"]
-    part = diagnosed_values if diagnosis["kind"] == "values" else diagnosed_ids
-    return part.summary(diagnosis)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Charts of forecasts: lines with bands over lead time, windows with small multiples, spectra, states in a plane."""
+"""The chart layer: lines with bands, small multiples, and differences with intervals, as SVG in the page's colours."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from freerun.errors import needing
-from freerun.report.run_data import Curve
 
 Points = Sequence[tuple[float, float]]
-_WIDTH, _HEIGHT = 340, 200
-_SMALL = 110
+_WIDTH, _HEIGHT, _SMALL = 340, 200, 110
+DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
+"""Stroke pattern of each arm: lines stay apart without colour."""
+
+# colours that stand for the style sheet's: ink, soft ink, grid, and arm 0, 1, ...
 INK, SOFT, GRID = "#b00001", "#b00002", "#b00003"
+ARMS = tuple(f"#a0000{i}" for i in range(6))
+_VARIABLES = {
+    **{colour: f"var(--arm-{i})" for i, colour in enumerate(ARMS)},
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    GRID: "var(--grid)",
+}
 
 
 @dataclass(frozen=True)
@@ -181,22 +190,6 @@ def _rule(alt: Any, place: float | None, x: Any, y: Any, *, upwards: bool) -> An
     return mark.encode(x=x) if upwards else mark.encode(y=y)
 
 
-DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
-"""Stroke pattern of each arm: lines stay apart without colour."""
-
-_PLOT_WIDTH, _PLOT_HEIGHT = 340, 190
-
-# colours that stand for the style sheet's: arm 0, 1, ... and ink, soft ink, grid
-ARMS = tuple(f"#a0000{i}" for i in range(6))
-
-_VARIABLES = {
-    **{colour: f"var(--arm-{i})" for i, colour in enumerate(ARMS)},
-    INK: "var(--ink)",
-    SOFT: "var(--soft)",
-    GRID: "var(--grid)",
-}
-
-
 @dataclass(frozen=True)
 class Difference:
     """A row of the figure of differences."""
@@ -217,47 +210,20 @@ def altair() -> tuple[Any, Any]:
     return drawing, vl_convert
 
 
-def lines(curves: Sequence[Curve], arms: Sequence[str], title: str, domain: Sequence[float] | None = None) -> str:
-    """Curves over updates as SVG: an arm's mean thick, its runs thin, what was asked for dotted."""
-    alt, _ = altair()
-    x = alt.X("x:Q", title="updates", scale=alt.Scale(zero=True, nice=False), axis=alt.Axis(tickCount=5, format=",d"))
-    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
-    y = alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
-    groups: dict[tuple[bool, bool, str], list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault((not curve.planned, curve.number == -1, curve.arm), []).append(curve)
-    layers: list[Any] = []
-    for key in sorted(groups, key=lambda key: (key[:2], -arms.index(key[2]))):
-        values = [{"x": step, "y": value, "run": curve.number} for curve in groups[key] for step, value in curve.points]
-        style = _style(groups[key][0], arms.index(key[2]))
-        layers.append(alt.Chart(alt.Data(values=values)).mark_line(**style).encode(x=x, y=y, detail="run:N"))
-    return to_svg(alt.layer(*layers).properties(width=_PLOT_WIDTH, height=_PLOT_HEIGHT))
-
-
-def _style(curve: Curve, number: int) -> dict[str, Any]:
-    colour = {"color": ARMS[number % len(ARMS)]}
-    if curve.planned:
-        return {**colour, "strokeWidth": 5, "opacity": 0.3, "strokeCap": "round"}
-    if curve.number >= 0:
-        return {**colour, "strokeWidth": 1, "opacity": 0.45}
-    return {**colour, "strokeWidth": 2.25, "strokeDash": list(DASHES[number % len(DASHES)])}
-
-
 def differences(rows: Sequence[Difference], title: str) -> str:
-    """Mean differences with intervals as SVG, a row each: dot and bar, small rings for the seeds, a line at zero."""
+    """Draw mean differences with intervals, a row each: dot and bar, small rings for the seeds, a line at zero."""
     alt, _ = altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     room = 0.05 * ((max(ends) - min(ends)) or 1.0)
     scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
     # in two lines where it is longer than the figure
-    lines_ = title if len(title) < 52 else title.rsplit(", ", 1)
-    x = alt.X("x:Q", title=lines_, scale=scale, axis=alt.Axis(tickCount=6))
+    x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=alt.Axis(tickCount=6))
     y = alt.Y("row:O", axis=None, sort=None)
-    layers = [_rule_at_zero(alt, scale)]
+    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=SOFT, strokeDash=[3, 3])
+    layers = [zero.encode(x=alt.X("x:Q", scale=scale))]
     for number, row in enumerate(rows):
-        colour = ARMS[row.arm % len(ARMS)]
         bar = {"row": number, "x": row.value, "low": row.low, "high": row.high, "title": row.title}
-        base = alt.Chart(alt.Data(values=[bar])).encode(y=y)
+        base, colour = alt.Chart(alt.Data(values=[bar])).encode(y=y), arm(row.arm)
         if row.low is not None:
             layers.append(base.mark_rule(color=colour, strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q"))
         seeds = alt.Chart(alt.Data(values=[{"row": number, "x": value} for value in row.seeds]))
@@ -265,12 +231,7 @@ def differences(rows: Sequence[Difference], title: str) -> str:
         layers.append(base.mark_point(color=colour, fill=colour, size=70, opacity=1).encode(x=x))
         label = base.mark_text(align="left", dy=-17, fontSize=11, color=INK)
         layers.append(label.encode(x=alt.value(2), text="title:N"))
-    return to_svg(alt.layer(*layers).properties(width=_PLOT_WIDTH, height=52 * len(rows)))
-
-
-def _rule_at_zero(alt: Any, scale: Any) -> Any:
-    zero = alt.Chart(alt.Data(values=[{"x": 0}]))
-    return zero.mark_rule(color=SOFT, strokeDash=[3, 3]).encode(x=alt.X("x:Q", scale=scale))
+    return to_svg(alt.layer(*layers).properties(width=_WIDTH, height=52 * len(rows)))
 
 
 def to_svg(chart: Any) -> str:

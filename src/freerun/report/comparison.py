@@ -1,21 +1,19 @@
-"""The page: its parts in order, one style sheet inside, nothing loaded from anywhere."""
+"""report.html of a comparison: its parts in order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from freerun.compare.results import read
 from freerun.compare.verdict import cell, cells, columns, interval_name, references, shown_verdict, signed, task_report
 from freerun.metrics.table import Metric
 from freerun.report import comparison_figures
-from freerun.report.comparison_figures import forecasts
-from freerun.report.page import Raw, paragraph, swatch, table
-from freerun.report.page import escape as page_escape
-from freerun.report.run_data import Examples, Runs, SampleOutputs, data_lines, examples, header, load, sample_outputs
+from freerun.report.page import DASH, Raw, escape, facts, notes, paragraph, preformatted, swatch, table, write_page
+from freerun.report.run_data import Runs, data_lines, examples, header, load, sample_outputs
 
 _LONGEST_SIGNATURE = 160
 
@@ -67,16 +65,16 @@ def _compared(measure: Metric) -> Raw:
     return Raw(f"<span>{escape(measure.title)} {aside}</span>")
 
 
-def _interval(line: Mapping[str, Any], measure: Metric) -> Raw:
+def _interval(line: Mapping[str, Any], measure: Metric) -> str:
     if line["low"] is None:
-        return Raw("\N{EN DASH}")
+        return DASH
     low, high = (signed(line[end], measure.decimals) for end in ("low", "high"))
     return Raw(f'<span class="whole">{low} to {high}</span>')
 
 
 def _probability(value: float | None) -> str:
     if value is None:
-        return "\N{EN DASH}"
+        return DASH
     return "> 0.99" if value > 0.99 else "< 0.01" if value < 0.01 else f"{value:.2f}"
 
 
@@ -92,7 +90,7 @@ def reading_help(results: Mapping[str, Any]) -> Raw:
     ]
     if len({run["seed"] for run in results["runs"]}) == 1:
         lines.append(f"With one seed the intervals hold for other {reported.item_noun} only, and nothing is decided.")
-    return Raw("".join(paragraph(line, "note") for line in lines))
+    return notes(lines)
 
 
 def costs_section(results: Mapping[str, Any]) -> Raw:
@@ -115,34 +113,45 @@ def costs_section(results: Mapping[str, Any]) -> Raw:
 
 def _cost(arms: Mapping[str, Mapping[str, Any]], arm: str, base: str, metric: str) -> tuple[str, str]:
     own, other = arms[arm].get(metric), arms[base].get(metric)
-    ratio = f"{own['mean'] / other['mean']:.2f}" if own and other and other["mean"] else "\N{EN DASH}"
+    ratio = f"{own['mean'] / other['mean']:.2f}" if own and other and other["mean"] else DASH
     return cell(own, 0, interval=False), ratio
 
 
-def differing_words(found: Examples, arms: Sequence[str]) -> Raw:
-    """Words that one arm says right and another wrong: how many, and some of them."""
+def differing_words(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> str:
+    """Words that one arm gets right and another wrong: how many, and some of them."""
+    line = min(results["comparisons"], key=lambda line: line["control"], default=None)
+    found = examples(results, out, (line["arm"], line["baseline"])) if line else None
+    if found is None:
+        return ""
     counts = table(
         ["seed", f"only {found.first} right", f"only {found.second} right", "both right", "both wrong"],
-        [[str(t.seed), *(f"{n:,}" for n in (t.only_first, t.only_second, t.both, t.neither))] for t in found.tallies],
+        [[t.seed, *(f"{n:,}" for n in (t.only_first, t.only_second, t.both, t.neither))] for t in found.tallies],
         "numbers",
         f"Test words, {found.first} against {found.second}",
     )
     rows = [
-        [word, " / ".join(references), *(_said(*said[arm]) for arm in arms)] for word, references, said in found.words
+        [word, " / ".join(references), *(_output(*outputs[arm]) for arm in arms)]
+        for word, references, outputs in found.words
     ]
-    shown = table(
-        ["word", "reference", *arms], rows, "cards words",
-        f"As many words from either side, at even distances from the alphabetical list, seed {found.seed}",
-    )  # fmt: skip
-    told_ = (
+    caption = f"As many words from either side, at even distances from the alphabetical list, seed {found.seed}"
+    note = (
         "Decoded greedily, a word is right exactly where every teacher-forced choice is: which arm is right on which "
+        "words shows what else sets them apart, and nothing of exposure bias."
     )
-    told_ += "words shows what else sets them apart, and nothing of exposure bias."
-    return Raw(counts + paragraph(told_, "note") + shown)
+    return counts + paragraph(note, "note") + table(["word", "reference", *arms], rows, "cards words", caption)
 
 
-def said(found: SampleOutputs, arms: Sequence[str]) -> Raw:
-    """What the arms say to some of what they were tested on."""
+def _output(output: str, wrong: bool) -> Raw:
+    mark = "wrong" if wrong else "right"
+    text = escape(output or "(nothing)")
+    return Raw(f'<span class="{mark}"><span class="mark">{mark}</span> {text}</span>')
+
+
+def sample_section(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> str:
+    """Outputs of every arm for some of the test items."""
+    found = sample_outputs(results, out)
+    if found is None:
+        return ""
     rows = [
         [_text(source), _text(reference), *(_text(outputs[arm]) for arm in arms)]
         for source, reference, outputs in found.rows
@@ -153,12 +162,6 @@ def said(found: SampleOutputs, arms: Sequence[str]) -> Raw:
 
 def _text(text: str) -> Raw:
     return Raw(f'<span class="text">{escape(text) or "(nothing)"}</span>')
-
-
-def _said(output: str, wrong: bool) -> Raw:
-    text = paragraph(output or "(nothing)")[3:-4]
-    mark = "wrong" if wrong else "right"
-    return Raw(f'<span class="{mark}"><span class="mark">{mark}</span> {text}</span>')
 
 
 def methods_section(results: Mapping[str, Any]) -> Raw:
@@ -173,16 +176,8 @@ def methods_section(results: Mapping[str, Any]) -> Raw:
         labels = ", ".join(dict.fromkeys(run["label"] for run in results["runs"] if run["method"] == name))
         heading = name if labels == name else f"{name} (arm {labels})"
         summary = paragraph(f"{heading}: {cls.summary}.", "method")
-        formula = Raw(f"<pre>{paragraph(cls.citation.formula)[3:-4]}</pre>")
-        parts += [summary, formula, paragraph(cls.citation.reference, "note")]
+        parts += [summary, preformatted(cls.citation.formula), paragraph(cls.citation.reference, "note")]
     return Raw("".join(parts))
-
-
-def recipe_section(results: Mapping[str, Any]) -> Raw:
-    """The resolved recipe as TOML."""
-    import tomli_w
-
-    return Raw(f"<pre>{paragraph(tomli_w.dumps(dict(results['recipe'])))[3:-4]}</pre>")
 
 
 def runs_section(results: Mapping[str, Any]) -> Raw:
@@ -195,7 +190,7 @@ def runs_section(results: Mapping[str, Any]) -> Raw:
             *(_number(run[each.side].get(each.score), each.decimals) for each in shown),
             _number(run["seconds"], 0),
             _number(run["best"].get("step"), 0),
-            Raw(f"<code>{paragraph(_short(run['signature']))[3:-4]}</code>"),
+            Raw(f"<code>{escape(_short(run['signature']))}</code>"),
         ]
         for run in results["runs"]
     ]
@@ -204,7 +199,7 @@ def runs_section(results: Mapping[str, Any]) -> Raw:
 
 
 def _number(value: float | None, places: int) -> str:
-    return "\N{EN DASH}" if value is None else f"{value:,.{places}f}"
+    return DASH if value is None else f"{value:,.{places}f}"
 
 
 def _short(signature: str) -> str:
@@ -214,7 +209,7 @@ def _short(signature: str) -> str:
 
 
 def write(out: Path) -> Path:
-    """Make ``out/report.html`` from a finished comparison; its path.
+    """Make ``out/report.html`` from a finished comparison and return its path.
 
     One file with style sheet and drawings inside; readable without JavaScript, offline and on paper.
 
@@ -226,79 +221,33 @@ def write(out: Path) -> Path:
     """
     results = read(out)
     runs = load(results, out)
-    path = out / "report.html"
-    partial = out / "report.html.part"
-    partial.write_text(_page(results, runs, out), encoding="utf-8")
-    partial.replace(path)
-    return path
-
-
-def _page(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
-    name = str(results["recipe"].get("name", "comparison"))
-    style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
-    parts = [
-        f'<header><p class="kind">freerun compare</p><h1>{page_escape(name)}</h1>',
-        paragraph(results["verdict"], "verdict"),
-        "</header>",
-        _section("Scores", scores_section(results) + reading_help(results)),
-        _section("Differences", _differences(results)),
-        _section("Forecasts", forecasts(results, out)),
-        _section("Training", comparison_figures.training(runs, task_report(results["recipe"]))),
-        _section("What the histories held", comparison_figures.entries(runs)),
-        _section("Costs", costs_section(results)),
-        _section("Words on which arms differ", _words(results, out)),
-        _section("What the models say", _page_said(results, out)),
-        _section("Methods", methods_section(results)),
-        _section("Runs and data", runs_section(results) + _data(results, runs, out)),
-        _section("Recipe", recipe_section(results)),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{page_escape(name)}: comparison</title><style>{style}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    arms = list(runs)
+    differences = comparison_figures.differences(results) + comparisons(results) if results["comparisons"] else ""
+    sections = (
+        ("Scores", scores_section(results) + reading_help(results)),
+        ("Differences", differences),
+        ("Forecasts", comparison_figures.forecasts(results, out)),
+        ("Training", comparison_figures.training(runs, task_report(results["recipe"]))),
+        ("Replaced entries", comparison_figures.entries(runs)),
+        ("Costs", costs_section(results)),
+        ("Words on which arms differ", differing_words(results, out, arms)),
+        ("Sample outputs", sample_section(results, out, arms)),
+        ("Methods", methods_section(results)),
+        ("Runs and data", runs_section(results) + _data(results, runs, out)),
+        ("Recipe", preformatted(tomli_w.dumps(dict(results["recipe"])))),
     )
+    name = str(results["recipe"].get("name", "comparison"))
+    return write_page(out / "report.html", "compare", name, results["verdict"], sections)
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{page_escape(title)}</h2>{content}</section>" if content else ""
-
-
-def _differences(results: Mapping[str, Any]) -> str:
-    return comparison_figures.differences(results) + comparisons(results) if results["comparisons"] else ""
-
-
-def _words(results: Mapping[str, Any], out: Path) -> str:
-    line = min(results["comparisons"], key=lambda line: line["control"], default=None)
-    found = examples(results, out, (line["arm"], line["baseline"])) if line else None
-    arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
-    return differing_words(found, arms) if found else ""
-
-
-def _page_said(results: Mapping[str, Any], out: Path) -> str:
-    found = sample_outputs(results, out)
-    return said(found, list(dict.fromkeys(run["label"] for run in results["runs"]))) if found else ""
-
-
-def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> Raw:
-    first = header(runs)
-    reported = task_report(results["recipe"])
-    facts = {
-        reported.training_noun: first.get("examples"),
-        reported.test_noun: results["test_items"] or None,
+def _data(results: Mapping[str, Any], runs: Runs, out: Path) -> str:
+    first, report = header(runs), task_report(results["recipe"])
+    entries = {
+        report.training_noun: first.get("examples"),
+        report.test_noun: results["test_items"] or None,
         "data fingerprint": results["runs"][0]["data"],
         "parameters": first.get("parameters"),
         **results["runs"][0]["versions"],
     }
-    entries = "".join(
-        f"<div><dt>{page_escape(name)}</dt><dd>{page_escape(_plain(value))}</dd></div>"
-        for name, value in facts.items()
-        if value is not None
-    )
-    said = "\n".join(data_lines(results, out))
-    return Raw(f"<dl>{entries}</dl>" + (f"<pre>{page_escape(said)}</pre>" if said else ""))
-
-
-def _plain(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    lines = data_lines(results, out)
+    return facts(entries) + (preformatted("\n".join(lines)) if lines else "")

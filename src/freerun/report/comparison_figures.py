@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,12 +12,10 @@ from freerun.metrics.table import Metric, TaskReport
 from freerun.report import charts
 from freerun.report.charts import DASHES, INK, SOFT, Axes, Line, Panel, arm, chart, panels, ranges
 from freerun.report.diagnosis_figures import numbers, words
-from freerun.report.page import Raw, figure, grid, legend, line_legend, table
-from freerun.report.run_data import Curve as run_data_Curve
+from freerun.report.page import DASH, Raw, arms_legend, figure, grid, legend, table, thin_table
+from freerun.report.run_data import Curve as RunCurve
 from freerun.report.run_data import Runs, curves, settled, shares
 from freerun.training.json_shapes import Count, read_json
-
-_ROWS = 12
 
 
 def training(runs: Runs, reported: TaskReport) -> Raw:
@@ -35,10 +32,10 @@ def training(runs: Runs, reported: TaskReport) -> Raw:
         title = each.title[0].upper() + each.title[1:]
         drawn.append(_lines(title, found[each.name], arms, each.axis, domain))
     shown = [one for one in drawn if one is not None]
-    return Raw(legend(arms) + grid(shown)) if shown else Raw("")
+    return Raw(arms_legend(arms) + grid(shown)) if shown else Raw("")
 
 
-def _domain(found: Sequence[run_data_Curve], zero: bool) -> tuple[float, float] | None:
+def _domain(found: Sequence[RunCurve], zero: bool) -> tuple[float, float] | None:
     values = [value for curve in settled(found) for _, value in curve.points]
     if not values or (not zero and max(values) == min(values)):
         return None
@@ -55,11 +52,10 @@ def entries(runs: Runs) -> Raw:
         shown = [curve for curve in replaced if any(c.planned and c.arm == curve.arm for c in replaced)]
         drawn.append(
             figure(
-                "Entries of the model's own",
-                charts.lines(shown, arms, "share of entries, %"),
+                "Own entries",
+                _curves_chart(shown, arms, "share of entries, %"),
                 (
-                    "Line: the share that was fed. Band: what the schedule asked for, 1 \N{MINUS SIGN} "
-                    "teacher_forcing_ratio.",
+                    "Line: the share fed. Wide band: the share scheduled, 1 \N{MINUS SIGN} teacher_forcing_ratio.",
                     _last(shown),
                 ),
                 _numbers(shown),
@@ -68,9 +64,9 @@ def entries(runs: Runs) -> Raw:
     if wrong:
         title = "Wrong entries in the history"
         text = "Entries fed that differ from gold; matched noise lies on its reference."
-        svg = charts.lines(wrong, arms, "share of entries, %")
+        svg = _curves_chart(wrong, arms, "share of entries, %")
         drawn.append(figure(title, svg, (text, _last(wrong)), _numbers(wrong)))
-    return Raw(legend(arms) + grid(drawn)) if drawn else Raw("")
+    return Raw(arms_legend(arms) + grid(drawn)) if drawn else Raw("")
 
 
 def differences(results: Mapping[str, Any]) -> Raw:
@@ -112,10 +108,7 @@ def _difference_table(rows: Sequence[charts.Difference], measure: Metric) -> Raw
     cells_ = [
         [
             row.title,
-            *(
-                "\N{EN DASH}" if value is None else signed(value, measure.decimals)
-                for value in (row.value, row.low, row.high)
-            ),
+            *(DASH if value is None else signed(value, measure.decimals) for value in (row.value, row.low, row.high)),
             ", ".join(signed(value, measure.decimals) for value in row.seeds),
         ]
         for row in rows
@@ -124,47 +117,60 @@ def _difference_table(rows: Sequence[charts.Difference], measure: Metric) -> Raw
 
 
 def _lines(
-    title: str, found: Sequence[run_data_Curve], arms: Sequence[str], axis: str, domain: Sequence[float] | None
+    title: str, found: Sequence[RunCurve], arms: Sequence[str], axis: str, domain: tuple[float, float] | None
 ) -> Raw | None:
     if not found:
         return None
-    shown = settled(found)
-    if domain:
-        shown = [
-            replace(curve, points=tuple(point for point in curve.points if point[1] <= domain[1])) for curve in found
-        ]
-    cut = sum(len(curve.points) for curve in shown) < sum(len(curve.points) for curve in found)
+    shown = found if domain else settled(found)
+    top = domain[1] if domain else max(value for curve in shown for _, value in curve.points)
+    cut = any(value > top for curve in found for _, value in curve.points)
     text = "Thick: mean over seeds; thin: each run." + (" The beginning lies above the figure." if cut else "")
-    return figure(title, charts.lines(shown, arms, axis, domain), (text, _last(found)), _numbers(found))
+    return figure(title, _curves_chart(shown, arms, axis, domain), (text, _last(found)), _numbers(found))
 
 
-def _means(found: Sequence[run_data_Curve]) -> list[run_data_Curve]:
+def _means(found: Sequence[RunCurve]) -> list[RunCurve]:
     return [curve for curve in found if curve.number == -1 and curve.points]
 
 
-def _name(curve: run_data_Curve) -> str:
-    return f"{curve.arm}, asked for" if curve.planned else curve.arm
+def _name(curve: RunCurve) -> str:
+    return f"{curve.arm}, scheduled" if curve.planned else curve.arm
 
 
-def _last(found: Sequence[run_data_Curve]) -> str:
+def _last(found: Sequence[RunCurve]) -> str:
     ends = [f"{_name(curve)} {curve.points[-1][1]:.4g}" for curve in _means(found)]
     return f"At the end: {', '.join(ends)}." if ends else ""
 
 
-def _numbers(found: Sequence[run_data_Curve]) -> Raw:
-    """At most a dozen rows: means at even distances."""
+def _numbers(found: Sequence[RunCurve]) -> Raw:
     means = _means(found)
     steps = sorted({step for curve in means for step, _ in curve.points})
-    kept = steps[:: max(1, -(-len(steps) // _ROWS))]
-    if steps and kept[-1] != steps[-1]:
-        kept.append(steps[-1])
     tables = [dict(curve.points) for curve in means]
-    rows = [[f"{step:g}", *(f"{t[step]:.4g}" if step in t else "\N{EN DASH}" for t in tables)] for step in kept]
-    return table(["updates", *(_name(curve) for curve in means)], rows, "numbers")
+    rows = [[f"{step:g}", *(f"{t[step]:.4g}" if step in t else DASH for t in tables)] for step in steps]
+    return thin_table(["updates", *(_name(curve) for curve in means)], rows)
+
+
+def _curves_chart(
+    found: Sequence[RunCurve], arms: Sequence[str], title: str, domain: tuple[float, float] | None = None
+) -> str:
+    """Draw curves over updates: an arm's mean thick, its runs thin, what was scheduled as a wide band."""
+    ordered = sorted(found, key=lambda curve: (not curve.planned, curve.number == -1, -arms.index(curve.arm)))
+    values = [value for curve in found for _, value in curve.points]
+    domain = domain or (min(0.0, *values), 1.05 * max(*values, 1e-9))
+    end = max(step for curve in found for step, _ in curve.points)
+    axes = Axes("updates", title, x_domain=(0.0, end), y_domain=domain)
+    return chart([_curve_line(curve, arms.index(curve.arm)) for curve in ordered], axes)
+
+
+def _curve_line(curve: RunCurve, number: int) -> Line:
+    if curve.planned:
+        return Line(curve.points, arm(number), width=5, opacity=0.3)
+    if curve.number >= 0:
+        return Line(curve.points, arm(number), width=1, opacity=0.45)
+    return Line(curve.points, arm(number), DASHES[number % len(DASHES)], 2.25)
 
 
 Curve = Sequence[float | None]
-_SIDES = {"free_running": "Error, running freely", "teacher_forced": "Error, told gold"}
+_SIDES = {"free_running": "Free-running error", "teacher_forced": "Teacher-forced error"}
 _WINDOWS = 4
 
 
@@ -182,7 +188,7 @@ def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
     entries = [("arm", number, label) for number, label in enumerate(arms)]
     entries += [("naive", number, words(name)) for number, name in enumerate(naive)]
     drawn = [_errors(title, side, arms, curves, naive) for side, title in _SIDES.items()]
-    return Raw(line_legend(entries) + grid(drawn) + _windows(results, out, arms))
+    return Raw(legend(entries) + grid(drawn) + _windows(results, out, arms))
 
 
 class _Shown(TypedDict):
@@ -256,7 +262,7 @@ def _windows(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> Raw:
     drawn = [_window(one, arms, domains) for one in each]
     entries = [("gold", 0, "gold"), *(("arm", number, label) for number, label in enumerate(arms))]
     text = f"Free runs of seed {seed} on windows at even distances; nobody chose them. In the units of the data."
-    return Raw(f'<p class="note">{text}</p>' + line_legend(entries) + grid(drawn))
+    return Raw(f'<p class="note">{text}</p>' + legend(entries) + grid(drawn))
 
 
 def _window(said: Mapping[str, Mapping[str, Any]], arms: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:

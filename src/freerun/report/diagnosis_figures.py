@@ -6,18 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freerun.report.charts import DASHES, INK, Axes, Band, Line, Panel, arm, chart, panels, ranges
-from freerun.report.page import Raw, figure, grid, line_legend, table
+from freerun.report.charts import DASHES, INK, SOFT, Axes, Band, Line, Panel, arm, chart, panels, ranges
+from freerun.report.page import DASH, Raw, figure, grid, legend, table, thin_table
 
 Found = Mapping[str, Any]
 Values = Sequence[float | None]
-_ROWS = 12
+SIDES = (("teacher_forced", "teacher-forced"), ("free_running", "free-running"))
 _LEAD = "lead time, steps"
 _NAMES = {"last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear"}
 
 
 def words(name: str) -> str:
-    """How a forecast without a model is called."""
+    """Return the name of a naive baseline in words."""
     return _NAMES.get(name, name)
 
 
@@ -30,24 +30,24 @@ def by_lead(found: Found) -> Raw:
     drawn = [_errors(found), _gap(found)]
     if found["growth"]["ratio"]:
         drawn.append(_ratio(found))
-    return Raw(line_legend(entries) + grid(drawn))
+    return Raw(legend(entries) + grid(drawn))
 
 
 def _errors(found: Found) -> Raw:
-    told, own = found["teacher_forced"], found["free_running"]
+    forced, own = found["teacher_forced"], found["free_running"]
     lines = [
         Line(_leads(naive["median"]), arm(number + 2), DASHES[(number + 2) % 6], 1.5, 0.9)
         for number, naive in enumerate(found["naive"].values())
     ]
-    columns = {"teacher-forced": told["median"], "free-running": own["median"]}
+    columns = {"teacher-forced": forced["median"], "free-running": own["median"]}
     columns |= {words(name): naive["median"] for name, naive in found["naive"].items()}
     grown = _growth_line(found)
     if grown:
         lines.append(Line(grown, INK, (1, 3), 1.5))
-    lines += [Line(_leads(told["median"]), arm(0), width=2.25), Line(_leads(own["median"]), arm(1), DASHES[1], 2.25)]
-    bands = [_band(told, arm(0)), _band(own, arm(1))]
+    lines += [Line(_leads(forced["median"]), arm(0), width=2.25), Line(_leads(own["median"]), arm(1), DASHES[1], 2.25)]
+    bands = [_band(forced, arm(0)), _band(own, arm(1))]
     values = [value for column in columns.values() for value in column if value]
-    values += [value for value in (*told["low"], *own["low"]) if value]
+    values += [value for value in (*forced["low"], *own["low"]) if value]
     axes = Axes(_LEAD, "error, standard deviations", log=True, y_domain=_log_domain(values))
     said = f"At lead time 1: {_at(columns, 0)}. At {found['horizon']}: {_at(columns, -1)}."
     text = "Median over windows; bands: quartiles. The scale is logarithmic."
@@ -102,7 +102,7 @@ def sample_windows(found: Found) -> Raw:
     drawn = [
         _sample_window(each, found["channels"], ranges(found["sample_windows"])) for each in found["sample_windows"]
     ]
-    return Raw(f'<p class="note">{text}</p>' + line_legend(entries) + grid(drawn))
+    return Raw(f'<p class="note">{text}</p>' + legend(entries) + grid(drawn))
 
 
 def _sample_window(each: Found, channels: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:
@@ -157,7 +157,7 @@ def climate(found: Found) -> Raw:
     listed = numbers({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
     text = f"Smoothed over {measured['smoothing']:.3g} frequencies; where 99.9 % of gold's power lies."
     drawn = [figure("Power spectrum", chart(lines, axes), (text, said), listed), _states(measured)]
-    return Raw(line_legend([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
+    return Raw(legend([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
 
 
 def _floor(values: Sequence[float]) -> tuple[float, float]:
@@ -227,8 +227,63 @@ def numbers(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | No
     """At most a dozen rows, at even distances, the last one among them."""
     length = len(next(iter(columns.values())))
     name, names = first or ("lead time", [str(n + 1) for n in range(length)])
-    kept = list(range(0, length, max(1, -(-length // _ROWS))))
-    if kept[-1] != length - 1:
-        kept.append(length - 1)
-    rows = [[names[n], *(_shown(values[n]) for values in columns.values())] for n in kept]
-    return table([name, *columns], rows, "numbers")
+    rows = [[names[n], *(_shown(values[n]) for values in columns.values())] for n in range(length)]
+    return thin_table([name, *columns], rows)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent."""
+    return DASH if value is None else f"{100 * value:.3g} %"
+
+
+def by_position(found: Found) -> str:
+    """Draw wrong choices, their gap and first errors by position, as far as enough rows reach."""
+    # at least 1 % of the rows, and ten of them; one position at least
+    enough = max(10, 0.01 * found["rows"])
+    shown = max(1, sum(left >= enough for left in found["left"]))
+    columns = {name: found[side]["wrong_by_position"][:shown] for side, name in SIDES}
+    lines = [
+        Line(_percents(values), arm(number), DASHES[number], 2.25) for number, values in enumerate(columns.values())
+    ]
+    text = "Share of the rows that have an entry there."
+    less = found["positions"] - shown
+    if less:
+        text += f" The last {less:,} positions, of few rows, are left out."
+    seen = "; ".join(
+        f"{name}: {percent(v[0])} at position 1, {percent(v[-1])} at {shown}" for name, v in columns.items()
+    )
+    top = max([value or 0.0 for values in columns.values() for value in values] + [0.01])
+    axes = Axes("position", "wrong, %", y_domain=(0.0, 105 * top))
+    drawn = [figure("Wrong choices", chart(lines, axes), (text, seen), _position_table(columns, found, shown))]
+    gap = found["gap_by_position"][:shown]
+    room = 5 * max([abs(value) for value in gap if value] + [0.01])
+    low, high = (100 * end([0.0, *(value for value in gap if value)]) for end in (min, max))
+    axes = Axes("position", "difference, points", zero=0.0, y_domain=(low - room, high + room))
+    line = Line(_percents(gap), arm(1), width=2.25)
+    said = f"{percent(gap[0])} at position 1, {percent(gap[-1])} at {shown}."
+    texts = (
+        "Free-running less teacher-forced. Above zero free running is worse; at position 1 the histories are equal.",
+        said,
+    )
+    drawn.append(figure("Signed gap", chart([line], axes), texts, _position_table({"gap": gap}, found, shown)))
+    firsts = found["first_error"][:shown]
+    right = found["rows"] - sum(found["first_error"])
+    shares = [count / found["rows"] for count in firsts]
+    axes = Axes("position", "rows, %", y_domain=(0.0, 105 * max(*shares, 0.001)))
+    said = f"{right:,} of {found['rows']:,} rows have no error."
+    text = "Where the first error is, the same in both ways."
+    table_ = _position_table({"first error here": shares}, found, shown)
+    drawn.append(figure("First errors", chart([Line(_percents(shares), SOFT, width=2.25)], axes), (text, said), table_))
+    return legend(("arm", number, name) for number, (_, name) in enumerate(SIDES)) + grid(drawn)
+
+
+def _percents(values: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [(n + 1.0, math.nan if value is None else 100 * value) for n, value in enumerate(values)]
+
+
+def _position_table(columns: Mapping[str, Sequence[float | None]], found: Found, shown: int) -> Raw:
+    rows = [
+        [str(n + 1), *(percent(values[n]) for values in columns.values()), f"{found['left'][n]:,}"]
+        for n in range(shown)
+    ]
+    return thin_table(["position", *columns, "rows"], rows)

@@ -1,16 +1,21 @@
-"""Pieces of HTML; whatever is text is escaped here and nowhere else."""
+"""Pieces of HTML and the shell of a page; whatever is text is escaped here and nowhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape as escaped
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape as escape_html
+from importlib.resources import files
+from pathlib import Path
 
 from freerun.errors import visible
 
+DASH = "\N{EN DASH}"
+_ROWS = 12
 
-def escape(text: str) -> str:
-    """Text as HTML; control characters, which no page may hold, are written as escapes."""
-    return escaped(visible(text, keep="\n"))
+
+def escape(text: object) -> str:
+    """Return text as HTML; control characters, which no page may hold, are written as escapes."""
+    return escape_html(visible(str(text), keep="\n"))
 
 
 class Raw(str):
@@ -20,42 +25,82 @@ class Raw(str):
 
 
 def _html(value: object) -> str:
-    return value if isinstance(value, Raw) else escape(str(value))
+    return value if isinstance(value, Raw) else escape(value)
 
 
-def swatch(number: int, label: str) -> Raw:
-    """An arm's name behind a stroke in its colour and pattern."""
-    index = number % 6
-    stroke = (
-        f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="stroke-{index}" d="M1 4H25"/></svg>'
+def write_page(path: Path, kind: str, name: str, verdict: str, sections: Iterable[tuple[str, str]]) -> Path:
+    """Write a page whole or not at all: one style sheet inside, nothing loaded from anywhere; return its path.
+
+    Args:
+        path: of the page; an earlier one is replaced.
+        kind: ``compare`` or ``diagnose``.
+        name: of what is reported.
+        verdict: the outcome in words, below the name.
+        sections: titles and contents in order; those without content are left out.
+    """
+    style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
+    body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections if content)
+    title = {"compare": "comparison", "diagnose": "diagnosis"}[kind]
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(name)}: {title}</title><style>{style}</style></head><body><main>"
+        f'<header><p class="kind">freerun {kind}</p><h1>{escape(name)}</h1>{paragraph(verdict, "verdict")}</header>'
+        f"{body}</main></body></html>\n",
+        encoding="utf-8",
     )
+    return partial.replace(path)
+
+
+def _stroke(style: str, label: str) -> Raw:
+    stroke = f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="{style}" d="M1 4H25"/></svg>'
     return Raw(f'<span class="arm">{stroke}{escape(label)}</span>')
 
 
-def legend(arms: Sequence[str]) -> Raw:
-    """What the colours of the figures mean."""
-    entries = "".join(f"<li>{swatch(number, arm)}</li>" for number, arm in enumerate(arms))
-    return Raw(f'<ul class="legend" aria-label="colours of the arms">{entries}</ul>')
+def swatch(number: int, label: str) -> Raw:
+    """Return an arm's name behind a stroke in its colour and pattern."""
+    return _stroke(f"stroke-{number % 6}", label)
 
 
-def line_legend(entries: Iterable[tuple[str, int, str]]) -> Raw:
-    """What the strokes of figures mean: (kind, number, label) each."""
-    parts: list[str] = []
-    for kind, number, label in entries:
-        if kind == "arm":
-            parts.append(f"<li>{swatch(number, label)}</li>")
-            continue
-        name = {"band": f"band-{number % 6}", "naive": f"stroke-naive stroke-naive-{number % 6}"}.get(
-            kind, f"stroke-{kind}"
-        )
-        stroke = f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="{name}" d="M1 4H25"/></svg>'
-        parts.append(f'<li><span class="arm">{stroke}{escape(label)}</span></li>')
-    return Raw(f'<ul class="legend" aria-label="what the lines mean">{"".join(parts)}</ul>')
+def legend(entries: Iterable[tuple[str, int, str]]) -> Raw:
+    """Return what the strokes of figures mean: (kind, number, label) each.
+
+    Args:
+        entries: kinds are ``arm`` and ``naive`` by number, ``gold``, ``growth``, and ``band`` of an arm.
+    """
+    styles = {"arm": "stroke-{0}", "band": "band-{0}", "naive": "stroke-naive stroke-naive-{0}"}
+    strokes = (_stroke(styles.get(kind, f"stroke-{kind}").format(number % 6), label) for kind, number, label in entries)
+    parts = "".join(f"<li>{stroke}</li>" for stroke in strokes)
+    return Raw(f'<ul class="legend" aria-label="what the lines mean">{parts}</ul>')
+
+
+def arms_legend(arms: Sequence[str]) -> Raw:
+    """Return what the colours of arms mean."""
+    return legend(("arm", number, arm) for number, arm in enumerate(arms))
 
 
 def paragraph(text: object, kind: str = "") -> Raw:
-    """A paragraph."""
+    """Return a paragraph."""
     return Raw(f"<p{_class(kind)}>{_html(text)}</p>")
+
+
+def notes(lines: Iterable[str]) -> Raw:
+    """Return paragraphs in small print."""
+    return Raw("".join(paragraph(line, "note") for line in lines))
+
+
+def preformatted(text: object) -> Raw:
+    """Return text whose lines stay as they are."""
+    return Raw(f"<pre>{escape(text)}</pre>")
+
+
+def facts(entries: Mapping[str, object]) -> Raw:
+    """Return names with their values, those that are None left out; whole numbers with thousands separators."""
+    texts = {name: f"{value:,}" if isinstance(value, int) else value for name, value in entries.items()}
+    parts = (f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in texts.items() if v is not None)
+    return Raw(f"<dl>{''.join(parts)}</dl>")
 
 
 def _class(kind: str) -> str:
@@ -63,7 +108,15 @@ def _class(kind: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "", caption: str = "") -> Raw:
-    """A table; the first cell of a row is its head, and each cell knows its column's name."""
+    """Return a table; the first cell of a row is its head, and each cell knows its column's name.
+
+    Args:
+        heads: names of the columns.
+        rows: cells, text or Raw.
+        kind: CSS class: ``numbers`` sets all but the first column to the right, ``cards`` stacks rows on narrow
+            screens.
+        caption: shown above.
+    """
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{_cells(heads, row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -79,14 +132,29 @@ def _cells(heads: Sequence[str], row: Sequence[object]) -> str:
     return first + "".join(f'<td data-label="{escape(name)}">{_html(value)}</td>' for name, value in rest)
 
 
+def thin_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Raw:
+    """Return a table of numbers with at most about a dozen rows, at even distances, the last one among them."""
+    kept = list(rows[:: max(1, -(-len(rows) // _ROWS))])
+    if kept and kept[-1] is not rows[-1]:
+        kept.append(rows[-1])
+    return table(heads, kept, "numbers")
+
+
 def figure(title: str, svg: str, texts: tuple[str, str], data: Raw) -> Raw:
-    """A figure with its title, a description in words, and its numbers as a table."""
-    reading, seen = texts
-    drawing = f'<div class="drawing" role="img" aria-label="{escape(f"{title}. {seen}")}">{svg}</div>'
+    """Return a figure with its title, a description in words, and its numbers as a table.
+
+    Args:
+        title: short.
+        svg: the drawing.
+        texts: how to read it, below the title; and what it shows, for those who do not see it.
+        data: the table behind it.
+    """
+    reading, content = texts
+    drawing = f'<div class="drawing" role="img" aria-label="{escape(f"{title}. {content}")}">{svg}</div>'
     caption = f"<figcaption><strong>{escape(title)}</strong> <span>{escape(reading)}</span></figcaption>"
     return Raw(f"<figure>{caption}{drawing}<details><summary>the numbers</summary>{data}</details></figure>")
 
 
 def grid(figures: Iterable[Raw]) -> Raw:
-    """Figures side by side where there is room."""
+    """Return figures side by side where there is room."""
     return Raw(f'<div class="grid">{"".join(figures)}</div>')
