@@ -18,8 +18,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import freerun as fr
 from freerun.arguments import Range
+from freerun.recipes.fields import section_fields
 from freerun.recipes.recipe import MODEL_KINDS, CompareSettings
-from freerun.tasks import DATA_KINDS, TASKS
+from freerun.tasks import DATA_KINDS, TASKS, task_of
 from freerun.training import TrainSettings
 
 FOLDER = Path(__file__).parent
@@ -201,7 +202,7 @@ def recipes() -> str:
     """The page of recipes."""
     usual = {name: kind.models[0] for name, kind in TASKS.items()}
     data = [
-        _section("data", name, cls, f"Models: {', '.join(f'`{m}`' for m in TASKS[cls.family].models)}.")
+        _section("data", name, cls, f"Models: {', '.join(f'`{m}`' for m in task_of(name).models)}.")
         for name, cls in DATA_KINDS.items()
     ]
     model = [
@@ -209,7 +210,10 @@ def recipes() -> str:
         for name, cls in MODEL_KINDS.items()
         for of in [[task for task, first in usual.items() if first == name]]
     ]
-    evaluate = {kind.evaluate: [t for t, k in TASKS.items() if k.evaluate is kind.evaluate] for kind in TASKS.values()}
+    evaluate = {
+        kind.evaluate_section: [t for t, k in TASKS.items() if k.evaluate_section is kind.evaluate_section]
+        for kind in TASKS.values()
+    }
     scored = [
         f"### [evaluate] of {' and '.join(of)}\n\n{_first_sentence(c)}\n\n{_keys(c)}" for c, of in evaluate.items()
     ]
@@ -229,10 +233,10 @@ def recipes() -> str:
 
 def _selectable(task: str) -> tuple[str, str, str]:
     kind, shown = TASKS[task], []
-    for name in kind.reported().selectable:
+    for name in kind.report.selectable:
         side, _, score = name.rpartition("teacher_forced_")
-        measure = kind.reported().metric(f"{'teacher_forced' if side or name != score else 'free_running'}.{score}")
-        mark = "*" if measure.fixed else "**" if measure.name == kind.reported().primary.name else ""
+        measure = kind.report.metric(f"{'teacher_forced' if side or name != score else 'free_running'}.{score}")
+        mark = "*" if measure.fixed else "**" if measure.name == kind.report.primary.name else ""
         shown.append(f"{mark}`{name}`{mark}")
     return task, f"`{kind.select}`", ", ".join(shown)
 
@@ -246,8 +250,8 @@ def _keys(cls: type[Any], leave_out: Sequence[str] = ()) -> str:
     hints, meant = get_type_hints(cls), _meanings(cls)
     rows = [
         (f"`{each.name}`", _typed(hints[each.name], each), _default(each), meant.get(each.name, ""))
-        for each in fields(cls)
-        if each.init and each.name not in (*leave_out, "kind")
+        for each in section_fields(cls)
+        if each.name not in (*leave_out, "kind")
     ]
     return _table(("key", "value", "default", "meaning"), rows) if rows else "No keys.\n"
 
@@ -271,7 +275,7 @@ def _span(rule: Any) -> str:
 def _named(part: Any) -> str:
     if get_origin(part) is Literal:
         return ", ".join(f'`"{word}"`' for word in get_args(part))
-    if get_origin(part) in (tuple, list):
+    if get_origin(part) in (tuple, Sequence):
         return f"list of {_named(get_args(part)[0])}s"
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(part, "table")
 
@@ -291,7 +295,7 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
     for base in reversed(cls.__mro__[:-1]):
         text = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
         for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
-            found[name] = " ".join(meaning.split()).replace("``", "`").replace("(None: ", "(none: ")
+            found[name] = " ".join(meaning.split()).replace("``", "`").replace("None: ", "none: ")
     return found
 
 

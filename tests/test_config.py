@@ -13,12 +13,10 @@ from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.build import build
 from freerun.recipes.fields import measured_rate
-from freerun.recipes.load import answer, evaluate_run, load_run, trial_batch
+from freerun.recipes.load import evaluate_run, generate_lines, load_run, trial_batch
 from freerun.recipes.source import key_places, shipped_recipes
 from freerun.recipes.train import direction, header, run_recipe, selection_note
 from freerun.schedules import Table
-from freerun.tasks import pairs as pairs_module
-from freerun.tasks.pairs import PairsEvaluate, scoring
 from freerun.training.run_folder import check_folder, clear_run, probe
 from tiny_recipes import TINY, changed, write
 
@@ -237,10 +235,6 @@ def test_of_the_shipped_recipes_only_a_text_is_selected_by_such_a_score(name):
     assert bool(selection_note(recipe)) == (recipe.data.kind == "text")
 
 
-def test_recipe_and_task_are_scored_alike_by_default():
-    assert scoring(PairsEvaluate()) == pairs_module.EvaluateSettings()
-
-
 def test_directions_in_words(tmp_path):
     def words(text):
         return direction(build(load_recipe(write(tmp_path), [f"method={text}"]))[2], 12)
@@ -351,7 +345,7 @@ def test_a_loaded_run_says_and_scores_what_it_did(run):
     folder, _, summary = run
     loaded = load_run(folder)
     assert not loaded.model.training
-    assert len(answer(loaded, ["ab", "fed"])) == 2
+    assert len(generate_lines(loaded, ["ab", "fed"])) == 2
     found = evaluate_run(loaded)
     assert found["words"] == 20
     for side in ("teacher_forced", "free_running"):
@@ -397,7 +391,7 @@ def test_folders_that_are_no_run(run, tmp_path):
 
 def test_unknown_words_are_named_with_their_lines(run):
     with pytest.raises(UserError) as caught:
-        answer(load_run(run[0]), ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
+        generate_lines(load_run(run[0]), ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
     assert [problem.split(": ")[0] for problem in caught.value.problems] == ["w:3", "w:4"]
 
 

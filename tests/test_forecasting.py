@@ -16,7 +16,7 @@ from freerun.diagnostics.naive import fit_linear, naive_forecasts
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.models import PlainForecaster, RecurrentForecaster
 from freerun.tasks.forecasts import ForecastSettings, evaluate_windows, forecast, hide_horizon, median
-from freerun.tasks.series import ForecastTask
+from freerun.tasks.series import SeriesTask
 from freerun.training import TrainSettings, fit
 from freerun.training.log import jsonable
 
@@ -56,7 +56,7 @@ class Runaway(nn.Module):
 @pytest.mark.parametrize("head", ["point", "gaussian", "quantiles"])
 def test_scores_equal_a_naive_loop(layout, head):
     data, model = data_of(layout), model_of(layout, head).double()
-    task = ForecastTask(data, ForecastSettings(batch_size=7))
+    task = SeriesTask(data, ForecastSettings(batch_size=7))
     made = task.windows("test")
     double = Windows(made.count, lambda numbers: doubled(made.make(numbers)), HORIZON, made.naive)
     found = evaluate_windows(model, double, task.settings)
@@ -106,7 +106,7 @@ def test_free_running_cannot_see_the_horizon(layout):
 def test_scores_do_not_depend_on_the_batch_size():
     data, model = data_of(), model_of("past", "gaussian")
     drawn = [
-        ForecastTask(data, ForecastSettings(draw=draw, batch_size=size)).evaluate(model, "test").free_running
+        SeriesTask(data, ForecastSettings(draw=draw, batch_size=size)).evaluate(model, "test").free_running
         for draw in ("expected", "gaussian")
         for size in (5, 500)
     ]
@@ -118,7 +118,7 @@ def test_scores_do_not_depend_on_the_batch_size():
 def test_a_run_that_leaves_all_bounds_is_said_with_its_lead_time_and_never_averaged():
     # doubles every step: 1e6 standard deviations are passed from about step 20 on, and told gold nothing happens
     data = series_from_arrays(waves(1000, 1), SeriesOptions(past=4, horizon=200, split=(0.4, 0.3, 0.3)), "past")
-    task = ForecastTask(data)
+    task = SeriesTask(data)
     model = Runaway(2.0)
     found = task.evaluate(model, "test")
     assert found.free_running["diverged"] == 100.0
@@ -140,7 +140,7 @@ def test_nan_from_the_model_is_divergence_too():
     model = model_of("past")
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
-    found = ForecastTask(data).evaluate(model, "test")
+    found = SeriesTask(data).evaluate(model, "test")
     assert (found.free_running["diverged"], found.free_running["first_divergence"]) == (100.0, 1.0)
     assert found.free_running["valid_time"] == 0
     assert found.teacher_forced["loss"] == math.inf
@@ -149,7 +149,7 @@ def test_nan_from_the_model_is_divergence_too():
 def test_training_goes_on_where_a_free_run_diverges(tmp_path):
     data = series_from_arrays(waves(channels=1), SeriesOptions(past=4, horizon=60, split=(0.4, 0.3, 0.3)), "past")
     settings = TrainSettings(updates=2, batch_size=8, evaluate_every=1, select="nrmse", lr=1e-9)
-    summary = fit(Runaway(2.0), ForecastTask(data), fr.teacher_forcing(), settings, tmp_path / "run", progress=False)
+    summary = fit(Runaway(2.0), SeriesTask(data), fr.teacher_forcing(), settings, tmp_path / "run", progress=False)
     test = summary["test"]
     assert (test["free_running"]["nrmse"], test["free_running"]["diverged"]) == (None, 100.0)
     curves = json.loads((tmp_path / "run" / "test-curves.json").read_text())
@@ -167,7 +167,7 @@ def test_a_model_that_says_another_width_than_is_fed_back_is_refused_before_an_u
     data = series_from_arrays(waves(channels=1), SeriesOptions(past=4, horizon=6), "past")
     settings = TrainSettings(updates=2, batch_size=8, evaluate_every=1, select="nrmse")
     with pytest.raises(fr.errors.UserError, match=r"gives 2 numbers a position and 1 are fed back"):
-        fit(Wide(1.0), ForecastTask(data), fr.free_running(), settings, tmp_path / "run", progress=False)
+        fit(Wide(1.0), SeriesTask(data), fr.free_running(), settings, tmp_path / "run", progress=False)
     assert '"event": "update"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -177,7 +177,7 @@ def test_deviation_is_how_far_own_entries_lie_from_gold(tmp_path):
     method = fr.scheduled_sampling(0.0)
     model = model_of("past")
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    fit(model, ForecastTask(data), method, settings, tmp_path / "run", progress=False)
+    fit(model, SeriesTask(data), method, settings, tmp_path / "run", progress=False)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     event = next(line for line in lines if line["event"] == "update")
     model.load_state_dict(start)
@@ -190,7 +190,7 @@ def test_deviation_is_how_far_own_entries_lie_from_gold(tmp_path):
 
 def test_naive_rows_by_hand():
     data = data_of()
-    rows = ForecastTask(data).evaluate(model_of("past"), "test").free_running
+    rows = SeriesTask(data).evaluate(model_of("past"), "test").free_running
     gold = torch.stack([data.window_batch("test", [n]).targets[0] for n in range(data.windows("test"))]).double()
     past = torch.cat([data.window_batch("test", [n]).context["past"] for n in range(data.windows("test"))]).double()
     last = past[:, -1:].expand_as(gold)
@@ -201,7 +201,7 @@ def test_naive_rows_by_hand():
         assert rows[f"{name}_nrmse"] == pytest.approx(median((said - gold).square().mean((1, 2)).sqrt()))
     # two sines: the future is linear in the past
     assert rows["linear_nrmse"] < 0.01
-    assert "last_period_mse" not in ForecastTask(data_of_no_period()).evaluate(model_of("past"), "dev").free_running
+    assert "last_period_mse" not in SeriesTask(data_of_no_period()).evaluate(model_of("past"), "dev").free_running
 
 
 def data_of_no_period():
@@ -220,7 +220,7 @@ def test_ridge_is_the_closed_form():
 
 
 def test_dev_windows_are_spread_and_test_is_whole():
-    task = ForecastTask(data_of(), ForecastSettings(windows=5))
+    task = SeriesTask(data_of(), items=5)
     assert len(task.evaluate(model_of("past"), "dev").items) == 5
     assert len(task.evaluate(model_of("past"), "test").items) == task.data.windows("test")
     with pytest.raises(fr.errors.UserError, match="split must be dev or test"):
@@ -229,10 +229,10 @@ def test_dev_windows_are_spread_and_test_is_whole():
 
 def test_settings_out_of_range_all_at_once():
     with pytest.raises(fr.errors.UserError) as caught:
-        ForecastSettings(draw="sample", threshold=0.0, batch_size=0, windows=0)
-    assert len(caught.value.problems) == 4
+        ForecastSettings(draw="sample", threshold=0.0, batch_size=0)
+    assert len(caught.value.problems) == 3
     with pytest.raises(fr.errors.UserError, match="a model with head 'point' is fed point; got draw 'gaussian'"):
-        ForecastTask(data_of(), ForecastSettings(draw="gaussian")).evaluate(model_of("past"), "test")
+        SeriesTask(data_of(), ForecastSettings(draw="gaussian")).evaluate(model_of("past"), "test")
 
 
 def test_values_that_are_not_finite_in_metrics():

@@ -14,7 +14,7 @@ from freerun.cli import main
 from freerun.compare.run import compare
 from freerun.errors import visible
 from freerun.recipes.load import load_run, own_data
-from freerun.tasks.records import AnswerSettings, answers, evaluate_records
+from freerun.tasks.records import AnswerSettings, evaluate_records, free_outputs
 from freerun.training.run_folder import clear_run
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, MARKED, model_folder, rows, sentences, write_lines, write_recipe
@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_plain_model_one_record_after_the_other(world, n
     model, tokenizer = plain(run)
     loaded = load_run(run)
     records, encoded = held_out(loaded)
-    settings = AnswerSettings(margin=2, batch_size=3)
+    settings = AnswerSettings(length_margin=2, batch_size=3)
     found = evaluate_records(loaded.model, loaded.codec, records, encoded, settings)
     total, positions, right, said = 0.0, 0, 0, []
     most = settings.most(loaded.codec)
@@ -144,7 +144,7 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     loaded = load_run(run)
     asked = ["a man runs. ->", "the dog\nsleeps. ->"]
-    expected = answers(loaded.model, loaded.codec, loaded.codec.prompts(asked), AnswerSettings(length=7))
+    expected = free_outputs(loaded.model, loaded.codec, loaded.codec.prompts(asked), AnswerSettings(length=7))
     assert out == [visible(text.replace("\n", "\\n").replace("\t", "\\t")) for text in expected]
     objects = write_lines(tmp_path / "in.jsonl", [{**row, "n": n} for n, row in enumerate(rows(shape)[:3])])
     assert main(["generate", str(run), "--input", str(objects), "--beams", "2"]) == 0
@@ -152,8 +152,10 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     assert [row["n"] for row in found] == [0, 1, 2]
     told = [next(iter(row.values())) for row in rows(shape)[:3]]
     told = [tuple(each[:-1]) if isinstance(each, list) else each for each in told]
-    settings = AnswerSettings(beams=2, margin=2)
-    assert [row["output"] for row in found] == answers(loaded.model, loaded.codec, loaded.codec.prompts(told), settings)
+    settings = AnswerSettings(beams=2, length_margin=2)
+    assert [row["output"] for row in found] == free_outputs(
+        loaded.model, loaded.codec, loaded.codec.prompts(told), settings
+    )
 
 
 def test_lines_that_cannot_be_answered_are_named(world, tmp_path, capsys):
@@ -210,7 +212,7 @@ def test_evaluate_diagnose_and_check(world, name, tmp_path, capsys):
     assert main(["diagnose", str(run), "--out", str(tmp_path / "d"), "--windows", "3"]) == 0
     found = json.loads((tmp_path / "d" / "diagnosis.json").read_text())
     assert found["diagnosis"]["rows"] == 3
-    assert found["data"]["counted"] == "records"
+    assert found["data"]["item_noun"] == "records"
     # told gold, what is wrong is what the score counts
     assert 0 <= found["diagnosis"]["teacher_forced"]["wrong"] <= 1
     assert main(["check", str(run)]) == 0

@@ -16,9 +16,9 @@ from freerun.errors import CheckpointError, UserError
 from freerun.keys import fold
 from freerun.models import TransformerLM
 from freerun.recipes import load_recipe
-from freerun.recipes.load import answer, evaluate_run, load_run, trial_batch
+from freerun.recipes.load import evaluate_run, generate_lines, load_run, trial_batch
 from freerun.recipes.train import run_recipe
-from freerun.tasks.text import TextSettings, TextTask, evaluate_text, go_on
+from freerun.tasks.text import TextSettings, TextTask, evaluate_text, free_outputs
 
 TEXT = "the cat sat on the mat and the dog ran to the cat.\nso it goes, on and on.\n" * 12
 RECIPE = """
@@ -170,7 +170,7 @@ def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data: 
 @pytest.mark.parametrize("draw", ["greedy", "sample"])
 def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM, draw: str):
     prompts = ["the ", "so it goes, on and", "c"]
-    said = go_on(model, data.codec, prompts, 23, draw=draw, key=5)
+    said = free_outputs(model, data.codec, prompts, 23, draw=draw, key=5)
     drawn = resolve(draw)
     for number, prompt in enumerate(prompts):
         told, own, stretch = data.codec.ids(prompt).tolist()[-8:], [], 0
@@ -184,7 +184,7 @@ def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM
             own.append(int(drawn.choose(outputs, drawn.noise(key, row, position, outputs.shape[-1]))))
             told = [*told, own[-1]]
         assert said[number] == data.codec.text(own)
-    assert go_on(model, data.codec, prompts, 23, draw=draw, key=5, batch_size=1) == said
+    assert free_outputs(model, data.codec, prompts, 23, draw=draw, key=5, batch_size=1) == said
 
 
 def test_scores_do_not_depend_on_the_batch_size(data: TextData, model: TransformerLM):
@@ -197,7 +197,7 @@ def test_scores_do_not_depend_on_the_batch_size(data: TextData, model: Transform
 
 
 def test_dev_blocks_are_spread_and_the_texts_own_measures_stand_beside(data: TextData, model: TransformerLM):
-    found = TextTask(data, TextSettings(block=16, blocks=2)).evaluate(model, "dev")
+    found = TextTask(data, TextSettings(block=16), items=2).evaluate(model, "dev")
     assert [item["source"] for item in found.items] == ["characters 4 to 19", "characters 52 to 67"]
     assert found.free_running["text_novel_words"] == 0
     assert found.items[0]["references"] == [data.parts["dev"][4:20]]
@@ -211,7 +211,7 @@ def test_a_text_too_short_or_with_other_characters_is_refused(data: TextData, mo
     with pytest.raises(UserError, match="character 'X' was never seen in training"):
         evaluate_text(model, data.codec, "the X sat on", data.parts["train"])
     with pytest.raises(UserError) as caught:
-        go_on(model, data.codec, ["", "Y"], 3)
+        free_outputs(model, data.codec, ["", "Y"], 3)
     assert len(caught.value.problems) == 2
 
 
@@ -223,7 +223,10 @@ def test_a_model_learns_a_text(tmp_path: Path):
     overrides += ['method={name="teacher_forcing"}', "evaluate.draw=greedy"]
     summary = run_recipe(load_recipe(recipe, overrides), tmp_path / "run", progress=False)
     assert summary["test"]["teacher_forced"]["bits_per_character"] < 0.1
-    assert answer(load_run(tmp_path / "run"), ["fgha", "defgh"], length=10) == ["fgha\tbcdefghabc", "defgh\tabcdefghab"]
+    assert generate_lines(load_run(tmp_path / "run"), ["fgha", "defgh"], length=10) == [
+        "fgha\tbcdefghabc",
+        "defgh\tabcdefghab",
+    ]
 
 
 def test_a_run_stopped_and_resumed_is_the_run_never_stopped(run: Path, tmp_path: Path):
@@ -327,9 +330,9 @@ def test_keys_and_scores_of_another_task_are_refused(run: Path):
         load_recipe(recipe, ["evaluate.beams=2"])
     with pytest.raises(UserError, match="`path` is missing: the text file"):
         load_recipe(recipe, ["data.path=none"])
-    with pytest.raises(UserError, match=r"--set data\.dev=0\.0: `dev` must be above 0; got 0\.0"):
+    with pytest.raises(UserError, match=r"--set data\.dev=0\.0: `dev` must lie in \(0, 1\); got 0\.0"):
         load_recipe(recipe, ["data.dev=0.0"])
-    with pytest.raises(UserError, match=r"--set data\.dev=0\.5: `dev` and `test` must leave something to train on"):
+    with pytest.raises(UserError, match=r"--set data\.dev=0\.5: dev and test must leave something to train on"):
         load_recipe(recipe, ["data.dev=0.5", "data.test=0.5"])
     (run.parent / "no_test.toml").write_text(recipe.read_text().replace("test = 0.1", "test = 0.0"), encoding="utf-8")
     with pytest.raises(UserError, match=r"no_test\.toml:7: `test` must be above 0"):
@@ -340,7 +343,7 @@ def test_too_few_positions_are_told_before_anything_is_made(run: Path, tmp_path:
     recipe = run.parent / "tiny.toml"
     # just enough: what is told in training, scored and gone on from
     run_recipe(load_recipe(recipe, ["model.longest=9"]), tmp_path / "fine", progress=False)
-    assert len(answer(load_run(tmp_path / "fine"), ["the dog ran to the"], length=30)[0]) == 49
+    assert len(generate_lines(load_run(tmp_path / "fine"), ["the dog ran to the"], length=30)[0]) == 49
     compared = tmp_path / "compared.toml"
     compared.write_text(recipe.read_text() + '[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n')
     for command in (["train", str(recipe)], ["compare", str(compared)]):
@@ -359,10 +362,10 @@ def test_pairs_train_on_a_transformer_too(tmp_path: Path):
         "[train]\nupdates = 3\nbatch_size = 4\n"
     )
     run_recipe(load_recipe(tmp_path / "r.toml"), tmp_path / "run", progress=False)
-    assert len(answer(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
+    assert len(generate_lines(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
     run_recipe(load_recipe(tmp_path / "r.toml", ["model.longest=14"]), tmp_path / "tight", progress=False)
     with pytest.raises(UserError) as caught:
-        answer(load_run(tmp_path / "tight"), ["ab" * 7, "ab" * 8, "X"], places=["w:1", "w:2", "w:3"])
+        generate_lines(load_run(tmp_path / "tight"), ["ab" * 7, "ab" * 8, "X"], places=["w:1", "w:2", "w:3"])
     assert caught.value.problems[0].startswith(
         "w:2: the source has 16 symbols, and the model was made with longest = 14"
     )

@@ -137,9 +137,9 @@ SETTLED = {
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_verdict_is_about_a_score_that_exposure_bias_cannot_move(task):
-    reported = TASKS[task].reported()
+    reported = TASKS[task].report
     declared = {each.name for each in reported.metrics}
-    free = {name for name in TASKS[task].reported().selectable if not name.startswith("teacher_forced_")}
+    free = {name for name in TASKS[task].report.selectable if not name.startswith("teacher_forced_")}
     assert {f"free_running.{name}" for name in free} <= declared
     assert {name for name in free if reported.metric(f"free_running.{name}").fixed} == SETTLED[task]
     assert reported.primary.side == "free_running"
@@ -185,7 +185,7 @@ def test_loss_is_nats_per_symbol_with_the_end(trained):
 
 def test_words_limit_dev_only(trained):
     data, model = trained
-    task = PairTask(data, EvaluateSettings(words=10))
+    task = PairTask(data, items=10)
     assert len(task.evaluate(model, "dev").items) == 10
     assert len(task.evaluate(model, "test").items) == 60
     assert task.lengths == data.lengths
@@ -217,11 +217,11 @@ def test_free_running_stops_at_the_limit(trained):
         def forward(self, batch):
             return F.one_hot(torch.ones_like(batch.history), data.codec.sizes[1]).float()
 
-    said = free_outputs(Endless(), data.codec, [("a", "b")], EvaluateSettings(margin=2))
+    said = free_outputs(Endless(), data.codec, [("a", "b")], EvaluateSettings(length_margin=2))
     assert len(said[0]) == data.codec.longest + 3
 
 
 def test_settings_are_checked_at_once():
     with pytest.raises(UserError) as caught:
-        EvaluateSettings(beams=0, length_penalty=-1, margin=-1, batch_size=0, words=0)
-    assert len(caught.value.problems) == 5
+        EvaluateSettings(beams=0, length_penalty=-1, length_margin=-1, batch_size=0)
+    assert len(caught.value.problems) == 4

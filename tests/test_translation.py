@@ -22,7 +22,7 @@ from freerun.recipes import load_recipe
 from freerun.recipes.load import load_run
 from freerun.recipes.train import run_recipe
 from freerun.tasks import task_of
-from freerun.tasks.pairs import EvaluateSettings, TranslateTask, evaluate_translations, translate
+from freerun.tasks.pairs import EvaluateSettings, TranslateTask, evaluate_pairs, free_outputs
 from parallel_text import PAIRS, write_parallel
 
 RECIPE = """\
@@ -130,9 +130,9 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
 @torch.no_grad()
 def test_evaluation_is_that_of_one_sentence_after_the_other(data, kind, beams):
     model = model_for(data, kind)
-    settings = EvaluateSettings(beams=beams, length_penalty=0.6, margin=2, batch_size=3)
+    settings = EvaluateSettings(beams=beams, length_penalty=0.6, length_margin=2, batch_size=3)
     test = data.evaluation("test")
-    found = evaluate_translations(model, data.codec, test, settings)
+    found = evaluate_pairs(model, data.codec, test, settings)
     assert model.training
     model.eval()
     total, positions, right, outputs = 0.0, 0, 0, []
@@ -169,7 +169,7 @@ def test_a_trained_model_translates(data):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = evaluate_translations(model, data.codec, data.splits["train"])
+    found = evaluate_pairs(model, data.codec, data.splits["train"])
     assert found.free_running["bleu"] > 90
     assert found.teacher_forced["token_accuracy"] > 95
 
@@ -196,8 +196,8 @@ def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
     assert main(["generate", str(run), "--input", str(lines)]) == 0
     out = capsys.readouterr().out
     loaded = load_run(run)
-    settings = EvaluateSettings(margin=2)
-    assert out.splitlines() == translate(loaded.model, loaded.codec, ["a man runs .", "an unseen wörd"], settings)
+    settings = EvaluateSettings(length_margin=2)
+    assert out.splitlines() == free_outputs(loaded.model, loaded.codec, ["a man runs .", "an unseen wörd"], settings)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert main(["generate", str(run), "--beams", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -219,21 +219,21 @@ def train(
 
 def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> int:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
-    from freerun.recipes.load import answer, load_run
+    from freerun.recipes.load import generate_lines, load_run
 
     loaded = load_run(run)
-    if loaded.kind.tables and lines_file is None:
+    if loaded.task.outputs_table and lines_file is None:
         raise UserError("a series goes on from a table: give its CSV or Parquet file with --input FILE")
-    if loaded.kind.tables:
+    if loaded.task.outputs_table:
         lines, places = [str(lines_file)], [str(lines_file)]
     else:
-        lines, places = _read_lines(lines_file, blank=loaded.kind.aligned)
+        lines, places = _read_lines(lines_file, blank=loaded.task.one_output_per_line)
     if not lines:
         raise UserError(
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"
         )
     with usable(run):
-        said = answer(loaded, lines, places=places, beams=beams, length=length)
+        said = generate_lines(loaded, lines, places=places, beams=beams, length=length)
     for line in said:
         # what stands in their file or what the model says never steers the terminal, and stays one line
         print(visible(line, keep="\t"))

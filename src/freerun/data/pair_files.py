@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from freerun.arguments import at_least, brief, field_problems, one_of
+from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.data.files import (
     LONGEST,
     SPLITS,
@@ -194,7 +194,7 @@ class ParallelOptions:
     source: str = "en"
     target: str = "de"
     encoding: str = "utf-8"
-    subwords: int = at_least(258, 6000)
+    subwords: int = between(258, 10**6, 6000)
     max_length: int | None = at_least(1, None)
     too_long: Literal["error", "drop"] = one_of(("error", "drop"), "error")
     empty: Literal["error", "drop"] = one_of(("error", "drop"), "error")

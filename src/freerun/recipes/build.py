@@ -10,8 +10,7 @@ from freerun.errors import UserError, needing
 from freerun.models.pretrained import Pretrained
 from freerun.recipes.methods import build_method
 from freerun.recipes.recipe import ModelSettings, Recipe
-from freerun.tasks import DataSettings, task_of, trained_on
-from freerun.tasks.base import RecipeTask
+from freerun.tasks import AnyTask, task_of, trained_on
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from freerun.training import TrainSettings
 
 
-def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
+def build(recipe: Recipe) -> tuple[Module, AnyTask, Any, TrainSettings]:
     """(model, task, method, settings) of a recipe.
 
     The weights are drawn under ``fold(seed, "init")``: runs with one seed and model begin equal, whatever their method.
@@ -30,7 +29,7 @@ def build(recipe: Recipe) -> tuple[Module, RecipeTask, Any, TrainSettings]:
     return build_model(recipe, data), task, method_of(recipe, data, task), recipe.train
 
 
-def method_of(recipe: Recipe, data: Any, task: RecipeTask) -> Any:
+def method_of(recipe: Recipe, data: Any, task: AnyTask) -> Any:
     """The method of a recipe, for its data and the length of its run."""
     from freerun.types import Step
 
@@ -41,7 +40,7 @@ def method_of(recipe: Recipe, data: Any, task: RecipeTask) -> Any:
     return build_method(recipe.method, run, trained_on(recipe.data.kind, recipe.model), frequencies)
 
 
-def rehearse(recipe: Recipe, model: Module, task: RecipeTask, method: Any) -> None:
+def rehearse(recipe: Recipe, model: Module, task: AnyTask, method: Any) -> None:
     """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
     import torch
 
@@ -59,14 +58,14 @@ def rehearse(recipe: Recipe, model: Module, task: RecipeTask, method: Any) -> No
         raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
 
 
-def build_data(settings: DataSettings, model: ModelSettings) -> Any:
+def build_data(settings: Any, model: ModelSettings) -> Any:
     """The data of a recipe, in the shape that its model reads."""
     return task_of(settings).load(settings, model)
 
 
-def build_task(recipe: Recipe, data: Any) -> RecipeTask:
+def build_task(recipe: Recipe, data: Any) -> AnyTask:
     """The task of a recipe for its data."""
-    return task_of(recipe.data).make(data, recipe.evaluate, recipe.train.evaluate_words)
+    return task_of(recipe.data)(data, recipe.evaluate, recipe.train.evaluate_words)
 
 
 def build_model(recipe: Recipe, data: Any) -> Module:

@@ -42,7 +42,7 @@ def read_section(
     table = _table_at(source, path)
     if table is None:
         return None
-    known = [each for each in fields(cls) if each.init and each.name not in hidden]
+    known = [each for each in section_fields(cls) if each.name not in hidden]
     check_keys(source, path, table, [each.name for each in known], elsewhere)
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -117,6 +117,12 @@ def _hint(key: str, known: Collection[str], elsewhere: Mapping[str, str]) -> str
     if (far := nearest(key, elsewhere)) and len(key) > 2:
         return f"did you mean `{far}` {elsewhere[far]}?"
     return f"the keys here are {', '.join(known)}" if known else "there are no keys here"
+
+
+def section_fields(cls: type[Any]) -> list[Field[Any]]:
+    """The fields of a section that a recipe may give, ``kind`` and ``path`` first."""
+    given = [each for each in fields(cls) if each.init]
+    return sorted(given, key=lambda each: (each.name != "kind", each.name != "path"))
 
 
 def required(each: Field[Any]) -> bool:
@@ -198,9 +204,9 @@ def fit(value: Any, hint: Any) -> tuple[Any, str]:
         fitting = [pair for pair in tried if not pair[1]]
         wanted = " or ".join(wanted for _, wanted in tried) + (' or "none"' if type(None) in arguments else "")
         return fitting[0] if fitting else (None, wanted)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return _fit_list(value, arguments[0])
-    if origin is dict:
+    if origin is Mapping:
         return _fit_numbers(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)  # of 64 bits at most: see Source

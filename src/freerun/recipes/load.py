@@ -14,30 +14,14 @@ from freerun.recipes.build import build_data, load_pretrained, within_run
 from freerun.recipes.fields import read_section
 from freerun.recipes.recipe import MODEL_KINDS
 from freerun.recipes.source import KeyLines, RecipeSource
-from freerun.tasks import DATA_KINDS, TASKS, DataSettings
-from freerun.tasks.base import TaskKind
+from freerun.tasks import DATA_KINDS, TASKS, AnyTask
 from freerun.training.changes import with_new_keys
 from freerun.training.run_folder import near_runs, read_recipe_file
-from freerun.types import evenly
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
     from freerun.batch import Batch
-    from freerun.diagnostics import DiagnosisOptions
-
-_SIZE = 128
-
-
-_LONGEST = 4000
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    name: str
-    item_noun: str
-    batches: list[Batch]
-    about: DiagnosisOptions
 
 
 def diagnose_run(
@@ -63,20 +47,22 @@ def diagnose_run(
 
     if windows is not None and windows < 1:
         raise UserError(f"--windows must be at least 1; got {windows}")
-    kind = str(run.codec.describe().get("kind"))
-    if kind not in _ASK:
+    task = run.task
+    if not task.diagnosed:
+        kinds = {each: name for name, each in TASKS.items()}
+        known = ", ".join(name for each, name in kinds.items() if each.diagnosed)
         raise UserError(
-            f"{run.folder}: a run on a {kind} cannot be diagnosed: what its model says by itself has no gold to be "
-            "compared with place by place\n"
-            f"  help: freerun evaluate {run.folder} shows its scores told gold and running freely; "
-            f"{', '.join(_ASK)} can be diagnosed"
+            f"{run.folder}: a run on a {kinds[task]} cannot be diagnosed: what its model says by itself has no gold to "
+            "be compared with place by place\n"
+            f"  help: freerun evaluate {run.folder} shows its scores told gold and running freely; {known} can be "
+            "diagnosed"
         )
     if on_progress:
         on_progress("loading the data")
-    asked = _ASK[kind](run, own_data(run), windows)
+    given = task.diagnosis_input(run.model, run.codec, run.evaluate, own_data(run), windows)
     if before:
         before()
-    found = diagnose(run.model, asked.batches, asked.about, on_progress=on_progress)
+    found = diagnose(run.model, given.batches, given.options, on_progress=on_progress)
     summary = run_summary(run)
     signature = summary.get("signature") or "the run is not finished"
     facts = {"method": summary.get("method"), "seed": summary.get("seed"), "best after": _best(summary)}
@@ -88,7 +74,7 @@ def diagnose_run(
             "facts": facts | {"parameters": summary.get("parameters")},
             "versions": versions(),
         },
-        "data": {"name": asked.name, "item_noun": asked.item_noun, "fingerprint": summary.get("data")},
+        "data": {"name": given.name, "item_noun": task.report.item_noun, "fingerprint": summary.get("data")},
         "diagnosis": as_json(found),
     }
 
@@ -98,73 +84,6 @@ def _best(summary: Mapping[str, Any]) -> str | None:
     return None if best.get("step") is None else f"{best['step']:,} updates"
 
 
-def _series(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
-    from freerun.diagnostics import DiagnosisOptions
-    from freerun.generation import draw_for
-    from freerun.tasks.series import ForecastTask
-
-    chosen = evenly(data.windows("test"), windows)
-    linear = ForecastTask(data).linear
-    about = DiagnosisOptions(
-        exponent=data.exponent,
-        period=data.period,
-        threshold=run.evaluate.threshold,
-        names=tuple(data.names),
-        scale=(data.mean, data.std),
-        naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
-        long_series=data.free("test")[:_LONGEST],
-        draw=draw_for(run.model, run.evaluate.draw),
-    )
-    batches = [data.window_batch("test", part) for part in _parts(chosen)]
-    return _Asked(f"{data.name}, test part", "windows", batches, about)
-
-
-def _pairs(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
-    from freerun.diagnostics import DiagnosisOptions
-
-    pairs = data.evaluation("test")
-    chosen = evenly(len(pairs), windows)
-    # of words with several pronunciations the first
-    batches = [
-        run.codec.pair_batch([pairs.sources[n] for n in part], [pairs.references[n][0] for n in part])
-        for part in _parts(chosen)
-    ]
-    return _Asked(f"{pairs.origin}", "words", batches, DiagnosisOptions(end_symbol=0))
-
-
-def _parallel(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
-    from freerun.diagnostics import DiagnosisOptions
-
-    sentences = data.evaluation("test")
-    chosen = evenly(len(sentences.sources), windows)
-    # sentences of like length in one batch
-    chosen = sorted(chosen, key=lambda n: len(sentences.targets[n].split()))
-    batches = [
-        run.codec.pair_batch([sentences.sources[n] for n in part], [sentences.targets[n] for n in part])
-        for part in _parts(chosen)
-    ]
-    return _Asked(f"{sentences.origin}", "sentences", batches, DiagnosisOptions(end_symbol=0))
-
-
-def _records(run: LoadedRun, data: Any, windows: int | None) -> _Asked:
-    from freerun.diagnostics import DiagnosisOptions
-
-    _, encoded = data.evaluation("test", windows)
-    # records of like length in one batch
-    encoded = sorted(encoded, key=len)
-    limit: int | None = run.codec.model.limit
-    tight = data.codec.causal and limit is not None and sum(data.longest) > limit
-    # rows of a batch go on for the longest answer, for which a long prompt may leave no positions
-    size = 1 if tight else run.evaluate.batch_size
-    parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
-    batches = [run.codec.answer_batch(part) for part in parts]
-    return _Asked(f"{data.name}, test", "records", batches, DiagnosisOptions(end_symbol=run.codec.end))
-
-
-def _parts(chosen: list[int]) -> list[list[int]]:
-    return [chosen[start : start + _SIZE] for start in range(0, len(chosen), _SIZE)]
-
-
 @dataclass(frozen=True, eq=False)
 class LoadedRun:
     """A run's best model, ready to use.
@@ -172,7 +91,7 @@ class LoadedRun:
     Args:
         folder: the run.
         model: in evaluation mode.
-        kind: of its task.
+        task: its kind.
         codec: its vocabularies; makes batches.
         recipe: the resolved recipe's tables; {} where the run was started from Python without one.
         evaluate: how the run was scored: the section ``[evaluate]`` of that kind.
@@ -180,18 +99,10 @@ class LoadedRun:
 
     folder: Path
     model: Module
-    kind: TaskKind
+    task: type[AnyTask]
     codec: Any
     recipe: dict[str, Any]
     evaluate: Any
-
-
-_ASK: dict[str, Callable[[LoadedRun, Any, int | None], _Asked]] = {
-    "series": _series,
-    "pairs": _pairs,
-    "parallel": _parallel,
-    "records": _records,
-}
 
 
 def load_run(folder: str | Path) -> LoadedRun:
@@ -231,10 +142,12 @@ def load_run(folder: str | Path) -> LoadedRun:
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     refuse_not_finite(model, folder)
     recipe = with_new_keys(read_recipe_file(folder / "recipe.toml") or {})
-    return LoadedRun(folder, model.eval(), task, codec, recipe, _section(folder, recipe, "evaluate", task.evaluate))
+    return LoadedRun(
+        folder, model.eval(), task, codec, recipe, _section(folder, recipe, "evaluate", task.evaluate_section)
+    )
 
 
-def _task_kind(describe: dict[str, Any]) -> TaskKind:
+def _task_kind(describe: dict[str, Any]) -> type[AnyTask]:
     found = TASKS.get(str(describe.get("kind")))
     if found is None:
         raise UserError(f"expected the description of {' or '.join(TASKS)}; got kind {describe.get('kind')!r}")
@@ -267,7 +180,7 @@ def _section(folder: Path, recipe: dict[str, Any], name: str, cls: type[Any]) ->
     return found
 
 
-def _data_settings(run: LoadedRun) -> DataSettings:
+def _data_settings(run: LoadedRun) -> Any:
     section = run.recipe.get("data")
     kind = section.get("kind") if isinstance(section, dict) else None
     if kind not in DATA_KINDS:
@@ -295,9 +208,9 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
 
     settings = _settings(run, beams=beams)
     summary = _summary(run.folder)
-    own = _own_data(run, summary) if data is None or run.kind.needs_training_data else None
+    own = _own_data(run, summary) if data is None or run.task.needs_training_data else None
     file = None if data is None else DataFile(data, _encoding(run))
-    facts, found = run.kind.score(run.model, run.codec, settings, own, file)
+    facts, found = run.task.score(run.model, run.codec, settings, own, file)
     return {
         "schema": 1,
         "run": str(run.folder),
@@ -318,7 +231,7 @@ def _encoding(run: LoadedRun) -> str:
 
 def _instead(run: LoadedRun, advice: str) -> str:
     """The advice, and what else can be scored on; a text is needed whatever is scored on."""
-    if run.kind.needs_training_data:
+    if run.task.needs_training_data:
         return f"{advice}: what the model says is compared with the words it was trained on"
     return f"{advice}, or name what to score on with --data FILE"
 
@@ -350,7 +263,7 @@ def _own_data(run: LoadedRun, summary: dict[str, Any]) -> Any:
 
 def _model_settings(run: LoadedRun) -> Any:
     section = run.recipe.get("model")
-    usual = run.kind.models[0]
+    usual = run.task.models[0]
     kind = section.get("kind", usual) if isinstance(section, dict) else usual
     found = _section(run.folder, run.recipe, "model", MODEL_KINDS[str(kind)])
     return within_run(found, run.folder) if isinstance(found, Pretrained) else found
@@ -370,7 +283,7 @@ def _settings(run: LoadedRun, **given: int | None) -> Any:
     """The run's [evaluate] with what was given on the command line in its place."""
     changes = {name: value for name, value in given.items() if value is not None}
     known = [each.name for each in fields(run.evaluate)]
-    kind = next(name for name, kind in TASKS.items() if kind is run.kind)
+    kind = next(name for name, task in TASKS.items() if task is run.task)
     problems = [
         f"--{name} must be at least 1; got {value}"
         if _key(name, known)
@@ -387,7 +300,7 @@ def _key(option: str, known: Sequence[str]) -> str:
     return next((key for key in _OPTIONS[option] if key in known), "")
 
 
-def answer(
+def generate_lines(
     run: LoadedRun, lines: Sequence[str], *, places: Sequence[str] | None = None, beams: int | None = None,
     length: int | None = None,
 ) -> list[str]:  # fmt: skip
@@ -407,9 +320,9 @@ def answer(
     named = places or [f"line {number}" for number in range(1, len(lines) + 1)]
     settings = _settings(run, beams=beams, length=length)
     try:
-        return run.kind.answer(run.model, run.codec, settings, lines, named)
+        return run.task.generate_lines(run.model, run.codec, settings, lines, named)
     except (MemoryError, RuntimeError) as error:
-        if run.kind.tables or not out_of_memory(error):
+        if run.task.outputs_table or not out_of_memory(error):
             raise
         longest = max(range(len(lines)), key=lambda number: len(lines[number]))
         raise ResourceError(
@@ -420,4 +333,4 @@ def answer(
 
 def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:
     """A small made-up batch of the run's symbols, of different lengths, to try the model on."""
-    return run.kind.trial_batch(run.codec, rows)
+    return run.task.trial_batch(run.codec, rows)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.arguments import nearest
 from freerun.errors import DATA, shown, visible
-from freerun.recipes.fields import check_keys, read_section
+from freerun.recipes.fields import check_keys, read_section, section_fields
 from freerun.recipes.methods import read_compare, read_method
 from freerun.recipes.recipe import MODEL_KINDS, CompareSettings, Recipe
 from freerun.recipes.source import RecipeSource
-from freerun.tasks import DATA_KINDS, TASKS, misfit, task_of, trained_on
-from freerun.tasks.base import TargetFacts, TaskKind
+from freerun.tasks import DATA_KINDS, TASKS, AnyTask, misfit, task_of, trained_on
+from freerun.tasks.base import TargetFacts
 
 if TYPE_CHECKING:
     pass
@@ -43,9 +43,9 @@ def read_recipe(source: RecipeSource) -> Recipe:
     _check_fit(source, _model_kind(table))
     train = read_section(source, ("train",), TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
     _check_select(source, task)
-    evaluate = read_section(source, ("evaluate",), task.evaluate, elsewhere=_but("evaluate", elsewhere))
+    evaluate = read_section(source, ("evaluate",), task.evaluate_section, elsewhere=_but("evaluate", elsewhere))
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
-    trained = trained_on(str(_get(table, "data", "kind")), model) if data is not None else TargetFacts(task.values)
+    trained = trained_on(str(_get(table, "data", "kind")), model) if data is not None else TargetFacts(task.real_valued)
     compare = read_compare(source, (run, trained), _but("compare", elsewhere)) if "compare" in table else None
     method = None
     if "method" in table:
@@ -60,12 +60,8 @@ def read_recipe(source: RecipeSource) -> Recipe:
     assert method is not None
     assert train is not None
     select = _get(table, "train", "select") or getattr(data, "select", None) or task.select
-    train = type(train)(**{**_as_dict(train), "seed": seed, "select": select})
+    train = replace(train, seed=seed, select=select)
     return Recipe(name, seed, data, model, method, train, evaluate, compare)
-
-
-def _as_dict(settings: Any) -> dict[str, Any]:
-    return {each.name: getattr(settings, each.name) for each in fields(settings)}
 
 
 def _but(section: str, elsewhere: Mapping[str, str]) -> dict[str, str]:
@@ -77,18 +73,22 @@ def _sections_of_keys(table: Mapping[str, Any], train: type[Any]) -> dict[str, s
     data = DATA_KINDS.get(str(_get(table, "data", "kind")))
     model = MODEL_KINDS[_model_kind(table)]
     known = {
-        "[data]": [each.name for each in fields(data)] if data else ["kind", "path"],
-        "[model]": [each.name for each in fields(model)],
-        "[evaluate]": [each.name for each in fields(_task(table).evaluate)],
-        "[compare]": [each.name for each in fields(CompareSettings)],
-        "[train]": [each.name for each in fields(train) if each.name != "seed"],
+        "[data]": _names(data) if data else ["kind", "path"],
+        "[model]": _names(model),
+        "[evaluate]": _names(_task(table).evaluate_section),
+        "[compare]": _names(CompareSettings),
+        "[train]": [name for name in _names(train) if name != "seed"],
         "[method]": ["teacher_forcing_ratio"],
     }
     places = {key: f"in {section}" for section, keys in known.items() for key in keys if key not in ("kind", "train")}
     return {**places, "seed": "at the top of the file", "name": "at the top of the file"}
 
 
-def _task(table: Mapping[str, Any]) -> TaskKind:
+def _names(cls: type[Any]) -> list[str]:
+    return [each.name for each in section_fields(cls)]
+
+
+def _task(table: Mapping[str, Any]) -> type[AnyTask]:
     """The kind of task that the data are for; pairs where that cannot be read yet."""
     kind = _get(table, "data", "kind")
     return task_of(kind) if isinstance(kind, str) and kind in DATA_KINDS else TASKS["pairs"]
@@ -126,15 +126,15 @@ def _seed(source: RecipeSource, value: Any) -> int:
     return value
 
 
-def _check_select(source: RecipeSource, task: TaskKind) -> None:
+def _check_select(source: RecipeSource, task: type[AnyTask]) -> None:
     from freerun.tasks.base import full_score_name
 
     select = _get(source.table, "train", "select")
-    names = [full_score_name(name) for name in task.reported().selectable]
+    names = [full_score_name(name) for name in task.report.selectable]
     if not isinstance(select, str) or full_score_name(select) in names:
         return
-    told = [name for name in task.reported().selectable if name.startswith("teacher_forced_")]
-    short = [name for name in task.reported().selectable if name not in told]
+    told = [name for name in task.report.selectable if name.startswith("teacher_forced_")]
+    short = [name for name in task.report.selectable if name not in told]
     near = nearest(select, [*short, *names])
     source.add(
         ("train", "select"),
@@ -164,7 +164,7 @@ def _kind_section(
             f"`kind` of [{section}] must be one of {', '.join(kinds)}; {said}",
             f"did you mean {near}?" if near else None,
         )
-        known = [each.name for cls in kinds.values() for each in fields(cls)]
+        known = [name for cls in kinds.values() for name in _names(cls)]
         if near is None:
             check_keys(source, (section,), inside, known, _but(section, elsewhere))
         else:  # what else stands there is looked at as of the kind that was meant
@@ -198,7 +198,7 @@ def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
 
 def _section_table(settings: Any) -> dict[str, Any]:
     table: dict[str, Any] = {}
-    for each in fields(settings):
+    for each in section_fields(type(settings)):
         value = getattr(settings, each.name)
         if value is None and each.default is not None and each.default is not MISSING:
             table[each.name] = "none"

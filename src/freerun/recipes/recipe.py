@@ -20,11 +20,6 @@ from torch.nn import Module
 from freerun.arguments import Range, number_field, rule_field
 from freerun.models import MODELS
 from freerun.models.pretrained import Pretrained
-from freerun.tasks import DataSettings
-from freerun.tasks.pairs import PairsEvaluate
-from freerun.tasks.records import RecordsEvaluate
-from freerun.tasks.series import SeriesEvaluate
-from freerun.tasks.text import TextEvaluate
 
 if TYPE_CHECKING:
     from freerun.training import TrainSettings
@@ -170,13 +165,17 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run; made by ``freerun.recipes.load_recipe``."""
+    """All settings of a run; made by ``freerun.recipes.load_recipe``.
+
+    ``data`` is of one of the ``data_sections`` of a task in ``freerun.tasks.TASKS``, ``evaluate`` of its
+    ``evaluate_section``.
+    """
 
     name: str
     seed: int
-    data: DataSettings
+    data: Any
     model: ModelSettings
     method: MethodSettings
     train: TrainSettings
-    evaluate: PairsEvaluate | TextEvaluate | SeriesEvaluate | RecordsEvaluate
+    evaluate: Any
     compare: CompareSettings | None = None

@@ -195,10 +195,10 @@ def selection_note(recipe: Recipe) -> list[str]:
     """That exposure bias cannot move the score which weights are selected by, and why; [] where it can."""
     kind, name = task_of(recipe.data), full_score_name(recipe.train.select)
     side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
-    measure = kind.reported().metric(f"{side}.{name.removeprefix(side + '_')}")
+    measure = kind.report.metric(f"{side}.{name.removeprefix(side + '_')}")
     if not measure.fixed or (measure.settled and getattr(recipe.evaluate, "beams", 1) > 1):
         return []
-    others = [each for each in kind.reported().selectable if not kind.reported().metric(f"free_running.{each}").fixed]
+    others = [each for each in kind.report.selectable if not kind.report.metric(f"free_running.{each}").fixed]
     others = [each for each in others if not each.startswith("teacher_forced_")]
     return [
         f"note: select = {recipe.train.select!r}: exposure bias cannot move this score ({measure.fixed}), so the best "
@@ -233,7 +233,7 @@ def direction(method: Any, updates: int) -> str:
 
 def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
     """A finished run's test scores, both sides beside each other, how they came about and what to do next."""
-    reported, test = task_of(recipe.data).reported(), summary.get("test", {})
+    reported, test = task_of(recipe.data).report, summary.get("test", {})
     apart = tuple(prefix for _, prefix in reported.beside)
     names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]
     rows = [
@@ -253,7 +253,7 @@ def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> l
             f"the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
             f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
         )
-    doing = ("diagnose", "generate", "evaluate") if recipe.data.family != "text" else ("generate", "evaluate")
+    doing = ("diagnose", "generate", "evaluate") if task_of(recipe.data).diagnosed else ("generate", "evaluate")
     return [*lines, f"next: freerun {' | '.join(doing)} {shlex.quote(str(folder))}"]
 
 

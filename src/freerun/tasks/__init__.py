@@ -1,8 +1,6 @@
-"""The kinds of task: what config, command line and comparisons must know of pairs, texts, parallel text, series
-and records.
+"""The kinds of task: pairs, parallel text, text, series, records, each with data, scores and outputs in one file.
 
-To add one: a file like ``pairs_kind``, a line in ``TASKS``, its ``[data]`` section (whose ``family`` names it) in
-``data_sections``, and its models' sections in ``model_sections``.
+To add one: a file with a ``DataTask``, and a line in ``TASKS``.
 """
 
 from __future__ import annotations
@@ -10,31 +8,26 @@ from __future__ import annotations
 from typing import Any
 
 from freerun.errors import UserError
-from freerun.tasks.base import RecipeTask, TargetFacts, TaskKind
-from freerun.tasks.pairs import PairsKind, ParallelKind
-from freerun.tasks.records import RecordsKind
-from freerun.tasks.sections import (
-    CmudictData,
-    PairsData,
-    ParallelData,
-    RecordsData,
-    SeriesSection,
-    SystemSection,
-    TextData,
-    ToyData,
-)
-from freerun.tasks.series import SeriesKind
-from freerun.tasks.text import TextKind
+from freerun.tasks.base import DataTask, TargetFacts
+from freerun.tasks.pairs import PairTask, TranslateTask
+from freerun.tasks.records import RecordTask
+from freerun.tasks.series import SeriesTask
+from freerun.tasks.text import TextTask
 
-__all__ = ["TASKS", "RecipeTask", "TaskKind", "misfit", "task_of", "trained_on"]
+__all__ = ["DATA_KINDS", "TASKS", "AnyTask", "misfit", "task_of", "trained_on"]
 
-TASKS: dict[str, TaskKind] = {
-    "pairs": PairsKind(), "text": TextKind(), "parallel": ParallelKind(), "series": SeriesKind(),
-    "records": RecordsKind(),
+AnyTask = DataTask[Any, Any]
+
+
+TASKS: dict[str, type[AnyTask]] = {
+    "pairs": PairTask, "text": TextTask, "parallel": TranslateTask, "series": SeriesTask, "records": RecordTask,
 }  # fmt: skip
 
 
-def task_of(data: Any) -> TaskKind:
+DATA_KINDS: dict[str, type[Any]] = {kind: cls for task in TASKS.values() for kind, cls in task.data_sections.items()}
+
+
+def task_of(data: Any) -> type[AnyTask]:
     """The kind of task of a ``[data]`` section, or of its ``kind``.
 
     Raises:
@@ -43,10 +36,11 @@ def task_of(data: Any) -> TaskKind:
     >>> task_of("toy").models[0], task_of("text").models
     ('recurrent', ('transformer_lm',))
     """
-    cls = DATA_KINDS.get(data) if isinstance(data, str) else type(data)
-    if cls is None:
-        raise UserError(f"data kind must be one of {', '.join(DATA_KINDS)}; got {data!r}")
-    return TASKS[cls.family]
+    kind = data if isinstance(data, str) else data.kind
+    found = next((task for task in TASKS.values() if kind in task.data_sections), None)
+    if found is None:
+        raise UserError(f"data kind must be one of {', '.join(DATA_KINDS)}; got {kind!r}")
+    return found
 
 
 def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
@@ -71,19 +65,4 @@ def trained_on(data_kind: str, model: Any) -> TargetFacts:
     >>> trained_on("toy", None).head
     'point'
     """
-    return TargetFacts(task_of(data_kind).values, getattr(model, "head", "point"))
-
-
-DataSettings = CmudictData | PairsData | ToyData | TextData | ParallelData | SeriesSection | SystemSection | RecordsData
-
-
-DATA_KINDS: dict[str, type[Any]] = {
-    "cmudict": CmudictData,
-    "pairs": PairsData,
-    "toy": ToyData,
-    "text": TextData,
-    "parallel": ParallelData,
-    "series": SeriesSection,
-    "system": SystemSection,
-    "records": RecordsData,
-}
+    return TargetFacts(task_of(data_kind).real_valued, getattr(model, "head", "point"))

@@ -70,6 +70,8 @@ class DiagnosisInput:
         options: of the diagnosis.
     """
 
+    __repr__ = brief
+
     name: str
     batches: list[Batch]
     options: DiagnosisOptions
@@ -112,6 +114,8 @@ class DataTask(Generic[D, S]):
     """True if an output is a table, a file of its own, and not a line."""
     one_output_per_line: ClassVar[bool] = False
     """True if output must stay line-aligned with input, blank lines included."""
+    diagnosed: ClassVar[bool] = True
+    """True if a free run has gold to be compared with position by position."""
     needs_training_data: ClassVar[bool] = False
     """True if a score on any file needs the data that the run was trained on, too."""
 
@@ -199,9 +203,9 @@ class DataTask(Generic[D, S]):
         raise NotImplementedError
 
     @staticmethod
-    def diagnosis_input(model: Module, codec: Any, settings: Any, data: Any, items: int | None) -> DiagnosisInput | None:
-        """Test items for a diagnosis; None if a free run has no gold to be compared with position by position."""
-        return None
+    def diagnosis_input(model: Module, codec: Any, settings: Any, data: Any, items: int | None) -> DiagnosisInput:
+        """Test items for a diagnosis, so many of them, spread evenly."""
+        raise NotImplementedError
 
 
 class Method(Protocol):
@@ -252,7 +256,7 @@ def parts(numbers: Sequence[int], size: int = 128) -> list[list[int]]:
 def missing_path(what: str, example: str) -> str:
     """The problem of a ``[data]`` section without a path."""
     return (
-        f"`path` is missing: {what}\n  help: give it with --set data.path={example}, or write path = \"{example}\" under "
+        f'`path` is missing: {what}\n  help: give it with --set data.path={example}, or write path = "{example}" under '
         "[data]"
     )
 

@@ -1,16 +1,17 @@
-"""A few windows whole, in the units of the data, for the figures of a report."""
+"""Scores of forecasts on windows, and a few windows whole for the figures of a report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from freerun.arguments import Arguments, above, at_least, one_of
 from freerun.batch import Batch
 from freerun.data.series.windows import Windows
 from freerun.diagnostics.naive import past_and_horizon
@@ -21,40 +22,29 @@ from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import Evaluation
+from freerun.tasks.base import Evaluation, parts
 from freerun.types import evenly
 
 
 @dataclass(frozen=True)
-class ForecastSettings:
-    """How a forecaster is scored.
+class ForecastSettings(Arguments):
+    """How a forecaster is scored, on dev while training and on test at the end.
 
     Args:
-        draw: what is fed back: "point" for a model that says a value; "expected" (the mean; of quantiles the median)
-            or a sample's name for one that says a distribution; "auto": "point" or "expected", by the model.
-        threshold: of the valid time, in standard deviations of the training part.
-        batch_size: windows at once; no score depends on it.
-        windows: scored of dev, spread evenly; None: all. Test is always scored whole.
+        draw: what is fed back in free running: "auto", what the model outputs, or the mean of the distribution it
+            outputs (of quantiles the median); "gaussian", "student_t" or "quantile_sample" is one draw from that.
+        threshold: error, in standard deviations of the training part, that ends the valid time.
+        batch_size: windows at a time; changes no number.
 
     Raises:
         UserError: values out of range; all problems at once.
     """
 
-    draw: str = "auto"
-    threshold: float = 0.4
-    batch_size: int = 256
-    windows: int | None = None
-
-    def __post_init__(self) -> None:
-        given = {"batch_size": self.batch_size, "windows": self.windows}
-        problems = [f"{name} must be at least 1; got {n}" for name, n in given.items() if n is not None and n < 1]
-        if not 0 < self.threshold < math.inf:
-            problems.append(f"threshold must be above 0; got {self.threshold}")
-        fitting = ["auto", *(name for name, cls in DRAWS.items() if cls.values)]
-        if self.draw not in fitting:
-            problems.append(f"draw must be one of {', '.join(fitting)}; got {self.draw!r}")
-        if problems:
-            raise UserError(problems)
+    draw: Literal["auto", "point", "expected", "gaussian", "student_t", "quantile_sample"] = one_of(
+        ("auto", *(name for name, cls in DRAWS.items() if cls.values)), "auto"
+    )
+    threshold: float = above(0, 0.4)
+    batch_size: int = at_least(1, 256, semantic=False)
 
 
 def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
@@ -81,11 +71,11 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
     settings = settings or ForecastSettings()
     if windows.count < 1:
         raise UserError("there are no windows to score on: give a longer series, or a shorter past or horizon")
-    parts = [
+    scored = [
         _score(model, windows.make(numbers), windows.horizon, settings)
-        for numbers in batches(windows.count, settings.batch_size)
+        for numbers in parts(range(windows.count), settings.batch_size)
     ]
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    found = {name: torch.cat([part[name] for part in scored]) for name in scored[0]}
     lost = found["diverged_at"] > 0
     whole, one_step = found["nrmse"], found["one_step_nrmse"]
     cells = float(found["length"].sum())
@@ -171,11 +161,6 @@ def median(values: Tensor) -> float:
     return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 
-def batches(count: int, size: int) -> Sequence[list[int]]:
-    """Numbers of the windows, so many at a time."""
-    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-
-
 def whole_windows(
     model: Module, windows: Windows, settings: ForecastSettings, codec: Any, count: int = 6
 ) -> list[dict[str, Any]]:
@@ -195,8 +180,8 @@ def whole_windows(
     with eval_mode(model), torch.no_grad():
         teacher_forced = point_prediction(model, model(batch))[:, -windows.horizon :]
     free_running = forecast(model, batch, windows.horizon, settings.draw, fold(0, "forecast"))
-    parts = zip(past, gold, teacher_forced, free_running, strict=True)
-    found = [asdict(sample_window(n, part, codec.denormalise)) for n, part in zip(chosen, parts, strict=True)]
+    rows = zip(past, gold, teacher_forced, free_running, strict=True)
+    found = [asdict(sample_window(n, row, codec.denormalise)) for n, row in zip(chosen, rows, strict=True)]
     names = ("past", "gold", "teacher_forced", "free_running", "diverged_at")
     return [
         {"window": each["window"], "channels": list(codec.names[:CHANNELS]), **{name: each[name] for name in names}}

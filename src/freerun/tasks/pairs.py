@@ -89,7 +89,7 @@ class ToySection:
     Args:
         task: what the target is.
         symbols: number of different symbols.
-        longest: strings have 2 to so many symbols.
+        max_length: strings have 2 to so many symbols.
         train: number of training strings; no string is in two splits.
         dev: number of strings that models are selected on.
         test: number of strings that results are reported on.
@@ -99,7 +99,7 @@ class ToySection:
     kind: Literal["toy"] = "toy"
     task: Literal["copy", "reverse"] = "copy"
     symbols: int = between(2, 26, 8)
-    longest: int = between(2, 100, 8)
+    max_length: int = between(2, 100, 8)
     train: int = between(1, 10**7, 2000)
     dev: int = between(1, 10**7, 200)
     test: int = between(1, 10**7, 200)
@@ -197,7 +197,7 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
         if isinstance(settings, ToySection):
             words = {"train": settings.train, "dev": settings.dev, "test": settings.test}
             return load_toy(
-                settings.task, symbols=settings.symbols, longest=settings.longest, words=words, seed=settings.seed
+                settings.task, symbols=settings.symbols, max_length=settings.max_length, words=words, seed=settings.seed
             )
         if isinstance(settings, CmudictSection):
             return load_cmudict(settings)
@@ -304,10 +304,8 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
         if not _of_words(codec):  # sentences of like length in one batch
             chosen = sorted(chosen, key=lambda n: _length(pairs.targets[n]))
         sources, targets = pairs.sources, pairs.targets
-        batches = [
-            codec.pair_batch([sources[n] for n in part], [targets[n] for n in part]) for part in parts(chosen)
-        ]
-        return DiagnosisInput(pairs.origin, batches, DiagnosisOptions(end=0))
+        batches = [codec.pair_batch([sources[n] for n in part], [targets[n] for n in part]) for part in parts(chosen)]
+        return DiagnosisInput(pairs.origin, batches, DiagnosisOptions(end_symbol=0))
 
 
 class TranslateTask(PairTask):
@@ -462,7 +460,7 @@ def _too_long(model: Any, lengths: Mapping[str, Sequence[int]], places: Sequence
     ]
 
 
-def _random_words(rows: int, symbols: Sequence[str], key: int) -> list[tuple[str, ...]]:
+def _random_words(rows: int, symbols: tuple[str, ...], key: int) -> list[tuple[str, ...]]:
     drawn = (uniform(key, torch.arange(rows)[:, None], torch.arange(rows + 2)) * len(symbols)).long().tolist()
     return [tuple(symbols[i] for i in row[: 3 + number]) for number, row in enumerate(drawn)]
 

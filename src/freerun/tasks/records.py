@@ -281,7 +281,7 @@ class RecordTask(DataTask[RecordData, AnswerSettings]):
         # rows of a batch go on for the longest answer, for which a long prompt may leave no positions
         chosen = parts(range(len(encoded)), 1 if tight else settings.batch_size)
         batches = [codec.answer_batch([encoded[n] for n in part]) for part in chosen]
-        return DiagnosisInput(f"{data.name}, test", batches, DiagnosisOptions(end=codec.end))
+        return DiagnosisInput(f"{data.name}, test", batches, DiagnosisOptions(end_symbol=codec.end))
 
 
 def evaluate_records(

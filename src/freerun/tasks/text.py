@@ -59,7 +59,7 @@ class TextSettings(Arguments):
         UserError: values out of range; all problems at once.
     """
 
-    block: int = between(16, 100_000, 256)
+    block: int = between(1, 100_000, 256)
     draw: Literal["sample", "greedy"] = one_of(("sample", "greedy"), "sample")
     batch_size: int = at_least(1, 256, semantic=False)
 
@@ -72,6 +72,7 @@ class TextTask(DataTask[TextData, TextSettings]):
     evaluate_section = TextSettings
     report: ClassVar[TaskReport] = TEXT
     select = "teacher_forced_bits_per_character"
+    diagnosed = False
     needs_training_data = True  # the output is compared with the words of the training part
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
@@ -80,7 +81,7 @@ class TextTask(DataTask[TextData, TextSettings]):
             raise UserError(f"split must be dev or test; got {split!r}")
         blocks = self.items if split == "dev" else None
         parts = self.data.parts
-        return evaluate_text(model, self.data.codec, parts[split], parts["train"], self.settings, blocks)
+        return evaluate_text(model, self.data.codec, parts[split], parts["train"], self.settings, items=blocks)
 
     @staticmethod
     def load(settings: TextSection, model: object) -> TextData:
@@ -150,6 +151,7 @@ def evaluate_text(
     text: str,
     training: str,
     settings: TextSettings | None = None,
+    *,
     items: int | None = None,
 ) -> Evaluation:
     """Scores of a model on a text, told gold and going on by itself.
@@ -193,7 +195,7 @@ def evaluate_text(
         "bits_per_character": loss / math.log(2),
         "token_accuracy": 100 * int(right.sum()) / characters,
     }
-    items = [
+    scored = [
         {
             "source": f"characters {start} to {end - 1}",
             "prompt": prompt,
@@ -207,7 +209,7 @@ def evaluate_text(
     ]
     free_running = _measures(said, training, known)
     free_running |= {f"text_{name}": value for name, value in _measures(gold, training, known).items()}
-    return Evaluation(teacher_forced, free_running, items)
+    return Evaluation(teacher_forced, free_running, scored)
 
 
 def free_outputs(
