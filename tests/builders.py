@@ -1,9 +1,14 @@
-"""Small real models and batches that many tests use."""
+"""Small real models and batches that many tests use, and ways to assert a refusal."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
+from freerun.errors import UserError
 from freerun.models import RecurrentSeq2Seq, TransformerLM, TransformerSeq2Seq
 
 SOURCE_VOCAB, TARGET_VOCAB = 6, 5
@@ -99,3 +104,28 @@ def assert_same_gradients(a: dict[str, Tensor], b: dict[str, Tensor], tolerance:
     for name, gradient in a.items():
         difference = float((gradient - b[name]).abs().max())
         assert difference <= tolerance * largest, f"{name}: {difference:.3e} of {largest:.3e}"
+
+
+def raises(
+    error: type[Exception], said: str | Iterable[str], call: Callable[..., Any], /, *args: Any, **named: Any
+) -> list[str]:
+    """Assert that a call raises an error whose message matches a pattern, or holds each part; return its problems."""
+    with pytest.raises(error, match=(said or None) if isinstance(said, str) else None) as caught:
+        call(*args, **named)
+    missing = [] if isinstance(said, str) else [part for part in said if part not in str(caught.value)]
+    assert not missing, f"{missing} not in {caught.value}"
+    return list(getattr(caught.value, "problems", []))
+
+
+def refused(said: str | Iterable[str], call: Callable[..., Any], /, *args: Any, **named: Any) -> list[str]:
+    """``raises`` of a UserError."""
+    return raises(UserError, said, call, *args, **named)
+
+
+def problems_of(call: Callable[..., Any], /, *args: Any, **named: Any) -> list[str]:
+    """Every problem, each one line, of a call that a UserError refuses with exit code 2."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **named)
+    assert caught.value.exit_code == 2
+    assert not any("\n" in problem for problem in caught.value.problems)
+    return list(caught.value.problems)

@@ -9,6 +9,7 @@ import torch
 from torch import nn, optim
 
 import freerun as fr
+from builders import refused
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "article.py"
 
@@ -74,8 +75,7 @@ def batch() -> fr.Batch:
 
 
 def test_check_model_refuses_the_unshifted_model_by_name_and_passes_the_shifted_one():
-    with pytest.raises(fr.UserError, match="unshifted"):
-        fr.check_model(fr.models.UnshiftedSeq2SeqModel(10, 20, 10), batch())
+    refused("unshifted", fr.check_model, fr.models.UnshiftedSeq2SeqModel(10, 20, 10), batch())
     fr.check_model(fr.models.Seq2SeqModel(10, 20, 10), batch())
 
 
@@ -100,11 +100,7 @@ def test_a_context_that_does_not_fit_is_told():
         (series, {"past": values, "future": torch.randn(3, 5, 1)}, "made without covariates"),
     ):
         for call in (model, model.start):
-            with pytest.raises(fr.UserError, match=told):
-                call(b.replace(context=context))
-    with pytest.raises(fr.UserError) as caught:
-        fr.models.ArticleForecaster(0, 1, size=0)
-    assert len(caught.value.problems) == 3
+            refused(told, call, b.replace(context=context))
+    assert len(refused("", fr.models.ArticleForecaster, 0, 1, size=0)) == 3
     ids = torch.zeros(3, 5, dtype=torch.int64)
-    with pytest.raises(fr.UserError, match="this batch holds ids"):
-        plain(fr.Batch(ids, ids, ids == 0, context=torch.randn(3, 5, 4)))
+    refused("this batch holds ids", plain, fr.Batch(ids, ids, ids == 0, context=torch.randn(3, 5, 4)))

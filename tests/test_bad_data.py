@@ -2,6 +2,7 @@
 
 import pytest
 
+from builders import problems_of, refused
 from freerun.data import PairOptions, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec
 from freerun.data.tokenisers import Vocabularies, Vocabulary
@@ -20,14 +21,6 @@ def load(tmp_path):
         return load_pairs(tmp_path, options)
 
     return load
-
-
-def problems_of(load, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        load(*args, **kwargs)
-    assert caught.value.exit_code == 2
-    assert not any("\n" in problem for problem in caught.value.problems)
-    return caught.value.problems
 
 
 def test_good_is_good(load):
@@ -211,8 +204,7 @@ def test_lines_that_are_too_long_do_not_hide_behind_lines_that_are_none(load, tm
 
 @pytest.mark.parametrize("encoding", ["rot13", "utf-7", "idna", "undefined", "unicode_escape", "a\0b", "", "base64", 3])
 def test_what_is_no_encoding_of_text_files(encoding):
-    with pytest.raises(UserError, match="is unknown, or none of text files"):
-        PairOptions(encoding=encoding)
+    refused("is unknown, or none of text files", PairOptions, encoding=encoding)
 
 
 @pytest.mark.parametrize("path", ["~nobody-here/x", "x" * 5000, "a\0b"])
@@ -222,5 +214,4 @@ def test_what_is_no_path(path):
 
 
 def test_devices_are_no_files(tmp_path):
-    with pytest.raises(UserError, match="is a device; expected a text file"):
-        read_pairs("/dev/zero")
+    refused("is a device; expected a text file", read_pairs, "/dev/zero")

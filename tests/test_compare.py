@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from builders import raises, refused
 from freerun import report
 from freerun.cli import main
 from freerun.compare import run as run_module
@@ -63,7 +64,7 @@ method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def finished(tmp_path_factory):
     """A recipe and the folder of a real, finished comparison of it."""
     folder = tmp_path_factory.mktemp("compare")
     recipe, out = folder / "tiny.toml", folder / "out"
@@ -83,7 +84,7 @@ def test_references_run_before_what_is_matched_to_them():
     assert ready(waiting, {"scheduled_sampling-0"}) is runs[2]
 
 
-def test_a_matched_run_reads_its_reference_of_the_same_seed(tmp_path: Path):
+def test_a_matched_run_reads_its_reference_of_the_same_seed(tmp_path):
     noise = plan(ARMS, [7])[-1]
     assert noise.method(tmp_path).parameters["rate"] == {
         "measured": str(tmp_path / "scheduled_sampling-7" / "metrics.jsonl")
@@ -95,7 +96,7 @@ def test_labels_that_share_a_folder_are_refused():
         plan([arm("a b", "teacher_forcing"), arm("a-b", "teacher_forcing")], [0])
 
 
-def test_results_have_the_public_face(tmp_path: Path):
+def test_results_have_the_public_face(tmp_path):
     results = write_comparison(tmp_path, words=120)
     assert results == read(tmp_path)
     assert results["schema"] == 2
@@ -114,15 +115,14 @@ def test_results_have_the_public_face(tmp_path: Path):
     ]
 
 
-def test_results_of_an_earlier_schema_are_refused_by_name(tmp_path: Path):
+def test_results_of_an_earlier_schema_are_refused_by_name(tmp_path):
     write_comparison(tmp_path, words=20, updates=20)
     path = tmp_path / "results.json"
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
-    with pytest.raises(CheckpointError, match=r"schema 1, of an earlier freerun.*test_words is test_items"):
-        read(tmp_path)
+    raises(CheckpointError, r"schema 1, of an earlier freerun.*test_words is test_items", read, tmp_path)
 
 
-def test_differences_are_of_paired_words(tmp_path: Path):
+def test_differences_are_of_paired_words(tmp_path):
     results = write_comparison(tmp_path, words=80, seeds=(0, 1, 2))
     for line in results["comparisons"]:
         if not line["metric"].startswith("free_running"):
@@ -133,7 +133,7 @@ def test_differences_are_of_paired_words(tmp_path: Path):
         assert (line["probability_better"] > 0.5) == (line["difference"] < 0)
 
 
-def test_a_null_result_is_said_as_one(tmp_path: Path):
+def test_a_null_result_is_said_as_one(tmp_path):
     verdict = write_comparison(tmp_path, words=150)["verdict"]
     assert verdict.startswith("scheduled_sampling was not shown to differ from teacher_forcing in free-running PER")
     assert "nothing here shows that its own errors teach more than as many random ones" in verdict
@@ -142,7 +142,7 @@ def test_a_null_result_is_said_as_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("move", "said"), [(-1.2, "better"), (1.2, "worse")])
-def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: float, said: str):
+def test_a_clear_difference_is_said_with_its_interval(tmp_path, move, said):
     results = write_comparison(tmp_path, words=400, seeds=range(5), advantages={"scheduled_sampling": move}, updates=20)
     assert f"scheduled_sampling is {said} than teacher_forcing in free-running PER" in results["verdict"]
     assert f"is {said} than its matched noise control token_noise" in results["verdict"]
@@ -150,7 +150,7 @@ def test_a_clear_difference_is_said_with_its_interval(tmp_path: Path, move: floa
 
 
 @pytest.mark.parametrize("arms", [ARMS[1:], ARMS[:0:-1]], ids=["the arm first", "its control first"])
-def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path: Path, arms: tuple[Any, ...]):
+def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path, arms):
     results = write_comparison(tmp_path, words=60, arms=arms, updates=20)
     pairs = [(line["arm"], line["baseline"], line["control"]) for line in results["comparisons"]]
     assert set(pairs) == {("scheduled_sampling", "token_noise", True)}
@@ -159,7 +159,7 @@ def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path: Path, arms: tuple[
     assert "in free-running PER: " in results["verdict"]
 
 
-def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_path: Path):
+def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_path):
     results = write_comparison(tmp_path, words=60, updates=20)
     assert "adjusted" not in results["verdict"]
     for line in results["comparisons"]:
@@ -170,7 +170,7 @@ def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_pa
 
 
 @pytest.mark.parametrize(("linear", "said"), [(0.3, True), (0.45, False)])
-def test_a_simple_forecast_that_no_arm_beats_is_said(linear: float, said: bool):
+def test_a_simple_forecast_that_no_arm_beats_is_said(linear, said):
     arms = {"teacher_forcing": 0.5, "scheduled_sampling": 0.4}
     summary = [{"arm": arm, "metric": "free_running.nrmse", "mean": mean} for arm, mean in arms.items()]
     summary += [
@@ -200,7 +200,7 @@ def write_other(folder: Path, seed: int, scores: dict[str, Any], items: list[dic
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def test_where_higher_is_better_the_words_turn_round(tmp_path: Path):
+def test_where_higher_is_better_the_words_turn_round(tmp_path):
     runs = plan(ARMS[:2], range(5))
     for run in runs:
         good = run.arm.label == "scheduled_sampling"
@@ -220,7 +220,7 @@ def test_where_higher_is_better_the_words_turn_round(tmp_path: Path):
     assert results["verdict"].endswith("(5 seeds, 20 test sentences).")
 
 
-def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path: Path):
+def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path):
     runs = plan(ARMS[:2], [0, 1])
     for run in runs:
         random = [0.1 * ((run.seed + 3 * n) % 5) for n in range(12)]
@@ -255,7 +255,7 @@ def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path: P
     assert "free-running PER" not in page
 
 
-def test_one_seed_and_one_arm_are_said(tmp_path: Path):
+def test_one_seed_and_one_arm_are_said(tmp_path):
     one_seed = write_comparison(tmp_path / "seed", words=60, seeds=(0,), updates=20)
     assert one_seed["verdict"].startswith("1 seed: no verdict. On these test words scheduled_sampling is ")
     assert "points than teacher_forcing in free-running PER: " in one_seed["verdict"]
@@ -273,26 +273,23 @@ def test_one_seed_and_one_arm_are_said(tmp_path: Path):
     assert "One arm was run (teacher_forcing)" in one_arm["verdict"]
 
 
-def test_runs_on_other_data_or_words_are_refused(tmp_path: Path):
+def test_runs_on_other_data_or_words_are_refused(tmp_path):
     runs = plan(ARMS[:2], [0])
     for run in runs:
         write_run(tmp_path / "runs" / run.name, run, [(f"w{i}", "A B") for i in range(20)], updates=20)
     items = tmp_path / "runs" / runs[0].name / "test-items.jsonl"
     whole = items.read_text()
     items.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match="different items"):
-        collect({}, runs, tmp_path)
+    refused("different items", collect, {}, runs, tmp_path)
     items.write_text(whole)
     path = tmp_path / "runs" / runs[0].name / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "data": "ffff0000"}))
-    with pytest.raises(UserError, match="different data"):
-        collect({}, runs, tmp_path)
+    refused("different data", collect, {}, runs, tmp_path)
     path.unlink()
-    with pytest.raises(UserError, match="without a finished summary: teacher_forcing-0"):
-        collect({}, runs, tmp_path)
+    refused("without a finished summary: teacher_forcing-0", collect, {}, runs, tmp_path)
 
 
-def test_table_shows_arms_and_intervals(tmp_path: Path):
+def test_table_shows_arms_and_intervals(tmp_path):
     console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(table(write_comparison(tmp_path, words=60, updates=20)))
     text = console.export_text()
@@ -302,7 +299,7 @@ def test_table_shows_arms_and_intervals(tmp_path: Path):
     assert text.count("[") >= 10
 
 
-def test_follower_reads_only_what_is_new_and_whole(tmp_path: Path):
+def test_follower_reads_only_what_is_new_and_whole(tmp_path):
     follower = run_module.Follower(tmp_path)
     assert follower.look() == 0
     path = tmp_path / "metrics.jsonl"
@@ -317,7 +314,7 @@ def test_follower_reads_only_what_is_new_and_whole(tmp_path: Path):
     assert follower.look() == 1
 
 
-def test_plain_lines_tell_how_far_the_runs_are(capsys: pytest.CaptureFixture[str]):
+def test_plain_lines_tell_how_far_the_runs_are(capsys):
     display = progress_for(100, runs=2)
     display.show([RunState("a-0", "running", 50, "dev WER 9.0 %"), RunState("b-0", "done", 100)])
     display.close()
@@ -343,7 +340,7 @@ def last_line(terminal: Terminal, name: str) -> str:
     return next(line for line in lines[::-1] if name in line)
 
 
-def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch: pytest.MonkeyPatch):
+def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch):
     terminal = narrow(monkeypatch)
     bar = progress_for(40_000)
     facts = update_facts({"loss": 0.5, "lr": 1e-3, "teacher_forcing_ratio": 0.996}, lr=not bar.narrow)
@@ -354,7 +351,7 @@ def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch: pytest.Monkey
     assert len(line) <= 80
 
 
-def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch: pytest.MonkeyPatch):
+def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch):
     terminal = narrow(monkeypatch)
     display = progress_for(40_000, runs=2)
     display.show(
@@ -367,9 +364,7 @@ def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("columns", [None, "80", "200"])
-def test_the_table_keeps_to_the_columns_there_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str | None
-):
+def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch, columns):
     results = write_comparison(tmp_path, words=60, updates=20)
     monkeypatch.setattr("freerun.compare.run.compare", lambda *_, **__: results)
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -389,7 +384,7 @@ def child(tmp_path: Path, code: str) -> run_module.Child:
     return run_module.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
 
 
-def test_a_failed_run_shows_the_end_of_what_it_printed(tmp_path: Path):
+def test_a_failed_run_shows_the_end_of_what_it_printed(tmp_path):
     failed = child(tmp_path, "import sys; print('loss is nan', file=sys.stderr); sys.exit(6)")
     failed.process.wait()
     error = run_module.child_error(failed, "freerun compare R --out O --resume")
@@ -398,7 +393,7 @@ def test_a_failed_run_shows_the_end_of_what_it_printed(tmp_path: Path):
         assert part in str(error)
 
 
-def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
+def test_children_are_stopped_gently_and_then_not(tmp_path):
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up'); time.sleep(60)"
     # as a run does: whoever starts the tests in the background may have SIGINT ignored, and children inherit that
     heeding = code.replace("SIG_IGN", "default_int_handler")
@@ -425,7 +420,7 @@ def test_children_are_stopped_gently_and_then_not(tmp_path: Path):
         ("import sys; sys.exit(143)", TerminatedError, "ended with exit code 143"),
     ],
 )
-def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path: Path, code: str, kind: type, words: str):
+def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path, code, kind, words):
     failed = child(tmp_path, code)
     failed.process.wait()
     error = run_module.child_error(failed, "again")
@@ -435,7 +430,7 @@ def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path: Path, code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path: Path, number: int, code: int):
+def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path, number, code):
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
     recipe.write_text(
         RECIPE.replace("UPDATES", "100000").replace("evaluate_every", "save_every = 1000000\nevaluate_every")
@@ -458,14 +453,14 @@ def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path: P
     assert saved.name != "step-00000000", "it saved what it had"
 
 
-def test_a_missing_extra_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_extra_is_said_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(UserError, match=r"the report needs altair: pip install 'freerun\[report\]'"):
         compare(tmp_path / "no.toml", [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_comparison(finished: tuple[Path, Path]):
+def test_a_real_comparison(finished):
     _, out = finished
     results = read(out)
     assert [(run["label"], run["seed"]) for run in results["runs"]] == [("token_noise", 3), ("sampling", 3)]
@@ -480,20 +475,18 @@ def test_a_real_comparison(finished: tuple[Path, Path]):
     assert "runs/sampling-3/metrics.jsonl" in (out / header).read_text().replace(os.sep, "/")
 
 
-def test_an_occupied_folder_is_refused_and_resume_reuses_runs(finished: tuple[Path, Path]):
+def test_an_occupied_folder_is_refused_and_resume_reuses_runs(finished):
     recipe, out = finished
-    with pytest.raises(OccupiedError, match="holds a finished comparison"):
-        compare(recipe, [], out)
+    raises(OccupiedError, "holds a finished comparison", compare, recipe, [], out)
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
     (out / "results.json").unlink()
-    with pytest.raises(OccupiedError, match="comparison that was started"):
-        compare(recipe, [], out)
+    raises(OccupiedError, "comparison that was started", compare, recipe, [], out)
     compare(recipe, [], out, resume=True, progress=False)
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")} == before
     assert len(before) == 2
 
 
-def test_resume_with_another_recipe_is_refused(finished: tuple[Path, Path]):
+def test_resume_with_another_recipe_is_refused(finished):
     recipe, out = finished
     with pytest.raises(UserError, match=r"train\.lr: 0\.001 there, 0\.5 now") as caught:
         compare(recipe, ["train.lr=0.5"], out, resume=True, progress=False)
@@ -501,9 +494,7 @@ def test_resume_with_another_recipe_is_refused(finished: tuple[Path, Path]):
     assert "--allow-change train.lr" in str(caught.value)
 
 
-def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(
-    finished: tuple[Path, Path], tmp_path: Path
-):
+def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(finished, tmp_path):
     recipe, out = finished[0], shutil.copytree(finished[1], tmp_path / "out")
     (out / "runs" / "sampling-3" / "summary.json").unlink()
     before = (out / "recipes" / "token_noise-3.toml").read_bytes()
@@ -517,7 +508,7 @@ def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(
 
 
 @pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: one to two minutes")
-def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path: Path):
+def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path):
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
     recipe.write_text(RECIPE.replace("UPDATES", "200"))
     command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out)]
@@ -539,7 +530,7 @@ def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path: Path):
 
 
 @pytest.mark.slow(reason="trains a real run until it diverges: some ten seconds of imports")
-def test_a_run_that_fails_stops_the_comparison(tmp_path: Path):
+def test_a_run_that_fails_stops_the_comparison(tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.replace("UPDATES", "50"))
     arms = 'compare.arms=[{label = "gold", method = {name = "teacher_forcing"}}]'

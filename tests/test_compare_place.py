@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from builders import raises, refused
 from freerun.cli import main
 from freerun.compare.plan import MARKER, check_output_dir, claim_output_dir
 from freerun.compare.run import compare
-from freerun.errors import OccupiedError, UserError
+from freerun.errors import OccupiedError
 from simulated_runs import write_comparison
 from tiny_recipes import TINY, changed, write
 
@@ -48,8 +49,7 @@ def test_overwrite_removes_what_comparisons_write_and_nothing_else(tmp_path, mar
     check_output_dir(tmp_path, resume=False, overwrite=True)
     claim_output_dir(tmp_path, ["new-0"], overwrite=True)
     assert files(tmp_path) == {*mine, MARKER}
-    with pytest.raises(OccupiedError, match="a comparison that was started"):
-        check_output_dir(tmp_path, resume=False, overwrite=False)
+    raises(OccupiedError, "a comparison that was started", check_output_dir, tmp_path, resume=False, overwrite=False)
 
 
 def test_nothing_is_removed_before_the_data_are_read(tmp_path):
@@ -58,8 +58,7 @@ def test_nothing_is_removed_before_the_data_are_read(tmp_path):
     before = files(out)
     toy = 'kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\ntest = 20'
     recipe = write(tmp_path, changed(toy, f'kind = "pairs"\npath = "{tmp_path}/none"') + ARMS)
-    with pytest.raises(UserError, match="none"):
-        compare(recipe, [], out, overwrite=True, progress=False)
+    refused("none", compare, recipe, [], out, overwrite=True, progress=False)
     assert files(out) == before
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 import freerun as fr
 import oracles_methods as naive
-from builders import ForwardOnly, assert_same_gradients, gradients, ragged
+from builders import ForwardOnly, assert_same_gradients, gradients, ragged, refused
 from freerun import gates
 from freerun.keys import fold
 from oracles import full_prefix
@@ -139,11 +139,9 @@ def test_confidence_is_measured_only_where_it_is_asked():
     ],
 )
 def test_thresholds_out_of_order_are_refused(arguments, message):
-    with pytest.raises(fr.UserError, match=message):
-        fr.confidence_aware(**arguments)
+    refused(message, fr.confidence_aware, **arguments)
 
 
 def test_the_published_mix_needs_a_model_that_takes_vectors():
-    with pytest.raises(fr.UserError, match="ForwardOnly takes ids only"):
-        fr.confidence_aware()(ForwardOnly(lively()), ragged(), step=0)
+    refused("ForwardOnly takes ids only", lambda: fr.confidence_aware()(ForwardOnly(lively()), ragged(), step=0))
     assert repr(fr.confidence_aware()) == "confidence_aware()"

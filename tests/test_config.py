@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 import torch
 
+from builders import raises, refused
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.build import build
@@ -18,7 +19,7 @@ from freerun.recipes.source import key_places, shipped_recipes
 from freerun.recipes.train import direction, header, run_recipe, selection_note
 from freerun.schedules import Table
 from freerun.training.run_folder import check_folder, clear_run, probe
-from tiny_recipes import TINY, changed, write
+from tiny_recipes import changed, write
 
 NEEDS_PATH = ("char-lm", "etth1", "finetune", "g2p-cmudict", "g2p-sigmorphon", "translate")
 
@@ -67,9 +68,7 @@ def test_shipped_recipes_are_valid(name):
 
 @pytest.mark.parametrize("name", NEEDS_PATH)
 def test_recipes_that_need_a_path_say_so(name):
-    with pytest.raises(UserError, match=r"`path` is missing: .*\n.*--set data\.path=(FOLDER|FILE)") as caught:
-        load_recipe(name)
-    assert len(caught.value.problems) == 1
+    assert len(refused(r"`path` is missing: .*\n.*--set data\.path=(FOLDER|FILE)", load_recipe, name)) == 1
     assert load_recipe(name, ["data.path=/somewhere"]).data.path == "/somewhere"
 
 
@@ -177,8 +176,7 @@ def test_measured_rate_is_disagreeing_over_eligible(run, tmp_path):
 )
 def test_measured_rate_of_something_else(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
-        measured_rate(tmp_path / "metrics.jsonl")
+    raises(ValueError, r"metrics\.jsonl", measured_rate, tmp_path / "metrics.jsonl")
 
 
 def test_a_run_leaves_its_resolved_recipe_and_summary(run):
@@ -248,18 +246,15 @@ def test_directions_in_words(tmp_path):
 def test_a_used_folder_is_refused(run, tmp_path):
     folder, recipe, summary = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(OccupiedError, match=r"holds a finished run\n  help: --overwrite"):
-        run_recipe(recipe, folder, progress=False)
+    raises(OccupiedError, r"holds a finished run\n  help: --overwrite", run_recipe, recipe, folder, progress=False)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert run_recipe(recipe, folder, resume=True, progress=False) == summary
     (tmp_path / "notes.txt").write_text("mine")
     for flags in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(OccupiedError, match=r"no run wrote what it holds \(notes\.txt\)"):
             run_recipe(recipe, tmp_path, progress=False, **flags)
-    with pytest.raises(OccupiedError, match="is a file"):
-        check_folder(tmp_path / "notes.txt", resume=False, overwrite=False)
-    with pytest.raises(UserError, match="give one of them"):
-        check_folder(folder, resume=True, overwrite=True)
+    raises(OccupiedError, "is a file", check_folder, tmp_path / "notes.txt", resume=False, overwrite=False)
+    refused("give one of them", check_folder, folder, resume=True, overwrite=True)
 
 
 def test_overwrite_removes_what_a_run_writes_and_nothing_else(tmp_path):
@@ -294,8 +289,7 @@ def test_nothing_is_removed_before_the_data_are_read(run, tmp_path):
     run_recipe(recipe, out, progress=False)
     pairs = load_recipe(write(tmp_path, changed('kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\n'
                                                 "test = 20", f'kind = "pairs"\npath = "{tmp_path}/none"')))  # fmt: skip
-    with pytest.raises(UserError, match="none"):
-        run_recipe(pairs, out, overwrite=True, progress=False)
+    refused("none", run_recipe, pairs, out, overwrite=True, progress=False)
     assert (out / "summary.json").exists()
     assert run_recipe(recipe, out, overwrite=True, progress=False)["updates"] == 12
 
@@ -319,26 +313,13 @@ def test_nothing_is_removed_before_the_new_run_can_start(run, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     monkeypatch.setattr(torch.nn.LSTM, "forward", missing)
     recipe = load_recipe(write(tmp_path), [override])
-    with pytest.raises(UserError, match=said):
-        run_recipe(recipe, out, overwrite=True, init=begins and tmp_path / begins, progress=False)
+    refused(said, run_recipe, recipe, out, overwrite=True, init=begins and tmp_path / begins, progress=False)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-
-
-def test_resume_refuses_another_recipe(run, tmp_path):
-    folder, _, _ = run
-    other = load_recipe(write(tmp_path), ["train.lr=0.5", "model.cell=gru", "train.keep=5", "name=renamed"])
-    with pytest.raises(UserError, match="begun with another recipe") as caught:
-        run_recipe(other, folder, resume=True, progress=False)
-    assert "model.cell: lstm there, gru now" in str(caught.value)
-    assert "train.lr: 0.001 there, 0.5 now" in str(caught.value)
-    assert "keep" not in str(caught.value)
-    assert "renamed" not in str(caught.value)
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written"):
-        probe(tmp_path / "file" / "run")
+    refused("cannot be written", probe, tmp_path / "file" / "run")
 
 
 def test_a_loaded_run_says_and_scores_what_it_did(run):
@@ -379,10 +360,8 @@ def test_init_begins_with_another_runs_weights(run, tmp_path):
 
 def test_folders_that_are_no_run(run, tmp_path):
     folder, _, _ = run
-    with pytest.raises(CheckpointError, match=r"no model/model\.json in .*\n  help: runs near it: .*tiny"):
-        load_run(folder.parent)
-    with pytest.raises(CheckpointError, match="there is no such folder"):
-        load_run(tmp_path / "none")
+    raises(CheckpointError, r"no model/model\.json in .*\n  help: runs near it: .*tiny", load_run, folder.parent)
+    raises(CheckpointError, "there is no such folder", load_run, tmp_path / "none")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.json").write_text("{}")
     with pytest.raises(CheckpointError):
@@ -393,7 +372,3 @@ def test_unknown_words_are_named_with_their_lines(run):
     with pytest.raises(UserError) as caught:
         generate_lines(load_run(run[0]), ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
     assert [problem.split(": ")[0] for problem in caught.value.problems] == ["w:3", "w:4"]
-
-
-def test_the_tiny_recipe_is_what_the_tests_say(tmp_path):
-    assert load_recipe(write(tmp_path, TINY)).train.updates == 12

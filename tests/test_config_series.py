@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import raises, refused
 from freerun.cli.entry import main
 from freerun.compare.plan import plan
 from freerun.compare.results import collect
@@ -161,9 +162,7 @@ def test_methods_on_values(tmp_path, method):
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_is_read(tmp_path, overrides, said):
-    with pytest.raises(UserError) as caught:
-        tiny(tmp_path, *overrides)
-    assert said in str(caught.value)
+    refused((said,), tiny, tmp_path, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +205,7 @@ def test_a_transformer_with_too_few_positions_is_refused(tmp_path):
 )
 def test_bad_data_are_refused_before_training_starts(tmp_path, change, more, said):
     path = table(tmp_path, change=change)
-    with pytest.raises(UserError, match=said):
-        run_recipe(tiny(tmp_path, *series(path), *more), tmp_path / "run", progress=False)
+    refused(said, run_recipe, tiny(tmp_path, *series(path), *more), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -215,8 +213,7 @@ def test_a_constant_channel_is_refused(tmp_path):
     path = tmp_path / "flat.csv"
     path.write_text("load\n" + "1.0\n" * 60)
     recipe = f'data={{kind = "series", path = "{path}", past = 6, horizon = 5}}'
-    with pytest.raises(UserError, match=r"constant|the same"):
-        build(tiny(tmp_path, recipe))
+    refused(r"constant|the same", build, tiny(tmp_path, recipe))
 
 
 def test_split_may_be_rows_or_shares(tmp_path):
@@ -224,13 +221,11 @@ def test_split_may_be_rows_or_shares(tmp_path):
     whole = build(tiny(tmp_path, *series(path), "data.split=[60, 20, 20]"))[1].data
     shares = build(tiny(tmp_path, *series(path), "data.split=[0.6, 0.2, 0.2]"))[1].data
     assert whole.fingerprint == shares.fingerprint
-    with pytest.raises(UserError, match="split"):
-        tiny(tmp_path, *series(path), "data.split=[0.9, 0.2, 0.2]")
+    refused("split", tiny, tmp_path, *series(path), "data.split=[0.9, 0.2, 0.2]")
 
 
 def test_a_recipe_without_a_path_says_so():
-    with pytest.raises(UserError, match=r"`path` is missing: .*\n.*--set data\.path=FILE"):
-        load_recipe("etth1")
+    refused(r"`path` is missing: .*\n.*--set data\.path=FILE", load_recipe, "etth1")
 
 
 def test_a_run_answers_with_a_table_in_the_units_of_the_data(run, tmp_path, capsys):
@@ -301,15 +296,13 @@ def test_a_comparison_of_forecasters(tmp_path):
 
 def test_matched_keys_name_one_arm(tmp_path):
     text = TINY + ARMS.replace('rate = { matched_to = "sampling" }', 'rate = { matched_to = "teacher_forcing" }')
-    with pytest.raises(UserError, match="must name one arm; got sampling, teacher_forcing"):
-        tiny(tmp_path, text=text)
+    refused("must name one arm; got sampling, teacher_forcing", tiny, tmp_path, text=text)
 
 
 def test_deviation_of_a_run_on_symbols_is_no_schedule(tmp_path):
     lines = [{"event": "update", "step": 0, "eligible": 3, "replaced": 2, "disagreeing": 1, "deviation": None}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(ValueError, match=r"is not the metrics\.jsonl of a run"):
-        measured_deviation(tmp_path / "metrics.jsonl")
+    raises(ValueError, r"is not the metrics\.jsonl of a run", measured_deviation, tmp_path / "metrics.jsonl")
 
 
 def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_path):

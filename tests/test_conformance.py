@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import freerun as fr
-from builders import ForwardOnly, gradients, language_model, prompted, ragged, seq2seq, transformer
+from builders import ForwardOnly, gradients, language_model, prompted, ragged, refused, seq2seq, transformer
 from freerun import schedules
 
 KEY, STEP = 5, 3
@@ -245,23 +245,18 @@ def test_a_parameter_outside_its_range_is_refused_with_its_value_and_step(name, 
     def make(value):
         return fr.METHODS[name](**(ARGUMENTS[name] | {parameter: value}))
 
-    with pytest.raises(fr.UserError, match=rf"{parameter} must lie in \[0, 1\]; got 1.2"):
-        make(1.2)
+    refused(rf"{parameter} must lie in \[0, 1\]; got 1.2", make, 1.2)
     late = make(schedules.linear(start=0.9, end=1.3, steps=100))
-    with pytest.raises(fr.UserError, match=rf"{parameter} must lie in \[0, 1\]; linear.* gives 1.29.* at step 99"):
-        late.check(100)
+    refused(rf"{parameter} must lie in \[0, 1\]; linear.* gives 1.29.* at step 99", late.check, 100)
     model, batch = seq2seq(), ragged()
-    with pytest.raises(fr.UserError, match=r"gives 1\.1 at step 50"):
-        late(model, batch, 50)
-    with pytest.raises(fr.UserError, match=r"linear\(start=1.2, .*gives 1.2 at step 0"):
-        make(schedules.linear(start=1.2, end=0.0, steps=10))
+    refused(r"gives 1\.1 at step 50", late, model, batch, 50)
+    refused(r"linear\(start=1.2, .*gives 1.2 at step 0", make, schedules.linear(start=1.2, end=0.0, steps=10))
 
 
 def test_schedules_in_epochs_need_a_step_that_knows_them():
     model, batch = seq2seq(), ragged()
     method = fr.scheduled_sampling(schedules.linear(start=1.0, end=0.0, steps=10, unit="epoch"))
-    with pytest.raises(fr.UserError, match="epoch"):
-        method(model, batch, 3)
+    refused("epoch", method, model, batch, 3)
     outcome = method.run(model, batch, fr.Step(300, sample=9600, epoch=5.0))
     assert outcome.report["teacher_forcing_ratio"] == pytest.approx(0.5)
 
@@ -278,23 +273,6 @@ def test_every_bad_argument_is_named_at_once():
         fr.scheduled_sampling(0.5, gradient="full")(seq2seq(), ragged(), step=0)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: fr.scheduled_sampling("x"), "must be a number or a schedule; got 'x'"),
-        (lambda: fr.token_noise(None), "must be a number or a schedule; got None"),
-        (lambda: fr.scheduled_sampling(0.5, engine=2.0), "engine must be one of"),
-        (lambda: fr.scheduled_sampling(0.5, gate=3), "gate must be one of"),
-        (lambda: fr.scheduled_sampling(0.5, draw=3), "draw must be one of"),
-        (lambda: fr.teacher_forcing(objective="mze"), "objective must be one of auto, cross_entropy, mse"),
-        (lambda: fr.Batch(*[torch.zeros(1, 2, dtype=torch.int32)] * 2, torch.ones(1, 2).bool()), "ids must be int64"),
-    ],
-)
-def test_arguments_of_another_kind_are_refused_in_words(make, message):
-    with pytest.raises(fr.UserError, match=message):
-        make()
-
-
 def test_free_running_takes_no_ratio():
     with pytest.raises(TypeError):
         fr.free_running(teacher_forcing_ratio=1.0)
@@ -306,10 +284,8 @@ def test_a_batch_says_all_that_is_wrong_with_it():
     with pytest.raises(fr.UserError) as caught:
         fr.Batch(ids, ids[:, :2], torch.ones(2, 2), weights=torch.ones(3), rows=torch.arange(3))
     assert len(caught.value.problems) == 5
-    with pytest.raises(fr.UserError, match="several streams of ids"):
-        fr.Batch(ids[..., None], ids[..., None], ids == 0)
-    with pytest.raises(fr.UserError, match="unsqueeze"):
-        fr.Batch(ids.double(), ids.double(), ids == 0)
+    refused("several streams of ids", fr.Batch, ids[..., None], ids[..., None], ids == 0)
+    refused("unsqueeze", fr.Batch, ids.double(), ids.double(), ids == 0)
 
 
 class TestNoise:
@@ -346,12 +322,6 @@ class TestNoise:
     def test_same_sentence(self):
         self.check(self.history(noise="same_sentence")[:, 0], [1, 0, 2, 1])
         self.check(self.history(noise="same_sentence", exclude_gold=True)[:, 1], [1, 1, 0, 1])
-
-    def test_needs_what_it_needs(self):
-        with pytest.raises(fr.UserError, match="vocabulary="):
-            self.history()
-        with pytest.raises(fr.UserError, match="frequencies"):
-            fr.token_noise(0.5, noise="unigram")
 
     @pytest.mark.parametrize("wrapped", [False, True])
     @pytest.mark.parametrize("backend", ["lstm", "transformer", "language model, left prompts"])
@@ -482,7 +452,6 @@ def test_every_method_that_asks_the_model_refuses_what_has_no_own_output(name, w
         if not method.asks_model:
             assert method(made, batch, STEP, KEY).isfinite()
             return
-        with pytest.raises(fr.UserError, match=said):
-            method(made, batch, STEP, KEY)
+        refused(said, method, made, batch, STEP, KEY)
         tried += 1
     assert tried or name == "pushforward"

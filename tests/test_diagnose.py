@@ -49,14 +49,14 @@ def trained(folder: Path, text: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def series(tmp_path_factory):
     run = trained(tmp_path_factory.mktemp("series"), SERIES)
     assert main(["diagnose", str(run)]) == 0
     return run
 
 
 @pytest.fixture(scope="module")
-def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ids(tmp_path_factory):
     run = trained(tmp_path_factory.mktemp("ids"), TINY)
     assert main(["diagnose", str(run)]) == 0
     return run
@@ -66,7 +66,7 @@ def found_in(run: Path) -> dict[str, Any]:
     return json.loads((run / "diagnosis.json").read_bytes())
 
 
-def test_series_agree_with_the_run_s_own_test(series: Path):
+def test_series_agree_with_the_run_s_own_test(series):
     """Two programs that measure the same: the diagnosis and the test at the end of training."""
     found = found_in(series)["diagnosis"]
     summary = json.loads((series / "summary.json").read_bytes())["test"]
@@ -86,7 +86,7 @@ def test_series_agree_with_the_run_s_own_test(series: Path):
     assert [level for level, _ in found["sample_windows"][0]["bands"]] == [0.05, 0.25, 0.75, 0.95]
 
 
-def test_windows_of_a_report_are_those_of_the_diagnosis(series: Path):
+def test_windows_of_a_report_are_those_of_the_diagnosis(series):
     shown = json.loads((series / "test-forecasts.json").read_bytes())
     for window, fan in zip(shown, found_in(series)["diagnosis"]["sample_windows"], strict=True):
         assert window["window"] == fan["window"]
@@ -95,7 +95,7 @@ def test_windows_of_a_report_are_those_of_the_diagnosis(series: Path):
                 assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
-def test_ids_have_both_ways(ids: Path):
+def test_ids_have_both_ways(ids):
     found = found_in(ids)["diagnosis"]
     assert found["kind"] == "ids"
     assert found["rows"] == 20
@@ -108,7 +108,7 @@ def test_ids_have_both_ways(ids: Path):
 
 
 @pytest.mark.parametrize("kind", ["series", "ids"])
-def test_pages_are_whole_small_and_load_nothing(kind: str, request: pytest.FixtureRequest):
+def test_pages_are_whole_small_and_load_nothing(kind, request):
     html = (request.getfixturevalue(kind) / "diagnosis.html").read_text(encoding="utf-8")
     page = Page(html)
     assert len(html.encode()) < 1_000_000
@@ -125,7 +125,7 @@ def test_pages_are_whole_small_and_load_nothing(kind: str, request: pytest.Fixtu
     assert "None" not in " ".join(page.words)
 
 
-def test_an_earlier_diagnosis_is_not_overwritten(series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_earlier_diagnosis_is_not_overwritten(series, tmp_path, capsys):
     before = (series / "diagnosis.html").read_bytes()
     assert main(["diagnose", str(series)]) == 3
     assert "holds a diagnosis (diagnosis.json, diagnosis.html)" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_an_earlier_diagnosis_is_not_overwritten(series: Path, tmp_path: Path, c
     assert (tmp_path / "new" / "diagnosis.json").read_bytes() == first
 
 
-def test_overwriting_a_run_removes_its_diagnosis(tmp_path: Path):
+def test_overwriting_a_run_removes_its_diagnosis(tmp_path):
     run = trained(tmp_path, TINY)
     assert main(["diagnose", str(run)]) == 0
     assert main(["train", str(tmp_path / "tiny.toml"), "--out", str(run), "--overwrite"]) == 0
@@ -148,7 +148,7 @@ def test_overwriting_a_run_removes_its_diagnosis(tmp_path: Path):
     assert not (run / "diagnosis.html").exists()
 
 
-def test_what_cannot_be_diagnosed_says_so(tmp_path: Path, series: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_cannot_be_diagnosed_says_so(tmp_path, series, capsys):
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 4
     assert "there is no such folder" in capsys.readouterr().err
     assert main(["diagnose", str(series), "--out", str(tmp_path / "w"), "--windows", "0"]) == 2
@@ -208,7 +208,7 @@ def broken(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_a_page_of_runs_that_escape_says_so(series: Path, tmp_path: Path):
+def test_a_page_of_runs_that_escape_says_so(series, tmp_path):
     page = write_diagnosis(broken(found_in(series)), tmp_path / "page.html").read_text(encoding="utf-8")
     words = " ".join(Page(page).words)
     assert "20 of 40 free runs escape to infinity, the first at lead time 7" in words
@@ -253,7 +253,7 @@ def compared(out: Path, escape: bool = False) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def test_forecasts_of_a_report(tmp_path: Path):
+def test_forecasts_of_a_report(tmp_path):
     html = forecasts(compared(tmp_path), tmp_path)
     page = Page(html)
     assert sum(tag == "figure" for tag, _ in page.tags) == 2 + 3
@@ -265,13 +265,13 @@ def test_forecasts_of_a_report(tmp_path: Path):
     assert "teacher_forcing 0.06116, <b>ss 0.1223" in str(labels[0])
 
 
-def test_forecasts_that_escape_have_no_mean(tmp_path: Path):
+def test_forecasts_that_escape_have_no_mean(tmp_path):
     words = " ".join(Page(forecasts(compared(tmp_path, escape=True), tmp_path)).words)
     assert "No mean where a window has escaped to infinity: teacher_forcing." in words
     assert "teacher_forcing escapes at lead time 9" in words
 
 
-def test_no_forecasts_where_there_are_none(tmp_path: Path):
+def test_no_forecasts_where_there_are_none(tmp_path):
     results = compared(tmp_path)
     (tmp_path / "run-1-1" / "test-curves.json").unlink()
     assert forecasts(results, tmp_path) == ""
@@ -279,7 +279,7 @@ def test_no_forecasts_where_there_are_none(tmp_path: Path):
 
 @pytest.mark.slow(reason="opens the page in headless Chromium, which must be installed (Debian's package chromium)")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
-def test_a_real_browser_shows_it(series: Path, tmp_path: Path, scheme: str, width: int):
+def test_a_real_browser_shows_it(series, tmp_path, scheme, width):
     found = measured((series / "diagnosis.html").read_text(encoding="utf-8") + MEASURE, tmp_path, scheme, width)
     assert found["inner"] == width
     assert found["scroll"] <= width

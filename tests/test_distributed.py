@@ -37,7 +37,7 @@ def found(root: Path, rank: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick(tmp_path_factory):
     return started(tmp_path_factory.mktemp("quick") / "runs", QUICK)
 
 
@@ -61,20 +61,20 @@ def assert_same_run(two: Path, one: Path, but: str = "") -> None:
 
 
 @pytest.mark.parametrize("name", ["recurrent-ddp", "transformer-fsdp", "values-ddp", "cut-fsdp"])
-def test_two_processes_make_the_run_of_one(quick: Path, tmp_path: Path, name: str) -> None:
+def test_two_processes_make_the_run_of_one(quick, tmp_path, name):
     """With dropout, accumulation, clipping, weight decay, averaging, and a last batch too small for both."""
     CASES[name.partition("-")[0]].train(tmp_path / "one", size=2)
     assert_same_run(quick / name, tmp_path / "one")
 
 
-def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_to_the_same_bits(quick: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_to_the_same_bits(quick, tmp_path):
     for rank in (0, 1):
         assert found(quick, rank)["stopped-fsdp"].startswith("TerminatedError: stopped by SIGTERM after 5 updates")
     assert_same_run(quick / "stopped-fsdp", quick / "recurrent-ddp")
     assert len(lines(quick / "stopped-fsdp", "update")) == SETTINGS.updates
 
 
-def test_what_one_process_raises_all_raise(quick: Path) -> None:
+def test_what_one_process_raises_all_raise(quick):
     first, second = found(quick, 0), found(quick, 1)
     assert second["broken-ddp"] == "OSError: example 7 cannot be read"
     assert first["broken-ddp"] == "OtherProcessError: rank 1 failed: OSError: example 7 cannot be read"
@@ -88,7 +88,7 @@ def test_what_one_process_raises_all_raise(quick: Path) -> None:
     assert "cannot be cut into accumulate x processes = 7 x 2 micro-batches" in first["idle"]
 
 
-def test_only_the_first_process_writes(quick: Path) -> None:
+def test_only_the_first_process_writes(quick):
     folder = quick / "recurrent-ddp"
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints", "metrics.jsonl", "model", "summary.json", "test-items.jsonl",
@@ -99,9 +99,7 @@ def test_only_the_first_process_writes(quick: Path) -> None:
     assert [record["step"] for record in lines(folder, "evaluate")] == [0, 4, 7]
 
 
-def test_one_process_goes_on_with_a_run_of_two_and_says_what_differs(
-    quick: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_process_goes_on_with_a_run_of_two_and_says_what_differs(quick, capsys):
     folder = quick / "diverged-ddp"
     CASES["values"].train(folder, resume=True, progress=True)
     assert "the run was made by 2 processes and goes on with 1: examples, coins and noise" in capsys.readouterr().err
@@ -109,20 +107,20 @@ def test_one_process_goes_on_with_a_run_of_two_and_says_what_differs(
     assert_same_run(folder, quick / "values-ddp", but="engine")
 
 
-def test_a_process_without_a_gpu_of_its_own_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_gpu_of_its_own_says_so(tmp_path, monkeypatch):
     for name, value in {"WORLD_SIZE": "64", "RANK": "63", "LOCAL_RANK": "63", "MASTER_ADDR": "here"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"device = 'cuda': .* and this is process 63 of this machine"):
         device_of(torch.nn.Linear(1, 1), replace(SETTINGS, device="cuda"))
 
 
-def test_a_model_that_is_wrapped_already_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_is_wrapped_already_is_refused(tmp_path):
     case = replace(CASES["values"], model=lambda task: torch.nn.DataParallel(CASES["values"].model(task)))
     with pytest.raises(UserError, match=r"\(DataParallel\) is wrapped for several processes already: give it as it is"):
         case.train(tmp_path / "run")
 
 
-def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alone_there_is_nobody_to_ask(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     with join_processes() as processes:
@@ -136,7 +134,7 @@ def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow(reason="every case by two processes, in both wrappers, and by one")
-def test_every_case_is_the_run_of_one(tmp_path: Path) -> None:
+def test_every_case_is_the_run_of_one(tmp_path):
     names = [f"{name}-{parallel}" for name in CASES for parallel in ("ddp", "fsdp")]
     root = started(tmp_path / "runs", [*names, "stopped-ddp", "broken-fsdp", "diverged-fsdp"])
     for name, case in CASES.items():
@@ -152,7 +150,7 @@ def test_every_case_is_the_run_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow(reason="a start of two processes that ends by a kill")
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_a_process_that_is_killed_ends_the_job(tmp_path: Path, parallel: str) -> None:
+def test_a_process_that_is_killed_ends_the_job(tmp_path, parallel):
     began = time.monotonic()
     done = torchrun([SCRIPT, str(tmp_path), f"killed-{parallel}"])
     assert done.returncode != 0
@@ -165,7 +163,7 @@ TRAIN = ["-m", "freerun", "train"]
 
 
 @pytest.mark.slow(reason="five starts of the command in two processes")
-def test_the_command_under_torchrun(tmp_path: Path) -> None:
+def test_the_command_under_torchrun(tmp_path):
     from tiny_recipes import changed, write
 
     good, bad = write(tmp_path), write(tmp_path, changed("size = 16", "size = -1"), "bad.toml")
@@ -188,7 +186,7 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(reason="a start of the command in two processes, which is stopped")
-def test_torchrun_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
+def test_torchrun_that_is_told_to_stop_leaves_a_checkpoint(tmp_path):
     from tiny_recipes import changed, write
 
     recipe, run = write(tmp_path, changed("updates = 12", "updates = 100000")), tmp_path / "run"

@@ -31,17 +31,17 @@ def started(path: Path, names: list[str]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def quick(tmp_path_factory):
     return started(tmp_path_factory.mktemp("quick") / "found", QUICK)
 
 
-def test_gradients_are_those_of_one_process_whoever_has_the_work(quick: list[dict[str, Any]]) -> None:
+def test_gradients_are_those_of_one_process_whoever_has_the_work(quick):
     for found in quick:
         assert len(found["differences"]) == 2 * len(QUICK)
         assert {name: far for name, far in found["differences"].items() if not far < 1e-10} == {}
 
 
-def test_what_cannot_be_honoured_is_refused_by_name(quick: list[dict[str, Any]]) -> None:
+def test_what_cannot_be_honoured_is_refused_by_name(quick):
     assert quick[0]["refused"] == quick[1]["refused"], "on all ranks: none waits"
     said = quick[0]["refused"]
     for engine in ("step", "window", "draft"):
@@ -55,12 +55,12 @@ def test_what_cannot_be_honoured_is_refused_by_name(quick: list[dict[str, Any]])
     assert "generate calls a model as long as a row goes on" in said["fsdp, generate"]
 
 
-def test_what_is_inside_a_wrapper_runs_freely_on_one_rank_alone(quick: list[dict[str, Any]]) -> None:
+def test_what_is_inside_a_wrapper_runs_freely_on_one_rank_alone(quick):
     assert [found["others"] for found in quick] == [{"generate on one rank": True, "no protocols": "jacobi"}] * 2
 
 
 @pytest.mark.slow(reason="every method in every wrapper, by two processes")
-def test_every_method_in_every_wrapper(tmp_path: Path) -> None:
+def test_every_method_in_every_wrapper(tmp_path):
     for found in started(tmp_path / "found", []):
         assert len(found["differences"]) > 120
         assert {name: far for name, far in found["differences"].items() if not far < 1e-10} == {}
@@ -80,7 +80,7 @@ class Small(nn.Module):
 
 # dynamo looks at .grad of whatever it is given, and PyTorch warns of that
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_compiled_model_is_rolled_in_by_what_is_inside() -> None:
+def test_a_compiled_model_is_rolled_in_by_what_is_inside():
     """Both the history and the gradient are those of the model."""
     calls: list[int] = []
 
@@ -102,7 +102,7 @@ def test_a_compiled_model_is_rolled_in_by_what_is_inside() -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
 
 
-def test_without_wrappers_and_processes_nothing_is_asked() -> None:
+def test_without_wrappers_and_processes_nothing_is_asked():
     net = transformer()
     inside = nn.DataParallel(nn.Sequential(net))
     assert unwrap(inside)[0] is net

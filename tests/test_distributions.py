@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 import freerun as fr
+from builders import refused
 from freerun import distributions, draws, objectives
 from freerun.keys import uniform
 
@@ -165,15 +166,6 @@ def test_the_mean_is_fed_where_it_is_asked_for():
     assert repr(draws.Expected("student_t")) == "expected(head='student_t')"
 
 
-@pytest.mark.parametrize(
-    ("levels", "message"), [((0.1, 0.9), "median"), ((0.5, 0.1), "must rise"), ((0.5, 1.0), r"lie in \(0, 1\)")]
-)
-@pytest.mark.parametrize("make", [distributions.Quantiles, draws.QuantileSample, objectives.Pinball])
-def test_levels_that_are_none_are_refused(make, levels, message):
-    with pytest.raises(fr.UserError, match=message):
-        make(levels)
-
-
 def test_widths_that_do_not_fit_are_refused_in_words():
     with pytest.raises(
         fr.UserError, match=r"4 numbers a position and 2 are fed back: use draw='expected'.*head='point'"
@@ -193,16 +185,8 @@ def test_widths_that_do_not_fit_are_refused_in_words():
     with pytest.raises(fr.UserError, match=r"gaussian_nll reads 2 .* gives 2 a position.*use objective='mse'"):
         objectives.gaussian_nll()(torch.zeros(1, 2, 2), batch)
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    with pytest.raises(fr.UserError, match="these are ids"):
-        objectives.pinball()(torch.zeros(1, 2, 3), fr.Batch(ids, ids, ids == 0))
-    with pytest.raises(fr.UserError, match="head must be one of"):
-        draws.Expected("point")
-
-
-@pytest.mark.parametrize("levels", [0.5, "0.5", None, (0.5, "0.9")])
-def test_levels_of_another_kind_are_refused_in_words(levels):
-    with pytest.raises(fr.UserError, match=r"levels must be (a number|numbers)"):
-        distributions.Quantiles(levels)
+    refused("these are ids", lambda: objectives.pinball()(torch.zeros(1, 2, 3), fr.Batch(ids, ids, ids == 0)))
+    refused("head must be one of", draws.Expected, "point")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,7 +2,6 @@
 
 import ast
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from faults import HERE, Count, Lives
 
 
 @pytest.fixture(scope="module")
-def lives() -> Generator[Lives]:
+def lives():
     with tempfile.TemporaryDirectory(dir=faults.MEMORY) as root, Lives(Path(root)) as lives:
         yield lives
 
@@ -23,43 +22,43 @@ def assert_held(count: Count, tried: int) -> None:
     assert count.tried >= tried
 
 
-def test_killed_at_a_file_event_a_run_goes_on_to_the_same_bits(lives: Lives) -> None:
+def test_killed_at_a_file_event_a_run_goes_on_to_the_same_bits(lives):
     count = faults.kills_at_events(lives, every=97, among_first=4)
     assert_held(count, 10)
     assert count.facts["events"] >= 400
 
 
-def test_killed_at_random_moments_a_run_goes_on_to_the_same_bits(lives: Lives) -> None:
+def test_killed_at_random_moments_a_run_goes_on_to_the_same_bits(lives):
     assert_held(faults.random_kills(lives, 5, seed=0), 5)
     # later than the processes meet: one that waits for another that is gone takes a minute
     assert_held(faults.random_kills(lives, 1, seed=0, world=2, earliest=0.5), 1)
 
 
-def test_stopped_after_an_update_a_run_goes_on_to_the_same_bits(lives: Lives) -> None:
+def test_stopped_after_an_update_a_run_goes_on_to_the_same_bits(lives):
     assert_held(faults.stops_at_updates(lives, every=7, first=3), 2)
 
 
-def test_signalled_at_random_moments_a_run_goes_on_to_the_same_bits(lives: Lives) -> None:
+def test_signalled_at_random_moments_a_run_goes_on_to_the_same_bits(lives):
     assert_held(faults.signals(lives, 4, seed=0), 4)
 
 
-def test_a_second_run_in_the_folder_is_refused_and_changes_nothing(lives: Lives) -> None:
+def test_a_second_run_in_the_folder_is_refused_and_changes_nothing(lives):
     assert_held(faults.second_runs(lives, every=250, first=1), 5)
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lives: Lives) -> None:
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(lives):
     assert_held(faults.full_disks(lives, [10, 40_000]), 2)
 
 
-def test_damaged_files_are_refused_by_name_or_make_no_difference(lives: Lives) -> None:
+def test_damaged_files_are_refused_by_name_or_make_no_difference(lives):
     assert_held(fault_damage.damages(lives, 20, seed=0), 20)
 
 
-def test_three_gigabytes_are_refused_without_being_read(lives: Lives) -> None:
+def test_three_gigabytes_are_refused_without_being_read(lives):
     assert_held(fault_damage.bombs(lives), 4)
 
 
-def test_nothing_is_unpickled() -> None:
+def test_nothing_is_unpickled():
     found = {"pickle", "torch.load", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
     for path in (HERE.parent / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -71,6 +70,6 @@ def test_nothing_is_unpickled() -> None:
 
 @pytest.mark.slow(reason="all that the quick tests take samples of, as docs/guarantees.md counts it: an hour")
 @pytest.mark.parametrize("campaign", [name for name in faults.CAMPAIGNS if name != "real-disks"])
-def test_every_fault_in_full(lives: Lives, campaign: str) -> None:
+def test_every_fault_in_full(lives, campaign):
     _, run, full = faults.CAMPAIGNS[campaign]
     assert_held(run(lives, full, 0), 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import freerun as fr
-from builders import assert_same_gradients, gradients
+from builders import assert_same_gradients, gradients, refused
 from freerun.keys import fold
 from freerun.models import (
     MODELS,
@@ -340,10 +340,8 @@ def test_covariates_that_are_missing_at_generation_are_told(name):
     short = batch.replace(context={**batch.context, "future": future[:, : time - 2]})
     told = rf"missing at generation: the batch has {time} positions and context\['future'\] covers {time - 2}"
     for call in (model, model.start):
-        with pytest.raises(fr.UserError, match=told):
-            call(short)
-    with pytest.raises(fr.UserError, match=rf"covers {time}"):
-        fr.generate(model, batch, length=TIME + 2)
+        refused(told, call, short)
+    refused(rf"covers {time}", fr.generate, model, batch, length=TIME + 2)
     state = model.start(batch)
     for t in range(time - 1):
         state = model.step(state, model.embed(batch.history[:, t]))
@@ -352,8 +350,7 @@ def test_covariates_that_are_missing_at_generation_are_told(name):
     ):
         model.step(state, model.embed(batch.history[:, -1]))
     without = {key: part for key, part in batch.context.items() if key != "future"}
-    with pytest.raises(fr.UserError, match="has no 'future'"):
-        model(batch.replace(context=without))
+    refused("has no 'future'", model, batch.replace(context=without))
     with pytest.raises(fr.UserError, match=r"must be \(batch, time, covariates\)"):
         model(batch.replace(context={**batch.context, "future": future[..., :1]}))
     longer = torch.cat([future, future], 1)
@@ -368,26 +365,20 @@ def test_what_does_not_fit_a_model_is_told():
     with pytest.raises(fr.UserError, match=r"\['past'\] must be .* got \(4, 0, 6\)"):
         model(batch.replace(context={**batch.context, "past": past[:, :0]}))
     for context in (None, {"future": batch.context["future"]}):
-        with pytest.raises(fr.UserError, match=r"RecurrentForecaster needs Batch.context = \{'past'"):
-            model(batch.replace(context=context))
+        refused(r"RecurrentForecaster needs Batch.context = \{'past'", model, batch.replace(context=context))
     for name in CASES:
         model, batch = case(name)
         wide = torch.cat([batch.history, batch.history], -1)
-        with pytest.raises(fr.UserError, match=r"and the batch's history has"):
-            model(batch.replace(history=wide, targets=wide))
+        refused(r"and the batch's history has", model, batch.replace(history=wide, targets=wide))
     ids = torch.zeros(2, 3, dtype=torch.int64)
-    with pytest.raises(fr.UserError, match="this batch holds ids"):
-        PlainForecaster(1)(fr.Batch(ids, ids, ids == 0))
-    with pytest.raises(fr.UserError, match="made without covariates"):
-        PlainForecaster(3)(batch_for(PlainForecaster(3, 2)))
+    refused("this batch holds ids", lambda: PlainForecaster(1)(fr.Batch(ids, ids, ids == 0)))
+    refused("made without covariates", lambda: PlainForecaster(3)(batch_for(PlainForecaster(3, 2))))
 
 
 def test_a_head_that_is_fed_back_as_a_point_is_refused_before_anything_is_fed():
     model, batch = case("past, gaussian")
-    with pytest.raises(fr.UserError, match=r"gives 6 numbers a position and 3 are fed back: use draw='expected'"):
-        fr.generate(model, batch, length=2)
-    with pytest.raises(fr.UserError, match="is for ids"):
-        fr.generate(model, batch, length=2, draw="sample")
+    refused(r"gives 6 numbers a position and 3 are fed back: use draw='expected'", fr.generate, model, batch, length=2)
+    refused("is for ids", fr.generate, model, batch, length=2, draw="sample")
 
 
 WIDTHS = [
@@ -402,29 +393,21 @@ def test_a_point_that_is_fed_back_as_a_head_is_refused_and_never_spread_over_the
     model = TransformerForecaster(2, size=8, heads=2, layers=1)
     values = torch.zeros(2, 5, 2)
     batch = fr.Batch(values, values, torch.ones(2, 5, dtype=torch.bool))
-    with pytest.raises(fr.UserError, match=r"gives 2 numbers a position and 2 are fed back: use draw='point'"):
-        method(model, batch, step=0)
+    refused(r"gives 2 numbers a position and 2 are fed back: use draw='point'", method, model, batch, step=0)
 
 
 def test_arguments_that_cannot_be_are_all_told_at_once():
     with pytest.raises(fr.UserError) as caught:
         RecurrentForecaster(0, -1, size=0, cell="gnu", head="laplace", dropout=1.0, fed_back=(0, 0))
     assert len(caught.value.problems) == 7
-    with pytest.raises(fr.UserError, match=r"residual .* fed_back=\(0, 2\)"):
-        RecurrentForecaster(3, residual=True, fed_back=(0, 2))
+    refused(r"residual .* fed_back=\(0, 2\)", RecurrentForecaster, 3, residual=True, fed_back=(0, 2))
     for changes in ({"fed_back": 1}, {"fed_back": "01"}, {"dropout": "a"}):
-        with pytest.raises(fr.UserError, match=next(iter(changes))):
-            RecurrentForecaster(3, **changes)
+        refused(next(iter(changes)), RecurrentForecaster, 3, **changes)
     for kind in (PlainForecaster, TransformerForecaster, ShallowPLRNN):
-        with pytest.raises(fr.UserError, match=r"observed channels are known in the past only.*observed=1"):
-            kind(4, observed=1)
-    with pytest.raises(fr.UserError, match="covariates=2"):
-        ShallowPLRNN(4, 2)
-    with pytest.raises(fr.UserError, match="size must be a multiple of heads"):
-        TransformerForecaster(3, size=10)
-    with pytest.raises(fr.UserError) as caught:
-        TransformerForecaster(0, size=0, head="laplace")
-    assert len(caught.value.problems) == 3
+        refused(r"observed channels are known in the past only.*observed=1", kind, 4, observed=1)
+    refused("covariates=2", ShallowPLRNN, 4, 2)
+    refused("size must be a multiple of heads", TransformerForecaster, 3, size=10)
+    assert len(refused("", TransformerForecaster, 0, size=0, head="laplace")) == 3
 
 
 def test_the_articles_model_is_cut_and_refuses_another_width():
@@ -437,8 +420,7 @@ def test_the_articles_model_is_cut_and_refuses_another_width():
     assert not cut.requires_grad
     narrow = batch.replace(history=values[..., :2], targets=values[..., :2])
     for call in (model, model.start):
-        with pytest.raises(fr.UserError, match=r"Seq2SeqModel says 3 values a position, and the batch's history has 2"):
-            call(narrow)
+        refused(r"Seq2SeqModel says 3 values a position, and the batch's history has 2", call, narrow)
 
 
 def test_models_are_found_by_name():

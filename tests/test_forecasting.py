@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import freerun as fr
+from builders import refused
 from freerun.compare.statistics import Median, estimate, resample_counts
 from freerun.data import SeriesOptions, series_from_arrays
 from freerun.data.series.windows import Windows
@@ -223,8 +224,7 @@ def test_dev_windows_are_spread_and_test_is_whole():
     task = SeriesTask(data_of(), items=5)
     assert len(task.evaluate(model_of("past"), "dev").items) == 5
     assert len(task.evaluate(model_of("past"), "test").items) == task.data.windows("test")
-    with pytest.raises(fr.errors.UserError, match="split must be dev or test"):
-        task.evaluate(model_of("past"), "train")
+    refused("split must be dev or test", task.evaluate, model_of("past"), "train")
 
 
 def test_settings_out_of_range_all_at_once():

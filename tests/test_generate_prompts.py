@@ -183,7 +183,9 @@ def test_values_go_on_from_a_prompt():
     history = values.masked_fill(~known[..., None], math.nan)
     for made in (model, ForwardOnly(model)):
         batch = Batch(values, mask=~known, context=context).made(targets=history, history=history)
-        ours = generate(made, batch, length=3).entries
+        found = generate(made, batch, length=3)
+        ours = found.entries
+        assert (found.lengths.tolist(), found.scores.tolist(), ours.requires_grad) == ([3] * 4, [0.0] * 4, False)
         for row, count in enumerate(told.tolist()):
             _, hidden = model.encoder(context[row][:, None])
             fed, said = torch.zeros(1, 1, 3, dtype=torch.float64), []

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,13 +62,13 @@ def agree(name: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_none_and_teacher_forcing_are_the_stock_trainer(name: str) -> None:
+def test_none_and_teacher_forcing_are_the_stock_trainer(name):
     agree(name, 6)
 
 
 @pytest.mark.slow(reason="five runs of 200 steps for each of two models")
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_none_and_teacher_forcing_are_the_stock_trainer_for_200_steps(name: str) -> None:
+def test_none_and_teacher_forcing_are_the_stock_trainer_for_200_steps(name):
     agree(name, 200)
 
 
@@ -89,19 +88,19 @@ def accumulate(name: str, method: Any, steps: int) -> None:
 
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("method", [fr.teacher_forcing(), falling()], ids=["teacher_forcing", "scheduled_sampling"])
-def test_accumulation_is_one_big_batch(name: str, method: Any) -> None:
+def test_accumulation_is_one_big_batch(name, method):
     accumulate(name, method, 4)
 
 
 @pytest.mark.slow(reason="two runs of 200 steps, one of them with four micro-batches a step, for each model and method")
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("method", [fr.teacher_forcing(), falling(200)], ids=["teacher_forcing", "scheduled_sampling"])
-def test_accumulation_is_one_big_batch_for_200_steps(name: str, method: Any) -> None:
+def test_accumulation_is_one_big_batch_for_200_steps(name, method):
     accumulate(name, method, 200)
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_logged_loss_is_the_token_mean(name: str) -> None:
+def test_the_logged_loss_is_the_token_mean(name):
     """Against the sum by hand; labels from the first token on, which GPT-2's stock count takes for a target too."""
     build, data, ours, _ = WORLDS[name]
     causal = name != "t5"
@@ -121,7 +120,7 @@ def test_the_logged_loss_is_the_token_mean(name: str) -> None:
     assert logged(trainer) == [pytest.approx(total / count, rel=1e-6)]
 
 
-def test_the_log_and_all_that_read_it_are_told_the_realised_share() -> None:
+def test_the_log_and_all_that_read_it_are_told_the_realised_share():
     class Seen(transformers.TrainerCallback):
         lines: list[dict[str, float]]
 
@@ -146,7 +145,7 @@ def test_the_log_and_all_that_read_it_are_told_the_realised_share() -> None:
     assert logged(trainer, "replaced_share") == [line["replaced_share"] for line in lines]
 
 
-def test_seed_and_step_decide_the_coins() -> None:
+def test_seed_and_step_decide_the_coins():
     method = fr.scheduled_sampling(0.5)
     same = [train(hf.Trainer, llama(), COMPLETIONS, method, max_steps=3) for _ in range(2)]
     assert apart(weights(same[0]), weights(same[1])) == 0.0
@@ -155,7 +154,7 @@ def test_seed_and_step_decide_the_coins() -> None:
 
 
 @pytest.mark.parametrize("build", [t5, gpt2], ids=["t5", "gpt2"])
-def test_label_smoothing_is_applied_where_the_stock_trainer_applies_it(build: Any) -> None:
+def test_label_smoothing_is_applied_where_the_stock_trainer_applies_it(build):
     """The stock trainer pops the labels, and T5's decoder is left without ids; ours says them."""
     name = build.__name__
     _, data, ours, _ = WORLDS[name]
@@ -173,14 +172,14 @@ def test_label_smoothing_is_applied_where_the_stock_trainer_applies_it(build: An
     assert logged(trainer) == [pytest.approx(wanted, rel=1e-5)]
 
 
-def test_two_label_smoothings_are_one_too_many() -> None:
+def test_two_label_smoothings_are_one_too_many():
     method = fr.teacher_forcing(objective=fr.objectives.cross_entropy(label_smoothing=0.1))
     with pytest.raises(fr.UserError, match="set label_smoothing_factor=0, or leave the method's objective out"):
         make(hf.Trainer, llama(), COMPLETIONS, method, label_smoothing_factor=0.2)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_evaluation_is_the_stock_trainers(name: str) -> None:
+def test_evaluation_is_the_stock_trainers(name):
     build, data, ours, stock = WORLDS[name]
 
     def metrics(predicted: Any) -> dict[str, float]:
@@ -195,7 +194,7 @@ def test_evaluation_is_the_stock_trainers(name: str) -> None:
         assert ours_says[key] == pytest.approx(stock_says[key], rel=1e-6)
 
 
-def test_generation_in_evaluation_works() -> None:
+def test_generation_in_evaluation_works():
     seen: list[Any] = []
 
     def metrics(predicted: Any) -> dict[str, float]:
@@ -213,7 +212,7 @@ def test_generation_in_evaluation_works() -> None:
     assert logged(trainer, "eval_seen") == [4.0]
 
 
-def test_a_micro_batch_without_anything_to_learn_adds_nothing() -> None:
+def test_a_micro_batch_without_anything_to_learn_adds_nothing():
     data = completions(8)
     for row in data[2:4]:
         row["labels"] = [-100] * len(row["labels"])
@@ -225,7 +224,7 @@ def test_a_micro_batch_without_anything_to_learn_adds_nothing() -> None:
     assert apart(weights(whole), weights(parts)) < 1e-9
 
 
-def test_gradient_checkpointing_changes_nothing() -> None:
+def test_gradient_checkpointing_changes_nothing():
     """Cached decoding under it is silently wrong in training mode: a roll-in runs in evaluation mode."""
     for engine in ("step", "jacobi"):
         method = fr.scheduled_sampling(0.3, engine=engine)
@@ -239,7 +238,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["t5", "gpt2"])
-def test_resumed_in_the_middle_of_an_epoch_is_unbroken_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_resumed_in_the_middle_of_an_epoch_is_unbroken_bit_for_bit(name, tmp_path):
     build, data, ours, _ = WORLDS[name]
     given: Any = {"folder": tmp_path, "max_steps": 5, "save_strategy": "steps", "save_steps": 3}
     given |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
@@ -252,7 +251,7 @@ def test_resumed_in_the_middle_of_an_epoch_is_unbroken_bit_for_bit(name: str, tm
 
 @pytest.mark.parametrize("engine", ["step", "jacobi", 1])
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_under_autocast_every_weight_gets_its_gradient(name: str, engine: Any) -> None:
+def test_under_autocast_every_weight_gets_its_gradient(name, engine):
     """A weight that a roll-in left in autocast's cache would get none."""
     build, data, ours, _ = WORLDS[name]
     method = fr.scheduled_sampling(0.3, engine=engine)
@@ -263,7 +262,7 @@ def test_under_autocast_every_weight_gets_its_gradient(name: str, engine: Any) -
     assert logged(trainer, "replaced_share") != [0.0]
 
 
-def test_a_compiled_model_is_the_same_model() -> None:
+def test_a_compiled_model_is_the_same_model():
     method = fr.scheduled_sampling(0.5)
     compiled: Any = {"torch_compile": True, "torch_compile_backend": "eager"}
     runs = [train(hf.Trainer, llama().double(), COMPLETIONS, method, max_steps=2, **more) for more in ({}, compiled)]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import freerun as fr
+from builders import refused
 from freerun import hf
 from freerun.keys import fold
 from hf_trainer_world import (
@@ -42,7 +43,7 @@ def shifted_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> A
 
 
 @pytest.mark.parametrize(("name", "function"), [("t5", mean_loss), ("llama", shifted_loss), ("gpt2", shifted_loss)])
-def test_a_loss_function_is_given_what_the_model_says_on_the_methods_history(name: str, function: Any) -> None:
+def test_a_loss_function_is_given_what_the_model_says_on_the_methods_history(name, function):
     """Cross-entropy by hand on swapped ids is the method's own loss, accumulation included."""
     build, data, ours, _ = WORLDS[name]
     split: Any = {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
@@ -71,7 +72,7 @@ class Mine(hf.MethodMixin, Trainers):
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["padded right", "padded left"])
-def test_exactly_the_completion_may_be_swapped(left: bool) -> None:
+def test_exactly_the_completion_may_be_swapped(left):
     def collated(rows: Any) -> Any:
         batch = collate(rows)
         if not left:
@@ -99,7 +100,7 @@ def test_exactly_the_completion_may_be_swapped(left: bool) -> None:
     assert torch.equal(m.inputs(wanted)["input_ids"], fed["input_ids"])
 
 
-def test_whose_loss_it_is() -> None:
+def test_whose_loss_it_is():
     class Method(hf.MethodMixin, Trainers):
         loss_from = "method"
 
@@ -109,8 +110,7 @@ def test_whose_loss_it_is() -> None:
     assert make(Mine, llama(), COMPLETIONS, HALF)._applied.loss_from == "trainer"
     assert make(Method, llama(), COMPLETIONS, HALF)._applied.loss_from == "method"
     assert make(hf.Trainer, llama(), COMPLETIONS, HALF)._applied.loss_from == "method"
-    with pytest.raises(fr.UserError, match="must be one of auto, method, trainer; got 'mine'"):
-        make(Strange, llama(), COMPLETIONS, HALF)
+    refused("must be one of auto, method, trainer; got 'mine'", make, Strange, llama(), COMPLETIONS, HALF)
     with pytest.raises(fr.UserError, match="never calls compute_loss_func"):
         make(Method, llama(), COMPLETIONS, HALF, trainer={"compute_loss_func": shifted_loss})
 
@@ -126,9 +126,8 @@ def test_whose_loss_it_is() -> None:
     ],
     ids=repr,
 )
-def test_what_swapped_ids_cannot_carry_is_refused(method: Any) -> None:
-    with pytest.raises(fr.UserError, match=r"changes the loss|feeds vectors"):
-        make(Mine, llama(), COMPLETIONS, method)
+def test_what_swapped_ids_cannot_carry_is_refused(method):
+    refused(r"changes the loss|feeds vectors", make, Mine, llama(), COMPLETIONS, method)
     make(hf.Trainer, llama(), COMPLETIONS, method)
 
 
@@ -144,9 +143,8 @@ class Elsewhere:
         return batch
 
 
-def test_a_method_that_says_nothing_of_its_loss_is_refused_where_the_loss_is_the_trainers() -> None:
-    with pytest.raises(fr.UserError, match="does not declare own_loss"):
-        make(Mine, llama(), COMPLETIONS, Elsewhere())
+def test_a_method_that_says_nothing_of_its_loss_is_refused_where_the_loss_is_the_trainers():
+    refused("does not declare own_loss", make, Mine, llama(), COMPLETIONS, Elsewhere())
     make(hf.Trainer, llama(), COMPLETIONS, Elsewhere())
 
     class Declared(Elsewhere):
@@ -164,7 +162,7 @@ def mixtral() -> Any:
     )
 
 
-def test_a_loss_on_routing_is_kept() -> None:
+def test_a_loss_on_routing_is_kept():
     stock = train(transformers.Trainer, mixtral(), COMPLETIONS, max_steps=3)
     ours = train(hf.Trainer, mixtral(), COMPLETIONS, fr.teacher_forcing(), max_steps=3)
     assert logged(ours) == pytest.approx(logged(stock), rel=1e-6)
@@ -193,7 +191,7 @@ def by_hand(model: Any, data: list[Any]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("method", [None, HALF], ids=["stock path", "method"])
-def test_free_running_scores_stand_beside_the_teacher_forced_ones(method: Any) -> None:
+def test_free_running_scores_stand_beside_the_teacher_forced_ones(method):
     dev = completions(7, seed=5)
     trainer = train(
         hf.Trainer, llama(), COMPLETIONS, method, max_steps=4, eval_strategy="steps", eval_steps=4, save_steps=4,
@@ -209,7 +207,7 @@ def test_free_running_scores_stand_beside_the_teacher_forced_ones(method: Any) -
     assert again == pytest.approx(wanted["free_running_loss"], rel=1e-5)
 
 
-def test_scoring_leaves_training_as_it_is() -> None:
+def test_scoring_leaves_training_as_it_is():
     """Neither modes nor generators: a run with dropout ends with the same bits."""
     given: Any = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1}
     runs = [

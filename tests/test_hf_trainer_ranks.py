@@ -28,7 +28,7 @@ def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     done = torchrun(str(Path(__file__).with_name("hf_trainer_ranks.py")), str(folder))
     assert done.returncode == 0, done.stderr[-4000:]
@@ -41,7 +41,7 @@ def lines(run: dict[str, Any], name: str) -> list[float]:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", WORLDS)
-def test_two_processes_are_one_with_the_same_global_batch(two: dict[str, Any], name: str, method: str) -> None:
+def test_two_processes_are_one_with_the_same_global_batch(two, name, method):
     one = equal(name, method, "whole")
     for split in ("halves", "quarters"):
         found = two[f"{name} {method} {split}"]
@@ -52,7 +52,7 @@ def test_two_processes_are_one_with_the_same_global_batch(two: dict[str, Any], n
 
 @pytest.mark.parametrize(("kind", "draw"), [("scored", "greedy"), ("sampled", "sample")])
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_scores_are_those_of_one_process(two: dict[str, Any], name: str, kind: str, draw: str) -> None:
+def test_scores_are_those_of_one_process(two, name, kind, draw):
     """Seven examples on two ranks: the copies that fill up the last batch do not count, and coins are an example's."""
     one = scored(name, draw=draw)
     for key in ("teacher_forced_loss", "free_running_loss", "free_running_token_accuracy"):
@@ -60,7 +60,7 @@ def test_scores_are_those_of_one_process(two: dict[str, Any], name: str, kind: s
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_resumed_is_unbroken_bit_for_bit(two: dict[str, Any], name: str, tmp_path: Path) -> None:
+def test_resumed_is_unbroken_bit_for_bit(two, name, tmp_path):
     unbroken, resumed = two[f"{name} unbroken"], two[f"{name} resumed"]
     assert apart(unbroken["weights"], resumed["weights"]) == 0.0
     one, again = (everything(name, tmp_path, resume) for resume in (False, True))
@@ -71,7 +71,7 @@ def test_resumed_is_unbroken_bit_for_bit(two: dict[str, Any], name: str, tmp_pat
         assert all(share > 0 for _, share in wanted)
 
 
-def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path: Path) -> None:
+def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):
     script = tmp_path / "one_raises.py"
     script.write_text(
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"

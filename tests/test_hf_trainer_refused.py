@@ -33,19 +33,19 @@ def refused(trainer: Any, *said: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
 
 
-def test_a_tokenizer_larger_than_the_model() -> None:
+def test_a_tokenizer_larger_than_the_model():
     trainer = make(
         hf.Trainer, llama(), COMPLETIONS, SAMPLING, trainer={"processing_class": tokenizer(30, pad_token="w0")}
     )
     refused(trainer, "the tokenizer has 30 symbols and the model 23", "model.resize_token_embeddings(len(tokenizer))")
 
 
-def test_ids_that_the_model_has_not() -> None:
+def test_ids_that_the_model_has_not():
     data = [{"input_ids": [*row["input_ids"], VOCAB + 4], "labels": [*row["labels"], VOCAB + 4]} for row in COMPLETIONS]
     refused(make(hf.Trainer, llama(), data, SAMPLING), f"{VOCAB + 4}", "is this the model's own tokenizer?")
 
 
-def test_a_tokenizer_without_a_pad_token() -> None:
+def test_a_tokenizer_without_a_pad_token():
     told = tokenizer(VOCAB, eos_token=f"w{END}")
 
     class Collate:
@@ -58,7 +58,7 @@ def test_a_tokenizer_without_a_pad_token() -> None:
     refused(trainer, "has no pad token", "tokenizer.pad_token = tokenizer.eos_token")
 
 
-def test_a_decoder_without_a_start_symbol() -> None:
+def test_a_decoder_without_a_start_symbol():
     model = t5()
     model.config.decoder_start_token_id = None
     model.generation_config.decoder_start_token_id = None
@@ -66,12 +66,12 @@ def test_a_decoder_without_a_start_symbol() -> None:
         make(hf.Seq2SeqTrainer, model, PAIRS, SAMPLING).train()
 
 
-def test_labels_without_any_completion() -> None:
+def test_labels_without_any_completion():
     data = [{**row, "labels": [-100] * len(row["labels"])} for row in COMPLETIONS]
     refused(make(hf.Trainer, llama(), data, SAMPLING), "all labels are -100", "cut off with the prompt at max_length")
 
 
-def test_batches_without_labels() -> None:
+def test_batches_without_labels():
     def unlabelled(rows: Any) -> Any:
         return {name: value for name, value in collate(rows).items() if name != "labels"}
 
@@ -79,7 +79,7 @@ def test_batches_without_labels() -> None:
     refused(trainer, "a batch has no labels; it has input_ids, attention_mask", "DataCollatorForSeq2Seq")
 
 
-def test_rows_longer_than_the_models_positions() -> None:
+def test_rows_longer_than_the_models_positions():
     data = [{"input_ids": [5] * 40, "labels": [5] * 40} for _ in range(8)]
     refused(make(hf.Trainer, llama(), data, SAMPLING), "32 positions", "max_length of the tokenizer")
 
@@ -94,22 +94,22 @@ def test_rows_longer_than_the_models_positions() -> None:
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_methods_that_ids_cannot_honour(method: Any, said: str) -> None:
+def test_methods_that_ids_cannot_honour(method, said):
     refused(make(hf.Trainer, llama(), COMPLETIONS, method), said)
 
 
-def test_what_a_late_step_would_refuse_is_refused_at_once() -> None:
+def test_what_a_late_step_would_refuse_is_refused_at_once():
     """The ratio comes below 1 only in the second half of the run; the engine is one that T5 has not."""
     late = fr.schedules.piecewise(steps=(0, 4, 8), values=(1.0, 1.0, 0.5))
     refused(make(hf.Seq2SeqTrainer, t5(), PAIRS, fr.scheduled_sampling(late, engine="window")), "engine='window' needs")
 
 
-def test_a_schedule_that_leaves_its_range_within_the_run() -> None:
+def test_a_schedule_that_leaves_its_range_within_the_run():
     beyond = fr.scheduled_sampling(fr.schedules.piecewise(steps=(0, 100), values=(1.0, -1.0)))
     refused(make(hf.Trainer, llama(), COMPLETIONS, beyond, max_steps=80), "teacher_forcing_ratio must lie in [0, 1]")
 
 
-def test_nothing_to_train() -> None:
+def test_nothing_to_train():
     model = llama().requires_grad_(False)
     trainer = make(hf.Trainer, model, COMPLETIONS, SAMPLING)
     # a single parameter keeps PyTorch's optimizer from refusing an empty list first
@@ -118,7 +118,7 @@ def test_nothing_to_train() -> None:
     refused(trainer, "no parameter of the model requires a gradient", "LoRA")
 
 
-def test_an_objective_whose_count_is_not_known_beforehand() -> None:
+def test_an_objective_whose_count_is_not_known_beforehand():
     def halved(outputs: Any, batch: Any) -> Any:
         total, count = fr.objectives.cross_entropy()(outputs, batch)
         return total, count / 2
@@ -127,7 +127,7 @@ def test_an_objective_whose_count_is_not_known_beforehand() -> None:
     refused(make(hf.Trainer, llama(), COMPLETIONS, method), "a count that is known before the forward")
 
 
-def test_all_problems_at_once() -> None:
+def test_all_problems_at_once():
     beyond = fr.scheduled_sampling(fr.schedules.piecewise(steps=(0, 100), values=(1.0, -1.0)))
     given = {"processing_class": tokenizer(30, pad_token="w0")}
     data = [{**row, "labels": [-100] * len(row["labels"])} for row in COMPLETIONS]
@@ -152,7 +152,7 @@ class Spread:
         self.accelerator = type("Accelerator", (), {"parallelism_config": parallel})()
 
 
-def test_places_where_a_roll_in_would_hang_or_see_half_a_model() -> None:
+def test_places_where_a_roll_in_would_hang_or_see_half_a_model():
     from freerun.integrations.hf_runner import place_problems
 
     assert place_problems(Spread(), SAMPLING) == []
@@ -170,7 +170,7 @@ def test_places_where_a_roll_in_would_hang_or_see_half_a_model() -> None:
     assert "use data parallelism" in place_problems(Spread(parallel=parallel), SAMPLING)[0]
 
 
-def test_the_callback_in_a_trainer_that_would_never_ask_it() -> None:
+def test_the_callback_in_a_trainer_that_would_never_ask_it():
     trainer = make(transformers.Trainer, llama(), COMPLETIONS, trainer={"callbacks": [hf.Callback()]})
     with pytest.raises(fr.UserError, match=r"freerun\.hf\.MethodMixin before the trainer"):
         trainer.train()

@@ -70,14 +70,14 @@ def sft(cls: Any, method: Any = "stock", **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("loss", ["nll", "dft"])
-def test_teacher_forcing_is_the_stock_trainer_for_each_of_its_losses(loss: str) -> None:
+def test_teacher_forcing_is_the_stock_trainer_for_each_of_its_losses(loss):
     stock, ours = sft(SFTTrainer, loss_type=loss), sft(Mine, fr.teacher_forcing(), loss_type=loss)
     assert apart(weights(stock), weights(ours)) == 0.0
     assert logged(stock) == logged(ours)
     assert logged(sft(Mine, None, loss_type=loss)) == logged(stock)
 
 
-def test_accumulation_is_one_big_batch() -> None:
+def test_accumulation_is_one_big_batch():
     whole = sft(Mine, falling(), model=llama().double())
     parts = sft(Mine, falling(), model=llama().double(), per_device_train_batch_size=2, gradient_accumulation_steps=4)
     # the trainer's own loss is taken in single precision
@@ -86,7 +86,7 @@ def test_accumulation_is_one_big_batch() -> None:
     assert logged(parts, "replaced_share") == logged(whole, "replaced_share")
 
 
-def test_exactly_the_completion_is_replaced() -> None:
+def test_exactly_the_completion_is_replaced():
     trainer = sft(Kept, fr.free_running(), max_steps=1)
     gold, fed = trainer.collated, trainer.fed
     changed, learnt = fed["input_ids"] != gold["input_ids"], gold["labels"] != -100
@@ -96,7 +96,7 @@ def test_exactly_the_completion_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("completion", [True, False])
-def test_packing_keeps_documents_apart(completion: bool) -> None:
+def test_packing_keeps_documents_apart(completion):
     """What is fed in a packed row is what the documents of that row are fed alone; first tokens are never replaced."""
     trainer = sft(
         Kept, fr.free_running(draw="greedy"), max_steps=1, packing=True, completion_only_loss=completion,
@@ -124,7 +124,7 @@ def test_packing_keeps_documents_apart(completion: bool) -> None:
 
 # peft asks the model by an attribute's old name
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_lora_checkpointing_and_half_precision() -> None:
+def test_lora_checkpointing_and_half_precision():
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     trainer = sft(
         Mine, fr.scheduled_sampling(0.5), gradient_accumulation_steps=2, per_device_train_batch_size=4, bf16=True,

@@ -3,11 +3,11 @@
 import io
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
+from builders import refused
 from freerun.batch import Batch
 from freerun.cli.entry import main
 from freerun.data import TextCodec, TextData, TextOptions, load_text, read_text
@@ -48,14 +48,14 @@ block = 16
 
 
 @pytest.fixture(scope="module")
-def data() -> TextData:
+def data():
     size = len(TEXT)
     parts = {"train": TEXT[: size - 200], "dev": TEXT[size - 200 : size - 100], "test": TEXT[size - 100 :]}
     return TextData(parts, TextOptions(length=8))
 
 
 @pytest.fixture(scope="module")
-def model(data: TextData) -> TransformerLM:
+def model(data):
     torch.manual_seed(1)
     made = TransformerLM(len(data.codec), size=16, layers=2, heads=2, longest=16, tied=False).double()
     # random weights say nearly the same everywhere: make them care
@@ -65,21 +65,21 @@ def model(data: TextData) -> TransformerLM:
 
 
 @pytest.fixture(scope="module")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "story.txt"
     path.write_text(TEXT, encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def run(text_file: Path) -> Path:
+def run(text_file):
     recipe = text_file.parent / "tiny.toml"
     recipe.write_text(RECIPE.replace("PATH", str(text_file)), encoding="utf-8")
     run_recipe(load_recipe(recipe), text_file.parent / "run", progress=False)
     return text_file.parent / "run"
 
 
-def test_windows_are_stretches_of_the_training_part(data: TextData):
+def test_windows_are_stretches_of_the_training_part(data):
     train, last = data.parts["train"], len(data.lengths) - 1
     for number in (0, 1, 7, last):
         batch = data.batch([number])
@@ -90,7 +90,7 @@ def test_windows_are_stretches_of_the_training_part(data: TextData):
     assert 4 * last + 9 <= len(train) < 4 * (last + 1) + 9
 
 
-def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path: Path):
+def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path):
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfab\r\nba\r" + b"ab" * 40)
     (tmp_path / "b").write_bytes(b"\nab" * 20)
     found = load_text([tmp_path / "a", tmp_path / "b"], TextOptions(length=4, dev=0.1, test=0.2))
@@ -115,13 +115,12 @@ def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path: Path):
         (b"ab\n" * 60 + b"abXabX" * 3, r":6\d: character 'X' stands in dev or test \(6 times, first here\)"),
     ],
 )
-def test_texts_that_cannot_be_used_say_why_and_where(tmp_path: Path, content: bytes, said: str):
+def test_texts_that_cannot_be_used_say_why_and_where(tmp_path, content, said):
     (tmp_path / "t").write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        load_text(tmp_path / "t", TextOptions(length=8))
+    refused(said, load_text, tmp_path / "t", TextOptions(length=8))
 
 
-def test_unknown_characters_can_be_dropped(tmp_path: Path):
+def test_unknown_characters_can_be_dropped(tmp_path):
     (tmp_path / "t").write_text("ab\n" * 100 + "abXabX" * 6, encoding="utf-8")
     found = load_text(tmp_path / "t", TextOptions(length=4, unknown="drop"))
     assert "X" not in found.parts["test"]
@@ -129,11 +128,8 @@ def test_unknown_characters_can_be_dropped(tmp_path: Path):
 
 
 def test_options_out_of_range_all_at_once():
-    with pytest.raises(UserError) as caught:
-        TextOptions(length=1, stride=0, dev=0.0, test=1.0)
-    assert len(caught.value.problems) == 4
-    with pytest.raises(UserError, match="leave something"):
-        TextOptions(dev=0.5, test=0.5)
+    assert len(refused("", TextOptions, length=1, stride=0, dev=0.0, test=1.0)) == 4
+    refused("leave something", TextOptions, dev=0.5, test=0.5)
 
 
 def logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
@@ -143,7 +139,7 @@ def logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
         return model.eval()(Batch(told, told, told >= 0))[0, -1]
 
 
-def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data: TextData, model: TransformerLM):
+def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data, model):
     text, codec = data.parts["test"], data.codec
     found = evaluate_text(model, codec, text, data.parts["train"], TextSettings(block=16, batch_size=3))
     ids = codec.ids(text).tolist()
@@ -168,7 +164,7 @@ def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data: 
 
 
 @pytest.mark.parametrize("draw", ["greedy", "sample"])
-def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM, draw: str):
+def test_free_running_equals_the_naive_loop(data, model, draw):
     prompts = ["the ", "so it goes, on and", "c"]
     said = free_outputs(model, data.codec, prompts, 23, draw=draw, key=5)
     drawn = resolve(draw)
@@ -187,7 +183,7 @@ def test_free_running_equals_the_naive_loop(data: TextData, model: TransformerLM
     assert free_outputs(model, data.codec, prompts, 23, draw=draw, key=5, batch_size=1) == said
 
 
-def test_scores_do_not_depend_on_the_batch_size(data: TextData, model: TransformerLM):
+def test_scores_do_not_depend_on_the_batch_size(data, model):
     one, many = (
         evaluate_text(model, data.codec, data.parts["dev"], data.parts["train"], TextSettings(16, batch_size=size))
         for size in (1, 64)
@@ -201,13 +197,11 @@ def test_dev_blocks_are_spread_and_the_texts_own_measures_stand_beside(data: Tex
     assert [item["source"] for item in found.items] == ["characters 4 to 19", "characters 52 to 67"]
     assert found.free_running["text_novel_words"] == 0
     assert found.items[0]["references"] == [data.parts["dev"][4:20]]
-    with pytest.raises(UserError, match="split must be dev or test"):
-        TextTask(data).evaluate(model, "train")
+    refused("split must be dev or test", lambda: TextTask(data).evaluate(model, "train"))
 
 
-def test_a_text_too_short_or_with_other_characters_is_refused(data: TextData, model: TransformerLM):
-    with pytest.raises(UserError, match=r"at least length \+ 1 = 9"):
-        evaluate_text(model, data.codec, "the cat", data.parts["train"])
+def test_a_text_too_short_or_with_other_characters_is_refused(data, model):
+    refused(r"at least length \+ 1 = 9", evaluate_text, model, data.codec, "the cat", data.parts["train"])
     with pytest.raises(UserError, match="character 'X' was never seen in training"):
         evaluate_text(model, data.codec, "the X sat on", data.parts["train"])
     with pytest.raises(UserError) as caught:
@@ -215,7 +209,7 @@ def test_a_text_too_short_or_with_other_characters_is_refused(data: TextData, mo
     assert len(caught.value.problems) == 2
 
 
-def test_a_model_learns_a_text(tmp_path: Path):
+def test_a_model_learns_a_text(tmp_path):
     (tmp_path / "alphabet.txt").write_text("abcdefgh" * 100, encoding="utf-8")
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.replace("PATH", str(tmp_path / "alphabet.txt")), encoding="utf-8")
@@ -229,7 +223,7 @@ def test_a_model_learns_a_text(tmp_path: Path):
     ]
 
 
-def test_a_run_stopped_and_resumed_is_the_run_never_stopped(run: Path, tmp_path: Path):
+def test_a_run_stopped_and_resumed_is_the_run_never_stopped(run, tmp_path):
     recipe = load_recipe(run.parent / "tiny.toml")
     run_recipe(recipe, tmp_path / "run", progress=False)
     for name in ("summary.json", "test-items.jsonl"):
@@ -241,7 +235,7 @@ def test_a_run_stopped_and_resumed_is_the_run_never_stopped(run: Path, tmp_path:
     assert (run / "test-items.jsonl").read_bytes() == (tmp_path / "run" / "test-items.jsonl").read_bytes()
 
 
-def test_what_a_run_is_chosen_by(run: Path):
+def test_what_a_run_is_chosen_by(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["best"]["select"] == "teacher_forced_bits_per_character"
     scores = [
@@ -252,7 +246,7 @@ def test_what_a_run_is_chosen_by(run: Path):
     assert summary["best"]["value"] == min(scores)
 
 
-def test_a_saved_run_is_loaded_scored_and_checked(run: Path, text_file: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_saved_run_is_loaded_scored_and_checked(run, text_file, capsys):
     loaded = load_run(run)
     assert isinstance(loaded.model, TransformerLM)
     assert loaded.codec == TextCodec(tuple(sorted(set(TEXT))), 8)
@@ -267,7 +261,7 @@ def test_a_saved_run_is_loaded_scored_and_checked(run: Path, text_file: Path, ca
     assert "ok              causal" in capsys.readouterr().out
 
 
-def test_a_file_to_score_on_is_read_as_the_runs_own_data(run: Path, tmp_path: Path):
+def test_a_file_to_score_on_is_read_as_the_runs_own_data(run, tmp_path):
     story = tmp_path / "story.txt"
     story.write_bytes(TEXT.replace("cat", "k\u00e4t").encode("latin-1"))
     overrides = [f"data.path={story}", "data.encoding=latin-1", "train.updates=1"]
@@ -283,7 +277,7 @@ def test_a_file_to_score_on_is_read_as_the_runs_own_data(run: Path, tmp_path: Pa
         assert "--data" not in str(caught.value)
 
 
-def test_generate_goes_on_line_by_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_generate_goes_on_line_by_line(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "prompts").write_text("the dog \n\ngoes,\\nso\n", encoding="utf-8")
     assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--length", "30"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
@@ -306,24 +300,21 @@ def test_generate_goes_on_line_by_line(run: Path, tmp_path: Path, monkeypatch: p
         ("text", "transformer", "use kind = transformer_lm"),
     ],
 )
-def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path: Path, data_kind: str, model_kind: str, said: str):
+def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path, data_kind, model_kind, said):
     (tmp_path / "r.toml").write_text(
         f'[data]\nkind = "{data_kind}"\n[model]\nkind = "{model_kind}"\n[method]\nname = "teacher_forcing"\n'
     )
-    with pytest.raises(UserError, match=said):
-        load_recipe(tmp_path / "r.toml", ["data.path=x"] if data_kind == "text" else [])
+    refused(said, load_recipe, tmp_path / "r.toml", ["data.path=x"] if data_kind == "text" else [])
 
 
-def test_keys_and_scores_of_another_task_are_refused(run: Path):
+def test_keys_and_scores_of_another_task_are_refused(run):
     recipe = run.parent / "tiny.toml"
     fit = "trigram_divergence (free-running), " + ", ".join(
         f"teacher_forced_{name}" for name in ("bits_per_character", "loss", "token_accuracy")
     )
     # constants, and shares that can be too small, choose no weights
     for name in ("per", "text_trigram_divergence", "novel_words", "free_running_repetition"):
-        with pytest.raises(UserError) as caught:
-            load_recipe(recipe, [f"train.select={name}"])
-        assert f"`select` must be one of {fit}; got {name!r}" in str(caught.value)
+        refused((f"`select` must be one of {fit}; got {name!r}",), load_recipe, recipe, [f"train.select={name}"])
     for name in ("free_running_trigram_divergence", "teacher_forced_loss"):
         assert load_recipe(recipe, [f"train.select={name}"]).train.select == name
     with pytest.raises(UserError, match=r"unknown key `beams` in \[evaluate\]"):
@@ -339,7 +330,7 @@ def test_keys_and_scores_of_another_task_are_refused(run: Path):
         load_recipe(run.parent / "no_test.toml")
 
 
-def test_too_few_positions_are_told_before_anything_is_made(run: Path, tmp_path: Path, capsys):
+def test_too_few_positions_are_told_before_anything_is_made(run, tmp_path, capsys):
     recipe = run.parent / "tiny.toml"
     # just enough: what is told in training, scored and gone on from
     run_recipe(load_recipe(recipe, ["model.longest=9"]), tmp_path / "fine", progress=False)
@@ -355,7 +346,7 @@ def test_too_few_positions_are_told_before_anything_is_made(run: Path, tmp_path:
         assert not out.exists()
 
 
-def test_pairs_train_on_a_transformer_too(tmp_path: Path):
+def test_pairs_train_on_a_transformer_too(tmp_path):
     (tmp_path / "r.toml").write_text(
         '[data]\nkind = "toy"\ntrain = 40\ndev = 4\ntest = 4\n[model]\nkind = "transformer"\nsize = 8\nlayers = 1\n'
         'heads = 2\n[method]\nname = "scheduled_sampling"\nteacher_forcing_ratio = 0.5\n'
@@ -382,7 +373,7 @@ def test_pairs_train_on_a_transformer_too(tmp_path: Path):
     assert "so 14 positions are needed" in str(caught.value)
 
 
-def test_windows_overlap_so_that_characters_are_predicted_twice(data: TextData):
+def test_windows_overlap_so_that_characters_are_predicted_twice(data):
     times = torch.zeros(len(data.parts["train"]), dtype=torch.int64)
     for number in range(len(data.lengths)):
         times[number * data.stride + 1 : number * data.stride + 9] += 1

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 import freerun as fr
 import lightning_world as world
+from builders import refused
 from freerun.integrations.lightning import restore, states
 from freerun.keys import fold
 from freerun.lightning import FreerunCallback, FreerunModule, training_step, validation_step
@@ -311,13 +312,11 @@ def test_what_cannot_be_done_is_refused_with_what_to_do():
         ),
     ):
         before = weights(module.model)
-        with pytest.raises(fr.UserError, match=told):
-            fit_with(module, data)
+        refused(told, fit_with, module, data)
         assert torch.equal(weights(module.model), before), told
     by_hand = ByHand(network(), sampling(), sgd)
     by_hand.automatic_optimization = False
-    with pytest.raises(fr.UserError, match="optimises by hand"):
-        fit_with(by_hand)
+    refused("optimises by hand", fit_with, by_hand)
 
 
 def test_a_roll_in_under_a_strategy_that_shards_is_refused(monkeypatch):
@@ -369,8 +368,7 @@ def test_a_model_or_method_that_is_none_is_refused_at_once():
         FreerunModule(LlamaForCausalLM(config), fr.scheduled_sampling)
     assert "hf.adapt(model)" in caught.value.problems[0]
     assert "ScheduledSampling itself" in caught.value.problems[1]
-    with pytest.raises(fr.UserError, match=r"must be an nn.Module.*got function"):
-        FreerunModule(lambda batch: batch.history, sampling())
+    refused(r"must be an nn.Module.*got function", FreerunModule, lambda batch: batch.history, sampling())
 
 
 def test_the_library_is_loaded_when_it_is_used():

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import freerun as fr
+from builders import refused
 from freerun import diagnostics, distributions, draws, gates, metrics, objectives, schedules, transforms
 from freerun.keys import bits, fold, uniform
 
@@ -36,6 +38,7 @@ NAN, INF = math.nan, math.inf
 MASK = torch.arange(T) < torch.tensor([[5], [4], [3]])
 PAIR = torch.randint(1, V, (4, 9))  # begin, words, end: the tutorials' trg
 SERIES = torch.randn(2, 9, 3)
+RUN = SERIES[0]
 
 
 class LM(nn.Module):
@@ -367,158 +370,149 @@ def outputs_of(objective: Any) -> Tensor:
     return torch.zeros(B, T, widths.get(type(objective).__name__, 2))
 
 
+RATIO_METHODS = (fr.scheduled_sampling, fr.two_pass, fr.parallel, fr.confidence_aware)
+HORIZON_METHODS = (fr.multi_step, fr.pushforward, fr.free_running, fr.teacher_forcing)
+HORIZONS, FALLING = (0, -1, 2.5, "3", True, None), schedules.linear(steps=10)
+LEVELS = ((), (0.1, 0.9), (0.5, 0.1), (0.5, 1.0), "abc", 0.5, "0.5", None, (0.5, "0.9"), (NAN, 0.5))
+
+
+def demonstrated(rounds: Any) -> Any:
+    return fr.data_as_demonstrator(lambda parts: FORECASTER, VALUES_BATCH, rounds, lambda model: 0.0)
+
+
+def generate(name: str) -> Callable[[Any], Any]:
+    return lambda value: fr.generate(MODEL, IDS_BATCH, **({"length": 2} | {name: value}))
+
+
+# what is called with each of the values, and what it then says
+SWEPT: list[tuple[str, Callable[[Any], Any], Any, str]] = [
+    *((m.name, m, RATIOS, "teacher_forcing_ratio must (lie in|be a number)") for m in RATIO_METHODS),
+    ("rate", lambda v: fr.token_noise(v, vocabulary=V), RATIOS, "rate must"),
+    ("Step", fr.Step, (1.5, -1, "3", None), "step"),
+    ("gradient", lambda v: ss(0.5, gradient=v), ("yes", 0, -1, True, None, 1.5), "gradient must be"),
+    ("gold_weight", lambda v: ss(0.5, gold_weight=v), (-1, NAN, INF, "1", True, None), "gold_weight must be"),
+    *((m.name + " horizon", lambda v, m=m: m(horizon=v), (0, -1, NAN, INF, "4", True), "horizon must")
+      for m in HORIZON_METHODS),
+    ("loss_on", lambda v: fr.teacher_forcing(loss_on=v), ("first", (), (0.0,), (-1.0,), (NAN,), None, 3), "loss_on"),
+    ("vocabulary", lambda v: fr.token_noise(0.5, vocabulary=v), (2.5, 1, 0, -3, "7", NAN, True),
+     "vocabulary must be a number of symbols"),
+    ("frequencies", lambda v: fr.token_noise(0.5, "unigram", frequencies=v),
+     ((), (0, 0), (-1, 2), (NAN, 1), ("a",), 3, "abc", torch.ones(3), None), "frequencies"),
+    ("tau", lambda v: fr.sparse_teacher_forcing(tau=v), (0, 1, 2.5, "3", True, NAN, None),
+     "tau must be (at least 2|a whole number)"),
+    ("passes", lambda v: fr.parallel(0.5, passes=v), (0, -1, 1.5, "2", True, None), "passes must be a whole number"),
+    ("std", fr.gaussian_noise, (-1.0, NAN, INF, "large", None, True), "std must"),
+    ("alpha", fr.generalised_teacher_forcing, (-0.1, 1.5, NAN, "auto", None, True), "alpha must"),
+    ("t_golden", lambda v: fr.confidence_aware(t_golden=v), (-0.1, 1.0, NAN, "0.9", None), "t_golden must lie"),
+    ("mix", lambda v: fr.two_pass(0.5, mix=v), ("softmax", 3, None), "mix must be one of"),
+    *((m.__name__, m, (NAN, 0, 1, -5, "100", None, True, INF), "steps must be the number")
+      for m in (fr.falling, fr.rising, fr.methods.reverse)),
+    ("linear steps", lambda v: schedules.linear(steps=v), (0, -1, NAN, INF, "9", None, True), "steps must be"),
+    ("exponential k", schedules.exponential, (0, 1, 1.5, NAN, "x", None), "k must"),
+    ("inverse sigmoid k", schedules.inverse_sigmoid, (0, 0.5, NAN, "x", None), "k must"),
+    ("start", lambda v: schedules.linear(start=v, steps=3), (NAN, INF, "1", None, True), "start must be a finite"),
+    ("linear at", FALLING, (-1, 1.5, "3", None, NAN, True, [1]), "step"),
+    ("check over", lambda v: ss(FALLING).check(v), (0, -1, 1.5, "3", None), "at least one step"),
+    ("temperature", lambda v: draws.Sample(temperature=v), (0, -1, NAN, INF, "1", None, True), "temperature must be"),
+    ("top_k", lambda v: draws.Sample(top_k=v), (-1, 1.5, "5", None, True), "top_k must be (0|a whole number)"),
+    ("top_p", lambda v: draws.Sample(top_p=v), (0, 1.1, NAN, "x", None), "top_p must lie"),
+    ("levels", distributions.Quantiles, LEVELS, "levels must"),
+    ("pinball", objectives.Pinball, LEVELS, "levels must"),
+    ("quantile sample", draws.QuantileSample, LEVELS, "levels must"),
+    ("label_smoothing", objectives.CrossEntropy, (-0.1, 1.0, NAN, "x", None), "label_smoothing must"),
+    ("width", fr.Window, (0, -1, 1.5, "2", True), "width must be a whole number"),
+    ("tolerance", lambda v: fr.Draft(tolerance=v), (-0.1, 1, NAN, "x", None), "tolerance must lie"),
+    ("draft by", fr.Draft, ("bf16", 16, torch.int8, LM), "model must be a floating-point dtype"),
+    ("decoding steps", gates.DecodingSteps, ("cosine", 3, None), "shape must be one of"),
+    ("decoding steps k", lambda v: gates.DecodingSteps(k=v), (0, 1, NAN, "x"), "k must be strictly"),
+    ("confidence", gates.Confidence, (-1, 1, NAN, "x", None), "t_golden must lie"),
+    ("length", generate("length"), (0, -1, 2.5, "3", None, True, NAN, [2]), "length must be"),
+    ("beams", generate("beams"), (0, -2, 1.5, "2", None, True), "beams must be"),
+    ("n_best", generate("n_best"), (0, -2, 1.5, "2", None, True), "n_best must be"),
+    ("end", generate("end"), (-1, 2.5, "</s>", True, [0], NAN), "end must be .*the id of the end symbol"),
+    ("an end beyond the vocabulary", generate("end"), (V,), f"one of the model's {V} ids"),
+    ("length_penalty", generate("length_penalty"), (-1, NAN, INF, "1", None), "length_penalty must (be|lie)"),
+    ("key of generate", generate("key"), (1.5, "a", None), "key must be a whole number"),
+    *((f"{name} beyond", generate(name), (most + 1,), f"{name} must (be|lie) .*{most}[];]")
+      for name, most in (("length", 2**24), ("beams", 2**16), ("length_penalty", 32))),
+    *(("draw of generate", generate("draw"), (draw,), says) for draw, says in DRAWS.items()),
+    ("rounds", demonstrated, (True, 0, 1.0), "rounds must be at least 1"),
+    ("within_horizon", lambda v: transforms.within_horizon(VALUES_BATCH, v), HORIZONS, "horizon must be"),
+    ("last value", lambda v: diagnostics.last_value(SERIES, v), HORIZONS, "horizon must be"),
+    ("fold", lambda v: fold(0, v), (1.5, None, [1]), "whole numbers and words"),
+    ("fold of key", fold, (1.5, None, [1]), "key must be"),
+    ("threshold", lambda v: metrics.valid_time(VALUES, VALUES, v), (0, -1, NAN, "x", None), "threshold must be"),
+    ("about", lambda v: diagnostics.DiagnosisOptions(threshold=v), (0, -1, NAN, "x", None), "threshold must be"),
+    ("bins", lambda v: diagnostics.state_histogram_divergence(RUN, RUN, bins=v), (0, 1.5, "3", None), "bins must be"),
+    ("delay", lambda v: diagnostics.delay_embedding(RUN[:, :1], v), (0, 1.5, "2", None), "delay must be"),
+    ("components", lambda v: diagnostics.principal_components(RUN, v), (0, 4, 1.5, None), "number must be"),
+    ("period", lambda v: diagnostics.last_period(SERIES, 2, v), (0, 1.5, "2", None), "period must be"),
+    *((f"{argument} of a mixture", lambda v, a=argument: ss(0.5, **{a: v}), (value,), says)
+      for argument, wrong in (("draw", DRAWS), ("engine", ENGINES), ("gate", COINS), ("objective", OBJECTIVES))
+      for value, says in wrong.items()),
+]  # fmt: skip
+
+
+def swept_cases() -> Iterator[Case]:
+    for name, do, values, says in SWEPT:
+        yield from (Case(f"{name} {value!r}", partial(do, value), says) for value in values)
+
+
 def method_cases() -> Iterator[Case]:
-    for ratio in RATIOS:
-        says = "teacher_forcing_ratio must (lie in|be a number)"
-        for make in (fr.scheduled_sampling, fr.two_pass, fr.parallel, fr.confidence_aware):
-            yield Case(f"{make.name} {ratio!r}", lambda m=make, r=ratio: m(r), says)
-        yield Case(f"rate {ratio!r}", lambda r=ratio: fr.token_noise(r, vocabulary=V), "rate must")
     for name, (given, says) in NO_SCHEDULES.items():
-        yield Case(f"{name} for a ratio", lambda g=given: ss(g), says)
-        yield Case(f"{name} for a horizon", lambda g=given: fr.multi_step(horizon=g), says)
-    groups: tuple[tuple[str, dict[Any, str]], ...] = (
-        ("draw", DRAWS), ("engine", ENGINES), ("gate", COINS), ("objective", OBJECTIVES),
-    )  # fmt: skip
-    for argument, wrong in groups:
-        for value, says in wrong.items():
-            yield Case(f"{argument}={value}", lambda a=argument, v=value: ss(0.5, **{a: v}), says)
+        yield Case(f"{name} for a ratio", partial(ss, given), says)
+        yield Case(f"{name} for a horizon", partial(fr.multi_step, horizon=given), says)
     for name, (objective, says) in RESULTS.items():
         yield Case(f"objective of {name}", lambda o=objective: call(fr.teacher_forcing(objective=o)), says)
     for name, gate in {
         "None": lambda b, r, k: None, "numbers": lambda b, r, k: b.mask.float(), "one row": lambda b, r, k: b.mask[0],
     }.items():  # fmt: skip
         for make in (fr.scheduled_sampling, fr.two_pass, fr.parallel):
-            yield Case(
-                f"{make.name}, a gate of {name}", lambda m=make, c=gate: call(m(0.5, gate=c)), "a gate returns keep"
-            )
+            label = f"{make.name}, a gate of {name}"
+            yield Case(label, lambda m=make, c=gate: call(m(0.5, gate=c)), "a gate returns keep")
     yield Case("a schedule of nothing", lambda: call(ss(Nothing())), "gives no number at step")
     yield Case("a schedule of nothing, over a run", lambda: ss(Nothing()).check(9), "gives no number at every step")
     for objective in (objectives.mse(), objectives.cross_entropy(), objectives.gaussian_nll(), objectives.pinball()):
         batch = IDS_BATCH if objective == objectives.cross_entropy() else VALUES_BATCH
-        outputs = torch.zeros(B, T, 2)
-        yield Case(f"{objective} of a list", lambda o=objective, b=batch: o([1.0], b), "outputs must be a real tensor")
-        yield Case(f"{objective} of targets", lambda o=objective, x=outputs: o(x, IDS), "and a freerun.Batch")
-        yield Case(f"{objective} of a row less", lambda o=objective, b=batch: o(outputs_of(o)[1:], b), "batch first")
+        yield Case(f"{objective} of a list", partial(objective, [1.0], batch), "outputs must be a real tensor")
+        yield Case(f"{objective} of targets", partial(objective, torch.zeros(B, T, 2), IDS), "and a freerun.Batch")
+        yield Case(f"{objective} of a row less", partial(objective, outputs_of(objective)[1:], batch), "batch first")
     for law in (distributions.Gaussian(), distributions.StudentT(), distributions.Quantiles()):
-        yield Case(f"{law} of numpy", lambda w=law: w.mean(np.zeros((2, 6))), "outputs must be a real tensor")
-    for step in (1.5, -1, "3", None):
-        yield Case(f"Step({step!r})", lambda s=step: fr.Step(s), "step")
-    for gradient in ("yes", 0, -1, True, None, 1.5):
-        yield Case(f"gradient={gradient}", lambda g=gradient: ss(0.5, gradient=g), "gradient must be")
-    for weight in (-1, NAN, INF, "1", True, None):
-        yield Case(f"gold_weight={weight}", lambda w=weight: ss(0.5, gold_weight=w), "gold_weight must be")
-    for horizon in (0, -1, NAN, INF, "4", True):
-        for make in (fr.multi_step, fr.pushforward, fr.free_running, fr.teacher_forcing):
-            yield Case(f"{make.name} horizon={horizon}", lambda m=make, h=horizon: m(horizon=h), "horizon must")
-    for steps in ("first", (), (0.0,), (-1.0,), (NAN,), None, 3):
-        yield Case(f"loss_on={steps}", lambda s=steps: fr.teacher_forcing(loss_on=s), "loss_on must be")
+        yield Case(f"{law} of numpy", partial(law.mean, np.zeros((2, 6))), "outputs must be a real tensor")
     for word in ("sampling_probability", "scheduled_sampling_ratio", "epsilon", "eps", "tf_ratio", "sampling_prob"):
-        yield Case(f"{word}=", lambda w=word: ss(**{w: 0.25}), r"P\(gold\).*1 - p")
-        yield Case(f"{word}= of two_pass", lambda w=word: fr.two_pass(**{w: 0.25}), r"P\(gold\).*1 - p")
+        yield Case(f"{word}=", partial(ss, **{word: 0.25}), r"P\(gold\).*1 - p")
+        yield Case(f"{word}= of two_pass", partial(fr.two_pass, **{word: 0.25}), r"P\(gold\).*1 - p")
     for word, says in {
         "temperature": "draw=fr.draws.sample", "seed": "comes with the call", "label_smoothing": "objective=fr", "coin":
         "mean gate", "loss_fn": "mean objective", "engin": "mean engine", "nonsense": "it takes teacher_forcing_ratio",
     }.items():  # fmt: skip
-        yield Case(f"{word}=", lambda w=word: ss(0.5, **{w: 1}), says)
+        yield Case(f"{word}=", partial(ss, 0.5, **{word: 1}), says)
     yield Case("no ratio", ss, "scheduled_sampling needs teacher_forcing_ratio")
     yield Case("no tau", fr.sparse_teacher_forcing, "needs tau")
     yield Case("no rate", fr.token_noise, "needs rate")
-    yield Case("too many by position", lambda: fr.teacher_forcing("mse", 0.5), "arguments by position")
-    for vocabulary in (2.5, 1, 0, -3, "7", NAN, True):
-        says = "vocabulary must be a number of symbols"
-        yield Case(f"vocabulary={vocabulary}", lambda v=vocabulary: fr.token_noise(0.5, vocabulary=v), says)
-    for counts in ((), (0, 0), (-1, 2), (NAN, 1), ("a",), 3, "abc", torch.ones(3), None):
-        says = "frequencies"
-        yield Case(f"frequencies={counts}", lambda c=counts: fr.token_noise(0.5, "unigram", frequencies=c), says)
-    for tau in (0, 1, 2.5, "3", True, NAN, None):
-        yield Case(
-            f"tau={tau}", lambda t=tau: fr.sparse_teacher_forcing(tau=t), "tau must be (at least 2|a whole number)"
-        )
-    for passes in (0, -1, 1.5, "2", True, None):
-        yield Case(f"passes={passes}", lambda p=passes: fr.parallel(0.5, passes=p), "passes must be a whole number")
-    for std in (-1.0, NAN, INF, "large", None, True):
-        yield Case(f"std={std}", lambda s=std: fr.gaussian_noise(s), "std must")
-    for alpha in (-0.1, 1.5, NAN, "auto", None, True):
-        yield Case(f"alpha={alpha}", lambda a=alpha: fr.generalised_teacher_forcing(a), "alpha must")
-    for value in (-0.1, 1.0, NAN, "0.9", None):
-        yield Case(f"t_golden={value}", lambda v=value: fr.confidence_aware(t_golden=v), "t_golden must lie")
-    for mix in ("softmax", 3, None):
-        yield Case(f"mix={mix}", lambda m=mix: fr.two_pass(0.5, mix=m), "mix must be one of")
-    for make in (fr.falling, fr.rising, fr.methods.reverse):
-        for steps in (NAN, 0, 1, -5, "100", None, True, INF):
-            yield Case(f"{make.__name__}({steps})", lambda m=make, s=steps: m(s), "steps must be the number")
-    yield Case("unknown argument of a preset", lambda: fr.falling(100, temperature=2), "fr.draws.sample")
+    yield Case("too many by position", partial(fr.teacher_forcing, "mse", 0.5), "arguments by position")
+    yield Case("unknown argument of a preset", partial(fr.falling, 100, temperature=2), "fr.draws.sample")
 
 
 def settings_cases() -> Iterator[Case]:
-    for make, given in (
-        (schedules.linear, (1.0, 0.0, 100)),
-        (schedules.cosine, (1.0, 0.0, 10)),
-        (schedules.join, (1, 2)),
-    ):
-        says = "by name" if make is not schedules.join else "must be two or more schedules"
-        yield Case(f"{make.name}{given}", lambda m=make, g=given: m(*g), says)
-    yield Case("linear by position", lambda: schedules.linear(1.0, 0.0, 9), r"linear\(start=1.0, end=0.0, steps=9\)")
-    yield Case(
-        "inverse sigmoid by position", lambda: schedules.inverse_sigmoid(10, 1.0), r"1 arguments by position \(k\)"
-    )
+    yield Case("linear of three", partial(schedules.linear, 1.0, 0.0, 100), "by name")
+    yield Case("cosine of three", partial(schedules.cosine, 1.0, 0.0, 10), "by name")
+    yield Case("join of numbers", partial(schedules.join, 1, 2), "must be two or more schedules")
+    yield Case("linear by position", partial(schedules.linear, 1.0, 0.0, 9), r"linear\(start=1.0, end=0.0, steps=9\)")
+    yield Case("sigmoid by position", partial(schedules.inverse_sigmoid, 10, 1.0), r"1 arguments by position \(k\)")
     for name, make in schedules.SCHEDULES.items():
         yield Case(f"{name} of nothing", make, f"{name} needs")
-        yield Case(f"{name} stpes", lambda m=make: m(strt=3), "has no argument 'strt'")
-    for steps in (0, -1, NAN, INF, "9", None, True):
-        yield Case(f"linear steps={steps}", lambda s=steps: schedules.linear(steps=s), "steps must be")
-    for k in (0, 1, 1.5, NAN, "x", None):
-        yield Case(f"exponential k={k}", lambda k=k: schedules.exponential(k), "k must")
-    for k in (0, 0.5, NAN, "x", None):
-        yield Case(f"inverse sigmoid k={k}", lambda k=k: schedules.inverse_sigmoid(k), "k must")
-    for start in (NAN, INF, "1", None, True):
-        yield Case(
-            f"start={start}", lambda s=start: schedules.linear(start=s, steps=3), "start must be a finite number"
-        )
-    yield Case("total_steps", lambda: schedules.linear(total_steps=3), "did you mean steps")
-    yield Case("unit", lambda: schedules.linear(steps=3, unit="steps"), "unit must be one of")
-    falling = schedules.linear(steps=10)
-    for step in (-1, 1.5, "3", None, NAN, True, [1]):
-        yield Case(f"linear at {step!r}", lambda s=step: falling(s), "step")
+        yield Case(f"{name} stpes", partial(make, strt=3), "has no argument 'strt'")
+    yield Case("total_steps", partial(schedules.linear, total_steps=3), "did you mean steps")
+    yield Case("unit", partial(schedules.linear, steps=3, unit="steps"), "unit must be one of")
     epochs = schedules.linear(steps=10, unit="epoch")
-    yield Case("epochs of a plain step", lambda: epochs(3), "Step")
-    yield Case("epochs of a number", lambda: epochs(0.5), "step must be the number")
-    for steps in (0, -1, 1.5, "3", None):
-        yield Case(f"check over {steps!r}", lambda s=steps: ss(falling).check(s), "at least one step")
-    for t in (0, -1, NAN, INF, "1", None, True):
-        yield Case(f"temperature={t}", lambda t=t: draws.Sample(temperature=t), "temperature must be above 0")
-    for k in (-1, 1.5, "5", None, True):
-        yield Case(f"top_k={k}", lambda k=k: draws.Sample(top_k=k), "top_k must be (0|a whole number)")
-    for p in (0, 1.1, NAN, "x", None):
-        yield Case(f"top_p={p}", lambda p=p: draws.Sample(top_p=p), "top_p must lie")
-    yield Case("coupling", lambda: draws.Sample(coupling="cdf"), "coupling must be")
-    yield Case("head", lambda: draws.Expected("normal"), "head must be one of")
-    yield Case("greedy of something", lambda: draws.Greedy(3), "takes its arguments by name")
-    yield Case("sample of a word", lambda: draws.Sample(temp=2), "has no argument 'temp'")  # type: ignore[call-arg]
-    for levels in ((), (0.1, 0.9), (0.5, 0.1), (0.5, 1.0), "abc", 0.5, (NAN, 0.5)):
-        yield Case(f"levels={levels}", lambda x=levels: distributions.Quantiles(x), "levels must")
-        yield Case(f"pinball {levels}", lambda x=levels: objectives.Pinball(x), "levels must")
-    for smoothing in (-0.1, 1.0, NAN, "x", None):
-        yield Case(
-            f"label_smoothing={smoothing}", lambda s=smoothing: objectives.CrossEntropy(s), "label_smoothing must"
-        )
-    for value in (0, -1, 1.5, "2", True):
-        yield Case(f"width={value}", lambda v=value: fr.Window(v), "width must be a whole number")
-    for value in (-0.1, 1, NAN, "x", None):
-        yield Case(f"tolerance={value}", lambda v=value: fr.Draft(tolerance=v), "tolerance must lie")
-    for model in ("bf16", 16, torch.int8, LM):
-        yield Case(f"draft by {model}", lambda m=model: fr.Draft(m), "model must be a floating-point dtype")
-    for shape in ("cosine", 3, None):
-        yield Case(f"decoding steps {shape}", lambda s=shape: gates.DecodingSteps(s), "shape must be one of")
-    for k in (0, 1, NAN, "x"):
-        yield Case(f"decoding steps k={k}", lambda k=k: gates.DecodingSteps(k=k), "k must be strictly")
-    yield Case("every, misspelt", lambda: gates.Every(tua=3), "did you mean tau")  # type: ignore[call-arg]
-    for value in (-1, 1, NAN, "x", None):
-        yield Case(f"confidence {value}", lambda v=value: gates.Confidence(v), "t_golden must lie")
-
-
-def demonstrated(rounds: Any) -> Any:
-    return fr.data_as_demonstrator(lambda parts: FORECASTER, VALUES_BATCH, rounds, lambda model: 0.0)
+    yield Case("epochs of a plain step", partial(epochs, 3), "Step")
+    yield Case("epochs of a number", partial(epochs, 0.5), "step must be the number")
+    yield Case("coupling", partial(draws.Sample, coupling="cdf"), "coupling must be")
+    yield Case("head", partial(draws.Expected, "normal"), "head must be one of")
+    yield Case("greedy of something", partial(draws.Greedy, 3), "takes its arguments by name")
+    yield Case("sample of a word", partial(draws.Sample, temp=2), "has no argument 'temp'")
+    yield Case("every, misspelt", partial(gates.Every, tua=3), "did you mean tau")
 
 
 def extreme_cases() -> Iterator[Case]:
@@ -555,28 +549,6 @@ def extreme_cases() -> Iterator[Case]:
 
 
 def function_cases() -> Iterator[Case]:
-    def generate(**named: Any) -> Callable[[], Any]:
-        return lambda: fr.generate(MODEL, IDS_BATCH, **({"length": 2} | named))
-
-    for length in (0, -1, 2.5, "3", None, True, NAN, [2]):
-        yield Case(f"length={length}", generate(length=length), "length must be")
-    for count in (0, -2, 1.5, "2", None, True):
-        yield Case(f"beams={count}", generate(beams=count), "beams must be")
-        yield Case(f"n_best={count}", generate(n_best=count), "n_best must be")
-    for end in (-1, 2.5, "</s>", True, [0], NAN):
-        yield Case(f"end={end}", generate(end=end), "end must be .*the id of the end symbol")
-    yield Case("an end beyond the vocabulary", generate(end=V), f"one of the model's {V} ids")
-    for penalty in (-1, NAN, INF, "1", None):
-        yield Case(f"length_penalty={penalty}", generate(length_penalty=penalty), "length_penalty must (be|lie)")
-    for name, most in (("length", 2**24), ("beams", 2**16), ("length_penalty", 32)):
-        yield Case(f"{name} beyond {most}", generate(**{name: most + 1}), f"{name} must (be|lie) .*{most}[];]")
-    for rounds in (True, 0, 1.0):
-        says = "rounds must be at least 1"
-        yield Case(f"rounds={rounds}", lambda r=rounds: demonstrated(r), says)
-    for draw, says in DRAWS.items():
-        yield Case(f"generate draw={draw}", generate(draw=draw), says)
-    for key in (1.5, "a", None):
-        yield Case(f"generate key={key}", generate(key=key), "key must be a whole number")
     yield Case("generate turned round", lambda: fr.generate(IDS_BATCH, MODEL, length=2), "swapped")
     yield Case("generate without length", lambda: fr.generate(MODEL, IDS_BATCH), "length must be")
     for word, meant in (
@@ -584,82 +556,61 @@ def function_cases() -> Iterator[Case]:
         ("do_sample", "draw='sample'"), ("temperature", "draws.sample"), ("num_return_sequences", "n_best"),
     ):  # fmt: skip
         yield Case(f"generate {word}=", lambda w=word: fr.generate(MODEL, IDS_BATCH, **{w: 3}), meant)
-    yield Case("a sampled beam", generate(beams=2, draw="sample"), "draw='greedy'")
-    yield Case("a draw of values", generate(draw="point"), "is for values")
+    sampled = {"length": 2, "beams": 2, "draw": "sample"}
+    yield Case("a sampled beam", lambda: fr.generate(MODEL, IDS_BATCH, **sampled), "draw='greedy'")
+    yield Case("a draw of values", lambda: generate("draw")("point"), "is for values")
     yield Case("NaN logits", lambda: fr.generate(giving(lambda x: x * NAN), IDS_BATCH, length=2), "NaN")
-    for horizon in (0, -1, 2.5, "3", True, None):
-        says = r"horizon must be (a whole number of )?at least 1"
-        yield Case(f"within_horizon {horizon}", lambda h=horizon: transforms.within_horizon(VALUES_BATCH, h), says)
-        yield Case(f"last value {horizon}", lambda h=horizon: diagnostics.last_value(SERIES, h), says)
     yield Case("loss_on a word", lambda: transforms.loss_on(VALUES_BATCH, "first"), "loss_on must be")
-    for label in (1.5, None, [1]):
-        yield Case(f"fold {label}", lambda x=label: fold(0, x), "whole numbers and words")
-        yield Case(f"fold of key {label}", lambda x=label: fold(x), "key must be")
-    yield Case("uniform key", lambda: uniform("a", IDS), "key must be")  # type: ignore[arg-type]
-    yield Case("uniform of values", lambda: uniform(0, VALUES), "counters must be integers")
-    yield Case("uniform of text", lambda: bits(0, "abc"), "counters must be integers")  # type: ignore[arg-type]
-    yield Case("uniform in half", lambda: uniform(0, IDS, dtype=torch.float16), "dtype must be")
-    outputs = torch.zeros(B, T, V)
+    yield Case("uniform key", partial(uniform, "a", IDS), "key must be")
+    yield Case("uniform of values", partial(uniform, 0, VALUES), "counters must be integers")
+    yield Case("uniform of text", partial(bits, 0, "abc"), "counters must be integers")
+    yield Case("uniform in half", partial(uniform, 0, IDS, dtype=torch.float16), "dtype must be")
+    outputs, wrong, run = torch.zeros(B, T, V), IDS > 2, RUN
     for score in (metrics.token_accuracy, metrics.sequence_accuracy, metrics.sequence_errors):
         name = score.__name__
-        yield Case(f"{name} of a list", lambda s=score: s(outputs.tolist(), IDS, MASK), "outputs must be")
-        yield Case(f"{name} of values", lambda s=score: s(outputs, VALUES, MASK), "targets must be")
-        yield Case(f"{name}, float mask", lambda s=score: s(outputs, IDS, MASK.float()), "mask must be a bool")
-        yield Case(f"{name} of one row less", lambda s=score: s(outputs[1:], IDS, MASK), "outputs must be")
+        yield Case(f"{name} of a list", partial(score, outputs.tolist(), IDS, MASK), "outputs must be")
+        yield Case(f"{name} of values", partial(score, outputs, VALUES, MASK), "targets must be")
+        yield Case(f"{name}, float mask", partial(score, outputs, IDS, MASK.float()), "mask must be a bool")
+        yield Case(f"{name} of one row less", partial(score, outputs[1:], IDS, MASK), "outputs must be")
     for measure in (metrics.nrmse, metrics.rmse_by_horizon, metrics.valid_time, metrics.window_errors):
         name = measure.__name__
-        yield Case(f"{name} of ids", lambda m=measure: m(IDS, IDS), "must be a real tensor")
-        yield Case(f"{name} of numpy", lambda m=measure: m(VALUES.numpy(), VALUES), "outputs must be a real tensor")
-        yield Case(f"{name} of other shapes", lambda m=measure: m(VALUES, VALUES[1:]), "must both be")
-    for threshold in (0, -1, NAN, "x", None):
-        says = "threshold must be"
-        yield Case(f"threshold {threshold}", lambda t=threshold: metrics.valid_time(VALUES, VALUES, t), says)
-        yield Case(f"about {threshold}", lambda t=threshold: diagnostics.DiagnosisOptions(threshold=t), says)
-    wrong = IDS > 2
+        yield Case(f"{name} of ids", partial(measure, IDS, IDS), "must be a real tensor")
+        yield Case(f"{name} of numpy", partial(measure, VALUES.numpy(), VALUES), "outputs must be a real tensor")
+        yield Case(f"{name} of other shapes", partial(measure, VALUES, VALUES[1:]), "must both be")
     for count in (diagnostics.error_after_error, diagnostics.first_error, diagnostics.position_errors):
-        yield Case(f"{count.__name__} of ids", lambda c=count: c(IDS, MASK), "wrong must be a bool tensor")
-        yield Case(f"{count.__name__} of a list", lambda c=count: c(wrong, [1]), "mask must be a bool tensor")
-        yield Case(f"{count.__name__} of fewer rows", lambda c=count: c(wrong, MASK[1:]), "must both be")
-    run = SERIES[0]
+        yield Case(f"{count.__name__} of ids", partial(count, IDS, MASK), "wrong must be a bool tensor")
+        yield Case(f"{count.__name__} of a list", partial(count, wrong, [1]), "mask must be a bool tensor")
+        yield Case(f"{count.__name__} of fewer rows", partial(count, wrong, MASK[1:]), "must both be")
     for compare in (diagnostics.state_histogram_divergence, diagnostics.spectrum_distance):
-        yield Case(f"{compare.__name__} of numpy", lambda c=compare: c(run.numpy(), run), "gold must be a real tensor")
-        yield Case(f"{compare.__name__} of NaN", lambda c=compare: c(run, run * NAN), "not finite")
-        yield Case(f"{compare.__name__} smoothing", lambda c=compare: c(run, run, smoothing="x"), "smoothing")
-    for bins in (0, 1.5, "3", None):
-        says = "bins must be"
-        yield Case(f"bins={bins}", lambda b=bins: diagnostics.state_histogram_divergence(run, run, bins=b), says)
-    for delay in (0, 1.5, "2", None):
-        yield Case(f"delay={delay}", lambda d=delay: diagnostics.delay_embedding(run[:, :1], d), "delay must be")
-    for number in (0, 4, 1.5, None):
-        yield Case(f"{number} components", lambda n=number: diagnostics.principal_components(run, n), "number must be")
-    for period in (0, 1.5, "2", None):
-        yield Case(f"period={period}", lambda p=period: diagnostics.last_period(SERIES, 2, p), "period must be")
-    yield Case("growth of a list", lambda: diagnostics.growth([1.0]), "errors must be")  # type: ignore[arg-type]
-    yield Case("growth, exponent", lambda: diagnostics.growth(run[:, 0], NAN), "exponent must be")
-    yield Case("growth, ceiling", lambda: diagnostics.growth(run[:, 0], ceiling="x"), "ceiling")  # type: ignore[arg-type]
-    yield Case("diagnose nothing", lambda: diagnostics.diagnose(MODEL, []), "nothing to diagnose")
-    yield Case("diagnose turned round", lambda: diagnostics.diagnose(IDS_BATCH, MODEL), "swapped")  # type: ignore[arg-type]
-    yield Case("diagnose without model", lambda: diagnostics.diagnose(None, IDS_BATCH), "model must be callable")
-    yield Case("diagnose about", lambda: diagnostics.diagnose(MODEL, IDS_BATCH, {"end": 0}), "DiagnosisOptions")  # type: ignore[arg-type]
-    yield Case("diagnose NaN", lambda: diagnostics.diagnose(giving(lambda x: x * NAN), IDS_BATCH), "NaN")
-    for name in ("None", "a tuple", "2-d"):
-        broken = giving(OUTPUTS[name][0])
-        yield Case(f"diagnose outputs {name}", lambda m=broken: diagnostics.diagnose(m, IDS_BATCH), "must return")
+        yield Case(f"{compare.__name__} of numpy", partial(compare, run.numpy(), run), "gold must be a real tensor")
+        yield Case(f"{compare.__name__} of NaN", partial(compare, run, run * NAN), "not finite")
+        yield Case(f"{compare.__name__} smoothing", partial(compare, run, run, smoothing="x"), "smoothing")
+    yield Case("growth of a list", partial(diagnostics.growth, [1.0]), "errors must be")
+    yield Case("growth, exponent", partial(diagnostics.growth, run[:, 0], NAN), "exponent must be")
+    yield Case("growth, ceiling", partial(diagnostics.growth, run[:, 0], ceiling="x"), "ceiling")
+    yield Case("diagnose nothing", partial(diagnostics.diagnose, MODEL, []), "nothing to diagnose")
+    yield Case("diagnose turned round", partial(diagnostics.diagnose, IDS_BATCH, MODEL), "swapped")
+    yield Case("diagnose without model", partial(diagnostics.diagnose, None, IDS_BATCH), "model must be callable")
+    yield Case("diagnose about", partial(diagnostics.diagnose, MODEL, IDS_BATCH, {"end": 0}), "DiagnosisOptions")
+    for name, broken, says in (
+        ("NaN", giving(lambda x: x * NAN), "NaN"),
+        *((name, giving(OUTPUTS[name][0]), "must return") for name in ("None", "a tuple", "2-d")),
+    ):
+        yield Case(f"diagnose outputs {name}", partial(diagnostics.diagnose, broken, IDS_BATCH), says)
 
 
 CASES = [
-    *part_cases(), *value_cases(), *context_cases(), *call_cases(), *output_cases(), *method_cases(), *settings_cases(),
-    *function_cases(), *extreme_cases(),
+    *part_cases(), *value_cases(), *context_cases(), *call_cases(), *output_cases(), *swept_cases(), *method_cases(),
+    *settings_cases(), *function_cases(), *extreme_cases(),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(" at 0x[0-9a-f]+", "", case.name))
-def test_a_mistake_is_answered(case: Case) -> None:
-    with pytest.raises(fr.UserError, match=case.says):
-        case.do()
+def test_a_mistake_is_answered(case):
+    refused(case.says, case.do)
 
 
-def test_the_list_is_as_long_as_it_should_be() -> None:
+def test_the_list_is_as_long_as_it_should_be():
     assert len(CASES) >= 320
     assert len({case.name for case in CASES}) == len(CASES)
 
@@ -721,12 +672,12 @@ def right() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 @pytest.mark.parametrize(("name", "do"), list(right()), ids=lambda x: x if isinstance(x, str) else "")
-def test_what_is_right_goes_through(name: str, do: Callable[[], Any]) -> None:
+def test_what_is_right_goes_through(name, do):
     found = do()
     assert not isinstance(found, Tensor) or bool(found.isfinite())
 
 
-def test_steps_of_any_integer_type_are_one_step_and_large_keys_are_keys() -> None:
+def test_steps_of_any_integer_type_are_one_step_and_large_keys_are_keys():
     fed = [ss(0.5).transform(MODEL, IDS_BATCH, s).history for s in (3, np.int64(3), torch.tensor(3), fr.Step(3))]
     assert all(torch.equal(fed[0], each) for each in fed[1:])
     keys = [0, 1, -1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**64), 10**30]
@@ -734,7 +685,7 @@ def test_steps_of_any_integer_type_are_one_step_and_large_keys_are_keys() -> Non
     assert len({int(bits(key, 0)) for key in keys}) == len(keys)
 
 
-def test_a_batch_needs_its_targets_alone() -> None:
+def test_a_batch_needs_its_targets_alone():
     whole, short = fr.Batch(IDS, IDS, torch.ones_like(IDS, dtype=torch.bool)), fr.Batch(IDS)
     assert short.history is IDS
     assert bool(short.mask.all())
@@ -752,19 +703,10 @@ def test_a_batch_needs_its_targets_alone() -> None:
         assert again.mask.equal(padded.mask)
 
 
-def test_a_batch_is_shown_in_one_line() -> None:
+def test_a_batch_is_shown_in_one_line():
     batch = fr.Batch(IDS, mask=MASK, context={"source": torch.zeros(B, 9)}, weights=torch.ones(B, T))
     assert repr(batch) == (
         f"Batch(targets=({B}, {T}) ids on cpu, 12 of 15 counted, context={{source: (3, 9) float32}}, weights)"
     )
     large = fr.Batch(torch.zeros(64, 500, 8), context=[torch.zeros(64, 2)] * 50)
     assert len(repr(large)) < 120
-
-
-def test_methods_are_copied_and_saved() -> None:
-    for method in (
-        *METHODS_OF_IDS.values(),
-        *METHODS_OF_VALUES.values(),
-        ss(schedules.linear(steps=9), engine="draft"),
-    ):
-        assert pickle.loads(pickle.dumps(method)) == copy.deepcopy(method) == copy.copy(method) == method

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mutations import MUTATIONS, Mutation
+from mutations import MUTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_what_is_to_be_broken_stands_in_the_code(mutation: Mutation):
+def test_what_is_to_be_broken_stands_in_the_code(mutation):
     text = (ROOT / "src" / "freerun" / mutation.file).read_text()
     assert text.count(mutation.right) == mutation.times
     assert mutation.wrong not in text or len(mutation.wrong) < len(mutation.right)

@@ -91,21 +91,3 @@ def test_values_are_drawn_in_parallel_too():
     found = fr.parallel(RATIO, passes=5, redraw=False).transform(model, batch, STEP, KEY)
     assert torch.allclose(found.history, exact.history, rtol=1e-12)
     assert not found.history.requires_grad
-
-
-def test_changing_gold_moves_nothing_before_it():
-    model, batch = lively(), ragged(6)
-    method = fr.parallel(RATIO, passes=3)
-    before = method.run(model, batch, STEP, KEY)
-    for j in range(batch.time):
-        history = batch.history.clone()
-        history[:, j] = (history[:, j] + 1) % 5
-        after = method.run(model, batch.replace(history=history), STEP, KEY)
-        assert torch.equal(after.fed.history[:, :j], before.fed.history[:, :j])
-        torch.testing.assert_close(after.outputs[:, : j + 1], before.outputs[:, : j + 1], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("passes", [0, 1.5, True])
-def test_passes_must_be_a_count(passes):
-    with pytest.raises(fr.UserError, match="passes must be a whole number"):
-        fr.parallel(0.5, passes=passes)

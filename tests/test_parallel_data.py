@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import problems_of, refused
 from freerun import data as data_module
 from freerun.data import PairCodec, Pairs, ParallelOptions, Subwords, load_pairs, read_pairs
 from freerun.errors import UserError
@@ -16,6 +17,10 @@ from parallel_text import PAIRS, write_parallel
 
 LINES = [side for pair in PAIRS for side in pair]
 SUBWORDS = Subwords.trained(LINES, 300)
+
+
+def problems(path=None, options=None, **named):
+    return problems_of(load_pairs, path, options or ParallelOptions(), **named)
 
 
 def most_frequent_pairs(lines, chosen):
@@ -94,14 +99,10 @@ def test_ids():
     assert SUBWORDS.decode([SUBWORDS.symbols.index("Ã") + 1]) == "\ufffd"
     assert Subwords.from_description(SUBWORDS.describe()) == SUBWORDS
     for wrong in ([-1], [len(SUBWORDS)]):
-        with pytest.raises(UserError, match=r"ids must lie in \[0,"):
-            SUBWORDS.decode(wrong)
-    with pytest.raises(UserError, match="must be above 257"):
-        Subwords.trained(LINES, 257)
-    with pytest.raises(UserError, match="must join bytes or what was merged before"):
-        Subwords((("ab", "c"),))
-    with pytest.raises(UserError, match="two symbols with a space between"):
-        Subwords.from_description({"merges": ["abc"]})
+        refused(r"ids must lie in \[0,", SUBWORDS.decode, wrong)
+    refused("must be above 257", Subwords.trained, LINES, 257)
+    refused("must join bytes or what was merged before", Subwords, (("ab", "c"),))
+    refused("two symbols with a space between", Subwords.from_description, {"merges": ["abc"]})
 
 
 def test_another_process_on_one_thread_finds_the_same_merges():
@@ -142,8 +143,7 @@ def test_batches(tmp_path):
     blank = data.codec.source_batch(["ein mann", "frau"], 4)
     assert blank.targets.shape == (2, 4)
     assert blank.context["source_mask"].sum() == sum(map(len, data.subwords.encode(["ein mann", "frau"])))
-    with pytest.raises(UserError, match="source 2 is empty"):
-        data.codec.source_batch(["ein mann", " "])
+    refused("source 2 is empty", data.codec.source_batch, ["ein mann", " "])
 
 
 def test_a_folder_with_names_of_its_own(tmp_path):
@@ -179,32 +179,25 @@ def test_limit_and_subset(tmp_path):
     assert data.evaluation("dev", 2).sources == [data.splits["dev"].sources[i] for i in (0, 2)]
     assert data.evaluation("dev") is data.splits["dev"]
     for wrong in ({"split": "train2"}, {"split": "dev", "items": 0}):
-        with pytest.raises(UserError, match="must be"):
-            data.evaluation(**wrong)
-
-
-def problems_of(path=None, options=None, **named):
-    with pytest.raises(UserError) as caught:
-        load_pairs(path, options or ParallelOptions(), **named)
-    return caught.value.problems
+        refused("must be", data.evaluation, **wrong)
 
 
 def test_files_of_different_lengths(tmp_path):
     folder = write_parallel(tmp_path)
     with (folder / "dev.de").open("a") as file:
         file.write("noch eine zeile\n")
-    (problem,) = problems_of(folder)
+    (problem,) = problems(folder)
     count = len((folder / "dev.en").read_text().splitlines())
     assert problem.startswith(f"{folder}/dev.en:{count}: ends here, but {folder}/dev.de goes on to line {count + 1};")
 
 
 def test_empty_lines_of_all_files_at_once(tmp_path):
     folder = write_parallel(tmp_path, train=[*PAIRS, ("a man .", " "), ("", "")], dev=[("", "x"), ("a man", "mann")])
-    assert [problem.split(": ")[0] for problem in problems_of(folder)] == [
+    assert [problem.split(": ")[0] for problem in problems(folder)] == [
         f"{folder}/train.en:{len(PAIRS) + 2}", f"{folder}/train.de:{len(PAIRS) + 1}",
         f"{folder}/train.de:{len(PAIRS) + 2}", f"{folder}/dev.en:1",
     ]  # fmt: skip
-    assert all("the line is empty; write the sentence" in problem for problem in problems_of(folder))
+    assert all("the line is empty; write the sentence" in problem for problem in problems(folder))
     data = load_pairs(folder, ParallelOptions(subwords=300, empty="drop"))
     assert len(data.splits["train"]) == len(PAIRS)
     assert data.splits["dev"].targets == ["mann"]
@@ -223,7 +216,7 @@ def test_not_utf8_and_empty_file(tmp_path):
     folder = write_parallel(tmp_path)
     (folder / "train.de").write_bytes(b"mann\nm\xe4nner\n")
     (folder / "test.en").write_bytes(b"")
-    first, second = problems_of(folder)
+    first, second = problems(folder)
     assert first.startswith(f"{folder}/train.de:2: not UTF-8: found 0xE4 at byte 2 of the line")
     assert second == f"{folder}/test.en: the file is empty; expected one sentence a line"
 
@@ -231,7 +224,7 @@ def test_not_utf8_and_empty_file(tmp_path):
 def test_long_lines_of_train_alone(tmp_path):
     long = " ".join(["ein mann"] * 20)
     folder = write_parallel(tmp_path, train=[*PAIRS, (long, "x"), ("y", long)], dev=[(long, long)])
-    found = problems_of(folder, ParallelOptions(subwords=300, max_length=30))
+    found = problems(folder, ParallelOptions(subwords=300, max_length=30))
     assert [problem.split(": ")[0] for problem in found] == [
         f"{folder}/train.en:{len(PAIRS) + 1}", f"{folder}/train.de:{len(PAIRS) + 2}"
     ]  # fmt: skip
@@ -244,17 +237,17 @@ def test_long_lines_of_train_alone(tmp_path):
 
 def test_missing_and_ambiguous_files(tmp_path):
     folder = write_parallel(tmp_path / "a", names={"test": "tested"})
-    (problem,) = problems_of(folder)
+    (problem,) = problems(folder)
     assert "no two files test*.en and test*.de of one name" in problem
-    (problem,) = problems_of(folder, ParallelOptions(source="fr"), files={"test": ("a", "b"), "dev": ("a", "b")})
+    (problem,) = problems(folder, ParallelOptions(source="fr"), files={"test": ("a", "b"), "dev": ("a", "b")})
     assert "no two files train*.fr and train*.de" in problem
     for name in ("test_2016", "test_2017"):
         write_parallel(folder, names={"test": name})
-    (problem,) = problems_of(folder)
+    (problem,) = problems(folder)
     assert "2 pairs of files could be test: test_2016, test_2017; give one: test = " in problem
-    (problem,) = problems_of(tmp_path / "b")
+    (problem,) = problems(tmp_path / "b")
     assert "no such file or folder" in problem
-    assert len(problems_of(None, files={"train": ["a"], "best": ["a", "b"]})) == 3
+    assert len(problems(None, files={"train": ["a"], "best": ["a", "b"]})) == 3
 
 
 def test_options_of_all_kinds_at_once():
@@ -275,7 +268,6 @@ def test_sentences_of_one_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["ParallelData", "ParallelCodec", "Sentences", "load_parallel", "read_sentences"])
 def test_an_old_name_is_answered_with_the_new_one(name):
-    with pytest.raises(UserError, match=rf"freerun\.data\.{name} is now "):
-        getattr(data_module, name)
+    refused(rf"freerun\.data\.{name} is now ", getattr, data_module, name)
     with pytest.raises(AttributeError, match="no attribute 'something'"):
         data_module.something  # noqa: B018

@@ -67,7 +67,7 @@ def assert_named(folder: Path, where: str, how: str, words: str) -> None:
     assert (folder / "checkpoints" / "step-00000000" / "manifest.json").exists()
 
 
-def test_a_rank_that_hangs_is_named_with_its_step(tmp_path: Path) -> None:
+def test_a_rank_that_hangs_is_named_with_its_step(tmp_path):
     assert_named(tmp_path / "run", *HANGS[0])
 
 
@@ -76,7 +76,7 @@ def test_a_rank_that_hangs_is_named_with_its_step(tmp_path: Path) -> None:
     ("where", "how", "words"),
     [*HANGS[1:], ("evaluate", "hangs", "rank 0 has stood still .*the evaluation after 0 updates")],
 )
-def test_a_rank_that_hangs_anyhow_is_named_with_its_step(tmp_path: Path, where: str, how: str, words: str) -> None:
+def test_a_rank_that_hangs_anyhow_is_named_with_its_step(tmp_path, where, how, words):
     if how == "hangs":
         codes, messages, _ = job(tmp_path / "run", where, how)
         assert codes == [7, 7]
@@ -97,9 +97,7 @@ def test_a_rank_that_hangs_anyhow_is_named_with_its_step(tmp_path: Path, where: 
         ("backward", "memory", 5, r"rank 1 has left, in update 2: ResourceError: out of memory in update 2"),
     ],
 )
-def test_a_rank_that_ends_takes_the_other_one_with_it(
-    tmp_path: Path, where: str, how: str, code: int, words: str
-) -> None:
+def test_a_rank_that_ends_takes_the_other_one_with_it(tmp_path, where, how, code, words):
     """It has its own code, and says why; the other one has 7."""
     codes, messages, seconds = job(tmp_path / "run", where, how)
     assert codes == [7, code]
@@ -109,7 +107,7 @@ def test_a_rank_that_ends_takes_the_other_one_with_it(
 
 
 @pytest.mark.slow(reason="an evaluation that takes longer than a process may stand still")
-def test_ranks_wait_for_an_evaluation_however_long(tmp_path: Path) -> None:
+def test_ranks_wait_for_an_evaluation_however_long(tmp_path):
     codes, messages, seconds = job(tmp_path / "run", "evaluate", "long")
     assert codes == [0, 0], messages
     assert seconds > 3 * LIMIT

@@ -7,6 +7,7 @@ import re
 import polars as pl
 import pytest
 
+from builders import problems_of, refused
 from freerun.data.records import (
     Encoded,
     Limits,
@@ -24,13 +25,6 @@ from freerun.errors import UserError
 from huggingface_world import CHAT, MARKED, rows, sentences, tokenizer, write_lines
 
 ROWS = [{"en": "a man", "de": "ein mann"}, {"en": 'say "a, b"', "de": "zwei\nzeilen"}, {"en": "ü", "de": "ö"}]
-
-
-def problems_of(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert caught.value.exit_code == 2
-    return caught.value.problems
 
 
 @pytest.mark.parametrize(
@@ -372,8 +366,7 @@ def test_an_end_symbol_before_the_language_is_not_doubled():
 
 def test_batches_of_the_right_shape_need_a_model():
     codec = RecordCodec(tokenizer(), "completions")
-    with pytest.raises(UserError, match="bind one first"):
-        codec.training_batch([Encoded((3,), (4,))])
+    refused("bind one first", codec.training_batch, [Encoded((3,), (4,))])
 
 
 @pytest.mark.parametrize(

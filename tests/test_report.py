@@ -2,13 +2,12 @@
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from browser import measured
+from builders import refused
 from freerun import report
-from freerun.errors import UserError
 from freerun.report.run_data import curves, examples, load, shares
 from simulated_runs import ARMS, arm, write_comparison
 
@@ -44,7 +43,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     write_comparison(folder, words=200)
     report.write(folder)
@@ -52,17 +51,17 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def html(out: Path) -> str:
+def html(out):
     return (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_it_is_small_and_loads_nothing(html: str):
+def test_it_is_small_and_loads_nothing(html):
     assert len(html.encode()) < 1_000_000
     assert re.findall(r"(?i)\b(?:src|href|srcset|action)\s*=", html) == []
     assert re.findall(r"(?i)https?:|//[a-z]|url\(|@import|<script|<link", html) == []
 
 
-def test_its_parts_are_there_in_order(html: str):
+def test_its_parts_are_there_in_order(html):
     page = Page(html)
     text = " ".join(page.words)
     assert html.index("not shown to differ") < html.index("<table") < html.index("<figure")
@@ -81,7 +80,7 @@ def test_its_parts_are_there_in_order(html: str):
         assert part in text
 
 
-def test_every_figure_has_words_and_numbers(html: str):
+def test_every_figure_has_words_and_numbers(html):
     tags = Page(html).tags
     figures = sum(tag == "figure" for tag, _ in tags)
     drawings = [attrs for tag, attrs in tags if attrs.get("class") == "drawing"]
@@ -91,7 +90,7 @@ def test_every_figure_has_words_and_numbers(html: str):
     assert all(attrs.get("aria-hidden") == "true" for tag, attrs in tags if tag == "svg")
 
 
-def test_colours_come_from_the_style_sheet(html: str):
+def test_colours_come_from_the_style_sheet(html):
     body = html[html.index("<body") :]
     assert re.findall(r"#[0-9a-f]{6}", body) == []
     used = set(re.findall(r"var\((--[\w-]+)\)", body))
@@ -100,7 +99,7 @@ def test_colours_come_from_the_style_sheet(html: str):
     assert all(f"{name}:" in dark for name in used)
 
 
-def test_text_from_files_is_escaped(tmp_path: Path):
+def test_text_from_files_is_escaped(tmp_path):
     arms = [ARMS[0], arm("<b>&amp", "scheduled_sampling")]
     write_comparison(tmp_path, words=40, arms=arms, updates=20)
     html = report.write(tmp_path).read_text(encoding="utf-8")
@@ -109,17 +108,16 @@ def test_text_from_files_is_escaped(tmp_path: Path):
     assert "&lt;b&gt;&amp;amp" in html
 
 
-def test_one_arm_one_seed_is_a_report_too(tmp_path: Path):
+def test_one_arm_one_seed_is_a_report_too(tmp_path):
     write_comparison(tmp_path, words=40, arms=ARMS[:1], seeds=(0,), updates=20)
     Page(report.write(tmp_path).read_text(encoding="utf-8"))
 
 
-def test_no_comparison_is_an_error(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no results\.json; make one with: freerun compare"):
-        report.write(tmp_path)
+def test_no_comparison_is_an_error(tmp_path):
+    refused(r"holds no results\.json; make one with: freerun compare", report.write, tmp_path)
 
 
-def test_realised_share_and_schedule_and_matched_noise(out: Path):
+def test_realised_share_and_schedule_and_matched_noise(out):
     from freerun.compare.results import read
 
     runs = load(read(out), out)
@@ -135,7 +133,7 @@ def test_realised_share_and_schedule_and_matched_noise(out: Path):
     assert [line.number for line in lines] == [0, 1, -1] * 3
 
 
-def test_examples_are_from_both_sides(out: Path):
+def test_examples_are_from_both_sides(out):
     from freerun.compare.results import read
 
     found = examples(read(out), out, ("scheduled_sampling", "teacher_forcing"), each=3)
@@ -159,7 +157,7 @@ MEASURE = """<script>addEventListener("load", () => {
 
 @pytest.mark.slow(reason="opens the page in headless Chromium, which must be installed (Debian's package chromium)")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
-def test_a_real_browser_shows_it(out: Path, tmp_path: Path, scheme: str, width: int):
+def test_a_real_browser_shows_it(out, tmp_path, scheme, width):
     found = measured((out / "report.html").read_text(encoding="utf-8") + MEASURE, tmp_path, scheme, width)
     assert found["inner"] == width
     assert found["scroll"] <= width

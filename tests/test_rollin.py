@@ -142,39 +142,6 @@ def test_source_padding_and_batch_mates_are_inert(bidirectional):
     assert torch.equal(model(poisoned), model(batch))
 
 
-def test_ratio_one_is_teacher_forcing_bit_for_bit_without_a_model_call():
-    model, batch = seq2seq(dropout=0.3), ragged()
-    calls = []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    for name in ("start", "step", "output", "encode"):
-        original = getattr(model, name)
-        setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
-    for gate in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
-        found = []
-        for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, gate=gate)):
-            calls.clear()
-            torch.manual_seed(1)
-            loss = method(model, batch, STEP, KEY)
-            found.append((loss, gradients(model, loss), list(calls)))
-        (a, ga, ca), (b, gb, cb) = found
-        assert torch.equal(a, b)
-        assert all(torch.equal(ga[n], gb[n]) for n in ga)
-        assert ca == cb
-
-
-@pytest.mark.parametrize("gate", ["token", "step", "sequence", "batch"])
-def test_entries_that_may_not_be_replaced_never_are(gate):
-    model, batch = seq2seq(), ragged(size=8)
-    eligible = batch.mask.clone()
-    eligible[:, :2] = False  # a prompt
-    prompted = batch.replace(eligible=eligible)
-    fed = fr.scheduled_sampling(0.0, gate=gate).transform(model, prompted, STEP, KEY)
-    assert torch.equal(fed.history[~eligible], batch.history[~eligible])
-    assert not torch.equal(fed.history[eligible], batch.history[eligible])
-    assert torch.equal(fed.mask, batch.mask)
-    assert torch.equal(fed.targets, batch.targets)
-
-
 def test_modes_are_restored_and_the_roll_in_runs_without_dropout():
     model, batch = seq2seq(dropout=0.5), ragged()
     model.encoder.eval()
@@ -183,22 +150,6 @@ def test_modes_are_restored_and_the_roll_in_runs_without_dropout():
     assert [module.training for module in model.modules()] == before
     model.eval()
     assert torch.equal(fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY).history, noisy.history)
-
-
-def test_batch_norm_statistics_do_not_move():
-    class Normed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model, self.norm = seq2seq(), nn.BatchNorm1d(5).double()
-
-        def forward(self, batch):
-            return self.norm(self.model(batch).flatten(0, 1)).view(batch.size, batch.time, -1)
-
-    model, batch = Normed(), ragged()
-    before = model.norm.running_mean.clone()
-    fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY)
-    assert torch.equal(model.norm.running_mean, before)
-    assert model.norm.training
 
 
 def test_autocast_leaves_weights_their_gradient():
@@ -218,17 +169,6 @@ def test_the_encoder_runs_once_without_dropout_and_once_per_mode_with_it():
         assert len(calls) == wanted
 
 
-def test_rows_decide_the_randomness_not_the_place_in_the_batch():
-    model, batch = seq2seq(), ragged(size=6)
-    method = fr.scheduled_sampling(0.4)
-    whole = method.transform(model, batch, STEP, KEY).history
-    order = torch.tensor([4, 2])
-    part = method.transform(model, batch.select(order), STEP, KEY).history
-    assert torch.equal(part, whole[order])
-    others = [method.transform(model, batch, STEP, KEY + 1), method.transform(model, batch, STEP + 1, KEY)]
-    assert all(not torch.equal(other.history, whole) for other in others)
-
-
 def test_a_longer_padding_changes_nothing():
     model, batch = seq2seq(), ragged()
     pad = torch.zeros(batch.size, 3, dtype=torch.long)
@@ -244,16 +184,6 @@ def test_a_longer_padding_changes_nothing():
         assert torch.equal(a.history[eligible], b.history[:, : batch.time][eligible]), gate
 
 
-def test_gold_later_on_moves_no_earlier_entry():
-    model, batch = seq2seq(), ragged(size=8, time=9)
-    poisoned = batch.replace(history=batch.history.clone())
-    poisoned.history[:, 5:] = 1
-    for engine in ("step", "jacobi"):
-        method = fr.scheduled_sampling(0.5, engine=engine)
-        a, b = method.transform(model, batch, STEP, KEY), method.transform(model, poisoned, STEP, KEY)
-        assert torch.equal(a.history[:, :5], b.history[:, :5])
-
-
 def test_a_model_that_never_settles_is_refused():
     class Leaky(nn.Module):
         def forward(self, batch):
@@ -263,22 +193,6 @@ def test_a_model_that_never_settles_is_refused():
     ids = torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(fr.UserError, match=r"did not settle in 5 passes.*check_model"):
         fr.scheduled_sampling(0.0, draw="greedy").transform(Leaky(), fr.Batch(ids, ids, ids == 0), step=0)
-
-
-def test_passes_needed_are_the_longest_run_of_own_entries_and_one():
-    class Chain(nn.Module):
-        def forward(self, batch):
-            before = torch.cat([torch.zeros_like(batch.history[:, :1]), batch.history[:, :-1]], 1)
-            return nn.functional.one_hot((before + 1) % 50, 50).double()
-
-    gold = torch.full((3, 12), 49)
-    batch = fr.Batch(gold, gold, gold == 49)
-    method = fr.scheduled_sampling(0.4, draw="greedy")
-    outcome = method.run(Chain(), batch, STEP, KEY)
-    keep = coins("token", batch, 0.4, KEY, STEP)
-    longest = max(len(run) for row in keep for run in "".join("g" if k else "o" for k in row).split("g"))
-    assert outcome.report["passes"] == longest + 1
-    assert torch.equal(outcome.fed.history, full_prefix(Chain(), batch, keep, "greedy", 0))
 
 
 def test_k_passes_are_an_approximation_that_becomes_exact():

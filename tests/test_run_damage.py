@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from builders import raises
 from freerun.cli import main
 from freerun.compare.plan import check_output_dir
 from freerun.compare.results import read
@@ -29,14 +30,14 @@ from training_world import SMALL, Wrapped, make_method, make_model, make_task, t
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert main(["train", str(write(folder, TINY)), "--out", str(folder / "run")]) == 0
     return folder
 
 
 @pytest.fixture
-def world(whole: Path, tmp_path: Path) -> Path:
+def world(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "world")
 
 
@@ -45,10 +46,9 @@ def resumed(world: Path) -> int:
     return main(["train", str(world / "tiny.toml"), "--out", str(world / "run"), "--resume"])
 
 
-def test_half_a_character_is_refused_and_a_whole_one_is_not() -> None:
+def test_half_a_character_is_refused_and_a_whole_one_is_not():
     assert parse(b'{"a": "\\ud83d\\ude00"}', dict[str, str], "x.json") == {"a": "\U0001f600"}
-    with pytest.raises(CheckpointError, match=r"x\.json is damaged"):
-        parse(b'{"a": "\\ud83d"}', dict[str, str], "x.json")
+    raises(CheckpointError, r"x\.json is damaged", parse, b'{"a": "\\ud83d"}', dict[str, str], "x.json")
 
 
 TEXTS = [
@@ -58,9 +58,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:12]))
-def test_json_that_is_none_of_ours_is_exit_4_with_the_files_name(
-    world: Path, text: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_that_is_none_of_ours_is_exit_4_with_the_files_name(world, text, capsys):
     run = world / "run"
     step = run / "checkpoints" / "step-00000012"
     shutil.rmtree(run / "checkpoints" / "step-00000006")
@@ -85,11 +83,9 @@ def test_json_that_is_none_of_ours_is_exit_4_with_the_files_name(
         if before[1]:
             (path.parent / "manifest.json").write_bytes(before[1])
     (run / "comparison.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=r"comparison\.json"):
-        check_output_dir(run, resume=True, overwrite=False)
+    raises(CheckpointError, r"comparison\.json", check_output_dir, run, resume=True, overwrite=False)
     (run / "results.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=r"results\.json"):
-        read(run)
+    raises(CheckpointError, r"results\.json", read, run)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +109,7 @@ def test_json_that_is_none_of_ours_is_exit_4_with_the_files_name(
         (("format_version",), "1"),
     ],
 )
-def test_a_field_of_another_type_is_named(
-    world: Path, place: tuple[str, ...], value: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_field_of_another_type_is_named(world, place, value, capsys):
     for path in checkpoints(world / "run"):
         state = json.loads((path / "state.json").read_text())
         inside = state
@@ -127,14 +121,14 @@ def test_a_field_of_another_type_is_named(
     assert re.search(rf"state\.json is damaged: {re.escape('.'.join(place))}\S* must be", capsys.readouterr().err)
 
 
-def test_what_is_no_summary_is_no_finished_run(tmp_path: Path) -> None:
+def test_what_is_no_summary_is_no_finished_run(tmp_path):
     for content in ({}, {"finished": False}, {"finished": 1}, {"finished": True}):
         (tmp_path / "summary.json").write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match=r"summary\.json is damaged: (finished|method) (is missing|must be)"):
             finished_summary(tmp_path)
 
 
-def test_lines_that_are_no_events_are_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_that_are_no_events_are_named(world, capsys):
     run = world / "run"
     shutil.rmtree(run / "checkpoints")
     for line in (b'{"event": 3}\n', b"[1]\n", b'{"event": "update", "step": -1}\n', b"x" * (LARGEST + 2) + b"\n"):
@@ -147,9 +141,7 @@ def test_lines_that_are_no_events_are_named(world: Path, capsys: pytest.CaptureF
     ("name", "value"),
     [("size", 10**12), ("size", "x"), ("layers", 10**9), ("size", -4), ("cell", "abc"), ("more", 1), ("size", 32)],
 )
-def test_a_described_model_that_does_not_fit_is_not_built(
-    world: Path, name: str, value: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_described_model_that_does_not_fit_is_not_built(world, name, value, capsys):
     path = world / "run" / "model" / "model.json"
     info = json.loads(path.read_text())
     info["settings"][name] = value
@@ -172,7 +164,7 @@ print(code, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 
 @pytest.mark.parametrize("size", [3 * 2**30, 2 * 2**40])
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "model.safetensors", "best", "model"])
-def test_a_file_larger_than_the_model_needs_is_refused_before_it_is_read(world: Path, name: str, size: int) -> None:
+def test_a_file_larger_than_the_model_needs_is_refused_before_it_is_read(world, name, size):
     run = world / "run"
     (run / "summary.json").unlink()
     best = json.loads((run / "checkpoints" / "step-00000012" / "state.json").read_text())["tally"]["best_step"]
@@ -206,29 +198,27 @@ def grow(path: Path, size: int) -> None:
     manifest.write_text(json.dumps(entries))
 
 
-def test_a_file_of_another_length_than_its_header_says_is_refused(world: Path) -> None:
+def test_a_file_of_another_length_than_its_header_says_is_refused(world):
     path = world / "run" / "model" / "model.safetensors"
     content = path.read_bytes()
     for damaged in (content + b"\0", content[:-4], bytes(8) + content[8:], b"\xff" * 8 + content[8:], b"", b"1234"):
         signed(path, damaged)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-            read_model(world / "run")
+        raises(CheckpointError, r"model\.safetensors", read_model, world / "run")
 
 
-def test_numbers_of_another_type_are_not_taken(tmp_path: Path) -> None:
+def test_numbers_of_another_type_are_not_taken(tmp_path):
     model = make_model(make_task())
     weights = unpack(pack({name: weight.detach() for name, weight in model.named_parameters()}))
     for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.complex64):
         other = {name: weight.to(dtype) for name, weight in weights.items()}
-        with pytest.raises(CheckpointError, match=r"holds \w+ numbers; this model's are F32"):
-            load_weights(model, other, "here")
+        raises(CheckpointError, r"holds \w+ numbers; this model's are F32", load_weights, model, other, "here")
     load_weights(model, {name: weight.double() for name, weight in weights.items()}, "here", cast=True)
     assert all(torch.equal(weight, weights[name]) for name, weight in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "best"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int32])
-def test_a_checkpoint_of_other_numbers_is_skipped(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+def test_a_checkpoint_of_other_numbers_is_skipped(tmp_path, name, dtype):
     killed_at(12, lambda: train(tmp_path / "run"))
     path = tmp_path / "run" / "checkpoints" / "step-00000010" / name
     if name == "best":
@@ -237,14 +227,13 @@ def test_a_checkpoint_of_other_numbers_is_skipped(tmp_path: Path, name: str, dty
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000005")
     signed(path, pack({key: tensor.to(dtype) for key, tensor in unpack(path.read_bytes()).items()}))
     if name == "best":
-        with pytest.raises(CheckpointError, match=r"holds \w+ numbers; this model's are F32"):
-            train(tmp_path / "run", resume=True)
+        raises(CheckpointError, r"holds \w+ numbers; this model's are F32", train, tmp_path / "run", resume=True)
     else:
         with pytest.warns(UserWarning, match=r"skipped step-00000010: .*holds \w+ numbers"):
             train(tmp_path / "run", resume=True)
 
 
-def test_an_optimizers_memory_of_another_form_is_skipped(tmp_path: Path) -> None:
+def test_an_optimizers_memory_of_another_form_is_skipped(tmp_path):
     killed_at(12, lambda: train(tmp_path / "run"))
     path = tmp_path / "run" / "checkpoints" / "step-00000010" / "optimizer.safetensors"
     tensors = unpack(path.read_bytes())
@@ -263,7 +252,7 @@ def test_an_optimizers_memory_of_another_form_is_skipped(tmp_path: Path) -> None
         shutil.rmtree(tmp_path / "copy")
 
 
-def test_a_checkpoints_content_is_of_its_name(tmp_path: Path) -> None:
+def test_a_checkpoints_content_is_of_its_name(tmp_path):
     killed_at(18, lambda: train(tmp_path / "run"))
     root = tmp_path / "run" / "checkpoints"
     steps, bests = [sorted(path.name for path in root.glob(kind)) for kind in ("step-*", "best-*")]
@@ -284,8 +273,7 @@ def test_a_checkpoints_content_is_of_its_name(tmp_path: Path) -> None:
     write_folder(root / "best-00000001", {"model.safetensors": b""})
     for name in bests:
         shutil.copytree(root / "best-00000001", root / name)
-    with pytest.raises(CheckpointError, match="holds what was written as best-00000001"):
-        train(tmp_path / "run", resume=True)
+    raises(CheckpointError, "holds what was written as best-00000001", train, tmp_path / "run", resume=True)
 
 
 class Disk:
@@ -305,7 +293,7 @@ class Disk:
         return self.file.write(taken)
 
 
-def test_a_full_disk_leaves_no_half_line_and_is_said_first(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_half_line_and_is_said_first(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     metrics.write({"step": 0})
     metrics._file = Disk(metrics._file, 7)  # type: ignore[assignment]
@@ -315,9 +303,7 @@ def test_a_full_disk_leaves_no_half_line_and_is_said_first(tmp_path: Path) -> No
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n'
 
 
-def test_a_disk_that_the_checkpoints_cannot_fit_on_is_refused_before_the_first_update(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
-) -> None:
+def test_a_disk_that_the_checkpoints_cannot_fit_on_is_refused_before_the_first_update(tmp_path, monkeypatch, whole):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000))
     with pytest.raises(ResourceError, match=r"needs about [\d,]+ bytes \(3 checkpoints of [\d,]+, .* 50,000 are free"):
@@ -331,7 +317,7 @@ def test_a_disk_that_the_checkpoints_cannot_fit_on_is_refused_before_the_first_u
 
 
 @pytest.mark.parametrize("moved", [True, False])
-def test_a_folder_that_is_removed_while_the_run_goes_on_ends_it(tmp_path: Path, moved: bool) -> None:
+def test_a_folder_that_is_removed_while_the_run_goes_on_ends_it(tmp_path, moved):
     folder = tmp_path / "run"
 
     def gone(call: int, _batch: Any) -> None:
@@ -345,13 +331,12 @@ def test_a_folder_that_is_removed_while_the_run_goes_on_ends_it(tmp_path: Path, 
         assert train(tmp_path / "elsewhere", resume=True)["finished"]
 
 
-def test_a_folder_that_is_removed_before_the_last_evaluation_is_not_made_anew(tmp_path: Path) -> None:
+def test_a_folder_that_is_removed_before_the_last_evaluation_is_not_made_anew(tmp_path):
     class Last(Wrapped):
         def evaluate(self, model: Any, split: str) -> Any:
             if split == "test":
                 shutil.rmtree(tmp_path / "run")
             return self.task.evaluate(model, split)
 
-    with pytest.raises(CheckpointError, match="is gone"):
-        train(tmp_path / "run", task=Last(make_task(), lambda *_: None))
+    raises(CheckpointError, "is gone", train, tmp_path / "run", task=Last(make_task(), lambda *_: None))
     assert not (tmp_path / "run").exists()

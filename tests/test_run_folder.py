@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from builders import raises, refused
 from freerun.cli import main
 from freerun.compare.plan import check_output_dir
 from freerun.compare.run import compare
@@ -66,12 +67,12 @@ def killed_at(call: int, train: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> str:
+def recipe(tmp_path):
     return str(write(tmp_path))
 
 
 @pytest.fixture
-def started(tmp_path: Path, recipe: str) -> Path:
+def started(tmp_path, recipe):
     """A run that died at its ninth update, with a checkpoint after the sixth."""
     killed_at(9, lambda: run_recipe(load_recipe(recipe), tmp_path / "run", progress=False))
     return tmp_path / "run"
@@ -79,33 +80,29 @@ def started(tmp_path: Path, recipe: str) -> Path:
 
 @pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"]])
 @pytest.mark.parametrize("more", [["--set", "train.lr=0.5"], []])
-def test_a_second_run_in_a_folder_changes_no_byte(
-    started: Path, recipe: str, flags: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_in_a_folder_changes_no_byte(started, recipe, flags, more, capsys):
     with FolderLock(started):
         before = tree(started)
         code = main(["train", recipe, "--out", str(started), *flags, *more])
         assert tree(started) == before
         # the recipe is looked at first, and may be refused before the lock is tried
         assert code == (4 if flags == ["--resume"] and more else 3), capsys.readouterr().err
-        with pytest.raises(OccupiedError, match=f"process {os.getpid()} on "):
-            train(started, resume=True)
+        raises(OccupiedError, f"process {os.getpid()} on ", train, started, resume=True)
         assert tree(started) == before
 
 
-def test_a_second_comparison_changes_no_byte(tmp_path: Path) -> None:
+def test_a_second_comparison_changes_no_byte(tmp_path):
     out, recipe = tmp_path / "out", write(tmp_path, TINY + ARMS)
     out.mkdir()
     (out / "comparison.json").write_text('{"schema": 1, "kind": "comparison", "runs": []}')
     with FolderLock(out):
         before = tree(out)
         for flags in ({"resume": True}, {"overwrite": True}):
-            with pytest.raises(OccupiedError, match="is training in this folder"):
-                compare(recipe, [], out, progress=False, **flags)
+            raises(OccupiedError, "is training in this folder", compare, recipe, [], out, progress=False, **flags)
             assert tree(out) == before
 
 
-def test_a_refused_resume_changes_no_byte(started: Path, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_resume_changes_no_byte(started, recipe, capsys):
     for path in checkpoints(started):
         state = json.loads((path / "state.json").read_text())
         signed(path / "state.json", json.dumps({**state, "identity": {**state["identity"], "data": "0000"}}).encode())
@@ -116,7 +113,7 @@ def test_a_refused_resume_changes_no_byte(started: Path, recipe: str, capsys: py
 
 
 @pytest.mark.parametrize("content", [b"my lock", b'{"mine": 1}', b"[" * 9999])
-def test_a_lock_that_no_run_wrote_stays(tmp_path: Path, recipe: str, content: bytes) -> None:
+def test_a_lock_that_no_run_wrote_stays(tmp_path, recipe, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").write_bytes(content)
     assert main(["train", recipe, "--out", str(tmp_path / "run")]) == 3
@@ -131,7 +128,7 @@ def test_a_lock_that_no_run_wrote_stays(tmp_path: Path, recipe: str, content: by
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
-def test_what_others_put_into_a_folder_stays(started: Path, recipe: str, tmp_path: Path, flag: str) -> None:
+def test_what_others_put_into_a_folder_stays(started, recipe, tmp_path, flag):
     root, mine = started / "checkpoints", tmp_path / "mine"
     mine.mkdir()
     (mine / "a").write_text("a")
@@ -161,7 +158,7 @@ def test_what_others_put_into_a_folder_stays(started: Path, recipe: str, tmp_pat
         assert len(checkpoints(started)) == 3  # the two that are kept, and the folder of the notes
 
 
-def test_files_that_a_hostile_manifest_names_stay(started: Path) -> None:
+def test_files_that_a_hostile_manifest_names_stay(started):
     (started / "model" / "notes.txt").write_text("mine")
     manifest = json.loads((started / "model" / "manifest.json").read_text())
     manifest["files"]["notes.txt"] = {"bytes": 4, "sha256": "00"}
@@ -176,9 +173,7 @@ def test_files_that_a_hostile_manifest_names_stay(started: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["checkpoints", "model", "metrics.jsonl", "recipe.toml", "summary.json", "tensorboard"]
 )
-def test_links_in_place_of_what_a_run_writes_are_refused(
-    started: Path, recipe: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_links_in_place_of_what_a_run_writes_are_refused(started, recipe, tmp_path, name, capsys):
     elsewhere = tmp_path / "elsewhere"
     if (started / name).exists():
         (started / name).rename(elsewhere)
@@ -189,20 +184,18 @@ def test_links_in_place_of_what_a_run_writes_are_refused(
     for flag in ("--resume", "--overwrite"):
         assert main(["train", recipe, "--out", str(started), flag]) == 4
         assert f"{name} is a link, which is not followed" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="is a link"):
-        train(started, resume=True)
+    raises(CheckpointError, "is a link", train, started, resume=True)
     if name == "model":
         assert main(["evaluate", str(started)]) == 4
     assert before == (tree(started), elsewhere.is_dir() and tree(elsewhere))
 
 
-def test_a_linked_manifest_or_weights_are_not_followed(started: Path, tmp_path: Path) -> None:
+def test_a_linked_manifest_or_weights_are_not_followed(started, tmp_path):
     for name in ("manifest.json", "model.safetensors"):
         path = started / "model" / name
         shutil.move(path, tmp_path / name)
         path.symlink_to(tmp_path / name)
-        with pytest.raises(CheckpointError, match=f"{name}.*(is a link|not a plain file)"):
-            read_model(started)
+        raises(CheckpointError, f"{name}.*(is a link|not a plain file)", read_model, started)
         shutil.move(tmp_path / name, path)
 
 
@@ -211,9 +204,7 @@ LEFT = [".probe-1", ".probed-77", ".writing-recipe.toml", "lock", ".writing-metr
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}])
 @pytest.mark.parametrize("left", [*[[name] for name in LEFT], [*LEFT, "metrics.jsonl"]])
-def test_a_folder_left_by_a_start_that_was_killed_goes_on(
-    tmp_path: Path, recipe: str, left: list[str], flags: dict[str, bool]
-) -> None:
+def test_a_folder_left_by_a_start_that_was_killed_goes_on(tmp_path, recipe, left, flags):
     (tmp_path / "run").mkdir()
     for name in left:
         (tmp_path / "run" / name).write_text("")
@@ -222,7 +213,7 @@ def test_a_folder_left_by_a_start_that_was_killed_goes_on(
     assert not [path for path in tree(tmp_path / "run") if path in LEFT]
 
 
-def test_a_recipe_without_a_run_is_gone_on_with_if_it_is_the_same(tmp_path: Path, recipe: str) -> None:
+def test_a_recipe_without_a_run_is_gone_on_with_if_it_is_the_same(tmp_path, recipe):
     folder, loaded = tmp_path / "run", load_recipe(recipe, ["train.updates=2"])
     run_recipe(loaded, folder, progress=False)
     for name in ("checkpoints", "model"):
@@ -237,14 +228,14 @@ def test_a_recipe_without_a_run_is_gone_on_with_if_it_is_the_same(tmp_path: Path
 
 
 @pytest.mark.parametrize("flag", [[], ["--resume"], ["--overwrite"]])
-def test_a_recipe_that_a_person_wrote_is_not_overwritten(tmp_path: Path, flag: list[str]) -> None:
+def test_a_recipe_that_a_person_wrote_is_not_overwritten(tmp_path, flag):
     (tmp_path / "run").mkdir()
     mine = write(tmp_path / "run", f"# why it is so\n{TINY}", "recipe.toml")
     assert main(["train", str(mine), "--out", str(tmp_path / "run"), *flag]) == 3
     assert tree(tmp_path / "run") == {"recipe.toml": f"# why it is so\n{TINY}".encode()}
 
 
-def test_a_comparison_left_by_a_start_that_was_killed_is_free(tmp_path: Path) -> None:
+def test_a_comparison_left_by_a_start_that_was_killed_is_free(tmp_path):
     for name in (".probe-1", ".writing-comparison.json", ".writing-results.json", "lock"):
         (tmp_path / name).write_text("")
     for flags in ({"resume": True}, {"resume": False}):
@@ -255,9 +246,7 @@ def test_a_comparison_left_by_a_start_that_was_killed_is_free(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("gone", [["checkpoints"], ["checkpoints", "metrics.jsonl"]])
-def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
-    started: Path, recipe: str, gone: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(started, recipe, gone, capsys):
     for name in gone:
         shutil.rmtree(started / name) if (started / name).is_dir() else (started / name).unlink()
     before = tree(started)
@@ -266,26 +255,25 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
     assert tree(started) == before
 
 
-def test_a_run_that_made_no_update_begins_anew(started: Path, recipe: str) -> None:
+def test_a_run_that_made_no_update_begins_anew(started, recipe):
     shutil.rmtree(started / "checkpoints")
     lines = (started / "metrics.jsonl").read_text().splitlines(keepends=True)
     (started / "metrics.jsonl").write_text("".join(lines[:2]) + '{"event": "upd')
     assert main(["train", recipe, "--out", str(started), "--resume"]) == 0
 
 
-def test_a_name_of_a_shipped_recipe_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_a_shipped_recipe_wins_over_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copy").mkdir()
     assert find_recipe("copy") == shipped_recipes()["copy"]
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="mine is a folder"):
-        find_recipe("mine")
+    refused("mine is a folder", find_recipe, "mine")
     shutil.rmtree(tmp_path / "copy")
     (tmp_path / "copy").write_text(TINY)
     assert find_recipe("copy") == Path("copy")
 
 
-def test_a_run_of_an_earlier_version_goes_on_and_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_earlier_version_goes_on_and_loads(tmp_path, capsys):
     run = shutil.copytree(GOLDEN / "started", tmp_path / "run")
     assert main(["train", str(GOLDEN / "golden.toml"), "--out", str(run), "--resume"]) == 0
     expected = json.loads((GOLDEN / "finished" / "summary.json").read_text())
@@ -312,9 +300,7 @@ def without(table: dict[str, Any], *names: str) -> dict[str, Any]:
 NEW = ("ema", "evaluate_words", "device", "length_margin", "dropout", "max_length", "stale", "changes", "processes")
 
 
-def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(
-    started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(started, tmp_path, capsys):
     recipe = str(write(tmp_path, changed("max_length = 4\n", ""), "b.toml"))
     killed_at(9, lambda: run_recipe(load_recipe(recipe), tmp_path / "old", progress=False))
     old = tmp_path / "old"
@@ -329,9 +315,7 @@ def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(
 
 
 @pytest.mark.parametrize("section", ["train", "recipe.evaluate", "recipe.model"])
-def test_a_key_of_a_later_version_is_refused_by_name(
-    started: Path, recipe: str, section: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_key_of_a_later_version_is_refused_by_name(started, recipe, section, capsys):
     for path in checkpoints(started):
         state = json.loads((path / "state.json").read_text())
         inside = state["identity"]
@@ -348,9 +332,7 @@ def test_a_key_of_a_later_version_is_refused_by_name(
 @pytest.mark.parametrize(
     "name", ["checkpoints/step-00000006/state.json", "checkpoints/step-00000006/manifest.json", "model/model.json"]
 )
-def test_a_later_format_is_refused_by_its_version(
-    started: Path, recipe: str, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_later_format_is_refused_by_its_version(started, recipe, name, capsys):
     path = started / name
     content = json.loads(path.read_text())
     content["schema" if "model.json" in name else "format_version"] = 7
@@ -362,9 +344,7 @@ def test_a_later_format_is_refused_by_its_version(
     assert tree(started) == before
 
 
-def test_a_changed_recipe_goes_on_where_that_is_allowed(
-    started: Path, recipe: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_recipe_goes_on_where_that_is_allowed(started, recipe, capsys):
     command = ["train", recipe, "--out", str(started), "--resume"]
     other = [*command, "--set", "train.lr=0.5", "--set", "method.teacher_forcing_ratio=0.5"]
     assert main(other) == 4
@@ -385,7 +365,7 @@ def test_a_changed_recipe_goes_on_where_that_is_allowed(
     assert "lr = 0.5" in (started / "recipe.toml").read_text()
 
 
-def test_a_change_is_allowed_once_however_the_run_ends(started: Path, recipe: str) -> None:
+def test_a_change_is_allowed_once_however_the_run_ends(started, recipe):
     command = ["train", recipe, "--out", str(started), "--resume", "--set", "train.lr=0.5"]
     killed_at(2, lambda: main([*command, "--allow-change", "train.lr"]))
     assert main(command) == 0
@@ -404,7 +384,7 @@ def test_a_change_is_allowed_once_however_the_run_ends(started: Path, recipe: st
         ("seed=4", "seed"),
     ],
 )
-def test_every_kind_of_change_can_be_made(started: Path, recipe: str, override: str, key: str) -> None:
+def test_every_kind_of_change_can_be_made(started, recipe, override, key):
     command = ["train", recipe, "--out", str(started), "--resume", "--set", override]
     assert main(command) == 4
     assert main([*command, "--allow-change", key]) == 0
@@ -416,20 +396,17 @@ def test_every_kind_of_change_can_be_made(started: Path, recipe: str, override: 
         assert summary["best"]["step"] >= 6
 
 
-def test_scores_on_other_data_are_not_compared(tmp_path: Path) -> None:
+def test_scores_on_other_data_are_not_compared(tmp_path):
     folder = tmp_path / "run"
     killed_at(14, lambda: train(folder))
-    with pytest.raises(CheckpointError, match="data: the checkpoint has"):
-        train(folder, task=make_task(seed=1), resume=True)
+    raises(CheckpointError, "data: the checkpoint has", train, folder, task=make_task(seed=1), resume=True)
     summary = train(folder, task=make_task(seed=1), resume=True, allow=["data"])
     assert [change["key"] for change in summary["changes"]] == ["data"]
     assert summary["best"]["step"] >= 10
 
 
 @pytest.mark.parametrize("override", ["model.size=32", "data.symbols=7"])
-def test_what_cannot_be_changed_is_refused_with_leave_too(
-    started: Path, recipe: str, override: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_changed_is_refused_with_leave_too(started, recipe, override, capsys):
     before = tree(started)
     allow = ["--allow-change", "model", "--allow-change", "data"]
     assert main(["train", recipe, "--out", str(started), "--resume", "--set", override, *allow]) == 4
@@ -437,7 +414,7 @@ def test_what_cannot_be_changed_is_refused_with_leave_too(
     assert tree(started) == before
 
 
-def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path: Path) -> None:
+def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path):
     class Other(Wrapped):
         fingerprint = "0000"
 
@@ -452,19 +429,18 @@ def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path:
     assert tree(tmp_path / "run") == before
 
 
-def test_leave_that_has_no_effect_is_refused(started: Path, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leave_that_has_no_effect_is_refused(started, recipe, capsys):
     other = ["train", recipe, "--out", str(started.with_name("other")), "--allow-change", "train.lr"]
     assert main(other) == 2
     assert "--allow-change train.lr has no effect without --resume" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"there is no such key\n  help: did you mean train\.lr\?"):
-        train(started, resume=True, allow=["train.lrr"])
+    refused(r"there is no such key\n  help: did you mean train\.lr\?", train, started, resume=True, allow=["train.lrr"])
     assert main(["train", recipe, "--out", str(started), "--resume"]) == 0
     changed = ["--resume", "--set", "train.updates=20", "--allow-change", "train.updates"]
     assert main(["train", recipe, "--out", str(started), *changed]) == 4
     assert "the run is finished, and nothing can be changed in it" in capsys.readouterr().err
 
 
-def test_settings_that_change_no_number_need_no_leave(started: Path, recipe: str) -> None:
+def test_settings_that_change_no_number_need_no_leave(started, recipe):
     free = ["train.keep=5", "train.save_every=3", "evaluate.batch_size=7", "name=other"]
     sets = [part for text in free for part in ("--set", text)]
     assert main(["train", recipe, "--out", str(started), "--resume", *sets]) == 0
@@ -491,9 +467,7 @@ def test_a_note_in_a_checkpoint_does_not_stop_the_run_that_overwrites_it(tmp_pat
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_updates_that_are_allowed_bring_their_schedule_with_them(
-    started: Path, recipe: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_updates_that_are_allowed_bring_their_schedule_with_them(started, recipe, capsys):
     more = ["train", recipe, "--out", str(started), "--resume", "--set", "train.updates=20"]
     assert main(more) == 4
     refusal = capsys.readouterr().err
@@ -503,14 +477,12 @@ def test_updates_that_are_allowed_bring_their_schedule_with_them(
     assert json.loads((started / "summary.json").read_text())["updates"] == 20
 
 
-def test_a_method_that_is_another_is_not_allowed_with_the_updates(started: Path, recipe: str) -> None:
+def test_a_method_that_is_another_is_not_allowed_with_the_updates(started, recipe):
     other = ["--set", "train.updates=20", "--set", "method.gate=step", "--allow-change", "train.updates"]
     assert main(["train", recipe, "--out", str(started), "--resume", *other]) == 4
 
 
-def test_fewer_updates_than_were_made_are_refused(
-    started: Path, recipe: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fewer_updates_than_were_made_are_refused(started, recipe, capsys):
     fewer = ["--resume", "--set", "train.updates=3", "--set", "train.warmup=0", "--allow-change", "train.updates"]
     before = json.loads((started / "checkpoints" / "step-00000006" / "state.json").read_text())
     assert main(["train", recipe, "--out", str(started), *fewer, "--allow-change", "train.warmup"]) == 4
@@ -519,9 +491,7 @@ def test_fewer_updates_than_were_made_are_refused(
 
 
 @pytest.mark.parametrize("lost", ["model", "model/model.json", "model/model.safetensors", "model/manifest.json"])
-def test_what_a_finished_run_has_lost_of_its_model_is_written_again(
-    tmp_path: Path, recipe: str, lost: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_finished_run_has_lost_of_its_model_is_written_again(tmp_path, recipe, lost, capsys):
     folder = tmp_path / "run"
     command = ["train", recipe, "--out", str(folder)]
     assert main(command) == 0
@@ -537,7 +507,7 @@ def test_what_a_finished_run_has_lost_of_its_model_is_written_again(
     assert main(["evaluate", str(folder)]) == 0
 
 
-def test_a_finished_run_without_its_recipe_is_not_gone_on_with(tmp_path: Path, recipe: str) -> None:
+def test_a_finished_run_without_its_recipe_is_not_gone_on_with(tmp_path, recipe):
     command = ["train", recipe, "--out", str(tmp_path / "run")]
     assert main(command) == 0
     (tmp_path / "run" / "recipe.toml").unlink()
@@ -545,7 +515,7 @@ def test_a_finished_run_without_its_recipe_is_not_gone_on_with(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("how", ["page", "json", "link", "folder"])
-def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path: Path, recipe: str, how: str) -> None:
+def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path, recipe, how):
     pytest.importorskip("altair")
     run, out, mine = tmp_path / "run", tmp_path / "out", tmp_path / "mine.html"
     assert main(["train", recipe, "--out", str(run)]) == 0
@@ -563,6 +533,6 @@ def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path: Path, recipe: str, 
     assert mine.read_text("utf-8") == "mine"
 
 
-def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(tmp_path: Path) -> None:
+def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(tmp_path):
     with pytest.raises(UserError, match=r"unknown key `longest` in \[data\]\n  help: `longest` is now `max_length`"):
         load_recipe(write(tmp_path, changed("max_length = 4\n", "longest = 4\n")))

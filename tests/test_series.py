@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from builders import problems_of
 from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
 from freerun.data.series.building import filled
 from freerun.data.series.time_stamps import Step, calendar_columns, step_between
-from freerun.errors import UserError
 
 WIDE = SeriesOptions(
     past=5, horizon=3, split=(60, 20, 20), targets=("a", "b"), observed=("o",), covariates=("c",), period=4
@@ -22,13 +22,6 @@ NAMES = ("c", "a", "o", "b")
 def wave(rows=100, width=4, seed=0):
     t = np.arange(rows)[:, None]
     return np.sin(t * (0.1 + 0.05 * np.arange(width)) + seed) * (1 + np.arange(width)) + 10 * np.arange(width)
-
-
-def problems_of(function, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        function(*args, **kwargs)
-    assert not any("\n" in problem for problem in caught.value.problems)
-    return caught.value.problems
 
 
 def test_windows_equal_a_naive_loop():
@@ -55,12 +48,6 @@ def test_windows_equal_a_naive_loop():
     assert data.lengths == [3] * 53
     assert (data.values, data.covariates, data.observed, data.period) == (2, 1, 1, 4)
     assert data.names == ("a", "b")
-
-
-def test_the_last_past_row_is_the_one_before_the_first_target():
-    data = series_from_arrays(np.arange(100.0), SeriesOptions(past=5, horizon=3, normalisation="none"))
-    batch = data.batch([0, 17])
-    assert torch.equal(batch.context["past"][:, -1] + 1, batch.targets[:, 0])
 
 
 def test_covariates_at_a_position_are_those_of_the_step_predicted_there():
@@ -152,16 +139,6 @@ def test_test_rows_change_nothing_of_training_and_of_normalisation(missing):
         assert torch.equal(first.context["past"], second.context["past"])
         assert torch.equal(first.context["future"], second.context["future"])
     assert one.fingerprint != two.fingerprint
-
-
-def test_no_window_predicts_a_row_of_another_split():
-    data = series_from_arrays(wave(), WIDE, names=NAMES)
-    bounds = {"train": (0, 60), "dev": (60, 80), "test": (80, 100)}
-    for split, starts in data.starts.items():
-        begin, end = bounds[split]
-        assert int(starts.min()) + 5 >= begin
-        assert int(starts.max()) + 8 == end
-    assert int(data.starts["train"].min()) == 0
 
 
 def naive_last(values):

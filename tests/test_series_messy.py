@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from builders import problems_of
 from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
 from freerun.data.files import DataFile
 from freerun.data.records import read_rows
@@ -32,12 +33,6 @@ def csv(tmp_path):
         return path
 
     return make
-
-
-def problems_of(function, *args):
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    return caught.value.problems
 
 
 def windows_of(codec, path):

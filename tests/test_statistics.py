@@ -112,7 +112,7 @@ def simulate(seeds: int, of_seeds: float, trials: int, shift: float = 0.0) -> tu
 
 
 @pytest.mark.parametrize(("seeds", "of_seeds"), [(5, 0.0), (5, 0.3), (3, 0.3), (2, 0.3)])
-def test_false_better_rate_and_coverage(seeds: int, of_seeds: float):
+def test_false_better_rate_and_coverage(seeds, of_seeds):
     # bars: false "better" <= 5 %, coverage >= 95 %. With 400 trials a true rate of 5 % shows more than 7.75 %
     # (31 of 400) in 1 % of the cases, a true coverage of 95 % less than 92.25 %.
     coverage, false = simulate(seeds, of_seeds, 400)

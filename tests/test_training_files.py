@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from builders import raises
 from freerun.errors import CheckpointError, OccupiedError, ResourceError
 from freerun.training.files import Stored, clean, replace_file, write_folder
 from freerun.training.log import Metrics
@@ -26,7 +27,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 FILES = {"a.json": b'{"x": 1}', "b.safetensors": bytes(range(256)) * 3}
 
 
-def test_everything_is_durable_before_the_name_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_durable_before_the_name_is_there(tmp_path, monkeypatch):
     events: list[str] = []
     sync, rename = os.fsync, Path.rename
 
@@ -49,7 +50,7 @@ def test_everything_is_durable_before_the_name_is_there(tmp_path: Path, monkeypa
     assert read_folder(tmp_path / "all" / "c") == FILES
 
 
-def test_no_changed_byte_is_read(tmp_path: Path) -> None:
+def test_no_changed_byte_is_read(tmp_path):
     target = tmp_path / "c"
     write_folder(target, FILES)
     for name in [*FILES, "manifest.json"]:
@@ -70,32 +71,28 @@ def test_no_changed_byte_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_missing_and_short_files_are_named(tmp_path: Path, name: str) -> None:
+def test_missing_and_short_files_are_named(tmp_path, name):
     write_folder(tmp_path / "c", FILES)
     path = tmp_path / "c" / name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=name):
-        read_folder(tmp_path / "c")
+    raises(CheckpointError, name, read_folder, tmp_path / "c")
     path.unlink()
-    with pytest.raises(CheckpointError, match=f"{name} is missing"):
-        read_folder(tmp_path / "c")
+    raises(CheckpointError, f"{name} is missing", read_folder, tmp_path / "c")
 
 
-def test_a_manifest_cannot_reach_outside(tmp_path: Path) -> None:
+def test_a_manifest_cannot_reach_outside(tmp_path):
     write_folder(tmp_path / "c", FILES)
     (tmp_path / "secret").write_bytes(b"x")
     entry = {"bytes": 1, "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
     for name in ("../secret", "/etc/hostname", ".hidden"):
         manifest = {"format_version": 1, "files": {name: entry}}
         (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(CheckpointError, match="not a plain file"):
-            read_folder(tmp_path / "c")
+        raises(CheckpointError, "not a plain file", read_folder, tmp_path / "c")
     (tmp_path / "c" / "manifest.json").write_text(json.dumps({"format_version": 2, "files": {}}))
-    with pytest.raises(CheckpointError, match="format version 2; this freerun reads 1"):
-        read_folder(tmp_path / "c")
+    raises(CheckpointError, "format version 2; this freerun reads 1", read_folder, tmp_path / "c")
 
 
-def test_a_full_disk_is_explained_and_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_explained_and_leaves_the_old_folder(tmp_path, monkeypatch):
     write_folder(tmp_path / "c", FILES)
     replace_file(tmp_path / "f", b"old")
 
@@ -105,14 +102,13 @@ def test_a_full_disk_is_explained_and_leaves_the_old_folder(tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match=r"c: no space left .* 776 bytes are needed, [\d,]+ are free"):
         write_folder(tmp_path / "c", {**FILES})
-    with pytest.raises(ResourceError, match="f: no space"):
-        replace_file(tmp_path / "f", b"new")
+    raises(ResourceError, "f: no space", replace_file, tmp_path / "f", b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "f"]
     assert read_folder(tmp_path / "c") == FILES
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
-def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path):
     for name in (".writing-step-00000001", ".writing-best-00000001.old", "step-00000002", ".writing-step-00000002.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").write_text(name)
@@ -130,7 +126,7 @@ def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path: Path) -> Non
     assert (tmp_path / "step-00000002" / "notes.txt").read_text() == "mine"
 
 
-def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     metrics = Metrics(tmp_path / "m.jsonl")
     metrics.write({"step": 0, "loss": float("nan")})
     size = metrics.sync()
@@ -142,11 +138,10 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     metrics.write({"step": 1, "word": "é"})
     metrics.close()
     assert (tmp_path / "m.jsonl").read_text() == '{"step": 0, "loss": null}\n{"step": 1, "word": "é"}\n'
-    with pytest.raises(CheckpointError, match="were written before the checkpoint"):
-        Metrics(tmp_path / "m.jsonl", 10**6)
+    raises(CheckpointError, "were written before the checkpoint", Metrics, tmp_path / "m.jsonl", 10**6)
 
 
-def test_one_process_a_folder_and_the_dead_let_go(tmp_path: Path) -> None:
+def test_one_process_a_folder_and_the_dead_let_go(tmp_path):
     with FolderLock(tmp_path) as lock:
         assert lock.note is None
         with pytest.raises(OccupiedError, match=f"process {os.getpid()} on "), FolderLock(tmp_path):
@@ -164,7 +159,7 @@ with FolderLock(Path({str(tmp_path)!r})):
         assert "ended without letting go" in str(lock.note)
 
 
-def test_tied_weights_are_saved_once_and_read_back() -> None:
+def test_tied_weights_are_saved_once_and_read_back():
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -182,11 +177,10 @@ def test_tied_weights_are_saved_once_and_read_back() -> None:
         load_weights(other, wrong, "there")
     for text in ("there", "head.bias is missing", "more is not in", "has shape (5, 3); this model's is (4, 3)"):
         assert text in str(error.value)
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
-        unpack(b"no")
+    raises(CheckpointError, "not a safetensors file", unpack, b"no")
 
 
-def test_files_honour_the_umask(tmp_path: Path) -> None:
+def test_files_honour_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_folder(tmp_path / "c", FILES)

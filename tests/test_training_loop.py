@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import freerun as fr
+from builders import raises
 from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError
 from freerun.training import Evaluation, StoppedError, TerminatedError, loop, optim, read_model
 from freerun.training.weights import load_weights
@@ -25,7 +26,7 @@ from training_world import SMALL, Wrapped, changed, fingerprints, lines, make_mo
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(folder, recipe={"name": "a", "train": {"lr": 0.01}, "data": {"path": "here"}})
     return folder
@@ -42,7 +43,7 @@ def stopped_at(folder: Path, calls: int, number: int = signal.SIGTERM, **options
         train(folder, task=Wrapped(make_task(), before), **options)
 
 
-def test_what_a_run_leaves(finished: Path) -> None:
+def test_what_a_run_leaves(finished):
     assert {path.name for path in finished.iterdir()} == {
         "checkpoints", "metrics.jsonl", "model", "summary.json", "test-items.jsonl",
     }  # fmt: skip
@@ -66,7 +67,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert sum(path.name.startswith("step-") for path in (finished / "checkpoints").iterdir()) == SMALL.keep
 
 
-def test_the_saved_model_is_the_one_that_was_tested(finished: Path) -> None:
+def test_the_saved_model_is_the_one_that_was_tested(finished):
     task = make_task()
     info, tensors = read_model(finished)
     model = fr.MODELS[info["kind"]](**info["settings"])
@@ -76,7 +77,7 @@ def test_the_saved_model_is_the_one_that_was_tested(finished: Path) -> None:
     assert info["describe"] == json.loads(json.dumps(task.describe()))
 
 
-def test_training_leaves_the_best_weights_in_the_model(tmp_path: Path) -> None:
+def test_training_leaves_the_best_weights_in_the_model(tmp_path):
     task = make_task()
     model = make_model(task)
     summary = train(tmp_path / "run", task=task, model=model)
@@ -84,10 +85,9 @@ def test_training_leaves_the_best_weights_in_the_model(tmp_path: Path) -> None:
     assert dict(task.evaluate(model, "dev").free_running) == summary["best"]["free_running"]
 
 
-def test_a_finished_run_is_refused_and_gives_its_summary_on_resume(finished: Path) -> None:
+def test_a_finished_run_is_refused_and_gives_its_summary_on_resume(finished):
     before = fingerprints(finished)
-    with pytest.raises(OccupiedError, match="holds a finished run"):
-        train(finished)
+    raises(OccupiedError, "holds a finished run", train, finished)
     assert train(finished, resume=True) == json.loads((finished / "summary.json").read_text())
     assert fingerprints(finished) == before
 
@@ -95,9 +95,7 @@ def test_a_finished_run_is_refused_and_gives_its_summary_on_resume(finished: Pat
 @pytest.mark.parametrize(
     ("number", "kind", "code"), [(signal.SIGINT, StoppedError, 130), (signal.SIGTERM, TerminatedError, 143)]
 )
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
-    tmp_path: Path, finished: Path, number: int, kind: type[StoppedError], code: int
-) -> None:
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(tmp_path, finished, number, kind, code):
     def before(call: int, _batch: Any) -> None:
         if call == 26:  # two micro-batches an update: the thirteenth
             os.kill(os.getpid(), number)
@@ -133,8 +131,8 @@ class Signalled:
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4, 5])
 def test_a_signal_in_an_evaluation_is_answered_at_once_and_the_run_goes_on_to_the_same_bits(
-    tmp_path: Path, finished: Path, evaluation: int
-) -> None:
+    tmp_path, finished, evaluation
+):
     """In the first one, in one between two checkpoints, in the last one, and in the final test."""
     began = time.monotonic()
     with pytest.raises(TerminatedError, match=r"after (0|8|24) updates; a checkpoint is saved"):
@@ -146,7 +144,7 @@ def test_a_signal_in_an_evaluation_is_answered_at_once_and_the_run_goes_on_to_th
     assert fingerprints(tmp_path / "run") == fingerprints(finished)
 
 
-def test_an_update_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_takes_too_long_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("freerun.signals._GRACE", 0.2)
 
     def before(call: int, _batch: Any) -> None:
@@ -159,7 +157,7 @@ def test_an_update_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeyp
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))[-1] == "step-00000010"
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+def test_a_second_signal_ends_the_process_at_once():
     code = (
         "import os, signal, time\n"
         "from freerun.signals import StopFlag\n"
@@ -170,7 +168,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 143
 
 
-def test_damaged_checkpoints_are_skipped_by_name(tmp_path: Path, finished: Path) -> None:
+def test_damaged_checkpoints_are_skipped_by_name(tmp_path, finished):
     folder = tmp_path / "run"
     stopped_at(folder, 26, recipe={"name": "a", "data": {"path": "here"}})
     newest = folder / "checkpoints" / "step-00000013"
@@ -182,7 +180,7 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path: Path, finished: Path)
     assert fingerprints(folder) == fingerprints(finished)
 
 
-def test_going_back_keeps_what_was_gone_back_to(tmp_path: Path) -> None:
+def test_going_back_keeps_what_was_gone_back_to(tmp_path):
     folder, settings = tmp_path / "run", changed(keep=1, save_every=3)
     stopped_at(folder, 26, settings=settings)
     checkpoints = folder / "checkpoints"
@@ -195,7 +193,7 @@ def test_going_back_keeps_what_was_gone_back_to(tmp_path: Path) -> None:
         assert train(folder, settings, resume=True)["updates"] == 24
 
 
-def test_without_a_valid_checkpoint_nothing_is_trained(tmp_path: Path) -> None:
+def test_without_a_valid_checkpoint_nothing_is_trained(tmp_path):
     folder = tmp_path / "run"
     stopped_at(folder, 26)
     for path in (folder / "checkpoints").glob("step-*"):
@@ -206,7 +204,7 @@ def test_without_a_valid_checkpoint_nothing_is_trained(tmp_path: Path) -> None:
     assert str(error.value).count("ema.safetensors is missing") == 2
 
 
-def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_another_run_is_not_gone_on_with(tmp_path):
     folder = tmp_path / "run"
     stopped_at(folder, 26, recipe={"model": {"size": 8}})
     with pytest.raises(CheckpointError) as error:
@@ -227,7 +225,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     train(folder, changed(keep=3), resume=True, recipe={"model": {"size": 8}})
 
 
-def test_divergence_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+def test_divergence_leaves_the_last_checkpoint(tmp_path):
     class Exploding(torch.nn.Module):
         def __init__(self, model: torch.nn.Module) -> None:
             super().__init__()
@@ -292,9 +290,7 @@ class Spoiled:
         ("nan", 5, 24, 24),
     ],
 )
-def test_divergence_that_an_evaluation_sees_first_is_told_from_a_mistake(
-    tmp_path: Path, how: str, evaluation: int, updates: int, good: int, ema: float
-) -> None:
+def test_divergence_that_an_evaluation_sees_first_is_told_from_a_mistake(tmp_path, how, evaluation, updates, good, ema):
     """NaN and infinite weights, outputs beyond float32, a loss that is NaN; on dev and in the final test."""
     folder = tmp_path / "run"
     with pytest.raises(DivergedError) as caught:
@@ -314,7 +310,7 @@ def test_divergence_that_an_evaluation_sees_first_is_told_from_a_mistake(
     assert train(folder, changed(ema=ema), resume=True)["finished"]
 
 
-def test_weights_that_begin_with_nan_are_diverged_before_the_first_update(tmp_path: Path) -> None:
+def test_weights_that_begin_with_nan_are_diverged_before_the_first_update(tmp_path):
     task = make_task()
     model = make_model(task)
     spoil(model, math.nan)
@@ -323,7 +319,7 @@ def test_weights_that_begin_with_nan_are_diverged_before_the_first_update(tmp_pa
     assert not lines(tmp_path / "run", "update")
 
 
-def test_optimizer_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizer_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     made: list[torch.optim.Optimizer] = []
     make = optim.make_optimizer
     monkeypatch.setattr(loop, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
@@ -336,7 +332,7 @@ def test_optimizer_state_that_is_not_finite_is_never_saved(tmp_path: Path, monke
         train(tmp_path / "run", task=Wrapped(make_task(), before))
 
 
-def test_a_mask_of_minus_infinity_among_the_buffers_is_no_divergence(tmp_path: Path) -> None:
+def test_a_mask_of_minus_infinity_among_the_buffers_is_no_divergence(tmp_path):
     task = make_task()
     model = make_model(task)
     model.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
@@ -357,7 +353,7 @@ class Scored:
         return Evaluation({"loss": -value if math.isfinite(value) else 0.0}, {self.name: value}, [])
 
 
-def test_patience_ends_a_run_and_the_best_weights_win(tmp_path: Path) -> None:
+def test_patience_ends_a_run_and_the_best_weights_win(tmp_path):
     settings = changed(evaluate_every=2, patience=2)
     nan = float("nan")
     summary = train(tmp_path / "run", settings, task=Scored([9.0, 5.0, nan, 7.0]))
@@ -376,9 +372,7 @@ def test_patience_ends_a_run_and_the_best_weights_win(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "worst", "better"), [("bleu", 0.0, 3.0), ("wer", 100.0, 90.0)])
-def test_untrained_weights_are_not_kept_because_nothing_is_right_yet(
-    tmp_path: Path, name: str, worst: float, better: float
-) -> None:
+def test_untrained_weights_are_not_kept_because_nothing_is_right_yet(tmp_path, name, worst, better):
     settings = changed(evaluate_every=2, select=name, updates=6)
     none = train(tmp_path / "none", settings, task=Scored([worst] * 4, name))
     assert (none["best"]["step"], none["best"]["value"]) == (6, worst)
@@ -389,13 +383,13 @@ def test_untrained_weights_are_not_kept_because_nothing_is_right_yet(
     assert (stopped["updates"], stopped["stopped_early"], stopped["best"]["step"]) == (4, True, 4)
 
 
-def test_a_score_that_is_not_there_is_refused_before_the_first_update(tmp_path: Path) -> None:
+def test_a_score_that_is_not_there_is_refused_before_the_first_update(tmp_path):
     with pytest.raises(UserError, match="select = 'bleu' names no score of this task; there are: free_running_per"):
         train(tmp_path / "run", changed(select="bleu"))
     assert not lines(tmp_path / "run", "update")
 
 
-def test_warm_start_takes_the_best_weights(tmp_path: Path, finished: Path) -> None:
+def test_warm_start_takes_the_best_weights(tmp_path, finished):
     task = make_task()
     model = make_model(task, seed=5)
     summary = train(tmp_path / "run", changed(updates=1, warmup=0, lr=1e-9), task=task, model=model, init=finished)
@@ -404,7 +398,7 @@ def test_warm_start_takes_the_best_weights(tmp_path: Path, finished: Path) -> No
     assert summary["test"]["free_running"] == first["test"]["free_running"]
 
 
-def test_warm_starts_that_do_not_fit_are_explained(tmp_path: Path, finished: Path) -> None:
+def test_warm_starts_that_do_not_fit_are_explained(tmp_path, finished):
     with pytest.raises(CheckpointError, match="not the folder of a run that has been evaluated"):
         train(tmp_path / "a", init=tmp_path / "nothing")
     task = make_task()
@@ -414,8 +408,7 @@ def test_warm_starts_that_do_not_fit_are_explained(tmp_path: Path, finished: Pat
     shutil.copytree(finished, copy)
     path = copy / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"model.safetensors has [\d,]+ bytes"):
-        train(tmp_path / "c", init=copy)
+    raises(CheckpointError, r"model.safetensors has [\d,]+ bytes", train, tmp_path / "c", init=copy)
 
     class Other(Wrapped):
         def describe(self) -> dict[str, Any]:
@@ -427,7 +420,7 @@ def test_warm_starts_that_do_not_fit_are_explained(tmp_path: Path, finished: Pat
         train(tmp_path / "d", task=Other(task, lambda *_: None), init=finished)
 
 
-def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
+def test_tensorboard_has_the_same_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(tmp_path / "run", changed(tensorboard=True, updates=5))
@@ -437,7 +430,7 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     assert events.Scalars("dev/free_running/per")
 
 
-def test_tensorboard_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     from torch.utils.tensorboard.writer import SummaryWriter
 
     def full(*_: Any, **__: Any) -> None:
@@ -450,7 +443,7 @@ def test_tensorboard_that_cannot_be_written_stops_nothing(tmp_path: Path, monkey
     assert len(lines(tmp_path / "run", "update")) == 5
 
 
-def test_progress_off_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_off_a_terminal_is_plain_lines(tmp_path, capsys):
     train(tmp_path / "run", changed(updates=5), progress=True)
     said = capsys.readouterr().err
     assert "dev after 0 updates: per " in said
@@ -458,7 +451,7 @@ def test_progress_off_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.C
     assert "\x1b" not in said
 
 
-def test_a_schedule_that_leaves_its_range_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_schedule_that_leaves_its_range_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="teacher_forcing_ratio must lie in"):
         train(tmp_path / "run", method=fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=-1.0, steps=24)))
     assert not list((tmp_path / "run").iterdir())

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import refused
 from freerun.errors import UserError
 from freerun.training import BatchPlan, TrainSettings, learning_rate
 from freerun.training.batch_plan import pieces
@@ -21,7 +22,7 @@ from freerun.training.weights import pack, unpack
     seed=st.integers(0, 2**40),
     bucket=st.booleans(),
 )
-def test_every_epoch_is_a_permutation(lengths: list[int], size: int, seed: int, bucket: bool) -> None:
+def test_every_epoch_is_a_permutation(lengths, size, seed, bucket):
     plan = BatchPlan(lengths, size, seed=seed, bucket=bucket)
     for epoch in range(2):
         batches = [plan.at(epoch * len(plan) + index) for index in range(len(plan))]
@@ -33,7 +34,7 @@ def test_every_epoch_is_a_permutation(lengths: list[int], size: int, seed: int, 
             before += len(batch.indices)
 
 
-def test_a_batch_hangs_on_seed_and_step_alone() -> None:
+def test_a_batch_hangs_on_seed_and_step_alone():
     lengths = [i % 17 + 1 for i in range(500)]
     plan, other = BatchPlan(lengths, 16, seed=3), BatchPlan(lengths, 16, seed=3)
     there = [plan.at(step).indices.tolist() for step in range(100)]
@@ -43,7 +44,7 @@ def test_a_batch_hangs_on_seed_and_step_alone() -> None:
     assert there[:32] != there[32:64], "the epochs must differ"
 
 
-def test_buckets_hold_like_lengths_in_shuffled_order() -> None:
+def test_buckets_hold_like_lengths_in_shuffled_order():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 40, (6400,), generator=generator)
 
@@ -60,7 +61,7 @@ def test_buckets_hold_like_lengths_in_shuffled_order() -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 50])
-def test_micro_batches_number_the_rows_of_the_whole_update(parts: int) -> None:
+def test_micro_batches_number_the_rows_of_the_whole_update(parts):
     planned = BatchPlan(range(1, 41), 10, seed=1).at(2)
     cut = pieces(planned, parts)
     assert len(cut) == min(parts, 10)
@@ -69,7 +70,7 @@ def test_micro_batches_number_the_rows_of_the_whole_update(parts: int) -> None:
 
 
 @pytest.mark.parametrize(("accumulate", "size"), [(1, 2), (2, 2), (3, 2), (2, 3), (5, 7)])
-def test_processes_share_out_the_pieces_of_one(accumulate: int, size: int) -> None:
+def test_processes_share_out_the_pieces_of_one(accumulate, size):
     planned = BatchPlan(range(1, 41), 10, seed=1).at(2)
     one = pieces(planned, accumulate * size)
     each = [pieces(planned, accumulate, rank, size) for rank in range(size)]
@@ -80,12 +81,11 @@ def test_processes_share_out_the_pieces_of_one(accumulate: int, size: int) -> No
     assert len(found) == len(one)
 
 
-def test_no_example_is_an_error() -> None:
-    with pytest.raises(UserError, match="no training example"):
-        BatchPlan([], 4, seed=0)
+def test_no_example_is_an_error():
+    refused("no training example", BatchPlan, [], 4, seed=0)
 
 
-def test_rates_of_learning() -> None:
+def test_rates_of_learning():
     def rates(decay: str) -> list[float]:
         chosen = TrainSettings(updates=100, lr=0.5, warmup=10, decay=decay)  # type: ignore[arg-type]
         return [learning_rate(step, chosen) for step in range(100)]
@@ -101,20 +101,17 @@ def test_rates_of_learning() -> None:
     assert learning_rate(0, TrainSettings(updates=5, warmup=5)) == pytest.approx(2e-4)
 
 
-def test_settings_name_every_problem() -> None:
+def test_settings_name_every_problem():
     with pytest.raises(UserError) as error:
         TrainSettings(updates=0, lr=-1.0, ema=1.0, decay="cubic", keep=0, clip=math.nan)  # type: ignore[arg-type]
     for word in ("updates", "lr", "ema", "decay", "keep", "clip", "inverse_sqrt"):
         assert word in str(error.value)
-    with pytest.raises(UserError, match=r"updates must be a whole number from 1 to 99999999; got 1.5"):
-        TrainSettings(updates=1.5)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="accumulate cuts batch_size"):
-        TrainSettings(accumulate=99)
-    with pytest.raises(UserError, match="bucket must be True or False; got 1"):
-        TrainSettings(bucket=1)  # type: ignore[arg-type]
+    refused(r"updates must be a whole number from 1 to 99999999; got 1.5", TrainSettings, updates=1.5)  # type: ignore[arg-type]
+    refused("accumulate cuts batch_size", TrainSettings, accumulate=99)
+    refused("bucket must be True or False; got 1", TrainSettings, bucket=1)  # type: ignore[arg-type]
 
 
-def test_the_average_is_the_published_one() -> None:
+def test_the_average_is_the_published_one():
     model = torch.nn.Linear(3, 2)
     ema = Ema(model, 0.9)
     expected = model.weight.detach().clone()
@@ -132,7 +129,7 @@ def test_the_average_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
-def test_an_optimizer_read_back_goes_on_with_the_same_bits(kind: str) -> None:
+def test_an_optimizer_read_back_goes_on_with_the_same_bits(kind):
     chosen = TrainSettings(optimizer=kind, lr=0.1, weight_decay=0.1)  # type: ignore[arg-type]
 
     def grown(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -155,6 +152,6 @@ def test_an_optimizer_read_back_goes_on_with_the_same_bits(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copy.parameters(), strict=True))
 
 
-def test_weight_decay_leaves_biases_alone() -> None:
+def test_weight_decay_leaves_biases_alone():
     groups = make_optimizer(torch.nn.Linear(3, 2), TrainSettings(weight_decay=0.1)).param_groups
     assert {group["params"][0].dim(): group["weight_decay"] for group in groups} == {2: 0.1, 1: 0.0}

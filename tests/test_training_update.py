@@ -34,7 +34,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 13])
-def test_micro_batches_make_the_same_update(accumulate: int) -> None:
+def test_micro_batches_make_the_same_update(accumulate):
     whole, record = stepped(EXACT)
     cut, cut_record = stepped(replace(EXACT, accumulate=accumulate))
     torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-10, atol=1e-12)
@@ -45,7 +45,7 @@ def test_micro_batches_make_the_same_update(accumulate: int) -> None:
     assert record["replaced"] > 0, "the test must mix histories to say anything"
 
 
-def test_an_update_is_the_literal_one() -> None:
+def test_an_update_is_the_literal_one():
     task = make_task()
     model = make_model(task, dropout=0.0).double()
     before = weights(model)
@@ -63,14 +63,14 @@ def test_an_update_is_the_literal_one() -> None:
     assert record["grad_norm"] == pytest.approx(float(gradient.norm())), "the norm before clipping is logged"
 
 
-def test_the_rate_of_noise_is_logged_as_the_ratio_is() -> None:
+def test_the_rate_of_noise_is_logged_as_the_ratio_is():
     noise = fr.token_noise(rate=fr.schedules.linear(start=0.0, end=0.5, steps=4))
     record = stepped(EXACT, noise)[1]
     assert (record["rate"], record["teacher_forcing_ratio"]) == (0.25, None)
     assert "rate" not in stepped(EXACT)[1]
 
 
-def test_dropout_is_repeated_by_seed_step_and_micro_batch() -> None:
+def test_dropout_is_repeated_by_seed_step_and_micro_batch():
     def loss(seed: int, step: int) -> float:
         task = make_task()
         model = make_model(task, dropout=0.5)
@@ -84,7 +84,7 @@ def test_dropout_is_repeated_by_seed_step_and_micro_batch() -> None:
     assert len({loss(0, 3), loss(0, 4), loss(1, 3)}) == 3
 
 
-def test_the_step_knows_samples_and_epochs() -> None:
+def test_the_step_knows_samples_and_epochs():
     seen: list[Any] = []
 
     class Spy:
@@ -98,7 +98,7 @@ def test_the_step_knows_samples_and_epochs() -> None:
     assert (int(seen[0]), seen[0].sample, seen[0].epoch) == (9, 180, 2.25)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_update():
     task = make_task()
     model = make_model(task)
     parts = TrainObjects(model, make_optimizer(model, EXACT), None)
@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     assert error.value.exit_code == 6
 
 
-def test_a_window_without_a_position_says_so() -> None:
+def test_a_window_without_a_position_says_so():
     task = Wrapped(make_task(), lambda _calls, batch: batch.replace(mask=torch.zeros_like(batch.mask)))
     with pytest.raises(UserError, match="no position of the batch counts") as error:
         stepped(EXACT, fr.teacher_forcing(), task)
@@ -133,7 +133,7 @@ def test_a_window_without_a_position_says_so() -> None:
         RuntimeError("Storage size calculation overflowed with sizes=[99999999999, 99999999999]"),
     ],
 )
-def test_an_update_without_memory_says_its_sizes_and_what_to_set(raised: Exception) -> None:
+def test_an_update_without_memory_says_its_sizes_and_what_to_set(raised):
     class Greedy:
         name = "greedy"
 
@@ -149,7 +149,7 @@ def test_an_update_without_memory_says_its_sizes_and_what_to_set(raised: Excepti
         assert f"help: {help}" in str(error.value)
 
 
-def test_a_method_that_meets_nan_weights_has_diverged() -> None:
+def test_a_method_that_meets_nan_weights_has_diverged():
     """Whatever it raises: an argmax over NaN, an index out of range, its own message."""
 
     class Strict:
@@ -171,7 +171,7 @@ def test_a_method_that_meets_nan_weights_has_diverged() -> None:
         update(parts, task, Strict(), plan=plan, step=4, settings=EXACT)
 
 
-def test_bf16_trains() -> None:
+def test_bf16_trains():
     task = make_task()
     model = make_model(task, cell="gru", size=32, dropout=0.0)
     settings = changed(amp="bf16", lr=2e-2)
@@ -185,7 +185,7 @@ def test_bf16_trains() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_bf16_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_that_the_processor_lacks_is_refused(monkeypatch):
     def missing(*_: Any) -> None:
         raise RuntimeError("could not create a primitive descriptor\nmore")
 

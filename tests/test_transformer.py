@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import freerun as fr
-from builders import assert_same_gradients, gradients, language_model, prompted, ragged, transformer
+from builders import assert_same_gradients, gradients, language_model, prompted, ragged, refused, transformer
 from freerun.models import TransformerLM, TransformerSeq2Seq
 from freerun.types import Cached, Embedder, Encoder, Split, Stepper
 
@@ -217,20 +217,16 @@ def test_arguments_that_cannot_be_are_all_told_at_once():
     with pytest.raises(fr.UserError) as caught:
         TransformerLM(0, size=0, positions="sinus", activation="tanh", norm="batch", dropout=1.0)
     assert len(caught.value.problems) == 6
-    with pytest.raises(fr.UserError, match=r"size must be a multiple of heads; got size=10 and heads=4"):
-        TransformerSeq2Seq(3, 3, size=10)
-    with pytest.raises(fr.UserError, match="even width of heads"):
-        TransformerLM(3, size=9, heads=3)
+    refused(r"size must be a multiple of heads; got size=10 and heads=4", TransformerSeq2Seq, 3, 3, size=10)
+    refused("even width of heads", TransformerLM, 3, size=9, heads=3)
     ids = torch.zeros(1, 9, dtype=torch.int64)
     with pytest.raises(fr.UserError, match=r"9 positions, and the model was made with longest=8"):
         TransformerLM(3, size=8, heads=2, longest=8)(fr.Batch(ids, ids, ids == 0))
-    with pytest.raises(fr.UserError, match="present"):
-        TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"source": ids}))
+    refused("present", lambda: TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"source": ids})))
     there = torch.tensor([[True, False, True]])
     with pytest.raises(fr.UserError, match=r"padding on the left: False, then True; row 0 has \[1, 0, 1\]"):
         TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"present": there}))
-    with pytest.raises(fr.UserError, match="source_mask"):
-        TransformerSeq2Seq(3, 3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0))
+    refused("source_mask", lambda: TransformerSeq2Seq(3, 3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0)))
 
 
 class KeepsAll(TransformerLM):
@@ -257,5 +253,4 @@ class Appends(TransformerLM):
 def test_a_cache_with_a_bug_is_refused_by_name(kind):
     torch.manual_seed(0)
     batch = ragged().replace(context=None)
-    with pytest.raises(fr.UserError, match="cache_equals_forward"):
-        fr.check_model(kind(5, size=8, layers=1, heads=1).double(), batch)
+    refused("cache_equals_forward", fr.check_model, kind(5, size=8, layers=1, heads=1).double(), batch)

@@ -11,6 +11,7 @@ import pytest
 import sacrebleu
 import torch
 
+from builders import refused
 from freerun.cli import main
 from freerun.compare.run import compare
 from freerun.data import ParallelOptions, load_pairs
@@ -118,8 +119,7 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
             score_translations(outputs, references)
     assert "|tok:none|" in bleu_signature()
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(UserError, match=r"BLEU needs sacrebleu: pip install 'freerun\[translate\]'"):
-        score_translations(["a"], ["a"])
+    refused(r"BLEU needs sacrebleu: pip install 'freerun\[translate\]'", score_translations, ["a"], ["a"])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r"a subword vocabulary needs tokenizers: pip install 'freerun\[translate\]'"):
         importlib.import_module("freerun.data.tokenisers").Subwords.trained(["a b"], 300)
@@ -290,11 +290,8 @@ def test_what_a_recipe_may_say(tmp_path):
         "train.select=per": "`select` must be one of bleu, chrf (free-running), teacher_forced_loss, ",
         "train.select=length_ratio": "got 'length_ratio'",
     }.items():
-        with pytest.raises(UserError) as caught:
-            load_recipe(path, [change])
-        assert expected in str(caught.value)
+        refused((expected,), load_recipe, path, [change])
     given = [f'data.{split}=["{split}.a", "{split}.b"]' for split in ("train", "dev", "test")]
     path.write_text(RECIPE.replace('path = "PATH"\n', ""))
     assert load_recipe(path, given).data.dev == ("dev.a", "dev.b")
-    with pytest.raises(UserError, match="`test` is missing: without `path`"):
-        load_recipe(path, given[:2])
+    refused("`test` is missing: without `path`", load_recipe, path, given[:2])

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import freerun as fr
-from builders import assert_same_gradients, gradients
+from builders import assert_same_gradients, gradients, raises, refused
 from freerun import methods, schedules, transforms
 from freerun.keys import fold, uniform
 from oracles import coins
@@ -104,8 +104,6 @@ class TestShapes:
             outcome = method.run(net, b, step, KEY)
             assert int(outcome.fed.mask.sum(1)[0]) == wanted
         assert method.run(net, b, 3).report["horizon"] == 4
-        with pytest.raises(fr.UserError, match=r"horizon must lie in \[1, inf\]; got 0"):
-            fr.free_running(horizon=0)
         with pytest.raises(fr.UserError, match=r"horizon must lie in \[1, inf\]; linear.* gives 0 at step 0"):
             fr.free_running(horizon=schedules.linear(start=0, end=7, steps=6))
 
@@ -129,20 +127,9 @@ class TestShapes:
         wanted = ((net(b) - b.targets)[:, 3:].square().sum(-1) * weights).sum() / (weights.sum() * 6)
         check(fr.teacher_forcing(loss_on=given), net, b, wanted)
 
-    @pytest.mark.parametrize("make", [
-        lambda: fr.free_running(horizon=math.inf), lambda: fr.pushforward(horizon=math.inf),
-        lambda: fr.gaussian_noise(math.inf),
-    ])  # fmt: skip
-    def test_what_is_infinite_is_refused(self, make):
-        with pytest.raises(fr.UserError, match=r"(horizon|std) must be finite; got inf"):
-            make()
-
     def test_too_few_weights_are_refused(self):
         with pytest.raises(fr.UserError, match="loss_on has 2 weights and the horizon 6 steps"):
             fr.free_running(loss_on=(1.0, 2.0))(forecaster(), sequence(), step=0)
-        for wrong in ((), (0.0,), (-1.0,), "first", 3):
-            with pytest.raises(fr.UserError, match="loss_on must be"):
-                fr.teacher_forcing(loss_on=wrong)
 
     def test_ids_have_horizons_too(self):
         ids = torch.randint(0, 5, (2, 6))
@@ -262,8 +249,7 @@ class TestBlend:
         for broken in (torch.nan, torch.inf):
             jacobian = torch.eye(2).repeat(2, 3, 1, 1)
             jacobian[0, 1, 0, 0] = broken
-            with pytest.raises(fr.UserError, match="the Jacobian is not finite at 1 of 6 positions"):
-                methods.least_forcing(jacobian)
+            refused("the Jacobian is not finite at 1 of 6 positions", methods.least_forcing, jacobian)
 
     def test_the_shallow_plrnn_knows_its_jacobians(self):
         torch.manual_seed(4)
@@ -287,8 +273,7 @@ class TestUnrolledLosses:
         net, b = forecaster(), sequence()
         wanted = fr.free_running(gradient=gradient, horizon=4)(net, b, STEP, KEY)
         check(fr.multi_step(horizon=4, gradient=gradient), net, b, wanted)
-        with pytest.raises(TypeError, match="horizon"):
-            fr.multi_step()
+        raises(TypeError, "horizon", fr.multi_step)
 
     @pytest.mark.parametrize("steps", [1, 2, 5])
     def test_pushforward_is_one_step_from_a_run_without_gradient(self, steps):
@@ -413,8 +398,6 @@ class TestDemonstrator:
         assert errors(best, data)[1] < 0.97 * errors(plain, data)[1]
         assert errors(best, data)[0] > errors(plain, data)[0]
         assert len(scores) == 6
-        with pytest.raises(fr.UserError, match="rounds must be at least 1"):
-            methods.data_as_demonstrator(least_squares, data, 0, lambda m: 0.0)
 
     def test_a_model_whose_score_is_nan_is_not_the_best(self):
         scores, made = iter([math.nan, 2.0, 1.0, math.nan]), []
@@ -459,9 +442,6 @@ class TestNoise:
         assert deviation == pytest.approx(far.square().mean().sqrt().item())
 
     def test_what_it_refuses(self):
-        for std in (-1.0, "some", float("nan")):
-            with pytest.raises(fr.UserError, match="std must"):
-                fr.gaussian_noise(std)
         with pytest.raises(fr.UserError, match="predicts a distribution"):
             fr.gaussian_noise("matched", objective="gaussian_nll")(forecaster(head="gaussian"), sequence(), step=0)
 
@@ -473,5 +453,4 @@ class TestNoise:
     ("parallel", {"teacher_forcing_ratio": 0.5}),
 ])  # fmt: skip
 def test_a_draw_there_is_not_is_refused_at_once(name, more):
-    with pytest.raises(fr.UserError, match="draw must be one of"):
-        fr.METHODS[name](**more, draw="argmax")
+    refused("draw must be one of", fr.METHODS[name], **more, draw="argmax")
