@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from freerun.metrics.text import bleu
 
@@ -32,6 +34,20 @@ class ItemReduction:
     scale: float = 100.0
     pooled: Callable[[Array], Array] | None = None
     median: bool = False
+
+    def value(self, items: Sequence[Mapping[str, Any]]) -> float:
+        """Return the score of test items; NaN where nothing is counted.
+
+        >>> ItemReduction("errors", "length").value([{"errors": 1, "length": 3}, {"errors": 0, "length": 1}])
+        25.0
+        """
+        parts = [item[self.part] for item in items]
+        if self.median:
+            return float(np.median([math.inf if part is None else part for part in parts]))
+        if self.pooled is not None:
+            return float(self.pooled(np.sum(parts, 0)))
+        whole = len(items) if self.whole is None else sum(item[self.whole] for item in items)
+        return self.scale * sum(parts) / whole if whole else math.nan
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,12 @@ class TaskReport:
     def beside(self) -> tuple[tuple[str, str], ...]:
         """References and baselines."""
         return (*self.references, *self.baselines)
+
+    def with_items(self, scores: Mapping[str, float], items: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return free-running scores, and those that are a reduction of the items and nothing else computes."""
+        reduced = (each for each in self.metrics if each.side == "free_running" and each.items is not None)
+        more = {each.score: each.items.value(items) for each in reduced if each.score not in scores and each.items}
+        return {**scores, **more}
 
     @property
     def primary(self) -> Metric:

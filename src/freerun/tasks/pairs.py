@@ -375,7 +375,7 @@ def evaluate_pairs(
             {"source": source, "output": output, "reference": target, **part}
             for source, output, target, part in zip(pairs.sources, outputs, pairs.targets, scores, strict=True)
         ]
-        return Evaluation(gold, own, items)
+        return Evaluation(gold, PARALLEL.with_items(own, items), items)
     wrong_choices, symbols, wrong_words = _nearest_counts(pairs, errors.tolist())
     wer = 100 * wrong_words / len(pairs)
     gold |= {"sequence_accuracy": 100 - wer, "per": 100 * wrong_choices / symbols, "wer": wer}
@@ -390,7 +390,7 @@ def evaluate_pairs(
         }
         for source, output, references, part in zip(pairs.sources, outputs, pairs.references, scores, strict=True)
     ]
-    return Evaluation(gold, own, items)
+    return Evaluation(gold, PAIRS.with_items(own, items), items)
 
 
 def free_outputs(

@@ -327,7 +327,7 @@ def evaluate_records(
         {"source": _source(record), "output": output, "reference": reference, **part}
         for record, output, reference, part in zip(records, outputs, references, scores, strict=True)
     ]
-    return Evaluation(gold, own, items)
+    return Evaluation(gold, RECORDS.with_items(own, items), items)
 
 
 def free_outputs(

@@ -209,7 +209,7 @@ def evaluate_text(
     ]
     free_running = _measures(said, training, known)
     free_running |= {f"text_{name}": value for name, value in _measures(gold, training, known).items()}
-    return Evaluation(teacher_forced, free_running, scored)
+    return Evaluation(teacher_forced, TEXT.with_items(free_running, scored), scored)
 
 
 def free_outputs(
