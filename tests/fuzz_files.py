@@ -75,7 +75,7 @@ def recipe(world: World, kind: str, path: Path) -> str:
     return (
         f'name = "fuzz"\n[data]\npath = {json.dumps(str(path))}\n{data}\n[model]\n{model}\n'
         '[method]\nname = "scheduled_sampling"\nteacher_forcing_ratio = 0.5\n'
-        "[train]\nupdates = 1\nbatch_size = 4\nevaluate_every = 1\nsave_every = 1\nevaluate_words = 2\n"
+        "[train]\nupdates = 1\nbatch_size = 4\nevaluate_every = 1\nsave_every = 1\nevaluate_items = 2\n"
         f"[evaluate]\n{'block = 16' if kind == 'text' else ''}\n"
     )
 

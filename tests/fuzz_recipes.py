@@ -123,7 +123,7 @@ def train(path: Path, overrides: list[str], out: Path) -> int:
     train = recipe.train
     short = replace(
         train, updates=min(train.updates, 2), warmup=0, evaluate_every=2, save_every=2, threads=min(train.threads, 1),
-        evaluate_words=2, batch_size=min(train.batch_size, 64), accumulate=min(train.accumulate, 2, train.batch_size),
+        evaluate_items=2, batch_size=min(train.batch_size, 64), accumulate=min(train.accumulate, 2, train.batch_size),
     )  # fmt: skip
     run_recipe(replace(recipe, train=short), out)
     return 0

@@ -125,7 +125,7 @@ def test_a_run_is_measured_on_its_own_batches(script, tmp_path):
     text.write_text("the cat sat on the mat. " * 60, encoding="utf-8")
     changes = {"data.path": text, "data.length": 12, "data.stride": 6, "model.size": 16, "model.layers": 1}
     changes |= {"model.heads": 2, "train.updates": 2, "train.warmup": 1, "train.evaluate_every": 2}
-    changes |= {"train.batch_size": 4, "train.evaluate_words": 1, "evaluate.block": 16}
+    changes |= {"train.batch_size": 4, "train.evaluate_items": 1, "evaluate.block": 16}
     recipe = load_recipe("char-lm", [f"{key}={value}" for key, value in changes.items()])
     run_recipe(recipe, tmp_path / "run", progress=False)
     case = script("cases").case_of_run(tmp_path / "run", 2)

@@ -40,7 +40,7 @@ teacher_forcing_ratio = 0.5
 updates = 8
 batch_size = 4
 evaluate_every = 4
-evaluate_words = 2
+evaluate_items = 2
 save_every = 4
 [evaluate]
 block = 16

@@ -73,7 +73,7 @@ def trained(made, tmp_path: Path, world: str, method: str, more: str = "") -> in
     block = "[evaluate]\nblock = 16\n" if world == "transformer_lm" else ""
     recipe.write_text(
         f'name = "tiny"\n{made(world)}[method]\nname = "{method}"\n{arguments}\n[train]\nupdates = 2\nbatch_size = 4\n'
-        f"evaluate_every = 2\nevaluate_words = 2\nsave_every = 2\n{block}"
+        f"evaluate_every = 2\nevaluate_items = 2\nsave_every = 2\n{block}"
     )
     code = main(["train", str(recipe), "--out", str(tmp_path / "run")])
     if code:

@@ -297,7 +297,7 @@ def without(table: dict[str, Any], *names: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-NEW = ("ema", "evaluate_words", "device", "length_margin", "dropout", "max_length", "stale", "changes", "processes")
+NEW = ("ema", "evaluate_items", "device", "length_margin", "dropout", "max_length", "stale", "changes", "processes")
 
 
 def test_keys_that_an_earlier_version_did_not_have_are_their_defaults(started, tmp_path, capsys):
@@ -536,3 +536,5 @@ def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path, recipe, how):
 def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(tmp_path):
     with pytest.raises(UserError, match=r"unknown key `longest` in \[data\]\n  help: `longest` is now `max_length`"):
         load_recipe(write(tmp_path, changed("max_length = 4\n", "longest = 4\n")))
+    with pytest.raises(UserError, match=r"unknown key `evaluate_words` in .train.\n  help: .* is now `evaluate_items`"):
+        load_recipe(write(tmp_path), ["train.evaluate_words=4"])

@@ -43,7 +43,7 @@ name = "teacher_forcing"
 updates = 6
 batch_size = 8
 evaluate_every = 3
-evaluate_words = 2
+evaluate_items = 2
 save_every = 6
 [evaluate]
 length_margin = 2

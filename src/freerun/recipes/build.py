@@ -65,7 +65,7 @@ def build_data(settings: Any, model: ModelSettings) -> Any:
 
 def build_task(recipe: Recipe, data: Any) -> AnyTask:
     """The task of a recipe for its data."""
-    return task_of(recipe.data)(data, recipe.evaluate, recipe.train.evaluate_words)
+    return task_of(recipe.data)(data, recipe.evaluate, recipe.train.evaluate_items)
 
 
 def build_model(recipe: Recipe, data: Any) -> Module:

@@ -1,10 +1,9 @@
-"""The recipes that come with freerun: in the package once installed, in the repository's ``recipes/`` folder here."""
+"""A recipe's text: its file, the lines of its keys, overrides, and the recipes that are shipped; without torch."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,16 +258,11 @@ def dotted(path: Iterable[str | int]) -> str:
 KeyPath = tuple[str | int, ...]
 
 
-_DEEPEST_TABLE = 50
-
-
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-
-
-_SCALAR = re.compile(r"[^\s,\]\}#]+(?: \d\d:[^\s,\]\}#]+)?")
-
-
-_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
+_TOKEN = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?(?:\"{3}|\Z) | '{3}.*?(?:'{3}|\Z) | "(?:\\.|[^"\\\n])*"? | '[^'\n]*'?
+    | \#[^\n]* | [\[\]{}=,.\n] | [^\s\[\]{}=,.\#"']+""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
 @dataclass
@@ -305,173 +299,106 @@ def key_places(text: str) -> KeyLines:
     >>> places.twice
     [(('train', 'lr'), 3, 5)]
     """
-    scanner = _Scanner(text)
-    scanner.document()
+    scanner = _Scanner()
+    for found in _TOKEN.finditer(text):
+        if not found.group().startswith("#"):
+            scanner.read(found.group())
     return scanner.places
 
 
 class _Scanner:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.depth = 0
-        self.ends = [found.start() for found in re.finditer("\n", text)]
+    """Reads token by token where keys stand; a line at a time, but for strings, lists and inline tables of many."""
+
+    def __init__(self) -> None:
         self.places = KeyLines()
-        self.sizes: dict[KeyPath, int] = {}  # arrays of tables seen so far
+        self.line = 1
+        self.table: KeyPath = ()
+        self.sizes: dict[KeyPath, int] = {}  # of arrays of tables
+        self.opened: list[tuple[KeyPath, int]] = []  # lists with the number of their entry, inline tables with -1
+        self._next_line()
 
-    def document(self) -> None:
-        table: KeyPath = ()
-        for _ in self._items():
-            if self.text.startswith("[", self.at):
-                table = self._header()
-            else:
-                self._assignment(table)
-            self._to_line_end()
+    def _next_line(self) -> None:
+        self.names: list[str] = []
+        self.path: KeyPath = ()  # of a value
+        self.brackets = 0  # of a header
+        self.in_value = False
 
-    def _items(self) -> Iterator[None]:
-        self._blank()
-        while self.at < len(self.text):
-            yield
-            self._blank()
+    def read(self, token: str) -> None:
+        if token == "\n":
+            if not self.opened:
+                self._next_line()
+        elif self.brackets:
+            self._header(token)
+        elif self.in_value:
+            self._value(token)
+        elif token == "[" and not self.names and not self.opened:
+            self.brackets = 1
+        elif token == "=":
+            self._key()
+        elif token == "}" and self.opened:
+            self._close()
+        elif token not in (".", ","):
+            self.names.append(_unquoted(token))
+        self.line += token.count("\n")
 
-    def _header(self) -> KeyPath:
-        line, many = self._line(), self.text.startswith("[[", self.at)
-        self.at += 2 if many else 1
-        names = self._key()
-        path = self._inside_arrays(tuple(names[:-1])) + tuple(names[-1:])
-        if many:
-            index = self.sizes.get(path, 0)
-            self.sizes[path] = index + 1
-            self.places.lines.setdefault(path, line)
-            path = (*path, index)
-            self.places.lines[path] = line
-        else:
-            self._record(path, line)
-        return path
+    def _header(self, token: str) -> None:
+        if token == "[":
+            self.brackets += 1
+        elif token == "]" and self.names:
+            path: KeyPath = ()
+            for name in self.names[:-1]:
+                path = (*path, name)
+                path = (*path, self.sizes[path] - 1) if path in self.sizes else path
+            self.table, self.names = (*path, self.names[-1]), []
+            if self.brackets > 1:
+                self.sizes[self.table] = self.sizes.get(self.table, 0) + 1
+                self.places.lines.setdefault(self.table, self.line)
+                self.table = (*self.table, self.sizes[self.table] - 1)
+            self._record(self.table)
+        elif token not in (".", "]"):
+            self.names.append(_unquoted(token))
 
-    def _inside_arrays(self, names: KeyPath) -> KeyPath:
-        path: KeyPath = ()
-        for name in names:
+    def _key(self) -> None:
+        path = self.opened[-1][0] if self.opened else self.table
+        for name in self.names[:-1]:
             path = (*path, name)
-            if path in self.sizes:
-                path = (*path, self.sizes[path] - 1)
-        return path
+            self.places.lines.setdefault(path, self.line)
+        self.path, self.in_value = (*path, *self.names[-1:]), True
+        if self.names:
+            self._record(self.path)
+        self.names = []
 
-    def _assignment(self, table: KeyPath) -> None:
-        line, names = self._line(), self._key()
-        if not names:
-            return
-        for length in range(1, len(names)):
-            self.places.lines.setdefault(table + tuple(names[:length]), line)
-        path = table + tuple(names)
-        self._record(path, line)
-        self._space()
-        if self.text.startswith("=", self.at):
-            self.at += 1
-            self._value(path)
-
-    def _record(self, path: KeyPath, line: int) -> None:
+    def _record(self, path: KeyPath) -> None:
         if path in self.places.lines:
-            self.places.twice.append((path, self.places.lines[path], line))
+            self.places.twice.append((path, self.places.lines[path], self.line))
         else:
-            self.places.lines[path] = line
+            self.places.lines[path] = self.line
 
-    def _key(self) -> list[str]:
-        names: list[str] = []
-        while True:
-            self._space()
-            if self.text[self.at : self.at + 1] in ("'", '"'):
-                names.append(self._string())
-            elif found := _BARE.match(self.text, self.at):
-                names.append(found.group())
-                self.at = found.end()
-            else:
-                return names
-            self._space()
-            if not self.text.startswith(".", self.at):
-                return names
-            self.at += 1
+    def _value(self, token: str) -> None:
+        outer, number = self.opened[-1] if self.opened else ((), -1)
+        if number >= 0 and token not in ("]", ","):
+            self.path = (*outer, number)
+            self.places.lines.setdefault(self.path, self.line)
+        if token in ("[", "{"):
+            self.opened.append((self.path, 0 if token == "[" else -1))
+            self.in_value = token == "["
+        elif token in ("]", "}") and self.opened:
+            self._close()
+        elif token == "," and number >= 0:
+            self.opened[-1] = (outer, number + 1)
+        elif token == "," and self.opened:
+            self.in_value = False
 
-    def _value(self, path: KeyPath) -> None:
-        self._space()
-        start = self.text[self.at : self.at + 1]
-        if start in ("[", "{") and self.depth > _DEEPEST_TABLE:
-            self.at = len(self.text)  # tomllib refuses it
-        elif start in ("[", "{"):
-            self.depth += 1
-            self._array(path) if start == "[" else self._inline_table(path)
-            self.depth -= 1
-        elif start in ("'", '"'):
-            self._string()
-        elif found := _SCALAR.match(self.text, self.at):
-            self.at = found.end()
+    def _close(self) -> None:
+        self.opened.pop()
+        self.names, self.in_value = [], True
 
-    def _array(self, path: KeyPath) -> None:
-        self.at += 1
-        for index, _ in enumerate(self._items()):
-            if self.text[self.at] == "]":
-                self.at += 1
-                return
-            before = self.at
-            self.places.lines.setdefault((*path, index), self._line())
-            self._value((*path, index))
-            if not self._comma() and self.at == before:
-                return
 
-    def _inline_table(self, path: KeyPath) -> None:
-        self.at += 1
-        for _ in self._items():
-            if self.text[self.at] == "}":
-                self.at += 1
-                return
-            before = self.at
-            self._assignment(path)
-            if not self._comma() and self.at == before:
-                return
-
-    def _comma(self) -> bool:
-        self._blank()
-        found = self.text.startswith(",", self.at)
-        self.at += found
-        return found
-
-    def _string(self) -> str:
-        quote = self.text[self.at]
-        mark = quote * 3 if self.text.startswith(quote * 3, self.at) else quote
-        self.at += len(mark)
-        parts: list[str] = []
-        while self.at < len(self.text) and not self.text.startswith(mark, self.at):
-            letter = self.text[self.at]
-            if letter == "\n" and len(mark) == 1:
-                break
-            if letter == "\\" and quote == '"':
-                self.at += 1
-                letter = self.text[self.at : self.at + 1]
-                letter = _ESCAPES.get(letter, letter)
-            parts.append(letter)
-            self.at += 1
-        self.at += len(mark)
-        return "".join(parts)
-
-    def _space(self) -> None:
-        while self.text[self.at : self.at + 1] in (" ", "\t"):
-            self.at += 1
-
-    def _blank(self) -> None:
-        while self.at < len(self.text):
-            if self.text[self.at] == "#":
-                self._to_line_end()
-            elif self.text[self.at] in " \t\r\n":
-                self.at += 1
-            else:
-                return
-
-    def _to_line_end(self) -> None:
-        end = self.text.find("\n", self.at)
-        self.at = len(self.text) if end < 0 else end
-
-    def _line(self) -> int:
-        return bisect(self.ends, self.at - 1) + 1
+def _unquoted(token: str) -> str:
+    try:
+        return str(tomllib.loads(f"key = {token}")["key"]) if token[0] in "\"'" else token
+    except tomllib.TOMLDecodeError:
+        return token
 
 
 _PACKAGE = Path(__file__).resolve().parent.parent

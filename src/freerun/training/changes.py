@@ -13,7 +13,7 @@ from freerun.errors import CheckpointError, UserError
 
 _NOTHING = "nothing"
 
-RENAMED_KEYS = {"data.longest": "data.max_length"}
+RENAMED_KEYS = {"data.longest": "data.max_length", "train.evaluate_words": "train.evaluate_items"}
 """Keys of a recipe, dotted, as earlier versions wrote them -> what they are now."""
 
 
@@ -209,7 +209,7 @@ def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
         key: value for key, value in flat(with_new_keys(identity.get("recipe", {}))).items()
         if key not in ("name", "seed") and not key.startswith(("train.", "compare."))
     }  # fmt: skip
-    named = flat({key: value for key, value in identity.items() if key != "recipe"})
+    named = flat(with_new_keys({key: value for key, value in identity.items() if key != "recipe"}))
     if "train.seed" in named:
         named["seed"] = named.pop("train.seed")
     recipe.pop("data.path", None)  # where they lie; the fingerprint tells whether they are others

@@ -32,7 +32,7 @@ class TrainSettings(Arguments):
         bucket: put examples of like length into one batch.
         threads: threads of PyTorch on the CPU.
         evaluate_every: updates between two evaluations on dev (one more follows the last update).
-        evaluate_words: dev items used while training (None: all); the task reads it.
+        evaluate_items: dev items used while training (None: all); the task reads it.
         patience: evaluations without a better score before training stops early (None: never).
         select: dev score by which the best weights are chosen: a free-running metric (``per``, or in full
             ``free_running_per``), or a ``teacher_forced_`` one.
@@ -70,7 +70,7 @@ class TrainSettings(Arguments):
     bucket: bool = True
     threads: int = between(1, 1024, 1)
     evaluate_every: int = at_least(1, 500)
-    evaluate_words: int | None = at_least(1, None)
+    evaluate_items: int | None = at_least(1, None)
     patience: int | None = at_least(1, None)
     select: str = "per"
     save_every: int = at_least(1, 500, semantic=False)

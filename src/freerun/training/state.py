@@ -122,7 +122,7 @@ class Run:
             {"step": self.tally.step, "key": c.key, "before": c.before, "after": c.after} for c in found
         ]  # fmt: skip
         self.tally.changes = [*self.tally.changes, *self.change]
-        scored = ("data", "evaluate", "seed", "train.select", "train.evaluate_words")
+        scored = ("data", "evaluate", "seed", "train.select", "train.evaluate_items")
         if any(allowed(change, scored) for change in found):
             self.tally.best_step = self.tally.best_value = None
             self.tally.best_dev, self.tally.stale = {}, 0
