@@ -12,15 +12,31 @@ from cyclopts import App, CycloptsError, Parameter
 
 from freerun.cli import commands
 from freerun.errors import EXIT_CODES, UserError
+from freerun.recipes.source import Unset as UnsetKey
 
-Flag = Parameter(negative=(), show_default=False)
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
+Number = Annotated[int | None, Parameter(show_default=False)]
+File = Annotated[Path | None, Parameter(show_default=False)]
+Many = Parameter(negative=(), consume_multiple=False, show_default=False)
 Set = Annotated[
     tuple[str, ...],
-    Parameter(name="--set", negative=(), consume_multiple=False, allow_leading_hyphen=True, show_default=False),
+    Parameter(
+        name="--set",
+        allow_leading_hyphen=True,
+        help="key=value in place of the recipe's; may be given many times.",
+    ),
+    Many,
 ]
-Unset = Annotated[tuple[str, ...], Parameter(name="--unset", negative=(), consume_multiple=False, show_default=False)]
-Switch = Annotated[bool, Flag]
-Allow = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
+Unset = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--unset",
+        help="A key to take out of the recipe, so that its default holds; may be given many times, and comes before "
+        "--set.",
+    ),
+    Many,
+]
+Allow = Annotated[tuple[str, ...], Many]
 
 app = App(
     name="freerun",
@@ -37,8 +53,8 @@ app = App(
 @app.command
 def train(
     recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
-    init: Annotated[Path | None, Parameter(show_default=False)] = None, allow_change: Allow = (),
-) -> int:  # fmt: skip
+    init: File = None, allow_change: Allow = (),
+) -> None:  # fmt: skip
     """Train one model as a recipe says.
 
     Parameters
@@ -47,10 +63,6 @@ def train(
         A TOML file, or the name of a recipe that comes with freerun.
     out
         The run's folder.
-    set_
-        key=value in place of the recipe's; may be given many times.
-    unset
-        A key to take out of the recipe, so that its default holds; may be given many times, and comes before --set.
     resume
         Go on with the run in the folder.
     overwrite
@@ -61,16 +73,12 @@ def train(
         With --resume: a key that may be another than the run was begun with, as train.lr, data or method; the change is
         written down; may be given many times.
     """
-    return commands.train(
-        recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, init=init, allow=allow_change
-    )  # fmt: skip
+    overrides = [*map(UnsetKey, unset), *set_]
+    commands.train(recipe, overrides, out, resume=resume, overwrite=overwrite, init=init, allow=allow_change)
 
 
 @app.command
-def generate(
-    run: Path, /, *, input: Path | None = None, beams: int | None = None,
-    length: Annotated[int | None, Parameter(show_default=False)] = None,
-) -> int:  # fmt: skip
+def generate(run: Path, /, *, input: File = None, beams: Number = None, length: Number = None) -> None:
     """Run a model freely: word<TAB>symbols for each word, beginning<TAB>continuation for each beginning of a text.
 
     Parameters
@@ -86,14 +94,14 @@ def generate(
     beams
         Width of the beam search; as in the recipe if left out.
     length
-        Characters to say after each beginning of a text, tokens of a Hugging Face model's answer; as in the recipe if
-        left out.
+        Characters to generate after each beginning of a text, tokens of a Hugging Face model's answer; as in the recipe
+        if left out.
     """
-    return commands.generate(run, input, beams, length)
+    commands.generate(run, input, beams, length)
 
 
 @app.command
-def evaluate(run: Path, /, *, data: Path | None = None, beams: int | None = None) -> int:
+def evaluate(run: Path, /, *, data: File = None, beams: Number = None) -> None:
     """Score a model, teacher-forced and free-running side by side; JSON.
 
     Parameters
@@ -105,15 +113,12 @@ def evaluate(run: Path, /, *, data: Path | None = None, beams: int | None = None
     beams
         Width of the beam search; as in the recipe if left out.
     """
-    return commands.evaluate(run, data, beams)
+    commands.evaluate(run, data, beams)
 
 
 @app.command
-def diagnose(
-    run: Path, /, *, out: Annotated[Path | None, Parameter(show_default=False)] = None,
-    windows: Annotated[int | None, Parameter(show_default=False)] = None, overwrite: Switch = False,
-) -> int:  # fmt: skip
-    """Measure what leaving gold costs a model: errors by lead time or position, told gold and running freely.
+def diagnose(run: Path, /, *, out: File = None, windows: Number = None, overwrite: Switch = False) -> None:
+    """Measure how much the error grows when a model is fed its own output: by lead time or by position.
 
     Writes diagnosis.json and diagnosis.html.
 
@@ -128,16 +133,14 @@ def diagnose(
     overwrite
         Replace an earlier diagnosis.
     """
-    from freerun.cli.commands import diagnose as measured
-
-    return measured(run, out, windows, overwrite=overwrite)
+    commands.diagnose(run, out, windows, overwrite=overwrite)
 
 
 @app.command
 def compare(
     recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
-    workers: Annotated[int | None, Parameter(show_default=False)] = None, allow_change: Allow = (),
-) -> int:  # fmt: skip
+    workers: Number = None, allow_change: Allow = (),
+) -> None:  # fmt: skip
     """Train every arm of a recipe with every seed, and write results.json and report.html.
 
     Parameters
@@ -146,10 +149,6 @@ def compare(
         A TOML file with [compare], or the name of a recipe that comes with freerun.
     out
         The comparison's folder.
-    set_
-        key=value in place of the recipe's; may be given many times.
-    unset
-        A key to take out of the recipe, so that its default holds; may be given many times, and comes before --set.
     resume
         Go on with the comparison in the folder.
     overwrite
@@ -159,31 +158,30 @@ def compare(
     allow_change
         With --resume: as for train, for the runs that are not finished; those that are stay as they are.
     """
-    return commands.compare(
-        recipe, changes(unset, set_), out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change
-    )  # fmt: skip
+    overrides = [*map(UnsetKey, unset), *set_]
+    commands.compare(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change)
 
 
 @app.command
-def methods(name: str | None = None, /) -> int:
+def methods(name: str | None = None, /) -> None:
     """List the methods, or show one: formula, reference, parameters, BibTeX."""
-    return commands.methods(name)
+    print(commands.list_methods() if name is None else commands.describe_method(name))
 
 
 @app.command
-def schedules(name: str | None = None, /) -> int:
+def schedules(name: str | None = None, /) -> None:
     """List the schedules, or show one: formula, reference, parameters."""
-    return commands.schedules(name)
+    print(commands.list_schedules() if name is None else commands.describe_schedule(name))
 
 
 @app.command
-def recipes(name: str | None = None, /) -> int:
+def recipes(name: str | None = None, /) -> None:
     """List the recipes that come with freerun, or print one."""
-    return commands.recipes(name)
+    print(f"{commands.list_recipes()}\n" if name is None else commands.describe_recipe(name), end="")
 
 
 @app.command
-def check(target: str, /) -> int:
+def check(target: str, /) -> None:
     """Check a model: is it causal, is padding inert, does a step equal the parallel pass?
 
     Parameters
@@ -191,35 +189,17 @@ def check(target: str, /) -> int:
     target
         A run's folder, or module:object for (model, batch), (model, examples, collate) or a function that gives them.
     """
-    return commands.check(target)
-
-
-def changes(unset: Sequence[str], set_: Sequence[str]) -> list[str]:
-    """What --unset and --set say, as overrides of a recipe."""
-    from freerun.recipes.source import Unset as Taken
-
-    return [*map(Taken, unset), *set_]
+    commands.check(target)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; the exit code.
-
-    Raises:
-        UserError: the command line itself is wrong, or what the command raises.
-    """
+    """Run a command line; return 0, or raise UserError if it is wrong."""
     options: dict[str, Any] = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
     try:
-        code = app(list(arguments), **options)
+        app(list(arguments), **options)
     except CycloptsError as error:
-        raise UserError(f"{_plain(error)}\n  help: freerun {_command(arguments)}--help") from None
+        known = [name for name in app if not name.startswith("-")]
+        command = f"{arguments[0]} " if arguments and arguments[0] in known else ""
+        raise UserError(f"{' '.join(str(error).split())}\n  help: freerun {command}--help") from None
     sys.stdout.flush()
-    return code if isinstance(code, int) else 0
-
-
-def _plain(error: CycloptsError) -> str:
-    return " ".join(str(error).split())
-
-
-def _command(arguments: Sequence[str]) -> str:
-    known = [name for name in app if not name.startswith("-")]
-    return f"{arguments[0]} " if arguments and arguments[0] in known else ""
+    return 0

@@ -135,9 +135,8 @@ _FILES = ("diagnosis.json", "diagnosis.html")
 _BEGINS = b'{"schema": 1, "run": {'
 
 
-def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> int:
+def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> None:
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
-    pass
     from freerun.compare.run import require_report
     from freerun.recipes.load import diagnose_run, load_run
     from freerun.report.diagnosis import summary, write_diagnosis
@@ -147,19 +146,18 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     require_report()
     loaded = load_run(run)
     folder = run if out is None else out
-    _check_place(folder, overwrite=overwrite)
-    with _shown() as watch:
+    _check_folder(folder, overwrite=overwrite)
+    with _status() as status:
         with usable(run):
-            found = diagnose_run(loaded, windows, watch, before=lambda: probe(folder))
-        watch("drawing the page")
+            found = diagnose_run(loaded, windows, status, before=lambda: probe(folder))
+        status("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
         page = write_diagnosis(found, folder / _FILES[1])
     print(visible(summary(found["diagnosis"]), keep="\n"))
     print(page)
-    return 0
 
 
-def _check_place(folder: Path, *, overwrite: bool) -> None:
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OccupiedError(f"{folder} is a file; --out is a folder")
     there = [name for name in _FILES if (folder / name).exists() or (folder / name).is_symlink()]
@@ -175,17 +173,19 @@ def _check_place(folder: Path, *, overwrite: bool) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether the files that a diagnosis has are plain files, and the first of them is one."""
-    paths = [folder / name for name in _FILES]
-    if any(path.is_symlink() or (path.exists() and not path.is_file()) for path in paths) or not paths[0].exists():
+    """Return True if a diagnosis wrote these files: plain ones, the first of which begins as ours does."""
+    from freerun.training.files import is_file
+
+    first, page = (folder / name for name in _FILES)
+    if not is_file(first) or (not is_file(page) and (page.is_symlink() or page.exists())):
         return False
-    with paths[0].open("rb") as file:
+    with first.open("rb") as file:
         return file.read(len(_BEGINS)) == _BEGINS
 
 
 @contextmanager
-def _shown() -> Generator[Any]:
-    """What is being done, on standard error: a line that changes on a terminal, else nothing."""
+def _status() -> Generator[Any]:
+    """Show what is being done on standard error: a line that changes on a terminal, else nothing."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return
@@ -198,7 +198,7 @@ def _shown() -> Generator[Any]:
 def train(
     recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None,
     allow: Sequence[str],
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """``freerun train``: the folder of the run on standard output."""
     from freerun.recipes import load_recipe
 
@@ -214,10 +214,9 @@ def train(
         summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init, allow=allow)
         if processes.first:
             print(visible("\n".join([*results_lines(summary, loaded, out), str(out)]), keep="\n"))
-    return 0
 
 
-def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> int:
+def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> None:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
     from freerun.recipes.load import generate_lines, load_run
 
@@ -233,11 +232,10 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"
         )
     with usable(run):
-        said = generate_lines(loaded, lines, places=places, beams=beams, length=length)
-    for line in said:
-        # what stands in their file or what the model says never steers the terminal, and stays one line
+        outputs = generate_lines(loaded, lines, places=places, beams=beams, length=length)
+    for line in outputs:
+        # neither their file nor the model's output steers the terminal, and each stays one line
         print(visible(line, keep="\t"))
-    return 0
 
 
 @contextmanager
@@ -250,7 +248,7 @@ def usable(run: Path) -> Generator[None]:
 
 
 def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]]:
-    """The lines, blank ones only if wanted, and where each stands."""
+    """Return the lines, blank ones only if ``blank``, and where each stands."""
     from freerun.data.files import refuse_no_file
 
     name = "standard input" if path is None else str(path)
@@ -271,20 +269,19 @@ def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]
     return [line for line, _ in found], [place for _, place in found]
 
 
-def evaluate(run: Path, data: Path | None, beams: int | None) -> int:
+def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
     """``freerun evaluate``: JSON."""
     from freerun.recipes.load import evaluate_run, load_run
 
     with usable(run):
         found = evaluate_run(load_run(run), data, beams)
     print(json.dumps(found, indent=2))
-    return 0
 
 
 def compare(
     recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, workers: int | None,
     allow: Sequence[str],
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """``freerun compare``: table, verdict and the report's path."""
     from rich.console import Console
 
@@ -302,34 +299,9 @@ def compare(
     console.print(table(results, width))
     console.print(results["verdict"], markup=False, highlight=False, soft_wrap=not console.is_terminal)
     print(visible(str(report.write(out))))
-    return 0
 
 
-def methods(name: str | None) -> int:
-    """``freerun methods``."""
-    pass
-
-    print(list_methods() if name is None else describe_method(name))
-    return 0
-
-
-def schedules(name: str | None) -> int:
-    """``freerun schedules``."""
-    pass
-
-    print(list_schedules() if name is None else describe_schedule(name))
-    return 0
-
-
-def recipes(name: str | None) -> int:
-    """``freerun recipes``."""
-    pass
-
-    print(list_recipes() if name is None else describe_recipe(name), end="\n" if name is None else "")
-    return 0
-
-
-def check(target: str) -> int:
+def check(target: str) -> None:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
     from freerun.checks import examine
 
@@ -341,12 +313,11 @@ def check(target: str) -> int:
     except Exception as error:
         if not _is_object(target) or out_of_memory(error):
             raise  # a model of ours, or none of the model's doing
-        raise UserError(f"{target}: the model raised {_said(error)}") from error
+        raise UserError(f"{target}: the model raised {_summary_of(error)}") from error
     print(visible(str(report), keep="\n"))
     if report.refused:
         names = ", ".join(finding.name for finding in report.refused)
         raise UserError(f"{target}: the model is refused: {names}")
-    return 0
 
 
 def _target(target: str) -> tuple[Any, Any, Any, Any]:
@@ -375,7 +346,7 @@ def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
     except Exception as error:  # the caller's own code: its message is the useful one
         if out_of_memory(error):
             raise
-        raise UserError(f"{target}: calling it raised {_said(error)}") from error
+        raise UserError(f"{target}: calling it raised {_summary_of(error)}") from error
     if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Batch):
         return (*pair, None, None)
     if not isinstance(pair, tuple) or len(pair) != 3 or not callable(pair[2]):
@@ -397,7 +368,7 @@ def _imported(target: str, module_name: str, attribute: str) -> Any:
         if out_of_memory(error):
             raise
         place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        raise UserError(f"{target}: importing {module_name} raised {_said(error)}{place}") from error
+        raise UserError(f"{target}: importing {module_name} raised {_summary_of(error)}{place}") from error
     finally:
         sys.path.remove("")
     if not hasattr(module, attribute):
@@ -405,7 +376,7 @@ def _imported(target: str, module_name: str, attribute: str) -> Any:
     return getattr(module, attribute)
 
 
-def _said(error: BaseException) -> str:
+def _summary_of(error: BaseException) -> str:
     if isinstance(error, UserError | SyntaxError):
         return f"{type(error).__name__}: {error.problems[0] if isinstance(error, UserError) else error.msg}"
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
