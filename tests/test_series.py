@@ -10,7 +10,7 @@ import torch
 
 from builders import problems_of
 from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
-from freerun.data.series.building import filled
+from freerun.data.series.building import fill_gaps
 from freerun.data.series.time_stamps import Step, calendar_columns, step_between
 
 WIDE = SeriesOptions(
@@ -155,20 +155,20 @@ def test_last_is_a_naive_loop_and_linear_stays_within_its_split():
     values = rng.normal(size=(60, 3))
     values[rng.random((60, 3)) < 0.4] = np.nan
     values[0] = 1.0
-    got, counts, wrong = filled(values, [0, 30, 45, 60], "last")
+    got, counts, wrong = fill_gaps(values, [0, 30, 45, 60], "last")
     assert np.array_equal(got, naive_last(values))
     assert counts == np.isnan(values).sum(0).tolist()
     assert not wrong
-    linear, _, _ = filled(values, [0, 30, 45, 60], "linear")
+    linear, _, _ = fill_gaps(values, [0, 30, 45, 60], "linear")
     for begin, end in ((0, 30), (30, 45), (45, 60)):
         changed = values.copy()
         changed[:begin] = np.where(np.isnan(changed[:begin]), np.nan, 99.0)
         changed[end:] = np.where(np.isnan(changed[end:]), np.nan, -99.0)
         known = np.maximum.accumulate(~np.isnan(values[begin:end]), axis=0)
         # but for what a split begins with, which the value before it fills, nothing outside has a say
-        part = filled(changed, [0, 30, 45, 60], "linear")[0][begin:end]
+        part = fill_gaps(changed, [0, 30, 45, 60], "linear")[0][begin:end]
         assert np.array_equal(part[known], linear[begin:end][known])
-    assert filled(np.array([[0.0], [np.nan], [np.nan], [3.0]]), [0, 4], "linear")[0][:, 0].tolist() == [0, 1, 2, 3]
+    assert fill_gaps(np.array([[0.0], [np.nan], [np.nan], [3.0]]), [0, 4], "linear")[0][:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_fills_are_counted_in_the_header():

@@ -11,7 +11,7 @@ import torch
 
 from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.data.files import SPLITS, Array, first_problems
-from freerun.data.series.building import cell_problems, constants, endless, scales_of
+from freerun.data.series.building import cell_problems, constant_channels, scales_of, too_large
 from freerun.data.series.options import Layout, check_layout
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.systems import (
@@ -136,8 +136,8 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
         first += share
     train = raw[: options.shares[0] * steps]
     with np.errstate(over="ignore"):
-        faults = cell_problems(endless(raw), system.channels, lambda row: f"{system}: step {row + 1}")
-    refuse(first_problems(str(system), faults) or constants(train, system.channels, str(system)))
+        faults = cell_problems(too_large(raw), system.channels, lambda row: f"{system}: step {row + 1}")
+    refuse(first_problems(str(system), faults) or constant_channels(train, system.channels, str(system)))
     mean, std = scales_of(train, options.normalisation)
     codec = SeriesCodec(
         system.channels,

@@ -42,8 +42,8 @@ def _line(place: Callable[[int], str], text: str, row: int) -> str:
     return f"{place(row)}, {text}"
 
 
-def endless(values: Array) -> list[Fault]:
-    """Infinities, and numbers too large to be computed with."""
+def too_large(values: Array) -> list[Fault]:
+    """Return infinities, and numbers too large to be computed with."""
     with np.errstate(invalid="ignore"):
         large = np.isfinite(values) & (np.abs(values) > LARGEST)
     found = [
@@ -53,7 +53,7 @@ def endless(values: Array) -> list[Fault]:
     return [fault for fault in found if fault[0].any()]
 
 
-def far(values: Array, mean: Array, std: Array) -> list[Fault]:
+def too_far(values: Array, mean: Array, std: Array) -> list[Fault]:
     """Return the numbers so far from the training rows that float32 holds nothing of them, scaled as those are."""
     plain = (mean == 0) & (std == 1)
     limit = np.where(plain, FARTHEST_RAW, FARTHEST)
@@ -65,7 +65,7 @@ def far(values: Array, mean: Array, std: Array) -> list[Fault]:
     ]
 
 
-def filled(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, list[int], list[Fault]]:
+def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, list[int], list[Fault]]:
     """Values without NaN, how many of each column were filled, and what could not be.
 
     Args:
@@ -75,11 +75,11 @@ def filled(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, list
             are in the same split, else the value before.
 
     >>> x = np.array([[1.0], [np.nan], [3.0], [np.nan], [np.nan], [6.0]])
-    >>> filled(x, [0, 4, 5, 6], "linear")[0][:, 0].tolist()
+    >>> fill_gaps(x, [0, 4, 5, 6], "linear")[0][:, 0].tolist()
     [1.0, 2.0, 3.0, 3.0, 3.0, 6.0]
     """
     missing = np.isnan(values)
-    wrong = endless(values)
+    wrong = too_large(values)
     if not missing.any():
         return values, [0] * values.shape[1], wrong
     if policy == "error":
@@ -126,10 +126,10 @@ class Piece:
         return f"{self.name}: row {row + 1}" if self.where is None else self.where(row)
 
 
-def borders(rows: int, split: Sequence[float], name: str) -> tuple[list[int], list[str]]:
+def split_rows(rows: int, split: Sequence[float], name: str) -> tuple[list[int], list[str]]:
     """Where train, dev and test begin and where the last one ends, and what is wrong.
 
-    >>> borders(100, (0.7, 0.1, 0.2), "x"), borders(100, (60, 10, 10), "x")[0]
+    >>> split_rows(100, (0.7, 0.1, 0.2), "x"), split_rows(100, (60, 10, 10), "x")[0]
     (([0, 70, 80, 100], []), [0, 60, 70, 80])
     """
     if not all(isinstance(part, int) for part in split):
@@ -147,13 +147,13 @@ def scales_of(train: Array, normalisation: str) -> tuple[Array, Array]:
     return train.mean(axis=0), train.std(axis=0)
 
 
-def constants(train: Array, names: Sequence[str], origin: str) -> list[str]:
+def constant_channels(train: Array, names: Sequence[str], origin: str) -> list[str]:
     """Return a line for every channel that does not vary in the training rows, or by less than float32 holds."""
     found: list[str] = []
     for name, column in zip(names, train.T, strict=True):
         low, high = float(column.min(initial=np.inf)), float(column.max(initial=-np.inf))
         if not np.isfinite(high - low):
-            continue  # said of its cells
+            continue  # a problem of its cells
         at = f"{origin}: column {name!r}"
         if high == low:
             found.append(f"{at} is constant in the training rows: {low:g} in all {len(train):,}; leave it out")
@@ -211,10 +211,12 @@ def _unscalable(
 
     scales = scales_of(train[0], normalisation)
     lost = _lost(train[0], scales, names, lambda row: place(int(train[1][row])))
-    return lost or first_problems(pieces[0].name, cell_problems(far(raw, *scales), names, place))
+    return lost or first_problems(pieces[0].name, cell_problems(too_far(raw, *scales), names, place))
 
 
-def built(name: str, pieces: Sequence[Piece], channels: Channels, options: SeriesOptions, layout: Layout) -> SeriesData:
+def build_series(
+    name: str, pieces: Sequence[Piece], channels: Channels, options: SeriesOptions, layout: Layout
+) -> SeriesData:
     """Return windows of checked pieces; raise UserError for gaps, infinities, constant channels, splits too short."""
     problems: list[str] = []
     parts: list[Array] = []
@@ -223,18 +225,20 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
     offset = 0
     for piece in pieces:
         rows = len(piece.values)
-        ends, wrong = borders(rows, options.split, piece.name)
-        values, counts, gaps = filled(piece.values, ends, options.missing)
+        ends, wrong = split_rows(rows, options.split, piece.name)
+        values, counts, gaps = fill_gaps(piece.values, ends, options.missing)
         problems += wrong + first_problems(piece.name, cell_problems(gaps, channels.names, piece.place))
         fills += Counter(dict(zip(channels.names, counts, strict=True)))
         for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
-            segments[split].append(Segment(offset + begin, offset + min(end, rows), _floor(split, offset, begin)))
+            # dev and test windows may know what came before their split; training windows begin with it anyway
+            floor = offset + begin if split == "train" else offset
+            segments[split].append(Segment(offset + begin, offset + min(end, rows), floor))
         parts.append(values)
         offset += rows
     raw = np.concatenate(parts)
     numbers = np.concatenate([np.arange(part.begin, part.end) for part in segments["train"]])
     train = raw[numbers]
-    problems += constants(train, channels.names, name) if len(train) else []
+    problems += constant_channels(train, channels.names, name) if len(train) else []
     if not problems and len(train):
         problems = _unscalable((train, numbers), raw, pieces, channels.names, options.normalisation)
     refuse(problems)
@@ -243,26 +247,18 @@ def built(name: str, pieces: Sequence[Piece], channels: Channels, options: Serie
     step = next((step for piece in pieces if even and (step := step_between(piece.stamps or ()))), None)
     codec = _codec(train, channels, options, layout, step)
     if options.calendar:
-        raw = np.concatenate([raw, _calendar(pieces, options)], axis=1)
+        dates = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
+        raw = np.concatenate([raw, calendar_columns(options.calendar, dates)], axis=1)
+    strides = {"train": options.stride, "dev": options.evaluation_stride, "test": options.evaluation_stride}
     return SeriesData(
         name,
         torch.from_numpy(raw),
         segments,
-        _starts(segments, options),
+        {split: window_starts(segments[split], options.past, options.horizon, strides[split]) for split in SPLITS},
         codec,
         notes=(*_notes(pieces, step, options, fills), *_short(pieces, segments["train"], options)),
         warmup_loss=options.warmup_loss,
     )
-
-
-def _floor(split: str, offset: int, begin: int) -> int:
-    # dev and test windows may know what came before their split; training windows begin with it anyway
-    return offset + begin if split == "train" else offset
-
-
-def _calendar(pieces: Sequence[Piece], options: SeriesOptions) -> Array:
-    stamps = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
-    return calendar_columns(options.calendar, stamps)
 
 
 def _codec(train: Array, channels: Channels, options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCodec:
@@ -288,11 +284,6 @@ def _codec(train: Array, channels: Channels, options: SeriesOptions, layout: Lay
     )
 
 
-def _starts(segments: Mapping[str, Sequence[Segment]], options: SeriesOptions) -> dict[str, torch.Tensor]:
-    strides = {"train": options.stride, "dev": options.evaluation_stride, "test": options.evaluation_stride}
-    return {split: window_starts(segments[split], options.past, options.horizon, strides[split]) for split in SPLITS}
-
-
 def _notes(
     pieces: Sequence[Piece], step: Step | None, options: SeriesOptions, fills: Mapping[str, int]
 ) -> tuple[str, ...]:
@@ -306,7 +297,7 @@ def _notes(
 
 
 def _short(pieces: Sequence[Piece], train: Sequence[Segment], options: SeriesOptions) -> list[str]:
-    """What is said of series among several whose training rows are fewer than a window's."""
+    """A note on series among several that are too short for a training window."""
     short = [
         piece.name
         for piece, part in zip(pieces, train, strict=True)
@@ -367,7 +358,7 @@ def series_from_arrays(
     refuse(problems)
     order = [columns.index(column) for column in channels.names]
     pieces = [Piece(title, each[:, order]) for title, each in zip(titles, series, strict=True)]
-    return built(name, pieces, channels, options, layout)
+    return build_series(name, pieces, channels, options, layout)
 
 
 def _array(given: Any) -> Array:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from freerun.data.files import counted, first_problems, lines_of_column
-from freerun.data.series.building import Piece, built
+from freerun.data.series.building import Piece, build_series
 from freerun.data.series.options import Channels, Layout, SeriesOptions, check_layout, columns_by_part
 from freerun.data.series.time_stamps import step_between, uneven
 from freerun.data.series.windows import SeriesData
@@ -66,7 +66,7 @@ def load_series(
     # where time stamps are wrong nothing is computed from them: the other problems are still reported
     given = replace(options, calendar=()) if problems else options
     try:
-        data = built(", ".join(map(str, files)), pieces, channels, given, layout)
+        data = build_series(", ".join(map(str, files)), pieces, channels, given, layout)
     except UserError as error:
         raise UserError(problems + error.problems) from None
     refuse(problems)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from freerun.batch import Batch
 from freerun.data.files import Array, DataFile, counted, first_problems
-from freerun.data.series.building import cell_problems, endless, far
+from freerun.data.series.building import cell_problems, too_far, too_large
 from freerun.data.series.time_stamps import Step, calendar_columns, uneven
 from freerun.data.series.windows import SeriesCodec, Windows
 from freerun.data.tables import DataTable, Stamp, read_table
@@ -118,7 +118,7 @@ def _wrong_cells(
 ) -> list[str]:
     """Cells that are needed and hold no number to compute with, in rows from ``first`` on."""
     mean, std = (np.array(scale[: values.shape[1]]) for scale in (codec.mean, codec.std))
-    faults = [(np.isnan(values), "is missing; the model needs it"), *endless(values), *far(values, mean, std)]
+    faults = [(np.isnan(values), "is missing; the model needs it"), *too_large(values), *too_far(values, mean, std)]
     if needed is not None:
         faults = [(mask & needed, text) for mask, text in faults]
     return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: table.place(first + row))
