@@ -372,7 +372,7 @@ class SelectsHalf(Steps):
 @pytest.mark.parametrize(
     ("model", "name", "text"),
     [
-        (CellInPlace, "stepper_state", r"step changes state\['c'\], given to it, in place"),
+        (CellInPlace, "stepper_state", r"step changes state\['c'\], which it takes, in place"),
         (CountInPlace, "stepper_state", r"step changes state\['count'\]"),
         (OutputInPlace, "stepper_state", r"output changes state\['c'\]"),
         (OpaqueInPlace, "stepper_state", "after other steps were taken from the same states"),

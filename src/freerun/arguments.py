@@ -1,4 +1,4 @@
-"""Arguments of settings and functions: unknown, too many or missing ones are answered with what was meant."""
+"""Arguments of settings and functions: field rules, and help for unknown, superfluous or missing ones."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def rule_field(rule: Range | OneOf, default: Any = MISSING, *, semantic: bool = 
 
     Args:
         rule: of the values.
-        default: MISSING: the field must be given.
+        default: MISSING: the field is required.
         semantic: False: it changes no number of a run, and may be another one when the run goes on.
     """
     return field(default=default, metadata={"rule": rule, "semantic": semantic})
@@ -177,11 +177,6 @@ def finite(default: Any = MISSING, *, hint: str = "", semantic: bool = True) -> 
 def one_of(words: Iterable[str], default: Any = MISSING, *, hint: str = "", semantic: bool = True) -> Any:
     """A field of one of some words, see ``rule_field``."""
     return rule_field(OneOf(tuple(words), hint=hint), default, semantic=semantic)
-
-
-def number_field(default: Any, low: float | None = None, high: float | None = None, *, semantic: bool = True) -> Any:
-    """A field of a section with the range that a recipe may give it."""
-    return rule_field(Range(low, high), default, semantic=semantic)
 
 
 @cache
@@ -271,7 +266,7 @@ _FROM_DRAW = "it belongs to the draw: draw=fr.draws.sample({}=...)"
 _INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("temperature", "top_k", "top_p"), _FROM_DRAW),
     **dict.fromkeys(("seed", "generator", "key", "rng"), _FROM_CALL),
-    "step": "the step is given at the call: method(model, batch, step=step)",
+    "step": "the step is an argument of the call: method(model, batch, step=step)",
     "label_smoothing": "it belongs to the objective: objective=fr.objectives.cross_entropy(label_smoothing=...)",
     "do_sample": "use draw='sample', or 'greedy'",
     "passes": "k parallel passes are engine=k, or fr.parallel(..., passes=k)",
@@ -302,11 +297,11 @@ def unknown_argument(called: str, name: str, known: Sequence[str]) -> str:
 
 @cache
 def _takes(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
-    """Arguments by position, all of them, and those that must be given."""
-    given = [each for each in fields(cls) if each.init]
-    required = {each.name for each in given if each.default is MISSING and each.default_factory is MISSING}
+    """Arguments by position, all of them, and those without a default."""
+    taken = [each for each in fields(cls) if each.init]
+    required = {each.name for each in taken if each.default is MISSING and each.default_factory is MISSING}
     # what all of a family have comes last
-    own = sorted(given, key=lambda each: (each.kw_only, each.name in ("floor", "unit", "horizon", "loss_on")))
+    own = sorted(taken, key=lambda each: (each.kw_only, each.name in ("floor", "unit", "horizon", "loss_on")))
     return tuple(e.name for e in own if not e.kw_only), tuple(e.name for e in own), frozenset(required)
 
 
@@ -324,12 +319,16 @@ class Arguments:
     dropout must lie in [0, 1); got 1.0
     """
 
-    def __new__(cls, *given: Any, **named: Any) -> Self:
+    def __new__(cls, *values: Any, **named: Any) -> Self:
         """An object still without its fields, if the arguments are those of the class."""
         places, known, required = _takes(cls)
-        if len(given) > len(places) or named.keys() - set(known) or required - set(places[: len(given)]) - named.keys():
-            raise ArgumentError(_argument_problems(cls, given, named))
-        for name, value in (*zip(places, given, strict=False), *named.items()):
+        if (
+            len(values) > len(places)
+            or named.keys() - set(known)
+            or required - set(places[: len(values)]) - named.keys()
+        ):
+            raise ArgumentError(_argument_problems(cls, values, named))
+        for name, value in (*zip(places, values, strict=False), *named.items()):
             if not (value is None or isinstance(value, float | str)) and (problem := _odd(cls, name, value)):
                 raise ArgumentError(problem)
         return super().__new__(cls)
@@ -373,16 +372,16 @@ def _restored(cls: Any, state: Mapping[str, Any]) -> Any:
     return made
 
 
-def _argument_problems(cls: Any, given: Sequence[Any], named: Mapping[str, Any]) -> list[str]:
+def _argument_problems(cls: Any, values: Sequence[Any], named: Mapping[str, Any]) -> list[str]:
     places, known, required = _takes(cls)
     called = getattr(cls, "name", None) or cls.__name__
     problems: list[str] = []
-    if len(given) > len(places):
-        shown = ", ".join(f"{name}={str(value)[:30]}" for name, value in zip(known, given, strict=False))
+    if len(values) > len(places):
+        shown = ", ".join(f"{name}={str(value)[:30]}" for name, value in zip(known, values, strict=False))
         allowed = f"{len(places)} arguments by position ({', '.join(places)})" if places else "its arguments by name"
-        problems.append(f"{called} takes {allowed}; got {len(given)} by position: write {called}({shown})")
+        problems.append(f"{called} takes {allowed}; got {len(values)} by position: write {called}({shown})")
     problems += [unknown_argument(called, name, known) for name in named if name not in known]
-    left_out = [name for name in known if name in required and name not in places[: len(given)] and name not in named]
+    left_out = [name for name in known if name in required and name not in places[: len(values)] and name not in named]
     # what was written under another name, or without one, is not missing as well
     if left_out and not problems:
         problems.append(f"{called} needs {', '.join(left_out)}: {called}({', '.join(f'{n}=...' for n in left_out)})")

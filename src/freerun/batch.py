@@ -1,4 +1,4 @@
-"""Batch: what a model should say, what it is told, and its context."""
+"""Batch: targets, history and context of a model, checked once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENOUGH = 4  # positions that tell a shifted history from an aligned one, before
 
 
 def shape_of(value: Any) -> str:
-    """What a part is, in a few words: shape and type of a tensor, the parts of a container.
+    """Describe a part: shape and type of a tensor, the parts of a container.
 
     >>> shape_of({"source": torch.zeros(2, 3)})
     '{source: (2, 3) float32}'
@@ -41,13 +41,13 @@ def shape_of(value: Any) -> str:
     return type(value).__name__
 
 
-def must_be(shape: str, kind: str, **given: Any) -> None:
+def must_be(shape: str, kind: str, **arguments: Any) -> None:
     """Refuse arguments that are not tensors of a shape and kind, by name.
 
     Args:
         shape: names of the dimensions, such as "batch, time"; "": any.
         kind: "bool", "int64" or "real" (floating point).
-        given: the arguments.
+        arguments: by name.
 
     >>> must_be("batch, time", "bool", mask=torch.zeros(2, 3))
     Traceback (most recent call last):
@@ -59,7 +59,7 @@ def must_be(shape: str, kind: str, **given: Any) -> None:
     shown = f" ({shape})" if shape else ""
     problems = [
         f"{name} must be a {kind} tensor{shown}; got {shape_of(part)}"
-        for name, part in given.items()
+        for name, part in arguments.items()
         if not isinstance(part, Tensor) or part.dim() != (part.dim() if dims is None else dims) or not right(part)
     ]
     if problems:
@@ -139,9 +139,9 @@ def _fitting(name: str, part: Tensor, targets: Tensor) -> list[str]:
         if got != shape:
             problems.append(f"history must be aligned with targets {shape}; got {got}")
         return problems
-    wanted = shape[:1] if name == "rows" else shape[:2]
-    if got != wanted:
-        problems.append(f"{name} must be ({'batch,' if name == 'rows' else 'batch, time'}) = {wanted}; got {got}")
+    expected = shape[:1] if name == "rows" else shape[:2]
+    if got != expected:
+        problems.append(f"{name} must be ({'batch,' if name == 'rows' else 'batch, time'}) = {expected}; got {got}")
     if name == "weights":
         fine, rule = part.dtype.is_floating_point, f"real numbers; got {part.dtype}: use weights.float()"
     elif name == "rows":
@@ -177,13 +177,10 @@ def context_problems(tree: Any, size: int, path: str = "context", depth: int = 0
 def value_problems(batch: Any, left_out: bool) -> tuple[list[str], int, int]:
     """Values that cannot be fed or learned, a line each; and the largest and the least id of the targets (values: -1).
 
-    All is looked at together, which on an accelerator is one transfer; more is asked only where something is odd.
-
-    Args:
-        batch: complete, its shapes and types in order.
-        left_out: whether the history was, and is the targets.
+    All is read together, which on an accelerator is one transfer; more is computed only where something is odd.
+    ``batch`` is complete, its shapes and types in order; ``left_out``: the history was, and is the targets.
     """
-    found = _looked_at(batch)
+    found = _read_values(batch)
     problems: list[str] = []
     if found.get("lowest", 0) < 0 or found.get("fed", 0) < 0:
         problems += _negative(batch, left_out)
@@ -200,30 +197,30 @@ def value_problems(batch: Any, left_out: bool) -> tuple[list[str], int, int]:
     return problems + _shifted(batch, found), int(found.get("largest", -1)), int(found.get("lowest", -1))
 
 
-def _looked_at(batch: Any) -> dict[str, Any]:
+def _read_values(batch: Any) -> dict[str, Any]:
     targets, history, mask = batch.targets, batch.history, batch.mask
     here = targets.device.type == "cpu"
     if here and history is not targets and torch.equal(history, targets):
         history = targets
-    asked: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     if targets.is_floating_point():
         total = targets.detach().sum()
-        asked["finite"] = total if history is targets else total + history.detach().sum()
+        sums["finite"] = total if history is targets else total + history.detach().sum()
     else:
-        asked["lowest"], asked["largest"] = torch.aminmax(targets)
+        sums["lowest"], sums["largest"] = torch.aminmax(targets)
         if history is not targets:
-            asked["fed"] = history.min()
+            sums["fed"] = history.min()
     if batch.weights is not None:
-        asked["weights"] = (_fair(batch.weights) | ~mask).all()
+        sums["weights"] = (_fair(batch.weights) | ~mask).all()
     if batch.rows is not None:
-        asked["rows"] = (batch.rows >= 0).all()
+        sums["rows"] = (batch.rows >= 0).all()
     if history is not targets and targets.shape[1] > 1:
         alone = ~(mask[:, 1:] & mask[:, :-1])
-        asked["behind"] = (_equal(history[:, 1:], targets[:, :-1]) | alone).all()
-        asked["ahead"] = (_equal(history[:, :-1], targets[:, 1:]) | alone).all()
+        sums["behind"] = (_equal(history[:, 1:], targets[:, :-1]) | alone).all()
+        sums["ahead"] = (_equal(history[:, :-1], targets[:, 1:]) | alone).all()
     if here:
-        return {name: each.item() for name, each in asked.items()}
-    return dict(zip(asked, torch.stack([each.double() for each in asked.values()]).tolist(), strict=True))
+        return {name: each.item() for name, each in sums.items()}
+    return dict(zip(sums, torch.stack([each.double() for each in sums.values()]).tolist(), strict=True))
 
 
 def _equal(a: Tensor, b: Tensor) -> Tensor:
@@ -272,7 +269,7 @@ def _not_finite(batch: Any) -> list[str]:
 
 
 def _shifted(batch: Any, found: Mapping[str, Any]) -> list[str]:
-    """Whether the history is the targets one position later, or earlier, wherever it could be seen."""
+    """Say if the history is the targets one position later, or earlier, wherever that can be seen."""
     moved = next((name for name in ("behind", "ahead") if found.get(name)), None)
     if moved is None:
         return []
@@ -291,15 +288,15 @@ _LEFT_OUT: Any = None
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch(Arguments):
-    """What a model should say, and what it is told it said before.
+    """Reference outputs, the history fed to the decoder, and what else a model reads.
 
     ``outputs[:, t]`` of a model may depend on ``history[:, :t]`` and ``context`` only: history is *aligned*
     with targets, and the model does its own shift.
 
     Args:
-        targets: (batch, time) ids or (batch, time, value) numbers: what the model should say.
-        history: same shape: what the model is told it said; left out it is ``targets``: gold. Ids below 0 that pad the
-            end of a row (-100) are then 0. A history that is the targets shifted by one is refused.
+        targets: (batch, time) ids or (batch, time, value) numbers: the reference outputs.
+        history: same shape: previous outputs fed to the decoder; left out it is ``targets``: gold. Ids below 0 that pad
+            the end of a row (-100) are then 0. A history that is the targets shifted by one is refused.
         mask: (batch, time) bool: positions that count in the loss; left out all do. What it leaves out may hold
             anything in targets, NaN too.
         context: source, prompt, covariates: the model's business. A pytree (tensors, tuples, lists, dicts)
@@ -307,7 +304,7 @@ class Batch(Arguments):
         weights: (batch, time) loss weights of 0 or more; default 1.
         eligible: (batch, time) bool: history entries that may be replaced; default: ``mask``.
         rows: (batch,) int64: the example's number in the optimizer step's global batch; default 0..batch-1.
-            Randomness is a function of it, so that ranks and micro-batches do not matter; equal numbers draw alike.
+            Randomness is a function of it, so that ranks and micro-batches do not matter; equal numbers draw the same.
 
     Raises:
         UserError: where shapes or types disagree, or values cannot be fed or learned; all problems at once.
@@ -330,11 +327,11 @@ class Batch(Arguments):
     def __post_init__(self) -> None:
         if problems := part_problems(self):
             raise UserError(problems)
-        given: Any = self
-        if given.mask is None:
+        parts: Any = self
+        if parts.mask is None:
             shape = self.targets.shape[:2]
             object.__setattr__(self, "mask", torch.ones(shape, dtype=torch.bool, device=self.targets.device))
-        left_out = given.history is None
+        left_out = parts.history is None
         if left_out:
             object.__setattr__(self, "history", self.targets)
         problems, largest, lowest = value_problems(self, left_out)
@@ -385,7 +382,7 @@ class Batch(Arguments):
         return torch.arange(self.size, device=self.history.device) if self.rows is None else self.rows
 
     def replace(self, **changes: Any) -> Batch:
-        """The same batch with some fields changed, and looked at like a new one."""
+        """Return the batch with some fields changed, and checked like a new one."""
         for name in changes:
             if name not in PARTS:
                 near = nearest(name, PARTS)
@@ -398,7 +395,7 @@ class Batch(Arguments):
         return Batch(**{name: changes.get(name, getattr(self, name)) for name in PARTS})
 
     def made(self, **changes: Any) -> Batch:
-        """The same batch with some fields as a model or a method made them: their values are not looked at."""
+        """Return the batch with some fields as a model or a method made them: their values are not checked."""
         batch = object.__new__(Batch)
         for name in PARTS:
             object.__setattr__(batch, name, changes[name] if name in changes else getattr(self, name))
@@ -406,7 +403,7 @@ class Batch(Arguments):
         return batch
 
     def select(self, rows: Tensor) -> Batch:
-        """The rows asked for ((n,) int64), context included."""
+        """Return some rows ((n,) int64), context included."""
         if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.dim() != 1:
             raise UserError(f"rows to select must be a tensor (n,) of int64; got {shape_of(rows)}")
         try:
@@ -419,7 +416,7 @@ class Batch(Arguments):
         return self.made(**parts, context=select_rows(self.context, rows), rows=self.row_numbers[rows])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         try:
             torch.device(device)
         except (RuntimeError, TypeError):
@@ -428,7 +425,7 @@ class Batch(Arguments):
 
 
 def select_rows(tree: Any, rows: Tensor) -> Any:
-    """Rows of a context: tensors are indexed, containers walked, ``.select(rows)`` called where there is one.
+    """Return rows of a context: tensors are indexed, containers walked, ``.select(rows)`` called where there is one.
 
     >>> select_rows({"x": torch.arange(6).view(3, 2)}, torch.tensor([2]))
     {'x': tensor([[4, 5]])}
@@ -451,7 +448,7 @@ def _rebuilt(like: Any, parts: list[Any]) -> Any:
 
 
 def to_device(tree: Any, device: torch.device | str) -> Any:
-    """A context on another device; objects with ``.to(device)`` move themselves."""
+    """Return a context on another device; objects with ``.to(device)`` move themselves."""
     if isinstance(tree, Mapping):
         return {name: to_device(part, device) for name, part in tree.items()}
     if isinstance(tree, tuple | list):

@@ -1,4 +1,4 @@
-"""What a user did wrong, as one readable message; the command turns each class into its exit code."""
+"""Errors of the user as readable messages; the command turns each class into its exit code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _QUOTED = re.compile(r"(?<!\w)(['\"])(.*?)\1(?!\w)")
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""A text whose control characters are written as escapes, so that it stays one line of a terminal.
+    r"""Write control characters of a text as escapes, so that it stays one line of a terminal.
 
     Args:
-        text: anything, such as a cell of a user's file or what a model says.
+        text: anything, such as a cell of a user's file or the output of a model.
         keep: control characters that stay.
 
     >>> print(visible("red\x1b[31m, two\nlines \u202e"))
@@ -31,7 +31,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def shown(value: object, length: int = DATA) -> str:
-    r"""A user's value as a message shows it: escaped, on one line, cut after ``length`` characters; text in quotes.
+    r"""Format a user's value for a message: escaped, on one line, cut after ``length`` characters; text in quotes.
 
     >>> print(shown("a\x1bb"), shown("x" * 300, 10), shown([1, 2]))
     'a\x1bb' 'xxxxxxxxxx'... [1, 2]
@@ -47,7 +47,7 @@ def shown(value: object, length: int = DATA) -> str:
 
 
 def listed(names: Iterable[object], length: int = DATA) -> str:
-    """Names in a row, and how many more there are where they are too many for a message.
+    """Join names, and count those that are too many for a message.
 
     >>> listed(["a", "b"]), listed(range(1000), 10)
     ('a, b', '0, 1, 2, 3 and 996 more')
@@ -64,13 +64,13 @@ def listed(names: Iterable[object], length: int = DATA) -> str:
 
 
 class UserError(ValueError):
-    r"""A mistake in what was given: every problem found, each in one line.
+    r"""A mistake in arguments, a recipe or data: every problem found, each in one line.
 
     Whatever a problem shows of the user's data, its lines hold no control character and are not endless; a line break
     begins a line of help only where blanks follow it.
 
     Args:
-        problems: one problem, or all of them; each says what was got, what is allowed, what to do.
+        problems: one problem, or all of them; each with what was got, what is allowed, what to do.
 
     >>> str(UserError(["length must be at least 1; got 0", "beams must be at least 1; got -2"]))
     'length must be at least 1; got 0\nbeams must be at least 1; got -2'
@@ -216,7 +216,7 @@ _MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, whoever raised it: PyTorch has a class on accelerators, else text.
+    """Return True if memory ran out, whoever raised it: PyTorch has a class on accelerators, else text.
 
     >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     (True, True)
@@ -229,7 +229,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def whole(value: Any) -> int | None:
-    """The int that an argument is, of whatever integer type (Python, numpy, a tensor of one integer); else None.
+    """Return an argument as int, of whatever integer type (Python, numpy, a tensor of one integer); else None.
 
     >>> whole(3), whole(3.0), whole(True)
     (3, None, None)

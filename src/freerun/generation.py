@@ -62,7 +62,7 @@ class DecodingState(Protocol):
         ...
 
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
-        """Go on with the rows asked for (None: all), each with its entry ((m,) or (m, value))."""
+        """Go on with these rows (None: all), each with its entry ((m,) or (m, value))."""
         ...
 
 

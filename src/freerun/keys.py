@@ -14,8 +14,6 @@ from torch import Tensor
 
 from freerun.errors import UserError, whole
 
-__all__ = ["bits", "fold", "key_number", "uniform"]
-
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -32,7 +30,7 @@ def _mix(value: int) -> int:
 
 
 def key_number(key: Any) -> int:
-    """The key from an argument: any whole number, of whatever integer type.
+    """Return the key of an argument: any whole number, of whatever integer type.
 
     Raises:
         UserError: another value.
@@ -56,7 +54,7 @@ def _word(label: Any) -> int:
 
 
 def fold(key: int, *labels: int | str) -> int:
-    """A new 63-bit key from a key and labels, in order.
+    """Return a new 63-bit key from a key and labels, in order.
 
     Args:
         key: any integer; those beyond 64 bits are hashed.
@@ -87,7 +85,7 @@ def _counted(counter: Any) -> Tensor:
 
 
 def bits(key: int, *counters: Tensor | int) -> Tensor:
-    """64 random bits (as int64) for every combination of counters, broadcast together.
+    """Return 64 random bits (as int64) for every combination of counters, broadcast together.
 
     Args:
         key: any integer.
@@ -105,7 +103,7 @@ def bits(key: int, *counters: Tensor | int) -> Tensor:
 
 
 def uniform(key: int, *counters: Tensor | int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Uniform numbers in [0, 1), one for every combination of counters.
+    """Return uniform numbers in [0, 1), one for every combination of counters.
 
     float64 carries 53 bits, float32 the first 24 of the same bits: both are the same number, rounded down, and
     neither is ever 1.

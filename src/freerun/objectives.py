@@ -212,14 +212,14 @@ def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[T
     Raises:
         UserError: the objective gives something else.
     """
-    given: Any = resolve(objective, batch)(outputs, batch)
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor) and given[0].dim() == 0:
-        total, count = given
+    result: Any = resolve(objective, batch)(outputs, batch)
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor) and result[0].dim() == 0:
+        total, count = result
         if isinstance(count, int | float):
             count = torch.full((), count, dtype=total.dtype, device=total.device)
         if isinstance(count, Tensor) and count.dim() == 0:
             return total, count
-    shown = [shape_of(each) for each in given] if isinstance(given, tuple | list) else shape_of(given)
+    shown = [shape_of(each) for each in result] if isinstance(result, tuple | list) else shape_of(result)
     raise UserError(
         f"an objective returns (total, count), two scalars: the sum of the losses over the positions that count, and "
         f"their number; {objective!r} returned {shown}"

@@ -28,7 +28,7 @@ def evenly(total: int, most: int | None) -> list[int]:
 class Step(int):
     """An optimizer step that also knows how many samples and epochs are behind it.
 
-    It is an ``int`` and can be passed wherever a step is asked for; schedules whose unit is ``"sample"`` or
+    It is an ``int`` and can be passed wherever a step is expected; schedules whose unit is ``"sample"`` or
     ``"epoch"`` need it.
 
     >>> step = Step(100, sample=3200, epoch=1.6)
@@ -48,7 +48,7 @@ class Step(int):
 
 
 def step_number(step: Any) -> int:
-    """The optimizer step from an argument: a whole number from 0 to 2**63 - 1, of whatever integer type.
+    """Return the optimizer step of an argument: a whole number from 0 to 2**63 - 1, of whatever integer type.
 
     Raises:
         UserError: none, or another value.
@@ -69,13 +69,13 @@ def step_number(step: Any) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one step of a method gives.
+    """Result of one step of a method.
 
     Args:
         total: scalar, differentiable: the summed loss over the positions that count.
         count: scalar: what total is divided by; sums over micro-batches and ranks make a mean exact.
-        outputs: (batch, time, vocab) or (batch, time, value): what the model said, with graph.
-        fed: the batch that was fed: its ``history`` is what the model was told.
+        outputs: (batch, time, vocab) or (batch, time, value): the model's outputs, with graph.
+        fed: the batch that was fed: its ``history`` is the mixed one.
         report: numbers about the step: entries ``eligible``, ``replaced`` and ``disagreeing`` (replaced and
             different from gold), ``passes`` (extra model calls or stepped positions) and so on.
     """
@@ -131,7 +131,7 @@ class Stepper(Protocol):
 
     ``output(start(batch))`` predicts position 0 (the start symbol is the model's business), and
     ``output(step(state, embed(history[:, t])))`` position t+1: equal to the parallel pass. ``embed`` takes
-    entries of any leading shape. ``output(state, rows)`` computes only the rows asked for (None: all).
+    entries of any leading shape. ``output(state, rows)`` computes only these rows (None: all).
     States are never changed in place; ``select(state, rows)`` picks, repeats or drops rows.
     """
 
@@ -174,8 +174,8 @@ class Cached(Stepper, Protocol):
     ``advance(state, inputs, counts)`` reads the next ``counts[r]`` entries of every row r: ``inputs`` is
     (sum of counts, width) as ``embed`` gave them, row after row; it gives the state and the hidden vectors
     (sum of counts, size), of which the one after history entry t predicts position t+1 through ``head``.
-    ``crop(state, lengths)`` takes back what was read beyond ``lengths[r]`` entries; the state given, and those it came
-    from, are used up by it: to go on from them as well, ``select`` all rows first, which copies.
+    ``crop(state, lengths)`` takes back what was read beyond ``lengths[r]`` entries; it uses up its argument and the
+    states before: to go on from them as well, ``select`` all rows first, which copies.
     """
 
     def head(self, hidden: Tensor) -> Tensor: ...
@@ -185,7 +185,7 @@ class Cached(Stepper, Protocol):
 
 @runtime_checkable
 class Embedder(Protocol):
-    """A model whose history can be given as vectors, so that mixtures of symbols can be fed.
+    """A model that reads its history as vectors, too, so that mixtures of symbols can be fed.
 
     ``lookup(entries)``: ids (...) -> (..., width), what a symbol is looked up as, scaling included, positions and
     dropout excluded. ``outputs_from(batch, vectors)`` is ``model(batch)`` with ``lookup(history)`` replaced by

@@ -98,8 +98,8 @@ def mask_polarity(probe: Probe) -> Verdict:
         return ("not applicable", "every position counts")
     both = batch.mask.any(1) & ~batch.mask.all(1)
     last = bool(batch.mask[both][:, -1].all()) and bool((~batch.mask[both][:, 0]).all())
-    alike = bool((counted == counted[:1]).all()) and bool((left_out != left_out[:1]).any())
-    if both.any() and last and alike and int(batch.mask.sum(1).max()) > 1:
+    equal = bool((counted == counted[:1]).all()) and bool((left_out != left_out[:1]).any())
+    if both.any() and last and equal and int(batch.mask.sum(1).max()) > 1:
         return (
             f"the positions that count all hold {counted[0].tolist()} and come after the others: mask is True where "
             "a position counts in the loss, and this one looks like one that is True at padding; use ~mask"
@@ -128,7 +128,7 @@ def reads_mask(probe: Probe) -> Verdict:
     ):
         if far := probe.moved(probe.ask(other, f"the batch with another {what}")):
             return (
-                f"outputs move by {far:.2g} when only {what} of the batch change: they say what counts in the loss and "
+                f"outputs move by {far:.2g} when only {what} of the batch change: they are about the loss and about "
                 "what a roll-in may replace, which free running does not know; read lengths and padding from context"
             )
     return None

@@ -41,7 +41,7 @@ def stepper_embed(probe: Probe) -> Verdict:
 
 
 def stepper_state(probe: Probe) -> Verdict:
-    """A step leaves the state it is given as it is."""
+    """A step leaves the state that it takes as it is."""
     model, batch = probe.model, probe.batch
     before = snapshot(batch, "batch")
     states, inputs, middle = [model.start(batch)], model.embed(batch.history), (batch.time - 1) // 2
@@ -51,7 +51,7 @@ def stepper_state(probe: Probe) -> Verdict:
             for name, call in _calls(model, batch.size, inputs[:, t]).items():
                 call(states[t])
                 if changed := difference(kept, states[t], "state"):
-                    return f"{name} changes {changed}, given to it, in place: return a new state, leave the old one"
+                    return f"{name} changes {changed}, which it takes, in place: return a new state, leave the old one"
         states.append(model.step(states[t], inputs[:, t]))
     outputs = [model.output(state).clone() for state in states]
     # on another way from the middle, as beams go, and then once more from the beginning

@@ -74,7 +74,7 @@ class Report:
 
 
 class Raised(Exception):  # noqa: N818 - carries what a model raised
-    """A model raised; the text says on what it was tried."""
+    """A model raised; the text names what it was tried on."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Probe:
         return outputs
 
     def changed(self, entries: Tensor, where: Tensor) -> Tensor:
-        """Entries that are all other ones where asked ((batch, time) bool)."""
+        """Return entries that all differ where ``where`` ((batch, time) bool) is True."""
         if not self.batch.is_discrete:
             return torch.where(where[..., None], entries.nan_to_num() * 0.5 + 1.0, entries)
         known = self._known
@@ -181,7 +181,7 @@ class Probe:
         return self.ask(self.batch.made(history=self.changed(self.batch.history, where)), tried)
 
     def moved(self, outputs: Tensor, where: Tensor | None = None) -> float:
-        """How far outputs lie from the model's, at most, where asked and where the mask counts; 0: not at all."""
+        """Return the largest move of outputs where they count (and where ``where``); 0: none."""
         counted = self.batch.mask if where is None else self.batch.mask & where
         return distance(outputs[counted], self.outputs[counted], self.tolerance)
 
@@ -247,7 +247,7 @@ def tree_leaves(tree: Any, path: str = "context") -> Iterator[tuple[str, Any]]:
 
 
 def map_tree(tree: Any, change: Callable[[str, Tensor], Tensor], path: str = "context") -> Any:
-    """The tree with its tensors changed, each given with its path."""
+    """Return the tree with its tensors changed; ``change`` takes a path and its tensor."""
     if isinstance(tree, Tensor):
         return change(path, tree)
     if isinstance(tree, Mapping):

@@ -100,7 +100,7 @@ def principal_components(series: Tensor, number: int) -> Tensor:
 
 
 def spectrum_distance(gold: Tensor, free: Tensor, *, smoothing: float = 20.0) -> float:
-    """D_H: Hellinger distance of two series' power spectra, mean over channels; 0 alike, 1 without common frequency.
+    """D_H: Hellinger distance of two series' power spectra, mean over channels; 0 equal, 1 without common frequency.
 
     ``sqrt(1 - sum over frequencies of sqrt(p q))`` with p, q from ``power_spectrum``. Phase, offset and scale of a
     channel do not enter. Without smoothing two series of one noisy law lie about 0.46 apart.
@@ -125,7 +125,7 @@ def spectrum_distance(gold: Tensor, free: Tensor, *, smoothing: float = 20.0) ->
         raise UserError(f"both series must be of one length; got {gold.shape[0]} and {free.shape[0]} steps: cut one")
     p, q = power_spectrum(gold, smoothing=smoothing), power_spectrum(free, smoothing=smoothing)
     common = (p * q).sqrt().sum(0).clamp(max=1.0)
-    # a channel without any power has no spectrum: alike only if neither has one
+    # a channel without any power has no spectrum: equal only if neither has one
     still = (p.sum(0) == 0) & (q.sum(0) == 0)
     return float(torch.where(still, 0.0, (1 - common).sqrt()).mean())
 
@@ -239,9 +239,9 @@ def past_of(batch: Batch) -> Tensor | None:
     if isinstance(batch.context, Mapping) and "past" in batch.context:
         past = batch.context["past"]
         return past[..., :width] if isinstance(past, Tensor) else None
-    told = prompt_lengths(batch)
-    longest = int(told.max())
-    return batch.history[:, :longest] if longest and longest == int(told.min()) else None
+    prompts = prompt_lengths(batch)
+    longest = int(prompts.max())
+    return batch.history[:, :longest] if longest and longest == int(prompts.min()) else None
 
 
 def long_run(
@@ -312,8 +312,7 @@ def _startable(batch: Batch) -> Tensor:
 def _moved(batch: Batch, past: Tensor) -> Batch:
     if _in_context(batch):
         return batch.made(context={"past": past})
-    told = past.shape[1]
-    history = torch.cat([past, torch.zeros_like(batch.history[:, told:])], 1)
+    history = torch.cat([past, torch.zeros_like(batch.history[:, past.shape[1] :])], 1)
     return batch.made(history=history, targets=torch.zeros_like(history))
 
 

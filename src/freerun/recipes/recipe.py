@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 import torch
 from torch.nn import Module
 
-from freerun.arguments import Range, number_field, rule_field
+from freerun.arguments import Range, between, rule_field
 from freerun.models import MODELS
 from freerun.models.pretrained import Pretrained
 
@@ -159,7 +159,7 @@ class CompareSettings:
     """
 
     seeds: tuple[int, ...] = (0,)
-    workers: int = number_field(1, low=1, high=1024)
+    workers: int = between(1, 1024, 1)
     arms: tuple[Arm, ...] = ()
 
 
