@@ -53,6 +53,7 @@ TEXTS: dict[str, str] = {
     r"\bcoin=": "gate=",
     r"loss_on='own'": "loss_on='after_warmup'",
     r"enough=": "tolerance=",
+    r"another coin": "another gate",
 }
 """Pattern in a recorded text -> what stands there now: r"\\bcoin=" -> "gate="."""
 REMOVED: tuple[str, ...] = (

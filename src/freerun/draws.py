@@ -134,7 +134,9 @@ class Sample(Arguments):
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits and noise -> (n,) ids."""
         assert noise is not None
-        logits = self._truncate(outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs)
+        logits = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+        if self.temperature != 1.0 or self.top_k or self.top_p < 1.0:
+            logits = self._truncate(logits)
         if self.coupling == "gumbel":
             return (logits + noise.to(logits.dtype)).argmax(-1)
         return _inverse_cdf(logits, noise)
@@ -161,15 +163,18 @@ def _inverse_cdf(logits: Tensor, noise: Tensor) -> Tensor:
     """The first symbol whose cumulated probability exceeds ``noise * total``; never one of probability 0."""
     mass = logits.softmax(-1)
     vocab = mass.shape[-1]
+    # rounding noise to a narrower type may give 1.0, and the level must stay below the total: the largest number
+    # below 1, times the total, does so for every total in either type
+    noise = noise.to(mass.dtype).clamp_max(1.0 - torch.finfo(mass.dtype).eps / 2)[:, None]
     if vocab < 1024:
         cumulated = mass.cumsum(-1)
-        level = _level(noise, cumulated[:, -1:])
+        level = noise * cumulated[:, -1:]
         # NaN logits lie beyond every symbol: the last one stands in, and the loss reports the NaN
         return torch.searchsorted(cumulated, level, right=True).squeeze(-1).clamp_max(vocab - 1)
     # one scan over blocks and one inside a block: several times cheaper than one long cumsum
     padded = torch.nn.functional.pad(mass, (0, -vocab % _BLOCK)).view(mass.shape[0], -1, _BLOCK)
     blocks = padded.sum(-1).cumsum(-1)
-    level = _level(noise, blocks[:, -1:])
+    level = noise * blocks[:, -1:]
     block = torch.searchsorted(blocks, level, right=True).clamp_max(blocks.shape[1] - 1)
     before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_min(0)), 0)
     chosen = padded.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0]
@@ -181,13 +186,6 @@ def _inverse_cdf(logits: Tensor, noise: Tensor) -> Tensor:
 
 def _below(total: Tensor) -> Tensor:
     return torch.nextafter(total, torch.zeros_like(total))
-
-
-def _level(noise: Tensor, total: Tensor) -> Tensor:
-    # rounding noise to a narrower type may give 1.0, and the level must stay below the total: the largest number
-    # below 1, times the total, does so for every total in either type
-    largest = 1.0 - torch.finfo(total.dtype).eps / 2
-    return noise.to(total.dtype).clamp_max(largest)[:, None] * total
 
 
 @dataclass(frozen=True, repr=False)
@@ -419,6 +417,9 @@ _MEANT = {
 }
 
 
+_AUTO: dict[bool, Any] = {True: Sample(), False: Point()}
+
+
 def fitting(draw: str | Draw, batch: Batch) -> Draw:
     """The draw for a batch: ``"auto"`` samples ids and takes values as predicted; one of the other kind is refused.
 
@@ -428,7 +429,7 @@ def fitting(draw: str | Draw, batch: Batch) -> Draw:
     sample()
     """
     if isinstance(draw, str) and draw == "auto":
-        return Sample() if batch.is_discrete else Point()
+        return _AUTO[batch.is_discrete]
     found = resolve(draw)
     if found.values == batch.is_discrete:
         kind, better = ("ids", "'sample' or 'greedy'") if batch.is_discrete else ("values", "'point'")

@@ -7,6 +7,7 @@ the same prefix, a second pass sees the first one's noise, ranks and micro-batch
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,16 +18,21 @@ from freerun.errors import UserError, whole
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_S_GOLDEN, _S1, _S2 = (number - (1 << 64) for number in (_GOLDEN, _M1, _M2))  # the same 64 bits, signed
 
 
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _mix(value: int) -> int:
-    value = ((value ^ (value >> 30)) * _M1) & _MASK
-    value = ((value ^ (value >> 27)) * _M2) & _MASK
-    return value ^ (value >> 31)
+def _mixed(words: list[int]) -> int:
+    """Words of 64 bits, one mixed into the other."""
+    state = 0
+    for number, word in enumerate(words):
+        value = word ^ _GOLDEN if number else (word + _GOLDEN) & _MASK
+        for again in range(2 if number else 1):
+            value = (state + _GOLDEN + value) & _MASK if again else value
+            value = ((value ^ (value >> 30)) * _M1) & _MASK
+            value = ((value ^ (value >> 27)) * _M2) & _MASK
+            value ^= value >> 31
+        state = value
+    return state
 
 
 def key_number(key: Any) -> int:
@@ -45,12 +51,14 @@ def _word(label: Any) -> int:
     number = label if isinstance(label, str) else whole(label)
     if number is None:
         raise UserError(f"a key is folded with whole numbers and words; got {label!r}")
-    if isinstance(number, int) and 0 <= number <= _MASK:
-        return number
-    # what 64 bits do not hold is hashed: 2**64 is another key than 0
-    person = b"" if isinstance(number, str) else b"number"
-    digest = hashlib.blake2b(str(number).encode(), digest_size=8, person=person).digest()
-    return int.from_bytes(digest, "little")
+    return number if isinstance(number, int) and 0 <= number <= _MASK else _hashed(number)
+
+
+@lru_cache(1024)
+def _hashed(label: int | str) -> int:
+    """64 bits of a word, or of a number that they do not hold: 2**64 is another key than 0."""
+    person = b"" if isinstance(label, str) else b"number"
+    return int.from_bytes(hashlib.blake2b(str(label).encode(), digest_size=8, person=person).digest(), "little")
 
 
 def fold(key: int, *labels: int | str) -> int:
@@ -63,17 +71,8 @@ def fold(key: int, *labels: int | str) -> int:
     >>> fold(0, "gate", 3) == fold(0, "gate", 3), fold(0, "gate", 3) == fold(0, "draw", 3)
     (True, False)
     """
-    state = _mix((_word(key_number(key)) + _GOLDEN) & _MASK)
-    for label in labels:
-        state = _mix((state + _GOLDEN + _mix(_word(label) ^ _GOLDEN)) & _MASK)
-    return state >> 1
-
-
-def _mix_tensor(value: Tensor) -> Tensor:
-    # int64 wraps; >> copies the sign bit, so the shifted-in bits are masked away
-    value = (value ^ ((value >> 30) & 0x3FFFFFFFF)) * _signed(_M1)
-    value = (value ^ ((value >> 27) & 0x1FFFFFFFFF)) * _signed(_M2)
-    return value ^ ((value >> 31) & 0x1FFFFFFFF)
+    number = key if type(key) is int else key_number(key)
+    return _mixed([each if type(each) is int and 0 <= each <= _MASK else _word(each) for each in (number, *labels)]) >> 1
 
 
 def _counted(counter: Any) -> Tensor:
@@ -96,9 +95,15 @@ def bits(key: int, *counters: Tensor | int) -> Tensor:
     >>> bool((a == b[:, :5]).all())
     True
     """
-    state: Tensor | int = _signed(_mix((_word(key_number(key)) + _GOLDEN) & _MASK))
+    state: Any = _mixed([key if type(key) is int and 0 <= key <= _MASK else _word(key_number(key))])
+    state -= (state >> 63) << 64
     for counter in counters:
-        state = _mix_tensor(state + (_counted(counter) + 1) * _signed(_GOLDEN))
+        known = isinstance(counter, Tensor) and counter.dtype == torch.int64
+        value = state + ((counter if known else _counted(counter)) + 1) * _S_GOLDEN
+        # int64 wraps; >> copies the sign bit, so the shifted-in bits are masked away
+        value = (value ^ ((value >> 30) & 0x3FFFFFFFF)) * _S1
+        value = (value ^ ((value >> 27) & 0x1FFFFFFFFF)) * _S2
+        state = value ^ ((value >> 31) & 0x1FFFFFFFF)
     return torch.as_tensor(state)
 
 

@@ -70,11 +70,11 @@ def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
     >>> loss_on(batch, "last").mask
     tensor([[False, False,  True, False]])
     """
+    if steps == "all":
+        return batch
     steps = tuple(steps) if isinstance(steps, list) else steps
     if problems := loss_on_problems(steps):
         raise UserError(problems)
-    if steps == "all":
-        return batch
     kept, weights = batch.mask, batch.weights
     if steps == "last":
         kept = kept & (kept.flip(1).cumsum(1).flip(1) == 1)

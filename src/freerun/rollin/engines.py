@@ -79,6 +79,7 @@ class Draft(Arguments):
 
 
 Engine = str | int | Window | Draft
+_DEFAULT: dict[str, Engine] = {"window": Window(), "draft": Draft()}
 
 
 def check_engine(engine: Engine) -> list[str]:
@@ -100,7 +101,7 @@ def resolve_engine(engine: Engine) -> Engine:
     >>> resolve_engine("window"), resolve_engine(2)
     (Window(width=1), 2)
     """
-    return {"window": Window(), "draft": Draft()}.get(engine, engine) if isinstance(engine, str) else engine
+    return _DEFAULT.get(engine, engine) if isinstance(engine, str) else engine
 
 
 def refuse_engine(model: Any, engine: Engine) -> None:

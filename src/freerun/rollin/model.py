@@ -61,20 +61,22 @@ def differs_by_mode(model: Any) -> bool:
     """
     if not isinstance(model, nn.Module):
         return False
-    return any(_stochastic(module) for module in model.modules() if module.training)
-
-
-def _stochastic(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return module.track_running_stats
-    if isinstance(module, nn.modules.batchnorm._NormBase | nn.RReLU):
-        return True
-    if isinstance(module, nn.modules.dropout._DropoutNd | nn.AlphaDropout):
-        return module.p > 0
-    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
-        return module.dropout > 0
-    # a rate kept as a number for nn.functional.dropout, or for layers left out at random
-    return any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(module).items())
+    for module in model.modules():
+        if not module.training:
+            continue
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            differs = module.track_running_stats
+        elif isinstance(module, nn.modules.batchnorm._NormBase | nn.RReLU):
+            differs = True
+        elif isinstance(module, nn.modules.dropout._DropoutNd | nn.AlphaDropout):
+            differs = module.p > 0
+        elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+            differs = module.dropout > 0
+        else:  # a rate kept as a number for nn.functional.dropout, or for layers left out at random
+            differs = any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(module).items())
+        if differs:
+            return True
+    return False
 
 
 def refuse_coupled_rows(model: Any) -> None:

@@ -69,4 +69,4 @@ def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callabl
     if vocab > history.numel() or int(history.max()) >= vocab:
         return model.embed
     table = model.embed(torch.arange(vocab, device=history.device))
-    return lambda entries: table[entries]
+    return table.__getitem__
