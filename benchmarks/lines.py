@@ -16,8 +16,7 @@ import loops
 from cases import Case
 from freerun.draws import Sample
 from freerun.keys import fold
-from freerun.rollin import draft_roll_in, eval_mode
-from freerun.rollin.replacement import Plan
+from freerun.rollin import Replacement, draft_roll_in, eval_mode
 from timing import Step, Taken, clock_of, prices, take
 
 __all__ = ["BASE", "Options", "by_hand_line", "dropout_line", "exact_engines", "line", "native_bfloat16"]
@@ -191,8 +190,9 @@ def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
     """The share of rows whose draft is not the exact history: those that the certificate makes be done again."""
     found: dict[str, float] = {}
     batch, key = case.decoder[0], 0
-    plan = Plan.of(batch, fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0)), GUMBEL, fold(key, "draw", 0))
-    if exact.failed or len(plan) == 0:
+    keep = fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0))
+    plan = Replacement.of(batch, keep, GUMBEL, fold(key, "draw", 0))
+    if exact.failed or plan.number == 0:
         return found
     for dtype in (torch.float32, torch.bfloat16):
         with eval_mode(case.model):

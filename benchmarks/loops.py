@@ -16,8 +16,7 @@ from freerun.draws import Sample
 from freerun.keys import fold
 from freerun.models import RecurrentSeq2Seq
 from freerun.models.recurrent import Encoded
-from freerun.rollin import eval_mode
-from freerun.rollin.replacement import Plan
+from freerun.rollin import Replacement, eval_mode
 
 __all__ = ["cached_loop", "full_prefix_loop", "recurrent_loop", "replayed_masks"]
 
@@ -96,18 +95,18 @@ def replayed_masks(model: Any, batch: fr.Batch, ratio: float, key: int) -> fr.Ou
     is another: own entries are what the model with these masks would say.
     """
     keep = fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0))
-    plan = Plan.of(batch, keep, Sample(coupling="gumbel"), fold(key, "draw", 0))
-    every = torch.arange(len(plan), device=batch.history.device)
+    plan = Replacement.of(batch, keep, Sample(coupling="gumbel"), fold(key, "draw", 0))
+    every = torch.arange(plan.number, device=batch.history.device)
     history, passes = batch.history, 0
     with torch.no_grad():
         for _ in range(plan.longest + 1):
             torch.manual_seed(key)
-            own = plan.choose(model.hidden(batch.replace(history=history))[plan.rows, plan.times], model.head, every)
+            own = plan.choose(model.hidden(batch.replace(history=history))[plan.places], model.head, every)
             passes += 1
-            if torch.equal(own, history[plan.rows, plan.times]):
+            if torch.equal(own, history[plan.places]):
                 break
-            history = history.index_put((plan.rows, plan.times), own)
+            history = history.index_put(plan.places, own)
     torch.manual_seed(key)
     fed = batch.replace(history=history)
-    report = {"passes": passes, "work": float(passes), "certified": "fixed point", "replaced": len(plan)}
+    report = {"passes": passes, "work": float(passes), "certified": "fixed point", "replaced": plan.number}
     return fr.teacher_forcing().finish(model(fed), fed, report)

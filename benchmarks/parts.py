@@ -25,8 +25,7 @@ from cases import PRESETS, Case, case_of_run, random_case
 from freerun.draws import Sample
 from freerun.models.transformer.decoder import CausalTransformer
 from freerun.models.transformer.layers import CrossAttention, FeedForward, SelfAttention
-from freerun.rollin import eval_mode
-from freerun.rollin.replacement import Plan
+from freerun.rollin import Replacement, eval_mode
 
 __all__ = ["parts_table", "shares"]
 
@@ -41,7 +40,7 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (CausalTransformer, "_hidden", "norms, sums, embedding"),
     (CausalTransformer, "_through", "norms, sums, embedding"),
     (CausalTransformer, "head", "vocabulary"),
-    (Plan, "choose", "choice"),
+    (Replacement, "choose", "choice"),
     (Sample, "choose", "choice"),
 )
 REST = "places of rows, masks"

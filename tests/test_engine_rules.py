@@ -64,7 +64,7 @@ def test_no_logits_or_noise_for_positions_that_are_not_sampled(engine):
 
     method = fr.scheduled_sampling(0.7, draw=Noted(coupling="gumbel"), engine=engine)
     with torch.no_grad():
-        outcome = method.feed(model, batch, STEP, KEY)[1]
+        outcome = method.mix_history(model, batch, STEP, KEY)[1]
     assert outcome["replaced"] > 250
     assert max(asked) * vocab <= 2**22
     assert max(plan_size) * vocab <= 2**22

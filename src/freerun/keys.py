@@ -71,8 +71,8 @@ def fold(key: int, *labels: int | str) -> int:
     >>> fold(0, "gate", 3) == fold(0, "gate", 3), fold(0, "gate", 3) == fold(0, "draw", 3)
     (True, False)
     """
-    number = key if type(key) is int else key_number(key)
-    return _mixed([each if type(each) is int and 0 <= each <= _MASK else _word(each) for each in (number, *labels)]) >> 1
+    words = (key if type(key) is int else key_number(key), *labels)
+    return _mixed([word if type(word) is int and 0 <= word <= _MASK else _word(word) for word in words]) >> 1
 
 
 def _counted(counter: Any) -> Tensor:

@@ -101,7 +101,7 @@ def collated_batch(adapter: Any, inputs: Mapping[str, Any], rows: Tensor | None 
 
 def loss_count(method: Any, batch: Batch, step: int) -> Tensor:
     """What a method's total on a batch will be divided by: positions of the mask, or the sum of their weights."""
-    shaped: Batch = method.shaped(batch, step) if hasattr(method, "shaped") else batch
+    shaped: Batch = method.apply_horizon(batch, step) if hasattr(method, "apply_horizon") else batch
     return shaped.mask.sum() if shaped.weights is None else shaped.weights[shaped.mask].sum()
 
 
@@ -192,8 +192,8 @@ def swap_problems(method: Any) -> list[str]:
 
 def swap(method: Any, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
     """The batch that a method feeds, and its report."""
-    if hasattr(method, "feed"):
-        return method.feed(model, batch, step, key)
+    if hasattr(method, "mix_history"):
+        return method.mix_history(model, batch, step, key)
     fed: Batch = method.transform(model, batch, step, key)
     changed = int((fed.history != batch.history).sum())
     return fed, replacement_counts(batch, fed.history, changed)

@@ -16,8 +16,7 @@ from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_loss import AccumulationWindow, Ranks, collated_batch, has_targets, loss_count, open_window
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
-from freerun.rollin import Draft, Window
-from freerun.rollin.engines import resolve_engine
+from freerun.rollin import resolve_engine
 from freerun.types import Step
 
 _SUMMED = ("eligible", "replaced", "disagreeing", "passes", "micro_batches")
@@ -248,7 +247,7 @@ def _sharding_problems(trainer: Any, method: Any) -> list[str]:
             "(leave fsdp out)"
         ]
     engine = resolve_engine(getattr(method, "engine", "auto"))
-    if engine == "step" or isinstance(engine, Window | Draft):
+    if engine.in_parts:
         return [
             f"engine={getattr(method, 'engine', engine)!r} under FSDP: how often it calls the model, and parts of it, "
             "depends on the data, so that processes would wait for each other for ever: use engine='auto' or 'jacobi' "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Never, Protocol, runtime_checkable
+from typing import Any, ClassVar, Never, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,21 +17,21 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import key_number
 from freerun.rollin import (
-    Mixing,
+    Engine,
+    Replacement,
+    RollIn,
     any_rank,
     call_problems,
+    check_unroll,
     differs_by_mode,
     eval_mode,
     explained_errors,
     forward,
-    refuse_cutting,
-    refuse_unrolling,
+    resolve_engine,
     supports,
     unroll,
-    unroll_truncated,
     unwrap,
 )
-from freerun.rollin.engines import Engine, resolve_engine
 from freerun.rollin.model import asking, repeatable
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
@@ -116,7 +116,7 @@ class TransformMethod(Arguments):
         """Whether the model is called to make the history; sharded processes must then make equally many calls."""
         return True
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history to be fed, and what to report."""
         raise TypeError(f"{type(self).__name__} must say how it feeds")  # a subclass forgot to
 
@@ -125,13 +125,13 @@ class TransformMethod(Arguments):
         """The batch that is fed: its ``history`` is what the model is told."""
         step, key = asked(model, batch, step, key, unknown)
         with explained_errors(model):
-            return self.fed(model, self.shaped(batch, step), step, key)
+            return self.mixed_batch(model, self.apply_horizon(batch, step), step, key)
 
-    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+    def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, of one that has its horizon and its loss steps."""
-        return self.feed(model, zero_unused(batch), step, key)[0]
+        return self.mix_history(model, zero_unused(batch), step, key)[0]
 
-    def shaped(self, batch: Batch, step: int) -> Batch:
+    def apply_horizon(self, batch: Batch, step: int) -> Batch:
         """The batch cut to the horizon, with the loss on the steps asked for."""
         if self.horizon is not None:
             # a nominal 0.3 * 10 is 2.999...
@@ -142,19 +142,19 @@ class TransformMethod(Arguments):
         """One step: transform, forward, objective."""
         step, key = asked(model, batch, step, key, unknown)
         with explained_errors(model):
-            outcome = self.made(model, self.shaped(batch, step), step, key)
+            outcome = self.compute(model, self.apply_horizon(batch, step), step, key)
         if self.horizon is None:
             return outcome
         return replace(outcome, report={"horizon": self.value("horizon", step), **outcome.report})
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step on a batch that has its horizon and its loss steps: feed, forward, objective.
 
         The context is encoded once for roll-in and training where the model can and is the same function in
         both modes.
         """
         shared = encode_once(model, zero_unused(batch))
-        fed, report = self.feed(model, shared, step, key)
+        fed, report = self.mix_history(model, shared, step, key)
         return self.finish(forward(model, fed), fed.made(context=batch.context), report)
 
     def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
@@ -332,7 +332,7 @@ def eval_logits_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Ten
         return forward(inner, batch)[rows, times]
 
 
-def bind_gate(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
+def bind_gate(given: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
     """From a key to a gate's ``keep``, and the number of model calls it took to be ready (1 for a confidence gate).
 
     Args:
@@ -341,10 +341,10 @@ def bind_gate(coin: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callab
         batch: the batch, its history gold.
         ratio: the teacher forcing ratio; at 1 nothing is asked.
     """
-    gate = gates.resolve(coin)
+    gate = gates.resolve(given)
     if gates.is_soft(gate):
         raise UserError(
-            f"gate={coin!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
+            f"gate={given!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
         )
     if not gates.needs_confidence(gate):
         return lambda key: gates.kept(gate(batch, ratio, key), batch), 0
@@ -391,26 +391,6 @@ def gold_weight_problems(weight: Any) -> list[str]:
 GRADIENTS = ("auto", "none", "full")
 
 
-@dataclass(frozen=True, eq=False)
-class RolloutSpec:
-    """What a method decides before a roll-in of values.
-
-    Args:
-        mixing: what is fed.
-        gradient: ``"full"``, or k: cut every k positions.
-        engine: of the roll-in.
-        report: what is known of the step so far.
-        off: whether nothing own is fed in any batch at this step, so that the step is plain teacher forcing. That a
-            batch happens to have no own entry is not enough: a cut must not depend on how rows fall into micro-batches.
-    """
-
-    mixing: Mixing
-    gradient: str | int
-    engine: Engine
-    report: dict[str, float | str]
-    off: bool = False
-
-
 def gradient_problems(gradient: Any) -> list[str]:
     """What is wrong with a ``gradient`` argument, if anything."""
     count = isinstance(gradient, int) and not isinstance(gradient, bool) and gradient >= 1
@@ -434,62 +414,58 @@ def gradient_of(batch: Batch, gradient: str | int) -> str | int:
     return gradient
 
 
-def rollout_with_grad(method: TransformMethod, model: Any, batch: Batch, own: RolloutSpec) -> Outcome:
-    """The outcome of a step: the roll-in's outputs are the outputs, there is no second forward.
+def rollout_with_grad(
+    method: TransformMethod,
+    model: Any,
+    batch: Batch,
+    replacement: Replacement,
+    *,
+    gradient: str | int,
+    engine: Engine,
+    off: bool,
+) -> Outcome:
+    """The outcome of a step whose roll-in is the forward: there is no second one.
 
     With nothing to replace it is the ordinary forward, bit for bit; a gradient that is cut is cut there too, except
-    where the method is off.
+    where the method is off at this step: that a batch happens to have no own entry is not enough, as a cut must not
+    depend on how rows fall into micro-batches.
 
     Raises:
         UserError: what the model or the engine cannot do, also at a step that would not need it.
     """
-    engine = refuse_unrolling(model, own.engine)
-    cut = isinstance(own.gradient, int)
-    if isinstance(own.gradient, int):
-        refuse_cutting(model, own.gradient, engine)
-    replaced = int(torch.count_nonzero(own.mixing.replaced))
-    report = dict(own.report)
-    if not any_rank(model, replaced > 0) and (own.off or not cut):
-        report |= {**replacement_counts(batch, batch.history, 0), **_how(0, True), "engine": "none"}
-        return method.finish(forward(model, encode_once(model, batch)), batch, report)
-    with repeatable(unwrap(model), batch):
-        if cut:
-            return _truncated(method, model, batch, own, replaced)
-        done = unroll(model, encode_once(model, batch), own.mixing, engine)
-    report |= {
-        **replacement_counts(batch, done.history, replaced),
-        **_how(done.passes, done.exact),
-        "engine": "unrolled",
-    }
-    return method.finish(done.outputs, batch.made(history=done.history), report)
+    cut = gradient if isinstance(gradient, int) else None
+    check_unroll(model, engine, cut)
+    if not any_rank(model, replacement.number > 0) and (off or cut is None):
+        done = RollIn(batch.history, outputs=forward(model, encode_once(model, batch)))
+    else:
+        with repeatable(unwrap(model), batch):
+            if cut is None:
+                done = unroll(model, encode_once(model, batch), replacement, engine)
+            else:
+                objective: Any = getattr(method, "objective", "auto")
+                used = objectives.resolve(objective, batch)
+                done = unroll(model, batch, replacement, engine, cut_every=cut, objective=used)
+    report = {**replacement_counts(batch, done.history, replacement.number), **done.report()}
+    fed = batch.made(history=done.history)
+    if done.total is not None and done.count is not None:
+        return Outcome(done.total, done.count, cast(Tensor, done.outputs), fed, report)
+    return method.finish(cast(Tensor, done.outputs), fed, report)
 
 
-def _truncated(method: TransformMethod, model: Any, batch: Batch, own: RolloutSpec, replaced: int) -> Outcome:
-    assert isinstance(own.gradient, int)
-    objective: Any = getattr(method, "objective", "auto")
-    done = unroll_truncated(model, batch, own.mixing, own.gradient, objectives.resolve(objective, batch))
-    report = {**own.report, **replacement_counts(batch, done.history, replaced), **_how(0, True), "engine": "unrolled"}
-    return Outcome(done.total, done.count, done.outputs, batch.made(history=done.history), report)
-
-
-def blended(model: Any, batch: Batch, mixing: Mixing, engine: Engine) -> tuple[Tensor, dict[str, float | str]]:
-    """The history of a soft mix, built in evaluation mode and without gradient, and what to report of it."""
-    if resolve_engine(engine) not in ("auto", "step", "jacobi") and not isinstance(engine, int):
+@torch.no_grad()
+def soft_mix(model: Any, batch: Batch, replacement: Replacement, engine: Engine) -> RollIn:
+    """The history of a soft mix, built in evaluation mode and without gradient."""
+    using = resolve_engine(engine)
+    if using.in_parts and using.name != "step":
         raise UserError(f"engine={engine!r} cannot blend gold and own: use 'auto', 'step' or 'jacobi'")
-    model, replaced = unwrap(model), int(torch.count_nonzero(mixing.replaced))
-    if not any_rank(model, replaced > 0):
-        return batch.history, {**replacement_counts(batch, batch.history, 0), **_how(0, True), "engine": "none"}
-    with torch.no_grad(), asking(model, batch):
+    model = unwrap(model)
+    if not any_rank(model, replacement.number > 0):
+        return RollIn(batch.history)
+    with asking(model, batch):
         encoded = model.encode(batch) if supports(model, Encoder) else batch
-        done = unroll(model, encoded, mixing, engine)
-    passes = max(1, done.passes)
-    report = {**replacement_counts(batch, done.history, replaced), **_how(passes, done.exact), "engine": "unrolled"}
-    return done.history, report
-
-
-def _how(passes: int, exact: bool) -> dict[str, float | str]:
-    certified = "no" if not exact else "construction" if passes == 0 else "fixed point"
-    return {"passes": passes, "work": float(passes), "certified": certified, "exact": float(exact)}
+        done = unroll(model, encoded, replacement, engine)
+    passes, certified = max(1, done.passes), "fixed point" if done.exact else "no"
+    return replace(done, passes=passes, work=float(passes), certified=certified)
 
 
 def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tuple[Any, Batch, Step, Outcome]:

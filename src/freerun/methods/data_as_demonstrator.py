@@ -16,8 +16,7 @@ from freerun.methods.base import Citation, TransformMethod, encode_once, replace
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
-from freerun.rollin import forward
-from freerun.rollin.engines import Engine, check_engine
+from freerun.rollin import Engine, check_engine, forward
 from freerun.types import Outcome
 
 Model = TypeVar("Model")
@@ -143,15 +142,15 @@ class DataAsDemonstratorOnline(TransformMethod):
         """The loss is a sum over two histories."""
         return (*super().own_loss, "the loss is on gold history and on the free run, both")
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the model's free run for history."""
         refuse_ids(self.name, batch)
-        return FreeRunning(self.draw, engine=self.engine, gradient="none").feed(model, batch, step, key)
+        return FreeRunning(self.draw, engine=self.engine, gradient="none").mix_history(model, batch, step, key)
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: the loss on gold and on the free run; outputs and history are the free run's."""
         shared = encode_once(model, zero_unused(batch))
-        told, report = self.feed(model, shared, step, key)
+        told, report = self.mix_history(model, shared, step, key)
         own = self.finish(forward(model, told), told.made(context=batch.context), report)
         gold = self.finish(forward(model, shared), shared, replacement_counts(shared, shared.history, 0))
         more = {name: float(report[name]) + 1 for name in ("passes", "work")}

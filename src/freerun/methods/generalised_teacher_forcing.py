@@ -15,8 +15,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_pro
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.rollin import supports, unwrap
-from freerun.rollin.engines import Engine, check_engine
+from freerun.rollin import Engine, check_engine, supports, unwrap
 from freerun.rollin.model import asking
 from freerun.schedules import Schedule
 from freerun.types import Outcome, Stepper
@@ -89,17 +88,17 @@ class GeneralisedTeacherForcing(TransformMethod):
         """The parameters that may be schedules; an adaptive alpha is none."""
         return ((name, given) for name, given in super().scheduled() if not isinstance(given, str))
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: alpha, the blended roll-in, and the loss on what the model says."""
         alpha, passes = self._alpha(model, batch, step)
-        outcome = self._blending(batch, alpha).made(model, batch, step, key)
+        outcome = self._blending(batch, alpha).compute(model, batch, step, key)
         report = {name: value for name, value in outcome.report.items() if name != "teacher_forcing_ratio"}
         more = {name: float(report[name]) + passes for name in ("passes", "work")}
         return Outcome(outcome.total, outcome.count, outcome.outputs, outcome.fed, {"alpha": alpha, **report, **more})
 
-    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+    def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed: its history holds the blends."""
-        return self._blending(batch, self._alpha(model, batch, step)[0]).fed(model, batch, step, key)
+        return self._blending(batch, self._alpha(model, batch, step)[0]).mixed_batch(model, batch, step, key)
 
     def _blending(self, batch: Batch, alpha: float) -> ScheduledSampling:
         refuse_ids(self.name, batch)

@@ -16,8 +16,7 @@ from freerun.keys import fold, uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_problems
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
-from freerun.rollin import supports, wrapper_hint
-from freerun.rollin.engines import Engine, check_engine
+from freerun.rollin import Engine, check_engine, supports, wrapper_hint
 from freerun.schedules import Schedule
 from freerun.transforms import within_horizon
 from freerun.types import Outcome, Stepper
@@ -77,13 +76,13 @@ class MultiStep(TransformMethod):
         if problems:
             raise UserError(problems)
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step of free running over the horizon."""
-        return self._running(batch).made(model, batch, step, key)
+        return self._running(batch).compute(model, batch, step, key)
 
-    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+    def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, as far as the horizon goes."""
-        return self._running(batch).fed(model, batch, step, key)
+        return self._running(batch).mixed_batch(model, batch, step, key)
 
     def _running(self, batch: Batch) -> FreeRunning:
         refuse_ids(self.name, batch)
@@ -148,17 +147,17 @@ class Pushforward(TransformMethod):
         if problems:
             raise UserError(problems)
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: so many steps of free running, the last with gradient."""
         running = self._running(model, batch)
         chosen, h = self._cut(batch, step, key)
         outcome = running.run(model, chosen, step, key)
         return Outcome(outcome.total, outcome.count, outcome.outputs, outcome.fed, {**outcome.report, "steps": h})
 
-    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+    def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, as far as the steps drawn go."""
         with torch.no_grad():
-            return self.made(model, batch, step, key).fed
+            return self.compute(model, batch, step, key).fed
 
     def _cut(self, batch: Batch, step: int, key: int) -> tuple[Batch, int]:
         most = math.floor(self.value("horizon", step) + 1e-9)

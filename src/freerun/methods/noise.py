@@ -102,7 +102,7 @@ class TokenNoise(TransformMethod):
         """Noise is drawn without the model."""
         return False
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with a noisy history; no model call."""
         if not batch.is_discrete:
             raise UserError("token_noise replaces symbols, and these targets are values: they have no symbols")
@@ -245,7 +245,7 @@ class GaussianNoise(TransformMethod):
         """Matched noise is measured on the model's error."""
         return self.std == "matched"
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with noise on its history."""
         refuse_ids(self.name, batch)
         rate = self.value("rate", step)

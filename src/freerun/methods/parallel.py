@@ -24,7 +24,7 @@ from freerun.methods.base import (
 )
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, max_over_ranks
-from freerun.rollin.replacement import Plan
+from freerun.rollin.replacement import Replacement
 from freerun.schedules import Schedule
 from freerun.types import Outcome
 
@@ -95,7 +95,7 @@ class Parallel(TransformMethod):
         if problems:
             raise UserError(problems)
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history after the last pass."""
         ratio = self.value("teacher_forcing_ratio", step)
         toss, calls = bind_gate(self.gate, model, batch, ratio)
@@ -109,13 +109,13 @@ class Parallel(TransformMethod):
                 keys = [fold(each, n) for each in keys]
             drawn = batch.replaceable & (place >= n)
             keep = toss(keys[0])
-            plan = Plan.of(batch, keep | ~drawn, draw, keys[1])
+            replacement = Replacement.of(batch, keep | ~drawn, draw, keys[1])
             own = torch.where(drawn, ~keep, own)
             before = history
             history = torch.where(drawn.view(*drawn.shape, *[1] * (history.dim() - 2)), batch.history, before)
-            if any_rank(model, len(plan) > 0):
+            if any_rank(model, replacement.number > 0):
                 calls += 1
-                history = _drawn(model, batch.made(history=before), plan, history)
+                history = _drawn(model, batch.made(history=before), replacement, history)
         exact = self.passes >= needed or not bool(own.any())
         report: dict[str, float | str] = {
             "teacher_forcing_ratio": ratio,
@@ -128,20 +128,20 @@ class Parallel(TransformMethod):
         }
         return batch.made(history=history), report
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: the passes, then an ordinary forward."""
-        outcome = super().made(model, batch, step, key)
+        outcome = super().compute(model, batch, step, key)
         return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
 
 
-def _drawn(model: Any, batch: Batch, plan: Plan, history: Tensor) -> Tensor:
-    """The history with the plan's entries drawn from what the model says on the batch."""
-    outputs = eval_logits_at(model, batch, plan.rows, plan.times)
-    if len(plan) == 0:
+def _drawn(model: Any, batch: Batch, replacement: Replacement, history: Tensor) -> Tensor:
+    """The history with the replaced entries drawn from the model's outputs on the batch."""
+    outputs = eval_logits_at(model, batch, *replacement.places)
+    if replacement.number == 0:
         return history
-    plan.check(outputs, len(plan))
-    own = plan.draw.choose(outputs, plan.noise(outputs.shape[-1])).to(history.dtype)
-    return history.index_put((plan.rows, plan.times), own)
+    replacement.check(outputs, replacement.number)
+    own = replacement.draw.choose(outputs, replacement.noise(outputs.shape[-1])).to(history.dtype)
+    return history.index_put(replacement.places, own)
 
 
 parallel = Parallel

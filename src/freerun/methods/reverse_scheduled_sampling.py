@@ -17,7 +17,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_pro
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.rollin.engines import Engine, check_engine
+from freerun.rollin import Engine, check_engine
 from freerun.schedules import Schedule
 from freerun.types import Outcome
 
@@ -100,18 +100,18 @@ class ReverseScheduledSampling(TransformMethod):
         if problems:
             raise UserError(problems)
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: warm-up and horizon mixed, and the loss on the mask."""
         opened, inner, ratios = self._opened(batch, step)
-        outcome = inner.made(model, opened, step, key)
+        outcome = inner.compute(model, opened, step, key)
         fed = outcome.fed.made(eligible=batch.replaceable)
         report = {**outcome.report, "context_ratio": ratios[0], "teacher_forcing_ratio": ratios[1]}
         return Outcome(outcome.total, outcome.count, outcome.outputs, fed, report)
 
-    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+    def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed."""
         opened, inner, _ = self._opened(batch, step)
-        return inner.fed(model, opened, step, key).made(eligible=batch.replaceable)
+        return inner.mixed_batch(model, opened, step, key).made(eligible=batch.replaceable)
 
     def _opened(self, batch: Batch, step: int) -> tuple[Batch, ScheduledSampling, tuple[float, float]]:
         """The batch with its warm-up replaceable, and the scheduled sampling that treats both parts."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +17,8 @@ from freerun.keys import fold
 from freerun.methods.base import (
     SHARED,
     Citation,
-    RolloutSpec,
     TransformMethod,
     bind_gate,
-    blended,
     encode_once,
     gold_weight_problems,
     gradient_of,
@@ -27,23 +26,26 @@ from freerun.methods.base import (
     kept_gold_loss,
     replacement_counts,
     rollout_with_grad,
+    soft_mix,
     zero_unused,
 )
 from freerun.objectives import Objective
 from freerun.rollin import (
-    Mixing,
+    Draft,
+    Engine,
+    Replacement,
     RollIn,
     certified_forward,
+    check_engine,
     differs_by_mode,
     draft_roll_in,
     forward,
     needs_sync,
+    resolve_engine,
     roll_in,
     unwrap,
 )
-from freerun.rollin.engines import Draft, Engine, check_engine, resolve_engine
 from freerun.rollin.model import asking
-from freerun.rollin.replacement import Plan
 from freerun.schedules import Schedule
 from freerun.types import Outcome
 
@@ -96,7 +98,7 @@ class TeacherForcing(TransformMethod):
         """The history is gold."""
         return False
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch as it is."""
         report = replacement_counts(batch, batch.history, 0)
         return batch, {"teacher_forcing_ratio": 1.0, **report, "passes": 0, "engine": "none"}
@@ -173,78 +175,85 @@ class ScheduledSampling(TransformMethod):
         if problems:
             raise UserError(problems)
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
-        if gates.is_soft(gates.resolve(self.gate)):
-            own = self._own(model, batch, step, key)
-            history, report = blended(model, batch, own.mixing, self.engine)
-            return batch.made(history=history), {**own.report, **report}
-        plan, report = self._plan(model, batch, step, key)
-        rolled = roll_in(model, batch, plan, self.engine)
-        report |= {**replacement_counts(batch, rolled.history, len(plan)), **rolled.report()}
-        return batch.made(history=rolled.history), report
+        replacement, report = self._replacement(model, batch, step, key)
+        soft = gates.is_soft(self._gate)
+        done = (soft_mix if soft else roll_in)(model, batch, replacement, self.engine)
+        return batch.made(history=done.history), report | _counts(batch, replacement, done)
 
-    def fed(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
+    def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
-        if gradient_of(batch, self.gradient) == "none":
-            return super().fed(model, batch, step, key)
         batch = zero_unused(batch)
-        return rollout_with_grad(self, model, batch, self._own(model, batch, step, key)).fed
-
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
-        """One step; with a gradient through own values the roll-in's outputs are the outputs."""
         if gradient_of(batch, self.gradient) != "none":
-            known = zero_unused(batch)
-            outcome = rollout_with_grad(self, model, known, self._own(model, known, step, key))
-        elif isinstance(resolve_engine(self.engine), Draft) and not differs_by_mode(model) and not _in_wrapper(model):
-            outcome = self._certified(model, batch, step, key)
+            return self._unrolled(model, batch, step, key).fed
+        return self.mix_history(model, batch, step, key)[0]
+
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        """One step; with a gradient through own values the roll-in's outputs are the outputs."""
+        known = zero_unused(batch)
+        if gradient_of(batch, self.gradient) != "none":
+            outcome = self._unrolled(model, known, step, key)
+        elif isinstance(self._engine, Draft) and not differs_by_mode(model) and not _in_wrapper(model):
+            outcome = self._certified(model, batch, known, step, key)
         else:
-            outcome = super().made(model, batch, step, key)
-        if asked := float(outcome.report.get("gate_passes", 0)):
-            more = {name: float(outcome.report[name]) + asked for name in ("passes", "work")}
+            fed, report = self.mix_history(model, encode_once(model, known), step, key)
+            outcome = self.finish(forward(model, fed), fed.made(context=batch.context), report)
+        if gate_passes := float(outcome.report.get("gate_passes", 0)):
+            more = {name: float(outcome.report[name]) + gate_passes for name in ("passes", "work")}
             outcome = replace(outcome, report={**outcome.report, **more})
         return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
 
-    def _certified(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def _certified(self, model: Any, batch: Batch, known: Batch, step: int, key: int) -> Outcome:
         """A draft that the training forward certifies: the roll-in has no certifying pass of its own."""
-        shared = encode_once(model, zero_unused(batch))
-        plan, report = self._plan(model, shared, step, key)
-        if len(plan) == 0:
-            outputs, rolled = forward(model, shared), RollIn(shared.history, "none", 0, 0.0, "construction")
+        shared = encode_once(model, known)
+        replacement, report = self._replacement(model, shared, step, key)
+        if replacement.number == 0:
+            done = RollIn(shared.history, outputs=forward(model, shared))
         else:
             with torch.no_grad(), asking(model, batch):
-                drafter: Any = resolve_engine(self.engine)
-                drafted = draft_roll_in(model, batch, plan, drafter, shared)
-            outputs, done = certified_forward(model, shared, plan, drafted)
-            by = "training forward" if done.settled else "fixed point"
-            rolled = RollIn(done.history, "draft", done.passes, done.work, by)
-        report |= {**replacement_counts(batch, rolled.history, len(plan)), **rolled.report()}
-        return self.finish(outputs, batch.made(history=rolled.history), report)
+                drafted = draft_roll_in(model, batch, replacement, self._engine, shared)
+            done = certified_forward(model, shared, replacement, drafted)
+        fed = batch.made(history=done.history)
+        return self.finish(cast(Tensor, done.outputs), fed, report | _counts(batch, replacement, done))
 
-    def _plan(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Plan, dict[str, float | str]]:
-        keep, report = self._keep(model, batch, step, key)
-        return Plan.of(batch, keep, draws.fitting(self.draw, batch), fold(key, "draw", int(step))), report
+    def _unrolled(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        replacement, report = self._replacement(model, batch, step, key)
+        off = float(report["teacher_forcing_ratio"]) >= 1
+        gradient = gradient_of(batch, self.gradient)
+        outcome = rollout_with_grad(self, model, batch, replacement, gradient=gradient, engine=self.engine, off=off)
+        return replace(outcome, report={**report, **outcome.report})
 
-    def _keep(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Tensor, dict[str, float | str]]:
+    @cached_property
+    def _gate(self) -> Gate:
+        return gates.resolve(self.gate)
+
+    @cached_property
+    def _engine(self) -> Any:
+        return resolve_engine(self.engine)
+
+    def _replacement(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Replacement, dict[str, float | str]]:
+        """The entries that the gate leaves to the model, and what to report of the gate."""
         ratio = self.value("teacher_forcing_ratio", step)
-        gate = gates.resolve(self.gate)
-        if gates.is_soft(gate):
+        report: dict[str, float | str] = {"teacher_forcing_ratio": ratio}
+        if gates.is_soft(self._gate):
             if batch.is_discrete:
                 raise UserError(
                     f"gate={self.gate!r} mixes values, and these targets are ids: use two_pass(mix='expected'), which "
                     "mixes their embeddings, or another gate"
                 )
-            return gate(batch, ratio, key), {"teacher_forcing_ratio": ratio}
-        toss, asked = bind_gate(self.gate, model, batch, ratio)
-        report: dict[str, float | str] = {"gate_passes": asked} if asked else {}
-        return toss(fold(key, "gate", int(step))) | ~batch.replaceable, {"teacher_forcing_ratio": ratio, **report}
-
-    def _own(self, model: Any, batch: Batch, step: int, key: int) -> RolloutSpec:
-        keep, report = self._keep(model, batch, step, key)
-        gradient = gradient_of(batch, self.gradient)
+            keep = self._gate(batch, ratio, key)
+        else:
+            toss, calls = bind_gate(self._gate, model, batch, ratio)
+            keep = toss(fold(key, "gate", int(step)))
+            report |= {"gate_passes": calls} if calls else {}
+        detached = gradient_of(batch, self.gradient) == "none"
         draw = draws.fitting(self.draw, batch)
-        mixing = Mixing.of(batch, keep, draw, fold(key, "draw", int(step)), detached=gradient == "none")
-        return RolloutSpec(mixing, gradient, self.engine, report, off=float(report["teacher_forcing_ratio"]) >= 1)
+        return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
+
+
+def _counts(batch: Batch, replacement: Replacement, done: RollIn) -> dict[str, float | str]:
+    return {**replacement_counts(batch, done.history, replacement.number), **done.report()}
 
 
 def _in_wrapper(model: Any) -> bool:

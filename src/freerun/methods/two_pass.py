@@ -28,7 +28,7 @@ from freerun.methods.noise import same_sentence
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, checked, forward, supports, unwrap, wrapper_hint
 from freerun.rollin.model import repeatable
-from freerun.rollin.replacement import Plan
+from freerun.rollin.replacement import Replacement
 from freerun.schedules import Schedule
 from freerun.types import Embedder, Encoder, Outcome
 
@@ -38,13 +38,13 @@ class First:
     """The first pass.
 
     Args:
-        plan: the entries to replace.
-        whole: (batch, time, vocab) what the model said; None where it was not asked, or only at the plan's entries.
+        replacement: the entries to replace.
+        whole: (batch, time, vocab) outputs; None where there was no pass, or one at the replaced entries alone.
         confidence: (batch, time) of the gold targets, for gates that need it.
         any: whether entries are replaced, here or in another process that the model waits for.
     """
 
-    plan: Plan
+    replacement: Replacement
     whole: Tensor | None
     confidence: Tensor | None
     any: bool
@@ -146,7 +146,7 @@ class TwoPass(TransformMethod):
         vectors = f"mix={self.mix!r} feeds vectors, not ids; use mix='argmax' or 'sample'"
         return super().own_loss if self.mix in HARD else (*super().own_loss, vectors)
 
-    def feed(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
+    def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, for mixes that are symbols."""
         if self.mix not in HARD:
             raise UserError(
@@ -155,7 +155,7 @@ class TwoPass(TransformMethod):
         told = self._tell(model, batch, step, key)
         return told.batch, told.report
 
-    def made(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: pass 1, mixing, pass 2 and its loss."""
         # with a graph both passes run in the same mode: they may share an encoding that dropout has touched
         shared = _encoded(model, batch) if self._with_graph else encode_once(model, batch)
@@ -186,19 +186,19 @@ class TwoPass(TransformMethod):
         gate, gate_key = self._gate(), fold(key, "gate", int(step))
         confident = gates.needs_confidence(gate) and ratio < 1
 
-        def plan(keep: Tensor) -> Plan:
-            return Plan.of(batch, keep, self._mix().draw, fold(key, "draw", int(step)))
+        def planned(keep: Tensor) -> Replacement:
+            return Replacement.of(batch, keep, self._mix().draw, fold(key, "draw", int(step)))
 
         if not confident:
             keep = torch.ones_like(batch.mask) if ratio >= 1 else gates.kept(gate(batch, ratio, gate_key), batch)
-            planned = plan(keep)
-            replaces = any_rank(model, len(planned) > 0)
+            replacement = planned(keep)
+            replaces = any_rank(model, replacement.number > 0)
             whole = _with_graph(model, batch) if replaces and self._with_graph else None
-            return First(planned, whole, None, replaces)
+            return First(replacement, whole, None, replaces)
         whole = _with_graph(model, batch) if self._with_graph else eval_logits(model, batch)
         confidence = gates.confidences(whole, batch)
-        planned = plan(gate(batch, ratio, gate_key, confidence=confidence))
-        return First(planned, whole, confidence, any_rank(model, len(planned) > 0))
+        replacement = planned(gate(batch, ratio, gate_key, confidence=confidence))
+        return First(replacement, whole, confidence, any_rank(model, replacement.number > 0))
 
     def _tell(self, model: Any, batch: Batch, step: int, key: int) -> Told:
         if not batch.is_discrete:
@@ -210,36 +210,35 @@ class TwoPass(TransformMethod):
         mix.refuse(model)
         ratio = self.value("teacher_forcing_ratio", step)
         first = self._first(model, batch, ratio, step, key)
-        plan = first.plan
+        replacement, (rows, times) = first.replacement, first.replacement.places
         asked, whole = first.any or first.whole is not None, first.whole
         history, vectors = batch.history, None
         # asked for nothing too, where another process asks
-        alone = eval_logits_at(model, batch, plan.rows, plan.times) if first.any and whole is None else None
-        if len(plan):
-            logits = whole[plan.rows, plan.times] if whole is not None else cast(Tensor, alone)
+        alone = eval_logits_at(model, batch, rows, times) if first.any and whole is None else None
+        if replacement.number:
+            logits = whole[rows, times] if whole is not None else cast(Tensor, alone)
             logits = logits if self.gradient == "full" else logits.detach()
-            noise = plan.noise(logits.shape[-1])
-            history, own = self._entries(batch, first, plan.draw.choose(logits.detach(), noise), step, key)
+            noise = replacement.noise(logits.shape[-1])
+            history, own = self._entries(batch, first, replacement.draw.choose(logits.detach(), noise), step, key)
             if self.mix not in HARD:
                 mixed = mix.vectors(model, logits[own], None if noise is None else noise[own])
                 looked_up = cast(Embedder, model).lookup(history)
-                vectors = looked_up.index_put((plan.rows[own], plan.times[own]), mixed.to(looked_up.dtype))
+                vectors = looked_up.index_put((rows[own], times[own]), mixed.to(looked_up.dtype))
         report: dict[str, float | str] = {
             "teacher_forcing_ratio": ratio,
-            **replacement_counts(batch, history, len(plan)),
+            **replacement_counts(batch, history, replacement.number),
             "passes": int(asked),
             "work": float(asked),
-            "engine": "two passes" if len(plan) else "none",
-            "exact": float(len(plan) == 0),
-            "certified": "no" if len(plan) else "construction",
+            "engine": "two passes" if replacement.number else "none",
+            "exact": float(replacement.number == 0),
+            "certified": "no" if replacement.number else "construction",
         }
         return Told(batch.made(history=history), vectors, first, report)
 
     def _entries(self, batch: Batch, first: First, own: Tensor, step: int, key: int) -> tuple[Tensor, Tensor]:
-        """The history in symbols, and which entries of the plan are the model's own: (n,) bool."""
-        plan = first.plan
-        history = batch.history.index_put((plan.rows, plan.times), own.to(batch.history.dtype))
-        return history, torch.ones_like(plan.rows, dtype=torch.bool)
+        """The history in symbols, and which replaced entries are the model's own: (n,) bool."""
+        history = batch.history.index_put(first.replacement.places, own.to(batch.history.dtype))
+        return history, torch.ones_like(own, dtype=torch.bool)
 
 
 def _with_graph(model: Any, batch: Batch) -> Tensor:
@@ -443,12 +442,12 @@ class ConfidenceAware(TwoPass):
         return gates.Confidence(self.t_golden)
 
     def _entries(self, batch: Batch, first: First, own: Tensor, step: int, key: int) -> tuple[Tensor, Tensor]:
-        plan = first.plan
+        rows, times = first.replacement.places
         assert first.confidence is not None
-        sure = gates.Confidence.following(batch, first.confidence)[plan.rows, plan.times]
+        sure = gates.Confidence.following(batch, first.confidence)[rows, times]
         noisy = sure > self.t_rand
         history, _ = super()._entries(batch, first, own, step, key)
-        rows, times = plan.rows[noisy], plan.times[noisy]
+        rows, times = rows[noisy], times[noisy]
         if len(rows):
             u = uniform(fold(key, "noise", int(step)), batch.row_numbers[rows], times)
             other = same_sentence(batch, rows, times, u, exclude_gold=False)

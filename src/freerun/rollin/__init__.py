@@ -1,7 +1,6 @@
-"""The kernel: building the history a model is told out of gold and its own output."""
+"""The kernel: the history of gold and own entries that a model is trained on."""
 
-from freerun.rollin.draft import certified_forward, draft_roll_in
-from freerun.rollin.engines import ENGINES, Draft, Window
+from freerun.rollin.draft import Draft, certified_forward, draft_roll_in
 from freerun.rollin.model import (
     any_rank,
     call_problems,
@@ -17,19 +16,23 @@ from freerun.rollin.model import (
     unwrap,
     wrapper_hint,
 )
-from freerun.rollin.replacement import Mixing
-from freerun.rollin.roll_in import RollIn, roll_in
-from freerun.rollin.unroll import refuse_cutting, refuse_unrolling, unroll, unroll_truncated
+from freerun.rollin.replacement import Replacement, RollIn
+from freerun.rollin.roll_in import ENGINES, Engine, check_engine, resolve_engine, roll_in
+from freerun.rollin.unroll import check_unroll, unroll
+from freerun.rollin.window import Window
 
 __all__ = [
     "ENGINES",
     "Draft",
-    "Mixing",
+    "Engine",
+    "Replacement",
     "RollIn",
     "Window",
     "any_rank",
     "call_problems",
     "certified_forward",
+    "check_engine",
+    "check_unroll",
     "checked",
     "differs_by_mode",
     "draft_roll_in",
@@ -38,13 +41,11 @@ __all__ = [
     "forward",
     "max_over_ranks",
     "needs_sync",
-    "refuse_cutting",
     "refuse_sharded",
-    "refuse_unrolling",
+    "resolve_engine",
     "roll_in",
     "supports",
     "unroll",
-    "unroll_truncated",
     "unwrap",
     "wrapper_hint",
 ]

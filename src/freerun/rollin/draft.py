@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from freerun.arguments import Arguments, is_number
 from freerun.batch import Batch
 from freerun.errors import UserError, out_of_memory
-from freerun.rollin.engines import Draft
 from freerun.rollin.jacobi import jacobi_roll_in
 from freerun.rollin.model import eval_mode, forward, has, uncached_autocast
-from freerun.rollin.replacement import Plan, Rolled, equal_entries
+from freerun.rollin.replacement import Replacement, RollIn, equal_entries
 from freerun.types import Encoder
 
 _COPIES: WeakKeyDictionary[nn.Module, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
@@ -24,13 +25,65 @@ _REDONE = 3
 """Times that failing rows are redone; only entries whose choice hangs on rounding could ever fail a second time."""
 
 
-def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: Batch | None = None) -> Rolled:
+@dataclass(frozen=True)
+class Draft(Arguments):
+    """Exact: another model drafts the history, the forward that is differentiated checks it, wrong rows are redone.
+
+    Args:
+        model: what drafts: a dtype (a copy of the model in it, refreshed at every step), or any model of the same
+            contract, on the same context.
+        tolerance: the draft stops when a parallel pass changes no more than this share of the own entries.
+
+    A copy is kept as long as the model lives, with its forward hooks; a hook that holds the model keeps both alive.
+
+    Raises:
+        UserError: ``tolerance`` outside [0, 1), or a model that is neither; at the step, targets that are values.
+
+    >>> Draft()
+    Draft(model=torch.bfloat16, tolerance=0.02)
+    """
+
+    model: Any = torch.bfloat16
+    tolerance: float = 0.02
+
+    name: ClassVar[str] = "draft"
+    in_parts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        fine = is_number(self.tolerance) and 0 <= self.tolerance < 1
+        problems = [] if fine else [f"tolerance must lie in [0, 1); got {self.tolerance!r}"]
+        model = callable(self.model) and not isinstance(self.model, type)
+        if not model and not (isinstance(self.model, torch.dtype) and self.model.is_floating_point):
+            problems.append(
+                f"model must be a floating-point dtype, e.g. torch.bfloat16, or a model; got {self.model!r}"
+            )
+        if problems:
+            raise UserError(problems)
+
+    def __repr__(self) -> str:
+        shown = self.model if isinstance(self.model, torch.dtype) else type(self.model).__name__
+        return f"Draft(model={shown}, tolerance={self.tolerance})"
+
+    def check(self, model: Any) -> None:
+        """Any forward will do; what drafts is looked at when it drafts."""
+
+    def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
+        """The mixed history: the draft, and exact passes from there."""
+        drafted = draft_roll_in(model, batch, replacement, self, encoded)
+        done = jacobi_roll_in(model, encoded, replacement, start=drafted.history)
+        passes, work = drafted.passes + done.passes, drafted.work + done.work
+        return replace(done, engine="draft", passes=passes, work=work)
+
+
+def draft_roll_in(
+    model: Any, batch: Batch, replacement: Replacement, engine: Draft, encoded: Batch | None = None
+) -> RollIn:
     """A draft of the mixed history by parallel passes; nothing certifies it yet.
 
     Args:
         model: the model to be trained.
         batch: the batch as given: another model that drafts encodes it itself.
-        plan: the entries to replace.
+        replacement: the entries to replace.
         engine: what drafts, and when its draft is good enough.
         encoded: the batch with its context encoded by the model to be trained, which its copy takes over.
 
@@ -47,12 +100,9 @@ def draft_roll_in(model: Any, batch: Batch, plan: Plan, engine: Draft, encoded: 
         batch = batch.made(context=_cast((encoded or batch).context, drafter))
         drafter = _copy_of(model, drafter)
     with eval_mode(drafter):
-        shown = _encoded(drafter, batch)
-        return jacobi_roll_in(drafter, shown, plan, passes=plan.longest + 1, tolerance=engine.tolerance)
-
-
-def _encoded(model: Any, batch: Batch) -> Batch:
-    return model.encode(batch) if has(model, Encoder) else batch
+        own: Batch = drafter.encode(batch) if has(drafter, Encoder) else batch
+        passes, anything = replacement.longest + 1, cast(Any, drafter)
+        return jacobi_roll_in(anything, own, replacement, passes=passes, tolerance=engine.tolerance)
 
 
 def _copy_of(model: Any, dtype: torch.dtype) -> nn.Module:
@@ -108,7 +158,7 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
     return tree
 
 
-def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> tuple[Tensor, Rolled]:
+def certified_forward(model: Any, batch: Batch, replacement: Replacement, drafted: RollIn) -> RollIn:
     """The training forward on a drafted history, every row of which it has checked itself.
 
     An own entry stands if it is what the outputs of this very forward choose at its position. Rows with one that does
@@ -117,20 +167,20 @@ def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> 
     Args:
         model: the model, in a mode in which two calls are the same function.
         batch: the batch; its context may be encoded.
-        plan: the entries to replace.
+        replacement: the entries to replace.
         drafted: a history, right or not.
 
     Returns:
-        outputs (batch, time, vocab) with graph, and the history with the cost of drafting and redoing; ``settled``
-        says whether the outputs certify all of it.
+        the history with its outputs (batch, time, vocab), and the cost of drafting and redoing; ``certified`` says
+        whether the outputs certify all of it.
     """
     history, passes, work = drafted.history, drafted.passes, drafted.work
     outputs = forward(model, batch.made(history=history))
-    failing = _failing(outputs, history, plan)
+    failing = _failing(outputs, history, replacement)
     for _ in range(_REDONE):
         if failing.numel() == 0:
             break
-        part, inner = batch.select(failing), plan.within(failing)
+        part, inner = batch.select(failing), replacement.select(failing)
         with torch.no_grad(), eval_mode(model), uncached_autocast(history.device):
             redone = jacobi_roll_in(model, part, inner, start=history[failing])
         again = forward(model, part.made(history=redone.history))
@@ -140,12 +190,14 @@ def certified_forward(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> 
         history = history.index_copy(0, failing, redone.history)
         outputs = outputs.index_copy(0, failing, again)
         failing = failing[_failing(again, redone.history, inner)]
-    return outputs, Rolled(history, passes, work, failing.numel() == 0)
+    by = "fixed point" if failing.numel() else "training forward"
+    return RollIn(history, "draft", passes, work, by, outputs)
 
 
 @torch.no_grad()
-def _failing(outputs: Tensor, history: Tensor, plan: Plan) -> Tensor:
+def _failing(outputs: Tensor, history: Tensor, replacement: Replacement) -> Tensor:
     """The rows ((n,), rising) with an entry that these outputs would not have chosen."""
-    every = torch.arange(len(plan), device=history.device)
-    said = plan.choose(outputs[plan.rows, plan.times], lambda logits: logits, every).to(history.dtype)
-    return plan.rows[~equal_entries(said, history[plan.rows, plan.times])].unique()
+    rows, times = replacement.places
+    every = torch.arange(replacement.number, device=history.device)
+    own = replacement.choose(outputs[rows, times], lambda logits: logits, every).to(history.dtype)
+    return rows[~equal_entries(own, history[rows, times])].unique()

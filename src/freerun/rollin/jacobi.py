@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.rollin.model import any_rank, forward, max_over_ranks, supports
-from freerun.rollin.replacement import Plan, Rolled, equal_entries
+from freerun.rollin.replacement import Replacement, RollIn, equal_entries
 from freerun.types import Split
 
 _SETTLING = 10
-"""More passes than the proof needs, for choices that hang on rounding: each settles once no more rows are dropped."""
+"""Extra passes allowed where floating-point ties delay convergence."""
+
+
+@dataclass(frozen=True)
+class Jacobi(Arguments):
+    """Exact: parallel passes until one changes nothing; ``engine="jacobi"``."""
+
+    name: ClassVar[str] = "jacobi"
+    in_parts: ClassVar[bool] = False
+
+    def check(self, model: Any) -> None:
+        """Any forward will do."""
+
+    def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
+        """The mixed history."""
+        return jacobi_roll_in(model, encoded, replacement)
+
+
+@dataclass(frozen=True)
+class Passes(Jacobi):
+    """Approximate: k parallel passes (k = 1: Mihaylova and Martins 2019); ``engine=k``."""
+
+    k: int = 1
+
+    def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
+        """The history after k passes."""
+        return jacobi_roll_in(model, encoded, replacement, passes=self.k)
 
 
 def jacobi_roll_in(
     model: Callable[[Batch], Tensor],
     batch: Batch,
-    plan: Plan,
+    replacement: Replacement,
     *,
     passes: int | None = None,
     start: Tensor | None = None,
     tolerance: float = 0.0,
-) -> Rolled:
+) -> RollIn:
     """The history at the fixed point (exact), or after k passes (``passes`` given: an approximation).
 
     The mixed history is the unique fixed point of a strictly lower-triangular map: after n passes every row's
@@ -36,7 +64,7 @@ def jacobi_roll_in(
     Args:
         model: any causal model, in the mode the roll-in is to run in.
         batch: the batch; its context may be encoded.
-        plan: the entries to replace.
+        replacement: the entries to replace.
         passes: k, or None for exact.
         start: (batch, time) the history to begin with; default: gold.
         tolerance: stop when a pass changes no more than this share of the entries; above 0 nothing is certified.
@@ -44,33 +72,33 @@ def jacobi_roll_in(
     Raises:
         UserError: where an exact roll-in does not settle: the model is not causal, or random in eval mode.
     """
-    walk = _Passes(model, batch, plan, batch.history if start is None else start, tolerance)
-    limit = max_over_ranks(model, plan.longest + 1) if passes is None else passes
+    walk = _Passes(model, batch, replacement, batch.history if start is None else start, tolerance)
+    limit = max_over_ranks(model, replacement.longest + 1) if passes is None else passes
     # a choice that hangs on the last bit may fall otherwise once rows are dropped: it is given time to settle
     for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):
         walk.go_on()
         if not any_rank(model, not walk.settled):
-            return Rolled(walk.history, n, walk.rows / batch.size, walk.certain)
+            return walk.result(n, passes)
     if passes is None and not walk.settled:
         raise UserError(
             f"the roll-in did not settle in {limit} passes: the model's outputs depend on later entries, or change "
             "from call to call in eval mode; freerun.check_model(model, batch) says which"
         )
-    return Rolled(walk.history, limit, walk.rows / batch.size, walk.certain)
+    return walk.result(limit, passes)
 
 
 class _Passes:
     """Parallel passes over what may still change.
 
-    ``settled``: a pass changed few enough entries; ``certain``: it changed none; ``rows``: computed so far.
+    ``settled``: a pass changed few enough entries; ``rows``: computed so far.
     """
 
-    def __init__(self, model: Any, batch: Batch, plan: Plan, start: Tensor, tolerance: float) -> None:
-        self.model, self.batch, self.plan, self.tolerance = model, batch, plan, tolerance
+    def __init__(self, model: Any, batch: Batch, replacement: Replacement, start: Tensor, tolerance: float) -> None:
+        self.model, self.batch, self.replacement, self.tolerance = model, batch, replacement, tolerance
         self.history = start.clone()
         self.rows = 0
-        self.settled = self.certain = len(plan) == 0
-        self._pending = torch.arange(len(plan), device=start.device)
+        self.settled = replacement.number == 0
+        self._pending = torch.arange(replacement.number, device=start.device)
         self._live: Tensor | None = None  # rows; None: all
         self._split = supports(model, Split)
 
@@ -79,16 +107,16 @@ class _Passes:
         if self.settled:  # other processes go on, and this model waits for their calls
             self.model(self.batch.select(self._pending.new_zeros(1)))
             return
-        plan, pending = self.plan, self._pending
-        rows, times = plan.rows[pending], plan.times[pending]
-        own = plan.choose(*self._before(rows, times), pending).to(self.history.dtype)
+        pending = self._pending
+        rows, times = (each[pending] for each in self.replacement.places)
+        own = self.replacement.choose(*self._before(rows, times), pending).to(self.history.dtype)
         self.rows += self.batch.size if self._live is None else len(self._live)
         changed = ~equal_entries(own, self.history[rows, times])
         moved = int(changed.sum())
         if moved:
             # out of place: a model may have kept the tensor it was given
             self.history = self.history.index_put((rows, times), own)
-        self.settled, self.certain = moved <= self.tolerance * len(plan), moved == 0
+        self.settled = moved <= self.tolerance * self.replacement.number
         if self.settled or not self.batch.is_discrete:
             return  # values differ in their last bits from one shape of a batch to another: none is dropped
         first = torch.full((self.batch.size,), self.batch.time, device=rows.device)
@@ -96,6 +124,11 @@ class _Passes:
         # what stands before a row's first change is final; the change itself is looked at once more
         self._pending = pending[times >= first[rows]]
         self._live = (first < self.batch.time).nonzero().squeeze(1)
+
+    def result(self, passes: int, limit: int | None) -> RollIn:
+        """The history; after a number of passes that was fixed nothing certifies it."""
+        by, name = ("fixed point", "jacobi") if limit is None else ("no", f"{limit} passes")
+        return RollIn(self.history, name, passes, self.rows / self.batch.size, by)
 
     def _before(self, rows: Tensor, times: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """What the model holds before the entries at (rows, times), and how outputs are read from it."""

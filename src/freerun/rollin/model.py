@@ -73,7 +73,8 @@ def differs_by_mode(model: Any) -> bool:
         elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
             differs = module.dropout > 0
         else:  # a rate kept as a number for nn.functional.dropout, or for layers left out at random
-            differs = any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(module).items())
+            rates = (rate for name, rate in vars(module).items() if "drop" in name and isinstance(rate, float))
+            differs = any(rate > 0 for rate in rates)
         if differs:
             return True
     return False
@@ -274,6 +275,14 @@ def wrapper_hint(model: Any, protocol: type[Any]) -> str:
             f"{type(model).__name__}(freerun.training.MethodRun(model, method)), or train with freerun.training"
         )
     return ""
+
+
+def lacks(engine: str, model: Any, methods: str) -> str:
+    """The message where a model has not the methods that an engine needs."""
+    return (
+        f"engine={engine!r} needs a model with {methods}; {type(model).__name__} lacks some: use engine='auto', or "
+        "'jacobi' (exact parallel passes, for any forward)"
+    )
 
 
 def refuse_sharded(model: Any, what: str, instead: str) -> None:

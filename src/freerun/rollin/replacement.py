@@ -1,4 +1,4 @@
-"""What is fed where values keep their graph: gold, own, or a blend of both."""
+"""What of a history is replaced: which entries, by which draw, from which key; and a history once it is rolled in."""
 
 from __future__ import annotations
 
@@ -14,24 +14,8 @@ from freerun.batch import Batch
 from freerun.draws import Draw, check_width
 from freerun.rollin.model import checked_rows
 
-
-@dataclass(frozen=True, eq=False)
-class Rolled:
-    """A history as an engine made it.
-
-    Args:
-        history: (batch, time) ids or (batch, time, value): what the model is told.
-        passes: model calls.
-        work: positions computed, in forwards: 1 is batch x time of them.
-        settled: whether the history is known to be the sequential one.
-    """
-
-    __repr__ = brief
-
-    history: Tensor
-    passes: int
-    work: float
-    settled: bool
+_NUMBERS = 2**22
+"""How many logits, or numbers of noise, are held at once where more would be made of them: 16 to 32 MiB."""
 
 
 def equal_entries(a: Tensor, b: Tensor) -> Tensor:
@@ -40,76 +24,118 @@ def equal_entries(a: Tensor, b: Tensor) -> Tensor:
     return equal if equal.dim() == 1 else equal.all(-1)
 
 
-_NUMBERS = 2**22
-"""How many logits, or numbers of noise, are held at once where more would be made of them: 16 to 32 MiB."""
-
-
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """Entries to replace, ordered by position.
+class RollIn:
+    """A history rolled in, and how.
 
     Args:
-        rows: (n,) the entries' places in the batch.
-        times: (n,) their positions, rising.
-        numbers: (n,) their rows' numbers in the global batch (randomness is a function of these).
-        draw: from a prediction to an entry.
-        key: what the noise is derived from.
-        width: values an entry has, to hold against what the draw makes of the outputs; None: entries are ids.
+        history: (batch, time) ids or (batch, time, value): the mixed history.
+        engine: the engine used.
+        passes: model calls, or for ``step`` 1 (a loop over the positions is one pass over them).
+        work: positions computed, in forwards: 1 is batch x time of them.
+        certified: what makes it the sequential history: ``"construction"`` (every entry was chosen after all before
+            it), ``"fixed point"`` (a last pass over the rows changed nothing), ``"training forward"`` (that pass was
+            the forward that is differentiated), or ``"no"`` for k parallel passes.
+        outputs: (batch, time, ...) of the forward that is differentiated, where the roll-in was that forward.
+        total: of the loss, where the graph was cut and is gone backward through already; ``count`` with it.
+        count: of the loss.
     """
 
     __repr__ = brief
 
-    rows: Tensor
-    times: Tensor
-    numbers: Tensor
+    history: Tensor
+    engine: str = "none"
+    passes: int = 0
+    work: float = 0.0
+    certified: str = "construction"
+    outputs: Tensor | None = None
+    total: Tensor | None = None
+    count: Tensor | None = None
+
+    @property
+    def exact(self) -> bool:
+        """True if the history has the sequential law."""
+        return self.certified != "no"
+
+    def report(self) -> dict[str, float | str]:
+        """For ``Outcome.report``."""
+        names = ("engine", "passes", "work", "certified")
+        return {**{name: getattr(self, name) for name in names}, "exact": float(self.exact)}
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Entries of a history to replace by the model's own.
+
+    Args:
+        gold: (batch, time) ids or (batch, time, value).
+        keep: (batch, time) bool, True = gold, or for values shares of gold in [0, 1]; True (or 1) where an entry may
+            not be replaced.
+        draw: from a prediction to an entry.
+        row_ids: (batch,) the rows' numbers in the global batch, which noise is a function of.
+        key: what the noise is derived from.
+        detached: whether own values are fed without their gradient.
+    """
+
+    __repr__ = brief
+
+    gold: Tensor
+    keep: Tensor
     draw: Draw
+    row_ids: Tensor
     key: int
-    width: int | None = None
+    detached: bool = False
 
     @classmethod
-    def of(cls, batch: Batch, keep: Tensor, draw: Draw, key: int) -> Plan:
-        """The plan that a gate's ``keep`` asks for; entries that may not be replaced are left out."""
-        times, rows = (batch.replaceable & ~keep).t().nonzero(as_tuple=True)
-        width = None if batch.is_discrete else batch.history.shape[2]
-        return cls(rows, times, batch.row_numbers[rows], draw, key, width)
+    def of(cls, batch: Batch, keep: Tensor, draw: Draw, key: int, detached: bool = False) -> Replacement:
+        """What a gate's ``keep`` leaves to the model; entries that may not be replaced are kept."""
+        fixed = batch.replaceable.logical_not()
+        keep = keep | fixed if keep.dtype == torch.bool else torch.where(fixed, 1.0, keep).to(keep.dtype)
+        return cls(batch.history, keep, draw, batch.row_numbers, key, detached)
 
-    def __len__(self) -> int:
-        return self.rows.numel()
+    @property
+    def replaced(self) -> Tensor:
+        """(batch, time) bool: entries that are not all gold."""
+        return ~self.keep if self.keep.dtype == torch.bool else self.keep < 1
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """(n,) rows and (n,) positions of the replaced entries, ordered by position."""
+        times, rows = self.replaced.t().nonzero(as_tuple=True)
+        return rows, times
+
+    @cached_property
+    def number(self) -> int:
+        """How many entries are replaced."""
+        return self.places[0].numel()
 
     @property
     def longest(self) -> int:
         """The largest number of replaced entries in one row."""
-        return int(torch.bincount(self.rows).max()) if len(self) else 0
+        return int(torch.bincount(self.places[0]).max()) if self.number else 0
 
-    def within(self, rows: Tensor) -> Plan:
-        """The plan of some rows ((m,) places in the batch, rising), which become rows 0 to m-1."""
-        place = torch.full((int(max(self.rows.max(), rows.max())) + 1,), -1, device=rows.device)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        place = place[self.rows]
-        chosen = (place >= 0).nonzero().squeeze(1)
-        return Plan(place[chosen], self.times[chosen], self.numbers[chosen], self.draw, self.key, self.width)
+    def select(self, rows: Tensor) -> Replacement:
+        """That of some rows ((m,), rising), which become rows 0 to m-1."""
+        return Replacement(self.gold[rows], self.keep[rows], self.draw, self.row_ids[rows], self.key, self.detached)
 
     def noise(self, vocab: int, part: slice | Tensor = slice(None)) -> Tensor | None:
-        """Noise for the entries of a part of the plan."""
-        return self.draw.noise(self.key, self.numbers[part], self.times[part], vocab)
-
-    @property
-    def noise_is_small(self) -> bool:
-        """Whether all noise may be made at once: it does not grow with the vocabulary."""
-        return self.draw.noise_size(2) <= 1
+        """Noise for a part of the replaced entries."""
+        rows, times = self.places
+        return self.draw.noise(self.key, self.row_ids[rows[part]], times[part], vocab)
 
     @cached_property
-    def _ready(self) -> Tensor | None:
-        return self.noise(0)
+    def shared_noise(self) -> Tensor | None:
+        """All noise at once, where it does not grow with the vocabulary."""
+        return self.noise(0) if self.draw.noise_size(2) <= 1 else None
 
     def choose(self, hidden: Tensor, head: Callable[[Tensor], Tensor], chosen: Tensor) -> Tensor:
-        """The entries ``chosen`` ((m,) numbers of the plan's entries), from what the model holds before each.
+        """The replaced entries ``chosen`` ((m,) numbers), from what the model holds before each.
 
         Logits and noise are made for so many entries at a time that neither grows with batch, time and vocabulary
         together; noise that grows with the vocabulary is made again from its key rather than kept.
 
         Args:
-            hidden: (m, size), or the outputs themselves where ``head`` gives back what it is given.
+            hidden: (m, size), or the outputs themselves where ``head`` is the identity.
             head: from hidden vectors to outputs.
             chosen: numbers of the entries.
 
@@ -120,81 +146,41 @@ class Plan:
             return chosen
         first = self.check(head(hidden[:1]), 1)
         at_once = max(1, _NUMBERS // first[0].numel())
-        found = [
-            self.draw.choose(head(part), self._noise_of(numbers, first.shape[-1]))
-            for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True)
-        ]
+        vocab, shared, found = first.shape[-1], self.shared_noise, []
+        for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True):
+            noise = shared[numbers] if shared is not None else self.noise(vocab, numbers)
+            found.append(self.draw.choose(head(part), noise))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def check(self, outputs: Tensor, rows: int) -> Tensor:
         """Outputs (rows, numbers), refused where they are none or the draw cannot make of them what is fed back."""
-        if self.width is not None:
-            check_width(self.draw, checked_rows(outputs, rows), self.width)
-        return checked_rows(outputs, rows)
+        outputs = checked_rows(outputs, rows)
+        if self.gold.dim() == 3:
+            check_width(self.draw, outputs, self.gold.shape[-1])
+        return outputs
 
-    def _noise_of(self, chosen: Tensor, vocab: int) -> Tensor | None:
-        if not self.noise_is_small:
-            return self.noise(vocab, chosen)
-        return None if self._ready is None else self._ready[chosen]
-
-
-@dataclass(frozen=True, eq=False)
-class Mixing:
-    """What is fed: gold, or the model's own value with its gradient, or a share of each.
-
-    Args:
-        gold: (batch, time, value).
-        keep: (batch, time) bool, True = gold, or shares of gold in [0, 1]; True (or 1) where an entry may not be
-            replaced.
-        draw: from a prediction to a value, differentiable.
-        numbers: (batch,) the rows' numbers in the global batch, which noise is a function of.
-        key: what noise is derived from.
-        detached: whether own values are fed without their gradient.
-    """
-
-    __repr__ = brief
-
-    gold: Tensor
-    keep: Tensor
-    draw: Draw
-    numbers: Tensor
-    key: int
-    detached: bool = False
-
-    @classmethod
-    def of(cls, batch: Batch, keep: Tensor, draw: Draw, key: int, detached: bool = False) -> Mixing:
-        """What a gate's ``keep`` asks for; entries that may not be replaced are kept."""
-        kept = batch.replaceable.logical_not()
-        keep = keep | kept if keep.dtype == torch.bool else torch.where(kept, 1.0, keep).to(keep.dtype)
-        return cls(batch.history, keep, draw, batch.row_numbers, key, detached)
-
-    @property
-    def replaced(self) -> Tensor:
-        """(batch, time) bool: entries that are not all gold."""
-        return ~self.keep if self.keep.dtype == torch.bool else self.keep < 1
-
-    def entries(self, outputs: Tensor, at: int) -> Tensor:
-        """(batch, value) fed at a position, given the (batch, width) outputs there."""
+    def mix_at(self, outputs: Tensor, at: int) -> Tensor:
+        """(batch, value) fed at a position, from the (batch, width) outputs there."""
         noise = None
         if self.draw.noise_size(outputs.shape[-1]):
-            places = torch.full_like(self.numbers, at)
-            noise = self.draw.noise(self.key, self.numbers, places, outputs.shape[-1])
+            times = torch.full_like(self.row_ids, at)
+            noise = self.draw.noise(self.key, self.row_ids, times, outputs.shape[-1])
         return self._mixed(self.draw.choose(outputs, noise), self.gold[:, at], self.keep[:, at])
 
-    def all_entries(self, outputs: Tensor) -> Tensor:
-        """(batch, time, value) fed, given the (batch, time, width) outputs of a whole pass."""
+    def mix(self, outputs: Tensor) -> Tensor:
+        """(batch, time, value) fed, from the (batch, time, width) outputs of a whole pass."""
         size, time, width = outputs.shape
         noise = None
         if self.draw.noise_size(width):
-            places = torch.arange(time, device=outputs.device).repeat(size)
-            noise = self.draw.noise(self.key, self.numbers.repeat_interleave(time), places, width)
+            times = torch.arange(time, device=outputs.device).repeat(size)
+            noise = self.draw.noise(self.key, self.row_ids.repeat_interleave(time), times, width)
         check_width(self.draw, outputs, self.gold.shape[-1])
         own = self.draw.choose(outputs.flatten(0, 1), noise)
         return self._mixed(own.unflatten(0, (size, time)), self.gold, self.keep)
 
     def _mixed(self, own: Tensor, gold: Tensor, keep: Tensor) -> Tensor:
-        own = own.detach() if self.detached else own
-        own, keep = own.to(gold.dtype), keep[..., None]
+        own = (own.detach() if self.detached else own).to(gold.dtype)
+        keep = keep[..., None]
         if keep.dtype == torch.bool:
             return torch.where(keep, gold, own)
         # at the ends exactly one of both: 0 times an infinite value would be NaN

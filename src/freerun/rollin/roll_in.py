@@ -1,65 +1,88 @@
-"""Running a roll-in by one of the engines; every exact engine gives the same entries."""
+"""Roll-ins by one of the engines: every exact engine gives the same entries, and ``auto`` takes the cheapest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from freerun.arguments import brief
+from freerun.arguments import Arguments, nearest
 from freerun.batch import Batch
-from freerun.rollin.draft import draft_roll_in
-from freerun.rollin.engines import Draft, Engine, Window, chosen_engine, refuse_engine
-from freerun.rollin.jacobi import jacobi_roll_in
-from freerun.rollin.model import any_rank, asking, supports, unwrap
-from freerun.rollin.replacement import Plan, Rolled
-from freerun.rollin.step import step_roll_in
-from freerun.rollin.window import window_roll_in
-from freerun.types import Encoder
+from freerun.rollin.draft import Draft
+from freerun.rollin.jacobi import Jacobi, Passes
+from freerun.rollin.model import any_rank, asking, refuse_sharded, supports, unwrap
+from freerun.rollin.replacement import Replacement, RollIn
+from freerun.rollin.step import Stepwise
+from freerun.rollin.window import Window
+from freerun.types import Cached, Encoder, Stepper
 
 
-@dataclass(frozen=True, eq=False)
-class RollIn:
-    """A history rolled in, and how.
+@dataclass(frozen=True)
+class Auto(Arguments):
+    """The cheapest exact engine for a model and a ratio; ``engine="auto"``."""
 
-    Args:
-        history: as the batch's: what the model is told.
-        engine: the engine used.
-        passes: model calls, or for ``step`` 1 (a loop over the positions is one pass over them).
-        work: positions computed, in forwards: 1 is batch x time of them.
-        certified: what makes it the sequential history: ``"construction"`` (every entry was chosen after all before
-            it), ``"fixed point"`` (a last pass over the rows changed nothing), ``"training forward"`` (that pass was
-            the forward that is differentiated), or ``"no"`` for k parallel passes.
+    name: ClassVar[str] = "auto"
+    in_parts: ClassVar[bool] = False
+
+    def check(self, model: Any) -> None:
+        """Any forward will do."""
+
+    def choose(self, model: Any, batch: Batch, replacement: Replacement) -> Any:
+        """The engine.
+
+        A model without the Stepper methods, or sharded, repeats parallel passes; a Stepper is stepped; over a cache the
+        processor reads in windows, which compute every position once, and steps where more than three fifths of the
+        entries are own and nearly every position is a call anyway (measured: ``docs/engines.md``). On an accelerator
+        the calls cost, not the positions: parallel passes, and where more than three fifths are own windows of 8, or
+        steps (argued, not measured).
+        """
+        dense = 5 * replacement.number > 3 * int(batch.replaceable.sum())
+        processor = batch.history.device.type == "cpu"
+        if not supports(model, Cached):
+            return _STEP if (processor or dense) and supports(model, Stepper) else _JACOBI
+        if processor:
+            return _STEP if dense else _WINDOW
+        return Window(8) if dense else _JACOBI
+
+
+ENGINES: dict[str, type[Any]] = {"auto": Auto, "step": Stepwise, "jacobi": Jacobi, "window": Window, "draft": Draft}
+_STEP, _JACOBI, _WINDOW = Stepwise(), Jacobi(), Window()
+_MEANT = {"sequential": "step", "loop": "step", "recurrent": "step", "parallel": "jacobi", "cache": "window"}
+
+Engine = str | int | Window | Draft
+
+
+def check_engine(engine: Any) -> list[str]:
+    """The problems of an ``engine`` argument, if any."""
+    if isinstance(engine, tuple(ENGINES.values())):
+        return []
+    if isinstance(engine, bool) or (isinstance(engine, int) and engine < 1):
+        return [f"engine as a number is k >= 1 parallel passes (an approximation); got {engine}"]
+    if not isinstance(engine, int) and not (isinstance(engine, str) and engine in ENGINES):
+        meant = _MEANT.get(engine) or nearest(engine, ENGINES) if isinstance(engine, str) else None
+        rule = f"engine must be one of {', '.join(ENGINES)}, a Window or Draft, or a number of passes"
+        return [f"{rule}; got {engine!r}{f': did you mean {meant!r}?' if meant else ''}"]
+    return []
+
+
+def resolve_engine(engine: Engine) -> Any:
+    """The engine of a name or of a number of passes; an engine as it is.
+
+    >>> resolve_engine("window"), resolve_engine(2)
+    (Window(width=1), Passes(k=2))
     """
+    return _named(engine) if isinstance(engine, str | int) else engine
 
-    __repr__ = brief
 
-    history: Tensor
-    engine: str
-    passes: int
-    work: float
-    certified: str
-
-    @property
-    def exact(self) -> bool:
-        """Whether the history has the sequential law."""
-        return self.certified != "no"
-
-    def report(self) -> dict[str, float | str]:
-        """For ``Outcome.report``."""
-        return {
-            "engine": self.engine,
-            "passes": self.passes,
-            "work": self.work,
-            "certified": self.certified,
-            "exact": float(self.exact),
-        }
+@lru_cache
+def _named(engine: str | int) -> Any:
+    return Passes(engine) if isinstance(engine, int) else ENGINES[engine]()
 
 
 @torch.no_grad()
-def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> RollIn:
+def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine = "auto") -> RollIn:
     """Build the mixed history without gradient, in evaluation mode.
 
     With every engine but a number the entries are those of the sequential loop; an integer k is the approximation by
@@ -69,41 +92,21 @@ def roll_in(model: Any, batch: Batch, plan: Plan, engine: Engine = "auto") -> Ro
         model: any model; each submodule's mode is restored afterwards. What is in ``DistributedDataParallel`` or
             ``torch.compile`` is taken out of it. One with sharded parameters is called equally often by all processes.
         batch: the batch, its history gold.
-        plan: which entries to replace, and the noise.
-        engine: see ``freerun.rollin.engines``.
+        replacement: the entries to replace, and their noise.
+        engine: a name in ``ENGINES``, an engine, or a number of passes.
 
     Raises:
         UserError: the model lacks what the engine needs, couples the rows of a batch, or does not settle.
     """
-    model = unwrap(model)
-    refuse_engine(model, engine)
-    if not any_rank(model, len(plan) > 0):
-        return RollIn(batch.history, "none", 0, 0.0, "construction")
-    engine = chosen_engine(model, batch, plan, engine)
+    model, using = unwrap(model), resolve_engine(engine)
+    if using.in_parts:
+        instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
+        refuse_sharded(model, f"engine={using.name!r} calls parts of the model", instead)
+    using.check(model)
+    if not any_rank(model, replacement.number > 0):
+        return RollIn(batch.history)
+    if isinstance(using, Auto):
+        using = using.choose(model, batch, replacement)
     with asking(model, batch):
         encoded = model.encode(batch) if supports(model, Encoder) else batch
-        if isinstance(engine, Draft):
-            return _drafted(model, encoded, plan, draft_roll_in(model, batch, plan, engine, encoded))
-        return _rolled(model, encoded, plan, engine)
-
-
-def _rolled(model: Any, batch: Batch, plan: Plan, engine: Engine) -> RollIn:
-    if isinstance(engine, Window):
-        done = window_roll_in(model, batch, plan, engine.width)
-        return _named(done, "window", "construction")
-    if engine == "step":
-        return _named(step_roll_in(model, batch, plan), "step", "construction")
-    if engine == "jacobi":
-        return _named(jacobi_roll_in(model, batch, plan), "jacobi", "fixed point")
-    k = cast(int, engine)
-    return _named(jacobi_roll_in(model, batch, plan, passes=k), f"{k} passes", "no")
-
-
-def _drafted(model: Any, batch: Batch, plan: Plan, drafted: Rolled) -> RollIn:
-    done = jacobi_roll_in(model, batch, plan, start=drafted.history)
-    done = Rolled(done.history, drafted.passes + done.passes, drafted.work + done.work, True)
-    return _named(done, "draft", "fixed point")
-
-
-def _named(done: Rolled, engine: str, certified: str) -> RollIn:
-    return RollIn(done.history, engine, done.passes, done.work, certified)
+        return using.roll_in(model, batch, encoded, replacement)

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments
 from freerun.batch import Batch
-from freerun.rollin.model import checked_rows, has
-from freerun.rollin.replacement import Plan, Rolled
-from freerun.types import Reader
+from freerun.errors import UserError
+from freerun.rollin.model import checked_rows, has, lacks
+from freerun.rollin.replacement import Replacement, RollIn
+from freerun.types import Reader, Stepper
 
 
-def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
+@dataclass(frozen=True)
+class Stepwise(Arguments):
+    """Exact: a loop over the positions; ``engine="step"``."""
+
+    name: ClassVar[str] = "step"
+    in_parts: ClassVar[bool] = True
+
+    def check(self, model: Any) -> None:
+        """Refuse a model without the methods of a Stepper."""
+        if not has(model, Stepper):
+            raise UserError(lacks("step", model, "start, embed, step, output and select"))
+
+    def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
+        """The mixed history."""
+        return step_roll_in(model, encoded, replacement)
+
+
+def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
     """The mixed history by the loop that steps through the positions.
 
     All gold entries are embedded at once, through a table where the vocabulary is small; attention, projection and
@@ -24,19 +44,20 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
     Args:
         model: a Stepper, in the mode the roll-in is to run in.
         batch: the batch; its context may be encoded.
-        plan: the entries to replace.
+        replacement: the entries to replace.
     """
-    counts = torch.bincount(plan.times, minlength=batch.time).tolist()
-    chosen = plan.rows.split(counts)
-    ready = plan.noise(0) if plan.noise_is_small else None
-    noises = None if ready is None else ready.split(counts)
-    last = int(plan.times[-1])
+    all_rows, times = replacement.places
+    counts = torch.bincount(times, minlength=batch.time).tolist()
+    chosen = all_rows.split(counts)
+    shared = replacement.shared_noise
+    noises = None if shared is None else shared.split(counts)
+    last = int(times[-1])
     history = batch.history.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
     embed = _embedding(model, batch, history[:last], state)
     inputs = embed(history[:last])
     start = 0
-    first = int(plan.times[0])
+    first = int(times[0])
     if has(model, Reader) and first > 1:  # a prompt that all rows have
         state = model.read(state, inputs[:first].transpose(0, 1))
     else:
@@ -47,17 +68,17 @@ def step_roll_in(model: Any, batch: Batch, plan: Plan) -> Rolled:
             rows = chosen[t]
             outputs = model.output(state, None if count == batch.size else rows)
             if start == 0:
-                plan.check(outputs, count)
+                replacement.check(outputs, count)
             part = slice(start, start + count)
-            noise = noises[t] if noises is not None else plan.noise(outputs.shape[-1], part)
-            own = plan.draw.choose(outputs, noise).to(history.dtype)
+            noise = noises[t] if noises is not None else replacement.noise(outputs.shape[-1], part)
+            own = replacement.draw.choose(outputs, noise).to(history.dtype)
             history[t].index_copy_(0, rows, own)
             if t < last:
                 inputs[t].index_copy_(0, rows, embed(own))
             start += count
         if t < last:
             state = model.step(state, inputs[t])
-    return Rolled(history.transpose(0, 1), 1, (last + 1) / batch.time, True)
+    return RollIn(history.transpose(0, 1), "step", 1, (last + 1) / batch.time)
 
 
 def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:

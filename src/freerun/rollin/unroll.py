@@ -1,106 +1,119 @@
-"""Roll-ins whose graph is cut every k positions and gone backward through piece by piece: memory grows with k."""
+"""Roll-ins of values with gradient through own entries: whole, or cut every k positions so that memory grows with k."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.draws import check_width
 from freerun.errors import UserError
 from freerun.objectives import Objective, scored
-from freerun.rollin.engines import Engine, resolve_engine
-from freerun.rollin.model import (
-    checked_rows,
-    differs_by_mode,
-    forward,
-    max_over_ranks,
-    supports,
-    uncached_autocast,
-    wrapper_hint,
-)
-from freerun.rollin.replacement import Mixing
+from freerun.rollin.jacobi import Jacobi, Passes
+from freerun.rollin.model import differs_by_mode, forward, max_over_ranks, supports, uncached_autocast, wrapper_hint
+from freerun.rollin.replacement import Replacement, RollIn
+from freerun.rollin.roll_in import Auto, Engine, resolve_engine
+from freerun.rollin.step import Stepwise
 from freerun.types import Detachable, Stepper
 
-
-@dataclass(frozen=True, eq=False)
-class Unrolled:
-    """What was said and fed.
-
-    Args:
-        outputs: (batch, time, width), with graph.
-        history: (batch, time, value), what was fed.
-        passes: extra model calls.
-        exact: whether the history is the sequential one.
-    """
-
-    __repr__ = brief
-
-    outputs: Tensor
-    history: Tensor
-    passes: int
-    exact: bool
+_ALONG_TIME = ("targets", "history", "mask", "weights", "eligible")
 
 
-def refuse_unrolling(model: Any, engine: Engine) -> Engine:
-    """The engine, resolved; refused where it keeps no gradient or the model has not the methods for it.
+def check_unroll(model: Any, engine: Engine, cut_every: int | None = None) -> None:
+    """Refuse an engine that keeps no gradient, or a model without the methods for it.
 
     Raises:
-        UserError: ``"window"`` or ``"draft"``, or ``"step"`` without a Stepper.
+        UserError: ``"window"`` or ``"draft"``; ``"step"``, or a cut, without a Stepper; a cut with passes.
     """
-    engine = resolve_engine(engine)
-    if engine not in ("auto", "step", "jacobi") and not isinstance(engine, int):
+    using, name = resolve_engine(engine), type(model).__name__
+    if not isinstance(using, Auto | Stepwise | Jacobi):
         raise UserError(
-            f"engine={engine!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
+            f"engine={using!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
             "gradient='none'"
         )
-    if engine == "step" and not supports(model, Stepper):
+    if isinstance(using, Stepwise) and not supports(model, Stepper):
         raise UserError(
-            f"engine='step' needs a model with start, embed, step, output and select; {type(model).__name__} has only "
+            f"engine='step' needs a model with start, embed, step, output and select; {name} has only "
             f"a forward: use engine='auto' (parallel passes) or add the Stepper methods{wrapper_hint(model, Stepper)}"
         )
-    return engine
+    if cut_every is None:
+        return
+    if not isinstance(using, Auto | Stepwise):
+        raise UserError(f"gradient={cut_every} goes step by step: use engine='auto' or 'step'; got {engine!r}")
+    if not supports(model, Stepper):
+        raise UserError(
+            f"gradient={cut_every} cuts the model's state every {cut_every} positions, which needs start, embed, step, "
+            f"output and select; {name} has only a forward: use gradient='full' or 'none', or add them"
+            f"{wrapper_hint(model, Stepper)}"
+        )
 
 
-def unroll(model: Any, batch: Batch, mixing: Mixing, engine: Engine = "auto") -> Unrolled:
+def unroll(
+    model: Any,
+    batch: Batch,
+    replacement: Replacement,
+    engine: Engine = "auto",
+    *,
+    cut_every: int | None = None,
+    objective: Objective | None = None,
+) -> RollIn:
     """Outputs and history with gradient through everything that is fed.
 
     Args:
         model: a Stepper, or anything with a forward (then in as many passes as a row has own entries).
         batch: values (batch, time, value).
-        mixing: what is fed.
+        replacement: what is fed.
         engine: ``"auto"``, ``"step"``, ``"jacobi"``, or k passes, an approximation.
+        cut_every: k >= 1: before the entry at position k-1, 2k-1, ... is read, that entry and the state are detached,
+            so each output has at least one step of the model in its graph. Each piece is gone backward through at once
+            and freed: ``total`` and ``count`` are the loss, and ``outputs`` carry no graph. None: no cut.
+        objective: of the loss, for a cut: a sum over positions, as all of ``freerun.objectives`` are; one with weights
+            of its own must be a module.
 
     Raises:
-        UserError: an engine that keeps no gradient, ``"step"`` without a Stepper, passes through dropout, or passes
-            that do not settle.
+        UserError: an engine that keeps no gradient, ``"step"`` without a Stepper, passes through dropout, passes that
+            do not settle, or a state to be cut that holds something else than tensors.
     """
-    engine = refuse_unrolling(model, engine)
-    if engine == "step" or (engine == "auto" and supports(model, Stepper)):
-        return _by_steps(model, batch, mixing)
-    return _by_passes(model, batch, mixing, engine if isinstance(engine, int) else None)
+    check_unroll(model, engine, cut_every)
+    using = resolve_engine(engine)
+    if cut_every is not None:
+        assert objective is not None
+        return _by_pieces(model, batch, replacement, cut_every, objective)
+    if isinstance(using, Stepwise) or (isinstance(using, Auto) and supports(model, Stepper)):
+        loop = _Loop(model, batch, replacement)
+        outputs = loop.go_on(0, batch.time)
+        return RollIn(torch.stack(loop.history, 1), "unrolled", outputs=outputs)
+    return _by_passes(model, batch, replacement, using.k if isinstance(using, Passes) else None)
 
 
-def _by_steps(model: Stepper, batch: Batch, mixing: Mixing) -> Unrolled:
-    state = model.start(batch)
-    outputs: list[Tensor] = []
-    history: list[Tensor] = []
-    for t in range(batch.time):
-        outputs.append(model.output(state))
-        if t == 0:
-            check_width(mixing.draw, checked_rows(outputs[0], batch.size), mixing.gold.shape[-1])
-        history.append(mixing.entries(outputs[t], t))
-        if t + 1 < batch.time:
-            state = model.step(state, model.embed(history[t]))
-    return Unrolled(torch.stack(outputs, 1), torch.stack(history, 1), 0, True)
+class _Loop:
+    """A Stepper on its way, and what it is fed."""
+
+    def __init__(self, model: Stepper, batch: Batch, replacement: Replacement) -> None:
+        self.model, self.batch, self.replacement = model, batch, replacement
+        self.state: Any = None
+        self.history: list[Tensor] = []
+
+    def go_on(self, start: int, end: int) -> Tensor:
+        """The outputs at positions start to end - 1, (batch, positions, width), with the graph of these alone."""
+        outputs: list[Tensor] = []
+        for t in range(start, end):
+            if t == 0:
+                self.state = self.model.start(self.batch)
+            else:
+                if t == start:
+                    self.state, self.history[-1] = _detached(self.model, self.state), self.history[-1].detach()
+                self.state = self.model.step(self.state, self.model.embed(self.history[-1]))
+            outputs.append(self.model.output(self.state))
+            if t == 0:
+                self.replacement.check(outputs[0], self.batch.size)
+            self.history.append(self.replacement.mix_at(outputs[-1], t))
+        return torch.stack(outputs, 1)
 
 
-def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> Unrolled:
+def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | None) -> RollIn:
     if differs_by_mode(model):
         raise UserError(
             "gradient through own outputs in parallel passes needs the same function in every pass, and this model "
@@ -108,43 +121,48 @@ def _by_passes(model: Any, batch: Batch, mixing: Mixing, limit: int | None) -> U
             "(start, embed, step, output, select), or use gradient='none'"
         )
     history = batch.history
-    needed = max_over_ranks(model, int(mixing.replaced.sum(1).max()))
+    needed = max_over_ranks(model, replacement.longest)
     passes = needed if limit is None else min(limit, needed)
     for _ in range(passes):
-        history = mixing.all_entries(forward(model, batch.made(history=history)))
+        history = replacement.mix(forward(model, batch.made(history=history)))
     outputs = forward(model, batch.made(history=history))
     if passes < needed:
-        return Unrolled(outputs, history, passes, False)
-    with torch.no_grad():  # the certificate: said again, the entries are those that were fed
-        again = mixing.all_entries(outputs)
+        return RollIn(history, "unrolled", passes, float(passes), "no", outputs)
+    with torch.no_grad():  # the certificate: these outputs choose the entries that were fed
+        again = replacement.mix(outputs)
     if not torch.allclose(again, history, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise UserError(
             f"the roll-in did not settle in {needed} passes: the model's outputs depend on later entries, or change "
             "from call to call; freerun.check_model(model, batch) says which"
         )
-    return Unrolled(outputs, history, passes, True)
+    certified = "fixed point" if passes else "construction"
+    return RollIn(history, "unrolled", passes, float(passes), certified, outputs)
 
 
-_ALONG_TIME = ("targets", "history", "mask", "weights", "eligible")
-
-
-@dataclass(frozen=True, eq=False)
-class Truncated:
-    """What was said and fed, and the loss.
-
-    Args:
-        total: scalar; its backward gives the weights the gradient of all pieces.
-        count: scalar.
-        outputs: (batch, time, width), without graph.
-        history: (batch, time, value), without graph.
-    """
-
-    __repr__ = brief
-
-    total: Tensor
-    count: Tensor
-    outputs: Tensor
-    history: Tensor
+def _by_pieces(model: Any, batch: Batch, replacement: Replacement, every: int, objective: Objective) -> RollIn:
+    """Truncated back-propagation: pieces without loss keep no graph at all."""
+    weights = _weights(model, objective, batch)
+    gradients: list[Tensor | None] = [None] * len(weights)
+    loop, said = _Loop(model, batch, replacement), list[Tensor]()
+    total = count = batch.history.new_zeros(())
+    learning = torch.is_grad_enabled()
+    for start in range(0, batch.time, every):
+        end = min(start + every, batch.time)
+        if bool(batch.mask[:, start:end].any()):
+            outputs = loop.go_on(start, end)
+            part, number = scored(objective, outputs, _piece(batch, start, end))
+            if weights and learning and part.requires_grad:  # after a cut nothing that learns may be left in the graph
+                _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
+            total, count = total + (part.detach() if weights else part), count + number
+        else:
+            with torch.no_grad(), uncached_autocast(batch.history.device):
+                outputs = loop.go_on(start, end)
+        loop.history[start:-1] = [each.detach() for each in loop.history[start:-1]]
+        said.append(outputs.detach())
+    if weights and learning:
+        total = cast(Tensor, _WithGradients.apply(total, len(weights), *weights, *gradients))
+    history = torch.stack(loop.history, 1).detach()
+    return RollIn(history, "unrolled", outputs=torch.cat(said, 1).detach(), total=total, count=count)
 
 
 class _WithGradients(torch.autograd.Function):
@@ -159,91 +177,6 @@ class _WithGradients(torch.autograd.Function):
     def backward(ctx: Any, *given: Any) -> Any:
         gradients = [None if each is None else each * given[0] for each in ctx.gradients]
         return (None, None, *gradients, *[None] * len(gradients))
-
-
-def refuse_cutting(model: Any, every: int, engine: Engine = "auto") -> None:
-    """Refuse a model that cannot go step by step, or an engine that does not.
-
-    Raises:
-        UserError: either.
-    """
-    if engine not in ("auto", "step"):
-        raise UserError(f"gradient={every} goes step by step: use engine='auto' or 'step'; got {engine!r}")
-    if not supports(model, Stepper):
-        raise UserError(
-            f"gradient={every} cuts the model's state every {every} positions, which needs start, embed, step, output "
-            f"and select; {type(model).__name__} has only a forward: use gradient='full' or 'none', or add them"
-            f"{wrapper_hint(model, Stepper)}"
-        )
-
-
-def unroll_truncated(model: Any, batch: Batch, mixing: Mixing, every: int, objective: Objective) -> Truncated:
-    """Truncated back-propagation through own outputs: the hand-unrolled loop with a cut before every k-th position.
-
-    Before the entry at position k-1, 2k-1, ... is read, that entry and the state are detached; so each output has at
-    least one step of the model in its graph. Each piece is gone backward through at once and freed; pieces without loss
-    keep no graph at all.
-
-    Args:
-        model: a Stepper whose state can be detached (``Detachable``, or a state of plain tensors).
-        batch: values (batch, time, value).
-        mixing: what is fed.
-        every: k >= 1.
-        objective: a sum over positions, as all of ``freerun.objectives`` are; one with weights of its own must be a
-            module.
-
-    Raises:
-        UserError: no Stepper, or a state that holds something else than tensors.
-    """
-    refuse_cutting(model, every)
-    weights = _weights(model, objective, batch)
-    gradients: list[Tensor | None] = [None] * len(weights)
-    walk = _Walk(model, batch, mixing)
-    total = count = batch.history.new_zeros(())
-    learning = torch.is_grad_enabled()
-    for start in range(0, batch.time, every):
-        end = min(start + every, batch.time)
-        counts = bool(batch.mask[:, start:end].any())
-        if not counts:
-            with torch.no_grad(), uncached_autocast(batch.history.device):
-                walk.go_on(start, end)
-            continue
-        part, number = scored(objective, walk.go_on(start, end), _piece(batch, start, end))
-        if weights and learning and part.requires_grad:  # after a cut nothing that learns may be left in the graph
-            _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
-        total, count = total + (part.detach() if weights else part), count + number
-    if weights and learning:
-        total = cast(Tensor, _WithGradients.apply(total, len(weights), *weights, *gradients))
-    return Truncated(total, count, torch.cat(walk.outputs, 1).detach(), torch.stack(walk.history, 1).detach())
-
-
-class _Walk:
-    """A Stepper on its way, and what it said and was fed."""
-
-    def __init__(self, model: Stepper, batch: Batch, mixing: Mixing) -> None:
-        self.model, self.batch, self.mixing = model, batch, mixing
-        self.state: Any = None
-        self.outputs: list[Tensor] = []
-        self.history: list[Tensor] = []
-
-    def go_on(self, start: int, end: int) -> Tensor:
-        """The outputs at positions start to end - 1, (batch, positions, width), with the graph of these alone."""
-        said: list[Tensor] = []
-        for t in range(start, end):
-            if t == 0:
-                self.state = self.model.start(self.batch)
-            else:
-                if t == start:
-                    self.state, self.history[-1] = _detached(self.model, self.state), self.history[-1].detach()
-                self.state = self.model.step(self.state, self.model.embed(self.history[-1]))
-            said.append(self.model.output(self.state))
-            if t == 0:
-                check_width(self.mixing.draw, checked_rows(said[0], self.batch.size), self.mixing.gold.shape[-1])
-            self.history.append(self.mixing.entries(said[-1], t))
-        self.history[start:] = [*(each.detach() for each in self.history[start:-1]), self.history[-1]]
-        outputs = torch.stack(said, 1)
-        self.outputs.append(outputs.detach())
-        return outputs
 
 
 def _weights(model: Any, objective: Any, batch: Batch) -> list[Tensor]:

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
+from freerun.arguments import Arguments
 from freerun.batch import Batch
-from freerun.rollin.replacement import Plan, Rolled, equal_entries
+from freerun.errors import UserError
+from freerun.rollin.model import has, lacks
+from freerun.rollin.replacement import Replacement, RollIn, equal_entries
 from freerun.types import Cached
 
 
-def window_roll_in(model: Cached, batch: Batch, plan: Plan, width: int = 1) -> Rolled:
+@dataclass(frozen=True)
+class Window(Arguments):
+    """Exact: every row reads on over a cache up to its next ``width`` own entries; ``engine="window"`` by default.
+
+    Args:
+        width: own entries a row reads through in one call at a guess; 1 guesses none and reads every entry once.
+
+    Raises:
+        UserError: a width below 1.
+
+    >>> Window(width=4)
+    Window(width=4)
+    """
+
+    width: int = 1
+
+    name: ClassVar[str] = "window"
+    in_parts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
+            raise UserError(f"width must be a whole number of own entries, at least 1; got {self.width!r}")
+
+    def check(self, model: Any) -> None:
+        """Refuse a model without a cache."""
+        if not has(model, Cached):
+            raise UserError(lacks("window", model, "start, embed, step, output, select, head, advance and crop"))
+
+    def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
+        """The mixed history."""
+        return window_roll_in(model, encoded, replacement, self.width)
+
+
+def window_roll_in(model: Cached, batch: Batch, replacement: Replacement, width: int = 1) -> RollIn:
     """The mixed history by windows of ``width`` own entries over the model's cache.
 
     In one call every row reads its gold entries up to its next own one, and no entry is read twice: as many calls
@@ -21,27 +60,27 @@ def window_roll_in(model: Cached, batch: Batch, plan: Plan, width: int = 1) -> R
     Args:
         model: a model with a cache, in the mode the roll-in is to run in.
         batch: the batch; its context may be encoded.
-        plan: the entries to replace.
+        replacement: the entries to replace.
         width: own entries a row reads through in one call.
     """
-    walk = _Walk(model, batch, plan, width)
+    walk = _Walk(model, batch, replacement, width)
     calls = 0
     while walk.rows.numel():
         walk.read()
         calls += 1
-    return Rolled(walk.history, calls, walk.read_entries / (batch.size * batch.time), True)
+    return RollIn(walk.history, "window", calls, walk.read_entries / (batch.size * batch.time))
 
 
 class _Walk:
     """Rows on their way: ``at[r]`` entries of ``rows[r]`` are final and have been read."""
 
-    def __init__(self, model: Cached, batch: Batch, plan: Plan, width: int) -> None:
-        self.model, self.plan, self.width = model, plan, width
+    def __init__(self, model: Cached, batch: Batch, replacement: Replacement, width: int) -> None:
+        self.model, self.replacement, self.width = model, replacement, width
         self.history = batch.history.clone()
         device = self.history.device
-        # which of the plan's entries stands where, -1: none; one column more, for the prediction after the last entry
+        # which replaced entry stands where, -1: none; one column more, for the prediction after the last entry
         self.entry = torch.full((batch.size, batch.time + 1), -1, device=device)
-        self.entry[plan.rows, plan.times] = torch.arange(len(plan), device=device)
+        self.entry[replacement.places] = torch.arange(replacement.number, device=device)
         self.done = (self.entry >= 0).cumsum(1)  # own entries up to and with a position
         self.times = self._times(batch)
         self.rows = torch.arange(batch.size, device=device)
@@ -54,15 +93,17 @@ class _Walk:
     def _times(self, batch: Batch) -> Tensor:
         """(batch, most) positions of each row's own entries, filled up with its last one."""
         count = self.done[:, -1]
-        times = torch.full((batch.size, max(1, self.plan.longest)), -1, device=count.device)
-        times[self.plan.rows, self.done[self.plan.rows, self.plan.times] - 1] = self.plan.times
+        times = torch.full((batch.size, max(1, self.replacement.longest)), -1, device=count.device)
+        rows, positions = self.replacement.places
+        times[rows, self.done[rows, positions] - 1] = positions
         return times.cummax(1).values.clamp_min(0)
 
     def _first(self) -> None:
         """Decide own entries at position 0, which the start alone predicts."""
         rows = (self.entry[:, 0] >= 0).nonzero().squeeze(1)
         if rows.numel():
-            own = self.plan.choose(self.model.output(self.state, rows), lambda outputs: outputs, self.entry[rows, 0])
+            outputs = self.model.output(self.state, rows)
+            own = self.replacement.choose(outputs, lambda each: each, self.entry[rows, 0])
             self.history[rows, 0] = own.to(self.history.dtype)
 
     def read(self) -> None:
@@ -94,7 +135,7 @@ class _Walk:
         entry = self.entry[rows, times]
         chosen = (entry >= 0).nonzero().squeeze(1)
         of, rows, times, entry = of[chosen], rows[chosen], times[chosen], entry[chosen]
-        own = self.plan.choose(hidden[chosen], self.model.head, entry).to(self.history.dtype)
+        own = self.replacement.choose(hidden[chosen], self.model.head, entry).to(self.history.dtype)
         if self.width == 1:
             self.history[rows, times] = own
             return reach
