@@ -93,7 +93,7 @@ def counted(model: nn.Module, batches: Any, ratios: Sequence[float] = RATIOS) ->
 def count(model: nn.Module, batches: Sequence[fr.Batch], ratio: float, draw: Any, engine: Any) -> dict[str, float]:
     """Mean calls and work of a roll-in over some batches."""
     method = fr.scheduled_sampling(ratio, draw=draw, engine=engine)
-    reports = [method.feed(model, batch, 0, n)[1] for n, batch in enumerate(batches)]
+    reports = [method.mix_history(model, batch, 0, n)[1] for n, batch in enumerate(batches)]
     means = {what: sum(float(report[what]) for report in reports) / len(reports) for what in ("passes", "work")}
     return {"calls": round(means["passes"], 2), "work": round(means["work"], 2)}
 

@@ -219,7 +219,7 @@ class TransformMethod(Arguments):
 def asked(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[str] = ()) -> tuple[int, int]:
     """Step and key of a call whose arguments are all in order; a UserError for each that is not."""
     calls = isinstance(batch, Batch) and callable(model) and not isinstance(model, type)
-    if calls and not unknown and type(step) is int and type(key) is int and step >= 0:
+    if calls and not unknown and type(step) is int and type(key) is int and 0 <= step < 2**63:
         return step, key
     problems = [
         *call_problems(model, batch),
