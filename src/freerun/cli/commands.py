@@ -22,7 +22,7 @@ from freerun.recipes.source import shipped_recipes
 
 
 def list_methods() -> str:
-    """Every method with its one line, and the presets with their papers."""
+    """Return every method with its one line, and the presets with their papers."""
     from freerun.methods import METHODS, PRESETS
 
     lines = _columns((name, cls.summary) for name, cls in METHODS.items())
@@ -51,7 +51,7 @@ def _needed(make: Callable[..., Any]) -> list[str]:
 
 
 def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
-    """What a preset is: its line, the method that it makes, and its paper."""
+    """Return what a preset is: its line, the method that it makes, and its paper."""
     given = {each: _EXAMPLE[each] for each in _needed(make)}
     example, first = make(**given), (make.__doc__ or "").splitlines()[0]
     call = f"freerun.{name}({', '.join(f'{key}={value}' for key, value in given.items())})"
@@ -68,7 +68,7 @@ def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
 
 
 def list_schedules() -> str:
-    """Every schedule with its one line and formula."""
+    """Return every schedule with its one line and formula."""
     from freerun.schedules import SCHEDULES
 
     lines = _columns((name, f"{cls.summary}:  {cls.formula}") for name, cls in SCHEDULES.items())
@@ -88,14 +88,14 @@ def describe_schedule(name: str) -> str:
 
 
 def list_recipes() -> str:
-    """Every recipe that comes with freerun, with the first line of its comments."""
+    """Return every recipe that comes with freerun, with the first line of its comments."""
     found = shipped_recipes()
     lines = _columns((name, _first_comment(path.read_text(encoding="utf-8"))) for name, path in found.items())
     return "\n".join([*lines, "", "freerun recipes NAME prints one; freerun train NAME --out RUN runs it."])
 
 
 def describe_recipe(name: str) -> str:
-    """The text of a recipe."""
+    """Return the text of a recipe."""
     return _one(shipped_recipes(), name.removesuffix(".toml"), "recipe").read_text(encoding="utf-8")
 
 

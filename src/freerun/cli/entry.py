@@ -77,7 +77,7 @@ def _answer(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def _said_elsewhere(error: BaseException) -> bool:
-    """Whether another process of the job says it."""
+    """Return True if another process of the job reports the error."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
     from freerun.training.processes import reported_elsewhere

@@ -277,7 +277,7 @@ def _within(end: float | None, measure: Metric) -> float | None:
 
 
 def _comparisons(arms: Sequence[_ArmScores], counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
-    """Every arm against teacher forcing (or the first arm), and every reference against its noise control."""
+    """Return every arm against teacher forcing (or the first arm), and every reference against its noise control."""
     by_label = {arm.label: arm for arm in arms}
     base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
     controls = [(by_label[arm.reference], arm) for arm in arms if arm.reference is not None]

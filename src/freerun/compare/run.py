@@ -85,7 +85,7 @@ def stop_all(children: Sequence[Child], patience: float = PATIENCE) -> None:
 
 
 def child_error(child: Child, again: str) -> UserError:
-    """The error of a run that failed: the end of what it printed, and how to go on."""
+    """Return the error of a run that failed: the end of what it printed, and how to go on."""
     code = child.process.returncode
     lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_TAIL_LINES:]
     kind, how = _fate(code)
@@ -97,7 +97,7 @@ def child_error(child: Child, again: str) -> UserError:
 
 
 def _fate(code: int) -> tuple[type[UserError], str]:
-    """What a process came to, as an error and in words."""
+    """Return what a process came to, as an error and in words."""
     if code >= 0:
         kind = EXIT_CODES.get(code, (None, ""))[0] or FaultError
         return kind, f"ended with exit code {code}"

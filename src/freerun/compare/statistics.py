@@ -168,7 +168,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict_word(difference: float, adjusted: float) -> str:
-    """The verdict word of a difference in something where lower is better: better, worse or not decided.
+    """Return the verdict word of a difference in something where lower is better: better, worse or not decided.
 
     >>> verdict_word(-0.4, 0.01), verdict_word(0.4, 0.01), verdict_word(-0.4, 0.2)
     ('better', 'worse', 'not decided')
@@ -292,7 +292,7 @@ ItemScore = Ratio | Pooled | Median
 
 
 def resample_counts(words: int, resamples: int = 2000, seed: int = 0) -> list[NDArray[np.float32]]:
-    """How often each word is drawn in each bootstrap resample: chunks of (<= 128, words).
+    """Count how often each word is drawn in each bootstrap resample: chunks of (<= 128, words).
 
     >>> [chunk.shape for chunk in resample_counts(3, 200)], float(resample_counts(3, 5)[0].sum())
     ([(128, 3), (72, 3)], 15.0)

@@ -30,7 +30,7 @@ def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def cell(entry: Mapping[str, Any] | None, decimals: int, *, interval: bool = True) -> str:
-    """A mean with its interval, as text.
+    """Return a mean with its interval, as text.
 
     >>> cell({"mean": 25.123, "low": 24.0, "high": 26.0}, 1), cell(None, 1)
     ('25.1 [24.0, 26.0]', '–')
@@ -97,7 +97,7 @@ def _framed(results: Mapping[str, Any]) -> Table:
 
 
 def _fill_wide(shown: Table, results: Mapping[str, Any]) -> None:
-    """A row an arm, a column a score."""
+    """Fill in a row an arm and a column a score."""
     from rich.text import Text
 
     shown.add_column("arm", overflow="fold", min_width=14)
@@ -115,7 +115,7 @@ def _fill_wide(shown: Table, results: Mapping[str, Any]) -> None:
 
 
 def _fill_tall(shown: Table, results: Mapping[str, Any]) -> None:
-    """A row an arm below the name of each score."""
+    """Fill in a row an arm below the name of each score."""
     from rich.text import Text
 
     shown.add_column("score")
@@ -148,26 +148,26 @@ _PHRASES = {
 
 
 def interval_name(results: Mapping[str, Any]) -> str:
-    """What an interval is called: with one seed it says nothing of others."""
+    """Name an interval: with one seed it holds for other items alone."""
     if len({run["seed"] for run in results["runs"]}) > 1:
         return "95 % interval"
     return f"95 % interval over {task_report(results['recipe']).item_noun} alone"
 
 
 def shown_verdict(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
-    """The verdict on a comparison, as pages show it."""
+    """Return the verdict on a comparison, as pages show it."""
     return line["verdict"] if len({run["seed"] for run in results["runs"]}) > 1 else "1 seed: no verdict"
 
 
 def primary(results: Mapping[str, Any]) -> str | None:
-    """The score that the verdict is about: the first one compared that exposure bias can move."""
+    """Return the score that the verdict is about: the first one compared that exposure bias can move."""
     reported = task_report(results["recipe"])
     found = (line["metric"] for line in results["comparisons"])
     return next((metric for metric in found if not reported.metric(metric).fixed), None)
 
 
 def sentence(results: Mapping[str, Any]) -> str:
-    """What was compared with what, by how much, whether own errors beat matched noise, on how many seeds."""
+    """Say what was compared, by how much it differs, if own errors beat matched noise, on how many seeds."""
     if len({run["label"] for run in results["runs"]}) == 1:
         return f"One arm was run ({results['runs'][0]['label']}), so nothing was compared with anything."
     metric, one = primary(results), len({run["seed"] for run in results["runs"]}) == 1
@@ -212,7 +212,7 @@ def _diverged(results: Mapping[str, Any]) -> list[str]:
 
 
 def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
-    """That a forecast without a trained network has the best score of all; [] where it has not."""
+    """Say if a naive baseline has the best score of all; [] if not."""
     means = {entry["metric"]: entry["mean"] for entry in results["summary"]}
     found = {
         name: means[metric]
@@ -228,7 +228,7 @@ def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
 
 
 def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
-    """A difference without a verdict: one seed says nothing of others."""
+    """Return a difference without a verdict: one seed says nothing of others."""
     against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
     size = f"{abs(line['difference']):.{measure.decimals}f} {measure.unit}".rstrip()
     way = f"{'lower' if line['difference'] < 0 else 'higher'} by {size} than" if line["difference"] else "level with"
@@ -241,7 +241,7 @@ def _numbers(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping
 
 
 def _first(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
-    """An arm's first difference: it names the score and both means."""
+    """Return an arm's first difference: it names the score and both means."""
     text = f"{_phrase(line)} in {measure.title}: {_numbers(line, measure, summary)}, {_difference(line, measure)}"
     return f"{text}, {_MEANING[line['verdict']]}" if line["control"] else text
 
@@ -278,7 +278,7 @@ def _basis(results: Mapping[str, Any]) -> str:
 
 
 def signed(value: float, decimals: int = 2) -> str:
-    """A number with its sign and a true minus.
+    """Return a number with its sign and a true minus.
 
     >>> signed(-0.234), signed(1.5), signed(0.0)
     ('−0.23', '+1.50', '0.00')

@@ -30,7 +30,7 @@ def build(recipe: Recipe) -> tuple[Module, AnyTask, Any, TrainSettings]:
 
 
 def method_of(recipe: Recipe, data: Any, task: AnyTask) -> Any:
-    """The method of a recipe, for its data and the length of its run."""
+    """Return the method of a recipe, for its data and the length of its run."""
     from freerun.types import Step
 
     train = recipe.train
@@ -59,17 +59,17 @@ def rehearse(recipe: Recipe, model: Module, task: AnyTask, method: Any) -> None:
 
 
 def build_data(settings: Any, model: ModelSettings) -> Any:
-    """The data of a recipe, in the shape that its model reads."""
+    """Return the data of a recipe, in the shape that its model reads."""
     return task_of(settings).load(settings, model)
 
 
 def build_task(recipe: Recipe, data: Any) -> AnyTask:
-    """The task of a recipe for its data."""
+    """Return the task of a recipe for its data."""
     return task_of(recipe.data)(data, recipe.evaluate, recipe.train.evaluate_items)
 
 
 def build_model(recipe: Recipe, data: Any) -> Module:
-    """The untrained model of a recipe for some data."""
+    """Return the untrained model of a recipe for some data."""
     import torch
 
     from freerun.keys import fold
@@ -95,7 +95,7 @@ def _check_positions(recipe: Recipe, data: Any) -> None:
 
 
 def build_pretrained(recipe: Recipe, data: RecordData) -> Module:
-    """The adapted model of a recipe; the data's batches are made by it from then on."""
+    """Return the adapted model of a recipe; the data's batches are made by it from then on."""
     from freerun.models.pretrained import model_positions, quiet, read_config, read_model
     from freerun.tasks import task_of
 
@@ -157,14 +157,14 @@ def _check_start(adapted: Any, data: RecordData, path: str) -> None:
 
 
 def within_run(settings: Pretrained, folder: Path) -> Pretrained:
-    """The section that loads a run's own saved model, wherever it was once loaded from."""
+    """Return the section that loads a run's own saved model, wherever it was once loaded from."""
     return replace(
         settings, path=str(folder / "model"), tokenizer=None, random=False, dtype="auto", pad=None, chat_template=None
     )  # fmt: skip
 
 
 def load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, RecordCodec]:
-    """The model of a run, in evaluation mode, and its codec."""
+    """Return the model of a run, in evaluation mode, and its codec."""
     from freerun.data.records import RecordCodec
     from freerun.models.pretrained import quiet, read_config, read_model, read_tokenizer
 

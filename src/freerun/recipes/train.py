@@ -192,7 +192,7 @@ def header(
 
 
 def selection_note(recipe: Recipe) -> list[str]:
-    """That exposure bias cannot move the score which weights are selected by, and why; [] where it can."""
+    """Say that exposure bias cannot move the score that selects the weights, and why; [] if it can."""
     kind, name = task_of(recipe.data), full_score_name(recipe.train.select)
     side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
     measure = kind.report.metric(f"{side}.{name.removeprefix(side + '_')}")
@@ -207,7 +207,7 @@ def selection_note(recipe: Recipe) -> list[str]:
 
 
 def direction(method: Any, updates: int) -> str:
-    """What the teacher-forcing ratio does over a run, in words; "" for a method without one.
+    """Say how the teacher-forcing ratio moves over a run; "" for a method without one.
 
     >>> from freerun.methods import ScheduledSampling
     >>> from freerun.schedules import linear
@@ -232,7 +232,7 @@ def direction(method: Any, updates: int) -> str:
 
 
 def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
-    """A finished run's test scores, both sides beside each other, how they came about and what to do next."""
+    """Return a finished run's test scores in columns, how they came about and what to do next."""
     reported, test = task_of(recipe.data).report, summary.get("test", {})
     apart = tuple(prefix for _, prefix in reported.beside)
     names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]

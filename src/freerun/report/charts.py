@@ -74,7 +74,7 @@ def arm(number: int) -> str:
 
 
 def ranges(windows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """A range of y for each channel, the same for all windows: what was and what came, and a third more.
+    """Return a range of y for each channel, the same for all windows: what was and what came, and a third more.
 
     >>> ranges([{"past": [[0.0]], "gold": [[1.0], [2.0]]}])
     [(-0.7, 2.7)]
@@ -146,7 +146,7 @@ def _ticks(domain: tuple[float, float]) -> list[float]:
 
 
 def _within(points: Sequence[tuple[float, float, float]], axes: Axes) -> list[tuple[float, float, float]]:
-    """A band's points, moved to the edge of the figure where they lie beyond it."""
+    """Return a band's points, moved to the edge of the figure where they lie beyond it."""
     bottom, top = axes.y_domain or (-math.inf, math.inf)
     kept = [(x, low, high) for x, low, high in points if not math.isnan(low + high) and (high > 0 or not axes.log)]
     found = [(x, min(max(low, bottom), top), min(max(high, bottom), top)) for x, low, high in kept]
@@ -154,7 +154,7 @@ def _within(points: Sequence[tuple[float, float, float]], axes: Axes) -> list[tu
 
 
 def _cut(points: Points, axes: Axes) -> list[tuple[float, float | None]]:
-    """A line's points up to the edges of the figure; None where it is broken.
+    """Return a line's points up to the edges of the figure; None where it is broken.
 
     Cut here and not by a clipping path, which would need a name of its own on the page.
     """
@@ -235,7 +235,7 @@ def differences(rows: Sequence[Difference], title: str) -> str:
 
 
 def to_svg(chart: Any) -> str:
-    """A chart as SVG in the colours of the style sheet."""
+    """Return a chart as SVG in the colours of the style sheet."""
     _, vl_convert = altair()
     axis = {
         "labelColor": SOFT, "titleColor": INK, "domainColor": SOFT, "tickColor": SOFT, "gridColor": GRID,

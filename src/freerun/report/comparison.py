@@ -19,7 +19,7 @@ _LONGEST_SIGNATURE = 160
 
 
 def scores_section(results: Mapping[str, Any]) -> Raw:
-    """The table: every arm's test scores with intervals."""
+    """Return the table of every arm's test scores with intervals."""
     arms = cells(results)
     rows = [
         [swatch(number, arm), *(_score(metrics.get(metric), places, metric) for metric, _, places in columns(results))]
@@ -41,7 +41,7 @@ def _score(entry: Mapping[str, Any] | None, places: int, metric: str) -> Raw:
 
 
 def comparisons(results: Mapping[str, Any]) -> Raw:
-    """Every paired difference with its verdict."""
+    """Return every paired difference with its verdict."""
     reported = task_report(results["recipe"])
     higher = [each.title for each in reported.compared if each.higher]
     rows = [
@@ -79,7 +79,7 @@ def _probability(value: float | None) -> str:
 
 
 def reading_help(results: Mapping[str, Any]) -> Raw:
-    """What the numbers mean, in a few sentences."""
+    """Return what the numbers mean, in a few sentences."""
     reported = task_report(results["recipe"])
     lines = [
         *reported.notes,
@@ -94,7 +94,7 @@ def reading_help(results: Mapping[str, Any]) -> Raw:
 
 
 def costs_section(results: Mapping[str, Any]) -> Raw:
-    """What each arm cost, in training time and decoder passes."""
+    """Return a table of what each arm cost, in training time and decoder passes."""
     arms = cells(results)
     base = next((run["label"] for run in results["runs"] if run["method"] == "teacher_forcing"), next(iter(arms)))
     rows = [
@@ -181,7 +181,7 @@ def methods_section(results: Mapping[str, Any]) -> Raw:
 
 
 def runs_section(results: Mapping[str, Any]) -> Raw:
-    """Every run with its numbers and signature."""
+    """Return every run with its numbers and signature."""
     reported = task_report(results["recipe"])
     shown = [each for each in reported.compared if each.side != "gap"]
     rows = [

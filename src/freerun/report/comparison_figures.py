@@ -19,16 +19,16 @@ from freerun.training.json_shapes import Count, read_json
 
 
 def training(runs: Runs, reported: TaskReport) -> Raw:
-    """The scores of the task on dev over training; those of one unit on one scale."""
+    """Draw the scores of the task on dev over training; those of one unit on one scale."""
     arms = list(runs)
     measures = reported.curves
     found = {each.name: curves(runs, each.side, each.score) for each in measures}
     drawn: list[Raw | None] = []
     for each in measures:
-        alike = [other.name for other in measures if other.axis == each.axis]
+        same_unit = [other.name for other in measures if other.axis == each.axis]
         domain = None
-        if len(alike) > 1 or not each.zero:
-            domain = _domain([curve for name in alike for curve in found[name]], each.zero)
+        if len(same_unit) > 1 or not each.zero:
+            domain = _domain([curve for name in same_unit for curve in found[name]], each.zero)
         title = each.title[0].upper() + each.title[1:]
         drawn.append(_lines(title, found[each.name], arms, each.axis, domain))
     shown = [one for one in drawn if one is not None]
@@ -79,12 +79,12 @@ def differences(results: Mapping[str, Any]) -> Raw:
         if not lines:
             continue
         rows = [_row(results, line, arms, each.name) for line in lines]
-        said = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
+        content = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
         side = "Right" if each.higher else "Left"
         text = f"Dot: mean; bar: {interval_name(results)}; rings: seeds. {side} of zero is better."
         text += f" Exposure bias cannot move it: {each.fixed}." if each.fixed else ""
         svg = charts.differences(rows, f"difference in {each.title}, {each.unit}")
-        drawn.append(figure(f"Differences in {each.title}", svg, (text, said), _difference_table(rows, each)))
+        drawn.append(figure(f"Differences in {each.title}", svg, (text, content), _difference_table(rows, each)))
     return grid(drawn) if drawn else Raw("")
 
 
@@ -249,33 +249,35 @@ def _shown(value: float | None) -> str:
 def _windows(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> Raw:
     """Windows with what every arm says running freely, of the first seed."""
     seed = results["runs"][0]["seed"]
-    said = {
+    by_arm = {
         run["label"]: _read(out / run["folder"] / "test-forecasts.json", list[_Shown])
         for run in results["runs"]
         if run["seed"] == seed
     }
-    if not said or not all(said.values()):
+    if not by_arm or not all(by_arm.values()):
         return Raw("")
-    count = len(next(iter(said.values())))
-    domains = ranges(next(iter(said.values()))[:_WINDOWS])
-    each = [{label: windows[n] for label, windows in said.items()} for n in range(min(count, _WINDOWS))]
+    count = len(next(iter(by_arm.values())))
+    domains = ranges(next(iter(by_arm.values()))[:_WINDOWS])
+    each = [{label: windows[n] for label, windows in by_arm.items()} for n in range(min(count, _WINDOWS))]
     drawn = [_window(one, arms, domains) for one in each]
     entries = [("gold", 0, "gold"), *(("arm", number, label) for number, label in enumerate(arms))]
     text = f"Free runs of seed {seed} on windows at even distances; nobody chose them. In the units of the data."
     return Raw(f'<p class="note">{text}</p>' + legend(entries) + grid(drawn))
 
 
-def _window(said: Mapping[str, Mapping[str, Any]], arms: Sequence[str], domains: Sequence[tuple[float, float]]) -> Raw:
-    first = next(iter(said.values()))
+def _window(
+    by_arm: Mapping[str, Mapping[str, Any]], arms: Sequence[str], domains: Sequence[tuple[float, float]]
+) -> Raw:
+    first = next(iter(by_arm.values()))
     channels: Sequence[str] = first["channels"]
-    shown = [_panel(said, arms, channel, domains[channel]) for channel in range(len(channels))]
+    shown = [_panel(by_arm, arms, channel, domains[channel]) for channel in range(len(channels))]
     columns: dict[str, Curve] = {}
     for channel, name in enumerate(channels):
         of = f", {name}" if len(channels) > 1 else ""
         columns[f"gold{of}"] = [row[channel] for row in first["gold"]]
-        columns |= {f"{label}{of}": [row[channel] for row in said[label]["free_running"]] for label in arms}
+        columns |= {f"{label}{of}": [row[channel] for row in by_arm[label]["free_running"]] for label in arms}
     gone = [
-        f"{label} escapes at lead time {said[label]['diverged_at']}" for label in arms if said[label]["diverged_at"]
+        f"{label} escapes at lead time {by_arm[label]['diverged_at']}" for label in arms if by_arm[label]["diverged_at"]
     ]
     text = f"{'; '.join(gone)}." if gone else ""
     last = ", ".join(f"{name} {_shown(curve[-1])}" for name, curve in columns.items())
@@ -283,14 +285,14 @@ def _window(said: Mapping[str, Mapping[str, Any]], arms: Sequence[str], domains:
 
 
 def _panel(
-    said: Mapping[str, Mapping[str, Any]], arms: Sequence[str], channel: int, domain: tuple[float, float]
+    by_arm: Mapping[str, Mapping[str, Any]], arms: Sequence[str], channel: int, domain: tuple[float, float]
 ) -> Panel:
-    first = next(iter(said.values()))
+    first = next(iter(by_arm.values()))
     past = [(1.0 - len(first["past"]) + n, float(row[channel])) for n, row in enumerate(first["past"])]
     gold = [(n + 1.0, float(row[channel])) for n, row in enumerate(first["gold"])]
     lines = [Line([*past, gold[0]], INK, width=1.25, opacity=0.55), Line(gold, INK, width=2)]
     for number, label in reversed(list(enumerate(arms))):
-        free = _leads([row[channel] for row in said[label]["free_running"]])
+        free = _leads([row[channel] for row in by_arm[label]["free_running"]])
         lines.append(Line(free, arm(number), DASHES[number % 6], 1.75))
     ends = (1.0 - len(past), float(len(gold)))
     axes = Axes(

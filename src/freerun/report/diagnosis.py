@@ -27,7 +27,7 @@ def summary(found: Found) -> str:
 
 
 def _values_summary(found: Found) -> str:
-    """What came out, in two or three sentences."""
+    """Return the outcome in two or three sentences."""
     forced, own = (found[side]["nrmse"]["median"] for side, _ in SIDES)
     lines = [
         f"NRMSE in standard deviations: teacher-forced {_number(forced)} a step; free-running {_number(own)} over "
@@ -186,7 +186,7 @@ def _climate(found: Found) -> str:
 
 
 def _ids_summary(found: Found) -> str:
-    """What came out, in two sentences."""
+    """Return the outcome in two sentences."""
     forced, own = (found[side]["wrong"] for side, _ in SIDES)
     text = (
         f"Teacher-forced, {percent(forced)} of the model's choices are wrong; free-running, {percent(own)}, both "

@@ -49,9 +49,9 @@ def _errors(found: Found) -> Raw:
     values = [value for column in columns.values() for value in column if value]
     values += [value for value in (*forced["low"], *own["low"]) if value]
     axes = Axes(_LEAD, "error, standard deviations", log=True, y_domain=_log_domain(values))
-    said = f"At lead time 1: {_at(columns, 0)}. At {found['horizon']}: {_at(columns, -1)}."
+    content = f"At lead time 1: {_at(columns, 0)}. At {found['horizon']}: {_at(columns, -1)}."
     text = "Median over windows; bands: quartiles. The scale is logarithmic."
-    return figure("Error", chart(lines, axes, bands), (text, said), numbers(columns))
+    return figure("Error", chart(lines, axes, bands), (text, content), numbers(columns))
 
 
 def _growth_line(found: Found) -> list[tuple[float, float]]:
@@ -73,8 +73,8 @@ def _gap(found: Found) -> Raw:
     axes = Axes(_LEAD, "free-running \N{MINUS SIGN} teacher-forced", zero=0.0, y_domain=_domain(gap))
     columns = {"gap": gap}
     text = "Difference of the medians. Above zero free running is worse."
-    said = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
-    return figure("Signed gap", chart([Line(_leads(gap), arm(1), width=2.25)], axes), (text, said), numbers(columns))
+    content = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
+    return figure("Signed gap", chart([Line(_leads(gap), arm(1), width=2.25)], axes), (text, content), numbers(columns))
 
 
 def _ratio(found: Found) -> Raw:
@@ -84,12 +84,12 @@ def _ratio(found: Found) -> Raw:
     axes = Axes(_LEAD, "ratio", log=True, zero=1.0, y_domain=_log_domain([*values, 1.0]))
     title = "Growth beside exp(\N{GREEK SMALL LETTER LAMDA} t)"
     text = "error(t) / (error(1) exp(\N{GREEK SMALL LETTER LAMDA}(t \N{MINUS SIGN} 1))); 1 is a perfect model's growth."
-    said = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
-    return figure(title, chart([Line(_leads(ratio), arm(1), width=2.25)], axes), (text, said), numbers(columns))
+    content = f"{_at(columns, 0)} at lead time 1, {_at(columns, -1)} at {found['horizon']}."
+    return figure(title, chart([Line(_leads(ratio), arm(1), width=2.25)], axes), (text, content), numbers(columns))
 
 
 def sample_windows(found: Found) -> Raw:
-    """Windows whole: gold, told gold and running freely, a panel for each channel."""
+    """Draw whole windows: gold, teacher-forced and free-running, a panel a channel."""
     if not found["sample_windows"]:
         return Raw("")
     entries = [("gold", 0, "gold"), ("arm", 0, "teacher-forced, one step ahead"), ("arm", 1, "free-running")]
@@ -115,8 +115,8 @@ def _sample_window(each: Found, channels: Sequence[str], domains: Sequence[tuple
         for channel in range(shown)
         for name, part in (("gold", "gold"), ("teacher-forced", "teacher_forced"), ("free-running", "free_running"))
     }
-    said = f"At the last step: {_at(columns, -1)}. {text}"
-    return figure(f"Window {each['window']:,}", panels(drawn), (text, said), numbers(columns))
+    content = f"At the last step: {_at(columns, -1)}. {text}"
+    return figure(f"Window {each['window']:,}", panels(drawn), (text, content), numbers(columns))
 
 
 def _panel(each: Found, channel: int, name: str, domain: tuple[float, float]) -> Panel:
@@ -153,10 +153,10 @@ def climate(found: Found) -> Raw:
     values = [value for value in (*gold, *own) if value]
     axes = Axes("frequency, cycles a step", "share of the power", log=True, y_domain=_floor(values))
     peak = [frequencies[max(range(len(power)), key=lambda n: power[n] or 0.0)] for power in (gold, own)]
-    said = f"The largest share of gold lies at {peak[0]:.3g} cycles a step, that of the free run at {peak[1]:.3g}."
+    content = f"The largest share of gold lies at {peak[0]:.3g} cycles a step, that of the free run at {peak[1]:.3g}."
     listed = numbers({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
     text = f"Smoothed over {measured['smoothing']:.3g} frequencies; where 99.9 % of gold's power lies."
-    drawn = [figure("Power spectrum", chart(lines, axes), (text, said), listed), _states(measured)]
+    drawn = [figure("Power spectrum", chart(lines, axes), (text, content), listed), _states(measured)]
     return Raw(legend([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
 
 
@@ -184,8 +184,10 @@ def _states(measured: Found) -> Raw:
     ]
     ranges = table(["", first, second], [["gold, range", *spans[0]], ["free run, range", *spans[1]]], "numbers")
     text = f"The last {len(own):,} states. Left: gold. Right: the free run."
-    said = f"{first}: gold {spans[0][0]}, free run {spans[1][0]}. {second}: gold {spans[0][1]}, free run {spans[1][1]}."
-    return figure("States", panels(shown, across=True), (text, said), ranges)
+    content = (
+        f"{first}: gold {spans[0][0]}, free run {spans[1][0]}. {second}: gold {spans[0][1]}, free run {spans[1][1]}."
+    )
+    return figure("States", panels(shown, across=True), (text, content), ranges)
 
 
 def _float(value: float | None) -> float:
@@ -224,7 +226,7 @@ def _shown(value: float | None) -> str:
 
 
 def numbers(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | None = None) -> Raw:
-    """At most a dozen rows, at even distances, the last one among them."""
+    """Return a table of columns by lead time, thinned to about a dozen rows."""
     length = len(next(iter(columns.values())))
     name, names = first or ("lead time", [str(n + 1) for n in range(length)])
     rows = [[names[n], *(_shown(values[n]) for values in columns.values())] for n in range(length)]
@@ -260,20 +262,22 @@ def by_position(found: Found) -> str:
     low, high = (100 * end([0.0, *(value for value in gap if value)]) for end in (min, max))
     axes = Axes("position", "difference, points", zero=0.0, y_domain=(low - room, high + room))
     line = Line(_percents(gap), arm(1), width=2.25)
-    said = f"{percent(gap[0])} at position 1, {percent(gap[-1])} at {shown}."
+    content = f"{percent(gap[0])} at position 1, {percent(gap[-1])} at {shown}."
     texts = (
         "Free-running less teacher-forced. Above zero free running is worse; at position 1 the histories are equal.",
-        said,
+        content,
     )
     drawn.append(figure("Signed gap", chart([line], axes), texts, _position_table({"gap": gap}, found, shown)))
     firsts = found["first_error"][:shown]
     right = found["rows"] - sum(found["first_error"])
     shares = [count / found["rows"] for count in firsts]
     axes = Axes("position", "rows, %", y_domain=(0.0, 105 * max(*shares, 0.001)))
-    said = f"{right:,} of {found['rows']:,} rows have no error."
+    content = f"{right:,} of {found['rows']:,} rows have no error."
     text = "Where the first error is, the same in both ways."
     table_ = _position_table({"first error here": shares}, found, shown)
-    drawn.append(figure("First errors", chart([Line(_percents(shares), SOFT, width=2.25)], axes), (text, said), table_))
+    drawn.append(
+        figure("First errors", chart([Line(_percents(shares), SOFT, width=2.25)], axes), (text, content), table_)
+    )
     return legend(("arm", number, name) for number, (_, name) in enumerate(SIDES)) + grid(drawn)
 
 

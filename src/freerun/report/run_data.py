@@ -25,7 +25,7 @@ class Curve:
 
 
 def load(results: Mapping[str, Any], out: Path) -> Runs:
-    """The events of every run, by arm."""
+    """Return the events of every run, by arm."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for run in results["runs"]:
         found.setdefault(run["label"], []).append(run_folder.events(out / run["folder"]))
@@ -33,13 +33,13 @@ def load(results: Mapping[str, Any], out: Path) -> Runs:
 
 
 def header(runs: Runs) -> Mapping[str, Any]:
-    """The first header event that is found: examples, parameters."""
+    """Return the first header event that is found: examples, parameters."""
     every = (event for arm in runs.values() for events in arm for event in events)
     return next((event for event in every if event.get("event") == "header"), {})
 
 
 def curves(runs: Runs, kind: str, metric: str) -> list[Curve]:
-    """A dev score over training, a line for each run and one for each arm's mean."""
+    """Return a dev score over training, a line for each run and one for each arm's mean."""
     found: list[Curve] = []
     for arm, by_seed in runs.items():
         lines = [Curve(arm, number, tuple(_scores(events, kind, metric))) for number, events in enumerate(by_seed)]
@@ -69,7 +69,7 @@ def settled(found: Sequence[Curve]) -> list[Curve]:
 
 
 def data_lines(results: Mapping[str, Any], out: Path) -> list[str]:
-    """What the first run said of its data when it began; [] where no log is left."""
+    """Return what the first run printed of its data; [] if no log is left."""
     try:
         log = out / "logs" / f"{Path(results['runs'][0]['folder']).name}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -80,7 +80,7 @@ def data_lines(results: Mapping[str, Any], out: Path) -> list[str]:
 
 
 def mean_curve(lines: Sequence[Curve]) -> list[Curve]:
-    """The mean over an arm's runs where all of them have a value; [] without any."""
+    """Return the mean over an arm's runs where all of them have a value; [] without any."""
     if not lines:
         return []
     tables = [dict(line.points) for line in lines]
@@ -102,9 +102,9 @@ def shares(runs: Runs, key: str) -> list[Curve]:
         width = max(1, max(len(events) for events in updates) // _BINS)
         happened = [_binned(events, width, _share(key)) for events in updates]
         found += mean_curve([Curve(arm, i, points) for i, points in enumerate(happened)])
-        if key == "replaced" and all(_asked(events) is not None for events in updates):
-            asked = [_binned(events, width, _asked) for events in updates]
-            found += mean_curve([Curve(arm, i, points, planned=True) for i, points in enumerate(asked)])
+        if key == "replaced" and all(_scheduled_share(events) is not None for events in updates):
+            scheduled = [_binned(events, width, _scheduled_share) for events in updates]
+            found += mean_curve([Curve(arm, i, points, planned=True) for i, points in enumerate(scheduled)])
     return found
 
 
@@ -129,7 +129,7 @@ def _share(key: str) -> Callable[[Events], float | None]:
     return share
 
 
-def _asked(events: Events) -> float | None:
+def _scheduled_share(events: Events) -> float | None:
     ratios = [event["teacher_forcing_ratio"] for event in events]
     if not ratios or any(ratio is None for ratio in ratios):
         return None
@@ -138,7 +138,7 @@ def _asked(events: Events) -> float | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Test words that only one of two arms said right, for one seed."""
+    """Test words that only one of two arms got right, for one seed."""
 
     seed: int
     only_first: int
@@ -174,12 +174,12 @@ def examples(results: Mapping[str, Any], out: Path, pair: tuple[str, str], each:
         for wrong in (False, True)
     ]
     chosen = [word for side in sides for word in _spread(side, each)]
-    said = {arm: words for (arm, seed), words in found.items() if seed == seeds[0]}
+    outputs = {arm: words for (arm, seed), words in found.items() if seed == seeds[0]}
     rows = tuple(
         (
             word,
             tuple(first[word]["references"]),
-            {arm: (words[word]["output"], bool(words[word]["wrong"])) for arm, words in said.items()},
+            {arm: (words[word]["output"], bool(words[word]["wrong"])) for arm, words in outputs.items()},
         )
         for word in chosen
     )
@@ -200,7 +200,7 @@ def _spread(words: Sequence[str], count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class SampleOutputs:
-    """What every arm says to the same things."""
+    """Outputs of every arm for the same items."""
 
     heading: str
     seed: int
@@ -208,7 +208,7 @@ class SampleOutputs:
 
 
 def sample_outputs(results: Mapping[str, Any], out: Path, each: int = 4) -> SampleOutputs | None:
-    """What the arms say, for tasks in which nothing is simply right or wrong: translations, continuations."""
+    """Return outputs of the arms, for tasks without right and wrong: translations, continuations."""
     seed = results["runs"][0]["seed"]
     listed = {run["label"]: run_folder.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
     items = next(iter(listed.values()))

@@ -65,7 +65,7 @@ class BatchPlan:
         return len(self.lengths)
 
     def at(self, step: int) -> UpdateBatch:
-        """The batch of an update (counted from 0)."""
+        """Return the batch of an update (counted from 0)."""
         epoch, index = divmod(step, len(self))
         if self._cache[0] != epoch:
             batches = self._epoch(epoch)
@@ -103,7 +103,7 @@ class MicroBatch:
 
 
 def pieces(planned: UpdateBatch, accumulate: int, rank: int = 0, size: int = 1) -> list[MicroBatch]:
-    """The micro-batches of one process, of an update cut into at most ``accumulate x size`` of nearly equal size.
+    """Return the micro-batches of one process, of an update at most ``accumulate x size`` of nearly equal size in all.
 
     Process r of W has the pieces r, r + W, r + 2 W, ...: W processes that accumulate a micro-batches make the same
     pieces as one that accumulates a W.

@@ -53,7 +53,7 @@ class Keys:
 
 
 def section_keys(others: Mapping[str, Any] | None = None, /, **sections: type[Any]) -> Keys:
-    """The keys of sections, from their dataclasses: a field with the metadata ``semantic=False`` changes no number.
+    """Return the keys of sections from their dataclasses, with those of ``semantic=False`` apart.
 
     >>> @dataclass(frozen=True)
     ... class Train:
@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 
 def allowed(change: Change, allow: Collection[str]) -> bool:
-    """Whether a change may be made: its key is allowed, or the whole of which it is a part.
+    """Return True if a change may be made: its key is allowed, or the whole of which it is a part.
 
     >>> allowed(Change("method.gate", "token", "step"), ["method"]), allowed(Change("data", "0a", "0b"), ["data.train"])
     (True, True)
@@ -140,7 +140,7 @@ def check_allow(allow: Collection[str], keys: Keys, *, resume: bool) -> None:
 
 
 def flags(found: Iterable[Change]) -> str:
-    """What to give on the command line to make changes.
+    """Return what to give on the command line to make changes.
 
     >>> flags([Change("train.lr", 1, 2), Change("data.train", 1, 2), Change("data", "0a", "0b")])
     '--allow-change train.lr --allow-change data'
@@ -152,7 +152,7 @@ def flags(found: Iterable[Change]) -> str:
 
 
 def refused(found: Iterable[Change], allow: Collection[str]) -> tuple[list[Change], str]:
-    """The changes that are not allowed, and what to do about them in words."""
+    """Return the changes that are not allowed, and what to do about them in words."""
     left = [change for change in found if not allowed(change, allow)]
     unknown = [change.key for change in left if not change.known]
     if unknown:
@@ -204,7 +204,7 @@ def with_new_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity by the keys that a recipe has; its [train] is compared as such, arms are other runs."""
+    """Return an identity by a recipe's keys; its [train] is compared as such, arms are other runs."""
     recipe = {
         key: value for key, value in flat(with_new_keys(identity.get("recipe", {}))).items()
         if key not in ("name", "seed") and not key.startswith(("train.", "compare."))

@@ -106,7 +106,7 @@ def _name(step: int) -> str:
 
 
 def best_name(step: int) -> str:
-    """The folder of the best weights found after so many updates."""
+    """Return the folder of the best weights found after so many updates."""
     return f"best-{step:08d}"
 
 
@@ -163,14 +163,14 @@ def prune(folder: Path, keep: int, tally: TrainState) -> None:
 
 
 def last_good(folder: Path) -> Path | None:
-    """The newest checkpoint; only finite numbers are ever saved."""
+    """Return the newest checkpoint; only finite numbers are ever saved."""
     return max(checkpoints(folder), default=None)
 
 
 def newest(
     folder: Path, identity: dict[str, Any], needed: Needed, keys: Keys, allow: Collection[str] = ()
 ) -> Saved | None:
-    """The newest valid checkpoint; None where there is no checkpoint at all."""
+    """Return the newest valid checkpoint; None where there is no checkpoint at all."""
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
@@ -201,7 +201,7 @@ def restore(parts: TrainObjects, saved: Saved | None) -> None:
 
 
 def _state(stored: Stored) -> _State:
-    """A checkpoint's state.json, with the tally as such; it is of the step that the folder is named after."""
+    """Return a checkpoint's state.json, with the tally as such; it is of the step that the folder is named after."""
     stored.check(_STATE)
     where = stored.path / _STATE
     content = read_json(where, dict[str, Any])

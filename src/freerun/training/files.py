@@ -189,7 +189,7 @@ def clean(folder: Path, ours: Callable[[str], bool]) -> None:
 
 
 def leftover(name: str, ours: Callable[[str], bool]) -> bool:
-    """Whether it is the name of what a killed writer leaves.
+    """Return True if it is the name of what a killed writer leaves.
 
     >>> leftover(".writing-step-00000001", lambda name: name == "step-00000001"), leftover(".writing-mine", str.isdigit)
     (True, False)
@@ -217,7 +217,7 @@ class Stored:
             raise CheckpointError(f"{folder} holds what was written as {manifest.get('name')}")
 
     def size(self, name: str) -> int:
-        """The bytes of a file, which are those that were written."""
+        """Return the bytes of a file, which are those that were written."""
         path = self.path / name
         if name not in self.files:
             raise CheckpointError(f"{path} is missing")
@@ -234,7 +234,7 @@ class Stored:
             self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
         self.size(name)
         with opened(self.path / name) as file:
             content = file.read()

@@ -78,13 +78,13 @@ def opened(path: Path) -> Generator[BufferedReader]:
 
 
 def read_json(path: Path, shape: type[S]) -> S:
-    """The content of a JSON file."""
+    """Return the content of a JSON file."""
     with opened(path) as file:
         return parse(file.read(LARGEST + 1), shape, str(path))
 
 
 def read_lines(path: Path, shape: type[S]) -> Iterator[S]:
-    """The lines of a file of one JSON object a line; a last one without its end was being written and is left out."""
+    """Yield the objects of a file of one JSON object a line, without a last line that is being written."""
     number = 0
     with opened(path) as file:
         while line := file.readline(LARGEST + 1):
@@ -96,7 +96,7 @@ def read_lines(path: Path, shape: type[S]) -> Iterator[S]:
 
 
 def parse(content: bytes, shape: type[S], where: str) -> S:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     >>> parse(b'{"step": -3}', dict[str, Count], "state.json")
     Traceback (most recent call last):
@@ -118,7 +118,7 @@ def parse(content: bytes, shape: type[S], where: str) -> S:
 
 
 def expect(value: Any, shape: type[S], where: str) -> S:
-    """The value of a JSON text, which must be of a shape."""
+    """Return the value of a JSON text, which must be of a shape."""
     if problem := _problem(value, shape, ""):
         raise CheckpointError(f"{where} is damaged: {problem}")
     return value
@@ -172,7 +172,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _problem(value: Any, shape: Any, name: str) -> str:
-    """What is wrong with a value, "" where it fits."""
+    """Return what is wrong with a value, "" where it fits."""
     origin: Any = get_origin(shape)
     parts: Any = get_args(shape)
     if shape is Any:
@@ -194,7 +194,7 @@ def _problem(value: Any, shape: Any, name: str) -> str:
     if not right or (isinstance(value, int) and abs(value) >= _WHOLE):
         return _wrong(name, _WORDS[kind], value)
     inside = _parts(value) if kind in (list, dict) else ()
-    return next((said for key, part in inside if (said := _problem(part, parts[-1], _inside(name, key)))), "")
+    return next(filter(None, (_problem(part, parts[-1], _inside(name, key)) for key, part in inside)), "")
 
 
 def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -212,10 +212,8 @@ def _object_problem(value: Any, shape: Any, name: str) -> str:
             return f"this freerun does not know {_inside(name, unknown[0])}; a later one may"
     if missing := [key for key in hints if key not in value and key not in optional]:
         return f"{_inside(name, missing[0])} is missing"
-    return next(
-        (said for key, hint in hints.items() if key in value and (said := _problem(value[key], hint, f"{name}.{key}"))),
-        "",
-    )
+    problems = (_problem(value[key], hint, f"{name}.{key}") for key, hint in hints.items() if key in value)
+    return next(filter(None, problems), "")
 
 
 def _inside(name: str, key: Any) -> str:

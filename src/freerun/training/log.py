@@ -147,7 +147,7 @@ def progress_for(total: int, *, runs: int | None = None, done: int = 0, visible:
 
 
 def jsonable(value: Any) -> Any:
-    """The value with NaN and infinities as None, which JSON has no word for.
+    """Return the value with NaN and infinities as None, which JSON has no word for.
 
     >>> jsonable({"loss": float("nan"), "per": [1.0]})
     {'loss': None, 'per': [1.0]}
@@ -241,7 +241,7 @@ class Unwritten:
 
 
 def board_class() -> Any:
-    """What writes TensorBoard files."""
+    """Return what writes TensorBoard files."""
     with needing("tensorboard", "train.tensorboard = true"):
         from torch.utils.tensorboard.writer import SummaryWriter
     return SummaryWriter

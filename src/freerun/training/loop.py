@@ -78,7 +78,7 @@ def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
 
 
 def checked(job: Job, processes: Processes) -> BatchPlan:
-    """The order of the examples, and the model where it is to be; raises what is wrong with the job."""
+    """Move the model to its device and return the order of the examples; raise what is wrong with the job."""
     settings = job.settings
     check: Any = getattr(job.method, "check", None)
     if callable(check):
@@ -189,7 +189,7 @@ def _whole(run: Run) -> dict[str, Any]:
 def _enter(
     folder: Path, stack: ExitStack, held: Held | None, *, resume: bool
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Take the folder; the summary of a run that is finished, and what is to be said about the folder."""
+    """Take the folder; return the summary of a finished run, and a note about the folder."""
     lock = stack.enter_context(FolderLock(folder)) if held is None else held.lock
     refuse_foreign(folder)
     if resume:
@@ -274,7 +274,7 @@ def _threads(number: int) -> Generator[None]:
 
 
 def _identity(job: Job) -> dict[str, Any]:
-    """What must be the same on resume."""
+    """Return what must be the same on resume."""
     identity: dict[str, Any] = {
         "train": asdict(job.settings),
         "method": repr(job.method),

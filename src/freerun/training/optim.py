@@ -19,7 +19,7 @@ from freerun.training.weights import Spec, Specs, misfits, spec_bytes, specs_of,
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The rate of an update (counted from 0): ``lr * (step + 1) / warmup`` first, then the decay.
+    """Return the rate of an update (counted from 0): ``lr * (step + 1) / warmup`` first, then the decay.
 
     With ``p = (step - warmup) / (updates - warmup)``: linear ``lr (1 - p)``, cosine ``lr (1 + cos(pi p)) / 2``;
     inverse_sqrt ``lr sqrt(max(warmup, 1) / (step + 1))``.
@@ -41,7 +41,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 def make_optimizer(model: Module, settings: TrainSettings) -> Optimizer:
-    """The optimizer of a model's trainable parameters; biases and gains are not decayed."""
+    """Return the optimizer of a model's trainable parameters; biases and gains are not decayed."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": settings.weight_decay},
@@ -62,7 +62,7 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's whole memory as ``"<parameter>|<name>"`` -> tensor; of sharded ones all processes must ask."""
+    """Return the optimizer's memory, ``"<parameter>|<name>"`` -> tensor; a call of all ranks if it is sharded."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -81,7 +81,7 @@ class Needed:
 
     @classmethod
     def of(cls, model: Module, settings: TrainSettings) -> Needed:
-        """What a run of a model with such settings saves."""
+        """Return what a run of a model with such settings saves."""
         averaged = _averaged_specs(model) if settings.ema else None
         return cls(specs_of(weights_of(model)), _memory_specs(model, settings.optimizer), averaged)
 
@@ -92,7 +92,7 @@ class Needed:
 
 
 def _memory_specs(model: Module, optimizer: str) -> dict[str, Spec]:
-    """What an optimizer remembers of a model once it has updated every weight, as ``optimizer_tensors`` names it."""
+    """Return number type and shape of an optimizer's memory once every weight was updated."""
     kept = ("momentum_buffer",) if optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
     counted = () if optimizer == "sgd" else ("step",)
     specs: dict[str, Spec] = {}
@@ -102,13 +102,13 @@ def _memory_specs(model: Module, optimizer: str) -> dict[str, Spec]:
 
 
 def memory_misfits(found: Specs, own: Specs) -> list[str]:
-    """Where a memory is not that of an optimizer; it may know nothing of a weight that was never updated."""
+    """Say where a memory is not that of an optimizer; it may lack weights that were never updated."""
     known = {name.rpartition("|")[0] for name in found}
     return misfits(found, {name: spec for name, spec in own.items() if name.rpartition("|")[0] in known})
 
 
 def _averaged_specs(model: Module) -> dict[str, Spec]:
-    """Of the parameters that are trained."""
+    """Return number type and shape of the trained parameters."""
     return specs_of({name: parameter.detach() for name, parameter in _averaged(model)})
 
 
@@ -144,7 +144,7 @@ class Ema:
         self.tensors = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
 
     def full_tensors(self) -> dict[str, Tensor]:
-        """The average by parameter; of sharded ones all processes must ask."""
+        """Return the average by parameter; a call of all ranks if it is sharded."""
         return {name: full_tensor(tensor) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:

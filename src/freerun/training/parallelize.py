@@ -46,7 +46,7 @@ class MethodRun(nn.Module):
         self.method = method
 
     def forward(self, batch: Batch, step: int, key: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """The outcome's total, to go backward from, its count and its report."""
+        """Return the outcome's total, to go backward from, its count and its report."""
         outcome = self.method.run(self.model, batch, step, key)
         total: Any = outcome.total
         if is_sharded(self):
@@ -55,7 +55,7 @@ class MethodRun(nn.Module):
 
 
 class _Reaching(torch.autograd.Function):
-    """A number that reaches all weights, those that it is no function of with a gradient of 0.
+    """Connect the loss to all parameters, with a gradient of 0 where it does not use them.
 
     ``fully_shard`` exchanges the gradients that there are: where one process has none for a weight, as it has nothing
     that counts, the others would wait for it.
@@ -152,13 +152,13 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor as a whole one, which all processes must ask for; any other as it is."""
+    """Return a sharded tensor as a whole one (a call of all ranks), any other as it is."""
     sharded: Any = tensor
     return sharded.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(tensor: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor that every process has, on the device of ``own``, and sharded as that one is."""
+    """Return a whole tensor that every process has, on the device of ``own``, and sharded as that one is."""
     placed: Any = own
     tensor = tensor.to(own.device)
     if not hasattr(own, "placements"):

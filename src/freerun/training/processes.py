@@ -37,7 +37,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes, evaluates and shows progress."""
+        """True if this is the one that writes, evaluates and shows progress."""
         return self.rank == 0
 
     def at(self, doing: str, *, strict: bool = False) -> None:
@@ -50,7 +50,7 @@ class Processes:
         return nullcontext() if self.watch is None else self.watch.together()
 
     def all_gather(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """What every process says, by rank."""
+        """Return the records of all processes, by rank."""
         if self.size == 1:
             return [record]
         content = json.dumps(record).encode()
@@ -63,7 +63,7 @@ class Processes:
         return [json.loads(bytes(each.tolist()).rstrip(b"\0")) for each in every]
 
     def max_over_ranks(self, number: int) -> int:
-        """The largest number that any process gives."""
+        """Return the largest number over all ranks."""
         if self.size == 1:
             return number
         found = torch.tensor(number)
@@ -73,7 +73,7 @@ class Processes:
 
     @contextmanager
     def raise_on_all_ranks(self) -> Generator[None]:
-        """What one process raises inside, all raise at the end of it, so that none waits for one that is gone."""
+        """Raise on all ranks on exit what one rank raises inside, so that none waits for one that is gone."""
         if self.size == 1:
             yield
             return
@@ -84,20 +84,20 @@ class Processes:
             error = raised
         number = error.number if isinstance(error, Interrupt) else 0
         records = self.all_gather({"error": "" if number else _line(error), "signal": number})
-        said = [each["error"] for each in records]
+        errors = [each["error"] for each in records]
         if error is not None and not number:
-            if _line(error) in said[: self.rank]:
+            if _line(error) in errors[: self.rank]:
                 setattr(error, _MARK, True)
             raise error
-        if any(said):
-            other = OtherProcessError([f"rank {rank} failed: {line}" for rank, line in enumerate(said) if line])
+        if any(errors):
+            other = OtherProcessError([f"rank {rank} failed: {line}" for rank, line in enumerate(errors) if line])
             setattr(other, _MARK, True)
             raise other
         if number := max(each["signal"] for each in records):
             raise error or Interrupt(number)
 
     def on_main_rank(self, work: Callable[[], T]) -> T:
-        """What the first process makes of something that it alone does; all get the result, or its error."""
+        """Run ``work`` on the first rank alone and return its result, or raise its error, on all ranks."""
         if self.size == 1:
             return work()
         box: list[Any] = [None]
@@ -109,7 +109,7 @@ class Processes:
         return box[0]
 
     def broadcast(self, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The first process's tensors, in every one of them."""
+        """Return the first rank's tensors on every rank."""
         if self.size == 1:
             assert tensors is not None
             return tensors
@@ -137,23 +137,23 @@ def _line(error: BaseException | None) -> str:
 
 
 def reported_elsewhere(error: BaseException) -> bool:
-    """Whether another process says it, so that this one need not."""
+    """Return True if another process reports the error."""
     return bool(getattr(error, _MARK, False))
 
 
 def say_like(error: UserError, other: BaseException) -> UserError:
-    """The error, said by the process that says the other one."""
+    """Mark an error so that the process which reports ``other`` reports it."""
     setattr(error, _MARK, reported_elsewhere(other))
     return error
 
 
 def local_rank() -> int:
-    """The number of this process on its machine."""
+    """Return the number of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if launched_processes() > 1 else 0
 
 
 def launched_processes() -> int:
-    """How many processes ``torchrun`` (or whatever set the same variables) started; 1: this one alone."""
+    """Return how many processes ``torchrun`` (or whatever set the same variables) started; 1: this one alone."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     number = os.environ.get("WORLD_SIZE", "1")
@@ -224,5 +224,5 @@ def _met() -> Generator[Processes]:
 
 
 def lost(error: RuntimeError) -> bool:
-    """Whether it says that another process is gone, which gloo tells by text alone."""
+    """Return True if an error says that another process is gone, which gloo says by text alone."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)

@@ -59,7 +59,7 @@ def evaluate_dev(run: Run) -> None:
 
 
 def _scored(run: Run) -> tuple[TrainState, Evaluation, bool]:
-    """The tally with this evaluation in it, its scores, and whether the weights are to be kept."""
+    """Return the counts with this evaluation in them, its scores, and True if the weights are to be kept."""
     tally, settings = run.tally, run.job.settings
     evaluation = _scores(run, "dev")
     tally.due = False
@@ -76,7 +76,7 @@ def _scored(run: Run) -> tuple[TrainState, Evaluation, bool]:
 
 
 def _so_far(step: int, best_step: int | None, best: float | None) -> str:
-    """How a score stands to those before it.
+    """Return how a score stands to those before it.
 
     >>> _so_far(5, 5, 0.25), _so_far(9, 5, 0.25), _so_far(5, None, None)
     ('best so far', 'best 0.250 at 5', 'no score was finite so far')
@@ -139,7 +139,7 @@ def _keep_best(run: Run) -> None:
 
 
 def finished_run(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run whose model is whole."""
+    """Return the summary of a finished run whose model is whole."""
     summary = finished_summary(folder)
     if summary is not None:
         try:
@@ -166,7 +166,7 @@ def final_test(run: Run) -> dict[str, Any]:
 
 
 def _best_weights(run: Run) -> dict[str, Tensor] | None:
-    """In the first process; None in the others."""
+    """Return the best weights on the first rank, None on the others."""
     if run.tally.best_step is not None:
         best = run.job.folder / "checkpoints" / best_name(run.tally.best_step)
         with run.parts.processes.raise_on_all_ranks():

@@ -27,7 +27,7 @@ from freerun.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Job:
-    """What ``fit`` was given."""
+    """The arguments of ``fit``."""
 
     model: Module
     task: Task
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether there is no further update to make."""
+        """True if there is no further update to make."""
         return self.tally.stopped_early or self.tally.step >= self.job.settings.updates
 
     def diverged(self, error: DivergedError) -> None:
@@ -145,12 +145,12 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """What a result hangs on."""
+    """Return what a result hangs on."""
     return {"freerun": version("freerun"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def header(run: Run) -> dict[str, Any]:
-    """The first line of metrics.jsonl."""
+    """Return the first line of metrics.jsonl."""
     return {
         "event": "header",
         "method": run.job.method.name,
@@ -169,7 +169,7 @@ def header(run: Run) -> dict[str, Any]:
 
 
 def other_number(before: int, now: int) -> str:
-    """What it means that another number of processes goes on with a run."""
+    """Say what it means that another number of processes goes on with a run."""
     return (
         f"the run was made by {before} process{'es' if before > 1 else ''} and goes on with {now}: examples, coins and "
         "noise are the same; sums are rounded otherwise, and dropout differs unless accumulate x processes is as it was"

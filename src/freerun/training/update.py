@@ -68,7 +68,7 @@ class StepStats:
 
     @classmethod
     def summed(cls, records: Sequence[dict[str, Any]]) -> StepStats:
-        """The window of all processes, of what ``record`` gave in each."""
+        """Return the window of all processes, of what ``record`` gave in each."""
         numbers = ("total", "count", "eligible", "replaced", "disagreeing", "passes", "work")
         far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
         sums: dict[str, Any] = {name: sum(each[name] for each in records) for name in numbers}
@@ -256,7 +256,7 @@ def _diverged(step: int, numbers: str, window: StepStats, planned: UpdateBatch) 
 
 
 def explained(error: Exception, model: Module, doing: str, smaller: str) -> Exception:
-    """What an error met in training means: no memory, or numbers that went to NaN; else the error itself."""
+    """Explain an error of training: no memory, or numbers that went to NaN; else return it as it is."""
     if str(error).startswith("training diverged"):
         return error
     line = " ".join((str(error).splitlines() or [""])[0].split())[:200]

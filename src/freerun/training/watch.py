@@ -77,7 +77,7 @@ class Watch:
         self._telling.join(2)
 
     def lost(self) -> str:
-        """Who is gone, after a connection was: as far as it shows within a few seconds."""
+        """Name who is gone after a connection was lost, as far as it shows within a few seconds."""
         deadline = time.monotonic() + 4 * self._interval
         while time.monotonic() < deadline:
             now = time.monotonic()

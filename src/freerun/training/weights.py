@@ -51,7 +51,7 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
+    """Return the tensors of a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -72,7 +72,7 @@ def spec_bytes(specs: Specs) -> int:
 
 
 def misfits(found: Specs, own: Specs, *, cast: bool = False) -> list[str]:
-    """Where tensors differ from those of a model, a line each; [] where they fit.
+    """Say where tensors differ from those of a model, a line each; [] if they fit.
 
     >>> misfits({"a": ("F16", (2,))}, {"a": ("F32", (2,)), "b": ("F32", ())})
     ['b is missing', "a holds F16 numbers; this model's are F32"]
@@ -92,7 +92,7 @@ def misfits(found: Specs, own: Specs, *, cast: bool = False) -> list[str]:
 
 
 def _header(stored: Stored, name: str) -> dict[str, Spec]:
-    """What a safetensors file says that it holds, which is as much as it has; nothing else of it is read."""
+    """Return the tensors that a safetensors file names, which fill it; nothing else of it is read."""
     path, size = stored.path / name, stored.size(name)
     with opened(path) as file:
         length = int.from_bytes(file.read(8), "little")
@@ -109,7 +109,7 @@ def _header(stored: Stored, name: str) -> dict[str, Spec]:
 
 
 def read_tensors(stored: Stored, name: str, problems: Callable[[Specs], list[str]]) -> dict[str, Tensor]:
-    """The tensors of a file that fit, which is known before they are read."""
+    """Return the tensors of a file, which is refused before they are read if they do not fit."""
     require_fit(stored, name, problems)
     return unpack(stored.read(name))
 
@@ -183,7 +183,7 @@ def load_weights(model: Module, tensors: dict[str, Tensor], origin: str, *, cast
 
 
 def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
-    """What is needed to build a model again: its kind, its arguments, the task's description."""
+    """Return what builds a model again: its kind, its arguments, the task's description."""
     from freerun.models import MODELS
 
     kinds = [name for name, kind in MODELS.items() if type(model) is kind]
@@ -215,7 +215,7 @@ def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = 
 
 
 def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A run's model.json and weights, checked.
+    """Return a run's model.json and weights, checked.
 
     Args:
         run: the run's folder.
@@ -230,7 +230,7 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_model_files(run: Path) -> dict[str, Any]:
-    """A run's model.json, where every file of its model folder is as it was written."""
+    """Return a run's model.json, where every file of its model folder is as it was written."""
     stored, info = _stored(run)
     for name in stored.files:
         stored.check(name)
@@ -238,7 +238,7 @@ def check_model_files(run: Path) -> dict[str, Any]:
 
 
 def read_info(run: Path) -> dict[str, Any]:
-    """A run's model.json."""
+    """Return a run's model.json."""
     return _stored(run)[1]
 
 
@@ -259,7 +259,7 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
 
 
 def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
-    """How weights differ from those of the model that is described; no memory is taken for it."""
+    """Say how weights differ from those of the model that is described, without taking memory for it."""
     from freerun.models import MODELS
 
     if info["kind"] not in MODELS:
