@@ -50,6 +50,8 @@ NAMES: dict[str, str] = {
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
 TEXTS: dict[str, str] = {
     r"the model is told the very entry": "the model reads the very entry",
+    r"a step leaves the state it is given as it is": "a step leaves the state that it takes as it is",
+    r"use it, or another coin": "use it, or another gate",
     r"\bcoin=": "gate=",
     r"loss_on='own'": "loss_on='after_warmup'",
     r"enough=": "tolerance=",
