@@ -51,7 +51,7 @@ NAMES: dict[str, str] = {
 TEXTS: dict[str, str] = {
     r"the model is told the very entry": "the model reads the very entry",
     r"a step leaves the state it is given as it is": "a step leaves the state that it takes as it is",
-    r"use it, or another coin": "use it, or another gate",
+    r"\banother coin\b": "another gate",
     r"\bcoin=": "gate=",
     r"loss_on='own'": "loss_on='after_warmup'",
     r"enough=": "tolerance=",
