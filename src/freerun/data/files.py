@@ -61,7 +61,7 @@ def part_of(splits: Mapping[str, Any], split: str, items: int | None = None, nam
 
 
 def encoding_problems(encoding: str) -> list[str]:
-    """What is wrong with the name of an encoding, if anything."""
+    """Return what is wrong with the name of an encoding, if anything."""
     try:
         name = codecs.lookup(encoding).name
         fine = name not in _NO_FILES and bool("a".encode(encoding).decode(encoding))

@@ -302,7 +302,7 @@ Side = tuple[str, Sequence[int], Callable[[Row], str]]
 
 
 def _long_lines(rows: PairRows, sides: Sequence[Side], allowed: int, unit: str, many: str) -> list[str]:
-    """A message for every row that is too long, file by file, and a count of them before."""
+    """Return a message for every row that is too long, file by file, and a count of them before."""
     problems: list[str] = []
     for file, lengths, name in sides:
         found = [

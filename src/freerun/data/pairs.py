@@ -97,7 +97,7 @@ class PairCodec:
         return self.tokeniser.decode(ids)
 
     def source_batch(self, sources: Sequence[Any], length: int = 1) -> Batch:
-        """A batch for generation: sources, and blank targets of ``length`` positions.
+        """Return a batch for generation: sources, and blank targets of ``length`` positions.
 
         Raises:
             UserError: a source is empty, or has symbols that training has not.
@@ -108,7 +108,7 @@ class PairCodec:
         return Batch(blank, blank, torch.ones_like(blank, dtype=torch.bool), context)
 
     def pair_batch(self, sources: Sequence[Any], targets: Sequence[Any]) -> Batch:
-        """A batch of sources with one target each, end symbol included.
+        """Return a batch of sources with one target each, end symbol included.
 
         Raises:
             UserError: a source is empty, or a source or target has symbols that training has not.
@@ -118,7 +118,7 @@ class PairCodec:
         return _training_batch(source, Ragged(encoded), torch.arange(len(sources)))
 
     def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types."""
+        """Return what is saved with a model, as JSON types."""
         return {"kind": self.tokeniser.kind, **self.tokeniser.describe(), "longest": self.longest}
 
     @classmethod
@@ -235,7 +235,7 @@ class PairData:
 
     @cached_property
     def codec(self) -> PairCodec:
-        """The tokeniser and the longest target: what a model keeps of its data."""
+        """Tokeniser and longest target: what a model keeps of its data."""
         return PairCodec(self.tokeniser, max(self.lengths) - 1)
 
     @cached_property
@@ -270,12 +270,7 @@ class PairData:
         return tuple(torch.bincount(self._ragged[1].values, minlength=size).double().tolist())
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """A training batch.
-
-        Args:
-            indices: numbers of training pairs.
-            rows: (batch,) int64: their numbers in the optimizer step's global batch.
-        """
+        """Return the training batch of some pairs; rows: their numbers in the global batch."""
         return _training_batch(*self._ragged, torch.as_tensor(indices, dtype=torch.int64), rows)
 
     def evaluation(self, split: str, items: int | None = None) -> Pairs:
@@ -287,16 +282,16 @@ class PairData:
         return part_of(self.splits, split, items, f"{self.tokeniser.item}s").spread(items)
 
     def source_batch(self, sources: Sequence[Any], length: int = 1) -> Batch:
-        """A batch for generation; see ``PairCodec.source_batch``."""
+        """Return a batch for generation; see ``PairCodec.source_batch``."""
         return self.codec.source_batch(sources, length)
 
     def reference_batch(self, pairs: Pairs) -> Batch:
-        """A batch of sources, each with its first reference."""
+        """Return a batch of sources, each with its first reference."""
         return self.codec.pair_batch(pairs.sources, pairs.targets)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of every split's pairs in order, after the merges of subwords."""
+        """Return the first 8 hexadecimal digits of the SHA-256 of merges of subwords and every split's pairs in order."""
         merges = self.subwords.describe()["merges"] if self.subwords else ()
         digest = hashlib.sha256("\n".join(merges).encode())
         for split in SPLITS:
@@ -306,7 +301,7 @@ class PairData:
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
-        """Lines that say what the data are: counts, what was dropped, overlap, tokens, fingerprint."""
+        """Return lines about the data: counts, what was dropped, overlap, tokens, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
         for split in SPLITS:
             pairs = self.splits[split]

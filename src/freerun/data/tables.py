@@ -390,7 +390,7 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
 
 
 def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]:
-    """What is wrong with the first line of a CSV file."""
+    """Return what is wrong with the first line of a CSV file."""
     if wrong := _other_separator(str(file), names, separator):
         return [wrong]
     if long := [number for number, name in enumerate(names, start=1) if len(name) > LONGEST]:

@@ -70,13 +70,13 @@ class TextCodec:
         return "".join(self.symbols[number] for number in ids)
 
     def problems(self, text: str, where: str) -> list[str]:
-        """A message for every character that training has not."""
+        """Return a message for every character that training has not."""
         unknown = sorted(set(text) - set(self.symbols))
         known = "".join(self.symbols[:100]) + ("..." if len(self.symbols) > 100 else "")
         return [f"{where}: character {symbol!r} was never seen in training; known are {known!r}" for symbol in unknown]
 
     def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types."""
+        """Return what is saved with a model, as JSON types."""
         return {"kind": "text", "symbols": list(self.symbols), "length": self.length}
 
     @classmethod
@@ -188,12 +188,7 @@ class TextData:
         return tuple(torch.bincount(self._ids, minlength=len(self.codec)).double().tolist())
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """A training batch: (batch, length + 1) ids.
-
-        Args:
-            indices: numbers of windows.
-            rows: (batch,) int64: their numbers in the optimizer step's global batch.
-        """
+        """Return the training batch of some windows; rows: their numbers in the global batch."""
         starts = torch.as_tensor(indices, dtype=torch.int64) * self.stride
         ids = self._ids[starts[:, None] + torch.arange(self.options.length + 1)]
         mask = torch.ones_like(ids, dtype=torch.bool)
@@ -204,14 +199,14 @@ class TextData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of the parts and of how windows are cut."""
+        """Return the first 8 hexadecimal digits of the SHA-256 of the parts and of how windows are cut."""
         digest = hashlib.sha256(f"{self.options.length} {self.stride}\n".encode())
         for part in SPLITS:
             digest.update(f"{part}\n{self.parts[part]}\n".encode())
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
-        """Lines that say what the data are: parts, windows, what was dropped, characters, fingerprint."""
+        """Return lines about the data: parts, windows, what was dropped, characters, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
         for part in SPLITS:
             text = f"{part}: {counted(len(self.parts[part]), 'character')}"

@@ -148,7 +148,7 @@ class Vocabularies:
         return self.target.symbols_of(ids)
 
     def unseen(self, pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[str]:
-        """A message for every symbol of some pairs that has no id."""
+        """Return a message for every symbol of some pairs that has no id."""
         return list(
             dict.fromkeys(
                 f"{side} symbol {symbol!r} unseen in training"
@@ -159,7 +159,7 @@ class Vocabularies:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types."""
+        """Return what is saved with a model, as JSON types."""
         return {"source_symbols": list(self.source.symbols), "target_symbols": list(self.target.symbols)}
 
     @classmethod
@@ -306,7 +306,7 @@ class Subwords:
         return " ".join(text.split())
 
     def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types: the merges, one "left right" each."""
+        """Return what is saved with a model, as JSON types: the merges, one "left right" each."""
         return {"merges": [f"{left} {right}" for left, right in self.merges]}
 
     @classmethod

@@ -225,7 +225,7 @@ class RecordCodec:
     # -- what is saved
 
     def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types; the tokenizer lies beside it in its own files."""
+        """Return what is saved with a model, as JSON types; the tokenizer lies beside it in its own files."""
         return {
             "kind": "records",
             "shape": self.shape,
@@ -241,7 +241,7 @@ class RecordCodec:
 
     @property
     def vocabulary(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of symbols, ids and chat template."""
+        """Return the first 8 hexadecimal digits of the SHA-256 of symbols, ids and chat template."""
         text = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template)])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -186,7 +186,7 @@ class RecordData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of every split's ids in order, and of the tokenizer."""
+        """Return the first 8 hexadecimal digits of the SHA-256 of every split's ids in order, and of the tokenizer."""
         digest = hashlib.sha256(self.codec.vocabulary.encode())
         for split in SPLITS:
             ids = [[one.prompt, one.target, sorted(one.learned)] for one in self.splits[split].encoded]
@@ -194,7 +194,7 @@ class RecordData:
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
-        """Lines that say what the data are: counts, what was left out, tokens, fingerprint."""
+        """Return lines about the data: counts, what was left out, tokens, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
         seen = {one.prompt for one in self.splits["train"].encoded}
         for split in SPLITS:

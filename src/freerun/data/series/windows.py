@@ -159,7 +159,7 @@ class SeriesCodec:
         return self._batch(self.normalise(block), self.past, False, None)
 
     def problems(self, past: Tensor, future: Tensor | None, horizon: int, origin: str = "past") -> list[str]:
-        """What is wrong with rows to generate from."""
+        """Return what is wrong with rows to generate from."""
         found: list[str] = [] if horizon >= 1 else [f"horizon must be at least 1; got {horizon}"]
         width, names = len(self.channels), ", ".join(self.channels)
         if past.dim() not in (2, 3) or past.shape[-1] != width:
@@ -186,7 +186,7 @@ class SeriesCodec:
         return found
 
     def describe(self) -> dict[str, Any]:
-        """What is saved with a model, as JSON types."""
+        """Return what is saved with a model, as JSON types."""
         described = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.series is None:
             del described["series"]  # as models that were saved before it have it
@@ -347,12 +347,7 @@ class SeriesData:
         return self._table[starts[:, None] + torch.arange(self.codec.past + self.codec.horizon)]
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
-        """Return a training batch in the requested layout; see ``SeriesCodec.batch``.
-
-        Args:
-            indices: numbers of training windows.
-            rows: (batch,) int64: their numbers in the optimizer step's global batch.
-        """
+        """Return the training batch of some windows; rows: their numbers in the global batch."""
         return self.codec.batch(self._block("train", indices), self.warmup_loss, rows)
 
     def window_batch(self, split: str, indices: Sequence[int] | Tensor) -> Batch:
@@ -370,7 +365,7 @@ class SeriesData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 8 hexadecimal digits of the SHA-256 of the numbers and of how windows are cut."""
+        """Return the first 8 hexadecimal digits of the SHA-256 of the numbers and of how windows are cut."""
         digest = hashlib.sha256(f"{self.codec.describe()} {self.warmup_loss}\n".encode())
         for split in SPLITS:
             digest.update(f"{split}\n".encode() + self.starts[split].numpy().tobytes())
@@ -378,7 +373,7 @@ class SeriesData:
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
-        """Lines that say what the data are: rows and windows of each split, channels, scales, what was filled."""
+        """Return lines about the data: rows and windows of each split, channels, scales, what was filled."""
         codec = self.codec
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
         for split in SPLITS:
