@@ -291,7 +291,7 @@ class PairData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the first 8 hexadecimal digits of the SHA-256 of merges of subwords and every split's pairs in order."""
+        """Return the first 8 hexadecimal digits of the SHA-256 of the subwords and every split's pairs."""
         merges = self.subwords.describe()["merges"] if self.subwords else ()
         digest = hashlib.sha256("\n".join(merges).encode())
         for split in SPLITS:
