@@ -1,4 +1,4 @@
-"""Parameters of a method: from what a recipe writes to what its class takes."""
+"""One reader: a table of TOML values against a class; objects in tables; rates measured in another run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -42,50 +42,83 @@ def read_section(
     table = _table_at(source, path)
     if table is None:
         return None
-    known = [each for each in section_fields(cls) if each.name not in hidden]
-    check_keys(source, path, table, [each.name for each in known], elsewhere)
     hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    wrong: list[str] = []
-    for each in known:
-        where = (*path, each.name)
-        if each.name not in table:
-            continue
-        if readers and each.name in readers:
-            values[each.name] = readers[each.name](table[each.name], where)
-            continue
-        value, fine = _read(source, where, table[each.name], hints[each.name], each)
-        if fine:
-            values[each.name] = value
+    known = {each.name: each for each in section_fields(cls) if each.name not in hidden}
+
+    def read(key: str, value: Any, where: KeyPath) -> Any:
+        if readers and key in readers:
+            return readers[key](value, where)
+        return _read(source, where, value, hints[key], known[key])
+
+    given, bad = read_table(
+        table, path, known, source.add, read=read, unknown=lambda key: _unknown(path, key, known, elsewhere)
+    )
+    wrong = [key for key in bad if key in known]
+    made = construct(cls, given, path, source.add, wrong)
+    return None if wrong or made is INVALID else made
+
+
+def read_table(
+    table: Mapping[str, Any],
+    path: KeyPath,
+    known: Collection[str],
+    report: Report,
+    *,
+    read: Callable[[str, Any, KeyPath], Any],
+    unknown: Callable[[str], tuple[str, str | None]],
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of a table, and its keys that are unknown or wrong, each of them reported.
+
+    Args:
+        table: of TOML values.
+        path: where it stands.
+        known: keys.
+        report: called with key, problem and help.
+        read: (key, value, path) -> its value, ``INVALID`` where it was reported.
+        unknown: key -> problem and help.
+    """
+    given: dict[str, Any] = {}
+    bad: list[str] = []
+    for key, value in table.items():
+        if key not in known:
+            report((*path, key), *unknown(key))
+            bad.append(key)
+        elif (found := read(key, value, (*path, key))) is INVALID:
+            bad.append(key)
         else:
-            wrong.append(each.name)
-    made = construct(source, path, lambda: cls(**values), values, without=wrong)
-    return None if wrong else made
+            given[key] = found
+    return given, bad
 
 
 def construct(
-    source: RecipeSource, path: KeyPath, make: Callable[[], Any], keys: Collection[str], without: Collection[str] = ()
+    cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report, without: Collection[str] = ()
 ) -> Any:
-    """``make()``, or None: its own complaints are noted, at the key each begins with where that was given.
+    """An object of its arguments, or ``INVALID``: its problems are reported.
 
     Args:
-        source: where problems are noted.
-        path: the section.
-        make: raises ``UserError`` for what it does not like.
-        keys: those given.
-        without: keys whose values are known to be wrong and were left out; what is said of them is not repeated.
+        cls: a dataclass.
+        given: its arguments.
+        path: where they stand.
+        report: called with key, problem and help.
+        without: arguments that were left out as wrong; problems that name them are not repeated.
     """
     try:
-        return make()
+        return cls(**given)
     except UserError as error:
         for problem in error.problems:
-            if any(re.search(rf"\\b{key}\\b", problem) for key in without):
-                continue
-            word = problem.split()[0].strip("`:'\",") if problem.split() else ""
-            source.add((*path, word) if word in keys else path, problem)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        source.add(path, f"{_called(path)}: {first_line(error)}")
-    return None
+            if not any(re.search(rf"\b{re.escape(key)}\b", problem) for key in without):
+                report(key_of(problem, path, given), problem, None)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
+        # of text in a list of numbers, a list where one number belongs
+        report(path, f"`{path[-1]}`: {first_line(error)}", None)
+    return INVALID
+
+
+def key_of(problem: str, path: KeyPath, given: Mapping[str, Any]) -> KeyPath:
+    """The key that a problem of an object is about: the one of its arguments that is named first."""
+    words = re.sub("[`:',\"]", " ", problem).split()
+    named = [word for word in words[:4] if word in given]
+    return (*path, named[0]) if named else path
 
 
 def first_line(error: Exception) -> str:
@@ -99,14 +132,19 @@ def check_keys(
     table: Mapping[str, Any],
     known: Collection[str],
     elsewhere: Mapping[str, str] | None = None,
-) -> bool:
-    """Note every key that is not known, with the nearest one or the section it belongs to."""
-    unknown = [key for key in table if key not in known]
-    for key in unknown:
-        new = RENAMED_KEYS.get(dotted((*path, key)), "").rpartition(".")[2]
-        hint = f"`{key}` is now `{new}`" if new in known else _hint(key, known, elsewhere or {})
-        source.add((*path, key), f"unknown key `{key}` {_within(path)}", hint)
-    return not unknown
+) -> None:
+    """Report every key that is not known, with the nearest one or the section it belongs to."""
+    read_table(
+        table, path, known, source.add, read=lambda *_: None, unknown=lambda key: _unknown(path, key, known, elsewhere)
+    )
+
+
+def _unknown(
+    path: KeyPath, key: str, known: Collection[str], elsewhere: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    new = RENAMED_KEYS.get(dotted((*path, key)), "").rpartition(".")[2]
+    hint = f"`{key}` is now `{new}`" if new in known else _hint(key, known, elsewhere or {})
+    return f"unknown key `{key}` {_within(path)}", hint
 
 
 def _hint(key: str, known: Collection[str], elsewhere: Mapping[str, str]) -> str:
@@ -148,7 +186,7 @@ def _within(path: KeyPath) -> str:
     return f"in {_called(path)}" if path else "at the top of the recipe"
 
 
-def _read(source: RecipeSource, path: KeyPath, value: Any, hint: Any, each: Field[Any]) -> tuple[Any, bool]:
+def _read(source: RecipeSource, path: KeyPath, value: Any, hint: Any, each: Field[Any]) -> Any:
     found, wanted = fit(value, hint)
     if wanted:
         words = [choice for choice in choices(hint) if isinstance(choice, str)]
@@ -157,7 +195,7 @@ def _read(source: RecipeSource, path: KeyPath, value: Any, hint: Any, each: Fiel
         source.add(
             path, f"`{path[-1]}` must be {wanted}; got {show(value)}", f"did you mean {near}?" if near else quoted
         )
-        return None, False
+        return INVALID
     rule = each.metadata.get("rule")
     if isinstance(rule, Range):
         entries = found if isinstance(found, tuple) else (found,)
@@ -165,8 +203,8 @@ def _read(source: RecipeSource, path: KeyPath, value: Any, hint: Any, each: Fiel
         rule = replace(rule, whole=any(isinstance(entry, int) for entry in numbers))
         if problem := next(filter(None, (rule.problem(f"`{path[-1]}`", number) for number in numbers)), None):
             source.add(path, problem)
-            return None, False
-    return found, True
+            return INVALID
+    return found
 
 
 def show(value: Any) -> str:
@@ -255,7 +293,7 @@ def object_problem(value: Any, hint: Any) -> str | None:
 Report = Callable[[KeyPath, str, str | None], None]
 
 
-UNREADABLE = object()
+INVALID = object()
 """Stands for a value whose problems were reported."""
 
 
@@ -270,11 +308,11 @@ def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) 
         value: from TOML.
         path: its key, for problems.
         run: length of the run, which a schedule without ``steps`` takes; None: ``steps`` has to be given.
-        report: called with key, problem and help; ``UNREADABLE`` is returned then.
+        report: called with key, problem and help; ``INVALID`` is returned then.
     """
     if isinstance(value, list):
         parts = tuple(read_parameter(part, (*path, i), None, report) for i, part in enumerate(value))
-        return UNREADABLE if any(part is UNREADABLE for part in parts) else parts
+        return INVALID if any(part is INVALID for part in parts) else parts
     if not isinstance(value, dict):
         return value
     if "measured" in value:
@@ -284,7 +322,7 @@ def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) 
     if len(kinds) != 1:
         names = " or ".join(f'{kind} = "..."' for kind in families)
         report(path, f"`{path[-1]}` is a table that does not say what it is", f"it needs one of {names}")
-        return UNREADABLE
+        return INVALID
     return _object(value, path, (kinds[0], families[kinds[0]]), run, report)
 
 
@@ -309,10 +347,10 @@ def _object(
         near = nearest(name, known) if isinstance(name, str) else None
         hint = f"did you mean {near}?" if near else None
         report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {shown(name)}", hint)
-        return UNREADABLE
+        return INVALID
     cls = known[name]
     written = {key: part for key, part in value.items() if key != kind}
-    wanted = Wanted(cls, f"{kind} = {name}", lambda key, names: _no_effect(key, names, f"{kind} = {name}"))
+    called = f"{kind} = {name}"
     if (
         run is not None
         and name in ("linear", "cosine")
@@ -320,11 +358,13 @@ def _object(
         and not _meant("steps", written, cls)
     ):
         written = _whole_run(written, path, run, report)
-    given, bad = read_arguments(wanted, written, path, None, report)
+    given, bad = read_arguments(
+        cls, called, written, path, report, unknown=lambda key, names: _no_effect(key, names, called)
+    )
     if any(required(each) and each.name in bad for each in fields(cls)):
-        return UNREADABLE
-    made = make(cls, given, path, report, bad)
-    return UNREADABLE if bad else made
+        return INVALID
+    made = construct(cls, given, path, report, bad)
+    return INVALID if bad else made
 
 
 def _meant(name: str, written: Mapping[str, Any], cls: type[Any]) -> bool:
@@ -338,53 +378,41 @@ def _no_effect(key: str, names: Sequence[str], called: str) -> tuple[str, str]:
     return f"`{key}` has no effect with {called}", hint
 
 
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """A class whose fields a table gives.
-
-    Args:
-        cls: a dataclass.
-        called: what it is called in problems.
-        unknown: (key, known names) -> problem and help for a key that is not known.
-        hidden: fields that a recipe does not give.
-    """
-
-    cls: type[Any]
-    called: str
-    unknown: Callable[[str, Sequence[str]], tuple[str, str]]
-    hidden: Collection[str] = ()
-
-
 def read_arguments(
-    wanted: Wanted, table: Mapping[str, Any], path: KeyPath, run: Step | None, report: Report
+    cls: type[Any],
+    called: str,
+    table: Mapping[str, Any],
+    path: KeyPath,
+    report: Report,
+    *,
+    run: Step | None = None,
+    hidden: Collection[str] = (),
+    unknown: Callable[[str, Sequence[str]], tuple[str, str]],
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments of a class from a table, and the keys that are unknown, missing or wrong, each of them reported."""
-    own = sorted(fields(wanted.cls), key=lambda each: each.kw_only is True)  # what all methods share comes last
-    known = {each.name: each for each in own if each.init and each.name not in wanted.hidden}
-    hints = get_type_hints(wanted.cls)
-    given: dict[str, Any] = {}
-    bad: list[str] = []
-    helped = ""
-    for key, value in table.items():
-        if key not in known:
-            bad.append(key)
-            problem, hint = wanted.unknown(key, list(known))
-            helped += hint
-            report((*path, key), problem, hint)
-            continue
-        read = value if value is UNREADABLE else read_parameter(value, (*path, key), run, report)
-        wrong = "" if read is UNREADABLE else object_problem(read, hints[key]) or beyond_numbers(read)
+    own = sorted(fields(cls), key=lambda each: each.kw_only is True)  # what all methods share comes last
+    known = {each.name: each for each in own if each.init and each.name not in hidden}
+    hints = get_type_hints(cls)
+    helped: list[str] = []
+
+    def read(key: str, value: Any, where: KeyPath) -> Any:
+        found = value if value is INVALID else read_parameter(value, where, run, report)
+        wrong = "" if found is INVALID else object_problem(found, hints[key]) or beyond_numbers(found)
         if wrong:
-            report((*path, key), f"`{key}` must be {wrong}; got {show(value)}", None)
-        if wrong or read is UNREADABLE:
-            bad.append(key)
-        else:
-            given[key] = read
+            report(where, f"`{key}` must be {wrong}; got {show(value)}", None)
+        return INVALID if wrong else found
+
+    def refuse(key: str) -> tuple[str, str]:
+        problem, hint = unknown(key, list(known))
+        helped.append(hint)
+        return problem, hint
+
+    given, bad = read_table(table, path, known, report, read=read, unknown=refuse)
     for name, each in known.items():
         if required(each) and name not in given and name not in bad:
             bad.append(name)
-            if f"`{name}`" not in helped:
-                report(path, f"{wanted.called} needs `{name}`", f"add {name} = ...")
+            if not any(f"`{name}`" in hint for hint in helped):
+                report(path, f"{called} needs `{name}`", f"add {name} = ...")
     return given, bad
 
 
@@ -402,50 +430,20 @@ def _whole_run(given: dict[str, Any], path: KeyPath, run: Step, report: Report) 
     length = getattr(run, unit, None) if unit in ("sample", "epoch") else int(run)
     if length is None:
         report(path, f"`steps` must be given with unit = {unit!r}", f"add steps = ..., counted in {unit}s")
-        return {**given, "steps": UNREADABLE}
+        return {**given, "steps": INVALID}
     return {**given, "steps": length}
-
-
-def make(cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report, without: Collection[str] = ()) -> Any:
-    """An object of its arguments, or ``UNREADABLE``: what it says against them is reported.
-
-    Args:
-        cls: a dataclass.
-        given: its arguments.
-        path: where they stand.
-        report: called with key, problem and help.
-        without: arguments that were left out as wrong; what is said of them is not repeated.
-    """
-    try:
-        return cls(**given)
-    except UserError as error:
-        for problem in error.problems:
-            if any(re.search(rf"\b{re.escape(key)}\b", problem) for key in without):
-                continue
-            report(key_of(problem, path, given), problem, None)
-    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
-        # of text in a list of numbers, a list where one number belongs
-        report(path, f"`{path[-1]}`: {first_line(error)}", None)
-    return UNREADABLE
-
-
-def key_of(problem: str, path: KeyPath, given: Mapping[str, Any]) -> KeyPath:
-    """The key that a problem of an object is about: the one of its arguments that is named first."""
-    words = problem.replace("`", " ").replace(":", " ").replace("'", " ").split()
-    named = [word for word in words[:4] if word in given]
-    return (*path, named[0]) if named else path
 
 
 def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
     if set(value) != {"measured"} or not isinstance(value["measured"], str):
         report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {shown(value)}', None)
-        return UNREADABLE
+        return INVALID
     measure = measured_deviation if path[-1] == "std" else measured_rate
     try:
         return measure(Path(value["measured"]))
     except ValueError as error:
         report((*path, "measured"), str(error), "give the metrics.jsonl of a run that replaced entries")
-        return UNREADABLE
+        return INVALID
 
 
 def measured_rate(metrics: Path) -> Any:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from freerun.arguments import nearest
 from freerun.errors import UserError, shown, visible
 from freerun.recipes.fields import (
-    UNREADABLE,
+    INVALID,
     Report,
-    Wanted,
     check_keys,
+    construct,
     first_line,
     key_of,
-    make,
     read_arguments,
     read_parameter,
     read_section,
@@ -234,8 +233,10 @@ def _build(
     if problem := name_problem(name, trained):
         report((*path, "name"), *problem)
         trained = TargetFacts(not trained.values)  # so that the parameters are looked at as those of such a method
-    wanted = Wanted(cls, name, lambda key, known: _unknown_parameter(key, name, known), SUPPLIED)
-    given, bad = read_arguments(wanted, settings.parameters, path, run, report)
+    given, bad = read_arguments(
+        cls, name, settings.parameters, path, report,
+        run=run, hidden=SUPPLIED, unknown=lambda key, known: _unknown_parameter(key, name, known),
+    )  # fmt: skip
     # a parameter that is wrong does not hide what is wrong with the others
     given |= {each.name: 0.5 for each in fields(cls) if required(each) and each.name in bad}
     if given.get("noise") == "unigram":
@@ -247,8 +248,8 @@ def _build(
         report((*path, "draw"), *problem)
         given["draw"] = "auto"
     given = trained.settled(cls, given)
-    made = make(cls, given, path, report, [key for key in bad if key in cls.__dataclass_fields__])
-    return None if made is UNREADABLE or bad or problem else made
+    made = construct(cls, given, path, report, [key for key in bad if key in cls.__dataclass_fields__])
+    return None if made is INVALID or bad or problem else made
 
 
 def _unknown_parameter(key: str, name: str, known: Sequence[str]) -> tuple[str, str]:
