@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         files = len({each.split(":")[0] for each in ours})
         print(f"{name}: {ours.total()} calls in {files} files, and {found.total() - ours.total()} of the model's own")
         if options.where:
-            print(*(f"  {number:4} {each}" for each, number in ours.most_common(60)), sep="\n")
+            print(*(f"  {number:4} {each}" for each, number in ours.most_common()), sep="\n")
     return 0
 
 

@@ -379,7 +379,7 @@ class Batch(Arguments):
     @property
     def row_numbers(self) -> Tensor:
         """(batch,) int64: the rows' numbers in the global batch."""
-        return torch.arange(self.size, device=self.history.device) if self.rows is None else self.rows
+        return torch.arange(len(self.history), device=self.history.device) if self.rows is None else self.rows
 
     def replace(self, **changes: Any) -> Batch:
         """Return the batch with some fields changed, and checked like a new one."""

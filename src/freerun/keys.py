@@ -72,7 +72,8 @@ def fold(key: int, *labels: int | str) -> int:
     (True, False)
     """
     words = (key if type(key) is int else key_number(key), *labels)
-    return _mixed([word if type(word) is int and 0 <= word <= _MASK else _word(word) for word in words]) >> 1
+    known = (_hashed(word) if type(word) is str else word for word in words)
+    return _mixed([word if type(word) is int and 0 <= word <= _MASK else _word(word) for word in known]) >> 1
 
 
 def _counted(counter: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -234,7 +235,12 @@ def resolve(objective: str | Objective, batch: Batch) -> Objective:
     if not isinstance(objective, str):
         return objective
     if objective == "auto":
-        return CrossEntropy() if batch.is_discrete else MeanSquaredError()
+        return _named("cross_entropy" if batch.is_discrete else "mse")
     if problems := check(objective):
         raise UserError(problems)
+    return _named(objective)
+
+
+@lru_cache
+def _named(objective: str) -> Objective:
     return OBJECTIVES[objective]()

@@ -136,7 +136,7 @@ class TransformMethod(Arguments):
         if self.horizon is not None:
             # a nominal 0.3 * 10 is 2.999...
             batch = within_horizon(batch, math.floor(self.value("horizon", step) + 1e-9))
-        return loss_on(batch, self.loss_on)
+        return batch if self.loss_on == "all" else loss_on(batch, self.loss_on)
 
     def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Outcome:
         """One step: transform, forward, objective."""
@@ -180,9 +180,9 @@ class TransformMethod(Arguments):
             value = value_at(given, step)
         except TypeError as error:
             raise UserError(f"{name}: {given!r} gives no number at step {step} ({error})") from error
-        problem = in_range(name, given, value, step, self.ranges[name])
-        if problem:
-            raise UserError(problem)
+        low, high = self.ranges[name]
+        if not (low <= value <= high and value < math.inf):
+            raise UserError(str(in_range(name, given, value, step, (low, high))))
         return value
 
     def problems(self) -> list[str]:
@@ -341,12 +341,12 @@ def bind_gate(given: Any, model: Any, batch: Batch, ratio: float) -> tuple[Calla
         batch: the batch, its history gold.
         ratio: the teacher forcing ratio; at 1 nothing is asked.
     """
-    gate = gates.resolve(given)
+    gate = gates.resolve(given) if isinstance(given, str) else given
     if gates.is_soft(gate):
         raise UserError(
             f"gate={given!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
         )
-    if not gates.needs_confidence(gate):
+    if not getattr(gate, "needs_confidence", False):
         return lambda key: gates.kept(gate(batch, ratio, key), batch), 0
     if ratio >= 1:
         return lambda key: torch.ones_like(batch.mask), 0

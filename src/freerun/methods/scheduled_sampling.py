@@ -178,8 +178,7 @@ class ScheduledSampling(TransformMethod):
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
         replacement, report = self._replacement(model, batch, step, key)
-        soft = gates.is_soft(self._gate)
-        done = (soft_mix if soft else roll_in)(model, batch, replacement, self.engine)
+        done = (soft_mix if self._soft else roll_in)(model, batch, replacement, self.engine)
         return batch.made(history=done.history), report | _counts(batch, replacement, done)
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
@@ -229,6 +228,10 @@ class ScheduledSampling(TransformMethod):
         return gates.resolve(self.gate)
 
     @cached_property
+    def _soft(self) -> bool:
+        return gates.is_soft(self._gate)
+
+    @cached_property
     def _engine(self) -> Any:
         return resolve_engine(self.engine)
 
@@ -236,7 +239,7 @@ class ScheduledSampling(TransformMethod):
         """The entries that the gate leaves to the model, and what to report of the gate."""
         ratio = self.value("teacher_forcing_ratio", step)
         report: dict[str, float | str] = {"teacher_forcing_ratio": ratio}
-        if gates.is_soft(self._gate):
+        if self._soft:
             if batch.is_discrete:
                 raise UserError(
                     f"gate={self.gate!r} mixes values, and these targets are ids: use two_pass(mix='expected'), which "
@@ -247,7 +250,7 @@ class ScheduledSampling(TransformMethod):
             toss, calls = bind_gate(self._gate, model, batch, ratio)
             keep = toss(fold(key, "gate", int(step)))
             report |= {"gate_passes": calls} if calls else {}
-        detached = gradient_of(batch, self.gradient) == "none"
+        detached = self.gradient == "none"
         draw = draws.fitting(self.draw, batch)
         return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
 

@@ -26,9 +26,6 @@ class Auto(Arguments):
     name: ClassVar[str] = "auto"
     in_parts: ClassVar[bool] = False
 
-    def check(self, model: Any) -> None:
-        """Any forward will do."""
-
     def choose(self, model: Any, batch: Batch, replacement: Replacement) -> Any:
         """The engine.
 
@@ -102,10 +99,12 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
     if using.in_parts:
         instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
         refuse_sharded(model, f"engine={using.name!r} calls parts of the model", instead)
-    using.check(model)
+    choosing = isinstance(using, Auto)
+    if not choosing:
+        using.check(model)
     if not any_rank(model, replacement.number > 0):
         return RollIn(batch.history)
-    if isinstance(using, Auto):
+    if choosing:
         using = using.choose(model, batch, replacement)
     with asking(model, batch):
         encoded = model.encode(batch) if supports(model, Encoder) else batch

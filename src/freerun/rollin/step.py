@@ -51,7 +51,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
     chosen = all_rows.split(counts)
     shared = replacement.shared_noise
     noises = None if shared is None else shared.split(counts)
-    last = int(times[-1])
+    last, size = int(times[-1]), batch.size
     history = batch.history.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
     embed = _embedding(model, batch, history[:last], state)
@@ -66,7 +66,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
         count = counts[t]
         if count:
             rows = chosen[t]
-            outputs = model.output(state, None if count == batch.size else rows)
+            outputs = model.output(state, None if count == size else rows)
             if start == 0:
                 replacement.check(outputs, count)
             part = slice(start, start + count)
