@@ -210,22 +210,6 @@ def damages(lives: Lives, number: int, seed: int, every: int = 997) -> Count:
     return count
 
 
-def bombs(lives: Lives) -> Count:
-    """Three gigabytes in place of each file of weights: refused or stepped over, and never read."""
-    count = Count("a file of three gigabytes")
-    commands = readers(lives)
-    for name in ("resume", "evaluate"):
-        _, right, _ = ran(lives, commands[name])
-        for path in sorted(commands[name].source.rglob("*.safetensors")):
-            place = path.relative_to(commands[name].source)
-            if path.with_name("manifest.json").exists() and (name == "resume" or place.parts[0] == "model"):
-                _, ended, _ = ran(lives, commands[name], sparse, place)
-                more = (ended.memory - right.memory) // 1024
-                count.tried += 1
-                count.check(ended.code in (0, 4) and more < 100, f"{name}, {place}: exit {ended.code}, {more} MB more")
-    return count
-
-
 def ran(
     lives: Lives, reader: Reader, damage: Callable[[Path], None] = lambda _: None, place: Path = Path()
 ) -> tuple[Any, Ended, Any]:

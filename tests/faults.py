@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tiny_recipes import ARMS, FALLING, toml
+
 HERE = Path(__file__).parent
 # a process that is killed loses nothing that it wrote: a disk is not needed, and slow
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -28,47 +30,20 @@ CLOCKS = {
     # the size of a file of seconds
     "metrics_bytes",
 }  # fmt: skip
-RECIPE = """\
-name = "faults"
-seed = 3
-[data]
-kind = "toy"
-symbols = 6
-max_length = 4
-train = 60
-dev = 6
-test = 6
-[model]
-size = 8
-dropout = 0.2
-[method]
-name = "scheduled_sampling"
-teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 }
-[train]
-updates = 15
-batch_size = 12
-accumulate = 2
-ema = 0.9
-lr = 0.01
-evaluate_every = 4
-save_every = 3
-"""
+RECIPE = toml(
+    name="faults",
+    seed=3,
+    data={"kind": "toy", "symbols": 6, "max_length": 4, "train": 60, "dev": 6, "test": 6},
+    model={"size": 8, "dropout": 0.2},
+    method=FALLING,
+    train={"updates": 15, "batch_size": 12, "accumulate": 2, "ema": 0.9, "lr": 0.01, "evaluate_every": 4}
+    | {"save_every": 3},
+)
 # most of its time is evaluation
 SLOW = RECIPE.replace("symbols = 6\nmax_length = 4", "symbols = 16\nmax_length = 5").replace(
     "dev = 6\ntest = 6", "dev = 400\ntest = 3000"
 )
-COMPARISON = (
-    RECIPE
-    + """\
-[compare]
-seeds = [3]
-workers = 2
-[[compare.arms]]
-method = { name = "teacher_forcing" }
-[[compare.arms]]
-method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
-"""
-)
+COMPARISON = RECIPE + toml(compare={"seeds": [3], "workers": 2, "arms": ARMS})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from builders import raises, refused
 from freerun import report
-from freerun.cli import main
 from freerun.compare import run as run_module
 from freerun.compare.plan import PlannedRun, plan, ready
 from freerun.compare.results import collect, read, write
@@ -36,31 +35,20 @@ from freerun.errors import (
 from freerun.training.log import RunState, progress_for, update_facts
 from freerun.training.run_folder import events
 from simulated_runs import ARMS, arm, write_comparison, write_run
+from tiny_recipes import SAMPLING, ends, toml
 
-RECIPE = """
-name = "tiny"
-[data]
-kind = "toy"
-symbols = 6
-max_length = 4
-train = 40
-dev = 6
-test = 8
-[model]
-size = 8
-[train]
-updates = UPDATES
-batch_size = 8
-evaluate_every = UPDATES
-[compare]
-seeds = [3]
-workers = 2
-[[compare.arms]]
-method = { name = "token_noise", exclude_gold = true, rate = { matched_to = "sampling" } }
-[[compare.arms]]
-label = "sampling"
-method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
-"""
+NOISE = {"name": "token_noise", "exclude_gold": True, "rate": {"matched_to": "sampling"}}
+
+
+def tiny(updates, **train):
+    """A recipe of two arms, the second of which runs first."""
+    return toml(
+        name="tiny",
+        data={"kind": "toy", "symbols": 6, "max_length": 4, "train": 40, "dev": 6, "test": 8},
+        model={"size": 8},
+        train={"updates": updates, "batch_size": 8, "evaluate_every": updates, **train},
+        compare={"seeds": [3], "workers": 2, "arms": [{"method": NOISE}, {"label": "sampling", "method": SAMPLING}]},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +56,7 @@ def finished(tmp_path_factory):
     """A recipe and the folder of a real, finished comparison of it."""
     folder = tmp_path_factory.mktemp("compare")
     recipe, out = folder / "tiny.toml", folder / "out"
-    recipe.write_text(RECIPE.replace("UPDATES", "6"))
+    recipe.write_text(tiny(6))
     compare(recipe, [], out, progress=False)
     return recipe, out
 
@@ -370,8 +358,7 @@ def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch,
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    assert main(["compare", "copy", "--out", str(tmp_path)]) == 0
-    shown, verdict = capsys.readouterr().out.split(results["verdict"])
+    shown, verdict = ends(capsys, 0, "compare", "copy", "--out", tmp_path).out.split(results["verdict"])
     assert verdict.strip() == str(tmp_path / "report.html")
     assert "…" not in shown
     assert len(re.findall(r"\[-?\d+\.", shown)) == 4 * 3
@@ -432,9 +419,7 @@ def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path, code, kind
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path, number, code):
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
-    recipe.write_text(
-        RECIPE.replace("UPDATES", "100000").replace("evaluate_every", "save_every = 1000000\nevaluate_every")
-    )
+    recipe.write_text(tiny(100_000, save_every=1_000_000))
     command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
@@ -510,7 +495,7 @@ def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(fini
 @pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: one to two minutes")
 def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path):
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
-    recipe.write_text(RECIPE.replace("UPDATES", "200"))
+    recipe.write_text(tiny(200))
     command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
@@ -532,7 +517,7 @@ def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path):
 @pytest.mark.slow(reason="trains a real run until it diverges: some ten seconds of imports")
 def test_a_run_that_fails_stops_the_comparison(tmp_path):
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(RECIPE.replace("UPDATES", "50"))
+    recipe.write_text(tiny(50))
     arms = 'compare.arms=[{label = "gold", method = {name = "teacher_forcing"}}]'
     with pytest.raises(DivergedError, match=r"run gold-3 ended with exit code 6(.|\n)*diverged"):
         compare(recipe, [arms, "train.lr=1e30", "train.clip=0"], tmp_path / "out", progress=False)

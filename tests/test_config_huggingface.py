@@ -5,13 +5,13 @@ import shutil
 import pytest
 import transformers
 
-from freerun.cli import main
 from freerun.errors import UserError
 from freerun.recipes import load_recipe
 from freerun.recipes.build import build, build_data, build_model
 from freerun.recipes.train import run_recipe
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, config, model_folder, rows, sentences, tokenizer, write_lines, write_recipe
+from tiny_recipes import ends
 
 SIDES = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
 
@@ -194,8 +194,7 @@ def test_rows_that_are_left_out_are_counted(recipe, tmp_path, capsys):
     for how, said in (("drop", "dropped: 1 row too long"), ("cut", "1 row cut")):
         out = tmp_path / how
         given = ["--set", "data.max_source=20", "--set", f"data.too_long={how}", "--set", "train.updates=1"]
-        assert main(["train", str(path), *given, "--out", str(out)]) == 0
-        assert said in capsys.readouterr().err
+        assert said in ends(capsys, 0, "train", path, *given, "--out", out).err
 
 
 def test_a_method_the_model_cannot_honour(recipe):

@@ -23,34 +23,16 @@ from freerun.recipes.load import evaluate_run, load_run
 from freerun.recipes.train import run_recipe
 from simulated_runs import arm
 from tiny_recipes import TINY as TINY_IDS
-from tiny_recipes import write
+from tiny_recipes import ends, toml, write
 
-TINY = """\
-name = "tiny"
-seed = 3
-
-[data]
-kind = "system"
-system = "lorenz63"
-past = 6
-horizon = 5
-windows = [40, 10, 12]
-trajectories = 4
-
-[model]
-kind = "recurrent_forecaster"
-size = 8
-
-[method]
-name = "scheduled_sampling"
-teacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.0 }
-
-[train]
-updates = 4
-batch_size = 8
-evaluate_every = 2
-save_every = 4
-"""
+TINY = toml(
+    name="tiny",
+    seed=3,
+    data={"kind": "system", "system": "lorenz63", "past": 6, "horizon": 5, "windows": [40, 10, 12], "trajectories": 4},
+    model={"kind": "recurrent_forecaster", "size": 8},
+    method={"name": "scheduled_sampling", "teacher_forcing_ratio": {"schedule": "linear", "start": 1.0, "end": 0.0}},
+    train={"updates": 4, "batch_size": 8, "evaluate_every": 2, "save_every": 4},
+)
 
 MODELS = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "shallow_plrnn", "article")
 
@@ -96,8 +78,7 @@ def test_every_model_trains_runs_and_is_checked(tmp_path, kind, capsys):
     summary = run_recipe(recipe, tmp_path / "run", progress=False)
     own = {"nrmse", "nrmse_last_tenth", "mse", "mae", "valid_time", "diverged", "first_divergence"}
     assert own <= set(summary["test"]["free_running"])
-    assert main(["check", str(tmp_path / "run")]) == 0
-    assert "step_equals_parallel" in capsys.readouterr().out
+    assert "step_equals_parallel" in ends(capsys, 0, "check", tmp_path / "run").out
     assert evaluate_run(load_run(tmp_path / "run"))["free_running"] == pytest.approx(summary["test"]["free_running"])
 
 
@@ -241,16 +222,13 @@ def test_a_run_answers_with_a_table_in_the_units_of_the_data(run, tmp_path, caps
 
 
 def test_missing_covariates_at_generation(run, tmp_path, capsys):
-    assert main(["generate", str(run[0]), "--input", str(table(tmp_path, 40))]) == 2
-    assert "covariates are missing" in capsys.readouterr().err
-    assert main(["generate", str(run[0])]) == 2
-    assert "--input FILE" in capsys.readouterr().err
+    assert "covariates are missing" in ends(capsys, 2, "generate", run[0], "--input", str(table(tmp_path, 40))).err
+    assert "--input FILE" in ends(capsys, 2, "generate", run[0]).err
 
 
 def test_a_run_is_scored_on_any_table(run, tmp_path, capsys):
     folder, path, _ = run
-    assert main(["evaluate", str(folder), "--data", str(path)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(ends(capsys, 0, "evaluate", folder, "--data", path).out)
     assert found["windows"] == 120 - 11 + 1
     assert "last_value_nrmse" in found["free_running"]
     assert main(["evaluate", str(folder), "--data", str(table(tmp_path, 40, (4, 1, "x")))]) == 2

@@ -284,8 +284,6 @@ def test_a_batch_says_all_that_is_wrong_with_it():
     with pytest.raises(fr.UserError) as caught:
         fr.Batch(ids, ids[:, :2], torch.ones(2, 2), weights=torch.ones(3), rows=torch.arange(3))
     assert len(caught.value.problems) == 5
-    refused("several streams of ids", fr.Batch, ids[..., None], ids[..., None], ids == 0)
-    refused("unsqueeze", fr.Batch, ids.double(), ids.double(), ids == 0)
 
 
 class TestNoise:

@@ -13,34 +13,16 @@ from freerun.report.charts import Axes, _cut, _ticks, _within
 from freerun.report.comparison_figures import forecasts
 from freerun.report.diagnosis import write_diagnosis
 from test_report import MEASURE, Page
-from tiny_recipes import TINY, write
+from tiny_recipes import TINY, ends, toml, write
 
-SERIES = """\
-name = "tiny-series"
-seed = 3
-
-[data]
-kind = "system"
-system = "lorenz63"
-past = 8
-horizon = 12
-windows = [64, 8, 40]
-trajectories = 3
-
-[model]
-kind = "recurrent_forecaster"
-size = 8
-head = "gaussian"
-
-[method]
-name = "teacher_forcing"
-
-[train]
-updates = 4
-batch_size = 32
-evaluate_every = 4
-save_every = 4
-"""
+SERIES = toml(
+    name="tiny-series",
+    seed=3,
+    data={"kind": "system", "system": "lorenz63", "past": 8, "horizon": 12, "windows": [64, 8, 40], "trajectories": 3},
+    model={"kind": "recurrent_forecaster", "size": 8, "head": "gaussian"},
+    method={"name": "teacher_forcing"},
+    train={"updates": 4, "batch_size": 32, "evaluate_every": 4, "save_every": 4},
+)
 
 
 def trained(folder: Path, text: str) -> Path:
@@ -127,11 +109,9 @@ def test_pages_are_whole_small_and_load_nothing(kind, request):
 
 def test_an_earlier_diagnosis_is_not_overwritten(series, tmp_path, capsys):
     before = (series / "diagnosis.html").read_bytes()
-    assert main(["diagnose", str(series)]) == 3
-    assert "holds a diagnosis (diagnosis.json, diagnosis.html)" in capsys.readouterr().err
+    assert "holds a diagnosis (diagnosis.json, diagnosis.html)" in ends(capsys, 3, "diagnose", series).err
     assert (series / "diagnosis.html").read_bytes() == before
-    assert main(["diagnose", str(series), "--out", str(tmp_path / "new"), "--windows", "5"]) == 0
-    said = capsys.readouterr().out.splitlines()
+    said = ends(capsys, 0, "diagnose", series, "--out", tmp_path / "new", "--windows", "5").out.splitlines()
     assert said[0].startswith("NRMSE in standard deviations: teacher-forced ")
     assert said[-1] == str(tmp_path / "new" / "diagnosis.html")
     assert json.loads((tmp_path / "new" / "diagnosis.json").read_bytes())["diagnosis"]["windows"] == 5
@@ -149,39 +129,24 @@ def test_overwriting_a_run_removes_its_diagnosis(tmp_path):
 
 
 def test_what_cannot_be_diagnosed_says_so(tmp_path, series, capsys):
-    assert main(["diagnose", str(tmp_path / "nowhere")]) == 4
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "there is no such folder" in ends(capsys, 4, "diagnose", tmp_path / "nowhere").err
     assert main(["diagnose", str(series), "--out", str(tmp_path / "w"), "--windows", "0"]) == 2
     assert "--windows must be at least 1; got 0" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
     assert main(["diagnose", str(series), "--out", str(tmp_path / "file")]) == 3
     text = "abc abd " * 200
     (tmp_path / "text.txt").write_text(text)
-    recipe = f"""\
-name = "t"
-[data]
-kind = "text"
-path = "{tmp_path / "text.txt"}"
-length = 8
-[model]
-kind = "transformer_lm"
-size = 8
-layers = 1
-heads = 1
-[method]
-name = "teacher_forcing"
-[train]
-updates = 2
-batch_size = 4
-evaluate_every = 2
-save_every = 2
-[evaluate]
-block = 16
-"""
+    recipe = toml(
+        name="t",
+        data={"kind": "text", "path": str(tmp_path / "text.txt"), "length": 8},
+        model={"kind": "transformer_lm", "size": 8, "layers": 1, "heads": 1},
+        method={"name": "teacher_forcing"},
+        train={"updates": 2, "batch_size": 4, "evaluate_every": 2, "save_every": 2},
+        evaluate={"block": 16},
+    )
     run = trained(tmp_path, recipe)
     capsys.readouterr()
-    assert main(["diagnose", str(run)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "diagnose", run).err
     assert "a run on a text cannot be diagnosed" in said
     assert "freerun evaluate" in said
 

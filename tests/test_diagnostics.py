@@ -626,7 +626,6 @@ def test_prompts_of_different_lengths_are_left_out_of_the_places():
 def test_what_cannot_be_diagnosed_is_refused():
     batch = windows(2, 3, 4)
     ids = torch.zeros(2, 3, dtype=torch.long)
-    refused("nothing to diagnose", diagnose, Halving(), [])
     refused("mixed", diagnose, Halving(), [batch, Batch(ids, ids, ids == 0)])
     refused("no position that counts", diagnose, Halving(), Batch(ids, ids, ids != 0))
 

@@ -54,10 +54,6 @@ def test_damaged_files_are_refused_by_name_or_make_no_difference(lives):
     assert_held(fault_damage.damages(lives, 20, seed=0), 20)
 
 
-def test_three_gigabytes_are_refused_without_being_read(lives):
-    assert_held(fault_damage.bombs(lives), 4)
-
-
 def test_nothing_is_unpickled():
     found = {"pickle", "torch.load", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
     for path in (HERE.parent / "src").rglob("*.py"):

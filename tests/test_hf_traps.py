@@ -11,7 +11,6 @@ import freerun as fr
 from builders import assert_same_gradients, gradients
 from families import CAUSAL, FAMILIES, LANGUAGE, PAD, SEQ2SEQ, START, VOCAB, collated
 from freerun import draws, hf
-from freerun.keys import fold
 from freerun.types import Cached, Stepper
 from oracles_hf import Row, coin, full_prefix, generated, loss, own_arguments, rows_of, said
 
@@ -485,19 +484,6 @@ def test_two_passes_of_symbols_and_k_passes(name):
         outcome = method.run(m, batch, STEP, KEY)
         assert_histories(outcome.fed, wanted)
         assert outcome.report["exact"] == 0.0
-
-
-def test_coins_are_functions_of_key_step_row_and_position():
-    model = FAMILIES["gpt2"].build()
-    m, given = hf.adapt(model), inputs_of("gpt2", model)
-    method = fr.scheduled_sampling(0.5)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-    first = method.transform(m, batch, STEP, KEY).history
-    assert torch.equal(first, method.transform(m, batch, STEP, KEY).history)
-    assert not torch.equal(first, method.transform(m, batch, STEP + 1, KEY).history)
-    assert not torch.equal(first, method.transform(m, batch, STEP, KEY + 1).history)
-    assert not torch.equal(first, method.transform(m, m.batch(**given), STEP, KEY).history)
-    assert fold(KEY, "gate", STEP) != fold(KEY, "gate", STEP + 1)
 
 
 def test_a_users_own_positions_and_arguments_reach_the_model():

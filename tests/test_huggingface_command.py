@@ -18,6 +18,7 @@ from freerun.tasks.records import AnswerSettings, evaluate_records, free_outputs
 from freerun.training.run_folder import clear_run
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, MARKED, model_folder, rows, sentences, write_lines, write_recipe
+from tiny_recipes import ends
 from training_world import fingerprints
 
 KINDS = {
@@ -140,8 +141,7 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     capsys.readouterr()
     lines = tmp_path / "in.txt"
     lines.write_text("a man runs. ->\nthe dog\\nsleeps. ->\n")
-    assert main(["generate", str(run), "--input", str(lines), "--length", "7"]) == 0
-    out = capsys.readouterr().out.splitlines()
+    out = ends(capsys, 0, "generate", run, "--input", lines, "--length", "7").out.splitlines()
     loaded = load_run(run)
     asked = ["a man runs. ->", "the dog\nsleeps. ->"]
     expected = free_outputs(loaded.model, loaded.codec, loaded.codec.prompts(asked), AnswerSettings(length=7))
@@ -162,20 +162,17 @@ def test_lines_that_cannot_be_answered_are_named(world, tmp_path, capsys):
     run = world("gpt2-completions") / "run"
     lines = tmp_path / "in.txt"
     lines.write_text("a man\n\n" + "man " * 90 + "\n")
-    assert main(["generate", str(run), "--input", str(lines)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", run, "--input", lines).err
     assert f"{lines}:2: is empty; expected a source or prompt" in said
     assert re.search(rf"{lines}:3: has \d+ tokens, its answer may have \d+, and the model has 96 positions", said)
     lines.write_text('{"prompt": "a"}\n{"text": "a"}\nplain\n')
-    assert main(["generate", str(run), "--input", str(lines)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", run, "--input", lines).err
     assert f"{lines}:2: has no 'prompt'; it has text" in said
     assert f"{lines}:3: no JSON: " in said
     lines.write_text(
         '{"prompt": ["a", "b"]}\n{"prompt": 5}\n{"prompt": "a", "output": "mine"}\n[1]\n{"prompt": null}\n'
     )
-    assert main(["generate", str(run), "--input", str(lines)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", run, "--input", lines).err
     assert f"{lines}:1: column 'prompt' holds a list, ['a', 'b']; expected text" in said
     assert f"{lines}:2: column 'prompt' holds a int, 5; expected text" in said
     assert f"{lines}:3: has an 'output' already, where the answer is written: rename it, or leave it out" in said
@@ -187,8 +184,7 @@ def test_conversations_that_cannot_be_answered_are_named(world, tmp_path, capsys
     run = world("llama-messages") / "run"
     cells = [[1], {"role": "user", "content": "a"}, 5, [{"role": "user", "content": 3}], []]
     lines = write_lines(tmp_path / "in.jsonl", [{"messages": cell} for cell in cells])
-    assert main(["generate", str(run), "--input", str(lines)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", run, "--input", lines).err
     for number in (1, 2, 3):
         assert f"{lines}:{number}: column 'messages' holds no conversation; expected a list of" in said
     assert f"{lines}:4: column 'messages' has no role and content, both text, in message 1" in said
@@ -199,15 +195,13 @@ def test_conversations_that_cannot_be_answered_are_named(world, tmp_path, capsys
 def test_evaluate_diagnose_and_check(world, name, tmp_path, capsys):
     run = world(name) / "run"
     capsys.readouterr()
-    assert main(["evaluate", str(run)]) == 0
-    own = json.loads(capsys.readouterr().out)
+    own = json.loads(ends(capsys, 0, "evaluate", run).out)
     summary = json.loads((run / "summary.json").read_text())
     assert own["free_running"] == pytest.approx(summary["test"]["free_running"])
     assert own["records"] == 4
     shape = KINDS[name][1]
     file = write_lines(tmp_path / "more.jsonl", rows(shape)[:3])
-    assert main(["evaluate", str(run), "--data", str(file), "--beams", "2"]) == 0
-    more = json.loads(capsys.readouterr().out)
+    more = json.loads(ends(capsys, 0, "evaluate", run, "--data", file, "--beams", "2").out)
     assert (more["data"], more["records"], more["beams"]) == (str(file), 3, 2)
     assert main(["diagnose", str(run), "--out", str(tmp_path / "d"), "--windows", "3"]) == 0
     found = json.loads((tmp_path / "d" / "diagnosis.json").read_text())
@@ -215,8 +209,7 @@ def test_evaluate_diagnose_and_check(world, name, tmp_path, capsys):
     assert found["data"]["item_noun"] == "records"
     # told gold, what is wrong is what the score counts
     assert 0 <= found["diagnosis"]["teacher_forced"]["wrong"] <= 1
-    assert main(["check", str(run)]) == 0
-    assert "refused" not in capsys.readouterr().out
+    assert "refused" not in ends(capsys, 0, "check", run).out
 
 
 def test_evaluate_refuses_a_file_of_other_columns_or_too_long(world, tmp_path, capsys):

@@ -19,6 +19,7 @@ from freerun.recipes import load_recipe
 from freerun.recipes.load import evaluate_run, generate_lines, load_run, trial_batch
 from freerun.recipes.train import run_recipe
 from freerun.tasks.text import TextSettings, TextTask, evaluate_text, free_outputs
+from tiny_recipes import ends
 
 TEXT = "the cat sat on the mat and the dog ran to the cat.\nso it goes, on and on.\n" * 12
 RECIPE = """
@@ -257,8 +258,7 @@ def test_a_saved_run_is_loaded_scored_and_checked(run, text_file, capsys):
     assert evaluate_run(loaded, text_file)["characters"] == len(TEXT)
     batch = trial_batch(loaded)
     assert batch.mask.sum(1).tolist() == [5, 6, 7, 8]
-    assert main(["check", str(run)]) == 0
-    assert "ok              causal" in capsys.readouterr().out
+    assert "ok              causal" in ends(capsys, 0, "check", run).out
 
 
 def test_a_file_to_score_on_is_read_as_the_runs_own_data(run, tmp_path):
@@ -286,8 +286,7 @@ def test_generate_goes_on_line_by_line(run, tmp_path, monkeypatch, capsys):
     assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--beams", "2"]) == 2
     assert "--beams has no effect" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("nöne X\n".encode()), encoding="utf-8"))
-    assert main(["generate", str(run)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", run).err
     assert "standard input:1: character 'X' was never seen in training" in said
     assert "2 errors" in said
 
@@ -326,7 +325,7 @@ def test_keys_and_scores_of_another_task_are_refused(run):
     with pytest.raises(UserError, match=r"--set data\.dev=0\.5: dev and test must leave something to train on"):
         load_recipe(recipe, ["data.dev=0.5", "data.test=0.5"])
     (run.parent / "no_test.toml").write_text(recipe.read_text().replace("test = 0.1", "test = 0.0"), encoding="utf-8")
-    with pytest.raises(UserError, match=r"no_test\.toml:7: `test` must lie in"):
+    with pytest.raises(UserError, match=r"no_test\.toml:6: `test` must lie in"):
         load_recipe(run.parent / "no_test.toml")
 
 

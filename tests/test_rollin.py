@@ -115,17 +115,6 @@ def test_stepping_equals_the_fused_pass(cell, attention, layers):
                 state = model.step(state, model.embed(batch.history[:, t]))
 
 
-def test_selected_states_go_on_as_their_rows():
-    model, batch = seq2seq(), ragged()
-    rows = torch.tensor([3, 1, 1])
-    whole = model.step(model.start(batch), model.embed(batch.history[:, 0]))
-    part = model.select(whole, rows)
-    torch.testing.assert_close(model.output(part), model.output(whole)[rows])
-    part = model.step(part, model.embed(batch.history[rows, 1]))
-    whole = model.step(whole, model.embed(batch.history[:, 1]))
-    torch.testing.assert_close(model.output(part), model.output(whole)[rows])
-
-
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_source_padding_and_batch_mates_are_inert(bidirectional):
     model, batch = seq2seq(bidirectional=bidirectional, layers=2), ragged()

@@ -22,7 +22,7 @@ from freerun.training import loop
 from freerun.training import update as update_module
 from freerun.training.run_folder import FolderLock, checkpoints, clear_run
 from freerun.training.weights import read_model
-from tiny_recipes import TINY, changed, write
+from tiny_recipes import TINY, changed, ends, write
 from training_world import Wrapped, make_task, train
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -250,8 +250,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(started, recipe, gon
     for name in gone:
         shutil.rmtree(started / name) if (started / name).is_dir() else (started / name).unlink()
     before = tree(started)
-    assert main(["train", recipe, "--out", str(started), "--resume"]) == 4
-    assert "holds no checkpoint, and " in capsys.readouterr().err
+    assert "holds no checkpoint, and " in ends(capsys, 4, "train", recipe, "--out", started, "--resume").err
     assert tree(started) == before
 
 
@@ -283,8 +282,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_loads(tmp_path, capsys):
     assert summary["updates"] == expected["updates"]
     finished = shutil.copytree(GOLDEN / "finished", tmp_path / "finished")
     capsys.readouterr()
-    assert main(["evaluate", str(finished)]) == 0
-    found = json.loads(capsys.readouterr().out)["teacher_forced"]["loss"]
+    found = json.loads(ends(capsys, 0, "evaluate", finished).out)["teacher_forced"]["loss"]
     assert found == pytest.approx(expected["test"]["teacher_forced"]["loss"], rel=1e-3)
     assert main(["train", str(GOLDEN / "golden.toml"), "--out", str(finished), "--resume"]) == 0
 
@@ -431,8 +429,7 @@ def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path)
 
 def test_leave_that_has_no_effect_is_refused(started, recipe, capsys):
     other = ["train", recipe, "--out", str(started.with_name("other")), "--allow-change", "train.lr"]
-    assert main(other) == 2
-    assert "--allow-change train.lr has no effect without --resume" in capsys.readouterr().err
+    assert "--allow-change train.lr has no effect without --resume" in ends(capsys, 2, *other).err
     refused(r"there is no such key\n  help: did you mean train\.lr\?", train, started, resume=True, allow=["train.lrr"])
     assert main(["train", recipe, "--out", str(started), "--resume"]) == 0
     changed = ["--resume", "--set", "train.updates=20", "--allow-change", "train.updates"]
@@ -469,8 +466,7 @@ def test_a_note_in_a_checkpoint_does_not_stop_the_run_that_overwrites_it(tmp_pat
 
 def test_updates_that_are_allowed_bring_their_schedule_with_them(started, recipe, capsys):
     more = ["train", recipe, "--out", str(started), "--resume", "--set", "train.updates=20"]
-    assert main(more) == 4
-    refusal = capsys.readouterr().err
+    refusal = ends(capsys, 4, *more).err
     assert refusal.count("error:") == 1
     assert "train.updates: 12 there, 20 now" in refusal
     assert main([*more, "--allow-change", "train.updates"]) == 0

@@ -25,6 +25,7 @@ from freerun.recipes.train import run_recipe
 from freerun.tasks import task_of
 from freerun.tasks.pairs import EvaluateSettings, TranslateTask, evaluate_pairs, free_outputs
 from parallel_text import PAIRS, write_parallel
+from tiny_recipes import ends
 
 RECIPE = """\
 name = "tiny"
@@ -193,35 +194,29 @@ def test_a_run_leaves_what_is_needed_to_use_it(run, data):
 def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
     lines = tmp_path / "in.txt"
     lines.write_text("a man runs .\nan unseen wörd\n")
-    assert main(["generate", str(run), "--input", str(lines)]) == 0
-    out = capsys.readouterr().out
+    out = ends(capsys, 0, "generate", run, "--input", lines).out
     loaded = load_run(run)
     settings = EvaluateSettings(length_margin=2)
     assert out.splitlines() == free_outputs(loaded.model, loaded.codec, ["a man runs .", "an unseen wörd"], settings)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
-    assert main(["generate", str(run), "--beams", "2"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(ends(capsys, 0, "generate", run, "--beams", "2").out.splitlines()) == 2
     # one answer a line: what only str.splitlines takes for an end is none, and no line is left out silently
     lines.write_bytes("\ufeffa man\u2028runs .\r\na dog\x85runs .\n".encode())
-    assert main(["generate", str(run), "--input", str(lines)]) == 0
-    assert capsys.readouterr().out.count("\n") == 2
+    assert ends(capsys, 0, "generate", run, "--input", lines).out.count("\n") == 2
     lines.write_text("a man .\n\na dog .\n \n")
-    assert main(["generate", str(run), "--input", str(lines)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", run, "--input", lines).err
     assert all(f"{lines}:{number}: the line is empty; expected a sentence" in said for number in (2, 4))
 
 
 def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):
     summary = json.loads((run / "summary.json").read_text())
-    assert main(["evaluate", str(run)]) == 0
-    own = json.loads(capsys.readouterr().out)
+    own = json.loads(ends(capsys, 0, "evaluate", run).out)
     assert own["free_running"] == pytest.approx(summary["test"]["free_running"])
     assert own["sentences"] == 4
     assert own["bleu"] == bleu_signature()
     file = tmp_path / "more.tsv"
     file.write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS[:4]))
-    assert main(["evaluate", str(run), "--data", str(file)]) == 0
-    other = json.loads(capsys.readouterr().out)
+    other = json.loads(ends(capsys, 0, "evaluate", run, "--data", file).out)
     assert other["teacher_forced"] == own["teacher_forced"]
     assert main(["check", str(run)]) == 0
 
@@ -260,8 +255,7 @@ def test_lines_too_long_for_the_model_are_named(recipe, tmp_path, capsys):
     assert main(["train", str(recipe), *overrides, "--out", str(out)]) == 0
     long = "man " * 41
     lines.write_text(f"a man runs .\n{long}\na dog runs .\n")
-    assert main(["generate", str(out), "--input", str(lines)]) == 2
-    said = capsys.readouterr().err
+    said = ends(capsys, 2, "generate", out, "--input", lines).err
     number = re.search(rf"{lines}:2: the source has (\d+) symbols, and the model was made with longest = 40", said)[1]
     assert f"--set model.longest={number}" in said
     pairs.write_bytes(f"a man\tein mann\na man\tgro\u00dfer {long}\n".encode())
