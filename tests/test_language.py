@@ -19,33 +19,16 @@ from freerun.recipes import load_recipe
 from freerun.recipes.load import evaluate_run, generate_lines, load_run, trial_batch
 from freerun.recipes.train import run_recipe
 from freerun.tasks.text import TextSettings, TextTask, evaluate_text, free_outputs
-from tiny_recipes import ends
+from tiny_recipes import SAMPLING, ends, toml
 
 TEXT = "the cat sat on the mat and the dog ran to the cat.\nso it goes, on and on.\n" * 12
-RECIPE = """
-[data]
-kind = "text"
-path = "PATH"
-length = 8
-dev = 0.1
-test = 0.1
-[model]
-size = 8
-layers = 1
-heads = 2
-longest = 16
-[method]
-name = "scheduled_sampling"
-teacher_forcing_ratio = 0.5
-[train]
-updates = 8
-batch_size = 4
-evaluate_every = 4
-evaluate_items = 2
-save_every = 4
-[evaluate]
-block = 16
-"""
+RECIPE = toml(
+    data={"kind": "text", "path": "PATH", "length": 8, "dev": 0.1, "test": 0.1},
+    model={"size": 8, "layers": 1, "heads": 2, "longest": 16},
+    method=SAMPLING,
+    train={"updates": 8, "batch_size": 4, "evaluate_every": 4, "evaluate_items": 2, "save_every": 4},
+    evaluate={"block": 16},
+)
 
 
 @pytest.fixture(scope="module")

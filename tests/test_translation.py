@@ -25,36 +25,17 @@ from freerun.recipes.train import run_recipe
 from freerun.tasks import task_of
 from freerun.tasks.pairs import EvaluateSettings, TranslateTask, evaluate_pairs, free_outputs
 from parallel_text import PAIRS, write_parallel
-from tiny_recipes import ends
+from tiny_recipes import ARMS, ends, toml
 
-RECIPE = """\
-name = "tiny"
-[data]
-kind = "parallel"
-path = "PATH"
-subwords = 290
-[model]
-kind = "transformer"
-size = 16
-layers = 1
-heads = 2
-[method]
-name = "teacher_forcing"
-[train]
-updates = 6
-batch_size = 8
-evaluate_every = 3
-evaluate_items = 2
-save_every = 6
-[evaluate]
-length_margin = 2
-[compare]
-seeds = [0]
-[[compare.arms]]
-method = { name = "teacher_forcing" }
-[[compare.arms]]
-method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
-"""
+RECIPE = toml(
+    name="tiny",
+    data={"kind": "parallel", "path": "PATH", "subwords": 290},
+    model={"kind": "transformer", "size": 16, "layers": 1, "heads": 2},
+    method={"name": "teacher_forcing"},
+    train={"updates": 6, "batch_size": 8, "evaluate_every": 3, "evaluate_items": 2, "save_every": 6},
+    evaluate={"length_margin": 2},
+    compare={"seeds": [0], "arms": ARMS},
+)
 
 
 @pytest.fixture(scope="module")
