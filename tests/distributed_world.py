@@ -107,12 +107,14 @@ CASES = {
 }
 
 
-def torchrun(arguments: Sequence[str], *, processes: int = 2, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    arguments: Sequence[str], *, processes: int = 2, timeout: float = 600, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Start a script, or ``-m`` a module, in several processes on this machine."""
     found = {name: value for name, value in os.environ.items() if name not in _OURS}
     path = os.pathsep.join([str(HERE), found.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
-        env={**found, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        env={**found, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
     )  # fmt: skip

@@ -29,7 +29,7 @@ from freerun.errors import (
 from freerun.methods import METHODS, PRESETS
 from freerun.schedules import SCHEDULES
 from freerun.training.weights import pack, write_model
-from tiny_recipes import write
+from tiny_recipes import ends, write
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,7 @@ def test_a_broken_recipe_is_refused_without_torch(tmp_path):
 
 
 def test_train_prints_results_to_stdout_and_the_rest_to_stderr(tmp_path, capsys):
-    assert main(["train", str(write(tmp_path)), "--out", str(tmp_path / "run"), "--set", "train.updates=6"]) == 0
-    out, err = capsys.readouterr()
+    out, err = ends(capsys, 0, "train", str(write(tmp_path)), "--out", tmp_path / "run", "--set", "train.updates=6")
     lines = out.splitlines()
     assert lines[0].split() == ["test", "free-running", "teacher-forced"]
     assert lines[1].split()[::3] == ["PER", "%"]
@@ -89,14 +88,11 @@ def test_train_prints_results_to_stdout_and_the_rest_to_stderr(tmp_path, capsys)
 def test_generate_from_a_file_and_from_standard_input(run, tmp_path, capsys, monkeypatch):
     words = tmp_path / "words.txt"
     words.write_text("abc\n\nfed\n")
-    assert main(["generate", str(run), "--input", str(words)]) == 0
-    from_file = capsys.readouterr().out
+    from_file = ends(capsys, 0, "generate", run, "--input", words).out
     assert [line.split("\t")[0] for line in from_file.splitlines()] == ["abc", "fed"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\nfed\n")))
-    assert main(["generate", str(run)]) == 0
-    assert capsys.readouterr().out == from_file
-    assert main(["generate", str(run), "--input", str(words), "--beams", "3"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert ends(capsys, 0, "generate", run).out == from_file
+    assert len(ends(capsys, 0, "generate", run, "--input", words, "--beams", "3").out.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -109,29 +105,25 @@ def test_generate_from_a_file_and_from_standard_input(run, tmp_path, capsys, mon
 )
 def test_words_that_cannot_be_read(run, tmp_path, capsys, content, expected):
     (tmp_path / "words.txt").write_bytes(content)
-    assert main(["generate", str(run), "--input", str(tmp_path / "words.txt")]) == 2
-    out, err = capsys.readouterr()
+    out, err = ends(capsys, 2, "generate", run, "--input", tmp_path / "words.txt")
     assert out == ""
     assert expected in err
 
 
 def test_evaluate_gives_json_with_both_sides(run, tmp_path, capsys):
-    assert main(["evaluate", str(run)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(ends(capsys, 0, "evaluate", run).out)
     summary = json.loads((run / "summary.json").read_text())
     assert found["signature"] == summary["signature"]
     assert found["words"] == 20
     for side in ("teacher_forced", "free_running"):
         assert found[side] == pytest.approx(summary["test"][side])
     (tmp_path / "pairs.tsv").write_text("abc\ta b c\nfed\tf e d\n")
-    assert main(["evaluate", str(run), "--data", str(tmp_path / "pairs.tsv"), "--beams", "2"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(ends(capsys, 0, "evaluate", run, "--data", tmp_path / "pairs.tsv", "--beams", "2").out)
     assert (found["words"], found["beams"]) == (2, 2)
 
 
 def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
-    assert main(["check", str(run)]) == 0
-    assert "step_equals_parallel" in capsys.readouterr().out
+    assert "step_equals_parallel" in ends(capsys, 0, "check", run).out
     (tmp_path / "leaky_models.py").write_text(
         "import torch\nfrom freerun import Batch\n"
         "ids = torch.tensor([[1, 2, 0], [2, 1, 0]])\nbatch = Batch(ids, ids, ids >= 0)\n"
@@ -147,12 +139,10 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "bad_exit.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "bad_import.py").write_text("raise ValueError('no data here')\n")
     monkeypatch.chdir(tmp_path)
-    assert main(["check", "leaky_models:pair"]) == 2
-    out, err = capsys.readouterr()
+    out, err = ends(capsys, 2, "check", "leaky_models:pair")
     assert "unshifted_history: outputs at position t move when history[t] changes" in out
     assert "the model is refused: " in err
-    assert main(["check", "leaky_models:by_example"]) == 0
-    out = capsys.readouterr().out
+    out = ends(capsys, 0, "check", "leaky_models:by_example").out
     assert "alone_equals_batch: each example alone equals itself in a batch" in out
     assert "warning         uses_history" in out
     for target, expected in [
@@ -165,35 +155,29 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
         ("bad_exit:pair", "importing bad_exit raised SystemExit: 3"),
         (":pair", "must be a run's folder or module:object"), ("leaky_models:", "module:object"),
     ]:  # fmt: skip
-        assert main(["check", target]) == 2
-        assert expected in capsys.readouterr().err
+        assert expected in ends(capsys, 2, "check", target).err
 
 
 def test_presets_are_listed_and_described(capsys):
-    assert main(["methods"]) == 0
-    listed = capsys.readouterr().out
+    listed = ends(capsys, 0, "methods").out
     for name, (make, paper) in PRESETS.items():
         assert f"\n{name}(steps" in listed
-        assert main(["methods", name]) == 0
-        shown = capsys.readouterr().out
+        shown = ends(capsys, 0, "methods", name).out
         made = make(1000, 20) if name == "bptt_sa" else make(1000)
         assert shown.startswith(f"{name}: a preset. ")
         assert repr(made) in shown
         assert f"freerun methods {made.name}" in shown
         assert paper in shown
-    assert main(["methods", "faling"]) == 2
-    assert "did you mean falling?" in capsys.readouterr().err
+    assert "did you mean falling?" in ends(capsys, 2, "methods", "faling").err
 
 
 @pytest.mark.parametrize("kind", ["methods", "schedules"])
 def test_lists_name_everything_there_is(kind, capsys):
     known = METHODS if kind == "methods" else SCHEDULES
-    assert main([kind]) == 0
-    listed = capsys.readouterr().out
+    listed = ends(capsys, 0, kind).out
     assert all(any(line.startswith(name) for line in listed.splitlines()) for name in known)
     for name in known:
-        assert main([kind, name]) == 0
-        shown = capsys.readouterr().out
+        shown = ends(capsys, 0, kind, name).out
         assert "Parameters:" in shown
         formula = known[name].citation.formula if kind == "methods" else known[name].formula
         assert formula.splitlines()[0] in shown
@@ -201,8 +185,7 @@ def test_lists_name_everything_there_is(kind, capsys):
 
 
 def test_recipes_are_listed_and_printed(capsys):
-    assert main(["recipes"]) == 0
-    assert "g2p-demo " in capsys.readouterr().out
+    assert "g2p-demo " in ends(capsys, 0, "recipes").out
     assert main(["recipes", "g2p-demo"]) == 0
     repository = Path(__file__).parent.parent / "recipes" / "g2p-demo.toml"
     assert capsys.readouterr().out == repository.read_text(encoding="utf-8")
@@ -227,8 +210,7 @@ def test_recipes_are_listed_and_printed(capsys):
 )
 def test_wrong_commands_exit_with_2_and_one_message(arguments, expected, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
+    out, err = ends(capsys, 2, *arguments)
     assert out == ""
     assert err.startswith("error: ")
     assert expected in err
@@ -238,15 +220,13 @@ def test_wrong_commands_exit_with_2_and_one_message(arguments, expected, tmp_pat
 
 def test_occupied_and_useless_folders(run, tmp_path, capsys):
     recipe = str(write(tmp_path))
-    assert main(["train", recipe, "--out", str(run)]) == 3
-    assert "holds a finished run\n  help: --overwrite" in capsys.readouterr().err
+    assert "holds a finished run\n  help: --overwrite" in ends(capsys, 3, "train", recipe, "--out", run).err
     assert main(["train", recipe, "--out", str(run), "--resume", "--set", "train.lr=0.5"]) == 4
     assert "train.lr: 0.001 there, 0.5 now" in capsys.readouterr().err
     assert main(["train", recipe, "--out", str(run), "--resume"]) == 0
     assert main(["train", recipe, "--out", str(run), "--resume", "--overwrite"]) == 2
     for command in ("generate", "evaluate", "check"):
-        assert main([command, str(tmp_path)]) == 4
-        assert "no model/model.json in" in capsys.readouterr().err
+        assert "no model/model.json in" in ends(capsys, 4, command, tmp_path).err
     assert main(["train", recipe, "--out", str(tmp_path / "new"), "--init", str(tmp_path)]) == 4
 
 
@@ -279,8 +259,7 @@ def test_codes_are_the_same_in_the_table_on_the_classes_in_the_help_and_in_the_d
     rows = [line.strip("| ").split(" | ", 1) for line in text.partition("## Exit codes")[2].splitlines()]
     documented = {int(row[0]): row[1] for row in rows if row[0].isdecimal()}
     assert documented == {code: meaning for code, (_, meaning) in EXIT_CODES.items()}
-    assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
+    shown = ends(capsys, 0, "--help").out
     assert all(f"{code:>4}  {meaning}" in shown for code, (_, meaning) in EXIT_CODES.items())
 
 
@@ -350,8 +329,7 @@ def test_a_run_whose_weights_are_nan_cannot_be_used(run, tmp_path, capsys):
     # finite, and beyond what the outputs can hold
     content[name][...] = 3e38
     write_model(copy, pack({name: tensor.fill_(3e38) for name, tensor in content.items()}), info)
-    assert main(["evaluate", str(copy)]) == 4
-    assert "outputs hold NaN" in capsys.readouterr().err
+    assert "outputs hold NaN" in ends(capsys, 4, "evaluate", copy).err
 
 
 def test_our_own_faults_leave_a_report(capsys):

@@ -13,7 +13,7 @@ from freerun.compare.plan import MARKER, check_output_dir, claim_output_dir
 from freerun.compare.run import compare
 from freerun.errors import OccupiedError
 from simulated_runs import write_comparison
-from tiny_recipes import TINY, changed, write
+from tiny_recipes import TINY, changed, ends, write
 
 ARMS = '\n[compare]\n[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n'
 
@@ -32,8 +32,7 @@ def test_a_folder_of_others_is_refused_and_left_alone(flags, tmp_path, capsys):
     assert main(["compare", recipe, "--out", str(tmp_path / "home"), *flags]) == 3
     assert "no comparison made what it holds (logs, recipes, results.json, runs)" in capsys.readouterr().err
     assert files(tmp_path / "home") == before
-    assert main(["compare", recipe, "--out", recipe, *flags]) == 3
-    assert "tiny.toml is a file; --out is a folder" in capsys.readouterr().err
+    assert "tiny.toml is a file; --out is a folder" in ends(capsys, 3, "compare", recipe, "--out", recipe, *flags).err
 
 
 @pytest.mark.parametrize("marked", [True, False])

@@ -215,8 +215,7 @@ def test_a_run_answers_with_a_table_in_the_units_of_the_data(run, tmp_path, caps
     lines = table(tmp_path, 40).read_text().splitlines()
     told = [",".join(cell if n in (0, 3) else "" for n, cell in enumerate(line.split(","))) for line in lines[36:]]
     (tmp_path / "now.csv").write_text("\n".join([*lines[:36], *told]) + "\n")
-    assert main(["generate", str(folder), "--input", str(tmp_path / "now.csv")]) == 0
-    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    found = list(csv.DictReader(io.StringIO(ends(capsys, 0, "generate", folder, "--input", tmp_path / "now.csv").out)))
     assert [row["lead"] for row in found] == ["1", "2", "3", "4", "5"]
     assert all(0 < float(row["load"]) < 6 for row in found)
 
@@ -231,8 +230,7 @@ def test_a_run_is_scored_on_any_table(run, tmp_path, capsys):
     found = json.loads(ends(capsys, 0, "evaluate", folder, "--data", path).out)
     assert found["windows"] == 120 - 11 + 1
     assert "last_value_nrmse" in found["free_running"]
-    assert main(["evaluate", str(folder), "--data", str(table(tmp_path, 40, (4, 1, "x")))]) == 2
-    assert "column 'load'" in capsys.readouterr().err
+    assert "column 'load'" in ends(capsys, 2, "evaluate", folder, "--data", str(table(tmp_path, 40, (4, 1, "x")))).err
     assert main(["evaluate", str(folder), "--data", str(table(tmp_path, 8))]) == 2
     assert "a window needs past + horizon = 6 + 5" in capsys.readouterr().err
 

@@ -1,14 +1,11 @@
 """Trainers on two processes: equal to one with the same global batch; resumed runs end with the same bits."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from distributed_world import HERE, torchrun
 from hf_trainer_ranks import METHODS, cases, equal, everything, scored
 from hf_trainer_world import WORLDS, apart, logged, weights
 
@@ -19,18 +16,10 @@ pytestmark = [
 ]
 
 
-def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *command],
-        capture_output=True, text=True, timeout=1500, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    done = torchrun(str(Path(__file__).with_name("hf_trainer_ranks.py")), str(folder))
+    done = torchrun([str(HERE / "hf_trainer_ranks.py"), str(folder)], timeout=1500, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in cases(folder)}
 
@@ -81,6 +70,6 @@ def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):
         "    data = [{**row, 'labels': [-100] * len(row['labels'])} for row in data]\n"
         "train(ours, build(), data, fr.scheduled_sampling(0.5), max_steps=2)\n"
     )
-    done = torchrun(str(script), str(Path(__file__).parent))
+    done = torchrun([str(script), str(HERE)], CUDA_VISIBLE_DEVICES="")
     assert done.returncode != 0
     assert "UserError: no token of the first optimizer step is to be learnt" in done.stderr

@@ -262,8 +262,7 @@ def test_a_damaged_model_folder_is_refused(world, tmp_path, capsys):
     shutil.copytree(world("t5-pairs") / "run", run)
     tokens = run / "model" / "tokenizer.json"
     tokens.write_text(tokens.read_text().replace("man", "men"))
-    assert main(["generate", str(run)]) == 4
-    assert f"{tokens} is damaged: its checksum is not the one that was written" in capsys.readouterr().err
+    assert f"{tokens} is damaged: its checksum is not the one that was written" in ends(capsys, 4, "generate", run).err
 
 
 def test_plain_text_is_learnt_whole_and_selected_by_its_loss(tmp_path, capsys):

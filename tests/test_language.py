@@ -321,8 +321,7 @@ def test_too_few_positions_are_told_before_anything_is_made(run, tmp_path, capsy
     compared.write_text(recipe.read_text() + '[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n')
     for command in (["train", str(recipe)], ["compare", str(compared)]):
         out = tmp_path / command[0]
-        assert main([*command, "--set", "model.longest=8", "--out", str(out)]) == 2
-        said = capsys.readouterr().err
+        said = ends(capsys, 2, *command, "--set", "model.longest=8", "--out", out).err
         assert "model.longest = 8 is too small: a window has data.length = 8 characters and one before them" in said
         assert "help: --set model.longest=9" in said
         assert not out.exists()

@@ -7,7 +7,7 @@ import pytest
 
 from freerun.cli import entry, main
 from freerun.errors import CheckpointError, UserError, listed, shown, visible
-from tiny_recipes import TINY, write
+from tiny_recipes import TINY, ends, write
 
 STEERING = "\x1b[31m\x00\x07\x9b2J\u202e\u2066\u2028\x85\r\n"
 
@@ -83,8 +83,7 @@ def test_what_generate_prints_steers_no_terminal_and_stays_one_line(tmp_path, ca
     )
     (tmp_path / "lines.txt").write_bytes("red \x1b[31m\n\u202e tu\x9b\n".encode())
     capsys.readouterr()
-    assert main(["generate", str(run), "--input", str(tmp_path / "lines.txt")]) == 0
-    out = capsys.readouterr().out
+    out = ends(capsys, 0, "generate", run, "--input", tmp_path / "lines.txt").out
     assert len(out.splitlines()) == 2
     assert is_plain(out.replace("\t", ""))
     assert out.startswith("red \\x1b[31m\t")
@@ -98,8 +97,7 @@ def test_names_of_columns_are_quoted_in_the_table_that_generate_prints(tmp_path,
     (tmp_path / "load.csv").write_text(",".join(f'"{name}"' for name in names) + "\n" + rows)
     run = trained(tmp_path, f'kind = "series"\npath = "{tmp_path}/load.csv"\npast = 4\nhorizon = 2', "size = 8")
     capsys.readouterr()
-    assert main(["generate", str(run), "--input", str(tmp_path / "load.csv")]) == 0
-    table = list(csv.reader(capsys.readouterr().out.splitlines()))
+    table = list(csv.reader(ends(capsys, 0, "generate", run, "--input", tmp_path / "load.csv").out.splitlines()))
     assert table[0][-3:] == names
     assert {len(row) for row in table} == {len(table[0])}
 

@@ -337,16 +337,14 @@ def test_a_later_format_is_refused_by_its_version(started, recipe, name, capsys)
     path.write_text(json.dumps(content)) if "manifest" in name else signed(path, json.dumps(content).encode())
     command = ["evaluate", str(started)] if "model" in name else ["train", recipe, "--out", str(started), "--resume"]
     before = tree(started)
-    assert main(command) == 4
-    assert "has format version 7; this freerun reads 1" in capsys.readouterr().err
+    assert "has format version 7; this freerun reads 1" in ends(capsys, 4, *command).err
     assert tree(started) == before
 
 
 def test_a_changed_recipe_goes_on_where_that_is_allowed(started, recipe, capsys):
     command = ["train", recipe, "--out", str(started), "--resume"]
     other = [*command, "--set", "train.lr=0.5", "--set", "method.teacher_forcing_ratio=0.5"]
-    assert main(other) == 4
-    said = capsys.readouterr().err
+    said = ends(capsys, 4, *other).err
     assert "train.lr: 0.001 there, 0.5 now" in said
     assert "--allow-change method --allow-change train.lr" in said
     assert main([*other, "--allow-change", "train.lr"]) == 4
@@ -495,8 +493,7 @@ def test_what_a_finished_run_has_lost_of_its_model_is_written_again(tmp_path, re
     path = folder / lost
     shutil.rmtree(path) if path.is_dir() else path.write_bytes(b"{}")
     if lost == "model":
-        assert main(["evaluate", str(folder)]) == 4
-        assert "train --resume writes it again" in capsys.readouterr().err
+        assert "train --resume writes it again" in ends(capsys, 4, "evaluate", folder).err
     assert main([*command, "--resume"]) == 0
     assert (folder / "model" / "model.safetensors").read_bytes() == weights
     assert (folder / "test-items.jsonl").read_bytes() == scores
