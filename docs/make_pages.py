@@ -60,8 +60,9 @@ vary by at least 1e-30, for float32 holds no others.
 
 `name` is one of [the methods](methods.md), the other keys are its parameters: a number, a word, or a table that makes
 an object: `{ schedule = "linear", start = 1.0, end = 0.5 }`, `{ draw = "sample", temperature = 0.9 }`,
-`{ gate = "every", n = 2 }`, or, for a rate that an earlier run measured, `{ measured = "RUN/metrics.jsonl" }`. A
-schedule without `steps` lasts as long as the run. `freerun train` uses this section, `freerun compare` its arms.
+`{ gate = "every", tau = 2 }`, `{ engine = "window", width = 4 }`, or, for a rate that an earlier run measured,
+`{ measured = "RUN/metrics.jsonl" }`. A schedule without `steps` lasts as long as the run. `freerun train` uses this
+section, `freerun compare` its arms.
 
 ## [compare]
 

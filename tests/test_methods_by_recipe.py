@@ -129,3 +129,11 @@ def test_a_comparison_rehearses_every_arm_before_anything_is_written(made, tmp_p
     assert main(["compare", str(recipe), "--out", str(tmp_path / "out")]) == 2
     assert "arm reversed: [method]: reverse_scheduled_sampling feeds own entries" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("engine", "code"), [('{ engine = "window", width = 4 }', 0), ('{ engine = "window", wide = 4 }', 2)]
+)
+def test_a_recipe_names_an_engine_with_its_settings(engine, code, made, tmp_path, capsys):
+    assert trained(made, tmp_path, "transformer", "scheduled_sampling", f"engine = {engine}") == code
+    assert code == 0 or "did you mean `width`?" in capsys.readouterr().err

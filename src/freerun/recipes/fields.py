@@ -300,9 +300,9 @@ INVALID = object()
 def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) -> Any:
     """The object a parameter's TOML value stands for; numbers and words stand for themselves.
 
-    ``{schedule = "linear", ...}``, ``{draw = "sample", ...}`` and ``{gate = "every", ...}`` name a class and give its
-    fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of disagreeing entries of another run, step by step, or as
-    ``std`` how far they were from gold.
+    ``{schedule = "linear", ...}``, ``{draw = "sample", ...}``, ``{gate = "every", ...}`` and
+    ``{engine = "window", ...}`` name a class and give its fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of
+    disagreeing entries of another run, step by step, or as ``std`` how far they were from gold.
 
     Args:
         value: from TOML.
@@ -329,9 +329,10 @@ def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) 
 def _families() -> dict[str, Mapping[str, type[Any]]]:
     from freerun.draws import DRAWS
     from freerun.gates import GATES
+    from freerun.rollin import ENGINES
     from freerun.schedules import SCHEDULES
 
-    return {"schedule": SCHEDULES, "draw": DRAWS, "gate": GATES}
+    return {"schedule": SCHEDULES, "draw": DRAWS, "gate": GATES, "engine": ENGINES}
 
 
 def _object(

@@ -109,8 +109,8 @@ class MethodSettings:
 
     Args:
         name: a name in ``freerun.methods.METHODS``.
-        parameters: plain TOML values; ``{schedule = "linear", ...}``, ``{draw = "sample", ...}`` and
-            ``{gate = "every", ...}`` become objects when the method is built.
+        parameters: plain TOML values; ``{schedule = "linear", ...}``, ``{draw = "sample", ...}``,
+            ``{gate = "every", ...}`` and ``{engine = "window", ...}`` become objects when the method is built.
     """
 
     name: str
