@@ -150,11 +150,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         (BACK + "[llama-right]",),
     ),
     Mutation(
-        "the end symbol cuts the loss", "ScheduledSampling.feed",
-        "return batch.made(history=rolled.history), report",
-        "ended = (rolled.history == getattr(model.inner.config, 'eos_token_id', None) or -1) & batch.replaceable\n"
+        "the end symbol cuts the loss", "ScheduledSampling.mix_history",
+        "return batch.made(history=done.history), report | _counts(batch, replacement, done)",
+        "ended = (done.history == getattr(model.inner.config, 'eos_token_id', None) or -1) & batch.replaceable\n"
         "        gone = ended.cumsum(1) - ended.long() > 0\n"
-        "        return batch.replace(history=rolled.history, mask=batch.mask & ~gone), report",
+        "        fed = batch.replace(history=done.history, mask=batch.mask & ~gone)\n"
+        "        return fed, report | _counts(batch, replacement, done)",
         (END,),
     ),
     Mutation(
