@@ -85,7 +85,7 @@ def batch_of(m: Any, asked: argparse.Namespace, key: int) -> fr.Batch:
 
 
 def train(m: Any, asked: argparse.Namespace) -> None:
-    """Some updates, so that the model says what a trained one says."""
+    """Train for some updates, for the outputs of a trained model."""
     optimizer = torch.optim.AdamW(m.parameters(), 1e-3)
     for n in range(asked.updates):
         loss = fr.teacher_forcing()(m, batch_of(m, asked, n), step=0)
@@ -112,7 +112,7 @@ def cached_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
 
 
 def full_prefix_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
-    """The same with a forward over everything so far for every token."""
+    """The same with a forward over the full prefix for every token."""
     ids = torch.cat([batch.context.first, batch.history], 1)
     generator = torch.Generator(ids.device).manual_seed(key)
     with torch.no_grad():

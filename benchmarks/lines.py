@@ -133,7 +133,7 @@ def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> di
 
 
 def _said(taken: Taken, name: str) -> str:
-    """What the first report says."""
+    """Fields of the first report."""
     return str(taken.outcomes[0][0][name]) if taken.outcomes else ""
 
 
@@ -146,7 +146,7 @@ def _told(taken: Taken, price: float | None) -> dict[str, Any]:
 
 
 def _agreement(taken: Mapping[str, Taken], engines: Mapping[str, tuple[Any, Sample]]) -> dict[str, int]:
-    """Own entries at which an engine parts from the first one of its coupling, over all repetitions.
+    """Own entries at which an engine differs from the first one of its coupling, over all repetitions.
 
     Counted is the first in a row: what follows was said after another history.
     """
@@ -187,7 +187,7 @@ def _share(exact: Taken, others: list[torch.Tensor]) -> float:
 
 @torch.no_grad()
 def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
-    """The share of rows whose draft is not the exact history: those that the certificate makes be done again."""
+    """The share of rows whose draft is not the exact history: those that the certificate rejects."""
     found: dict[str, float] = {}
     batch, key = case.decoder[0], 0
     keep = fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0))

@@ -26,7 +26,7 @@ def _loss(logits: Tensor, batch: fr.Batch) -> Tensor:
 
 
 def _mixed(logits: Tensor, batch: fr.Batch, t: int, ratio: float) -> Tensor:
-    """(batch,) what is fed at position t: gold or a sample, a coin a row."""
+    """(batch,) entry fed at position t: gold or a sample, one coin per row."""
     own = torch.multinomial(logits.detach().float().softmax(-1), 1)[:, 0]
     keep = (torch.rand(batch.size, device=logits.device) < ratio) | ~batch.replaceable[:, t]
     return torch.where(keep, batch.history[:, t], own)

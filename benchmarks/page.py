@@ -37,7 +37,7 @@ WHAT = ("trained", "random", "passes", "parts")
 
 
 def measure(arguments: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
-    """What was measured before with what is asked for measured anew.
+    """Stored measurements, with the requested ones measured again.
 
     Args:
         arguments: the command line. Its first run is of a language model, whose passes are counted and whose price is
@@ -88,7 +88,7 @@ def _machine() -> str:
 
 
 def written(page: str, measured: dict[str, Any]) -> str:
-    """The page with its marked places filled."""
+    """The page with its marked sections filled."""
     every = {name: [*measured["trained"][name], *measured["random"][name]] for name in ("lines", "slow", "dropout")}
     places = {
         "machine": f"Measured on: {measured['machine']}.\n",

@@ -64,7 +64,7 @@ def chosen_cases(arguments: argparse.Namespace) -> Iterator[tuple[Case, bool]]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Everything that was asked for: ``lines`` of the price table, ``slow`` loops, ``dropout``."""
+    """Everything requested: ``lines`` of the price table, ``slow`` loops, ``dropout``."""
     found: dict[str, list[dict[str, Any]]] = {"lines": [], "slow": [], "dropout": []}
     for case, first in chosen_cases(arguments):
         recurrent = case.kind == "lstm-attention"

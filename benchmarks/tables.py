@@ -22,7 +22,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def sections(measured: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Table]]:
-    """(title, table) of everything that was measured."""
+    """(title, table) of all measurements."""
     found: list[tuple[str, Table]] = []
     for group in _grouped(measured["lines"]):
         first = group[0]
@@ -77,7 +77,7 @@ def wrong_table(lines: Sequence[dict[str, Any]]) -> Table:
 
 
 def counts_table(group: Sequence[dict[str, Any]]) -> Table:
-    """Passes, work, certificates and what is redone, by ratio."""
+    """Passes, work, certificates and redone rows, by ratio."""
     engines = [name for name in group[0]["engines"] if name != "two passes"]
     head = ["ratio", *engines, "redone: float32 / bfloat16", "unequal entries"]
     rows: list[list[str]] = []

@@ -21,7 +21,7 @@ Step = Callable[[int], fr.Outcome | None]
 
 @dataclass
 class Taken:
-    """What a variant's repetitions took and told.
+    """Seconds and reports of a variant's repetitions.
 
     Args:
         seconds: of each repetition.

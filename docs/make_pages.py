@@ -31,15 +31,15 @@ HEAD = """\
 # Methods, schedules, gates and draws
 
 Everything here has the name it has in Python and in a recipe. In formulas `y` is gold, `x` the source, `h` the history
-the model is told, `r(step)` the value of the method's ratio or rate at an optimizer step. `freerun methods NAME` prints
+fed to the model, `r(step)` the value of the method's ratio or rate at an optimizer step. `freerun methods NAME` prints
 a method's BibTeX.
 """
 
 SHARED = """\
 Every method also takes `horizon` (`None`, or a schedule): only so many entries of each row that may be replaced are
 used; and `loss_on` (`'all'`): which steps carry loss, `'all'`, `'last'`, `'after_warmup'` or a weight for each lead
-time. Who feeds, where the gradient is cut, which steps carry loss and how long the horizon is are four independent
-choices: see [vectors](vectors.md).
+time. Which entries are gold, where the gradient is cut, which steps carry loss and how long the horizon is are four
+independent choices: see [vectors](vectors.md).
 """
 
 
@@ -52,8 +52,8 @@ A recipe is a TOML file with the keys `name` and `seed` and the sections `[data]
 `[evaluate]` and `[compare]`. Start from a shipped one: `freerun recipes` lists them, `freerun recipes NAME` prints one.
 Any key can be set on the command line: `--set train.updates=500`, `--set compare.arms.1.label=falling`; `--unset
 data.source` takes a key out, so that its default holds, before `--set` is looked at. A key that may be left out may
-also be `"none"`. All that is wrong is said at once, of all sections, and of a data file its first 20 lines: a column of
-which many cells are wrong is one line. Whole numbers are at most 2**53, and numbers of a series lie within 1e30 and
+also be `"none"`. All errors are reported at once, over all sections, and for a data file the first 20 lines: a column
+with many wrong cells is one line. Whole numbers are at most 2**53, and numbers of a series lie within 1e30 and
 vary by at least 1e-30, for float32 holds no others.
 
 ## [method]
@@ -71,8 +71,8 @@ section, `freerun compare` its arms.
 Each arm is a table `[[compare.arms]]` with a `label` (its name in tables and folders; the method's name if left out)
 and a `method`, written as in `[method]`.
 
-**matched_to** makes an arm the noise control of another: in place of a number stands the other arm's label, and what
-that arm's run of the same seed measured, update by update, is the value.
+**matched_to** makes an arm the noise control of another: the other arm's label stands in place of a number, and the
+value at each update is the one measured in that arm's run with the same seed.
 
 ```toml
 [[compare.arms]]
@@ -90,7 +90,7 @@ method = { name = "token_noise", exclude_gold = true, rate = { matched_to = "sch
 | `gaussian_noise` | `rate`, `std` | the share of the model's own entries, and how far they lie from gold |
 
 So the history of the control has as many wrong entries as that of its arm, at every update, but not the model's own:
-where the arm is better than its control, its own errors taught it more than as many random ones. A control runs
+if the arm is better than its control, its own errors helped more than as many random ones. A control runs
 after its arm, all its `matched_to` name one arm, and that arm is not matched itself. Outside `[compare]` write
 `{ measured = "RUN/metrics.jsonl" }` with the metrics of a finished run.
 
@@ -99,8 +99,8 @@ after its arm, all its `matched_to` name one arm, and that arm is not matched it
 {train}
 
 What `select` may name, by the kind of data (a name without a side is free-running). The verdict of a comparison is
-about the score in bold. *In italics*: scores that exposure bias cannot move, as they are measured on gold history or,
-decoded greedily, equal a number that is; a run that selects by one begins with a note that says so.
+about the score in bold. *In italics*: scores that exposure bias cannot change, as they are measured on gold history
+or, under greedy decoding, equal such a score; a run that selects by one begins with a note that says so.
 
 {select}
 

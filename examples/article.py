@@ -1,4 +1,4 @@
-"""The article's Seq2SeqModel, as published and as it should be: what the missing shift hides.
+"""The article's Seq2SeqModel, as published and corrected: the effect of the missing shift.
 
 Run: python examples/article.py --seed 0
 """
@@ -19,7 +19,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def literal(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """The published step on (time, batch, value) tensors: the decoder is given the target itself."""
+    """The published step on (time, batch, value) tensors: the decoder input is the target itself."""
     _, hidden = model.encoder(source)
     output, _ = model.decoder(target, hidden)
     return nn.MSELoss()(model.fc(output), target)
@@ -50,7 +50,7 @@ def train(make: Callable[..., nn.Module], loss_of: Loss, seed: int, epochs: int)
 
 
 def main() -> None:
-    """Train from one seed with and without the shift, and say what the difference means."""
+    """Train from one seed with and without the shift, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all data")
     parser.add_argument("--epochs", type=int, default=500, help="10 as published; the difference shows after some 200")

@@ -17,7 +17,7 @@ from freerun import hf
 
 
 def text_pairs(number: int, seed: int) -> datasets.Dataset:
-    """Small numbers, and the same backwards: in the place of load_dataset(...)."""
+    """Small numbers, and the same backwards: in place of load_dataset(...)."""
     chosen = random.Random(seed)
     texts = [str(chosen.randrange(10**5)) for _ in range(number)]
     return datasets.Dataset.from_list([{"source": text, "target": text[::-1]} for text in texts])
@@ -30,8 +30,8 @@ def main(given: list[str]) -> dict[str, float]:
     )
     (args,) = HfArgumentParser(Seq2SeqTrainingArguments).parse_args_into_dataclasses([*usual.split(), *given])  # type: ignore
     transformers.set_seed(args.seed)
-    tokenizer = transformers.ByT5Tokenizer()  # in the place of AutoTokenizer.from_pretrained(...)
-    model = transformers.T5ForConditionalGeneration(  # and of AutoModelForSeq2SeqLM.from_pretrained(...)
+    tokenizer = transformers.ByT5Tokenizer()  # in place of AutoTokenizer.from_pretrained(...)
+    model = transformers.T5ForConditionalGeneration(  # in place of AutoModelForSeq2SeqLM.from_pretrained(...)
         transformers.T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
                  decoder_start_token_id=0, pad_token_id=0)
     )  # fmt: skip
@@ -43,7 +43,7 @@ def main(given: list[str]) -> dict[str, float]:
         text_pairs(number, seed).map(preprocess, batched=True, remove_columns=["source", "target"])
         for number, seed in ((512, 0), (64, 1))
     )
-    trainer = hf.Seq2SeqTrainer(  # the line that is changed; the next is the one that is new
+    trainer = hf.Seq2SeqTrainer(  # the changed line; `method=` is the new one
         method=fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=0.5, steps=args.max_steps)),
         model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model), callbacks=[hf.Callback()],

@@ -1,4 +1,4 @@
-"""Scheduled sampling in Lightning: made-up words are to be said backwards.
+"""Scheduled sampling in Lightning: reverse made-up words.
 
 Run: python examples/lightning_module.py --epochs 3
 """
@@ -17,14 +17,14 @@ import freerun as fr
 
 
 def collate(words: list[Tensor]) -> fr.Batch:
-    """What the model should say, what it is told it said before, which positions count, and what it is told besides."""
+    """Targets, history, loss mask and context."""
     source = torch.stack(words)
     counts = torch.ones_like(source, dtype=torch.bool)
     return fr.Batch(source.flip(1), source.flip(1), counts, context={"source": source, "source_mask": counts})
 
 
 def main() -> None:
-    """Train, validate, and let the model speak by itself."""
+    """Train, validate, and run freely."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3)
     epochs = parser.parse_args().epochs

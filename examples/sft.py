@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a causal model with TRL's SFTTrainer: only completions are learnt, and swapped.
+"""Supervised fine-tuning of a causal model with TRL's SFTTrainer: only completions carry loss and are replaced.
 
 Run: python examples/sft.py FOLDER
 """
@@ -22,7 +22,7 @@ class Trainer(hf.MethodMixin, SFTTrainer):
 
 
 def letters() -> PreTrainedTokenizerFast:
-    """A symbol for each character: in the place of AutoTokenizer.from_pretrained(...)."""
+    """A symbol for each character: in place of AutoTokenizer.from_pretrained(...)."""
     symbols = ["<pad>", "<end>", *"0123456789+=?"]
     made = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="?"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
