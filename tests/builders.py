@@ -25,7 +25,7 @@ def seq2seq(cell: str = "lstm", attention: str | None = "luong", **changes) -> R
     return model
 
 
-def _lively(model: nn.Module) -> nn.Module:
+def lively(model: nn.Module) -> nn.Module:
     """Weights large enough for the outputs to hang on every entry of the history."""
     g = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -39,13 +39,13 @@ def transformer(positions: str = "rope", **changes) -> TransformerSeq2Seq:
     """A tiny Transformer encoder-decoder in float64."""
     settings = {"size": 8, "layers": 2, "heads": 2, "longest": 64} | changes
     model = TransformerSeq2Seq(SOURCE_VOCAB, TARGET_VOCAB, positions=positions, **settings)
-    return _lively(model.double())  # pyright: ignore[reportReturnType]
+    return lively(model.double())  # pyright: ignore[reportReturnType]
 
 
 def language_model(positions: str = "rope", **changes) -> TransformerLM:
     """A tiny decoder-only Transformer in float64."""
     settings = {"size": 8, "layers": 2, "heads": 2, "longest": 64} | changes
-    return _lively(TransformerLM(TARGET_VOCAB, positions=positions, **settings).double())  # pyright: ignore
+    return lively(TransformerLM(TARGET_VOCAB, positions=positions, **settings).double())  # pyright: ignore
 
 
 def prompted(padding: str, size: int = 4, time: int = 9, seed: int = 4) -> Batch:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import freerun as fr
-from builders import assert_same_gradients, gradients, refused
+from builders import assert_same_gradients, gradients, lively, refused
 from freerun.keys import fold
 from freerun.models import (
     MODELS,
@@ -20,17 +20,6 @@ from oracles_values import full_prefix_values
 
 KEY, STEP = 5, 3
 VALUES, PAST, TIME, ROWS = 3, 4, 7, 4
-
-
-def lively(model, seed: int = 11):
-    """Float64, with weights large enough for the outputs to hang on every entry of the history."""
-    g = torch.Generator().manual_seed(seed)
-    model = model.double()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=g))
-    return model
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -95,7 +84,7 @@ POINT = [name for name in CASES if not any(head in name for head in ("gaussian",
 
 
 def case(name: str):
-    model = lively(CASES[name]())
+    model = lively(CASES[name]().double())
     return model, batch_for(model, model.values)
 
 
@@ -298,7 +287,7 @@ def test_methods_train_every_weight(name, gradient):
     ],
 )
 def test_dropout_acts_in_training_alone(make):
-    model = lively(make())
+    model = lively(make().double())
     batch = batch_for(model)
     assert not torch.equal(model(batch), model(batch))
     assert not torch.equal(stepped(model, batch), stepped(model, batch))

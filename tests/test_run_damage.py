@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from builders import raises
+from fault_damage import signed
 from freerun.cli import main
 from freerun.compare.plan import check_output_dir
 from freerun.compare.results import read
@@ -24,7 +25,7 @@ from freerun.training.json_shapes import LARGEST, parse
 from freerun.training.log import Metrics
 from freerun.training.run_folder import checkpoints, finished_summary
 from freerun.training.weights import load_weights, pack, read_model, unpack
-from test_run_folder import killed_at, signed, tree
+from test_run_folder import killed_at, tree
 from tiny_recipes import TINY, ends, write
 from training_world import SMALL, Wrapped, make_method, make_model, make_task, train
 

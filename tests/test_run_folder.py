@@ -1,6 +1,5 @@
 """A run's folder: nothing is written without the lock, nothing of others removed, every first moment goes on."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from builders import raises, refused
+from fault_damage import signed
 from freerun.cli import main
 from freerun.compare.plan import check_output_dir
 from freerun.compare.run import compare
@@ -35,14 +35,6 @@ def tree(folder: Path) -> dict[str, Any]:
         str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
         for path in sorted(folder.rglob("*"))
     }
-
-
-def signed(path: Path, content: bytes) -> None:
-    """Change a file of a folder of ours together with its manifest, as an editor that knows our format would."""
-    path.write_bytes(content)
-    manifest = json.loads((path.parent / "manifest.json").read_text())
-    manifest["files"][path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (path.parent / "manifest.json").write_text(json.dumps(manifest))
 
 
 class Killed(BaseException):
