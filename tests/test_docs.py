@@ -154,11 +154,20 @@ def test_local_links_resolve(path):
             assert anchor in anchors, f"{name(path)} links to {target}"
 
 
-def test_pages_of_methods_and_recipes_are_what_the_library_says():
-    spec = importlib.util.spec_from_file_location("make_pages", ROOT / "docs" / "make_pages.py")
+@pytest.mark.parametrize("name", ["make_pages", "make_architecture"])
+def test_what_is_written_from_the_library_is_what_the_library_says(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.main(["--check"]) == 0, "run python docs/make_pages.py"
+    assert script.main(["--check"]) == 0, f"run python docs/{name}.py"
+
+
+def test_every_test_that_the_architecture_names_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`tests/(\w+\.py)::(\w+)`", text)
+    assert named
+    for file, function in named:
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{function}"
 
 
 def test_the_results_page_names_the_fields_that_are_written():
