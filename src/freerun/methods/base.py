@@ -22,6 +22,7 @@ from freerun.rollin import (
     RollIn,
     any_rank,
     call_problems,
+    check_engine,
     check_unroll,
     differs_by_mode,
     eval_mode,
@@ -189,8 +190,10 @@ class TransformMethod(Arguments):
         """What is wrong with what methods share: objective, draw, loss steps, and ranges at the first step."""
         if isinstance(self.loss_on, list):  # frozen: a tuple can be hashed
             object.__setattr__(self, "loss_on", tuple(self.loss_on))
-        found = objectives.check(getattr(self, "objective", "auto")) + _draw_problems(getattr(self, "draw", "auto"))
-        found += loss_on_problems(self.loss_on)
+        names = [name for name in _CHECKS if hasattr(self, name)]
+        if "engine" not in names and "gradient" in names:
+            names.remove("gradient")  # a method without an engine has a meaning of its own for it
+        found = [problem for name in names for problem in _CHECKS[name](getattr(self, name))]
         strange = [name for name, given in self.scheduled() if not _is_number_or_schedule(given)]
         found += [_no_number(name, getattr(self, name)) for name in strange]
         if not strange:
@@ -498,3 +501,15 @@ def _at_its_lowest(method: Any, steps: int) -> Any:
     if lowest < 1 and given:  # one row and one coin might show nothing
         return replace(method, teacher_forcing_ratio=0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return method
+
+
+_CHECKS: dict[str, Callable[[Any], list[str]]] = {
+    "engine": check_engine,
+    "gold_weight": gold_weight_problems,
+    "gate": gates.check,
+    "gradient": gradient_problems,
+    "objective": objectives.check,
+    "draw": _draw_problems,
+    "loss_on": loss_on_problems,
+}
+"""What is wrong with an argument that several methods have."""

@@ -16,7 +16,7 @@ from freerun.methods.base import Citation, TransformMethod, encode_once, replace
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
-from freerun.rollin import Engine, check_engine, forward
+from freerun.rollin import Engine, forward
 from freerun.types import Outcome
 
 Model = TypeVar("Model")
@@ -131,11 +131,6 @@ class DataAsDemonstratorOnline(TransformMethod):
   year      = {2015}
 }""",
     )
-
-    def __post_init__(self) -> None:
-        problems = check_engine(self.engine) + self.problems()
-        if problems:
-            raise UserError(problems)
 
     @property
     def own_loss(self) -> tuple[str, ...]:

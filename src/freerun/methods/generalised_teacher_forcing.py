@@ -11,11 +11,11 @@ from torch import Tensor
 from freerun import draws
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_problems, zero_unused
+from freerun.methods.base import SHARED, Citation, TransformMethod, zero_unused
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.rollin import Engine, check_engine, supports, unwrap
+from freerun.rollin import Engine, supports, unwrap
 from freerun.rollin.model import asking
 from freerun.schedules import Schedule
 from freerun.types import Outcome, Stepper
@@ -76,13 +76,11 @@ class GeneralisedTeacherForcing(TransformMethod):
 }""",
     )
 
-    def __post_init__(self) -> None:
-        problems = check_engine(self.engine) + gradient_problems(self.gradient)
-        if isinstance(self.alpha, str) and self.alpha != "adaptive":
-            problems.append(f"alpha must be a number in [0, 1], a schedule or 'adaptive'; got {self.alpha!r}")
-        problems += self.problems()
-        if problems:
-            raise UserError(problems)
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
+        wrong = isinstance(self.alpha, str) and self.alpha != "adaptive"
+        problem = f"alpha must be a number in [0, 1], a schedule or 'adaptive'; got {self.alpha!r}"
+        return [*([problem] if wrong else []), *super().problems()]
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; an adaptive alpha is none."""

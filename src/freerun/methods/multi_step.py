@@ -13,10 +13,10 @@ from freerun import draws
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold, uniform
-from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_problems
+from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
-from freerun.rollin import Engine, check_engine, supports, wrapper_hint
+from freerun.rollin import Engine, supports, wrapper_hint
 from freerun.schedules import Schedule
 from freerun.transforms import within_horizon
 from freerun.types import Outcome, Stepper
@@ -70,11 +70,6 @@ class MultiStep(TransformMethod):
   year    = {2024}
 }""",
     )
-
-    def __post_init__(self) -> None:
-        problems = check_engine(self.engine) + gradient_problems(self.gradient) + self.problems()
-        if problems:
-            raise UserError(problems)
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step of free running over the horizon."""
@@ -137,15 +132,10 @@ class Pushforward(TransformMethod):
 }""",
     )
 
-    def __post_init__(self) -> None:
-        problems: list[str] = []
-        if self.loss_on != "all":
-            problems.append(
-                f"loss_on has no effect with pushforward, whose loss is the last step's; got {self.loss_on!r}"
-            )
-        problems += self.problems()
-        if problems:
-            raise UserError(problems)
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
+        problem = f"loss_on has no effect with pushforward, whose loss is the last step's; got {self.loss_on!r}"
+        return [*([] if self.loss_on == "all" else [problem]), *super().problems()]
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: so many steps of free running, the last with gradient."""

@@ -81,7 +81,8 @@ class TokenNoise(TransformMethod):
 }""",
     )
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
         if isinstance(self.frequencies, list):  # frozen: a tuple can be hashed
             object.__setattr__(self, "frequencies", tuple(self.frequencies))
         problems: list[str] = []
@@ -93,9 +94,7 @@ class TokenNoise(TransformMethod):
             problems.append(f"vocabulary must be a number of symbols, at least 2; got {self.vocabulary!r}")
         if self.frequencies is not None and not _are_counts(self.frequencies):
             problems.append("frequencies must be a tuple of counts of 0 or more, one for every symbol, not all 0")
-        problems += self.problems()
-        if problems:
-            raise UserError(problems)
+        return problems + super().problems()
 
     @property
     def asks_model(self) -> bool:
@@ -228,13 +227,11 @@ class GaussianNoise(TransformMethod):
 }""",
     )
 
-    def __post_init__(self) -> None:
-        problems: list[str] = []
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
         if isinstance(self.std, str) and self.std != "matched":
-            problems.append(f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}")
-        problems += self.problems() if not problems else []
-        if problems:
-            raise UserError(problems)
+            return [f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}"]
+        return super().problems()
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; a matched std is none."""

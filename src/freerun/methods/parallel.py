@@ -10,7 +10,6 @@ from torch import Tensor
 
 from freerun import draws, gates
 from freerun.batch import Batch
-from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods.base import (
     SHARED,
@@ -18,7 +17,6 @@ from freerun.methods.base import (
     TransformMethod,
     bind_gate,
     eval_logits_at,
-    gold_weight_problems,
     kept_gold_loss,
     replacement_counts,
 )
@@ -86,14 +84,12 @@ class Parallel(TransformMethod):
 }""",
     )
 
-    def __post_init__(self) -> None:
-        problems = gold_weight_problems(self.gold_weight)
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
+        problems: list[str] = []
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             problems.append(f"passes must be a whole number of 1 or more; got {self.passes!r}")
-        problems += gates.check(self.gate)
-        problems += self.problems()
-        if problems:
-            raise UserError(problems)
+        return problems + super().problems()
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history after the last pass."""

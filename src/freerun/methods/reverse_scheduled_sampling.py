@@ -13,11 +13,11 @@ from freerun.arguments import Arguments
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import uniform
-from freerun.methods.base import SHARED, Citation, TransformMethod, gradient_problems
+from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.rollin import Engine, check_engine
+from freerun.rollin import Engine
 from freerun.schedules import Schedule
 from freerun.types import Outcome
 
@@ -94,11 +94,6 @@ class ReverseScheduledSampling(TransformMethod):
   year    = {2022}
 }""",
     )
-
-    def __post_init__(self) -> None:
-        problems = check_engine(self.engine) + gradient_problems(self.gradient) + self.problems()
-        if problems:
-            raise UserError(problems)
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: warm-up and horizon mixed, and the loss on the mask."""

@@ -20,9 +20,7 @@ from freerun.methods.base import (
     TransformMethod,
     bind_gate,
     encode_once,
-    gold_weight_problems,
     gradient_of,
-    gradient_problems,
     kept_gold_loss,
     replacement_counts,
     rollout_with_grad,
@@ -36,7 +34,6 @@ from freerun.rollin import (
     Replacement,
     RollIn,
     certified_forward,
-    check_engine,
     differs_by_mode,
     draft_roll_in,
     forward,
@@ -88,10 +85,6 @@ class TeacherForcing(TransformMethod):
   year    = {1989}
 }""",
     )
-
-    def __post_init__(self) -> None:
-        if problems := self.problems():
-            raise UserError(problems)
 
     @property
     def asks_model(self) -> bool:
@@ -167,13 +160,6 @@ class ScheduledSampling(TransformMethod):
   year      = {2015}
 }""",
     )
-
-    def __post_init__(self) -> None:
-        problems = check_engine(self.engine) + gold_weight_problems(self.gold_weight)
-        problems += gates.check(self.gate)
-        problems += gradient_problems(self.gradient) + self.problems()
-        if problems:
-            raise UserError(problems)
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
@@ -338,12 +324,13 @@ class SparseTeacherForcing(ScheduledSampling):
 }""",
     )
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
         try:
             object.__setattr__(self, "gate", Every(self.tau))
         except UserError as error:
-            raise UserError(error.problems + self.problems()) from None
-        super().__post_init__()
+            return error.problems + super().problems()
+        return super().problems()
 
 
 sparse_teacher_forcing = SparseTeacherForcing

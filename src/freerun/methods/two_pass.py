@@ -21,7 +21,6 @@ from freerun.methods.base import (
     encode_once,
     eval_logits,
     eval_logits_at,
-    gold_weight_problems,
     replacement_counts,
 )
 from freerun.methods.noise import same_sentence
@@ -122,9 +121,9 @@ class TwoPass(TransformMethod):
 }""",
     )
 
-    def __post_init__(self) -> None:
-        problems = self._mix().problems() + gold_weight_problems(self.gold_weight)
-        problems += gates.check(self.gate)
+    def problems(self) -> list[str]:
+        """Say which arguments cannot be."""
+        problems = self._mix().problems()
         if self.gradient not in ("none", "full"):
             problems.append(f"gradient must be 'none' or 'full'; got {self.gradient!r}")
         elif self.gradient == "full" and self.mix in HARD:
@@ -136,9 +135,7 @@ class TwoPass(TransformMethod):
             problems.append(
                 "mix='straight_through' without a gradient is 'sample': use gradient='full' or mix='sample'"
             )
-        problems += self.problems()
-        if problems:
-            raise UserError(problems)
+        return problems + super().problems()
 
     @property
     def own_loss(self) -> tuple[str, ...]:
