@@ -120,7 +120,7 @@ def test_units_come_from_the_step():
     assert s.linear(steps=1, unit="epoch")(step) == 0.5
     assert s.linear(steps=12)(step) == 0.75
     refused(r"counts epochs.*Step\(3, epoch=\.\.\.\)", lambda: s.linear(steps=1, unit="epoch")(3))
-    refused("step 0 on; got -1", lambda: s.linear(steps=1)(-1))
+    refused("begins at step 0; got -1", lambda: s.linear(steps=1)(-1))
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
@@ -147,7 +147,7 @@ def test_repr_is_a_signature():
     [
         (
             lambda: s.linear(steps="x", start=math.nan, unit="day"),
-            ["steps must be a finite", "start must be a finite number; got nan", "step, sample, epoch; got 'day'"],
+            ["steps must be a number above 0", "start must be a finite number; got nan", "sample, epoch; got 'day'"],
         ),
         (lambda: s.constant(True), ["value must be a finite number; got True"]),
         (

@@ -11,21 +11,13 @@ import torch
 from torch import Tensor
 
 from freerun.arguments import Arguments, nearest
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 PARTS = ("targets", "history", "mask", "context", "weights", "eligible", "rows")
-
-
 _PER_POSITION = ("mask", "weights", "eligible")
-
-
-_DEEPEST = 64
-
-
+_DEEPEST = 64  # levels of a context
 _SMALLEST = 1.2e-38  # below, float32 keeps few digits
-
-
-_ENOUGH = 4  # positions that tell a shifted history from an aligned one, before it is taken for no accident
+_ENOUGH = 4  # so many positions equal to their neighbours are no accident: the history is shifted
 
 
 def shape_of(value: Any) -> str:
@@ -56,14 +48,13 @@ def must_be(shape: str, kind: str, **arguments: Any) -> None:
     fits = {"bool": lambda x: x.dtype == torch.bool, "int64": lambda x: x.dtype == torch.int64}
     right: Any = fits.get(kind, torch.is_floating_point)
     dims = len(shape.split(",")) if shape else None
-    shown = f" ({shape})" if shape else ""
+    dimensions = f" ({shape})" if shape else ""
     problems = [
-        f"{name} must be a {kind} tensor{shown}; got {shape_of(part)}"
+        f"{name} must be a {kind} tensor{dimensions}; got {shape_of(part)}"
         for name, part in arguments.items()
         if not isinstance(part, Tensor) or part.dim() != (part.dim() if dims is None else dims) or not right(part)
     ]
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
 
 
 def part_problems(batch: Any) -> list[str]:
@@ -325,8 +316,7 @@ class Batch(Arguments):
     largest: ClassVar[int] = -1
 
     def __post_init__(self) -> None:
-        if problems := part_problems(self):
-            raise UserError(problems)
+        refuse(part_problems(self))
         parts: Any = self
         if parts.mask is None:
             shape = self.targets.shape[:2]
@@ -336,25 +326,24 @@ class Batch(Arguments):
             object.__setattr__(self, "history", self.targets)
         problems, largest, lowest = value_problems(self, left_out)
         problems += context_problems(self.context, self.size)
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
         if left_out and lowest < 0 and self.is_discrete:  # padding that an embedding could not look up
             object.__setattr__(self, "history", self.targets.clamp_min(0))
         object.__setattr__(self, "largest", largest)
 
     def __repr__(self) -> str:
         kind = "ids" if self.is_discrete else str(self.targets.dtype).removeprefix("torch.")
-        shown = [f"targets={tuple(self.targets.shape)} {kind} on {self.targets.device}"]
+        parts = [f"targets={tuple(self.targets.shape)} {kind} on {self.targets.device}"]
         if self.history is not self.targets:
             other = (self.history != self.targets).view(self.size, self.time, -1).any(-1) & self.mask
-            shown.append(f"history differs at {int(other.sum())}")
-        shown.append(f"{int(self.mask.sum())} of {self.mask.numel()} counted")
+            parts.append(f"history differs at {int(other.sum())}")
+        parts.append(f"{int(self.mask.sum())} of {self.mask.numel()} counted")
         if self.eligible is not None:
-            shown.append(f"{int(self.eligible.sum())} eligible")
+            parts.append(f"{int(self.eligible.sum())} eligible")
         if self.context is not None:
-            shown.append(f"context={shape_of(self.context)}")
-        shown += [name for name in ("weights", "rows") if getattr(self, name) is not None]
-        return f"Batch({', '.join(shown)})"
+            parts.append(f"context={shape_of(self.context)}")
+        parts += [name for name in ("weights", "rows") if getattr(self, name) is not None]
+        return f"Batch({', '.join(parts)})"
 
     @property
     def size(self) -> int:
@@ -389,8 +378,7 @@ class Batch(Arguments):
                 raise UserError(f"a Batch has no {name!r}: " + (f"did you mean {near}?" if near else ", ".join(PARTS)))
         if changes.keys() <= {"context", "rows"}:
             changed = self.made(**changes)
-            if problems := part_problems(changed) + context_problems(changed.context, self.size):
-                raise UserError(problems)
+            refuse(part_problems(changed) + context_problems(changed.context, self.size))
             return changed
         return Batch(**{name: changes.get(name, getattr(self, name)) for name in PARTS})
 
@@ -406,13 +394,11 @@ class Batch(Arguments):
         """Return some rows ((n,) int64), context included."""
         if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.dim() != 1:
             raise UserError(f"rows to select must be a tensor (n,) of int64; got {shape_of(rows)}")
+        names = ("targets", "history", *_PER_POSITION)
         try:
-            parts = {name: None if (part := getattr(self, name)) is None else part[rows] for name in PARTS[:3]}
+            parts = {name: None if (part := getattr(self, name)) is None else part[rows] for name in names}
         except IndexError:
             raise UserError(f"rows to select must lie in 0 to {self.size - 1}; got {rows.tolist()[:8]}") from None
-        for name in ("weights", "eligible"):
-            part = getattr(self, name)
-            parts[name] = None if part is None else part[rows]
         return self.made(**parts, context=select_rows(self.context, rows), rows=self.row_numbers[rows])
 
     def to(self, device: torch.device | str) -> Batch:

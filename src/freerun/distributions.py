@@ -201,6 +201,4 @@ class Quantiles(Arguments):
 
 
 HEADS: dict[str, type[Any]] = {"gaussian": Gaussian, "student_t": StudentT, "quantiles": Quantiles}
-
-
 Head = Literal["point", "gaussian", "student_t", "quantiles"]

@@ -13,7 +13,7 @@ from freerun.arguments import at_least, between, brief, field_problems, unknown_
 from freerun.batch import Batch
 from freerun.distributions import HEADS
 from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, resolve
-from freerun.errors import DivergedError, UserError, whole
+from freerun.errors import DivergedError, UserError, refuse, whole
 from freerun.keys import fold
 from freerun.rollin.model import (
     call_problems,
@@ -356,8 +356,7 @@ def generate(
     What it is not: a way to feed anything after the prompt. An entry in the mask is generated, whatever ``eligible``
     is there.
     """
-    if problems := call_problems(model, batch, "generate(model, batch, length=...)"):
-        raise UserError(problems)
+    refuse(call_problems(model, batch, "generate(model, batch, length=...)"))
     # a length under another name is not missing as well
     options: Any = GenerateOptions(1 if unknown and length is None else length, end, beams, length_penalty, n_best)  # type: ignore[arg-type]
     problems = [unknown_argument("generate", name, _KNOWN) for name in unknown]
@@ -367,8 +366,7 @@ def generate(
     problems += _kind_problems(batch, options, draw)
     if whole(key) is None:
         problems.append(f"key must be a whole number; got {key!r}")
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     with explained_errors(model):
         return _generate(unwrap(model), batch, options, draw, key)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from freerun.arguments import Arguments, between, nearest, refused
 from freerun.batch import Batch, must_be, shape_of
-from freerun.distributions import Gaussian, Quantiles, StudentT
-from freerun.errors import UserError
+from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
+from freerun.errors import UserError, refuse
 
 
 class Objective(Protocol):
@@ -91,9 +91,7 @@ class MeanSquaredError(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, value) -> (total, count)."""
-        return _of_values(
-            "mse", 1, lambda values, targets: F.mse_loss(values, targets, reduction="none"), outputs, batch
-        )
+        return _of_values("mse", 1, partial(F.mse_loss, reduction="none"), outputs, batch)
 
 
 _FITTING = {
@@ -124,6 +122,10 @@ def _of_values(
     return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
 
 
+def _of_head(name: str, head: Distribution, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    return _of_values(name, head.parameters, head.loss, outputs, batch)
+
+
 @dataclass(frozen=True)
 class GaussianNLL(Arguments):
     """``-sum_t w_t log N(target_t; m_t, s_t^2)`` in nats, over all values; count as for ``MeanSquaredError``.
@@ -136,8 +138,7 @@ class GaussianNLL(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, 2 * value) of a Gaussian head -> (total, count)."""
-        head = Gaussian()
-        return _of_values("gaussian_nll", head.parameters, head.loss, outputs, batch)
+        return _of_head("gaussian_nll", Gaussian(), outputs, batch)
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,7 @@ class StudentTNLL(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, 3 * value) of a Student-t head -> (total, count)."""
-        head = StudentT()
-        return _of_values("student_t_nll", head.parameters, head.loss, outputs, batch)
+        return _of_head("student_t_nll", StudentT(), outputs, batch)
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,7 @@ class Pinball(Arguments):
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, levels * value) of a quantile head -> (total, count)."""
-        head = Quantiles(self.levels)
-        return _of_values("pinball", head.parameters, head.loss, outputs, batch)
+        return _of_head("pinball", Quantiles(self.levels), outputs, batch)
 
 
 cross_entropy, mse = CrossEntropy, MeanSquaredError
@@ -220,10 +219,10 @@ def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[T
             count = torch.full((), count, dtype=total.dtype, device=total.device)
         if isinstance(count, Tensor) and count.dim() == 0:
             return total, count
-    shown = [shape_of(each) for each in result] if isinstance(result, tuple | list) else shape_of(result)
+    got = [shape_of(each) for each in result] if isinstance(result, tuple | list) else shape_of(result)
     raise UserError(
         f"an objective returns (total, count), two scalars: the sum of the losses over the positions that count, and "
-        f"their number; {objective!r} returned {shown}"
+        f"their number; {objective!r} returned {got}"
     )
 
 
@@ -236,8 +235,7 @@ def resolve(objective: str | Objective, batch: Batch) -> Objective:
         return objective
     if objective == "auto":
         return _named("cross_entropy" if batch.is_discrete else "mse")
-    if problems := check(objective):
-        raise UserError(problems)
+    refuse(check(objective))
     return _named(objective)
 
 

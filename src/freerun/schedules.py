@@ -15,20 +15,12 @@ from dataclasses import KW_ONLY, dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from freerun.arguments import Arguments, is_number
+from freerun.arguments import Arguments, above, at_least, between, finite, is_number, one_of
 from freerun.errors import UserError, whole
 from freerun.types import step_number
 
-__all__ = [
-    "SCHEDULES", "Constant", "Cosine", "Exponential", "InverseSigmoid", "Join", "Linear", "Piecewise",
-    "Schedule", "Table", "constant", "cosine", "exponential", "extremes", "inverse_sigmoid", "join", "linear",
-    "moves", "piecewise", "table", "value_at",
-]  # fmt: skip
-
 UNITS = ("step", "sample", "epoch")
-
-
-_EVERY_STEP = 20_000  # up to here a run is looked at step by step
+_EVERY_STEP = 20_000  # up to here a run is evaluated step by step
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,8 +45,8 @@ class Schedule(Arguments):
     summary: ClassVar[str] = ""
 
     _: KW_ONLY
-    floor: float | None = None
-    unit: str = "step"
+    floor: float | None = finite(None)
+    unit: str = one_of(UNITS, "step")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -65,22 +57,10 @@ class Schedule(Arguments):
                 object.__setattr__(self, each.name, tuple(number(v) if is_number(v) else v for v in value))
             elif is_number(value):
                 object.__setattr__(self, each.name, number(value))
-        problems = [*self._common_problems(), *self.problems()]
-        if problems:
-            raise UserError([f"{self.name}: {problem}" for problem in problems])
-
-    def _common_problems(self) -> Iterable[str]:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            optional = each.type == "float | None" and value is None
-            if each.type in ("float", "float | None") and not optional and not is_number(value):
-                yield f"{each.name} must be a finite number; got {value!r}"
-        if self.unit not in UNITS:
-            yield f"unit must be one of {', '.join(UNITS)}; got {self.unit!r}"
-
-    def problems(self) -> Iterable[str]:
-        """What is wrong with the arguments of this schedule, a line each."""
-        return ()
+        try:
+            super().__post_init__()
+        except UserError as error:
+            raise UserError([f"{self.name}: {problem}" for problem in error.problems]) from None
 
     def at(self, position: float) -> float:
         """The value at a position >= 0 counted in the schedule's unit, before the floor."""
@@ -104,16 +84,10 @@ class Schedule(Arguments):
         return self.above_floor(_position(step, self.unit))
 
     def __repr__(self) -> str:
-        shown = {"floor": None, "unit": "step", "interpolate": "linear"}
-        parts = [each.name for each in fields(self) if each.name not in shown]
-        parts += [name for name, usual in shown.items() if getattr(self, name, usual) != usual]
+        defaults = {"floor": None, "unit": "step", "interpolate": "linear"}
+        parts = [each.name for each in fields(self) if each.name not in defaults]
+        parts += [name for name, default in defaults.items() if getattr(self, name, default) != default]
         return f"{self.name}({', '.join(f'{part}={getattr(self, part)!r}' for part in parts)})"
-
-
-def positive(name: str, value: float) -> Iterable[str]:
-    """A problem where a length is not above 0."""
-    if is_number(value) and not value > 0:
-        yield f"{name} must be above 0; got {value}"
 
 
 def _length(value: float) -> float:
@@ -123,15 +97,15 @@ def _length(value: float) -> float:
 def _position(step: int, unit: str) -> float:
     if whole(step) is None:
         step_number(step)  # which says what a step is
-    found = whole(step) if unit == "step" else getattr(step, unit, None)
-    if found is None:
+    position = whole(step) if unit == "step" else getattr(step, unit, None)
+    if position is None:
         raise UserError(
             f"the schedule counts {unit}s, but the step {int(step)} does not say which {unit} it is: pass"
             f" types.Step({int(step)}, {unit}=...), or use unit='step'"
         )
-    if not found >= 0:
-        raise UserError(f"a schedule is asked from {unit} 0 on; got {found}")
-    return float(found)
+    if not position >= 0:
+        raise UserError(f"a schedule begins at {unit} 0; got {position}")
+    return float(position)
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,18 +113,27 @@ class Shaped(Schedule):
     """``end + (start - end) * shape(position)``: falling where start > end, rising where start < end."""
 
     _: KW_ONLY
-    start: float = 1.0
-    end: float = 0.0
+    start: float = finite(1.0)
+    end: float = finite(0.0)
 
     def shape(self, position: float) -> float:
         """From 1 (or a little less) to 0."""
         raise NotImplementedError(f"{type(self).__name__} must define shape(position)")
 
     def at(self, position: float) -> float:
-        """end + (start - end) * shape(position), never outside [start, end] by rounding."""
         share = self.shape(position)
         value = self.start if share == 1.0 else self.end + (self.start - self.end) * share
+        # rounding may not leave [start, end]
         return min(max(value, min(self.start, self.end)), max(self.start, self.end))
+
+
+@dataclass(frozen=True, repr=False)
+class _Ramp(Shaped):
+    _: KW_ONLY
+    steps: float = above(0)
+
+    def knots(self) -> Sequence[float]:
+        return (self.steps,)
 
 
 def value_at(x: float | Callable[[int], float], step: int) -> float:
@@ -162,22 +145,19 @@ def value_at(x: float | Callable[[int], float], step: int) -> float:
     return float(x(step)) if callable(x) else float(x)
 
 
-def _asked(schedule: Callable[[int], float], steps: int) -> tuple[Callable[[Any], float], Iterable[float]]:
-    """How to ask, and the positions of a run that have to be asked."""
+def _sampled(schedule: Callable[[int], float], steps: int) -> tuple[Callable[[Any], float], Iterable[float]]:
+    """The function to call, and the positions of a run at which its extremes can lie."""
+    grid = range(steps) if steps <= _EVERY_STEP else _spread(steps)
     if not isinstance(schedule, Schedule):
-        return schedule, range(steps) if steps <= _EVERY_STEP else _spread(steps)
+        return schedule, grid
     last = steps - 1 if schedule.unit == "step" else getattr(steps, schedule.unit, None)
     near = {0.0, math.inf if last is None else float(last)}
     for knot in schedule.knots():
-        near |= {
-            math.floor(knot) - 1.0,
-            float(math.floor(knot)),
-            float(math.ceil(knot)),
-            math.ceil(knot) + 1.0,
-        }
+        low, high = float(math.floor(knot)), float(math.ceil(knot))
+        near |= {low - 1, low, high, high + 1}
     inside = {position for position in near if 0 <= position <= max(near if last is None else (last,))}
-    if last is not None and schedule.unit == "step":
-        inside |= {float(x) for x in (range(steps) if steps <= _EVERY_STEP else _spread(steps))}
+    if schedule.unit == "step":
+        inside |= set(map(float, grid))
     return schedule.above_floor, sorted(inside)
 
 
@@ -188,7 +168,7 @@ def _spread(steps: int) -> Iterable[int]:
 def extremes(x: float | Callable[[int], float], steps: int) -> tuple[float, float, float, float]:
     """Where a parameter goes within a run: (lowest value, its step, highest value, its step).
 
-    Every step of 0..steps-1 is asked up to 20,000 steps; beyond that an even grid and all knots, which is
+    Every step of 0..steps-1 is evaluated up to 20,000 steps; beyond that an even grid and all knots, which is
     exact for the schedules here, as they only rise or only fall in between.
 
     Args:
@@ -207,13 +187,12 @@ def extremes(x: float | Callable[[int], float], steps: int) -> tuple[float, floa
         raise UserError(f"a run has at least one step; got {steps!r}")
     if not callable(x):
         return float(x), 0, float(x), 0
-    ask, positions = _asked(x, steps)
+    function, positions = _sampled(x, steps)
     try:
-        values = [(float(ask(position)), position) for position in positions]
+        values = [(float(function(position)), position) for position in positions]
     except TypeError as error:
         raise UserError(f"{x!r} gives no number at every step ({error})") from error
-    low = min(values, key=lambda pair: pair[0])
-    high = max(values, key=lambda pair: pair[0])
+    low, high = (choose(values, key=lambda pair: pair[0]) for choose in (min, max))
     return low[0], _plain(low[1]), high[0], _plain(high[1])
 
 
@@ -222,7 +201,7 @@ def _plain(position: float) -> float:
 
 
 def moves(x: float | Callable[[int], float], steps: int) -> bool:
-    """Whether a parameter changes within a run of so many steps.
+    """Return True if a parameter changes within a run of so many steps.
 
     >>> from freerun.schedules import linear
     >>> moves(linear(start=1.0, end=1.0, steps=100), 50), moves(0.5, 50)
@@ -233,12 +212,6 @@ def moves(x: float | Callable[[int], float], steps: int) -> bool:
 
 
 BENGIO = "Bengio et al. 2015, Scheduled Sampling (arXiv:1506.03099)"
-
-
-def _sigmoid(x: float) -> float:
-    if x >= 0:
-        return 1.0 / (1.0 + math.exp(-x))
-    return math.exp(x) / (1.0 + math.exp(x))
 
 
 @dataclass(frozen=True, repr=False)
@@ -253,15 +226,14 @@ class Constant(Schedule):
     formula: ClassVar[str] = "value"
     summary: ClassVar[str] = "the same value at every step"
 
-    value: float
+    value: float = finite()
 
     def at(self, position: float) -> float:
-        """value."""
         return self.value
 
 
 @dataclass(frozen=True, repr=False)
-class Linear(Shaped):
+class Linear(_Ramp):
     """Straight from start to end in ``steps``, then end: ``shape(s) = max(0, 1 - s / steps)``.
 
     Bengio's ``max(eps_min, k - c s)`` is ``linear(start=k, end=0, steps=k / c, floor=eps_min)``.
@@ -275,24 +247,12 @@ class Linear(Shaped):
     reference: ClassVar[str] = BENGIO
     summary: ClassVar[str] = "straight from start to end within steps"
 
-    _: KW_ONLY
-    steps: float
-
-    def problems(self) -> Iterable[str]:
-        """Steps must be above 0."""
-        return positive("steps", self.steps)
-
     def shape(self, position: float) -> float:
-        """max(0, 1 - s / steps)."""
         return max(0.0, 1.0 - position / self.steps)
-
-    def knots(self) -> Sequence[float]:
-        """Where it ends."""
-        return (self.steps,)
 
 
 @dataclass(frozen=True, repr=False)
-class Cosine(Shaped):
+class Cosine(_Ramp):
     """Half a cosine from start to end in ``steps``: ``shape(s) = (1 + cos(pi min(1, s / steps))) / 2``.
 
     >>> [round(Cosine(steps=100)(s), 3) for s in (0, 50, 100, 1000)]
@@ -303,20 +263,8 @@ class Cosine(Shaped):
     formula: ClassVar[str] = "end + (start - end) * (1 + cos(pi * min(1, s / steps))) / 2"
     summary: ClassVar[str] = "slow at both ends, within steps"
 
-    _: KW_ONLY
-    steps: float
-
-    def problems(self) -> Iterable[str]:
-        """Steps must be above 0."""
-        return positive("steps", self.steps)
-
     def shape(self, position: float) -> float:
-        """(1 + cos(pi min(1, s / steps))) / 2."""
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, position / self.steps)))
-
-    def knots(self) -> Sequence[float]:
-        """Where it ends."""
-        return (self.steps,)
 
 
 @dataclass(frozen=True, repr=False)
@@ -332,15 +280,9 @@ class Exponential(Shaped):
     reference: ClassVar[str] = BENGIO
     summary: ClassVar[str] = "fast at first, never quite at end"
 
-    k: float
-
-    def problems(self) -> Iterable[str]:
-        """0 < k < 1."""
-        if is_number(self.k) and not 0 < self.k < 1:
-            yield f"k must lie strictly between 0 and 1 (the value is k ** s); got {self.k}"
+    k: float = between(0, 1, ends="()", hint="the value is k ** s")
 
     def shape(self, position: float) -> float:
-        """k ** s."""
         return self.k**position
 
 
@@ -359,23 +301,18 @@ class InverseSigmoid(Shaped):
     reference: ClassVar[str] = BENGIO
     summary: ClassVar[str] = "stays near start, then falls; half way at k ln k"
 
-    k: float
-
-    def problems(self) -> Iterable[str]:
-        """K >= 1."""
-        if is_number(self.k) and not self.k >= 1:
-            yield f"k must be at least 1 (about half way at s = k ln k); got {self.k}"
+    k: float = at_least(1, hint="about half way at s = k ln k")
 
     def shape(self, position: float) -> float:
-        """sigmoid(ln k - s / k)."""
-        return _sigmoid(math.log(self.k) - position / self.k)
+        x = math.log(self.k) - position / self.k
+        return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
 
 
-def _rising(name: str, values: object, *, lowest: float = 0) -> Iterable[str]:
+def _rising(name: str, values: object) -> Iterable[str]:
     if not isinstance(values, tuple) or not all(is_number(value) for value in values):
         yield f"{name} must be numbers; got {values!r}"
-    elif any(b <= a for a, b in pairwise(values)) or any(value < lowest for value in values):
-        yield f"{name} must rise from {lowest} on, none twice; got {values}"
+    elif any(b <= a for a, b in pairwise(values)) or any(value < 0 for value in values):
+        yield f"{name} must rise from 0 on, none twice; got {values}"
 
 
 def _numbers(name: str, values: object) -> Iterable[str]:
@@ -384,8 +321,8 @@ def _numbers(name: str, values: object) -> Iterable[str]:
     else:
         wrong = [(i, value) for i, value in enumerate(values) if not is_number(value)]
         if wrong:
-            shown = ", ".join(f"[{i}] = {value!r}" for i, value in wrong[:3])
-            yield f"{name} must be finite numbers; {len(wrong)} of {len(values)} are not: {shown}"
+            first = ", ".join(f"[{i}] = {value!r}" for i, value in wrong[:3])
+            yield f"{name} must be finite numbers; {len(wrong)} of {len(values)} are not: {first}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -409,20 +346,16 @@ class Piecewise(Schedule):
 
     steps: tuple[float, ...]
     values: tuple[float, ...]
-    interpolate: str = "linear"
+    interpolate: str = one_of(("linear", "constant"), "linear")
 
     def problems(self) -> Iterable[str]:
-        """Steps must rise, and have a value each."""
         yield from _rising("steps", self.steps)
         yield from _numbers("values", self.values)
         both = isinstance(self.steps, tuple) and isinstance(self.values, tuple)
         if both and len(self.steps) != len(self.values):
             yield f"steps and values must be equally many; got {len(self.steps)} and {len(self.values)}"
-        if self.interpolate not in ("linear", "constant"):
-            yield f"interpolate must be 'linear' or 'constant'; got {self.interpolate!r}"
 
     def at(self, position: float) -> float:
-        """The value between the two positions around it."""
         reached = sum(step <= position for step in self.steps)
         if reached == 0:
             return self.values[0]
@@ -434,13 +367,12 @@ class Piecewise(Schedule):
         return min(max(a + (b - a) * share, min(a, b)), max(a, b))
 
     def knots(self) -> Sequence[float]:
-        """The positions given."""
         return self.steps
 
 
 @dataclass(frozen=True, repr=False)
 class Join(Schedule):
-    """One schedule after another, each asked from its own beginning: ``schedules[i](s - boundaries[i - 1])``.
+    """One schedule after another, each counted from its own beginning: ``schedules[i](s - boundaries[i - 1])``.
 
     Args:
         schedules: two or more, all counting in the same unit as the join.
@@ -460,7 +392,6 @@ class Join(Schedule):
     boundaries: tuple[float, ...]
 
     def problems(self) -> Iterable[str]:
-        """Schedules of one unit, and a boundary between each two."""
         parts = self.schedules if isinstance(self.schedules, tuple) else ()
         if len(parts) < 2 or not all(isinstance(part, Schedule) for part in parts):
             yield f"schedules must be two or more schedules; got {self.schedules!r}"
@@ -473,20 +404,16 @@ class Join(Schedule):
             if need != got:
                 yield f"{len(parts)} schedules need {need} boundaries; got {got}"
             if self.boundaries[:1] == (0,):
-                yield "boundaries must be above 0: at 0 the first schedule would never be asked"
+                yield "boundaries must be above 0: at 0 the first schedule would never be used"
 
     def at(self, position: float) -> float:
-        """The value of the schedule whose turn it is, counted from its boundary."""
         turn = sum(boundary <= position for boundary in self.boundaries)
         begun = self.boundaries[turn - 1] if turn else 0
         return self.schedules[turn].above_floor(position - begun)
 
     def knots(self) -> Sequence[float]:
-        """The boundaries, and the knots of each schedule moved to its boundary."""
-        found: list[float] = list(self.boundaries)
-        for begun, part in zip((0, *self.boundaries), self.schedules, strict=True):
-            found += [begun + knot for knot in part.knots()]
-        return found
+        parts = zip((0, *self.boundaries), self.schedules, strict=True)
+        return [*self.boundaries, *(begun + knot for begun, part in parts for knot in part.knots())]
 
 
 @dataclass(frozen=True, repr=False)
@@ -505,15 +432,12 @@ class Table(Schedule):
     values: tuple[float, ...]
 
     def problems(self) -> Iterable[str]:
-        """At least one value, all finite."""
         return _numbers("values", self.values)
 
     def at(self, position: float) -> float:
-        """The value at the whole position, the last one beyond the end."""
         return self.values[int(min(position, len(self.values) - 1))]
 
     def knots(self) -> Sequence[float]:
-        """Every position."""
         return range(len(self.values))
 
     def __repr__(self) -> str:
@@ -523,37 +447,9 @@ class Table(Schedule):
         return f"table({', '.join([f'n={len(self.values)}', f'sha={digest}', *extra])})"
 
 
-constant = Constant
-
-
-linear = Linear
-
-
-exponential = Exponential
-
-
-inverse_sigmoid = InverseSigmoid
-
-
-cosine = Cosine
-
-
-piecewise = Piecewise
-
-
-join = Join
-
-
-table = Table
-
+constant, linear, cosine, piecewise, join, table = Constant, Linear, Cosine, Piecewise, Join, Table
+exponential, inverse_sigmoid = Exponential, InverseSigmoid
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    "constant": Constant,
-    "linear": Linear,
-    "exponential": Exponential,
-    "inverse_sigmoid": InverseSigmoid,
-    "cosine": Cosine,
-    "piecewise": Piecewise,
-    "join": Join,
-    "table": Table,
+    each.name: each for each in (Constant, Linear, Exponential, InverseSigmoid, Cosine, Piecewise, Join, Table)
 }

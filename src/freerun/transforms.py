@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from freerun.arguments import COUNT, is_number
 from freerun.batch import Batch
-from freerun.errors import UserError, whole
-
-__all__ = ["LOSS_ON", "loss_on", "loss_on_problems", "within_horizon"]
+from freerun.errors import UserError, refuse
 
 LOSS_ON = ("all", "last", "after_warmup")
 
@@ -35,11 +32,10 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
     >>> within_horizon(Batch(values, values, known, eligible=known), 3).mask
     tensor([[False, False,  True,  True,  True]])
     """
-    if whole(horizon) is None or horizon < 1:
-        raise UserError(f"horizon must be at least 1 step, a whole number; got {horizon!r}")
-    place = batch.replaceable.cumsum(1)
+    COUNT.check(horizon=horizon)
+    lead = batch.replaceable.cumsum(1)
     # beyond the last replaceable entry the count stands still: what only follows it carries no loss of the horizon
-    inside = (place < horizon) | ((place == horizon) & batch.replaceable)
+    inside = (lead < horizon) | ((lead == horizon) & batch.replaceable)
     if bool(inside.all()):
         return batch
     used = (inside & (batch.mask | batch.replaceable)).any(0).nonzero()
@@ -73,8 +69,7 @@ def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
     if steps == "all":
         return batch
     steps = tuple(steps) if isinstance(steps, list) else steps
-    if problems := loss_on_problems(steps):
-        raise UserError(problems)
+    refuse(loss_on_problems(steps))
     kept, weights = batch.mask, batch.weights
     if steps == "last":
         kept = kept & (kept.flip(1).cumsum(1).flip(1) == 1)
@@ -90,14 +85,10 @@ def loss_on(batch: Batch, steps: str | Sequence[float]) -> Batch:
             raise UserError(
                 f"loss_on has {len(by_lead)} weights and the horizon {longest} steps: give each a weight, 0 for none"
             )
-        given = by_lead[(lead - 1).clamp_min(0)]
-        kept = kept & batch.replaceable & (given != 0)
-        weights = _times(given, weights)
+        by_position = by_lead[(lead - 1).clamp_min(0)]
+        kept = kept & batch.replaceable & (by_position != 0)
+        weights = by_position if weights is None else by_position * weights
     return batch.made(mask=kept, weights=weights, eligible=batch.replaceable)
-
-
-def _times(given: Tensor, weights: Tensor | None) -> Tensor:
-    return given if weights is None else given * weights
 
 
 def loss_on_problems(steps: Any) -> list[str]:
@@ -109,11 +100,9 @@ def loss_on_problems(steps: Any) -> list[str]:
     if isinstance(steps, str):
         fine = steps in LOSS_ON
     else:
-        fine = isinstance(steps, tuple) and len(steps) > 0 and all(_is_weight(each) for each in steps) and any(steps)
+        fine = (
+            isinstance(steps, tuple) and len(steps) > 0 and all(is_number(x) and x >= 0 for x in steps) and any(steps)
+        )
     renamed = ": it is called 'after_warmup'" if steps == "own" else ""
     rule = "loss_on must be 'all', 'last', 'after_warmup' or a weight for each lead time"
     return [] if fine else [f"{rule}; got {steps!r}{renamed}"]
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

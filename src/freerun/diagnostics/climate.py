@@ -14,7 +14,7 @@ from freerun.arguments import COUNT, Range
 from freerun.batch import Batch, must_be
 from freerun.diagnostics.results import Climate
 from freerun.draws import Draw
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.generation import generate, prompt_lengths
 from freerun.keys import fold
 from freerun.metrics.outputs import BOUND, first_divergence
@@ -55,8 +55,7 @@ def state_histogram_divergence(
     out what lies outside. What it is not: sensitive to the order of the states; ``spectrum_distance`` is.
     """
     _check(gold, free)
-    if problems := COUNT.problems(bins=bins) + Range(0, ends="(]").problems(smoothing=smoothing):
-        raise UserError(problems)
+    refuse(COUNT.problems(bins=bins) + Range(0, ends="(]").problems(smoothing=smoothing))
     gold, free = gold.double(), free.double()
     if gold.shape[1] > _MOST:
         axes = principal_components(gold, _MOST)
@@ -66,9 +65,7 @@ def state_histogram_divergence(
         raise UserError("a channel of gold is constant: it has no range to cut; leave it out")
     p, q = (_shares(series, low, high, bins, smoothing) for series in (gold, free))
     divergence = (p * (p / q).log()).sum()
-    if symmetric:
-        divergence = (divergence + (q * (q / p).log()).sum()) / 2
-    return float(divergence)
+    return float((divergence + (q * (q / p).log()).sum()) / 2 if symmetric else divergence)
 
 
 def _shares(series: Tensor, low: Tensor, high: Tensor, bins: int, smoothing: float) -> Tensor:
@@ -76,8 +73,8 @@ def _shares(series: Tensor, low: Tensor, high: Tensor, bins: int, smoothing: flo
     box = ((series - low) / (high - low) * bins).floor()
     box = torch.where(series == high, bins - 1, box)
     outside = ((box < 0) | (box >= bins)).any(1)
-    places = bins ** torch.arange(series.shape[1], dtype=torch.float64, device=series.device)
-    cell = torch.where(outside, float(bins ** series.shape[1]), (box * places).sum(1)).long()
+    strides = bins ** torch.arange(series.shape[1], dtype=torch.float64, device=series.device)
+    cell = torch.where(outside, float(bins ** series.shape[1]), (box * strides).sum(1)).long()
     counts = torch.bincount(cell, minlength=bins ** series.shape[1] + 1).double() + smoothing
     return counts / counts.sum()
 
@@ -168,7 +165,7 @@ def _smoothed(power: Tensor, width: float) -> Tensor:
 
 
 def delay_embedding(series: Tensor, delay: int, dimensions: int = 3) -> Tensor:
-    """States of a system of which one channel is seen: (T - (dimensions - 1) delay, dimensions).
+    """States of a system of which one channel is observed: (T - (dimensions - 1) delay, dimensions).
 
     ``state[t] = (x[t], x[t - delay], x[t - 2 delay], ...)``
 
@@ -222,8 +219,7 @@ def _check(gold: Tensor, free: Tensor) -> None:
     for name, series in (("gold", gold), ("the free run", free)):
         if bad := int((~torch.isfinite(series)).any(-1).sum()):
             problems.append(f"{name} has {bad} steps that are not finite: a run that diverged has no climate")
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
 
 
 def past_of(batch: Batch) -> Tensor | None:
@@ -274,8 +270,7 @@ def long_run(
     tensor([4., 2., 1.])
     """
     problems = call_problems(model, batch, "long_run(model, batch, steps)")
-    if problems := problems + COUNT.problems(steps=steps):
-        raise UserError(problems)
+    refuse(problems + COUNT.problems(steps=steps))
     past = _startable(batch)
     horizon = batch.time if _in_context(batch) else batch.time - past.shape[1]
     parts: list[Tensor] = []
@@ -316,13 +311,7 @@ def _moved(batch: Batch, past: Tensor) -> Batch:
     return batch.made(history=history, targets=torch.zeros_like(history))
 
 
-_LEAST = 400
-
-
-_POINTS = 1500
-
-
-_FREQUENCIES = 240
+_LEAST, _POINTS, _FREQUENCIES = 400, 1500, 240
 
 
 def climate_of(
@@ -330,7 +319,7 @@ def climate_of(
 ) -> tuple[Climate | None, str]:
     """Climate of a run from the first window on, as long as gold (T, V), or None and why there is none."""
     if gold is None:
-        return None, "no long series was given"
+        return None, "there is no long series"
     if gold.shape[0] < _LEAST:
         return None, f"the series has {gold.shape[0]} steps; a climate needs at least {_LEAST}"
     first = torch.zeros(1, dtype=torch.int64, device=batch.history.device)
@@ -339,8 +328,7 @@ def climate_of(
     except UserError as error:
         return None, error.problems[0]
     gold = gold.cpu().double()
-    diverged = int(first_divergence(run[None]))
-    if diverged:
+    if diverged := int(first_divergence(run[None])):
         return Climate(gold.shape[0], diverged, ""), ""
     return _measured(gold, run, names), ""
 
@@ -399,5 +387,5 @@ def _thinned(powers: list[Tensor], steps: int) -> tuple[tuple[float, ...], tuple
     width = max(1, -(-enough // _FREQUENCIES))
     count = -(-enough // width)
     means = [torch.stack([part.mean() for part in power[: count * width].split(width)]) for power in powers]
-    places = [sum(range(i * width + 1, i * width + 1 + width)) / width / steps for i in range(means[0].numel())]
-    return tuple(places), tuple(tuple(each.tolist()) for each in means)
+    centres = [sum(range(i * width + 1, i * width + 1 + width)) / width / steps for i in range(means[0].numel())]
+    return tuple(centres), tuple(tuple(each.tolist()) for each in means)

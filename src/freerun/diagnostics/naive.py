@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freerun.arguments import COUNT, brief
 from freerun.batch import Batch, must_be
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 
 
 def last_value(past: Tensor, horizon: int) -> Tensor:
@@ -91,31 +91,20 @@ def mean(past: Tensor, horizon: int, value: Tensor | None = None) -> Tensor:
 
 
 def _check(past: Tensor, horizon: int, needed: int) -> None:
-    must_be("", "real", past=past)
-    problems: list[str] = []
-    if past.dim() != 3:
-        problems.append(f"past must be (windows, past, V); got {tuple(past.shape)}")
-    elif past.shape[1] < needed:
-        problems.append(f"past must hold {needed} steps; it holds {past.shape[1]}: take a longer past")
-    problems += COUNT.problems(horizon=horizon)
-    if problems:
-        raise UserError(problems)
+    must_be("windows, past, V", "real", past=past)
+    short = past.shape[1] < needed
+    problems = [f"past must hold {needed} steps; it holds {past.shape[1]}: take a longer past"] if short else []
+    refuse(problems + COUNT.problems(horizon=horizon))
 
 
-_FEATURES = 1024
-
-
-_WINDOWS = 4096
-
-
+_FEATURES, _WINDOWS = 1024, 4096
 _RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
 
 
 def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, Tensor]:
     """(windows, past, values) and (windows, horizon, values) of a batch of either layout, float64."""
-    context = batch.context
-    if isinstance(context, dict) and "past" in context:
-        past = context["past"][..., :values]
+    if isinstance(batch.context, dict) and "past" in batch.context:
+        past = batch.context["past"][..., :values]
     else:
         past = batch.targets[:, : batch.targets.shape[1] - horizon]
     return past.double(), batch.targets[:, -horizon:].double()

@@ -31,6 +31,10 @@ class Spread:
         return cls(*quantiles(values.double(), (0.25, 0.5, 0.75)).tolist())
 
 
+def _nrmse(by_window: Tensor) -> tuple[Spread, Spread]:
+    return Spread.of(window_nrmse(by_window)), Spread.of(nrmse_last_tenth(by_window))
+
+
 @dataclass(frozen=True)
 class Side:
     """Errors with one kind of history: gold (teacher-forced), or the model's own (free-running).
@@ -59,9 +63,7 @@ class Side:
     def of(cls, errors: HorizonErrors, by_window: Tensor) -> Side:
         """From both forms of the errors: by lead time, and (windows, H)."""
         low, median, high = (tuple(each) for each in errors.quantiles.tolist())
-        rmse, left = tuple(errors.rmse.tolist()), tuple(errors.left.tolist())
-        nrmse = Spread.of(window_nrmse(by_window)), Spread.of(nrmse_last_tenth(by_window))
-        return cls(rmse, low, median, high, left, *nrmse)
+        return cls(tuple(errors.rmse.tolist()), low, median, high, tuple(errors.left.tolist()), *_nrmse(by_window))
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,8 @@ class Naive:
     @classmethod
     def of(cls, by_window: Tensor) -> Naive:
         """From errors (windows, H)."""
-        found = HorizonErrors.of(by_window, (0.5,))
-        nrmse = Spread.of(window_nrmse(by_window)), Spread.of(nrmse_last_tenth(by_window))
-        return cls(tuple(found.quantiles[0].tolist()), tuple(found.rmse.tolist()), *nrmse)
+        errors = HorizonErrors.of(by_window, (0.5,))
+        return cls(tuple(errors.quantiles[0].tolist()), tuple(errors.rmse.tolist()), *_nrmse(by_window))
 
 
 @dataclass(frozen=True, eq=False)

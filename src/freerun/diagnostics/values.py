@@ -149,10 +149,10 @@ def _sample_windows(
     def in_units(values: Tensor) -> Tensor:
         return values if about.scale is None else values * about.scale[1].double() + about.scale[0].double()
 
-    for place, number in enumerate(numbers):
+    for index, number in enumerate(numbers):
         past = found.gold[number, :0] if found.past is None else found.past[number]
         parts = (past, found.gold[number], found.teacher_forced[number], found.free_running[number])
-        yield sample_window(number, parts, in_units, {level: band[place] for level, band in bands.items()})
+        yield sample_window(number, parts, in_units, {level: band[index] for level, band in bands.items()})
 
 
 def sample_window(
@@ -187,10 +187,10 @@ def _bands(
         return {}
     draw = draw_for(model, "quantile_sample" if head == "quantiles" else head)
     found: list[Tensor] = []
-    for place, number in enumerate(numbers):
+    for index, number in enumerate(numbers):
         batch = _row(batches, number)
         many = replace(batch.select(batch.row_numbers.new_zeros(_SAMPLES)), rows=torch.arange(_SAMPLES))
-        key = fold(about.key, "fan", place)
+        key = fold(about.key, "fan", index)
         own = generate(model, many, length=int(batch.mask.sum()), draw=draw, key=key).entries
         found.append(quantiles(own.cpu().double(), _LEVELS))
     return dict(zip(_LEVELS, torch.stack(found, 1), strict=True))
@@ -234,14 +234,10 @@ def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.
     errors = errors.double()
     small = torch.isfinite(errors) & (errors > 0) & (errors <= ceiling)
     fitted = int(small.long().cumprod(0).sum())
+    times = torch.arange(errors.numel(), dtype=torch.float64, device=errors.device)
     rate = None
     if fitted >= 3:
-        t = torch.arange(fitted, dtype=torch.float64, device=errors.device)
-        logs = errors[:fitted].log()
-        t = t - t.mean()
+        t, logs = times[:fitted] - times[:fitted].mean(), errors[:fitted].log()
         rate = float((t * (logs - logs.mean())).sum() / t.square().sum())
-    ratio = None
-    if exponent is not None:
-        t = torch.arange(errors.numel(), dtype=torch.float64, device=errors.device)
-        ratio = errors / (errors[0] * (exponent * t).exp())
+    ratio = None if exponent is None else errors / (errors[0] * (exponent * times).exp())
     return Growth(rate, exponent, fitted, ratio)

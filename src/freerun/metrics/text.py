@@ -33,10 +33,8 @@ def score(
     empty = [number for number, each in enumerate(references) if not each or not all(each)]
     if empty:
         raise UserError(f"every word needs references that are not empty; word {empty[0]} has {references[empty[0]]}")
-    items: list[dict[str, Any]] = []
-    for output, each in zip(outputs, references, strict=True):
-        errors, length = nearest(output, each)
-        items.append({"errors": errors, "length": length, "wrong": errors > 0})
+    pairs = (nearest(output, each) for output, each in zip(outputs, references, strict=True))
+    items: list[dict[str, Any]] = [{"errors": n, "length": length, "wrong": n > 0} for n, length in pairs]
     per = 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items)
     wer = 100 * sum(item["wrong"] for item in items) / len(items)
     return {"per": per, "wer": wer}, items
@@ -139,8 +137,6 @@ def _sacrebleu() -> Any:
 
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)*")
-
-
 _REPEATED = 10
 
 
