@@ -40,7 +40,7 @@ class LogStats:
             self.sums[i] += 1.0 if name == "micro_batches" else float(report.get(name, 0))
         self.last |= {name: float(report[name]) for name in self.scheduled if name in report}
 
-    def drained(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+    def pop_log(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
         """The line's numbers, over all ranks; sums begin again.
 
         ``replaced_share`` of the entries that may be replaced were the model's own, ``disagreeing_share`` other than
@@ -123,7 +123,7 @@ class MethodRunner:
         if not has_targets(adapter, inputs):
             # every parameter takes part, with a gradient of 0
             logits = model(
-                **{name: value for name, value in self.whole(model, inputs).items() if name != "labels"}
+                **{name: value for name, value in self.plain_inputs(model, inputs).items() if name != "labels"}
             ).logits
             return logits[torch.zeros_like(logits, dtype=torch.bool)].sum(), logits
         with self.trainer.accelerator.autocast():
@@ -131,19 +131,19 @@ class MethodRunner:
         self.told.add(outcome.report)
         return window.loss(outcome.total), outcome.outputs
 
-    def swapped(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    def mixed_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """The next micro-batch as the model's own forward takes it, with the ids that the method feeds."""
         adapter, window = self.adapter(model), self._current(model, inputs)
         rows = window.rows(inputs["labels"])
         if not has_targets(adapter, inputs):
-            return self.whole(model, inputs)
+            return self.plain_inputs(model, inputs)
         batch: Batch = collated_batch(adapter, inputs, rows)
         with self.trainer.accelerator.autocast():
             fed, report = hf_loss.swap(self.method, adapter, batch, self._step(), self._key())
         self.told.add(report)
         return adapter.inputs(fed)
 
-    def whole(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    def plain_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """A batch as the model's own forward takes it, on gold; a decoder's ids are said: labels may be popped."""
         given = {name: value for name, value in inputs.items() if name != "replaceable"}
         adapter = self.adapter(model)
@@ -151,9 +151,9 @@ class MethodRunner:
             given["decoder_input_ids"] = adapter.shifted(given["labels"], len(given["labels"]))
         return given
 
-    def drained(self) -> dict[str, float]:
+    def pop_log(self) -> dict[str, float]:
         """What a line of the log says of the micro-batches since the last; asked on all ranks at once."""
-        return self.told.drained(self.trainer.accelerator.gather, self.trainer.args.device)
+        return self.told.pop_log(self.trainer.accelerator.gather, self.trainer.args.device)
 
     def _smoothed(self) -> Any:
         if self.loss_from == "trainer":

@@ -90,9 +90,9 @@ class MethodMixin(Base):
         """The method's loss in training; with ``return_outputs`` also its logits, aligned with the targets."""
         if self.method is not None and not model.training:
             # without a count: the mean over these tokens, which every model gets right
-            inputs, num_items_in_batch = self._applied.whole(model, inputs), None
+            inputs, num_items_in_batch = self._applied.plain_inputs(model, inputs), None
         elif self.method is not None and self._applied.loss_from == "trainer":
-            inputs = self._applied.swapped(model, inputs)
+            inputs = self._applied.mixed_inputs(model, inputs)
         elif self.method is not None:
             loss, logits = self._applied.loss(model, inputs)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
@@ -102,7 +102,7 @@ class MethodMixin(Base):
         """The trainer's log; its training lines also say the realised share of own entries, passes and schedules."""
         # such lines are written by all ranks at once
         if self.method is not None and "loss" in logs and "learning_rate" in logs:
-            logs.update(self._applied.drained())
+            logs.update(self._applied.pop_log())
         super().log(logs, start_time)
 
     def evaluation_loop(

@@ -64,14 +64,14 @@ class CachedDecoding(HuggingFaceModel):
         past = {} if state is None else {state.name: _copied(state.cache)}
         length = (0 if state is None else state.length) + ids.shape[1]
         self.refuse_longer(length)
-        given = self.told_on(context, ids, length)
+        given = self.step_arguments(context, ids, length)
         hidden, output = self._halves.hidden(lambda: self.inner(**given, **past, use_cache=True, return_dict=True))
         name = next((name for name in _CACHES if getattr(output, name, None) is not None), None)
         if name is None:
             raise UserError(f"the model gives back no cache under {' or '.join(_CACHES)}")
         return _State(getattr(output, name), name, length, hidden[:, -1], context)
 
-    def told_on(self, context: SourceContext, ids: Tensor, length: int) -> dict[str, Any]:
+    def step_arguments(self, context: SourceContext, ids: Tensor, length: int) -> dict[str, Any]:
         """Arguments of the forward that reads more ids, up to ``length`` in all."""
         if not self.is_encoder_decoder:
             return {"input_ids": ids, **context.others}
