@@ -96,13 +96,7 @@ def ready(waiting: Sequence[PlannedRun], finished: set[str]) -> PlannedRun | Non
 
 
 def check_output_dir(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that a comparison must not touch; nothing is changed.
-
-    Args:
-        out: where the comparison is to go; it need not exist.
-        resume: True if a comparison there is gone on with.
-        overwrite: True if a comparison there may be removed.
-    """
+    """Refuse a folder that a comparison must not touch; nothing is changed."""
     names = names_in(out, _is_ours, resume=resume, overwrite=overwrite)
     if not names:
         return
@@ -132,13 +126,7 @@ def _refuse_links(out: Path, names: Collection[str]) -> None:
 
 
 def claim_output_dir(out: Path, names: Collection[str], *, overwrite: bool) -> None:
-    """Write down which runs are the comparison's, and remove those of an earlier one if ``overwrite`` says so.
-
-    Args:
-        out: the folder, which ``check_output_dir`` has accepted and which is locked.
-        names: of the planned runs.
-        overwrite: True removes what an earlier comparison and its runs have written.
-    """
+    """Write down which runs are the comparison's, and remove those of an earlier one if ``overwrite`` says so."""
     all_names = sorted({*(_recorded_runs(out) or ()), *names})
     _refuse_links(out, all_names)
     clean(out, _is_ours)

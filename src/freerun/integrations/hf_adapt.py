@@ -27,11 +27,7 @@ from freerun.rollin.model import eval_mode, refuse_coupled_rows
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The ``PreTrainedModel`` within DDP, ``torch.compile``, PEFT and their like, in any order.
-
-    Raises:
-        UserError: there is none, or prompts of PEFT stand before the model, which histories know nothing of.
-    """
+    """The ``PreTrainedModel`` within DDP, ``torch.compile``, PEFT and their like, in any order."""
     from transformers import PreTrainedModel
 
     inner: Any = model

@@ -19,10 +19,7 @@ _ROWS, _TIME = 3, 7
 
 
 def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
-    """Three rows of different lengths, of an example, or of ids made up: ordinary ones, and one pad.
-
-    A pad that is told has been said by the model itself; some models count it as absent in one way of computing only.
-    """
+    """Three rows of different lengths, of an example, or of ids made up: ordinary ones, and one pad."""
     made: Any = m
     if example is not None:
         return made.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
@@ -141,14 +138,7 @@ def at_length(model: Any, batch: Batch) -> list[Finding]:
 
 
 def capability(what: str, made: Any, batch: Batch, outputs: Tensor) -> Finding:
-    """Whether a model that can do more gives what the plain one gave: ``ok``, or ``not applicable`` and why.
-
-    Args:
-        what: one of ``CAPABILITIES``.
-        made: the model that can do more.
-        batch: what it is tried on.
-        outputs: the plain model's logits there.
-    """
+    """Whether a model that can do more gives what the plain one gave: ``ok``, or ``not applicable`` and why."""
     names, fine = CAPABILITIES[what]
     probe = Loose(made, batch, outputs)
     for name in names:

@@ -41,11 +41,7 @@ class LogStats:
         self.last |= {name: float(report[name]) for name in self.scheduled if name in report}
 
     def pop_log(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
-        """The line's numbers, over all ranks; sums begin again.
-
-        ``replaced_share`` of the entries that may be replaced were the model's own, ``disagreeing_share`` other than
-        gold; ``passes`` are extra model calls a micro-batch; ``teacher_forcing_ratio`` is the nominal P(gold).
-        """
+        """The line's numbers, over all ranks; sums begin again."""
         eligible, replaced, disagreeing, passes, number = (
             gather(torch.tensor([self.sums], device=device)).sum(0).tolist()
         )
@@ -292,11 +288,7 @@ def data_problems(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rehearse(method: Any, adapter: Any, batch: Batch, steps: int, key: int) -> None:
-    """What is refused at the lowest ratio that a run comes to, or cannot be divided token-exactly, is refused now.
-
-    Raises:
-        UserError: the model cannot do what the method asks, or the loss cannot be divided token-exactly.
-    """
+    """What is refused at the lowest ratio that a run comes to, or cannot be divided token-exactly, is refused now."""
     method, one, step, outcome = rehearsal(method, adapter, batch, steps, key)
     counts = float(outcome.count), float(loss_count(method, one, step))
     if counts[0] != counts[1]:

@@ -252,11 +252,7 @@ def scale_gradients(optimizer: Any, factor: float) -> None:
 
 
 def numbered(batch: Batch, before: int, trainer: Trainer) -> Batch:
-    """The batch with its rows' numbers in the global batch, as Lightning's sampler deals the data out.
-
-    Of W processes, process r is given the examples r, r + W, r + 2W and so on: after ``before`` rows of its own in the
-    window, its next one has the number ``before * W + r``. A batch that brings its numbers keeps them.
-    """
+    """The batch with its rows' numbers in the global batch, as Lightning's sampler deals the data out."""
     if batch.rows is not None:
         return batch
     dealt: Mapping[str, Any] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}

@@ -50,22 +50,14 @@ class Pretrained:
 
 
 def read_config(path: str) -> Any:
-    """The configuration of a model.
-
-    Raises:
-        UserError: transformers is not installed, or there is no such model here.
-    """
+    """The configuration of a model."""
     transformers = _transformers()
     _check_local(path, "config.json")
     return _taught(path, "model", lambda: transformers.AutoConfig.from_pretrained(_local(path)))
 
 
 def read_tokenizer(given: Pretrained) -> Any:
-    """The tokenizer, with a pad symbol and the chat template that was given.
-
-    Raises:
-        UserError: there is none, it has no pad symbol and ``pad`` names none, or no chat template can be read.
-    """
+    """The tokenizer, with a pad symbol and the chat template that was given."""
     transformers = _transformers()
     path = given.tokenizer or given.path
     _check_local(path, "tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
@@ -137,13 +129,7 @@ def model_positions(config: Any) -> int | None:
 
 
 def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> dict[str, bytes]:
-    """What ``save_pretrained`` writes of a model with some weights and of its tokenizer, file by file.
-
-    Args:
-        adapted: the model as ``freerun.hf.adapt`` made it.
-        weights: its weights by name, tied ones under their first name; the model's own are not looked at.
-        tokenizer: its tokenizer.
-    """
+    """What ``save_pretrained`` writes of a model with some weights and of its tokenizer, file by file."""
     first: dict[int, str] = {}
     state: dict[str, Tensor] = {}
     for name, tensor in adapted.state_dict(keep_vars=True).items():
@@ -155,11 +141,7 @@ def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> 
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a saved model under the names that they have in an adapted one, tied ones once.
-
-    Raises:
-        UserError: they cannot be read.
-    """
+    """The weights of a saved model under the names that they have in an adapted one, tied ones once."""
     given = Pretrained(path=str(folder), dtype="auto")
     seen: dict[int, str] = {}
     state: dict[str, Tensor] = read_model(given, read_config(given.path)).state_dict(keep_vars=True)

@@ -154,10 +154,7 @@ def _within(points: Sequence[tuple[float, float, float]], axes: Axes) -> list[tu
 
 
 def _cut(points: Points, axes: Axes) -> list[tuple[float, float | None]]:
-    """Return a line's points up to the edges of the figure; None where it is broken.
-
-    Cut here and not by a clipping path, which would need a name of its own on the page.
-    """
+    """Return a line's points up to the edges of the figure; None where it is broken."""
     bottom, top = axes.y_domain or (-math.inf, math.inf)
     found: list[tuple[float, float | None]] = []
     before: tuple[float, float] | None = None

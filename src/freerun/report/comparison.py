@@ -209,16 +209,7 @@ def _short(signature: str) -> str:
 
 
 def write(out: Path) -> Path:
-    """Make ``out/report.html`` from a finished comparison and return its path.
-
-    One file with style sheet and drawings inside; readable without JavaScript, offline and on paper.
-
-    Args:
-        out: folder of the comparison, with results.json and the runs.
-
-    Raises:
-        UserError: no finished comparison, or a library of the extra ``report`` is missing.
-    """
+    """Make ``out/report.html`` from a finished comparison and return its path."""
     results = read(out)
     runs = load(results, out)
     arms = list(runs)

@@ -29,15 +29,7 @@ def _html(value: object) -> str:
 
 
 def write_page(path: Path, kind: str, name: str, verdict: str, sections: Iterable[tuple[str, str]]) -> Path:
-    """Write a page whole or not at all: one style sheet inside, nothing loaded from anywhere; return its path.
-
-    Args:
-        path: of the page; an earlier one is replaced.
-        kind: ``compare`` or ``diagnose``.
-        name: of what is reported.
-        verdict: the outcome in words, below the name.
-        sections: titles and contents in order; those without content are left out.
-    """
+    """Write a page whole or not at all: one style sheet inside, nothing loaded from anywhere; return its path."""
     style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
     body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections if content)
     title = {"compare": "comparison", "diagnose": "diagnosis"}[kind]
@@ -65,11 +57,7 @@ def swatch(number: int, label: str) -> Raw:
 
 
 def legend(entries: Iterable[tuple[str, int, str]]) -> Raw:
-    """Return what the strokes of figures mean: (kind, number, label) each.
-
-    Args:
-        entries: kinds are ``arm`` and ``naive`` by number, ``gold``, ``growth``, and ``band`` of an arm.
-    """
+    """Return what the strokes of figures mean: (kind, number, label) each."""
     styles = {"arm": "stroke-{0}", "band": "band-{0}", "naive": "stroke-naive stroke-naive-{0}"}
     strokes = (_stroke(styles.get(kind, f"stroke-{kind}").format(number % 6), label) for kind, number, label in entries)
     parts = "".join(f"<li>{stroke}</li>" for stroke in strokes)
@@ -108,15 +96,7 @@ def _class(kind: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "", caption: str = "") -> Raw:
-    """Return a table; the first cell of a row is its head, and each cell knows its column's name.
-
-    Args:
-        heads: names of the columns.
-        rows: cells, text or Raw.
-        kind: CSS class: ``numbers`` sets all but the first column to the right, ``cards`` stacks rows on narrow
-            screens.
-        caption: shown above.
-    """
+    """Return a table; the first cell of a row is its head, and each cell knows its column's name."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{_cells(heads, row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -141,14 +121,7 @@ def thin_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Raw:
 
 
 def figure(title: str, svg: str, texts: tuple[str, str], data: Raw) -> Raw:
-    """Return a figure with its title, a description in words, and its numbers as a table.
-
-    Args:
-        title: short.
-        svg: the drawing.
-        texts: how to read it, below the title; and what it shows, for those who do not see it.
-        data: the table behind it.
-    """
+    """Return a figure with its title, a description in words, and its numbers as a table."""
     reading, content = texts
     drawing = f'<div class="drawing" role="img" aria-label="{escape(f"{title}. {content}")}">{svg}</div>'
     caption = f"<figcaption><strong>{escape(title)}</strong> <span>{escape(reading)}</span></figcaption>"

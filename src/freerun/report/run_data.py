@@ -90,10 +90,7 @@ def mean_curve(lines: Sequence[Curve]) -> list[Curve]:
 
 
 def shares(runs: Runs, key: str) -> list[Curve]:
-    """Share of eligible entries over training, in percent, in about 40 stretches; the mean over an arm's runs.
-
-    Arms that never replace an entry are left out.
-    """
+    """Share of eligible entries over training, in percent, in about 40 stretches; the mean over an arm's runs."""
     found: list[Curve] = []
     for arm, by_seed in runs.items():
         updates = [[event for event in events if event.get("event") == "update"] for events in by_seed]

@@ -56,11 +56,7 @@ def check_history(batch: Batch, values: int, owner: str) -> None:
 
 
 def covariates_of(context: Any, batch: Batch, covariates: int, owner: str) -> Tensor | None:
-    """The known-future channels (batch, at least time, covariates) of a context; None where there are none.
-
-    Raises:
-        UserError: missing, of another width, too short, or given to a model that has none.
-    """
+    """The known-future channels (batch, at least time, covariates) of a context; None where there are none."""
     future = context.get("future") if isinstance(context, Mapping) else None
     if covariates == 0:
         if future is not None and future.shape[-1]:

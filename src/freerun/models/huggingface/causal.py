@@ -33,23 +33,7 @@ _PACKED = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_len
 def causal_batch(
     given: Mapping[str, Any], accepted: frozenset[str], *, rows: Tensor | None, replaceable: Tensor | None, vocab: int
 ) -> Batch:
-    """Rows of tokens as a Batch: targets and history are the tokens after each row's first.
-
-    Tokens that are there (``attention_mask``) are moved to the left, and every document of a packed row
-    (``position_ids`` that begin again at 0) becomes a row: so neither padding nor packing enters coins, positions or
-    what a token may attend to.
-
-    Args:
-        given: ``input_ids``, and where there are any ``attention_mask``, ``position_ids``, ``labels`` and further
-            arguments of the forward.
-        accepted: names of the forward's arguments; others are left to ``Layout.given``.
-        rows: (batch,) the examples' numbers in the global batch.
-        replaceable: (batch, time) bool: tokens that may be replaced besides what ``labels`` say.
-        vocab: number of ids.
-
-    Raises:
-        UserError: what does not fit together, all at once.
-    """
+    """Rows of tokens as a Batch: targets and history are the tokens after each row's first."""
     given = _sound(given, rows, replaceable, vocab)
     ids = given["input_ids"]
     present = _present(given)

@@ -34,19 +34,7 @@ def pair_batch(
     replaceable: Tensor | None,
     vocab: int,
 ) -> Batch:
-    """Sources and labels as a Batch: targets are the labels, the history what the decoder is told but its first id.
-
-    Args:
-        given: what the encoder reads, ``labels`` (batch, time) with -100 where nothing counts, and where there are any
-            ``decoder_input_ids`` (else the model's own shift of the labels) and ``decoder_attention_mask``.
-        shifted: from labels (None: there are none) and the number of rows to the decoder's ids.
-        rows: (batch,) the examples' numbers in the global batch.
-        replaceable: (batch, time) bool: labels that may be replaced besides where they count.
-        vocab: number of the decoder's ids.
-
-    Raises:
-        UserError: what does not fit together, all at once.
-    """
+    """Sources and labels as a Batch: targets are the labels, the history what the decoder is told but its first id."""
     labels, fed = given.get("labels"), given.get("decoder_input_ids")
     source = {name: value for name, value in given.items() if name not in _DECODER}
     size = next((value.shape[0] for value in source.values() if isinstance(value, Tensor)), 0)

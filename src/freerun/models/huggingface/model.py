@@ -26,11 +26,7 @@ then rotated otherwise, and rows hang on each other."""
 
 
 def table_of(part: Any) -> Any:
-    """The table that a model, or its decoder, looks ids up in.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
+    """The table that a model, or its decoder, looks ids up in."""
     try:
         table = part.get_input_embeddings()
     except (AttributeError, NotImplementedError):

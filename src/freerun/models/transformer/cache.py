@@ -25,12 +25,7 @@ class Absent:
 
     @classmethod
     def of(cls, present: Tensor, rows: int) -> Absent | None:
-        """From (rows, n) bool, True = this history entry is there; None where all are.
-
-        Raises:
-            UserError: another shape or type, or an entry absent behind one that is there: only padding on the left
-                needs to be said.
-        """
+        """From (rows, n) bool, True = this history entry is there; None where all are."""
         if present.dtype != torch.bool or present.dim() != 2 or present.shape[0] != rows:
             raise UserError(
                 f"'present' must be ({rows}, n) bool, True = this history entry is there; got {tuple(present.shape)} "
@@ -68,10 +63,7 @@ class Absent:
 
 
 class Layer:
-    """Keys and values of one layer, (rows, capacity, heads, width) each.
-
-    Written in place, except where a graph is being recorded.
-    """
+    """Keys and values of one layer, (rows, capacity, heads, width) each."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys = keys
@@ -93,11 +85,7 @@ def _written(store: Tensor, slots: Tensor, entries: Tensor) -> Tensor:
 
 
 class Cache:
-    """Keys, values and final hidden vectors of all entries read, with room for ``capacity`` a row.
-
-    Several states may share one cache: the one that wrote last owns it, another that goes on from an earlier place
-    does so on a copy (``owned``).
-    """
+    """Keys, values and final hidden vectors of all entries read, with room for ``capacity`` a row."""
 
     def __init__(self, layers: list[Layer], hidden: Tensor) -> None:
         self.layers = layers
@@ -183,14 +171,7 @@ class Reading:
 
 
 def reading(lengths: Tensor, counts: Tensor | None, alike: int | None, capacity: int) -> Reading:
-    """Where the next ``counts`` entries of every row stand (None: one each).
-
-    Args:
-        lengths: (rows,) entries read so far.
-        counts: (rows,) entries to be read; some may be 0, not all.
-        alike: the length of all rows where it is the same, else None.
-        capacity: of the cache.
-    """
+    """Where the next ``counts`` entries of every row stand (None: one each)."""
     rows = torch.arange(lengths.shape[0], device=lengths.device)
     if counts is None:
         keys = (int(lengths.max()) if alike is None else alike) + 1

@@ -25,11 +25,7 @@ _ALLOWED = {"positions": get_args(PositionKind), "activation": get_args(Activati
 
 @dataclass(frozen=True)
 class Shape:
-    """The arguments that encoder and decoder share; see ``TransformerSeq2Seq``.
-
-    Raises:
-        UserError: for arguments outside their range; all at once.
-    """
+    """The arguments that encoder and decoder share; see ``TransformerSeq2Seq``."""
 
     size: int
     layers: int
