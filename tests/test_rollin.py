@@ -195,3 +195,36 @@ def test_k_passes_are_an_approximation_that_becomes_exact():
         agree.append(float((outcome.fed.history == exact)[batch.mask].double().mean()))
     assert agree[0] < 1.0
     assert agree[-1] == 1.0
+
+
+HARD = [name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)]
+
+
+@pytest.mark.parametrize("gate", HARD)
+def test_every_gate_at_ratio_one_is_teacher_forcing_without_a_model_call(gate):
+    model, batch = seq2seq(dropout=0.3), ragged()
+    calls = []
+    for name in ("start", "step", "output", "encode"):
+        original = getattr(model, name)
+        setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
+    found = []
+    for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, gate=gate)):
+        calls.clear()
+        torch.manual_seed(1)
+        loss = method(model, batch, STEP, KEY)
+        found.append((loss, gradients(model, loss), list(calls)))
+    (a, ga, ca), (b, gb, cb) = found
+    assert torch.equal(a, b)
+    assert all(torch.equal(ga[n], gb[n]) for n in ga)
+    assert ca == cb
+
+
+@pytest.mark.parametrize("gate", ["token", "step", "sequence", "batch"])
+def test_a_prompt_is_never_replaced(gate):
+    model, batch = seq2seq(), ragged(size=8)
+    eligible = batch.mask.clone()
+    eligible[:, :2] = False
+    fed = fr.scheduled_sampling(0.0, gate=gate).transform(model, batch.replace(eligible=eligible), STEP, KEY)
+    assert torch.equal(fed.history[~eligible], batch.history[~eligible])
+    assert not torch.equal(fed.history[eligible], batch.history[eligible])
+    assert torch.equal(fed.targets, batch.targets)

@@ -277,3 +277,11 @@ def test_no_gradient_is_lost_to_autocast(mix, gradient):
     assert loss.isfinite()
     silent = [n for n, g in gradients(model, loss).items() if not bool(g.abs().sum() > 0)]
     assert silent == []
+
+
+@pytest.mark.parametrize("mix", ["sample", "expected"])
+def test_targets_move_no_output(mix):
+    model, batch = lively(), ragged(size=6)
+    method = fr.two_pass(RATIO, mix=mix)
+    other = method.run(model, batch.replace(targets=(batch.targets + 1) % 5), STEP, KEY)
+    assert torch.equal(other.outputs, method.run(model, batch, STEP, KEY).outputs)
