@@ -14,55 +14,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from freerun import (
-        distributions,
-        draws,
-        gates,
-        hf,
-        keys,
-        lightning,
-        methods,
-        metrics,
-        models,
-        objectives,
-        schedules,
-        transforms,
+        distributions as distributions,
+        draws as draws,
+        gates as gates,
+        hf as hf,
+        keys as keys,
+        lightning as lightning,
+        methods as methods,
+        metrics as metrics,
+        models as models,
+        objectives as objectives,
+        schedules as schedules,
+        transforms as transforms,
     )
-    from freerun.batch import Batch
-    from freerun.checks import check_model
-    from freerun.draws import DRAWS
-    from freerun.errors import UserError
-    from freerun.gates import GATES
-    from freerun.generation import Generated, generate
+    from freerun.batch import Batch as Batch
+    from freerun.checks import check_model as check_model
+    from freerun.draws import DRAWS as DRAWS
+    from freerun.errors import UserError as UserError
+    from freerun.gates import GATES as GATES
+    from freerun.generation import Generated as Generated, generate as generate
     from freerun.methods import (
-        METHODS,
-        PRESETS,
-        confidence_aware,
-        data_as_demonstrator,
-        data_as_demonstrator_online,
-        falling,
-        free_running,
-        gaussian_noise,
-        generalised_teacher_forcing,
-        multi_step,
-        parallel,
-        pushforward,
-        reverse_scheduled_sampling,
-        rising,
-        scheduled_sampling,
-        sparse_teacher_forcing,
-        teacher_forcing,
-        token_noise,
-        two_pass,
+        METHODS as METHODS,
+        PRESETS as PRESETS,
+        confidence_aware as confidence_aware,
+        data_as_demonstrator as data_as_demonstrator,
+        data_as_demonstrator_online as data_as_demonstrator_online,
+        falling as falling,
+        free_running as free_running,
+        gaussian_noise as gaussian_noise,
+        generalised_teacher_forcing as generalised_teacher_forcing,
+        multi_step as multi_step,
+        parallel as parallel,
+        pushforward as pushforward,
+        reverse_scheduled_sampling as reverse_scheduled_sampling,
+        rising as rising,
+        scheduled_sampling as scheduled_sampling,
+        sparse_teacher_forcing as sparse_teacher_forcing,
+        teacher_forcing as teacher_forcing,
+        token_noise as token_noise,
+        two_pass as two_pass,
     )
-    from freerun.models import MODELS
-    from freerun.rollin import ENGINES, Draft, Window
-    from freerun.schedules import SCHEDULES
-    from freerun.types import Outcome, Step
+    from freerun.models import MODELS as MODELS
+    from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
+    from freerun.schedules import SCHEDULES as SCHEDULES
+    from freerun.types import Outcome as Outcome, Step as Step
 
 __version__ = "0.1.0"
 
-# module -> the names that are read from it when they are first used, so that `freerun --help` needs no torch
+# module ("": the package) -> names, imported when they are first used, so that `freerun --help` needs no torch
 _NAMES = {
+    "": "distributions draws gates hf keys lightning methods metrics models objectives schedules transforms",
     "checks": "check_model",
     "draws": "DRAWS",
     "errors": "UserError",
@@ -76,67 +77,20 @@ _NAMES = {
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",
 }
-_HOMES = {name: f"freerun.{module}" for module, names in _NAMES.items() for name in names.split()}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "DRAWS",
-    "ENGINES",
-    "GATES",
-    "METHODS",
-    "MODELS",
-    "PRESETS",
-    "SCHEDULES",
-    "Batch",
-    "Draft",
-    "Generated",
-    "Outcome",
-    "Step",
-    "UserError",
-    "Window",
-    "check_model",
-    "confidence_aware",
-    "data_as_demonstrator",
-    "data_as_demonstrator_online",
-    "distributions",
-    "draws",
-    "falling",
-    "free_running",
-    "gates",
-    "gaussian_noise",
-    "generalised_teacher_forcing",
-    "generate",
-    "hf",
-    "keys",
-    "lightning",
-    "methods",
-    "metrics",
-    "models",
-    "multi_step",
-    "objectives",
-    "parallel",
-    "pushforward",
-    "reverse_scheduled_sampling",
-    "rising",
-    "scheduled_sampling",
-    "schedules",
-    "sparse_teacher_forcing",
-    "teacher_forcing",
-    "token_noise",
-    "transforms",
-    "two_pass",
-]
-
-_MODULES = frozenset(__all__) - _HOMES.keys()
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"freerun.{name}")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'freerun' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'freerun' has no attribute {name!r}")
+    module = _HOMES[name]
+    value = importlib.import_module(f"freerun.{module or name}")
+    if module:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

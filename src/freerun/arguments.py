@@ -13,8 +13,6 @@ from typing import Any, Self, cast
 from freerun.errors import UserError, shown, visible, whole
 
 _LARGEST = sys.float_info.max
-
-
 _WHOLE = 2**63
 """Above every whole number that a tensor can hold."""
 
@@ -321,14 +319,14 @@ class Arguments:
 
     def __new__(cls, *values: Any, **named: Any) -> Self:
         """An object still without its fields, if the arguments are those of the class."""
-        places, known, required = _takes(cls)
+        positional, known, required = _takes(cls)
         if (
-            len(values) > len(places)
+            len(values) > len(positional)
             or named.keys() - set(known)
-            or required - set(places[: len(values)]) - named.keys()
+            or required - set(positional[: len(values)]) - named.keys()
         ):
             raise ArgumentError(_argument_problems(cls, values, named))
-        for name, value in (*zip(places, values, strict=False), *named.items()):
+        for name, value in (*zip(positional, values, strict=False), *named.items()):
             if not (value is None or isinstance(value, float | str)) and (problem := _odd(cls, name, value)):
                 raise ArgumentError(problem)
         return super().__new__(cls)
@@ -373,22 +371,28 @@ def _restored(cls: Any, state: Mapping[str, Any]) -> Any:
 
 
 def _argument_problems(cls: Any, values: Sequence[Any], named: Mapping[str, Any]) -> list[str]:
-    places, known, required = _takes(cls)
+    positional, known, required = _takes(cls)
     called = getattr(cls, "name", None) or cls.__name__
     problems: list[str] = []
-    if len(values) > len(places):
+    if len(values) > len(positional):
         shown = ", ".join(f"{name}={str(value)[:30]}" for name, value in zip(known, values, strict=False))
-        allowed = f"{len(places)} arguments by position ({', '.join(places)})" if places else "its arguments by name"
+        allowed = (
+            f"{len(positional)} arguments by position ({', '.join(positional)})"
+            if positional
+            else "its arguments by name"
+        )
         problems.append(f"{called} takes {allowed}; got {len(values)} by position: write {called}({shown})")
     problems += [unknown_argument(called, name, known) for name in named if name not in known]
-    left_out = [name for name in known if name in required and name not in places[: len(values)] and name not in named]
+    left_out = [
+        name for name in known if name in required and name not in positional[: len(values)] and name not in named
+    ]
     # what was written under another name, or without one, is not missing as well
     if left_out and not problems:
         problems.append(f"{called} needs {', '.join(left_out)}: {called}({', '.join(f'{n}=...' for n in left_out)})")
     return problems
 
 
-def refused(function: Any, places: int) -> str:
+def refused(function: Any, count: int) -> str:
     """Why something cannot be called with so many arguments as a part of ours, in words to append; "" where it can."""
     if isinstance(function, type):
         return f": that is a class; give an object of it, {function.__name__}()"
@@ -401,11 +405,11 @@ def refused(function: Any, places: int) -> str:
     if not callable(function):
         return ""
     try:
-        inspect.signature(function).bind(*[None] * places)
+        inspect.signature(function).bind(*[None] * count)
     except ValueError:  # no signature to be had
         return ""
     except TypeError as error:
-        return f": it cannot be called with {places} arguments ({error})"
+        return f": it cannot be called with {count} arguments ({error})"
     return ""
 
 

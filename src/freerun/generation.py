@@ -214,8 +214,8 @@ def beam_search(decoding: DecodingState, size: int, options: GenerateOptions) ->
             predicted = log_probs(decoding.predict(), options.end)
         width, vocab = alive.shape[1], predicted.shape[1]
         continued = (alive[:, :, None] + predicted.view(-1, width, vocab)).flatten(1)
-        scores, places = _top(continued, min(2 * options.beams, width * vocab))
-        parents, symbols = places // vocab, places % vocab
+        scores, indices = _top(continued, min(2 * options.beams, width * vocab))
+        parents, symbols = indices // vocab, indices % vocab
         reached = entries.gather(1, parents[..., None].expand(-1, -1, options.length))
         reached[:, :, t] = symbols
         ends = torch.zeros_like(symbols, dtype=torch.bool) if options.end is None else symbols == options.end
@@ -239,16 +239,16 @@ def beam_search(decoding: DecodingState, size: int, options: GenerateOptions) ->
 
 
 def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of each row, falling, and their places; among equals the lowest place first.
+    """The ``count`` highest of each row, falling, and their indices; among equals the lowest first.
 
     ``topk`` leaves the order of equals open, and a stable sort of everything is several times slower.
     """
     lowest = scores.topk(count).values[:, -1:]
     above, equal = scores > lowest, scores == lowest
     room = count - above.sum(1, keepdim=True)
-    places = (above | (equal & (equal.cumsum(1) <= room))).nonzero()[:, 1].view(-1, count)
-    values, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
-    return values, places.gather(1, order)
+    indices = (above | (equal & (equal.cumsum(1) <= room))).nonzero()[:, 1].view(-1, count)
+    values, order = scores.gather(1, indices).sort(dim=1, descending=True, stable=True)
+    return values, indices.gather(1, order)
 
 
 def head_of(model: Any) -> str:

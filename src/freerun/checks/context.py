@@ -29,8 +29,7 @@ _ABOUT = re.compile(r"_?(key)?_?(pad|padding|attention)?_?(mask|length|len)s?$")
 
 def inputs_untouched(probe: Probe, before: dict[str, Any]) -> Verdict:
     """The batch is left as it is."""
-    batch = probe.batch
-    if changed := difference(before, batch, "batch"):
+    if changed := difference(before, probe.batch, "batch"):
         return (
             f"the forward changes {changed} in place: a batch is read several times in one step; compute a new tensor "
             "(masked_fill, not masked_fill_; the other checks need this one)"
@@ -48,7 +47,7 @@ def uses_context(probe: Probe) -> Verdict:
     if difference(snapshot(batch.context, ""), context, "") is None:
         return ("not applicable", "all rows have the same context")
     try:
-        outputs = probe.ask(batch.replace(context=context), "contexts of other rows")
+        outputs = probe.run(batch.replace(context=context), "contexts of other rows")
     except Raised as error:
         return ("not applicable", str(error))
     if probe.moved(outputs) == 0:
@@ -70,7 +69,7 @@ def holds_targets(probe: Probe) -> Verdict:
         ):
             continue
         turned = map_tree(batch.context, lambda path, x, at=at: x.flip(1) if path == at else x)
-        if probe.moved(probe.ask(batch.replace(context=turned), f"{at} turned round")):
+        if probe.moved(probe.run(batch.replace(context=turned), f"{at} turned round")):
             return (
                 "warning",
                 f"{at} holds the targets, and outputs depend on it: if the task is not to copy, the model sees what it "
@@ -87,7 +86,7 @@ class _Padded:
         there: (batch, n) bool, True = there.
         path: of the mask or lengths in the context, or of ids that look padded.
         aligned: paths of the tensors of which dimension 1 is the source's.
-        pad: the id that looks like padding, where nothing tells of it.
+        pad: the id that looks like padding, where no mask marks it.
     """
 
     there: Tensor
@@ -103,7 +102,7 @@ class _Padded:
 
 
 def _padded(batch: Batch) -> list[_Padded]:
-    """The paddings that masks and lengths in the context tell of, or else ids that end rows of it and stand nowhere."""
+    """The paddings that masks and lengths in the context mark, or ids that end rows and stand nowhere else."""
     tensors = [(at, leaf) for at, leaf in tree_leaves(batch.context) if isinstance(leaf, Tensor)]
     found: list[_Padded] = []
     for at, leaf in tensors:
@@ -150,12 +149,12 @@ def source_padding(probe: Probe) -> Verdict:
         short = (~padding.there.all(1) & batch.mask.any(1)).nonzero()[:4, 0].tolist()
         try:
             for row in short:
-                outputs = probe.ask(padding.picked(batch, row), f"row {row} without its source padding")
+                outputs = probe.run(padding.picked(batch, row), f"row {row} without its source padding")
                 if far := probe.apart(outputs[0, batch.mask[row]], probe.outputs[row, batch.mask[row]]):
                     found = _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
                     if padding.pad is None:
                         return found
-                    return ("warning", f"{found}. (No mask tells of it: id {padding.pad} ends rows and looks like one)")
+                    return ("warning", f"{found}. (No mask marks it: id {padding.pad} ends rows and looks like one)")
             tried = tried or bool(short)
         except Raised:
             continue  # a source of fixed length
@@ -163,7 +162,7 @@ def source_padding(probe: Probe) -> Verdict:
         return None
     return (
         "not applicable",
-        "no mask or lengths in the context tell of padding in this batch, or its length is fixed; "
+        "no mask or lengths in the context mark padding in this batch, or its length is fixed; "
         "check_model(model, examples=..., collate=...) compares each example alone with itself in a batch",
     )
 
@@ -187,9 +186,9 @@ def source_order(probe: Probe) -> Verdict:
     if difference(snapshot(batch.context, ""), turned, "") is None:
         return ("not applicable", "the context has no sequence that changes when it is turned round")
     try:
-        far = probe.moved(probe.ask(batch.replace(context=turned), "sources turned round"))
+        far = probe.moved(probe.run(batch.replace(context=turned), "sources turned round"))
         other = map_tree(batch.context, lambda at, x: x if _turned(x, None) is x else x.roll(1, 0))
-        matters = bool(far) or bool(probe.moved(probe.ask(batch.replace(context=other), "sources of other rows")))
+        matters = bool(far) or bool(probe.moved(probe.run(batch.replace(context=other), "sources of other rows")))
     except Raised as error:
         return ("not applicable", str(error))
     if matters and not far:

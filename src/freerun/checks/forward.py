@@ -43,7 +43,7 @@ def deterministic(probe: Probe) -> Verdict:
     kept = first.clone()
     turned = probe.batch.select(torch.arange(probe.batch.size, device=first.device).roll(1))
     changed = probe.changed(turned.history, probe.everywhere)
-    probe.ask(turned.made(history=changed), "another batch between two calls")
+    probe.run(turned.made(history=changed), "another batch between two calls")
     if far := probe.moved(first):
         return (
             f"the outputs of a call move by {far:.2g} when the model is called again: it writes into the tensor that "
@@ -110,7 +110,7 @@ def mask_polarity(probe: Probe) -> Verdict:
 def reads_targets(probe: Probe) -> Verdict:
     """Changing targets moves no output."""
     other = probe.batch.made(targets=probe.changed(probe.batch.targets, probe.everywhere))
-    if far := probe.moved(probe.ask(other, "the batch with other targets")):
+    if far := probe.moved(probe.run(other, "the batch with other targets")):
         return (
             f"outputs move by {far:.2g} when only batch.targets change: the model must read its previous "
             "outputs from batch.history and never look at the targets"
@@ -126,7 +126,7 @@ def reads_mask(probe: Probe) -> Verdict:
         ("mask", batch.made(mask=probe.everywhere, eligible=batch.replaceable)),
         ("weights, eligible or rows", batch.made(weights=None, eligible=probe.everywhere, rows=numbers)),
     ):
-        if far := probe.moved(probe.ask(other, f"the batch with another {what}")):
+        if far := probe.moved(probe.run(other, f"the batch with another {what}")):
             return (
                 f"outputs move by {far:.2g} when only {what} of the batch change: they are about the loss and about "
                 "what a roll-in may replace, which free running does not know; read lengths and padding from context"
@@ -199,7 +199,7 @@ def history_order(probe: Probe) -> Verdict:
     history = probe.batch.history
     turned = torch.cat([history[:, :half].flip(1), history[:, half:]], 1)
     blind = bool((turned != history).any()) and bool((probe.batch.mask & after).any())
-    blind = blind and not probe.moved(probe.ask(probe.batch.made(history=turned), "a history in another order"), after)
+    blind = blind and not probe.moved(probe.run(probe.batch.made(history=turned), "a history in another order"), after)
     if blind:
         return (
             "warning",
@@ -221,7 +221,7 @@ def pads_inert(probe: Probe) -> Verdict:
     if not bool(pads.any()):
         return ("not applicable", "no row of this batch ends in padding")
     other = batch.made(history=probe.changed(batch.history, pads), targets=probe.changed(batch.targets, pads))
-    if far := probe.moved(probe.ask(other, "the batch with other entries in its padding")):
+    if far := probe.moved(probe.run(other, "the batch with other entries in its padding")):
         return (
             f"outputs that count move by {far:.2g} when padding (masked, after the row's end) changes: leave "
             "masked positions out of every sum, mean and attention"
@@ -238,7 +238,7 @@ def length_inert(probe: Probe) -> Verdict:
         parts = ("targets", "history", "mask", "weights", "eligible")
         cut = {name: None if getattr(batch, name) is None else getattr(batch, name)[:, :time] for name in parts}
         tried = f"the batch's first {time} of {batch.time} positions with the context unchanged"
-        outputs = probe.ask(batch.made(**cut), tried)
+        outputs = probe.run(batch.made(**cut), tried)
         counted = batch.mask[:, :time]
         if far := distance(outputs[counted], probe.outputs[:, :time][counted], probe.tolerance):
             return (
@@ -255,7 +255,7 @@ def rows_independent(probe: Probe) -> Verdict:
         return ("not applicable", "the batch has one row")
     for row in range(batch.size):
         repeated = batch.select(torch.full((batch.size,), row, device=batch.history.device))
-        outputs = probe.ask(repeated, f"row {row} repeated {batch.size} times")[:, batch.mask[row]]
+        outputs = probe.run(repeated, f"row {row} repeated {batch.size} times")[:, batch.mask[row]]
         alone = probe.outputs[row, batch.mask[row]].expand_as(outputs)
         if far := distance(outputs, alone, probe.tolerance):
             return (
@@ -276,7 +276,7 @@ def learning(probe: Probe) -> Verdict:
     if outputs.requires_grad:
         return None
     return (
-        "outputs carry no gradient although parameters ask for one: nothing would be learned; take no_grad, detach, "
+        "outputs carry no gradient although parameters require one: nothing would be learned; take no_grad, detach, "
         ".data and argmax out of the forward"
     )
 
@@ -296,8 +296,8 @@ def training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
         probe = _InTraining(seeded, batch, outputs)
         if probe.moved(seeded(batch)):
             return ("not applicable", "outputs in training mode are random beyond PyTorch's generator")
-        for ask in (reads_targets, causal, unshifted_history):
-            verdict = None if ask.__name__ in known else ask(probe)
+        for check in (reads_targets, causal, unshifted_history):
+            verdict = None if check.__name__ in known else check(probe)
             if isinstance(verdict, str):
                 norms = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _NORMS) and m.training})
                 what = f" ({', '.join(norms)} takes its statistics over all positions and rows)" if norms else ""

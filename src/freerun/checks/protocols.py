@@ -119,26 +119,22 @@ def detach_keeps(probe: Probe) -> Verdict:
     inputs = probe.model.embed(probe.batch.history[:, 0])
     one, other = (probe.model.output(probe.model.step(s, inputs)) for s in (state, probe.model.detach(state)))
     far = probe.apart(one, other)
-    return (
-        f"a step after detach(state) is {far:.2g} away from one without: detach cuts the gradient alone"
-        if far
-        else None
-    )
+    return f"a step after detach(state) is {far:.2g} away from one without: detach cuts the gradient" if far else None
 
 
 def cache_equals_forward(probe: Probe) -> Verdict:
-    """Reading at places of one's own, taken back and read again."""
+    """Each row reads at positions of its own, takes entries back and reads again."""
     model, batch = probe.model, probe.batch
     history, device = batch.history, batch.history.device
-    # rows at places of their own: row r has read r % 3 entries more than two, then one is taken back
+    # rows at positions of their own: row r has read r % 3 entries more than two, then one is taken back
     counts = torch.tensor([min(2 + r % 3, batch.time - 1) for r in range(batch.size)], device=device)
     if int(counts.min()) < 2:
         return ("not applicable", "the batch is shorter than 3 positions")
     rows = torch.arange(batch.size, device=device).repeat_interleave(counts)
-    places = torch.cat([torch.arange(int(n), device=device) for n in counts])
-    state, hidden = model.advance(model.start(batch), model.embed(history[rows, places]), counts)
-    counted = batch.mask[rows, places + 1]
-    if far := probe.apart(model.head(hidden)[counted], probe.outputs[rows, places + 1][counted]):
+    positions = torch.cat([torch.arange(int(n), device=device) for n in counts])
+    state, hidden = model.advance(model.start(batch), model.embed(history[rows, positions]), counts)
+    counted = batch.mask[rows, positions + 1]
+    if far := probe.apart(model.head(hidden)[counted], probe.outputs[rows, positions + 1][counted]):
         return (
             f"head of what advance gives after history[t] is {far:.2g} away from the forward's output at t + 1 "
             "(rows read 2, 3 and 4 entries)"
@@ -165,7 +161,7 @@ def encode_equals_forward(probe: Probe) -> Verdict:
     if changed := difference(before, probe.batch, "batch"):
         return f"encode changes {changed} in place: return a new batch, batch.replace(context=...)"
     for what, batch in (("an encoded batch", once), ("a batch encoded twice", model.encode(once))):
-        if far := probe.apart(probe.ask(batch, what)[counted], probe.outputs[counted]):
+        if far := probe.apart(probe.run(batch, what)[counted], probe.outputs[counted]):
             return f"the outputs of {what} are {far:.2g} away from the batch's own: encode an encoded batch no more"
     return None
 

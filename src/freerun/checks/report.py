@@ -18,8 +18,6 @@ from freerun.types import Stepper
 
 # a refusal; (another status, explanation); None: nothing stands against the model
 Verdict = str | tuple[str, str] | None
-
-
 _POSITIONS = 32  # changed one by one, at most
 
 
@@ -82,20 +80,20 @@ class Check:
     """One check of a model.
 
     Args:
-        ask: what it tries. Its name is the check's; its docstring says what holds of a model that passes.
-        tried: what the model was tried on, where ``ask`` has not named it.
+        function: what it tries. Its name is the check's; its docstring says what holds of a model that passes.
+        tried: what the model was tried on, where ``function`` has not named it.
         remedy: what to do where the model raises.
         needs: a protocol that the model must have, else it does not apply.
     """
 
-    ask: Callable[..., Verdict]
+    function: Callable[..., Verdict]
     tried: str = "the batch"
     remedy: str = ""
     needs: type[Any] | None = None
 
     @property
     def _function(self) -> Callable[..., Verdict]:
-        return self.ask.func if isinstance(self.ask, partial) else self.ask
+        return self.function.func if isinstance(self.function, partial) else self.function
 
     @property
     def name(self) -> str:
@@ -107,7 +105,7 @@ class Check:
         if self.needs and not supports(probe.model, self.needs):
             return Finding(self.name, "not applicable", f"the model has no {_methods(self.needs)}")
         try:
-            verdict = self.ask(probe)
+            verdict = self.function(probe)
         except Exception as error:  # whatever a model raises
             text = str(error) if isinstance(error, Raised) else raised(self.tried, error)
             return Finding(self.name, "refused", f"{text}; {self.remedy}")
@@ -151,7 +149,7 @@ class Probe:
         largest = float(finite.abs().max()) if finite.numel() else 0.0
         return 100 * torch.finfo(self.outputs.dtype).eps * max(1.0, largest)
 
-    def ask(self, batch: Batch, tried: str) -> Tensor:
+    def run(self, batch: Batch, tried: str) -> Tensor:
         """The model's outputs for another batch."""
         try:
             outputs = self.model(batch)
@@ -178,7 +176,7 @@ class Probe:
 
     def with_history(self, where: Tensor, tried: str) -> Tensor:
         """The outputs when the history is another one there."""
-        return self.ask(self.batch.made(history=self.changed(self.batch.history, where)), tried)
+        return self.run(self.batch.made(history=self.changed(self.batch.history, where)), tried)
 
     def moved(self, outputs: Tensor, where: Tensor | None = None) -> float:
         """Return the largest move of outputs where they count (and where ``where``); 0: none."""

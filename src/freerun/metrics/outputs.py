@@ -309,10 +309,10 @@ def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
     ordered = values.sort(0).values
     found: list[Tensor] = []
     for level in levels:
-        place = level * (values.shape[0] - 1)
-        low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-        between = low + (place - math.floor(place)) * (high - low)
-        found.append(torch.where(torch.isfinite(high), between, low if place == math.floor(place) else high))
+        rank = level * (values.shape[0] - 1)
+        low, high = ordered[math.floor(rank)], ordered[math.ceil(rank)]
+        between = low + (rank - math.floor(rank)) * (high - low)
+        found.append(torch.where(torch.isfinite(high), between, low if rank == math.floor(rank) else high))
     return torch.stack(found)
 
 
