@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Self, cast
 
-from freerun.errors import UserError, shown, visible, whole
+from freerun.errors import UserError, refuse, shown, visible, whole
 
 _LARGEST = sys.float_info.max
 _WHOLE = 2**63
@@ -27,8 +27,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     >>> nearest("bath_size", ["batch_size", "updates"])
     'batch_size'
     """
-    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
 
 
 def is_number(value: object) -> bool:
@@ -91,8 +91,7 @@ class Range:
 
     def check(self, **values: object) -> None:
         """Raise UserError for arguments that break the rule, all at once."""
-        if problems := self.problems(**values):
-            raise UserError(problems)
+        refuse(self.problems(**values))
 
     def fits_kind(self, value: Any) -> bool:
         """Return True if a value is a number of the rule's kind, in its bounds or not."""
@@ -128,8 +127,7 @@ class OneOf:
 
     def check(self, **values: object) -> None:
         """Raise UserError for arguments that break the rule, all at once."""
-        if problems := [problem for name, value in values.items() if (problem := self.problem(name, value))]:
-            raise UserError(problems)
+        refuse([problem for name, value in values.items() if (problem := self.problem(name, value))])
 
 
 COUNT = Range(1, whole=True)
@@ -180,14 +178,14 @@ def one_of(words: Iterable[str], default: Any = MISSING, *, hint: str = "", sema
 @cache
 def field_rules(cls: Any) -> Mapping[str, Range | OneOf]:
     """The rules of a dataclass's fields by name, complete with what the annotations say."""
-    found: dict[str, Range | OneOf] = {}
+    rules: dict[str, Range | OneOf] = {}
     for each in fields(cls):
         rule, kind = each.metadata.get("rule"), str(each.type)
         if isinstance(rule, Range):
             rule = replace(rule, whole="int" in kind and "float" not in kind)
         if rule is not None:
-            found[each.name] = replace(rule, optional=rule.optional or "None" in kind)
-    return found
+            rules[each.name] = replace(rule, optional=rule.optional or "None" in kind)
+    return rules
 
 
 def _entries(settings: Any, name: str) -> Sequence[Any]:
@@ -253,14 +251,8 @@ _CALLED: Mapping[str, str] = {
 
 
 _OTHER_NAMES = {word: name for name, words in _CALLED.items() for word in words.split()}
-
-
 _FROM_CALL = "randomness comes with the call: method(model, batch, step=step, key=0)"
-
-
 _FROM_DRAW = "it belongs to the draw: draw=fr.draws.sample({}=...)"
-
-
 _INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("temperature", "top_k", "top_p"), _FROM_DRAW),
     **dict.fromkeys(("seed", "generator", "key", "rng"), _FROM_CALL),
@@ -338,8 +330,7 @@ class Arguments:
         # what goes together is judged of numbers only
         if all(isinstance(rule, OneOf) or each is None or rule.fits_kind(each) for rule, each in numbers):
             problems += self.problems()
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
     def problems(self) -> Iterable[str]:
         """Say which fields do not go together, a line each."""
@@ -375,13 +366,13 @@ def _argument_problems(cls: Any, values: Sequence[Any], named: Mapping[str, Any]
     called = getattr(cls, "name", None) or cls.__name__
     problems: list[str] = []
     if len(values) > len(positional):
-        shown = ", ".join(f"{name}={str(value)[:30]}" for name, value in zip(known, values, strict=False))
+        call = ", ".join(f"{name}={str(value)[:30]}" for name, value in zip(known, values, strict=False))
         allowed = (
             f"{len(positional)} arguments by position ({', '.join(positional)})"
             if positional
             else "its arguments by name"
         )
-        problems.append(f"{called} takes {allowed}; got {len(values)} by position: write {called}({shown})")
+        problems.append(f"{called} takes {allowed}; got {len(values)} by position: write {called}({call})")
     problems += [unknown_argument(called, name, known) for name in named if name not in known]
     left_out = [
         name for name in known if name in required and name not in positional[: len(values)] and name not in named
@@ -426,8 +417,8 @@ def brief(self: Any) -> str:
     >>> Words()
     Words(words=1,000 items, longest=7, name='news')
     """
-    shown = ", ".join(f"{name}={_part(value)}" for name, value in _fields(self) if not name.startswith("_"))
-    return f"{type(self).__name__}({_cut(shown, _LINE)})"
+    parts = ", ".join(f"{name}={_part(value)}" for name, value in _fields(self) if not name.startswith("_"))
+    return f"{type(self).__name__}({_cut(parts, _LINE)})"
 
 
 def _fields(self: Any) -> list[tuple[str, Any]]:

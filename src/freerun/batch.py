@@ -171,21 +171,21 @@ def value_problems(batch: Any, left_out: bool) -> tuple[list[str], int, int]:
     All is read together, which on an accelerator is one transfer; more is computed only where something is odd.
     ``batch`` is complete, its shapes and types in order; ``left_out``: the history was, and is the targets.
     """
-    found = _read_values(batch)
+    read = _read_values(batch)
     problems: list[str] = []
-    if found.get("lowest", 0) < 0 or found.get("fed", 0) < 0:
+    if read.get("lowest", 0) < 0 or read.get("fed", 0) < 0:
         problems += _negative(batch, left_out)
-    if not math.isfinite(found.get("finite", 0.0)):  # a sum may overflow all the same
+    if not math.isfinite(read.get("finite", 0.0)):  # a sum may overflow all the same
         problems += _not_finite(batch)
-    if not found.get("weights", 1):
+    if not read.get("weights", 1):
         wrong = batch.weights[batch.mask & ~_fair(batch.weights)]
         problems.append(
             f"weights must be finite numbers of 0 or more, none between 0 and {_SMALLEST:g}, where mask is True; "
             f"{wrong.numel()} are not, the first {float(wrong[0]):g}"
         )
-    if not found.get("rows", 1):
+    if not read.get("rows", 1):
         problems.append(f"rows are numbers of examples, 0 or more; the least is {int(batch.rows.min())}")
-    return problems + _shifted(batch, found), int(found.get("largest", -1)), int(found.get("lowest", -1))
+    return problems + _shifted(batch, read), int(read.get("largest", -1)), int(read.get("lowest", -1))
 
 
 def _read_values(batch: Any) -> dict[str, Any]:
@@ -259,9 +259,9 @@ def _not_finite(batch: Any) -> list[str]:
     return problems
 
 
-def _shifted(batch: Any, found: Mapping[str, Any]) -> list[str]:
+def _shifted(batch: Any, read: Mapping[str, Any]) -> list[str]:
     """Say if the history is the targets one position later, or earlier, wherever that can be seen."""
-    moved = next((name for name in ("behind", "ahead") if found.get(name)), None)
+    moved = next((name for name in ("behind", "ahead") if read.get(name)), None)
     if moved is None:
         return []
     pairs = batch.mask[:, 1:] & batch.mask[:, :-1] & ~_equal(batch.targets[:, 1:], batch.targets[:, :-1])

@@ -27,7 +27,7 @@ def visible(text: str, keep: str = "") -> str:
     >>> print(visible("red\x1b[31m, two\nlines \u202e"))
     red\x1b[31m, two\nlines \u202e
     """
-    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
+    return _HIDDEN.sub(lambda match: match[0] if match[0] in keep else repr(match[0])[1:-1], text)
 
 
 def shown(value: object, length: int = DATA) -> str:
@@ -99,8 +99,8 @@ def _line(text: str) -> str:
     return _within(_QUOTED.sub(_quoted, text), LINE)
 
 
-def _quoted(found: re.Match[str]) -> str:
-    return found[0] if len(found[2]) <= DATA else f"{found[1]}{found[2][:DATA]}{found[1]}..."
+def _quoted(match: re.Match[str]) -> str:
+    return match[0] if len(match[2]) <= DATA else f"{match[1]}{match[2][:DATA]}{match[1]}..."
 
 
 def _within(text: str, length: int) -> str:

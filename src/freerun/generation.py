@@ -261,8 +261,8 @@ def head_of(model: Any) -> str:
     if isinstance(head, str):
         return head
     settings = getattr(model, "settings", None)
-    found: Any = settings() if callable(settings) else {}
-    return str(found.get("head", "point"))
+    values: Any = settings() if callable(settings) else {}
+    return str(values.get("head", "point"))
 
 
 def point_prediction(model: Any, outputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hugging Face: adapters of models, and trainers with ``method=``; nothing is imported before it is asked for.
+"""Hugging Face: adapters of models, and trainers with ``method=``; nothing is imported before its first use.
 
 >>> from freerun import hf
 >>> "adapt" in dir(hf)
@@ -18,23 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Callback", "MethodMixin", "Seq2SeqTrainer", "Trainer", "adapt"]
 
-_HOME = "freerun.integrations"
-_HOMES = {
-    "adapt": "hf_adapt",
-    "Callback": "hf_trainer",
-    "MethodMixin": "hf_trainer",
-    "Seq2SeqTrainer": "hf_trainer",
-    "Trainer": "hf_trainer",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'freerun.hf' has no attribute {name!r}; it has {', '.join(__all__)}")
     with needing("hf", f"freerun.hf.{name}"):
-        value = getattr(importlib.import_module(f"{_HOME}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+        home = importlib.import_module(f"freerun.integrations.{'hf_adapt' if name == 'adapt' else 'hf_trainer'}")
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -77,11 +77,11 @@ def fold(key: int, *labels: int | str) -> int:
 
 
 def _counted(counter: Any) -> Tensor:
-    found = counter if isinstance(counter, Tensor) else whole(counter)
-    if found is None or (isinstance(found, Tensor) and found.dtype not in (torch.int64, torch.int32)):
+    number = counter if isinstance(counter, Tensor) else whole(counter)
+    if number is None or (isinstance(number, Tensor) and number.dtype not in (torch.int64, torch.int32)):
         kind = counter.dtype if isinstance(counter, Tensor) else type(counter).__name__
         raise UserError(f"counters must be integers or int64 tensors (rows, positions); got {kind}")
-    return torch.as_tensor(found)
+    return torch.as_tensor(number)
 
 
 def bits(key: int, *counters: Tensor | int) -> Tensor:

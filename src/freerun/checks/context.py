@@ -104,7 +104,7 @@ class _Padded:
 def _padded(batch: Batch) -> list[_Padded]:
     """The paddings that masks and lengths in the context mark, or ids that end rows and stand nowhere else."""
     tensors = [(at, leaf) for at, leaf in tree_leaves(batch.context) if isinstance(leaf, Tensor)]
-    found: list[_Padded] = []
+    paddings: list[_Padded] = []
     for at, leaf in tensors:
         name = _last(at)
         if leaf.dim() == 2 and (leaf.dtype == torch.bool or ("mask" in name and not leaf.is_floating_point())):
@@ -122,9 +122,9 @@ def _padded(batch: Batch) -> list[_Padded]:
         aligned = named if set(named) - {at} else aligned
         ends = bool((there[:, 1:] != there[:, :-1]).sum(1).le(1).all())  # padding is on one side; gaps are none
         if set(aligned) - {at} and ends and bool(there.any(1).all()):
-            found.append(_Padded(there, at, aligned))
+            paddings.append(_Padded(there, at, aligned))
     ids = ((at, leaf) for at, leaf in tensors if leaf.dim() == 2 and leaf.dtype == torch.int64)
-    return found or [padded for at, leaf in ids for padded in _guessed(at, leaf)]
+    return paddings or [padded for at, leaf in ids for padded in _guessed(at, leaf)]
 
 
 def _guessed(path: str, ids: Tensor) -> list[_Padded]:
@@ -151,10 +151,13 @@ def source_padding(probe: Probe) -> Verdict:
             for row in short:
                 outputs = probe.run(padding.picked(batch, row), f"row {row} without its source padding")
                 if far := probe.apart(outputs[0, batch.mask[row]], probe.outputs[row, batch.mask[row]]):
-                    found = _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
+                    reason = _reads_padding(padding.path, f"row {row} alone, without its source padding", far)
                     if padding.pad is None:
-                        return found
-                    return ("warning", f"{found}. (No mask marks it: id {padding.pad} ends rows and looks like one)")
+                        return reason
+                    return (
+                        "warning",
+                        f"{reason}. (No mask tells of it: id {padding.pad} ends rows and looks like one)",
+                    )
             tried = tried or bool(short)
         except Raised:
             continue  # a source of fixed length
@@ -162,7 +165,7 @@ def source_padding(probe: Probe) -> Verdict:
         return None
     return (
         "not applicable",
-        "no mask or lengths in the context mark padding in this batch, or its length is fixed; "
+        "no mask or lengths in the context tell of padding in this batch, or its length is fixed; "
         "check_model(model, examples=..., collate=...) compares each example alone with itself in a batch",
     )
 

@@ -119,11 +119,15 @@ def detach_keeps(probe: Probe) -> Verdict:
     inputs = probe.model.embed(probe.batch.history[:, 0])
     one, other = (probe.model.output(probe.model.step(s, inputs)) for s in (state, probe.model.detach(state)))
     far = probe.apart(one, other)
-    return f"a step after detach(state) is {far:.2g} away from one without: detach cuts the gradient" if far else None
+    return (
+        f"a step after detach(state) is {far:.2g} away from one without: detach cuts the gradient alone"
+        if far
+        else None
+    )
 
 
 def cache_equals_forward(probe: Probe) -> Verdict:
-    """Each row reads at positions of its own, takes entries back and reads again."""
+    """Reading at places of one's own, taken back and read again."""
     model, batch = probe.model, probe.batch
     history, device = batch.history, batch.history.device
     # rows at positions of their own: row r has read r % 3 entries more than two, then one is taken back

@@ -201,15 +201,15 @@ class Probe:
     @cached_property
     def reactions(self) -> dict[int, list[float]]:
         """For each position changed alone in the history: how far every position's counted outputs move."""
-        found: dict[int, list[float]] = {}
+        moves: dict[int, list[float]] = {}
         for j in self.positions:
             where = torch.zeros_like(self.batch.mask)
             where[:, j] = True
             outputs = self.with_history(where, f"the batch with history[:, {j}] changed")
             same = _same(outputs, self.outputs, self.tolerance) | ~self.batch.mask[..., None]
             far = (outputs - self.outputs).abs().nan_to_num(torch.inf, torch.inf).masked_fill(same, 0)
-            found[j] = far.amax((0, 2)).tolist()
-        return found
+            moves[j] = far.amax((0, 2)).tolist()
+        return moves
 
     @property
     def everywhere(self) -> Tensor:

@@ -24,8 +24,8 @@ _CONTEXT = "the forward must take contexts of any rows"
 _MODES = "the forward must run in training mode as it does in evaluation mode"
 _METHODS = "see freerun.types for what the methods take and return; without them parallel passes are used"
 
-_CHECKS = (
-    Check(forward.deterministic, "the same batch again", "a model must take several calls"),
+_DETERMINISTIC = Check(forward.deterministic, "the same batch again", "a model must take several calls")
+_OTHERS = (
     Check(forward.finite),
     Check(forward.logits),
     Check(forward.mask_polarity),
@@ -58,7 +58,7 @@ _CHECKS = (
     Check(forward.learning, "the batch, with gradient", _MODES),
 )
 
-CHECKS: dict[str, Check] = {check.name: check for check in _CHECKS}
+CHECKS: dict[str, Check] = {check.name: check for check in (_DETERMINISTIC, *_OTHERS)}
 """Name -> check, in the order of a report."""
 
 Collate = Callable[[list[Any]], Batch]
@@ -125,26 +125,25 @@ def examine(
     before = snapshot(batch, "batch")
     with torch.no_grad(), eval_mode(model):
         outputs = model(batch)
-        found = [Check(partial(forward.shape, outputs))(batch)]
-        if found[-1].status != "ok":
-            return Report(tuple(found))
+        findings = [Check(partial(forward.shape, outputs))(batch)]
+        if findings[-1].status != "ok":
+            return Report(tuple(findings))
         probe = Probe(model, batch, outputs.clone())
-        untouched = partial(context.inputs_untouched, before=before)
         # the others need these two
-        for check in (Check(untouched), CHECKS["deterministic"]):
-            found.append(check(probe))
-            if found[-1].status != "ok":
-                return Report(tuple(found))
+        for check in (Check(partial(context.inputs_untouched, before=before)), _DETERMINISTIC):
+            findings.append(check(probe))
+            if findings[-1].status != "ok":
+                return Report(tuple(findings))
         alone = partial(context.alone_equals_batch, examples=examples, collate=cast(Any, collate))
-        for check in _CHECKS[1:]:
+        for check in _OTHERS:
             if check.name == "learning" and examples and collate is not None:
-                found.append(Check(alone, "the examples", "see what collate makes")(probe))
-            found.append(check(probe))
-    known = frozenset(finding.name for finding in Report(tuple(found)).refused)
+                findings.append(Check(alone, "the examples", "see what collate makes")(probe))
+            findings.append(check(probe))
+    known = frozenset(finding.name for finding in Report(tuple(findings)).refused)
     training = partial(forward.training_mode, known=known)
     with torch.no_grad():
-        found.append(Check(training, "training mode", _MODES)(probe))
-    return Report(tuple(found))
+        findings.append(Check(training, "training mode", _MODES)(probe))
+    return Report(tuple(findings))
 
 
 def _inputs(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch, list[Any]]:

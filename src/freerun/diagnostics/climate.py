@@ -319,7 +319,7 @@ def climate_of(
 ) -> tuple[Climate | None, str]:
     """Climate of a run from the first window on, as long as gold (T, V), or None and why there is none."""
     if gold is None:
-        return None, "there is no long series"
+        return None, "no long series was given"
     if gold.shape[0] < _LEAST:
         return None, f"the series has {gold.shape[0]} steps; a climate needs at least {_LEAST}"
     first = torch.zeros(1, dtype=torch.int64, device=batch.history.device)

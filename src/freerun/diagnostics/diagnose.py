@@ -67,8 +67,8 @@ def first_error(wrong: Tensor, mask: Tensor) -> Tensor:
     tensor([2, 0])
     """
     _check(wrong, mask)
-    found = wrong & mask
-    return torch.where(found.any(1), found.long().argmax(1) + 1, 0)
+    errors = wrong & mask
+    return torch.where(errors.any(1), errors.long().argmax(1) + 1, 0)
 
 
 def _check(wrong: Tensor, mask: Tensor) -> None:
@@ -85,7 +85,7 @@ def diagnose_ids(
         raise UserError("the batches have no position that counts: nothing can be compared")
     positions = [_positions(batch) for batch in batches]
     longest = max(each.shape[1] for each in positions)
-    found: list[list[Tensor]] = []
+    flags: list[list[Tensor]] = []
     for number, (batch, where) in enumerate(zip(batches, positions, strict=True)):
         on_progress(f"rows, part {number + 1} of {len(batches)}")
         with eval_mode(model), torch.no_grad():
@@ -96,8 +96,8 @@ def diagnose_ids(
         mask = mask & (where < batch.time)
         own = generate(model, batch, length=where.shape[1], end=end).entries
         parts = ((choices != targets) & mask, (own != targets) & mask, mask)
-        found.append([F.pad(part.cpu(), (0, longest - part.shape[1])) for part in parts])
-    forced, free, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
+        flags.append([F.pad(part.cpu(), (0, longest - part.shape[1])) for part in parts])
+    forced, free, mask = (torch.cat(parts) for parts in zip(*flags, strict=True))
     sides = [_side(each, mask) for each in (forced, free)]
     gaps = [b - a for a, b in zip(sides[0].wrong_by_position, sides[1].wrong_by_position, strict=True)]
     firsts = torch.bincount(first_error(free, mask), minlength=longest + 1)[1:]

@@ -144,23 +144,23 @@ def fit_linear(
     x, y = _features(past, steps), horizon.flatten(1)
     spectrum, basis = torch.linalg.eigh(x.T @ x / len(x))
     projected = basis.T @ (x.T @ y) / len(x)
-    found: list[tuple[float, LinearForecast]] = []
+    candidates: list[tuple[float, LinearForecast]] = []
     for ridge in _RIDGES:
         weights = basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
         each = LinearForecast(weights, steps, ridge)
-        found.append((float((each(dev[0], horizon.shape[1]) - dev[1]).square().mean()), each))
-    return min(found, key=lambda pair: pair[0])[1]
+        candidates.append((float((each(dev[0], horizon.shape[1]) - dev[1]).square().mean()), each))
+    return min(candidates, key=lambda pair: pair[0])[1]
 
 
 def naive_forecasts(
     past: Tensor, horizon: int, period: int | None, further: Mapping[str, Callable[[Tensor, int], Tensor]]
 ) -> dict[str, Tensor]:
     """Name -> (windows, horizon, values): last value, last period where one is known and in the past, mean, further."""
-    found = {"last_value": last_value(past, horizon)}
+    forecasts = {"last_value": last_value(past, horizon)}
     if period is not None and period <= past.shape[1]:
-        found["last_period"] = last_period(past, horizon, period)
-    found["mean"] = mean(past, horizon)
-    return found | {name: forecast(past, horizon).to(past) for name, forecast in further.items()}
+        forecasts["last_period"] = last_period(past, horizon, period)
+    forecasts["mean"] = mean(past, horizon)
+    return forecasts | {name: forecast(past, horizon).to(past) for name, forecast in further.items()}
 
 
 def _features(past: Tensor, steps: int) -> Tensor:

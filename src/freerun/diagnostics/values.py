@@ -86,13 +86,13 @@ def diagnose_values(
     model: Any, batches: Sequence[Batch], about: DiagnosisOptions, on_progress: Callable[[str], None]
 ) -> ValueDiagnosis:
     """See ``diagnose``."""
-    found = _both_ways(model, batches, about, on_progress)
-    gold, names = found.gold, about.names or tuple(f"channel {n}" for n in range(1, found.gold.shape[-1] + 1))
-    forced_errors, free_errors = window_errors(found.teacher_forced, gold), window_errors(found.free_running, gold)
+    outputs = _both_ways(model, batches, about, on_progress)
+    gold, names = outputs.gold, about.names or tuple(f"channel {n}" for n in range(1, outputs.gold.shape[-1] + 1))
+    forced_errors, free_errors = window_errors(outputs.teacher_forced, gold), window_errors(outputs.free_running, gold)
     forced, free = HorizonErrors.of(forced_errors), HorizonErrors.of(free_errors)
     times = valid_steps(free_errors, about.threshold)
     grown = growth(free.quantiles[1], about.exponent, ceiling=about.threshold)
-    past, horizon = found.past, gold.shape[1]
+    past, horizon = outputs.past, gold.shape[1]
     naive = {} if past is None else naive_forecasts(past, horizon, about.period, about.naive)
     on_progress("long run")
     climate, note = climate_of(model, batches[0], about.long_series, about.draw or draw_for(model), names)
@@ -109,10 +109,10 @@ def diagnose_values(
         valid_time=Spread.of(times),
         valid_throughout=int((times == horizon).sum()),
         growth=Growing.of(grown),
-        diverged=tuple((n, lead) for n, lead in enumerate(first_divergence(found.free_running).tolist()) if lead),
+        diverged=tuple((n, lead) for n, lead in enumerate(first_divergence(outputs.free_running).tolist()) if lead),
         climate=climate,
         climate_note=note,
-        sample_windows=tuple(_sample_windows(model, batches, found, about)),
+        sample_windows=tuple(_sample_windows(model, batches, outputs, about)),
         period=about.period,
     )
 
@@ -141,17 +141,17 @@ def _both_ways(
 
 
 def _sample_windows(
-    model: Any, batches: Sequence[Batch], found: _Outputs, about: DiagnosisOptions
+    model: Any, batches: Sequence[Batch], outputs: _Outputs, about: DiagnosisOptions
 ) -> Iterator[SampleWindow]:
-    numbers = evenly(found.gold.shape[0], about.sample_windows)
+    numbers = evenly(outputs.gold.shape[0], about.sample_windows)
     bands = _bands(model, batches, numbers, about)
 
     def in_units(values: Tensor) -> Tensor:
         return values if about.scale is None else values * about.scale[1].double() + about.scale[0].double()
 
     for index, number in enumerate(numbers):
-        past = found.gold[number, :0] if found.past is None else found.past[number]
-        parts = (past, found.gold[number], found.teacher_forced[number], found.free_running[number])
+        past = outputs.gold[number, :0] if outputs.past is None else outputs.past[number]
+        parts = (past, outputs.gold[number], outputs.teacher_forced[number], outputs.free_running[number])
         yield sample_window(number, parts, in_units, {level: band[index] for level, band in bands.items()})
 
 
@@ -186,14 +186,14 @@ def _bands(
     if head == "point" or not numbers:
         return {}
     draw = draw_for(model, "quantile_sample" if head == "quantiles" else head)
-    found: list[Tensor] = []
+    bands: list[Tensor] = []
     for index, number in enumerate(numbers):
         batch = _row(batches, number)
         many = replace(batch.select(batch.row_numbers.new_zeros(_SAMPLES)), rows=torch.arange(_SAMPLES))
         key = fold(about.key, "fan", index)
         own = generate(model, many, length=int(batch.mask.sum()), draw=draw, key=key).entries
-        found.append(quantiles(own.cpu().double(), _LEVELS))
-    return dict(zip(_LEVELS, torch.stack(found, 1), strict=True))
+        bands.append(quantiles(own.cpu().double(), _LEVELS))
+    return dict(zip(_LEVELS, torch.stack(bands, 1), strict=True))
 
 
 def _row(batches: Sequence[Batch], number: int) -> Batch:

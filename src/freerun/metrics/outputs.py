@@ -307,13 +307,13 @@ def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
     if not all(is_number(level) and 0 <= level <= 1 for level in levels):
         raise UserError(f"levels must be numbers in [0, 1]; got {levels!r}")
     ordered = values.sort(0).values
-    found: list[Tensor] = []
+    results: list[Tensor] = []
     for level in levels:
         rank = level * (values.shape[0] - 1)
         low, high = ordered[math.floor(rank)], ordered[math.ceil(rank)]
         between = low + (rank - math.floor(rank)) * (high - low)
-        found.append(torch.where(torch.isfinite(high), between, low if rank == math.floor(rank) else high))
-    return torch.stack(found)
+        results.append(torch.where(torch.isfinite(high), between, low if rank == math.floor(rank) else high))
+    return torch.stack(results)
 
 
 def gap_by_horizon(free: Tensor, forced: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every score of a task once: its name, unit, direction, range, how it is averaged, and where it is shown."""
+"""Every score of a task once: its name, unit, direction, range, how it is averaged, and where it is displayed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ItemReduction:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of a task: the one place for all that is known of it.
+    """A score of a task: all that is known of it.
 
     Args:
         name: ``side.score``, or ``gap.score`` for free-running minus teacher-forced.
@@ -186,8 +186,8 @@ class TaskReport:
 
     def metric(self, name: str) -> Metric:
         """A score by its full name; one that is not declared goes by that name."""
-        found = next((each for each in self.metrics if each.name == name), None)
-        return found or Metric(name, name, name, sign="", unit="")
+        declared = next((each for each in self.metrics if each.name == name), None)
+        return declared or Metric(name, name, name, sign="", unit="")
 
 
 _LOSS = Metric(

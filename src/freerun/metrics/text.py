@@ -17,8 +17,8 @@ def nearest(output: Sequence[str], references: Sequence[Sequence[str]]) -> tuple
     """Edit distance to the nearest reference and that reference's length; of equally near ones the first."""
     from rapidfuzz.distance import Levenshtein
 
-    found = [(Levenshtein.distance(output, reference), len(reference)) for reference in references]
-    return min(found, key=lambda pair: pair[0])
+    distances = [(Levenshtein.distance(output, reference), len(reference)) for reference in references]
+    return min(distances, key=lambda pair: pair[0])
 
 
 def score(
@@ -74,8 +74,8 @@ def _bleu_and_chrf(
     one = metrics.BLEU(tokenize=tokenize, force=True, effective_order=True)
     items: list[dict[str, Any]] = []
     for output, reference in zip(outputs, references, strict=True):
-        found = one.sentence_score(output, [reference])
-        items.append({"bleu": [found.sys_len, found.ref_len, *found.counts, *found.totals]})
+        statistics = one.sentence_score(output, [reference])
+        items.append({"bleu": [statistics.sys_len, statistics.ref_len, *statistics.counts, *statistics.totals]})
     chrf = metrics.CHRF().corpus_score(outputs, [references])
     return {"bleu": corpus.score, "chrf": chrf.score, "length_ratio": corpus.sys_len / corpus.ref_len}, items
 
@@ -90,16 +90,16 @@ def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict
     from rapidfuzz.distance import Levenshtein
 
     _check_lines(outputs, references, "text")
-    found, items = _bleu_and_chrf(outputs, references, "13a")
+    overlap, items = _bleu_and_chrf(outputs, references, "13a")
     for item, output, reference in zip(items, outputs, references, strict=True):
         text, gold = output.strip(), reference.strip()
         item |= {"errors": Levenshtein.distance(text, gold), "length": len(gold), "right": text == gold}
     scores = {
-        "chrf": found["chrf"],
-        "bleu": found["bleu"],
+        "chrf": overlap["chrf"],
+        "bleu": overlap["bleu"],
         "cer": 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items),
         "sequence_accuracy": 100 * sum(item["right"] for item in items) / len(items),
-        "length_ratio": found["length_ratio"],
+        "length_ratio": overlap["length_ratio"],
     }
     return scores, items
 
@@ -119,8 +119,8 @@ def bleu(sums: Any) -> Any:
     safe = np.maximum(totals, 1.0)
     precisions = np.where(none, 1.0 / (halvings * safe), matches / safe)
     penalty = np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(length, 1.0)))
-    found = 100.0 * penalty * np.exp(np.log(precisions).mean(-1))
-    return np.where((totals > 0).all(-1) & (matches > 0).any(-1), found, 0.0)
+    percent = 100.0 * penalty * np.exp(np.log(precisions).mean(-1))
+    return np.where((totals > 0).all(-1) & (matches > 0).any(-1), percent, 0.0)
 
 
 def bleu_signature(tokenize: str = "none") -> str:
@@ -157,7 +157,7 @@ def novel_words(text: str, known: frozenset[str]) -> dict[str, int]:
     >>> novel_words("cut the dgo is blak cut", distinct_words("the dog is black"))
     {'novel': 2, 'words': 4}
     """
-    whole = [found[0] for found in _WORD.finditer(text) if found.start() > 0 and found.end() < len(text)]
+    whole = [hit[0] for hit in _WORD.finditer(text) if hit.start() > 0 and hit.end() < len(text)]
     return {"novel": sum(word not in known for word in whole), "words": len(whole)}
 
 
