@@ -46,6 +46,11 @@ NAMES: dict[str, str] = {
     r"(\.sample_windows\.\d+)\.forced$": r"\1.teacher_forced",
     r"(\.sample_windows\.\d+)\.free$": r"\1.free_running",
     r"/diagnose\.data\.counted$": "/diagnose.data.item_noun",
+    r"\.(comparisons|summary)\.(\d+)\.method$": r".\1.\2.arm",
+    r"\.test_words$": ".test_items",
+    r"(\.runs\.\d+)\.words$": r"\1.has_items",
+    r"\.train\.evaluate_words$": ".train.evaluate_items",
+    r"/copy(.*)\.data\.longest$": r"/copy\1.data.max_length",
 }
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
 TEXTS: dict[str, str] = {
@@ -59,8 +64,9 @@ TEXTS: dict[str, str] = {
 }
 """Pattern in a recorded text -> what stands there now: r"\\bcoin=" -> "gate="."""
 REMOVED: tuple[str, ...] = (
-    # the schema of a diagnosis counts its renamed fields
+    # the schemas of a diagnosis and of a comparison count their renamed fields
     r"/diagnose.*\.schema$",
+    r"recipes/compare [^.]*\.schema$",
 )
 """Patterns of values that are gone on purpose."""
 
