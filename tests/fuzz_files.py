@@ -92,8 +92,8 @@ def case(rng: random.Random, world: World, inside: Path, out: Path) -> tuple[str
         return told, lambda: train(recipe(world, kind, path), out / "run")
     one = _one_file(rng, kind, path, inside)
     if how == "evaluate":
-        return f"{told} {one.name}", lambda: commands.evaluate(world.runs[kind], one, None)
-    return f"{told} {one.name}", lambda: commands.generate(world.runs[kind], one, None, None)
+        return f"{told} {one.name}", lambda: commands.evaluate(world.runs[kind], one, None) or 0
+    return f"{told} {one.name}", lambda: commands.generate(world.runs[kind], one, None, None) or 0
 
 
 def _one_file(rng: random.Random, kind: str, path: Path, inside: Path) -> Path:
