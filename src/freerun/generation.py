@@ -239,10 +239,8 @@ def beam_search(decoding: DecodingState, size: int, options: GenerateOptions) ->
 
 
 def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of each row, falling, and their indices; among equals the lowest first.
-
-    ``topk`` leaves the order of equals open, and a stable sort of everything is several times slower.
-    """
+    """The ``count`` highest of each row, falling, and their indices; among equals the lowest index first."""
+    # ``topk`` leaves the order of equals open, and a stable sort of everything is several times slower
     lowest = scores.topk(count).values[:, -1:]
     above, equal = scores > lowest, scores == lowest
     room = count - above.sum(1, keepdim=True)

@@ -76,11 +76,7 @@ class Schedule(Arguments):
         return value if self.floor is None else max(self.floor, value)
 
     def __call__(self, step: int) -> float:
-        """The value at a step.
-
-        Raises:
-            UserError: a step that is no whole number from 0 on, or does not carry the schedule's unit.
-        """
+        """The value at a step; one that is no whole number from 0 on, or lacks the unit, is a UserError."""
         return self.above_floor(_position(step, self.unit))
 
     def __repr__(self) -> str:

@@ -80,19 +80,12 @@ def holds_targets(probe: Probe) -> Verdict:
 
 @dataclass(frozen=True, eq=False)
 class _Padded:
-    """Which entries of a source are no padding.
+    """Which entries of a source are no padding."""
 
-    Args:
-        there: (batch, n) bool, True = there.
-        path: of the mask or lengths in the context, or of ids that look padded.
-        aligned: paths of the tensors of which dimension 1 is the source's.
-        pad: the id that looks like padding, where no mask marks it.
-    """
-
-    there: Tensor
-    path: str
-    aligned: tuple[str, ...]
-    pad: int | None = None
+    there: Tensor  # (batch, n) bool, True = there
+    path: str  # of the mask or lengths in the context, or of ids that look padded
+    aligned: tuple[str, ...]  # paths of the tensors of which dimension 1 is the source's
+    pad: int | None = None  # the id that looks like padding, where no mask marks it
 
     def picked(self, batch: Batch, row: int) -> Batch:
         """One row without its padding."""

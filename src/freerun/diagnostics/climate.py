@@ -232,7 +232,7 @@ def past_of(batch: Batch) -> Tensor | None:
     tensor([1., 2.])
     """
     width = batch.targets.shape[-1]
-    if isinstance(batch.context, Mapping) and "past" in batch.context:
+    if _in_context(batch):
         past = batch.context["past"]
         return past[..., :width] if isinstance(past, Tensor) else None
     prompts = prompt_lengths(batch)

@@ -95,7 +95,6 @@ class Metric:
 
     @property
     def score(self) -> str:
-        """The name without the side."""
         return self.name.partition(".")[2]
 
     @property
@@ -115,7 +114,6 @@ class Metric:
         )
 
     def shown(self, value: float, decimals: int | None = None) -> str:
-        """A value with its sign."""
         return f"{value:.{self.decimals if decimals is None else decimals}f}{self.sign}"
 
 
@@ -143,7 +141,6 @@ class TaskReport:
 
     @property
     def columns(self) -> tuple[Metric, ...]:
-        """The columns of a comparison's table."""
         return tuple(each for each in self.metrics if each.role != "listed")
 
     @property
@@ -170,7 +167,6 @@ class TaskReport:
 
     @property
     def beside(self) -> tuple[tuple[str, str], ...]:
-        """References and baselines."""
         return (*self.references, *self.baselines)
 
     def with_items(self, scores: Mapping[str, float], items: Sequence[Mapping[str, Any]]) -> dict[str, float]:
