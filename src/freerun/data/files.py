@@ -95,17 +95,7 @@ def refuse_no_file(path: Path, expected: str) -> None:
 def read_lines(
     path: Path, encoding: str = "utf-8", expected: str = "one pair of word and symbols a line"
 ) -> tuple[list[Line], list[Line]]:
-    """The lines of a text file with their numbers (from 1), and a message for every line that is not text.
-
-    Args:
-        path: a file; lines may end in LF, CRLF or CR, and a byte order mark is dropped.
-        encoding: as Python names it.
-        expected: what the file should hold, for the message about an empty one.
-
-    Raises:
-        UserError: no such file, a folder, an empty file, an unknown encoding, or text in UTF-16 or UTF-32
-            where another encoding is expected (no line of it could be read).
-    """
+    """The lines of a text file with their numbers (from 1), and a message for every line that is not text."""
     refuse_no_file(path, "a text file")
     unknown = encoding_problems(encoding)
     if unknown:

@@ -450,18 +450,7 @@ def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions
 def parallel_files(
     path: str | Path | None, given: Mapping[str, Sequence[str | Path]], source: str, target: str
 ) -> Mapping[str, tuple[Path, Path]]:
-    """The source and the target file of train, dev and test.
-
-    Args:
-        path: a folder. A split's files are called ``train.en`` and ``train.de``, or ``train.ANYTHING.en`` and
-            ``train.ANYTHING.de``; dev may be ``valid``, ``val`` or ``validation``. None: all are given.
-        given: split -> its two files, source first; before what the folder holds.
-        source: how names of source files end: ``"en"``.
-        target: how names of target files end: ``"de"``.
-
-    Raises:
-        UserError: a split is missing, several files fit, or not two files are given; all problems at once.
-    """
+    """The source and the target file of train, dev and test."""
     problems = [
         f"{split} must be two files, [source, target]; got {list(map(str, files))}"
         for split, files in given.items()

@@ -360,11 +360,7 @@ def _other_separator(place: str, names: Sequence[str], separator: str) -> str | 
 
 
 def read_table(path: str | Path, separator: str = ",") -> DataTable:
-    """A CSV file (first line: names of columns) or a Parquet file (by its ending).
-
-    Raises:
-        UserError: polars is not installed; no such file, an empty one, or one that cannot be read.
-    """
+    """A CSV file (first line: names of columns) or a Parquet file (by its ending)."""
     file = user_path(path)
     with needing("series", "reading series"):
         import polars as pl

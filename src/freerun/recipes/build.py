@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 def build(recipe: Recipe) -> tuple[Module, AnyTask, Any, TrainSettings]:
-    """(model, task, method, settings) of a recipe.
-
-    The weights are drawn under ``fold(seed, "init")``: runs with one seed and model begin equal, whatever their method.
-    """
+    """(model, task, method, settings) of a recipe."""
     data = build_data(recipe.data, recipe.model)
     task = build_task(recipe, data)
     return build_model(recipe, data), task, method_of(recipe, data, task), recipe.train

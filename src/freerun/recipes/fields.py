@@ -29,16 +29,7 @@ def read_section(
     elsewhere: Mapping[str, str] | None = None,
     readers: Mapping[str, Callable[[Any, KeyPath], Any]] | None = None,
 ) -> Any:
-    """An instance of ``cls`` from the table at ``path``, or None where a value is wrong; every problem is noted.
-
-    Args:
-        source: the settings.
-        path: where the table stands; a table that is not there counts as empty.
-        cls: a dataclass; its type hints and the rules of its fields say what is allowed.
-        hidden: fields a recipe cannot set.
-        elsewhere: key -> where it belongs ("in [train]"), for keys of other sections.
-        readers: field -> how to read its value where a plain type does not do.
-    """
+    """An instance of ``cls`` from the table at ``path``, or None where a value is wrong; every problem is noted."""
     table = _table_at(source, path)
     if table is None:
         return None
@@ -67,16 +58,7 @@ def read_table(
     read: Callable[[str, Any, KeyPath], Any],
     unknown: Callable[[str], tuple[str, str | None]],
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values of a table, and its keys that are unknown or wrong, each of them reported.
-
-    Args:
-        table: of TOML values.
-        path: where it stands.
-        known: keys.
-        report: called with key, problem and help.
-        read: (key, value, path) -> its value, ``INVALID`` where it was reported.
-        unknown: key -> problem and help.
-    """
+    """The values of a table, and its keys that are unknown or wrong, each of them reported."""
     given: dict[str, Any] = {}
     bad: list[str] = []
     for key, value in table.items():
@@ -93,15 +75,7 @@ def read_table(
 def construct(
     cls: type[Any], given: Mapping[str, Any], path: KeyPath, report: Report, without: Collection[str] = ()
 ) -> Any:
-    """An object of its arguments, or ``INVALID``: its problems are reported.
-
-    Args:
-        cls: a dataclass.
-        given: its arguments.
-        path: where they stand.
-        report: called with key, problem and help.
-        without: arguments that were left out as wrong; problems that name them are not repeated.
-    """
+    """An object of its arguments, or ``INVALID``: its problems are reported."""
     try:
         return cls(**given)
     except UserError as error:
@@ -298,18 +272,7 @@ INVALID = object()
 
 
 def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) -> Any:
-    """The object a parameter's TOML value stands for; numbers and words stand for themselves.
-
-    ``{schedule = "linear", ...}``, ``{draw = "sample", ...}``, ``{gate = "every", ...}`` and
-    ``{engine = "window", ...}`` name a class and give its fields; ``{measured = "RUN/metrics.jsonl"}`` is the rate of
-    disagreeing entries of another run, step by step, or as ``std`` how far they were from gold.
-
-    Args:
-        value: from TOML.
-        path: its key, for problems.
-        run: length of the run, which a schedule without ``steps`` takes; None: ``steps`` has to be given.
-        report: called with key, problem and help; ``INVALID`` is returned then.
-    """
+    """The object a parameter's TOML value stands for; numbers and words stand for themselves."""
     if isinstance(value, list):
         parts = tuple(read_parameter(part, (*path, i), None, report) for i, part in enumerate(value))
         return INVALID if any(part is INVALID for part in parts) else parts
@@ -448,32 +411,12 @@ def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
 
 
 def measured_rate(metrics: Path) -> Any:
-    """The share of eligible entries that disagreed with gold at each update of a run, as a ``table`` schedule.
-
-    ``rate(step) = disagreeing / eligible``: what a matched noise control replaces, so that it differs from the run
-    in *which* wrong entries are fed, not in how many.
-
-    Args:
-        metrics: ``metrics.jsonl`` of the run.
-
-    Raises:
-        ValueError: where the file is missing, is not a run's, or misses updates.
-    """
+    """The share of eligible entries that disagreed with gold at each update of a run, as a ``table`` schedule."""
     return _each_update(metrics, lambda event: float(event["disagreeing"]) / max(float(event["eligible"]), 1.0))
 
 
 def measured_deviation(metrics: Path) -> Any:
-    """How far the entries that were replaced lay from gold at each update of a run, as a ``table`` schedule.
-
-    ``std(step) = sqrt(mean over replaced entries of (fed - gold)^2)``, 0 where none was: matched Gaussian noise is as
-    large as the run's own errors, and differs from them in its direction.
-
-    Args:
-        metrics: ``metrics.jsonl`` of the run.
-
-    Raises:
-        ValueError: where the file is missing, is not a run's on values, or misses updates.
-    """
+    """How far the entries that were replaced lay from gold at each update of a run, as a ``table`` schedule."""
     return _each_update(metrics, lambda event: float(event["deviation"]) if event["replaced"] else 0.0)
 
 

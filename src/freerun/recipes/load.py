@@ -30,18 +30,7 @@ def diagnose_run(
     on_progress: Callable[[str], None] | None = None,
     before: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Diagnose a run's model on its own test split; the content of diagnosis.json.
-
-    Args:
-        run: from ``load_run``.
-        windows: test windows, words or sentences that are used, at even distances; None: all.
-        on_progress: called with what is being done, in words.
-        before: called when run and data are in order, before anything is measured.
-
-    Raises:
-        UserError: the run was trained on a text, whose free run has no gold to be compared with place by place.
-        CheckpointError: the run's own data have changed since.
-    """
+    """Diagnose a run's model on its own test split; the content of diagnosis.json."""
     from freerun.diagnostics import as_json, diagnose
     from freerun.training.state import versions
 
@@ -106,11 +95,7 @@ class LoadedRun:
 
 
 def load_run(folder: str | Path) -> LoadedRun:
-    """The best model of a run, with what is needed to use it.
-
-    Raises:
-        CheckpointError: the folder is not a run's, or its files are damaged or of a model that cannot be rebuilt here.
-    """
+    """The best model of a run, with what is needed to use it."""
     from freerun.models import MODELS
     from freerun.training.weights import check_model_files, load_weights, read_info, read_model, refuse_not_finite
 
@@ -192,18 +177,7 @@ def _data_settings(run: LoadedRun) -> Any:
 
 
 def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = None) -> dict[str, Any]:
-    """Score a run's model, teacher-forced and free-running side by side.
-
-    Args:
-        run: from ``load_run``.
-        data: a file of what the run was trained on: pairs, or text, in the encoding of the run's own data; None: the
-            test split the run was tested on.
-        beams: instead of the run's own.
-
-    Raises:
-        UserError: the data cannot be read, or hold symbols never seen in training.
-        CheckpointError: the run's own data have changed since.
-    """
+    """Score a run's model, teacher-forced and free-running side by side."""
     from freerun.training.log import jsonable
 
     settings = _settings(run, beams=beams)
@@ -237,11 +211,7 @@ def _instead(run: LoadedRun, advice: str) -> str:
 
 
 def own_data(run: LoadedRun) -> Any:
-    """The data that a run was trained on.
-
-    Raises:
-        CheckpointError: they have changed since, or the run does not say which they were.
-    """
+    """The data that a run was trained on."""
     return _own_data(run, _summary(run.folder))
 
 
@@ -304,19 +274,7 @@ def generate_lines(
     run: LoadedRun, lines: Sequence[str], *, places: Sequence[str] | None = None, beams: int | None = None,
     length: int | None = None,
 ) -> list[str]:  # fmt: skip
-    """What the model says to each line of an input, running freely: a line each.
-
-    Args:
-        run: from ``load_run``.
-        lines: words, for a run on pairs; beginnings that the model goes on from, for a run on a text.
-        places: where each line stands, for problems; default: its number.
-        beams: instead of the run's own.
-        length: characters to say, instead of a block; for a run on a text.
-
-    Raises:
-        UserError: lines with symbols never seen in training, all of them at once; what has no effect on such a run.
-        ResourceError: they do not fit into memory; it names the longest.
-    """
+    """What the model says to each line of an input, running freely: a line each."""
     named = places or [f"line {number}" for number in range(1, len(lines) + 1)]
     settings = _settings(run, beams=beams, length=length)
     try:

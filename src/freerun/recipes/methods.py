@@ -109,16 +109,7 @@ def read_method(
     *,
     labels: Collection[str] | None = None,
 ) -> MethodSettings | None:
-    """A method's settings from its table (or its name alone), checked; None with the problems noted.
-
-    Args:
-        source: the settings the table is part of.
-        path: where the table stands.
-        value: the table.
-        run: length of the run; None where it is not known (then no schedule is checked over it).
-        trained: what it trains, and on what.
-        labels: arms whose measured rate may be asked for by ``matched_to``; None: not part of a comparison.
-    """
+    """A method's settings from its table (or its name alone), checked; None with the problems noted."""
     from freerun.methods import METHODS
     from freerun.types import Step
 
@@ -167,17 +158,7 @@ def _check_unowned(table: Mapping[str, Any], path: KeyPath, run: Step, report: R
 def build_method(
     settings: MethodSettings, run: Step, trained: TargetFacts, frequencies: tuple[float, ...] | None = None
 ) -> Any:
-    """The method object of a recipe.
-
-    Args:
-        settings: checked settings.
-        run: length of the run.
-        trained: what it trains, and on what.
-        frequencies: how often each target symbol stands in the training data, for unigram noise.
-
-    Raises:
-        UserError: for what can only be seen now (a measured rate that is gone), or settings not checked before.
-    """
+    """The method object of a recipe."""
     problems: list[str] = []
 
     def report(path: KeyPath, message: str, hint: str | None = None) -> None:
@@ -321,13 +302,7 @@ _LABEL = re.compile(r"(?=.*[A-Za-z0-9]).{1,100}")
 def read_compare(
     source: RecipeSource, known: tuple[Step | None, TargetFacts], elsewhere: Mapping[str, str]
 ) -> CompareSettings | None:
-    """The section ``[compare]`` with its arms, or None where a value is wrong; every problem is noted.
-
-    Args:
-        source: the settings.
-        known: length of the run, and what is trained on what.
-        elsewhere: key -> where it belongs, for keys of other sections.
-    """
+    """The section ``[compare]`` with its arms, or None where a value is wrong; every problem is noted."""
     section = source.table.get("compare")
     entries = section.get("arms") if isinstance(section, dict) else None
     entries = entries if isinstance(entries, list) else []

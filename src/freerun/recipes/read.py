@@ -24,11 +24,7 @@ _TOP = ("name", "seed", "data", "model", "method", "train", "evaluate", "compare
 
 
 def read_recipe(source: RecipeSource) -> Recipe:
-    """A recipe from settings already read.
-
-    Raises:
-        UserError: with all problems at once.
-    """
+    """A recipe from settings already read."""
     from freerun.training import TrainSettings
     from freerun.types import Step
 
@@ -176,12 +172,7 @@ def _kind_section(
 
 
 def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
-    """The resolved recipe as TOML values: every key with its value, defaults included.
-
-    Args:
-        recipe: the recipe.
-        compare: whether [compare] is part of it; a single run does not depend on it.
-    """
+    """The resolved recipe as TOML values: every key with its value, defaults included."""
     table: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     table["data"] = _section_table(recipe.data)
     table["model"] = _section_table(recipe.model)

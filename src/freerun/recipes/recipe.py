@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """The keyword arguments of a class of models, and the class; a ``[model]`` section.
-
-    Raises:
-        UserError: what the class says against them.
-    """
+    """The keyword arguments of a class of models, and the class; a ``[model]`` section."""
 
     model: ClassVar[type[Any]]
 
@@ -41,11 +37,7 @@ class ModelSection:
             self.make(*[3 for each in positional if each.default is each.empty])
 
     def make(self, *sizes: int) -> Module:
-        """The untrained model.
-
-        Args:
-            sizes: vocabulary sizes, or numbers of channels.
-        """
+        """The untrained model."""
         arguments = {each.name: getattr(self, each.name) for each in fields(self)}
         del arguments["kind"]
         return self.model(*sizes, **arguments)
@@ -165,11 +157,7 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run; made by ``freerun.recipes.load_recipe``.
-
-    ``data`` is of one of the ``data_sections`` of a task in ``freerun.tasks.TASKS``, ``evaluate`` of its
-    ``evaluate_section``.
-    """
+    """All settings of a run; made by ``freerun.recipes.load_recipe``."""
 
     name: str
     seed: int

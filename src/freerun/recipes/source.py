@@ -181,15 +181,7 @@ def _lower_first(error: Exception) -> str:
 
 
 def read_source(path: Path, overrides: Iterable[str] = ()) -> RecipeSource:
-    """Read a TOML file and apply overrides in order.
-
-    Args:
-        path: the file.
-        overrides: ``key=value`` each; dotted keys, ``compare.arms.0.label`` for entries of arrays; ``Unset(key)``.
-
-    Raises:
-        UserError: no such file, not UTF-8, broken TOML or a key set twice, with line and column.
-    """
+    """Read a TOML file and apply overrides in order."""
     name = str(path)
     text = _read_text(path, name)
     places = key_places(text)
@@ -417,14 +409,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """The file a user means: a file that exists, or the name of a shipped recipe, also beside a folder of that name.
-
-    Args:
-        path: a file, ``g2p-demo``, or ``recipes/g2p-demo.toml`` away from a clone.
-
-    Raises:
-        UserError: where it is a folder or a bare name that nothing goes by.
-    """
+    """The file a user means: a file that exists, or the name of a shipped recipe, also beside a folder of that name."""
     path = Path(path)
     shipped = shipped_recipes()
     if path.exists() and not path.is_dir():

@@ -48,30 +48,7 @@ def run_recipe(
     allow: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train one model as a recipe says and leave everything in a folder.
-
-    The folder is looked at first and written last: nothing is removed or made before recipe and data are in order.
-
-    Args:
-        recipe: from ``load_recipe``.
-        out: the run's folder.
-        resume: go on with the run in it; where there is none, begin one.
-        overwrite: remove a run in it first; only files that runs write are removed.
-        init: another run's folder, whose best weights this one begins with.
-        allow: keys that may have changed since the resumed run was begun, such as ``train.lr``, ``data``, ``method``.
-        progress: print the header and show progress, on standard error.
-
-    Returns:
-        The summary, as in ``summary.json``.
-
-    Raises:
-        OccupiedError: the folder holds a run or foreign files.
-        UserError: data, bf16 or TensorBoard that are not there, a folder that cannot be written, ``init`` that is
-            ``out``, a resumed run of another recipe.
-        CheckpointError: nothing to resume from is sound, or ``init`` is not a run of this model.
-        ResourceError: the disk is full, or too small for the run's checkpoints.
-        OtherProcessError: started by ``torchrun``, and another process failed.
-    """
+    """Train one model as a recipe says and leave everything in a folder."""
     folder, source = Path(out), None if init is None else Path(init)
     table, keys, lock = recipe_table(recipe, compare=False), recipe_keys(recipe), FolderLock(folder)
     check_allow(allow, keys, resume=resume)
@@ -135,14 +112,7 @@ def recipe_keys(recipe: Recipe) -> Keys:
 
 
 def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()) -> list[str]:
-    """Return the changes that forbid going on with a run, with both values, and what to do; [] for none.
-
-    Args:
-        path: of the recipe that the run was begun with; it need not exist.
-        table: the resolved recipe.
-        keys: of its sections. Where the data lie may change: the checkpoint knows their fingerprint.
-        allow: keys that may have changed.
-    """
+    """Return the changes that forbid going on with a run, with both values, and what to do; [] for none."""
     before = read_recipe_file(path)
     if before is None:
         return []

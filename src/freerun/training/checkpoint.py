@@ -141,11 +141,7 @@ def save(folder: Path, parts: TrainObjects, tally: TrainState, identity: dict[st
 
 
 def prune(folder: Path, keep: int, tally: TrainState) -> None:
-    """Remove all but the last checkpoints and the best weights that those left speak of.
-
-    Checkpoints of later updates than the tally's were found damaged: they do not count, and stay until the run
-    writes them anew. What others put beside or into them stays.
-    """
+    """Remove all but the last checkpoints and the best weights that those left speak of."""
     steps = [path for path in checkpoints(folder) if path.name <= _name(tally.step)]
     for old in steps[:-keep]:
         remove_folder(old, (_WEIGHTS, _MEMORY, _EMA, _STATE, MANIFEST))

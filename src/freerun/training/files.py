@@ -47,11 +47,7 @@ def is_folder(path: Path) -> bool:
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of files so that a crash at any moment leaves the old state or the new one.
-
-    Order: files into a temporary folder beside the target, each fsynced; ``manifest.json`` with sizes and SHA-256;
-    fsync of the folder; rename; fsync of the parent. What somebody else put into the old folder is in the new one.
-    """
+    """Write a folder of files so that a crash at any moment leaves the old state or the new one."""
     temporary = _temporary(target)
     try:
         target.parent.mkdir(exist_ok=True)

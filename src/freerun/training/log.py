@@ -133,14 +133,7 @@ class _Bars(Progress):
 
 
 def progress_for(total: int, *, runs: int | None = None, done: int = 0, visible: bool = True) -> Progress:
-    """Return the display that fits standard error.
-
-    Args:
-        total: updates of a run.
-        runs: how many there are; None: this process trains one.
-        done: updates made before.
-        visible: False shows nothing.
-    """
+    """Return the display that fits standard error."""
     if not visible:
         return Progress()
     return (_Bars if sys.stderr.isatty() else _Lines)(total, runs, done)
@@ -186,12 +179,7 @@ class Metrics:
             raise explained(error, path, 0) from error
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line.
-
-        Raises:
-            ResourceError: the disk is full; nothing of the line is in the file.
-            CheckpointError: the file was removed or moved.
-        """
+        """Append a line."""
         self.check()
         line = (json.dumps(jsonable(record), ensure_ascii=False) + "\n").encode()
         size = os.fstat(self._file.fileno()).st_size

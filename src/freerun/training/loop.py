@@ -41,18 +41,7 @@ from freerun.training.weights import (
 
 
 def preflight(model: Module, task: Task, settings: TrainSettings, init: Path | None = None) -> None:
-    """Raise here what ``fit`` would raise before its first update; nothing is written.
-
-    Args:
-        model: as for ``fit``; it holds the weights of ``init`` afterwards, as in ``fit``.
-        task: as for ``fit``.
-        settings: as for ``fit``.
-        init: the folder of the run to begin with, or None.
-
-    Raises:
-        CheckpointError: ``init`` is damaged, or of other vocabularies or shapes.
-        UserError: no bf16 on this processor, TensorBoard is not installed.
-    """
+    """Raise here what ``fit`` would raise before its first update; nothing is written."""
     check_amp(model, settings)
     if settings.tensorboard:
         board_class()

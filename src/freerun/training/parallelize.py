@@ -55,11 +55,7 @@ class MethodRun(nn.Module):
 
 
 class _Reaching(torch.autograd.Function):
-    """Connect the loss to all parameters, with a gradient of 0 where it does not use them.
-
-    ``fully_shard`` exchanges the gradients that there are: where one process has none for a weight, as it has nothing
-    that counts, the others would wait for it.
-    """
+    """Connect the loss to all parameters, with a gradient of 0 where it does not use them."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, *weights: Tensor) -> Tensor:
@@ -111,10 +107,7 @@ class ParallelRun:
                 yield
 
     def drop_unused(self) -> None:
-        """Take the gradient from weights that no process has used, which are to stay as they are.
-
-        Where parameters are sharded these have one, of zeros; DDP leaves it out by itself.
-        """
+        """Take the gradient from weights that no process has used, which are to stay as they are."""
         if not self.sharded:
             return
         weights: list[Any] = [weight for weight in self._run.parameters() if weight.grad is not None]

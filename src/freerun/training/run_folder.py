@@ -163,11 +163,7 @@ def clean_run(folder: Path) -> None:
 
 
 class FolderLock:
-    """Keeps a second process out of a run's folder while it is entered.
-
-    The operating system holds the lock and lets go when its process dies, however it dies; the file ``lock`` names the
-    holder (process, host, time). ``note`` is set where the last holder died without letting go.
-    """
+    """Keeps a second process out of a run's folder while it is entered."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lock"
@@ -320,12 +316,7 @@ def stage(folder: Path) -> Literal["new", "prepared", "begun", "finished"]:
 
 
 def refuse_used(folder: Path, *, replaceable: bool = False) -> None:
-    """Refuse a folder that holds a finished or a started run.
-
-    Args:
-        folder: of the run.
-        replaceable: True if the caller has --overwrite.
-    """
+    """Refuse a folder that holds a finished or a started run."""
     match stage(folder):
         case "finished":
             what, help = "a finished run", "--overwrite replaces it" if replaceable else "--resume reads its summary"
@@ -389,14 +380,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[str, Any] | None = None) -> None:
-    """Refuse a folder that a new run must not touch; nothing is changed.
-
-    Args:
-        folder: where the run is to go; it need not exist.
-        resume: True if a run there is gone on with.
-        overwrite: True if a run there may be removed.
-        table: the resolved recipe; the same one may be there, of a run that has not begun.
-    """
+    """Refuse a folder that a new run must not touch; nothing is changed."""
     names = names_in(folder, in_run, resume=resume, overwrite=overwrite)
     refuse_foreign(folder)
     match stage(folder):

@@ -30,10 +30,7 @@ from freerun.types import Step
 
 @dataclass
 class StepStats:
-    """Sums over the micro-batches of an update, and over all processes.
-
-    ``names`` are those of scheduled parameters.
-    """
+    """Sums over the micro-batches of an update, and over all processes."""
 
     names: tuple[str, ...] = ()
     total: float = 0.0
@@ -121,12 +118,7 @@ def check_amp(model: Module, settings: TrainSettings) -> None:
 def update(
     parts: TrainObjects, task: Task, method: Method, *, plan: BatchPlan, step: int, settings: TrainSettings
 ) -> dict[str, Any]:
-    """Make update ``step`` (counted from 0) and say what it was.
-
-    The loss is the exact mean over the whole window and all processes, however it is cut: gradients of the totals are
-    summed and divided by the summed count before they are clipped. The global generator of PyTorch is seeded from
-    (seed, step, piece) before each forward, which makes dropout repeatable; its state is not kept.
-    """
+    """Make update ``step`` (counted from 0) and say what it was."""
     planned = plan.at(step)
     parts.processes.at(f"update {step}", strict=True)
     try:

@@ -25,18 +25,7 @@ _BUSY = 0.01
 
 
 class Watch:
-    """Two threads beside the one that trains: one tells the others where we are, one judges where all of them are.
-
-    Waiting for others is no fault, however long: the first process may evaluate for hours. A process is at fault that
-
-    - has left while others wait for it,
-    - has given no sign of life for ``limit`` seconds: stopped, or a machine that is gone,
-    - uses no processor for ``limit`` seconds outside of waiting: it hangs in a call,
-    - is within an update for ``limit`` seconds while another waits for it: it hangs, or runs in a circle.
-
-    Where all wait for each other, those that have come least far are. Then the job ends with exit code 7: the main
-    thread waits in a call that nothing reaches.
-    """
+    """Two threads beside the one that trains: one tells the others where we are, one judges where all of them are."""
 
     def __init__(self, rank: int, size: int, store: Any, name: str) -> None:
         self.rank, self.size, self.limit = rank, size, PATIENCE

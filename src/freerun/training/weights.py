@@ -130,10 +130,7 @@ class _Info(TypedDict):
 
 
 def weights_of(model: Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones once, under their first name.
-
-    Sharded ones are made whole, for which all processes must ask.
-    """
+    """Parameters and buffers by name; tied ones once, under their first name."""
     return {name: full_tensor(tensor) for name, tensor in _own(model).items()}
 
 
@@ -162,17 +159,7 @@ def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> li
 
 
 def load_weights(model: Module, tensors: dict[str, Tensor], origin: str, *, cast: bool = False) -> None:
-    """Copy weights into a model.
-
-    Args:
-        model: whose weights are overwritten; sharded ones take their part.
-        tensors: what ``weights_of`` gave.
-        origin: where they come from, for the message.
-        cast: take numbers of another type, such as half precision, and turn them into the model's.
-
-    Raises:
-        CheckpointError: names, shapes or number types differ; all at once.
-    """
+    """Copy weights into a model."""
     own = _own(model)
     problems = misfits(specs_of(tensors), specs_of(own), cast=cast)
     if problems:
@@ -200,14 +187,7 @@ def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = None) -> None:
-    """Write the ``model`` folder of a run: model.safetensors and model.json, with their manifest.
-
-    Args:
-        folder: the run's.
-        weights: of the model, packed.
-        info: see ``model_info``.
-        task: where it has ``saved_files(weights)``, what stands in place of ``model.safetensors``, file by file.
-    """
+    """Write the ``model`` folder of a run: model.safetensors and model.json, with their manifest."""
     text = json.dumps(info, ensure_ascii=False, indent=1)
     saved: Any = getattr(task, "saved_files", None)
     files = {WEIGHTS: weights} if saved is None else saved(unpack(weights))
@@ -215,15 +195,7 @@ def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = 
 
 
 def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a run's model.json and weights, checked.
-
-    Args:
-        run: the run's folder.
-
-    Raises:
-        CheckpointError: there is no such run, it has no model yet, or the files are damaged, or not those of the model
-            that they describe.
-    """
+    """Return a run's model.json and weights, checked."""
     stored, info = _stored(run)
     where = stored.path / "model.json"
     return info, read_tensors(stored, WEIGHTS, lambda found: _unlike(found, info, str(where)))

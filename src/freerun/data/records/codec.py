@@ -289,16 +289,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    """Return the ids of a conversation up to the end of its last message, and True for those of the assistant.
-
-    A template that marks them (``{% generation %}``) is taken at its word. Otherwise a message is what the whole has
-    more than the conversation before it; earlier messages of which the template changes the beginning (some leave out
-    its thoughts) then carry no loss.
-
-    Raises:
-        ValueError: the last message cannot be told apart, no answer would learn to stop, or the template refuses the
-            conversation.
-    """
+    """Return the ids of a conversation up to the end of its last message, and True for those of the assistant."""
     if _MARKED.search(str(tokenizer.chat_template)):
         found = _render(tokenizer, messages, return_assistant_tokens_mask=True)
         ids, spoken = list(found["input_ids"]), [bool(one) for one in found["assistant_masks"]]
