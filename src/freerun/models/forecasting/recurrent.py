@@ -1,4 +1,4 @@
-"""A recurrent encoder-decoder for values: it reads the past and says the horizon."""
+"""A recurrent encoder-decoder for values: it reads the past and predicts the horizon."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from freerun.models.rnn import CELLS, Cell, CellWeights, cell_step, cell_weights
 
 
 class RecurrentState(NamedTuple):
-    """Where a recurrent forecaster is.
+    """State of a recurrent forecaster.
 
     Args:
         hidden: one (batch, size) per layer.
         cell: the same for lstm, else empty.
-        told: (batch, read) what was read last.
+        last: (batch, read) the last input.
         position: the position it stands before.
         future: (time, batch, covariates), or None.
         weights: of the layers, laid out for stepping.
@@ -37,58 +37,69 @@ class RecurrentState(NamedTuple):
 
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]
-    told: Tensor
+    last: Tensor
     position: int
     future: Tensor | None
     weights: tuple[CellWeights, ...]
 
 
 class RecurrentNetwork(nn.Module):
-    """Layers of rnn, gru or lstm and a head; subclasses say what stands before the first position.
+    """Layers of rnn, gru or lstm and a head; subclasses say which layout they read and where they start."""
 
-    Args:
-        settings: values, covariates, size, layers, cell, residual, head, dropout and fed_back (see
-            ``RecurrentForecaster``).
-    """
+    layout: ClassVar[str]
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        values: int,
+        covariates: int = 0,
+        observed: int = 0,
+        *,
+        size: int = 64,
+        layers: int = 1,
+        cell: Cell = "gru",
+        residual: bool = False,
+        head: Head = "point",
+        dropout: float = 0.0,
+        fed_back: tuple[int, ...] | None = None,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if problems := recurrent_problems(settings, self.layout):
+            raise UserError(problems)
         super().__init__()
-        self._settings = dict(settings)
-        self.values: int = settings["values"]
-        self.covariates: int = settings["covariates"]
-        self.residual: bool = settings["residual"]
-        self.head_name: str = settings["head"]
-        self.fed_back: list[int] | None = None if settings["fed_back"] is None else list(settings["fed_back"])
-        read = self.values if self.fed_back is None else len(self.fed_back)
-        layers, dropout = settings["layers"], settings["dropout"]
-        self.decoder = CELLS[settings["cell"]](
-            read + self.covariates, settings["size"], layers, dropout=dropout if layers > 1 else 0.0
-        )
+        self._settings = settings
+        self.values, self.covariates, self.observed = values, covariates, observed
+        self.residual, self.head_name = residual, head
+        self.fed_back = None if fed_back is None else list(fed_back)
+        between = dropout if layers > 1 else 0.0
+        read = values if fed_back is None else len(fed_back)
+        self.decoder = CELLS[cell](read + covariates, size, layers, dropout=between)
         self.drop = nn.Dropout(dropout)
-        self.out = nn.Linear(settings["size"], self.values * numbers_a_value(self.head_name))
+        self.out = nn.Linear(size, values * numbers_a_value(head))
+        if self.layout == "past":
+            self.encoder = CELLS[cell](values + observed + covariates, size, layers, dropout=between)
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
+        """Return the constructor's arguments."""
         return dict(self._settings)
 
     # -- the whole sequence at once
 
     def _all(self, first: Tensor, history: Tensor, future: Tensor | None, states: Any) -> Tensor:
-        """(batch, time, numbers) from ``first`` (batch, values), told at position 0, and the history."""
-        told = torch.cat([first[None], history[:, :-1].transpose(0, 1)])  # time first: the fused layers are faster so
-        read = self.embed(told)
+        """(batch, time, numbers) from ``first`` (batch, values), the input at position 0, and the history."""
+        inputs = torch.cat([first[None], history[:, :-1].transpose(0, 1)])  # time first: the fused layers are faster so
+        read = self.embed(inputs)
         if future is not None:
-            read = torch.cat([read, future[: len(told)]], -1)
+            read = torch.cat([read, future[: len(inputs)]], -1)
         hidden, _ = self.decoder(read, states)
-        return self._said(hidden, told).transpose(0, 1)
+        return self._outputs(hidden, inputs).transpose(0, 1)
 
-    def _said(self, hidden: Tensor, told: Tensor) -> Tensor:
+    def _outputs(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         outputs = self.out(self.drop(hidden))
         if not self.residual:
             return outputs
         if outputs.shape[-1] == self.values:
-            return outputs + told
-        return torch.cat([outputs[..., : self.values] + told, outputs[..., self.values :]], -1)
+            return outputs + inputs
+        return torch.cat([outputs[..., : self.values] + inputs, outputs[..., self.values :]], -1)
 
     # -- position by position
 
@@ -120,23 +131,23 @@ class RecurrentNetwork(nn.Module):
         return RecurrentState(tuple(hidden), tuple(cell), inputs, position, state.future, state.weights)
 
     def output(self, state: RecurrentState, rows: Tensor | None = None) -> Tensor:
-        """(rows, numbers) what is said of the position the state stands before."""
-        hidden, told = state.hidden[-1], state.told
+        """(rows, numbers) outputs at the position the state stands before."""
+        hidden, last = state.hidden[-1], state.last
         if rows is not None:
             hidden = hidden[rows]
-            told = told[rows] if self.residual else told
-        return self._said(hidden, told)
+            last = last[rows] if self.residual else last
+        return self._outputs(hidden, last)
 
     def select(self, state: RecurrentState, rows: Tensor) -> RecurrentState:
-        """The state of the rows asked for, in that order."""
+        """Return the state of the requested rows, in that order."""
         hidden, cell = (tuple(part[rows] for part in group) for group in (state.hidden, state.cell))
         future = None if state.future is None else state.future[:, rows]
-        return RecurrentState(hidden, cell, state.told[rows], state.position, future, state.weights)
+        return RecurrentState(hidden, cell, state.last[rows], state.position, future, state.weights)
 
     def detach(self, state: RecurrentState) -> RecurrentState:
         """The same state without the gradient into what came before; the weights' own gradient stays."""
         hidden, cell = (tuple(part.detach() for part in group) for group in (state.hidden, state.cell))
-        return RecurrentState(hidden, cell, state.told.detach(), state.position, state.future, self._weights())
+        return RecurrentState(hidden, cell, state.last.detach(), state.position, state.future, self._weights())
 
 
 def recurrent_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
@@ -171,7 +182,7 @@ class EncodedPast:
     Args:
         hidden: one (batch, size) per layer: the decoder's first state.
         cell: the same for lstm, else empty.
-        last: (batch, values) the last past value, told at position 0.
+        last: (batch, values) the last past value, the input at position 0.
         future: (batch, time, covariates), or None.
     """
 
@@ -181,7 +192,7 @@ class EncodedPast:
     future: Tensor | None
 
     def select(self, rows: Tensor) -> EncodedPast:
-        """The rows asked for."""
+        """Return the requested rows."""
         hidden, cell = (tuple(part[rows] for part in group) for group in (self.hidden, self.cell))
         return EncodedPast(hidden, cell, self.last[rows], None if self.future is None else self.future[rows])
 
@@ -189,8 +200,8 @@ class EncodedPast:
 class RecurrentForecaster(RecurrentNetwork):
     """Encoder and decoder, recurrent, for values; outputs (batch, horizon, numbers of the head * values).
 
-    ``h_0`` = the encoder's last state, ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, said = ``W h_t (+ y_{t-1})``, with the
-    covariates ``c_t`` of the step that is said. The shift is inside: position t is told ``history[:, t-1]``, position 0
+    ``h_0`` = the encoder's last state, ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, outputs = ``W h_t (+ y_{t-1})``, with the
+    covariates ``c_t`` of the step that is predicted. The shift is inside: position t reads ``history[:, t-1]``, position 0
     the last value of the past. A Stepper and an Encoder; the stepped and the fused path are equal.
 
     Args:
@@ -222,30 +233,8 @@ class RecurrentForecaster(RecurrentNetwork):
 
     layout: ClassVar[str] = "past"
 
-    def __init__(
-        self,
-        values: int,
-        covariates: int = 0,
-        observed: int = 0,
-        *,
-        size: int = 64,
-        layers: int = 1,
-        cell: Cell = "gru",
-        residual: bool = False,
-        head: Head = "point",
-        dropout: float = 0.0,
-        fed_back: tuple[int, ...] | None = None,
-    ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if problems := recurrent_problems(settings, self.layout):
-            raise UserError(problems)
-        super().__init__(settings)
-        self.observed = observed
-        width = values + observed + covariates
-        self.encoder = CELLS[cell](width, size, layers, dropout=dropout if layers > 1 else 0.0)
-
     def encode(self, batch: Batch) -> Batch:
-        """The batch with its past read; one that is encoded already is given back."""
+        """The batch with its past read; one that is encoded already is returned."""
         name = type(self).__name__
         check_history(batch, self.values, name)
         if isinstance(batch.context, EncodedPast):
@@ -266,13 +255,13 @@ class RecurrentForecaster(RecurrentNetwork):
         return self._all(read.last, batch.history, future, states)
 
     def start(self, batch: Batch) -> RecurrentState:
-        """The state that predicts position 0: the past has been read, and its last value told."""
+        """The state that predicts position 0: the past and its last value have been read."""
         read, future = self._read(batch)
         return self._begin(read.last, future, read.hidden, read.cell)
 
     def _read(self, batch: Batch) -> tuple[EncodedPast, Tensor | None]:
         read: EncodedPast = self.encode(batch).context
-        # one encoded for a shorter horizon may be asked for a longer one
+        # one encoded for a shorter horizon may have to serve a longer one
         future = covariates_of({"future": read.future}, batch, self.covariates, type(self).__name__)
         return read, None if future is None else future.transpose(0, 1)
 
@@ -280,8 +269,8 @@ class RecurrentForecaster(RecurrentNetwork):
 class PlainForecaster(RecurrentNetwork):
     """One recurrent net over the whole sequence; outputs (batch, time, numbers of the head * values).
 
-    ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, said = ``W h_t (+ y_{t-1})``, with ``h_{-1} = 0`` and the covariates
-    ``c_t`` of the step that is said. The shift is inside: position t is told ``history[:, t-1]``, position 0 zeros.
+    ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, outputs = ``W h_t (+ y_{t-1})``, with ``h_{-1} = 0`` and the covariates
+    ``c_t`` of the step that is predicted. The shift is inside: position t reads ``history[:, t-1]``, position 0 zeros.
     The past is what the history begins with (``mask`` and ``eligible`` False). A Stepper; the stepped and the fused
     path are equal.
 
@@ -312,32 +301,13 @@ class PlainForecaster(RecurrentNetwork):
 
     layout: ClassVar[str] = "sequence"
 
-    def __init__(
-        self,
-        values: int,
-        covariates: int = 0,
-        observed: int = 0,
-        *,
-        size: int = 64,
-        layers: int = 1,
-        cell: Cell = "gru",
-        residual: bool = False,
-        head: Head = "point",
-        dropout: float = 0.0,
-        fed_back: tuple[int, ...] | None = None,
-    ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if problems := recurrent_problems(settings, self.layout):
-            raise UserError(problems)
-        super().__init__(settings)
-
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, numbers of the head * values)."""
         first, future = self._before(batch)
         return self._all(first, batch.history, future, None)
 
     def start(self, batch: Batch) -> RecurrentState:
-        """The state that predicts position 0: zeros have been told."""
+        """The state that predicts position 0: zeros have been read."""
         first, future = self._before(batch)
         nothing = first.new_zeros(batch.size, self.decoder.hidden_size)
         states = (nothing,) * self.decoder.num_layers

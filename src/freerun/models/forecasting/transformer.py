@@ -93,10 +93,6 @@ class TransformerForecaster(CausalTransformer):
         # values are few where symbols are many: fan-in, as the residual stream expects entries of its own size
         nn.init.normal_(self.embedding.weight, std=(values + covariates) ** -0.5)
 
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
-        return dict(self._settings)
-
     def _seen(self, batch: Batch) -> _Future:
         name = type(self).__name__
         check_history(batch, self.values, name)
@@ -125,7 +121,7 @@ class TransformerForecaster(CausalTransformer):
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, turn, None)
-        return self._with_told(self.norm(x), told)
+        return self._with_inputs(self.norm(x), told)
 
     def _first(self, batch: Batch) -> Tensor:
         return self.start_vector.to(batch.history.dtype).expand(batch.size, -1)
@@ -133,8 +129,8 @@ class TransformerForecaster(CausalTransformer):
     def _entered(self, told: Tensor, now: Tensor | None) -> Tensor:
         return self.embedding(told if now is None else torch.cat([told, now], -1))
 
-    def _with_told(self, hidden: Tensor, told: Tensor) -> Tensor:
-        return torch.cat([hidden, told], -1) if self.residual else hidden
+    def _with_inputs(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+        return torch.cat([hidden, inputs], -1) if self.residual else hidden
 
     # -- entry by entry
 
@@ -142,7 +138,7 @@ class TransformerForecaster(CausalTransformer):
         """The state that predicts position 0: zeros have been told."""
         seen, like = self._seen(batch), self.embedding.weight.new_empty(batch.size, self.shape.size)
         cache = Cache.empty(like, self.shape.layers, self.shape.heads, batch.time + 1)
-        cache.hidden = self._with_told(cache.hidden, like.new_zeros(*cache.hidden.shape[:2], self.values))
+        cache.hidden = self._with_inputs(cache.hidden, like.new_zeros(*cache.hidden.shape[:2], self.values))
         lengths = torch.zeros(batch.size, dtype=torch.int64, device=like.device)
         return self.step(DecoderState(cache, 0, lengths, 0, (), seen), self._first(batch))
 
@@ -162,7 +158,7 @@ class TransformerForecaster(CausalTransformer):
                 f"context['future'] covers {future.shape[1]}"
             )
         x = self._entered(inputs, None if future is None else future[at.rows, at.index])
-        return self._with_told(super()._through(x, positions, at, state), inputs)
+        return self._with_inputs(super()._through(x, positions, at, state), inputs)
 
 
 def _checked(settings: dict[str, Any], layout: str) -> Shape:

@@ -104,6 +104,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.target_vocab = vocab
+        self._settings: dict[str, Any] = {}  # a subclass has them
         self.embedding = nn.Embedding(vocab, shape.size)
         self.start_vector = nn.Parameter(torch.randn(shape.size) * 0.02)
         self.positions = Positions(shape)
@@ -113,6 +114,10 @@ class CausalTransformer(nn.Module):
         self.out = nn.Linear(shape.size, vocab, bias=False)
         if tied:
             self.out.weight = self.embedding.weight
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self._settings)
 
     def _seen(self, batch: Batch) -> Seen:
         raise TypeError(f"{type(self).__name__} must say what it sees")  # a subclass forgot to
@@ -299,10 +304,6 @@ class TransformerLM(CausalTransformer):
         self._settings = settings
         initialise(self, layers)
 
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
-        return dict(self._settings)
-
     def _seen(self, batch: Batch) -> Seen:
         context = batch.context
         if context is None:
@@ -399,10 +400,6 @@ class TransformerSeq2Seq(CausalTransformer):
         self._settings = settings
         self.encoder = _Encoder(source_vocab, shape)
         initialise(self, layers)
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
-        return dict(self._settings)
 
     def encode(self, batch: Batch) -> Batch:
         """The batch with its source encoded; one that is encoded already is given back."""
