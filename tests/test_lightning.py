@@ -193,7 +193,7 @@ def test_what_is_logged_is_what_was_done():
         eligible = outcome.report["eligible"]
         assert numbers["train_loss"] == pytest.approx(outcome.loss.item(), rel=1e-6)
         assert numbers["teacher_forcing_ratio"] == 0.25
-        assert numbers["own_share"] == pytest.approx(outcome.report["replaced"] / eligible)
+        assert numbers["replaced_share"] == pytest.approx(outcome.report["replaced"] / eligible)
         assert numbers["disagreeing_share"] == pytest.approx(outcome.report["disagreeing"] / eligible)
         assert numbers["passes"] > 0
 

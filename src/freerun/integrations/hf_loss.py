@@ -11,7 +11,7 @@ from torch import Tensor
 
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.methods.base import replacement_counts
+from freerun.methods.report import replacement_counts
 from freerun.objectives import CrossEntropy
 
 Gather = Callable[[Tensor], Tensor]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,45 +15,9 @@ from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_loss import AccumulationWindow, Ranks, collated_batch, has_targets, loss_count, open_window
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
+from freerun.methods.report import StepStats
 from freerun.rollin import resolve_engine
 from freerun.types import Step
-
-_SUMMED = ("eligible", "replaced", "disagreeing", "passes", "micro_batches")
-
-
-@dataclass
-class LogStats:
-    """Sums over the micro-batches since the last line of the log.
-
-    Args:
-        scheduled: names of parameters that a schedule may drive: their last values are said.
-    """
-
-    scheduled: tuple[str, ...]
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(_SUMMED))
-    last: dict[str, float] = field(default_factory=dict)
-
-    def add(self, report: Mapping[str, float | str]) -> None:
-        """Add a micro-batch's report."""
-        for i, name in enumerate(_SUMMED):
-            self.sums[i] += 1.0 if name == "micro_batches" else float(report.get(name, 0))
-        self.last |= {name: float(report[name]) for name in self.scheduled if name in report}
-
-    def pop_log(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
-        """The line's numbers, over all ranks; sums begin again."""
-        eligible, replaced, disagreeing, passes, number = (
-            gather(torch.tensor([self.sums], device=device)).sum(0).tolist()
-        )
-        last, self.last, self.sums = self.last, {}, [0.0] * len(_SUMMED)
-        if not number:
-            return {}
-        return {
-            **last,
-            "replaced_share": replaced / max(eligible, 1),
-            "disagreeing_share": disagreeing / max(eligible, 1),
-            "passes": passes / number,
-        }
-
 
 Inputs = Mapping[str, Any]
 
@@ -79,7 +42,7 @@ class MethodRunner:
         if loss_from == "trainer" and (problems := hf_loss.swap_problems(method)):
             raise UserError(problems)
         names = dict.fromkeys(("teacher_forcing_ratio", *(name for name, _ in getattr(method, "scheduled", tuple)())))
-        self.told = LogStats(tuple(names))
+        self._stats = StepStats(tuple(names))
         self._window: AccumulationWindow | None = None
         self._adapter: Any = None
         self._checked: Any = None
@@ -124,7 +87,7 @@ class MethodRunner:
             return logits[torch.zeros_like(logits, dtype=torch.bool)].sum(), logits
         with self.trainer.accelerator.autocast():
             outcome = self.method.run(adapter, collated_batch(adapter, inputs, rows), self._step(), self._key())
-        self.told.add(outcome.report)
+        self._stats.add(outcome.report)
         return window.loss(outcome.total), outcome.outputs
 
     def mixed_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
@@ -136,7 +99,7 @@ class MethodRunner:
         batch: Batch = collated_batch(adapter, inputs, rows)
         with self.trainer.accelerator.autocast():
             fed, report = hf_loss.swap(self.method, adapter, batch, self._step(), self._key())
-        self.told.add(report)
+        self._stats.add(report)
         return adapter.inputs(fed)
 
     def plain_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
@@ -148,8 +111,11 @@ class MethodRunner:
         return given
 
     def pop_log(self) -> dict[str, float]:
-        """What a line of the log says of the micro-batches since the last; asked on all ranks at once."""
-        return self.told.pop_log(self.trainer.accelerator.gather, self.trainer.args.device)
+        """Return a log line's numbers of the micro-batches since the last, over all ranks; all have to call it."""
+        stats, self._stats = self._stats, StepStats(self._stats.names)
+        gathered = self.trainer.accelerator.gather(torch.tensor([stats.sums()], device=self.trainer.args.device))
+        summed = stats.with_sums(gathered.sum(0).tolist())
+        return summed.numbers() if summed.micro_batches else {}
 
     def _smoothed(self) -> Any:
         if self.loss_from == "trainer":

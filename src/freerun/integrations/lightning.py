@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import FreeRunning, Method, TeacherForcing
+from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
 from freerun.types import Outcome, Step
 
@@ -99,7 +99,7 @@ def training_step(module: LightningModule, model: Any, batch: Any, method: Metho
         callback.fresh = False
     numbered, step = callback.begin(_checked(batch, "training_step"), trainer)
     outcome = method.run(model, numbered, step, fold(seed, "train"))
-    return callback.add(outcome, module, {"teacher_forcing_ratio", *getattr(method, "ranges", ())})
+    return callback.add(outcome, module, ("teacher_forcing_ratio", *getattr(method, "ranges", ())))
 
 
 def validation_step(
@@ -179,60 +179,6 @@ def _refuse(module: LightningModule, method: Method) -> None:
         method.check(int(steps))
 
 
-_SUMMED = ("replaced", "eligible", "disagreeing", "passes")
-
-
-@dataclass
-class Window:
-    """What one optimizer step is made of, so far and in this process.
-
-    Args:
-        unit: what every total of the window has been divided by: the same in all micro-batches and processes.
-        total: summed loss.
-        count: what it is to be divided by.
-        examples: rows.
-        micro: micro-batches.
-        reported: sums of the reports' counts.
-        scheduled: values of the method's scheduled parameters at this step.
-    """
-
-    unit: float = 1.0
-    total: float = 0.0
-    count: float = 0.0
-    examples: int = 0
-    micro: int = 0
-    reported: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SUMMED, 0.0))
-    scheduled: dict[str, float] = field(default_factory=dict[str, float])
-
-    def add(self, outcome: Outcome, names: Iterable[str]) -> None:
-        """Add a micro-batch; ``names`` are the method's scheduled parameters."""
-        self.total += float(outcome.total.detach())
-        self.count += float(outcome.count)
-        self.examples += outcome.fed.size
-        self.micro += 1
-        for name in _SUMMED:
-            self.reported[name] += float(outcome.report.get(name, 0))
-        self.scheduled = {name: float(outcome.report[name]) for name in names if name in outcome.report}
-
-    def over_processes(self, trainer: Trainer, module: LightningModule) -> Window:
-        """The same with means over all processes in place of this one's sums; every process has to ask."""
-        own = [self.total, self.count, float(self.examples), float(self.micro), *self.reported.values()]
-        total, count, examples, micro, *reported = mean_over_processes(own, trainer, module)
-        found = dict(zip(self.reported, reported, strict=True))
-        # the numbers of rows and micro-batches are only ever multiplied by that of the processes
-        return Window(self.unit, total, count, round(examples), round(micro), found, self.scheduled)
-
-    def numbers(self) -> dict[str, float]:
-        """What is logged."""
-        eligible = self.reported["eligible"]
-        shares = {
-            "own_share": self.reported["replaced"] / eligible if eligible else 0.0,
-            "disagreeing_share": self.reported["disagreeing"] / eligible if eligible else 0.0,
-        }
-        loss = self.total / self.count if self.count else math.nan
-        return {"train_loss": loss, **self.scheduled, **shares, "passes": self.reported["passes"] / max(self.micro, 1)}
-
-
 def mean_over_processes(values: list[float], trainer: Trainer, module: LightningModule) -> list[float]:
     """Each number's mean over all processes; with one process they are as given, and nothing is sent."""
     if trainer.world_size == 1:
@@ -272,7 +218,7 @@ class FreerunCallback(Callback):
     ``gradient = sum_j d total_j / sum_j c_j``. An epoch's last window may be short; it is divided by its own count.
 
     Logged at every optimizer step: ``train_loss`` (the exact mean), the method's scheduled parameters (nominal:
-    ``teacher_forcing_ratio``), ``own_share`` (realised: of the entries that may be replaced, those that were),
+    ``teacher_forcing_ratio``), ``replaced_share`` (realised: of the entries that may be replaced, those that were),
     ``disagreeing_share`` (those that differ from gold) and ``passes`` (extra model calls, a mean over micro-batches).
     At the end of validation and test: what ``validation_step`` has summed.
 
@@ -289,7 +235,8 @@ class FreerunCallback(Callback):
     def __init__(self) -> None:
         super().__init__()
         self.fresh = True  # no step of this run has been made
-        self._window = Window()
+        self._window = StepStats()
+        self._unit = 1.0  # what every total of the window was divided by, in all micro-batches and processes
         self._power: float | None = None
         self._examples = 0
         self._epoch: float | None = None
@@ -315,26 +262,26 @@ class FreerunCallback(Callback):
 
     def begin(self, batch: Batch, trainer: Trainer) -> tuple[Batch, Step]:
         """A micro-batch with its rows numbered, and the optimizer step that it belongs to."""
-        if self._window.micro == 0:
+        if self._window.micro_batches == 0:
             batches = trainer.num_training_batches
             inside = trainer.fit_loop.batch_idx / batches if math.isfinite(batches) else None
             self._epoch = None if inside is None else trainer.current_epoch + inside
         step = Step(trainer.global_step, sample=self._examples, epoch=self._epoch)
         return numbered(batch, self._window.examples, trainer), step
 
-    def add(self, outcome: Outcome, module: LightningModule, names: set[str]) -> Tensor:
-        """Count a micro-batch in; the loss that Lightning is to differentiate."""
+    def add(self, outcome: Outcome, module: LightningModule, names: tuple[str, ...]) -> Tensor:
+        """Count a micro-batch in; return the loss that Lightning is to differentiate."""
         trainer = module.trainer
+        self._window.names = names
+        self._window.add(outcome.report, outcome.total, outcome.count, examples=outcome.fed.size)
         if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
-            self._window.unit = float(outcome.count)
-            self._window.add(outcome, names)
+            self._unit = float(outcome.count)
             return outcome.loss
         if self._power is None:
             mean = mean_over_processes([float(outcome.count)], trainer, module)[0]
             # near the mean loss in size; a power of two, so that it makes no difference to any digit
             self._power = 2.0 ** round(math.log2(mean)) if mean > 0 else 1.0
-        self._window.unit = self._power
-        self._window.add(outcome, names)
+        self._unit = self._power
         return outcome.total * (trainer.accumulate_grad_batches / self._power)
 
     def score(self, sums: dict[str, tuple[float, float]], rows: int, loader: int) -> None:
@@ -351,7 +298,7 @@ class FreerunCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with an empty window."""
-        self.fresh, self._window, self._power = True, Window(), None
+        self.fresh, self._window, self._power = True, StepStats(), None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """In the middle of an epoch: go on with the generators as they were, whatever the loader has drawn."""
@@ -361,20 +308,23 @@ class FreerunCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Divide the summed gradient by the count of the whole window, and log what the window was."""
-        if self._window.micro == 0:
+        if self._window.micro_batches == 0:
             return
-        window = self._window.over_processes(trainer, pl_module)
-        examples = round(window.examples * (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"])
-        self._window = Window()
+        # the means over all processes in place of this one's sums
+        window = self._window.with_sums(mean_over_processes(self._window.sums(), trainer, pl_module))
+        examples = round(
+            round(window.examples) * (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
+        )
+        self._window = StepStats()
         if not window.count:
             raise UserError(
                 f"optimizer step {trainer.global_step}: no position of the batch counts in the loss (its mask is all "
                 "False): look at the masks that the collate function makes"
             )
-        if window.unit != window.count:
-            scale_gradients(optimizer, window.unit / window.count)
+        if self._unit != window.count:
+            scale_gradients(optimizer, self._unit / window.count)
         self._examples += examples
-        pl_module.log_dict(window.numbers(), batch_size=examples)
+        pl_module.log_dict({"train_loss": window.total / window.count, **window.numbers()}, batch_size=examples)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with empty sums."""

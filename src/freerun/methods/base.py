@@ -16,6 +16,7 @@ from freerun.arguments import Arguments, unknown_argument
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import key_number
+from freerun.methods.report import replacement_counts
 from freerun.rollin import (
     Engine,
     Replacement,
@@ -300,20 +301,6 @@ def encode_once(model: Any, batch: Batch) -> Batch:
     if supports(model, Encoder) and not differs_by_mode(model):
         return model.encode(batch)
     return batch
-
-
-def replacement_counts(batch: Batch, history: Tensor, replaced: int) -> dict[str, float | str]:
-    """Counts of a step: entries eligible, replaced, and replaced by something else than gold.
-
-    For values also ``squared_deviation``: summed over entries, the mean over channels of (fed - gold) squared.
-    """
-    changed = history != batch.history
-    report: dict[str, float | str] = {"eligible": int(batch.replaceable.sum()), "replaced": replaced}
-    if changed.dim() == 3:
-        changed = changed.any(-1)
-        far = (history.detach() - batch.history.detach())[changed].double()
-        report["squared_deviation"] = float(far.square().mean(-1).sum())
-    return {**report, "disagreeing": int(torch.count_nonzero(changed))}
 
 
 @torch.no_grad()

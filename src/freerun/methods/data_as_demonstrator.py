@@ -12,8 +12,9 @@ import torch
 from freerun import draws
 from freerun.batch import Batch
 from freerun.errors import UserError, whole
-from freerun.methods.base import Citation, TransformMethod, encode_once, replacement_counts, zero_unused
+from freerun.methods.base import Citation, TransformMethod, encode_once, zero_unused
 from freerun.methods.multi_step import refuse_ids
+from freerun.methods.report import replacement_counts
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
 from freerun.rollin import Engine, forward

@@ -14,8 +14,9 @@ from freerun.batch import Batch
 from freerun.errors import UserError, whole
 from freerun.gates import Token
 from freerun.keys import fold, uniform
-from freerun.methods.base import SHARED, Citation, TransformMethod, eval_logits, replacement_counts
+from freerun.methods.base import SHARED, Citation, TransformMethod, eval_logits
 from freerun.methods.multi_step import refuse_ids
+from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, unwrap
 from freerun.schedules import Schedule

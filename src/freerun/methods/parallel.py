@@ -18,8 +18,8 @@ from freerun.methods.base import (
     bind_gate,
     eval_logits_at,
     kept_gold_loss,
-    replacement_counts,
 )
+from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, max_over_ranks
 from freerun.rollin.replacement import Replacement

@@ -22,11 +22,11 @@ from freerun.methods.base import (
     encode_once,
     gradient_of,
     kept_gold_loss,
-    replacement_counts,
     rollout_with_grad,
     soft_mix,
     zero_unused,
 )
+from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import (
     Draft,

@@ -21,9 +21,9 @@ from freerun.methods.base import (
     encode_once,
     eval_logits,
     eval_logits_at,
-    replacement_counts,
 )
 from freerun.methods.noise import same_sentence
+from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, checked, forward, supports, unwrap, wrapper_hint
 from freerun.rollin.model import repeatable

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch.nn import LSTM, Module
 from freerun.batch import Batch
 from freerun.errors import DivergedError, ResourceError, UserError, out_of_memory
 from freerun.keys import fold
+from freerun.methods.report import StepStats
 from freerun.tasks.base import Method, Task
 from freerun.training.batch_plan import BatchPlan, MicroBatch, UpdateBatch, pieces
 from freerun.training.checkpoint import TrainObjects
@@ -26,63 +25,6 @@ from freerun.training.processes import ALONE, local_rank, say_like
 from freerun.training.settings import TrainSettings
 from freerun.training.weights import not_finite
 from freerun.types import Step
-
-
-@dataclass
-class StepStats:
-    """Sums over the micro-batches of an update, and over all processes."""
-
-    names: tuple[str, ...] = ()
-    total: float = 0.0
-    count: float = 0.0
-    eligible: float = 0.0
-    replaced: float = 0.0
-    disagreeing: float = 0.0
-    squared_deviation: float | None = None
-    passes: float = 0.0
-    work: float = 0.0
-    engines: set[str] = field(default_factory=set[str])
-    certified: set[str] = field(default_factory=set[str])
-    scheduled: dict[str, float] = field(default_factory=dict)
-
-    def add(self, total: Tensor, count: Tensor, report: Mapping[str, Any], share: float) -> None:
-        """Add the numbers of a micro-batch that holds ``share`` of the window's examples."""
-        self.total += float(total.detach())
-        self.count += float(count)
-        for name in ("eligible", "replaced", "disagreeing"):
-            setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
-        if "squared_deviation" in report:  # of values alone
-            self.squared_deviation = (self.squared_deviation or 0.0) + float(report["squared_deviation"])
-        self.passes += share * float(report.get("passes", 0))
-        self.work += share * float(report.get("work", report.get("passes", 0)))
-        self.engines |= {str(report["engine"])} if "engine" in report else set()
-        self.certified |= {str(report["certified"])} if "certified" in report else set()
-        self.scheduled |= {name: float(report[name]) for name in self.names if name in report}
-
-    def record(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {**asdict(self), "engines": sorted(self.engines), "certified": sorted(self.certified)}
-
-    @classmethod
-    def summed(cls, records: Sequence[dict[str, Any]]) -> StepStats:
-        """Return the window of all processes, of what ``record`` gave in each."""
-        numbers = ("total", "count", "eligible", "replaced", "disagreeing", "passes", "work")
-        far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
-        sums: dict[str, Any] = {name: sum(each[name] for each in records) for name in numbers}
-        return cls(
-            **sums,
-            squared_deviation=sum(far) if far else None,
-            engines=set[str]().union(*(each["engines"] for each in records)),
-            certified=set[str]().union(*(each["certified"] for each in records)),
-            scheduled={name: value for each in reversed(records) for name, value in each["scheduled"].items()},
-        )
-
-    @property
-    def deviation(self) -> float | None:
-        """Root mean square of what was fed less gold, over the entries replaced; None for ids, or where none was."""
-        if self.squared_deviation is None or not self.replaced:
-            return None
-        return math.sqrt(self.squared_deviation / self.replaced)
 
 
 def device_of(model: Module, settings: TrainSettings) -> torch.device:
@@ -202,7 +144,7 @@ def _window(
             with processes.together():
                 total.backward()
         if piece.counts:
-            window.add(total, count, report, len(piece.indices) / len(planned.indices))
+            window.add(report, total, count, weight=len(piece.indices) / len(planned.indices))
     run.drop_unused()
     return StepStats.summed(processes.all_gather(window.record()))
 

@@ -200,9 +200,9 @@ class EncodedPast:
 class RecurrentForecaster(RecurrentNetwork):
     """Encoder and decoder, recurrent, for values; outputs (batch, horizon, numbers of the head * values).
 
-    ``h_0`` = the encoder's last state, ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, outputs = ``W h_t (+ y_{t-1})``, with the
-    covariates ``c_t`` of the step that is predicted. The shift is inside: position t reads ``history[:, t-1]``, position 0
-    the last value of the past. A Stepper and an Encoder; the stepped and the fused path are equal.
+    ``h_0`` = the encoder's last state, ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, outputs = ``W h_t (+ y_{t-1})``, with
+    the covariates ``c_t`` of the step that is predicted. The shift is inside: position t reads ``history[:, t-1]``,
+    position 0 the last value of the past. A Stepper and an Encoder; the stepped and the fused path are equal.
 
     Args:
         values: channels that are said and fed back.

@@ -1,0 +1,118 @@
+"""What a method reports of its steps: counts of a micro-batch, and their sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.batch import Batch
+
+SUMS = ("total", "count", "examples", "micro_batches", "eligible", "replaced", "disagreeing", "passes")
+
+
+@dataclass
+class StepStats:
+    """Sums over micro-batches, of one process or of all.
+
+    ``names`` are those of scheduled parameters, of which the last values are kept.
+    """
+
+    names: tuple[str, ...] = ()
+    total: float = 0.0
+    count: float = 0.0
+    examples: int = 0
+    micro_batches: int = 0
+    eligible: float = 0.0
+    replaced: float = 0.0
+    disagreeing: float = 0.0
+    squared_deviation: float | None = None
+    passes: float = 0.0
+    work: float = 0.0
+    engines: set[str] = field(default_factory=set[str])
+    certified: set[str] = field(default_factory=set[str])
+    scheduled: dict[str, float] = field(default_factory=dict[str, float])
+
+    def add(
+        self,
+        report: Mapping[str, Any],
+        total: Tensor | float = 0.0,
+        count: Tensor | float = 0.0,
+        *,
+        examples: int = 0,
+        weight: float = 1.0,
+    ) -> None:
+        """Add a micro-batch's report; ``weight`` is what its passes and work count for."""
+        self.total += float(total.detach() if isinstance(total, Tensor) else total)
+        self.count += float(count)
+        self.examples += examples
+        self.micro_batches += 1
+        for name in ("eligible", "replaced", "disagreeing"):
+            setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
+        if "squared_deviation" in report:  # of values alone
+            self.squared_deviation = (self.squared_deviation or 0.0) + float(report["squared_deviation"])
+        self.passes += weight * float(report.get("passes", 0))
+        self.work += weight * float(report.get("work", report.get("passes", 0)))
+        self.engines |= {str(report["engine"])} if "engine" in report else set()
+        self.certified |= {str(report["certified"])} if "certified" in report else set()
+        self.scheduled |= {name: float(report[name]) for name in self.names if name in report}
+
+    def sums(self) -> list[float]:
+        """Return the numbers named in ``SUMS``."""
+        return [float(getattr(self, name)) for name in SUMS]
+
+    def with_sums(self, sums: Sequence[float]) -> StepStats:
+        """Return the same scheduled values with other numbers named in ``SUMS``."""
+        numbers: dict[str, Any] = dict(zip(SUMS, sums, strict=True))
+        return StepStats(self.names, **numbers, scheduled=self.scheduled)
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "engines": sorted(self.engines), "certified": sorted(self.certified)}
+
+    @classmethod
+    def summed(cls, records: Sequence[dict[str, Any]]) -> StepStats:
+        """Return the sums of all processes from the ``record`` of each."""
+        far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
+        sums: dict[str, Any] = {name: sum(each[name] for each in records) for name in (*SUMS, "work")}
+        return cls(
+            **sums,
+            squared_deviation=sum(far) if far else None,
+            engines=set[str]().union(*(each["engines"] for each in records)),
+            certified=set[str]().union(*(each["certified"] for each in records)),
+            scheduled={name: value for each in reversed(records) for name, value in each["scheduled"].items()},
+        )
+
+    @property
+    def deviation(self) -> float | None:
+        """Root mean square of what was fed less gold, over the entries replaced; None for ids, or where none was."""
+        if self.squared_deviation is None or not self.replaced:
+            return None
+        return math.sqrt(self.squared_deviation / self.replaced)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what a trainer logs: scheduled values, realised shares, and passes as a mean over micro-batches."""
+        return {
+            **self.scheduled,
+            "replaced_share": self.replaced / self.eligible if self.eligible else 0.0,
+            "disagreeing_share": self.disagreeing / self.eligible if self.eligible else 0.0,
+            "passes": self.passes / max(self.micro_batches, 1),
+        }
+
+
+def replacement_counts(batch: Batch, history: Tensor, replaced: int) -> dict[str, float | str]:
+    """Counts of a step: entries eligible, replaced, and replaced by something else than gold.
+
+    For values also ``squared_deviation``: summed over entries, the mean over channels of (fed - gold) squared.
+    """
+    changed = history != batch.history
+    report: dict[str, float | str] = {"eligible": int(batch.replaceable.sum()), "replaced": replaced}
+    if changed.dim() == 3:
+        changed = changed.any(-1)
+        far = (history.detach() - batch.history.detach())[changed].double()
+        report["squared_deviation"] = float(far.square().mean(-1).sum())
+    return {**report, "disagreeing": int(torch.count_nonzero(changed))}
