@@ -159,7 +159,7 @@ def test_importing_freerun_and_using_a_method_loads_torch_and_nothing_else():
 
 def test_files_and_functions_stay_small():
     """Files to 600 lines, functions to 60 without docstring: what is larger wants to be two."""
-    long = [f"{p.name}: {n} lines" for p in FILES if (n := len(p.read_text("utf-8").splitlines())) > 750]
+    long = [f"{p.name}: {n} lines" for p in FILES if (n := len(p.read_text("utf-8").splitlines())) > 600]
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
