@@ -165,7 +165,8 @@ class ScheduledSampling(TransformMethod):
         """The batch with the mixed history, built without gradient."""
         replacement, report = self._replacement(model, batch, step, key)
         done = (soft_mix if self._soft else roll_in)(model, batch, replacement, self.engine)
-        return batch.made(history=done.history), report | _counts(batch, replacement, done)
+        counts = replacement_counts(batch, done.history, replacement.number)
+        return batch.made(history=done.history), {**report, **counts, **done.report()}
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
@@ -200,7 +201,8 @@ class ScheduledSampling(TransformMethod):
                 drafted = draft_roll_in(model, batch, replacement, self._engine, shared)
             done = certified_forward(model, shared, replacement, drafted)
         fed = batch.made(history=done.history)
-        return self.finish(cast(Tensor, done.outputs), fed, report | _counts(batch, replacement, done))
+        report |= {**replacement_counts(batch, done.history, replacement.number), **done.report()}
+        return self.finish(cast(Tensor, done.outputs), fed, report)
 
     def _unrolled(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         replacement, report = self._replacement(model, batch, step, key)
@@ -239,10 +241,6 @@ class ScheduledSampling(TransformMethod):
         detached = self.gradient == "none"
         draw = draws.fitting(self.draw, batch)
         return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
-
-
-def _counts(batch: Batch, replacement: Replacement, done: RollIn) -> dict[str, float | str]:
-    return {**replacement_counts(batch, done.history, replacement.number), **done.report()}
 
 
 def _in_wrapper(model: Any) -> bool:
