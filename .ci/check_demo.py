@@ -61,7 +61,7 @@ def lower(folder: Path) -> list[str]:
     said = [
         line["difference"]
         for line in results["comparisons"]
-        if (line["method"], line["baseline"], line["metric"])
+        if (line["arm"], line["baseline"], line["metric"])
         == ("scheduled_sampling", "teacher_forcing", "free_running.nrmse")
     ]
     if ours < gold and len(said) == 1 and math.isclose(said[0], ours - gold, rel_tol=1e-3):

@@ -27,7 +27,7 @@ def out(tmp_path):
             {"label": label, "seed": seed, "free_running": {score: 0.2 if label == "scheduled_sampling" else 0.9}}
             for label, seed in arms(name)
         ]
-        line = {"method": "scheduled_sampling", "baseline": "teacher_forcing", "metric": f"free_running.{score}"}
+        line = {"arm": "scheduled_sampling", "baseline": "teacher_forcing", "metric": f"free_running.{score}"}
         folder = tmp_path / name
         folder.mkdir()
         save(folder, {"runs": runs, "comparisons": [line | {"difference": -0.7}]})
