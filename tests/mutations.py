@@ -151,11 +151,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "the end symbol cuts the loss", "ScheduledSampling.mix_history",
-        "return batch.made(history=done.history), report | _counts(batch, replacement, done)",
+        "return batch.made(history=done.history), {**report, **counts, **done.report()}",
         "ended = (done.history == getattr(model.inner.config, 'eos_token_id', None) or -1) & batch.replaceable\n"
         "        gone = ended.cumsum(1) - ended.long() > 0\n"
         "        fed = batch.replace(history=done.history, mask=batch.mask & ~gone)\n"
-        "        return fed, report | _counts(batch, replacement, done)",
+        "        return fed, {**report, **counts, **done.report()}",
         (END,),
     ),
     Mutation(
