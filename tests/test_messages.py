@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from freerun.cli import entry, main
-from freerun.errors import CheckpointError, UserError, listed, shown, visible
+from freerun.errors import CheckpointError, UserError, display, listed, visible
 from tiny_recipes import TINY, ends, write
 
 STEERING = "\x1b[31m\x00\x07\x9b2J\u202e\u2066\u2028\x85\r\n"
@@ -33,9 +33,9 @@ def test_values_are_shown_whatever_they_are():
     deep = []
     for _ in range(10**5):
         deep = [deep]
-    assert shown(deep) == "a list too large to show"
-    assert shown(10**5000) == "a int too large to show"
-    assert len(shown(list(range(10**6)))) < 220
+    assert display(deep) == "a list too large to show"
+    assert display(10**5000) == "a int too large to show"
+    assert len(display(list(range(10**6)))) < 220
     assert visible("a\tb\x1b", keep="\t") == "a\tb\\x1b"
     assert listed(f"column {number}" for number in range(1000)).endswith(" more")
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Self, cast
 
-from freerun.errors import UserError, refuse, shown, visible, whole
+from freerun.errors import UserError, display, refuse, visible, whole
 
 _LARGEST = sys.float_info.max
 _WHOLE = 2**63
@@ -82,7 +82,7 @@ class Range:
         else:
             return None
         verb = "lie" if rule.startswith("in ") else "be"
-        text = f"{name} must {verb} {rule}{', or left out' if self.optional else ''}; got {shown(value)}"
+        text = f"{name} must {verb} {rule}{', or left out' if self.optional else ''}; got {display(value)}"
         return f"{text}: {self.hint}" if self.hint else text
 
     def problems(self, **values: object) -> list[str]:
@@ -123,7 +123,7 @@ class OneOf:
         if (value is None and self.optional) or (isinstance(value, str) and value in self.words):
             return None
         text = f"{name} must be one of {', '.join(self.words)}{', or left out' if self.optional else ''}; got "
-        return f"{text}{shown(value)}{': ' if self.hint else ''}{self.hint}"
+        return f"{text}{display(value)}{': ' if self.hint else ''}{self.hint}"
 
     def check(self, **values: object) -> None:
         """Raise UserError for arguments that break the rule, all at once."""

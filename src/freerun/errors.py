@@ -30,10 +30,10 @@ def visible(text: str, keep: str = "") -> str:
     return _HIDDEN.sub(lambda match: match[0] if match[0] in keep else repr(match[0])[1:-1], text)
 
 
-def shown(value: object, length: int = DATA) -> str:
+def display(value: object, length: int = DATA) -> str:
     r"""Format a user's value for a message: escaped, on one line, cut after ``length`` characters; text in quotes.
 
-    >>> print(shown("a\x1bb"), shown("x" * 300, 10), shown([1, 2]))
+    >>> print(display("a\x1bb"), display("x" * 300, 10), display([1, 2]))
     'a\x1bb' 'xxxxxxxxxx'... [1, 2]
     """
     try:

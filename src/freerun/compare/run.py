@@ -145,7 +145,7 @@ class Follower:
                 value = event.get(measure.side, {}).get(measure.score)
                 if value is not None:
                     name = measure.heading.removesuffix(" %")
-                    self.score = f"dev {name} {measure.shown(value, max(1, measure.decimals - 1))}"
+                    self.score = f"dev {name} {measure.to_text(value, max(1, measure.decimals - 1))}"
                     return
 
 
@@ -341,5 +341,5 @@ def _result(summary: Mapping[str, Any], report: TaskReport) -> str:
     texts: list[str] = []
     for measure in report.compared[:2]:
         value = summary.get("test", {}).get(measure.side, {}).get(measure.score)
-        texts += [] if value is None else [f"{measure.title} {measure.shown(value)}"]
+        texts += [] if value is None else [f"{measure.title} {measure.to_text(value)}"]
     return f": test {', '.join(texts)}, {summary.get('seconds', 0):.0f} s" if texts else ""

@@ -224,7 +224,7 @@ def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
     if not found or best(*found.values(), *arms) in arms:
         return []
     name = best(found, key=found.__getitem__)
-    return [f"no arm beats the simple forecast {name}: {measure.shown(found[name])}"]
+    return [f"no arm beats the simple forecast {name}: {measure.to_text(found[name])}"]
 
 
 def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
@@ -237,7 +237,7 @@ def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mappin
 
 def _numbers(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     means = {entry["arm"]: entry["mean"] for entry in summary if entry["metric"] == measure.name}
-    return f"{measure.shown(means[line['arm']])} against {measure.shown(means[line['baseline']])}"
+    return f"{measure.to_text(means[line['arm']])} against {measure.to_text(means[line['baseline']])}"
 
 
 def _first(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from freerun.data.files import SPLITS, counted, read_lines
 from freerun.data.pair_files import VARIANT, PairOptions, PairRows, prepare, word_hash
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Symbols
-from freerun.errors import NotInstalledError, UserError, refuse, shown, whole
+from freerun.errors import NotInstalledError, UserError, display, refuse, whole
 from freerun.keys import fold
 
 DEV_SHARE, TEST_SHARE = 0.05, 0.05
@@ -133,7 +133,7 @@ def load_toy(
 def _check(task: str, symbols: int, max_length: int, counts: Mapping[str, int]) -> None:
     numbers = {"symbols": symbols, "max_length": max_length, **counts}
     problems = [
-        f"{name} must be a whole number of at most {_MOST:,}; got {shown(number)}"
+        f"{name} must be a whole number of at most {_MOST:,}; got {display(number)}"
         for name, number in numbers.items()
         if whole(number) is None or number > _MOST
     ]

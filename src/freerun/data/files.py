@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freerun.arguments import brief
-from freerun.errors import UserError, listed, refuse, shown
+from freerun.errors import UserError, display, listed, refuse
 
 SHOWN = 20
 LONGEST = 10_000
@@ -47,7 +47,7 @@ def check_description(description: Mapping[str, Any], kind: str, needed: Mapping
         if kind_of is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             problems.append(f"describe.{name} must be a list of texts")
         if kind_of is int and not (type(value) is int and 1 <= value < 2**31):
-            problems.append(f"describe.{name} must be a length, 1 or more; got {shown(value)}")
+            problems.append(f"describe.{name} must be a length, 1 or more; got {display(value)}")
     refuse(problems)
 
 
@@ -68,7 +68,7 @@ def encoding_problems(encoding: str) -> list[str]:
     except (LookupError, ValueError, TypeError):
         fine = False
     named = "use a name such as utf-8, latin-1, cp1252, utf-16"
-    return [] if fine else [f"encoding {shown(encoding)} is unknown, or none of text files; {named}"]
+    return [] if fine else [f"encoding {display(encoding)} is unknown, or none of text files; {named}"]
 
 
 def user_path(path: str | Path) -> Path:
@@ -78,7 +78,7 @@ def user_path(path: str | Path) -> Path:
         found.exists()
     except (RuntimeError, ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{shown(str(path))}: cannot be looked for: {reason or type(error).__name__}") from None
+        raise UserError(f"{display(str(path))}: cannot be looked for: {reason or type(error).__name__}") from None
     return found
 
 
@@ -139,7 +139,7 @@ def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeEr
     line = bytes(error.object)
     found = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])
     guess = "utf-16" if b"\0" in line else "latin-1"
-    looks = shown(line.decode(guess, errors="replace"), 40)
+    looks = display(line.decode(guess, errors="replace"), 40)
     return (
         f"{path}:{number}: not {encoding.upper()}: found {found} at byte {error.start + 1} of the line; "
         f'as {guess} it reads {looks}: convert the file to UTF-8 or set encoding = "{guess}"'

@@ -24,7 +24,7 @@ from freerun.data.files import (
 )
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Subwords, Symbols
-from freerun.errors import UserError, refuse, shown
+from freerun.errors import UserError, display, refuse
 
 TAB_FORMAT = "word<TAB>symbols separated by spaces"
 SPACE_FORMAT = "WORD  SYMBOL SYMBOL ... (spaces)"
@@ -67,7 +67,7 @@ def read_pairs(
         UserError: the file is missing or empty, or lines of it cannot be read; the first 20 of them.
     """
     if tokeniser not in ("symbols", "subwords"):
-        raise UserError(f'tokeniser must be "symbols" or "subwords"; got {shown(tokeniser)}')
+        raise UserError(f'tokeniser must be "symbols" or "subwords"; got {display(tokeniser)}')
     found, problems = (read_words if tokeniser == "symbols" else _read_sentences)(Path(path), encoding)
     refuse(problems)
     return Pairs.of(found.rows, found.origin)
@@ -105,21 +105,21 @@ def _parse_sentences(number: int, text: str) -> Row | str:
     columns = [" ".join(column.split()) for column in text.split("\t")]
     if len(columns) == 2 and all(columns):
         return Row(number, *columns)
-    return f"found {shown(text, 40)}, expected source<TAB>translation; correct or delete the line"
+    return f"found {display(text, 40)}, expected source<TAB>translation; correct or delete the line"
 
 
 def _parse_tab(number: int, text: str) -> Row | str:
     columns = text.split("\t")
     if len(columns) != 2:
         found = "no tab" if len(columns) == 1 else f"{len(columns)} columns"
-        return f"found {found} in {shown(text, 40)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
+        return f"found {found} in {display(text, 40)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
     return _row(number, columns[0].strip(" "), columns[1], text)
 
 
 def _parse_spaces(number: int, text: str) -> Row | str:
     if "\t" in text:
         return (
-            f"found a tab in {shown(text, 40)}, expected {SPACE_FORMAT} as in most of the file; "
+            f"found a tab in {display(text, 40)}, expected {SPACE_FORMAT} as in most of the file; "
             "use one format in the whole file"
         )
     word, _, symbols = text.partition(" ")
@@ -130,7 +130,7 @@ def _row(number: int, word: str, symbols: str, text: str) -> Row | str:
     # split at the space itself: other blanks may be symbols, and one symbol may be several code points
     target = tuple(symbol for symbol in symbols.split(" ") if symbol)
     if not word:
-        return f"the word is empty in {shown(text, 40)}; expected a word before the symbols; delete the line"
+        return f"the word is empty in {display(text, 40)}; expected a word before the symbols; delete the line"
     if max(len(word), len(target)) > LONGEST:
         return (
             f"the line has {len(word):,} characters in the word and {len(target):,} symbols, at most {LONGEST:,} are "

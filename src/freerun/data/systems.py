@@ -12,7 +12,7 @@ import torch
 
 from freerun.arguments import COUNT
 from freerun.data.files import LARGEST, Array
-from freerun.errors import UserError, refuse, shown
+from freerun.errors import UserError, display, refuse
 from freerun.keys import fold, uniform
 
 _MOST = 100_000
@@ -99,9 +99,9 @@ class System:
             value, at = getattr(self, field.name), f"{type(self).__name__}: {field.name}"
             fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
             if field.type == "int" and not (fine and isinstance(value, int) and value <= _MOST):
-                problems.append(f"{at} must be a whole number of at most {_MOST:,}; got {shown(value)}")
+                problems.append(f"{at} must be a whole number of at most {_MOST:,}; got {display(value)}")
             elif not fine:
-                problems.append(f"{at} must be a number within {LARGEST:g}; got {shown(value)}")
+                problems.append(f"{at} must be a number within {LARGEST:g}; got {display(value)}")
             elif field.name in self.positive and not value > 0:
                 problems.append(f"{at} must be a number above 0; got {value}")
         refuse(problems)

@@ -30,7 +30,7 @@ from freerun.data.files import (
     refuse_no_file,
     user_path,
 )
-from freerun.errors import UserError, needing, out_of_memory, refuse, shown
+from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
@@ -132,7 +132,7 @@ class DataTable:
             2: "; write {} if the comma marks the decimals, {} if it marks thousands",
         }
         meant = _with_commas(cell)
-        return f"{self.place(row)}, column {name!r}: {shown(str(cell), 40)} is not a number" + (
+        return f"{self.place(row)}, column {name!r}: {display(str(cell), 40)} is not a number" + (
             advice[len(meant)].format(*meant)
         )
 
@@ -143,7 +143,7 @@ class DataTable:
         groups: dict[str, list[int]] = {}
         for row, name in enumerate(self.values(column)):
             groups.setdefault(str(name), []).append(row)
-        return [(f"{self.origin}, {column} {shown(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
+        return [(f"{self.origin}, {column} {display(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
 
     def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
         """Time of each row (time zones are turned into UTC), and what is wrong: numbers as such, or ISO dates."""
@@ -154,7 +154,7 @@ class DataTable:
             return list(numbers.tolist()), lines_of_column(
                 wrong,
                 len(numbers),
-                lambda row: f"{self.place(row)}, column {name!r}: {shown(self.cells[name][row], 40)} {advice}",
+                lambda row: f"{self.place(row)}, column {name!r}: {display(self.cells[name][row], 40)} {advice}",
             )
         cells = self.values(name)
         stamps = [_stamp(cell) for cell in cells]
@@ -162,7 +162,7 @@ class DataTable:
         def line(row: int) -> str:
             cell = cells[row]
             there = "there is no time stamp of the years 1 to 9999"
-            got = there if cell in (None, "") else f"{shown(str(cell), 40)} is no ISO time"
+            got = there if cell in (None, "") else f"{display(str(cell), 40)} is no ISO time"
             return f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00"
 
         wrong = [row for row, stamp in enumerate(stamps) if stamp is None]
@@ -284,7 +284,7 @@ def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[list[tupl
         try:
             row = parsed(text) if text.strip() else None
         except json.JSONDecodeError as error:
-            at = f"{error.msg} at character {error.colno} of {shown(text, 40)}"
+            at = f"{error.msg} at character {error.colno} of {display(text, 40)}"
             problems.append(f"{place}: no JSON: {at}; expected one object a line")
             continue
         except ValueError as error:
@@ -293,7 +293,7 @@ def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[list[tupl
         if isinstance(row, dict):
             rows.append((place, row))
         elif text.strip():
-            problems.append(f'{place}: {shown(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
+            problems.append(f'{place}: {display(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
     return rows, problems
 
 
@@ -400,7 +400,7 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
     } <= {1}
     if given and not counted_off and all(_is_value(name) for name in given):
         return [
-            f"{file}:1: names no columns, it holds values: {shown(separator.join(names), 40)}; put a line with the "
+            f"{file}:1: names no columns, it holds values: {display(separator.join(names), 40)}; put a line with the "
             "names of the columns above it"
         ]
     return []
@@ -412,7 +412,7 @@ def _broken_cells(file: Path, frame: Any) -> list[str]:
     for name in frame.columns:
         if (broken := frame[name].str.contains("[\r\n]").arg_true()).len():
             problems.append(
-                f"{file}: column {shown(name, 40)} holds a line break, {shown(frame[name][broken[0]], 40)} in row "
+                f"{file}: column {display(name, 40)} holds a line break, {display(frame[name][broken[0]], 40)} in row "
                 f"{broken[0] + 1}; is a quote missing? No cell of a series needs one"
             )
     return problems

@@ -113,7 +113,7 @@ class Metric:
             "number running freely and teacher-forced"
         )
 
-    def shown(self, value: float, decimals: int | None = None) -> str:
+    def to_text(self, value: float, decimals: int | None = None) -> str:
         return f"{value:.{self.decimals if decimals is None else decimals}f}{self.sign}"
 
 

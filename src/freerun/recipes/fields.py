@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from freerun.arguments import MOST, Range, is_number, nearest
-from freerun.errors import DATA, UserError, shown, visible
-from freerun.errors import shown as in_python
+from freerun.errors import DATA, UserError, display, visible
+from freerun.errors import display as in_python
 from freerun.recipes.source import KeyPath, RecipeSource, dotted
 from freerun.training.changes import RENAMED_KEYS
 
@@ -310,7 +310,7 @@ def _object(
     if not isinstance(name, str) or name not in known:
         near = nearest(name, known) if isinstance(name, str) else None
         hint = f"did you mean {near}?" if near else None
-        report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {shown(name)}", hint)
+        report((*path, kind), f"{kind} must be one of {', '.join(known)}; got {display(name)}", hint)
         return INVALID
     cls = known[name]
     written = {key: part for key, part in value.items() if key != kind}
@@ -400,7 +400,7 @@ def _whole_run(given: dict[str, Any], path: KeyPath, run: Step, report: Report) 
 
 def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
     if set(value) != {"measured"} or not isinstance(value["measured"], str):
-        report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {shown(value)}', None)
+        report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {display(value)}', None)
         return INVALID
     measure = measured_deviation if path[-1] == "std" else measured_rate
     try:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from freerun.arguments import nearest
-from freerun.errors import UserError, shown, visible
+from freerun.errors import UserError, display, visible
 from freerun.recipes.fields import (
     INVALID,
     Report,
@@ -115,12 +115,12 @@ def read_method(
 
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, dict):
-        source.add(path, f"a method is a table with a `name`; got {shown(value)}")
+        source.add(path, f"a method is a table with a `name`; got {display(value)}")
         return None
     name = table.get("name")
     if not isinstance(name, str) or name not in METHODS:
         near = nearest(name, METHODS) if isinstance(name, str) else None
-        said = "it has no `name`" if name is None else f"got {shown(name)}"
+        said = "it has no `name`" if name is None else f"got {display(name)}"
         source.add(
             (*path, "name"),
             f"method must be one of {', '.join(METHODS)}; {said}",
@@ -195,7 +195,7 @@ def _without_match(
                    'give a number, or { measured = "RUN/metrics.jsonl" }')  # fmt: skip
         elif arm not in labels or set(value) != {"matched_to"}:
             near = nearest(arm, labels) if isinstance(arm, str) else None
-            report(where, f"`matched_to` must be the label of an arm that is not matched itself; got {shown(arm)}",
+            report(where, f"`matched_to` must be the label of an arm that is not matched itself; got {display(arm)}",
                    f"did you mean {near}?" if near else f"such arms are {', '.join(labels) or 'none'}")  # fmt: skip
     return given
 
@@ -316,12 +316,12 @@ def read_compare(
         read = [_read_arm(source, (*path, i), entry, known, free) for i, entry in enumerate(value)]
         for i, label in enumerate(labels):
             if label and label in labels[:i]:
-                source.add((*path, i, "label"), f"two arms are called {shown(label)}", "give each its own `label`")
+                source.add((*path, i, "label"), f"two arms are called {display(label)}", "give each its own `label`")
         return tuple(arm for arm in read if arm is not None)
 
     settings = read_section(source, ("compare",), CompareSettings, elsewhere=elsewhere, readers={"arms": arms})
     if settings is not None and (not settings.seeds or len(set(settings.seeds)) < len(settings.seeds)):
-        said = f"`seeds` must be different numbers, at least one; got {shown([*settings.seeds])}"
+        said = f"`seeds` must be different numbers, at least one; got {display([*settings.seeds])}"
         source.add(("compare", "seeds"), said)
     if settings is not None and source.sound and not settings.arms:
         source.add(("compare",), "[compare] needs at least one [[compare.arms]]", "each has a `method` and a `label`")
@@ -347,7 +347,7 @@ def _read_arm(
     source: RecipeSource, path: KeyPath, entry: Any, known: tuple[Step | None, TargetFacts], labels: list[str]
 ) -> Arm | None:
     if not isinstance(entry, dict):
-        source.add(path, f"an arm is a table with `method` and `label`; got {shown(entry)}")
+        source.add(path, f"an arm is a table with `method` and `label`; got {display(entry)}")
         return None
     check_keys(source, path, entry, ("method", "label"))
     label = _label(entry)
@@ -356,7 +356,7 @@ def _read_arm(
         return None
     method = read_method(source, (*path, "method"), entry["method"], *known, labels=labels)
     if "label" in entry and (label is None or not _LABEL.fullmatch(label) or visible(label) != label):
-        said = f"`label` must be up to 100 characters, among them a letter or digit; got {shown(entry['label'])}"
+        said = f"`label` must be up to 100 characters, among them a letter or digit; got {display(entry['label'])}"
         source.add((*path, "label"), said)
         return None
     return Arm(label, method) if method is not None and label is not None else None

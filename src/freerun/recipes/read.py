@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.arguments import nearest
-from freerun.errors import DATA, shown, visible
+from freerun.errors import DATA, display, visible
 from freerun.recipes.fields import check_keys, read_section, section_fields
 from freerun.recipes.methods import read_compare, read_method
 from freerun.recipes.recipe import MODEL_KINDS, CompareSettings, Recipe
@@ -108,16 +108,16 @@ def _get(table: Mapping[str, Any], section: str, key: str) -> Any:
 
 def _text(source: RecipeSource, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        quoted = None if isinstance(value, str | list | dict) else f'write it in quotes: {key} = "{shown(value)}"'
-        source.add((key,), f"`{key}` must be a string; got {shown(value)}", quoted)
+        quoted = None if isinstance(value, str | list | dict) else f'write it in quotes: {key} = "{display(value)}"'
+        source.add((key,), f"`{key}` must be a string; got {display(value)}", quoted)
     elif visible(value) != value or len(value) > DATA:
-        source.add((key,), f"`{key}` must be a line of up to {DATA} characters that are all seen; got {shown(value)}")
+        source.add((key,), f"`{key}` must be a line of up to {DATA} characters that are all seen; got {display(value)}")
     return str(value)
 
 
 def _seed(source: RecipeSource, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        source.add(("seed",), f"`seed` must be a whole number from 0 on; got {shown(value)}")
+        source.add(("seed",), f"`seed` must be a whole number from 0 on; got {display(value)}")
         return 0
     return value
 
@@ -134,7 +134,7 @@ def _check_select(source: RecipeSource, task: type[AnyTask]) -> None:
     near = nearest(select, [*short, *names])
     source.add(
         ("train", "select"),
-        f"`select` must be one of {', '.join(short)} (free-running), {', '.join(told)}; got {shown(select)}",
+        f"`select` must be one of {', '.join(short)} (free-running), {', '.join(told)}; got {display(select)}",
         f"did you mean {near}?" if near else None,
     )
 
@@ -154,7 +154,7 @@ def _kind_section(
     kind = inside.get("kind", usual) if isinstance(inside, dict) else None
     if isinstance(inside, dict) and (not isinstance(kind, str) or kind not in kinds):
         near = nearest(kind, kinds) if isinstance(kind, str) else None
-        said = "it is missing" if kind is None else f"got {shown(kind)}"
+        said = "it is missing" if kind is None else f"got {display(kind)}"
         source.add(
             (section, "kind") if "kind" in inside else (section,),
             f"`kind` of [{section}] must be one of {', '.join(kinds)}; {said}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.arguments import nearest
-from freerun.errors import UserError, listed, shown
+from freerun.errors import UserError, display, listed
 
 _SHOWN, _DEEPEST = 60, 20
 
@@ -106,7 +106,7 @@ class RecipeSource:
                 inside.setdefault(step, {})
             inside = inside[step] if _has(inside, step) else None
             if not isinstance(inside, dict | list):
-                what = "there is no such entry" if inside is None else f"it is {shown(inside)}, not a table"
+                what = "there is no such entry" if inside is None else f"it is {display(inside)}, not a table"
                 self._problems.append((1 << 30, f"{said}: cannot set a key of `{dotted(path)}`: {what}"))
                 return None
         last: Any = _index(inside, names[-1])

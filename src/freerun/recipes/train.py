@@ -214,7 +214,7 @@ def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> l
     lines = [f"{'test':26} {'free-running':>14} {'teacher-forced':>14}", *dict.fromkeys(rows)]
     own = test.get(reported.primary.side, {})
     beside = {name: own.get(f"{prefix}{reported.primary.score}") for name, prefix in reported.beside}
-    shown = [f"{name} {reported.primary.shown(value)}" for name, value in beside.items() if value is not None]
+    shown = [f"{name} {reported.primary.to_text(value)}" for name, value in beside.items() if value is not None]
     if shown:
         lines.append(f"for comparison, {reported.primary.title}: {', '.join(shown)}")
     best = summary.get("best", {})

@@ -30,7 +30,7 @@ class Evaluation:
         free_running: metric -> value, the model told its own outputs.
         items: one JSON-able record per item, for paired comparisons.
         curves: name -> numbers by lead time, for tasks that have them.
-        shown: a few items whole, for figures.
+        forecasts: a few items whole, for figures.
     """
 
     __repr__ = brief
@@ -39,7 +39,7 @@ class Evaluation:
     free_running: Mapping[str, float]
     items: list[dict[str, Any]] = field(default_factory=list)
     curves: Mapping[str, list[float]] = field(default_factory=dict[str, list[float]])
-    shown: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    forecasts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 class Task(Protocol):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from freerun.errors import UserError, listed, shown
+from freerun.errors import UserError, display, listed
 from freerun.tasks.text import unescaped
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _told(codec: RecordCodec, column: str, cell: Any) -> tuple[Any, str]:
         wrong = no_text(cell)
         return ("", f"column {column!r} {wrong}") if wrong else (cell, "")
     if codec.shape != "messages":
-        return "", f"column {column!r} holds a {type(cell).__name__}, {shown(cell, 40)}; expected text"
+        return "", f"column {column!r} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
     if problem := messages_problem(cell):
         return "", f"column {column!r} {problem}"
     return tuple(cell[:-1] if cell and cell[-1]["role"] == "assistant" else cell), ""

@@ -98,7 +98,7 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
         found = evaluate_windows(model, self.windows(split), self.settings)
         if split == "dev":
             return found
-        return replace(found, shown=whole_windows(model, self.windows(split), self.settings, self.data.codec))
+        return replace(found, forecasts=whole_windows(model, self.windows(split), self.settings, self.data.codec))
 
     def windows(self, split: str) -> Windows:
         """The windows of a split that are scored, with the naive rows for them."""

@@ -187,8 +187,8 @@ def _tested(run: Run, content: bytes) -> dict[str, Any]:
     run.metrics.check()
     lines = [json.dumps(jsonable(item), ensure_ascii=False) + "\n" for item in evaluation.items]
     replace_file(run.job.folder / "test-items.jsonl", "".join(lines).encode())
-    if evaluation.shown:
-        replace_file(run.job.folder / "test-forecasts.json", json.dumps(jsonable(evaluation.shown)).encode())
+    if evaluation.forecasts:
+        replace_file(run.job.folder / "test-forecasts.json", json.dumps(jsonable(evaluation.forecasts)).encode())
     if evaluation.curves:
         replace_file(run.job.folder / "test-curves.json", json.dumps(jsonable(dict(evaluation.curves))).encode())
     write_model(run.job.folder, content, model_info(model, run.job.task.describe()), run.job.task)

@@ -13,7 +13,7 @@ import torch
 from freerun.arguments import Arguments, at_least, between, brief, is_number, one_of
 from freerun.data.files import SPLITS, counted, encoding_problems, first_problems, missing_message, user_path
 from freerun.data.tables import ENDINGS, FORMATS, DataTable, parsed, read_rows
-from freerun.errors import UserError, listed, needing, out_of_memory, shown
+from freerun.errors import UserError, display, listed, needing, out_of_memory
 from freerun.keys import bits, fold
 
 _SAVED = ("dataset_dict.json", "state.json")
@@ -341,7 +341,9 @@ def table_records(
                 records.append(Record(place, found[:-1], str(found[-1]["content"])))
         elif wrong := [(name, cell) for name, cell in cells if not isinstance(cell, str)]:
             name, cell = wrong[0]
-            problems.append(f"{place}: column {name!r} holds a {type(cell).__name__}, {shown(cell, 40)}; expected text")
+            problems.append(
+                f"{place}: column {name!r} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
+            )
         elif wrong := [name for name, cell in cells if no_text(cell)]:
             problems.append(f"{place}: column {wrong[0]!r} {no_text(row.get(wrong[0]))}")
         else:
@@ -366,7 +368,7 @@ def _called(row: Mapping[str, Any], name: str) -> str:
 def no_text(cell: Any) -> str:
     """Return what is wrong with a text that no file can hold, or \"\"."""
     found = re.search("[\ud800-\udfff]", cell) if isinstance(cell, str) else None
-    return f"holds half of a surrogate pair, {shown(found[0])}, which is no character" if found else ""
+    return f"holds half of a surrogate pair, {display(found[0])}, which is no character" if found else ""
 
 
 def messages_problem(cell: Any) -> str:
@@ -392,7 +394,7 @@ def _messages(cell: Any) -> tuple[Message, ...] | str:
         return problem
     role = cell[-1]["role"]
     if role != "assistant":
-        return f"ends with a message of {shown(role, 40)}; the last must be the assistant's: it is what is learnt"
+        return f"ends with a message of {display(role, 40)}; the last must be the assistant's: it is what is learnt"
     if not cell[-1]["content"].strip():
         return "ends with an empty message; there is nothing to learn in it"
     # columns of Parquet have every key in every message

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.data.series.time_stamps import CALENDAR
-from freerun.errors import listed, refuse, shown
+from freerun.errors import display, listed, refuse
 
 
 def columns_by_part(
@@ -112,7 +112,7 @@ class SeriesOptions:
         if self.calendar and self.time is None:
             problems.append("calendar covariates are computed from time stamps: name their column with time = ...")
         if not isinstance(self.separator, str) or len(self.separator.encode(errors="replace")) != 1:
-            problems.append(f"separator must be one character; got {shown(self.separator)}")
+            problems.append(f"separator must be one character; got {display(self.separator)}")
         problems += self._roles()
         refuse(problems)
 
@@ -136,7 +136,7 @@ def _split_problems(split: Sequence[float]) -> list[str]:
     if len(split) != 3:
         return [f"split must be three shares or three numbers of rows: train, dev and test; got ({given})"]
     if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in split):
-        return [f"split must be numbers; got {shown(list(split))}"]
+        return [f"split must be numbers; got {display(list(split))}"]
     if all(isinstance(part, int) for part in split):
         fine = all(1 <= part <= 2**53 for part in split)
         return [] if fine else [f"split: numbers of rows must be at least 1, and at most 2**53; got ({given})"]
