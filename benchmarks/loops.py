@@ -101,11 +101,11 @@ def replayed_masks(model: Any, batch: fr.Batch, ratio: float, key: int) -> fr.Ou
     with torch.no_grad():
         for _ in range(plan.longest + 1):
             torch.manual_seed(key)
-            own = plan.choose(model.hidden(batch.replace(history=history))[plan.places], model.head, every)
+            own = plan.choose(model.hidden(batch.replace(history=history))[plan.positions], model.head, every)
             passes += 1
-            if torch.equal(own, history[plan.places]):
+            if torch.equal(own, history[plan.positions]):
                 break
-            history = history.index_put(plan.places, own)
+            history = history.index_put(plan.positions, own)
     torch.manual_seed(key)
     fed = batch.replace(history=history)
     report = {"passes": passes, "work": float(passes), "certified": "fixed point", "replaced": plan.number}

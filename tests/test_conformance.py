@@ -200,13 +200,13 @@ def test_a_method_says_what_of_its_loss_a_trainer_with_a_loss_of_its_own_would_d
 
 
 @pytest.mark.parametrize(("name", "backend"), CASES)
-def test_a_method_says_whether_it_asks_the_model(name, backend):
+def test_a_method_says_whether_it_calls_the_model(name, backend):
     model, batch = BACKENDS[backend]()
     calls = []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     method = fr.METHODS[name](**ARGUMENTS[name])
     made = method.run(model, batch, STEP, KEY)
-    if not method.asks_model:
+    if not method.calls_model:
         assert len(calls) == 1
         assert made.report["passes"] == 0
     elif "step" not in str(made.report["engine"]) and made.report["engine"] != "unrolled":
@@ -420,7 +420,7 @@ class Coupled(torch.nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("wrong", ["random", "random steps", "coupled"])
 @pytest.mark.parametrize("name", list(fr.METHODS))
-def test_every_method_that_asks_the_model_refuses_what_has_no_own_output(name, wrong, training):
+def test_every_method_that_calls_the_model_refuses_what_has_no_own_output(name, wrong, training):
     model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up"]()
     width = 5 if batch.is_discrete else 4
     made = {"random": Random, "random steps": RandomSteps}.get(wrong, Coupled)
@@ -447,7 +447,7 @@ def test_every_method_that_asks_the_model_refuses_what_has_no_own_output(name, w
         except fr.UserError:
             continue  # has no effect, needs a Stepper, or is not for such targets
         assert loss.isfinite()
-        if not method.asks_model:
+        if not method.calls_model:
             assert method(made, batch, STEP, KEY).isfinite()
             return
         refused(said, method, made, batch, STEP, KEY)

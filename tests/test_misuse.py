@@ -230,7 +230,7 @@ def call_cases() -> Iterator[Case]:
         if name not in ("None", "a list", "a tuple"):
             yield Case(f"diagnose, batch {name}", lambda b=batch: diagnostics.diagnose(MODEL, b), "freerun.Batch")
     models = {
-        "a class": (LM, "give an object"), "text": ("gru", "must be callable"), "a tensor": (IDS, "must be callable"),
+        "a class": (LM, "an object of it"), "text": ("gru", "must be callable"), "a tensor": (IDS, "must be callable"),
         "weights": (MODEL.state_dict(), "must be callable"), "a layer": (nn.Linear(2, 2), "called as model"),
         "an LSTM": (nn.LSTM(2, 2), "read batch.history"), "a transformer": (TRANSFORMER, "called as"),
         "a stack": (nn.Sequential(nn.Embedding(V, 4), nn.Linear(4, V)), "called as model"),
@@ -328,7 +328,7 @@ RATIOS = (-0.1, 1.1, NAN, INF, "0.5", None, True, torch.tensor(0.5), [0.5], np.f
 DRAWS = {
     "argmax": "use 'greedy'", "max": "use 'greedy'", "multinomial": "use 'sample'", "nucleus": r"sample\(top_p",
     "top_k": r"sample\(top_k", "top_p": r"sample\(top_p", "beam": "beams=", "greedi": "did you mean 'greedy'",
-    "gumbel": "coupling", 3: "must be one of", None: "must be one of", draws.Greedy: r"give an object",
+    "gumbel": "coupling", 3: "must be one of", None: "must be one of", draws.Greedy: r"an object of it",
 }  # fmt: skip
 ENGINES = {
     0: "k >= 1", -1: "k >= 1", True: "k >= 1", 2.5: "must be one of", "sequential": "mean 'step'", None: "one of",
@@ -350,7 +350,7 @@ RESULTS = {
 }  # fmt: skip
 NO_SCHEDULES = {
     "a function": (lambda step: 0.5, r"schedules.table\(values="), "a method": (fr.falling(190), "is a method already"),
-    "a class": (schedules.Linear, "give an object"), "text": ("linear", "number or a schedule"),
+    "a class": (schedules.Linear, "an object of it"), "text": ("linear", "number or a schedule"),
 }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ class Range:
     hint: str = ""
 
     def problem(self, name: str, value: Any) -> str | None:
-        """Say what is wrong with a value; None if nothing is."""
+        """Return what is wrong with a value; None if nothing is."""
         if value is None and self.optional:
             return None
         low: Any = self.low
@@ -86,7 +86,7 @@ class Range:
         return f"{text}: {self.hint}" if self.hint else text
 
     def problems(self, **values: object) -> list[str]:
-        """Say what is wrong with arguments, a line each."""
+        """Return what is wrong with arguments, a line each."""
         return [problem for name, value in values.items() if (problem := self.problem(name, value))]
 
     def check(self, **values: object) -> None:
@@ -119,7 +119,7 @@ class OneOf:
     hint: str = ""
 
     def problem(self, name: str, value: Any) -> str | None:
-        """Say what is wrong with a value; None if nothing is."""
+        """Return what is wrong with a value; None if nothing is."""
         if (value is None and self.optional) or (isinstance(value, str) and value in self.words):
             return None
         text = f"{name} must be one of {', '.join(self.words)}{', or left out' if self.optional else ''}; got "
@@ -137,7 +137,7 @@ COUNT = Range(1, whole=True)
 def rule_field(rule: Range | OneOf, default: Any = MISSING, *, semantic: bool = True) -> Any:
     """A dataclass field with a rule, which ``field_problems`` and recipes hold its values against.
 
-    The annotation says the rest: ``int`` allows whole numbers only, ``| None`` None, ``tuple[...]`` holds the rule for
+    The annotation holds the rest: ``int`` allows whole numbers only, ``| None`` None, ``tuple[...]`` holds the rule for
     every entry.
 
     Args:
@@ -177,7 +177,7 @@ def one_of(words: Iterable[str], default: Any = MISSING, *, hint: str = "", sema
 
 @cache
 def field_rules(cls: Any) -> Mapping[str, Range | OneOf]:
-    """The rules of a dataclass's fields by name, complete with what the annotations say."""
+    """The rules of a dataclass's fields by name, completed by their annotations."""
     rules: dict[str, Range | OneOf] = {}
     for each in fields(cls):
         rule, kind = each.metadata.get("rule"), str(each.type)
@@ -333,7 +333,7 @@ class Arguments:
         refuse(problems)
 
     def problems(self) -> Iterable[str]:
-        """Say which fields do not go together, a line each."""
+        """Return which fields do not go together, a line each."""
         return ()
 
     def __reduce__(self) -> Any:

@@ -260,7 +260,7 @@ def _not_finite(batch: Any) -> list[str]:
 
 
 def _shifted(batch: Any, read: Mapping[str, Any]) -> list[str]:
-    """Say if the history is the targets one position later, or earlier, wherever that can be seen."""
+    """True if the history is the targets one position later, or earlier, wherever that can be seen."""
     moved = next((name for name in ("behind", "ahead") if read.get(name)), None)
     if moved is None:
         return []

@@ -159,7 +159,7 @@ class Quantiles(Arguments):
         super().__post_init__()
 
     def problems(self) -> Iterable[str]:
-        """Say what is wrong with the levels together, a line each."""
+        """Return what is wrong with the levels together, a line each."""
         if not isinstance(self.levels, tuple):
             yield f"levels must be numbers in (0, 1), e.g. (0.1, 0.5, 0.9); got {self.levels!r}"
             return

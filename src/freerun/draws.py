@@ -1,4 +1,4 @@
-"""From a prediction to the entry that is fed back: symbols greedily or sampled; values as said, expected or sampled."""
+"""From a prediction to the entry that is fed back: ids greedy or sampled; values as predicted, expected or sampled."""
 
 from __future__ import annotations
 
@@ -107,8 +107,7 @@ class Sample(Arguments):
     def __post_init__(self) -> None:
         problems: list[str] = []
         if not is_number(self.temperature) or self.temperature <= 0:
-            given = f"{self.temperature!r}"
-            problems.append(f"temperature must be above 0; got {given}: for the argmax use draw='greedy'")
+            problems.append(f"temperature must be above 0; got {self.temperature!r}: for the argmax use draw='greedy'")
         if whole(self.top_k) is None or self.top_k < 0:
             problems.append(f"top_k must be 0 (all symbols) or more, a whole number; got {self.top_k!r}")
         if not is_number(self.top_p) or not 0 < self.top_p <= 1:
@@ -234,7 +233,7 @@ class Expected(Noiseless):
 
     @property
     def parameters(self) -> int:
-        """Numbers a value that the head says."""
+        """Numbers per value in the head's output."""
         return HEADS[self.head]().parameters
 
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
@@ -249,15 +248,15 @@ class _Sampled(Arguments):
 
     @property
     def distribution(self) -> Distribution:
-        raise TypeError(f"{type(self).__name__} must say which law it draws from")  # a subclass forgot to
+        raise TypeError(f"{type(self).__name__} must define the law that it draws from")  # a subclass forgot to
 
     @property
     def parameters(self) -> int:
-        """Numbers a value that the head says."""
+        """Numbers per value in the head's output."""
         return self.distribution.parameters
 
     def noise_size(self, vocab: int) -> int:
-        """Uniform numbers an entry; at least 2, which says that they depend on the outputs' width."""
+        """Uniform numbers an entry; at least 2, which means that they depend on the outputs' width."""
         return max(2, vocab // self.parameters * self.distribution.noise_numbers)
 
     def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
@@ -276,9 +275,9 @@ class _Sampled(Arguments):
 class Gaussian(_Sampled):
     """A sample of a Gaussian head, ``m + s sqrt(-2 log(1 - u1)) cos(2 pi u2)``; its gradient reaches m and s.
 
-    >>> place = torch.tensor([0])
+    >>> position = torch.tensor([0])
     >>> draw = Gaussian()
-    >>> draw.choose(torch.tensor([[0.5, -30.0]]), draw.noise(0, place, place, 2)).round(decimals=2)
+    >>> draw.choose(torch.tensor([[0.5, -30.0]]), draw.noise(0, position, position, 2)).round(decimals=2)
     tensor([[0.5000]])
     """
 
@@ -348,7 +347,7 @@ def check_width(draw: Any, outputs: Tensor, width: int) -> None:
     """Refuse outputs of which a draw cannot make the values that are fed back.
 
     Args:
-        draw: any draw; one that does not say its ``parameters`` (numbers a value) is taken at its word.
+        draw: any draw; one without ``parameters`` (numbers per value) is not checked.
         outputs: (..., numbers).
         width: values an entry of the history has.
 

@@ -37,7 +37,7 @@ def display(value: object, length: int = DATA) -> str:
     'a\x1bb' 'xxxxxxxxxx'... [1, 2]
     """
     try:
-        # of a long one the beginning says enough, and the repr of all of it may not fit into memory
+        # of a long one the beginning is enough, and the repr of all of it may not fit into memory
         text = visible(repr(value[:length] if isinstance(value, str | bytes | list | tuple) else value))
     except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
         return f"a {type(value).__name__} too large to show"
@@ -172,7 +172,7 @@ class DivergedError(UserError):
 
 
 class OtherProcessError(UserError):
-    """Another process of the job failed, and says why; this one ends with it."""
+    """Another process of the job failed, for the reason in the message; this one ends with it."""
 
     exit_code: ClassVar[int] = 7
 
@@ -184,7 +184,7 @@ class StoppedError(UserError):
 
 
 class TerminatedError(StoppedError):
-    """A run was asked to end (SIGTERM), after it saved a checkpoint; it can be resumed."""
+    """A run ended on SIGTERM, after it saved a checkpoint; it can be resumed."""
 
     exit_code: ClassVar[int] = 143
 

@@ -1,4 +1,4 @@
-"""Where gold is kept: a gate gives ``keep``, (batch, time) bool, True = gold; a soft one gives shares of gold."""
+"""Where gold is kept: a gate returns ``keep``, (batch, time) bool, True = gold; a soft one gives shares of gold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Blend(Arguments):
-    """No coin: every entry is ``teacher_forcing_ratio * gold + (1 - teacher_forcing_ratio) * own``. For values only.
+    """No choice: every entry is ``teacher_forcing_ratio * gold + (1 - teacher_forcing_ratio) * own``. For values only.
 
     The ratio is then the share of gold *in* each entry (the alpha of generalised teacher forcing), not P(gold); at 1
     and 0 both are teacher forcing and free running, bit for bit.
@@ -45,7 +45,7 @@ class Blend(Arguments):
 
 
 def is_soft(gate: Any) -> bool:
-    """Whether a gate gives shares of gold instead of a choice."""
+    """True if a gate returns shares of gold instead of a choice."""
     return bool(getattr(gate, "soft", False))
 
 
@@ -54,13 +54,13 @@ def positions(batch: Batch) -> Tensor:
     return torch.arange(batch.time, device=batch.history.device)
 
 
-def _whole(batch: Batch, coins: Tensor) -> Tensor:
-    return coins.expand(batch.size, batch.time)
+def _spread(batch: Batch, keep: Tensor) -> Tensor:
+    return keep.expand(batch.size, batch.time)
 
 
 @dataclass(frozen=True)
 class Token(Arguments):
-    """A coin for every entry: ``keep = u(row, position) < teacher_forcing_ratio`` (Bengio et al. 2015).
+    """A choice for every entry: ``keep = u(row, position) < teacher_forcing_ratio`` (Bengio et al. 2015).
 
     >>> ids = torch.zeros(2, 3, dtype=torch.long)
     >>> Token()(Batch(ids, ids, ids == 0), 1.0, key=0).all()
@@ -74,30 +74,30 @@ class Token(Arguments):
 
 @dataclass(frozen=True)
 class Timestep(Arguments):
-    """A coin for every position, shared by all rows (as in several tutorials)."""
+    """A choice for every position, shared by all rows (as in several tutorials)."""
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
-        return _whole(batch, (uniform(key, positions(batch)) < teacher_forcing_ratio)[None])
+        return _spread(batch, (uniform(key, positions(batch)) < teacher_forcing_ratio)[None])
 
 
 @dataclass(frozen=True)
 class Sequence(Arguments):
-    """A coin for every row: whole sequences of gold or of own entries."""
+    """A choice for every row: full sequences of gold or of own entries."""
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
-        return _whole(batch, (uniform(key, batch.row_numbers) < teacher_forcing_ratio)[:, None])
+        return _spread(batch, (uniform(key, batch.row_numbers) < teacher_forcing_ratio)[:, None])
 
 
 @dataclass(frozen=True)
 class Batchwise(Arguments):
-    """One coin for the whole batch."""
+    """One choice for the full batch."""
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
-        coin = uniform(key, torch.zeros(1, 1, dtype=torch.long, device=batch.history.device))
-        return _whole(batch, coin < teacher_forcing_ratio)
+        u = uniform(key, torch.zeros(1, 1, dtype=torch.long, device=batch.history.device))
+        return _spread(batch, u < teacher_forcing_ratio)
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,15 @@ class Prefix(Arguments):
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
-        place = batch.replaceable.cumsum(1)
+        count = batch.replaceable.cumsum(1)
         # a nominal 0.3 * 10 is 2.999...: rounding noise must not cost an entry
         kept = (batch.replaceable.sum(1, keepdim=True).double() * teacher_forcing_ratio + 1e-9).floor()
-        return place <= kept
+        return count <= kept
 
 
 @dataclass(frozen=True)
 class Every(Arguments):
-    """Gold every ``tau`` positions (positions tau-1, 2 tau-1, ...), between them a coin for every entry.
+    """Gold every ``tau`` positions (positions tau-1, 2 tau-1, ...), between them a choice for every entry.
 
     With ``teacher_forcing_ratio = 0`` it is sparse teacher forcing (Mikhaeil, Monfared and Durstewitz 2022).
 
@@ -181,11 +181,11 @@ class DecodingSteps(Arguments):
             if getattr(self, name) is not None
         ]
         if not linear and self.k is not None:
-            low, high, said = (
+            low, high, allowed = (
                 (0, 1, "strictly between 0 and 1") if self.shape == "exponential" else (1, None, "1 or more")
             )
             fine = is_number(self.k) and (self.k >= 1 if high is None else low < self.k < high)
-            problems += [] if fine else [f"k must be {said} with shape={self.shape!r}; got {self.k!r}"]
+            problems += [] if fine else [f"k must be {allowed} with shape={self.shape!r}; got {self.k!r}"]
         if linear and self.length is not None and (not is_number(self.length) or self.length < 1):
             problems.append(f"length must be at least 1 decoding step; got {self.length!r}")
         if linear and self.floor is not None and not (is_number(self.floor) and 0 <= self.floor < 1):
@@ -218,7 +218,7 @@ class Confidence(Arguments):
     """Gold where the model is unsure of what comes next (Liu et al., Findings of ACL 2021).
 
     ``keep_t = c_{t+1} <= t_golden``, where ``c_t = p(y_t | y_<t, x)`` is the confidence on gold history: as published,
-    entry t is decided by the prediction that is made *from* it. What is not kept for that is kept by a coin with
+    entry t is decided by the prediction that is made *from* it. What is not kept for that is kept by a draw with
     probability ``teacher_forcing_ratio`` (the paper: 0). Needs one pass on gold history, which the method makes. The
     last entry of a row predicts nothing and is kept.
 
@@ -229,7 +229,7 @@ class Confidence(Arguments):
         t_golden: confidence up to which gold is kept, in [0, 1).
 
     Raises:
-        UserError: for a threshold out of range, or where a method gives it no confidence.
+        UserError: for a threshold out of range, or where a method passes it no confidence.
 
     >>> ids = torch.zeros(1, 3, dtype=torch.long)
     >>> Confidence(0.9)(Batch(ids, ids, ids == 0), 0.0, 0, torch.tensor([[0.2, 0.95, 0.9]]))
@@ -280,15 +280,15 @@ def confidences(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def needs_confidence(gate: Any) -> bool:
-    """Whether a gate has to be given the model's confidence on gold history."""
+    """True if a gate needs the model's confidence on gold history."""
     return bool(getattr(gate, "needs_confidence", False))
 
 
 class Gate(Protocol):
-    """The rule that says where gold is kept.
+    """The rule of where gold is kept.
 
     ``gate(batch, teacher_forcing_ratio, key)`` gives (batch, time) bool; entries that are not eligible are kept
-    whatever it says. A function of the batch's row numbers and positions, never of its size or padding.
+    whatever it returns. A function of the batch's row numbers and positions, never of its size or padding.
     """
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor: ...

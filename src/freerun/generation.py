@@ -151,7 +151,7 @@ class GenerateOptions:
     """The arguments of ``generate``; beyond their bounds memory or float32 ends first."""
 
     length: int = between(1, 2**24)
-    end: int | None = at_least(0, hint="give the id of the end symbol")
+    end: int | None = at_least(0, hint="pass the id of the end symbol")
     beams: int = between(1, 2**16)
     length_penalty: float = between(0, 32)
     n_best: int = between(1, 2**16)
@@ -301,7 +301,7 @@ def generate(
 
     ``entry[t] = draw(model(context, prompt, entry[:t]))``. A row's prompt is what its history begins with and is
     known: the leading entries that are neither eligible nor in the mask. Prompts may differ in length, each row
-    going on where its own ends, or be padded on the left where the model can tell (``TransformerLM``: ``present``
+    going on where its own ends, or be padded on the left where the model sees padding (``TransformerLM``: ``present``
     in the context). Greedily this is the history of ``free_running``, and at the same ``key`` and step 0 it is so
     for samples.
 
@@ -329,11 +329,11 @@ def generate(
         key: randomness is a function of (key, row, position), rows being ``batch.row_numbers`` and positions those
             of the history, the prompt included.
         length_penalty: 0 to 32; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
-        n_best: how many hypotheses of the beam to give back.
+        n_best: how many hypotheses of the beam to return.
 
     Raises:
         UserError: for arguments out of range, all at once; for sharded parameters.
-        DivergedError: for logits that are NaN. Values are given back as they come, NaN and infinity too: a run that
+        DivergedError: for logits that are NaN. Values are returned as they come, NaN and infinity too: a run that
             diverges is a result.
 
     >>> class Count:  # 1, then 2, then 0, whatever the context
@@ -397,7 +397,7 @@ def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> 
 
 
 def _generate(model: Any, batch: Batch, options: GenerateOptions, draw: str | Draw, key: int) -> Generated:
-    refuse_sharded(model, "generate calls a model as long as a row goes on", "give it a whole model")
+    refuse_sharded(model, "generate calls a model as long as a row goes on", "pass an unsharded model")
     chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
     with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
         groups = lockstep_groups(model, prompt_lengths(batch))

@@ -104,7 +104,7 @@ _FITTING = {
 def _of_values(
     name: str, numbers: int, loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Batch
 ) -> tuple[Tensor, Tensor]:
-    """(total, count) of a loss of values, to which the model gives so many numbers each."""
+    """(total, count) of a loss of values, with so many model outputs per value."""
     _refuse_others(outputs, batch)
     if batch.is_discrete:
         raise UserError(f"{name} needs values as targets; these are ids: use objective='cross_entropy'")
@@ -191,7 +191,7 @@ OBJECTIVES: dict[str, type[Any]] = {
 
 
 def check(objective: Any) -> list[str]:
-    """Say what is wrong with an ``objective`` argument, a line each.
+    """Return what is wrong with an ``objective`` argument, a line each.
 
     >>> check("mze")
     ["objective must be one of auto, cross_entropy, mse, ... or a function; got 'mze': did you mean 'mse'?"]
@@ -210,7 +210,7 @@ def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[T
     """(total, count) of an objective, both scalar tensors.
 
     Raises:
-        UserError: the objective gives something else.
+        UserError: the objective returns something else.
     """
     result: Any = resolve(objective, batch)(outputs, batch)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor) and result[0].dim() == 0:

@@ -51,7 +51,7 @@ class Schedule(Arguments):
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            # the repr is a signature: equal schedules print alike, so lengths are int where they can be
+            # the repr is a signature: equal schedules print the same, so lengths are int where they can be
             number = _length if each.name in ("steps", "boundaries") else float
             if isinstance(value, list | tuple):
                 object.__setattr__(self, each.name, tuple(number(v) if is_number(v) else v for v in value))
@@ -92,7 +92,7 @@ def _length(value: float) -> float:
 
 def _position(step: int, unit: str) -> float:
     if whole(step) is None:
-        step_number(step)  # which says what a step is
+        step_number(step)  # its error explains what a step is
     position = whole(step) if unit == "step" else getattr(step, unit, None)
     if position is None:
         raise UserError(
@@ -323,7 +323,7 @@ def _numbers(name: str, values: object) -> Iterable[str]:
 
 @dataclass(frozen=True, repr=False)
 class Piecewise(Schedule):
-    """Through given values at given steps; before the first and after the last it stays.
+    """Through chosen values at chosen steps; before the first and after the last it stays.
 
     Args:
         steps: positions, rising.
@@ -338,7 +338,7 @@ class Piecewise(Schedule):
 
     name: ClassVar[str] = "piecewise"
     formula: ClassVar[str] = "through values[i] at steps[i], straight or constant in between"
-    summary: ClassVar[str] = "through given values at given steps"
+    summary: ClassVar[str] = "through chosen values at chosen steps"
 
     steps: tuple[float, ...]
     values: tuple[float, ...]

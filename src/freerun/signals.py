@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: raised where nothing is lost by it, noted while something is being finished."""
+"""Signals that end a process: raised where nothing is lost by it, noted while something is being finished."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
     (a prompt, a warm-up) stay as they are. Time is as long as the longest row needs.
 
     Args:
-        batch: any batch; its context is left alone.
+        batch: any batch; its context is unchanged.
         horizon: 1 or more.
 
     Raises:

@@ -117,7 +117,7 @@ Model = Callable[[Batch], Tensor]
 class Encoder(Protocol):
     """A model that can encode a batch's context once.
 
-    ``encode(batch)`` gives the batch with an encoded context, and the model (and ``start``) take such a batch
+    ``encode(batch)`` returns the batch with an encoded context, and the model (and ``start``) take such a batch
     without encoding again. Roll-in and training share one encoding only where no submodule behaves otherwise
     in training than in evaluation.
     """
@@ -169,10 +169,10 @@ class Split(Protocol):
 
 @runtime_checkable
 class Cached(Stepper, Protocol):
-    """A Stepper that remembers what it has read, so that several entries can be read at once, at each row's own place.
+    """A Stepper that remembers what it has read, to read several entries at once, at each row's own position.
 
     ``advance(state, inputs, counts)`` reads the next ``counts[r]`` entries of every row r: ``inputs`` is
-    (sum of counts, width) as ``embed`` gave them, row after row; it gives the state and the hidden vectors
+    (sum of counts, width) as ``embed`` returned them, row after row; it returns the state and the hidden vectors
     (sum of counts, size), of which the one after history entry t predicts position t+1 through ``head``.
     ``crop(state, lengths)`` takes back what was read beyond ``lengths[r]`` entries; it uses up its argument and the
     states before: to go on from them as well, ``select`` all rows first, which copies.

@@ -199,7 +199,7 @@ def place_problems(trainer: Any, method: Any) -> list[str]:
 
 
 def _sharding_problems(trainer: Any, method: Any) -> list[str]:
-    if not getattr(method, "asks_model", True):
+    if not getattr(method, "calls_model", True):
         return []
     plugin = getattr(getattr(trainer.accelerator, "state", None), "fsdp_plugin", None)
     if getattr(plugin, "fsdp_version", 1) != 2:

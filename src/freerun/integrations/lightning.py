@@ -167,7 +167,7 @@ def _refuse(module: LightningModule, method: Method) -> None:
             "the module optimises by hand (automatic_optimization = False), where Lightning does not say when a window "
             "ends: call method.run(model, batch, step, key) yourself and use its total and count"
         )
-    if strategy in _SHARDED and getattr(method, "asks_model", True):
+    if strategy in _SHARDED and getattr(method, "calls_model", True):
         problems.append(
             f"{method.name} calls the model as often as the data ask for, which hangs under {strategy}, where every "
             "process must make the same calls: use strategy='ddp', or teacher_forcing"

@@ -60,7 +60,7 @@ class Citation:
 
 @runtime_checkable
 class Method(Protocol):
-    """The contract with trainers: ``run`` gives a total and a count, calling it their quotient."""
+    """The contract with trainers: ``run`` gives a total and a count, calling it returns their quotient."""
 
     name: ClassVar[str]
     citation: ClassVar[Citation]
@@ -73,7 +73,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class TransformMethod(Arguments):
-    """transform + objective: change the history, then one ordinary forward. Subclasses say how to ``feed``.
+    """transform + objective: change the history, then one ordinary forward. Subclasses define ``mix_history``.
 
     ``repr`` is the method's signature: its name and every argument that is not the default. Two choices are the same
     for all methods, and independent of who feeds and of where the gradient is cut:
@@ -97,15 +97,15 @@ class TransformMethod(Arguments):
     loss_on: str | tuple[float, ...] = field(default="all", kw_only=True)
 
     def __repr__(self) -> str:
-        shown = [f for f in fields(self) if f.repr and (getattr(self, f.name) != f.default or f.default is MISSING)]
-        shown.sort(key=lambda f: f.kw_only is True)  # what all methods share comes last
-        return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+        listed = [f for f in fields(self) if f.repr and (getattr(self, f.name) != f.default or f.default is MISSING)]
+        listed.sort(key=lambda f: f.kw_only is True)  # what all methods share comes last
+        return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in listed)})"
 
     @property
     def own_loss(self) -> tuple[str, ...]:
         """What a trainer that computes the loss itself, on the history that is fed, would drop: a phrase each.
 
-        A method whose total is another than its objective's on the fed batch says so here.
+        A method whose total is not its objective's on the fed batch lists that here.
         """
         usual = {"horizon": None, "loss_on": "all", "gold_weight": 0.0}
         names = [name for name, value in usual.items() if getattr(self, name, value) != value]
@@ -114,27 +114,27 @@ class TransformMethod(Arguments):
         return tuple(f"{name} changes the loss" for name in names)
 
     @property
-    def asks_model(self) -> bool:
-        """Whether the model is called to make the history; sharded processes must then make equally many calls."""
+    def calls_model(self) -> bool:
+        """True if the model is called to build the history; sharded processes must then make equally many calls."""
         return True
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history to be fed, and what to report."""
-        raise TypeError(f"{type(self).__name__} must say how it feeds")  # a subclass forgot to
+        raise TypeError(f"{type(self).__name__} must define mix_history")  # a subclass forgot to
 
-    # step has a default so that leaving it out is answered; it must be given
+    # step has a default so that a call without it gets our error; it is required
     def transform(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Batch:
-        """The batch that is fed: its ``history`` is what the model is told."""
-        step, key = asked(model, batch, step, key, unknown)
+        """Return the batch that is fed; its ``history`` is the mixed history."""
+        step, key = checked_call(model, batch, step, key, unknown)
         with explained_errors(model):
             return self.mixed_batch(model, self.apply_horizon(batch, step), step, key)
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
-        """The batch that is fed, of one that has its horizon and its loss steps."""
+        """Return the batch that is fed, from one already cut to the horizon and its loss steps."""
         return self.mix_history(model, zero_unused(batch), step, key)[0]
 
     def apply_horizon(self, batch: Batch, step: int) -> Batch:
-        """The batch cut to the horizon, with the loss on the steps asked for."""
+        """The batch cut to the horizon, with the loss on the steps of ``loss_on``."""
         if self.horizon is not None:
             # a nominal 0.3 * 10 is 2.999...
             batch = within_horizon(batch, math.floor(self.value("horizon", step) + 1e-9))
@@ -142,7 +142,7 @@ class TransformMethod(Arguments):
 
     def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Outcome:
         """One step: transform, forward, objective."""
-        step, key = asked(model, batch, step, key, unknown)
+        step, key = checked_call(model, batch, step, key, unknown)
         with explained_errors(model):
             outcome = self.compute(model, self.apply_horizon(batch, step), step, key)
         if self.horizon is None:
@@ -171,20 +171,20 @@ class TransformMethod(Arguments):
     def scheduled(self) -> Iterator[tuple[str, Any]]:
         """The parameters that may be schedules, with their values."""
         for name in self.ranges:
-            given = getattr(self, name)
-            if given is not None or name not in SHARED:
-                yield name, given
+            setting = getattr(self, name)
+            if setting is not None or name not in SHARED:
+                yield name, setting
 
     def value(self, name: str, step: int) -> float:
         """A scheduled parameter's value at a step, checked to lie in its range."""
-        given = getattr(self, name)
+        setting = getattr(self, name)
         try:
-            value = value_at(given, step)
+            value = value_at(setting, step)
         except TypeError as error:
-            raise UserError(f"{name}: {given!r} gives no number at step {step} ({error})") from error
+            raise UserError(f"{name}: {setting!r} gives no number at step {step} ({error})") from error
         low, high = self.ranges[name]
         if not (low <= value <= high and value < math.inf):
-            raise UserError(str(in_range(name, given, value, step, (low, high))))
+            raise UserError(str(in_range(name, setting, value, step, (low, high))))
         return value
 
     def problems(self) -> list[str]:
@@ -195,7 +195,7 @@ class TransformMethod(Arguments):
         if "engine" not in names and "gradient" in names:
             names.remove("gradient")  # a method without an engine has a meaning of its own for it
         found = [problem for name in names for problem in _CHECKS[name](getattr(self, name))]
-        strange = [name for name, given in self.scheduled() if not _is_number_or_schedule(given)]
+        strange = [name for name, setting in self.scheduled() if not _is_number_or_schedule(setting)]
         found += [_no_number(name, getattr(self, name)) for name in strange]
         if not strange:
             try:
@@ -207,20 +207,20 @@ class TransformMethod(Arguments):
     def check(self, steps: int) -> None:
         """Raise UserError where a parameter leaves its range at any step of a run of so many updates."""
         problems: list[str] = []
-        for name, given in self.scheduled():
-            if isinstance(given, Schedule):
-                if given.unit != "step":
-                    continue  # how many samples or epochs a step is worth is known to the loop alone
-                low, at_low, high, at_high = extremes(given, steps)
+        for name, setting in self.scheduled():
+            if isinstance(setting, Schedule):
+                if setting.unit != "step":
+                    continue  # how many samples or epochs a step is worth is known to the loop only
+                low, at_low, high, at_high = extremes(setting, steps)
             else:
-                low, at_low, high, at_high = float(given), 0, float(given), 0
-            found = {in_range(name, given, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))}
+                low, at_low, high, at_high = float(setting), 0, float(setting), 0
+            found = {in_range(name, setting, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))}
             problems += sorted(problem for problem in found if problem)
         if problems:
             raise UserError(problems)
 
 
-def asked(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[str] = ()) -> tuple[int, int]:
+def checked_call(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[str] = ()) -> tuple[int, int]:
     """Step and key of a call whose arguments are all in order; a UserError for each that is not."""
     calls = isinstance(batch, Batch) and callable(model) and not isinstance(model, type)
     if calls and not unknown and type(step) is int and type(key) is int and 0 <= step < 2**63:
@@ -248,26 +248,26 @@ def _draw_problems(draw: Any) -> list[str]:
     return []
 
 
-def _is_number_or_schedule(given: Any) -> bool:
-    return isinstance(given, int | float | Schedule) and not isinstance(given, bool)
+def _is_number_or_schedule(setting: Any) -> bool:
+    return isinstance(setting, int | float | Schedule) and not isinstance(setting, bool)
 
 
-def _no_number(name: str, given: Any) -> str:
+def _no_number(name: str, setting: Any) -> str:
     rule = f"{name} must be a number or a schedule"
-    if isinstance(given, TransformMethod):
+    if isinstance(setting, TransformMethod):
         return (
-            f"{rule}; {given.name}(...) is a method already, with a schedule inside: use it as it is, or its schedule "
-            "alone, e.g. fr.schedules.inverse_sigmoid(k=...)"
+            f"{rule}; {setting.name}(...) is a method already, with a schedule inside: use it as it is, or only "
+            "its schedule, e.g. fr.schedules.inverse_sigmoid(k=...)"
         )
-    if isinstance(given, type):
-        return f"{rule}; got the class {given.__name__}: give an object of it, {given.__name__.lower()}(...)"
-    if callable(given):
+    if isinstance(setting, type):
+        return f"{rule}; got the class {setting.__name__}: use an object of it, {setting.__name__.lower()}(...)"
+    if callable(setting):
         return (
             f"{rule}; got a function: use fr.schedules.linear, piecewise or another of them, or "
             "fr.schedules.table(values=[f(step) for step in range(steps)]), which can be compared and saved"
         )
-    how = f": use float({name})" if hasattr(given, "__float__") and not isinstance(given, bool) else ""
-    return f"{rule}; got {given!r}{how}"
+    how = f": use float({name})" if hasattr(setting, "__float__") and not isinstance(setting, bool) else ""
+    return f"{rule}; got {setting!r}{how}"
 
 
 def zero_unused(batch: Batch) -> Batch:
@@ -281,7 +281,7 @@ def zero_unused(batch: Batch) -> Batch:
     return batch.made(history=batch.history.masked_fill(unused, 0.0)) if bool(unused.any()) else batch
 
 
-def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[float, float]) -> str | None:
+def in_range(name: str, setting: Any, value: float, step: float, allowed: tuple[float, float]) -> str | None:
     """The problem with a parameter's value, or None.
 
     >>> in_range("teacher_forcing_ratio", 1.2, 1.2, 0, (0.0, 1.0))
@@ -292,8 +292,8 @@ def in_range(name: str, given: Any, value: float, step: float, allowed: tuple[fl
         return None
     if value == math.inf == high:
         return f"{name} must be finite; got {value:g}"
-    said = f"got {value:g}" if isinstance(given, float | int) else f"{given!r} gives {value:g} at step {int(step)}"
-    return f"{name} must lie in [{low:g}, {high:g}]; {said}"
+    got = f"got {value:g}" if isinstance(setting, float | int) else f"{setting!r} gives {value:g} at step {int(step)}"
+    return f"{name} must lie in [{low:g}, {high:g}]; {got}"
 
 
 def encode_once(model: Any, batch: Batch) -> Batch:
@@ -305,7 +305,7 @@ def encode_once(model: Any, batch: Batch) -> Batch:
 
 @torch.no_grad()
 def eval_logits(model: Any, batch: Batch) -> Tensor:
-    """What the model says on a batch, in evaluation mode and without gradient: (batch, time, ...)."""
+    """Return a model's outputs in evaluation mode, without gradient: (batch, time, ...)."""
     model = unwrap(model)
     with asking(model, batch):
         return forward(model, batch)
@@ -313,7 +313,7 @@ def eval_logits(model: Any, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def eval_logits_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Tensor:
-    """The same at n places only: (n, vocab or value); where the model can, only they reach the vocabulary."""
+    """The same at n positions only: (n, vocab or value); where the model can, only they reach the vocabulary."""
     inner: Any = unwrap(model)
     halves = len(rows) > 0 and bool(supports(inner, Split))
     with asking(inner, batch):
@@ -322,19 +322,19 @@ def eval_logits_at(model: Any, batch: Batch, rows: Tensor, times: Tensor) -> Ten
         return forward(inner, batch)[rows, times]
 
 
-def bind_gate(given: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
+def bind_gate(gate: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callable[[int], Tensor], int]:
     """From a key to a gate's ``keep``, and the number of model calls it took to be ready (1 for a confidence gate).
 
     Args:
         gate: a gate or its name.
-        model: asked for its confidence on gold history, in evaluation mode, where the gate needs that.
+        model: called for its confidence on gold history, in evaluation mode, where the gate needs that.
         batch: the batch, its history gold.
-        ratio: the teacher forcing ratio; at 1 nothing is asked.
+        ratio: the teacher forcing ratio; at 1 the model is not called.
     """
-    gate = gates.resolve(given) if isinstance(given, str) else given
+    gate = gates.resolve(gate) if isinstance(gate, str) else gate
     if gates.is_soft(gate):
         raise UserError(
-            f"gate={given!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
+            f"gate={gate!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
         )
     if not getattr(gate, "needs_confidence", False):
         return lambda key: gates.kept(gate(batch, ratio, key), batch), 0
@@ -351,7 +351,7 @@ def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch
         method: has ``gold_weight``.
         outcome: of the fed batch.
         gold: the model's outputs on gold history, with graph.
-        batch: the batch as given, its history gold.
+        batch: the batch before mixing, its history gold.
     """
     total = method.finish(gold, batch, {}).total
     weight: float = getattr(method, "gold_weight")  # noqa: B009 - a field of some methods only
@@ -467,7 +467,7 @@ def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tu
         the method, row and step that were tried, and the outcome.
 
     Raises:
-        UserError: the model cannot do what the method asks.
+        UserError: the model cannot do what the method needs.
     """
     one = batch.select(batch.replaceable.sum(1).argmax()[None])
     method, step = _at_its_lowest(method, steps), Step(0, sample=0, epoch=0.0)
@@ -484,8 +484,8 @@ def _at_its_lowest(method: Any, steps: int) -> Any:
         lowest = 1.0
     else:
         lowest = extremes(ratio, steps)[0]
-    given = is_dataclass(method) and any(f.name == "teacher_forcing_ratio" and f.init for f in fields(method))
-    if lowest < 1 and given:  # one row and one coin might show nothing
+    has_ratio = is_dataclass(method) and any(f.name == "teacher_forcing_ratio" and f.init for f in fields(method))
+    if lowest < 1 and has_ratio:  # one row and one gate decision might reveal nothing
         return replace(method, teacher_forcing_ratio=0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return method
 

@@ -1,4 +1,4 @@
-"""Data as Demonstrator: what the model says freely becomes input, answered by the recorded next value."""
+"""Data as Demonstrator: free-running predictions become inputs, with the recorded next value as target."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def data_as_demonstrator(
     """The published algorithm: learn, roll out, add what was visited with its recorded answers, learn again.
 
     ``D = data; f_0 = learn(D); for n = 1..rounds: D = D + demonstrations(f_{n-1}, data); f_n = learn(D)``; the f_n with
-    the least score is given back (NaN is the worst).
+    the least score is returned (NaN is the worst).
 
     Args:
         learn: from batches to a model trained on all of them by one-step prediction (``teacher_forcing`` on batches
-            whose history is as given), anew or from the last one.
+            whose history is gold), anew or from the last one.
         data: all training sequences.
         rounds: how often to roll out, at least 1; D grows by ``data`` each time.
         score: a model's multi-step error on validation data.
@@ -65,7 +65,7 @@ def data_as_demonstrator(
 
     >>> values = torch.tensor([[[1.0], [2.0], [4.0]]])
     >>> data = Batch(values, values, torch.ones(1, 3, dtype=torch.bool))
-    >>> class Doubles:  # says twice what it is told, 1 at first
+    >>> class Doubles:  # twice the previous entry, 1 at first
     ...     def __call__(self, batch):
     ...         return torch.cat([torch.ones(1, 1, 1), 2 * batch.history[:, :-1]], 1)
     >>> best, scores = data_as_demonstrator(lambda batches: Doubles(), data, 2, lambda model: 0.0)
@@ -92,7 +92,7 @@ class DataAsDemonstratorOnline(TransformMethod):
 
     ``loss = (sum_t |f(y_<t) - y_t|^2 + sum_t |f(x_<t) - y_t|^2) / (2 T)``, x the model's own free run, without gradient
     through it. Where the published algorithm gathers the roll-outs of all earlier models and learns anew, this one has
-    those of the present model alone, hence its suffix.
+    those of the present model only, hence its suffix.
 
     Args:
         draw: ``"auto"`` feeds values as predicted.
@@ -146,8 +146,8 @@ class DataAsDemonstratorOnline(TransformMethod):
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: the loss on gold and on the free run; outputs and history are the free run's."""
         shared = encode_once(model, zero_unused(batch))
-        told, report = self.mix_history(model, shared, step, key)
-        own = self.finish(forward(model, told), told.made(context=batch.context), report)
+        mixed, report = self.mix_history(model, shared, step, key)
+        own = self.finish(forward(model, mixed), mixed.made(context=batch.context), report)
         gold = self.finish(forward(model, shared), shared, replacement_counts(shared, shared.history, 0))
         more = {name: float(report[name]) + 1 for name in ("passes", "work")}
         return Outcome(own.total + gold.total, own.count + gold.count, own.outputs, own.fed, {**report, **more})

@@ -77,17 +77,17 @@ class GeneralisedTeacherForcing(TransformMethod):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         wrong = isinstance(self.alpha, str) and self.alpha != "adaptive"
         problem = f"alpha must be a number in [0, 1], a schedule or 'adaptive'; got {self.alpha!r}"
         return [*([problem] if wrong else []), *super().problems()]
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; an adaptive alpha is none."""
-        return ((name, given) for name, given in super().scheduled() if not isinstance(given, str))
+        return ((name, setting) for name, setting in super().scheduled() if not isinstance(setting, str))
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
-        """One step: alpha, the blended roll-in, and the loss on what the model says."""
+        """One step: alpha, the blended roll-in, and the loss on the outputs."""
         alpha, passes = self._alpha(model, batch, step)
         outcome = self._blending(batch, alpha).compute(model, batch, step, key)
         report = {name: value for name, value in outcome.report.items() if name != "teacher_forcing_ratio"}
@@ -147,7 +147,7 @@ def least_forcing(jacobian: Tensor, counted: Tensor | None = None) -> float:
 
 
 def jacobians(model: Any, batch: Batch) -> Tensor:
-    """(batch, time, value, value): how what is said next moves with each gold entry, ``d f(y_t) / d y_t``.
+    """(batch, time, value, value): the Jacobian of the next prediction by each gold entry, ``d f(y_t) / d y_t``.
 
     Args:
         model: a Stepper whose state is its last entry (``markov = True``).
@@ -159,16 +159,16 @@ def jacobians(model: Any, batch: Batch) -> Tensor:
     model = unwrap(model)
     if not (supports(model, Stepper) and getattr(model, "markov", False)):
         raise UserError(
-            f"alpha='adaptive' needs a model whose state is its last entry alone, and says so by markov = True "
-            f"(shallow_plrnn is one); got {type(model).__name__}: give alpha a number or a schedule"
+            f"alpha='adaptive' needs a model whose state is its last entry only, declared by markov = True "
+            f"(shallow_plrnn is one); got {type(model).__name__}: set alpha to a number or a schedule"
         )
     width = batch.history.shape[-1]
     entries = batch.history.detach().flatten(0, 1).requires_grad_()
     rows = torch.arange(batch.size, device=entries.device).repeat_interleave(batch.time)
     with asking(model, batch), torch.enable_grad():
         state = model.select(model.start(batch), rows)
-        said = model.output(model.step(state, model.embed(entries)))
-        parts = [torch.autograd.grad(said[:, v].sum(), entries, retain_graph=v + 1 < width)[0] for v in range(width)]
+        outputs = model.output(model.step(state, model.embed(entries)))
+        parts = [torch.autograd.grad(outputs[:, v].sum(), entries, retain_graph=v + 1 < width)[0] for v in range(width)]
     return torch.stack(parts, 1).unflatten(0, (batch.size, batch.time))
 
 

@@ -1,4 +1,4 @@
-"""Losses of several steps of free running: with the whole gradient, or with the last step's alone."""
+"""Losses of several steps of free running: with the whole gradient, or with the last step's only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MultiStep(TransformMethod):
     Raises:
         UserError: arguments outside their range; targets that are ids.
 
-    What it is not: the direct multi-step forecast of a model that says all steps at once.
+    What it is not: the direct multi-step forecast of a model that predicts all steps at once.
 
     References: Lam et al. 2023, GraphCast, Science 382 (horizon 1 to 12); List, Chen, Bali and Thuerey 2024, How
     temporal unrolling supports neural physics simulators, arXiv:2402.12971 (with and without gradient).
@@ -102,7 +102,7 @@ class Pushforward(TransformMethod):
         UserError: arguments outside their range; targets that are ids; a model that cannot go step by step.
 
     What it is not: a way to train what writes a memory: state and entry are cut, so an encoder learns only where h = 1
-    (published for models whose state is what they say); nor multi-step training without gradient in time
+    (published for models whose state is their output); nor multi-step training without gradient in time
     (``multi_step(gradient=1)``), whose loss is on all steps.
 
     Reference: Brandstetter, Worrall and Welling 2022, Message passing neural PDE solvers, ICLR, arXiv:2202.03376.
@@ -133,7 +133,7 @@ class Pushforward(TransformMethod):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         problem = f"loss_on has no effect with pushforward, whose loss is the last step's; got {self.loss_on!r}"
         return [*([] if self.loss_on == "all" else [problem]), *super().problems()]
 

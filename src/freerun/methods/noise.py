@@ -30,7 +30,7 @@ class TokenNoise(TransformMethod):
 
     ``h_t = y_t`` with probability 1 - r(step), else a symbol of the noise's law. With the rate *matched* to the share
     of entries that scheduled sampling got wrong at the same step it is the control that separates "own errors" from
-    "any errors". Its coins are those of scheduled sampling with ``teacher_forcing_ratio = 1 - rate``.
+    "any errors". Its gate is that of scheduled sampling with ``teacher_forcing_ratio = 1 - rate``.
 
     Args:
         rate: probability of replacing, in [0, 1]; a number or a schedule.
@@ -43,7 +43,7 @@ class TokenNoise(TransformMethod):
         objective: ``"auto"`` or ``"cross_entropy"``, or a function.
 
     Raises:
-        UserError: for arguments outside their range, or noise that needs what it was not given.
+        UserError: for arguments outside their range, or noise without what it needs.
 
     What it is not: RAML, which changes targets too; nor word dropout (Bowman et al. 2016), which feeds an unknown
     symbol.
@@ -83,7 +83,7 @@ class TokenNoise(TransformMethod):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         if isinstance(self.frequencies, list):  # frozen: a tuple can be hashed
             object.__setattr__(self, "frequencies", tuple(self.frequencies))
         problems: list[str] = []
@@ -98,7 +98,7 @@ class TokenNoise(TransformMethod):
         return problems + super().problems()
 
     @property
-    def asks_model(self) -> bool:
+    def calls_model(self) -> bool:
         """Noise is drawn without the model."""
         return False
 
@@ -142,9 +142,9 @@ class TokenNoise(TransformMethod):
         return others + (others >= gold)
 
 
-def _are_counts(given: Any) -> bool:
-    fine = isinstance(given, tuple) and all(is_number(each) and each >= 0 for each in given)
-    return fine and any(given)
+def _are_counts(counts: Any) -> bool:
+    fine = isinstance(counts, tuple) and all(is_number(each) and each >= 0 for each in counts)
+    return fine and any(counts)
 
 
 def _by_frequency(mass: Tensor, gold: Tensor, u: Tensor, exclude_gold: bool) -> Tensor:
@@ -168,8 +168,8 @@ def same_sentence(batch: Batch, rows: Tensor, times: Tensor, u: Tensor, exclude_
     if exclude_gold:
         others &= batch.history[rows] != batch.history[rows, times][:, None]
     number = others.sum(1)
-    place = (u * number).long() + 1
-    position = (others.cumsum(1) >= place[:, None]).int().argmax(1)
+    chosen = (u * number).long() + 1
+    position = (others.cumsum(1) >= chosen[:, None]).int().argmax(1)
     return torch.where(number > 0, batch.history[rows, position], batch.history[rows, times])
 
 
@@ -182,13 +182,13 @@ class GaussianNoise(TransformMethod):
 
     ``h_t = y_t + std e_t``, e_t standard normal, with probability ``rate``, else ``y_t``. With ``std="matched"`` it is
     as large as the model's own one-step error at that update, channel by channel: the control that separates "own
-    errors" from "any errors of that size". Its coins are those of scheduled sampling with ``teacher_forcing_ratio = 1 -
+    errors" from "any errors of that size". Its gate is that of scheduled sampling with ``teacher_forcing_ratio = 1 -
     rate``.
 
     Args:
         std: of the noise, in units of the values (normalised ones, where they are); a number of 0 or more, a schedule,
-            or ``"matched"`` (one more forward: the root mean square of prediction minus gold, told gold, over the
-            entries of the batch it is given that may be replaced; a micro-batch measures its own).
+            or ``"matched"`` (one more forward: the root mean square of prediction minus gold, on gold history, over the
+            entries of the batch that may be replaced; a micro-batch measures its own).
         rate: probability that an entry gets noise, in [0, 1]; a number or a schedule.
         objective: ``"auto"`` (MSE), or another.
 
@@ -229,17 +229,17 @@ class GaussianNoise(TransformMethod):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         if isinstance(self.std, str) and self.std != "matched":
             return [f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}"]
         return super().problems()
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; a matched std is none."""
-        return ((name, given) for name, given in super().scheduled() if (name, given) != ("std", "matched"))
+        return ((name, setting) for name, setting in super().scheduled() if (name, setting) != ("std", "matched"))
 
     @property
-    def asks_model(self) -> bool:
+    def calls_model(self) -> bool:
         """Matched noise is measured on the model's error."""
         return self.std == "matched"
 
@@ -273,7 +273,7 @@ class GaussianNoise(TransformMethod):
         if outputs.shape != batch.targets.shape:
             raise UserError(
                 f"std='matched' compares predictions {tuple(outputs.shape)} with targets {tuple(batch.targets.shape)}: "
-                "the model predicts a distribution; give std a number"
+                "the model predicts a distribution; set std to a number"
             )
         # where noise may fall, wherever the loss lies: the two are independent choices
         std = (outputs - batch.history)[batch.replaceable].double().square().mean(0).sqrt()

@@ -38,7 +38,7 @@ class Parallel(TransformMethod):
     Args:
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule.
         passes: k >= 1, as published 1. The first k entries have the law of sequential scheduled sampling.
-        redraw: whether each pass has coins and draws of its own, as in the authors' code; False: one coin and one
+        redraw: whether each pass has gates and draws of its own, as in the authors' code; False: one gate and one
             noise for each entry, so that the first k entries *are* those of sequential scheduled sampling under the
             same key.
         draw: as for scheduled sampling; values are fed back without gradient.
@@ -85,7 +85,7 @@ class Parallel(TransformMethod):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         problems: list[str] = []
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             problems.append(f"passes must be a whole number of 1 or more; got {self.passes!r}")
@@ -96,14 +96,14 @@ class Parallel(TransformMethod):
         ratio = self.value("teacher_forcing_ratio", step)
         toss, calls = bind_gate(self.gate, model, batch, ratio)
         draw = draws.fitting(self.draw, batch)
-        place = batch.replaceable.cumsum(1) - 1
-        needed = int(place.max()) + 1 if place.numel() else 0
+        index = batch.replaceable.cumsum(1) - 1
+        needed = int(index.max()) + 1 if index.numel() else 0
         history, own = batch.history, torch.zeros_like(batch.mask)
         for n in range(min(self.passes, max_over_ranks(model, needed))):
             keys = [fold(key, label, int(step)) for label in ("gate", "draw")]
             if self.redraw and n:  # the first pass shares its randomness with the other methods
                 keys = [fold(each, n) for each in keys]
-            drawn = batch.replaceable & (place >= n)
+            drawn = batch.replaceable & (index >= n)
             keep = toss(keys[0])
             replacement = Replacement.of(batch, keep | ~drawn, draw, keys[1])
             own = torch.where(drawn, ~keep, own)
@@ -132,12 +132,12 @@ class Parallel(TransformMethod):
 
 def _drawn(model: Any, batch: Batch, replacement: Replacement, history: Tensor) -> Tensor:
     """The history with the replaced entries drawn from the model's outputs on the batch."""
-    outputs = eval_logits_at(model, batch, *replacement.places)
+    outputs = eval_logits_at(model, batch, *replacement.positions)
     if replacement.number == 0:
         return history
     replacement.check(outputs, replacement.number)
     own = replacement.draw.choose(outputs, replacement.noise(outputs.shape[-1])).to(history.dtype)
-    return history.index_put(replacement.places, own)
+    return history.index_put(replacement.positions, own)
 
 
 parallel = Parallel

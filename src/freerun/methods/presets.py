@@ -57,8 +57,8 @@ def rising(steps: int, **arguments: Any) -> ScheduledSampling:
 def bptt_sa(steps: int, length: int, **arguments: Any) -> ScheduledSampling:
     """Scheduled autoregressive truncated BPTT (Vlachas and Koumoutsakos 2024): own share rises, gradient cut every L.
 
-    One coin a position, shared by the batch; P(gold) falls by an inverse sigmoid centred in the run; the gradient goes
-    through own entries within stretches of ``length``. The warm-up on data is the batch's (entries that are known).
+    One choice per position, shared by the batch; P(gold) falls by an inverse sigmoid centred in the run; the gradient
+    goes through own entries within stretches of ``length``. The warm-up is the batch's known entries.
 
     Args:
         steps: optimizer steps of the run.

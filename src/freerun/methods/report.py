@@ -53,7 +53,7 @@ class StepStats:
         self.micro_batches += 1
         for name in ("eligible", "replaced", "disagreeing"):
             setattr(self, name, getattr(self, name) + float(report.get(name, 0)))
-        if "squared_deviation" in report:  # of values alone
+        if "squared_deviation" in report:  # of values only
             self.squared_deviation = (self.squared_deviation or 0.0) + float(report["squared_deviation"])
         self.passes += weight * float(report.get("passes", 0))
         self.work += weight * float(report.get("work", report.get("passes", 0)))

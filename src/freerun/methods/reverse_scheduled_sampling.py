@@ -24,7 +24,7 @@ from freerun.types import Outcome
 
 @dataclass(frozen=True)
 class _TwoRatios(Arguments):
-    """A coin for every entry, the known ones with a ratio of their own."""
+    """A choice for every entry, the known ones with a ratio of their own."""
 
     known: Tensor
     context_ratio: float
@@ -32,9 +32,9 @@ class _TwoRatios(Arguments):
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
-        places = torch.arange(batch.time, device=batch.history.device)
+        positions = torch.arange(batch.time, device=batch.history.device)
         ratio = torch.where(self.known, self.context_ratio, self.horizon_ratio)
-        return uniform(key, batch.row_numbers[:, None], places) < ratio
+        return uniform(key, batch.row_numbers[:, None], positions) < ratio
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,9 +120,9 @@ class ReverseScheduledSampling(TransformMethod):
                 "scheduled_sampling"
             )
         ratios = self.value("context_ratio", step), self.value("teacher_forcing_ratio", step)
-        coin = _TwoRatios(known, *ratios)
+        gate = _TwoRatios(known, *ratios)
         inner = ScheduledSampling(
-            min(ratios), self.draw, coin, engine=self.engine, gradient=self.gradient, objective=self.objective
+            min(ratios), self.draw, gate, engine=self.engine, gradient=self.gradient, objective=self.objective
         )
         return batch.made(eligible=batch.replaceable | known), inner, ratios
 

@@ -87,7 +87,7 @@ class TeacherForcing(TransformMethod):
     )
 
     @property
-    def asks_model(self) -> bool:
+    def calls_model(self) -> bool:
         """The history is gold."""
         return False
 
@@ -102,11 +102,11 @@ teacher_forcing = TeacherForcing
 
 @dataclass(frozen=True, repr=False)
 class ScheduledSampling(TransformMethod):
-    """Feed gold with probability ``teacher_forcing_ratio``, else what the model itself said there.
+    """Feed gold with probability ``teacher_forcing_ratio``, else the model's own prediction of it.
 
     ``h_t = y_t`` with probability r(step), else a draw from ``p(. | h_<t, x)``; ``loss = -sum_t log p(y_t | h_<t, x)``.
     For ids a sample carries no gradient, so the history is built without one and the step is an ordinary forward
-    and backward. One draw by the coin is one draw from ``(1 - r) P_model + r P_data``, P_data the gold symbol.
+    and backward. Gate and draw together are one draw from ``(1 - r) P_model + r P_data``, P_data the gold symbol.
 
     Args:
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule of the optimizer step.
@@ -127,7 +127,7 @@ class ScheduledSampling(TransformMethod):
         UserError: for arguments outside their range, at construction or at the step where they leave it.
 
     What it is not: consistent in general. As the ratio falls it learns to predict from an unreliable history, and
-    forgets what only the gold history says (Huszar 2015), except where the targets are a function of the source.
+    forgets what only the gold history holds (Huszar 2015), except where the targets are a function of the source.
 
     Reference: Bengio, Vinyals, Jaitly and Shazeer 2015, arXiv:1506.03099.
 
@@ -149,7 +149,7 @@ class ScheduledSampling(TransformMethod):
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
         formula="h_t = y_t with probability r(step), else a draw from p(. | h_<t, x);  "
-        "loss = -sum_t log p(y_t | h_<t, x)\n(one coin and one draw = one draw from (1 - r) P_model + r P_data)",
+        "loss = -sum_t log p(y_t | h_<t, x)\n(gate and draw together: one draw from (1 - r) P_model + r P_data)",
         reference="Bengio, S., Vinyals, O., Jaitly, N. and Shazeer, N. (2015). Scheduled sampling for sequence "
         "prediction with recurrent neural networks. NIPS. arXiv:1506.03099",
         bibtex="""@inproceedings{bengio2015scheduled,
@@ -250,7 +250,7 @@ def _in_wrapper(model: Any) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class FreeRunning(ScheduledSampling):
-    """The model is told its own output only: scheduled sampling at ``teacher_forcing_ratio = 0``.
+    """The model is fed its own output only: scheduled sampling at ``teacher_forcing_ratio = 0``.
 
     ``h_t ~ p(. | h_<t, x)``; ``loss = -sum_t log p(y_t | h_<t, x)``. "Always sampling" in Bengio et al. 2015, where
     it does badly on language; the usual thing for forecasters and simulators, with ``gradient="full"``.
@@ -323,7 +323,7 @@ class SparseTeacherForcing(ScheduledSampling):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         try:
             object.__setattr__(self, "gate", Every(self.tau))
         except UserError as error:

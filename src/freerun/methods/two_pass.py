@@ -1,4 +1,4 @@
-"""Two passes: the second is told what the first predicted. Approximate, and differentiable if asked."""
+"""Two passes: the second is fed what the first predicted. Approximate, and differentiable on request."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class First:
 
     Args:
         replacement: the entries to replace.
-        whole: (batch, time, vocab) outputs; None where there was no pass, or one at the replaced entries alone.
+        whole: (batch, time, vocab) outputs; None where there was no pass, or one at the replaced entries only.
         confidence: (batch, time) of the gold targets, for gates that need it.
         any: whether entries are replaced, here or in another process that the model waits for.
     """
@@ -50,8 +50,8 @@ class First:
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What the second pass is told: a history, or vectors in its place, and how that came about."""
+class SecondInput:
+    """Input of the second pass: a history, or vectors in its place, and how it was built."""
 
     batch: Batch
     vectors: Tensor | None
@@ -64,8 +64,8 @@ class TwoPass(TransformMethod):
     """Teacher-force once, then train on a history in which some entries are what that pass predicted for them.
 
     Pass 1 gives logits ``z_t`` from ``y_<t``. ``h_t = y_t`` with probability r(step), else ``mix(z_t)``: a symbol, or
-    the vector ``sum_v w_v(z_t) e(v)`` in the place of ``e(h_t)``. ``loss = -sum_t log p(y_t | h_<t, x)``, plus
-    ``gold_weight`` times the loss of pass 1. An entry keeps its own place and position whatever is mixed into it.
+    the vector ``sum_v w_v(z_t) e(v)`` instead of ``e(h_t)``. ``loss = -sum_t log p(y_t | h_<t, x)``, plus
+    ``gold_weight`` times the loss of pass 1. An entry keeps its own position whatever is mixed into it.
 
     Args:
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule.
@@ -84,7 +84,7 @@ class TwoPass(TransformMethod):
     Raises:
         UserError: for arguments out of range or without effect, targets that are values, a model that takes no vectors.
 
-    What it is not: scheduled sampling. Own entries were predicted from gold alone, so the history does not have the
+    What it is not: scheduled sampling. Own entries were predicted from gold only, so the history does not have the
     sequential law; ``scheduled_sampling`` has it.
 
     Reference: Mihaylova and Martins 2019, arXiv:1906.07651.
@@ -107,7 +107,7 @@ class TwoPass(TransformMethod):
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
-        formula="z_t = logits given y_<t;  e_t = e(y_t) with probability r(step), else sum_v w_v(z_t) e(v);  "
+        formula="z_t = logits on y_<t;  e_t = e(y_t) with probability r(step), else sum_v w_v(z_t) e(v);  "
         "loss = -sum_t log p(y_t | e_<t, x) + gold_weight * -sum_t log p(y_t | y_<t, x)",
         reference="Mihaylova, T. and Martins, A. F. T. (2019). Scheduled sampling for transformers. ACL Student "
         "Research Workshop. arXiv:1906.07651",
@@ -122,7 +122,7 @@ class TwoPass(TransformMethod):
     )
 
     def problems(self) -> list[str]:
-        """Say which arguments cannot be."""
+        """Return which arguments cannot be."""
         problems = self._mix().problems()
         if self.gradient not in ("none", "full"):
             problems.append(f"gradient must be 'none' or 'full'; got {self.gradient!r}")
@@ -149,22 +149,22 @@ class TwoPass(TransformMethod):
             raise UserError(
                 f"mix={self.mix!r} feeds vectors, which a batch of ids cannot hold: use run(...), or mix='argmax'"
             )
-        told = self._tell(model, batch, step, key)
-        return told.batch, told.report
+        second = self._second_input(model, batch, step, key)
+        return second.batch, second.report
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: pass 1, mixing, pass 2 and its loss."""
         # with a graph both passes run in the same mode: they may share an encoding that dropout has touched
         shared = _encoded(model, batch) if self._with_graph else encode_once(model, batch)
-        told = self._tell(model, shared, step, key)
-        whole = told.first.whole if self._with_graph else None
-        if told.vectors is not None:
-            outputs = checked(model.outputs_from(told.batch, told.vectors), told.batch)
-        elif whole is not None and not told.first.any:
+        second = self._second_input(model, shared, step, key)
+        whole = second.first.whole if self._with_graph else None
+        if second.vectors is not None:
+            outputs = checked(model.outputs_from(second.batch, second.vectors), second.batch)
+        elif whole is not None and not second.first.any:
             outputs = whole
         else:
-            outputs = forward(model, told.batch)
-        outcome = self.finish(outputs, told.batch.made(context=batch.context), told.report)
+            outputs = forward(model, second.batch)
+        outcome = self.finish(outputs, second.batch.made(context=batch.context), second.report)
         if self.gold_weight == 0:
             return outcome
         return add_gold_loss(self, outcome, outputs if whole is None else whole, batch)
@@ -197,7 +197,7 @@ class TwoPass(TransformMethod):
         replacement = planned(gate(batch, ratio, gate_key, confidence=confidence))
         return First(replacement, whole, confidence, any_rank(model, replacement.number > 0))
 
-    def _tell(self, model: Any, batch: Batch, step: int, key: int) -> Told:
+    def _second_input(self, model: Any, batch: Batch, step: int, key: int) -> SecondInput:
         if not batch.is_discrete:
             raise UserError(
                 f"{self.name} mixes symbols, and these targets are values: use scheduled_sampling(engine=1), which "
@@ -207,13 +207,13 @@ class TwoPass(TransformMethod):
         mix.refuse(model)
         ratio = self.value("teacher_forcing_ratio", step)
         first = self._first(model, batch, ratio, step, key)
-        replacement, (rows, times) = first.replacement, first.replacement.places
-        asked, whole = first.any or first.whole is not None, first.whole
+        replacement, (rows, times) = first.replacement, first.replacement.positions
+        called, whole = first.any or first.whole is not None, first.whole
         history, vectors = batch.history, None
-        # asked for nothing too, where another process asks
-        alone = eval_logits_at(model, batch, rows, times) if first.any and whole is None else None
+        # also for no position, where another process has some
+        picked = eval_logits_at(model, batch, rows, times) if first.any and whole is None else None
         if replacement.number:
-            logits = whole[rows, times] if whole is not None else cast(Tensor, alone)
+            logits = whole[rows, times] if whole is not None else cast(Tensor, picked)
             logits = logits if self.gradient == "full" else logits.detach()
             noise = replacement.noise(logits.shape[-1])
             history, own = self._entries(batch, first, replacement.draw.choose(logits.detach(), noise), step, key)
@@ -224,17 +224,17 @@ class TwoPass(TransformMethod):
         report: dict[str, float | str] = {
             "teacher_forcing_ratio": ratio,
             **replacement_counts(batch, history, replacement.number),
-            "passes": int(asked),
-            "work": float(asked),
+            "passes": int(called),
+            "work": float(called),
             "engine": "two passes" if replacement.number else "none",
             "exact": float(replacement.number == 0),
             "certified": "no" if replacement.number else "construction",
         }
-        return Told(batch.made(history=history), vectors, first, report)
+        return SecondInput(batch.made(history=history), vectors, first, report)
 
     def _entries(self, batch: Batch, first: First, own: Tensor, step: int, key: int) -> tuple[Tensor, Tensor]:
         """The history in symbols, and which replaced entries are the model's own: (n,) bool."""
-        history = batch.history.index_put(first.replacement.places, own.to(batch.history.dtype))
+        history = batch.history.index_put(first.replacement.positions, own.to(batch.history.dtype))
         return history, torch.ones_like(own, dtype=torch.bool)
 
 
@@ -324,12 +324,12 @@ class Mix:
         return (logits / self.temperature).softmax(-1)
 
     def vectors(self, model: Embedder, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """(n, vocab) logits -> (n, width): what is fed in the place of a symbol's lookup."""
+        """(n, vocab) logits -> (n, width): what is fed instead of a symbol's lookup."""
         if self.kind == "top_k":
             values, symbols = self._largest(_wide(logits))
-            return torch.einsum("nk,nkw->nw", *_alike(values, model.lookup(symbols)))
+            return torch.einsum("nk,nkw->nw", *_same_dtype(values, model.lookup(symbols)))
         weights = self.weights(logits, noise)
-        weights, table = _alike(weights, model.lookup(torch.arange(logits.shape[-1], device=logits.device)))
+        weights, table = _same_dtype(weights, model.lookup(torch.arange(logits.shape[-1], device=logits.device)))
         if self.kind != "straight_through":
             return weights @ table
         assert noise is not None
@@ -365,13 +365,13 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def _alike(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def _same_dtype(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     return weights.to(vectors.dtype), vectors
 
 
 @dataclass(frozen=True, repr=False)
 class ConfidenceAware(TwoPass):
-    """Two passes; how sure the first is of the gold decides whether the second is told gold, own or random entries.
+    """Two passes; how sure the first is of the gold decides whether the second is fed gold, own or random entries.
 
     With ``c_t = p(y_t | y_<t, x)``: ``h_t = y_t`` where ``c_{t+1} <= t_golden``; the model's own prediction where
     ``t_golden < c_{t+1} <= t_rand``; another symbol of the same target, drawn evenly, where ``c_{t+1} > t_rand``.
@@ -439,7 +439,7 @@ class ConfidenceAware(TwoPass):
         return gates.Confidence(self.t_golden)
 
     def _entries(self, batch: Batch, first: First, own: Tensor, step: int, key: int) -> tuple[Tensor, Tensor]:
-        rows, times = first.replacement.places
+        rows, times = first.replacement.positions
         assert first.confidence is not None
         sure = gates.Confidence.following(batch, first.confidence)[rows, times]
         noisy = sure > self.t_rand

@@ -22,7 +22,7 @@ from freerun.types import Encoder
 
 _COPIES: WeakKeyDictionary[nn.Module, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
 _REDONE = 3
-"""Times that failing rows are redone; only entries whose choice hangs on rounding could ever fail a second time."""
+"""Times that failing rows are redone; only entries whose choice depends on rounding could ever fail a second time."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Draft(Arguments):
             raise UserError(problems)
 
     def __repr__(self) -> str:
-        shown = self.model if isinstance(self.model, torch.dtype) else type(self.model).__name__
-        return f"Draft(model={shown}, tolerance={self.tolerance})"
+        model = self.model if isinstance(self.model, torch.dtype) else type(self.model).__name__
+        return f"Draft(model={model}, tolerance={self.tolerance})"
 
     def check(self, model: Any) -> None:
         """Any forward will do; what drafts is looked at when it drafts."""
@@ -82,7 +82,7 @@ def draft_roll_in(
 
     Args:
         model: the model to be trained.
-        batch: the batch as given: another model that drafts encodes it itself.
+        batch: the batch before encoding: another model that drafts encodes it itself.
         replacement: the entries to replace.
         engine: what drafts, and when its draft is good enough.
         encoded: the batch with its context encoded by the model to be trained, which its copy takes over.
@@ -92,7 +92,7 @@ def draft_roll_in(
     """
     if not batch.is_discrete:
         raise UserError(
-            "engine='draft' keeps the entries that another model predicts exactly alike, and values never are: use "
+            "engine='draft' keeps entries that two models predict exactly the same, and values never are: use "
             "engine='step' or 'jacobi'"
         )
     drafter: Any = engine.model
@@ -171,7 +171,7 @@ def certified_forward(model: Any, batch: Batch, replacement: Replacement, drafte
         drafted: a history, right or not.
 
     Returns:
-        the history with its outputs (batch, time, vocab), and the cost of drafting and redoing; ``certified`` says
+        the history with its outputs (batch, time, vocab), and the cost of drafting and redoing; ``certified`` records
         whether the outputs certify all of it.
     """
     history, passes, work = drafted.history, drafted.passes, drafted.work
@@ -197,7 +197,7 @@ def certified_forward(model: Any, batch: Batch, replacement: Replacement, drafte
 @torch.no_grad()
 def _failing(outputs: Tensor, history: Tensor, replacement: Replacement) -> Tensor:
     """The rows ((n,), rising) with an entry that these outputs would not have chosen."""
-    rows, times = replacement.places
+    rows, times = replacement.positions
     every = torch.arange(replacement.number, device=history.device)
     own = replacement.choose(outputs[rows, times], lambda logits: logits, every).to(history.dtype)
     return rows[~equal_entries(own, history[rows, times])].unique()

@@ -55,7 +55,7 @@ def jacobi_roll_in(
     start: Tensor | None = None,
     tolerance: float = 0.0,
 ) -> RollIn:
-    """The history at the fixed point (exact), or after k passes (``passes`` given: an approximation).
+    """The history at the fixed point (exact), or after k passes (an approximation).
 
     The mixed history is the unique fixed point of a strictly lower-triangular map: after n passes every row's
     first n own entries are final, and a row of which a pass changes nothing is certified. Such a row is dropped from
@@ -74,7 +74,7 @@ def jacobi_roll_in(
     """
     walk = _Passes(model, batch, replacement, batch.history if start is None else start, tolerance)
     limit = max_over_ranks(model, replacement.longest + 1) if passes is None else passes
-    # a choice that hangs on the last bit may fall otherwise once rows are dropped: it is given time to settle
+    # a choice that depends on the last bit may change once rows are dropped: allow it time to settle
     for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):
         walk.go_on()
         if not any_rank(model, not walk.settled):
@@ -82,7 +82,7 @@ def jacobi_roll_in(
     if passes is None and not walk.settled:
         raise UserError(
             f"the roll-in did not settle in {limit} passes: the model's outputs depend on later entries, or change "
-            "from call to call in eval mode; freerun.check_model(model, batch) says which"
+            "from call to call in eval mode; freerun.check_model(model, batch) names it"
         )
     return walk.result(limit, passes)
 
@@ -108,13 +108,13 @@ class _Passes:
             self.model(self.batch.select(self._pending.new_zeros(1)))
             return
         pending = self._pending
-        rows, times = (each[pending] for each in self.replacement.places)
+        rows, times = (each[pending] for each in self.replacement.positions)
         own = self.replacement.choose(*self._before(rows, times), pending).to(self.history.dtype)
         self.rows += self.batch.size if self._live is None else len(self._live)
         changed = ~equal_entries(own, self.history[rows, times])
         moved = int(changed.sum())
         if moved:
-            # out of place: a model may have kept the tensor it was given
+            # out of place: a model may have kept its input tensor
             self.history = self.history.index_put((rows, times), own)
         self.settled = moved <= self.tolerance * self.replacement.number
         if self.settled or not self.batch.is_discrete:
@@ -134,9 +134,9 @@ class _Passes:
         """What the model holds before the entries at (rows, times), and how outputs are read from it."""
         batch = self.batch.made(history=self.history)
         if self._live is not None:
-            place = torch.empty(batch.size, dtype=torch.int64, device=rows.device)
-            place[self._live] = torch.arange(len(self._live), device=rows.device)
-            batch, rows = batch.select(self._live), place[rows]
+            index = torch.empty(batch.size, dtype=torch.int64, device=rows.device)
+            index[self._live] = torch.arange(len(self._live), device=rows.device)
+            batch, rows = batch.select(self._live), index[rows]
         if self._split:
             return self.model.hidden(batch)[rows, times], self.model.head
         return forward(self.model, batch)[rows, times], _as_it_is

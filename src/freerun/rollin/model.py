@@ -1,4 +1,4 @@
-"""One call of a model: what it gives is checked, and errors that come of what it was given are named."""
+"""One call of a model: its output is checked, and errors that its input causes are named."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def differs_by_mode(model: Any) -> bool:
 
 
 def refuse_coupled_rows(model: Any) -> None:
-    """Refuse a model in which, even in evaluation mode, a row's outputs hang on what else is in the batch.
+    """Refuse a model in which, even in evaluation mode, a row's outputs depend on what else is in the batch.
 
     Raises:
         UserError: batch normalisation without running statistics, or routing to experts of limited capacity; by name.
@@ -93,14 +93,14 @@ def refuse_coupled_rows(model: Any) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise UserError(
                 f"{name or 'the model'} ({kind}) normalises over the batch in evaluation mode too, so that a row's own "
-                "output hangs on the other rows: give it running statistics (track_running_stats=True), or use layer "
+                "output depends on the other rows: give it running statistics (track_running_stats=True), or use layer "
                 "norm"
             )
         capacity = next((a for a in ("expert_capacity", "capacity_factor") if getattr(module, a, None)), None)
         if capacity is not None:
             raise UserError(
                 f"{name or 'the model'} ({kind}) routes to experts of limited capacity ({capacity} = "
-                f"{getattr(module, capacity)}), so that a row's own output hangs on the other rows: use routing that "
+                f"{getattr(module, capacity)}), so that a row's own output depends on the other rows: use routing that "
                 "drops no tokens"
             )
 
@@ -129,14 +129,14 @@ def repeatable(model: Any, batch: Batch) -> Generator[None]:
     """Calls of a model for its own entries: all methods make them here.
 
     Raises:
-        UserError: rows hang on each other; or the model is random in evaluation mode, so that its own output is no
+        UserError: rows depend on each other; or the model is random in evaluation mode, so that its own output is no
             function of key, row and position: it has drawn random numbers, and two calls on one row differ.
     """
     refuse_coupled_rows(model)
     before = _generators(batch.history.device)
     yield
     drawn = any(not torch.equal(a, b) for a, b in zip(before, _generators(batch.history.device), strict=True))
-    # dropout that is known explains it, and is off where own entries are asked for
+    # dropout that is known explains it, and is off where own entries are computed
     if drawn and not differs_by_mode(model) and not (isinstance(model, nn.Module) and model in _REPEATED):
         with eval_mode(model):
             _refuse_random(model, batch)
@@ -164,7 +164,7 @@ def _refuse_random(model: Any, batch: Batch) -> None:
         raise UserError(
             f"{type(model).__name__} is random in evaluation mode: two calls on one row differ by "
             f"{float((first - again).abs().max()):.2g}, and own entries would not be a function of key, step and row: "
-            "draw random numbers only while self.training; freerun.check_model(model, batch) says more"
+            "draw random numbers only while self.training; see freerun.check_model(model, batch)"
         )
     if isinstance(model, nn.Module):
         _REPEATED.add(model)
@@ -238,9 +238,9 @@ def supports(model: Any, protocol: type[P]) -> TypeGuard[P]:
 
 
 def any_rank(model: Any, here: bool) -> bool:
-    """Whether it is so in any process that the model waits for; for other models, whether it is so here.
+    """True if the flag is set on any rank; local for models that need no synchronisation.
 
-    All processes must ask.
+    All ranks must call it.
     """
     return bool(max_over_ranks(model, int(here)))
 
@@ -248,7 +248,7 @@ def any_rank(model: Any, here: bool) -> bool:
 def max_over_ranks(model: Any, here: int) -> int:
     """The largest number in the processes that the model waits for; for other models, the one here.
 
-    All processes must ask.
+    All ranks must call it.
     """
     if not needs_sync(model) or dist.get_world_size() == 1:
         return here
@@ -286,7 +286,7 @@ def lacks(engine: str, model: Any, methods: str) -> str:
 
 
 def refuse_sharded(model: Any, what: str, instead: str) -> None:
-    """Refuse what calls a model's parts, or calls it a number of times that hangs on the data, where it is sharded.
+    """Refuse what calls a model's parts, or calls it a number of times that depends on the data, where it is sharded.
 
     Raises:
         UserError: with what to do instead.
@@ -319,7 +319,7 @@ def call_problems(model: Any, batch: Any, call: str = "method(model, batch, step
 def forward(model: Any, batch: Batch) -> Tensor:
     """``model(batch)``, if it is (batch, time, n) real numbers, with an output for every id of the targets.
 
-    Shapes and types alone are looked at, which costs a microsecond and waits for no device.
+    Only shapes and types are read, which costs a microsecond and waits for no device.
 
     Raises:
         UserError: anything else, by name.
@@ -338,7 +338,7 @@ def _learns(model: Any) -> bool:
 
 
 def checked(outputs: Any, batch: Batch) -> Tensor:
-    """Outputs for a batch, or a UserError that says what a model must give."""
+    """Outputs for a batch, or a UserError that names what a model must return."""
     if (
         not isinstance(outputs, Tensor)
         or not outputs.is_floating_point()
@@ -353,7 +353,7 @@ def checked(outputs: Any, batch: Batch) -> Tensor:
 
 
 def checked_rows(outputs: Any, rows: int) -> Tensor:
-    """What a Stepper's ``output`` or a Split's ``head`` gives for so many rows, or a UserError."""
+    """What a Stepper's ``output`` or a Split's ``head`` returns for so many rows, or a UserError."""
     if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dim() == 2 and len(outputs) == rows:
         return outputs
     kind = f"{tuple(outputs.shape)} {outputs.dtype}" if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -364,8 +364,8 @@ def checked_rows(outputs: Any, rows: int) -> Tensor:
 
 
 def _problem(outputs: Any, batch: Batch) -> str | None:
-    wanted = f"({batch.size}, {batch.time}, {'vocabulary' if batch.is_discrete else 'numbers'})"
-    rule = f"a model must return one floating-point tensor {wanted}"
+    shape = f"({batch.size}, {batch.time}, {'vocabulary' if batch.is_discrete else 'numbers'})"
+    rule = f"a model must return one floating-point tensor {shape}"
     if not isinstance(outputs, Tensor):
         kind = type(outputs).__name__
         if hasattr(outputs, "logits") or (isinstance(outputs, dict) and "logits" in outputs):
@@ -373,7 +373,7 @@ def _problem(outputs: Any, batch: Batch) -> str | None:
                 f"{rule}; got {kind} with logits: return its .logits, or adapt a Hugging Face model: freerun.hf.adapt"
             )
         if isinstance(outputs, tuple | list):
-            return f"{rule}; got a {kind} of {len(outputs)}: return the outputs alone, without states"
+            return f"{rule}; got a {kind} of {len(outputs)}: return only the outputs, without states"
         hint = ": does forward end with return?" if outputs is None else ""
         return f"{rule}; got {kind}{hint}"
     if not outputs.is_floating_point():
@@ -400,7 +400,7 @@ def _problem(outputs: Any, batch: Batch) -> str | None:
 
 @contextmanager
 def explained_errors(model: Any) -> Generator[None]:
-    """Errors inside that come of how the model reads a batch, as a UserError that says so; others go through."""
+    """Errors inside that come of how the model reads a batch, as a UserError; others go through."""
     try:
         yield
     except (AttributeError, IndexError, TypeError) as error:
@@ -414,7 +414,7 @@ def _explained(error: Exception, model: Any) -> str | None:
     called = f"the model ({name}) is called as model(batch) with a freerun.Batch"
     read = "read batch.history (shifted by one inside) and batch.context, and return (batch, time, ...) outputs"
     if isinstance(error, IndexError):
-        if "out of range in self" not in text:  # what an embedding says
+        if "out of range in self" not in text:  # the message of an embedding
             return None
         return (
             f"the model ({name}) was fed an id that its embedding does not have ({text}): ids of history and "
@@ -423,11 +423,11 @@ def _explained(error: Exception, model: Any) -> str | None:
     if any(each.__module__ == "transformers.modeling_utils" for each in type(model).__mro__):
         return f"{called}, which a Hugging Face model does not read: adapt it, freerun.hf.adapt(model)"
     if isinstance(error, AttributeError):
-        asked = re.match(r"'Batch' object has no attribute '(\w+)'", text)
-        if asked is None:
+        missing = re.match(r"'Batch' object has no attribute '(\w+)'", text)
+        if missing is None:
             return None
-        near = nearest(asked[1], Batch.__dataclass_fields__)
-        return f"{called}, which has no {asked[1]!r}: " + (f"did you mean {near}? Or " if near else "") + read
+        near = nearest(missing[1], Batch.__dataclass_fields__)
+        return f"{called}, which has no {missing[1]!r}: " + (f"did you mean {near}? Or " if near else "") + read
     takes_no_batch = refused(model.forward if isinstance(model, nn.Module) else model, 1)
     if "not Batch" in text or "got (Batch" in text or takes_no_batch:
         return f"{called}, and could not take it ({text.splitlines()[0]}): {read}"

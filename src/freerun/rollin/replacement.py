@@ -99,7 +99,7 @@ class Replacement:
         return ~self.keep if self.keep.dtype == torch.bool else self.keep < 1
 
     @cached_property
-    def places(self) -> tuple[Tensor, Tensor]:
+    def positions(self) -> tuple[Tensor, Tensor]:
         """(n,) rows and (n,) positions of the replaced entries, ordered by position."""
         times, rows = self.replaced.t().nonzero(as_tuple=True)
         return rows, times
@@ -107,12 +107,12 @@ class Replacement:
     @cached_property
     def number(self) -> int:
         """How many entries are replaced."""
-        return self.places[0].numel()
+        return self.positions[0].numel()
 
     @property
     def longest(self) -> int:
         """The largest number of replaced entries in one row."""
-        return int(torch.bincount(self.places[0]).max()) if self.number else 0
+        return int(torch.bincount(self.positions[0]).max()) if self.number else 0
 
     def select(self, rows: Tensor) -> Replacement:
         """That of some rows ((m,), rising), which become rows 0 to m-1."""
@@ -120,7 +120,7 @@ class Replacement:
 
     def noise(self, vocab: int, part: slice | Tensor = slice(None)) -> Tensor | None:
         """Noise for a part of the replaced entries."""
-        rows, times = self.places
+        rows, times = self.positions
         return self.draw.noise(self.key, self.row_ids[rows[part]], times[part], vocab)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Roll-ins by one of the engines: every exact engine gives the same entries, and ``auto`` takes the cheapest."""
+"""Roll-ins by one of the engines: every exact engine returns the same entries, and ``auto`` takes the cheapest."""
 
 from __future__ import annotations
 

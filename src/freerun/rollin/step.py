@@ -46,7 +46,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
         batch: the batch; its context may be encoded.
         replacement: the entries to replace.
     """
-    all_rows, times = replacement.places
+    all_rows, times = replacement.positions
     counts = torch.bincount(times, minlength=batch.time).tolist()
     chosen = all_rows.split(counts)
     shared = replacement.shared_noise
@@ -86,7 +86,7 @@ def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callabl
     if not batch.is_discrete or history.numel() == 0:
         return model.embed
     vocab = checked_rows(model.output(state, history.new_zeros(1)), 1).shape[-1]
-    # a prompt may hold ids that are no outputs; the model alone knows them
+    # a prompt may hold ids that are no outputs; only the model knows them
     if vocab > history.numel() or int(history.max()) >= vocab:
         return model.embed
     table = model.embed(torch.arange(vocab, device=history.device))

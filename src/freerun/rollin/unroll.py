@@ -97,7 +97,7 @@ class _Loop:
         self.history: list[Tensor] = []
 
     def go_on(self, start: int, end: int) -> Tensor:
-        """The outputs at positions start to end - 1, (batch, positions, width), with the graph of these alone."""
+        """The outputs at positions start to end - 1, (batch, positions, width), with the graph of these only."""
         outputs: list[Tensor] = []
         for t in range(start, end):
             if t == 0:
@@ -133,7 +133,7 @@ def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | 
     if not torch.allclose(again, history, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise UserError(
             f"the roll-in did not settle in {needed} passes: the model's outputs depend on later entries, or change "
-            "from call to call; freerun.check_model(model, batch) says which"
+            "from call to call; freerun.check_model(model, batch) names it"
         )
     certified = "fixed point" if passes else "construction"
     return RollIn(history, "unrolled", passes, float(passes), certified, outputs)
@@ -143,7 +143,7 @@ def _by_pieces(model: Any, batch: Batch, replacement: Replacement, every: int, o
     """Truncated back-propagation: pieces without loss keep no graph at all."""
     weights = _weights(model, objective, batch)
     gradients: list[Tensor | None] = [None] * len(weights)
-    loop, said = _Loop(model, batch, replacement), list[Tensor]()
+    loop, parts = _Loop(model, batch, replacement), list[Tensor]()
     total = count = batch.history.new_zeros(())
     learning = torch.is_grad_enabled()
     for start in range(0, batch.time, every):
@@ -158,11 +158,11 @@ def _by_pieces(model: Any, batch: Batch, replacement: Replacement, every: int, o
             with torch.no_grad(), uncached_autocast(batch.history.device):
                 outputs = loop.go_on(start, end)
         loop.history[start:-1] = [each.detach() for each in loop.history[start:-1]]
-        said.append(outputs.detach())
+        parts.append(outputs.detach())
     if weights and learning:
         total = cast(Tensor, _WithGradients.apply(total, len(weights), *weights, *gradients))
     history = torch.stack(loop.history, 1).detach()
-    return RollIn(history, "unrolled", outputs=torch.cat(said, 1).detach(), total=total, count=count)
+    return RollIn(history, "unrolled", outputs=torch.cat(parts, 1).detach(), total=total, count=count)
 
 
 class _WithGradients(torch.autograd.Function):
@@ -174,13 +174,13 @@ class _WithGradients(torch.autograd.Function):
         return total.clone()
 
     @staticmethod
-    def backward(ctx: Any, *given: Any) -> Any:
-        gradients = [None if each is None else each * given[0] for each in ctx.gradients]
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        gradients = [None if each is None else each * upstream[0] for each in ctx.gradients]
         return (None, None, *gradients, *[None] * len(gradients))
 
 
 def _weights(model: Any, objective: Any, batch: Batch) -> list[Tensor]:
-    """The weights to be given gradients piece by piece; none where something else wants one, which keeps the graph."""
+    """Weights that get their gradients piece by piece; none where something else wants one, which keeps the graph."""
     if not isinstance(model, nn.Module) or _wants_gradient((batch.context, batch.history, batch.weights)):
         return []
     learning = nn.ModuleList(part for part in (model, objective) if isinstance(part, nn.Module))

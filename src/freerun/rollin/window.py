@@ -1,4 +1,4 @@
-"""The exact ``window`` engine: every row reads on from its own place, over a cache, up to its next own entries."""
+"""The exact ``window`` engine: every row reads on from its own position, over a cache, up to its next own entries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def window_roll_in(model: Cached, batch: Batch, replacement: Replacement, width:
 
     In one call every row reads its gold entries up to its next own one, and no entry is read twice: as many calls
     as a row has own entries, each over a part of the positions. With ``width > 1`` a row reads through its next
-    ``width`` own entries at what they are guessed to be (gold, or what an earlier call made of them), what it says is
+    ``width`` own entries at what they are guessed to be (gold, or what an earlier call made of them), its prediction is
     compared with the guesses, and it goes on from the first that was wrong: fewer calls, some positions read again.
 
     Args:
@@ -80,7 +80,7 @@ class _Walk:
         device = self.history.device
         # which replaced entry stands where, -1: none; one column more, for the prediction after the last entry
         self.entry = torch.full((batch.size, batch.time + 1), -1, device=device)
-        self.entry[replacement.places] = torch.arange(replacement.number, device=device)
+        self.entry[replacement.positions] = torch.arange(replacement.number, device=device)
         self.done = (self.entry >= 0).cumsum(1)  # own entries up to and with a position
         self.times = self._times(batch)
         self.rows = torch.arange(batch.size, device=device)
@@ -94,12 +94,12 @@ class _Walk:
         """(batch, most) positions of each row's own entries, filled up with its last one."""
         count = self.done[:, -1]
         times = torch.full((batch.size, max(1, self.replacement.longest)), -1, device=count.device)
-        rows, positions = self.replacement.places
+        rows, positions = self.replacement.positions
         times[rows, self.done[rows, positions] - 1] = positions
         return times.cummax(1).values.clamp_min(0)
 
     def _first(self) -> None:
-        """Decide own entries at position 0, which the start alone predicts."""
+        """Decide own entries at position 0, which only the start predicts."""
         rows = (self.entry[:, 0] >= 0).nonzero().squeeze(1)
         if rows.numel():
             outputs = self.model.output(self.state, rows)
@@ -112,18 +112,18 @@ class _Walk:
         reach = self.times[self.rows, (decided + self.width - 1).clamp_max(self.times.shape[1] - 1)]
         counts = self._paced(reach, self.done[self.rows, -1] - decided) - self.at
         of = torch.arange(len(self.rows), device=counts.device).repeat_interleave(counts)
-        place = torch.arange(of.numel(), device=of.device) - (counts.cumsum(0) - counts)[of] + self.at[of]
+        index = torch.arange(of.numel(), device=of.device) - (counts.cumsum(0) - counts)[of] + self.at[of]
         rows = self.rows[of]
-        inputs = self.model.embed(self.history[rows, place])
+        inputs = self.model.embed(self.history[rows, index])
         self.state, hidden = self.model.advance(self.state, inputs, counts)
         self.read_entries += of.numel()
-        self.at = self._decide(of, rows, place + 1, hidden, self.at + counts)
+        self.at = self._decide(of, rows, index + 1, hidden, self.at + counts)
         self._leave()
 
     def _paced(self, reach: Tensor, left: Tensor) -> Tensor:
         """How far each row reads: the rows with most own entries left as far as they can, the others at their pace.
 
-        Attention pads all rows to the longest count and to the furthest place: a row with few own entries gains
+        Attention pads all rows to the longest count and to the furthest position: a row with few own entries gains
         nothing by hurrying on to its next one.
         """
         calls, of = int(left.max()), self.times.shape[1]
