@@ -159,3 +159,20 @@ def sequential_redrawn(
                 continue
             history[b, t] = choose(outputs[b, t], draw, float(uniform(pass_key(key, "draw", step, n), row, position)))
     return history
+
+
+def unlikelihood(outputs: Tensor, batch: Batch, alpha: float) -> Tensor:
+    """Mean over the positions that count, each penalised for every symbol that counted before it and is not its own."""
+    p, total, count = outputs.softmax(-1), outputs.new_zeros(()), outputs.new_zeros(())
+    for b in range(batch.size):
+        seen: set[int] = set()
+        for t in range(batch.time):
+            if not batch.mask[b, t]:
+                continue
+            target, weight = int(batch.targets[b, t]), 1.0 if batch.weights is None else float(batch.weights[b, t])
+            loss = -p[b, t, target].log()
+            for symbol in seen - {target}:
+                loss = loss - alpha * (1 - p[b, t, symbol]).log()
+            total, count = total + weight * loss, count + weight
+            seen.add(target)
+    return total / count

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from freerun.errors import UserError
+from freerun.methods import METHODS
 from freerun.recipes import load_recipe
 from freerun.recipes.source import Unset
 from tiny_recipes import TINY, changed, write
@@ -33,7 +34,8 @@ def cases(name):
         for line in block.split("\n"):
             mark = line[:2] if line[:2] in parts else ""
             parts[mark].append(line.removeprefix(mark))
-        found.append(tuple("\n".join(lines) for lines in parts.values()))
+        filled = ("\n".join(lines).replace("{METHODS}", ", ".join(METHODS)) for lines in parts.values())
+        found.append(tuple(filled))
     return found
 
 

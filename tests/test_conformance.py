@@ -21,6 +21,7 @@ ARGUMENTS = {
     "parallel": {"teacher_forcing_ratio": 0.5, "passes": 2},
     "confidence_aware": {"mix": "sample", "t_golden": 0.2, "t_rand": 0.5},
     "token_noise": {"rate": 0.5, "vocabulary": 5},
+    "unlikelihood": {},
     "multi_step": {"horizon": 3},
     "pushforward": {"horizon": 3},
     "sparse_teacher_forcing": {"tau": 2},
@@ -36,12 +37,13 @@ OFF = {
     "parallel": {"teacher_forcing_ratio": 1.0},
     "confidence_aware": {"teacher_forcing_ratio": 1.0, "mix": "sample", "gold_weight": 0.0},
     "token_noise": {"rate": 0.0, "vocabulary": 5},
+    "unlikelihood": {"alpha": 0.0},
     "sparse_teacher_forcing": {"tau": 2, "teacher_forcing_ratio": 1.0},
     "generalised_teacher_forcing": {"alpha": 1.0},
     "reverse_scheduled_sampling": {"context_ratio": 1.0, "teacher_forcing_ratio": 1.0},
     "gaussian_noise": {"std": 0.0},
 }
-IDS_ONLY = ("two_pass", "confidence_aware", "token_noise")
+IDS_ONLY = ("two_pass", "confidence_aware", "token_noise", "unlikelihood")
 VALUES_ONLY = (
     "multi_step", "pushforward", "generalised_teacher_forcing", "reverse_scheduled_sampling",
     "data_as_demonstrator_online", "gaussian_noise",

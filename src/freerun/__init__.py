@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         teacher_forcing as teacher_forcing,
         token_noise as token_noise,
         two_pass as two_pass,
+        unlikelihood as unlikelihood,
     )
     from freerun.models import MODELS as MODELS
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
@@ -71,7 +72,7 @@ _NAMES = {
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware data_as_demonstrator data_as_demonstrator_online falling free_running "
     "gaussian_noise generalised_teacher_forcing multi_step parallel pushforward reverse_scheduled_sampling "
-    "rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass",
+    "rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass unlikelihood",
     "models": "MODELS",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",

@@ -31,6 +31,7 @@ from freerun.methods.scheduled_sampling import (
     teacher_forcing,
 )
 from freerun.methods.two_pass import ConfidenceAware, TwoPass, confidence_aware, two_pass
+from freerun.methods.unlikelihood import Unlikelihood, unlikelihood
 
 __all__ = [
     "METHODS",
@@ -51,6 +52,7 @@ __all__ = [
     "TeacherForcing",
     "TokenNoise",
     "TwoPass",
+    "Unlikelihood",
     "bptt_sa",
     "confidence_aware",
     "data_as_demonstrator",
@@ -73,6 +75,7 @@ __all__ = [
     "teacher_forcing",
     "token_noise",
     "two_pass",
+    "unlikelihood",
 ]
 
 METHODS: dict[str, type[Any]] = {
@@ -83,6 +86,7 @@ METHODS: dict[str, type[Any]] = {
     "parallel": Parallel,
     "confidence_aware": ConfidenceAware,
     "token_noise": TokenNoise,
+    "unlikelihood": Unlikelihood,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
     "sparse_teacher_forcing": SparseTeacherForcing,

@@ -1,4 +1,4 @@
-"""Gaussian noise on the values that are fed: the control, plain or as large as the model's own error."""
+"""Noise in the history, the control: random symbols, or Gaussian noise, also as large as the model's own error."""
 
 from __future__ import annotations
 
