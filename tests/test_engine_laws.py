@@ -10,7 +10,7 @@ import freerun as fr
 from builders import gradients, language_model, prompted, ragged, transformer
 
 KEY, STEP = 5, 3
-ENGINES = ["auto", "step", "jacobi", "window", "draft", fr.Window(3)]
+ENGINES = [*fr.ENGINES, fr.Window(3)]
 CASES = {
     "seq2seq": lambda: (transformer(), ragged(size=6, time=9)),
     "seq2seq, dropout": lambda: (transformer(dropout=0.3), ragged(size=6, time=9)),

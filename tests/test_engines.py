@@ -17,7 +17,7 @@ DRAWS = {
     "gumbel": draws.Sample(coupling="gumbel"),
     "top 2": draws.Sample(top_k=2),
 }
-ENGINES = ["auto", "step", "jacobi", "window", "draft", fr.Window(2), fr.Window(5)]
+ENGINES = [*fr.ENGINES, fr.Window(2), fr.Window(5)]
 ENGINES += [fr.Draft(torch.float32, tolerance=0.3)]
 CASES = {
     f"{kind}, {positions}": (lambda make=make, positions=positions, batch=batch: (make(positions), batch()))
