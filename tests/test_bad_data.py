@@ -6,7 +6,6 @@ from builders import problems_of, refused
 from freerun.data import PairOptions, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec
 from freerun.data.tokenisers import Vocabularies, Vocabulary
-from freerun.errors import UserError
 
 GOOD = b"CAT  K AE T\r\nTACK  T AE K\r\n"
 DEV = b"ACT  AE K T\r\n"
@@ -209,8 +208,7 @@ def test_what_is_no_encoding_of_text_files(encoding):
 
 @pytest.mark.parametrize("path", ["~nobody-here/x", "x" * 5000, "a\0b"])
 def test_what_is_no_path(path):
-    with pytest.raises(UserError):
-        load_pairs(path)
+    refused("", load_pairs, path)
 
 
 def test_devices_are_no_files(tmp_path):

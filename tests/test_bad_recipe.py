@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import refused
 from freerun.errors import UserError
 from freerun.methods import METHODS
 from freerun.recipes import load_recipe
@@ -157,17 +158,12 @@ def test_broken_toml(tmp_path, text, expected):
 def test_files_that_cannot_be_read(tmp_path):
     path = tmp_path / "old.toml"
     path.write_bytes(b'name = "x"\n# caf\xe9\n')
-    with pytest.raises(UserError, match=r"old\.toml:2: not UTF-8: byte 16 begins e9 0a\n  help: .*Latin-1.*UTF-8"):
-        load_recipe(path)
+    refused(r"old\.toml:2: not UTF-8: byte 16 begins e9 0a\n  help: .*Latin-1.*UTF-8", load_recipe, path)
     path.write_bytes('name = "x"\n'.encode("utf-16"))
-    with pytest.raises(UserError, match=r"old\.toml:1: not UTF-8: .*\n  help: .*UTF-16"):
-        load_recipe(path)
-    with pytest.raises(UserError, match=r"there is no such file\n  help: did you mean .*old\.toml"):
-        load_recipe(tmp_path / "odl.toml")
-    with pytest.raises(UserError, match="is a folder"):
-        load_recipe(tmp_path)
-    with pytest.raises(UserError, match=r"there is no recipe 'g2p-demos'\n  help: did you mean g2p-demo\?"):
-        load_recipe("g2p-demos")
+    refused(r"old\.toml:1: not UTF-8: .*\n  help: .*UTF-16", load_recipe, path)
+    refused(r"there is no such file\n  help: did you mean .*old\.toml", load_recipe, tmp_path / "odl.toml")
+    refused("is a folder", load_recipe, tmp_path)
+    refused(r"there is no recipe 'g2p-demos'\n  help: did you mean g2p-demo\?", load_recipe, "g2p-demos")
 
 
 def test_windows_line_ends_and_a_byte_order_mark(tmp_path):
@@ -285,8 +281,7 @@ missing = "last\"""",
     ],
 )
 def test_an_override_is_blamed_by_its_own_words(tmp_path, override, words):
-    with pytest.raises(UserError, match=words):
-        load_recipe(write(tmp_path), [override])
+    refused(words, lambda: load_recipe(write(tmp_path), [override]))
 
 
 def test_a_key_that_is_missing_is_not_blamed_on_an_override_of_others(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import freerun as fr
+from builders import raises
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -61,8 +62,7 @@ def test_autocast_and_markdown(script, capsys):
 def test_without_a_gpu_the_device_is_refused(script):
     if torch.cuda.is_available():
         return
-    with pytest.raises(SystemExit):
-        script("roll_in").arguments_of(["--device", "cuda"])
+    raises(SystemExit, "", lambda: script("roll_in").arguments_of(["--device", "cuda"]))
 
 
 def test_passes_are_counted_and_drawn(script, tmp_path, capsys):

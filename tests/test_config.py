@@ -364,8 +364,7 @@ def test_folders_that_are_no_run(run, tmp_path):
     raises(CheckpointError, "there is no such folder", load_run, tmp_path / "none")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.json").write_text("{}")
-    with pytest.raises(CheckpointError):
-        load_run(tmp_path)
+    raises(CheckpointError, "", load_run, tmp_path)
 
 
 def test_unknown_words_are_named_with_their_lines(run):

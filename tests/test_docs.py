@@ -12,6 +12,8 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+from builders import raises
+
 ROOT = Path(__file__).parent.parent
 TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RUN = [path for path in TEXTS if path.name.startswith("README") or path.parent.name == "docs"]
@@ -120,15 +122,13 @@ def test_console_commands_exist(path, words):
 
 @pytest.mark.parametrize("words", [["freerun", "trian", "copy"], ["freerun", "train", "nosuch", "--out", "x"]])
 def test_a_wrong_command_would_be_noticed(words):
-    with pytest.raises(AssertionError):
-        check_freerun(words)
+    raises(AssertionError, "", check_freerun, words)
 
 
 def test_a_wrong_option_would_be_noticed():
     from cyclopts import CycloptsError
 
-    with pytest.raises(CycloptsError):
-        check_freerun(["freerun", "train", "copy", "--outt", "x"])
+    raises(CycloptsError, "", check_freerun, ["freerun", "train", "copy", "--outt", "x"])
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=name)

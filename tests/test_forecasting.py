@@ -228,9 +228,7 @@ def test_dev_windows_are_spread_and_test_is_whole():
 
 
 def test_settings_out_of_range_all_at_once():
-    with pytest.raises(fr.errors.UserError) as caught:
-        ForecastSettings(draw="sample", threshold=0.0, batch_size=0)
-    assert len(caught.value.problems) == 3
+    assert len(refused("", ForecastSettings, draw="sample", threshold=0.0, batch_size=0)) == 3
     with pytest.raises(fr.errors.UserError, match="a model with head 'point' is fed point; got draw 'gaussian'"):
         SeriesTask(data_of(), ForecastSettings(draw="gaussian")).evaluate(model_of("past"), "test")
 

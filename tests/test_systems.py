@@ -141,8 +141,7 @@ def test_parameters_are_checked():
         lambda: Lorenz63(dt=0.0), lambda: Lorenz96(size=3), lambda: MackeyGlass(tau=17.3),
         lambda: Lorenz63().simulate(0, 5),
     ):  # fmt: skip
-        with pytest.raises(UserError):
-            make()
+        refused("", make)
 
 
 SMALL = SystemOptions(past=4, horizon=6, windows=(10, 3, 5), trajectories=6)

@@ -233,7 +233,7 @@ class TestBlend:
         wanted = 1 - 1 / max(each)
         outcome = fr.generalised_teacher_forcing().run(net, b, step=0)
         assert outcome.report["alpha"] == pytest.approx(wanted, abs=1e-10)
-        with pytest.raises(fr.UserError, match="needs a model whose state is its last entry alone"):
+        with pytest.raises(fr.UserError, match="needs a model whose state is its last entry only"):
             fr.generalised_teacher_forcing()(forecaster(), sequence(), step=0)
 
     def test_padding_does_not_reach_the_adaptive_alpha_and_what_is_not_finite_is_told(self):
