@@ -138,9 +138,9 @@ def test_examples_are_from_both_sides(out):
 
     found = examples(read(out), out, ("scheduled_sampling", "teacher_forcing"), each=3)
     assert found is not None
-    rights = [not said["scheduled_sampling"][1] for _, _, said in found.words]
+    rights = [not outputs["scheduled_sampling"][1] for _, _, outputs in found.words]
     assert rights == [True] * 3 + [False] * 3
-    assert all(t.only_first + t.only_second + t.both + t.neither == 200 for t in found.tallies)
+    assert all(sum(counts) == 200 for counts in found.counts.values())
 
 
 MEASURE = """<script>addEventListener("load", () => {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from freerun.errors import needing
 
 Points = Sequence[tuple[float, float]]
+Rows = Sequence[Sequence[float | None]]
 _WIDTH, _HEIGHT, _SMALL = 340, 200, 110
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
 """Stroke pattern of each arm: lines stay apart without colour."""
@@ -18,6 +19,8 @@ DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
 # colours that stand for the style sheet's: ink, soft ink, grid, and arm 0, 1, ...
 INK, SOFT, GRID = "#b00001", "#b00002", "#b00003"
 ARMS = tuple(f"#a0000{i}" for i in range(6))
+_BASELINES = {"last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear"}
+_RULE = {"color": SOFT, "strokeDash": [2, 3]}
 _VARIABLES = {
     **{colour: f"var(--arm-{i})" for i, colour in enumerate(ARMS)},
     INK: "var(--ink)",
@@ -73,61 +76,116 @@ def arm(number: int) -> str:
     return ARMS[number % len(ARMS)]
 
 
+def baseline_name(name: str) -> str:
+    """Return the name of a naive baseline in words."""
+    return _BASELINES.get(name, name)
+
+
+def leads(values: Sequence[float | None]) -> list[tuple[float, float]]:
+    """Return values over lead times 1, 2, ...; NaN, which breaks a line, for None."""
+    return [(n + 1.0, math.nan if value is None else value) for n, value in enumerate(values)]
+
+
 def ranges(windows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """Return a range of y for each channel, the same for all windows: what was and what came, and a third more.
+    """Return a range of y for each channel, the same for all windows: past and gold, and a third more.
 
     >>> ranges([{"past": [[0.0]], "gold": [[1.0], [2.0]]}])
     [(-0.7, 2.7)]
     """
-    found: list[tuple[float, float]] = []
-    for channel in range(len(windows[0]["gold"][0])):
-        values = [float(row[channel]) for each in windows for part in ("past", "gold") for row in each[part]]
-        room = 0.35 * ((max(values) - min(values)) or 1.0)
-        found.append((min(values) - room, max(values) + room))
-    return found
+    channels = zip(
+        *(map(float, row) for each in windows for part in ("past", "gold") for row in each[part]), strict=True
+    )
+    return [_widened(min(values), max(values), 0.35) for values in channels]
+
+
+def _widened(low: float, high: float, share: float) -> tuple[float, float]:
+    room = share * ((high - low) or 1.0)
+    return low - room, high + room
 
 
 def chart(lines: Sequence[Line], axes: Axes, bands: Sequence[Band] = ()) -> str:
     """Lines over bands as SVG."""
-    return to_svg(_layered(Panel(lines, bands, axes), _WIDTH, _HEIGHT))
+    return _to_svg(_layered(Panel(lines, bands, axes), _WIDTH, _HEIGHT))
 
 
-def panels(shown: Sequence[Panel], *, across: bool = False) -> str:
-    """Several charts as one SVG, below one another (with one x axis) or side by side."""
-    alt, _ = altair()
+def panels(drawn: Sequence[Panel], *, across: bool = False) -> str:
+    """Return several charts as one SVG, below one another (with one x axis) or side by side."""
+    alt = _altair()
     if across:
-        width = (_WIDTH - 40) // len(shown)
-        return to_svg(alt.hconcat(*(_layered(panel, width, width) for panel in shown), spacing=14))
-    if len(shown) == 1:
-        return to_svg(_layered(shown[0], _WIDTH, 150))
-    parts = [
-        _layered(panel, _WIDTH, _SMALL if len(shown) < 4 else 80, titled=number + 1 == len(shown))
-        for number, panel in enumerate(shown)
-    ]
-    return to_svg(alt.vconcat(*parts, spacing=6))
+        width = (_WIDTH - 40) // len(drawn)
+        return _to_svg(alt.hconcat(*(_layered(panel, width, width) for panel in drawn), spacing=14))
+    if len(drawn) == 1:
+        return _to_svg(_layered(drawn[0], _WIDTH, 150))
+    height = _SMALL if len(drawn) < 4 else 80
+    parts = [_layered(panel, _WIDTH, height, titled=panel is drawn[-1]) for panel in drawn]
+    return _to_svg(alt.vconcat(*parts, spacing=6))
+
+
+def window_chart(
+    window: Mapping[str, Any],
+    channels: Sequence[str],
+    domains: Sequence[tuple[float, float]],
+    runs: Mapping[str, Rows],
+    styles: Mapping[str, Line],
+    *,
+    bands: Sequence[tuple[Rows, Rows]] = (),
+) -> tuple[str, dict[str, list[float | None]]]:
+    """Draw past and gold of a window with runs, a panel a channel: SVG, and the columns of its table.
+
+    ``styles`` are the runs' lines, in the order in which they are drawn; ``bands`` pairs of a lower and an upper edge.
+    """
+    begin, horizon = 1.0 - len(window["past"]), len(window["gold"])
+    drawn: list[Panel] = []
+    columns: dict[str, list[float | None]] = {}
+    for channel, domain in enumerate(domains):
+        by_name = {
+            name: [row[channel] for row in rows] for name, rows in ({"gold": window["gold"]} | dict(runs)).items()
+        }
+        suffix = f", {channels[channel]}" if len(domains) > 1 else ""
+        columns |= {f"{name}{suffix}": values for name, values in by_name.items()}
+        gold = leads(by_name["gold"])
+        past = [(begin + n, row[channel]) for n, row in enumerate(window["past"])]
+        lines = [Line([*past, gold[0]], INK, width=1.25, opacity=0.55), Line(gold, INK, width=2)]
+        lines += [replace(style, points=leads(by_name[name])) for name, style in styles.items()]
+        edges = [[leads([row[channel] for row in edge]) for edge in pair] for pair in bands]
+        fills = [Band([(x, a, b) for (x, a), (_, b) in zip(low, high, strict=True)], ARMS[1]) for low, high in edges]
+        axes = Axes(
+            "steps from the last known value", channels[channel], False, (begin, float(horizon)), domain, begin=0.0
+        )
+        drawn.append(Panel(lines, fills, axes))
+    return panels(drawn), columns
 
 
 def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> Any:
-    alt, _ = altair()
-    axes = panel.axes
-    ticks = alt.Axis(tickCount=max(3, width // 70), labels=titled)
-    x = alt.X("x:Q", title=axes.x if titled else None, scale=_scale(alt, axes.x_domain), axis=ticks)
+    alt, axes = _altair(), panel.axes
+
+    def scale(domain: tuple[float, float] | None, **options: Any) -> Any:
+        return alt.Scale(nice=False, **options, **({"domain": list(domain)} if domain else {}))
+
+    def layer(kind: str, rows: Sequence[Mapping[str, Any]], style: Mapping[str, Any], **channels: Any) -> Any:
+        return getattr(alt.Chart(alt.Data(values=rows)), f"mark_{kind}")(**style).encode(**channels)
+
+    x_axis = alt.Axis(tickCount=max(3, width // 70), labels=titled)
+    x_scale = scale(axes.x_domain, **({} if axes.x_domain else {"zero": False}))
+    x = alt.X("x:Q", title=axes.x if titled else None, scale=x_scale, axis=x_axis)
     numbers = {"format": "~g", "values": _ticks(axes.y_domain)} if axes.log and axes.y_domain else {}
     y_axis = alt.Axis(tickCount=5 if height > _SMALL else 3, **numbers)
-    y = alt.Y("y:Q", title=axes.y, scale=_scale(alt, axes.y_domain, log=axes.log), axis=y_axis)
-    layers = [_rule(alt, axes.zero, x, y, upwards=False), _rule(alt, axes.begin, x, y, upwards=True)]
+    y_scale = scale(axes.y_domain, **({"type": "log"} if axes.log else {} if axes.y_domain else {"zero": False}))
+    y = alt.Y("y:Q", title=axes.y, scale=y_scale, axis=y_axis)
+    layers: list[Any] = []
+    for name, value, channel in (("y", axes.zero, y), ("x", axes.begin, x)):
+        if value is not None:
+            layers.append(layer("rule", [{"x": value, "y": value}], _RULE, **{name: channel}))
     for band in panel.bands:
-        rows = [{"x": a, "y": low, "high": high} for a, low, high in _within(band.points, axes)]
-        mark = alt.Chart(alt.Data(values=rows)).mark_area(color=band.colour, opacity=band.opacity, strokeWidth=0)
-        layers.append(mark.encode(x=x, y=y, y2="high:Q") if rows else None)
+        if rows := [{"x": a, "y": low, "high": high} for a, low, high in _within(band.points, axes)]:
+            style = {"color": band.colour, "opacity": band.opacity, "strokeWidth": 0}
+            layers.append(layer("area", rows, style, x=x, y=y, y2="high:Q"))
     for line in panel.lines:
-        rows = [{"x": a, "y": b, "n": n} for n, (a, b) in enumerate(_cut(line.points, axes))]
-        style = {"color": line.colour, "strokeWidth": line.width, "opacity": line.opacity, "strokeJoin": "round"}
-        dash = {} if tuple(line.dash) == (1, 0) else {"strokeDash": list(line.dash)}
-        mark = alt.Chart(alt.Data(values=rows)).mark_line(**style, **dash)
-        layers.append(mark.encode(x=x, y=y, order="n:Q") if rows else None)
-    drawn = [layer for layer in layers if layer is not None]
-    return alt.layer(*drawn).properties(width=width, height=height)
+        if rows := [{"x": a, "y": b, "n": n} for n, (a, b) in enumerate(_cut(line.points, axes))]:
+            style = {"color": line.colour, "strokeWidth": line.width, "opacity": line.opacity, "strokeJoin": "round"}
+            dash = {} if tuple(line.dash) == (1, 0) else {"strokeDash": list(line.dash)}
+            layers.append(layer("line", rows, style | dash, x=x, y=y, order="n:Q"))
+    return alt.layer(*layers).properties(width=width, height=height)
 
 
 def _ticks(domain: tuple[float, float]) -> list[float]:
@@ -149,14 +207,14 @@ def _within(points: Sequence[tuple[float, float, float]], axes: Axes) -> list[tu
     """Return a band's points, moved to the edge of the figure where they lie beyond it."""
     bottom, top = axes.y_domain or (-math.inf, math.inf)
     kept = [(x, low, high) for x, low, high in points if not math.isnan(low + high) and (high > 0 or not axes.log)]
-    found = [(x, min(max(low, bottom), top), min(max(high, bottom), top)) for x, low, high in kept]
-    return [point for point in found if all(map(math.isfinite, point)) and (point[1] > 0 or not axes.log)]
+    moved = [(x, min(max(low, bottom), top), min(max(high, bottom), top)) for x, low, high in kept]
+    return [point for point in moved if all(map(math.isfinite, point)) and (point[1] > 0 or not axes.log)]
 
 
 def _cut(points: Points, axes: Axes) -> list[tuple[float, float | None]]:
     """Return a line's points up to the edges of the figure; None where it is broken."""
     bottom, top = axes.y_domain or (-math.inf, math.inf)
-    found: list[tuple[float, float | None]] = []
+    points_inside: list[tuple[float, float | None]] = []
     before: tuple[float, float] | None = None
     for x, y in points:
         usable = math.isfinite(y) and (y > 0 or not axes.log)
@@ -164,27 +222,13 @@ def _cut(points: Points, axes: Axes) -> list[tuple[float, float | None]]:
         if before is not None and usable and inside != (bottom <= before[1] <= top):
             edge = top if max(y, before[1]) > top else bottom
             share = (edge - before[1]) / (y - before[1])
-            found.append((before[0] + share * (x - before[0]), edge))
+            points_inside.append((before[0] + share * (x - before[0]), edge))
         if inside:
-            found.append((x, y))
-        elif found and found[-1][1] is not None:
-            found.append((x, None))
+            points_inside.append((x, y))
+        elif points_inside and points_inside[-1][1] is not None:
+            points_inside.append((x, None))
         before = (x, y) if usable else None
-    return found if any(y is not None for _, y in found) else []
-
-
-def _scale(alt: Any, domain: tuple[float, float] | None, *, log: bool = False) -> Any:
-    given: Mapping[str, Any] = {"domain": list(domain), "nice": False} if domain else {"zero": False, "nice": False}
-    if log:
-        return alt.Scale(type="log", **{name: value for name, value in given.items() if name != "zero"})
-    return alt.Scale(**given)
-
-
-def _rule(alt: Any, place: float | None, x: Any, y: Any, *, upwards: bool) -> Any:
-    if place is None:
-        return None
-    mark = alt.Chart(alt.Data(values=[{"x": place, "y": place}])).mark_rule(color=SOFT, strokeDash=[2, 3])
-    return mark.encode(x=x) if upwards else mark.encode(y=y)
+    return points_inside if any(y is not None for _, y in points_inside) else []
 
 
 @dataclass(frozen=True)
@@ -199,20 +243,17 @@ class Difference:
     seeds: tuple[float, ...]
 
 
-def altair() -> tuple[Any, Any]:
-    """Altair and vl-convert."""
+def _altair() -> Any:
     with needing("report", "the report"):
-        import altair as drawing
-        import vl_convert
-    return drawing, vl_convert
+        import altair
+    return altair
 
 
 def differences(rows: Sequence[Difference], title: str) -> str:
     """Draw mean differences with intervals, a row each: dot and bar, small rings for the seeds, a line at zero."""
-    alt, _ = altair()
+    alt = _altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
-    room = 0.05 * ((max(ends) - min(ends)) or 1.0)
-    scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
+    scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
     # in two lines where it is longer than the figure
     x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=alt.Axis(tickCount=6))
     y = alt.Y("row:O", axis=None, sort=None)
@@ -228,12 +269,13 @@ def differences(rows: Sequence[Difference], title: str) -> str:
         layers.append(base.mark_point(color=colour, fill=colour, size=70, opacity=1).encode(x=x))
         label = base.mark_text(align="left", dy=-17, fontSize=11, color=INK)
         layers.append(label.encode(x=alt.value(2), text="title:N"))
-    return to_svg(alt.layer(*layers).properties(width=_WIDTH, height=52 * len(rows)))
+    return _to_svg(alt.layer(*layers).properties(width=_WIDTH, height=52 * len(rows)))
 
 
-def to_svg(chart: Any) -> str:
+def _to_svg(chart: Any) -> str:
     """Return a chart as SVG in the colours of the style sheet."""
-    _, vl_convert = altair()
+    with needing("report", "the report"):
+        import vl_convert
     axis = {
         "labelColor": SOFT, "titleColor": INK, "domainColor": SOFT, "tickColor": SOFT, "gridColor": GRID,
         "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
@@ -251,13 +293,9 @@ def _tidy(svg: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="\d+" height="\d+"', r'\1 aria-hidden="true"', svg)
 
     def variable(match: re.Match[str]) -> str:
-        known: Mapping[str, str] = _VARIABLES
         name, colour = match[1], match[2]
-        return f' style="{name}:{known[colour]}"' if colour in known else match[0]
+        return f' style="{name}:{_VARIABLES[colour]}"' if colour in _VARIABLES else match[0]
 
-    return _one_style(re.sub(r' (fill|stroke)="(#\w+)"', variable, svg))
-
-
-def _one_style(svg: str) -> str:
+    svg = re.sub(r' (fill|stroke)="(#\w+)"', variable, svg)
     # an element with both colours has two style attributes now, of which browsers read the first
     return re.sub(r' style="([^"]*)"([^<>]*?) style="([^"]*)"', r' style="\1;\3"\2', svg)

@@ -1,42 +1,46 @@
-"""The section "Forecasts" of a comparison of series: errors by lead time, and some windows as every arm says them."""
+"""Figures of a comparison: scores over training, differences, forecasts by lead time, and windows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from freerun.compare.verdict import cells, interval_name, shown_verdict, signed, task_report
 from freerun.metrics.table import Metric, TaskReport
 from freerun.report import charts
-from freerun.report.charts import DASHES, INK, SOFT, Axes, Line, Panel, arm, chart, panels, ranges
-from freerun.report.diagnosis_figures import numbers, words
-from freerun.report.page import DASH, Raw, arms_legend, figure, grid, legend, table, thin_table
-from freerun.report.run_data import Curve as RunCurve
-from freerun.report.run_data import Runs, curves, settled, shares
+from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
+from freerun.report.page import DASH, Raw, Values, figure, grid, legend, numbers, numbers_at, table, thin_table
+from freerun.report.run_data import Curve, Runs, curves, settled, shares
 from freerun.training.json_shapes import Count, read_json
 
 
-def training(runs: Runs, reported: TaskReport) -> Raw:
+def training(runs: Runs, report: TaskReport) -> Raw:
     """Draw the scores of the task on dev over training; those of one unit on one scale."""
-    arms = list(runs)
-    measures = reported.curves
-    found = {each.name: curves(runs, each.side, each.score) for each in measures}
-    drawn: list[Raw | None] = []
-    for each in measures:
-        same_unit = [other.name for other in measures if other.axis == each.axis]
-        domain = None
+    by_score = {each.name: curves(runs, each.side, each.score) for each in report.curves}
+    drawn: list[Raw] = []
+    for each in report.curves:
+        lines, domain = by_score[each.name], None
+        same_unit = [other.name for other in report.curves if other.axis == each.axis]
         if len(same_unit) > 1 or not each.zero:
-            domain = _domain([curve for name in same_unit for curve in found[name]], each.zero)
-        title = each.title[0].upper() + each.title[1:]
-        drawn.append(_lines(title, found[each.name], arms, each.axis, domain))
-    shown = [one for one in drawn if one is not None]
-    return Raw(arms_legend(arms) + grid(shown)) if shown else Raw("")
+            domain = _domain([curve for name in same_unit for curve in by_score[name]], each.zero)
+        if lines:
+            inside = lines if domain else settled(lines)
+            top = domain[1] if domain else max(value for curve in inside for _, value in curve.points)
+            cut = any(value > top for curve in lines for _, value in curve.points)
+            text = "Thick: mean over seeds; thin: each run." + (" The beginning lies above the figure." if cut else "")
+            svg = _curves_chart(inside, list(runs), each.axis, domain)
+            drawn.append(figure(each.title[0].upper() + each.title[1:], svg, (text, _last(lines)), _numbers(lines)))
+    return Raw(legend(_strokes(runs)) + grid(drawn)) if drawn else Raw("")
 
 
-def _domain(found: Sequence[RunCurve], zero: bool) -> tuple[float, float] | None:
-    values = [value for curve in settled(found) for _, value in curve.points]
+def _strokes(labels: Iterable[str], kind: str = "arm") -> list[tuple[str, int, str]]:
+    return [(kind, number, label) for number, label in enumerate(labels)]
+
+
+def _domain(lines: Sequence[Curve], zero: bool) -> tuple[float, float] | None:
+    values = [value for curve in settled(lines) for _, value in curve.points]
     if not values or (not zero and max(values) == min(values)):
         return None
     room = 0.05 * (max(values) - (0.0 if zero else min(values)))
@@ -45,40 +49,27 @@ def _domain(found: Sequence[RunCurve], zero: bool) -> tuple[float, float] | None
 
 def entries(runs: Runs) -> Raw:
     """Own entries against the schedule, and wrong entries of each arm: whether the noise is matched."""
-    arms = list(runs)
     replaced, wrong = shares(runs, "replaced"), shares(runs, "disagreeing")
-    drawn: list[Raw] = []
-    if any(curve.planned for curve in replaced):
-        shown = [curve for curve in replaced if any(c.planned and c.arm == curve.arm for c in replaced)]
-        drawn.append(
-            figure(
-                "Own entries",
-                _curves_chart(shown, arms, "share of entries, %"),
-                (
-                    "Line: the share fed. Wide band: the share scheduled, 1 \N{MINUS SIGN} teacher_forcing_ratio.",
-                    _last(shown),
-                ),
-                _numbers(shown),
-            )
-        )
-    if wrong:
-        title = "Wrong entries in the history"
-        text = "Entries fed that differ from gold; matched noise lies on its reference."
-        svg = _curves_chart(wrong, arms, "share of entries, %")
-        drawn.append(figure(title, svg, (text, _last(wrong)), _numbers(wrong)))
-    return Raw(arms_legend(arms) + grid(drawn)) if drawn else Raw("")
+    planned = {curve.arm for curve in replaced if curve.planned}
+    own = [curve for curve in replaced if curve.arm in planned]
+    text = "Line: the share fed. Wide band: the share scheduled, 1 \N{MINUS SIGN} teacher_forcing_ratio."
+    noise = "Entries fed that differ from gold; matched noise lies on its reference."
+    drawn = [
+        figure(title, _curves_chart(lines, list(runs), "share of entries, %"), (reading, _last(lines)), _numbers(lines))
+        for title, lines, reading in (("Own entries", own, text), ("Wrong entries in the history", wrong, noise))
+        if lines
+    ]
+    return Raw(legend(_strokes(runs)) + grid(drawn)) if drawn else Raw("")
 
 
 def differences(results: Mapping[str, Any]) -> Raw:
     """Paired differences in the score that the verdict is about, and in others that the task names."""
     arms = list(cells(results))
-    reported = task_report(results["recipe"])
     drawn: list[Raw] = []
-    for each in reported.differences:
-        lines = [line for line in results["comparisons"] if line["metric"] == each.name]
-        if not lines:
+    for each in task_report(results["recipe"]).differences:
+        rows = [_row(results, line, arms) for line in results["comparisons"] if line["metric"] == each.name]
+        if not rows:
             continue
-        rows = [_row(results, line, arms, each.name) for line in lines]
         content = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
         side = "Right" if each.higher else "Left"
         text = f"Dot: mean; bar: {interval_name(results)}; rings: seeds. {side} of zero is better."
@@ -88,8 +79,8 @@ def differences(results: Mapping[str, Any]) -> Raw:
     return grid(drawn) if drawn else Raw("")
 
 
-def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str], metric: str) -> charts.Difference:
-    kind, _, name = metric.partition(".")
+def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str]) -> charts.Difference:
+    kind, _, name = line["metric"].partition(".")
     by_run = {(run["label"], run["seed"]): run.get(kind, {}).get(name) for run in results["runs"]}
     seeds = dict.fromkeys(run["seed"] for run in results["runs"])
     pairs = [(by_run.get((line["arm"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
@@ -103,73 +94,52 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     )
 
 
-def _difference_table(rows: Sequence[charts.Difference], measure: Metric) -> Raw:
-    heads = ["difference", "mean", "low", "high", "seeds"]
-    cells_ = [
-        [
-            row.title,
-            *(DASH if value is None else signed(value, measure.decimals) for value in (row.value, row.low, row.high)),
-            ", ".join(signed(value, measure.decimals) for value in row.seeds),
-        ]
-        for row in rows
-    ]
-    return table(heads, cells_, "numbers")
+def _difference_table(rows: Sequence[charts.Difference], metric: Metric) -> Raw:
+    def text(value: float | None) -> str:
+        return DASH if value is None else signed(value, metric.decimals)
+
+    lines = [[row.title, *map(text, (row.value, row.low, row.high)), ", ".join(map(text, row.seeds))] for row in rows]
+    return table(["difference", "mean", "low", "high", "seeds"], lines, "numbers")
 
 
-def _lines(
-    title: str, found: Sequence[RunCurve], arms: Sequence[str], axis: str, domain: tuple[float, float] | None
-) -> Raw | None:
-    if not found:
-        return None
-    shown = found if domain else settled(found)
-    top = domain[1] if domain else max(value for curve in shown for _, value in curve.points)
-    cut = any(value > top for curve in found for _, value in curve.points)
-    text = "Thick: mean over seeds; thin: each run." + (" The beginning lies above the figure." if cut else "")
-    return figure(title, _curves_chart(shown, arms, axis, domain), (text, _last(found)), _numbers(found))
+def _means(lines: Sequence[Curve]) -> dict[str, Curve]:
+    means = (curve for curve in lines if curve.number == -1 and curve.points)
+    return {f"{curve.arm}, scheduled" if curve.planned else curve.arm: curve for curve in means}
 
 
-def _means(found: Sequence[RunCurve]) -> list[RunCurve]:
-    return [curve for curve in found if curve.number == -1 and curve.points]
-
-
-def _name(curve: RunCurve) -> str:
-    return f"{curve.arm}, scheduled" if curve.planned else curve.arm
-
-
-def _last(found: Sequence[RunCurve]) -> str:
-    ends = [f"{_name(curve)} {curve.points[-1][1]:.4g}" for curve in _means(found)]
+def _last(lines: Sequence[Curve]) -> str:
+    ends = [f"{name} {curve.points[-1][1]:.4g}" for name, curve in _means(lines).items()]
     return f"At the end: {', '.join(ends)}." if ends else ""
 
 
-def _numbers(found: Sequence[RunCurve]) -> Raw:
-    means = _means(found)
-    steps = sorted({step for curve in means for step, _ in curve.points})
-    tables = [dict(curve.points) for curve in means]
-    rows = [[f"{step:g}", *(f"{t[step]:.4g}" if step in t else DASH for t in tables)] for step in steps]
-    return thin_table(["updates", *(_name(curve) for curve in means)], rows)
+def _numbers(lines: Sequence[Curve]) -> Raw:
+    tables = {name: dict(curve.points) for name, curve in _means(lines).items()}
+    steps = sorted({step for values in tables.values() for step in values})
+    rows = [[f"{step:g}", *(f"{t[step]:.4g}" if step in t else DASH for t in tables.values())] for step in steps]
+    return thin_table(["updates", *tables], rows)
 
 
 def _curves_chart(
-    found: Sequence[RunCurve], arms: Sequence[str], title: str, domain: tuple[float, float] | None = None
+    lines: Sequence[Curve], arms: Sequence[str], title: str, domain: tuple[float, float] | None = None
 ) -> str:
-    """Draw curves over updates: an arm's mean thick, its runs thin, what was scheduled as a wide band."""
-    ordered = sorted(found, key=lambda curve: (not curve.planned, curve.number == -1, -arms.index(curve.arm)))
-    values = [value for curve in found for _, value in curve.points]
+    """Draw curves over updates: an arm's mean thick, its runs thin, the schedule as a wide band."""
+
+    def line(curve: Curve) -> Line:
+        number = arms.index(curve.arm)
+        if curve.planned:
+            return Line(curve.points, arm(number), width=5, opacity=0.3)
+        if curve.number >= 0:
+            return Line(curve.points, arm(number), width=1, opacity=0.45)
+        return Line(curve.points, arm(number), DASHES[number % len(DASHES)], 2.25)
+
+    ordered = sorted(lines, key=lambda curve: (not curve.planned, curve.number == -1, -arms.index(curve.arm)))
+    steps, values = zip(*(point for curve in lines for point in curve.points), strict=True)
     domain = domain or (min(0.0, *values), 1.05 * max(*values, 1e-9))
-    end = max(step for curve in found for step, _ in curve.points)
-    axes = Axes("updates", title, x_domain=(0.0, end), y_domain=domain)
-    return chart([_curve_line(curve, arms.index(curve.arm)) for curve in ordered], axes)
+    return chart(
+        [line(curve) for curve in ordered], Axes("updates", title, x_domain=(0.0, max(steps)), y_domain=domain)
+    )
 
 
-def _curve_line(curve: RunCurve, number: int) -> Line:
-    if curve.planned:
-        return Line(curve.points, arm(number), width=5, opacity=0.3)
-    if curve.number >= 0:
-        return Line(curve.points, arm(number), width=1, opacity=0.45)
-    return Line(curve.points, arm(number), DASHES[number % len(DASHES)], 2.25)
-
-
-Curve = Sequence[float | None]
 _SIDES = {"free_running": "Free-running error", "teacher_forced": "Teacher-forced error"}
 _WINDOWS = 4
 
@@ -177,21 +147,19 @@ _WINDOWS = 4
 def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
     """Errors by lead time of all arms, and windows; "" where the runs are no forecasts."""
     arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
-    curves = {
+    by_run = {
         (run["label"], run["seed"]): _read(out / run["folder"] / "test-curves.json", dict[str, list[float | None]])
         for run in results["runs"]
     }
-    if not curves or not all(isinstance(found, Mapping) and _SIDES.keys() <= found.keys() for found in curves.values()):
+    if not by_run or not all(isinstance(each, Mapping) and _SIDES.keys() <= each.keys() for each in by_run.values()):
         return Raw("")
-    first = next(iter(curves.values()))
-    naive = {name: curve for name, curve in first.items() if name not in _SIDES}
-    entries = [("arm", number, label) for number, label in enumerate(arms)]
-    entries += [("naive", number, words(name)) for number, name in enumerate(naive)]
-    drawn = [_errors(title, side, arms, curves, naive) for side, title in _SIDES.items()]
-    return Raw(legend(entries) + grid(drawn) + _windows(results, out, arms))
+    first = next(iter(by_run.values()))
+    naive = {baseline_name(name): curve for name, curve in first.items() if name not in _SIDES}
+    drawn = [_errors(title, side, arms, by_run, naive) for side, title in _SIDES.items()]
+    return Raw(legend([*_strokes(arms), *_strokes(naive, "naive")]) + grid(drawn) + _windows(results, out, arms))
 
 
-class _Shown(TypedDict):
+class _Window(TypedDict):
     window: Count
     channels: list[str]
     past: list[list[float | None]]
@@ -208,94 +176,55 @@ def _errors(
     title: str,
     side: str,
     arms: Sequence[str],
-    curves: Mapping[tuple[str, int], Mapping[str, Curve]],
-    naive: Mapping[str, Curve],
+    by_run: Mapping[tuple[str, int], Mapping[str, Values]],
+    naive: Mapping[str, Values],
 ) -> Raw:
-    by_arm = {label: [found[side] for (other, _), found in curves.items() if other == label] for label in arms}
-    means = {label: _mean(found) for label, found in by_arm.items()}
-    lines = [Line(_leads(c), SOFT, DASHES[(n + 1) % 6], 1.25) for n, c in enumerate(naive.values())]
+    by_arm = {label: [each[side] for (other, _), each in by_run.items() if other == label] for label in arms}
+    means = {label: _mean(curves) for label, curves in by_arm.items()}
+    lines = [Line(leads(curve), SOFT, DASHES[(n + 1) % 6], 1.25) for n, curve in enumerate(naive.values())]
     for number, label in reversed(list(enumerate(arms))):
         if len(by_arm[label]) > 1:
-            lines += [Line(_leads(curve), arm(number), width=1, opacity=0.45) for curve in by_arm[label]]
-        lines.append(Line(_leads(means[label]), arm(number), DASHES[number % 6], 2.25))
-    every = [v for found in curves.values() for name in _SIDES for v in found[name] if v]
-    high = min(max([*every, *(v for c in naive.values() for v in c if v)], default=1.0), 100.0)
+            lines += [Line(leads(curve), arm(number), width=1, opacity=0.45) for curve in by_arm[label]]
+        lines.append(Line(leads(means[label]), arm(number), DASHES[number % 6], 2.25))
+    every = [value for each in by_run.values() for name in _SIDES for value in each[name] if value]
+    high = min(max([*every, *(value for curve in naive.values() for value in curve if value)], default=1.0), 100.0)
     low = max(min(every, default=0.01), high * 1e-6)
     axes = Axes("lead time, steps", "error, standard deviations", log=True, y_domain=(low / 1.15, high * 1.15))
-    columns = {**means, **({words(name): curve for name, curve in naive.items()} if side == "free_running" else {})}
+    columns = {**means, **(naive if side == "free_running" else {})}
     text = "Mean over windows. Thick: mean over seeds; thin: each run. The scale is logarithmic."
     if lost := [label for label, curve in means.items() if curve[-1] is None]:
         text += f" No mean where a window has escaped to infinity: {', '.join(lost)}."
-    last = ", ".join(f"{name} {_shown(curve[-1])}" for name, curve in columns.items())
-    return figure(title, chart(lines, axes), (text, f"At the last lead time: {last}."), numbers(columns))
+    last = f"At the last lead time: {numbers_at(columns, infinite='infinite')}."
+    return figure(title, chart(lines, axes), (text, last), numbers(columns))
 
 
-def _mean(found: Sequence[Curve]) -> list[float | None]:
+def _mean(curves: Sequence[Values]) -> list[float | None]:
     """Infinite (None) where one of them is."""
-    columns = [list(values) for values in zip(*found, strict=True)]
-    return [
-        None if None in values else math.fsum(v for v in values if v is not None) / len(values) for values in columns
-    ]
-
-
-def _leads(curve: Curve) -> list[tuple[float, float]]:
-    return [(n + 1.0, math.nan if value is None else value) for n, value in enumerate(curve)]
-
-
-def _shown(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.4g}"
+    columns = ([value for value in values if value is not None] for values in zip(*curves, strict=True))
+    return [math.fsum(values) / len(values) if len(values) == len(curves) else None for values in columns]
 
 
 def _windows(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> Raw:
-    """Windows with what every arm says running freely, of the first seed."""
+    """Windows with every arm's free run, of the first seed."""
     seed = results["runs"][0]["seed"]
-    by_arm = {
-        run["label"]: _read(out / run["folder"] / "test-forecasts.json", list[_Shown])
+    by_arm: dict[str, Any] = {
+        run["label"]: _read(out / run["folder"] / "test-forecasts.json", list[_Window])
         for run in results["runs"]
         if run["seed"] == seed
     }
     if not by_arm or not all(by_arm.values()):
         return Raw("")
-    count = len(next(iter(by_arm.values())))
-    domains = ranges(next(iter(by_arm.values()))[:_WINDOWS])
-    each = [{label: windows[n] for label, windows in by_arm.items()} for n in range(min(count, _WINDOWS))]
-    drawn = [_window(one, arms, domains) for one in each]
-    entries = [("gold", 0, "gold"), *(("arm", number, label) for number, label in enumerate(arms))]
+    first: Sequence[_Window] = next(iter(by_arm.values()))[:_WINDOWS]
+    drawn: list[Raw] = []
+    for n, window in enumerate(first):
+        runs = {label: by_arm[label][n] for label in arms}
+        gone = [
+            f"{label} escapes at lead time {run['diverged_at']}" for label, run in runs.items() if run["diverged_at"]
+        ]
+        styles = {label: Line((), arm(number), DASHES[number % 6], 1.75) for number, label in enumerate(arms)}
+        rows = {label: run["free_running"] for label, run in runs.items()}
+        svg, columns = window_chart(window, window["channels"], ranges(first), rows, dict(reversed(styles.items())))
+        texts = f"{'; '.join(gone)}." if gone else "", f"At the last step: {numbers_at(columns, infinite='infinite')}."
+        drawn.append(figure(f"Window {window['window']:,}", svg, texts, numbers(columns)))
     text = f"Free runs of seed {seed} on windows at even distances; nobody chose them. In the units of the data."
-    return Raw(f'<p class="note">{text}</p>' + legend(entries) + grid(drawn))
-
-
-def _window(
-    by_arm: Mapping[str, Mapping[str, Any]], arms: Sequence[str], domains: Sequence[tuple[float, float]]
-) -> Raw:
-    first = next(iter(by_arm.values()))
-    channels: Sequence[str] = first["channels"]
-    shown = [_panel(by_arm, arms, channel, domains[channel]) for channel in range(len(channels))]
-    columns: dict[str, Curve] = {}
-    for channel, name in enumerate(channels):
-        of = f", {name}" if len(channels) > 1 else ""
-        columns[f"gold{of}"] = [row[channel] for row in first["gold"]]
-        columns |= {f"{label}{of}": [row[channel] for row in by_arm[label]["free_running"]] for label in arms}
-    gone = [
-        f"{label} escapes at lead time {by_arm[label]['diverged_at']}" for label in arms if by_arm[label]["diverged_at"]
-    ]
-    text = f"{'; '.join(gone)}." if gone else ""
-    last = ", ".join(f"{name} {_shown(curve[-1])}" for name, curve in columns.items())
-    return figure(f"Window {first['window']:,}", panels(shown), (text, f"At the last step: {last}."), numbers(columns))
-
-
-def _panel(
-    by_arm: Mapping[str, Mapping[str, Any]], arms: Sequence[str], channel: int, domain: tuple[float, float]
-) -> Panel:
-    first = next(iter(by_arm.values()))
-    past = [(1.0 - len(first["past"]) + n, float(row[channel])) for n, row in enumerate(first["past"])]
-    gold = [(n + 1.0, float(row[channel])) for n, row in enumerate(first["gold"])]
-    lines = [Line([*past, gold[0]], INK, width=1.25, opacity=0.55), Line(gold, INK, width=2)]
-    for number, label in reversed(list(enumerate(arms))):
-        free = _leads([row[channel] for row in by_arm[label]["free_running"]])
-        lines.append(Line(free, arm(number), DASHES[number % 6], 1.75))
-    ends = (1.0 - len(past), float(len(gold)))
-    axes = Axes(
-        "steps from the last known value", first["channels"][channel], x_domain=ends, y_domain=domain, begin=0.0
-    )
-    return Panel(lines, (), axes)
+    return Raw(f'<p class="note">{text}</p>' + legend([("gold", 0, "gold"), *_strokes(arms)]) + grid(drawn))

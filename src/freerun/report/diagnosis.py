@@ -2,49 +2,95 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from freerun.report import diagnosis_figures as figures
-from freerun.report.diagnosis_figures import SIDES, percent
-from freerun.report.page import DASH, Raw, facts, notes, paragraph, preformatted, swatch, table, write_page
+from freerun.report.charts import (
+    DASHES,
+    INK,
+    SOFT,
+    Axes,
+    Band,
+    Line,
+    Panel,
+    arm,
+    baseline_name,
+    chart,
+    leads,
+    panels,
+    ranges,
+    window_chart,
+)
+from freerun.report.page import (
+    DASH,
+    Raw,
+    Values,
+    facts,
+    figure,
+    grid,
+    legend,
+    notes,
+    numbers,
+    numbers_at,
+    paragraph,
+    preformatted,
+    swatch,
+    table,
+    thin_table,
+    write_page,
+)
 
-Found = Mapping[str, Any]
+Result = Mapping[str, Any]
+_SIDES = (("teacher_forced", "teacher-forced"), ("free_running", "free-running"))
+_LEAD, _MINUS, _LAMBDA = "lead time, steps", "\N{MINUS SIGN}", "\N{GREEK SMALL LETTER LAMDA}"
 
 
-def write_diagnosis(found: Found, path: Path) -> Path:
+def write_diagnosis(content: Result, path: Path) -> Path:
     """Write the page of a diagnosis, the content of diagnosis.json; return its path."""
-    run, ids = found["run"], found["diagnosis"]["kind"] == "ids"
-    about = facts({"data": found["data"]["name"], **run["facts"], **run["versions"]}) + preformatted(run["signature"])
-    sections = [*(_ids_sections if ids else _values_sections)(found), ("Run", about)]
-    return write_page(path, "diagnose", str(run["name"]), summary(found["diagnosis"]), sections)
+    run, result = content["run"], content["diagnosis"]
+    data = content["data"]
+    about = facts({"data": data["name"], **run["facts"], **run["versions"]}) + preformatted(run["signature"])
+    if result["kind"] == "ids":
+        sections = [
+            ("Wrong choices", _wrong(result) + _ids_reading(data["item_noun"])),
+            ("By position", _by_position(result)),
+        ]
+    else:
+        sections = [
+            ("Errors", _errors(result) + _reading(result)),
+            ("Errors by lead time", _by_lead(result) + _growth(result)),
+            ("Windows", _sample_windows(result)),
+            ("Diverged free runs", _escaped(result)),
+            ("A long free run", _climate(result)),
+        ]
+    return write_page(path, "diagnose", str(run["name"]), summary(result), [*sections, ("Run", about)])
 
 
-def summary(found: Found) -> str:
+def summary(result: Result) -> str:
     """Return the outcome in two or three sentences."""
-    return (_ids_summary if found["kind"] == "ids" else _values_summary)(found)
+    return (_ids_summary if result["kind"] == "ids" else _values_summary)(result)
 
 
-def _values_summary(found: Found) -> str:
-    """Return the outcome in two or three sentences."""
-    forced, own = (found[side]["nrmse"]["median"] for side, _ in SIDES)
+def _values_summary(result: Result) -> str:
+    forced, own = (result[side]["nrmse"]["median"] for side, _ in _SIDES)
     lines = [
         f"NRMSE in standard deviations: teacher-forced {_number(forced)} a step; free-running {_number(own)} over "
-        f"{found['horizon']} steps{_times(forced, own)} (medians over {found['windows']:,} windows)."
+        f"{result['horizon']} steps{_times(forced, own)} (medians over {result['windows']:,} windows)."
     ]
-    best = min(found["naive"].items(), key=lambda each: _ordered(each[1]["nrmse"]["median"]), default=None)
-    if best is not None:
-        value = best[1]["nrmse"]["median"]
+    medians = {name: naive["nrmse"]["median"] for name, naive in result["naive"].items()}
+    if medians:
+        best = min(medians, key=lambda name: math.inf if medians[name] is None else medians[name])
+        value = medians[best]
         worse = own is None or (value is not None and value <= own)
         than = "the free run is no better" if worse else "the free run is better"
-        lines.append(f"The best naive baseline, {figures.words(best[0])}, comes to {_number(value)}: {than}.")
-    if found["diverged"]:
-        first = min(lead for _, lead in found["diverged"])
-        lines.append(
-            f"{len(found['diverged']):,} of {found['windows']:,} free runs escape to infinity, the first at lead time "
-            f"{first}."
-        )
+        lines.append(f"The best naive baseline, {baseline_name(best)}, comes to {_number(value)}: {than}.")
+    if result["diverged"]:
+        first = min(lead for _, lead in result["diverged"])
+        count = f"{len(result['diverged']):,} of {result['windows']:,}"
+        lines.append(f"{count} free runs escape to infinity, the first at lead time {first}.")
     return " ".join(lines)
 
 
@@ -54,105 +100,69 @@ def _times(forced: float | None, own: float | None) -> str:
     return f", {own / forced:.3g} times as much" if own >= forced else f", {own / forced:.2g} of it"
 
 
-def _ordered(value: float | None) -> float:
-    return float("inf") if value is None else value
-
-
-def _values_sections(content: Found) -> list[tuple[str, str]]:
-    """Titles and contents, in order."""
-    found = content["diagnosis"]
-    return [
-        ("Errors", _errors(found) + _reading(found)),
-        ("Errors by lead time", figures.by_lead(found) + _growth(found)),
-        ("Windows", figures.sample_windows(found)),
-        ("Diverged free runs", _escaped(found)),
-        ("A long free run", _climate(found)),
-    ]
-
-
-def _errors(found: Found) -> Raw:
+def _errors(result: Result) -> Raw:
     rows: list[list[object]] = []
-    for number, (side, name) in enumerate(SIDES):
-        times = _spread(found["valid_time"], "steps") if side == "free_running" else DASH
-        rows.append(
-            [swatch(number, name), _spread(found[side]["nrmse"]), _spread(found[side]["nrmse_last_tenth"]), times]
-        )
-    for number, (name, naive) in enumerate(found["naive"].items()):
-        label = Raw(f"<em>{swatch(number + 2, figures.words(name))}</em>")
-        rows.append([label, _spread(naive["nrmse"]), _spread(naive["nrmse_last_tenth"]), DASH])
+    sides = [(swatch(number, name), result[side]) for number, (side, name) in enumerate(_SIDES)]
+    for number, (name, naive) in enumerate(result["naive"].items(), start=2):
+        sides.append((Raw(f"<em>{swatch(number, baseline_name(name))}</em>"), naive))
+    for label, side in sides:
+        times = _spread(result["valid_time"], "g", "\N{INFINITY}") if side is result["free_running"] else DASH
+        rows.append([label, _spread(side["nrmse"]), _spread(side["nrmse_last_tenth"]), times])
     heads = ["history", "NRMSE", "NRMSE, last tenth", "valid time, steps"]
     caption = (
-        f"Median over {found['windows']:,} windows of {found['horizon']} steps; below each the quartiles. In italics: "
-        "naive baselines"
+        f"Median over {result['windows']:,} windows of {result['horizon']} steps; below each the quartiles. "
+        "In italics: naive baselines"
     )
     return table(heads, rows, "numbers cards", caption)
 
 
-def _spread(found: Found, unit: str = "") -> Raw:
-    show = _whole if unit else _number
-    low, middle, high = (show(found[name]) for name in ("low", "median", "high"))
+def _spread(result: Result, digits: str = ".3g", infinite: str = "infinite") -> Raw:
+    low, middle, high = (_number(result[name], digits, infinite) for name in ("low", "median", "high"))
     return Raw(f"<span><b>{middle}</b> <small>{low} to {high}</small></span>")
 
 
-def _whole(value: float | None) -> str:
-    return "\N{INFINITY}" if value is None else f"{value:g}"
+def _number(value: float | None, digits: str = ".3g", infinite: str = "infinite") -> str:
+    return infinite if value is None else f"{value:{digits}}"
 
 
-def _number(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.3g}"
-
-
-def _reading(found: Found) -> Raw:
-    lines = [
+def _reading(result: Result) -> Raw:
+    through, exponent = result["valid_throughout"], result["growth"]["exponent"]
+    valid = f"Valid time: steps before a free run's error first passes {result['threshold']:g}. "
+    valid += f"In {through:,} of {result['windows']:,} windows it never does. " if through else ""
+    if exponent:
+        times = result["valid_time"]["median"] * exponent
+        valid += f"The median is {times:.2f} Lyapunov times (one is 1/{_LAMBDA} = {1 / exponent:.4g} steps)."
+    nrmse = (
         "NRMSE: root mean squared error over a window and its channels, in standard deviations of the training part; "
         "1 is the error of always predicting the mean. Teacher-forced: the history is gold, and the model predicts "
         "one step ahead; free-running: the history is its own output, as in use. The difference is what one-step "
-        "training does not see.",
-        f"Valid time: steps before a free run's error first passes {found['threshold']:g}. {_valid(found)}",
-    ]
-    return notes(lines)
-
-
-def _valid(found: Found) -> str:
-    through = found["valid_throughout"]
-    text = f"In {through:,} of {found['windows']:,} windows it never does. " if through else ""
-    exponent, middle = found["growth"]["exponent"], found["valid_time"]["median"]
-    if exponent:
-        text += (
-            f"The median is {middle * exponent:.2f} Lyapunov times (one is 1/\N{GREEK SMALL LETTER LAMDA} = "
-            f"{1 / exponent:.4g} steps)."
-        )
-    return text
-
-
-def _growth(found: Found) -> Raw:
-    grown = found["growth"]
-    if grown["rate"] is None:
-        text = (
-            f"The free-running error does not stay below {found['threshold']:g} for three steps: its growth cannot be "
-            "fitted."
-        )
-        return paragraph(text, "note")
-    text = (
-        f"While the free-running error is below {found['threshold']:g} (lead times 1 to {grown['fitted']}) it grows as "
-        f"exp({grown['rate']:.3g} t)."
+        "training does not see."
     )
-    if grown["exponent"]:
+    return notes([nrmse, valid])
+
+
+def _growth(result: Result) -> Raw:
+    grown, ceiling = result["growth"], f"{result['threshold']:g}"
+    text = f"The free-running error does not stay below {ceiling} for three steps: its growth cannot be fitted."
+    if grown["rate"] is not None:
+        text = f"While the free-running error is below {ceiling} (lead times 1 to {grown['fitted']}) it grows as "
+        text += f"exp({grown['rate']:.3g} t)."
+    if grown["rate"] is not None and grown["exponent"]:
         text += (
-            f" The system's largest Lyapunov exponent is {grown['exponent']:.3g} a step: any small error grows so, a "
-            "perfect model's too. What lies above the dotted line is the model's own."
+            f" The system's largest Lyapunov exponent is {grown['exponent']:.3g} a step: any small error grows at that "
+            "rate, even a perfect model's. What lies above the dotted line is due to the model."
         )
     return paragraph(text, "note")
 
 
-def _escaped(found: Found) -> str:
-    gone: Sequence[Sequence[int]] = found["diverged"]
+def _escaped(result: Result) -> str:
+    gone: Sequence[Sequence[int]] = result["diverged"]
     if not gone:
         return ""
-    left = found["free_running"]["left"]
+    left = result["free_running"]["left"]
     text = (
         "Not finite, or beyond a million standard deviations, from these lead times on. No average holds them: medians "
-        f"count them as infinite, root mean squares are over the {left[-1]:,} of {found['windows']:,} windows left at "
+        f"count them as infinite, root mean squares are over the {left[-1]:,} of {result['windows']:,} windows left at "
         "the end."
     )
     rows = [[f"{window:,}", f"{lead:,}"] for window, lead in gone[:12]]
@@ -160,11 +170,13 @@ def _escaped(found: Found) -> str:
     return paragraph(text, "note") + table(["window", "lead time"], rows, "numbers", caption)
 
 
-def _climate(found: Found) -> str:
-    climate = found["climate"]
+def _climate(result: Result) -> str:
+    climate = result["climate"]
     if climate is None:
-        return paragraph(f"Not measured: {found['climate_note']}.", "note") if found["climate_note"] else ""
-    begin = "The model goes on from the first window, horizon after horizon; its history is the end of its own output. "
+        return paragraph(f"Not measured: {result['climate_note']}.", "note") if result["climate_note"] else ""
+    begin = (
+        "The model continues from the first window, horizon after horizon; its history is the end of its own output. "
+    )
     if climate["diverged_at"] is not None:
         text = f"It escapes at step {climate['diverged_at']:,} of {climate['steps']:,}: it has no climate."
         return paragraph(begin + text, "note")
@@ -175,25 +187,159 @@ def _climate(found: Found) -> str:
     ]
     caption = f"{climate['steps']:,} steps beside gold of the same length; 0 is equal, but for the spread"
     text = (
-        "Spread: standard deviation of the run, in those of gold. States: Kullback-Leibler divergence of the "
+        "Spread: standard deviation of the run, divided by gold's. States: Kullback-Leibler divergence of the "
         f"histograms of {climate['space']}, {climate['bins']} bins each. Frequencies: Hellinger distance of smoothed "
-        "power spectra, mean over channels; how strong the swings are does not enter. They do not ask that the run "
-        "follow gold, only that it live in the same places and swing at the same rates. Gold's own first half against "
-        "its second shows what chance alone comes to in half as many steps."
+        "power spectra, mean over channels; amplitudes do not enter. The run need not follow gold: it must visit the "
+        "same states and oscillate at the same rates. The distance between gold's own halves shows the effect of "
+        "chance alone, over half as many steps."
     )
-    numbers = table(["", "free run", "gold's halves"], rows, "numbers", caption)
-    return numbers + paragraph(begin + text, "note") + figures.climate(found)
+    distances = table(["", "free run", "gold's halves"], rows, "numbers", caption)
+    return distances + paragraph(begin + text, "note") + _climate_figures(climate)
 
 
-def _ids_summary(found: Found) -> str:
-    """Return the outcome in two sentences."""
-    forced, own = (found[side]["wrong"] for side, _ in SIDES)
+def _by_lead(result: Result) -> Raw:
+    """Draw errors by lead time in both ways, the signed gap, and growth beside the system's."""
+    entries = [("arm", 0, "teacher-forced"), ("arm", 1, "free-running")]
+    entries += [("arm", number, baseline_name(name)) for number, name in enumerate(result["naive"], start=2)]
+    drawn = [_error_figure(result)]
+    text = "Difference of the medians. Above zero free running is worse."
+    gap, ratio = result["gap_by_horizon"], result["growth"]["ratio"]
+    axes = Axes(_LEAD, f"free-running {_MINUS} teacher-forced", zero=0.0, y_domain=_domain(gap))
+    drawn.append(_lead_figure("Signed gap", "gap", gap, axes, text))
+    if result["growth"]["exponent"]:
+        entries.append(("growth", 0, f"exp({_LAMBDA} t), as any small error grows"))
+    if ratio:
+        domain = _log_domain([*(value for value in ratio if value), 1.0])
+        axes = Axes(_LEAD, "ratio", log=True, zero=1.0, y_domain=domain)
+        text = f"error(t) / (error(1) exp({_LAMBDA}(t {_MINUS} 1))); 1 is a perfect model's growth."
+        drawn.append(_lead_figure(f"Growth beside exp({_LAMBDA} t)", "ratio", ratio, axes, text))
+    return Raw(legend(entries) + grid(drawn))
+
+
+def _lead_figure(title: str, name: str, values: Values, axes: Axes, text: str) -> Raw:
+    columns = {name: values}
+    content = f"{numbers_at(columns, 0)} at lead time 1, {numbers_at(columns)} at {len(values)}."
+    return figure(title, chart([Line(leads(values), arm(1), width=2.25)], axes), (text, content), numbers(columns))
+
+
+def _error_figure(result: Result) -> Raw:
+    forced, own = result["teacher_forced"], result["free_running"]
+    columns = {"teacher-forced": forced["median"], "free-running": own["median"]}
+    columns |= {baseline_name(name): naive["median"] for name, naive in result["naive"].items()}
+    curves = [Line(leads(v), arm(n), DASHES[n % 6], 1.5, 0.9) for n, v in enumerate(columns.values())]
+    lines = curves[2:]
+    exponent, begin = result["growth"]["exponent"], own["median"][0]
+    if exponent and begin:
+        grown = [(t + 1.0, begin * math.exp(exponent * t)) for t in range(result["horizon"])]
+        lines.append(Line(grown, INK, (1, 3), 1.5))
+    lines += [replace(curve, width=2.25, opacity=1.0) for curve in curves[:2]]
+    values = [value for curve in (*columns.values(), forced["low"], own["low"]) for value in curve if value]
+    axes = Axes(_LEAD, "error, standard deviations", log=True, y_domain=_log_domain(values))
+    content = f"At lead time 1: {numbers_at(columns, 0)}. At {result['horizon']}: {numbers_at(columns)}."
+    text = "Median over windows; bands: quartiles. The scale is logarithmic."
+    svg = chart(lines, axes, [_band(forced, arm(0)), _band(own, arm(1))])
+    return figure("Error", svg, (text, content), numbers(columns))
+
+
+def _log_domain(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.1), max(values, default=1.0)
+    # beyond a hundred standard deviations there is nothing more to read
+    high = min(max(high, low * 1.5), 100.0) if low < 100 else high
+    return max(low, high * 1e-6) / 1.15, high * 1.15
+
+
+def _sample_windows(result: Result) -> Raw:
+    """Draw complete windows: gold, teacher-forced and free-running, a panel a channel."""
+    windows = result["sample_windows"]
+    if not windows:
+        return Raw("")
+    entries = [("gold", 0, "gold"), ("arm", 0, "teacher-forced, one step ahead"), ("arm", 1, "free-running")]
+    if windows[0]["bands"]:
+        entries.append(("band", 1, "sampled free runs, 50 % and 90 %"))
+    domains, channels = ranges(windows), result["channels"]
+    note = f" The first {len(domains)} of {len(channels)} channels." if len(channels) > len(domains) else ""
+    text = f"Windows at even distances; nobody chose them. In the units of the data.{note}"
+    styles = {
+        "teacher-forced": Line((), arm(0), DASHES[0], 1.5),
+        "free-running": Line((), arm(1), DASHES[1], 2.25),
+    }
+    drawn: list[Raw] = []
+    for window in windows:
+        levels = dict(window["bands"])
+        bands = [(levels[a], levels[b]) for a, b in ((0.05, 0.95), (0.25, 0.75)) if a in levels and b in levels]
+        rows = {name: window[side] for side, name in _SIDES}
+        svg, columns = window_chart(window, channels, domains, rows, styles, bands=bands)
+        gone = f"The free run escapes at lead time {window['diverged_at']}." if window["diverged_at"] else ""
+        texts = gone, f"At the last step: {numbers_at(columns)}. {gone}"
+        drawn.append(figure(f"Window {window['window']:,}", svg, texts, numbers(columns)))
+    return Raw(paragraph(text, "note") + legend(entries) + grid(drawn))
+
+
+def _climate_figures(measured: Result) -> Raw:
+    """Draw spectra, and states in a plane."""
+    frequencies, (gold, own) = measured["frequencies"], measured["powers"]
+    lines = [
+        Line([(x, math.nan if y is None else y) for x, y in zip(frequencies, power, strict=True)], colour, dash, 2)
+        for power, colour, dash in ((gold, INK, (1, 0)), (own, arm(1), DASHES[1]))
+    ]
+    values = [value for value in (*gold, *own) if value]
+    domain = max(min(values), max(values) * 1e-5), max(values) * 1.3
+    axes = Axes("frequency, cycles a step", "share of the power", log=True, y_domain=domain)
+    peak = [frequencies[max(range(len(power)), key=lambda n: power[n] or 0.0)] for power in (gold, own)]
+    content = f"The largest share of gold lies at {peak[0]:.3g} cycles a step, that of the free run at {peak[1]:.3g}."
+    listed = numbers({"gold": gold, "free run": own}, ("frequency", [f"{f:.4g}" for f in frequencies]))
+    text = f"Smoothed over {measured['smoothing']:.3g} frequencies; where 99.9 % of gold's power lies."
+    drawn = [figure("Power spectrum", chart(lines, axes), (text, content), listed), _states(measured)]
+    return Raw(legend([("gold", 0, "gold"), ("arm", 1, "free run")]) + grid(drawn))
+
+
+def _states(measured: Result) -> Raw:
+    gold, own = measured["points"]
+    x, y = (_domain([point[axis] for point in (*gold, *own)]) for axis in (0, 1))
+    first, second = measured["axes"]
+    drawn = [
+        Panel([Line(points, colour, width=0.8, opacity=0.8)], (), Axes(first, title, x_domain=x, y_domain=y))
+        for points, colour, title in ((gold, INK, second), (own, arm(1), ""))
+    ]
+    spans = [
+        [f"{min(p[axis] for p in points):.3g} to {max(p[axis] for p in points):.3g}" for axis in (0, 1)]
+        for points in (gold, own)
+    ]
+    ranges = table(["", first, second], [["gold, range", *spans[0]], ["free run, range", *spans[1]]], "numbers")
+    text = f"The last {len(own):,} states. Left: gold. Right: the free run."
+    content = (
+        f"{first}: gold {spans[0][0]}, free run {spans[1][0]}. {second}: gold {spans[0][1]}, free run {spans[1][1]}."
+    )
+    return figure("States", panels(drawn, across=True), (text, content), ranges)
+
+
+def _band(side: Result, colour: str) -> Band:
+    # an infinite quartile reaches to the edge
+    rows = [
+        (n + 1.0, low, math.inf if high is None else high)
+        for n, (low, high) in enumerate(zip(side["low"], side["high"], strict=True))
+        if low is not None
+    ]
+    return Band(rows, colour)
+
+
+def _domain(values: Values) -> tuple[float, float] | None:
+    finite = [value for value in values if value is not None]
+    if not finite:
+        return None
+    low, high = min(0.0, *finite), max(finite)
+    room = 0.06 * ((high - low) or 1.0)
+    return low - room, high + room
+
+
+def _ids_summary(result: Result) -> str:
+    forced, own = (result[side]["wrong"] for side, _ in _SIDES)
     text = (
-        f"Teacher-forced, {percent(forced)} of the model's choices are wrong; free-running, {percent(own)}, both "
-        f"counted position by position ({found['rows']:,} rows), where one lost symbol shifts all after it. freerun "
+        f"Teacher-forced, {_percent(forced)} of the model's choices are wrong; free-running, {_percent(own)}, both "
+        f"counted position by position ({result['rows']:,} rows), where one lost symbol shifts all after it. freerun "
         "evaluate and compare score free runs otherwise: there the gap can be smaller or have the other sign."
     )
-    ratios = [_ratio(found[side]["after"]) for side, _ in SIDES]
+    ratios = [_ratio(result[side]["after"]) for side, _ in _SIDES]
     if None not in ratios:
         text += (
             f" After a wrong choice the next is wrong {ratios[0]:.2g} times as often as after a right one "
@@ -202,38 +348,31 @@ def _ids_summary(found: Found) -> str:
     return text
 
 
-def _ratio(after: Found) -> float | None:
+def _ratio(after: Result) -> float | None:
     if after["after_error"] is None or not after["after_correct"]:
         return None
     return after["after_error"] / after["after_correct"]
 
 
-def _ids_sections(content: Found) -> list[tuple[str, str]]:
-    """Titles and contents, in order."""
-    found = content["diagnosis"]
-    return [("Wrong choices", _wrong(found) + _ids_reading(content)), ("By position", figures.by_position(found))]
-
-
-def _wrong(found: Found) -> Raw:
+def _wrong(result: Result) -> Raw:
     rows: list[list[object]] = []
-    for number, (side, name) in enumerate(SIDES):
-        after = found[side]["after"]
+    for number, (side, name) in enumerate(_SIDES):
+        after = result[side]["after"]
         ratio = _ratio(after)
         rows.append(
             [
                 swatch(number, name),
-                Raw(f"<b>{percent(found[side]['wrong'])}</b>"),
-                Raw(f"<span>{percent(after['after_correct'])} <small>of {after['right']:,}</small></span>"),
-                Raw(f"<span>{percent(after['after_error'])} <small>of {after['wrong']:,}</small></span>"),
+                Raw(f"<b>{_percent(result[side]['wrong'])}</b>"),
+                Raw(f"<span>{_percent(after['after_correct'])} <small>of {after['right']:,}</small></span>"),
+                Raw(f"<span>{_percent(after['after_error'])} <small>of {after['wrong']:,}</small></span>"),
                 DASH if ratio is None else f"{ratio:.2f}",
             ]
         )
     heads = ["history", "wrong", "after a right choice", "after a wrong choice", "times"]
-    return table(heads, rows, "numbers cards", f"Choices against gold, position by position, {found['rows']:,} rows")
+    return table(heads, rows, "numbers cards", f"Choices against gold, position by position, {result['rows']:,} rows")
 
 
-def _ids_reading(content: Found) -> Raw:
-    counted = content["data"]["item_noun"]
+def _ids_reading(counted: str) -> Raw:
     lines = [
         "Teacher-forced: gold is the history of each choice. Free-running: the model's own choices are. Up to its "
         "first error a greedy model makes the same choices both ways, so all that differs comes after an error, and "
@@ -244,3 +383,55 @@ def _ids_reading(content: Found) -> Raw:
         "this page, or one of the other sign, such shifts are the difference.",
     ]
     return notes(lines)
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.3g} %"
+
+
+def _by_position(result: Result) -> str:
+    """Draw wrong choices, their gap and first errors by position, as far as enough rows reach."""
+    # at least 1 % of the rows, and ten of them; one position at least
+    enough = max(10, 0.01 * result["rows"])
+    count = max(1, sum(left >= enough for left in result["left"]))
+
+    def drawing(
+        title: str, texts: tuple[str, str], columns: Mapping[str, Values], lines: Sequence[Line], axes: Axes
+    ) -> Raw:
+        rows = [
+            [str(n + 1), *(_percent(values[n]) for values in columns.values()), f"{result['left'][n]:,}"]
+            for n in range(count)
+        ]
+        return figure(title, chart(lines, axes), texts, thin_table(["position", *columns, "rows"], rows))
+
+    sides = {name: result[side]["wrong_by_position"][:count] for side, name in _SIDES}
+    lines = [Line(_percents(values), arm(n), DASHES[n], 2.25) for n, values in enumerate(sides.values())]
+    text = "Share of the rows that have an entry there."
+    if less := result["positions"] - count:
+        text += f" The last {less:,} positions, of few rows, are left out."
+    ends = "; ".join(
+        f"{name}: {_percent(v[0])} at position 1, {_percent(v[-1])} at {count}" for name, v in sides.items()
+    )
+    top = max([value or 0.0 for values in sides.values() for value in values] + [0.01])
+    axes = Axes("position", "wrong, %", y_domain=(0.0, 105 * top))
+    drawn = [drawing("Wrong choices", (text, ends), sides, lines, axes)]
+
+    gap = result["gap_by_position"][:count]
+    room = 5 * max([abs(value) for value in gap if value] + [0.01])
+    low, high = (100 * end([0.0, *(value for value in gap if value)]) for end in (min, max))
+    axes = Axes("position", "difference, points", zero=0.0, y_domain=(low - room, high + room))
+    text = "Free-running less teacher-forced. Above zero free running is worse; at position 1 the histories are equal."
+    ends = f"{_percent(gap[0])} at position 1, {_percent(gap[-1])} at {count}."
+    drawn.append(drawing("Signed gap", (text, ends), {"gap": gap}, [Line(_percents(gap), arm(1), width=2.25)], axes))
+
+    shares = [errors / result["rows"] for errors in result["first_error"][:count]]
+    axes = Axes("position", "rows, %", y_domain=(0.0, 105 * max(*shares, 0.001)))
+    right = result["rows"] - sum(result["first_error"])
+    texts = "Where the first error is, the same in both ways.", f"{right:,} of {result['rows']:,} rows have no error."
+    lines = [Line(_percents(shares), SOFT, width=2.25)]
+    drawn.append(drawing("First errors", texts, {"first error here": shares}, lines, axes))
+    return legend(("arm", number, name) for number, (_, name) in enumerate(_SIDES)) + grid(drawn)
+
+
+def _percents(values: Values) -> list[tuple[float, float]]:
+    return [(position, 100 * share) for position, share in leads(values)]

@@ -11,6 +11,7 @@ from freerun.errors import visible
 
 DASH = "\N{EN DASH}"
 _ROWS = 12
+Values = Sequence[float | None]
 
 
 def escape(text: object) -> str:
@@ -29,7 +30,7 @@ def _html(value: object) -> str:
 
 
 def write_page(path: Path, kind: str, name: str, verdict: str, sections: Iterable[tuple[str, str]]) -> Path:
-    """Write a page whole or not at all: one style sheet inside, nothing loaded from anywhere; return its path."""
+    """Write a complete page or none, with its style sheet inside and nothing to load; return its path."""
     style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
     body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections if content)
     title = {"compare": "comparison", "diagnose": "diagnosis"}[kind]
@@ -57,16 +58,11 @@ def swatch(number: int, label: str) -> Raw:
 
 
 def legend(entries: Iterable[tuple[str, int, str]]) -> Raw:
-    """Return what the strokes of figures mean: (kind, number, label) each."""
+    """Return the key of a figure's strokes: (kind, number, label) each."""
     styles = {"arm": "stroke-{0}", "band": "band-{0}", "naive": "stroke-naive stroke-naive-{0}"}
     strokes = (_stroke(styles.get(kind, f"stroke-{kind}").format(number % 6), label) for kind, number, label in entries)
     parts = "".join(f"<li>{stroke}</li>" for stroke in strokes)
     return Raw(f'<ul class="legend" aria-label="what the lines mean">{parts}</ul>')
-
-
-def arms_legend(arms: Sequence[str]) -> Raw:
-    """Return what the colours of arms mean."""
-    return legend(("arm", number, arm) for number, arm in enumerate(arms))
 
 
 def paragraph(text: object, kind: str = "") -> Raw:
@@ -80,7 +76,7 @@ def notes(lines: Iterable[str]) -> Raw:
 
 
 def preformatted(text: object) -> Raw:
-    """Return text whose lines stay as they are."""
+    """Return text whose line breaks are kept."""
     return Raw(f"<pre>{escape(text)}</pre>")
 
 
@@ -107,9 +103,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kind: str = ""
 
 
 def _cells(heads: Sequence[str], row: Sequence[object]) -> str:
-    first = f'<th scope="row">{_html(row[0])}</th>'
     rest = zip(heads[1:], row[1:], strict=True)
-    return first + "".join(f'<td data-label="{escape(name)}">{_html(value)}</td>' for name, value in rest)
+    cells = "".join(f'<td data-label="{escape(name)}">{_html(value)}</td>' for name, value in rest)
+    return f'<th scope="row">{_html(row[0])}</th>{cells}'
 
 
 def thin_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Raw:
@@ -118,6 +114,24 @@ def thin_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Raw:
     if kept and kept[-1] is not rows[-1]:
         kept.append(rows[-1])
     return table(heads, kept, "numbers")
+
+
+def numbers(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | None = None) -> Raw:
+    """Return a table of columns by lead time, thinned to about a dozen rows."""
+    length = len(next(iter(columns.values())))
+    name, names = first or ("lead time", [str(n + 1) for n in range(length)])
+    rows = [[names[n], *(number(values[n]) for values in columns.values())] for n in range(length)]
+    return thin_table([name, *columns], rows)
+
+
+def number(value: float | None, infinite: str = "\N{INFINITY}") -> str:
+    """Return a number in four digits; None is infinite."""
+    return infinite if value is None else f"{value:.4g}"
+
+
+def numbers_at(columns: Mapping[str, Values], position: int = -1, infinite: str = "\N{INFINITY}") -> str:
+    """Return the names of columns with their values at a position, the last by default."""
+    return ", ".join(f"{name} {number(values[position], infinite)}" for name, values in columns.items())
 
 
 def figure(title: str, svg: str, texts: tuple[str, str], data: Raw) -> Raw:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from freerun.training import run_folder
 
+Entry = TypeVar("Entry")
+Events = Sequence[Mapping[str, Any]]
 _BINS = 40
 Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """arm -> its runs' events, seed by seed."""
@@ -26,26 +29,25 @@ class Curve:
 
 def load(results: Mapping[str, Any], out: Path) -> Runs:
     """Return the events of every run, by arm."""
-    found: dict[str, list[list[dict[str, Any]]]] = {}
+    by_arm: dict[str, list[list[dict[str, Any]]]] = {}
     for run in results["runs"]:
-        found.setdefault(run["label"], []).append(run_folder.events(out / run["folder"]))
-    return found
+        by_arm.setdefault(run["label"], []).append(run_folder.events(out / run["folder"]))
+    return by_arm
 
 
 def header(runs: Runs) -> Mapping[str, Any]:
-    """Return the first header event that is found: examples, parameters."""
+    """Return the first header event of all runs: examples, parameters."""
     every = (event for arm in runs.values() for events in arm for event in events)
     return next((event for event in every if event.get("event") == "header"), {})
 
 
 def curves(runs: Runs, kind: str, metric: str) -> list[Curve]:
     """Return a dev score over training, a line for each run and one for each arm's mean."""
-    found: list[Curve] = []
+    lines: list[Curve] = []
     for arm, by_seed in runs.items():
-        lines = [Curve(arm, number, tuple(_scores(events, kind, metric))) for number, events in enumerate(by_seed)]
-        lines = [line for line in lines if line.points]
-        found += [*lines, *mean_curve(lines)]
-    return found
+        own = [Curve(arm, number, tuple(_scores(events, kind, metric))) for number, events in enumerate(by_seed)]
+        lines += _with_mean([line for line in own if line.points])
+    return lines
 
 
 def _scores(events: Sequence[Mapping[str, Any]], kind: str, metric: str) -> list[tuple[float, float]]:
@@ -54,18 +56,16 @@ def _scores(events: Sequence[Mapping[str, Any]], kind: str, metric: str) -> list
     return [(step, float(value)) for step, value in values if value is not None]
 
 
-def settled(found: Sequence[Curve]) -> list[Curve]:
+def settled(lines: Sequence[Curve]) -> list[Curve]:
     """Without what lies above all values of the last 85 % of training, which would flatten the rest.
 
     >>> settled([Curve("a", 0, ((0, 200.0), (50, 30.0), (100, 20.0)))])[0].points
     ((50, 30.0), (100, 20.0))
     """
-    points = [point for curve in found for point in curve.points]
-    if not points:
-        return []
-    begin = 0.15 * max(step for step, _ in points)
-    highest = max(value for step, value in points if step >= begin)
-    return [replace(curve, points=tuple(point for point in curve.points if point[1] <= highest)) for curve in found]
+    points = [point for curve in lines for point in curve.points]
+    begin = 0.15 * max((step for step, _ in points), default=0)
+    highest = max((value for step, value in points if step >= begin), default=0)
+    return [replace(curve, points=tuple(point for point in curve.points if point[1] <= highest)) for curve in lines]
 
 
 def data_lines(results: Mapping[str, Any], out: Path) -> list[str]:
@@ -79,144 +79,117 @@ def data_lines(results: Mapping[str, Any], out: Path) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in lines if line.strip().startswith(begins)))
 
 
-def mean_curve(lines: Sequence[Curve]) -> list[Curve]:
-    """Return the mean over an arm's runs where all of them have a value; [] without any."""
+def _with_mean(lines: Sequence[Curve]) -> list[Curve]:
+    """Return an arm's lines, and their mean where all of them have a value; [] without any."""
     if not lines:
         return []
     tables = [dict(line.points) for line in lines]
     steps = [step for step in tables[0] if all(step in table for table in tables)]
     points = tuple((step, sum(table[step] for table in tables) / len(tables)) for step in steps)
-    return [Curve(lines[0].arm, -1, points, lines[0].planned)]
+    return [*lines, Curve(lines[0].arm, -1, points, lines[0].planned)]
 
 
 def shares(runs: Runs, key: str) -> list[Curve]:
     """Share of eligible entries over training, in percent, in about 40 stretches; the mean over an arm's runs."""
-    found: list[Curve] = []
+
+    def realised(events: Events) -> float | None:
+        eligible = sum(event["eligible"] for event in events)
+        return sum(event[key] for event in events) / eligible if eligible else None
+
+    lines: list[Curve] = []
     for arm, by_seed in runs.items():
         updates = [[event for event in events if event.get("event") == "update"] for events in by_seed]
         if not any(event.get("replaced") for events in updates for event in events):
             continue
-        width = max(1, max(len(events) for events in updates) // _BINS)
-        happened = [_binned(events, width, _share(key)) for events in updates]
-        found += mean_curve([Curve(arm, i, points) for i, points in enumerate(happened)])
+        width = max(1, max(map(len, updates)) // _BINS)
+        measured = [(realised, False)]
         if key == "replaced" and all(_scheduled_share(events) is not None for events in updates):
-            scheduled = [_binned(events, width, _scheduled_share) for events in updates]
-            found += mean_curve([Curve(arm, i, points, planned=True) for i, points in enumerate(scheduled)])
-    return found
-
-
-Events = Sequence[Mapping[str, Any]]
+            measured.append((_scheduled_share, True))
+        for share, planned in measured:
+            own = [Curve(arm, n, _binned(events, width, share), planned) for n, events in enumerate(updates)]
+            lines += _with_mean(own)[-1:]
+    return lines
 
 
 def _binned(events: Events, width: int, value: Callable[[Events], float | None]) -> tuple[tuple[float, float], ...]:
-    points: list[tuple[float, float]] = []
-    for start in range(0, len(events), width):
-        stretch = events[start : start + width]
-        found = value(stretch)
-        if found is not None:
-            points.append((start + len(stretch) / 2, 100 * found))
-    return tuple(points)
-
-
-def _share(key: str) -> Callable[[Events], float | None]:
-    def share(events: Events) -> float | None:
-        eligible = sum(event["eligible"] for event in events)
-        return sum(event[key] for event in events) / eligible if eligible else None
-
-    return share
+    stretches = ((start, events[start : start + width]) for start in range(0, len(events), width))
+    values = ((start + len(stretch) / 2, value(stretch)) for start, stretch in stretches)
+    return tuple((step, 100 * share) for step, share in values if share is not None)
 
 
 def _scheduled_share(events: Events) -> float | None:
     ratios = [event["teacher_forcing_ratio"] for event in events]
-    if not ratios or any(ratio is None for ratio in ratios):
-        return None
-    return 1 - sum(ratios) / len(ratios)
+    return None if not ratios or None in ratios else 1 - sum(ratios) / len(ratios)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Test words that only one of two arms got right, for one seed."""
-
-    seed: int
-    only_first: int
-    only_second: int
-    both: int
-    neither: int
+Rights = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Words on which two arms differ."""
+    """Words on which two arms differ: outputs of every arm for the first seed, with True where they are wrong.
 
-    first: str
-    second: str
+    Args:
+        seed: the first one.
+        counts: seed -> words right in the first arm only, in the second only, in both, in neither.
+        words: word, references, and arm -> (output, wrong).
+    """
+
     seed: int
-    tallies: tuple[Agreement, ...]
+    counts: dict[int, Rights]
     words: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, bool]]], ...]
 
 
 def examples(results: Mapping[str, Any], out: Path, pair: tuple[str, str], each: int = 5) -> Examples | None:
-    """Words that one arm of a pair says right and the other wrong, as many from either side."""
-    found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    """Return words that one arm of a pair gets right and the other wrong, as many from either side."""
+    by_run: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for run in results["runs"]:
         items = run_folder.items(out / run["folder"])
-        found[run["label"], run["seed"]] = {str(item["source"]): item for item in items}
+        by_run[run["label"], run["seed"]] = {str(item["source"]): item for item in items}
     seeds = [run["seed"] for run in results["runs"] if run["label"] == pair[0]]
-    if not all(found.values()) or not seeds or not all("wrong" in item for item in found[pair[0], seeds[0]].values()):
+    if not all(by_run.values()) or not seeds or not all("wrong" in item for item in by_run[pair[0], seeds[0]].values()):
         return None
-    tallies = tuple(_tally(found[pair[0], seed], found[pair[1], seed], seed) for seed in seeds)
-    first, second = found[pair[0], seeds[0]], found[pair[1], seeds[0]]
+
+    def rights(seed: int) -> Rights:
+        first, second = (by_run[arm, seed] for arm in pair)
+        pairs = Counter((not first[word]["wrong"], not second[word]["wrong"]) for word in first)
+        return pairs[True, False], pairs[False, True], pairs[True, True], pairs[False, False]
+
+    first, second = (by_run[arm, seeds[0]] for arm in pair)
     sides = [
         sorted(word for word in first if bool(first[word]["wrong"]) is wrong and second[word]["wrong"] != wrong)
         for wrong in (False, True)
     ]
-    chosen = [word for side in sides for word in _spread(side, each)]
-    outputs = {arm: words for (arm, seed), words in found.items() if seed == seeds[0]}
-    rows = tuple(
+    outputs = {arm: words for (arm, seed), words in by_run.items() if seed == seeds[0]}
+    words = tuple(
         (
             word,
             tuple(first[word]["references"]),
-            {arm: (words[word]["output"], bool(words[word]["wrong"])) for arm, words in outputs.items()},
+            {arm: (items[word]["output"], bool(items[word]["wrong"])) for arm, items in outputs.items()},
         )
-        for word in chosen
+        for side in sides
+        for word in _spread(side, each)
     )
-    return Examples(pair[0], pair[1], seeds[0], tallies, rows)
+    return Examples(seeds[0], {seed: rights(seed) for seed in seeds}, words)
 
 
-def _tally(first: Mapping[str, Any], second: Mapping[str, Any], seed: int) -> Agreement:
-    pairs = [(not first[word]["wrong"], not second[word]["wrong"]) for word in first]
-    counts = [pairs.count(pair) for pair in ((True, False), (False, True), (True, True), (False, False))]
-    return Agreement(seed, *counts)
+def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Return some entries, at even distances."""
+    if len(entries) <= count:
+        return list(entries)
+    return [entries[(2 * i + 1) * len(entries) // (2 * count)] for i in range(count)]
 
 
-def _spread(words: Sequence[str], count: int) -> list[str]:
-    if len(words) <= count:
-        return list(words)
-    return [words[(2 * i + 1) * len(words) // (2 * count)] for i in range(count)]
-
-
-@dataclass(frozen=True)
-class SampleOutputs:
-    """Outputs of every arm for the same items."""
-
-    heading: str
-    seed: int
-    rows: tuple[tuple[str, str, dict[str, str]], ...]
-
-
-def sample_outputs(results: Mapping[str, Any], out: Path, each: int = 4) -> SampleOutputs | None:
-    """Return outputs of the arms, for tasks without right and wrong: translations, continuations."""
+def sample_outputs(
+    results: Mapping[str, Any], out: Path, each: int = 4
+) -> list[tuple[Mapping[str, Any], dict[str, str]]]:
+    """Return some items with every arm's output, of tasks without right and wrong: translations, continuations."""
     seed = results["runs"][0]["seed"]
-    listed = {run["label"]: run_folder.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
-    items = next(iter(listed.values()))
+    by_arm = {run["label"]: run_folder.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
+    items = next(iter(by_arm.values()))
     if not items or "wrong" in items[0] or "output" not in items[0]:  # words, and windows of values
-        return None
-    if any(len(found) != len(items) for found in listed.values()):
-        return None
-    rows: list[tuple[str, str, dict[str, str]]] = []
-    for number in map(int, _spread([str(n) for n in range(len(items))], each)):
-        item = items[number]
-        reference = item["reference"] if "reference" in item else item["references"][0]
-        outputs = {arm: str(found[number]["output"]) for arm, found in listed.items()}
-        rows.append((str(item.get("prompt", item["source"])), str(reference), outputs))
-    return SampleOutputs("goes on from" if "prompt" in items[0] else "source", seed, tuple(rows))
+        return []
+    if any(len(other) != len(items) for other in by_arm.values()):
+        return []
+    numbers = _spread(range(len(items)), each)
+    return [(items[n], {arm: str(other[n]["output"]) for arm, other in by_arm.items()}) for n in numbers]
