@@ -151,7 +151,7 @@ def case_of_run(folder: str | Path, count: int, device: str = "cpu") -> Case:
     from freerun.recipes import load_recipe
     from freerun.recipes.build import build_data, build_task
     from freerun.recipes.load import load_run
-    from freerun.training.batch_plan import BatchPlan
+    from freerun.training.plan import BatchPlan
 
     run = load_run(folder)
     recipe = load_recipe(str(Path(folder) / "recipe.toml"))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from builders import refused
 from freerun.errors import UserError
 from freerun.training import BatchPlan, TrainSettings, learning_rate
-from freerun.training.batch_plan import pieces
 from freerun.training.optim import Ema, load_optimizer, make_optimizer, optimizer_tensors
+from freerun.training.plan import pieces
 from freerun.training.weights import pack, unpack
 
 
@@ -30,7 +30,7 @@ def test_every_epoch_is_a_permutation(lengths, size, seed, bucket):
         assert {batch.epoch for batch in batches} == {epoch}
         before = 0
         for batch in batches:
-            assert batch.sample == epoch * len(lengths) + before
+            assert batch.step.sample == epoch * len(lengths) + before
             before += len(batch.indices)
 
 

@@ -13,6 +13,7 @@ from freerun.keys import fold
 from freerun.training import BatchPlan
 from freerun.training.checkpoint import TrainObjects
 from freerun.training.optim import make_optimizer
+from freerun.training.parallelize import ParallelRun
 from freerun.training.update import check_amp, update
 from freerun.types import Step
 from training_world import Wrapped, changed, make_method, make_model, make_task
@@ -20,13 +21,15 @@ from training_world import Wrapped, changed, make_method, make_model, make_task
 EXACT = changed(batch_size=13, accumulate=1, optimizer="sgd", lr=1.0, warmup=0, decay="constant", clip=0.0, ema=0.0)
 
 
+def parts_of(model: Any, method: Any, settings: Any = EXACT) -> TrainObjects:
+    return TrainObjects(model, make_optimizer(model, settings), None, ParallelRun(model, method))
+
+
 def stepped(settings: Any, method: Any = None, task: Any = None, step: int = 2) -> tuple[Any, dict[str, Any]]:
     task = task or make_task()
     model = make_model(task, dropout=0.0).double()
-    parts = TrainObjects(model, make_optimizer(model, settings), None)
     plan = BatchPlan(task.lengths, settings.batch_size, seed=0)
-    record = update(parts, task, method or make_method(), plan=plan, step=step, settings=settings)
-    return model, record
+    return model, update(parts_of(model, method or make_method(), settings), task, settings, plan.at(step))
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -51,7 +54,7 @@ def test_an_update_is_the_literal_one():
     before = weights(model)
     planned = BatchPlan(task.lengths, 13, seed=0).at(2)
     batch = task.batch(planned.indices.tolist(), torch.arange(13))
-    loss = make_method()(model, batch, Step(2, sample=planned.sample), fold(0, "train"))
+    loss = make_method()(model, batch, Step(2, sample=planned.step.sample), fold(0, "train"))
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     updated, record = stepped(EXACT)
@@ -76,9 +79,8 @@ def test_dropout_is_repeated_by_seed_step_and_micro_batch():
         model = make_model(task, dropout=0.5)
         torch.manual_seed(12345 + step)  # what the caller's generator holds does not enter
         settings = replace(EXACT, seed=seed, accumulate=2)
-        parts = TrainObjects(model, make_optimizer(model, settings), None)
         plan = BatchPlan(task.lengths, len(task.lengths), seed=0, bucket=False)
-        return update(parts, task, fr.teacher_forcing(), plan=plan, step=step, settings=settings)["loss"]
+        return update(parts_of(model, fr.teacher_forcing(), settings), task, settings, plan.at(step))["loss"]
 
     assert loss(0, 3) == loss(0, 3)
     assert len({loss(0, 3), loss(0, 4), loss(1, 3)}) == 3
@@ -101,13 +103,13 @@ def test_the_step_knows_samples_and_epochs():
 def test_a_loss_that_is_not_finite_stops_before_the_update():
     task = make_task()
     model = make_model(task)
-    parts = TrainObjects(model, make_optimizer(model, EXACT), None)
+    parts = parts_of(model, fr.scheduled_sampling(1.0))
     plan = BatchPlan(task.lengths, 13, seed=0)
     with torch.no_grad():
         model.get_parameter(next(iter(dict(model.named_parameters())))).fill_(float("nan"))
     before = weights(model)
     with pytest.raises(DivergedError) as error:
-        update(parts, task, fr.scheduled_sampling(1.0), plan=plan, step=4, settings=EXACT)
+        update(parts, task, EXACT, plan.at(4))
     assert torch.equal(weights(model), before) or torch.equal(weights(model).isnan(), before.isnan())
     assert "update 4" in str(error.value)
     assert "teacher_forcing_ratio 1" in str(error.value)
@@ -160,27 +162,23 @@ def test_a_method_that_meets_nan_weights_has_diverged():
 
     task = make_task()
     model = make_model(task)
-    parts = TrainObjects(model, make_optimizer(model, EXACT), None)
+    parts = parts_of(model, Strict())
     plan = BatchPlan(task.lengths, 13, seed=0)
     with pytest.raises(UserError) as fine:
-        update(parts, task, Strict(), plan=plan, step=4, settings=EXACT)
+        update(parts, task, EXACT, plan.at(4))
     assert fine.value.exit_code == 2
     with torch.no_grad():
         next(iter(model.parameters())).fill_(float("inf"))
     with pytest.raises(DivergedError, match=r"seen in update 4: .*outputs are not numbers \(weights are not finite: "):
-        update(parts, task, Strict(), plan=plan, step=4, settings=EXACT)
+        update(parts, task, EXACT, plan.at(4))
 
 
 def test_bf16_trains():
     task = make_task()
     model = make_model(task, cell="gru", size=32, dropout=0.0)
     settings = changed(amp="bf16", lr=2e-2)
-    parts = TrainObjects(model, make_optimizer(model, settings), None)
-    plan = BatchPlan(task.lengths, 12, seed=0)
-    losses = [
-        update(parts, task, fr.scheduled_sampling(0.8), plan=plan, step=step, settings=settings)["loss"]
-        for step in range(40)
-    ]
+    parts, plan = parts_of(model, fr.scheduled_sampling(0.8), settings), BatchPlan(task.lengths, 12, seed=0)
+    losses = [update(parts, task, settings, plan.at(step))["loss"] for step in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 

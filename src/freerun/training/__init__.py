@@ -2,11 +2,10 @@
 
 from freerun.errors import OtherProcessError, StoppedError, TerminatedError
 from freerun.tasks.base import Evaluation, Task
-from freerun.training.batch_plan import BatchPlan
 from freerun.training.loop import fit, preflight
 from freerun.training.optim import learning_rate
 from freerun.training.parallelize import MethodRun
-from freerun.training.settings import TrainSettings
+from freerun.training.plan import BatchPlan, TrainSettings
 from freerun.training.weights import load_weights, read_model, write_model
 
 __all__ = [

@@ -1,10 +1,11 @@
-"""A run's state on disk: written whole, read back checked, refused where it belongs to another run."""
+"""A run's state on disk: written at once, read back checked, refused where it belongs to another run."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -16,16 +17,24 @@ from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError, DivergedError
 from freerun.training.changes import Change, Identity, Keys, OtherRunError, refuse_other
-from freerun.training.files import FORMAT_VERSION, MANIFEST, Stored, remove_folder, sync_folder, write_folder
+from freerun.training.files import FORMAT_VERSION, Stored, remove_folder, sync_folder, write_folder
 from freerun.training.json_shapes import Count, NewerError, expect, read_json, versioned
 from freerun.training.optim import Ema, Needed, load_optimizer, memory_misfits, optimizer_tensors
 from freerun.training.parallelize import ParallelRun
-from freerun.training.processes import ALONE, Processes
-from freerun.training.run_folder import checkpoints
-from freerun.training.weights import misfits, not_finite, pack, read_tensors, require_fit, weights_of
+from freerun.training.processes import Processes
+from freerun.training.run_folder import STEP_FILES, checkpoints
+from freerun.training.weights import (
+    WEIGHTS,
+    Specs,
+    misfits,
+    not_finite,
+    pack,
+    read_tensors,
+    require_fit,
+    weights_of,
+)
 
 _MEMORY = "optimizer.safetensors"
-_WEIGHTS = "model.safetensors"
 _EMA = "ema.safetensors"
 _STATE = "state.json"
 
@@ -78,13 +87,17 @@ class _State(TypedDict):
 
 @dataclass(frozen=True)
 class TrainObjects:
-    """The things whose state a checkpoint holds, and who has them."""
+    """The things whose state a checkpoint holds, and the processes that have them."""
 
     model: Module
     optimizer: Optimizer
     ema: Ema | None
-    processes: Processes = ALONE
-    wrapped: ParallelRun | None = None
+    wrapped: ParallelRun
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that train the model together."""
+        return self.wrapped.processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +105,7 @@ class Saved:
     """A checkpoint as it was read."""
 
     path: Path
-    tally: TrainState
+    state: TrainState
     metrics_bytes: int
     weights: dict[str, Tensor]
     memory: dict[str, Tensor]
@@ -110,8 +123,8 @@ def best_name(step: int) -> str:
     return f"best-{step:08d}"
 
 
-def save(folder: Path, parts: TrainObjects, tally: TrainState, identity: dict[str, Any], metrics_bytes: int) -> None:
-    """Write the checkpoint of ``tally.step`` under ``folder/checkpoints``: what all processes have, by the first."""
+def save(folder: Path, parts: TrainObjects, state: TrainState, identity: dict[str, Any], metrics_bytes: int) -> None:
+    """Write the checkpoint of ``state.step`` under ``folder/checkpoints``: what all processes have, by the first."""
     weights = weights_of(parts.model)
     memory = optimizer_tensors(parts.model, parts.optimizer)
     averaged = None if parts.ema is None else parts.ema.full_tensors()
@@ -122,45 +135,36 @@ def save(folder: Path, parts: TrainObjects, tally: TrainState, identity: dict[st
         raise DivergedError(f"weights are not finite: {', '.join(broken[:5])}; no checkpoint of them is written")
     if not parts.processes.first:
         return
-    state = {
+    content = {
         "format_version": FORMAT_VERSION,
         "processes": parts.processes.size,
-        "tally": asdict(tally),
+        "tally": asdict(state),
         "identity": identity,
         "metrics_bytes": metrics_bytes,
     }
     files = {
-        _WEIGHTS: pack(weights),
+        WEIGHTS: pack(weights),
         _MEMORY: pack(memory),
-        _STATE: json.dumps(state, ensure_ascii=False, indent=1).encode(),
+        _STATE: json.dumps(content, ensure_ascii=False, indent=1).encode(),
     }
     if averaged is not None:
         files[_EMA] = pack(averaged)
-    write_folder(folder / "checkpoints" / _name(tally.step), files)
+    write_folder(folder / "checkpoints" / _name(state.step), files)
     sync_folder(folder)
 
 
-def prune(folder: Path, keep: int, tally: TrainState) -> None:
-    """Remove all but the last checkpoints and the best weights that those left speak of."""
-    steps = [path for path in checkpoints(folder) if path.name <= _name(tally.step)]
+def prune(folder: Path, keep: int, state: TrainState) -> None:
+    """Remove all but the last checkpoints and the best weights that those left name."""
+    steps = [path for path in checkpoints(folder) if path.name <= _name(state.step)]
     for old in steps[:-keep]:
-        remove_folder(old, (_WEIGHTS, _MEMORY, _EMA, _STATE, MANIFEST))
-    needed = {best_name(tally.best_step)} if tally.best_step is not None else set[str]()
+        remove_folder(old, STEP_FILES)
+    best_steps = {state.best_step}
     for left in steps[-keep:]:
-        try:
-            spoken_of = _state(Stored(left))["tally"].best_step
-        except CheckpointError:
-            continue  # a damaged one speaks of nothing, and reading it later says why
-        if spoken_of is not None:
-            needed.add(best_name(spoken_of))
+        with suppress(CheckpointError):  # a damaged one names nothing, and reading it later says why
+            best_steps.add(_read_state(Stored(left))["tally"].best_step)
     for old in checkpoints(folder, "best"):
-        if old.name not in needed:
-            remove_folder(old, (_WEIGHTS, MANIFEST))
-
-
-def last_good(folder: Path) -> Path | None:
-    """Return the newest checkpoint; only finite numbers are ever saved."""
-    return max(checkpoints(folder), default=None)
+        if old.name not in {best_name(step) for step in best_steps if step is not None}:
+            remove_folder(old, STEP_FILES)
 
 
 def newest(
@@ -171,9 +175,8 @@ def newest(
     for path in reversed(checkpoints(folder)):
         try:
             stored = Stored(path)
-            state = _state(stored)
-            found = refuse_other(path, state["identity"], identity, keys, allow)
-            saved = _read(stored, state, needed, found)
+            state = _read_state(stored)
+            saved = _read(stored, state, needed, refuse_other(path, state["identity"], identity, keys, allow))
         except (NewerError, OtherRunError):
             raise
         except CheckpointError as error:
@@ -196,28 +199,32 @@ def restore(parts: TrainObjects, saved: Saved | None) -> None:
         parts.ema.load(averaged)
 
 
-def _state(stored: Stored) -> _State:
-    """Return a checkpoint's state.json, with the tally as such; it is of the step that the folder is named after."""
+def _read_state(stored: Stored) -> _State:
+    """Return a checkpoint's state.json, which is of the step that the folder is named after."""
     stored.check(_STATE)
     where = stored.path / _STATE
     content = read_json(where, dict[str, Any])
     versioned(content, "format_version", FORMAT_VERSION, str(where))
-    state = expect(content, _State, str(where))
-    tally = TrainState(**content["tally"])
-    if _name(tally.step) != stored.path.name:
-        raise CheckpointError(f"{where} is of step {tally.step:,}, and its folder is named {stored.path.name}")
-    if (tally.best_step is None) != (tally.best_value is None) or (tally.best_step or 0) > tally.step:
+    checked = expect(content, _State, str(where))
+    state = TrainState(**content["tally"])
+    if _name(state.step) != stored.path.name:
+        raise CheckpointError(f"{where} is of step {state.step:,}, and its folder is named {stored.path.name}")
+    if (state.best_step is None) != (state.best_value is None) or (state.best_step or 0) > state.step:
         raise CheckpointError(f"{where} is damaged: best_step and best_value do not belong together, or are of later")
-    return {**state, "tally": tally}
+    return {**checked, "tally": state}
 
 
-def _read(stored: Stored, state: _State, needed: Needed, found: list[Change]) -> Saved:
-    tally, changed = state["tally"], {change.key for change in found}
-    if tally.best_step is not None:
-        best = Stored(stored.path.parent / best_name(tally.best_step))
-        require_fit(best, _WEIGHTS, lambda specs: misfits(specs, needed.weights))
-        best.check(_WEIGHTS)
-    weights = read_tensors(stored, _WEIGHTS, lambda specs: misfits(specs, needed.weights))
+def _read(stored: Stored, content: _State, needed: Needed, found: list[Change]) -> Saved:
+    state, changed = content["tally"], {change.key for change in found}
+
+    def fit(specs: Specs) -> list[str]:
+        return misfits(specs, needed.weights)
+
+    if state.best_step is not None:
+        best = Stored(stored.path.parent / best_name(state.best_step))
+        require_fit(best, WEIGHTS, fit)
+        best.check(WEIGHTS)
+    weights = read_tensors(stored, WEIGHTS, fit)
     memory: dict[str, Tensor] = {}
     averaged: dict[str, Tensor] = {}
     if "train.optimizer" not in changed:  # another one begins with a memory of its own
@@ -225,6 +232,5 @@ def _read(stored: Stored, state: _State, needed: Needed, found: list[Change]) ->
     own = needed.averaged
     if own is not None and not ("train.ema" in changed and _EMA not in stored.files):
         averaged = read_tensors(stored, _EMA, lambda specs: misfits(specs, own))
-    return Saved(
-        stored.path, tally, state["metrics_bytes"], weights, memory, averaged, state.get("processes", 1), found
-    )  # fmt: skip
+    processes = content.get("processes", 1)
+    return Saved(stored.path, state, content["metrics_bytes"], weights, memory, averaged, processes, found)

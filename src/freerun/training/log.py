@@ -236,12 +236,12 @@ def board_class() -> Any:
 
 
 class Board:
-    """TensorBoard curves beside the metrics; training never stops for them."""
+    """TensorBoard curves beside the metrics, if they are on; training never stops for them."""
 
-    def __init__(self, folder: Path, start: int) -> None:
-        self._writer: Any = board_class()(str(folder / "tensorboard"), purge_step=start)
+    def __init__(self, folder: Path, start: int, *, on: bool) -> None:
+        self._writer: Any = board_class()(str(folder / "tensorboard"), purge_step=start) if on else None
 
-    def write(self, record: dict[str, Any], step: int, prefix: str = "train") -> None:
+    def write(self, record: Mapping[str, Any], step: int, prefix: str = "train") -> None:
         """Add every number of a record to its curve."""
         if self._writer is None:
             return

@@ -17,18 +17,17 @@ from freerun.errors import CheckpointError, DivergedError, ResourceError, UserEr
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint
-from freerun.training.batch_plan import BatchPlan
 from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
 from freerun.training.json_shapes import opened
 from freerun.training.log import Board, Metrics, Unwritten, board_class, progress_for
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
+from freerun.training.plan import BatchPlan, TrainSettings
 from freerun.training.processes import Processes, join_processes, lost
 from freerun.training.run_folder import FolderLock, checkpoints, clean_run, refuse_foreign, refuse_lost, refuse_used
 from freerun.training.scoring import evaluate_dev, final_test, finished_run
-from freerun.training.settings import TrainSettings
-from freerun.training.state import Held, Job, Run, header, other_number
+from freerun.training.state import Held, Job, Run, header
 from freerun.training.update import check_amp, device_of, update
 from freerun.training.weights import (
     load_weights,
@@ -53,20 +52,20 @@ def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
     """Refuse a run whose checkpoints cannot fit on the disk; nothing is written."""
     needed = Needed.of(model, settings)
     # the next one is written before the last one goes; so are the best weights, in checkpoints/ and in model/
-    whole = (settings.keep + 1) * needed.bytes + 4 * spec_bytes(needed.weights)
+    total = (settings.keep + 1) * needed.bytes + 4 * spec_bytes(needed.weights)
     ours = [*checkpoints(folder), *checkpoints(folder, "best"), folder / "model"]
     held = sum(path.stat().st_size for each in ours for path in each.glob("*") if path.is_file())
     around = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(around).free + held
-    if whole > free:
+    if total > free:
         each = f"{settings.keep + 1} checkpoints of {needed.bytes:,}, and the best weights"
         raise ResourceError(
-            f"{folder}: the run needs about {whole:,} bytes ({each}), and {free:,} are free: make room, lower "
+            f"{folder}: the run needs about {total:,} bytes ({each}), and {free:,} are free: make room, lower "
             "train.keep, or give a folder on another disk"
         )
 
 
-def checked(job: Job, processes: Processes) -> BatchPlan:
+def _checked_plan(job: Job, processes: Processes) -> BatchPlan:
     """Move the model to its device and return the order of the examples; raise what is wrong with the job."""
     settings = job.settings
     check: Any = getattr(job.method, "check", None)
@@ -149,10 +148,10 @@ def fit(
         with _open(job, processes, flag, held, resume=resume, progress=progress) as run:
             if note:
                 run.progress.note(note)
-            return _whole(run)
+            return _train_and_test(run)
 
 
-def _whole(run: Run) -> dict[str, Any]:
+def _train_and_test(run: Run) -> dict[str, Any]:
     """Train and test; a signal is raised where it interrupts nothing but an evaluation."""
     with run.flag.raising(False):
         try:
@@ -166,7 +165,7 @@ def _whole(run: Run) -> dict[str, Any]:
                 raise stopped(run.flag.signal, "as another process was: go on with --resume") from error
             raise
         except Interrupt as interrupt:
-            done = f"after {run.tally.step} updates"
+            done = f"after {run.state.step} updates"
             if interrupt.late:  # the others may be anywhere
                 raise stopped(
                     interrupt.number, f"{done}, in what took too long to finish: go on with --resume"
@@ -193,7 +192,7 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
     identity = processes.on_main_rank(lambda: _identity(job))
     saved: Saved | None = None
     with processes.raise_on_all_ranks():
-        plan = checked(job, processes)
+        plan = _checked_plan(job, processes)
         if processes.first:
             saved = _weights(job, identity, resume=resume)
             if held is not None:
@@ -202,29 +201,25 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
         load_weights(model, processes.broadcast(weights_of(model) if processes.first else None), "the first process")
     wrapped = ParallelRun(model, job.method, processes, settings.parallel)
     ema = Ema(model, settings.ema) if settings.ema else None
-    parts = TrainObjects(model, make_optimizer(model, settings), ema, processes, wrapped)
-    tally, before, size, found = processes.on_main_rank(
+    parts = TrainObjects(model, make_optimizer(model, settings), ema, wrapped)
+    state, before, size, found = processes.on_main_rank(
         lambda: (
-            (saved.tally, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
+            (saved.state, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
         )
     )
     if before:
         restore(parts, saved)
     with processes.raise_on_all_ranks():
-        run = Run(
-            job=job,
-            parts=parts,
-            plan=plan,
-            identity=identity,
-            board=Board(folder, tally.step) if settings.tensorboard and processes.first else None,
-            metrics=Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten(),
-            progress=progress_for(settings.updates, done=tally.step, visible=progress and processes.first),
-            tally=tally,
-            fresh=not before,
-            flag=flag,
-        )
+        board = Board(folder, state.step, on=settings.tensorboard and processes.first)
+        metrics = Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten()
+        display = progress_for(settings.updates, done=state.step, visible=progress and processes.first)
+        run = Run(job, parts, plan, identity, metrics, display, board, state, fresh=not before, flag=flag)
     if before not in (0, processes.size):
-        run.progress.note(other_number(before, processes.size))
+        run.progress.note(
+            f"the run was made by {before} process{'es' if before > 1 else ''} and goes on with {processes.size}: "
+            "examples, coins and noise are the same; sums are rounded otherwise, and dropout differs unless "
+            "accumulate x processes is as it was"
+        )
     run.changed(found)
     return run
 
@@ -236,9 +231,9 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
     needed = Needed.of(job.model, job.settings)
     saved = newest(job.folder, identity, needed, job.keys, job.allow) if resume else None
     if saved is not None:
-        if saved.tally.step > job.settings.updates:
+        if saved.state.step > job.settings.updates:
             raise CheckpointError(
-                f"updates = {job.settings.updates:,}, and {saved.tally.step:,} were made already ({saved.path}): give "
+                f"updates = {job.settings.updates:,}, and {saved.state.step:,} were made already ({saved.path}): give "
                 "at least as many, or begin in another folder"
             )
         if any(change.key == "data" for change in saved.changes):
@@ -285,35 +280,28 @@ def _train(run: Run) -> None:
     if run.fresh:
         run.metrics.write(header(run))
         # the initial weights are a candidate too: a warm start may be the best there is
-        run.tally.due = True
+        run.state.due = True
     else:
-        _write_changes(run)
+        for record in run.change:  # written and saved: going on again needs no leave
+            run.metrics.write({"event": "change", **record})
+            before, after = record["before"], record["after"]
+            run.progress.note(f"changed after {record['step']} updates: {record['key']} from {before} to {after}")
         # the life before may have ended between saving and this
-        run.parts.processes.on_main_rank(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally))
-    if run.tally.due or run.change:
-        if run.tally.due:
+        run.parts.processes.on_main_rank(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.state))
+    if run.state.due or run.change:
+        if run.state.due:
             _evaluate(run)
         _save(run)
     while not run.over:
-        record = update(
-            run.parts, run.job.task, run.job.method, plan=run.plan, step=run.tally.step, settings=run.job.settings
-        )
+        record = update(run.parts, run.job.task, run.job.settings, run.plan.at(run.state.step))
         with run.parts.processes.raise_on_all_ranks():
             run.count(record)
         _boundary(run)
 
 
-def _write_changes(run: Run) -> None:
-    """Write down what is changed on purpose, and save it: going on again needs no leave."""
-    for record in run.change:
-        run.metrics.write({"event": "change", **record})
-        was, now = record["before"], record["after"]
-        run.progress.note(f"changed after {record['step']} updates: {record['key']} from {was} to {now}")
-
-
 def _boundary(run: Run) -> None:
     """Between two updates: score, save and stop, in this order, so that a checkpoint holds its own score."""
-    done, settings = run.tally.step, run.job.settings
+    done, settings = run.state.step, run.job.settings
     if done == settings.updates or done % settings.evaluate_every == 0:
         _evaluate(run)
     # all stop after the same update
@@ -326,20 +314,20 @@ def _boundary(run: Run) -> None:
 
 def _evaluate(run: Run) -> None:
     """Score on dev; where a signal comes the weights are saved, and are scored in the next life."""
-    run.parts.processes.at(f"the evaluation after {run.tally.step} updates")
+    run.parts.processes.at(f"the evaluation after {run.state.step} updates")
     try:
         evaluate_dev(run)
     except Interrupt:
         run.lap(evaluation=True)
-        run.tally.due = True
+        run.state.due = True
         _save(run)
         raise
 
 
 def _save(run: Run) -> None:
-    run.parts.processes.at(f"saving after {run.tally.step} updates")
+    run.parts.processes.at(f"saving after {run.state.step} updates")
     run.lap()
     with run.parts.processes.raise_on_all_ranks():
-        checkpoint.save(run.job.folder, run.parts, run.tally, run.identity, run.metrics.sync())
+        checkpoint.save(run.job.folder, run.parts, run.state, run.identity, run.metrics.sync())
         if run.parts.processes.first:
-            checkpoint.prune(run.job.folder, run.job.settings.keep, run.tally)
+            checkpoint.prune(run.job.folder, run.job.settings.keep, run.state)

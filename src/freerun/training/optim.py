@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError
 from freerun.training.parallelize import full_tensor, shard_like
-from freerun.training.settings import TrainSettings
+from freerun.training.plan import TrainSettings
 from freerun.training.weights import Spec, Specs, misfits, spec_bytes, specs_of, weights_of
 
 
@@ -53,12 +53,6 @@ def make_optimizer(model: Module, settings: TrainSettings) -> Optimizer:
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, fused=fused)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.lr, fused=fused)
-
-
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the rate of the next update."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:

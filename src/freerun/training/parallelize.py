@@ -15,7 +15,7 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.rollin.model import is_sharded
 from freerun.tasks.base import Method
-from freerun.training.processes import Processes
+from freerun.training.processes import ALONE, Processes
 
 
 class MethodRun(nn.Module):
@@ -63,16 +63,16 @@ class _Reaching(torch.autograd.Function):
         return total.clone()
 
     @staticmethod
-    def backward(ctx: Any, *given: Any) -> Any:
-        return (given[0], *(torch.zeros_like(weight) for weight in ctx.weights))
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return (gradients[0], *(torch.zeros_like(weight) for weight in ctx.weights))
 
 
 class ParallelRun:
     """A ``MethodRun`` in one of PyTorch's wrappers, or in none where there is one process."""
 
-    def __init__(self, model: nn.Module, method: Method, processes: Processes, parallel: str) -> None:
+    def __init__(self, model: nn.Module, method: Method, processes: Processes = ALONE, parallel: str = "ddp") -> None:
+        self.method, self.processes = method, processes
         self.sharded = parallel == "fsdp" and processes.size > 1
-        self._processes = processes
         self._run: Any = MethodRun(model, method)
         device = next(model.parameters()).device
         if processes.size > 1 and not any(p.requires_grad for p in model.parameters()):
@@ -112,8 +112,8 @@ class ParallelRun:
             return
         weights: list[Any] = [weight for weight in self._run.parameters() if weight.grad is not None]
         used = torch.stack([weight.grad.to_local().any() for weight in weights]).int().cpu()
-        with self._processes.together():
-            dist.all_reduce(used, dist.ReduceOp.MAX, group=self._processes.group)
+        with self.processes.together():
+            dist.all_reduce(used, dist.ReduceOp.MAX, group=self.processes.group)
         for weight, is_used in zip(weights, used.tolist(), strict=True):
             if not is_used:
                 weight.grad = None
@@ -158,5 +158,5 @@ def shard_like(tensor: Tensor, own: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    # no process is asked for its values: all have the same
+    # no process sends its values: all have the same
     return distribute_tensor(tensor, placed.device_mesh, placed.placements, src_data_rank=None)

@@ -1,12 +1,22 @@
-"""The settings of a training run, each with its rule: they are a recipe's ``[train]``."""
+"""The plan of a run: its settings, which are a recipe's ``[train]``, and the examples of every update."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from freerun.arguments import Arguments, above, at_least, between, one_of
+from freerun.errors import UserError
+from freerun.keys import bits, fold
+from freerun.types import Step
+
+_POOL = 50
 
 _SMALLEST = 1.2e-38
 """The least positive number that float32 holds."""
@@ -82,7 +92,7 @@ class TrainSettings(Arguments):
     rank_timeout: int = at_least(1, 120, semantic=False)
 
     def problems(self) -> Iterable[str]:
-        """Say which settings do not go together, a line each."""
+        """Yield what does not fit together, a line each."""
         if not isinstance(self.select, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             yield f"select must be a word; got {self.select!r}"
         for name in ("lr", "weight_decay", "clip", "ema"):
@@ -95,3 +105,110 @@ class TrainSettings(Arguments):
                 f"accumulate cuts batch_size = {self.batch_size} examples into micro-batches and can be at most that; "
                 f"got {self.accumulate}"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateBatch:
+    """The examples of one update."""
+
+    indices: Tensor
+    epoch: int
+    step: Step
+
+
+class BatchPlan:
+    """The order of a whole run, computed and never stored: ``at(step)`` is any update's batch.
+
+    Every epoch is a permutation of the examples. With ``bucket``, the permutation is cut into pools of 50
+    batches, each pool sorted by length and cut into batches, and the batches are shuffled; an epoch's one
+    short batch lies anywhere in it. Neither micro-batches nor ranks nor what was drawn before enter.
+
+    Args:
+        lengths: length of each example in positions.
+        batch_size: examples of one update.
+        seed: of the order.
+        bucket: batches of like length.
+
+    Raises:
+        UserError: there is no example.
+
+    >>> plan = BatchPlan([3, 1, 2, 5, 4], 2, seed=0)
+    >>> len(plan), sorted(int(i) for step in range(3) for i in plan.at(step).indices)
+    (3, [0, 1, 2, 3, 4])
+    >>> plan.at(7).epoch
+    2
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, bucket: bool = True) -> None:
+        if not len(lengths):
+            raise UserError("there is no training example: nothing is left of the data, or it was empty")
+        self.lengths = torch.as_tensor(list(lengths), dtype=torch.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bucket = bucket
+        self._cache: tuple[int, list[Tensor], list[int]] = (-1, [], [])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Examples of an epoch."""
+        return len(self.lengths)
+
+    def at(self, step: int) -> UpdateBatch:
+        """Return the batch of an update (counted from 0)."""
+        epoch, index = divmod(step, len(self))
+        if self._cache[0] != epoch:
+            batches = self._epoch(epoch)
+            self._cache = (epoch, batches, [0, *itertools.accumulate(map(len, batches))])
+        _, batches, before = self._cache
+        sample = epoch * self.examples + before[index]
+        return UpdateBatch(batches[index], epoch, Step(step, sample=sample, epoch=sample / self.examples))
+
+    def _epoch(self, epoch: int) -> list[Tensor]:
+        order = _shuffled(self.examples, fold(self.seed, "plan", epoch))
+        if not self.bucket:
+            return list(order.split(self.batch_size))
+        batches: list[Tensor] = []
+        for pool in order.split(self.batch_size * _POOL):
+            by_length = pool[torch.argsort(self.lengths[pool], stable=True)]
+            batches += by_length.split(self.batch_size)
+        return [batches[i] for i in _shuffled(len(batches), fold(self.seed, "batches", epoch)).tolist()]
+
+
+def _shuffled(number: int, key: int) -> Tensor:
+    # sorting hashed counters, not randperm: the order then does not depend on the version of PyTorch
+    return torch.argsort(bits(key, torch.arange(number)), stable=True)
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """A micro-batch of one process."""
+
+    number: int
+    indices: list[int]
+    rows: Tensor
+    counts: bool = True
+
+
+def pieces(planned: UpdateBatch, accumulate: int, rank: int = 0, size: int = 1) -> list[MicroBatch]:
+    """Return the micro-batches of one process: at most ``accumulate x size`` of nearly equal size make an update.
+
+    Process r of W has the pieces r, r + W, r + 2 W, ...: W processes that accumulate a micro-batches make the same
+    pieces as one that accumulates a W.
+
+    >>> planned = UpdateBatch(torch.tensor([7, 3, 9]), 0, Step(0))
+    >>> [(piece.indices, piece.rows) for piece in pieces(planned, 2)]
+    [([7, 3], tensor([0, 1])), ([9], tensor([2]))]
+    >>> [(piece.number, piece.indices, piece.counts) for piece in pieces(planned, 2, rank=1, size=2)]
+    [(1, [3], True), (3, [7], False)]
+    """
+    every = torch.arange(len(planned.indices))
+    cut = [part for part in every.tensor_split(accumulate * size) if len(part)]
+    # every process makes equally many calls: what is missing of the last round is an example that counts nothing
+    filled = [*cut, *[cut[0][:1]] * (-len(cut) % size)]
+    return [
+        MicroBatch(number, planned.indices[filled[number]].tolist(), filled[number], number < len(cut))
+        for number in range(rank, len(filled), size)
+    ]
