@@ -20,8 +20,7 @@ from freerun.compare.plan import check_output_dir
 from freerun.compare.results import read
 from freerun.errors import CheckpointError, ResourceError
 from freerun.training import fit
-from freerun.training.files import write_folder
-from freerun.training.json_shapes import LARGEST, parse
+from freerun.training.files import LARGEST, parse, write_folder
 from freerun.training.log import Metrics
 from freerun.training.run_folder import checkpoints, finished_summary
 from freerun.training.weights import load_weights, pack, read_model, unpack

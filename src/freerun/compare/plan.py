@@ -12,8 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes.recipe import Arm, MethodSettings, matched_label
-from freerun.training.files import clean, replace_file
-from freerun.training.json_shapes import expect, read_json, versioned
+from freerun.training.files import clean, expect, read_json, remove_files, replace_file, versioned
 from freerun.training.run_folder import (
     FolderLock,
     clear_run,
@@ -22,7 +21,6 @@ from freerun.training.run_folder import (
     refuse_links,
     refuse_unknown,
     remove_empty,
-    remove_files,
 )
 
 MARKER = "comparison.json"

@@ -29,8 +29,7 @@ from freerun.compare.statistics import (
 from freerun.compare.verdict import task_report
 from freerun.errors import CheckpointError, UserError
 from freerun.metrics.table import GAPS, Metric, TaskReport
-from freerun.training.files import replace_file
-from freerun.training.json_shapes import Count, expect, read_json, versioned
+from freerun.training.files import Count, expect, read_json, replace_file, versioned
 from freerun.training.run_folder import finished_summary, items
 
 Counts = Sequence[NDArray[np.float32]]

@@ -28,7 +28,7 @@ from freerun.recipes.train import recipe_keys, same_recipe, selection_note
 from freerun.signals import LIFELINE, Interrupt, StopFlag, stopped
 from freerun.training import preflight
 from freerun.training.changes import check_allow
-from freerun.training.json_shapes import parse
+from freerun.training.files import parse
 from freerun.training.log import Event, Progress, RunState, progress_for
 from freerun.training.run_folder import FolderLock, finished_summary, stage, write_recipe
 

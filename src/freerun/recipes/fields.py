@@ -422,7 +422,7 @@ def measured_deviation(metrics: Path) -> Any:
 
 def _each_update(metrics: Path, measure: Callable[[Mapping[str, Any]], float]) -> Any:
     from freerun.schedules import Table
-    from freerun.training.json_shapes import read_lines
+    from freerun.training.files import read_lines
 
     found: dict[int, float] = {}
     if not metrics.exists():

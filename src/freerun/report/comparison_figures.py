@@ -13,7 +13,7 @@ from freerun.report import charts
 from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
 from freerun.report.page import DASH, Raw, Values, figure, grid, legend, numbers, numbers_at, table, thin_table
 from freerun.report.run_data import Curve, Runs, curves, settled, shares
-from freerun.training.json_shapes import Count, read_json
+from freerun.training.files import Count, read_json
 
 
 def training(runs: Runs, report: TaskReport) -> Raw:

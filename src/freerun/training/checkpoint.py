@@ -17,8 +17,18 @@ from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError, DivergedError
 from freerun.training.changes import Change, Identity, Keys, OtherRunError, refuse_other
-from freerun.training.files import FORMAT_VERSION, Stored, remove_folder, sync_folder, write_folder
-from freerun.training.json_shapes import Count, NewerError, expect, read_json, versioned
+from freerun.training.files import (
+    FORMAT_VERSION,
+    Count,
+    NewerError,
+    Stored,
+    expect,
+    read_json,
+    remove_folder,
+    sync_folder,
+    versioned,
+    write_folder,
+)
 from freerun.training.optim import Ema, Needed, load_optimizer, memory_misfits, optimizer_tensors
 from freerun.training.parallelize import ParallelRun
 from freerun.training.processes import Processes

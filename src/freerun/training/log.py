@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, needing
-from freerun.training.files import explained
-from freerun.training.json_shapes import Count
+from freerun.training.files import Count, explained
 
 _ALONE, _MANY = 10.0, 15.0
 """Seconds between two lines of progress, of one run and of many."""

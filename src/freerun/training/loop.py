@@ -19,7 +19,7 @@ from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint
 from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
-from freerun.training.json_shapes import opened
+from freerun.training.files import opened
 from freerun.training.log import Board, Metrics, Unwritten, board_class, progress_for
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
@@ -53,7 +53,7 @@ def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
     needed = Needed.of(model, settings)
     # the next one is written before the last one goes; so are the best weights, in checkpoints/ and in model/
     total = (settings.keep + 1) * needed.bytes + 4 * spec_bytes(needed.weights)
-    ours = [*checkpoints(folder), *checkpoints(folder, "best"), folder / "model"]
+    ours = [*checkpoints(folder, ""), folder / "model"]
     held = sum(path.stat().st_size for each in ours for path in each.glob("*") if path.is_file())
     around = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(around).free + held

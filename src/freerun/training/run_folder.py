@@ -20,25 +20,24 @@ import tomli_w
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.training.files import (
     FULL,
-    MANIFEST,
-    clean,
-    explained,
-    is_file,
-    is_folder,
-    leftover,
-    remove_folder,
-    replace_file,
-)
-from freerun.training.json_shapes import (
     LARGEST,
+    MANIFEST,
     Count,
     NewerError,
+    clean,
     expect,
+    explained,
+    is_folder,
+    leftover,
     opened,
     parse,
     read_json,
     read_lines,
+    remove_files,
+    remove_folder,
+    replace_file,
     versioned,
+    write_durably,
 )
 from freerun.training.log import Event
 
@@ -51,7 +50,6 @@ STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "
 _MODEL_FILES = ("model.safetensors", "model.json", MANIFEST)
 _CHECKPOINT = re.compile(r"(step|best)-\d{8}")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.\d+\..+")
-_PROBE = b"freerun"
 
 
 class _Holder(TypedDict):
@@ -60,7 +58,7 @@ class _Holder(TypedDict):
     time: str
 
 
-class _Test(TypedDict):
+class _Scores(TypedDict):
     teacher_forced: dict[str, float | None]
     free_running: dict[str, float | None]
 
@@ -76,7 +74,7 @@ class _Summary(TypedDict):
     method: str
     seed: Count
     updates: Count
-    test: _Test
+    test: _Scores
     best: _Best
     signature: NotRequired[str]
     data: NotRequired[str]
@@ -114,11 +112,9 @@ class _Update(TypedDict):
     teacher_forcing_ratio: NotRequired[float | None]
 
 
-class _Evaluation(TypedDict):
+class _Evaluation(_Scores):
     step: Count
     split: str
-    teacher_forced: dict[str, float | None]
-    free_running: dict[str, float | None]
 
 
 _EVENTS: dict[str, Any] = {"update": _Update, "evaluate": _Evaluation}
@@ -139,7 +135,7 @@ def in_checkpoints(name: str) -> bool:
 
 
 def checkpoints(folder: Path, kind: str = "step") -> list[Path]:
-    """Return a run's own checkpoints of a kind, ``step`` or ``best``, the earliest first."""
+    """Return a run's own checkpoints of a kind, ``step`` or ``best``, the earliest first; "": of both."""
     root = folder / "checkpoints"
     if not is_folder(root):
         return []
@@ -147,13 +143,9 @@ def checkpoints(folder: Path, kind: str = "step") -> list[Path]:
     return sorted(filter(is_folder, ours))
 
 
-def _all_checkpoints(folder: Path) -> list[Path]:
-    return [*checkpoints(folder), *checkpoints(folder, "best")]
-
-
 def saved_something(folder: Path) -> bool:
     """Return True if a checkpoint holds a file of ours."""
-    return any((path / name).exists() for path in _all_checkpoints(folder) for name in STEP_FILES)
+    return any((path / name).exists() for path in checkpoints(folder, "") for name in STEP_FILES)
 
 
 def clean_run(folder: Path) -> None:
@@ -191,7 +183,14 @@ class FolderLock:
                     os.close(handle)
         if previous:
             self.note = f"{self.path.parent}: {previous} ended without letting go of this folder; taking it over"
-        self._sign()
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+        content = json.dumps(holder).encode()
+        try:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, content, 0)
+        except OSError as error:
+            self.__exit__()
+            raise explained(error, self.path, len(content)) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +205,7 @@ class FolderLock:
             return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR):
-                raise OccupiedError(f"{self.path} is no file that a run wrote: move it away") from None
+                raise _not_a_lock(self.path) from None
             raise _unwritable(error, self.path, 0) from error
 
     def _is_current(self, handle: int) -> bool:
@@ -216,29 +215,21 @@ class FolderLock:
         except FileNotFoundError:
             return False
 
-    def _sign(self) -> None:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-        content = json.dumps(holder).encode()
-        try:
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, content, 0)
-        except OSError as error:
-            self.__exit__()
-            raise explained(error, self.path, len(content)) from error
-
 
 def _holder(handle: int, path: Path) -> str | None:
     """Name who wrote a lock; None if it is empty, as a killed process or a power loss leaves it."""
     content = os.pread(handle, 4096, 0).strip(b"\0")
-    if not content:
-        return None
     try:
-        holder = parse(content, _Holder, str(path))
+        holder = parse(content, _Holder, str(path)) if content else None
     except CheckpointError:
-        if content.startswith(b'{"pid"'):  # half of one: the disk was full
-            return None
-        raise OccupiedError(f"{path} is no file that a run wrote: move it away") from None
-    return f"process {holder['pid']} on {holder['host']} (since {holder['time']})"
+        if not content.startswith(b'{"pid"'):
+            raise _not_a_lock(path) from None
+        holder = None  # half of one: the disk was full
+    return holder and f"process {holder['pid']} on {holder['host']} (since {holder['time']})"
+
+
+def _not_a_lock(path: Path) -> OccupiedError:
+    return OccupiedError(f"{path} is no file that a run wrote: move it away")
 
 
 def _unwritable(error: OSError, path: Path, needed: int) -> UserError:
@@ -249,19 +240,16 @@ def _unwritable(error: OSError, path: Path, needed: int) -> UserError:
 
 def probe(folder: Path) -> None:
     """Make the folder and try to write in it, before any time is spent."""
-    trial, renamed = folder / f".probe-{os.getpid()}", folder / f".probed-{os.getpid()}"
+    trial, renamed, content = folder / f".probe-{os.getpid()}", folder / f".probed-{os.getpid()}", b"freerun"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with trial.open("xb") as file:
-            file.write(_PROBE)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(trial, content)
         trial.replace(renamed)
         renamed.unlink()
     except OSError as error:
         with suppress(OSError):
             trial.unlink()
-        raise _unwritable(error, folder / "recipe.toml", len(_PROBE)) from None
+        raise _unwritable(error, folder / "recipe.toml", len(content)) from None
 
 
 def finished_summary(folder: Path) -> dict[str, Any] | None:
@@ -344,11 +332,11 @@ def refuse_foreign(folder: Path) -> None:
 def refuse_lost(folder: Path) -> None:
     """Refuse to begin anew where a run has made updates and its checkpoints are gone."""
     metrics = folder / "metrics.jsonl"
-    made = 0
+    updates = 0
     if metrics.exists():
-        made = sum(event["event"] == "update" for event in read_lines(metrics, Event))
-    if made or ((folder / "model").exists() and not metrics.exists()):
-        count = f"{made:,} updates were made ({metrics})" if made else f"there is a model ({folder / 'model'})"
+        updates = sum(event["event"] == "update" for event in read_lines(metrics, Event))
+    if updates or ((folder / "model").exists() and not metrics.exists()):
+        count = f"{updates:,} updates were made ({metrics})" if updates else f"there is a model ({folder / 'model'})"
         raise CheckpointError(
             f"{folder / 'checkpoints'} holds no checkpoint, and {count}: there is nothing to go on from\n  help: put "
             "the folder back, or begin anew with --overwrite or in another folder"
@@ -389,7 +377,6 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[
                 refuse_used(folder, replaceable=True)
             if overwrite:
                 _refuse_unsigned(folder)
-                _refuse_foreign_checkpoints(folder / "checkpoints")
         case "prepared":
             _refuse_foreign_recipe(folder / "recipe.toml", None if resume or overwrite else table)
         case "new":
@@ -399,26 +386,25 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool, table: Mapping[
 
 
 def _refuse_unsigned(folder: Path) -> None:
-    """Refuse to remove files that only have the names of a run's."""
-    if (folder / "recipe.toml").exists() or (folder / "model" / MANIFEST).exists() or saved_something(folder):
-        return
+    """Refuse to remove what only has the names of a run's files, or lies between its checkpoints."""
+    move = "\n  help: move it away, or give another --out"
+    signs = (folder / "recipe.toml", folder / "model" / MANIFEST)
+    if not any(path.exists() for path in signs) and not saved_something(folder) and not _has_events(folder):
+        names = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.name in RUN_FILES))
+        raise OccupiedError(f"{folder} holds {names}, and no run wrote it{move}")
+    root = folder / "checkpoints"
+    ours = checkpoints(folder, "")
+    entries = [entry for entry in (root.iterdir() if root.is_dir() else ()) if entry not in ours]
+    if foreign := sorted(entry.name for entry in entries if not leftover(entry.name, in_checkpoints)):
+        raise OccupiedError(f"{root} holds what no run wrote ({_first(foreign)}){move}")
+
+
+def _has_events(folder: Path) -> bool:
     metrics = folder / "metrics.jsonl"
-    if metrics.is_file():
-        with metrics.open("rb") as file:
-            if b'"event"' in file.readline(1 << 16):
-                return
-    names = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.name in RUN_FILES))
-    raise OccupiedError(f"{folder} holds {names}, and no run wrote it\n  help: move it away, or give another --out")
-
-
-def _refuse_foreign_checkpoints(folder: Path) -> None:
-    entries = list(folder.iterdir()) if folder.is_dir() else []
-    ours = _all_checkpoints(folder.parent)
-    foreign = sorted(e.name for e in entries if e not in ours and not leftover(e.name, in_checkpoints))
-    if foreign:
-        raise OccupiedError(
-            f"{folder} holds what no run wrote ({_first(foreign)})\n  help: move it away, or give another --out"
-        )
+    if not metrics.is_file():
+        return False
+    with metrics.open("rb") as file:
+        return b'"event"' in file.readline(1 << 16)
 
 
 def _refuse_foreign_recipe(path: Path, table: Mapping[str, Any] | None) -> None:
@@ -441,14 +427,12 @@ def read_recipe_file(path: Path) -> dict[str, Any] | None:
     """Return a resolved recipe that was written, None if there is none; raise if it cannot be read."""
     if not path.exists() and not path.is_symlink():
         return None
+    with opened(path) as file:
+        content = file.read(LARGEST + 1)
     try:
-        with opened(path) as file:
-            content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise ValueError(f"more than {LARGEST:,} bytes")
         return tomllib.loads(content.decode())
-    except CheckpointError:
-        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
@@ -468,7 +452,7 @@ def clear_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the recipe last, so that what is left is still known as a run's."""
     clean_run(folder)
     remove_files(folder / name for name in RUN_FILES if name not in ("lock", "recipe.toml"))
-    for path in _all_checkpoints(folder):
+    for path in reversed(checkpoints(folder, "")):
         remove_folder(path, STEP_FILES)
     if is_folder(folder / "model"):
         remove_folder(folder / "model", _MODEL_FILES)
@@ -476,12 +460,6 @@ def clear_run(folder: Path) -> None:
         remove_files(path for path in list((folder / "tensorboard").iterdir()) if _EVENT_FILE.fullmatch(path.name))
     remove_empty(folder / name for name in ("checkpoints", "tensorboard"))
     remove_files([folder / "recipe.toml"])
-
-
-def remove_files(paths: Iterable[Path]) -> None:
-    """Remove plain files; links and folders stay."""
-    for path in filter(is_file, paths):
-        path.unlink()
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -16,8 +16,7 @@ from freerun.metrics.table import improves
 from freerun.signals import Interrupt
 from freerun.tasks.base import Evaluation, selected_score
 from freerun.training.checkpoint import TrainState, best_name
-from freerun.training.files import Stored, replace_file, write_folder
-from freerun.training.json_shapes import NewerError
+from freerun.training.files import NewerError, Stored, replace_file, write_folder
 from freerun.training.log import jsonable
 from freerun.training.run_folder import finished_summary
 from freerun.training.state import Run, versions

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from freerun.errors import CheckpointError, UserError
-from freerun.training.files import Stored, write_folder
-from freerun.training.json_shapes import LARGEST, Count, expect, opened, parse, read_json, versioned
+from freerun.training.files import LARGEST, Count, Stored, expect, opened, parse, read_json, versioned, write_folder
 from freerun.training.parallelize import full_tensor, shard_like
 
 Spec = tuple[str, tuple[int, ...]]
