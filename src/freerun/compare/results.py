@@ -214,21 +214,24 @@ def _arms(
 def _over_items(measure: Metric, tested: Sequence[Sequence[Mapping[str, Any]]]) -> ItemScore | None:
     """Return a score of all seeds of an arm, from their items; None if they do not hold it, or nothing it counts."""
     rule = measure.items
-    parts = () if rule is None else (rule.part, *([] if rule.whole is None else [rule.whole]))
+    parts = () if rule is None else (rule.numerator, *([] if rule.denominator is None else [rule.denominator]))
     if rule is None or any(part not in item for part in parts for listed in tested for item in listed):
         return None
     if rule.median:  # JSON has no word for infinity: a score that is not finite is written as null
-        values = [[np.inf if item[rule.part] is None else float(item[rule.part]) for item in each] for each in tested]
+        values = [
+            [np.inf if item[rule.numerator] is None else float(item[rule.numerator]) for item in each]
+            for each in tested
+        ]
         median = Median(np.array(values))
         return median if np.isfinite(median.values).all() else None
-    if any(item[rule.part] is None for listed in tested for item in listed):
+    if any(item[rule.numerator] is None for listed in tested for item in listed):
         return None  # infinite: there is no mean
-    part = np.array([[item[rule.part] for item in listed] for listed in tested], dtype=np.float64)
+    part = np.array([[item[rule.numerator] for item in listed] for listed in tested], dtype=np.float64)
     if rule.pooled is not None:
         return Pooled(part, rule.pooled)
-    if rule.whole is None:
+    if rule.denominator is None:
         return Ratio(part, np.ones_like(part), rule.scale)
-    whole = np.array([[float(item[rule.whole]) for item in listed] for listed in tested])
+    whole = np.array([[float(item[rule.denominator]) for item in listed] for listed in tested])
     return Ratio(part, whole, rule.scale) if whole.any(1).all() else None
 
 

@@ -1,4 +1,4 @@
-"""Climate of a long free run beside gold's: its states and its frequencies, not its phase."""
+"""Climate of a long free run compared with gold's: its states and its frequencies, not its phase."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def state_histogram_divergence(
     """D_stsp: Kullback-Leibler divergence of the states a free run visits from those that gold visits, in nats.
 
     ``sum over cells of p log(p / q)``, p gold's share of a cell, q the free run's, each count raised by ``smoothing``.
-    A cell is a box: each dimension's range in gold is cut into ``bins`` equal parts. What lies outside gold's range
-    counts in one more cell, so that a run that diverges is far away, not left out. More than three dimensions: both
-    are first projected on gold's first three principal components.
+    A cell is a box: each dimension's range in gold is cut into ``bins`` equal parts. States outside gold's range share
+    one extra cell, so a run that diverges is far away. More than three dimensions are first projected on gold's first
+    three principal components.
 
-    The value depends on bins, smoothing and the numbers of states: two samples of one law do not give 0. Compare
-    values of like sizes only, and with that of gold against itself (its first half against its second).
+    The value depends on bins, smoothing and the numbers of states; two samples of one law do not have the value 0.
+    Compare values of equal sizes only, and with the value of gold's first half against its second.
 
     Args:
         gold: (T, V) states of the system.
         free: (S, V) states of the free run.
         bins: boxes in each dimension.
-        smoothing: added to each cell's count; without it a cell that the free run never visits would be infinite.
-        symmetric: the mean of both directions instead.
+        smoothing: added to each cell's count, so that a cell that the free run never visits stays finite.
+        symmetric: True for the mean of both directions.
 
     Raises:
         UserError: shapes that do not fit, entries that are not finite (``first_divergence`` finds them),
@@ -51,8 +51,8 @@ def state_histogram_divergence(
     >>> state_histogram_divergence(series, series), state_histogram_divergence(series, series + 5) > 10
     (0.0, True)
 
-    Koppe et al. 2019 (PLoS Comput Biol 15:e1007263), binned as in Hess et al. 2023 (arXiv:2306.04406); theirs leaves
-    out what lies outside. What it is not: sensitive to the order of the states; ``spectrum_distance`` is.
+    Koppe et al. 2019 (PLoS Comput Biol 15:e1007263), binned as in Hess et al. 2023 (arXiv:2306.04406), who leave out
+    states outside gold's range. What it is not: sensitive to the order of the states; ``spectrum_distance`` is.
     """
     _check(gold, free)
     refuse(COUNT.problems(bins=bins) + Range(0, ends="(]").problems(smoothing=smoothing))
@@ -69,7 +69,7 @@ def state_histogram_divergence(
 
 
 def _shares(series: Tensor, low: Tensor, high: Tensor, bins: int, smoothing: float) -> Tensor:
-    """Share of each cell, the last of which is everything outside."""
+    """Share of each cell; the last cell is everything outside."""
     box = ((series - low) / (high - low) * bins).floor()
     box = torch.where(series == high, bins - 1, box)
     outside = ((box < 0) | (box >= bins)).any(1)
@@ -223,9 +223,9 @@ def _check(gold: Tensor, free: Tensor) -> None:
 
 
 def past_of(batch: Batch) -> Tensor | None:
-    """The values known before the horizon: (windows, past, V); None where there are none of one length.
+    """Return the values known before the horizon: (windows, past, V); None where there are none of one length.
 
-    They are the first channels of ``context["past"]``, or the prompts that the histories begin with.
+    They are the first channels of ``context["past"]``, or the prompts at the beginning of the histories.
 
     >>> values = torch.tensor([[[1.0], [2.0], [3.0]]])
     >>> past_of(Batch(values, values, torch.tensor([[False, False, True]]))).flatten()
@@ -246,19 +246,19 @@ def long_run(
     """Free-run a model beyond its horizon: (rows, steps, V), or fewer steps where a row has diverged.
 
     The model forecasts its horizon, ``x[1..H] = free run(past)``; then the last of past and forecast becomes the past,
-    ``past' = (past, x[1..H])[-P:]``, and so on. So no forecast is longer than the model was made for.
+    ``past' = (past, x[1..H])[-P:]``, and so on: no forecast is longer than the model's horizon.
 
     Args:
         model: from a Batch to (batch, time, value) outputs.
-        batch: windows to start from, of either layout (past in the context, or as prompts of one length); their horizon
-            is forecast at a time.
+        batch: windows to start from, with the past in the context or as prompts of one length; each forecast is as
+            long as their horizon.
         steps: of the run.
         draw: what is fed back, see ``generate``.
         key: of the draws, where they are random.
-        bound: the run stops after a stretch in which it passes this, see ``first_divergence``.
+        bound: the run stops after a forecast that exceeds it, see ``first_divergence``.
 
     Raises:
-        UserError: windows that need more than values to go on: observed channels or covariates; no past.
+        UserError: windows with observed channels or covariates, which are unknown beyond the horizon; no past.
 
     >>> class Halve:
     ...     def __call__(self, batch):
@@ -272,7 +272,8 @@ def long_run(
     problems = call_problems(model, batch, "long_run(model, batch, steps)")
     refuse(problems + COUNT.problems(steps=steps))
     past = _startable(batch)
-    horizon = batch.time if _in_context(batch) else batch.time - past.shape[1]
+    in_context = _in_context(batch)
+    horizon = batch.time if in_context else batch.time - past.shape[1]
     parts: list[Tensor] = []
     for number in range(-(-steps // horizon)):
         own = generate(model, batch, length=horizon, draw=draw, key=fold(key, "long run", number)).entries
@@ -280,7 +281,11 @@ def long_run(
         if bool(first_divergence(own, bound).any()):
             break
         past = torch.cat([past, own.to(past)], 1)[:, -past.shape[1] :]
-        batch = _moved(batch, past)
+        if in_context:
+            batch = batch.made(context={"past": past})
+        else:
+            history = torch.cat([past, torch.zeros_like(batch.history[:, past.shape[1] :])], 1)
+            batch = batch.made(history=history, targets=torch.zeros_like(history))
     return torch.cat(parts, 1)[:, :steps]
 
 
@@ -289,6 +294,7 @@ def _in_context(batch: Batch) -> bool:
 
 
 def _startable(batch: Batch) -> Tensor:
+    """Return the past of windows that need nothing else."""
     past = past_of(batch)
     context: Any = {} if batch.context is None else batch.context
     others = set(context) - {"past"} if isinstance(context, Mapping) else {"the context"}
@@ -296,19 +302,12 @@ def _startable(batch: Batch) -> Tensor:
         raise UserError("a long run needs windows with a past of one length to start from")
     if others:
         raise UserError(
-            f"a long run has no values for {', '.join(sorted(map(str, others)))} beyond the window: it is made for "
-            "series without covariates"
+            f"a long run has no values for {', '.join(sorted(map(str, others)))} beyond the window: it needs a series "
+            "without covariates"
         )
     if extra := context["past"].shape[-1] - past.shape[-1] if _in_context(batch) else 0:
         raise UserError(f"a long run would need the {extra} observed channels that the model does not predict")
     return past
-
-
-def _moved(batch: Batch, past: Tensor) -> Batch:
-    if _in_context(batch):
-        return batch.made(context={"past": past})
-    history = torch.cat([past, torch.zeros_like(batch.history[:, past.shape[1] :])], 1)
-    return batch.made(history=history, targets=torch.zeros_like(history))
 
 
 _LEAST, _POINTS, _FREQUENCIES = 400, 1500, 240
@@ -317,9 +316,9 @@ _LEAST, _POINTS, _FREQUENCIES = 400, 1500, 240
 def climate_of(
     model: Any, batch: Batch, gold: Tensor | None, draw: Draw, names: tuple[str, ...]
 ) -> tuple[Climate | None, str]:
-    """Climate of a run from the first window on, as long as gold (T, V), or None and why there is none."""
+    """Return the climate of a run from the first window on, as long as gold (T, V); or None and the reason."""
     if gold is None:
-        return None, "no long series was given"
+        return None, "there is no long series"
     if gold.shape[0] < _LEAST:
         return None, f"the series has {gold.shape[0]} steps; a climate needs at least {_LEAST}"
     first = torch.zeros(1, dtype=torch.int64, device=batch.history.device)
@@ -334,55 +333,53 @@ def climate_of(
 
 
 def _measured(gold: Tensor, run: Tensor, names: tuple[str, ...]) -> Climate:
-    states, own, space, axes = _states(gold, run, names)
+    states, own, plane, space, axes = _states(gold, run, names)
     half, states_half = gold.shape[0] // 2, states.shape[0] // 2
     # as many cells as states at most: of emptier ones only the smoothing would be measured
-    dimensions = min(3, states.shape[1])
-    bins = max(4, min(30, round(states.shape[0] ** (1 / dimensions))))
+    bins = max(4, min(30, round(states.shape[0] ** (1 / min(3, states.shape[1])))))
     # 20 frequencies are usual for 100,000 steps; of a few thousand they would leave no peak
     width = max(4.0, min(20.0, gold.shape[0] / 250))
     powers = [power_spectrum(each, smoothing=width).mean(1) for each in (gold, run)]
-    plane = _plane(states, own, gold.shape[1])
+    frequencies, means = _thinned(powers, gold.shape[0])
     return Climate(
-        gold.shape[0],
-        None,
-        space,
-        bins,
-        float((run.std(0) / gold.std(0)).mean()),
-        state_histogram_divergence(states, own, bins=bins),
-        state_histogram_divergence(states[:states_half], states[states_half:], bins=bins),
-        width,
-        spectrum_distance(gold, run, smoothing=width),
-        spectrum_distance(gold[:half], gold[half : 2 * half], smoothing=width),
-        *_thinned(powers, gold.shape[0]),
-        tuple(tuple(tuple(row) for row in each[-_POINTS:].tolist()) for each in plane),
-        axes,
+        steps=gold.shape[0],
+        diverged_at=None,
+        space=space,
+        bins=bins,
+        spread=float((run.std(0) / gold.std(0)).mean()),
+        state=state_histogram_divergence(states, own, bins=bins),
+        state_gold=state_histogram_divergence(states[:states_half], states[states_half:], bins=bins),
+        smoothing=width,
+        spectrum=spectrum_distance(gold, run, smoothing=width),
+        spectrum_gold=spectrum_distance(gold[:half], gold[half : 2 * half], smoothing=width),
+        frequencies=frequencies,
+        powers=means,
+        points=tuple(tuple(tuple(row) for row in each[-_POINTS:].tolist()) for each in plane),
+        axes=axes,
     )
 
 
-def _states(gold: Tensor, run: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor, str, tuple[str, str]]:
-    """States of both, what they are in words, and the two dimensions they are drawn in."""
+def _states(
+    gold: Tensor, run: Tensor, names: tuple[str, ...]
+) -> tuple[Tensor, Tensor, list[Tensor], str, tuple[str, str]]:
+    """States of both, the same in two dimensions, what they are in words, and the names of the two dimensions."""
+    states = [gold, run]
+    if gold.shape[1] > 2:
+        middle, axes = gold.mean(0), principal_components(gold, 2)
+        words = "the three channels" if gold.shape[1] == 3 else "the first three principal components of gold"
+        plane = [(each - middle) @ axes for each in states]
+        return gold, run, plane, words, ("first principal component", "second principal component")
+    words, labels = f"the channels {names[0]} and {names[-1]}", (names[0], names[-1])
     if gold.shape[1] == 1:
         lag = min(decorrelation(gold), gold.shape[0] // 10)
-        space = f"delay coordinates x(t), x(t \N{MINUS SIGN} {lag}), x(t \N{MINUS SIGN} {2 * lag})"
-        states = [delay_embedding(each, lag) for each in (gold, run)]
-        return states[0], states[1], space, ("x(t)", f"x(t \N{MINUS SIGN} {lag})")
-    if gold.shape[1] == 2:
-        return gold, run, f"the channels {names[0]} and {names[1]}", (names[0], names[1])
-    words = "the three channels" if gold.shape[1] == 3 else "the first three principal components of gold"
-    return gold, run, words, ("first principal component", "second principal component")
-
-
-def _plane(states: Tensor, own: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Both in two dimensions: as they are of one or two channels, else on gold's principal components."""
-    if channels < 3:
-        return states[:, :2], own[:, :2]
-    middle, axes = states.mean(0), principal_components(states, 2)
-    return (states - middle) @ axes, (own - middle) @ axes
+        words = f"delay coordinates x(t), x(t \N{MINUS SIGN} {lag}), x(t \N{MINUS SIGN} {2 * lag})"
+        labels = "x(t)", f"x(t \N{MINUS SIGN} {lag})"
+        states = [delay_embedding(each, lag) for each in states]
+    return states[0], states[1], [each[:, :2] for each in states], words, labels
 
 
 def _thinned(powers: list[Tensor], steps: int) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
-    """Means over stretches of the spectra up to where 99.9 % of gold's power lies."""
+    """Means over stretches of the spectra, up to the frequency below which 99.9 % of gold's power lies."""
     enough = int((powers[0].cumsum(0) < 0.999).sum()) + 1
     width = max(1, -(-enough // _FREQUENCIES))
     count = -(-enough // width)

@@ -1,4 +1,4 @@
-"""Exposure bias measured: one call for values and for ids."""
+"""``diagnose``: exposure bias of models of values and of ids, in one call."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from freerun.rollin.model import call_problems, eval_mode, explained_errors, for
 def error_after_error(wrong: Tensor, mask: Tensor) -> ErrorPropagation:
     """``P(wrong[t] | wrong[t-1])`` and ``P(wrong[t] | right[t-1])`` over rows and positions.
 
-    Teacher-forced it measures whether errors come in clusters, as hard positions do; free-running also whether an error
-    makes the next one likelier. What free running adds is the difference of the two.
+    Teacher-forced it measures whether errors cluster, as hard positions do; free-running also whether an error makes
+    the next one likelier. The difference of the two is the effect of free running.
 
     Args:
         wrong: (rows, time) bool: entries that differ from gold.
@@ -113,7 +113,7 @@ def diagnose_ids(
 
 
 def _positions(batch: Batch) -> Tensor:
-    """(rows, longest) each row's positions from the end of its prompt on, as many as the longest answer has."""
+    """Each row's positions from the end of its prompt on, as many as the longest answer has: (rows, longest)."""
     prompts = prompt_lengths(batch)
     index = torch.arange(batch.time, device=prompts.device)
     length = int((torch.where(batch.mask, index + 1, 0).amax(1) - prompts).max())
@@ -146,7 +146,7 @@ def diagnose(
             of: the mean is scored and fed back, and samples are drawn for the sample windows.
         batches: gold in ``targets`` and ``history``; of values every row with the same horizon. All are held at once.
         about: what is known of the data; the defaults of ``DiagnosisOptions`` if left out.
-        on_progress: called with what is being done, in words.
+        on_progress: called with a description of each step.
 
     Raises:
         UserError: no batches, values and ids mixed, horizons that differ, ids of which none counts.
@@ -156,8 +156,8 @@ def diagnose(
     ...     def __call__(self, batch):
     ...         return torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1] / 2
     >>> gold = torch.tensor([[[8.0], [4.0], [2.0], [2.0]]])
-    >>> found = diagnose(Halve(), Batch(gold, gold, torch.tensor([[False, True, True, True]])))
-    >>> found.free_running.rmse, found.teacher_forced.rmse, found.gap_by_horizon
+    >>> result = diagnose(Halve(), Batch(gold, gold, torch.tensor([[False, True, True, True]])))
+    >>> result.free_running.rmse, result.teacher_forced.rmse, result.gap_by_horizon
     ((0.0, 0.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 
     Ranzato et al. 2016 (arXiv:1511.06732) name the bias; Teutsch & Maeder 2022 (arXiv:2210.08959) and Hess et al. 2023
@@ -174,7 +174,7 @@ def diagnose(
         raise UserError(problems or "batches must all be freerun.Batch")
     about, on_progress = about or DiagnosisOptions(), on_progress or (lambda _: None)
     if not listed or not all(batch.size for batch in listed):
-        raise UserError("there is nothing to diagnose: give at least one batch, and no batch without rows")
+        raise UserError("there is nothing to diagnose: pass at least one batch, and no batch without rows")
     kinds = {batch.is_discrete for batch in listed}
     if len(kinds) > 1:
         raise UserError("batches of ids and of values are mixed: diagnose them apart")

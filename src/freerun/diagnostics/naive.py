@@ -1,8 +1,8 @@
-"""Naive baselines: forecasts that need no model, which any model must beat."""
+"""Naive baselines: forecasts without a model, which any model must beat."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -112,13 +112,7 @@ def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, T
 
 @dataclass(frozen=True, eq=False)
 class LinearForecast:
-    """Least squares from the last steps of the past straight to all of the horizon.
-
-    Args:
-        weights: (steps * values + 1, horizon * values); the last row is added to all.
-        steps: of the past that are read.
-        ridge: chosen on dev.
-    """
+    """Ridge regression with weights (steps * values + 1, horizon * values), from the last steps of the past."""
 
     weights: Tensor
     steps: int
@@ -133,10 +127,9 @@ class LinearForecast:
 def fit_linear(
     train: Callable[[list[int]], tuple[Tensor, Tensor]], windows: int, dev: tuple[Tensor, Tensor]
 ) -> LinearForecast:
-    """Ridge regression from past to horizon, all lead times at once; its penalty is the one of six that is best on dev.
+    """Ridge regression from past to all of the horizon, ``W = (X'X + r n I)^-1 X'Y``, with the r that is best on dev.
 
-    ``W = (X'X + r n I)^-1 X'Y``. At most 1024 numbers of the past are read, the last ones, and at most 4096 training
-    windows, spread evenly. Not a strong linear model (Zeng et al. 2023, arXiv:2205.13504: DLinear reads 336 steps).
+    It reads the last 1024 numbers of the past at most, of 4096 evenly spread training windows at most.
     """
     count = min(windows, _WINDOWS)
     past, horizon = train([number * windows // count for number in range(count)])
@@ -155,7 +148,7 @@ def fit_linear(
 def naive_forecasts(
     past: Tensor, horizon: int, period: int | None, further: Mapping[str, Callable[[Tensor, int], Tensor]]
 ) -> dict[str, Tensor]:
-    """Name -> (windows, horizon, values): last value, last period where one is known and in the past, mean, further."""
+    """Return name -> (windows, horizon, values): last value, last period where the past has one, mean, further."""
     forecasts = {"last_value": last_value(past, horizon)}
     if period is not None and period <= past.shape[1]:
         forecasts["last_period"] = last_period(past, horizon, period)
@@ -166,9 +159,3 @@ def naive_forecasts(
 def _features(past: Tensor, steps: int) -> Tensor:
     flat = past[:, -steps:].flatten(1)
     return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
-
-
-def together(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Join batches of pairs to one pair."""
-    first, second = zip(*parts, strict=True)
-    return torch.cat(first), torch.cat(second)

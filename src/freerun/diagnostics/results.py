@@ -1,4 +1,4 @@
-"""What ``diagnose`` finds, as plain numbers that JSON can hold."""
+"""Results of ``diagnose``, as plain numbers that JSON can hold."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Side:
         median: median over all windows.
         high: upper quartile.
         left: windows that have not diverged, by lead time.
-        nrmse: over windows, of the whole horizon.
-        nrmse_last_tenth: the same of its last tenth.
+        nrmse: over windows, of the complete horizon.
+        nrmse_last_tenth: over windows, of its last tenth.
     """
 
     __repr__ = brief
@@ -130,9 +130,9 @@ class Climate:
         diverged_at: lead time at which the run diverged, or None; then the rest is None.
         space: what the states are, in words.
         bins: of the histogram in each dimension.
-        spread: standard deviation of the run, in those of gold; mean over channels. The spectra say nothing of it.
+        spread: standard deviation of the run, divided by gold's; mean over channels. The spectra do not depend on it.
         state: D_stsp of the run.
-        state_gold: D_stsp of gold's second half from its first: what samples of one law come to.
+        state_gold: D_stsp of gold's second half from its first: the effect of chance alone.
         smoothing: of the spectra, in frequencies.
         spectrum: D_H of the run.
         spectrum_gold: D_H of gold's halves.
@@ -162,7 +162,7 @@ class Climate:
 
 @dataclass(frozen=True)
 class SampleWindow:
-    """A window whole, in the data's own units; each of its parts by step, then by channel.
+    """A complete window in the units of the data; each of its parts by step, then by channel.
 
     Args:
         window: its number.
@@ -190,8 +190,8 @@ class ValueDiagnosis:
     """Exposure bias of a model of values. Errors are in standard deviations of the training part.
 
     Args:
-        windows: how many.
-        horizon: lead times.
+        windows: their number.
+        horizon: number of lead times.
         channels: names of the values.
         teacher_forced: errors on gold history.
         free_running: errors on the model's own.
@@ -204,8 +204,8 @@ class ValueDiagnosis:
         growth: of the free-running error.
         diverged: window numbers and lead times at which their free runs diverged.
         climate: of a long run, or None.
-        climate_note: why there is none.
-        sample_windows: some windows whole.
+        climate_note: the reason for None.
+        sample_windows: some complete windows.
         period: steps after which the data repeat themselves, or None.
     """
 
@@ -250,7 +250,7 @@ class ErrorPropagation:
 
     @property
     def ratio(self) -> float | None:
-        """after_error / after_correct: 1 where errors do not draw errors after them."""
+        """after_error / after_correct: 1 where errors are independent of the entry before."""
         if self.after_error is None or not self.after_correct:
             return None
         return self.after_error / self.after_correct
@@ -278,13 +278,13 @@ class IdDiagnosis:
     """Exposure bias of a model of ids: its choices on gold and on its own history, compared position by position.
 
     Args:
-        rows: how many.
+        rows: their number.
         positions: of the longest row.
         left: rows that have an entry at each position.
         teacher_forced: on gold history.
         free_running: on the model's own.
         gap_by_position: signed: free-running minus teacher-forced.
-        first_error: rows whose first error, which both have in common, is at each position.
+        first_error: rows whose first error, the same for both, is at each position.
     """
 
     __repr__ = brief
@@ -303,9 +303,9 @@ Diagnosis = ValueDiagnosis | IdDiagnosis
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the same as dicts and lists, with None for what is not finite: NaN and infinity are no JSON.
+    """Return a diagnosis as dicts and lists, with None for NaN and infinity, which JSON does not have.
 
-    ``left`` and ``diverged`` say which of these None are infinite.
+    ``left`` and ``diverged`` identify those that are infinite.
     """
     return {"schema": SCHEMA, **_plain(asdict(diagnosis))}
 

@@ -1,4 +1,4 @@
-"""``diagnose`` for values: both ways, naive baselines, growth, climate, sample windows."""
+"""``diagnose`` for values: both kinds of history, naive baselines, growth, climate, sample windows."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ CHANNELS = 4
 
 @dataclass(frozen=True, eq=False)
 class DiagnosisOptions(Arguments):
-    """What is known of the data, and how much is measured.
+    """Known properties of the data, and what is measured.
 
     Args:
-        exponent: largest Lyapunov exponent, per step; None: not known.
-        period: steps after which the data repeat themselves, more or less; None: not known.
+        exponent: largest Lyapunov exponent, per step; None: unknown.
+        period: steps after which the data about repeat themselves; None: unknown.
         threshold: of the valid time, in standard deviations.
         names: of the channels; default: their numbers.
         scale: (mean, std), each (V,): sample windows are in ``mean + std * value``; None: as they are.
         naive: further naive baselines: name -> from (past, horizon) to (windows, horizon, V).
         long_series: (T, V) gold for the climate of a long free run, from the start of the first window on; None: none.
         draw: what is fed back; None: the model's output, or the mean of the distribution that it describes.
-        sample_windows: windows that are kept whole.
+        sample_windows: number of windows that the result contains completely.
         end_symbol: id of the end symbol, for ids; None: there is none.
         key: of sampled runs.
 
@@ -74,7 +74,7 @@ class DiagnosisOptions(Arguments):
 
 @dataclass(frozen=True, eq=False)
 class _Outputs:
-    """Both ways of all windows, (windows, H, V) each, and what is known before: (windows, P, V) or None."""
+    """Outputs of all windows, (windows, H, V) each, and the known past: (windows, P, V) or None."""
 
     teacher_forced: Tensor
     free_running: Tensor
@@ -161,7 +161,7 @@ def sample_window(
     in_units: Callable[[Tensor], Tensor],
     bands: Mapping[float, Tensor] | None = None,
 ) -> SampleWindow:
-    """A window whole: past, gold, teacher-forced and free-running outputs of its first channels, (steps, V) each."""
+    """Return a complete window from past, gold, teacher-forced and free-running outputs, (steps, V) each."""
     past, gold, teacher_forced, free_running = parts
 
     def rows(values: Tensor) -> tuple[tuple[float, ...], ...]:
@@ -181,31 +181,24 @@ def sample_window(
 def _bands(
     model: Any, batches: Sequence[Batch], numbers: Sequence[int], about: DiagnosisOptions
 ) -> dict[float, Tensor]:
-    """Level -> (sample windows, H, V) of sampled free runs; {} where the model's outputs are values alone."""
+    """Level -> (sample windows, H, V) of sampled free runs; {} where the model outputs values only."""
     head = head_of(model)
     if head == "point" or not numbers:
         return {}
     draw = draw_for(model, "quantile_sample" if head == "quantiles" else head)
     bands: list[Tensor] = []
+    windows = [(batch, row) for batch in batches for row in range(batch.size)]
     for index, number in enumerate(numbers):
-        batch = _row(batches, number)
-        many = replace(batch.select(batch.row_numbers.new_zeros(_SAMPLES)), rows=torch.arange(_SAMPLES))
+        batch, row = windows[number]
+        many = replace(batch.select(torch.full((_SAMPLES,), row)), rows=torch.arange(_SAMPLES))
         key = fold(about.key, "fan", index)
-        own = generate(model, many, length=int(batch.mask.sum()), draw=draw, key=key).entries
+        own = generate(model, many, length=int(batch.mask[row].sum()), draw=draw, key=key).entries
         bands.append(quantiles(own.cpu().double(), _LEVELS))
     return dict(zip(_LEVELS, torch.stack(bands, 1), strict=True))
 
 
-def _row(batches: Sequence[Batch], number: int) -> Batch:
-    for batch in batches:
-        if number < batch.size:
-            return batch.select(torch.tensor([number]))
-        number -= batch.size
-    raise AssertionError("no such window")
-
-
 def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.4) -> Growth:
-    """Fit how fast an error grows, and compare it with exp(lambda t), at which a perfect model's would.
+    """Fit the growth rate of an error, and compare it with exp(lambda t), the growth of a perfect model's error.
 
     ``rate``: least-squares slope of ``log error(t)`` over lead times 1..n, before the error first passes the ceiling;
     ``ratio[t] = error(t) / (error(1) exp(lambda (t - 1)))``: 1 where the error grows as any small error does in the
@@ -213,15 +206,15 @@ def growth(errors: Tensor, exponent: float | None = None, *, ceiling: float = 0.
 
     Args:
         errors: (H,) by lead time; the median over windows, since it is the typical log error that grows with lambda.
-        exponent: lambda, the largest Lyapunov exponent, per step; None: not known.
-        ceiling: errors above it have stopped being small, in the units of the errors.
+        exponent: lambda, the largest Lyapunov exponent, per step; None: unknown.
+        ceiling: errors above it are not small any more, in the units of the errors.
 
     Raises:
         UserError: no errors, or an exponent that is not finite.
 
     >>> import math
-    >>> found = growth(0.01 * torch.tensor([1.0, 2.0, 4.0, 8.0]), exponent=math.log(2.0))
-    >>> round(found.rate, 6), found.ratio.round(decimals=4)
+    >>> grown = growth(0.01 * torch.tensor([1.0, 2.0, 4.0, 8.0]), exponent=math.log(2.0))
+    >>> round(grown.rate, 6), grown.ratio.round(decimals=4)
     (0.693147, tensor([1., 1., 1., 1.], dtype=torch.float64))
 
     What it is not: an estimate of the system's exponent; that takes two true trajectories.

@@ -14,7 +14,7 @@ from freerun.batch import must_be
 from freerun.errors import UserError
 
 BOUND = 1e6
-"""Largest absolute value of a free run that is believed, in standard deviations; beyond it the run has diverged."""
+"""Largest absolute value of a free run, in standard deviations; beyond it the run has diverged."""
 
 _POSITIVE = Range(0, ends="(]")
 
@@ -59,8 +59,8 @@ def sequence_errors(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def sequence_correct(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Rows that are right at every position of the mask: (batch,) bool.
 
-    On gold history (teacher forcing) it holds of free running as well: greedily a model gives exactly the target if
-    and only if every teacher-forced choice along the target is right.
+    With the gold history (teacher forcing) this holds for free running too: a greedy output equals the target if and
+    only if every teacher-forced choice along the target is right.
 
     >>> outputs = torch.tensor([[[2.0, 1.0], [0.0, 3.0]]])
     >>> sequence_correct(outputs, torch.tensor([[0, 0]]), torch.tensor([[True, False]]))
@@ -70,7 +70,7 @@ def sequence_correct(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 
 def sequence_accuracy(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Share of the rows that are right everywhere; rows with an empty mask do not count; scalar.
+    """Share of the rows that are right at every position; rows with an empty mask do not count; scalar.
 
     >>> outputs = torch.tensor([[[2.0, 1.0]], [[2.0, 1.0]]])
     >>> sequence_accuracy(outputs, torch.tensor([[0], [1]]), torch.tensor([[True], [True]]))
@@ -105,8 +105,7 @@ def nrmse(outputs: Tensor, targets: Tensor) -> Tensor:
     Raises:
         UserError: the shapes differ.
 
-    What it is not: an error of a mean over windows. A window with one entry that is not finite has the value inf; a
-    median over windows can bear that, a mean cannot.
+    What it is not: an error over all windows. A window with one non-finite entry is inf: take the median over windows.
 
     >>> nrmse(torch.tensor([[[1.0], [-1.0]], [[0.0], [torch.nan]]]), torch.zeros(2, 2, 1))
     tensor([1., inf], dtype=torch.float64)
@@ -152,7 +151,7 @@ def first_divergence(outputs: Tensor, bound: float = BOUND) -> Tensor:
 
     Args:
         outputs: (windows, time, channels) forecasts.
-        bound: largest absolute value that is believed, in the units of the outputs.
+        bound: largest absolute value that counts as finite, in the units of the outputs.
 
     >>> first_divergence(torch.tensor([[[1.0], [1e7]], [[0.0], [0.0]]]))
     tensor([2, 0])
@@ -165,7 +164,7 @@ def first_divergence(outputs: Tensor, bound: float = BOUND) -> Tensor:
 
 
 def at_horizon(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return what stands at the positions of the horizon, in order: (windows, H, ...).
+    """Return the values at the positions of the horizon, in order: (windows, H, ...).
 
     Args:
         values: (windows, time, ...).
@@ -194,11 +193,9 @@ def at_horizon(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def window_errors(outputs: Tensor, targets: Tensor, mask: Tensor | None = None, *, bound: float = BOUND) -> Tensor:
-    """Error of each window at each lead time: (windows, H) float64, infinite from where the window diverged.
+    """Error of each window at each lead time: (windows, H) float64, infinite from where the window diverged on.
 
     ``e[w, t] = sqrt(mean over channels of (output - gold)^2)``
-
-    A window that diverged does not come back, whatever its later outputs.
 
     Args:
         outputs: (windows, time, V), teacher-forced or free-running.
@@ -226,9 +223,9 @@ class HorizonErrors:
 
     Args:
         rmse: (H,) root mean squared error over channels and the windows that are left; NaN where none is.
-        quantiles: (levels, H) of the windows' errors, those that diverged counted as infinite.
+        quantiles: (levels, H) of the windows' errors, infinite for those that diverged.
         left: (H,) int64: windows that have not diverged.
-        windows: how many there were.
+        windows: number of all windows.
         levels: of the quantiles.
     """
 
@@ -257,12 +254,12 @@ def errors_by_horizon(
     levels: Sequence[float] = (0.25, 0.5, 0.75),
     bound: float = BOUND,
 ) -> HorizonErrors:
-    """Errors over windows at every lead time; teacher-forced or free-running as the outputs are.
+    """Errors over windows at every lead time, of teacher-forced or free-running outputs.
 
     ``rmse[t] = sqrt(mean over windows and channels of (output - gold)^2)``
 
-    A window that diverges (infinite, NaN, beyond the bound) is left out of ``rmse`` from there on, and ``left`` says
-    how many remain; in the quantiles it stays, as infinite. So no average hides it, and none is ruined by it.
+    A window that diverges (infinite, NaN, beyond the bound) is left out of ``rmse`` from there on; ``left`` counts the
+    windows that remain. The quantiles keep it as infinite.
 
     Args:
         outputs: (windows, time, V).
@@ -274,8 +271,8 @@ def errors_by_horizon(
     Raises:
         UserError: shapes that do not fit.
 
-    >>> found = errors_by_horizon(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.inf]]]), torch.zeros(2, 2, 1))
-    >>> found.rmse.tolist(), found.left.tolist(), found.quantiles[1].tolist()
+    >>> errors = errors_by_horizon(torch.tensor([[[1.0], [3.0]], [[1.0], [torch.inf]]]), torch.zeros(2, 2, 1))
+    >>> errors.rmse.tolist(), errors.left.tolist(), errors.quantiles[1].tolist()
     ([1.0, 3.0], [2, 1], [1.0, inf])
     """
     return HorizonErrors.of(window_errors(outputs, targets, mask, bound=bound), levels)
@@ -303,7 +300,7 @@ def nrmse_last_tenth(errors: Tensor) -> Tensor:
 
 
 def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
-    """Quantiles over the first dimension, linear between neighbours; infinite where a neighbour that counts is."""
+    """Quantiles over the first dimension, linear between neighbours; infinite where a neighbour with weight is."""
     if not all(is_number(level) and 0 <= level <= 1 for level in levels):
         raise UserError(f"levels must be numbers in [0, 1]; got {levels!r}")
     ordered = values.sort(0).values
@@ -319,8 +316,8 @@ def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
 def gap_by_horizon(free: Tensor, forced: Tensor) -> Tensor:
     """The signed gap: free-running minus teacher-forced error at every lead time.
 
-    Above zero free running is worse. Below zero it is better, which models trained on their own output alone show:
-    gold is what they do not expect.
+    Above zero free running is worse. Below zero it is better, as for models trained only on their own output, which
+    have not seen gold histories.
 
     Args:
         free: (H,) free-running errors.

@@ -1,4 +1,4 @@
-"""Every score of a task once: its name, unit, direction, range, how it is averaged, and where it is displayed."""
+"""Every score of every task: its name, unit, direction, range, average, and where it is displayed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Array = Any
 
 @dataclass(frozen=True)
 class ItemReduction:
-    """How a score comes from sums over test items, so that items can be drawn again.
+    """How a score is computed from sums over test items, which allows resampling of items.
 
-    ``scale * sum(part) / sum(whole)``, or ``pooled(sum(part))`` where an item's part is a list of numbers, or the
-    median of the parts.
+    ``scale * sum(numerator) / sum(denominator)``; or ``pooled(sum(numerator))`` where the numerator of an item is a
+    list of numbers; or the median of the numerators.
 
     Args:
-        part: key of the items.
-        whole: key of the denominator; None: each item counts one.
+        numerator: key of the items.
+        denominator: key of the items; None: each item counts one.
         scale: 100 for percent.
         pooled: (..., numbers) sums -> (...) scores.
-        median: True for the median of the parts; a part that is null is infinite then.
+        median: True for the median, in which null counts as infinite.
     """
 
-    part: str
-    whole: str | None = None
+    numerator: str
+    denominator: str | None = None
     scale: float = 100.0
     pooled: Callable[[Array], Array] | None = None
     median: bool = False
@@ -41,18 +41,18 @@ class ItemReduction:
         >>> ItemReduction("errors", "length").value([{"errors": 1, "length": 3}, {"errors": 0, "length": 1}])
         25.0
         """
-        parts = [item[self.part] for item in items]
+        parts = [item[self.numerator] for item in items]
         if self.median:
             return float(np.median([math.inf if part is None else part for part in parts]))
         if self.pooled is not None:
             return float(self.pooled(np.sum(parts, 0)))
-        whole = len(items) if self.whole is None else sum(item[self.whole] for item in items)
-        return self.scale * sum(parts) / whole if whole else math.nan
+        count = len(items) if self.denominator is None else sum(item[self.denominator] for item in items)
+        return self.scale * sum(parts) / count if count else math.nan
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of a task: all that is known of it.
+    """A score of a task.
 
     Args:
         name: ``side.score``, or ``gap.score`` for free-running minus teacher-forced.
@@ -63,14 +63,14 @@ class Metric:
             "drawn": its differences as a figure, too.
         decimals: displayed.
         unit: of a difference.
-        sign: behind a value.
+        sign: text after a value.
         higher: True if more of it is better.
         select: True if ``train.select`` may name it: more, or less, of it is always better.
-        most: the highest value there can be; the lowest is 0.
+        most: the highest possible value; the lowest is 0.
         zero: True if its curve is drawn from zero on.
-        items: how it comes from test items; None: it varies over seeds alone.
-        settled: True if the teacher-forced choices settle it under greedy decoding: it counts outputs that are
-            entirely right, and nothing else of the others.
+        items: how it is computed from test items; None: it varies over seeds alone.
+        settled: True if the teacher-forced choices determine it under greedy decoding: it counts only outputs that
+            are entirely right.
     """
 
     name: str
@@ -109,8 +109,8 @@ class Metric:
         if not self.settled:
             return ""
         return (
-            "a greedy output is entirely right exactly where every teacher-forced choice is, so that it is the same "
-            "number running freely and teacher-forced"
+            "a greedy output is entirely right exactly where every teacher-forced choice is, so the free-running and "
+            "the teacher-forced number are equal"
         )
 
     def to_text(self, value: float, decimals: int | None = None) -> str:
@@ -119,16 +119,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """The scores of a task, and its words.
+    """The scores of a task, and the nouns and notes that describe them.
 
     Args:
         training_noun: what is trained on.
         test_noun: what is tested on.
         item_noun: the same in short, for "other words".
         metrics: in the order of tables; the verdict is about the first one compared that exposure bias can move.
-        notes: what the numbers mean, in sentences.
-        references: rows below the arms: the data's own scores; the row's name, and the prefix of its scores' names.
-        baselines: the same of forecasts without a trained model, which an arm should beat.
+        notes: the meaning of the numbers, in sentences.
+        references: rows below the arms, with the data's own scores: name of the row, prefix of its scores' names.
+        baselines: rows of forecasts without a trained model, which an arm should beat.
     """
 
     training_noun: str
@@ -145,22 +145,22 @@ class TaskReport:
 
     @property
     def compared(self) -> tuple[Metric, ...]:
-        """What gets a verdict."""
+        """Scores with a verdict."""
         return tuple(each for each in self.columns if each.role != "column")
 
     @property
     def curves(self) -> tuple[Metric, ...]:
-        """What is drawn over training."""
+        """Scores drawn over training."""
         return tuple(each for each in self.metrics if each.axis)
 
     @property
     def differences(self) -> tuple[Metric, ...]:
-        """What differences are drawn of."""
+        """Scores of which differences are drawn."""
         return tuple(each for each in self.metrics if each.role == "drawn")
 
     @property
     def selectable(self) -> tuple[str, ...]:
-        """What ``train.select`` may name: free-running scores bare, then teacher-forced ones in full."""
+        """Names that ``train.select`` accepts: free-running scores bare, then teacher-forced ones in full."""
         chosen = [each for each in self.metrics if each.select]
         free = [each.score for each in chosen if each.side == "free_running"]
         return (*free, *(f"teacher_forced_{each.score}" for each in chosen if each.side == "teacher_forced"))
@@ -170,7 +170,7 @@ class TaskReport:
         return (*self.references, *self.baselines)
 
     def with_items(self, scores: Mapping[str, float], items: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return free-running scores, and those that are a reduction of the items and nothing else computes."""
+        """Return free-running scores, with those added that only a reduction of the items computes."""
         reduced = (each for each in self.metrics if each.side == "free_running" and each.items is not None)
         more = {each.score: each.items.value(items) for each in reduced if each.score not in scores and each.items}
         return {**scores, **more}
@@ -181,7 +181,7 @@ class TaskReport:
         return next(each for each in self.compared if not each.fixed)
 
     def metric(self, name: str) -> Metric:
-        """A score by its full name; one that is not declared goes by that name."""
+        """Return a score by its full name; an undeclared one is titled by that name."""
         declared = next((each for each in self.metrics if each.name == name), None)
         return declared or Metric(name, name, name, sign="", unit="")
 
@@ -237,13 +237,13 @@ PAIRS = TaskReport(
         Metric("gap.per", "free-running gap in PER", "free-running gap", role="compared", select=False),
     ),
     notes=(
-        "Free-running: the model goes on from its own output, as in use. Teacher-forced: its history is gold. PER: "
-        "edit errors against the nearest reference, by its symbols; teacher-forced PER counts wrong choices, as "
-        "nothing can shift there. Free-running gap: free-running minus teacher-forced PER, in points; freerun diagnose "
-        "counts both position by position, so that its gap can have the other sign.",
+        "Free-running: the history is the model's own output, as in use. Teacher-forced: the history is gold. PER: "
+        "edit errors against the nearest reference, divided by its symbols; teacher-forced PER counts wrong choices, "
+        "because nothing can shift there. Free-running gap: free-running minus teacher-forced PER, in points; freerun "
+        "diagnose counts both position by position, so its gap can have the other sign.",
         "WER: share of words whose output equals no reference. Under greedy decoding a word is right exactly where "
-        "every teacher-forced choice is, so that free-running WER equals teacher-forced WER and no difference in it "
-        "says anything of exposure bias. What happens after a first error shows in PER, and the verdict is about that.",
+        "every teacher-forced choice is, so free-running WER equals teacher-forced WER, and a difference in it is no "
+        "evidence of exposure bias. PER measures what happens after a first error, and the verdict is about PER.",
     ),
 )  # fmt: skip
 
@@ -282,13 +282,13 @@ SERIES = TaskReport(
         replace(_LOSS, role="listed", unit=""),
     ),
     notes=(
-        "Free-running: the model goes on from its own forecasts over the whole horizon, as in use. Teacher-forced: it "
-        "reads the true value before each step. All errors are in standard deviations of the training part. NRMSE: "
+        "Free-running: the history is the model's own forecasts over the complete horizon, as in use. Teacher-forced: "
+        "the history is the true values. All errors are in standard deviations of the training part. NRMSE: "
         "the root mean squared error of a window over its horizon, median over windows; of the mean of the training "
         "part it is about 1. MSE and MAE: means over windows. Valid time: steps until the error first passes "
         "the threshold of the recipe, median over windows.",
-        "A free run that leaves the finite numbers counts as infinite in every median, and leaves no mean: MSE and MAE "
-        "are not given then, nor NRMSE where half of the windows diverged.",
+        "A free run that diverges counts as infinite in every median and has no mean: MSE and MAE are then left out, "
+        "and NRMSE too where half of the windows diverged.",
     ),
     baselines=(
         ("last value", "last_value_"), ("last period", "last_period_"), ("mean", "mean_"),
@@ -323,16 +323,16 @@ TEXT = TaskReport(
         _TOKEN_ACCURACY,
     ),
     notes=(
-        "Free-running: the model goes on from what stands before each block by itself. Trigram divergence: "
-        "Jensen-Shannon divergence, in bits, between the strings of three characters that it outputs and those of the "
+        "Free-running: the model continues the text before each block on its own. Trigram divergence: "
+        "Jensen-Shannon divergence, in bits, between the three-character strings of its output and those of the "
         "training text; it varies over seeds alone. The verdict is about it. Teacher-forced: the history is the text "
         "itself, and bits per character measure the prediction; exposure bias cannot move them. Novel words: words in "
-        "the output that do not stand in the training text. Repetition: strings of ten characters that stood in the "
-        "same block before.",
-        "The text's own values, of as many characters, show where a perfect model would lie: held-out text has words "
-        "that training had not, too. (Its trigram divergence is that of the held-out part from the training part; a "
-        "model of the training part can lie below it.) So novel words and repetition, of which a model may have too "
-        "many or too few, stand beside the text's own and get no verdict.",
+        "the output that the training text does not contain. Repetition: strings of ten characters that occurred "
+        "earlier in the same block.",
+        "The values of the text itself, for as many characters, show where a perfect model would lie: held-out text "
+        "also has words that are new. (Its trigram divergence is that of the held-out part from the training part; a "
+        "model of the training part can lie below it.) A model can have too many or too few novel words and "
+        "repetitions, so these are displayed beside the text's own values and get no verdict.",
     ),
     references=(("the text itself", "text_"),),
 )  # fmt: skip
@@ -349,9 +349,9 @@ PARALLEL = TaskReport(
         _LENGTH_RATIO,
     ),
     notes=(
-        "Free-running: the model goes on from its own output, as in use. Teacher-forced: its history is gold. "
-        "BLEU and chrF: sacreBLEU's, of the whole test set, from 0 to 100; how BLEU is counted stands with the data. "
-        "The interval of chrF holds for other seeds alone, those of BLEU also for other sentences.",
+        "Free-running: the history is the model's own output, as in use. Teacher-forced: the history is gold. "
+        "BLEU and chrF: sacreBLEU's, over the complete test set, from 0 to 100; BLEU's signature is listed with the "
+        "data. The interval of chrF holds for other seeds only, that of BLEU also for other sentences.",
     ),
 )  # fmt: skip
 
@@ -379,26 +379,26 @@ RECORDS = TaskReport(
         _LENGTH_RATIO,
     ),
     notes=(
-        "Free-running: the model reads the source or the prompt and goes on from its own output, as in use. "
-        "Teacher-forced: its history is gold. chrF and BLEU: sacreBLEU's, of raw text and the whole test set. "
-        "CER: edit errors in characters by the references' characters; an answer far too long counts more than 100 %. "
-        "Equal answers: under greedy decoding an answer equals its reference where every teacher-forced choice is "
-        "right (or spells it with other tokens), so that their share says nothing of exposure bias. "
-        "The interval of chrF holds for other seeds alone, those of the others also for other records.",
+        "Free-running: after the source or the prompt, the history is the model's own output, as in use. "
+        "Teacher-forced: the history is gold. chrF and BLEU: sacreBLEU's, of raw text, over the complete test set. "
+        "CER: edit errors in characters, divided by the references' characters; an answer that is far too long can "
+        "exceed 100 %. Equal answers: under greedy decoding an answer equals its reference where every teacher-forced "
+        "choice is right (or spells it with other tokens), so their share is no evidence of exposure bias. "
+        "The interval of chrF holds for other seeds only, those of the others also for other records.",
     ),
 )  # fmt: skip
 
 REPORTS = (PAIRS, PARALLEL, TEXT, RECORDS, SERIES)
 
 GAPS = tuple(dict.fromkeys(each.score for report in REPORTS for each in report.metrics if each.side == "gap"))
-"""Scores whose free-running value less the teacher-forced one is a score, too."""
+"""Scores with a gap: the free-running minus the teacher-forced value."""
 
 # a task of the user's own may have any accuracy
 _HIGHER = ("accuracy", *dict.fromkeys(each.score for report in REPORTS for each in report.metrics if each.higher))
 
 
 def higher_is_better(score: str) -> bool:
-    """Return True if more of a score is better: any accuracy, and the scores of ``REPORTS`` that say so.
+    """Return True if more of a score is better: any accuracy, and the scores of ``REPORTS`` with ``higher``.
 
     >>> higher_is_better("token_accuracy"), higher_is_better("free_running_bleu"), higher_is_better("per")
     (True, True, False)
@@ -407,10 +407,10 @@ def higher_is_better(score: str) -> bool:
 
 
 def improves(select: str, value: float, best: float | None) -> bool:
-    """Return True if the weights of a score are kept, given the best so far; never those of NaN.
+    """Return True if weights with this score replace those with the best so far; NaN never does.
 
-    Of equal scores the first is kept, but the last where nothing is right: at 0 of an accuracy, BLEU or chrF, or at
-    100 % errors. A model without a right output yet is rather one that was trained than one that was not.
+    Of equal scores the first is kept; but the last where nothing is right (accuracy, BLEU or chrF 0, errors 100 %),
+    which was trained for longer.
 
     >>> improves("per", 7.0, 8.0), improves("sequence_accuracy", 7.0, 8.0), improves("per", float("nan"), None)
     (True, False, False)

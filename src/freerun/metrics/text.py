@@ -1,4 +1,4 @@
-"""Scores of texts: edit distance, BLEU and chrF against references; words, trigrams and repetition without."""
+"""Scores of texts: edit distance, BLEU and chrF with references; words, trigrams and repetition without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Symbols = tuple[str, ...]
 
 
 def nearest(output: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """Edit distance to the nearest reference and that reference's length; of equally near ones the first."""
+    """Return the edit distance to the nearest reference (the first of equally near ones), and its length."""
     from rapidfuzz.distance import Levenshtein
 
     distances = [(Levenshtein.distance(output, reference), len(reference)) for reference in references]
@@ -24,10 +24,10 @@ def nearest(output: Sequence[str], references: Sequence[Sequence[str]]) -> tuple
 def score(
     outputs: Sequence[Symbols], references: Sequence[Sequence[Symbols]]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """PER and WER in percent, and every item's errors.
+    """PER, WER in percent, and every item's errors.
 
-    WER is the share of words whose output equals none of the word's references. PER is the sum of the edit distances
-    to the nearest reference over the sum of these references' lengths (so long words weigh more).
+    WER: share of words whose output equals no reference. PER: sum of the edit distances to the nearest reference, over
+    the sum of these references' lengths.
     """
     _check(outputs, references)
     empty = [number for number, each in enumerate(references) if not each or not all(each)]
@@ -55,10 +55,9 @@ def _check_lines(outputs: Sequence[str], references: Sequence[str], noun: str) -
 def score_translations(
     outputs: Sequence[str], references: Sequence[str]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Corpus BLEU, chrF and length ratio of tokenised text, by sacreBLEU, and the sums behind BLEU of every sentence.
+    """Corpus BLEU (``tokenize="none"``), chrF2 and length ratio by sacreBLEU, and every sentence's sums for BLEU.
 
-    The text is taken as its words, separated by blanks, with the case it has (``tokenize="none"``): on lower-cased,
-    tokenised text this is the "tokenised BLEU" of papers, and not what sacreBLEU gives on raw text. chrF is chrF2.
+    On lower-cased, tokenised text this is the "tokenised BLEU" of papers, not sacreBLEU's value for raw text.
     """
     _check_lines(outputs, references, "sentence")
     return _bleu_and_chrf(outputs, references, "none")
@@ -83,9 +82,8 @@ def _bleu_and_chrf(
 def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores of raw text against one reference each: chrF and BLEU by sacreBLEU, character errors, equal texts.
 
-    BLEU is sacreBLEU's own default, which takes words apart itself (``tokenize="13a"``). ``cer`` is the sum of the edit
-    distances in characters over the sum of the references' characters, so it may exceed 100; ``sequence_accuracy`` the
-    share of outputs that equal their reference, blanks at both ends aside.
+    BLEU: ``tokenize="13a"``, sacreBLEU's default. ``cer``: sum of the edit distances in characters, over the sum of the
+    references' characters. ``sequence_accuracy``: share of outputs that equal their reference, stripped.
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -124,9 +122,9 @@ def bleu(sums: Any) -> Any:
 
 
 def bleu_signature(tokenize: str = "none") -> str:
-    """How BLEU is counted, as sacreBLEU writes it, with its version."""
+    """Return sacreBLEU's signature of how BLEU is computed, with its version."""
     metric = _sacrebleu().BLEU(tokenize=tokenize, force=True)
-    metric.corpus_score(["a"], [["a"]])  # it knows the number of references from a score only
+    metric.corpus_score(["a"], [["a"]])  # the signature has the number of references only after a score
     return str(metric.get_signature())
 
 
@@ -141,7 +139,7 @@ _REPEATED = 10
 
 
 def distinct_words(text: str) -> frozenset[str]:
-    """The different words of a text: runs of letters, apostrophes inside them included.
+    """Return the different words of a text: runs of letters, with apostrophes inside them.
 
     >>> sorted(distinct_words("Don't stop: don't!"))
     ["Don't", "don't", 'stop']
@@ -150,19 +148,19 @@ def distinct_words(text: str) -> frozenset[str]:
 
 
 def novel_words(text: str, known: frozenset[str]) -> dict[str, int]:
-    """How many whole words a text has (``words``), and how many of them are not known (``novel``).
+    """Count the complete words of a text (``words``), and those of them that are not known (``novel``).
 
-    A word at the very beginning or end may have been cut and does not count.
+    A word at the very beginning or end may be cut and does not count.
 
     >>> novel_words("cut the dgo is blak cut", distinct_words("the dog is black"))
     {'novel': 2, 'words': 4}
     """
-    whole = [hit[0] for hit in _WORD.finditer(text) if hit.start() > 0 and hit.end() < len(text)]
-    return {"novel": sum(word not in known for word in whole), "words": len(whole)}
+    words = [hit[0] for hit in _WORD.finditer(text) if hit.start() > 0 and hit.end() < len(text)]
+    return {"novel": sum(word not in known for word in words), "words": len(words)}
 
 
 def trigrams(texts: Sequence[str]) -> Counter[str]:
-    """How often each string of three characters stands in some texts."""
+    """Count the strings of three characters of some texts."""
     return Counter(text[i : i + 3] for text in texts for i in range(len(text) - 2))
 
 
@@ -186,7 +184,7 @@ def js_divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float:
 
 
 def repetition(texts: Sequence[str]) -> float:
-    """Of all strings of ten characters, the share in percent that stood earlier in the same text; NaN without any.
+    """Percentage of the ten-character strings that occur earlier in the same text; NaN without any.
 
     >>> repetition(["0123456789" * 2]), repetition(["0123456789abcde"])
     (9.090909090909092, 0.0)

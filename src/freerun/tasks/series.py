@@ -20,7 +20,7 @@ from freerun.data.series.options import SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
 from freerun.data.simulated_series import SystemOptions, load_system, system_named
 from freerun.diagnostics import DiagnosisOptions
-from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon, together
+from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon
 from freerun.errors import UserError
 from freerun.generation import draw_for
 from freerun.keys import uniform
@@ -118,7 +118,8 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
         data, size = self.data, _NAIVE_BATCH
 
         def halves(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-            return together([past_and_horizon(batch, data.codec.horizon, data.values) for batch in batches])
+            pairs = [past_and_horizon(batch, data.codec.horizon, data.values) for batch in batches]
+            return torch.cat([past for past, _ in pairs]), torch.cat([horizon for _, horizon in pairs])
 
         def train(numbers: list[int]) -> tuple[Tensor, Tensor]:
             return halves(data.batch(part) for part in parts(numbers, size))
