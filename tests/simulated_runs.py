@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     shared = np.random.default_rng(1)
     difficulty = shared.normal(0, 1.5, len(words))
-    number = sum(map(ord, run.arm.label)) * 1000 + run.seed
-    random = np.random.default_rng(number)
+    random = np.random.default_rng(sum(map(ord, run.arm.label)) * 1000 + run.seed)
     level = -1.0 + advantage + random.normal(0, 0.05)
     wrong = difficulty + random.normal(0, 0.8, len(words)) + level > 0
     items = []
@@ -58,18 +57,8 @@ def write_run(
         output = list(symbols)
         if is_wrong:
             output[int(random.integers(len(output)))] = "ZH"
-        items.append(
-            {
-                "source": source,
-                "output": " ".join(output),
-                "references": [reference],
-                "errors": int(is_wrong),
-                "length": len(symbols),
-                "wrong": bool(is_wrong),
-            }
-        )
-    lines = "".join(json.dumps(item) + "\n" for item in items)
-    (folder / "test-items.jsonl").write_text(lines, encoding="utf-8")
+        item = {"source": source, "output": " ".join(output), "references": [reference]}
+        items.append(item | {"errors": int(is_wrong), "length": len(symbols), "wrong": bool(is_wrong)})
     wer = 100 * float(wrong.mean())
     per = 100 * sum(item["errors"] for item in items) / sum(item["length"] for item in items)
     method = run.arm.method.name
@@ -78,14 +67,27 @@ def write_run(
         "teacher_forced": {"loss": 0.2 + random.normal(0, 0.004), "wer": wer, "per": per * 0.6},
         "free_running": {"wer": wer, "per": per, "sequence_accuracy": 100 - wer},
     }
+    write_finished(
+        folder, run, scores, items, schema=1, signature=f"{method}(...)", updates=updates, cpu_seconds=60.0,
+        seconds=60 + 15 * (method == "scheduled_sampling") + random.normal(0, 1), examples=5000, parameters=123456,
+        decoder_passes=updates * (1.0 + 0.9 * (method == "scheduled_sampling")), best={"step": updates, "per": per},
+        data="0123abcd", versions={"freerun": "0.1.0", "torch": "2.13.0", "python": "3.11"},
+    )  # fmt: skip
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def write_finished(folder: Path, run: PlannedRun, test: Any, items: list[dict[str, Any]], **more: Any) -> None:
+    """The summary and the items of a finished run of any task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_lines(folder / "test-items.jsonl", items)
     summary = {
-        "schema": 1, "finished": True, "method": method, "signature": f"{method}(...)", "seed": run.seed,
-        "updates": updates, "seconds": 60 + 15 * (method == "scheduled_sampling") + random.normal(0, 1),
-        "cpu_seconds": 60.0, "decoder_passes": updates * (1.0 + 0.9 * (method == "scheduled_sampling")),
-        "examples": 5000, "parameters": 123456, "best": {"step": updates, "per": per},
-        "test": scores, "data": "0123abcd", "versions": {"freerun": "0.1.0", "torch": "2.13.0", "python": "3.11"},
+        "finished": True, "method": run.arm.method.name, "seed": run.seed, "updates": 9, "seconds": 1.0, "data": "00",
+        "test": test, "versions": {}, "best": {},
     }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary | more), encoding="utf-8")
 
 
 def write_metrics(
@@ -98,47 +100,23 @@ def write_metrics(
         share = (1 - ratio) if ratio is not None else 0.5 * step / updates * error
         replaced = int(random.binomial(600, 0 if method == "teacher_forcing" else share))
         disagreeing = int(random.binomial(replaced, error)) if ratio is not None else replaced
-        lines.append(
-            {
-                "event": "update",
-                "step": step,
-                "loss": 3 * error,
-                "lr": 1e-3,
-                "grad_norm": 1.0,
-                "teacher_forcing_ratio": ratio,
-                "eligible": 600.0,
-                "replaced": float(replaced),
-                "disagreeing": float(disagreeing),
-                "passes": 0.9 if ratio else 0.0,
-                "seconds": 0.3 * step,
-            }
-        )
+        line = {"event": "update", "step": step, "loss": 3 * error, "lr": 1e-3, "grad_norm": 1.0, "seconds": 0.3 * step}
+        line |= {"teacher_forcing_ratio": ratio, "eligible": 600.0, "replaced": float(replaced)}
+        lines.append(line | {"disagreeing": float(disagreeing), "passes": 0.9 if ratio else 0.0})
         if (step + 1) % (updates // 10) == 0:
             left = 60 * math.exp(-5 * (step + 1) / updates) + random.normal(0, 0.3)
             wer, per = last[0] + left, last[1] + left / 3
-            lines.append(
-                {
-                    "event": "evaluate",
-                    "step": step + 1,
-                    "split": "dev",
-                    "seconds": 1.0,
-                    "teacher_forced": {"loss": 3 * error, "wer": wer, "per": per * 0.6},
-                    "free_running": {"wer": wer, "per": per, "sequence_accuracy": 100 - wer},
-                }
-            )
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            scores = {"teacher_forced": {"loss": 3 * error, "wer": wer, "per": per * 0.6}}
+            scores["free_running"] = {"wer": wer, "per": per, "sequence_accuracy": 100 - wer}
+            lines.append({"event": "evaluate", "step": step + 1, "split": "dev", "seconds": 1.0, **scores})
+    write_lines(folder / "metrics.jsonl", lines)
 
 
 def write_comparison(
-    out: Path,
-    *,
-    seeds: Sequence[int] = (0, 1),
-    words: int = 300,
-    advantages: dict[str, float] | None = None,
-    arms: Sequence[Arm] = ARMS,
-    updates: int = 200,
-) -> dict[str, Any]:
-    """A whole finished comparison with its results.json; its results."""
+    out: Path, *, seeds: Sequence[int] = (0, 1), words: int = 300, advantages: dict[str, float] | None = None,
+    arms: Sequence[Arm] = ARMS, updates: int = 200,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a finished comparison with its results.json; return its results."""
     listed = word_list(words)
     runs = plan(arms, seeds)
     for run in runs:

@@ -30,11 +30,10 @@ from freerun.errors import (
     OtherProcessError,
     ResourceError,
     TerminatedError,
-    UserError,
 )
 from freerun.training.log import RunState, progress_for, update_facts
 from freerun.training.run_folder import events
-from simulated_runs import ARMS, arm, write_comparison, write_run
+from simulated_runs import ARMS, arm, write_comparison, write_finished, write_run
 from tiny_recipes import SAMPLING, ends, toml
 
 NOISE = {"name": "token_noise", "exclude_gold": True, "rate": {"matched_to": "sampling"}}
@@ -61,7 +60,28 @@ def finished(tmp_path_factory):
     return recipe, out
 
 
-def test_references_run_before_what_is_matched_to_them():
+def displayed(results: dict[str, Any]) -> str:
+    """The table as text."""
+    console = Console(width=150, file=io.StringIO())
+    console.print(table(results))
+    return console.file.getvalue()
+
+
+def started(folder: Path, text: str, *flags: str) -> tuple[subprocess.Popen[str], Path, list[str]]:
+    """A comparison in a process of its own; its folder and its command."""
+    recipe, out = folder / "tiny.toml", folder / "out"
+    recipe.write_text(text)
+    command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out), *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True), out, command
+
+
+def until_it_trains(out: Path, seconds: float) -> None:
+    metrics, deadline = out / "runs" / "sampling-3" / "metrics.jsonl", time.monotonic() + seconds
+    while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
+        time.sleep(0.1)
+
+
+def test_references_run_before_what_is_matched_to_them(tmp_path):
     runs = plan(ARMS, [0, 1])
     assert [run.name for run in runs] == [
         "scheduled_sampling-0", "teacher_forcing-0", "token_noise-0",
@@ -70,41 +90,26 @@ def test_references_run_before_what_is_matched_to_them():
     waiting = runs[2:3]
     assert ready(waiting, {"teacher_forcing-0", "scheduled_sampling-1"}) is None
     assert ready(waiting, {"scheduled_sampling-0"}) is runs[2]
+    measured = tmp_path / "scheduled_sampling-1" / "metrics.jsonl"
+    assert runs[-1].method(tmp_path).parameters["rate"] == {"measured": str(measured)}
+    labels = [arm("a b", "teacher_forcing"), arm("a-b", "teacher_forcing")]
+    refused("'a b' and 'a-b' share the folder name 'a-b'", plan, labels, [0])
 
 
-def test_a_matched_run_reads_its_reference_of_the_same_seed(tmp_path):
-    noise = plan(ARMS, [7])[-1]
-    assert noise.method(tmp_path).parameters["rate"] == {
-        "measured": str(tmp_path / "scheduled_sampling-7" / "metrics.jsonl")
-    }
-
-
-def test_labels_that_share_a_folder_are_refused():
-    with pytest.raises(UserError, match="'a b' and 'a-b' share the folder name 'a-b'"):
-        plan([arm("a b", "teacher_forcing"), arm("a-b", "teacher_forcing")], [0])
-
-
-def test_results_have_the_public_face(tmp_path):
+def test_results_have_the_public_fields(tmp_path):
     results = write_comparison(tmp_path, words=120)
     assert results == read(tmp_path)
     assert results["schema"] == 2
-    wanted = {"method", "seed", "signature", "free_running", "teacher_forced", "seconds", "decoder_passes", "updates"}
-    assert all(wanted <= set(run) for run in results["runs"])
+    fields = {"method", "seed", "signature", "free_running", "teacher_forced", "seconds", "decoder_passes", "updates"}
+    assert all(fields <= set(run) for run in results["runs"])
     assert {tuple(entry) for entry in results["summary"]} == {("arm", "metric", "mean", "low", "high", "seeds")}
     wer = next(e for e in results["summary"] if (e["arm"], e["metric"]) == ("token_noise", "free_running.wer"))
     by_run = [run["free_running"]["wer"] for run in results["runs"] if run["label"] == "token_noise"]
     assert wer["mean"] == pytest.approx(sum(by_run) / 2)
     assert 0 <= wer["low"] < wer["mean"] < wer["high"] <= 100
     pairs = [(c["arm"], c["baseline"]) for c in results["comparisons"] if c["metric"] == "free_running.wer"]
-    assert pairs == [
-        ("scheduled_sampling", "teacher_forcing"),
-        ("token_noise", "teacher_forcing"),
-        ("scheduled_sampling", "token_noise"),
-    ]
-
-
-def test_results_of_an_earlier_schema_are_refused_by_name(tmp_path):
-    write_comparison(tmp_path, words=20, updates=20)
+    sampling, noise, gold = "scheduled_sampling", "token_noise", "teacher_forcing"
+    assert pairs == [(sampling, gold), (noise, gold), (sampling, noise)]
     path = tmp_path / "results.json"
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
     raises(CheckpointError, r"schema 1, of an earlier freerun.*test_words is test_items", read, tmp_path)
@@ -121,19 +126,27 @@ def test_differences_are_of_paired_words(tmp_path):
         assert (line["probability_better"] > 0.5) == (line["difference"] < 0)
 
 
-def test_a_null_result_is_said_as_one(tmp_path):
-    verdict = write_comparison(tmp_path, words=150)["verdict"]
+def test_a_null_result_is_reported_as_one(tmp_path):
+    results = write_comparison(tmp_path, words=150)
+    verdict = results["verdict"]
     assert verdict.startswith("scheduled_sampling was not shown to differ from teacher_forcing in free-running PER")
     assert "nothing here shows that its own errors teach more than as many random ones" in verdict
     assert "2 seeds, 150 test words; fewer than 5 seeds: a hint, not a result" in verdict
     assert verdict.count(". ") == 0
+    # an interval without zero beside no decision: the adjusted p stands with it
+    assert "adjusted" not in verdict
+    for line in results["comparisons"]:
+        line |= {"low": -2.0, "high": -0.5, "p_adjusted": 0.0823, "verdict": "not decided"}
+    adjusted = sentence(results)
+    assert "was not shown to differ" in adjusted
+    assert "95 % interval −2.00 to −0.50, not adjusted; adjusted for the number of comparisons p = 0.08" in adjusted
 
 
-@pytest.mark.parametrize(("move", "said"), [(-1.2, "better"), (1.2, "worse")])
-def test_a_clear_difference_is_said_with_its_interval(tmp_path, move, said):
+@pytest.mark.parametrize(("move", "word"), [(-1.2, "better"), (1.2, "worse")])
+def test_a_clear_difference_is_reported_with_its_interval(tmp_path, move, word):
     results = write_comparison(tmp_path, words=400, seeds=range(5), advantages={"scheduled_sampling": move}, updates=20)
-    assert f"scheduled_sampling is {said} than teacher_forcing in free-running PER" in results["verdict"]
-    assert f"is {said} than its matched noise control token_noise" in results["verdict"]
+    assert f"scheduled_sampling is {word} than teacher_forcing in free-running PER" in results["verdict"]
+    assert f"is {word} than its matched noise control token_noise" in results["verdict"]
     assert results["verdict"].endswith("(5 seeds, 400 test words).")
 
 
@@ -147,45 +160,21 @@ def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path, arms):
     assert "in free-running PER: " in results["verdict"]
 
 
-def test_an_interval_without_zero_beside_no_decision_shows_the_adjusted_p(tmp_path):
-    results = write_comparison(tmp_path, words=60, updates=20)
-    assert "adjusted" not in results["verdict"]
-    for line in results["comparisons"]:
-        line |= {"low": -2.0, "high": -0.5, "p_adjusted": 0.0823, "verdict": "not decided"}
-    said = sentence(results)
-    assert "was not shown to differ" in said
-    assert "95 % interval −2.00 to −0.50, not adjusted; adjusted for the number of comparisons p = 0.08" in said
-
-
-@pytest.mark.parametrize(("linear", "said"), [(0.3, True), (0.45, False)])
-def test_a_simple_forecast_that_no_arm_beats_is_said(linear, said):
-    arms = {"teacher_forcing": 0.5, "scheduled_sampling": 0.4}
-    summary = [{"arm": arm, "metric": "free_running.nrmse", "mean": mean} for arm, mean in arms.items()]
-    summary += [
-        {"arm": arm, "metric": f"free_running.{name}_nrmse", "mean": mean}
-        for arm in arms
-        for name, mean in (("linear", linear), ("mean", 1.0))
-    ]
+@pytest.mark.parametrize(("linear", "beaten"), [(0.3, False), (0.45, True)])
+def test_a_simple_forecast_that_no_arm_beats_is_named(linear, beaten):
+    summary, runs = [], []
+    for label, mean in (("teacher_forcing", 0.5), ("scheduled_sampling", 0.4)):
+        means = {"nrmse": mean, "linear_nrmse": linear, "mean_nrmse": 1.0}
+        summary += [{"arm": label, "metric": f"free_running.{name}", "mean": mean} for name, mean in means.items()]
+        runs += [{"label": label, "seed": seed, "free_running": {"nrmse": 0.5}} for seed in (0, 1)]
     line = {
         "arm": "scheduled_sampling", "baseline": "teacher_forcing", "metric": "free_running.nrmse", "low": -0.2,
         "high": -0.05, "difference": -0.1, "p_adjusted": 0.01, "control": False, "verdict": "better",
     }  # fmt: skip
-    runs = [{"label": arm, "seed": seed, "free_running": {"nrmse": 0.5}} for arm in arms for seed in (0, 1)]
     results = {"recipe": {"data": {"kind": "system"}}, "runs": runs, "summary": summary, "test_items": 9}
     verdict = sentence({**results, "comparisons": [line]})
-    assert ("no arm beats the simple forecast linear regression: 0.3000" in verdict) == said
+    assert ("no arm beats the simple forecast linear regression: 0.3000" in verdict) != beaten
     assert "scheduled_sampling is better than teacher_forcing" in verdict
-
-
-def write_other(folder: Path, seed: int, scores: dict[str, Any], items: list[dict[str, Any]], method: str) -> None:
-    """A finished run of another task, from its scores and items."""
-    folder.mkdir(parents=True)
-    (folder / "test-items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    summary = {
-        "finished": True, "method": method, "seed": seed, "updates": 9, "seconds": 1.0, "data": "00", "test": scores,
-        "versions": {}, "best": {},
-    }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 def test_where_higher_is_better_the_words_turn_round(tmp_path):
@@ -198,7 +187,7 @@ def test_where_higher_is_better_the_words_turn_round(tmp_path):
         # the same sentence twice must not be an obstacle
         items = [{"source": f"s{min(n, 18)}", "output": "o", "reference": "r", "bleu": b} for n, b in enumerate(bleu)]
         scores = {"free_running": {"bleu": 1.0}, "teacher_forced": {"loss": 2.0}}
-        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, run.arm.method.name)
+        write_finished(tmp_path / "runs" / run.name, run, scores, items)
     results = collect({"name": "t", "data": {"kind": "parallel"}}, runs, tmp_path)
     first = results["comparisons"][0]
     assert (first["metric"], first["verdict"]) == ("free_running.bleu", "better")
@@ -208,50 +197,62 @@ def test_where_higher_is_better_the_words_turn_round(tmp_path):
     assert results["verdict"].endswith("(5 seeds, 20 test sentences).")
 
 
-def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path):
+def compared_texts(folder: Path, own: float | None) -> dict[str, Any]:
+    """Two arms on a text of which ``own`` percent of the words are novel; None: it has no words."""
     runs = plan(ARMS[:2], [0, 1])
     for run in runs:
-        random = [0.1 * ((run.seed + 3 * n) % 5) for n in range(12)]
         items = [
-            {"source": f"b{n}", "prompt": "p", "output": "o", "references": ["r"], "errors": 40 + r, "length": 20,
-             "novel": 1, "words": 4}
-            for n, r in enumerate(random)
+            {"source": f"b{n}", "prompt": "p", "output": "o", "references": ["r"],
+             "errors": 40 + 0.1 * ((run.seed + 3 * n) % 5), "length": 20, "novel": int(own is not None),
+             "words": 0 if own is None else 4}
+            for n in range(12)
         ]  # fmt: skip
-        free = {"trigram_divergence": 0.2, "novel_words": 25.0, "repetition": 1.0, "text_novel_words": 6.125}
+        free = {"trigram_divergence": 0.2, "novel_words": own and 25.0, "repetition": 1.0}
+        free |= {"text_repetition": 0.5} if own is None else {"text_novel_words": own}
         scores = {"free_running": free, "teacher_forced": {"loss": 2.0, "bits_per_character": 2.9}}
-        write_other(tmp_path / "runs" / run.name, run.seed, scores, items, run.arm.method.name)
-    results = collect({"name": "t", "data": {"kind": "text"}}, runs, tmp_path)
+        write_finished(folder / "runs" / run.name, run, scores, items)
+    results = collect({"name": "t", "data": {"kind": "text"}}, runs, folder)
+    # a model that parrots its training text has no novel words, and the text itself has some: neither is better
+    assert {c["metric"] for c in results["comparisons"]} == {
+        "teacher_forced.bits_per_character", "free_running.trigram_divergence"
+    }  # fmt: skip
+    write(results, folder)
+    return results
+
+
+def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path):
+    results = compared_texts(tmp_path, 6.125)
     # exposure bias cannot move what is measured on gold history
     assert "free-running trigram divergence: 0.2000 against 0.2000" in results["verdict"]
     assert "blocks of test text; fewer than 5 seeds" in results["verdict"]
     metrics = {entry["metric"]: entry["mean"] for entry in results["summary"] if entry["arm"] == ARMS[0].label}
     assert metrics["teacher_forced.bits_per_character"] == pytest.approx(40.2 / 20 / 0.693147, abs=0.01)
     assert metrics["free_running.novel_words"] == 25
-    # a model that parrots its training text has none, and the text itself has some: neither less nor more is better
-    compared = {line["metric"] for line in results["comparisons"]}
-    assert compared == {"teacher_forced.bits_per_character", "free_running.trigram_divergence"}
-    console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(table(results))
-    text = console.export_text()
-    console.file.close()
+    text = displayed(results)
     assert "the text itself" in text
     assert "6.12" in text
-    write(results, tmp_path)
     page = report.write(tmp_path).read_text()
     assert "Sample outputs" in page
     assert "<em>the text itself</em>" in page
     assert "free-running PER" not in page
 
 
-def test_one_seed_and_one_arm_are_said(tmp_path):
+def test_scores_that_count_nothing_are_left_out(tmp_path):
+    """Numbers, music, another script without blanks: no share of novel words, and the rest is reported as ever."""
+    results = compared_texts(tmp_path, None)
+    assert "free_running.novel_words" not in {entry["metric"] for entry in results["summary"]}
+    assert "the text itself" in report.write(tmp_path).read_text()
+
+
+def test_one_seed_and_one_arm_have_no_verdict(tmp_path):
     one_seed = write_comparison(tmp_path / "seed", words=60, seeds=(0,), updates=20)
-    assert one_seed["verdict"].startswith("1 seed: no verdict. On these test words scheduled_sampling is ")
-    assert "points than teacher_forcing in free-running PER: " in one_seed["verdict"]
-    assert "another seed may reverse it (1 seed, 60 test words)" in one_seed["verdict"]
-    assert "not shown to differ" not in one_seed["verdict"]
-    assert "interval" not in one_seed["verdict"]
+    verdict, page = one_seed["verdict"], report.write(tmp_path / "seed").read_text()
+    assert verdict.startswith("1 seed: no verdict. On these test words scheduled_sampling is ")
+    assert "points than teacher_forcing in free-running PER: " in verdict
+    assert "another seed may reverse it (1 seed, 60 test words)" in verdict
+    assert "not shown to differ" not in verdict
+    assert "interval" not in verdict
     assert {line["verdict"] for line in one_seed["comparisons"]} == {"not decided"}
-    page = report.write(tmp_path / "seed").read_text()
     assert "1 seed: no verdict" in page
     assert "95 % interval over words alone" in page
     assert "not decided</span>" not in page
@@ -278,25 +279,20 @@ def test_runs_on_other_data_or_words_are_refused(tmp_path):
 
 
 def test_table_shows_arms_and_intervals(tmp_path):
-    console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(table(write_comparison(tmp_path, words=60, updates=20)))
-    text = console.export_text()
-    console.file.close()
+    text = displayed(write_comparison(tmp_path, words=60, updates=20))
     assert "token_noise" in text
     assert "[low, high]: 95 % interval" in text
     assert text.count("[") >= 10
 
 
-def test_follower_reads_only_what_is_new_and_whole(tmp_path):
-    follower = run_module.Follower(tmp_path)
+def test_follower_reads_only_what_is_new_and_complete(tmp_path):
+    follower, path = run_module.Follower(tmp_path), tmp_path / "metrics.jsonl"
     assert follower.look() == 0
-    path = tmp_path / "metrics.jsonl"
     path.write_text('{"event":"header"}\n{"event":"update","step":0}\n{"event":"upd')
     assert follower.look() == 1
+    scores = '"split":"dev","free_running":{"wer":50.0,"per":30.04}'
     with path.open("a") as file:
-        file.write(
-            'ate","step":1}\n{"event":"evaluate","step":2,"split":"dev","free_running":{"wer":50.0,"per":30.04}}\n'
-        )
+        file.write('ate","step":1}\n{"event":"evaluate","step":2,' + scores + "}\n")
     assert (follower.look(), follower.score) == (2, "dev PER 30.0 %")
     path.write_text('{"event":"update","step":0}\n')
     assert follower.look() == 1
@@ -328,26 +324,22 @@ def last_line(terminal: Terminal, name: str) -> str:
     return next(line for line in lines[::-1] if name in line)
 
 
-def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch):
+@pytest.mark.parametrize(
+    ("runs", "name", "facts"),
+    [
+        (1, "training", "loss 0.5000  teacher_forcing_ratio 0.996"),
+        (2, "scheduled_sampling-0", "dev NRMSE 1.082"),
+    ],
+)
+def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch, runs, name, facts):
     terminal = narrow(monkeypatch)
-    bar = progress_for(40_000)
-    facts = update_facts({"loss": 0.5, "lr": 1e-3, "teacher_forcing_ratio": 0.996}, lr=not bar.narrow)
-    bar.show([RunState("training", "running", 12_345, facts)])
+    bar = progress_for(40_000, runs=runs) if runs > 1 else progress_for(40_000)
+    if runs == 1:
+        assert update_facts({"loss": 0.5, "lr": 1e-3, "teacher_forcing_ratio": 0.996}, lr=not bar.narrow) == facts
+    bar.show([RunState(name, "running", 12_345, facts), RunState("b-0", "done", 40_000)][:runs])
     bar.close()
-    line = last_line(terminal, "loss")
-    assert re.search(r"12345/40000 \d:\d\d:\d\d \S+ loss 0.5000  teacher_forcing_ratio 0.996", line)
-    assert len(line) <= 80
-
-
-def test_eighty_columns_hold_count_times_and_score_of_every_run(monkeypatch):
-    terminal = narrow(monkeypatch)
-    display = progress_for(40_000, runs=2)
-    display.show(
-        [RunState("scheduled_sampling-0", "running", 12_345, "dev NRMSE 1.082"), RunState("b-0", "done", 40_000)]
-    )
-    display.close()
-    line = last_line(terminal, "scheduled_sampling-0")
-    assert re.search(r"12345/40000 \d:\d\d:\d\d \S+ dev NRMSE 1.082", line)
+    line = last_line(terminal, facts)
+    assert re.search(rf"12345/40000 \d:\d\d:\d\d \S+ {facts}", line)
     assert len(line) <= 80
 
 
@@ -358,12 +350,12 @@ def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch,
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    shown, verdict = ends(capsys, 0, "compare", "copy", "--out", tmp_path).out.split(results["verdict"])
-    assert verdict.strip() == str(tmp_path / "report.html")
-    assert "…" not in shown
-    assert len(re.findall(r"\[-?\d+\.", shown)) == 4 * 3
-    assert all(heading in shown for heading in ("PER %", "WER %", "teacher-forced loss", "free-running gap", "seconds"))
-    assert max(map(len, shown.splitlines())) <= int(columns or 1000)
+    text, page = ends(capsys, 0, "compare", "copy", "--out", tmp_path).out.split(results["verdict"])
+    assert page.strip() == str(tmp_path / "report.html")
+    assert "…" not in text
+    assert len(re.findall(r"\[-?\d+\.", text)) == 4 * 3
+    assert all(heading in text for heading in ("PER %", "WER %", "teacher-forced loss", "free-running gap", "seconds"))
+    assert max(map(len, text.splitlines())) <= int(columns or 1000)
 
 
 def child(tmp_path: Path, code: str) -> run_module.Child:
@@ -371,13 +363,7 @@ def child(tmp_path: Path, code: str) -> run_module.Child:
     return run_module.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
 
 
-def test_a_failed_run_shows_the_end_of_what_it_printed(tmp_path):
-    failed = child(tmp_path, "import sys; print('loss is nan', file=sys.stderr); sys.exit(6)")
-    failed.process.wait()
-    error = run_module.child_error(failed, "freerun compare R --out O --resume")
-    assert isinstance(error, DivergedError)
-    for part in ("run arm-0 ended with exit code 6", "loss is nan", "go on with: freerun compare R --out O --resume"):
-        assert part in str(error)
+FAILED = "import sys; print('loss is nan', file=sys.stderr); sys.exit(6)"
 
 
 def test_children_are_stopped_gently_and_then_not(tmp_path):
@@ -403,6 +389,7 @@ def test_children_are_stopped_gently_and_then_not(tmp_path):
         ("import sys; sys.exit(1)", FaultError, "ended with exit code 1"),
         ("import sys; sys.exit(4)", CheckpointError, "ended with exit code 4"),
         ("import sys; sys.exit(5)", ResourceError, "ended with exit code 5"),
+        (FAILED, DivergedError, "ended with exit code 6"),
         ("import sys; sys.exit(7)", OtherProcessError, "ended with exit code 7"),
         ("import sys; sys.exit(143)", TerminatedError, "ended with exit code 143"),
     ],
@@ -410,27 +397,24 @@ def test_children_are_stopped_gently_and_then_not(tmp_path):
 def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path, code, kind, words):
     failed = child(tmp_path, code)
     failed.process.wait()
-    error = run_module.child_error(failed, "again")
+    error = run_module.child_error(failed, "freerun compare R --out O --resume")
     assert type(error) is kind
     assert f"run arm-0 {words}" in str(error)
     assert str(failed.log) in str(error)
+    if code == FAILED:
+        assert "loss is nan" in str(error)
+        assert "go on with: freerun compare R --out O --resume" in str(error)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path, number, code):
-    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
-    recipe.write_text(tiny(100_000, save_every=1_000_000))
-    command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out), "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
-        time.sleep(0.1)
+    process, out, _ = started(tmp_path, tiny(100_000, save_every=1_000_000), "--workers", "2")
+    until_it_trains(out, 100)
     assert list(out.glob("runs/*/lock")), "a run takes the lock away when it ends"
     process.send_signal(number)
     began = time.monotonic()
-    said = process.communicate(timeout=30)[1]
-    assert process.returncode == code, said
+    printed = process.communicate(timeout=30)[1]
+    assert process.returncode == code, printed
     while list(out.glob("runs/*/lock")):
         time.sleep(0.05)
         assert time.monotonic() - began < 10
@@ -438,10 +422,10 @@ def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path, n
     assert saved.name != "step-00000000", "it saved what it had"
 
 
-def test_a_missing_extra_is_said_before_anything_runs(tmp_path, monkeypatch):
+def test_a_missing_extra_is_refused_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
-    with pytest.raises(UserError, match=r"the report needs altair: pip install 'freerun\[report\]'"):
-        compare(tmp_path / "no.toml", [], tmp_path / "out")
+    needs = r"the report needs altair: pip install 'freerun\[report\]'"
+    refused(needs, compare, tmp_path / "no.toml", [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -463,20 +447,14 @@ def test_a_real_comparison(finished):
 def test_an_occupied_folder_is_refused_and_resume_reuses_runs(finished):
     recipe, out = finished
     raises(OccupiedError, "holds a finished comparison", compare, recipe, [], out)
+    changed = (r"train.lr: 0.001 there, 0.5 now", "--overwrite", "--allow-change train.lr")
+    refused(changed, compare, recipe, ["train.lr=0.5"], out, resume=True, progress=False)
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
     (out / "results.json").unlink()
     raises(OccupiedError, "comparison that was started", compare, recipe, [], out)
     compare(recipe, [], out, resume=True, progress=False)
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")} == before
     assert len(before) == 2
-
-
-def test_resume_with_another_recipe_is_refused(finished):
-    recipe, out = finished
-    with pytest.raises(UserError, match=r"train\.lr: 0\.001 there, 0\.5 now") as caught:
-        compare(recipe, ["train.lr=0.5"], out, resume=True, progress=False)
-    assert "--overwrite" in str(caught.value)
-    assert "--allow-change train.lr" in str(caught.value)
 
 
 def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(finished, tmp_path):
@@ -494,23 +472,16 @@ def test_a_change_that_is_allowed_is_made_in_the_runs_that_are_not_finished(fini
 
 @pytest.mark.slow(reason="starts a comparison of real runs, interrupts it, and resumes it: one to two minutes")
 def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path):
-    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
-    recipe.write_text(tiny(200))
-    command = [sys.executable, "-m", "freerun", "compare", str(recipe), "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    metrics = out / "runs" / "sampling-3" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
-        time.sleep(0.1)
+    process, out, command = started(tmp_path, tiny(200))
+    until_it_trains(out, 300)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 130, said
-    assert f"go on with: freerun compare {recipe} --out {out} --resume" in said
+    printed = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, printed
+    assert f"go on with: freerun compare {tmp_path / 'tiny.toml'} --out {out} --resume" in printed
     assert not (out / "results.json").exists()
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    results: dict[str, Any] = read(out)
-    assert [run["updates"] for run in results["runs"]] == [200, 200]
+    assert [run["updates"] for run in read(out)["runs"]] == [200, 200]
     assert (out / "report.html").exists()
 
 
@@ -518,6 +489,6 @@ def test_ctrl_c_stops_the_runs_and_resume_finishes(tmp_path):
 def test_a_run_that_fails_stops_the_comparison(tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(tiny(50))
-    arms = 'compare.arms=[{label = "gold", method = {name = "teacher_forcing"}}]'
-    with pytest.raises(DivergedError, match=r"run gold-3 ended with exit code 6(.|\n)*diverged"):
-        compare(recipe, [arms, "train.lr=1e30", "train.clip=0"], tmp_path / "out", progress=False)
+    changes = ['compare.arms=[{label = "gold", method = {name = "teacher_forcing"}}]', "train.lr=1e30", "train.clip=0"]
+    message = r"run gold-3 ended with exit code 6(.|\n)*diverged"
+    raises(DivergedError, message, compare, recipe, changes, tmp_path / "out", progress=False)
