@@ -20,7 +20,6 @@ class Spread:
     """Median over windows, and the quartiles below and above it."""
 
     __repr__ = brief
-
     low: float
     median: float
     high: float
@@ -37,27 +36,16 @@ def _nrmse(by_window: Tensor) -> tuple[Spread, Spread]:
 
 @dataclass(frozen=True)
 class Side:
-    """Errors with one kind of history: gold (teacher-forced), or the model's own (free-running).
-
-    Args:
-        rmse: by lead time, over the windows that are left there.
-        low: lower quartile over all windows, by lead time; those that diverged count as infinite.
-        median: median over all windows.
-        high: upper quartile.
-        left: windows that have not diverged, by lead time.
-        nrmse: over windows, of the complete horizon.
-        nrmse_last_tenth: over windows, of its last tenth.
-    """
+    """Errors with one kind of history: gold (teacher-forced), or the model's own output (free-running)."""
 
     __repr__ = brief
-
-    rmse: Row
-    low: Row
+    rmse: Row  # by lead time, over the windows that are left there
+    low: Row  # quartiles over all windows by lead time, infinite for windows that diverged
     median: Row
     high: Row
-    left: tuple[int, ...]
-    nrmse: Spread
-    nrmse_last_tenth: Spread
+    left: tuple[int, ...]  # windows that have not diverged, by lead time
+    nrmse: Spread  # over windows, of the complete horizon
+    nrmse_last_tenth: Spread  # over windows, of its last tenth
 
     @classmethod
     def of(cls, errors: HorizonErrors, by_window: Tensor) -> Side:
@@ -71,7 +59,6 @@ class Naive:
     """Errors of a naive baseline: median over windows by lead time, and NRMSE over windows."""
 
     __repr__ = brief
-
     median: Row
     rmse: Row
     nrmse: Spread
@@ -96,7 +83,6 @@ class Growth:
     """
 
     __repr__ = brief
-
     rate: float | None
     exponent: float | None
     fitted: int
@@ -108,7 +94,6 @@ class Growing:
     """``Growth`` of the free-running error, as plain numbers."""
 
     __repr__ = brief
-
     rate: float | None
     exponent: float | None
     fitted: int
@@ -123,41 +108,25 @@ class Growing:
 
 @dataclass(frozen=True)
 class Climate:
-    """A long free run beside gold.
-
-    Args:
-        steps: of both.
-        diverged_at: lead time at which the run diverged, or None; then the rest is None.
-        space: what the states are, in words.
-        bins: of the histogram in each dimension.
-        spread: standard deviation of the run, divided by gold's; mean over channels. The spectra do not depend on it.
-        state: D_stsp of the run.
-        state_gold: D_stsp of gold's second half from its first: the effect of chance alone.
-        smoothing: of the spectra, in frequencies.
-        spectrum: D_H of the run.
-        spectrum_gold: D_H of gold's halves.
-        frequencies: of the spectra, in cycles a step.
-        powers: of gold and of the run, at these frequencies, mean over channels.
-        points: the last states of gold and of the run in two dimensions, at most 1500 each.
-        axes: names of the two dimensions.
-    """
+    """A long free run compared with gold; where it diverged, all but ``steps`` and ``diverged_at`` is unset."""
 
     __repr__ = brief
-
-    steps: int
-    diverged_at: int | None
-    space: str
-    bins: int = 0
-    spread: float | None = None
-    state: float | None = None
-    state_gold: float | None = None
-    smoothing: float = 0.0
-    spectrum: float | None = None
-    spectrum_gold: float | None = None
-    frequencies: Row = ()
-    powers: tuple[Row, ...] = ()
-    points: tuple[tuple[Row, ...], ...] = ()
-    axes: tuple[str, ...] = ()
+    steps: int  # of both
+    diverged_at: int | None  # lead time at which the run diverged, or None
+    space: str  # what the states are, in words
+    bins: int = 0  # of the histogram in each dimension
+    spread: float | None = None  # standard deviation of the run, divided by gold's; mean over channels
+    state: float | None = None  # D_stsp of the run
+    state_gold: float | None = None  # D_stsp of gold's second half from its first: the effect of chance alone
+    smoothing: float = 0.0  # of the spectra, in frequencies
+    spectrum: float | None = None  # D_H of the run
+    spectrum_gold: float | None = None  # D_H of gold's halves
+    frequencies: Row = ()  # of the spectra, in cycles a step
+    powers: tuple[Row, ...] = ()  # of gold and of the run, at these frequencies, mean over channels
+    points: tuple[
+        tuple[Row, ...], ...
+    ] = ()  # the last states of gold and of the run in two dimensions, at most 1500 each
+    axes: tuple[str, ...] = ()  # names of the two dimensions
 
 
 @dataclass(frozen=True)
@@ -175,7 +144,6 @@ class SampleWindow:
     """
 
     __repr__ = brief
-
     window: int
     past: tuple[Row, ...]
     gold: tuple[Row, ...]
@@ -210,7 +178,6 @@ class ValueDiagnosis:
     """
 
     __repr__ = brief
-
     windows: int
     horizon: int
     channels: tuple[str, ...]
@@ -242,7 +209,6 @@ class ErrorPropagation:
     """
 
     __repr__ = brief
-
     after_error: float | None
     after_correct: float | None
     wrong: int
@@ -258,19 +224,12 @@ class ErrorPropagation:
 
 @dataclass(frozen=True)
 class IdSide:
-    """Wrong entries with one kind of history.
-
-    Args:
-        wrong_by_position: share of the rows that have an entry there.
-        wrong: share of all entries.
-        after: how often an entry is wrong after a wrong and after a right one.
-    """
+    """Wrong entries with one kind of history."""
 
     __repr__ = brief
-
-    wrong_by_position: Row
-    wrong: float
-    after: ErrorPropagation
+    wrong_by_position: Row  # share of the rows that have an entry there
+    wrong: float  # share of all entries
+    after: ErrorPropagation  # how often an entry is wrong after a wrong and after a right one
 
 
 @dataclass(frozen=True)
@@ -288,7 +247,6 @@ class IdDiagnosis:
     """
 
     __repr__ = brief
-
     rows: int
     positions: int
     left: tuple[int, ...]

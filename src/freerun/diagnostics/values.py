@@ -58,7 +58,6 @@ class DiagnosisOptions(Arguments):
     """
 
     __repr__ = brief
-
     exponent: float | None = finite(None)
     period: int | None = at_least(1, None)
     threshold: float = above(0, 0.4)

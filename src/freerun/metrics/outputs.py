@@ -230,7 +230,6 @@ class HorizonErrors:
     """
 
     __repr__ = brief
-
     rmse: Tensor
     quantiles: Tensor
     left: Tensor
