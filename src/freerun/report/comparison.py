@@ -79,7 +79,7 @@ def _reading_help(results: Mapping[str, Any]) -> Raw:
     lines = [
         *report.notes,
         f"Intervals hold for other seeds and other {report.test_noun}: variance over seeds, plus that of a bootstrap "
-        f"over the {report.item_noun}, less what both hold; Student's t with Satterthwaite's degrees of freedom. "
+        f"over the {report.item_noun}, less their overlap; Student's t with Satterthwaite's degrees of freedom. "
         "Verdicts are at 5 %, two-sided, adjusted by Holm for the comparisons of one score: an interval that just "
         "leaves out zero can stay not decided.",
     ]
@@ -123,7 +123,7 @@ def _differing_words(results: Mapping[str, Any], out: Path, arms: Sequence[str])
         [word, " / ".join(references), *(_marked(*outputs[arm]) for arm in arms)]
         for word, references, outputs in differing.words
     ]
-    caption = f"As many words from either side, at even distances from the alphabetical list, seed {differing.seed}"
+    caption = f"As many words from either side, evenly spaced in alphabetical order, seed {differing.seed}"
     note = (
         "Decoded greedily, a word is right exactly where every teacher-forced choice is: which arm is right on which "
         "words shows what else sets them apart, and nothing of exposure bias."
@@ -146,7 +146,7 @@ def _sample_section(results: Mapping[str, Any], out: Path, arms: Sequence[str]) 
         reference = item["reference"] if "reference" in item else item["references"][0]
         texts = [item.get("prompt", item["source"]), reference, *(outputs[arm] for arm in arms)]
         rows.append([Raw(f'<span class="text">{escape(text) or "(nothing)"}</span>') for text in texts])
-    caption = f"At even distances from the list, seed {results['runs'][0]['seed']}; nobody chose them"
+    caption = f"Evenly spaced test items, seed {results['runs'][0]['seed']}"
     return table([heading, "reference", *arms], rows, "cards words", caption) if rows else ""
 
 

@@ -226,5 +226,5 @@ def _windows(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> Raw:
         svg, columns = window_chart(window, window["channels"], ranges(first), rows, dict(reversed(styles.items())))
         texts = f"{'; '.join(gone)}." if gone else "", f"At the last step: {numbers_at(columns, infinite='infinite')}."
         drawn.append(figure(f"Window {window['window']:,}", svg, texts, numbers(columns)))
-    text = f"Free runs of seed {seed} on windows at even distances; nobody chose them. In the units of the data."
+    text = f"Free runs of seed {seed} on evenly spaced windows, not chosen by hand. In the units of the data."
     return Raw(f'<p class="note">{text}</p>' + legend([("gold", 0, "gold"), *_strokes(arms)]) + grid(drawn))

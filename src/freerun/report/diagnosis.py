@@ -258,7 +258,7 @@ def _sample_windows(result: Result) -> Raw:
         entries.append(("band", 1, "sampled free runs, 50 % and 90 %"))
     domains, channels = ranges(windows), result["channels"]
     note = f" The first {len(domains)} of {len(channels)} channels." if len(channels) > len(domains) else ""
-    text = f"Windows at even distances; nobody chose them. In the units of the data.{note}"
+    text = f"Evenly spaced windows, not chosen by hand. In the units of the data.{note}"
     styles = {
         "teacher-forced": Line((), arm(0), DASHES[0], 1.5),
         "free-running": Line((), arm(1), DASHES[1], 2.25),
