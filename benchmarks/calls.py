@@ -1,6 +1,6 @@
-"""Calls of functions of freerun in one step: how long the way of a batch is.
+"""Count the calls of freerun's functions in one training step.
 
-Functions of ``freerun.models`` are the model's own and counted apart; comprehensions are not counted.
+Functions of ``freerun.models`` belong to the model and are counted separately; comprehensions are not counted.
 
 Run: python benchmarks/calls.py [--where]     --where also lists the functions, most called first
 """
@@ -22,7 +22,7 @@ SOURCE = str(Path(fr.__file__).parent)
 
 
 def counted(call: Any) -> Counter[str]:
-    """The functions of freerun that a call calls, and how often."""
+    """Count the calls of each function of freerun during a call."""
     found: Counter[str] = Counter()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -30,7 +30,7 @@ def counted(call: Any) -> Counter[str]:
         if event == "call" and frame.f_code.co_filename.startswith(SOURCE) and not inner:
             found[f"{frame.f_code.co_filename.removeprefix(SOURCE)}:{frame.f_code.co_qualname}"] += 1
 
-    call()  # what is found out once is not of a step
+    call()  # the first step also resolves and caches
     sys.setprofile(note)
     try:
         call()

@@ -1,4 +1,4 @@
-"""What is measured: models with random weights or out of finished runs, and batches for them."""
+"""Measured cases: models with random weights or from finished runs, and their batches."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Case:
     Args:
         kind: of model, one of ``KINDS``.
         model: in training mode, without dropout.
-        batches: repetition n has the n-th, round and round.
-        weights: "random", or what they were trained by.
+        batches: repetition n takes the n-th, cyclically.
+        weights: "random", or the recipe and its updates.
         facts: sizes, for the table.
-        decoder: the same batches with their sources encoded: only the decoder is in a step. The encoding has a
-            gradient of its own, as a training step's has.
+        decoder: the same batches with encoded sources, so that a step runs the decoder only. The encoding requires
+            gradients, as in a training step.
     """
 
     kind: str
@@ -94,7 +94,7 @@ class Case:
         return replace(self, model=model)
 
     def rows(self, count: int) -> Case:
-        """The same case with so many rows a batch."""
+        """The same case with fewer rows in a batch."""
         rows = torch.arange(count, device=self.batches[0].history.device)
         batches = [batch.select(rows[: batch.size]) for batch in self.batches]
         return replace(self, batches=batches, decoder=[_encoded(self.model, batch) for batch in batches])
@@ -141,12 +141,12 @@ def case_of_run(folder: str | Path, count: int, device: str = "cpu") -> Case:
     """The best weights of a run, on the first ``count`` training batches of its own plan.
 
     Args:
-        folder: of a run that has come to its first evaluation; its data must lie where its recipe says.
+        folder: of a run with at least one evaluation, whose recipe's data files exist.
         count: batches.
         device: to measure on.
 
     Raises:
-        UserError: the folder is no run's, its data are gone, or its model is none of ``KINDS``.
+        UserError: the folder is not a run, its data are missing, or its model is none of ``KINDS``.
     """
     from freerun.recipes import load_recipe
     from freerun.recipes.build import build_data, build_task
@@ -181,7 +181,7 @@ def _encoded(model: nn.Module, batch: fr.Batch) -> fr.Batch:
 
 
 def _leaves(tree: Any) -> Any:
-    """An encoding cut off from the encoder, its real numbers with a gradient of their own."""
+    """Detach an encoding from the encoder; its real-valued tensors require gradients."""
     if isinstance(tree, Tensor):
         return tree.detach().clone().requires_grad_(tree.is_floating_point())
     if isinstance(tree, tuple):

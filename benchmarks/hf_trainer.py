@@ -1,4 +1,4 @@
-"""What method= costs where it does nothing: a trainer's step by teacher forcing against the stock trainer's.
+"""The price of method= with teacher forcing: a trainer's step against the stock trainer's.
 
 Run: python benchmarks/hf_trainer.py [--model gpt2 t5] [--repetitions 40]
 """
@@ -34,7 +34,7 @@ def t5() -> Any:
     return T5ForConditionalGeneration(T5Config(vocab_size=VOCAB, decoder_start_token_id=0, pad_token_id=0, **sizes))
 
 
-def made(cls: Any, model: Any, **method: Any) -> Any:
+def trainer_of(cls: Any, model: Any, **method: Any) -> Any:
     """A trainer ready for single steps."""
     arguments = transformers.TrainingArguments(
         output_dir=tempfile.mkdtemp(), use_cpu=True, report_to=[], log_level="error", per_device_train_batch_size=ROWS
@@ -57,7 +57,7 @@ def step(trainer: Any, inputs: Any) -> float:
 
 
 def added(trainer: Any, inputs: Any, clock: Any, repetitions: int) -> float:
-    """Median seconds of the parts that the stock trainer has not: the window is opened, and a batch is made."""
+    """Median seconds of the parts that the stock trainer does not have: opening the window, and building a batch."""
     adapter, seconds = trainer._applied.adapter(trainer.model_wrapped), []
     for _ in range(repetitions):
         started = clock()
@@ -78,10 +78,10 @@ def main() -> None:
     for name in chosen.model:
         build = {"gpt2": gpt2, "t5": t5}[name]
         trainers = {
-            "stock": made(transformers.Trainer, build()),
-            "method=None": made(hf.Trainer, build(), method=None),
-            "teacher_forcing()": made(hf.Trainer, build(), method=fr.teacher_forcing()),
-            "scheduled_sampling(1.0)": made(hf.Trainer, build(), method=fr.scheduled_sampling(1.0)),
+            "stock": trainer_of(transformers.Trainer, build()),
+            "method=None": trainer_of(hf.Trainer, build(), method=None),
+            "teacher_forcing()": trainer_of(hf.Trainer, build(), method=fr.teacher_forcing()),
+            "scheduled_sampling(1.0)": trainer_of(hf.Trainer, build(), method=fr.scheduled_sampling(1.0)),
         }
         taken: dict[str, list[float]] = {way: [] for way in trainers}
         for repetition in range(-2, chosen.repetitions):

@@ -1,10 +1,10 @@
-"""What exact scheduled sampling costs on a Hugging Face model, through the adapter.
+"""The price of exact scheduled sampling on a Hugging Face model, through the adapter.
 
 A price is the median over repetitions of (forward, loss and backward with scheduled sampling) / (the same with teacher
 forcing) on one model and batch, all variants interleaved, one thread, CPU time; on a GPU wall time, with peak memory.
-Beside the engines stand the model's own loss, and the loops people write by hand: over a DynamicCache, and with the
+The engines are compared with the model's own loss and with two loops written by hand: over a DynamicCache, and with the
 full prefix. The model is a GPT-2 with weights of twice the usual size, or one trained for --updates updates on the
-source of this Python's own library.
+source code of Python's standard library.
 
 Run: python benchmarks/huggingface.py [--updates 300] [--ratios 0.9,0.75,0.5] [--json]
 On a GPU: python benchmarks/huggingface.py --device cuda --size 768 --layers 12 --heads 12 --batch 16 --time 512 \\
@@ -29,7 +29,7 @@ from freerun import hf
 from timing import clock_of, prices, take
 
 
-def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("size", 256), ("layers", 4), ("heads", 4), ("batch", 16), ("time", 64), ("vocab", 1000)):
@@ -43,10 +43,10 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile of what is differentiated")
     parser.add_argument("--by-hand", action="store_true", help="also the loops people write")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
-def made(asked: argparse.Namespace) -> Any:
+def gpt2(options: argparse.Namespace) -> Any:
     """A GPT-2."""
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.utils import logging
@@ -54,41 +54,41 @@ def made(asked: argparse.Namespace) -> Any:
     logging.set_verbosity_error()
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=asked.vocab, n_positions=asked.time + 1, n_embd=asked.size, n_layer=asked.layers, n_head=asked.heads,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+        vocab_size=options.vocab, n_positions=options.time + 1, n_embd=options.size, n_layer=options.layers,
+        n_head=options.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
-    if not asked.updates:
+    if not options.updates:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(2 if parameter.dim() > 1 else 1)
-    return model.to(asked.device)
+    return model.to(options.device)
 
 
-def text(asked: argparse.Namespace, rows: int, key: int) -> Tensor:
+def text(options: argparse.Namespace, rows: int, key: int) -> Tensor:
     """(rows, time + 1) bytes of the standard library's source, or random ids without training."""
     generator = torch.Generator().manual_seed(key)
-    if not asked.updates:
-        return torch.randint(asked.vocab, (rows, asked.time + 1), generator=generator)
+    if not options.updates:
+        return torch.randint(options.vocab, (rows, options.time + 1), generator=generator)
     folder = Path(sysconfig.get_paths()["stdlib"])
-    whole = torch.tensor(list(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))[:120])))
-    starts = torch.randint(len(whole) - asked.time - 1, (rows,), generator=generator)
-    return torch.stack([whole[start : start + asked.time + 1] for start in starts.tolist()])
+    source = torch.tensor(list(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))[:120])))
+    starts = torch.randint(len(source) - options.time - 1, (rows,), generator=generator)
+    return torch.stack([source[start : start + options.time + 1] for start in starts.tolist()])
 
 
-def batch_of(m: Any, asked: argparse.Namespace, key: int) -> fr.Batch:
-    """A batch as a collator would make it."""
-    ids = text(asked, asked.batch, key).to(asked.device)
+def batch_of(m: Any, options: argparse.Namespace, key: int) -> fr.Batch:
+    """A batch as from a collator."""
+    ids = text(options, options.batch, key).to(options.device)
     labels = ids.clone()
-    labels[:, : asked.prompt + 1] = -100
+    labels[:, : options.prompt + 1] = -100
     return m.batch(input_ids=ids, labels=labels)
 
 
-def train(m: Any, asked: argparse.Namespace) -> None:
+def train(m: Any, options: argparse.Namespace) -> None:
     """Train for some updates, for the outputs of a trained model."""
     optimizer = torch.optim.AdamW(m.parameters(), 1e-3)
-    for n in range(asked.updates):
-        loss = fr.teacher_forcing()(m, batch_of(m, asked, n), step=0)
+    for n in range(options.updates):
+        loss = fr.teacher_forcing()(m, batch_of(m, options, n), step=0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,7 +97,7 @@ def train(m: Any, asked: argparse.Namespace) -> None:
 
 
 def cached_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
-    """The mixed ids by the usual loop: a token at a time over a DynamicCache, public calls only."""
+    """The mixed ids by the usual loop: one token at a time over a DynamicCache, with public calls only."""
     ids = torch.cat([batch.context.first, batch.history], 1)
     generator = torch.Generator(ids.device).manual_seed(key)
     past = None
@@ -112,7 +112,7 @@ def cached_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
 
 
 def full_prefix_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Tensor:
-    """The same with a forward over the full prefix for every token."""
+    """The mixed ids by a loop with a forward over the full prefix for every token."""
     ids = torch.cat([batch.context.first, batch.history], 1)
     generator = torch.Generator(ids.device).manual_seed(key)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def full_prefix_loop(inner: Any, batch: fr.Batch, ratio: float, key: int) -> Ten
     return ids
 
 
-def steps_of(m: Any, batch: fr.Batch, ratio: float, asked: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
+def steps_of(m: Any, batch: fr.Batch, ratio: float, options: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     """The variants by name."""
     gumbel = fr.draws.sample(coupling="gumbel")
     methods = {
@@ -139,9 +139,9 @@ def steps_of(m: Any, batch: fr.Batch, ratio: float, asked: argparse.Namespace) -
         m.zero_grad(set_to_none=True)
         loss.backward()
 
-    def taught(method: Any) -> Callable[[int], fr.Outcome]:
+    def freerun_step(method: Any) -> Callable[[int], fr.Outcome]:
         def step(n: int) -> fr.Outcome:
-            with torch.autocast(asked.device, dtype=torch.bfloat16, enabled=asked.bf16):
+            with torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.bf16):
                 outcome = method.run(m, batch, n, 1)
             backward(outcome.loss)
             return outcome
@@ -150,7 +150,7 @@ def steps_of(m: Any, batch: fr.Batch, ratio: float, asked: argparse.Namespace) -
 
     def stock(make: Callable[[Any, fr.Batch, float, int], Tensor] | None) -> Callable[[int], None]:
         def step(n: int) -> None:
-            with torch.autocast(asked.device, dtype=torch.bfloat16, enabled=asked.bf16):
+            with torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.bf16):
                 gold = m.inputs(batch)
                 fed = gold["input_ids"] if make is None else make(m.inner, batch, ratio, n)
                 loss = m.model(input_ids=fed, labels=gold["labels"], use_cache=False).loss
@@ -158,33 +158,33 @@ def steps_of(m: Any, batch: fr.Batch, ratio: float, asked: argparse.Namespace) -
 
         return step
 
-    steps: dict[str, Callable[[int], Any]] = {name: taught(method) for name, method in methods.items()}
+    steps: dict[str, Callable[[int], Any]] = {name: freerun_step(method) for name, method in methods.items()}
     steps["model's own loss"] = stock(None)
-    if asked.by_hand:
+    if options.by_hand:
         steps["by hand: DynamicCache"] = stock(cached_loop)
         steps["by hand: full prefix"] = stock(full_prefix_loop)
     return steps
 
 
-def lines(asked: argparse.Namespace) -> list[dict[str, Any]]:
+def lines(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A line for each ratio."""
-    inner = made(asked)
+    inner = gpt2(options)
     m = hf.adapt(inner)
-    train(m, asked)
-    m = hf.adapt(torch.compile(inner)) if asked.compile else m
-    batch = batch_of(m, asked, -1)
+    train(m, options)
+    m = hf.adapt(torch.compile(inner)) if options.compile else m
+    batch = batch_of(m, options, -1)
     found: list[dict[str, Any]] = []
-    for ratio in map(float, asked.ratios.split(",")):
+    for ratio in map(float, options.ratios.split(",")):
         print(f"ratio {ratio:g}", file=sys.stderr, flush=True)
-        steps = steps_of(m, batch, ratio, asked)
-        peaks = {name: _peak(step) for name, step in steps.items()} if asked.device == "cuda" else {}
-        taken = take(steps, asked.repetitions, clock_of(asked.device))
+        steps = steps_of(m, batch, ratio, options)
+        peaks = {name: _peak(step) for name, step in steps.items()} if options.device == "cuda" else {}
+        taken = take(steps, options.repetitions, clock_of(options.device))
         base = sorted(taken["teacher forcing"].seconds)[len(taken["teacher forcing"].seconds) // 2]
-        told = {name: (mine.mean("passes"), mine.mean("work")) for name, mine in taken.items() if mine.outcomes}
+        counts = {name: (mine.mean("passes"), mine.mean("work")) for name, mine in taken.items() if mine.outcomes}
         found.append({
             "teacher_forcing_ratio": ratio, "teacher_forcing_seconds": base,
             "took": taken["auto"].outcomes[-1][0]["engine"], "prices": prices(taken, "teacher forcing"),
-            "passes_and_work": told, "peak_gib": peaks,
+            "passes_and_work": counts, "peak_gib": peaks,
         })  # fmt: skip
     return found
 
@@ -195,12 +195,12 @@ def _peak(step: Callable[[int], Any]) -> float:
     return torch.cuda.max_memory_allocated() / 2**30
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or the JSON list."""
-    asked = arguments_of(given)
+    options = arguments_of(argv)
     torch.set_num_threads(1)
-    found = lines(asked)
-    if asked.json:
+    found = lines(options)
+    if options.json:
         print(json.dumps(found, indent=1))
         return
     names = list(found[0]["prices"])

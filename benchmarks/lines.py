@@ -124,7 +124,7 @@ def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> di
         "extra_model_calls": auto.mean("passes"),
         "teacher_forcing_seconds": round(sorted(taken[BASE].seconds)[options.repetitions // 2], 4),
         "repetitions": options.repetitions,
-        "engines": {name: _told(taken[name], cost.get(name)) for name in (*engines, "two passes")},
+        "engines": {name: _numbers_of(taken[name], cost.get(name)) for name in (*engines, "two passes")},
         "auto_over_best": round(cost["auto"] / exact[best], 3),
         "best": best,
         **_agreement(taken, engines),
@@ -137,7 +137,7 @@ def _said(taken: Taken, name: str) -> str:
     return str(taken.outcomes[0][0][name]) if taken.outcomes else ""
 
 
-def _told(taken: Taken, price: float | None) -> dict[str, Any]:
+def _numbers_of(taken: Taken, price: float | None) -> dict[str, Any]:
     if price is None:
         return {"failed": taken.failed}
     numbers = {name: taken.mean(name) for name in ("passes", "work")}
@@ -148,7 +148,7 @@ def _told(taken: Taken, price: float | None) -> dict[str, Any]:
 def _agreement(taken: Mapping[str, Taken], engines: Mapping[str, tuple[Any, Sample]]) -> dict[str, int]:
     """Own entries at which an engine differs from the first one of its coupling, over all repetitions.
 
-    Counted is the first in a row: what follows was said after another history.
+    Only the first in a row counts: later ones follow another history.
     """
     differing = compared = 0
     for draw in (Sample(), GUMBEL):
@@ -204,7 +204,7 @@ def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
 
 
 def by_hand_line(case: Case, ratio: float, rows: int, options: Options) -> dict[str, Any]:
-    """The full-prefix loop, with and without the graph kept, once, on a few rows: it is slow and wants much memory."""
+    """The full-prefix loop, with and without the graph kept, once, on a few rows: it is slow and needs much memory."""
     few = case.rows(rows)
 
     def full_prefix(graph: bool) -> Loss:
@@ -235,6 +235,6 @@ def dropout_line(case: Case, ratio: float, rate: float, options: Options) -> dic
         {k: _step(dropped, options, v) for k, v in losses.items()}, options.repetitions, clock_of(options.device)
     )
     cost = prices(taken, BASE)
-    engines = {name: _told(mine, cost.get(name)) for name, mine in taken.items() if name != BASE}
+    engines = {name: _numbers_of(mine, cost.get(name)) for name, mine in taken.items() if name != BASE}
     facts = {**case.facts, "weights": case.weights, "teacher_forcing_ratio": ratio, "dropout": rate}
     return {"model": case.kind, **facts, "engines": engines}

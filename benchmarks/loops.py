@@ -1,6 +1,6 @@
-"""The loops people write: a step with scheduled sampling as it stands in tutorials and issue threads.
+"""Usual loops by hand: a step with scheduled sampling as in tutorials and issue threads.
 
-They throw their own coins and draw by ``torch.multinomial``, so their histories are not those of the engines.
+Their gates and draws (``torch.multinomial``) are their own, so their histories are not those of the engines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _loss(logits: Tensor, batch: fr.Batch) -> Tensor:
 
 
 def _mixed(logits: Tensor, batch: fr.Batch, t: int, ratio: float) -> Tensor:
-    """(batch,) entry fed at position t: gold or a sample, one coin per row."""
+    """(batch,) entry fed at position t: gold or a sample, one gate per row."""
     own = torch.multinomial(logits.detach().float().softmax(-1), 1)[:, 0]
     keep = (torch.rand(batch.size, device=logits.device) < ratio) | ~batch.replaceable[:, t]
     return torch.where(keep, batch.history[:, t], own)
@@ -52,9 +52,9 @@ def recurrent_loop(model: RecurrentSeq2Seq, batch: fr.Batch, ratio: float) -> Te
 
 
 def cached_loop(model: Any, batch: fr.Batch, ratio: float) -> Tensor:
-    """A loop over a key-value cache without gradient, every row and the whole vocabulary at every step; the loss.
+    """A loop over a key-value cache without gradient, every row and the full vocabulary at every step; the loss.
 
-    The cache is the library's, which is allocated once and not concatenated step by step: kind to the loop.
+    The cache is the library's, which is allocated once: faster than one that is concatenated step by step.
     """
     history = batch.history.clone()
     with torch.no_grad(), eval_mode(model):
@@ -66,9 +66,9 @@ def cached_loop(model: Any, batch: fr.Batch, ratio: float) -> Tensor:
 
 
 def full_prefix_loop(model: Any, batch: fr.Batch, ratio: float, graph: bool) -> Tensor:
-    """A forward of the whole prefix for every position; the loss.
+    """A forward of the full prefix for every position; the loss.
 
-    With ``graph`` the outputs of all these forwards are what is differentiated; without, one more forward is.
+    With ``graph`` the loss is of the outputs of all these forwards; without, of one more forward.
     """
     history = batch.history.clone()
     outputs: list[Tensor] = []
@@ -76,7 +76,7 @@ def full_prefix_loop(model: Any, batch: fr.Batch, ratio: float, graph: bool) -> 
         for t in range(batch.time if graph else batch.time - 1):
             logits = model(_prefix(batch, history, t + 1))[:, t]
             outputs.append(logits)
-            # out of place: with a graph the history fed before is still needed
+            # not in-place: with a graph the history fed before is still needed
             history = history.index_copy(
                 1, torch.tensor([t]).to(logits.device), _mixed(logits, batch, t, ratio)[:, None]
             )
@@ -88,11 +88,11 @@ def _prefix(batch: fr.Batch, history: Tensor, time: int) -> fr.Batch:
 
 
 def replayed_masks(model: Any, batch: fr.Batch, ratio: float, key: int) -> fr.Outcome:
-    """Parallel passes *with* dropout on, the same masks in each and in the forward that is differentiated.
+    """Parallel passes *with* dropout, with the same masks in each pass and in the training forward.
 
-    The masks come from the global generator, seeded anew before every forward, so every pass has to have the shape
-    of the training forward: no rows are dropped. Measured here only; the library rolls in without dropout. The law
-    is another: own entries are what the model with these masks would say.
+    The masks come from the global generator, seeded again before every forward, so every pass must have the shape of
+    the training forward: no rows are dropped. Measured here only: the library rolls in without dropout. Own entries
+    follow another law, that of the model with these masks.
     """
     keep = fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0))
     plan = Replacement.of(batch, keep, Sample(coupling="gumbel"), fold(key, "draw", 0))

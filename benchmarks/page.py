@@ -1,12 +1,11 @@
-"""The tables and the figure of docs/engines.md: measured, or written anew from what was measured before.
+"""Write the tables and the figure of docs/engines.md from benchmarks/measured.json, after measuring with --run.
 
-With --run everything is measured and kept in benchmarks/measured.json (about an hour on one core); without, the page
-is written from that file. A part may be measured anew: --only names parts, --ratios lines of the prices, which take the
-place of the old ones. Text outside of the marked places of the page is left as it is.
+Measuring everything takes about an hour on one core. --only selects parts to measure and --ratios lines of the prices;
+they replace the stored ones. Text outside the marked sections of the page is kept.
 
 Run: python benchmarks/page.py --run LANGUAGE_MODEL_RUN --run TRANSLATION_RUN
-     python benchmarks/page.py             writes the page again
-     python benchmarks/page.py --check     exit code 1 where the page is not what was measured
+     python benchmarks/page.py             write the page from the stored measurements
+     python benchmarks/page.py --check     exit code 1 if the page differs from them
 """
 
 from __future__ import annotations
@@ -40,38 +39,37 @@ def measure(arguments: argparse.Namespace, before: dict[str, Any]) -> dict[str, 
     """Stored measurements, with the requested ones measured again.
 
     Args:
-        arguments: the command line. Its first run is of a language model, whose passes are counted and whose price is
-            taken apart.
+        arguments: the command line. Its first run is of a language model; passes and parts are measured on it.
         before: from ``measured.json``.
     """
-    found, first = dict(before), arguments.run[0]
-    given = [*_flag("--repetitions", arguments.repetitions), *_flag("--ratios", arguments.ratios)]
+    results, first = dict(before), arguments.run[0]
+    options = [*_flag("--repetitions", arguments.repetitions), *_flag("--ratios", arguments.ratios)]
     runs = [word for run in arguments.run for word in ("--run", run)]
     for name, flags in (("trained", runs), ("random", [])):
         if name in arguments.only:
-            prices = roll_in.measure(roll_in.arguments_of([*flags, *given]))
-            found[name] = merged(found.get(name, {}), prices) if arguments.ratios else prices
+            prices = roll_in.measure(roll_in.arguments_of([*flags, *options]))
+            results[name] = merged(results.get(name, {}), prices) if arguments.ratios else prices
     if "passes" in arguments.only:
         model, about, batches = passes.windows_of_run(first, passes.LENGTHS, rows=32, batches=1)
-        found["passes"] = passes.counted(model.eval(), batches)
-        found["passes_of"] = f"{about}; batches of 32 rows of its dev text"
+        results["passes"] = passes.counted(model.eval(), batches)
+        results["passes_of"] = f"{about}; batches of 32 rows of its dev text"
     if "parts" in arguments.only:
-        found["parts"] = parts.shares(case_of_run(first, 1), repetitions=5)
-    return {**found, "machine": _machine()}
+        results["parts"] = parts.shares(case_of_run(first, 1), repetitions=5)
+    return {**results, "machine": _machine()}
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Lines of the price table: a new one takes the place of the old one of its model, size, weights and ratio."""
+    """Lines of the price table: new ones replace those of the same model, size, weights and ratio."""
 
     def key(line: dict[str, Any]) -> tuple[str, ...]:
         return line["model"], tables.size(line), line["weights"]
 
-    found: dict[str, Any] = {}
+    lines_by_name: dict[str, Any] = {}
     for name, fresh in new.items():
         lines = {(key(line), line["teacher_forcing_ratio"]): line for line in [*old.get(name, []), *fresh]}
         order = list(dict.fromkeys(case for case, _ in lines))
-        found[name] = [lines[each] for each in sorted(lines, key=lambda each: (order.index(each[0]), -each[1]))]
-    return found
+        lines_by_name[name] = [lines[each] for each in sorted(lines, key=lambda each: (order.index(each[0]), -each[1]))]
+    return lines_by_name
 
 
 def _flag(name: str, value: object) -> list[str]:
@@ -88,9 +86,9 @@ def _machine() -> str:
 
 
 def written(page: str, measured: dict[str, Any]) -> str:
-    """The page with its marked sections filled."""
+    """Return the page with its marked sections filled."""
     every = {name: [*measured["trained"][name], *measured["random"][name]] for name in ("lines", "slow", "dropout")}
-    places = {
+    sections = {
         "machine": f"Measured on: {measured['machine']}.\n",
         "prices": _sections(every, "price"),
         "counts": _sections(every, "passes"),
@@ -98,7 +96,7 @@ def written(page: str, measured: dict[str, Any]) -> str:
         "passes": f"Counted on {measured['passes_of']}.\n\n" + tables.markdown(passes.table(measured["passes"])),
         "parts": tables.markdown(parts.parts_table(measured["parts"])),
     }
-    for name, text in places.items():
+    for name, text in sections.items():
         mark = re.compile(rf"(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
         page = mark.sub(lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page)
     return page
@@ -106,15 +104,15 @@ def written(page: str, measured: dict[str, Any]) -> str:
 
 def _sections(every: dict[str, list[dict[str, Any]]], which: str) -> str:
     """Tables of prices, of passes, or the others; ``tables.sections`` names them."""
-    told: list[str] = []
+    texts: list[str] = []
     for title, table in tables.sections(every):
         name, _, kind = title.rpartition(": ")
         if (kind.split(" ")[0] if kind in ("price", "passes (work in forwards)") else "") == which:
-            told.append(f"**{name if which else title}**\n\n{tables.markdown(table)}")
-    return "\n".join(told)
+            texts.append(f"**{name if which else title}**\n\n{tables.markdown(table)}")
+    return "\n".join(texts)
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write, write, or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="append", default=[], help="finished runs, a language model's first")
@@ -122,25 +120,25 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--repetitions", type=int, default=3, help="of prices")
     parser.add_argument("--ratios", help="only these lines of the price table")
     parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     measured: dict[str, Any] = json.loads(MEASURED.read_text("utf-8")) if MEASURED.exists() else {}
     if arguments.run:
         measured = measure(arguments, measured)
         MEASURED.write_text(_json(measured), encoding="utf-8")
     page = PAGE.read_text("utf-8")
-    wanted = written(page, measured)
+    expected = written(page, measured)
     if arguments.check:
-        if wanted != page:
-            print(f"{PAGE.name} is not what {MEASURED.name} says: run python benchmarks/page.py", file=sys.stderr)
-        return int(wanted != page)
-    PAGE.write_text(wanted, encoding="utf-8")
+        if expected != page:
+            print(f"{PAGE.name} differs from {MEASURED.name}: run python benchmarks/page.py", file=sys.stderr)
+        return int(expected != page)
+    PAGE.write_text(expected, encoding="utf-8")
     FIGURE.write_text(figure(measured["passes"]), encoding="utf-8")
     return 0
 
 
 def _json(measured: dict[str, Any]) -> str:
-    """One line an object, so that a change can be read."""
+    """One line an object, so that diffs are readable."""
     text = json.dumps(measured, indent=1)
     return re.sub(r"\n {3,}|\n {2}(?=[\]}])", " ", text) + "\n"
 

@@ -1,7 +1,7 @@
-"""Where the price above 1 goes: the parts of a roll-in, as shares of a step of teacher forcing.
+"""The parts of a roll-in, as shares of a step of teacher forcing: where a price above 1 comes from.
 
-The first column is the floor: every position computed once, in one forward without gradient. What windows take more is
-attention that pads rows to the longest, one call after the other, and keeping the rows' places.
+The first column is the minimum: every position is computed once, in one forward without gradient. Windows need more for
+attention (rows are padded to the longest), for several calls in a row, and for the positions of the rows.
 
 Run: python benchmarks/parts.py [--run RUN] [--markdown]
 """
@@ -29,7 +29,7 @@ from freerun.rollin import Replacement, eval_mode
 
 __all__ = ["parts_table", "shares"]
 
-# what is timed: owner, name, part; a part inside another one is taken from it
+# timed functions: owner, name, part; a part inside another one is subtracted from it
 TIMED: tuple[tuple[Any, str, str], ...] = (
     (F, "scaled_dot_product_attention", "attention itself"),
     (SelfAttention, "forward", "projections of attention"),
@@ -43,7 +43,7 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (Replacement, "choose", "choice"),
     (Sample, "choose", "choice"),
 )
-REST = "places of rows, masks"
+REST = "row positions, masks"
 RATIOS = (0.9, 0.75, 0.5, 0.25, 0.0)
 
 
@@ -54,11 +54,11 @@ class _Stopwatch:
         self.seconds: dict[str, float] = {}
         self._inside: list[float] = []
 
-    def run(self, part: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def run(self, part: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
         self._inside.append(0.0)
         started = time.process_time()
         try:
-            return function(*given, **named)
+            return function(*values, **named)
         finally:
             took = time.process_time() - started
             self.seconds[part] = self.seconds.get(part, 0.0) + took - self._inside.pop()
@@ -70,8 +70,8 @@ class _Stopwatch:
 def _timed(watch: _Stopwatch, owner: Any, name: str, part: str) -> Generator[None]:
     plain = getattr(owner, name)
 
-    def timed(*given: Any, **named: Any) -> Any:
-        return watch.run(part, plain, *given, **named)
+    def timed(*values: Any, **named: Any) -> Any:
+        return watch.run(part, plain, *values, **named)
 
     setattr(owner, name, timed)
     try:
@@ -131,7 +131,7 @@ def parts_table(found: Sequence[dict[str, Any]]) -> tables.Table:
     return ["part", *[one["what"] for one in found]], rows
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a finished run of a Transformer; without it the weights are random")
@@ -139,7 +139,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="cpu", choices=("cpu", "tiny"))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     kind = "decoder-only"
     case = case_of_run(arguments.run, 1) if arguments.run else random_case(kind, PRESETS[arguments.preset][kind][0])

@@ -1,8 +1,8 @@
-"""How many model calls an exact roll-in takes, against ratio and length.
+"""Count the model calls of an exact roll-in, by ratio and length.
 
-Parallel passes (``engine="jacobi"``) are counted with their last, certifying one; rows are dropped as they settle, so
-that their work, in forwards of the whole batch, is less than their number. Windows read every position about once;
-their calls are counted. What a draw is coupled by decides how many passes it takes.
+Parallel passes (``engine="jacobi"``) include the last, certifying one; rows are dropped as they converge, so their
+work, in forwards of the full batch, is less than their number. Windows read every position about once; their calls are
+counted. The number of passes depends on the coupling of the draw.
 
 Run: python benchmarks/passes.py [--run RUN] [--markdown] [--svg FILE]
 """
@@ -38,10 +38,10 @@ WIDTHS = (1, 8)
 
 
 def windows_of_run(folder: str, lengths: Sequence[int], rows: int, batches: int) -> tuple[nn.Module, str, Any]:
-    """A language model of a finished run, what it is, and batches of its dev text by length.
+    """Return a language model of a finished run, its description, and batches of its dev text by length.
 
     Raises:
-        UserError: the run is no language model's.
+        UserError: the run is not of a language model.
     """
     from freerun.data import TextData
     from freerun.recipes import load_recipe
@@ -117,7 +117,7 @@ def _cell(one: dict[str, Any], engine: str) -> str:
     return tables.count(one[f"{engine}_calls"], one[f"{engine}_work"])
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Count, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a finished run of a language model; without it the weights are random")
@@ -127,7 +127,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--svg", type=Path, help="draw passes against ratio and length into this file")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     lengths = [int(length) for length in arguments.lengths.split(",")]
     if arguments.run:

@@ -1,4 +1,4 @@
-"""The figure of passes against ratio and length, as an SVG file that is read on white and on black."""
+"""The figure of passes against ratio and length, as an SVG file for light and dark pages."""
 
 from __future__ import annotations
 
@@ -75,24 +75,24 @@ def _panel(alt: Any, found: Sequence[dict[str, Any]], draw: str, first: bool) ->
         base.mark_line(strokeWidth=2.5, strokeCap="round", strokeJoin="round"),
         base.mark_point(filled=True, size=40, opacity=1),
         labels.mark_text(align="left", dx=9, fontSize=13, fontWeight=600).encode(
-            y=alt.Y("place:Q", scale=scale), text="label:N"
+            y=alt.Y("y:Q", scale=scale), text="label:N"
         ),
     ]
     return alt.layer(*layers).properties(width=210, height=240, title=draw)
 
 
 def _apart(ends: list[dict[str, Any]], most: float) -> list[dict[str, Any]]:
-    """The labels with a place each, so far apart (a share of the logarithmic axis) that they can be read."""
+    """Labels with positions at least a readable distance (a share of the logarithmic axis) apart."""
     least = (most / 2) ** 0.065
     placed: list[dict[str, Any]] = []
     for end in sorted(ends, key=lambda end: end["calls"]):
-        low = placed[-1]["place"] * least if placed else 0.0
-        placed.append({**end, "place": max(end["calls"], low)})
+        low = placed[-1]["y"] * least if placed else 0.0
+        placed.append({**end, "y": max(end["calls"], low)})
     return placed
 
 
 def _named(svg: str, found: Sequence[dict[str, Any]]) -> str:
-    """With a title and a description for those who do not see it, and without the empty background."""
+    """With a title and a description for screen readers, and without the empty background."""
     last = {
         draw: max((one for one in found if one["draw"] == draw), key=lambda one: one["jacobi_calls"])
         for draw in dict.fromkeys(one["draw"] for one in found)
@@ -101,9 +101,9 @@ def _named(svg: str, found: Sequence[dict[str, Any]]) -> str:
         f"{draw}: at most {one['jacobi_calls']:g}, at length {one['time']} and ratio {one['teacher_forcing_ratio']:g}"
         for draw, one in last.items()
     )
-    said = (
+    described = (
         f'<title id="title">Passes against ratio and length</title><desc id="desc">{_DESCRIPTION.format(most)}</desc>'
     )
     svg = re.sub(r' (aria-\w+|role|pointer-events)="[^"]*"', "", svg)
     svg = re.sub(r'<path class="(background|foreground)"[^>]*/>', "", svg)
-    return re.sub(r"(<svg[^>]*)>", rf'\1 role="img" aria-labelledby="title desc">{said}', svg, count=1)
+    return re.sub(r"(<svg[^>]*)>", rf'\1 role="img" aria-labelledby="title desc">{described}', svg, count=1)

@@ -1,11 +1,11 @@
-"""What exact scheduled sampling costs, as a ratio to teacher forcing on the same model in the same run.
+"""The price of exact scheduled sampling, as a multiple of teacher forcing on the same model in the same run.
 
 A price is the median over repetitions of (decoder step with scheduled sampling) / (decoder step with teacher
 forcing), all variants interleaved, one thread, CPU time: forward, loss and backward of the decoder, without encoder and
-optimiser. Beside the engines stand the loops people write by hand and the approximation by two passes, on the same
-weights, and the price of a whole training step.
+optimiser. The engines are compared with usual loops by hand and the approximation by two passes, on the same weights;
+the price of a complete training step is also listed.
 
-Without --run the weights are random, and a random model needs other numbers of passes than a trained one.
+Without --run the weights are random; a random model needs a different number of passes than a trained one.
 
 Run: python benchmarks/roll_in.py [--json] [--ratios 0.75,1] [--repetitions 15] [--run RUN]
 """
@@ -26,10 +26,10 @@ from lines import Options, by_hand_line, dropout_line, line, native_bfloat16
 
 RATIOS = "0.9,0.75,0.5,0.25,0"
 FEW = (0.75, 0.25)
-"""Ratios at which the shapes behind the first one of a kind are measured, unless ratios are given."""
+"""Ratios at which the shapes after the first one of a kind are measured, without --ratios."""
 
 
-def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="a JSON list, one object a model, shape and ratio")
@@ -43,7 +43,7 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast; the preset gpu has it")
     parser.add_argument("--dropout", type=float, default=0.1, help="also measured with this rate; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="the first shape of each kind, two ratios, once")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no GPU here")
     return arguments
@@ -72,12 +72,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         repetitions = arguments.repetitions or usual
         options = Options(repetitions, arguments.device, arguments.amp or arguments.preset == "gpu")
         for n, ratio in enumerate(_ratios(arguments, first)):
-            _tell(f"{case.kind} {case.title}, ratio {ratio:g}")
+            _progress(f"{case.kind} {case.title}, ratio {ratio:g}")
             found["lines"].append(line(case, ratio, options, warm=n == 0))
             if first and arguments.dropout and ratio:
                 found["dropout"].append(dropout_line(case, ratio, arguments.dropout, options))
         if first and not recurrent and arguments.device == "cpu":
-            _tell(f"{case.kind} {case.title}, full prefix")
+            _progress(f"{case.kind} {case.title}, full prefix")
             found["slow"].append(by_hand_line(case, 0.75, min(8, case.batches[0].size), options))
     return found
 
@@ -88,13 +88,13 @@ def _ratios(arguments: argparse.Namespace, all_of_them: bool) -> list[float]:
     return [float(ratio) for ratio in (arguments.ratios or RATIOS).split(",")]
 
 
-def _tell(text: str) -> None:
+def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables, or the JSON list."""
-    arguments = arguments_of(given)
+    arguments = arguments_of(argv)
     torch.set_num_threads(1)
     measured = measure(arguments)
     if arguments.json:

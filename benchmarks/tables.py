@@ -66,13 +66,13 @@ def prices_table(group: Sequence[dict[str, Any]]) -> Table:
 
 
 def wrong_table(lines: Sequence[dict[str, Any]]) -> Table:
-    """What two passes get wrong, by case and ratio: inverse CDF / Gumbel."""
+    """Shares of own entries that two passes get wrong, by case and ratio: inverse CDF / Gumbel."""
     ratios = sorted({each["teacher_forcing_ratio"] for each in lines}, reverse=True)
     rows: list[list[str]] = []
     for group in _grouped(lines):
         by_ratio = {each["teacher_forcing_ratio"]: each["two_passes_wrong"].values() for each in group}
-        told = [" / ".join(f"{100 * share:.1f} %" for share in by_ratio.get(ratio, ())) or "-" for ratio in ratios]
-        rows.append([group[0]["model"], size(group[0]), group[0]["weights"], *told])
+        shares = [" / ".join(f"{100 * share:.1f} %" for share in by_ratio.get(ratio, ())) or "-" for ratio in ratios]
+        rows.append([group[0]["model"], size(group[0]), group[0]["weights"], *shares])
     return ["model", "size", "weights", *[f"ratio {ratio:g}" for ratio in ratios]], rows
 
 
@@ -86,8 +86,8 @@ def counts_table(group: Sequence[dict[str, Any]]) -> Table:
         redone = " / ".join(f"{100 * share:.0f} %" for share in each["rows_redone"].values()) or "-"
         differ = f"{each['differing_entries']} of {each['compared_entries']:,}"
         rows.append([f"{each['teacher_forcing_ratio']:g}", *own, redone, differ])
-    told = group[0]["engines"]
-    rows.append(["certified by", *[told[name].get("certified", "-") for name in engines], "", ""])
+    first = group[0]["engines"]
+    rows.append(["certified by", *[first[name].get("certified", "-") for name in engines], "", ""])
     return head, rows
 
 
@@ -121,14 +121,14 @@ def dropout_table(lines: Sequence[dict[str, Any]]) -> Table:
     return ["model", "size", "ratio", *names], rows
 
 
-def _price(told: dict[str, Any]) -> str:
-    return f"{told['price']:.2f}" if "price" in told else "failed"
+def _price(engine: dict[str, Any]) -> str:
+    return f"{engine['price']:.2f}" if "price" in engine else "failed"
 
 
-def _count(told: dict[str, Any]) -> str:
-    if "price" not in told:
+def _count(engine: dict[str, Any]) -> str:
+    if "price" not in engine:
         return "failed"
-    return count(told["passes"], told["work"]) if told["work"] is not None else "-"
+    return count(engine["passes"], engine["work"]) if engine["work"] is not None else "-"
 
 
 def count(calls: float, work: float) -> str:
@@ -138,10 +138,10 @@ def count(calls: float, work: float) -> str:
     )
 
 
-def _both(told: dict[str, Any] | None) -> str:
-    if told is None:
+def _both(engine: dict[str, Any] | None) -> str:
+    if engine is None:
         return "-"
-    return f"{_price(told)}, {_count(told)}"
+    return f"{_price(engine)}, {_count(engine)}"
 
 
 def markdown(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Taking times: variants of a training step one after the other, round by round, as multiples of the first."""
+"""Timing: variants of a training step, interleaved round by round, as multiples of the first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Clock", "Taken", "clock_of", "prices", "take"]
 
 Clock = Callable[[], float]
 Step = Callable[[int], fr.Outcome | None]
-"""One training step of repetition n, which is its key too; the outcome where it has one."""
+"""One training step of repetition n, which is also its key; the outcome where it has one."""
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Taken:
 
     Args:
         seconds: of each repetition.
-        outcomes: reports and histories of the repetitions, where it has any; outputs and graphs are let go.
-        failed: what it raised, and then it was left out.
+        outcomes: reports and histories of the repetitions, without outputs and graphs.
+        failed: the error after which it was left out.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Taken:
 
 
 def clock_of(device: str) -> Clock:
-    """CPU seconds of this process, which others do not lengthen; on an accelerator wall time, work done."""
+    """CPU seconds of this process, independent of other processes; on an accelerator synchronized wall time."""
     if device == "cpu":
         return time.process_time
 
@@ -52,7 +52,7 @@ def clock_of(device: str) -> Clock:
 
 
 def take(steps: Mapping[str, Step], repetitions: int, clock: Clock, *, warm: bool = True) -> dict[str, Taken]:
-    """The variants interleaved: every repetition runs each of them once, so that all meet the same machine.
+    """Run the variants interleaved: every repetition runs each of them once, so all see the same machine load.
 
     Args:
         steps: by name.

@@ -1,4 +1,4 @@
-"""What scheduled sampling of values costs: detached against teacher forcing, with gradient against a loop by hand.
+"""The price of scheduled sampling of values: detached against teacher forcing, with gradient against a loop by hand.
 
 A price is the median over repetitions of the CPU time of a step (forward, loss, backward; one thread) over that of the
 step it is compared with, on the same model, batch and weights, all variants interleaved.
@@ -22,7 +22,7 @@ RATIOS = (0.9, 0.75, 0.5, 0.25, 0.0)
 
 
 class ByHand(nn.Module):
-    """The loop that people write: a cell, a layer, and a coin for every row and step; the gradient goes through it."""
+    """The usual loop by hand: a cell, a layer, and a gate for every row and step, with gradient."""
 
     def __init__(self, model: fr.models.PlainForecaster) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class ByHand(nn.Module):
     def forward(self, batch: fr.Batch, keep: Tensor) -> Tensor:
         """The mean squared error of the loop."""
         hidden = batch.history.new_zeros(batch.size, self.cell.hidden_size)
-        told = torch.zeros_like(batch.history[:, 0])
-        said = []
+        entry = torch.zeros_like(batch.history[:, 0])
+        outputs = []
         for t in range(batch.time):
-            hidden = self.cell(told, hidden)
-            said.append(self.out(hidden))
-            told = torch.where(keep[:, t, None], batch.history[:, t], said[t])
-        return nn.functional.mse_loss(torch.stack(said, 1), batch.targets)
+            hidden = self.cell(entry, hidden)
+            outputs.append(self.out(hidden))
+            entry = torch.where(keep[:, t, None], batch.history[:, t], outputs[t])
+        return nn.functional.mse_loss(torch.stack(outputs, 1), batch.targets)
 
 
 def measured(size: int, rows: int, time: int, repetitions: int) -> list[dict[str, float]]:
@@ -52,7 +52,7 @@ def measured(size: int, rows: int, time: int, repetitions: int) -> list[dict[str
     batch = fr.Batch(values, values, torch.ones(rows, time, dtype=torch.bool))
     by_hand = ByHand(model)
 
-    def taught(method):
+    def freerun_step(method):
         def step(n: int) -> fr.Outcome:
             model.zero_grad()
             outcome = method.run(model, batch, n, n)
@@ -72,11 +72,11 @@ def measured(size: int, rows: int, time: int, repetitions: int) -> list[dict[str
     lines: list[dict[str, float]] = []
     for ratio in RATIOS:
         steps = {
-            "teacher forcing": taught(fr.teacher_forcing()),
-            "detached": taught(fr.scheduled_sampling(ratio, gradient="none")),
-            "full": taught(fr.scheduled_sampling(ratio, gradient="full")),
+            "teacher forcing": freerun_step(fr.teacher_forcing()),
+            "detached": freerun_step(fr.scheduled_sampling(ratio, gradient="none")),
+            "full": freerun_step(fr.scheduled_sampling(ratio, gradient="full")),
             "by hand": hand(ratio),
-            "cut every 10": taught(fr.scheduled_sampling(ratio, gradient=10)),
+            "cut every 10": freerun_step(fr.scheduled_sampling(ratio, gradient=10)),
         }
         taken = take(steps, repetitions, clock_of("cpu"))
         to_forcing, to_hand = prices(taken, "teacher forcing"), prices(taken, "by hand")
@@ -100,13 +100,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     for name, default in (("size", 256), ("batch", 64), ("time", 100), ("repetitions", 9)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = measured(given.size, given.batch, given.time, given.repetitions)
-    if given.json:
-        print(json.dumps({**vars(given), "lines": lines}, indent=1))
+    lines = measured(options.size, options.batch, options.time, options.repetitions)
+    if options.json:
+        print(json.dumps({**vars(options), "lines": lines}, indent=1))
         return
-    print(f"GRU forecaster, H{given.size} B{given.batch} T{given.time}, 3 channels; prices to teacher forcing")
+    print(f"GRU forecaster, H{options.size} B{options.batch} T{options.time}, 3 channels; prices to teacher forcing")
     print("| ratio | teacher forcing ms | detached | full | by hand | cut every 10 | full / by hand |")
     print("|---|---|---|---|---|---|---|")
     for line in lines:

@@ -58,7 +58,7 @@ def main() -> None:
     seed, epochs = arguments.seed, arguments.epochs
     few = min(epochs, PUBLISHED)
 
-    print("As published: the decoder is given the unshifted target.")
+    print("As published: the decoder input is the unshifted target.")
     published = train(fr.models.UnshiftedSeq2SeqModel, through_freerun, seed, epochs)
     for epoch, loss in enumerate(published[:few], 1):
         print(f"Epoch [{epoch}/{few}], Loss: {loss:.4f}")
@@ -71,16 +71,16 @@ def main() -> None:
     for epoch, loss in enumerate(shifted[:few], 1):
         print(f"Epoch [{epoch}/{few}], shifted loss: {loss:.4f}")
     if epochs <= PUBLISHED:
-        print(f"\nIn {few} epochs the two look alike; --epochs 500 shows where they go.")
+        print(f"\nIn {few} epochs the two look similar; --epochs 500 shows the difference.")
         return
 
-    print(f"\nGoing on; means over the last {MEAN} epochs:\nepochs  as published  shifted")
+    print(f"\nContinuing; means over the last {MEAN} epochs:\nepochs  as published  shifted")
     for end in sorted({*range(epochs, 0, -max(epochs // 5, 1))}):
         means = (sum(losses[max(0, end - MEAN) : end]) / min(MEAN, end) for losses in (published, shifted))
         print(f"{end:6}  {next(means):12.3f}  {next(means):7.3f}")
     print(
         "\nThe published decoder reads the very value it must predict, so its loss falls towards 0 by copying and "
-        "says nothing about prediction.\nThe shifted decoder must predict what it has not seen: these targets are "
+        "does not measure prediction.\nThe shifted decoder must predict what it has not seen: these targets are "
         "random, so its loss cannot fall below their variance, 1."
     )
 

@@ -17,21 +17,21 @@ from freerun import hf
 
 
 def text_pairs(number: int, seed: int) -> datasets.Dataset:
-    """Small numbers, and the same backwards: in place of load_dataset(...)."""
+    """Small numbers, and the same numbers reversed: instead of load_dataset(...)."""
     chosen = random.Random(seed)
     texts = [str(chosen.randrange(10**5)) for _ in range(number)]
     return datasets.Dataset.from_list([{"source": text, "target": text[::-1]} for text in texts])
 
 
-def main(given: list[str]) -> dict[str, float]:
+def main(argv: list[str]) -> dict[str, float]:
     """Train, evaluate, save: the structure of the official example."""
     usual = (
         "--max_steps 30 --per_device_train_batch_size 16 --learning_rate 3e-3 --predict_with_generate --report_to none"
     )
-    (args,) = HfArgumentParser(Seq2SeqTrainingArguments).parse_args_into_dataclasses([*usual.split(), *given])  # type: ignore
+    (args,) = HfArgumentParser(Seq2SeqTrainingArguments).parse_args_into_dataclasses([*usual.split(), *argv])  # type: ignore
     transformers.set_seed(args.seed)
-    tokenizer = transformers.ByT5Tokenizer()  # in place of AutoTokenizer.from_pretrained(...)
-    model = transformers.T5ForConditionalGeneration(  # in place of AutoModelForSeq2SeqLM.from_pretrained(...)
+    tokenizer = transformers.ByT5Tokenizer()  # instead of AutoTokenizer.from_pretrained(...)
+    model = transformers.T5ForConditionalGeneration(  # instead of AutoModelForSeq2SeqLM.from_pretrained(...)
         transformers.T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
                  decoder_start_token_id=0, pad_token_id=0)
     )  # fmt: skip

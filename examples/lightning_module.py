@@ -47,9 +47,9 @@ def main() -> None:
     for name, value in sorted(trainer.callback_metrics.items()):
         print(f"{name:32} {float(value):.3f}")
 
-    said = fr.generate(model, collate(list(dev[:3])), length=4).entries
-    for word, reply in zip(dev[:3].tolist(), said.tolist(), strict=True):
-        print(word, "->", reply)
+    outputs = fr.generate(model, collate(list(dev[:3])), length=4).entries
+    for word, output in zip(dev[:3].tolist(), outputs.tolist(), strict=True):
+        print(word, "->", output)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ from freerun import hf
 
 
 class Trainer(hf.MethodMixin, SFTTrainer):
-    """TRL's trainer, with ``method=``; its own loss is kept."""
+    """TRL's trainer with ``method=``; it keeps its own loss."""
 
 
 def letters() -> PreTrainedTokenizerFast:
-    """A symbol for each character: in place of AutoTokenizer.from_pretrained(...)."""
+    """A symbol for each character: instead of AutoTokenizer.from_pretrained(...)."""
     symbols = ["<pad>", "<end>", *"0123456789+=?"]
-    made = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="?"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    made.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>")
+    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
 
 
 def sums(number: int, seed: int) -> datasets.Dataset:
