@@ -7,7 +7,7 @@ from freerun.data.builtin_pairs import TOYS, load_cmudict, load_toy
 from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec, PairData, Pairs
 from freerun.data.series import SeriesCodec, SeriesData, SeriesOptions, load_series, read_past, series_from_arrays
-from freerun.data.simulated_series import SYSTEMS, SystemOptions, load_system
+from freerun.data.systems import SYSTEMS, SystemOptions, load_system
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
 from freerun.data.tokenisers import Subwords, Vocabularies, Vocabulary
 

@@ -1,82 +1,23 @@
-"""Chaotic systems from their equations, with the published parameters and Lyapunov exponents."""
+"""Chaotic systems, simulated from their equations, as windows: whole trajectories are train, dev or test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from inspect import signature
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from freerun.arguments import COUNT
-from freerun.data.files import LARGEST, Array
-from freerun.errors import UserError, display, refuse
+from freerun.arguments import COUNT, at_least, between, brief, field_problems, one_of
+from freerun.data.files import LARGEST, SPLITS, Array, first_problems
+from freerun.data.series.building import cell_problems, constant_channels, scales_of, too_large
+from freerun.data.series.options import Layout, check_layout
+from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
+from freerun.errors import UserError, refuse
 from freerun.keys import fold, uniform
-
-_MOST = 100_000
-"""The largest size of a state: its trajectories must fit into memory."""
-
-
-def rk4(rate: Callable[[Array], Array], state: Array, dt: float) -> Array:
-    """Return the state one step of the classical Runge-Kutta method on: ``x + dt/6 (k1 + 2 k2 + 2 k3 + k4)``.
-
-    >>> x = rk4(lambda x: -x, np.array([1.0]), 0.1)
-    >>> bool(abs(x[0] - np.exp(-0.1)) < 1e-7)
-    True
-    """
-    k1 = rate(state)
-    k2 = rate(state + dt / 2 * k1)
-    k3 = rate(state + dt / 2 * k2)
-    k4 = rate(state + dt * k3)
-    return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-
-def largest_exponent(
-    system: Any, trajectories: int = 64, steps: int = 4000, seed: int = 0, distance: float = 1e-8
-) -> float:
-    """Measure the largest Lyapunov exponent per unit of time: ``mean log(d_{t+1} / d_t) / dt``.
-
-    Beside every trajectory runs a second one, at ``distance``; after each step it is put back to that distance, in
-    the direction it then has. The first tenth of the steps, where that direction settles, is not counted.
-
-    Args:
-        system: with ``dt``, ``settled`` and ``step``, as ``System`` has them.
-        trajectories: averaged over.
-        steps: of each.
-        seed: of the trajectories.
-        distance: of the two, in units of the state.
-
-    Returns:
-        The mean over trajectories; it errs by about its own spread over a trajectory / sqrt(trajectories).
-
-    Raises:
-        UserError: fewer than 10 steps.
-
-    >>> from freerun.data.systems import Lorenz63
-    >>> 0.8 < largest_exponent(Lorenz63(), trajectories=16, steps=2000) < 1.0
-    True
-
-    Benettin, Galgani, Giorgilli and Strelcyn (1980).
-    """
-    if steps < 10:
-        raise UserError(f"steps must be at least 10; got {steps}")
-    state = system.settled(trajectories, seed)
-    # any direction will do: all but a set of measure zero turn towards the fastest growing one
-    offset = np.cos(np.arange(state.size, dtype=np.float64)).reshape(state.shape)
-    offset *= distance / np.linalg.norm(offset, axis=-1, keepdims=True)
-    total, counted = np.zeros(len(state)), 0
-    for number in range(steps):
-        beside = system.step(state + offset)
-        state = system.step(state)
-        offset = beside - state
-        apart = np.linalg.norm(offset, axis=-1, keepdims=True)
-        if number >= steps // 10:
-            total += np.log(apart[:, 0] / distance)
-            counted += 1
-        offset *= distance / apart
-    return float(total.mean() / (counted * system.dt))
 
 
 class System:
@@ -84,27 +25,16 @@ class System:
 
     ``channels`` names what is observed, ``published`` is the largest Lyapunov exponent per unit of time. ``initial``
     gives states (trajectories, size) that ``step`` (of length ``dt``) takes on, ``transient`` of them until the
-    attractor is reached; ``observe`` gives (trajectories, dimension). ``positive`` names parameters above 0.
+    attractor is reached; ``observe`` gives (trajectories, dimension).
     """
 
     dt: float
     channels: tuple[str, ...]
     published: ClassVar[float]
-    positive: ClassVar[tuple[str, ...]] = ("dt",)
     transient: ClassVar[int] = 2000
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        for field in _parameters(self):
-            value, at = getattr(self, field.name), f"{type(self).__name__}: {field.name}"
-            fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-            if field.type == "int" and not (fine and isinstance(value, int) and value <= _MOST):
-                problems.append(f"{at} must be a whole number of at most {_MOST:,}; got {display(value)}")
-            elif not fine:
-                problems.append(f"{at} must be a number within {LARGEST:g}; got {display(value)}")
-            elif field.name in self.positive and not value > 0:
-                problems.append(f"{at} must be a number above 0; got {value}")
-        refuse(problems)
+        refuse([f"{type(self).__name__}: {problem}" for problem in field_problems(self)])
 
     @property
     def dimension(self) -> int:
@@ -115,8 +45,7 @@ class System:
     def exponent(self) -> float | None:
         """The published exponent; None if a parameter other than ``dt`` is not the published one."""
         usual = type(self)()
-        names = [field.name for field in _parameters(self) if field.name != "dt"]
-        return self.published if all(getattr(self, name) == getattr(usual, name) for name in names) else None
+        return self.published if {**vars(self), "dt": usual.dt} == vars(usual) else None
 
     def initial(self, trajectories: int, seed: int) -> Array:
         """States to begin with."""
@@ -127,8 +56,12 @@ class System:
         raise NotImplementedError
 
     def step(self, state: Array) -> Array:
-        """States one step later."""
-        return rk4(self.rate, state, self.dt)
+        """States one step later, by the classical Runge-Kutta method."""
+        k1 = self.rate(state)
+        k2 = self.rate(state + self.dt / 2 * k1)
+        k3 = self.rate(state + self.dt / 2 * k2)
+        k4 = self.rate(state + self.dt * k3)
+        return state + self.dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
     def observe(self, state: Array) -> Array:
         """(trajectories, dimension): the state itself."""
@@ -150,19 +83,13 @@ class System:
         return _simulated(self, trajectories, steps, seed)
 
 
-def _parameters(system: Any) -> tuple[Any, ...]:
-    return fields(system)
-
-
 @lru_cache(maxsize=16)
 def _settled(system: System, trajectories: int, seed: int) -> Array:
     state = system.initial(trajectories, seed)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(system.transient):
             state = system.step(state)
-    _check_finite(system, state[:, None])
-    state.setflags(write=False)
-    return state
+    return _checked(system, state[:, None])[:, 0]
 
 
 @lru_cache(maxsize=8)
@@ -173,32 +100,24 @@ def _simulated(system: System, trajectories: int, steps: int, seed: int) -> Arra
         for number in range(steps):
             values[:, number] = system.observe(state)
             state = system.step(state)
-    _check_finite(system, values)
-    values.setflags(write=False)
-    return values
+    return _checked(system, values)
 
 
-def _check_finite(system: System, values: Array) -> None:
+def _checked(system: System, values: Array) -> Array:
     bad = ~np.isfinite(values).all(axis=(0, 2))
     if bad.any():
         raise UserError(
             f"{system}: a trajectory left for infinity {int(bad.argmax())} steps after the transient; use a smaller "
             "dt, fewer steps, or parameters for which the system stays bounded"
         )
+    values.setflags(write=False)
+    return values
 
 
 def random_numbers(seed: int, name: str, trajectories: int, size: int) -> Array:
-    """(trajectories, size) uniform numbers in [-1, 1), a function of seed, name and place."""
+    """(trajectories, size) uniform numbers in [-1, 1), a function of seed, name and position."""
     rows, columns = torch.arange(trajectories)[:, None], torch.arange(size)
     return 2 * uniform(fold(seed, "system", name), rows, columns).numpy() - 1
-
-
-def stacked(*parts: Array) -> Array:
-    """Channels behind each other along a new last axis; ``np.stack`` costs more than the equations."""
-    whole = np.empty((*parts[0].shape, len(parts)))
-    for number, part in enumerate(parts):
-        whole[..., number] = part
-    return whole
 
 
 @dataclass(frozen=True)
@@ -215,8 +134,8 @@ class Thomas(System):
     Thomas (1999); exponent as in Teutsch and Maeder (2022).
     """
 
-    b: float = 0.1
-    dt: float = 0.1
+    b: float = between(-LARGEST, LARGEST, 0.1)
+    dt: float = between(0, LARGEST, 0.1, ends="(]")
     channels = ("x", "y", "z")
     published = 0.055
 
@@ -244,10 +163,10 @@ class Lorenz63(System):
     Lorenz (1963); exponent as in Sprott (2003).
     """
 
-    sigma: float = 10.0
-    rho: float = 28.0
-    beta: float = 8 / 3
-    dt: float = 0.01
+    sigma: float = between(-LARGEST, LARGEST, 10.0)
+    rho: float = between(-LARGEST, LARGEST, 28.0)
+    beta: float = between(-LARGEST, LARGEST, 8 / 3)
+    dt: float = between(0, LARGEST, 0.01, ends="(]")
     channels = ("x", "y", "z")
     published = 0.905
 
@@ -257,7 +176,13 @@ class Lorenz63(System):
 
     def rate(self, state: Array) -> Array:
         x, y, z = state[..., 0], state[..., 1], state[..., 2]
-        return stacked(self.sigma * (y - x), x * (self.rho - z) - y, x * y - self.beta * z)
+        rates = np.empty_like(state)  # np.stack costs more than the equations
+        rates[..., 0], rates[..., 1], rates[..., 2] = (
+            self.sigma * (y - x),
+            x * (self.rho - z) - y,
+            x * y - self.beta * z,
+        )
+        return rates
 
 
 @dataclass(frozen=True)
@@ -265,32 +190,30 @@ class Lorenz96(System):
     """Lorenz' ring of weather: ``dx_i = (x_{i+1} - x_{i-2}) x_{i-1} - x_i + force``.
 
     Args:
-        size: places on the ring.
+        size: points on the ring.
         force: F.
         dt: length of a step.
 
     Raises:
-        UserError: fewer than 4 places.
+        UserError: fewer than 4 points.
 
     >>> Lorenz96(size=6).simulate(1, 3).shape
     (1, 3, 6)
 
-    Lorenz (1996); exponent as in Teutsch and Maeder (2022), 40 places.
+    Lorenz (1996); exponent as in Teutsch and Maeder (2022), 40 points.
     """
 
-    size: int = 40
-    force: float = 8.0
-    dt: float = 0.05
+    size: int = between(4, 100_000, 40)
+    force: float = between(-LARGEST, LARGEST, 8.0)
+    dt: float = between(0, LARGEST, 0.05, ends="(]")
     published = 1.67
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 4:
-            raise UserError(f"Lorenz96: size must be at least 4; got {self.size}")
         object.__setattr__(self, "channels", tuple(f"x{number}" for number in range(1, self.size + 1)))
 
     def initial(self, trajectories: int, seed: int) -> Array:
-        """Around the state where all places are ``force``, which does not last."""
+        """Around the state where all points are ``force``, which does not last."""
         return self.force + random_numbers(seed, "lorenz96", trajectories, self.size)
 
     def rate(self, state: Array) -> Array:
@@ -310,8 +233,8 @@ class MackeyGlass(System):
         gamma: loss.
         tau: delay, in units of time.
         n: how sharply production falls.
-        dt: length of a step. The published exponent is the equation's; with Euler's steps of 1 it measures 0.0084
-            (``largest_exponent``), with steps of 0.1 the published 0.006.
+        dt: length of a step. The published exponent is the equation's; with Euler's steps of 1 it measures 0.0084,
+            with steps of 0.1 the published 0.006.
 
     Raises:
         UserError: the delay is no whole number of steps.
@@ -323,21 +246,22 @@ class MackeyGlass(System):
     steps of 1 are the benchmark.
     """
 
-    beta: float = 0.2
-    gamma: float = 0.1
-    tau: float = 17.0
-    n: float = 10.0
-    dt: float = 1.0
+    beta: float = between(-LARGEST, LARGEST, 0.2)
+    gamma: float = between(-LARGEST, LARGEST, 0.1)
+    tau: float = between(0, LARGEST, 17.0, ends="(]")
+    n: float = between(-LARGEST, LARGEST, 10.0)
+    dt: float = between(0, LARGEST, 1.0, ends="(]")
     channels = ("x",)
     published = 0.006
-    positive = ("dt", "tau")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.tau / self.dt < 1e5:
-            raise UserError(f"MackeyGlass: tau must be below 100,000 steps of dt; got tau {self.tau}, dt {self.dt}")
-        if abs(self.tau / self.dt - self._lag) > 1e-9:
-            raise UserError(f"MackeyGlass: tau must be a whole number of steps of dt; got tau {self.tau}, dt {self.dt}")
+        steps = self.tau / self.dt
+        if not steps < 1e5 or abs(steps - self._lag) > 1e-9:
+            raise UserError(
+                "MackeyGlass: tau must be a whole number of steps of dt, fewer than 100,000; "
+                f"got tau {self.tau}, dt {self.dt}"
+            )
 
     @property
     def _lag(self) -> int:
@@ -356,3 +280,159 @@ class MackeyGlass(System):
     def observe(self, state: Array) -> Array:
         """(trajectories, 1): the newest value."""
         return state[:, -1:]
+
+
+SYSTEMS: dict[str, type[System]] = {
+    "mackey_glass": MackeyGlass,
+    "thomas": Thomas,
+    "lorenz63": Lorenz63,
+    "lorenz96": Lorenz96,
+}
+
+
+@dataclass(frozen=True)
+class SystemOptions:
+    """How many windows of a system, and how they are taken.
+
+    Args:
+        past: steps known before what is predicted.
+        horizon: steps predicted.
+        windows: numbers of training, dev and test windows.
+        trajectories: from different beginnings; each belongs to one split, in proportion to the windows, at least
+            one each.
+        stride: steps between the beginnings of two windows of a trajectory; None: past + horizon, so that windows
+            share no step.
+        seed: of the trajectories and of the noise.
+        noise: standard deviation of observation noise, in standard deviations of each channel. It is in both past
+            and targets: nobody can predict better than that.
+        normalisation: "standard" (by the training trajectories) or "none".
+        parameters: of the system, where they are other than the published ones.
+        warmup_loss: layout "sequence": training windows carry loss on the past too, but for its first step.
+
+    Raises:
+        UserError: values that are not allowed; all of them at once.
+    """
+
+    __repr__ = brief
+
+    past: int = between(1, 10**7, 50)
+    horizon: int = between(1, 10**7, 100)
+    windows: tuple[int, int, int] = between(1, 10**8, (1024, 256, 512))
+    trajectories: int = between(3, 10**6, 64)
+    stride: int | None = at_least(1, None)
+    seed: int = between(0, 2**63 - 1, 0)
+    noise: float = at_least(0.0, 0.0)
+    normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
+    warmup_loss: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "windows", tuple(self.windows))
+        problems = field_problems(self)
+        if len(self.windows) != 3:
+            problems.append(f"windows must be three numbers: train, dev and test; got {self.windows}")
+        refuse(problems)
+
+    @property
+    def shares(self) -> tuple[int, int, int]:
+        """Trajectories of train, dev and test."""
+        total = sum(self.windows)
+        dev, test = (max(1, round(self.trajectories * part / total)) for part in self.windows[1:])
+        train = max(1, self.trajectories - dev - test)
+        return train, dev, self.trajectories - train - dev
+
+
+def system_named(name: str, parameters: Mapping[str, Any]) -> System:
+    """Return a system by its name; raise UserError for unknown names and parameters, all at once."""
+    if name not in SYSTEMS:
+        raise UserError(f"system must be one of {', '.join(SYSTEMS)}; got {name!r}")
+    kind = SYSTEMS[name]
+    known = list(signature(kind).parameters)
+    unknown = [parameter for parameter in parameters if parameter not in known]
+    refuse([f"{name} has no parameter {parameter!r}; it has: {', '.join(known)}" for parameter in unknown])
+    return kind(**parameters)
+
+
+def load_system(name: str | System, options: SystemOptions | None = None, layout: Layout = "past") -> SeriesData:
+    """Windows of a simulated system, normalised by its training trajectories.
+
+    No trajectory is in two splits.
+
+    Args:
+        name: of a system in ``SYSTEMS``, or a system.
+        options: windows and trajectories; the defaults of ``SystemOptions`` if left out.
+        layout: "past" or "sequence", see ``SeriesCodec.batch``.
+
+    Raises:
+        UserError: an unknown system or parameter, or a trajectory that leaves for infinity.
+
+    >>> data = load_system("lorenz63", SystemOptions(past=5, horizon=10, windows=(8, 2, 4), trajectories=4))
+    >>> data.batch([0, 1]).targets.shape, data.windows("test"), round(data.exponent, 5)
+    (torch.Size([2, 10, 3]), 4, 0.00905)
+    """
+    options = options or SystemOptions()
+    refuse(check_layout(layout))
+    system = system_named(name, options.parameters) if isinstance(name, str) else name
+    size, stride = options.past + options.horizon, options.stride or options.past + options.horizon
+    each = [-(-windows // share) for windows, share in zip(options.windows, options.shares, strict=True)]
+    steps = (max(each) - 1) * stride + size
+    values = system.simulate(options.trajectories, steps, options.seed)
+    raw = _observed(values, options).reshape(-1, system.dimension)
+    segments: dict[str, list[Segment]] = {}
+    starts: dict[str, torch.Tensor] = {}
+    first = 0
+    for split, share, count, windows in zip(SPLITS, options.shares, each, options.windows, strict=True):
+        begins = [(first + number) * steps for number in range(share)]
+        segments[split] = [Segment(begin, begin + steps, begin) for begin in begins]
+        # the first window of every trajectory, then the second of each: all trajectories have about as many
+        starts[split] = torch.tensor([begin + turn * stride for turn in range(count) for begin in begins])[:windows]
+        first += share
+    train = raw[: options.shares[0] * steps]
+    with np.errstate(over="ignore"):
+        faults = cell_problems(too_large(raw), system.channels, lambda row: f"{system}: step {row + 1}")
+    refuse(first_problems(str(system), faults) or constant_channels(train, system.channels, str(system)))
+    mean, std = scales_of(train, options.normalisation)
+    codec = SeriesCodec(
+        system.channels,
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
+        values=system.dimension,
+        covariates=0,
+        past=options.past,
+        horizon=options.horizon,
+        layout=layout,
+        step=f"{system.dt:g} units",
+    )
+    return SeriesData(
+        f"{system}, seed {options.seed}",
+        torch.tensor(raw),
+        segments,
+        starts,
+        codec,
+        notes=_notes(system, options),
+        exponent=None if system.exponent is None else system.exponent * system.dt,
+        warmup_loss=options.warmup_loss,
+    )
+
+
+def _observed(values: Array, options: SystemOptions) -> Array:
+    """Trajectories (trajectories, steps, channels) with observation noise."""
+    if not options.noise:
+        return values
+    rows, steps, width = values.shape
+    first = random_numbers(options.seed, "noise angle", rows, steps * width).reshape(values.shape)
+    second = random_numbers(options.seed, "noise radius", rows, steps * width).reshape(values.shape)
+    # Box and Muller; 1 - u is in (0, 1]
+    normal = np.sqrt(-2 * np.log(1 - (second + 1) / 2)) * np.cos(np.pi * first)
+    spread = values[: options.shares[0]].std(axis=(0, 1))
+    return values + options.noise * spread * normal
+
+
+def _notes(system: System, options: SystemOptions) -> tuple[str, ...]:
+    notes = [f"simulated: {options.trajectories:,} trajectories, steps of {system.dt:g}"]
+    if system.exponent is not None:
+        steps = 1 / (system.exponent * system.dt)
+        notes.append(f"largest Lyapunov exponent {system.exponent:g}: an error grows e-fold in {steps:.0f} steps")
+    if options.noise:
+        notes.append(f"observation noise: {options.noise:g} standard deviations")
+    return tuple(notes)

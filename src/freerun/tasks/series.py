@@ -18,7 +18,7 @@ from freerun.data.series.files import load_series
 from freerun.data.series.inference import forecast_table, guess_separator, read_past, read_windows
 from freerun.data.series.options import SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
-from freerun.data.simulated_series import SystemOptions, load_system, system_named
+from freerun.data.systems import SystemOptions, load_system, system_named
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon
 from freerun.errors import UserError
