@@ -54,7 +54,6 @@ BROUGHT = {
     "sacrebleu": "translate", "polars": "series", "transformers": "hf", "datasets": "hf", "lightning": "lightning",
     "freerun.models.huggingface": "hf", "freerun.integrations.hf_adapt": "hf",
     "freerun.integrations.hf_trainer": "hf", "freerun.integrations.hf_runner": "hf",
-    "freerun.integrations.hf_probes": "hf", "freerun.integrations.hf_loss": "hf",
     "freerun.integrations.lightning": "lightning",
 }  # fmt: skip
 # rooms that are entered through `needing` alone, and so may import the packages of one extra

@@ -52,7 +52,7 @@ def job(folder: Path, where: str, how: str) -> tuple[list[int], list[str], float
 HANGS = [
     ("batch", "sleep", r"rank 1 has (stood still for \d+ s in update 2|been in update 2 for \d+ s), at rank_faults"),
     ("batch", "spin", r"rank 1 has been in update 2 for \d+ s, at rank_faults.py:\d+"),
-    ("batch", "stop", r"rank 1 has given no sign of life for \d+ s; this process is in update 2"),
+    ("batch", "stop", r"rank 1 gave no sign of life for \d+ s; this process is in update 2"),
     ("backward", "sleep", r"rank 1 .* in update 2, at rank_faults.py:\d+"),
 ]
 

@@ -1,8 +1,9 @@
-"""From a Hugging Face model to a Model of freerun that can do what probes show it can do."""
+"""From a Hugging Face model to a Model of freerun, able to do what a few forwards on a small batch show it can do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
-from freerun.checks.report import Finding
+from freerun.checks.report import Check, Finding, Probe, Verdict
+from freerun.checks.run import CHECKS
 from freerun.errors import UserError, out_of_memory
-from freerun.integrations.hf_probes import at_length, capability, local, refusals, trial_batch
 from freerun.models.huggingface import (
     CachedDecoding,
     CausalModel,
@@ -22,12 +23,21 @@ from freerun.models.huggingface import (
     HuggingFaceModel,
     RaggedDecoding,
     SplitHead,
+    keeps_all,
 )
 from freerun.rollin.model import eval_mode, refuse_coupled_rows
 
+_ROWS, _TIME, _LONGER = 3, 7, 64
+"""Rows and positions of the trial batches, where the model has as many."""
+
+_Able = tuple[tuple[type[HuggingFaceModel], ...], bool, tuple[Finding, ...]]
+"""The parts of an adapter's class, whether the model comes in halves, and the findings."""
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
+
 
 def unwrapped(model: nn.Module) -> Any:
-    """The ``PreTrainedModel`` within DDP, ``torch.compile``, PEFT and their like, in any order."""
+    """Return the ``PreTrainedModel`` within DDP, ``torch.compile``, PEFT and their like, in any order."""
     from transformers import PreTrainedModel
 
     inner: Any = model
@@ -35,7 +45,13 @@ def unwrapped(model: nn.Module) -> Any:
         if isinstance(inner, PreTrainedModel):
             return inner
         if getattr(inner, "peft_config", None):
-            _refuse_prompts(inner)
+            for name, config in inner.peft_config.items():
+                if config.is_prompt_learning:
+                    raise UserError(
+                        f"the PEFT adapter {name!r} ({type(config).__name__}) puts learnt vectors before every "
+                        "sequence, which a history rolled in without them would not see: use LoRA or another adapter "
+                        "that changes weights"
+                    )
             inner = inner.get_base_model()
         elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):
             inner = inner._orig_mod
@@ -49,31 +65,6 @@ def unwrapped(model: nn.Module) -> Any:
     )
 
 
-def _refuse_prompts(model: Any) -> None:
-    for name, config in model.peft_config.items():
-        if config.is_prompt_learning:
-            raise UserError(
-                f"the PEFT adapter {name!r} ({type(config).__name__}) puts learnt vectors before every sequence, which "
-                "a history rolled in without them would not see: use LoRA or another adapter that changes weights"
-            )
-
-
-_LONGER = 64
-"""Positions of the longer trial batch, where the model has as many."""
-
-
-class _Able:
-    """What probes found: the parts of the class, and whether the model comes in halves."""
-
-    def __init__(self, bases: tuple[type[HuggingFaceModel], ...], halves: bool, findings: tuple[Finding, ...]) -> None:
-        self.bases = bases
-        self.halves = halves
-        self.findings = findings
-
-
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
-
-
 def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
     """A Hugging Face model as a Model: ``m(m.batch(**collated))`` are its logits, aligned with the targets.
 
@@ -83,7 +74,7 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
 
     Args:
         model: a ``PreTrainedModel`` that generates, alone or within DDP, FSDP2, ``torch.compile`` or PEFT. What is
-            differentiated goes through it as given; roll-ins go through the model within.
+            differentiated goes through it as it is; roll-ins go through the model within.
         example: a collated batch to try the model on, where none can be made up: audio, images.
 
     Returns:
@@ -104,21 +95,15 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
     What it is not: a copy, or a trainer; see ``freerun.hf.Trainer``.
     """
     inner = unwrapped(model)
-    kind = (inner.config._attn_implementation, inner.dtype, _example_key(example))
-    found = _KNOWN.get(inner)
-    # what was found on an example holds where none is given
-    if found is None or found[0][:2] != kind[:2] or (example is not None and found[0] != kind):
-        found = (kind, _examined(inner, example))
-        _KNOWN[inner] = found
-    able = found[1]
-    return _made(model, inner, able.bases, able.halves, able.findings)
+    kind = (inner.config._attn_implementation, inner.dtype, tuple(sorted(example or ())))
+    known = _KNOWN.get(inner)
+    # without an example, the findings on an earlier one hold
+    if known is None or known[0][:2] != kind[:2] or (example is not None and known[0] != kind):
+        known = _KNOWN[inner] = (kind, _examined(inner, example))
+    return _built(model, inner, *known[1])
 
 
-def _example_key(example: Mapping[str, Any] | None) -> tuple[str, ...]:
-    return () if example is None else tuple(sorted(example))
-
-
-def _made(
+def _built(
     model: nn.Module,
     inner: Any,
     bases: tuple[type[HuggingFaceModel], ...],
@@ -126,30 +111,30 @@ def _made(
     findings: tuple[Finding, ...] = (),
 ) -> Any:
     name = "".join(base.__name__ for base in bases)
-    made = type(name, bases, {"__reduce__": _reduced})(model, inner)
-    made.findings = findings
+    adapter = type(name, bases, {"__reduce__": _reduced})(model, inner)
+    adapter.findings = findings
     if halves:
-        made._halves = _halves(made)
+        adapter._halves = _halves(adapter)
     # a new module is in training mode; the model's own mode is what counts
-    made.training = model.training
-    return made
+    adapter.training = model.training
+    return adapter
 
 
-def _reduced(made: HuggingFaceModel) -> tuple[Any, ...]:
+def _reduced(adapter: HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
-    bases = type(made).__bases__
-    return _made, (made.model, made.inner, bases, isinstance(made._halves, SplitHead), made.findings)
+    bases = type(adapter).__bases__
+    return _built, (adapter.model, adapter.inner, bases, isinstance(adapter._halves, SplitHead), adapter.findings)
 
 
-def _halves(made: HuggingFaceModel) -> SplitHead:
-    inner = made.inner
+def _halves(adapter: HuggingFaceModel) -> SplitHead:
+    inner = adapter.inner
     trunk = inner.get_decoder()
     while trunk.get_output_embeddings() is not None and trunk.base_model is not trunk:
         trunk = trunk.base_model  # a decoder that is a model with a head itself
 
     def stub(hidden: torch.Tensor) -> dict[str, Any]:
         one = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
-        if not made.is_encoder_decoder:
+        if not adapter.is_encoder_decoder:
             return {"input_ids": one}
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -162,21 +147,34 @@ def _halves(made: HuggingFaceModel) -> SplitHead:
 def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
     if not inner.can_generate():
         raise UserError(
-            f"{type(inner).__name__} does not generate: freerun trains models that say one entry after another "
+            f"{type(inner).__name__} does not generate: freerun trains models that predict one entry after another "
             "(AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq)"
         )
     refuse_coupled_rows(inner)
     base = EncoderDecoder if inner.config.is_encoder_decoder else CausalModel
     with eval_mode(inner):
-        plain = _made(inner, inner, (base,), halves=False)
+        plain = _built(inner, inner, (base,), halves=False)
         batch, outputs, longer = _tried(plain, example)
-        findings = [*refusals(plain, batch, outputs), *at_length(plain, longer)]
+        findings = _findings(plain, batch, outputs, longer)
         # what a checked model is only warned of: an adapted one that reads no history is an encoder
-        against = ("refused", "warning")
-        if refused := [finding for finding in findings if finding.status in against]:
+        if refused := [finding for finding in findings if finding.status in ("refused", "warning")]:
             name = type(inner).__name__
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
-        return _capabilities(inner, base, (batch, outputs), findings)
+
+        def has(what: str, *parts: type[HuggingFaceModel], halves: bool) -> bool:
+            adapter = _built(inner, inner, (*parts, base), halves)
+            findings.append(_capability(what, _Spread(adapter, batch, outputs, _roundings(outputs, 20, 0.4))))
+            return findings[-1].status == "ok"
+
+        halves = has("split", halves=True)
+        able: list[type[HuggingFaceModel]] = []
+        if base is CausalModel and not local(inner.config) and has("cached", RaggedDecoding, halves=halves):
+            able.append(RaggedDecoding)
+        elif has("step", CachedDecoding, halves=halves):
+            able.append(ChunkedDecoding if has("read", ChunkedDecoding, halves=halves) else CachedDecoding)
+        if has("vectors", EmbeddingInputs, halves=halves):
+            able.append(EmbeddingInputs)
+    return (*able, base), halves, tuple(findings)
 
 
 def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor, Batch]:
@@ -196,19 +194,129 @@ def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor
         ) from error
 
 
-def _capabilities(
-    inner: Any, base: type[HuggingFaceModel], tried: tuple[Batch, Tensor], findings: list[Finding]
-) -> _Able:
-    def has(what: str, *bases: type[HuggingFaceModel], halves: bool) -> bool:
-        findings.append(capability(what, _made(inner, inner, (*bases, base), halves), *tried))
-        return findings[-1].status == "ok"
+def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
+    """Return three rows of different lengths, of an example, or of ids made up: ordinary ones, and one pad."""
+    adapter: Any = m
+    if example is not None:
+        return adapter.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
+    time = min(longest, m.limit or longest)
+    ids = _ids(m, time, m.target_vocab)
+    pad = getattr(m.inner.config, "pad_token_id", None)
+    if isinstance(pad, int) and 0 <= pad < m.target_vocab:
+        ids[0, 1] = pad
+    lengths = torch.tensor([time, time - 1, max(time // 2, 2)])
+    present = torch.arange(time) < lengths[:, None]
+    labels = ids.masked_fill(~present, -100)
+    read = _source(m) if m.is_encoder_decoder else {"input_ids": ids, "attention_mask": present.long()}
+    return adapter.batch(**{k: v.to(m.inner.device) for k, v in {**read, "labels": labels}.items()})
 
-    halves = has("split", halves=True)
-    able: list[type[HuggingFaceModel]] = []
-    if base is CausalModel and not local(inner.config) and has("cached", RaggedDecoding, halves=halves):
-        able.append(RaggedDecoding)
-    elif has("step", CachedDecoding, halves=halves):
-        able.append(ChunkedDecoding if has("read", ChunkedDecoding, halves=halves) else CachedDecoding)
-    if has("vectors", EmbeddingInputs, halves=halves):
-        able.append(EmbeddingInputs)
-    return _Able((*able, base), halves, tuple(findings))
+
+def _ids(m: HuggingFaceModel, time: int, vocab: int) -> Tensor:
+    """Ordinary symbols: none that the configuration gives a meaning."""
+    config = m.inner.config.get_text_config(decoder=True)
+    special = {v for c in (m.inner.config, config) for k, v in c.to_dict().items() if k.endswith("token_id")
+               and isinstance(v, int)}  # fmt: skip
+    usable = torch.tensor([i for i in range(min(vocab, 1000)) if i not in special])
+    generator = torch.Generator().manual_seed(0)
+    return usable[torch.randint(len(usable), (_ROWS, time), generator=generator)]
+
+
+def _source(m: HuggingFaceModel) -> dict[str, Tensor]:
+    name = m.inner.main_input_name
+    if name == "input_ids":
+        table: Any = m.inner.get_encoder().get_input_embeddings()
+        ids = _ids(m, 5, table.num_embeddings)
+        return {"input_ids": ids, "attention_mask": (torch.arange(5) < torch.tensor([[5], [4], [3]])).long()}
+    config = m.inner.config
+    if name != "input_features" or not hasattr(config, "num_mel_bins") or not hasattr(config, "max_source_positions"):
+        raise UserError(
+            f"{type(m.inner).__name__} reads {name}, and no such input can be made up: give hf.adapt(model, "
+            "example=batch) a batch as your collator makes it"
+        )
+    shape = (_ROWS, config.num_mel_bins, 2 * config.max_source_positions)
+    return {name: torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(m.inner.dtype)}
+
+
+def local(config: Any) -> bool:
+    """Whether a layer looks back only so far, which a probe of a few positions cannot see."""
+    config = config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds != {"full_attention"} or any(
+        getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size", "window_size")
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread(Probe):
+    """A probe whose tolerance is a share of how far a position's logits lie apart: their common part means nothing."""
+
+    share: float
+
+    @property
+    def tolerance(self) -> float:
+        """The share of the largest deviation from a position's mean."""
+        logits = self.outputs[self.batch.mask].float()
+        return self.share * float((logits - logits.mean(-1, keepdim=True)).abs().max())
+
+
+def _roundings(outputs: Tensor, single: float, half: float) -> float:
+    """Return a number of roundings of the outputs' type, one for float32 and one for half precision."""
+    kind = outputs.dtype
+    wide = kind in (torch.float32, torch.float64)  # models in float64 have parts in float32
+    return single * torch.finfo(torch.float32).eps if wide else half * torch.finfo(kind).eps
+
+
+_SHAPED = ("length_inert", "rows_independent")
+"""Checks that compare calls of different shapes."""
+
+_HELD = (
+    "deterministic", "finite", "logits", "reads_targets", "causal", "unshifted_history", "reads_last_entry",
+    "pads_inert", *_SHAPED, "uses_history",
+)  # fmt: skip
+"""Checks of a forward that every model must hold; those of a batch and of its context mean nothing here."""
+
+
+def _findings(model: Any, batch: Batch, outputs: Tensor, longer: Batch) -> list[Finding]:
+    """Check what every model must hold, and what only a longer batch shows: attention in chunks or by hashing."""
+    # two calls of one shape differ in nothing, but for sums that are not made twice in one order
+    tight = _Spread(model, batch, outputs, 10 * torch.finfo(torch.float32).eps)
+    looser = _Spread(model, batch, outputs, _roundings(outputs, 200, 4))
+    outputs = model(longer)
+    long = _Spread(model, longer, outputs, _roundings(outputs, 200, 4))
+    return [
+        *(CHECKS[name](looser if name in _SHAPED else tight) for name in _HELD),
+        *(
+            replace(CHECKS[name](long), name=f"{name}_at_{longer.time}")
+            for name in ("finite", *_SHAPED, "deterministic")
+        ),
+    ]
+
+
+def _capability(what: str, probe: _Spread) -> Finding:
+    """Return whether a model that can do more outputs what the plain one did: ``ok``, or ``not applicable`` and why."""
+    names, fine = _CAPABILITIES[what]
+    for name in names:
+        finding = _KEEPS_ALL(probe) if name == "keeps_all" else CHECKS[name](probe)
+        if finding.status != "ok":
+            return Finding(what, "not applicable", finding.explanation)
+    return Finding(what, "ok", fine)
+
+
+def _keeps_all(probe: Probe) -> Verdict:
+    """The cache holds keys and values."""
+    state = probe.model.start(probe.batch)
+    if hasattr(state, "cache") and not keeps_all(state.cache):
+        return "the cache holds recurrent states, which take one entry at a time"
+    return None
+
+
+_KEEPS_ALL = Check(_keeps_all, "the first state", "step by step")
+_STEPPER = ("step_equals_parallel", "stepper_state", "stepper_select")
+_READER = ("keeps_all", "read_equals_steps")
+_CAPABILITIES: dict[str, tuple[tuple[str, ...], str]] = {
+    "split": (("split_equals_forward",), "the vocabulary can be read at a few positions"),
+    "step": (_STEPPER, "the model's own cache gives the logits of the forward"),
+    "read": (_READER, "several entries can be read at once"),
+    "cached": ((*_STEPPER, *_READER, "cache_equals_forward"), "rows can be read at positions of their own"),
+    "vectors": (("vectors_equal_ids",), "histories can be vectors"),
+}

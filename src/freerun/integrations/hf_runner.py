@@ -1,8 +1,9 @@
-"""What is refused before the first step: settings, data and models under which a method could not do what it says."""
+"""A method in a Hugging Face trainer: its share of a step's loss, and what is refused before the first step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,44 +11,107 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.integrations import hf_loss
 from freerun.integrations.hf_adapt import adapt
-from freerun.integrations.hf_loss import AccumulationWindow, Ranks, collated_batch, has_targets, loss_count, open_window
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
-from freerun.methods.report import StepStats
+from freerun.methods.report import StepStats, replacement_counts
+from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
 from freerun.types import Step
 
 Inputs = Mapping[str, Any]
 
 
-class MethodRunner:
-    """What a trainer asks of a method.
+@dataclass(eq=False)
+class AccumulationWindow:
+    """The micro-batches of one optimizer step on this rank."""
 
-    Args:
-        trainer: a ``transformers.Trainer``.
-        method: of freerun.
-        loss_from: ``"method"`` or ``"trainer"``.
+    size: int  # rows that a micro-batch has numbers for
+    count: Tensor  # what the step's loss is divided by
+    number: int  # of its micro-batches
+    rank: int = 0
+    world: int = 1
+    share: bool = True  # the count is that of all ranks, as trainers have it; else a step is the mean of ranks' means
+    micro: int = 0  # the number of the micro-batch that is next
 
-    Raises:
-        UserError: method and trainer contradict each other.
+    def rows(self, labels: Tensor) -> Tensor:
+        """(batch,) int64: the next micro-batch's rows in the optimizer step's global batch."""
+        # a sampler deals batches out in turn: micro-batch j of rank r is batch j * world + r of the step
+        first = (self.micro * self.world + self.rank) * self.size
+        self.micro += 1
+        return first + torch.arange(len(labels), device=labels.device)
+
+    def loss(self, total: Tensor) -> Tensor:
+        """A micro-batch's share of the step's mean loss."""
+        loss = total / self.count.to(total.dtype)
+        # gradients are summed over micro-batches and averaged over ranks
+        return loss * self.world if self.share else loss
+
+
+def has_targets(adapter: Any, inputs: Mapping[str, Any]) -> bool:
+    """Return whether a collated batch has a label that is predicted; the first token of a row or document is not."""
+    labels: Tensor = inputs["labels"]
+    counts = labels != -100
+    if adapter.is_encoder_decoder or labels.dim() != 2:
+        return bool(counts.any())
+    mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
+    # of another shape: refused where the batch is made
+    present = mask.bool() if mask is not None and mask.shape == labels.shape else torch.ones_like(counts)
+    first = present.cumsum(1) == 1
+    if positions is not None and positions.shape[1:] == labels.shape[1:]:
+        first = first | (positions == 0)
+    return bool((counts & present & ~first).any())
+
+
+def collated_batch(adapter: Any, inputs: Mapping[str, Any], rows: Tensor | None = None) -> Batch:
+    """Return a collated batch as a Batch; a column ``replaceable`` may hold 0 and 1, and less where a collator pads."""
+    replaceable = inputs.get("replaceable")
+    if isinstance(replaceable, Tensor) and not replaceable.is_floating_point():
+        inputs = {**inputs, "replaceable": replaceable > 0}
+    return adapter.batch(**inputs, rows=rows)
+
+
+def loss_count(method: Any, batch: Batch, step: int) -> Tensor:
+    """Return what a method's total on a batch is divided by: positions of the mask, or the sum of their weights."""
+    shaped: Batch = method.apply_horizon(batch, step) if hasattr(method, "apply_horizon") else batch
+    return shaped.mask.sum() if shaped.weights is None else shaped.weights[shaped.mask].sum()
+
+
+def smoothed(method: Any, label_smoothing: float) -> Any:
+    """Return the method with the trainer's ``label_smoothing_factor`` in its cross-entropy.
+
+    >>> from freerun.methods import teacher_forcing
+    >>> smoothed(teacher_forcing(), 0.1)
+    teacher_forcing(objective=CrossEntropy(label_smoothing=0.1))
     """
+    if not label_smoothing:
+        return method
+    objective = getattr(method, "objective", None)
+    if (isinstance(objective, str) and objective in ("auto", "cross_entropy")) or objective == CrossEntropy():
+        return replace(method, objective=CrossEntropy(label_smoothing))
+    raise UserError(
+        f"label_smoothing_factor={label_smoothing} in the arguments and objective={objective!r} in the method are two "
+        "losses: set label_smoothing_factor=0, or leave the method's objective out"
+    )
+
+
+class MethodRunner:
+    """What a trainer calls of a method."""
 
     def __init__(self, trainer: Any, method: Any, loss_from: str) -> None:
         self.trainer = trainer
         self.loss_from = loss_from
-        self._given = method
+        self._unsmoothed = method
         self.method = self._smoothed()
-        if loss_from == "trainer" and (problems := hf_loss.swap_problems(method)):
-            raise UserError(problems)
+        if loss_from == "trainer":
+            _refuse_own_loss(method)
         names = dict.fromkeys(("teacher_forcing_ratio", *(name for name, _ in getattr(method, "scheduled", tuple)())))
         self._stats = StepStats(tuple(names))
         self._window: AccumulationWindow | None = None
         self._adapter: Any = None
         self._checked: Any = None
         if getattr(trainer.model, "main_input_name", "input_ids") == "input_ids":
-            # tried as it is: later it may run in half precision, where small differences say nothing
+            # tried as it is: later it may run in half precision, where small differences mean nothing
             adapt(trainer.model)
 
     def adapter(self, model: nn.Module, sample: Inputs | None = None) -> Any:
@@ -70,10 +134,18 @@ class MethodRunner:
                 "no part in the last optimizer step. Call it, and change its loss; or let the class come after "
                 "freerun.hf.MethodMixin (class Mine(hf.MethodMixin, YourTrainer)): its loss is taken on swapped ids"
             )
-        counts = [self._counted(adapter, sample).to(device) for sample in samples]
+        count = torch.stack([self._count(adapter, sample).to(device) for sample in samples]).sum()
+        # a sampler of one's own may make larger micro-batches than the arguments have
         sizes = [len(sample["labels"]) for sample in samples]
-        self._window = open_window(counts, sizes, self._micro_batch_size(), self._ranks())
-        return self._window.count
+        largest = torch.tensor([max(self._micro_batch_size(), *sizes)], device=device)
+        accelerator, share = self.trainer.accelerator, bool(self.trainer.args.average_tokens_across_devices)
+        if accelerator.num_processes > 1:
+            largest = accelerator.gather(largest)
+            count = accelerator.gather(count[None]).sum() if share else count
+        # where nothing counts the loss is 0, and so is its gradient
+        count, ranks = torch.where(count == 0, 1, count), (accelerator.process_index, accelerator.num_processes)
+        self._window = AccumulationWindow(int(largest.max()), count, len(samples), *ranks, share)
+        return count
 
     def loss(self, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The next micro-batch's share of the step's mean loss, and its logits aligned with the targets."""
@@ -81,9 +153,8 @@ class MethodRunner:
         rows = window.rows(inputs["labels"])
         if not has_targets(adapter, inputs):
             # every parameter takes part, with a gradient of 0
-            logits = model(
-                **{name: value for name, value in self.plain_inputs(model, inputs).items() if name != "labels"}
-            ).logits
+            plain = self.plain_inputs(model, inputs)
+            logits = model(**{name: value for name, value in plain.items() if name != "labels"}).logits
             return logits[torch.zeros_like(logits, dtype=torch.bool)].sum(), logits
         with self.trainer.accelerator.autocast():
             outcome = self.method.run(adapter, collated_batch(adapter, inputs, rows), self._step(), self._key())
@@ -98,17 +169,21 @@ class MethodRunner:
             return self.plain_inputs(model, inputs)
         batch: Batch = collated_batch(adapter, inputs, rows)
         with self.trainer.accelerator.autocast():
-            fed, report = hf_loss.swap(self.method, adapter, batch, self._step(), self._key())
+            if hasattr(self.method, "mix_history"):
+                fed, report = self.method.mix_history(adapter, batch, self._step(), self._key())
+            else:
+                fed = self.method.transform(adapter, batch, self._step(), self._key())
+                report = replacement_counts(batch, fed.history, int((fed.history != batch.history).sum()))
         self._stats.add(report)
         return adapter.inputs(fed)
 
     def plain_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
-        """A batch as the model's own forward takes it, on gold; a decoder's ids are said: labels may be popped."""
-        given = {name: value for name, value in inputs.items() if name != "replaceable"}
+        """A batch as the model's own forward takes it, on gold, with a decoder's ids: labels may be popped."""
+        plain = {name: value for name, value in inputs.items() if name != "replaceable"}
         adapter = self.adapter(model)
-        if adapter.is_encoder_decoder and given.get("decoder_input_ids") is None and given.get("labels") is not None:
-            given["decoder_input_ids"] = adapter.shifted(given["labels"], len(given["labels"]))
-        return given
+        if adapter.is_encoder_decoder and plain.get("decoder_input_ids") is None and plain.get("labels") is not None:
+            plain["decoder_input_ids"] = adapter.shifted(plain["labels"], len(plain["labels"]))
+        return plain
 
     def pop_log(self) -> dict[str, float]:
         """Return a log line's numbers of the micro-batches since the last, over all ranks; all have to call it."""
@@ -119,17 +194,17 @@ class MethodRunner:
 
     def _smoothed(self) -> Any:
         if self.loss_from == "trainer":
-            return self._given
-        return hf_loss.smoothed(self._given, self.trainer.args.label_smoothing_factor)
+            return self._unsmoothed
+        return smoothed(self._unsmoothed, self.trainer.args.label_smoothing_factor)
 
     def _current(self, model: nn.Module, inputs: Inputs) -> AccumulationWindow:
-        if self._window is None or self._window.over:
-            # asked by hand: a window of this batch alone
-            count = self._counted(self.adapter(model), inputs)
-            return open_window([count], [len(inputs["labels"])], 1, Ranks(0, 1, lambda x: x))
-        return self._window
+        if self._window is not None and self._window.micro < self._window.number:
+            return self._window
+        # called by hand: a window of this batch alone
+        count = self._count(self.adapter(model), inputs)
+        return AccumulationWindow(len(inputs["labels"]), torch.where(count == 0, 1, count), 1)
 
-    def _counted(self, adapter: Any, sample: Inputs) -> Tensor:
+    def _count(self, adapter: Any, sample: Inputs) -> Tensor:
         if not has_targets(adapter, sample):
             return sample["labels"].new_zeros(())
         return loss_count(self.method, collated_batch(adapter, sample), self._step())
@@ -146,15 +221,10 @@ class MethodRunner:
         args, world = self.trainer.args, self.trainer.accelerator.num_processes
         return max(1, args.train_batch_size // (world if args.accelerator_config.split_batches else 1))
 
-    def _ranks(self) -> Ranks:
-        accelerator = self.trainer.accelerator
-        share = bool(self.trainer.args.average_tokens_across_devices)
-        return Ranks(accelerator.process_index, accelerator.num_processes, accelerator.gather, share)
-
     def _check(self, adapter: Any, samples: list[Inputs]) -> None:
         """Refuse what cannot go well, before the first step of a call of ``train``."""
         trainer, method = self.trainer, self.method
-        problems = place_problems(trainer, method) + tokenizer_problems(trainer, adapter.inner)
+        problems = [*place_problems(trainer, method), *tokenizer_problems(trainer, adapter.inner)]
         problems += data_problems(samples)
         if not any(parameter.requires_grad for parameter in adapter.parameters()):
             problems.append("no parameter of the model requires a gradient: unfreeze some, or add an adapter (LoRA)")
@@ -170,8 +240,22 @@ class MethodRunner:
         rehearse(method, adapt(adapter.inner), batch, trainer.state.max_steps, self._key())
 
 
+def _refuse_own_loss(method: Any) -> None:
+    """Refuse a method of whose loss something is lost where only ids are swapped and the loss is the trainer's."""
+    unknown = "its class does not declare own_loss, the phrases that say what of its loss is its own (): nothing"
+    if problems := [f"{method!r}: {lost}" for lost in getattr(method, "own_loss", (unknown,))]:
+        raise UserError(
+            [
+                *problems,
+                "the loss of this trainer is its own (its compute_loss, compute_loss_func, or the model's loss on "
+                "routing): only the ids that the model reads are the method's. Leave these arguments out, or, where "
+                "the trainer's is plain cross-entropy, set loss_from = 'method' in your class",
+            ]
+        )
+
+
 def adapted(model: nn.Module, sample: Inputs) -> Any:
-    """The adapter; a model that reads no ids is tried on the sample."""
+    """Return the adapter; a model that reads no ids is tried on the sample."""
     try:
         return adapt(model)
     except UserError:
@@ -181,65 +265,61 @@ def adapted(model: nn.Module, sample: Inputs) -> Any:
 
 
 def place_problems(trainer: Any, method: Any) -> list[str]:
-    """Ways of spreading a model over devices under which a roll-in would hang, or see half a model."""
-    args, found = trainer.args, list[str]()
+    """Return ways of spreading a model over devices under which a roll-in would hang, or see half a model."""
+    args, problems = trainer.args, list[str]()
     if args.n_gpu > 1:
-        found.append(
+        problems.append(
             f"one process would drive {args.n_gpu} GPUs (nn.DataParallel), which copies the model for every forward: "
             "start one process per GPU (torchrun --nproc-per-node), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
-    if args.fsdp or getattr(trainer, "is_fsdp_enabled", False):
-        found += _sharding_problems(trainer, method)
+    sharded = args.fsdp or getattr(trainer, "is_fsdp_enabled", False)
+    if sharded and getattr(method, "calls_model", True):
+        plugin = getattr(getattr(trainer.accelerator, "state", None), "fsdp_plugin", None)
+        engine = getattr(method, "engine", "auto")
+        if getattr(plugin, "fsdp_version", 1) != 2:
+            problems.append(
+                f"{method!r} under FSDP 1: processes that call the model a different number of times would wait for "
+                "each other for ever: use FSDP 2 (fsdp_config={'version': 2}), whose roll-ins make equally many calls, "
+                "or DDP (leave fsdp out)"
+            )
+        elif resolve_engine(engine).in_parts:
+            problems.append(
+                f"engine={engine!r} under FSDP: how often it calls the model, and parts of it, depends on the data, so "
+                "that processes would wait for each other for ever: use engine='auto' or 'jacobi' (exact), or a number "
+                "of passes"
+            )
     if getattr(trainer, "is_deepspeed_enabled", False):
-        found.append("DeepSpeed is not supported with a method: use DDP (leave deepspeed out)")
+        problems.append("DeepSpeed is not supported with a method: use DDP (leave deepspeed out)")
     parallel = getattr(trainer.accelerator, "parallelism_config", None)
     if any(getattr(parallel, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp")):
-        found.append("tensor, context and sequence parallelism are not supported with a method: use data parallelism")
-    return found
-
-
-def _sharding_problems(trainer: Any, method: Any) -> list[str]:
-    if not getattr(method, "calls_model", True):
-        return []
-    plugin = getattr(getattr(trainer.accelerator, "state", None), "fsdp_plugin", None)
-    if getattr(plugin, "fsdp_version", 1) != 2:
-        return [
-            f"{method!r} under FSDP 1: processes that call the model a different number of times would wait for each "
-            "other for ever: use FSDP 2 (fsdp_config={'version': 2}), whose roll-ins make equally many calls, or DDP "
-            "(leave fsdp out)"
-        ]
-    engine = resolve_engine(getattr(method, "engine", "auto"))
-    if engine.in_parts:
-        return [
-            f"engine={getattr(method, 'engine', engine)!r} under FSDP: how often it calls the model, and parts of it, "
-            "depends on the data, so that processes would wait for each other for ever: use engine='auto' or 'jacobi' "
-            "(exact), or a number of passes"
-        ]
-    return []
+        problems.append(
+            "tensor, context and sequence parallelism are not supported with a method: use data parallelism"
+        )
+    return problems
 
 
 def tokenizer_problems(trainer: Any, inner: Any) -> list[str]:
-    """A tokenizer that is not the model's, or that cannot pad."""
+    """Return what is wrong with a tokenizer: not the model's, or unable to pad."""
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-    found: list[str] = []
+    problems: list[str] = []
     if tokenizer is not None and hasattr(tokenizer, "__len__"):
         known = inner.get_input_embeddings().num_embeddings
         if len(tokenizer) > known:
-            found.append(
+            problems.append(
                 f"the tokenizer has {len(tokenizer)} symbols and the model {known}: take the model's own tokenizer, or "
                 "model.resize_token_embeddings(len(tokenizer))"
             )
     padding = getattr(trainer.data_collator, "tokenizer", None)
     if padding is not None and getattr(padding, "pad_token", "") is None:
-        found.append(
+        problems.append(
             "the collator's tokenizer has no pad token, so that rows of different length cannot be made one batch: "
             "tokenizer.pad_token = tokenizer.eos_token (labels of padding are -100, so nothing is learnt from it)"
         )
-    return found
+    return problems
 
 
 def data_problems(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Nothing to learn in the first optimizer step."""
+    """Return why there is nothing to learn in the first optimizer step."""
     if any(sample.get("labels") is None for sample in samples):
         return [
             f"a batch has no labels; it has {', '.join(samples[0])}: let the collator make them "
@@ -254,7 +334,7 @@ def data_problems(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rehearse(method: Any, adapter: Any, batch: Batch, steps: int, key: int) -> None:
-    """What is refused at the lowest ratio that a run comes to, or cannot be divided token-exactly, is refused now."""
+    """Refuse now what is refused at the lowest ratio that a run comes to, or cannot be divided token-exactly."""
     method, one, step, outcome = rehearsal(method, adapter, batch, steps, key)
     counts = float(outcome.count), float(loss_count(method, one, step))
     if counts[0] != counts[1]:

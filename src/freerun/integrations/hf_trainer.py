@@ -13,9 +13,7 @@ from transformers import TrainerCallback
 
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.integrations import hf_loss
-from freerun.integrations.hf_loss import collated_batch, has_targets
-from freerun.integrations.hf_runner import MethodRunner, adapted
+from freerun.integrations.hf_runner import MethodRunner, adapted, collated_batch, has_targets
 from freerun.methods import free_running, teacher_forcing
 from freerun.models.huggingface.context import context_of
 from freerun.rollin import eval_mode
@@ -30,23 +28,23 @@ class MethodMixin(Base):
     """``method=`` for any trainer built on ``transformers.Trainer``: ``class Mine(hf.MethodMixin, SFTTrainer): pass``.
 
     The loss of a step is the sum of the method's totals over the number of target tokens, both over the accumulation
-    window and all ranks. Where the trainer has a loss of its own (``loss_from``), only the ids that the model is told
+    window and all ranks. Where the trainer has a loss of its own (``loss_from``), only the ids that the model reads
     are swapped. Evaluation is teacher-forced, by the trainer's own loss; ``hf.Callback`` adds free-running scores.
 
     Args:
         args: the trainer's own, as are ``kwargs``.
-        method: a method of freerun, asked at ``state.global_step`` with a key made from ``args.seed``. None: the
+        method: a method of freerun, run at ``state.global_step`` with a key made from ``args.seed``. None: the
             trainer as it is, nothing overridden.
 
     Raises:
-        UserError: before the first step, where the method could not do what it says; all problems at once.
+        UserError: before the first step, where the method could not do what it promises; all problems at once.
 
     What it is not: a change of the trainer's data order, optimizer, checkpoints or evaluation.
     """
 
     loss_from: str = "auto"
     """``"method"``: the method's own total, divided token-exactly. ``"trainer"``: the trainer's loss on swapped ids.
-    ``"auto"``: the trainer's where its class defines ``compute_loss``, where it was given ``compute_loss_func``, and
+    ``"auto"``: the trainer's where its class defines ``compute_loss``, where it has a ``compute_loss_func``, and
     where the model adds a loss on its routing; else the method's."""
 
     def __init__(self, *args: Any, method: Any = None, **kwargs: Any) -> None:
@@ -55,20 +53,14 @@ class MethodMixin(Base):
         self._bind_callbacks()
         if method is None:
             return
-        loss_from = hf_loss.chosen_loss(
-            self.loss_from,
-            own=_has_own_loss(type(self)),
-            function=self.compute_loss_func is not None,
-            router=bool(getattr(getattr(self.model, "config", None), "output_router_logits", False)),
-        )
-        self._applied = MethodRunner(self, method, loss_from)
-        if loss_from == "method":
+        self._applied = MethodRunner(self, method, _loss_from(self))
+        if self._applied.loss_from == "method":
             # the loss is divided by the whole window's count already
             self.loss_is_scaled_for_ga = True
             self.model_accepts_loss_kwargs = True
 
     def add_callback(self, callback: Any) -> None:
-        """Add a callback; those of freerun learn that they will be asked."""
+        """Add a callback; those of freerun learn that their scores will be used."""
         super().add_callback(callback)
         self._bind_callbacks()
 
@@ -99,7 +91,7 @@ class MethodMixin(Base):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The trainer's log; its training lines also say the realised share of own entries, passes and schedules."""
+        """The trainer's log; its training lines also have the realised share of own entries, passes and schedules."""
         # such lines are written by all ranks at once
         if self.method is not None and "loss" in logs and "learning_rate" in logs:
             logs.update(self._applied.pop_log())
@@ -122,10 +114,23 @@ class MethodMixin(Base):
         return output
 
 
-def _has_own_loss(trainer: type) -> bool:
-    """Whether a class between the mixin and ``transformers.Trainer`` computes the loss."""
-    after = trainer.__mro__[trainer.__mro__.index(MethodMixin) + 1 :]
-    return next(cls for cls in after if "compute_loss" in vars(cls)) is not transformers.Trainer
+def _loss_from(trainer: Any) -> str:
+    """Return whose loss a trainer's steps take, ``"method"`` or ``"trainer"``."""
+    requested, function = trainer.loss_from, trainer.compute_loss_func is not None
+    if requested not in ("auto", "method", "trainer"):
+        raise UserError(f"loss_from must be one of auto, method, trainer; got {requested!r}")
+    if requested == "method" and function:
+        raise UserError(
+            "loss_from='method' never calls compute_loss_func: leave one of them out. With loss_from='auto' the "
+            "function is called with the outputs on the method's history"
+        )
+    if requested != "auto":
+        return requested
+    # a class between the mixin and transformers.Trainer may compute a loss of its own (TRL's do)
+    after = type(trainer).__mro__[type(trainer).__mro__.index(MethodMixin) + 1 :]
+    own = next(cls for cls in after if "compute_loss" in vars(cls)) is not transformers.Trainer
+    router = getattr(getattr(trainer.model, "config", None), "output_router_logits", False)
+    return "trainer" if own or function or router else "method"
 
 
 class Trainer(MethodMixin, transformers.Trainer):
@@ -161,7 +166,7 @@ class Callback(TrainerCallback):
         self._bound = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse a trainer that would never ask."""
+        """Refuse a trainer that would never call ``scores``."""
         if not self._bound:
             raise UserError(
                 "hf.Callback needs a trainer of freerun: freerun.hf.Trainer, freerun.hf.Seq2SeqTrainer, or a class "
@@ -169,7 +174,7 @@ class Callback(TrainerCallback):
             )
 
     def bind(self) -> None:
-        """Said by a trainer that will ask for ``scores``."""
+        """Called by a trainer that will call ``scores``."""
         self._bound = True
 
     @torch.no_grad()
@@ -178,7 +183,7 @@ class Callback(TrainerCallback):
 
         Args:
             trainer: whose model is scored; its mode is restored.
-            batches: collated, as the evaluation loop gives them.
+            batches: collated, as in the evaluation loop.
         """
         sums = torch.zeros(5, dtype=torch.float64)
         first, world, rank = 0, trainer.accelerator.num_processes, trainer.accelerator.process_index
@@ -202,20 +207,20 @@ class Callback(TrainerCallback):
     def _sums(self, trainer: Any, inputs: Any, rows: Tensor) -> Tensor:
         """(rows, 5), whatever the rows hold: processes exchange tensors of one shape."""
         sums = torch.zeros(len(rows), 5, device=rows.device)
-        # outside autocast: in half precision small differences say nothing
+        # outside autocast: in half precision small differences mean nothing
         adapter = adapted(trainer.model, inputs)
         if not has_targets(adapter, inputs):
             return sums
         batch = collated_batch(adapter, inputs, rows)
         with trainer.accelerator.autocast():
-            found = row_sums(adapter, batch, self.method)
-        if len(found) == len(sums):
-            return found
+            own_sums = row_sums(adapter, batch, self.method)
+        if len(own_sums) == len(sums):
+            return own_sums
         layout = context_of(batch).layout
         assert layout is not None  # the batch is whole
-        # a packed row's documents; one of a single token has no places, and nothing to add
+        # a packed row's documents; one of a single token has no positions, and nothing to add
         row = layout.places.amax(1).clamp_min(0) // inputs["labels"].shape[1]
-        return sums.index_add(0, row, found)
+        return sums.index_add(0, row, own_sums)
 
 
 def row_sums(model: Any, batch: Batch, method: Any) -> Tensor:

@@ -25,7 +25,7 @@ from freerun.types import Outcome, Step
 
 
 def states() -> dict[str, Any]:
-    """The states of PyTorch's, NumPy's and Python's global generators in this process.
+    """Return the states of PyTorch's, NumPy's and Python's global generators in this process.
 
     >>> before = states()
     >>> one = torch.rand(2), random.random()
@@ -35,46 +35,41 @@ def states() -> dict[str, Any]:
     (True, True)
     """
     name, words, *rest = np.random.get_state(legacy=True)
-    found: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": (name, np.asarray(words).tolist(), *rest),
-    }
-    if torch.cuda.is_initialized():
-        found["cuda"] = torch.cuda.get_rng_state()
-    return found
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    numpy = (name, np.asarray(words).tolist(), *rest)
+    return {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy, **cuda}
 
 
-def restore(found: dict[str, Any]) -> None:
-    """Put the generators of this process into the states that ``states`` gave."""
-    torch.set_rng_state(found["torch"].cpu())
-    random.setstate(found["python"])
-    name, words, *rest = found["numpy"]
+def restore(saved: dict[str, Any]) -> None:
+    """Put the generators of this process into the states that ``states`` returned."""
+    torch.set_rng_state(saved["torch"].cpu())
+    random.setstate(saved["python"])
+    name, words, *rest = saved["numpy"]
     np.random.set_state((name, np.asarray(words, dtype=np.uint32), *rest))
-    if "cuda" in found and torch.cuda.is_available():
-        torch.cuda.set_rng_state(found["cuda"].cpu())
+    if "cuda" in saved and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["cuda"].cpu())
 
 
 def of_all_processes(own: Any) -> list[Any]:
-    """What every process gives, by rank; every process has to ask.
+    """Return what every process has, by rank; every process has to call it.
 
     >>> of_all_processes("mine")
     ['mine']
     """
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, own)
-    return found
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return gathered
 
 
 _SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 def training_step(module: LightningModule, model: Any, batch: Any, method: Method, *, seed: int = 0) -> Tensor:
-    """One micro-batch of a method, for ``LightningModule.training_step`` to return.
+    """Run one micro-batch of a method, for ``LightningModule.training_step`` to return.
 
-    Schedules are asked with the optimizer step, ``trainer.global_step``. Randomness is a function of (seed, optimizer
+    Schedules are evaluated at the optimizer step, ``trainer.global_step``. Randomness is a function of (seed, optimizer
     step, row, position), and rows are numbered over window and processes, so that nothing of it is saved and the way a
     global batch is cut makes no difference.
 
@@ -91,25 +86,25 @@ def training_step(module: LightningModule, model: Any, batch: Any, method: Metho
 
     Raises:
         UserError: the batch is no ``Batch``; the callback is missing; the module optimises by hand; the method leaves
-            its range within the run; a method that asks the model under a strategy that shards it.
+            its range within the run; a method that calls the model under a strategy that shards it.
     """
-    callback, trainer = FreerunCallback.of(module), module.trainer
+    callback = FreerunCallback.of(module)
     if callback.fresh:
         _refuse(module, method)
         callback.fresh = False
-    numbered, step = callback.begin(_checked(batch, "training_step"), trainer)
-    outcome = method.run(model, numbered, step, fold(seed, "train"))
+    micro_batch, step = callback.begin(_checked(batch, "training_step"), module.trainer)
+    outcome = method.run(model, micro_batch, step, fold(seed, "train"))
     return callback.add(outcome, module, ("teacher_forcing_ratio", *getattr(method, "ranges", ())))
 
 
 def validation_step(
     module: LightningModule, model: Any, batch: Any, method: Method, *, draw: Any = "auto", loader: int = 0
 ) -> None:
-    """Score a batch told gold and told the model's own output; the callback logs the means at the end.
+    """Score a batch on gold history and on the model's own; the callback logs the means at the end.
 
     Logged: ``teacher_forced_loss`` (gold history) and ``free_running_loss`` (own history: no gold is fed where the
     batch lets entries be replaced), both the method's objective against gold; for ids also ``..._token_accuracy``, and
-    ``free_running_sequence_accuracy`` (greedily the same number told gold: no measure of exposure bias). Entry is
+    ``free_running_sequence_accuracy`` (greedily the same number on gold history: no measure of exposure bias). Entry is
     compared with entry, as far as gold goes.
 
     Args:
@@ -123,16 +118,17 @@ def validation_step(
     Raises:
         UserError: the batch is no ``Batch``; the callback is missing.
 
-    What it is not: a score of what the model says up to its own end symbol: for that use ``freerun.generate``.
+    What it is not: a score of what the model outputs up to its own end symbol: for that use ``freerun.generate``.
     """
     callback = FreerunCallback.of(module)
-    given = callback.number_scored(_checked(batch, "validation_step"), module.trainer)
+    # rows are numbered on from those before
+    batch = numbered(_checked(batch, "validation_step"), callback.scored, module.trainer)
     objective: Any = getattr(method, "objective", "auto")
-    chosen = draw if draw != "auto" else "greedy" if given.is_discrete else "point"
+    chosen = draw if draw != "auto" else "greedy" if batch.is_discrete else "point"
     with torch.no_grad():
-        told = TeacherForcing(objective=objective).run(model, given, step=0)
-        free = FreeRunning(draw=chosen, gradient="none", objective=objective).run(model, given, step=0)
-    callback.score({**_sums("teacher_forced", told), **_sums("free_running", free)}, given.size, loader)
+        forced = TeacherForcing(objective=objective).run(model, batch, step=0)
+        free = FreeRunning(draw=chosen, gradient="none", objective=objective).run(model, batch, step=0)
+    callback.score({**_sums("teacher_forced", forced), **_sums("free_running", free)}, batch.size, loader)
 
 
 def _sums(label: str, outcome: Outcome) -> dict[str, tuple[float, float]]:
@@ -143,8 +139,8 @@ def _sums(label: str, outcome: Outcome) -> dict[str, tuple[float, float]]:
         sums[f"{label}_token_accuracy"] = float(right.sum()), float(batch.mask.sum())
     if batch.is_discrete and label == "free_running":
         counted = batch.mask.any(1)
-        whole = sequence_correct(outcome.outputs, batch.targets, batch.mask) & counted
-        sums[f"{label}_sequence_accuracy"] = float(whole.sum()), float(counted.sum())
+        right = sequence_correct(outcome.outputs, batch.targets, batch.mask) & counted
+        sums[f"{label}_sequence_accuracy"] = float(right.sum()), float(counted.sum())
     return sums
 
 
@@ -164,12 +160,12 @@ def _refuse(module: LightningModule, method: Method) -> None:
     strategy = type(module.trainer.strategy).__name__
     if not module.automatic_optimization:
         problems.append(
-            "the module optimises by hand (automatic_optimization = False), where Lightning does not say when a window "
+            "the module optimises by hand (automatic_optimization = False), where Lightning hides when a window "
             "ends: call method.run(model, batch, step, key) yourself and use its total and count"
         )
     if strategy in _SHARDED and getattr(method, "calls_model", True):
         problems.append(
-            f"{method.name} calls the model as often as the data ask for, which hangs under {strategy}, where every "
+            f"{method.name} calls the model as often as the data need it, which hangs under {strategy}, where every "
             "process must make the same calls: use strategy='ddp', or teacher_forcing"
         )
     if problems:
@@ -180,7 +176,7 @@ def _refuse(module: LightningModule, method: Method) -> None:
 
 
 def mean_over_processes(values: list[float], trainer: Trainer, module: LightningModule) -> list[float]:
-    """Each number's mean over all processes; with one process they are as given, and nothing is sent."""
+    """Return each number's mean over all processes; with one process nothing is sent."""
     if trainer.world_size == 1:
         return values
     device: Any = module.device
@@ -190,20 +186,19 @@ def mean_over_processes(values: list[float], trainer: Trainer, module: Lightning
     return [value / trainer.world_size for value in summed.tolist()]
 
 
-def scale_gradients(optimizer: Any, factor: float) -> None:
-    """Multiply the gradients of an optimizer's parameters, in place."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    for gradient in gradients:
-        gradient.mul_(factor)
-
-
 def numbered(batch: Batch, before: int, trainer: Trainer) -> Batch:
-    """The batch with its rows' numbers in the global batch, as Lightning's sampler deals the data out."""
+    """Return the batch with its rows' numbers in the global batch, as Lightning's sampler deals the data out."""
     if batch.rows is not None:
         return batch
-    dealt: Mapping[str, Any] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
     own: Tensor = torch.arange(before, before + batch.size, device=batch.history.device)
-    return batch.made(rows=own * dealt["num_replicas"] + dealt["rank"])
+    replicas, rank = _dealt(trainer)
+    return batch.made(rows=own * replicas + rank)
+
+
+def _dealt(trainer: Trainer) -> tuple[int, int]:
+    """Return over how many processes the data are dealt out, and which one this is."""
+    dealt: Mapping[str, Any] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+    return dealt["num_replicas"], dealt["rank"]
 
 
 _SAVED = "freerun"
@@ -242,15 +237,11 @@ class FreerunCallback(Callback):
         self._epoch: float | None = None
         self._to_restore: dict[str, Any] | None = None
         self._scores: dict[tuple[int, str], list[float]] = {}
-        self._scored = 0
+        self.scored = 0  # rows of this evaluation so far
 
     @staticmethod
     def of(module: LightningModule) -> FreerunCallback:
-        """The callback of a module's trainer.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Return the callback of a module's trainer."""
         callbacks: list[Any] = getattr(module.trainer, "callbacks", [])
         for callback in callbacks:
             if isinstance(callback, FreerunCallback):
@@ -270,7 +261,7 @@ class FreerunCallback(Callback):
         return numbered(batch, self._window.examples, trainer), step
 
     def add(self, outcome: Outcome, module: LightningModule, names: tuple[str, ...]) -> Tensor:
-        """Count a micro-batch in; return the loss that Lightning is to differentiate."""
+        """Count a micro-batch in and return the loss that Lightning is to differentiate."""
         trainer = module.trainer
         self._window.names = names
         self._window.add(outcome.report, outcome.total, outcome.count, examples=outcome.fed.size)
@@ -286,15 +277,8 @@ class FreerunCallback(Callback):
 
     def score(self, sums: dict[str, tuple[float, float]], rows: int, loader: int) -> None:
         """Count an evaluated batch in: for each name a total and what it is to be divided by."""
-        self._scored += rows
-        for name, pair in sums.items():
-            known = self._scores.setdefault((loader, name), [0.0, 0.0])
-            known[0] += pair[0]
-            known[1] += pair[1]
-
-    def number_scored(self, batch: Batch, trainer: Trainer) -> Batch:
-        """A batch to be evaluated, with its rows numbered on from those before."""
-        return numbered(batch, self._scored, trainer)
+        self.scored += rows
+        _add(self._scores, {(loader, name): pair for name, pair in sums.items()})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with an empty window."""
@@ -312,9 +296,7 @@ class FreerunCallback(Callback):
             return
         # the means over all processes in place of this one's sums
         window = self._window.with_sums(mean_over_processes(self._window.sums(), trainer, pl_module))
-        examples = round(
-            round(window.examples) * (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
-        )
+        examples = round(window.examples) * _dealt(trainer)[0]
         self._window = StepStats()
         if not window.count:
             raise UserError(
@@ -322,22 +304,22 @@ class FreerunCallback(Callback):
                 "False): look at the masks that the collate function makes"
             )
         if self._unit != window.count:
-            scale_gradients(optimizer, self._unit / window.count)
+            for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._unit / window.count)
         self._examples += examples
         pl_module.log_dict({"train_loss": window.total / window.count, **window.numbers()}, batch_size=examples)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with empty sums."""
-        self._scores, self._scored = {}, 0
+        self._scores, self.scored = {}, 0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means of what was summed, over all batches and processes."""
         summed: dict[tuple[int, str], list[float]] = {}
         # by name: a process may have been dealt no batch at all
         for scores in of_all_processes(self._scores):
-            for place, (total, count) in scores.items():
-                known = summed.setdefault(place, [0.0, 0.0])
-                known[0], known[1] = known[0] + total, known[1] + count
+            _add(summed, scores)
         several = len({loader for loader, _ in summed}) > 1
         for (loader, name), (total, count) in sorted(summed.items()):
             label = f"{name}/dataloader_idx_{loader}" if several else name
@@ -363,9 +345,14 @@ class FreerunCallback(Callback):
         self._examples = saved["examples"]
         if trainer.global_rank >= len(saved["states"]):
             return  # another number of processes: their data are dealt out anew as well
-        found = saved["states"][trainer.global_rank]
-        restore(found)
-        self._to_restore = found if saved["inside_epoch"] else None
+        own = saved["states"][trainer.global_rank]
+        restore(own)
+        self._to_restore = own if saved["inside_epoch"] else None
+
+
+def _add(sums: dict[tuple[int, str], list[float]], more: Mapping[tuple[int, str], Iterable[float]]) -> None:
+    for entry, pair in more.items():
+        sums[entry] = [known + number for known, number in zip(sums.get(entry, (0.0, 0.0)), pair, strict=True)]
 
 
 class FreerunModule(LightningModule):
@@ -376,9 +363,9 @@ class FreerunModule(LightningModule):
         method: how it is trained.
         optimizer: from parameters to their optimizer; for a learning-rate schedule override
             ``configure_optimizers``.
-        to_batch: from what the loader gives to a ``Batch``, on the device; None: the loader gives one.
+        to_batch: from what the loader yields to a ``Batch``, on the device; None: the loader yields one.
         seed: of coins and draws; weights, dropout and data order are Lightning's (``seed_everything``).
-        draw: how the model is fed its own output in validation, as in ``validation_step``.
+        draw: how the model's own output is fed back in validation, as in ``validation_step``.
 
     Raises:
         UserError: a model without parameters to register, or one from Hugging Face that is not adapted.
@@ -421,9 +408,8 @@ class FreerunModule(LightningModule):
         return training_step(self, self.model, self._batch(batch), self.method, seed=self.seed)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score a batch, told gold and told the model's own output."""
-        given = self._batch(batch)
-        validation_step(self, self.model, given, self.method, draw=self.draw, loader=dataloader_idx)
+        """Score a batch, on gold history and on the model's own."""
+        validation_step(self, self.model, self._batch(batch), self.method, draw=self.draw, loader=dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The same on test data."""
@@ -445,7 +431,7 @@ def _check(model: Any, method: Any) -> None:
             "whose forward takes a Batch"
         )
     if isinstance(method, type) or not isinstance(method, Method):
-        said = method.__name__ + " itself" if isinstance(method, type) else repr(method)
-        problems.append(f"method must be a method with its arguments, like scheduled_sampling(0.5); got {said}")
+        got = method.__name__ + " itself" if isinstance(method, type) else repr(method)
+        problems.append(f"method must be a method with its arguments, like scheduled_sampling(0.5); got {got}")
     if problems:
         raise UserError(problems)

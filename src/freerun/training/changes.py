@@ -29,19 +29,12 @@ class Identity(TypedDict):
 
 @dataclass(frozen=True)
 class Change:
-    """A key with another value than the run was begun with.
+    """A key with another value than the run was begun with."""
 
-    Args:
-        key: dotted, as a recipe writes it; ``method`` and ``data`` alone are its signature and their fingerprint.
-        before: its value then; "nothing" where there was none.
-        after: its value in this run.
-        known: False for a key that this version of freerun does not know.
-    """
-
-    key: str
-    before: Any
+    key: str  # dotted, as a recipe writes it; "method" and "data" alone are its signature and their fingerprint
+    before: Any  # "nothing" where there was none
     after: Any
-    known: bool = True
+    known: bool = True  # False for a key that this version of freerun does not know
 
 
 @dataclass(frozen=True)
@@ -72,15 +65,16 @@ def section_keys(others: Mapping[str, Any] | None = None, /, **sections: type[An
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value.
+    """Return dotted key -> value.
 
     >>> flat({"train": {"lr": 0.1}, "seed": 0})
     {'train.lr': 0.1, 'seed': 0}
     """
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
-    return found
+        nested = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return leaves
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[Change]:
@@ -93,34 +87,25 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> 
         section, _, rest = key.partition(".")
         name = f"{section}.{rest.partition('.')[0]}"
         default = keys.defaults.get(name, _NOTHING)
-        was, now = (_plain(each.get(key, _left_out(default, key, name))) for each in (before, after))
-        if was != now:
-            found.append(Change(key, was, now, not rest or section not in sections or name in keys.defaults))
+        for part in key.removeprefix(name).split(".")[1:]:
+            default = default.get(part, _NOTHING) if isinstance(default, Mapping) else _NOTHING
+        first, second = (json.loads(json.dumps(each.get(key, default))) for each in (before, after))
+        if first != second:
+            found.append(Change(key, first, second, not rest or section not in sections or name in keys.defaults))
     other = {change.key.partition(".")[0] for change in found if change.key.endswith(".kind")}
     # of another kind of data or model all other keys are others too
     return [c for c in found if c.key.partition(".")[0] not in other or c.key.endswith(".kind")]
 
 
-def _left_out(default: Any, key: str, name: str) -> Any:
-    for part in key.removeprefix(name).split(".")[1:]:
-        default = default.get(part, _NOTHING) if isinstance(default, Mapping) else _NOTHING
-    return default
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
 def allowed(change: Change, allow: Collection[str]) -> bool:
-    """Return True if a change may be made: its key is allowed, or the whole of which it is a part.
+    """Return True if a change may be made: its key is allowed, or a section that has it.
 
     >>> allowed(Change("method.gate", "token", "step"), ["method"]), allowed(Change("data", "0a", "0b"), ["data.train"])
     (True, True)
     """
-    whole = change.key in ("data", "method")
+    section = change.key in ("data", "method")
     return change.known and any(
-        change.key == key or change.key.startswith(f"{key}.") or (whole and key.startswith(f"{change.key}."))
-        for key in allow
+        f"{change.key}.".startswith(f"{key}.") or (section and key.startswith(f"{change.key}.")) for key in allow
     )
 
 
@@ -140,15 +125,14 @@ def check_allow(allow: Collection[str], keys: Keys, *, resume: bool) -> None:
 
 
 def flags(found: Iterable[Change]) -> str:
-    """Return what to give on the command line to make changes.
+    """Return the options of the command line that allow changes.
 
     >>> flags([Change("train.lr", 1, 2), Change("data.train", 1, 2), Change("data", "0a", "0b")])
     '--allow-change train.lr --allow-change data'
     """
-    named = [change.key for change in found if change.known]
-    wholes = {key.partition(".")[0] for key in named} & {"data", "method"}
-    listed = [key.partition(".")[0] if key.partition(".")[0] in wholes else key for key in named]
-    return " ".join(f"--allow-change {key}" for key in dict.fromkeys(listed))
+    sections = [(change.key, change.key.partition(".")[0]) for change in found if change.known]
+    listed = dict.fromkeys(section if section in ("data", "method") else key for key, section in sections)
+    return " ".join(f"--allow-change {key}" for key in listed)
 
 
 def refused(found: Iterable[Change], allow: Collection[str]) -> tuple[list[Change], str]:
@@ -176,7 +160,7 @@ def refuse_other(
     if "init" not in now:  # the checkpoint's weights already come from there
         before.pop("init", None)
     found = changes(before, now, keys)
-    # a schedule over the whole run follows from the updates, where the method's own keys are known and compared
+    # a schedule over all updates follows from their number, where the method's own keys are known and compared
     follows = any(key.startswith("method.") for key in before) and not any(key.endswith(".measured") for key in before)
     moved = follows and any(change.key == "train.updates" for change in found)
     left, advice = refused([change for change in found if not (moved and change.key == "method")], allow)
@@ -193,14 +177,12 @@ def with_new_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
     >>> with_new_keys({"data": {"kind": "toy", "longest": 4}})
     {'data': {'kind': 'toy', 'max_length': 4}}
     """
-    renamed = dict(recipe)
-    for old, new in RENAMED_KEYS.items():
-        section, key = old.split(".")
-        table = renamed.get(section)
-        if isinstance(table, dict) and key in table:
-            names = {key: new.split(".")[1]}
-            renamed[section] = {names.get(name, name): value for name, value in table.items()}
-    return renamed
+
+    def renamed(section: str, table: dict[str, Any]) -> dict[str, Any]:
+        names = {key: RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}") for key in table}
+        return {names[key].partition(".")[2]: value for key, value in table.items()}
+
+    return {name: renamed(name, value) if isinstance(value, dict) else value for name, value in recipe.items()}
 
 
 def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,5 +194,5 @@ def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
     named = flat(with_new_keys({key: value for key, value in identity.items() if key != "recipe"}))
     if "train.seed" in named:
         named["seed"] = named.pop("train.seed")
-    recipe.pop("data.path", None)  # where they lie; the fingerprint tells whether they are others
+    recipe.pop("data.path", None)  # data that were moved are the same: the fingerprint differs for others
     return recipe | named

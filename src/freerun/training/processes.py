@@ -23,7 +23,7 @@ _PATIENCE = timedelta(hours=24)
 """How long a call waits for other processes: as long as the ``Watch`` finds that they get on."""
 
 _ROOM = 2048
-_MARK = "_said_elsewhere"
+_MARK = "_reported_elsewhere"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Processes:
         return self.rank == 0
 
     def at(self, doing: str, *, strict: bool = False) -> None:
-        """Say what this process does from now on; strict: it takes all processes about as long."""
+        """Record what this process does from now on; strict: it takes all processes about as long."""
         if self.watch is not None:
             self.watch.at(doing, strict=strict)
 
@@ -66,10 +66,10 @@ class Processes:
         """Return the largest number over all ranks."""
         if self.size == 1:
             return number
-        found = torch.tensor(number)
+        largest = torch.tensor(number)
         with self.together():
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
-        return int(found)
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        return int(largest)
 
     @contextmanager
     def raise_on_all_ranks(self) -> Generator[None]:
@@ -114,15 +114,15 @@ class Processes:
             assert tensors is not None
             return tensors
         kinds = self.on_main_rank(lambda: {name: (t.shape, t.dtype) for name, t in (tensors or {}).items()})
-        found: dict[str, Tensor] = {}
-        for name, (shape, dtype) in kinds.items():
-            mine = (
-                tensors[name].detach().cpu().contiguous() if self.first and tensors else torch.empty(shape, dtype=dtype)
-            )
+        own = (tensors or {}) if self.first else {}
+        received = {
+            name: own[name].detach().cpu().contiguous() if name in own else torch.empty(shape, dtype=dtype)
+            for name, (shape, dtype) in kinds.items()
+        }
+        for tensor in received.values():
             with self.together():
-                dist.broadcast(mine, src=0, group=self.group)
-            found[name] = mine
-        return found
+                dist.broadcast(tensor, src=0, group=self.group)
+        return received
 
 
 ALONE = Processes()
@@ -141,7 +141,7 @@ def reported_elsewhere(error: BaseException) -> bool:
     return bool(getattr(error, _MARK, False))
 
 
-def say_like(error: UserError, other: BaseException) -> UserError:
+def reported_like(error: UserError, other: BaseException) -> UserError:
     """Mark an error so that the process which reports ``other`` reports it."""
     setattr(error, _MARK, reported_elsewhere(other))
     return error
@@ -176,27 +176,15 @@ def join_processes(limit: float | None = None) -> Generator[Processes]:
     if launched_processes() == 1:
         yield ALONE
         return
-    if not _joined:
-        with _met() as processes:
-            _joined.append(processes)
-            try:
-                yield from _watched(limit)
-            finally:
-                _joined.clear()
-    else:
-        yield from _watched(limit)
-
-
-def _watched(limit: float | None) -> Generator[Processes]:
-    watch = _joined[0].watch
-    if limit is not None and watch is not None:
-        watch.limit = limit
-    yield _joined[0]
-    _joined[0].at("what follows a run")
+    with nullcontext(_joined[0]) if _joined else _meet() as processes:
+        if limit is not None and processes.watch is not None:
+            processes.watch.limit = limit
+        yield processes
+        processes.at("what follows a run")
 
 
 @contextmanager
-def _met() -> Generator[Processes]:
+def _meet() -> Generator[Processes]:
     ours = not dist.is_initialized()
     if ours:
         if local_rank() < torch.cuda.device_count():
@@ -206,8 +194,9 @@ def _met() -> Generator[Processes]:
     rank, size = dist.get_rank(), dist.get_world_size()
     # the group's name is another one at every meeting, and the same in all processes
     watch = Watch(rank, size, dist.distributed_c10d._get_default_store(), f"freerun/{group.group_name}")
+    _joined.append(Processes(rank, size, group, watch))
     try:
-        yield Processes(rank, size, group, watch)
+        yield _joined[0]
     except BaseException as error:
         gone = watch.lost() if isinstance(error, RuntimeError) and lost(error) else ""
         watch.leave(_line(error))
@@ -216,6 +205,8 @@ def _met() -> Generator[Processes]:
                 f"{gone}; its own message says why, or the system's (killed for want of memory, a machine that is gone)"
             ) from error
         raise
+    finally:
+        _joined.clear()
     watch.leave("")
     # who is first to end takes the store with it
     dist.barrier(group)
@@ -224,5 +215,5 @@ def _met() -> Generator[Processes]:
 
 
 def lost(error: RuntimeError) -> bool:
-    """Return True if an error says that another process is gone, which gloo says by text alone."""
+    """Return True if an error means that another process is gone, which gloo shows by text alone."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)

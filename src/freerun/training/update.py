@@ -19,7 +19,7 @@ from freerun.training.checkpoint import TrainObjects
 from freerun.training.optim import learning_rate
 from freerun.training.parallelize import full_tensor
 from freerun.training.plan import TrainSettings, UpdateBatch, pieces
-from freerun.training.processes import local_rank, say_like
+from freerun.training.processes import local_rank, reported_like
 from freerun.training.weights import not_finite
 
 
@@ -175,4 +175,4 @@ def raise_explained(error: Exception, model: Module, doing: str, smaller: str) -
             raise error
         why = f" (weights are not finite: {', '.join(broken[:5])})" if broken else ""
         explained = DivergedError(f"training diverged, seen in {doing}: {line}{why}")
-    raise say_like(explained, error) from error
+    raise reported_like(explained, error) from error

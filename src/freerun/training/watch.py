@@ -1,4 +1,4 @@
-"""Whether the processes of a job get on: each says where it is, and one that hangs or has left ends the job by name."""
+"""Whether the processes of a job get on: each publishes where it is; one that hangs or has left ends the job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUSY = 0.01
 
 
 class Watch:
-    """Two threads beside the one that trains: one tells the others where we are, one judges where all of them are."""
+    """Two threads beside the one that trains: one publishes where we are, one judges where all of them are."""
 
     def __init__(self, rank: int, size: int, store: Any, name: str) -> None:
         self.rank, self.size, self.limit = rank, size, PATIENCE
@@ -39,12 +39,12 @@ class Watch:
         self._busy = 0.0
         self._own_time = [0.0, 0.0]
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}
-        self._telling = threading.Thread(target=self._repeat, args=(0, self._tell), daemon=True)
-        self._telling.start()
+        self._publisher = threading.Thread(target=self._repeat, args=(0, self._publish), daemon=True)
+        self._publisher.start()
         threading.Thread(target=self._repeat, args=(1, self._judge), daemon=True).start()
 
     def at(self, doing: str, *, strict: bool = False) -> None:
-        """Say what this process does from now on; strict: it takes all processes about as long."""
+        """Record what this process does from now on; strict: it takes all processes about as long."""
         self._doing, self._strict, self._since = doing, strict, time.monotonic()
 
     @contextmanager
@@ -59,11 +59,11 @@ class Watch:
             self._waiting, self._since = before, time.monotonic()
 
     def leave(self, why: str) -> None:
-        """Say that this process takes no further part, and why; "" where all is done."""
+        """Take no further part, and publish why; "" where all is done."""
         self._left = why
         self._over.set()
         # a store that has gone is not to hold us up
-        self._telling.join(2)
+        self._publisher.join(2)
 
     def lost(self) -> str:
         """Name who is gone after a connection was lost, as far as it shows within a few seconds."""
@@ -71,7 +71,7 @@ class Watch:
         while time.monotonic() < deadline:
             now = time.monotonic()
             for rank, (record, seen) in self._seen.items():
-                if self._verdict or record["found"]:  # the judge says it, and ends this process
+                if self._verdict or record["verdict"]:  # the judge reports it, and ends this process
                     time.sleep(60)
                 if record["left"]:
                     return f"rank {rank} has left, in {record['doing']}: {record['left']}"
@@ -105,10 +105,10 @@ class Watch:
             "idle": now - self._moved,
             "line": _line_of(self._main),
             "left": self._left,
-            "found": self._verdict,
+            "verdict": self._verdict,
         }
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         try:
             # the time makes every record another one
             self._store.set(f"{self._name}/{self.rank}", json.dumps({**self._record(), "time": time.monotonic()}))
@@ -124,54 +124,53 @@ class Watch:
             return
 
     def _judge(self) -> None:
-        own = self._record()
-        records = {rank: record for rank, (record, _) in self._seen.items()} | {self.rank: own}
-        if found := self._found(records):
-            self._end(found)
+        records = {rank: record for rank, (record, _) in self._seen.items()} | {self.rank: self._record()}
+        if verdict := self._faults(records):
+            self._end(verdict)
 
-    def _found(self, records: dict[int, dict[str, Any]]) -> dict[int, str]:
-        """Ranks at fault, and how; what another process has found holds for all."""
+    def _faults(self, records: dict[int, dict[str, Any]]) -> dict[int, str]:
+        """Ranks at fault, and how; the verdict of another process holds for all."""
         for record in records.values():
-            if record["found"]:
-                return {int(rank): how for rank, how in record["found"].items()}
-        now, limit, found = time.monotonic(), self.limit, dict[int, str]()
+            if record["verdict"]:
+                return {int(rank): how for rank, how in record["verdict"].items()}
+        now, limit, faults = time.monotonic(), self.limit, dict[int, str]()
         waits = {rank: record["for"] for rank, record in records.items() if record["waiting"]}
         for rank in range(self.size):
             record = records.get(rank)
             seen = now if rank == self.rank else self._seen.get(rank, ({}, self._began))[1]
             if record is not None and record["left"] is not None:
                 if waits.get(self.rank, 0.0) > _GRACE:
-                    found[rank] = f"has left, in {record['doing']}" + (f": {record['left']}" if record["left"] else "")
+                    faults[rank] = f"has left, in {record['doing']}" + (f": {record['left']}" if record["left"] else "")
             elif now - seen > limit:
-                found[rank] = f"has given no sign of life for {now - seen:.0f} s; this process is in {self._doing}"
+                faults[rank] = f"gave no sign of life for {now - seen:.0f} s; this process is in {self._doing}"
             elif record is None or rank in waits:
                 continue
             elif record["idle"] > limit:
-                found[rank] = f"has stood still for {record['idle']:.0f} s in {record['doing']}, at {record['line']}"
+                faults[rank] = f"has stood still for {record['idle']:.0f} s in {record['doing']}, at {record['line']}"
             elif record["strict"] and min(record["for"], max(waits.values(), default=0.0)) > limit:
-                found[rank] = f"has been in {record['doing']} for {record['for']:.0f} s, at {record['line']}"
-        if not found and len(waits) == self.size and min(waits.values()) > limit:
+                faults[rank] = f"has been in {record['doing']} for {record['for']:.0f} s, at {record['line']}"
+        if not faults and len(waits) == self.size and min(waits.values()) > limit:
             least = min(record["met"] for record in records.values())
-            found = {
+            faults = {
                 rank: f"waits for others that wait for it, in {record['doing']}, at {record['line']}"
                 for rank, record in records.items()
                 if record["met"] == least
             }
-        return found
+        return faults
 
-    def _end(self, found: dict[int, str]) -> None:
-        """Say who is at fault, and end."""
+    def _end(self, faults: dict[int, str]) -> None:
+        """Report who is at fault, and end."""
         if self._over.is_set():
             return
-        self._verdict = found
+        self._verdict = faults
         # a store that has gone is not to hold us up
-        last = threading.Thread(target=self._tell, daemon=True)
+        last = threading.Thread(target=self._publish, daemon=True)
         last.start()
         last.join(1)
         self._over.set()
-        sound = [rank for rank in range(self.size) if rank not in found] or list(range(self.size))
-        if self.rank == sound[0]:  # one says it for all
-            lines = [f"rank {rank} {how}" for rank, how in sorted(found.items())]
+        sound = [rank for rank in range(self.size) if rank not in faults] or list(range(self.size))
+        if self.rank == sound[0]:  # one reports it for all
+            lines = [f"rank {rank} {how}" for rank, how in sorted(faults.items())]
             text = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
             print(
                 f"rank {self.rank}: error: {text}\n  help: the job ends, and goes on with --resume; where a process "

@@ -22,17 +22,13 @@ Specs = Mapping[str, Spec]
 
 _NAMED = 20
 
-_BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
-    "U16": 16, "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8,
-}  # fmt: skip
-
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint64: "U64", torch.uint32: "U32",
     torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
+_BYTES = {name: dtype.itemsize for dtype, name in _DTYPES.items()}
 
 
 class _Tensor(TypedDict):
@@ -42,7 +38,7 @@ class _Tensor(TypedDict):
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:
-    """Tensors in the safetensors format."""
+    """Return tensors in the safetensors format."""
     from safetensors.torch import save
 
     # no dtype or layout is lost; strides are not part of the format
@@ -61,31 +57,35 @@ def unpack(content: bytes) -> dict[str, Tensor]:
 
 
 def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
-    """Number type and shape of every tensor."""
+    """Return number type and shape of every tensor."""
     return {name: (_DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
 
 
 def spec_bytes(specs: Specs) -> int:
-    """Bytes of all numbers."""
-    return sum(math.prod(shape) * _BITS.get(dtype, 64) // 8 for dtype, shape in specs.values())
+    """Return the bytes of all numbers."""
+    return sum(math.prod(shape) * _BYTES.get(dtype, 8) for dtype, shape in specs.values())
 
 
 def misfits(found: Specs, own: Specs, *, cast: bool = False) -> list[str]:
-    """Say where tensors differ from those of a model, a line each; [] if they fit.
+    """Return where tensors differ from those of a model, a line each; [] if they fit.
 
     >>> misfits({"a": ("F16", (2,))}, {"a": ("F32", (2,)), "b": ("F32", ())})
     ['b is missing', "a holds F16 numbers; this model's are F32"]
     """
     problems = [f"{name} is missing" for name in own if name not in found]
     problems += [f"{name} is not in this model" for name in found if name not in own]
-    both = [(name, *found[name], *own[name]) for name in own if name in found]
+    both = [(name, found[name], own[name]) for name in own if name in found]
     problems += [
-        f"{name} has shape {shape}; this model's is {mine}" for name, _, shape, _, mine in both if shape != mine
+        f"{name} has shape {theirs[1]}; this model's is {ours[1]}"
+        for name, theirs, ours in both
+        if theirs[1] != ours[1]
     ]
-    problems += [
-        f"{name} holds {dtype} numbers; this model's are {mine}" for name, dtype, _, mine, _ in both
-        if dtype != mine and not cast
-    ]  # fmt: skip
+    if not cast:
+        problems += [
+            f"{name} holds {theirs[0]} numbers; this model's are {ours[0]}"
+            for name, theirs, ours in both
+            if theirs[0] != ours[0]
+        ]
     more = len(problems) - _NAMED
     return [*problems[:_NAMED], f"and {more} more"] if more > 0 else problems
 
@@ -115,8 +115,12 @@ def read_tensors(stored: Stored, name: str, problems: Callable[[Specs], list[str
 
 def require_fit(stored: Stored, name: str, problems: Callable[[Specs], list[str]]) -> None:
     """Refuse a file whose tensors do not fit, of which its header is read alone."""
-    if wrong := problems(_header(stored, name)):
-        raise CheckpointError([f"{stored.path / name}: the weights are of another model", *wrong])
+    _refuse_misfits(problems(_header(stored, name)), str(stored.path / name))
+
+
+def _refuse_misfits(problems: list[str], origin: str) -> None:
+    if problems:
+        raise CheckpointError([f"{origin}: the weights are of another model", *problems])
 
 
 WEIGHTS = "model.safetensors"
@@ -129,40 +133,36 @@ class _Info(TypedDict):
 
 
 def weights_of(model: Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones once, under their first name."""
+    """Return parameters and buffers by name; tied ones once, under their first name."""
     return {name: full_tensor(tensor) for name, tensor in _own(model).items()}
 
 
 def _own(model: Module) -> dict[str, Tensor]:
-    seen: set[int] = set()
-    chosen: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            chosen[name] = tensor.detach()
-    return chosen
+    first: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        first.setdefault(id(tensor), name)
+    return {name: tensors[name].detach() for name in first.values()}
 
 
 def not_finite(model: Module, weights: Mapping[str, Tensor] | None = None) -> list[str]:
-    """Names of parameters that hold NaN or infinity, and of buffers that hold NaN: a mask of -inf is none of them."""
-    trained = {name for name, _ in model.named_parameters()}
-    found: list[str] = []
-    # asking for a state_dict would shard again what was made whole
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Return parameters that hold NaN or infinity, and buffers that hold NaN: a mask of -inf is none of them."""
+    trained = dict(model.named_parameters())
+    broken: list[str] = []
+    # a state_dict would shard again what was gathered
+    own = {**trained, **dict(model.named_buffers())}
     for name, tensor in (own if weights is None else weights).items():
         each: Any = tensor
         each = each.to_local() if hasattr(each, "to_local") else each
         if each.is_floating_point() and bool((~each.isfinite() if name in trained else each.isnan()).any()):
-            found.append(name)
-    return found
+            broken.append(name)
+    return broken
 
 
 def load_weights(model: Module, tensors: dict[str, Tensor], origin: str, *, cast: bool = False) -> None:
     """Copy weights into a model."""
     own = _own(model)
-    problems = misfits(specs_of(tensors), specs_of(own), cast=cast)
-    if problems:
-        raise CheckpointError([f"{origin}: the weights are of another model", *problems])
+    _refuse_misfits(misfits(specs_of(tensors), specs_of(own), cast=cast), origin)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(shard_like(tensors[name], tensor))
@@ -172,17 +172,12 @@ def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
     """Return what builds a model again: its kind, its arguments, the task's description."""
     from freerun.models import MODELS
 
-    kinds = [name for name, kind in MODELS.items() if type(model) is kind]
-    # a plug-in names its kind on its class: asking for the class here would import its library
-    named: Any = getattr(type(model), "kind", None)
-    other = named if isinstance(named, str) else f"{type(model).__module__}:{type(model).__qualname__}"
-    settings: Any = getattr(model, "settings", None)
-    return {
-        "schema": 1,
-        "kind": kinds[0] if kinds else other,
-        "settings": settings() if callable(settings) else {},
-        "describe": describe,
-    }
+    cls, settings = type(model), getattr(model, "settings", None)
+    # a plug-in names its kind on its class: importing the class here would import its library
+    named: Any = getattr(cls, "kind", None)
+    other = named if isinstance(named, str) else f"{cls.__module__}:{cls.__qualname__}"
+    kind = next((name for name, listed in MODELS.items() if listed is cls), other)
+    return {"schema": 1, "kind": kind, "settings": settings() if callable(settings) else {}, "describe": describe}
 
 
 def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = None) -> None:
@@ -201,7 +196,7 @@ def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_model_files(run: Path) -> dict[str, Any]:
-    """Return a run's model.json, where every file of its model folder is as it was written."""
+    """Return a run's model.json after checking that every file of its model folder is as it was written."""
     stored, info = _stored(run)
     for name in stored.files:
         stored.check(name)
@@ -230,15 +225,15 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
 
 
 def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
-    """Say how weights differ from those of the model that is described, without taking memory for it."""
+    """Return how weights differ from those of the model that is described, without taking memory for it."""
     from freerun.models import MODELS
 
     if info["kind"] not in MODELS:
         return []
     settings = info["settings"]
-    # a part of a model has a tensor at least
-    if any(isinstance(value, int) and value > len(found) for key, value in settings.items() if key == "layers"):
-        return [f"settings.layers of {where} are {settings['layers']}, and there are {len(found)} tensors"]
+    layers = settings.get("layers")
+    if isinstance(layers, int) and layers > len(found):  # a layer has a tensor at least
+        return [f"settings.layers of {where} are {layers}, and there are {len(found)} tensors"]
     try:
         with torch.device("meta"):
             model = MODELS[info["kind"]](**settings)
@@ -269,8 +264,14 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
 def refuse_other_vocabularies(run: Path, theirs: Mapping[str, Any], describe: dict[str, Any]) -> None:
     """Refuse weights that were learnt on other vocabularies."""
     ours = json.loads(json.dumps(describe))
+
+    def size(vocabulary: Any) -> str:
+        if isinstance(vocabulary, list):
+            return f"{len(vocabulary)} entries ({' '.join(map(str, vocabulary[:4]))} ...)"
+        return repr(vocabulary)
+
     problems = [
-        f"{run}: {name} differs: that run has {_size(theirs[name])}, this one {_size(ours[name])}; ids would "
+        f"{run}: {name} differs: that run has {size(theirs[name])}, this one {size(ours[name])}; ids would "
         "change their meaning: train on the same data, or start afresh"
         for name in ours
         if isinstance(ours[name], list) and name in theirs and theirs[name] != ours[name]
@@ -283,9 +284,3 @@ def refuse_not_finite(model: Module, run: Path) -> None:
     """Refuse a run's weights that hold NaN or infinity: whatever is computed with them means nothing."""
     if broken := not_finite(model):
         raise CheckpointError(f"{run}: weights are not finite, and cannot be used: {', '.join(broken[:5])}")
-
-
-def _size(vocabulary: Any) -> str:
-    if isinstance(vocabulary, list):
-        return f"{len(vocabulary)} entries ({' '.join(map(str, vocabulary[:4]))} ...)"
-    return repr(vocabulary)
