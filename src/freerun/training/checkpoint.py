@@ -51,41 +51,23 @@ _STATE = "state.json"
 
 @dataclass
 class TrainState:
-    """What a run has counted so far; it lives in every checkpoint.
+    """What a run has counted so far; it lives in every checkpoint."""
 
-    Args:
-        step: updates done.
-        best_step: updates done when the best weights were found.
-        best_value: their score.
-        best_dev: all their dev scores, ``teacher_forced`` and ``free_running``.
-        stale: evaluations since without a better one.
-        stopped_early: patience ran out.
-        seconds: wall time of training, evaluation left out.
-        cpu_seconds: processor time of training, evaluation left out.
-        evaluation_seconds: wall time of evaluations.
-        evaluation_cpu_seconds: processor time of evaluations.
-        decoder_passes: forwards of all updates: one each, and the work of the roll-ins.
-        eligible: history entries that could be replaced.
-        replaced: entries that were.
-        due: whether the weights are still to be evaluated: the run was stopped while they were.
-        changes: what was changed on purpose when the run went on: ``step``, ``key``, ``before``, ``after`` each.
-    """
-
-    step: Count = 0
-    best_step: Count | None = None
+    step: Count = 0  # updates done
+    best_step: Count | None = None  # updates done when the best weights were evaluated
     best_value: float | None = None
     best_dev: dict[str, dict[str, float | None]] = field(default_factory=dict[str, dict[str, float | None]])
-    stale: Count = 0
-    stopped_early: bool = False
-    seconds: float = 0.0
+    stale: Count = 0  # evaluations since without a better score
+    stopped_early: bool = False  # patience ran out
+    seconds: float = 0.0  # wall time of training, evaluation left out
     cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     evaluation_cpu_seconds: float = 0.0
-    decoder_passes: float = 0.0
-    eligible: float = 0.0
+    decoder_passes: float = 0.0  # forwards of all updates: one each, and the work of the roll-ins
+    eligible: float = 0.0  # history entries that could be replaced
     replaced: float = 0.0
-    due: bool = False
-    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    due: bool = False  # the weights are still to be evaluated: the run was stopped meanwhile
+    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # made on purpose when it went on
 
 
 class _State(TypedDict):

@@ -1,4 +1,4 @@
-"""What a run writes and shows while it trains: metrics.jsonl, TensorBoard, and the progress of one run or many."""
+"""What a run writes while it trains: metrics.jsonl, TensorBoard, and the progress of one run or many."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunState:
 
 
 def clock(seconds: float) -> str:
-    """Write a duration for people.
+    """Return a duration for people.
 
     >>> clock(75), clock(3723)
     ('1:15', '1:02:03')
@@ -43,14 +43,14 @@ def clock(seconds: float) -> str:
 
 
 def update_facts(record: Mapping[str, Any], *, lr: bool = True) -> str:
-    """Write the numbers of an update that its progress shows."""
+    """Return the numbers of an update that its progress displays."""
     text = f"loss {record['loss']:.4f}" + (f"  lr {record['lr']:.2e}" if lr else "")
     ratio = record.get("teacher_forcing_ratio")
     return text if ratio is None else f"{text}  teacher_forcing_ratio {ratio:.3f}"
 
 
 class Progress:
-    """Shows on standard error how far runs are, and prints lines in between; this one shows and prints nothing."""
+    """Displays on standard error how far runs are, and prints lines in between; this one displays nothing."""
 
     narrow = False
 
@@ -154,7 +154,7 @@ def jsonable(value: Any) -> Any:
 
 
 class Event(TypedDict):
-    """A line of metrics.jsonl, whatever it tells of."""
+    """A line of metrics.jsonl, of whatever kind."""
 
     event: str
     step: NotRequired[Count]
@@ -164,7 +164,7 @@ class Event(TypedDict):
 
 
 class Metrics:
-    """A file of one JSON object a line, each written at once and whole."""
+    """A file of one JSON object a line, each written at once and completely."""
 
     def __init__(self, path: Path, size: int = 0) -> None:
         present = path.stat().st_size if path.exists() else 0
@@ -178,7 +178,6 @@ class Metrics:
             raise explained(error, path, 0) from error
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line."""
         self.check()
         line = (json.dumps(jsonable(record), ensure_ascii=False) + "\n").encode()
         size = os.fstat(self._file.fileno()).st_size
@@ -193,11 +192,10 @@ class Metrics:
 
     def check(self) -> None:
         """Refuse to go on where the file is not in its folder any more."""
-        try:
-            there = os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
-        except OSError:
-            there = False
-        if not there:
+        present = False
+        with suppress(OSError):
+            present = os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
+        if not present:
             raise CheckpointError(
                 f"{self.path} is gone: it was removed or moved while the run was going on; nothing further is written"
             )
@@ -212,7 +210,6 @@ class Metrics:
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -253,7 +250,6 @@ class Board:
             warnings.warn(f"TensorBoard files are no longer written: {error}", stacklevel=2)
 
     def close(self) -> None:
-        """Write what is left."""
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,12 +57,12 @@ def make_optimizer(model: Module, settings: TrainSettings) -> Optimizer:
 
 def optimizer_tensors(model: Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's memory, ``"<parameter>|<name>"`` -> tensor; a call of all ranks if it is sharded."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"{name}|{key}"] = full_tensor(torch.as_tensor(value))
-    return tensors
+    return {
+        f"{name}|{key}": full_tensor(torch.as_tensor(value))
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,13 @@ class Needed:
 
     @classmethod
     def of(cls, model: Module, settings: TrainSettings) -> Needed:
-        """Return what a run of a model with such settings saves."""
-        averaged = _averaged_specs(model) if settings.ema else None
-        return cls(specs_of(weights_of(model)), _memory_specs(model, settings.optimizer), averaged)
+        """Return what a run of a model with such settings saves, once every weight was updated."""
+        trained = specs_of({name: parameter.detach() for name, parameter in _averaged(model)})
+        kept = ("momentum_buffer",) if settings.optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
+        memory: dict[str, Spec] = {f"{name}|{key}": spec for name, spec in trained.items() for key in kept}
+        if settings.optimizer != "sgd":
+            memory |= {f"{name}|step": ("F32", ()) for name in trained}
+        return cls(specs_of(weights_of(model)), memory, trained if settings.ema else None)
 
     @property
     def bytes(self) -> int:
@@ -85,32 +89,16 @@ class Needed:
         return spec_bytes(self.weights) + spec_bytes(self.memory) + spec_bytes(self.averaged or {})
 
 
-def _memory_specs(model: Module, optimizer: str) -> dict[str, Spec]:
-    """Return number type and shape of an optimizer's memory once every weight was updated."""
-    kept = ("momentum_buffer",) if optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
-    counted = () if optimizer == "sgd" else ("step",)
-    specs: dict[str, Spec] = {}
-    for name, spec in _averaged_specs(model).items():
-        specs |= {f"{name}|{key}": spec for key in kept} | {f"{name}|{key}": ("F32", ()) for key in counted}
-    return specs
-
-
 def memory_misfits(found: Specs, own: Specs) -> list[str]:
-    """Say where a memory is not that of an optimizer; it may lack weights that were never updated."""
+    """Return where a memory is not that of an optimizer; it may lack weights that were never updated."""
     known = {name.rpartition("|")[0] for name in found}
     return misfits(found, {name: spec for name, spec in own.items() if name.rpartition("|")[0] in known})
-
-
-def _averaged_specs(model: Module) -> dict[str, Spec]:
-    """Return number type and shape of the trained parameters."""
-    return specs_of({name: parameter.detach() for name, parameter in _averaged(model)})
 
 
 def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give an optimizer its memory back."""
     parameters = dict(model.named_parameters())
-    strangers = sorted(name for name in tensors if name.rsplit("|", 1)[0] not in parameters)
-    if strangers:
+    if strangers := sorted(name for name in tensors if name.rsplit("|", 1)[0] not in parameters):
         raise CheckpointError(f"the optimizer state is of another model: it has {', '.join(strangers[:5])}")
     for name, tensor in tensors.items():
         parameter_name, key = name.rsplit("|", 1)
@@ -142,7 +130,7 @@ class Ema:
         return {name: full_tensor(tensor) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take an average that ``full_tensors`` gave."""
+        """Take an average that ``full_tensors`` returned."""
         if set(tensors) != set(self.tensors):
             raise CheckpointError("the averaged weights are of another model")
         self.tensors = {name: shard_like(tensors[name], tensor) for name, tensor in self.tensors.items()}
@@ -156,19 +144,16 @@ class Ema:
     @contextmanager
     def applied(self, model: Module) -> Generator[None]:
         """Within it the model has the averaged weights."""
-        kept = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
-        _copy_in(model, self.tensors)
+        trained = _averaged(model)
+        kept = [parameter.detach().clone() for _, parameter in trained]
+        for name, parameter in trained:
+            parameter.detach().copy_(self.tensors[name])
         try:
             yield
         finally:
-            _copy_in(model, kept)
+            for (_, parameter), weight in zip(trained, kept, strict=True):
+                parameter.detach().copy_(weight)
 
 
-def _averaged(model: Module) -> Iterable[tuple[str, Tensor]]:
+def _averaged(model: Module) -> list[tuple[str, Tensor]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def _copy_in(model: Module, tensors: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in _averaged(model):
-            parameter.copy_(tensors[name])

@@ -107,7 +107,7 @@ class ParallelRun:
                 yield
 
     def drop_unused(self) -> None:
-        """Take the gradient from weights that no process has used, which are to stay as they are."""
+        """Take the gradient from weights that no process used, which are to stay as they are."""
         if not self.sharded:
             return
         weights: list[Any] = [weight for weight in self._run.parameters() if weight.grad is not None]
@@ -120,7 +120,7 @@ class ParallelRun:
 
     @contextmanager
     def gathered(self) -> Generator[None]:
-        """Inside the model's parameters are whole in every process, and using it calls no other."""
+        """Inside every process has the full parameters, and using the model calls no other process."""
         self.gather()
         try:
             yield
@@ -129,7 +129,7 @@ class ParallelRun:
                 self._run.reshard()
 
     def gather(self) -> None:
-        """Make the model's parameters whole in every process, until they are trained again."""
+        """Gather the full parameters in every process, until they are trained again."""
         if self.sharded:
             self._run.unshard()
 
@@ -140,23 +140,22 @@ def refuse_wrapped(model: nn.Module) -> None:
     if wrapper or is_sharded(model):
         raise UserError(
             f"the model ({type(model).__name__}) is wrapped for several processes already: give it as it is; "
-            "train.parallel = 'ddp' or 'fsdp' says how the loop wraps it"
+            "train.parallel = 'ddp' or 'fsdp' sets how the loop wraps it"
         )
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor as a whole one (a call of all ranks), any other as it is."""
+    """Return a sharded tensor as a full one (a call of all ranks), any other as it is."""
     sharded: Any = tensor
     return sharded.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(tensor: Tensor, own: Tensor) -> Tensor:
-    """Return a whole tensor that every process has, on the device of ``own``, and sharded as that one is."""
-    placed: Any = own
-    tensor = tensor.to(own.device)
+    """Return a full tensor that every process has, on the device of ``own``, and sharded as that one is."""
+    sharded: Any = own
     if not hasattr(own, "placements"):
-        return tensor
+        return tensor.to(own.device)
     from torch.distributed.tensor import distribute_tensor
 
     # no process sends its values: all have the same
-    return distribute_tensor(tensor, placed.device_mesh, placed.placements, src_data_rank=None)
+    return distribute_tensor(tensor.to(own.device), sharded.device_mesh, sharded.placements, src_data_rank=None)

@@ -41,17 +41,11 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What a caller of ``fit`` brings that took the folder itself.
+    """What a caller of ``fit`` brings that took the folder itself."""
 
-    Args:
-        lock: of the folder; of several processes the first holds it.
-        keys: of the recipe's sections.
-        ready: called once nothing stands against the run, before its first file is written.
-    """
-
-    lock: FolderLock
-    keys: Keys
-    ready: Callable[[], None]
+    lock: FolderLock  # of several processes the first holds it
+    keys: Keys  # of the recipe's sections
+    ready: Callable[[], None]  # called once nothing stands against the run, before its first file is written
 
 
 @dataclass
@@ -114,7 +108,7 @@ class Run:
         return wall
 
     def changed(self, found: Sequence[Change]) -> None:
-        """Book what is changed on purpose; scores on other data, or of another kind, are no best to compare with."""
+        """Book what changes on purpose; scores on other data, or of another kind, are no best to compare with."""
         step = self.state.step
         self.change = [{"step": step, "key": c.key, "before": c.before, "after": c.after} for c in found]
         self.state.changes = [*self.state.changes, *self.change]
