@@ -70,7 +70,7 @@ def box(row: int, column: int, count: int) -> tuple[float, float, float]:
 def picture() -> str:
     """The drawing as SVG."""
     height = BAND * len(ROWS) + 24
-    places = {
+    boxes = {
         room: box(row, column, len(rooms)) for row, (_, rooms) in enumerate(ROWS) for column, room in enumerate(rooms)
     }
     parts = [
@@ -86,7 +86,7 @@ def picture() -> str:
         parts.append(f'<rect y="{row * BAND + 12}" width="{WIDTH}" height="{BAND}" fill="{fill}"/>')
         parts.append(f'<text x="14" y="{row * BAND + 62}" fill="#5b6470">{escape(name)}</text>')
     for room, other in essential(imports()):
-        (x, y, width), (left, top, wide) = places[room], places[other]
+        (x, y, width), (left, top, wide) = boxes[room], boxes[other]
         if y == top:  # neighbours of one row
             side = (x, left + wide) if left < x else (x + width, left)
             bend = y + HEIGHT + 18
@@ -102,7 +102,7 @@ def picture() -> str:
             middle = (y + HEIGHT + top) / 2
             line = f"M{start:.0f} {y + HEIGHT}C{start:.0f} {middle:.0f} {end:.0f} {middle:.0f} {end:.0f} {top}"
         parts.append(f'<path d="{line}" fill="none" stroke="#7a828c" stroke-width="1.1" marker-end="url(#tip)"/>')
-    for room, (x, y, width) in places.items():
+    for room, (x, y, width) in boxes.items():
         parts.append(
             f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{HEIGHT}" rx="6" fill="#ffffff" stroke="#3d6f9e" '
             f'stroke-width="1.4"/><text x="{x + width / 2:.0f}" y="{y + 22}" text-anchor="middle" fill="#1d2733">'

@@ -1,7 +1,7 @@
 """Write docs/methods.md and docs/recipes.md from the library's own tables, so that they cannot go stale.
 
 Run: python docs/make_pages.py          writes the pages
-     python docs/make_pages.py --check  exit code 1 where a page is not what the tables say
+     python docs/make_pages.py --check  exit code 1 if a page differs from the tables
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ HEAD = """\
 
 # Methods, schedules, gates and draws
 
-Everything here has the name it has in Python and in a recipe. In formulas `y` is gold, `x` the source, `h` the history
+Names are the same in Python and in recipes. In formulas `y` is gold, `x` the source, `h` the history
 fed to the model, `r(step)` the value of the method's ratio or rate at an optimizer step. `freerun methods NAME` prints
 a method's BibTeX.
 """
 
 SHARED = """\
-Every method also takes `horizon` (`None`, or a schedule): only so many entries of each row that may be replaced are
-used; and `loss_on` (`'all'`): which steps carry loss, `'all'`, `'last'`, `'after_warmup'` or a weight for each lead
-time. Which entries are gold, where the gradient is cut, which steps carry loss and how long the horizon is are four
-independent choices: see [vectors](vectors.md).
+Every method also takes `horizon` (`None`, or a schedule), the number of replaceable entries of each row that are used
+(the rest of the row is cut off), and `loss_on` (`'all'`), the steps that carry loss: `'all'`, `'last'`,
+`'after_warmup'` or a weight for each lead time. Which entries are gold, where the gradient is cut, which steps carry
+loss and how long the horizon is are four independent choices: see [vectors](vectors.md).
 """
 
 
@@ -51,17 +51,17 @@ RECIPES = """\
 A recipe is a TOML file with the keys `name` and `seed` and the sections `[data]`, `[model]`, `[method]`, `[train]`,
 `[evaluate]` and `[compare]`. Start from a shipped one: `freerun recipes` lists them, `freerun recipes NAME` prints one.
 Any key can be set on the command line: `--set train.updates=500`, `--set compare.arms.1.label=falling`; `--unset
-data.source` takes a key out, so that its default holds, before `--set` is looked at. A key that may be left out may
-also be `"none"`. All errors are reported at once, over all sections, and for a data file the first 20 lines: a column
-with many wrong cells is one line. Whole numbers are at most 2**53, and numbers of a series lie within 1e30 and
-vary by at least 1e-30, for float32 holds no others.
+data.source` removes a key before `--set` is applied, so its default holds. An optional key may also be `"none"`. All
+errors of all sections are reported at once, and of a data file the first 20; many wrong cells of one column are one
+error. Whole numbers are at most 2**53. Numbers of a series are at most 1e30 in size and vary by at least 1e-30,
+because float32 has no others.
 
 ## [method]
 
-`name` is one of [the methods](methods.md), the other keys are its parameters: a number, a word, or a table that makes
-an object: `{ schedule = "linear", start = 1.0, end = 0.5 }`, `{ draw = "sample", temperature = 0.9 }`,
+`name` is one of [the methods](methods.md), the other keys are its parameters: a number, a word, or a table for an
+object: `{ schedule = "linear", start = 1.0, end = 0.5 }`, `{ draw = "sample", temperature = 0.9 }`,
 `{ gate = "every", tau = 2 }`, `{ engine = "window", width = 4 }`, or, for a rate that an earlier run measured,
-`{ measured = "RUN/metrics.jsonl" }`. A schedule without `steps` lasts as long as the run. `freerun train` uses this
+`{ measured = "RUN/metrics.jsonl" }`. A schedule without `steps` spans the run. `freerun train` uses this
 section, `freerun compare` its arms.
 
 ## [compare]
@@ -71,8 +71,8 @@ section, `freerun compare` its arms.
 Each arm is a table `[[compare.arms]]` with a `label` (its name in tables and folders; the method's name if left out)
 and a `method`, written as in `[method]`.
 
-**matched_to** makes an arm the noise control of another: the other arm's label stands in place of a number, and the
-value at each update is the one measured in that arm's run with the same seed.
+**matched_to** makes an arm the noise control of another: the value is the other arm's label instead of a number, and at
+each update it is the one measured in that arm's run with the same seed.
 
 ```toml
 [[compare.arms]]
@@ -87,7 +87,7 @@ method = { name = "token_noise", exclude_gold = true, rate = { matched_to = "sch
 | method | key | what is matched |
 | --- | --- | --- |
 | `token_noise` | `rate` | the share of wrong entries (with `exclude_gold = true` every replaced one is wrong) |
-| `gaussian_noise` | `rate`, `std` | the share of the model's own entries, and how far they lie from gold |
+| `gaussian_noise` | `rate`, `std` | the share of the model's own entries, and their distance from gold |
 
 So the history of the control has as many wrong entries as that of its arm, at every update, but not the model's own:
 if the arm is better than its control, its own errors helped more than as many random ones. A control runs
@@ -98,9 +98,9 @@ after its arm, all its `matched_to` name one arm, and that arm is not matched it
 
 {train}
 
-What `select` may name, by the kind of data (a name without a side is free-running). The verdict of a comparison is
-about the score in bold. *In italics*: scores that exposure bias cannot change, as they are measured on gold history
-or, under greedy decoding, equal such a score; a run that selects by one begins with a note that says so.
+Values of `select`, by the kind of data (a name without a prefix is free-running). The verdict of a comparison is
+about the score in bold. *In italics*: scores that exposure bias cannot change, because they are measured on gold
+history or, under greedy decoding, equal such a score; a run that selects by one starts with a note about this.
 
 {select}
 
@@ -173,7 +173,7 @@ def _formula(text: str) -> str:
 
 
 def _of_method(cls: type[Any]) -> str:
-    """What all methods take is said once, below the table, unless a method needs it."""
+    """Parameters of all methods are listed once, below the table, unless a method requires one."""
     shared = [each.name for each in fields(cls) if each.name in ("horizon", "loss_on") and each.default is not MISSING]
     return _parameters(cls, leave_out=shared)
 
@@ -233,13 +233,13 @@ def recipes() -> str:
 
 
 def _selectable(task: str) -> tuple[str, str, str]:
-    kind, shown = TASKS[task], []
+    kind, names = TASKS[task], []
     for name in kind.report.selectable:
         side, _, score = name.rpartition("teacher_forced_")
         measure = kind.report.metric(f"{'teacher_forced' if side or name != score else 'free_running'}.{score}")
         mark = "*" if measure.fixed else "**" if measure.name == kind.report.primary.name else ""
-        shown.append(f"{mark}`{name}`{mark}")
-    return task, f"`{kind.select}`", ", ".join(shown)
+        names.append(f"{mark}`{name}`{mark}")
+    return task, f"`{kind.select}`", ", ".join(names)
 
 
 def _section(section: str, name: str, cls: type[Any], more: str) -> str:
@@ -259,10 +259,10 @@ def _keys(cls: type[Any], leave_out: Sequence[str] = ()) -> str:
 
 def _typed(hint: Any, each: Field[Any]) -> str:
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    shown = [_named(part) for part in parts if part is not NoneType]
+    words = [_named(part) for part in parts if part is not NoneType]
     # where none is not the default, it is written as a word
-    shown += ['`"none"`'] if NoneType in parts and each.default is not None else []
-    return " or ".join(shown) + _span(each.metadata.get("rule"))
+    words += ['`"none"`'] if NoneType in parts and each.default is not None else []
+    return " or ".join(words) + _span(each.metadata.get("rule"))
 
 
 def _span(rule: Any) -> str:
@@ -309,11 +309,11 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     for name, make in PAGES.items():
-        path, wanted = FOLDER / name, make()
+        path, expected = FOLDER / name, make()
         if not arguments:
-            path.write_text(wanted, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != wanted:
-            print(f"{name} is not what the library says: run python docs/make_pages.py", file=sys.stderr)
+            path.write_text(expected, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != expected:
+            print(f"{name} differs from the library: run python docs/make_pages.py", file=sys.stderr)
             return 1
     return 0
 
