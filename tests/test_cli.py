@@ -14,22 +14,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from freerun import errors
 from freerun.cli import entry, main
-from freerun.errors import (
-    EXIT_CODES,
-    CheckpointError,
-    DivergedError,
-    OccupiedError,
-    OtherProcessError,
-    ResourceError,
-    StoppedError,
-    TerminatedError,
-    UserError,
-)
 from freerun.methods import METHODS, PRESETS
 from freerun.schedules import SCHEDULES
 from freerun.training.weights import pack, write_model
 from tiny_recipes import ends, write
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -40,30 +32,27 @@ def run(tmp_path_factory):
 
 
 def python(code, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+LIGHT = (
+    "import sys; from freerun.cli import main; code = main(sys.argv[1:]);"
+    "heavy = {'torch', 'numpy', 'scipy', 'altair'} & set(sys.modules);"
+    "sys.exit(f'loaded {heavy}' if heavy else code)"
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["recipes"]])
 def test_help_needs_no_torch(arguments):
-    done = python(
-        "import sys; from freerun.cli import main; code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'numpy', 'scipy', 'altair'} & set(sys.modules);"
-        "sys.exit(f'loaded {heavy}' if heavy else code)",
-        *arguments,
-    )
+    done = python(LIGHT, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
 def test_a_broken_recipe_is_refused_without_torch(tmp_path):
     (tmp_path / "broken.toml").write_text("name = tiny\n")
-    done = python(
-        "import sys; from freerun.cli import main; code = main(sys.argv[1:]);"
-        "sys.exit('torch was loaded' if 'torch' in sys.modules else code)",
-        "train", str(tmp_path / "broken.toml"), "--out", str(tmp_path / "out"),
-    )  # fmt: skip
+    done = python(LIGHT, "train", str(tmp_path / "broken.toml"), "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "broken.toml:1:8: broken TOML" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -95,14 +84,14 @@ def test_generate_from_a_file_and_from_standard_input(run, tmp_path, capsys, mon
     assert len(ends(capsys, 0, "generate", run, "--input", words, "--beams", "3").out.splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"abc\nxyz\n", "words.txt:2: symbols 'x', 'y', 'z' were never seen in training"),
-        (b"abc\n\xff\xfe\n", "words.txt:2: not UTF-8"),
-        (b"\n\n", "words.txt: holds nothing to answer"),
-    ],
-)
+UNREADABLE = [
+    (b"abc\nxyz\n", "words.txt:2: symbols 'x', 'y', 'z' were never seen in training"),
+    (b"abc\n\xff\xfe\n", "words.txt:2: not UTF-8"),
+    (b"\n\n", "words.txt: holds nothing to answer"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), UNREADABLE)
 def test_words_that_cannot_be_read(run, tmp_path, capsys, content, expected):
     (tmp_path / "words.txt").write_bytes(content)
     out, err = ends(capsys, 2, "generate", run, "--input", tmp_path / "words.txt")
@@ -162,55 +151,50 @@ def test_presets_are_listed_and_described(capsys):
     listed = ends(capsys, 0, "methods").out
     for name, (make, paper) in PRESETS.items():
         assert f"\n{name}(steps" in listed
-        shown = ends(capsys, 0, "methods", name).out
-        made = make(1000, 20) if name == "bptt_sa" else make(1000)
-        assert shown.startswith(f"{name}: a preset. ")
-        assert repr(made) in shown
-        assert f"freerun methods {made.name}" in shown
-        assert paper in shown
+        text = ends(capsys, 0, "methods", name).out
+        method = make(1000, 20) if name == "bptt_sa" else make(1000)
+        assert text.startswith(f"{name}: a preset. ")
+        assert all(part in text for part in (repr(method), f"freerun methods {method.name}", paper))
     assert "did you mean falling?" in ends(capsys, 2, "methods", "faling").err
 
 
 @pytest.mark.parametrize("kind", ["methods", "schedules"])
 def test_lists_name_everything_there_is(kind, capsys):
-    known = METHODS if kind == "methods" else SCHEDULES
-    listed = ends(capsys, 0, kind).out
-    assert all(any(line.startswith(name) for line in listed.splitlines()) for name in known)
-    for name in known:
-        shown = ends(capsys, 0, kind, name).out
-        assert "Parameters:" in shown
-        formula = known[name].citation.formula if kind == "methods" else known[name].formula
-        assert formula.splitlines()[0] in shown
-        assert kind == "schedules" or known[name].citation.bibtex in shown
+    listed = ends(capsys, 0, kind).out.splitlines()
+    for name, known in (METHODS if kind == "methods" else SCHEDULES).items():
+        assert any(line.startswith(name) for line in listed)
+        text = ends(capsys, 0, kind, name).out
+        assert "Parameters:" in text
+        formula = known.citation.formula if kind == "methods" else known.formula
+        assert formula.splitlines()[0] in text
+        assert kind == "schedules" or known.citation.bibtex in text
 
 
 def test_recipes_are_listed_and_printed(capsys):
     assert "g2p-demo " in ends(capsys, 0, "recipes").out
-    assert main(["recipes", "g2p-demo"]) == 0
-    repository = Path(__file__).parent.parent / "recipes" / "g2p-demo.toml"
-    assert capsys.readouterr().out == repository.read_text(encoding="utf-8")
+    assert ends(capsys, 0, "recipes", "g2p-demo").out == (ROOT / "recipes" / "g2p-demo.toml").read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["trian"], "train"),
-        (["train"], "RECIPE"),
-        (["train", "copy"], "--out"),
-        (["train", "copy", "--ot", "x"], "--out"),
-        (["train", "copy", "--out", "x", "--bogus"], "--bogus"),
-        (["generate", "x", "--beams", "many"], "--beams"),
-        (["methods", "scheduled_samplin"], "did you mean scheduled_sampling?"),
-        (["schedules", "liner"], "did you mean linear?"),
-        (["recipes", "g2p"], "there is no recipe 'g2p'"),
-        (["train", "nowhere.toml", "--out", "x"], "nowhere.toml: there is no such file"),
-        (["train", "copy", "--out", "x", "--set", "train.lrr=1"], "did you mean `lr`?"),
-        (["train", "g2p-cmudict", "--out", "x"], "--set data.path=FOLDER"),
-    ],
-)
+WRONG = [
+    ("trian", "train"),
+    ("train", "RECIPE"),
+    ("train copy", "--out"),
+    ("train copy --ot x", "--out"),
+    ("train copy --out x --bogus", "--bogus"),
+    ("generate x --beams many", "--beams"),
+    ("methods scheduled_samplin", "did you mean scheduled_sampling?"),
+    ("schedules liner", "did you mean linear?"),
+    ("recipes g2p", "there is no recipe 'g2p'"),
+    ("train nowhere.toml --out x", "nowhere.toml: there is no such file"),
+    ("train copy --out x --set train.lrr=1", "did you mean `lr`?"),
+    ("train g2p-cmudict --out x", "--set data.path=FOLDER"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG)
 def test_wrong_commands_exit_with_2_and_one_message(arguments, expected, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    out, err = ends(capsys, 2, *arguments)
+    out, err = ends(capsys, 2, *arguments.split())
     assert out == ""
     assert err.startswith("error: ")
     assert expected in err
@@ -219,32 +203,42 @@ def test_wrong_commands_exit_with_2_and_one_message(arguments, expected, tmp_pat
 
 
 def test_occupied_and_useless_folders(run, tmp_path, capsys):
-    recipe = str(write(tmp_path))
+    recipe = write(tmp_path)
     assert "holds a finished run\n  help: --overwrite" in ends(capsys, 3, "train", recipe, "--out", run).err
-    assert main(["train", recipe, "--out", str(run), "--resume", "--set", "train.lr=0.5"]) == 4
-    assert "train.lr: 0.001 there, 0.5 now" in capsys.readouterr().err
-    assert main(["train", recipe, "--out", str(run), "--resume"]) == 0
-    assert main(["train", recipe, "--out", str(run), "--resume", "--overwrite"]) == 2
+    changed = ends(capsys, 4, "train", recipe, "--out", run, "--resume", "--set", "train.lr=0.5")
+    assert "train.lr: 0.001 there, 0.5 now" in changed.err
+    ends(capsys, 0, "train", recipe, "--out", run, "--resume")
+    ends(capsys, 2, "train", recipe, "--out", run, "--resume", "--overwrite")
     for command in ("generate", "evaluate", "check"):
         assert "no model/model.json in" in ends(capsys, 4, command, tmp_path).err
-    assert main(["train", recipe, "--out", str(tmp_path / "new"), "--init", str(tmp_path)]) == 4
+    ends(capsys, 4, "train", recipe, "--out", tmp_path / "new", "--init", tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "expected"),
-    [
-        (UserError(["one", "two"]), 2, "error: one\nerror: two\n2 errors\n"),
-        (OccupiedError("taken"), 3, "error: taken\n"),
-        (CheckpointError("damaged"), 4, "error: damaged\n"),
-        (ResourceError("full"), 5, "error: full\n"),
-        (MemoryError(), 5, "error: out of memory"),
-        (OSError(28, "No space left on device"), 5, "error: No space left on device\n"),
-        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: permission denied\n"),
-        (DivergedError("nan"), 6, "error: nan\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_every_error_has_its_exit_code(error, code, expected, capsys):
+MEMORY = "DefaultCPUAllocator: {}: you tried to allocate 8 bytes"
+ERRORS = [
+    (errors.UserError(["one", "two"]), 2, "error: one\nerror: two\n2 errors\n"),
+    (errors.OccupiedError("taken"), 3, "error: taken\n"),
+    (errors.CheckpointError("damaged"), 4, "error: damaged\n"),
+    (errors.ResourceError("full"), 5, "error: full\n"),
+    (MemoryError(), 5, "error: out of memory"),
+    (OSError(28, "No space left on device"), 5, "error: No space left on device\n"),
+    (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: permission denied\n"),
+    (errors.DivergedError("nan"), 6, "error: nan\n"),
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+    (errors.OtherProcessError("rank 1 failed"), 7, ""),
+    (errors.StoppedError("stopped"), 130, ""),
+    (errors.TerminatedError("stopped"), 143, ""),
+    (RuntimeError(MEMORY.format("can't allocate memory")), 5, ""),
+    (RuntimeError(MEMORY.format("not enough memory")), 5, ""),
+    (OSError(12, "Cannot allocate memory"), 5, ""),
+    (RuntimeError("anything else"), 1, ""),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "expected"), ERRORS)
+def test_every_error_has_its_exit_code(error, code, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a report is a file
+
     def command():
         raise error
 
@@ -253,35 +247,13 @@ def test_every_error_has_its_exit_code(error, code, expected, capsys):
 
 
 def test_codes_are_the_same_in_the_table_on_the_classes_in_the_help_and_in_the_docs(capsys):
-    for code, (kind, _) in EXIT_CODES.items():
-        assert kind is None or kind.exit_code == code
-    text = (Path(__file__).parent.parent / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    assert all(kind is None or kind.exit_code == code for code, (kind, _) in errors.EXIT_CODES.items())
+    text = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ", 1) for line in text.partition("## Exit codes")[2].splitlines()]
     documented = {int(row[0]): row[1] for row in rows if row[0].isdecimal()}
-    assert documented == {code: meaning for code, (_, meaning) in EXIT_CODES.items()}
-    shown = ends(capsys, 0, "--help").out
-    assert all(f"{code:>4}  {meaning}" in shown for code, (_, meaning) in EXIT_CODES.items())
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (OtherProcessError("rank 1 failed"), 7),
-        (StoppedError("stopped"), 130),
-        (TerminatedError("stopped"), 143),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 5),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), 5),
-        (OSError(12, "Cannot allocate memory"), 5),
-        (RuntimeError("anything else"), 1),
-    ],
-)
-def test_codes_of_what_the_system_does_to_a_run(error, code, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a report is a file
-
-    def command():
-        raise error
-
-    assert entry.guarded(command) == code
+    assert documented == {code: meaning for code, (_, meaning) in errors.EXIT_CODES.items()}
+    text = ends(capsys, 0, "--help").out
+    assert all(f"{code:>4}  {meaning}" in text for code, meaning in documented.items())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
@@ -309,25 +281,20 @@ def test_a_signal_has_its_code_in_every_command(number, code, capsys):
 
 
 def test_a_run_whose_weights_are_nan_cannot_be_used(run, tmp_path, capsys):
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
+    copy, words = shutil.copytree(run, tmp_path / "run"), tmp_path / "words"
     content = load_file(copy / "model" / "model.safetensors")
     name = next(iter(content))
     content[name][...] = math.nan
     info = json.loads((copy / "model" / "model.json").read_text())
     write_model(copy, pack(content), info)
-    words = tmp_path / "words"
     words.write_text("a\n")
-    recipe = str(write(tmp_path))
     for command in (
-        ["generate", str(copy), "--input", str(words)], ["evaluate", str(copy)], ["diagnose", str(copy)],
-        ["check", str(copy)], ["train", recipe, "--out", str(tmp_path / "new"), "--init", str(copy)],
+        ["generate", copy, "--input", words], ["evaluate", copy], ["diagnose", copy], ["check", copy],
+        ["train", write(tmp_path), "--out", tmp_path / "new", "--init", copy],
     ):  # fmt: skip
-        assert main(command) == 4, command
-        assert f"weights are not finite, and cannot be used: {name}" in capsys.readouterr().err
+        assert f"weights are not finite, and cannot be used: {name}" in ends(capsys, 4, *command).err
     assert not (tmp_path / "new").exists()
     # finite, and beyond what the outputs can hold
-    content[name][...] = 3e38
     write_model(copy, pack({name: tensor.fill_(3e38) for name, tensor in content.items()}), info)
     assert "outputs hold NaN" in ends(capsys, 4, "evaluate", copy).err
 

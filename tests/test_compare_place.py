@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from builders import raises, refused
-from freerun.cli import main
 from freerun.compare.plan import MARKER, check_output_dir, claim_output_dir
 from freerun.compare.run import compare
 from freerun.errors import OccupiedError
 from simulated_runs import write_comparison
-from tiny_recipes import TINY, changed, ends, write
+from tiny_recipes import TINY, TOY, changed, ends, write
 
 ARMS = '\n[compare]\n[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n'
 
@@ -22,16 +21,20 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def put(folder, *names, text="{}"):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 @pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"]])
 def test_a_folder_of_others_is_refused_and_left_alone(flags, tmp_path, capsys):
-    for name in ("recipes/mine.toml", "runs/mine/notes.txt", "logs/a.log", "results.json"):
-        (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "home" / name).write_text("{}")
-    before = files(tmp_path / "home")
-    recipe = str(write(tmp_path, TINY + ARMS))
-    assert main(["compare", recipe, "--out", str(tmp_path / "home"), *flags]) == 3
-    assert "no comparison made what it holds (logs, recipes, results.json, runs)" in capsys.readouterr().err
-    assert files(tmp_path / "home") == before
+    home, recipe = tmp_path / "home", write(tmp_path, TINY + ARMS)
+    put(home, "recipes/mine.toml", "runs/mine/notes.txt", "logs/a.log", "results.json")
+    before = files(home)
+    err = ends(capsys, 3, "compare", recipe, "--out", home, *flags).err
+    assert "no comparison made what it holds (logs, recipes, results.json, runs)" in err
+    assert files(home) == before
     assert "tiny.toml is a file; --out is a folder" in ends(capsys, 3, "compare", recipe, "--out", recipe, *flags).err
 
 
@@ -42,9 +45,7 @@ def test_overwrite_removes_what_comparisons_write_and_nothing_else(tmp_path, mar
     if marked:
         claim_output_dir(tmp_path, names, overwrite=False)
     mine = {"notes.txt", "recipes/mine.toml", "runs/mine/a", f"runs/{names[0]}/mine.txt", "logs/mine.log"}
-    for name in {*mine, f"recipes/{names[0]}.toml", f"logs/{names[1]}.log", "report.html"}:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
+    put(tmp_path, *mine, f"recipes/{names[0]}.toml", f"logs/{names[1]}.log", "report.html")
     check_output_dir(tmp_path, resume=False, overwrite=True)
     claim_output_dir(tmp_path, ["new-0"], overwrite=True)
     assert files(tmp_path) == {*mine, MARKER}
@@ -55,35 +56,31 @@ def test_nothing_is_removed_before_the_data_are_read(tmp_path):
     out = tmp_path / "out"
     write_comparison(out, words=20, updates=20)
     before = files(out)
-    toy = 'kind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 200\ndev = 20\ntest = 20'
-    recipe = write(tmp_path, changed(toy, f'kind = "pairs"\npath = "{tmp_path}/none"') + ARMS)
+    recipe = write(tmp_path, changed(TOY, f'kind = "pairs"\npath = "{tmp_path}/none"\n') + ARMS)
     refused("none", compare, recipe, [], out, overwrite=True, progress=False)
     assert files(out) == before
 
 
 def test_the_demo_goes_on_where_it_was_stopped(tmp_path):
     shutil.copy(Path(__file__).parent.parent / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "constraints.txt", ".venv-demo/bin/freerun", ".venv-demo/.installed"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
-    os.utime(tmp_path / ".venv-demo/.installed", (2**31, 2**31))
-    (tmp_path / ".venv-demo/bin/freerun").chmod(0o755)
-    parts = {name: tmp_path / "out" / name for name in ("mackey-glass-demo", "g2p-demo")}
+    command, installed = ".venv-demo/bin/freerun", ".venv-demo/.installed"
+    put(tmp_path, "pyproject.toml", "constraints.txt", command, installed, text='#!/bin/sh\necho "$@"\n')
+    os.utime(tmp_path / installed, (2**31, 2**31))
+    (tmp_path / command).chmod(0o755)
+    chaos, words = "mackey-glass-demo", "g2p-demo"
 
     def flags():
         # the suite itself may run under make, whose variables would reach this one
         env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
         done = subprocess.run(["make", "demo"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-        said = [line.split() for line in done.stdout.splitlines() if line.startswith("compare ")]
-        assert [words[1] for words in said] == [f"recipes/{name}.toml" for name in parts]
-        return [words[-1] for words in said]
+        lines = [line.split() for line in done.stdout.splitlines() if line.startswith("compare ")]
+        assert [line[1] for line in lines] == [f"recipes/{chaos}.toml", f"recipes/{words}.toml"]
+        return [line[-1] for line in lines]
 
     assert flags() == ["--overwrite", "--overwrite"]
-    for out in parts.values():
-        out.mkdir(parents=True)
-        (out / MARKER).write_text("{}")
+    put(tmp_path / "out", f"{chaos}/{MARKER}", f"{words}/{MARKER}")
     assert flags() == ["--resume", "--resume"]
-    (parts["mackey-glass-demo"] / "results.json").write_text("{}")
+    put(tmp_path / "out", f"{chaos}/results.json")
     assert flags() == ["--overwrite", "--resume"]
-    (parts["g2p-demo"] / "results.json").write_text("{}")
+    put(tmp_path / "out", f"{words}/results.json")
     assert flags() == ["--overwrite", "--overwrite"]

@@ -30,6 +30,7 @@ batch_size = 32
 evaluate_every = 6
 save_every = 6
 """
+TOY = TINY[TINY.index("kind") : TINY.index("\n[model]")]
 
 SAMPLING = {"name": "scheduled_sampling", "teacher_forcing_ratio": 0.5}
 FALLING = SAMPLING | {"teacher_forcing_ratio": {"schedule": "linear", "start": 1.0, "end": 0.5}}
