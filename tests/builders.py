@@ -1,6 +1,7 @@
 """Small real models and batches that many tests use, and ways to assert a refusal."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,3 +130,8 @@ def problems_of(call: Callable[..., Any], /, *args: Any, **named: Any) -> list[s
     assert caught.value.exit_code == 2
     assert not any("\n" in problem.replace("\n  help: ", "", 1) for problem in caught.value.problems)
     return list(caught.value.problems)
+
+
+def write_csv(path: Path, lines: Iterable[str], header: str = "", encoding: str = "utf-8") -> Path:
+    path.write_bytes("".join(f"{line}\n" for line in ([header, *lines] if header else lines)).encode(encoding))
+    return path
