@@ -1,5 +1,6 @@
 """Methods on values against loops: horizons, loss steps, blends, pushforward, reverse sampling, rollouts, noise."""
 
+import itertools
 import math
 
 import pytest
@@ -34,14 +35,15 @@ class Markov(nn.Module):
 
     markov = True
 
-    def __init__(self, width: int = 2) -> None:
+    def __init__(self, width: int = 2, scale: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(2)
         self.net = nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, width)).double()
+        for weight in self.parameters():
+            weight.data.mul_(scale)
 
     def forward(self, batch: fr.Batch) -> Tensor:
-        before = torch.cat([torch.zeros_like(batch.history[:, :1]), batch.history[:, :-1]], 1)
-        return self.net(before)
+        return self.net(nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1])
 
     def start(self, batch):
         return torch.zeros_like(batch.history[:, 0])
@@ -66,6 +68,14 @@ def check(method: fr.methods.Method, net: nn.Module, b: fr.Batch, expected: Tens
     return outcome
 
 
+def first(b: fr.Batch, time: int) -> fr.Batch:
+    """The first positions of a batch."""
+    return b.replace(**{part: getattr(b, part)[:, :time] for part in ("targets", "history", "mask", "eligible")})
+
+
+GATES = ["step", "sequence", "batch", "prefix", fr.gates.every(3), "decoding_steps"]
+
+
 class TestShapes:
     @pytest.mark.parametrize("gradient", ["full", "none", 2, 4])
     @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -76,36 +86,31 @@ class TestShapes:
     ])  # fmt: skip
     def test_horizon_and_loss_steps_equal_the_loop(self, gradient, cell, loss_on, weigh):
         net, b = forecaster(cell=cell), sequence()
-        b = b.replace(mask=torch.ones_like(b.mask))  # the warm-up counts unless it is told not to
-        cut = b.select(torch.arange(3)).replace(
-            targets=b.targets[:, :7], history=b.history[:, :7], mask=b.mask[:, :7], eligible=b.eligible[:, :7]
-        )
-        lead = cut.eligible.cumsum(1)
+        b = b.replace(mask=torch.ones_like(b.mask))  # the warm-up counts unless loss_on leaves it out
+        cut = first(b, 7)
         share = coins("token", b, 0.5, KEY, STEP)[:, :7].double()
-        wanted, _ = literal(net, cut, share, gradient, weigh(torch.ones(3, 7).double(), lead))
-        check(fr.scheduled_sampling(0.5, gradient=gradient, horizon=4, loss_on=loss_on), net, b, wanted)
+        weights = weigh(torch.ones(3, 7).double(), cut.eligible.cumsum(1))
+        expected, _ = literal(net, cut, share, gradient, weights)
+        check(fr.scheduled_sampling(0.5, gradient=gradient, horizon=4, loss_on=loss_on), net, b, expected)
 
     @pytest.mark.parametrize("gradient", ["full", "none", 2])
-    @pytest.mark.parametrize(
-        "gate", ["step", "sequence", "batch", "prefix", fr.gates.every(3), "decoding_steps"], ids=repr
-    )
-    def test_every_coin_goes_with_every_cut_horizon_and_weight(self, gate, gradient):
+    @pytest.mark.parametrize("gate", GATES, ids=repr)
+    def test_every_gate_goes_with_every_cut_horizon_and_weight(self, gate, gradient):
         net, b, weights = forecaster(), sequence(), (0.3, 0.0, 0.5, 2.0)
-        cut = b.replace(targets=b.targets[:, :7], history=b.history[:, :7], mask=b.mask[:, :7], eligible=b.mask[:, :7])
+        cut = first(b, 7)
         keep = fr.gates.resolve(gate)(cut, 0.4, fold(KEY, "gate", STEP))
         by_lead = torch.tensor([0.0, *weights], dtype=torch.float64)[cut.eligible.cumsum(1)]
-        wanted, _ = literal(net, cut, keep.double(), gradient, by_lead)
-        check(fr.scheduled_sampling(0.4, gate=gate, gradient=gradient, horizon=4, loss_on=weights), net, b, wanted)
+        expected, _ = literal(net, cut, keep.double(), gradient, by_lead)
+        check(fr.scheduled_sampling(0.4, gate=gate, gradient=gradient, horizon=4, loss_on=weights), net, b, expected)
 
-    def test_a_horizon_follows_its_schedule_and_is_told(self):
+    def test_a_horizon_follows_its_schedule_and_is_reported(self):
         net, b = forecaster(), sequence()
         method = fr.free_running(horizon=schedules.linear(start=1, end=7, steps=6))
-        for step, wanted in ((0, 1), (1, 2), (3, 4), (100, 6)):
-            outcome = method.run(net, b, step, KEY)
-            assert int(outcome.fed.mask.sum(1)[0]) == wanted
+        for step, expected in ((0, 1), (1, 2), (3, 4), (100, 6)):
+            assert int(method.run(net, b, step, KEY).fed.mask.sum(1)[0]) == expected
         assert method.run(net, b, 3).report["horizon"] == 4
-        with pytest.raises(fr.UserError, match=r"horizon must lie in \[1, inf\]; linear.* gives 0 at step 0"):
-            fr.free_running(horizon=schedules.linear(start=0, end=7, steps=6))
+        message = r"horizon must lie in \[1, inf\]; linear.* gives 0 at step 0"
+        refused(message, fr.free_running, horizon=schedules.linear(start=0, end=7, steps=6))
 
     def test_ragged_rows_end_where_they_end(self):
         b = sequence(past=0)
@@ -115,27 +120,22 @@ class TestShapes:
         assert transforms.within_horizon(b, 6) is b
 
     def test_a_row_ends_the_same_whatever_is_beside_it(self):
-        x = torch.zeros(2, 4, 1)
         own = torch.tensor([[True, True, False, False], [True, True, True, True]])
-        b = fr.Batch(x, x, torch.ones(2, 4, dtype=torch.bool), eligible=own)
+        b = fr.Batch(torch.zeros(2, 4, 1), eligible=own)
         assert transforms.within_horizon(b, 2).mask.sum(1).tolist() == [2, 2]
         assert transforms.within_horizon(b.select(torch.tensor([0])), 2).mask.sum().item() == 2
 
     def test_weights_by_lead_time_keep_their_digits(self):
-        net, b, given = forecaster(), sequence(), (0.1, 0.7, 0.3, 0.2, 0.9, 0.6)
-        weights = torch.tensor(given, dtype=torch.float64)
-        wanted = ((net(b) - b.targets)[:, 3:].square().sum(-1) * weights).sum() / (weights.sum() * 6)
-        check(fr.teacher_forcing(loss_on=given), net, b, wanted)
-
-    def test_too_few_weights_are_refused(self):
-        with pytest.raises(fr.UserError, match="loss_on has 2 weights and the horizon 6 steps"):
-            fr.free_running(loss_on=(1.0, 2.0))(forecaster(), sequence(), step=0)
+        net, b, by_lead = forecaster(), sequence(), (0.1, 0.7, 0.3, 0.2, 0.9, 0.6)
+        weights = torch.tensor(by_lead, dtype=torch.float64)
+        expected = ((net(b) - b.targets)[:, 3:].square().sum(-1) * weights).sum() / (weights.sum() * 6)
+        check(fr.teacher_forcing(loss_on=by_lead), net, b, expected)
+        few = fr.free_running(loss_on=(1.0, 2.0))
+        refused("loss_on has 2 weights and the horizon 6 steps", few, net, b, step=0)
 
     def test_ids_have_horizons_too(self):
-        ids = torch.randint(0, 5, (2, 6))
-        model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
-        outcome = fr.teacher_forcing(horizon=2).run(model, fr.Batch(ids, ids, ids >= 0), step=0)
-        assert outcome.count.item() == 4
+        model, batch = fr.models.TransformerLM(5, size=8, heads=2, layers=1), fr.Batch(torch.randint(0, 5, (2, 6)))
+        assert fr.teacher_forcing(horizon=2).run(model, batch, step=0).count.item() == 4
 
 
 class Held:
@@ -188,91 +188,83 @@ class TestBlend:
     @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
     def test_equals_the_loop(self, alpha, gradient):
         net, b = forecaster(), sequence()
-        wanted, history = literal(net, b, torch.full(b.mask.shape, alpha, dtype=torch.float64), gradient)
-        outcome = check(methods.generalised_teacher_forcing(alpha, gradient=gradient), net, b, wanted)
+        expected, history = literal(net, b, torch.full(b.mask.shape, alpha, dtype=torch.float64), gradient)
+        outcome = check(methods.generalised_teacher_forcing(alpha, gradient=gradient), net, b, expected)
         assert torch.allclose(outcome.fed.history, history, atol=1e-12)
         assert outcome.report["alpha"] == alpha
-        by_coin = fr.scheduled_sampling(alpha, gate="blend", gradient=gradient)
-        torch.testing.assert_close(by_coin(net, b, STEP, KEY), outcome.loss, rtol=1e-12, atol=1e-12)
+        by_gate = fr.scheduled_sampling(alpha, gate="blend", gradient=gradient)
+        torch.testing.assert_close(by_gate(net, b, STEP, KEY), outcome.loss, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.parametrize("gradient", ["full", "none", 3])
     def test_the_ends_are_teacher_forcing_bit_for_bit_and_free_running(self, gradient):
         net, b = forecaster(), sequence()
-        for alpha, other in ((1.0, fr.teacher_forcing()), (0.0, fr.free_running(gradient=gradient))):
-            a = gradients(net, fr.generalised_teacher_forcing(alpha, gradient=gradient)(net, b, STEP, KEY))
-            c = gradients(net, other(net, b, STEP, KEY))
-            if alpha == 1.0:
-                assert all(torch.equal(a[n], c[n]) for n in a)
-            else:  # a computation of its own: equal but for rounding
-                assert_same_gradients(a, c)
+        gold, own, forced, free = (
+            gradients(net, method(net, b, STEP, KEY))
+            for method in (
+                *(fr.generalised_teacher_forcing(alpha, gradient=gradient) for alpha in (1.0, 0.0)),
+                fr.teacher_forcing(), fr.free_running(gradient=gradient),
+            )
+        )  # fmt: skip
+        assert all(torch.equal(gold[n], forced[n]) for n in gold)
+        assert_same_gradients(own, free)  # a computation of its own: equal but for rounding
 
     def test_the_least_forcing_gives_random_jacobians_norm_one(self):
         g = torch.Generator().manual_seed(0)
         jacobian = 2.5 * torch.randn(6, 40, 3, 3, generator=g, dtype=torch.float64)
         alpha = methods.least_forcing(jacobian)
-        norms = torch.linalg.matrix_norm((1 - alpha) * jacobian, 2)
-        forced = norms.log().mean(1).exp()
+        forced = torch.linalg.matrix_norm((1 - alpha) * jacobian, 2).log().mean(1).exp()
         assert forced.max().item() == pytest.approx(1.000, abs=1e-12)
         assert 0.5 < alpha < 1
         assert methods.least_forcing(jacobian / 100) == 0.0  # contracting: nothing to hold
-
-    def test_adaptive_alpha_is_that_of_the_model(self):
-        net, b = Markov(), sequence(past=1)
-        with torch.no_grad():
-            for weight in net.parameters():
-                weight.mul_(5)
-        each = []
-        for row in range(3):
-            logs = []
-            for t in range(7):
-                if not b.eligible[row, t]:
-                    continue
-                j = torch.autograd.functional.jacobian(net.net, b.history[row, t])
-                logs.append(math.log(float(torch.linalg.svdvals(j)[0])))
-            each.append(math.exp(sum(logs) / len(logs)))
-        wanted = 1 - 1 / max(each)
-        outcome = fr.generalised_teacher_forcing().run(net, b, step=0)
-        assert outcome.report["alpha"] == pytest.approx(wanted, abs=1e-10)
-        with pytest.raises(fr.UserError, match="needs a model whose state is its last entry only"):
-            fr.generalised_teacher_forcing()(forecaster(), sequence(), step=0)
-
-    def test_padding_does_not_reach_the_adaptive_alpha_and_what_is_not_finite_is_told(self):
-        net, b = Markov(), sequence(past=1)
-        with torch.no_grad():
-            for weight in net.parameters():
-                weight.mul_(5)
-        mask = b.mask & (torch.arange(7) < torch.tensor([7, 4, 5])[:, None])
-        b = b.replace(mask=mask, eligible=mask)
-        wanted = fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"]
-        padded = b.replace(history=b.history.masked_fill(~mask[..., None] & (torch.arange(7) > 0)[:, None], torch.nan))
-        assert fr.generalised_teacher_forcing().run(net, padded, step=0).report["alpha"] == wanted > 0
         for broken in (torch.nan, torch.inf):
             jacobian = torch.eye(2).repeat(2, 3, 1, 1)
             jacobian[0, 1, 0, 0] = broken
             refused("the Jacobian is not finite at 1 of 6 positions", methods.least_forcing, jacobian)
 
+    def test_adaptive_alpha_is_that_of_the_model(self):
+        net, b = Markov(scale=5), sequence(past=1)
+        each = []
+        for row in range(3):
+            jacobians = [
+                torch.autograd.functional.jacobian(net.net, b.history[row, t]) for t in range(7) if b.eligible[row, t]
+            ]
+            logs = [math.log(float(torch.linalg.svdvals(j)[0])) for j in jacobians]
+            each.append(math.exp(sum(logs) / len(logs)))
+        alpha = fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"]
+        assert alpha == pytest.approx(1 - 1 / max(each), abs=1e-10)
+        message = "needs a model whose state is its last entry only"
+        refused(message, fr.generalised_teacher_forcing(), forecaster(), sequence(), step=0)
+
+    def test_padding_does_not_reach_the_adaptive_alpha(self):
+        net, b = Markov(scale=5), sequence(past=1)
+        mask = b.mask & (torch.arange(7) < torch.tensor([7, 4, 5])[:, None])
+        b = b.replace(mask=mask, eligible=mask)
+        padded = b.replace(history=b.history.masked_fill(~mask[..., None] & (torch.arange(7) > 0)[:, None], torch.nan))
+        one, other = (fr.generalised_teacher_forcing().run(net, x, step=0).report["alpha"] for x in (b, padded))
+        assert one == other > 0
+
     def test_the_shallow_plrnn_knows_its_jacobians(self):
         torch.manual_seed(4)
         net, b = fr.models.ShallowPLRNN(2, size=9).double(), sequence(past=1)
         assert torch.allclose(methods.jacobians(net, b), net.jacobian(b.history), atol=1e-12)
-        wanted = methods.least_forcing(net.jacobian(b.history), b.eligible)
-        assert fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"] == pytest.approx(wanted, abs=1e-12)
+        alpha = methods.least_forcing(net.jacobian(b.history), b.eligible)
+        assert fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"] == pytest.approx(alpha, abs=1e-12)
 
     def test_ids_and_other_methods_refuse_it(self):
-        ids = torch.zeros(1, 2, dtype=torch.long)
-        model = fr.models.TransformerLM(5, size=8, heads=2, layers=1)
-        with pytest.raises(fr.UserError, match="mixes values, and these targets are ids"):
-            fr.scheduled_sampling(0.5, gate="blend")(model, fr.Batch(ids, ids, ids == 0), step=0)
-        with pytest.raises(fr.UserError, match="which only scheduled_sampling does"):
-            fr.parallel(0.5, gate="blend")(forecaster(), sequence(), step=0)
+        model, batch = fr.models.TransformerLM(5, size=8, heads=2, layers=1), fr.Batch(torch.zeros(1, 2).long())
+        blend = fr.scheduled_sampling(0.5, gate="blend")
+        refused("mixes values, and these targets are ids", blend, model, batch, step=0)
+        refused(
+            "which only scheduled_sampling does", lambda: fr.parallel(0.5, gate="blend")(forecaster(), sequence(), 0)
+        )
 
 
 class TestUnrolledLosses:
     @pytest.mark.parametrize("gradient", ["full", "none", 2])
     def test_multi_step_is_free_running_over_its_horizon(self, gradient):
         net, b = forecaster(), sequence()
-        wanted = fr.free_running(gradient=gradient, horizon=4)(net, b, STEP, KEY)
-        check(fr.multi_step(horizon=4, gradient=gradient), net, b, wanted)
+        expected = fr.free_running(gradient=gradient, horizon=4)(net, b, STEP, KEY)
+        check(fr.multi_step(horizon=4, gradient=gradient), net, b, expected)
         raises(TypeError, "horizon", fr.multi_step)
 
     @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -282,19 +274,16 @@ class TestUnrolledLosses:
             u = b.history[:, 0]
             for _ in range(steps - 1):
                 u = net.net(u)
-        wanted = (net.net(u) - b.targets[:, steps]).square().mean()
-        check(fr.pushforward(horizon=steps, drawn=False), net, b, wanted)
-
-    def test_pushforward_says_what_it_needs(self):
-        with pytest.raises(fr.UserError, match=r"pushforward goes step by step.*or use multi_step"):
-            fr.pushforward(horizon=2)(lambda b: b.history, sequence(), step=0)
+        expected = (net.net(u) - b.targets[:, steps]).square().mean()
+        check(fr.pushforward(horizon=steps, drawn=False), net, b, expected)
+        stepwise = r"pushforward goes step by step.*or use multi_step"
+        refused(stepwise, fr.pushforward(horizon=2), lambda b: b.history, sequence(), step=0)
 
     def test_pushforward_draws_its_steps_evenly(self):
         """Chi-square over 400 updates; false-alarm rate 1e-4."""
-        net, b = Markov(), sequence(past=1, size=1)
-        method = fr.pushforward(horizon=5)
-        found = [int(method.run(net, b, step, KEY).report["steps"]) for step in range(400)]
-        counts = [found.count(h) for h in range(1, 6)]
+        net, b, method = Markov(), sequence(past=1, size=1), fr.pushforward(horizon=5)
+        drawn = [int(method.run(net, b, step, KEY).report["steps"]) for step in range(400)]
+        counts = [drawn.count(h) for h in range(1, 6)]
         assert sum(counts) == 400
         assert stats.chisquare(counts).pvalue > 1e-4
 
@@ -308,8 +297,8 @@ class TestUnrolledLosses:
 
 
 class TestReverse:
-    def test_both_parts_toss_their_own_coins_but_the_first_is_gold(self):
-        """Shares of 6,000 and 9,000 coins; five standard errors, false-alarm rate 1e-6."""
+    def test_both_parts_draw_their_own_gates_but_the_first_is_gold(self):
+        """Shares of 6,000 and 9,000 gates; five standard errors, false-alarm rate 1e-6."""
         net, b = forecaster(), sequence(size=1500, past=5)
         fed = fr.reverse_scheduled_sampling(0.7, 0.2).run(net, b, STEP, KEY).fed
         same = (fed.history == b.history).all(-1)
@@ -321,29 +310,19 @@ class TestReverse:
     @pytest.mark.parametrize("gradient", ["full", "none", 2])
     def test_equals_the_loop(self, gradient):
         net, b = forecaster(), sequence()
-        b = b.replace(mask=torch.arange(9).expand(3, -1) > 0)
-        keep = torch.ones(3, 9, dtype=torch.bool)
-        gate = fold(KEY, "gate", STEP)
-        for row in range(3):
-            for t in range(1, 9):
-                ratio = 0.6 if t < 3 else 0.3
-                keep[row, t] = bool(uniform(gate, torch.tensor(row), torch.tensor(t)) < ratio)
-        opened = b.replace(eligible=torch.arange(9).expand(3, -1) > 0)
-        wanted, _ = literal(net, opened, keep.double(), gradient)
-        check(fr.reverse_scheduled_sampling(0.6, 0.3, gradient=gradient), net, b, wanted)
-
-    def test_without_a_warm_up_it_is_refused(self):
-        with pytest.raises(fr.UserError, match="no row has known entries"):
-            fr.reverse_scheduled_sampling(0.5, 0.5)(forecaster(), sequence(past=1), step=0)
+        later = torch.arange(9).expand(3, -1) > 0
+        gate, keep = fold(KEY, "gate", STEP), torch.ones(3, 9, dtype=torch.bool)
+        for row, t in itertools.product(range(3), range(1, 9)):
+            keep[row, t] = bool(uniform(gate, torch.tensor(row), torch.tensor(t)) < (0.6 if t < 3 else 0.3))
+        b = b.replace(mask=later)
+        expected, _ = literal(net, b.replace(eligible=later), keep.double(), gradient)
+        check(fr.reverse_scheduled_sampling(0.6, 0.3, gradient=gradient), net, b, expected)
+        refused("no row has known entries", fr.reverse_scheduled_sampling(0.5, 0.5), net, sequence(past=1), step=0)
 
     def test_the_published_schedule(self):
         method = methods.reverse(80_000)
-        for step, context, horizon in (
-            (0, 0.5, 0.5),
-            (25_000, 0.5, 0.5),
-            (30_000, 1 - 0.5 / math.e, 0.4),
-            (60_000, 1, 0),
-        ):
+        published = ((0, 0.5, 0.5), (25_000, 0.5, 0.5), (30_000, 1 - 0.5 / math.e, 0.4), (60_000, 1, 0))
+        for step, context, horizon in published:
             assert method.context_ratio(step) == pytest.approx(context, abs=1e-9)
             assert method.teacher_forcing_ratio(step) == pytest.approx(horizon, abs=1e-9)
 
@@ -354,11 +333,9 @@ def linear_world(quadratic: float, rows: int = 40, time: int = 8) -> fr.Batch:
     x = [0.7 * torch.randn(rows, 2, generator=g, dtype=torch.float64)]
     for _ in range(time - 1):
         z = x[-1] @ torch.tensor([[0.9, 0.3], [-0.3, 0.9]], dtype=torch.float64)
-        z = z + quadratic * torch.stack([x[-1][:, 0] ** 2, 0 * x[-1][:, 0]], 1)
-        x.append(z)
-    values = torch.stack(x, 1)
+        x.append(z + quadratic * torch.stack([x[-1][:, 0] ** 2, 0 * x[-1][:, 0]], 1))
     known = (torch.arange(time) > 0).expand(rows, time)
-    return fr.Batch(values, values, known, eligible=known)
+    return fr.Batch(torch.stack(x, 1), mask=known, eligible=known)
 
 
 class Linear(nn.Module):
@@ -367,21 +344,20 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def forward(self, batch):
-        return torch.cat([torch.zeros_like(batch.history[:, :1]), batch.history[:, :-1] @ self.weight], 1)
+        return nn.functional.pad(batch.history[:, :-1] @ self.weight, (0, 0, 1, 0))
 
 
 def least_squares(batches) -> Linear:
-    told = torch.cat([b.history[:, :-1].flatten(0, 1) for b in batches])
-    wanted = torch.cat([b.targets[:, 1:].flatten(0, 1) for b in batches])
-    return Linear(torch.linalg.lstsq(told, wanted).solution)
+    inputs = torch.cat([b.history[:, :-1].flatten(0, 1) for b in batches])
+    targets = torch.cat([b.targets[:, 1:].flatten(0, 1) for b in batches])
+    return Linear(torch.linalg.lstsq(inputs, targets).solution)
 
 
 def errors(model: Linear, data: fr.Batch) -> tuple[float, float]:
     """One-step and free-running root mean squared error."""
     own = methods.demonstrations(model, data)
-    return fr.teacher_forcing()(model, data, step=0).item() ** 0.5, fr.teacher_forcing()(
-        model, own, step=0
-    ).item() ** 0.5
+    one, free = (fr.teacher_forcing()(model, each, step=0).item() ** 0.5 for each in (data, own))
+    return one, free
 
 
 class TestDemonstrator:
@@ -400,14 +376,14 @@ class TestDemonstrator:
         assert len(scores) == 6
 
     def test_a_model_whose_score_is_nan_is_not_the_best(self):
-        scores, made = iter([math.nan, 2.0, 1.0, math.nan]), []
+        scores, learned = iter([math.nan, 2.0, 1.0, math.nan]), []
 
         def learn(batches):
-            made.append(least_squares(batches))
-            return made[-1]
+            learned.append(least_squares(batches))
+            return learned[-1]
 
         best, _ = methods.data_as_demonstrator(learn, linear_world(0.0), 3, lambda m: next(scores))
-        assert best is made[2]
+        assert best is learned[2]
 
     def test_online_is_the_mean_of_gold_and_own(self):
         net, b = forecaster(), sequence()
@@ -417,7 +393,7 @@ class TestDemonstrator:
 
 
 class TestNoise:
-    def test_its_law_and_its_places(self):
+    def test_its_law_and_its_positions(self):
         """Kolmogorov-Smirnov on 12,000 numbers and their correlation; false-alarm rate 1e-4 each."""
         net, b = forecaster(), sequence(size=2000)
         fed = fr.gaussian_noise(0.3, rate=0.5).transform(net, b, STEP, KEY)
@@ -431,19 +407,17 @@ class TestNoise:
         net, b = forecaster(), sequence(size=4000)
         with torch.no_grad():
             std = (net(b) - b.targets)[b.replaceable].square().mean(0).sqrt()
-        last = fr.gaussian_noise("matched", loss_on="last").run(net, b, STEP, KEY)
-        assert last.report["std"] == pytest.approx(std.square().mean().sqrt().item())
+        overall = pytest.approx(std.square().mean().sqrt().item())
+        assert fr.gaussian_noise("matched", loss_on="last").run(net, b, STEP, KEY).report["std"] == overall
         outcome = fr.gaussian_noise("matched").run(net, b, STEP, KEY)
         far = (outcome.fed.history - b.history)[b.replaceable]
         # 24,000 numbers a channel: five standard errors of a standard deviation, false-alarm rate 1e-6
         assert torch.allclose(far.square().mean(0).sqrt() / std, torch.ones(2).double(), atol=5 / 48000**0.5)
-        assert outcome.report["std"] == pytest.approx(std.square().mean().sqrt().item())
+        assert outcome.report["std"] == overall
         deviation = (outcome.report["squared_deviation"] / outcome.report["replaced"]) ** 0.5
         assert deviation == pytest.approx(far.square().mean().sqrt().item())
-
-    def test_what_it_refuses(self):
-        with pytest.raises(fr.UserError, match="predicts a distribution"):
-            fr.gaussian_noise("matched", objective="gaussian_nll")(forecaster(head="gaussian"), sequence(), step=0)
+        matched = fr.gaussian_noise("matched", objective="gaussian_nll")
+        refused("predicts a distribution", matched, forecaster(head="gaussian"), sequence(), step=0)
 
 
 @pytest.mark.parametrize(("name", "more"), [
