@@ -18,7 +18,8 @@ from freerun import errors
 from freerun.cli import entry, main
 from freerun.methods import METHODS, PRESETS
 from freerun.schedules import SCHEDULES
-from freerun.training.weights import pack, write_model
+from freerun.training.files import write_folder
+from freerun.training.weights import pack
 from tiny_recipes import ends, write
 
 ROOT = Path(__file__).parent.parent
@@ -285,8 +286,8 @@ def test_a_run_whose_weights_are_nan_cannot_be_used(run, tmp_path, capsys):
     content = load_file(copy / "model" / "model.safetensors")
     name = next(iter(content))
     content[name][...] = math.nan
-    info = json.loads((copy / "model" / "model.json").read_text())
-    write_model(copy, pack(content), info)
+    info = (copy / "model" / "model.json").read_bytes()
+    write_folder(copy / "model", {"model.safetensors": pack(content), "model.json": info})
     words.write_text("a\n")
     for command in (
         ["generate", copy, "--input", words], ["evaluate", copy], ["diagnose", copy], ["check", copy],
@@ -295,7 +296,9 @@ def test_a_run_whose_weights_are_nan_cannot_be_used(run, tmp_path, capsys):
         assert f"weights are not finite, and cannot be used: {name}" in ends(capsys, 4, *command).err
     assert not (tmp_path / "new").exists()
     # finite, and beyond what the outputs can hold
-    write_model(copy, pack({name: tensor.fill_(3e38) for name, tensor in content.items()}), info)
+    content[name][...] = 3e38
+    huge = pack({name: tensor.fill_(3e38) for name, tensor in content.items()})
+    write_folder(copy / "model", {"model.safetensors": huge, "model.json": info})
     assert "outputs hold NaN" in ends(capsys, 4, "evaluate", copy).err
 
 

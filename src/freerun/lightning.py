@@ -1,6 +1,6 @@
 """Lightning: ``from freerun import lightning``; loads the library of that name at the first use.
 
-``FreerunModule`` is a whole LightningModule around a model and a method; ``training_step``, ``validation_step`` and
+``FreerunModule`` is a complete LightningModule around a model and a method; ``training_step``, ``validation_step`` and
 ``FreerunCallback`` are for a module of one's own.
 """
 

@@ -70,12 +70,12 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
 
     Nothing is known of families. A few forwards on a small batch show whether the model is causal, where its last
     hidden vectors are, whether it takes embeddings, and whether it goes on over a cache; what it cannot do is left
-    out (``m.findings`` says why), and roll-ins take an engine that does without.
+    out (``m.findings`` has the reasons), and roll-ins take an engine that does without.
 
     Args:
         model: a ``PreTrainedModel`` that generates, alone or within DDP, FSDP2, ``torch.compile`` or PEFT. What is
             differentiated goes through it as it is; roll-ins go through the model within.
-        example: a collated batch to try the model on, where none can be made up: audio, images.
+        example: a collated batch to try the model on, where none can be invented: audio, images.
 
     Returns:
         A ``torch.nn.Module`` with ``batch``, ``inputs`` and the methods of the protocols in ``freerun.types`` that the
@@ -184,7 +184,7 @@ def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor
         return batch, plain(batch), trial_batch(plain, example, _LONGER)
     except UserError:
         raise
-    except Exception as error:  # whatever a model raises for what was made up for it
+    except Exception as error:  # whatever a model raises for an invented batch
         if out_of_memory(error):
             raise
         line = (str(error).splitlines() or [""])[0]
@@ -195,7 +195,7 @@ def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor
 
 
 def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
-    """Return three rows of different lengths, of an example, or of ids made up: ordinary ones, and one pad."""
+    """Return three rows of different lengths, of an example, or of invented ids: ordinary ones, and one pad."""
     adapter: Any = m
     if example is not None:
         return adapter.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
@@ -212,7 +212,7 @@ def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest:
 
 
 def _ids(m: HuggingFaceModel, time: int, vocab: int) -> Tensor:
-    """Ordinary symbols: none that the configuration gives a meaning."""
+    """Ordinary symbols: none that has a meaning in the configuration."""
     config = m.inner.config.get_text_config(decoder=True)
     special = {v for c in (m.inner.config, config) for k, v in c.to_dict().items() if k.endswith("token_id")
                and isinstance(v, int)}  # fmt: skip
@@ -278,7 +278,7 @@ _HELD = (
 
 def _findings(model: Any, batch: Batch, outputs: Tensor, longer: Batch) -> list[Finding]:
     """Check what every model must hold, and what only a longer batch shows: attention in chunks or by hashing."""
-    # two calls of one shape differ in nothing, but for sums that are not made twice in one order
+    # two calls of one shape differ in nothing, but for sums that are not taken twice in one order
     tight = _Spread(model, batch, outputs, 10 * torch.finfo(torch.float32).eps)
     looser = _Spread(model, batch, outputs, _roundings(outputs, 200, 4))
     outputs = model(longer)

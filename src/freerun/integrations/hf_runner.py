@@ -115,7 +115,7 @@ class MethodRunner:
             adapt(trainer.model)
 
     def adapter(self, model: nn.Module, sample: Inputs | None = None) -> Any:
-        """The model as the trainer has wrapped it, as a Model; ``sample`` is tried where none can be made up."""
+        """The model as the trainer has wrapped it, as a Model; ``sample`` is tried where none can be invented."""
         if self._adapter is None or self._adapter.model is not model:
             self._adapter = adapt(model) if sample is None else adapted(model, sample)
         return self._adapter
@@ -234,7 +234,7 @@ class MethodRunner:
             problems += error.problems
         if problems:
             raise UserError(problems)
-        # where none learns anything, making the batch says why
+        # where none learns anything, making the batch raises why
         batch = collated_batch(adapter, next((each for each in samples if has_targets(adapter, each)), samples[0]))
         # on the model within: processes need not wait for each other, and nothing is compiled for one row
         rehearse(method, adapt(adapter.inner), batch, trainer.state.max_steps, self._key())

@@ -33,7 +33,7 @@ class MethodMixin(Base):
 
     Args:
         args: the trainer's own, as are ``kwargs``.
-        method: a method of freerun, run at ``state.global_step`` with a key made from ``args.seed``. None: the
+        method: a method of freerun, run at ``state.global_step`` with a key from ``args.seed``. None: the
             trainer as it is, nothing overridden.
 
     Raises:
@@ -55,7 +55,7 @@ class MethodMixin(Base):
             return
         self._applied = MethodRunner(self, method, _loss_from(self))
         if self._applied.loss_from == "method":
-            # the loss is divided by the whole window's count already
+            # the loss is divided by the full window's count already
             self.loss_is_scaled_for_ga = True
             self.model_accepts_loss_kwargs = True
 
@@ -217,7 +217,7 @@ class Callback(TrainerCallback):
         if len(own_sums) == len(sums):
             return own_sums
         layout = context_of(batch).layout
-        assert layout is not None  # the batch is whole
+        assert layout is not None  # the batch is complete
         # a packed row's documents; one of a single token has no positions, and nothing to add
         row = layout.places.amax(1).clamp_min(0) // inputs["labels"].shape[1]
         return sums.index_add(0, row, own_sums)

@@ -229,7 +229,7 @@ class FreerunCallback(Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fresh = True  # no step of this run has been made
+        self.fresh = True  # no step of this run is done
         self._window = StepStats()
         self._unit = 1.0  # what every total of the window was divided by, in all micro-batches and processes
         self._power: float | None = None
@@ -291,7 +291,7 @@ class FreerunCallback(Callback):
             self._to_restore = None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Divide the summed gradient by the count of the whole window, and log what the window was."""
+        """Divide the summed gradient by the count of the full window, and log what the window was."""
         if self._window.micro_batches == 0:
             return
         # the means over all processes in place of this one's sums
@@ -338,7 +338,7 @@ class FreerunCallback(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the generators back before the loaders are made; inside an epoch once more when it goes on."""
+        """Put the generators back before the loaders exist; inside an epoch once more when it goes on."""
         saved = checkpoint.get(_SAVED)
         if saved is None or trainer.state.fn != "fit":
             return

@@ -80,7 +80,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[Change]:
     """Return the keys in which two runs differ and that change numbers; one that is not there has its default."""
     sections = {key.partition(".")[0] for key in keys.defaults}
-    found: list[Change] = []
+    changed: list[Change] = []
     for key in dict.fromkeys([*before, *after]):
         if key in keys.non_semantic:
             continue
@@ -91,10 +91,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> 
             default = default.get(part, _NOTHING) if isinstance(default, Mapping) else _NOTHING
         first, second = (json.loads(json.dumps(each.get(key, default))) for each in (before, after))
         if first != second:
-            found.append(Change(key, first, second, not rest or section not in sections or name in keys.defaults))
-    other = {change.key.partition(".")[0] for change in found if change.key.endswith(".kind")}
+            changed.append(Change(key, first, second, not rest or section not in sections or name in keys.defaults))
+    other = {change.key.partition(".")[0] for change in changed if change.key.endswith(".kind")}
     # of another kind of data or model all other keys are others too
-    return [c for c in found if c.key.partition(".")[0] not in other or c.key.endswith(".kind")]
+    return [c for c in changed if c.key.partition(".")[0] not in other or c.key.endswith(".kind")]
 
 
 def allowed(change: Change, allow: Collection[str]) -> bool:
@@ -124,20 +124,20 @@ def check_allow(allow: Collection[str], keys: Keys, *, resume: bool) -> None:
         raise UserError(problems)
 
 
-def flags(found: Iterable[Change]) -> str:
+def flags(changed: Iterable[Change]) -> str:
     """Return the options of the command line that allow changes.
 
     >>> flags([Change("train.lr", 1, 2), Change("data.train", 1, 2), Change("data", "0a", "0b")])
     '--allow-change train.lr --allow-change data'
     """
-    sections = [(change.key, change.key.partition(".")[0]) for change in found if change.known]
+    sections = [(change.key, change.key.partition(".")[0]) for change in changed if change.known]
     listed = dict.fromkeys(section if section in ("data", "method") else key for key, section in sections)
     return " ".join(f"--allow-change {key}" for key in listed)
 
 
-def refused(found: Iterable[Change], allow: Collection[str]) -> tuple[list[Change], str]:
+def refused(changed: Iterable[Change], allow: Collection[str]) -> tuple[list[Change], str]:
     """Return the changes that are not allowed, and what to do about them in words."""
-    left = [change for change in found if not allowed(change, allow)]
+    left = [change for change in changed if not allowed(change, allow)]
     unknown = [change.key for change in left if not change.known]
     if unknown:
         return left, f"this freerun does not know {', '.join(unknown)}: go on with the one that began the run"
@@ -159,16 +159,16 @@ def refuse_other(
     before, now = _named(theirs), _named(ours)
     if "init" not in now:  # the checkpoint's weights already come from there
         before.pop("init", None)
-    found = changes(before, now, keys)
+    changed = changes(before, now, keys)
     # a schedule over all updates follows from their number, where the method's own keys are known and compared
     follows = any(key.startswith("method.") for key in before) and not any(key.endswith(".measured") for key in before)
-    moved = follows and any(change.key == "train.updates" for change in found)
-    left, advice = refused([change for change in found if not (moved and change.key == "method")], allow)
+    moved = follows and any(change.key == "train.updates" for change in changed)
+    left, advice = refused([change for change in changed if not (moved and change.key == "method")], allow)
     if left:
         problems = [f"{c.key}: the checkpoint has {c.before}, this run {c.after}" for c in left]
         begin = f"{path} belongs to another run; go on with its recipe, or begin in another folder"
         raise OtherRunError("\n  ".join([begin, *problems, f"help: {advice}"]))
-    return found
+    return changed
 
 
 def with_new_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:

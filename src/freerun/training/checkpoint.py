@@ -111,7 +111,7 @@ def _name(step: int) -> str:
 
 
 def best_name(step: int) -> str:
-    """Return the folder of the best weights found after so many updates."""
+    """Return the folder of the best weights after so many updates."""
     return f"best-{step:08d}"
 
 
@@ -152,7 +152,7 @@ def prune(folder: Path, keep: int, state: TrainState) -> None:
         remove_folder(old, STEP_FILES)
     best_steps = {state.best_step}
     for left in steps[-keep:]:
-        with suppress(CheckpointError):  # a damaged one names nothing, and reading it later says why
+        with suppress(CheckpointError):  # a damaged one names nothing, and reading it later raises why
             best_steps.add(_read_state(Stored(left))["tally"].best_step)
     for old in checkpoints(folder, "best"):
         if old.name not in {best_name(step) for step in best_steps if step is not None}:
@@ -178,7 +178,7 @@ def newest(
             warnings.warn(f"resuming from {path.name}; skipped " + "; ".join(skipped), stacklevel=2)
         return saved
     if skipped:
-        advice = "put back one that is whole, or begin anew with --overwrite or in another folder"
+        advice = "put back one that is complete, or begin anew with --overwrite or in another folder"
         raise CheckpointError([f"{folder}: no checkpoint can be used; {advice}", *skipped])
     return None
 
@@ -206,8 +206,8 @@ def _read_state(stored: Stored) -> _State:
     return {**checked, "tally": state}
 
 
-def _read(stored: Stored, content: _State, needed: Needed, found: list[Change]) -> Saved:
-    state, changed = content["tally"], {change.key for change in found}
+def _read(stored: Stored, content: _State, needed: Needed, changes: list[Change]) -> Saved:
+    state, changed = content["tally"], {change.key for change in changes}
 
     def fit(specs: Specs) -> list[str]:
         return misfits(specs, needed.weights)
@@ -225,4 +225,4 @@ def _read(stored: Stored, content: _State, needed: Needed, found: list[Change]) 
     if own is not None and not ("train.ema" in changed and _EMA not in stored.files):
         averaged = read_tensors(stored, _EMA, lambda specs: misfits(specs, own))
     processes = content.get("processes", 1)
-    return Saved(stored.path, state, content["metrics_bytes"], weights, memory, averaged, processes, found)
+    return Saved(stored.path, state, content["metrics_bytes"], weights, memory, averaged, processes, changes)

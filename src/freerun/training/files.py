@@ -309,7 +309,7 @@ def _refuse_others(paths: Iterable[Path], fits: Callable[[Path], bool], kind: st
 
 
 def _settle(target: Path) -> None:
-    """Remove what is half written of a folder, and give back what was moved aside for it."""
+    """Remove what is half written of a folder, and move back what was moved aside for it."""
     shutil.rmtree(_beside(target), ignore_errors=True)
     aside = _beside(target, _ASIDE)
     if not is_folder(aside):

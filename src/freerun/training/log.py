@@ -37,9 +37,9 @@ def clock(seconds: float) -> str:
     >>> clock(75), clock(3723)
     ('1:15', '1:02:03')
     """
-    whole = int(max(seconds, 0))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    total = int(max(seconds, 0))
+    hours, minutes = divmod(total // 60, 60)
+    return f"{hours}:{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"
 
 
 def update_facts(record: Mapping[str, Any], *, lr: bool = True) -> str:

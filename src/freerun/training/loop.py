@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from freerun.training.scoring import evaluate_dev, final_test, finished_run
 from freerun.training.state import Held, Job, Run, header
 from freerun.training.update import check_amp, device_of, update
 from freerun.training.weights import (
+    WEIGHTS,
     load_weights,
     read_info,
     refuse_other_vocabularies,
@@ -112,9 +113,9 @@ def fit(
         task: data and scores.
         method: how it is trained.
         settings: how long and how fast.
-        folder: the run's folder; made where it is missing.
-        resume: go on from the newest valid checkpoint; a finished run gives its summary at once.
-        progress: show what happens, on standard error.
+        folder: the run's folder; created where it is missing.
+        resume: go on from the newest valid checkpoint; of a finished run return the summary at once.
+        progress: display what happens, on standard error.
         recipe: the resolved recipe, kept in the checkpoints and compared on resume.
         init: a run's folder whose best weights are the initial ones.
         allow: keys that may be others than those the run was begun with, such as ``train.lr``, ``data`` or ``method``;
@@ -129,7 +130,7 @@ def fit(
         CheckpointError: no checkpoint can be used, it belongs to another run, or there is none of a run that made
             updates; the folder is gone; ``init`` does not fit.
         DivergedError: loss or gradient is not finite.
-        OtherProcessError: another process failed, and says why.
+        OtherProcessError: another process failed, for a reason that it reports.
         ResourceError: the disk is full, or too small for the run's checkpoints.
         StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
         UserError: the method leaves its range within the run, ``select`` names no score, or the model is wrapped for
@@ -140,9 +141,19 @@ def fit(
         allow=tuple(allow), keys=section_keys(recipe, train=TrainSettings) if held is None else held.keys,
     )  # fmt: skip
     check_allow(allow, job.keys, resume=resume)
-    together, threads = join_processes(settings.rank_timeout), _threads(settings.threads)
-    with together as processes, threads, StopFlag() as flag, ExitStack() as stack:
-        summary, note = processes.on_main_rank(lambda: _enter(job.folder, stack, held, resume=resume))
+
+    def enter() -> tuple[dict[str, Any] | None, str | None]:
+        lock = stack.enter_context(FolderLock(job.folder)) if held is None else held.lock
+        refuse_foreign(job.folder)
+        if not resume:
+            refuse_used(job.folder)
+        # what is lost of a finished run is written again, from its checkpoints
+        return finished_run(job.folder) if resume else None, lock.note
+
+    with join_processes(settings.rank_timeout) as processes, StopFlag() as flag, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(settings.threads)
+        summary, note = processes.on_main_rank(enter)
         if summary is not None:
             return summary
         with _open(job, processes, flag, held, resume=resume, progress=progress) as run:
@@ -174,19 +185,6 @@ def _train_and_test(run: Run) -> dict[str, Any]:
                 raise stopped(interrupt.number, f"{done}; a checkpoint is saved: go on with --resume") from None
 
 
-def _enter(
-    folder: Path, stack: ExitStack, held: Held | None, *, resume: bool
-) -> tuple[dict[str, Any] | None, str | None]:
-    """Take the folder; return the summary of a finished run, and a note about the folder."""
-    lock = stack.enter_context(FolderLock(folder)) if held is None else held.lock
-    refuse_foreign(folder)
-    if resume:
-        # what is lost of a finished run is written again, from its checkpoints
-        return finished_run(folder), lock.note
-    refuse_used(folder)
-    return None, lock.note
-
-
 def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
     identity = processes.on_main_rank(lambda: _identity(job))
@@ -202,7 +200,7 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
     wrapped = ParallelRun(model, job.method, processes, settings.parallel)
     ema = Ema(model, settings.ema) if settings.ema else None
     parts = TrainObjects(model, make_optimizer(model, settings), ema, wrapped)
-    state, before, size, found = processes.on_main_rank(
+    state, before, size, changed = processes.on_main_rank(
         lambda: (
             (saved.state, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
         )
@@ -220,12 +218,12 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
             "examples, coins and noise are the same; sums are rounded otherwise, and dropout differs unless "
             "accumulate x processes is as it was"
         )
-    run.changed(found)
+    run.changed(changed)
     return run
 
 
 def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | None:
-    """Give the model the weights it begins with; the checkpoint they are of."""
+    """Load the weights that the model begins with; return the checkpoint they are of."""
     clean_run(job.folder)
     require_space(job.folder, job.model, job.settings)
     needed = Needed.of(job.model, job.settings)
@@ -247,16 +245,6 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
     return None
 
 
-@contextmanager
-def _threads(number: int) -> Generator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _identity(job: Job) -> dict[str, Any]:
     """Return what must be the same on resume."""
     identity: dict[str, Any] = {
@@ -266,7 +254,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "recipe": job.recipe or {},
     }
     if job.init is not None:
-        path = job.init / "model" / "model.safetensors"
+        path = job.init / "model" / WEIGHTS
         if not path.is_file():
             raise CheckpointError(f"init: {path} is missing: not the folder of a run that has been evaluated")
         with opened(path) as file:
@@ -275,6 +263,7 @@ def _identity(job: Job) -> dict[str, Any]:
 
 
 def _train(run: Run) -> None:
+    settings = run.job.settings
     run.parts.model.train()
     run.lap()
     if run.fresh:
@@ -287,29 +276,25 @@ def _train(run: Run) -> None:
             before, after = record["before"], record["after"]
             run.progress.note(f"changed after {record['step']} updates: {record['key']} from {before} to {after}")
         # the life before may have ended between saving and this
-        run.parts.processes.on_main_rank(lambda: checkpoint.prune(run.job.folder, run.job.settings.keep, run.state))
+        run.parts.processes.on_main_rank(lambda: checkpoint.prune(run.job.folder, settings.keep, run.state))
     if run.state.due or run.change:
         if run.state.due:
             _evaluate(run)
         _save(run)
     while not run.over:
-        record = update(run.parts, run.job.task, run.job.settings, run.plan.at(run.state.step))
+        record = update(run.parts, run.job.task, settings, run.plan.at(run.state.step))
         with run.parts.processes.raise_on_all_ranks():
             run.count(record)
-        _boundary(run)
-
-
-def _boundary(run: Run) -> None:
-    """Between two updates: score, save and stop, in this order, so that a checkpoint holds its own score."""
-    done, settings = run.state.step, run.job.settings
-    if done == settings.updates or done % settings.evaluate_every == 0:
-        _evaluate(run)
-    # all stop after the same update
-    number = run.parts.processes.max_over_ranks(run.flag.signal)
-    if number or run.over or done % settings.save_every == 0:
-        _save(run)
-    if number:
-        raise Interrupt(number)
+        # score, save and stop, in this order, so that a checkpoint holds its own score
+        done = run.state.step
+        if done == settings.updates or done % settings.evaluate_every == 0:
+            _evaluate(run)
+        # all stop after the same update
+        number = run.parts.processes.max_over_ranks(run.flag.signal)
+        if number or run.over or done % settings.save_every == 0:
+            _save(run)
+        if number:
+            raise Interrupt(number)
 
 
 def _evaluate(run: Run) -> None:

@@ -89,10 +89,10 @@ class Needed:
         return spec_bytes(self.weights) + spec_bytes(self.memory) + spec_bytes(self.averaged or {})
 
 
-def memory_misfits(found: Specs, own: Specs) -> list[str]:
+def memory_misfits(specs: Specs, own: Specs) -> list[str]:
     """Return where a memory is not that of an optimizer; it may lack weights that were never updated."""
-    known = {name.rpartition("|")[0] for name in found}
-    return misfits(found, {name: spec for name, spec in own.items() if name.rpartition("|")[0] in known})
+    known = {name.rpartition("|")[0] for name in specs}
+    return misfits(specs, {name: spec for name, spec in own.items() if name.rpartition("|")[0] in known})
 
 
 def load_optimizer(model: Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from freerun.training.processes import ALONE, Processes
 
 
 class MethodRun(nn.Module):
-    """A method on a model as one forward, for wrappers that want to see the whole step.
+    """A method on a model as one forward, for wrappers that need to see the full step.
 
     Inside it the model is itself, with all its methods, however many calls a roll-in takes; outside there is one
     forward and one backward. So what ``DistributedDataParallel`` and ``fully_shard`` do happens once, and no roll-in
@@ -30,7 +30,7 @@ class MethodRun(nn.Module):
         method: how it is trained.
 
     What it is not: a model. Of the outcome only the numbers come out, as wrappers look for everything with a graph in
-    what a forward gives.
+    what a forward returns.
 
     >>> import freerun as fr
     >>> model = fr.models.TransformerLM(5, size=8, heads=2, longest=8)

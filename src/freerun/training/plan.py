@@ -27,7 +27,7 @@ class TrainSettings(Arguments):
     """How long, how fast and on what a model is trained.
 
     Args:
-        updates: optimizer steps of the whole run.
+        updates: optimizer steps of the run.
         batch_size: examples of one update, all micro-batches (and ranks) together.
         accumulate: micro-batches an update is cut into: less memory, the same update.
         optimizer: ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
@@ -117,7 +117,7 @@ class UpdateBatch:
 
 
 class BatchPlan:
-    """The order of a whole run, computed and never stored: ``at(step)`` is any update's batch.
+    """The order of a run, computed and never stored: ``at(step)`` is any update's batch.
 
     Every epoch is a permutation of the examples. With ``bucket``, the permutation is cut into pools of 50
     batches, each pool sorted by length and cut into batches, and the batches are shuffled; an epoch's one

@@ -37,7 +37,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """True if this is the one that writes, evaluates and shows progress."""
+        """True if this is the one that writes, evaluates and displays progress."""
         return self.rank == 0
 
     def at(self, doing: str, *, strict: bool = False) -> None:
@@ -215,5 +215,5 @@ def _meet() -> Generator[Processes]:
 
 
 def lost(error: RuntimeError) -> bool:
-    """Return True if an error means that another process is gone, which gloo shows by text alone."""
+    """Return True if an error means that another process is gone, which gloo expresses by text alone."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)

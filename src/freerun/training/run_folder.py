@@ -18,27 +18,8 @@ from typing import Any, Literal, NotRequired, Self, TypedDict
 import tomli_w
 
 from freerun.errors import CheckpointError, OccupiedError, UserError
-from freerun.training.files import (
-    FULL,
-    LARGEST,
-    MANIFEST,
-    Count,
-    NewerError,
-    clean,
-    expect,
-    explained,
-    is_folder,
-    leftover,
-    opened,
-    parse,
-    read_json,
-    read_lines,
-    remove_files,
-    remove_folder,
-    replace_file,
-    versioned,
-    write_durably,
-)
+from freerun.training import files
+from freerun.training.files import MANIFEST, Count, expect, is_folder, leftover, opened, read_json, replace_file
 from freerun.training.log import Event
 
 RUN_FILES = (
@@ -150,8 +131,8 @@ def saved_something(folder: Path) -> bool:
 
 def clean_run(folder: Path) -> None:
     """Remove what a killed process left half written in a run's folder."""
-    clean(folder, in_run)
-    clean(folder / "checkpoints", in_checkpoints)
+    files.clean(folder, in_run)
+    files.clean(folder / "checkpoints", in_checkpoints)
 
 
 class FolderLock:
@@ -190,7 +171,7 @@ class FolderLock:
             os.pwrite(self._handle, content, 0)
         except OSError as error:
             self.__exit__()
-            raise explained(error, self.path, len(content)) from error
+            raise files.explained(error, self.path, len(content)) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -220,7 +201,7 @@ def _holder(handle: int, path: Path) -> str | None:
     """Name who wrote a lock; None if it is empty, as a killed process or a power loss leaves it."""
     content = os.pread(handle, 4096, 0).strip(b"\0")
     try:
-        holder = parse(content, _Holder, str(path)) if content else None
+        holder = files.parse(content, _Holder, str(path)) if content else None
     except CheckpointError:
         if not content.startswith(b'{"pid"'):
             raise _not_a_lock(path) from None
@@ -233,8 +214,8 @@ def _not_a_lock(path: Path) -> OccupiedError:
 
 
 def _unwritable(error: OSError, path: Path, needed: int) -> UserError:
-    if error.errno in FULL:
-        return explained(error, path, needed)
+    if error.errno in files.FULL:
+        return files.explained(error, path, needed)
     return UserError(f"{path.parent} cannot be written: {error.strerror or error}\n  help: give another --out")
 
 
@@ -243,7 +224,7 @@ def probe(folder: Path) -> None:
     trial, renamed, content = folder / f".probe-{os.getpid()}", folder / f".probed-{os.getpid()}", b"freerun"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(trial, content)
+        files.write_durably(trial, content)
         trial.replace(renamed)
         renamed.unlink()
     except OSError as error:
@@ -260,9 +241,9 @@ def finished_summary(folder: Path) -> dict[str, Any] | None:
     try:
         summary = read_json(path, dict[str, Any])
         if "schema" in summary:
-            versioned(summary, "schema", 1, str(path))
+            files.versioned(summary, "schema", 1, str(path))
         expect(summary, _Summary, str(path))
-    except NewerError:
+    except files.NewerError:
         raise
     except CheckpointError as error:
         raise CheckpointError(f"{error}\n  help: remove it; --resume makes it anew from the checkpoints") from None
@@ -272,7 +253,7 @@ def finished_summary(folder: Path) -> dict[str, Any] | None:
 def items(folder: Path) -> list[dict[str, Any]]:
     """Return a finished run's test items, in order; raise if there are none or a line is damaged."""
     path = folder / "test-items.jsonl"
-    listed = list(read_lines(path, dict[str, Any])) if path.exists() else []
+    listed = list(files.read_lines(path, dict[str, Any])) if path.exists() else []
     if not listed:
         raise CheckpointError(
             f"{path} is {'empty' if path.exists() else 'missing'}: without it there are no intervals over test items\n"
@@ -286,7 +267,7 @@ def items(folder: Path) -> list[dict[str, Any]]:
 def events(folder: Path) -> list[dict[str, Any]]:
     """Return all events of a run, in order, without a last line that is being written; [] before it wrote any."""
     path = folder / "metrics.jsonl"
-    listed = list(read_lines(path, dict[str, Any])) if path.exists() else []
+    listed = list(files.read_lines(path, dict[str, Any])) if path.exists() else []
     for number, event in enumerate(listed, start=1):
         expect(event, Event, f"{path}:{number}")
         expect(event, _EVENTS.get(event["event"], Event), f"{path}:{number}")
@@ -334,7 +315,7 @@ def refuse_lost(folder: Path) -> None:
     metrics = folder / "metrics.jsonl"
     updates = 0
     if metrics.exists():
-        updates = sum(event["event"] == "update" for event in read_lines(metrics, Event))
+        updates = sum(event["event"] == "update" for event in files.read_lines(metrics, Event))
     if updates or ((folder / "model").exists() and not metrics.exists()):
         count = f"{updates:,} updates were made ({metrics})" if updates else f"there is a model ({folder / 'model'})"
         raise CheckpointError(
@@ -428,10 +409,10 @@ def read_recipe_file(path: Path) -> dict[str, Any] | None:
     if not path.exists() and not path.is_symlink():
         return None
     with opened(path) as file:
-        content = file.read(LARGEST + 1)
+        content = file.read(files.LARGEST + 1)
     try:
-        if len(content) > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} bytes")
+        if len(content) > files.LARGEST:
+            raise ValueError(f"more than {files.LARGEST:,} bytes")
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
@@ -451,15 +432,17 @@ def _recipe_bytes(table: Mapping[str, Any]) -> bytes:
 def clear_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the recipe last, so that what is left is still known as a run's."""
     clean_run(folder)
-    remove_files(folder / name for name in RUN_FILES if name not in ("lock", "recipe.toml"))
+    files.remove_files(folder / name for name in RUN_FILES if name not in ("lock", "recipe.toml"))
     for path in reversed(checkpoints(folder, "")):
-        remove_folder(path, STEP_FILES)
+        files.remove_folder(path, STEP_FILES)
     if is_folder(folder / "model"):
-        remove_folder(folder / "model", _MODEL_FILES)
+        files.remove_folder(folder / "model", _MODEL_FILES)
     if is_folder(folder / "tensorboard"):
-        remove_files(path for path in list((folder / "tensorboard").iterdir()) if _EVENT_FILE.fullmatch(path.name))
+        files.remove_files(
+            path for path in list((folder / "tensorboard").iterdir()) if _EVENT_FILE.fullmatch(path.name)
+        )
     remove_empty(folder / name for name in ("checkpoints", "tensorboard"))
-    remove_files([folder / "recipe.toml"])
+    files.remove_files([folder / "recipe.toml"])
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

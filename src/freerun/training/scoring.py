@@ -15,25 +15,13 @@ from freerun.errors import CheckpointError, DivergedError
 from freerun.metrics.table import improves
 from freerun.signals import Interrupt
 from freerun.tasks.base import Evaluation, selected_score
+from freerun.training import weights
 from freerun.training.checkpoint import TrainState, best_name
 from freerun.training.files import NewerError, Stored, replace_file, write_folder
 from freerun.training.log import jsonable
 from freerun.training.run_folder import finished_summary
 from freerun.training.state import Run, versions
 from freerun.training.update import raise_explained
-from freerun.training.weights import (
-    WEIGHTS,
-    check_model_files,
-    load_weights,
-    misfits,
-    model_info,
-    not_finite,
-    pack,
-    read_tensors,
-    specs_of,
-    weights_of,
-    write_model,
-)
 
 
 def evaluate_dev(run: Run) -> None:
@@ -48,8 +36,11 @@ def evaluate_dev(run: Run) -> None:
     run.metrics.write({"event": "evaluate", "step": step, "split": "dev", **scores, "seconds": seconds})
     for kind, numbers in scores.items():
         run.board.write(numbers, step, f"dev/{kind}")
-    better = _so_far(step, run.state.best_step, run.state.best_value)
-    run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({better}), {seconds:.1f} s")
+    best_step, best = run.state.best_step, run.state.best_value
+    standing = "best so far" if best_step == step else "no score was finite so far"
+    if best is not None and best_step != step:
+        standing = f"best {best:.3f} at {best_step}"
+    run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({standing}), {seconds:.1f} s")
 
 
 def _score_dev(run: Run) -> tuple[TrainState, dict[str, Any], float]:
@@ -68,17 +59,6 @@ def _score_dev(run: Run) -> tuple[TrainState, dict[str, Any], float]:
     return state, _numbers(evaluation), value
 
 
-def _so_far(step: int, best_step: int | None, best: float | None) -> str:
-    """Return how a score compares with those before it.
-
-    >>> _so_far(5, 5, 0.25), _so_far(9, 5, 0.25), _so_far(5, None, None)
-    ('best so far', 'best 0.250 at 5', 'no score was finite so far')
-    """
-    if best is None:
-        return "no score was finite so far"
-    return "best so far" if best_step == step else f"best {best:.3f} at {best_step}"
-
-
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     return {"teacher_forced": dict(evaluation.teacher_forced), "free_running": dict(evaluation.free_running)}
 
@@ -92,7 +72,7 @@ def _evaluate(run: Run, split: str) -> Evaluation:
     doing = f"the evaluation on {split} after {run.state.step} updates"
     model.eval()
     try:
-        if broken := not_finite(model):
+        if broken := weights.not_finite(model):
             raise DivergedError(f"weights are not finite: {', '.join(broken[:5])}")
         # nothing is lost by a signal here: it is not waited for the end
         with torch.no_grad(), run.flag.raising(True):
@@ -110,15 +90,15 @@ def _evaluate(run: Run, split: str) -> Evaluation:
 
 
 def _keep_best(run: Run) -> None:
-    weights = weights_of(run.parts.model)
+    tensors = weights.weights_of(run.parts.model)
     # a folder for each: earlier checkpoints name an earlier best
     best = run.job.folder / "checkpoints" / best_name(run.state.step)
 
     def write() -> None:
         run.metrics.check()
-        content = pack(weights)
-        write_folder(best, {WEIGHTS: content})
-        write_model(run.job.folder, content, model_info(run.parts.model, run.job.task.describe()), run.job.task)
+        content = weights.pack(tensors)
+        write_folder(best, {weights.WEIGHTS: content})
+        weights.write_model(run.job.folder, content, run.parts.model, run.job.task)
 
     run.parts.processes.on_main_rank(write)
 
@@ -126,13 +106,13 @@ def _keep_best(run: Run) -> None:
 def finished_run(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a finished run whose model is complete."""
     summary = finished_summary(folder)
-    if summary is not None:
-        try:
-            check_model_files(folder)
-        except NewerError:
-            raise
-        except CheckpointError:
-            return None
+    try:
+        if summary is not None:
+            weights.check_model_files(folder)
+    except NewerError:
+        raise
+    except CheckpointError:
+        return None
     return summary
 
 
@@ -141,10 +121,10 @@ def final_test(run: Run) -> dict[str, Any]:
     run.lap()
     model, processes = run.parts.model, run.parts.processes
     processes.at("the final test")
-    load_weights(model, processes.broadcast(_best_weights(run)), str(run.job.folder))
-    content = weights_of(model)
+    weights.load_weights(model, processes.broadcast(_best_weights(run)), str(run.job.folder))
+    content = weights.weights_of(model)
     run.parts.wrapped.gather()
-    summary = processes.on_main_rank(lambda: _test(run, pack(content)))
+    summary = processes.on_main_rank(lambda: _test(run, weights.pack(content)))
     model.eval()
     return summary
 
@@ -153,12 +133,12 @@ def _best_weights(run: Run) -> dict[str, Tensor] | None:
     """Return the best weights on the first rank, None on the others."""
     if run.state.best_step is None:  # every score was NaN: the last weights are all there is
         with _evaluated_weights(run):
-            return weights_of(run.parts.model)
+            return weights.weights_of(run.parts.model)
     with run.parts.processes.raise_on_all_ranks():
-        own = specs_of(weights_of(run.parts.model))
+        own = weights.specs_of(weights.weights_of(run.parts.model))
         if run.parts.processes.first:
             best = Stored(run.job.folder / "checkpoints" / best_name(run.state.best_step))
-            return read_tensors(best, WEIGHTS, lambda specs: misfits(specs, own))
+            return weights.read_tensors(best, weights.WEIGHTS, lambda specs: weights.misfits(specs, own))
     return None
 
 
@@ -173,7 +153,7 @@ def _test(run: Run, content: bytes) -> dict[str, Any]:
     for name, numbers in (("forecasts", evaluation.forecasts), ("curves", dict(evaluation.curves))):
         if numbers:
             replace_file(job.folder / f"test-{name}.json", json.dumps(jsonable(numbers)).encode())
-    write_model(job.folder, content, model_info(model, job.task.describe()), job.task)
+    weights.write_model(job.folder, content, model, job.task)
     summary = jsonable(
         {
             "schema": 1,

@@ -107,13 +107,13 @@ class Run:
             self.state.cpu_seconds += cpu
         return wall
 
-    def changed(self, found: Sequence[Change]) -> None:
+    def changed(self, changed: Sequence[Change]) -> None:
         """Book what changes on purpose; scores on other data, or of another kind, are no best to compare with."""
         step = self.state.step
-        self.change = [{"step": step, "key": c.key, "before": c.before, "after": c.after} for c in found]
+        self.change = [{"step": step, "key": c.key, "before": c.before, "after": c.after} for c in changed]
         self.state.changes = [*self.state.changes, *self.change]
         scored = ("data", "evaluate", "seed", "train.select", "train.evaluate_items")
-        if any(allowed(change, scored) for change in found):
+        if any(allowed(change, scored) for change in changed):
             self.state.best_step = self.state.best_value = None
             self.state.best_dev, self.state.stale = {}, 0
             self.state.due, self.state.stopped_early = True, False

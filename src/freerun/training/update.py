@@ -27,11 +27,11 @@ def device_of(model: Module, settings: TrainSettings) -> torch.device:
     """Where a model is to be trained."""
     if settings.device != "cuda":
         return torch.device("cpu") if settings.device == "cpu" else next(model.parameters()).device
-    found, number = torch.cuda.device_count(), local_rank()
-    if number < found:
+    visible, number = torch.cuda.device_count(), local_rank()
+    if number < visible:
         return torch.device("cuda", number)
     raise UserError(
-        f"device = 'cuda': PyTorch sees {found or 'no'} GPU{'s' if found > 1 else ''} here, and this is process "
+        f"device = 'cuda': PyTorch sees {visible or 'no'} GPU{'s' if visible > 1 else ''} here, and this is process "
         f"{number} of this machine, counted from 0: start one process for each GPU, or set device = 'cpu'"
     )
 

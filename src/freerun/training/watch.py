@@ -17,7 +17,7 @@ import torch
 from freerun.errors import OtherProcessError
 
 PATIENCE = 120.0
-"""Seconds that a process may stand still before the job ends, where no setting says otherwise."""
+"""Seconds that a process may stand still before the job ends, where no setting differs."""
 
 _GRACE = 5.0
 _BUSY = 0.01
@@ -66,7 +66,7 @@ class Watch:
         self._publisher.join(2)
 
     def lost(self) -> str:
-        """Name who is gone after a connection was lost, as far as it shows within a few seconds."""
+        """Name who is gone after a connection was lost, as far as can be seen within a few seconds."""
         deadline = time.monotonic() + 4 * self._interval
         while time.monotonic() < deadline:
             now = time.monotonic()

@@ -66,26 +66,21 @@ def spec_bytes(specs: Specs) -> int:
     return sum(math.prod(shape) * _BYTES.get(dtype, 8) for dtype, shape in specs.values())
 
 
-def misfits(found: Specs, own: Specs, *, cast: bool = False) -> list[str]:
+def misfits(specs: Specs, own: Specs, *, cast: bool = False) -> list[str]:
     """Return where tensors differ from those of a model, a line each; [] if they fit.
 
     >>> misfits({"a": ("F16", (2,))}, {"a": ("F32", (2,)), "b": ("F32", ())})
     ['b is missing', "a holds F16 numbers; this model's are F32"]
     """
-    problems = [f"{name} is missing" for name in own if name not in found]
-    problems += [f"{name} is not in this model" for name in found if name not in own]
-    both = [(name, found[name], own[name]) for name in own if name in found]
-    problems += [
-        f"{name} has shape {theirs[1]}; this model's is {ours[1]}"
-        for name, theirs, ours in both
-        if theirs[1] != ours[1]
-    ]
-    if not cast:
-        problems += [
-            f"{name} holds {theirs[0]} numbers; this model's are {ours[0]}"
-            for name, theirs, ours in both
-            if theirs[0] != ours[0]
-        ]
+    problems = [f"{name} is missing" for name in own if name not in specs]
+    problems += [f"{name} is not in this model" for name in specs if name not in own]
+    shared = [name for name in own if name in specs]
+    for name in shared:
+        if specs[name][1] != own[name][1]:
+            problems.append(f"{name} has shape {specs[name][1]}; this model's is {own[name][1]}")
+    for name in () if cast else shared:
+        if specs[name][0] != own[name][0]:
+            problems.append(f"{name} holds {specs[name][0]} numbers; this model's are {own[name][0]}")
     more = len(problems) - _NAMED
     return [*problems[:_NAMED], f"and {more} more"] if more > 0 else problems
 
@@ -168,8 +163,8 @@ def load_weights(model: Module, tensors: dict[str, Tensor], origin: str, *, cast
             tensor.copy_(shard_like(tensors[name], tensor))
 
 
-def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
-    """Return what builds a model again: its kind, its arguments, the task's description."""
+def write_model(folder: Path, weights: bytes, model: Module, task: Any) -> None:
+    """Write the ``model`` folder of a run: weights, and model.json, by which the model is built again."""
     from freerun.models import MODELS
 
     cls, settings = type(model), getattr(model, "settings", None)
@@ -177,22 +172,18 @@ def model_info(model: Module, describe: dict[str, Any]) -> dict[str, Any]:
     named: Any = getattr(cls, "kind", None)
     other = named if isinstance(named, str) else f"{cls.__module__}:{cls.__qualname__}"
     kind = next((name for name, listed in MODELS.items() if listed is cls), other)
-    return {"schema": 1, "kind": kind, "settings": settings() if callable(settings) else {}, "describe": describe}
-
-
-def write_model(folder: Path, weights: bytes, info: dict[str, Any], task: Any = None) -> None:
-    """Write the ``model`` folder of a run: model.safetensors and model.json, with their manifest."""
-    text = json.dumps(info, ensure_ascii=False, indent=1)
-    saved: Any = getattr(task, "saved_files", None)
-    files = {WEIGHTS: weights} if saved is None else saved(unpack(weights))
-    write_folder(folder / "model", {**files, "model.json": text.encode()})
+    arguments = settings() if callable(settings) else {}
+    info = {"schema": 1, "kind": kind, "settings": arguments, "describe": task.describe()}
+    saved_files: Any = getattr(task, "saved_files", None)
+    files = {WEIGHTS: weights} if saved_files is None else saved_files(unpack(weights))
+    write_folder(folder / "model", {**files, "model.json": json.dumps(info, ensure_ascii=False, indent=1).encode()})
 
 
 def read_model(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a run's model.json and weights, checked."""
     stored, info = _stored(run)
     where = stored.path / "model.json"
-    return info, read_tensors(stored, WEIGHTS, lambda found: _unlike(found, info, str(where)))
+    return info, read_tensors(stored, WEIGHTS, lambda specs: _unlike(specs, info, str(where)))
 
 
 def check_model_files(run: Path) -> dict[str, Any]:
@@ -224,7 +215,7 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
     return stored, info
 
 
-def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
+def _unlike(specs: Specs, info: dict[str, Any], where: str) -> list[str]:
     """Return how weights differ from those of the model that is described, without taking memory for it."""
     from freerun.models import MODELS
 
@@ -232,8 +223,8 @@ def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
         return []
     settings = info["settings"]
     layers = settings.get("layers")
-    if isinstance(layers, int) and layers > len(found):  # a layer has a tensor at least
-        return [f"settings.layers of {where} are {layers}, and there are {len(found)} tensors"]
+    if isinstance(layers, int) and layers > len(specs):  # a layer has a tensor at least
+        return [f"settings.layers of {where} are {layers}, and there are {len(specs)} tensors"]
     try:
         with torch.device("meta"):
             model = MODELS[info["kind"]](**settings)
@@ -243,7 +234,7 @@ def _unlike(found: Specs, info: dict[str, Any], where: str) -> list[str]:
     beside = sum(buffer.numel() for buffer in model.buffers())
     if beside > max(2**24, sum(math.prod(shape) for _, shape in weights.values())):
         return [f"{where} describes a model of {beside:,} numbers beside its weights"]
-    return misfits(found, weights)
+    return misfits(specs, weights)
 
 
 def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
@@ -257,7 +248,7 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
         load_weights(model, saved_weights(run / "model"), f"{run}/model")
     else:
         own = specs_of(_own(model))
-        load_weights(model, read_tensors(stored, WEIGHTS, lambda found: misfits(found, own)), f"{run}/model")
+        load_weights(model, read_tensors(stored, WEIGHTS, lambda specs: misfits(specs, own)), f"{run}/model")
     refuse_not_finite(model, run)
 
 
