@@ -48,8 +48,9 @@ class Side:
     nrmse_last_tenth: Spread  # over windows, of its last tenth
 
     @classmethod
-    def of(cls, errors: HorizonErrors, by_window: Tensor) -> Side:
-        """From both forms of the errors: by lead time, and (windows, H)."""
+    def of(cls, by_window: Tensor) -> Side:
+        """From errors (windows, H)."""
+        errors = HorizonErrors.of(by_window)
         low, median, high = (tuple(each) for each in errors.quantiles.tolist())
         return cls(tuple(errors.rmse.tolist()), low, median, high, tuple(errors.left.tolist()), *_nrmse(by_window))
 

@@ -18,15 +18,7 @@ from freerun.draws import Draw
 from freerun.errors import UserError
 from freerun.generation import draw_for, generate, head_of, point_prediction
 from freerun.keys import fold
-from freerun.metrics.outputs import (
-    HorizonErrors,
-    at_horizon,
-    first_divergence,
-    gap_by_horizon,
-    quantiles,
-    valid_steps,
-    window_errors,
-)
+from freerun.metrics.outputs import at_horizon, first_divergence, gap_by_horizon, quantiles, valid_steps, window_errors
 from freerun.rollin.model import eval_mode, forward
 from freerun.types import evenly
 
@@ -87,10 +79,11 @@ def diagnose_values(
     """See ``diagnose``."""
     outputs = _both_ways(model, batches, about, on_progress)
     gold, names = outputs.gold, about.names or tuple(f"channel {n}" for n in range(1, outputs.gold.shape[-1] + 1))
-    forced_errors, free_errors = window_errors(outputs.teacher_forced, gold), window_errors(outputs.free_running, gold)
-    forced, free = HorizonErrors.of(forced_errors), HorizonErrors.of(free_errors)
+    free_errors = window_errors(outputs.free_running, gold)
+    forced, free = Side.of(window_errors(outputs.teacher_forced, gold)), Side.of(free_errors)
     times = valid_steps(free_errors, about.threshold)
-    grown = growth(free.quantiles[1], about.exponent, ceiling=about.threshold)
+    medians = torch.tensor([forced.median, free.median], dtype=torch.float64)
+    grown = growth(medians[1], about.exponent, ceiling=about.threshold)
     past, horizon = outputs.past, gold.shape[1]
     naive = {} if past is None else naive_forecasts(past, horizon, about.period, about.naive)
     on_progress("long run")
@@ -100,9 +93,9 @@ def diagnose_values(
         windows=gold.shape[0],
         horizon=horizon,
         channels=names,
-        teacher_forced=Side.of(forced, forced_errors),
-        free_running=Side.of(free, free_errors),
-        gap_by_horizon=tuple(gap_by_horizon(free.quantiles[1], forced.quantiles[1]).tolist()),
+        teacher_forced=forced,
+        free_running=free,
+        gap_by_horizon=tuple(gap_by_horizon(medians[1], medians[0]).tolist()),
         naive={name: Naive.of(window_errors(forecast, gold)) for name, forecast in naive.items()},
         threshold=about.threshold,
         valid_time=Spread.of(times),

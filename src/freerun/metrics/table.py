@@ -154,11 +154,6 @@ class TaskReport:
         return tuple(each for each in self.metrics if each.axis)
 
     @property
-    def differences(self) -> tuple[Metric, ...]:
-        """Scores of which differences are drawn."""
-        return tuple(each for each in self.metrics if each.role == "drawn")
-
-    @property
     def selectable(self) -> tuple[str, ...]:
         """Names that ``train.select`` accepts: free-running scores bare, then teacher-forced ones in full."""
         chosen = [each for each in self.metrics if each.select]

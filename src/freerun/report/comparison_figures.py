@@ -66,7 +66,7 @@ def differences(results: Mapping[str, Any]) -> Raw:
     """Paired differences in the score that the verdict is about, and in others that the task names."""
     arms = list(cells(results))
     drawn: list[Raw] = []
-    for each in task_report(results["recipe"]).differences:
+    for each in (metric for metric in task_report(results["recipe"]).metrics if metric.role == "drawn"):
         rows = [_row(results, line, arms) for line in results["comparisons"] if line["metric"] == each.name]
         if not rows:
             continue
