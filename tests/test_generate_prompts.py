@@ -45,14 +45,10 @@ def recurrent() -> fr.models.RecurrentSeq2Seq:
 
 
 MODELS = {
-    "rope": language_model,
-    "learned": lambda: language_model("learned"),
-    "forward only": lambda: ForwardOnly(language_model()),
-    "translator": translator,
-    "recurrent": recurrent,
-    "tree": lambda: Tree(VOCAB, key=1),
-    "stepped tree": lambda: SteppedTree(VOCAB, key=1),
-}
+    "rope": language_model, "learned": lambda: language_model("learned"),
+    "forward only": lambda: ForwardOnly(language_model()), "translator": translator, "recurrent": recurrent,
+    "tree": lambda: Tree(VOCAB, key=1), "stepped tree": lambda: SteppedTree(VOCAB, key=1),
+}  # fmt: skip
 LANGUAGE_MODELS = ("rope", "learned", "forward only")
 
 

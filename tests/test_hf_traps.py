@@ -162,19 +162,10 @@ def relabelled(model: Any, a: int, b: int) -> None:
 
 # a symbol that the model soon says greedily once it has changed places with the special one
 SPOKEN = {
-    ("gpt2", PAD): 6,
-    ("llama", PAD): 6,
-    ("opt", PAD): 11,
-    ("bloom", PAD): 12,
-    ("t5", PAD): 6,
-    ("bart", PAD): 19,
-    ("marian", PAD): 15,
-    ("bert2gpt2", PAD): 23,
-    ("bert2bert", PAD): 4,
-    ("bart", START): 8,
-    ("bert2bert", START): 4,
+    ("gpt2", PAD): 6, ("llama", PAD): 6, ("opt", PAD): 11, ("bloom", PAD): 12, ("t5", PAD): 6, ("bart", PAD): 19,
+    ("marian", PAD): 15, ("bert2gpt2", PAD): 23, ("bert2bert", PAD): 4, ("bart", START): 8, ("bert2bert", START): 4,
     ("whisper", START): 10,
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "special"), SPOKEN)

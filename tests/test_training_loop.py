@@ -209,13 +209,9 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     stopped_at(folder, 26, recipe={"model": {"size": 8}})
     with pytest.raises(CheckpointError) as error:
         train(
-            folder,
-            changed(lr=0.5, keep=3),
-            resume=True,
-            recipe={"model": {"size": 9}},
-            method=fr.teacher_forcing(),
+            folder, changed(lr=0.5, keep=3), resume=True, recipe={"model": {"size": 9}}, method=fr.teacher_forcing(),
             task=make_task(seed=1),
-        )
+        )  # fmt: skip
     text = str(error.value)
     assert "train.lr: the checkpoint has 0.01, this run 0.5" in text
     assert "\n  model.size: the checkpoint has 8, this run 9" in text

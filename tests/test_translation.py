@@ -28,14 +28,11 @@ from parallel_text import PAIRS, write_parallel
 from tiny_recipes import ARMS, ends, toml
 
 RECIPE = toml(
-    name="tiny",
-    data={"kind": "parallel", "path": "PATH", "subwords": 290},
-    model={"kind": "transformer", "size": 16, "layers": 1, "heads": 2},
-    method={"name": "teacher_forcing"},
+    name="tiny", data={"kind": "parallel", "path": "PATH", "subwords": 290},
+    model={"kind": "transformer", "size": 16, "layers": 1, "heads": 2}, method={"name": "teacher_forcing"},
     train={"updates": 6, "batch_size": 8, "evaluate_every": 3, "evaluate_items": 2, "save_every": 6},
-    evaluate={"length_margin": 2},
-    compare={"seeds": [0], "arms": ARMS},
-)
+    evaluate={"length_margin": 2}, compare={"seeds": [0], "arms": ARMS},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
