@@ -1,6 +1,8 @@
 """The naive, obviously right loops, slow on purpose: only keys are shared with the library."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,17 +58,16 @@ def full_prefix(model: Callable[[Batch], Tensor], batch: Batch, keep: Tensor, dr
         for b in range(batch.size):
             if keep[b, t]:
                 continue
-            row = batch.row_numbers[b]
+            row, output = batch.row_numbers[b], outputs[b, t]
+            u = float(uniform(key, row, torch.tensor(t)))
             if draw == "gumbel":
-                history[b, t] = gumbel(outputs[b, t], key, row, t)
+                history[b, t] = gumbel(output, key, row, t)
             elif draw.startswith("top "):
-                best = sorted(range(outputs.shape[-1]), key=lambda v: -float(outputs[b, t, v]))[: int(draw[4:])]
-                others = [v for v in range(outputs.shape[-1]) if v not in best]
-                u = float(uniform(key, row, torch.tensor(t)))
-                history[b, t] = choose(outputs[b, t].index_fill(0, torch.tensor(others), -torch.inf), "sample", u)
+                best = sorted(range(len(output)), key=lambda v, x=output: -float(x[v]))[: int(draw[4:])]
+                others = torch.tensor([v for v in range(len(output)) if v not in best])
+                history[b, t] = choose(output.index_fill(0, others, -torch.inf), "sample", u)
             else:
-                u = float(uniform(key, row, torch.tensor(t)))
-                history[b, t] = choose(outputs[b, t], draw, u)
+                history[b, t] = choose(output, draw, u)
     return history
 
 
@@ -74,10 +75,7 @@ def bengio_loop(
     step: Callable[[Tensor | None, object], tuple[Tensor, object]], batch: Batch, keep: Tensor, draw: str, key: int
 ) -> tuple[Tensor, Tensor]:
     """The literal training loop with its graph: (mean loss, history); ``step(previous entry, state)``."""
-    state: object = None
-    previous: Tensor | None = None
-    losses: list[Tensor] = []
-    history: list[Tensor] = []
+    state, previous, losses, history = None, None, [], []
     for t in range(batch.time):
         logits, state = step(previous, state)
         logp = logits.log_softmax(-1)
@@ -91,3 +89,62 @@ def bengio_loop(
         previous = torch.where(keep[:, t], batch.history[:, t], torch.tensor(own))
         history.append(previous)
     return torch.stack(losses).sum() / len(losses), torch.stack(history, 1)
+
+
+def gaussian_value(outputs: Tensor, width: int, key: int, row: Tensor, position: int) -> Tensor:
+    """A sample of a Gaussian head at one position, number by number: Box and Muller's."""
+    values = []
+    for v in range(width):
+        u1, u2 = (float(uniform(key, row, torch.tensor(position), torch.tensor(v), torch.tensor(n))) for n in (0, 1))
+        scale = math.log1p(math.exp(float(outputs[width + v]))) + 1e-4
+        values.append(float(outputs[v]) + scale * math.sqrt(-2 * math.log(1 - u1)) * math.cos(2 * math.pi * u2))
+    return torch.tensor(values, dtype=outputs.dtype)
+
+
+@torch.no_grad()
+def full_prefix_values(
+    model: Callable[[Batch], Tensor], batch: Batch, keep: Tensor, draw: str = "point", key: int = 0
+) -> Tensor:
+    """The mixed history, position by position, with a full forward for every one of them."""
+    history, width = batch.history.clone(), batch.history.shape[2]
+    for t in range(batch.time):
+        outputs = model(batch.replace(history=history.clone()))
+        for b in range(batch.size):
+            if not keep[b, t]:
+                output, row = outputs[b, t], batch.row_numbers[b]
+                history[b, t] = gaussian_value(output, width, key, row, t) if draw == "gaussian" else output[:width]
+    return history
+
+
+def literal(
+    model: Any, batch: Batch, share: Tensor, gradient: str | int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(mean squared error, history) of values: one position, one row, one number at a time, with its graph.
+
+    share: (batch, time), 1 where gold is fed, 0 where own is, anything between for a blend. gradient: "full", "none"
+    (own entries are detached, states are not), or k (before each k-th position is reached both are detached). weights:
+    (batch, time), 0 where a position carries no loss; default: the mask.
+    """
+    weights = batch.mask.double() if weights is None else weights
+    state, previous = model.start(batch), None
+    losses, count, history = [], 0.0, []
+    for t in range(batch.time):
+        if t > 0:
+            if isinstance(gradient, int) and t % gradient == 0:
+                state = model.detach(state) if hasattr(model, "detach") else state.detach()
+                previous = previous.detach()
+            state = model.step(state, model.embed(previous))
+        output = model.output(state)
+        for b in range(batch.size):
+            if weights[b, t] > 0:
+                for v in range(output.shape[1]):
+                    losses.append(weights[b, t] * (output[b, v] - batch.targets[b, t, v]) ** 2)
+                    count += float(weights[b, t])
+        own, rows = output.detach() if gradient == "none" else output, []
+        for b in range(batch.size):
+            gold = float(share[b, t]) if bool(batch.replaceable[b, t]) else 1.0
+            mixed = gold * batch.history[b, t] + (1 - gold) * own[b] if 0 < gold < 1 else None
+            rows.append(mixed if mixed is not None else batch.history[b, t] if gold == 1.0 else own[b])
+        previous = torch.stack(rows)
+        history.append(previous)
+    return torch.stack(losses).sum() / count, torch.stack(history, 1)

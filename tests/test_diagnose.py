@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from browser import measured
 from freerun.cli import main
 from freerun.report.charts import Axes, _cut, _ticks, _within
 from freerun.report.comparison_figures import forecasts
 from freerun.report.diagnosis import write_diagnosis
-from test_report import MEASURE, Page
+from test_report import MEASURE, Page, measured
 from tiny_recipes import TINY, ends, toml, write
 
 SERIES = toml(

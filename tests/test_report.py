@@ -1,11 +1,15 @@
 """report.html: whole, offline, readable without JavaScript, small; and as a real browser shows it."""
 
+import json
 import re
+import subprocess
+from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from browser import measured
 from builders import refused
 from freerun import report
 from freerun.report.run_data import curves, examples, load, shares
@@ -153,6 +157,20 @@ MEASURE = """<script>addEventListener("load", () => {
     loaded: performance.getEntriesByType("resource").length,
   });
 })</script>"""
+
+
+def measured(html: str, folder: Path, scheme: str, width: int) -> dict[str, Any]:
+    """What the page's script printed as JSON in headless Chromium; in a frame: its windows have 500 pixels at least."""
+    inside = escape(html)
+    frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{inside}"></iframe>'
+    page = folder / "frame.html"
+    page.write_text(f'<meta charset="utf-8"><meta name="color-scheme" content="light dark">{frame}', encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
+    flags += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900", "--virtual-time-budget=2000"]
+    flags += ["--blink-settings=preferredColorScheme=" + {"light": "1", "dark": "0"}[scheme]]
+    done = subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    return json.loads(re.search(r'\{"inner.*\}', done.stdout)[0])  # type: ignore[index]
 
 
 @pytest.mark.slow(reason="opens the page in headless Chromium, which must be installed (Debian's package chromium)")

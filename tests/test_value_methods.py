@@ -12,8 +12,7 @@ import freerun as fr
 from builders import assert_same_gradients, gradients, raises, refused
 from freerun import methods, schedules, transforms
 from freerun.keys import fold, uniform
-from oracles import coins
-from oracles_unrolled import literal
+from oracles import coins, literal
 
 KEY, STEP = 5, 3
 

@@ -6,8 +6,7 @@ from torch import nn
 
 import freerun as fr
 from builders import ForwardOnly, assert_same_gradients, gradients, refused
-from oracles import coins
-from oracles_unrolled import literal
+from oracles import coins, literal
 
 KEY, STEP = 5, 3
 
