@@ -525,8 +525,9 @@ def kind_of_data(record: Record, name: str, loaded: Any) -> None:
     record(f"{name}/lengths", list(loaded.lengths))
     for indices in ([0, 1, 2], [5, 3]):
         record(f"{name}/batch {indices}", fields(loaded.batch(indices, torch.arange(len(indices)))))
+    scales = dict(zip(("mean", "std"), getattr(loaded, "scales", ()), strict=False))
     for attribute in ("frequencies", "mean", "std", "exponent"):
-        if (value := getattr(loaded, attribute, None)) is not None:
+        if (value := getattr(loaded, attribute, scales.get(attribute))) is not None:
             record(f"{name}/{attribute}", value)
     codec = loaded.codec
     if hasattr(codec, "describe"):
@@ -537,7 +538,7 @@ def kind_of_data(record: Record, name: str, loaded: Any) -> None:
     if hasattr(loaded, "window_batch"):
         record(f"{name}/test windows", fields(loaded.window_batch("test", [0, 1])))
         record(f"{name}/free", loaded.free("test"))
-        record(back, loaded.denormalise(loaded.window_batch("test", [0]).targets[0]))
+        record(back, loaded.codec.denormalise(loaded.window_batch("test", [0]).targets[0]))
     elif name == "text":
         record(back, codec.text(codec.ids("the cat sat").tolist()))
     elif name == "parallel":

@@ -50,7 +50,7 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
     assert table.columns == ("en", "de")
     assert [dict(row) for row in table.rows] == ROWS
     third = {"jsonl": f"{path}:3", "json": f"{path}, entry 3", "parquet": f"{path}, row 3"}
-    assert table.place(2) == third.get(name.split(".")[1], f"{path}:6")
+    assert table.locate(2) == third.get(name.split(".")[1], f"{path}:6")
 
 
 GOOD = '{"source": "a", "target": "b"}\n' * 4
@@ -95,7 +95,7 @@ def test_a_heading_after_blank_lines(tmp_path, blank):
     assert problems == []
     assert table.columns == ("source", "target")
     assert [dict(row) for row in table.rows] == [{"source": "a", "target": "b"}]
-    assert table.place(0) == f"{path}:{2 + blank.count(chr(10))}"
+    assert table.locate(0) == f"{path}:{2 + blank.count(chr(10))}"
     path.write_text(f"{blank}source,source\na,b\n")
     _, (problem,) = read_rows(path)
     assert problem.startswith(f"{path}:{1 + blank.count(chr(10))}: the column 'source' is there 2 times")

@@ -45,8 +45,8 @@ def test_windows_equal_a_naive_loop():
         assert batch.mask.all()
         assert batch.eligible is None
     assert data.lengths == [3] * 53
-    assert (data.values, data.covariates, data.observed, data.period) == (2, 1, 1, 4)
-    assert data.names == ("a", "b")
+    assert (data.codec.values, data.codec.covariates, data.codec.observed, data.codec.period) == (2, 1, 1, 4)
+    assert data.codec.names == ("a", "b")
 
 
 def test_covariates_at_a_position_are_those_of_the_step_predicted_there():
@@ -90,7 +90,7 @@ def test_several_series_are_split_each_and_no_window_crosses_from_one_to_the_nex
         assert all((start < 100) == (start + 7 < 100) for start in starts.tolist())
     assert data.free("test").shape == (25, 4)
     raw = torch.cat([data.raw[:50], data.raw[100:130]])
-    torch.testing.assert_close(data.mean, raw.mean(0))
+    torch.testing.assert_close(data.scales[0], raw.mean(0))
     assert any("series: 2" in line for line in data.header())
 
 
@@ -105,8 +105,8 @@ def test_the_protocol_of_etth1(tmp_path):
     assert (data.windows("train"), data.windows("dev"), data.windows("test")) == (8640 - 119, 2857, 2857)
     assert load_series(file, replace(options, horizon=720)).windows("test") == 2161
     train = data.raw[:8640, 0]
-    torch.testing.assert_close(data.mean[0], train.mean())
-    torch.testing.assert_close(data.std[0], train.std(correction=0))
+    torch.testing.assert_close(data.scales[0][0], train.mean())
+    torch.testing.assert_close(data.scales[1][0], train.std(correction=0))
     targets, scaled = data.window_batch("test", [0, 2856]).targets, data.codec.normalise(data.raw)
     assert torch.equal(targets[0, 0], scaled[8640 + 2880])
     assert torch.equal(targets[1, -1], scaled[8640 + 2 * 2880 - 1])
@@ -122,8 +122,7 @@ def test_test_rows_change_nothing_of_training_and_of_normalisation(missing):
             values[57:62, 1] = values[78:82, 3] = values[10:12, 0] = np.nan
     options = replace(WIDE, missing=missing)
     one, two = (series_from_arrays(values, options, names=NAMES) for values in (raw, other))
-    assert torch.equal(one.mean, two.mean)
-    assert torch.equal(one.std, two.std)
+    assert torch.equal(torch.stack(one.scales), torch.stack(two.scales))
     for split in ("train", "dev"):
         first, second = (each.window_batch(split, list(range(one.windows(split)))) for each in (one, two))
         assert torch.equal(first.targets, second.targets)
@@ -201,7 +200,7 @@ def test_other_bad_input():
         ("the dev split has no window: its longest piece is 10 rows", wave(), replace(long, past=4)),
         ("arrays: has 100 rows, and split takes 120; take fewer", wave(), SeriesOptions(split=(80, 20, 20))),
         ("arrays: covariates: there is no column 'C'; did you mean 'c'? There are: c, a, o, b", wave(), unknown),
-        ('layout "sequence" has no place for observed channels (o)', wave(), WIDE, "sequence"),
+        ('layout "sequence" cannot hold observed channels (o)', wave(), WIDE, "sequence"),
         ("layout must be one of past, sequence; got 'flat'", wave(), None, "flat"),
         ("got shape (3, 2, 2)", np.zeros((3, 2, 2)), None),
     ):  # fmt: skip
@@ -254,7 +253,7 @@ def test_csv_and_parquet_and_arrays_are_the_same(csv, tmp_path):
 def test_targets_are_all_columns_of_numbers_by_default(csv):
     rows = [f"{stamp},{math.sin(n)},{math.cos(n)},word" for n, stamp in enumerate(hours(60))]
     data = load_series(csv(rows, "date,a,b,note"), SeriesOptions(past=4, horizon=2))
-    assert data.names == ("a", "b")
+    assert data.codec.names == ("a", "b")
 
 
 def test_every_bad_cell_is_named_by_line_and_column(csv):
@@ -356,7 +355,7 @@ def test_polars_that_is_missing_is_named_with_its_extra(csv, monkeypatch):
 def test_calendar_covariates(csv):
     options = replace(HOURLY, calendar=("hour", "weekday"))
     data = load_series(csv(good()), options)
-    assert data.covariates == 5
+    assert data.codec.covariates == 5
     assert data.codec.channels == ("load", "plan", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
     for position, future in enumerate(data.batch([5]).context["future"][0]):
         stamp = datetime(2020, 1, 1) + timedelta(hours=5 + 6 + position)
@@ -364,7 +363,7 @@ def test_calendar_covariates(csv):
         expected = [math.sin(day), math.cos(day), math.sin(week), math.cos(week)]
         assert future[1:].tolist() == pytest.approx(expected, abs=1e-6)
     rows = [f"{n},{math.sin(n)},{n % 7}" for n in range(60)]
-    refused("calendar = ... needs dates", load_series, csv(rows), options)
+    refused("calendar covariates need dates", load_series, csv(rows), options)
     begin = calendar_columns(["minute", "hour", "weekday", "monthday", "yearday", "month"], [datetime(2024, 1, 1)])
     assert begin.tolist() == [[0.0, 1.0] * 6]  # cycles begin at their beginning
 

@@ -100,7 +100,7 @@ def test_a_file_without_names_of_columns_is_refused(csv):
     options, lines = SeriesOptions(past=6, horizon=4), [f"{math.sin(n)},{math.cos(n)}" for n in range(60)]
     refused(":1: names no columns, it holds values", load_series, csv(rows(), ""), options)
     refused("names no columns", load_series, csv(lines, ""), options)
-    assert load_series(csv(lines, "2019,2020"), options).names == ("2019", "2020")
+    assert load_series(csv(lines, "2019,2020"), options).codec.names == ("2019", "2020")
     latin = csv(rows(), "date,a,b\xe9", encoding="latin-1")
     refused("names of the columns are not UTF-8", load_series, latin, HOURLY)
 
@@ -119,7 +119,7 @@ def test_decimal_commas_are_numbers_written_wrongly_not_text(csv):
 def test_columns_that_are_left_out_are_named(csv):
     lines = [f"{row},{'off' if n % 3 else n}" for n, row in enumerate(rows())]
     data = load_series(csv(lines, "date,a,b,state"), HOURLY)
-    assert data.names == ("a", "b")
+    assert data.codec.names == ("a", "b")
     assert data.header()[-1] == "not used, for they do not hold numbers: state"
     named = load_series(csv(lines, "date,a,b,state"), replace(HOURLY, targets=("a",)))
     assert not any("not used" in line for line in named.header())
@@ -187,7 +187,7 @@ def test_a_name_with_brackets_is_no_pattern(tmp_path):
 
     series_of(tmp_path, [str(n % 9) for n in range(80)], "load1.csv")
     file = series_of(tmp_path, [str(n % 9 + 100) for n in range(80)], "load[1].csv")
-    assert load_series(file, SeriesOptions(past=4, horizon=2, targets=("b",))).mean[0] > 100
+    assert load_series(file, SeriesOptions(past=4, horizon=2, targets=("b",))).scales[0][0] > 100
     pl.DataFrame({"prompt": ["other"], "completion": ["x"]}).write_parquet(tmp_path / "rows1.parquet")
     pl.DataFrame({"prompt": ["own"], "completion": ["x"]}).write_parquet(tmp_path / "rows[1].parquet")
     assert read_rows(tmp_path / "rows[1].parquet")[0].rows[0]["prompt"] == "own"
@@ -214,7 +214,7 @@ HOSTILE = [
     (b"a,b\r1,2\r3,4\r", "has no rows"),
     ("a,b\n1,2\n".encode("utf-16"), "utf-16"),
     (b'a,b\n1,"2\n3,4"\n5,6\n', "holds a line break"),
-    (b'a,b\n1,"2\n3,4\n5,6\n', "cannot be read as CSV"),
+    (b'a,b\n1,"2\n3,4\n5,6\n', "unexpected end of data"),
     (b"a,b\n1,2\x00\n3,4\n", "is not a number"),
     (b"a," + b"b" * 200_000 + b"\n1,2\n3,4\n", "the name of column 2 has 200,000 characters"),
     (b"a,b\n" + b"1," * 5_000_000 + b"\n", "has 5000001 cells"),

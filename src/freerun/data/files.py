@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import difflib
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,16 +173,6 @@ def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str])
     if len(rows) <= FEW:
         return [line(row) for row in rows]
     return [f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} cells of the column"]
-
-
-@contextmanager
-def cells_of_any_size() -> Generator[None]:
-    """The limit of a cell's size is the whole process's, so it is put back."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
 
 
 def missing_message(path: Path) -> str:

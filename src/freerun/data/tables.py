@@ -10,8 +10,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -23,7 +24,6 @@ from freerun.arguments import brief
 from freerun.data.files import (
     LARGEST,
     Array,
-    cells_of_any_size,
     first_problems,
     lines_of_column,
     read_lines,
@@ -61,7 +61,7 @@ class DataTable:
         origin: the file, or where else they come from.
         columns: all names, in order.
         cells: column -> its cells, a list or a polars series; a column that nobody reads may be left out.
-        place: row -> where it stands.
+        locate: row -> where it stands.
     """
 
     __repr__ = brief
@@ -69,7 +69,7 @@ class DataTable:
     origin: str
     columns: tuple[str, ...]
     cells: Mapping[str, Any]
-    place: Callable[[int], str]
+    locate: Callable[[int], str]
 
     def __len__(self) -> int:
         return len(next(iter(self.cells.values()), ()))
@@ -84,6 +84,10 @@ class DataTable:
         """The cells of a column as objects; raise UserError if Python has none for them."""
         column = self.cells[name]
         return column if isinstance(column, list) else readable(self.origin, column.to_list)
+
+    def locator(self, rows: np.ndarray) -> Callable[[int], str]:
+        """Return where the rows of a series stand."""
+        return lambda row: self.locate(int(rows[row]))
 
     def numeric(self) -> tuple[str, ...]:
         """Columns of which most cells can be read as numbers; one wrong cell is an error and loses no column."""
@@ -120,21 +124,18 @@ class DataTable:
             values[:, number], wrong = self.numbers(name)
             # named here, and not again as missing or as constant
             values[wrong, number] = np.arange(len(wrong)) if fill is None else fill[number]
-            problems += lines_of_column(wrong, len(self), lambda row, name=name: self.no_number(name, row))
+            problems += lines_of_column(wrong, len(self), lambda row, name=name: self._no_number(name, row))
         return values, problems
 
-    def no_number(self, name: str, row: int) -> str:
-        """What to say of a cell that is no number."""
+    def _no_number(self, name: str, row: int) -> str:
         cell = self.cells[name][row]
-        advice = {
-            0: "",
-            1: "; write it with a point, {}",
-            2: "; write {} if the comma marks the decimals, {} if it marks thousands",
-        }
         meant = _with_commas(cell)
-        return f"{self.place(row)}, column {name!r}: {display(str(cell), 40)} is not a number" + (
-            advice[len(meant)].format(*meant)
-        )
+        advice = (
+            "",
+            "; write it with a point, {}",
+            "; write {} if the comma marks the decimals, {} if it marks thousands",
+        )[len(meant)].format(*meant)
+        return f"{self.locate(row)}, column {name!r}: {display(str(cell), 40)} is not a number{advice}"
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
         """Name and rows of each series, in the order in which they begin; None: the table is one."""
@@ -145,28 +146,35 @@ class DataTable:
             groups.setdefault(str(name), []).append(row)
         return [(f"{self.origin}, {column} {display(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
 
-    def stamps(self, name: str) -> tuple[list[Stamp], list[str]]:
-        """Time of each row (time zones are turned into UTC), and what is wrong: numbers as such, or ISO dates."""
-        if self._is_numeric(name):
-            numbers, _ = self.numbers(name)
-            wrong = np.flatnonzero(~(np.abs(numbers) <= LARGEST)).tolist()
-            advice = f"is no time stamp; the others are numbers, and none may be beyond {LARGEST:g}"
-            return list(numbers.tolist()), lines_of_column(
-                wrong,
-                len(numbers),
-                lambda row: f"{self.place(row)}, column {name!r}: {display(self.cells[name][row], 40)} {advice}",
-            )
-        cells = self.values(name)
-        stamps = [_stamp(cell) for cell in cells]
+    def stamps(self, name: str, *, dates: bool = False) -> tuple[list[Stamp], list[str]]:
+        """Time of each row: numbers as such, or ISO dates and times (in UTC); and what is wrong.
+
+        Args:
+            name: of the column.
+            dates: True if numbers will not do.
+        """
 
         def line(row: int) -> str:
-            cell = cells[row]
-            there = "there is no time stamp of the years 1 to 9999"
-            got = there if cell in (None, "") else f"{display(str(cell), 40)} is no ISO time"
-            return f"{self.place(row)}, column {name!r}: {got}; write it as 2020-12-31 23:00:00"
+            cell, at = cells[row], f"{self.locate(row)}, column {name!r}:"
+            if numeric:
+                limit = f"the others are numbers, and none may be beyond {LARGEST:g}"
+                return f"{at} {display(cell, 40)} is no time stamp; {limit}"
+            there = f"{display(str(cell), 40)} is no ISO time"
+            got = "there is no time stamp of the years 1 to 9999" if cell in (None, "") else there
+            return f"{at} {got}; write it as 2020-12-31 23:00:00"
 
+        stamps: list[Stamp | None]
+        if numeric := self._is_numeric(name):
+            cells = self.cells[name]
+            stamps = [number if abs(number) <= LARGEST else None for number in self.numbers(name)[0].tolist()]
+        else:
+            cells = self.values(name)
+            stamps = [_stamp(cell) for cell in cells]
         wrong = [row for row, stamp in enumerate(stamps) if stamp is None]
-        return [stamp or datetime.min for stamp in stamps], lines_of_column(wrong, len(cells), line)
+        problems = lines_of_column(wrong, len(cells), line)
+        if dates and numeric and not problems:
+            problems = [f"{self.origin}, column {name!r}: holds numbers; calendar covariates need dates"]
+        return [datetime.min if stamp is None else stamp for stamp in stamps], problems
 
 
 def _with_commas(cell: Any) -> list[str]:
@@ -191,17 +199,6 @@ def _stamp(cell: Any) -> datetime | None:
     return datetime(cell.year, cell.month, cell.day) if isinstance(cell, date) else None
 
 
-def format_of(path: Path, given: str | None) -> str:
-    """Return the format of a file: as requested, or by its ending; raise UserError if that says nothing."""
-    found = given or ENDINGS.get(path.suffix.lower())
-    if found is None:
-        raise UserError(
-            f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
-            "say so with format = ..."
-        )
-    return found
-
-
 def read_rows(
     path: Path, *, format: str | None = None, separator: str = ",", encoding: str = "utf-8"
 ) -> tuple[DataTable, list[str]]:
@@ -214,32 +211,37 @@ def read_rows(
         encoding: of a text file; a byte order mark is dropped.
 
     Raises:
-        UserError: the file as a whole cannot be read.
+        UserError: nothing of the file can be read.
     """
-    found = format_of(path, format)
+    kind = format or ENDINGS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(
+            f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
+            "set format = ..."
+        )
     refuse_no_file(path, "a file")
-    if found == "parquet":
+    if kind == "parquet":
         frame = read_parquet(path)
         return _of_frame(path, frame, {name: readable(path, frame[name].to_list) for name in frame.columns}), []
     expected = {"jsonl": "one JSON object a line", "json": "a list of JSON objects"}.get(
-        found, "names of columns, then a row a line"
+        kind, "names of columns, then a row a line"
     )
     lines, broken = read_lines(path, encoding, expected)
     problems = first_problems(str(path), [text for _, text in broken])
-    if found == "jsonl":
+    if kind == "jsonl":
         rows, more = _json_lines(path, lines)
     elif problems:
         return _of_rows(path, []), problems  # what stands around a broken line cannot be trusted
-    elif found == "json":
+    elif kind == "json":
         rows, more = _json(path, "\n".join(text for _, text in lines))
     else:
-        names, rows, more = _csv(path, [text for _, text in lines], "\t" if found == "tsv" else separator)
+        names, rows, more = _csv(path, [text for _, text in lines], "\t" if kind == "tsv" else separator)
         return _of_rows(path, rows, names), first_problems(str(path), more)
     return _of_rows(path, rows), first_problems(str(path), [*problems, *more])
 
 
 def _of_rows(path: Path, rows: Sequence[tuple[str, Row]], names: Sequence[str] | None = None) -> DataTable:
-    """The table of rows with their places; without ``names`` its columns are the keys, as they appear."""
+    """The table of rows and where they stand; without ``names`` its columns are the keys, as they appear."""
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row)) if names is None else tuple(names)
     cells = {name: [row.get(name, ABSENT) for _, row in rows] for name in columns}
     return DataTable(str(path), columns, cells, lambda number: rows[number][0])
@@ -252,110 +254,107 @@ def _of_frame(path: Path, frame: Any, cells: Mapping[str, Any] | None = None) ->
     )
 
 
-class _TwiceError(ValueError):
-    """A key that stands twice in one object."""
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _TwiceError(f"the key {twice!r} is there more than once")
-    return found
+        raise ValueError(f"the key {twice!r} is there more than once")
+    return result
 
 
 def parsed(text: str) -> Any:
-    """Return what JSON says; raise ValueError if a key stands twice, it nests too deeply, a number is too long."""
+    """Return the value of JSON; raise ValueError if a key stands twice, it nests too deeply, a number is too long."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except (json.JSONDecodeError, _TwiceError):
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            raise ValueError("it holds a number of thousands of digits") from None
         raise
-    except ValueError:
-        raise ValueError("it holds a number of thousands of digits") from None
 
 
 def _json_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[list[tuple[str, Row]], list[str]]:
     rows: list[tuple[str, Row]] = []
     problems: list[str] = []
     for number, text in lines:
-        place = f"{path}:{number}"
+        at = f"{path}:{number}"
         try:
             row = parsed(text) if text.strip() else None
         except json.JSONDecodeError as error:
-            at = f"{error.msg} at character {error.colno} of {display(text, 40)}"
-            problems.append(f"{place}: no JSON: {at}; expected one object a line")
+            where = f"{error.msg} at character {error.colno} of {display(text, 40)}"
+            problems.append(f"{at}: no JSON: {where}; expected one object a line")
             continue
         except ValueError as error:
-            problems.append(f"{place}: {error}; correct or delete the line")
+            problems.append(f"{at}: {error}; correct or delete the line")
             continue
         if isinstance(row, dict):
-            rows.append((place, row))
+            rows.append((at, row))
         elif text.strip():
-            problems.append(f'{place}: {display(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
+            problems.append(f'{at}: {display(text.strip(), 40)} is no object; expected {{"column": "text", ...}}')
     return rows, problems
 
 
 def _json(path: Path, text: str) -> tuple[list[tuple[str, Row]], list[str]]:
     try:
-        found = parsed(text)
+        value = parsed(text)
     except json.JSONDecodeError as error:
         lines = '; for one object a line set format = "jsonl"' if error.msg == "Extra data" else ""
         return [], [f"{path}:{error.lineno}: no JSON: {error.msg} at character {error.colno}{lines}"]
     except ValueError as error:
         return [], [f"{path}: {error}"]
-    if not isinstance(found, list):
-        return [], [f"{path}: holds {type(found).__name__}; expected a list of objects, [{{...}}, {{...}}]"]
-    rows = [(f"{path}, entry {number}", row) for number, row in enumerate(found, start=1)]
-    problems = [f"{place}: is no object" for place, row in rows if not isinstance(row, dict)]
+    if not isinstance(value, list):
+        return [], [f"{path}: holds {type(value).__name__}; expected a list of objects, [{{...}}, {{...}}]"]
+    rows = [(f"{path}, entry {number}", row) for number, row in enumerate(value, start=1)]
+    problems = [f"{at}: is no object" for at, row in rows if not isinstance(row, dict)]
     return ([] if problems else rows), problems
 
 
 def _csv(path: Path, lines: Sequence[str], separator: str) -> tuple[Sequence[str], list[tuple[str, Row]], list[str]]:
     rows: list[tuple[str, Row]] = []
     problems: list[str] = []
+    names: list[str] = []
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
-    names: list[str] | None = None
-    while True:
-        place = f"{path}:{reader.line_num + 1}"
-        try:
-            with cells_of_any_size():
-                cells = next(reader, None)
-        except csv.Error as error:
-            problems.append(
-                f"{place}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
-                'quotes in it are doubled, "like ""this"""'
-            )
-            break
-        if cells is None:
-            break
-        if names is None:
-            if not any(cell.strip() for cell in cells):
-                continue
-            names = cells
-            if wrong := _other_separator(place, names, separator):
-                return (), [], [wrong]
-            problems += [
-                f"{place}: the column {name!r} is there {count} times; give every column its own name"
-                for name, count in Counter(names).items()
-                if count > 1 and name
-            ]
-        elif cells and len(cells) != len(names):
-            problems.append(f"{place}: has {len(cells)} cells, and the first line names {len(names)} columns")
-        elif cells:
-            rows.append((place, dict(zip(names, cells, strict=True))))
-    return names or (), rows, problems
+    begin = 1
+    limit = csv.field_size_limit(2**31 - 1)  # it is the process's, and put back
+    try:
+        for cells in reader:
+            at, begin = f"{path}:{begin}", reader.line_num + 1
+            if not names:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                names = cells
+                if wrong := _other_separator(at, names, separator):
+                    return (), [], [wrong]
+                problems += [
+                    f"{at}: the column {name!r} is there {count} times; give every column its own name"
+                    for name, count in Counter(names).items()
+                    if count > 1 and name
+                ]
+            elif cells and len(cells) != len(names):
+                more = "; take out what is too much, or put a cell that holds a separator in quotes"
+                size = f"has {len(cells)} cells, and the first line names {len(names)} columns"
+                problems.append(f"{at}: {size}{more if len(cells) > len(names) else ''}")
+            elif cells:
+                rows.append((at, dict(zip(names, cells, strict=True))))
+    except csv.Error as error:
+        problems.append(
+            f"{path}:{begin}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
+            'quotes in it are doubled, "like ""this"""'
+        )
+    finally:
+        csv.field_size_limit(limit)
+    return names, rows, problems
 
 
-def _other_separator(place: str, names: Sequence[str], separator: str) -> str | None:
-    """What to say of a heading that is one column and holds another separator."""
+def _other_separator(at: str, names: Sequence[str], separator: str) -> str | None:
+    """The problem of a heading that is one column and holds another separator."""
     marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
     if len(names) > 1 or not marks:
         return None
     return (
-        f"{place}: has one column, {names[0]!r}; is the separator {separator!r} right? Where it is {marks[0]!r}, say "
-        f"so with separator = {json.dumps(marks[0])}"
+        f"{at}: has one column, {names[0]!r}; is the separator {separator!r} right? Where it is {marks[0]!r}, set "
+        f"separator = {json.dumps(marks[0])}"
     )
 
 
@@ -365,28 +364,31 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
     with needing("series", "reading series"):
         import polars as pl
     refuse_no_file(file, "a CSV or Parquet file")
-    parquet = file.suffix.lower() in (".parquet", ".pq")
-    try:
-        # glob: a name with [ ] * ? is a name, not a pattern that other files fit
-        frame = read_parquet(file) if parquet else (
-            unpanicked(file, lambda: pl.read_csv(file, separator=separator, infer_schema_length=0, glob=False), "CSV")
-        )  # fmt: skip
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(_unreadable(file, separator, error)) from None
+    if parquet := ENDINGS.get(file.suffix.lower()) == "parquet":
+        frame = read_parquet(file)
+    else:
+        try:
+            # glob: a name with [ ] * ? is a name, not a pattern that other files fit
+            read = partial(pl.read_csv, file, separator=separator, infer_schema_length=0, glob=False)
+            frame = readable(file, read, "CSV")
+        except UserError as error:
+            lines, broken = read_lines(file, expected="names of columns, then a row for every step")
+            problems = [text for _, text in broken] or _csv(file, [text for _, text in lines], separator)[2]
+            raise UserError(first_problems(str(file), problems or error.problems)) from None
     problems = [
-        f"{file}: column {found[1]!r} is there more than once; give every column its own name"
+        f"{file}: column {double[1]!r} is there more than once; give every column its own name"
         for name in frame.columns
-        if (found := re.fullmatch(r"(.*)_duplicated_\d+", name))
+        if (double := re.fullmatch(r"(.*)_duplicated_\d+", name))
     ]
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
-    problems += [] if parquet else _heading_problems(file, frame.columns, separator) or _broken_cells(file, frame)
-    refuse(problems)
+    refuse(problems + ([] if parquet else _csv_problems(file, frame, separator)))
     return _of_frame(file, frame) if parquet else _numbered(file, frame)
 
 
-def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]:
-    """Return what is wrong with the first line of a CSV file."""
+def _csv_problems(file: Path, frame: Any, separator: str) -> list[str]:
+    """What is wrong with the first line of a CSV file, or cells with a line break: a quote is missing somewhere."""
+    names: list[str] = frame.columns
     if wrong := _other_separator(str(file), names, separator):
         return [wrong]
     if long := [number for number, name in enumerate(names, start=1) if len(name) > LONGEST]:
@@ -394,28 +396,20 @@ def _heading_problems(file: Path, names: list[str], separator: str) -> list[str]
         return [f"{file}:1: the name of column {long[0]} has {size:,} characters; is a quote or a line's end missing?"]
     if any("\N{REPLACEMENT CHARACTER}" in name for name in names):
         return [f"{file}:1: the names of the columns are not UTF-8 but maybe utf-16 or latin-1; save the file as UTF-8"]
-    given = [name for name in names if name]
-    counted_off = all(name.isdecimal() and len(name) < 10 for name in given) and {
-        int(b) - int(a) for a, b in pairwise(given)
-    } <= {1}
-    if given and not counted_off and all(_is_value(name) for name in given):
+    named = [name for name in names if name]
+    years = all(name.isdecimal() and len(name) < 10 for name in named)
+    years = years and all(int(after) - int(before) == 1 for before, after in pairwise(named))
+    if named and not years and all(_is_value(name) for name in named):
         return [
             f"{file}:1: names no columns, it holds values: {display(separator.join(names), 40)}; put a line with the "
             "names of the columns above it"
         ]
-    return []
-
-
-def _broken_cells(file: Path, frame: Any) -> list[str]:
-    """Cells with a line break: a quote is missing somewhere, and rows were read as one cell."""
-    problems: list[str] = []
-    for name in frame.columns:
-        if (broken := frame[name].str.contains("[\r\n]").arg_true()).len():
-            problems.append(
-                f"{file}: column {display(name, 40)} holds a line break, {display(frame[name][broken[0]], 40)} in row "
-                f"{broken[0] + 1}; is a quote missing? No cell of a series needs one"
-            )
-    return problems
+    return [
+        f"{file}: column {display(name, 40)} holds a line break, {display(frame[name][rows[0]], 40)} in row "
+        f"{rows[0] + 1}; is a quote missing? No cell of a series needs one"
+        for name in names
+        if (rows := frame[name].str.contains("[\r\n]").arg_true()).len()
+    ]
 
 
 def _is_value(name: str) -> bool:
@@ -434,36 +428,7 @@ def _numbered(file: Path, frame: Any) -> DataTable:
         frame = frame.filter(there)
     elif len(lines) != len(frame):
         lines = np.arange(len(frame)) + 2
-    table = _of_frame(file, frame)
-    return DataTable(table.origin, table.columns, table.cells, lambda row: f"{file}:{lines[row]}")
-
-
-def _widths(lines: Sequence[tuple[int, str]], separator: str) -> list[tuple[int, int]]:
-    """Number and cells of each line, as far as they can be read."""
-    found: list[tuple[int, int]] = []
-    rows = csv.reader((line for _, line in lines), delimiter=separator)
-    with cells_of_any_size(), suppress(csv.Error):
-        for (number, _), row in zip(lines, rows, strict=False):
-            found.append((number, len(row)))
-    return found
-
-
-def _unreadable(file: Path, separator: str, error: Exception) -> list[str]:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    lines, problems = read_lines(file, expected="names of columns, then a row for every step")
-    found = [text for _, text in problems]
-    if not found:
-        cells = _widths(lines, separator)
-        wide = cells[0][1] if cells else 0
-        if wide == 1 and (wrong := _heading_problems(file, [lines[0][1]], separator)):
-            return wrong
-        found = [
-            f"{file}:{n}: has {size} cells, and the first line names {wide} columns; take out what is too much, or put "
-            "a cell that holds a separator in quotes"
-            for n, size in cells
-            if size > wide
-        ]
-    return first_problems(str(file), found) or [f"{file}: cannot be read as CSV: {reason}"]
+    return replace(_of_frame(file, frame), locate=lambda row: f"{file}:{lines[row]}")
 
 
 def read_parquet(path: Path) -> Any:
@@ -485,28 +450,19 @@ def read_parquet(path: Path) -> Any:
     return frame
 
 
-def readable(path: Path | str, read: Callable[[], Any]) -> Any:
+def readable(path: Path | str, read: Callable[[], Any], format: str = "Parquet") -> Any:
     """Return what a function of polars reads; raise UserError if the file is damaged or has no Python objects."""
-    try:
-        return unpanicked(path, read, "Parquet")
-    except UserError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be read as Parquet: {reason}") from None
-
-
-def unpanicked(path: Path | str, read: Callable[[], Any], format: str) -> Any:
-    """Return what a function of polars reads; its panic, which is no ``Exception``, becomes a UserError."""
     try:
         with _errors_held_back():
             return read()
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error).__name__ == "PanicException":  # which is no ``Exception``
+            reason = f"is damaged: polars fails on its content as {format}; write or copy the file anew"
+        elif not isinstance(error, Exception) or out_of_memory(error):
             raise
-    raise UserError(f"{path}: is damaged: polars fails on its content as {format}; write or copy the file anew")
+        else:
+            reason = f"cannot be read as {format}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    raise UserError(f"{path}: {reason}")
 
 
 @contextmanager

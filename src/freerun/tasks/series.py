@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from freerun.batch import Batch
 from freerun.data.files import DataFile
-from freerun.data.series.files import load_series
+from freerun.data.series.building import load_series
 from freerun.data.series.inference import forecast_table, guess_separator, read_past, read_windows
 from freerun.data.series.options import SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
@@ -118,7 +118,7 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
         data, size = self.data, _NAIVE_BATCH
 
         def halves(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-            pairs = [past_and_horizon(batch, data.codec.horizon, data.values) for batch in batches]
+            pairs = [past_and_horizon(batch, data.codec.horizon, data.codec.values) for batch in batches]
             return torch.cat([past for past, _ in pairs]), torch.cat([horizon for _, horizon in pairs])
 
         def train(numbers: list[int]) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
     @staticmethod
     def sizes(data: SeriesData) -> tuple[int, ...]:
         """Channels: predicted, known ahead, known in the past only."""
-        return data.values, data.covariates, data.observed
+        return data.codec.values, data.codec.covariates, data.codec.observed
 
     @staticmethod
     def positions(data: SeriesData, settings: ForecastSettings) -> tuple[int, str]:
@@ -214,10 +214,10 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
         linear = SeriesTask(data).linear
         options = DiagnosisOptions(
             exponent=data.exponent,
-            period=data.period,
+            period=data.codec.period,
             threshold=settings.threshold,
-            names=tuple(data.names),
-            scale=(data.mean, data.std),
+            names=data.codec.names,
+            scale=data.scales,
             naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
             long_series=data.free("test")[:_LONGEST],
             draw=draw_for(model, settings.draw),

@@ -323,7 +323,7 @@ def table_records(
     problems: list[str] = []
     left_out = 0
     for number, row in enumerate(table.rows):
-        place = table.place(number)
+        place = table.locate(number)
         cells = [(name, row.get(name)) for name in columns.values()]
         blank = [name for name, cell in cells if _is_blank(cell)]
         if blank and empty == "drop":

@@ -1,7 +1,6 @@
 """Time series as data: arrays, CSV and Parquet, in windows, split in time."""
 
-from freerun.data.series.building import series_from_arrays
-from freerun.data.series.files import load_series
+from freerun.data.series.building import load_series, series_from_arrays
 from freerun.data.series.inference import read_past
 from freerun.data.series.options import SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData

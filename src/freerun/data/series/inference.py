@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -41,8 +41,9 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     own = model_columns(table, codec)
     values, problems = table.block(own, codec.mean)
     problems = first_problems(table.origin, problems)
-    problems += _several(table, codec)
-    known = codec.values + codec.observed
+    if codec.series in table.columns and len(series := table.groups(codec.series)) > 1:
+        problems.append(f"{table.origin}: holds {len(series)} series, by column {codec.series!r}; pass the rows of one")
+    known, stamps = codec.values + codec.observed, list[Stamp]()
     has = ~np.isnan(values[:, :known]).all(axis=1)
     past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
     ahead = len(values) - past
@@ -50,7 +51,8 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     if past < codec.past:
         problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
     else:
-        problems += uneven_rows(table, codec, [np.arange(past - codec.past, len(values))])[1]
+        stamps, wrong = uneven_rows(table, codec, [np.arange(past - codec.past, len(values))])
+        problems += wrong
     if len(own) > known and ahead < horizon:
         problems.append(
             f"{table.origin}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
@@ -67,7 +69,8 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     block[: codec.past, : len(own)] = values[past - codec.past : past]
     block[codec.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
     if codec.calendar:
-        block[:, len(own) :] = _calendar(table, codec, past, horizon)
+        dates = [stamp for stamp in stamps[past - codec.past : past + horizon] if isinstance(stamp, datetime)]
+        block[:, len(own) :] = calendar_columns(codec.calendar, _continued(table, codec, dates, horizon))
     rows = torch.from_numpy(block)
     future = rows[codec.past :, known:] if codec.covariates else None
     return codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
@@ -89,28 +92,12 @@ def uneven_rows(table: DataTable, codec: SeriesCodec, groups: Sequence[np.ndarra
     """Return the time of each row, if the model knows times, and the rows that are not one step apart, as trained."""
     if codec.time is None or codec.time not in table.columns or not (codec.step or codec.calendar):
         return [], []
-    stamps, wrong = table.stamps(codec.time)
-    if not wrong and codec.calendar and not isinstance(stamps[0], datetime):
-        wrong = [f"{table.origin}, column {codec.time!r}: the calendar needs dates, not numbers"]
+    stamps, wrong = table.stamps(codec.time, dates=bool(codec.calendar))
     if not wrong and codec.step is not None:
         step = Step.parse(codec.step)
-        wrong = [
-            text
-            for rows in groups
-            for text in uneven([stamps[row] for row in rows.tolist()], step, _place_of(table, rows))
-        ]
+        for rows in groups:
+            wrong += uneven([stamps[row] for row in rows.tolist()], step, table.locator(rows))
     return stamps, first_problems(table.origin, wrong)
-
-
-def _place_of(table: DataTable, rows: np.ndarray) -> Callable[[int], str]:
-    return lambda row: table.place(int(rows[row]))
-
-
-def _several(table: DataTable, codec: SeriesCodec) -> list[str]:
-    """A model goes on from one series."""
-    if codec.series is None or codec.series not in table.columns or len(names := table.groups(codec.series)) < 2:
-        return []
-    return [f"{table.origin}: holds {len(names)} series, by column {codec.series!r}; give the rows of one"]
 
 
 def _wrong_cells(
@@ -121,27 +108,21 @@ def _wrong_cells(
     faults = [(np.isnan(values), "is missing; the model needs it"), *too_large(values), *too_far(values, mean, std)]
     if needed is not None:
         faults = [(mask & needed, text) for mask, text in faults]
-    return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: table.place(first + row))
+    return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: table.locate(first + row))
 
 
-def _calendar(table: DataTable, codec: SeriesCodec, past: int, horizon: int) -> Array:
-    """(past + horizon, calendar columns): of the rows' times, and of times that go on from the last row's."""
-    assert codec.time is not None
-    stamps, problems = table.stamps(codec.time)
-    dated = [stamp for stamp in stamps[past - codec.past : past + horizon] if isinstance(stamp, datetime)]
-    if not problems and len(dated) < codec.past:
-        problems = [f"{table.origin}, column {codec.time!r}: the calendar needs dates, not numbers"]
-    if problems:
-        raise UserError(first_problems(table.origin, problems))
-    if codec.step is None and len(dated) < codec.past + horizon:
-        raise UserError(f"{table.origin}: give rows with the times of the {counted(horizon, 'step')} to come")
-    while len(dated) < codec.past + horizon and codec.step is not None:
-        following = Step.parse(codec.step).after(dated[-1])
+def _continued(table: DataTable, codec: SeriesCodec, dates: list[datetime], horizon: int) -> list[datetime]:
+    """The dates of past and horizon: where rows end before, they go on from the last one."""
+    size = codec.past + horizon
+    if codec.step is None and len(dates) < size:
+        raise UserError(f"{table.origin}: add rows with the times of the {counted(horizon, 'step')} to come")
+    while len(dates) < size and codec.step is not None:
+        following = Step.parse(codec.step).after(dates[-1])
         assert isinstance(following, datetime)
         if following == datetime.max:
             raise UserError(f"{table.origin}: the steps to come lie beyond the year 9999")
-        dated.append(following)
-    return calendar_columns(codec.calendar, dated)
+        dates.append(following)
+    return dates
 
 
 def guess_separator(path: Path) -> str:
@@ -149,8 +130,8 @@ def guess_separator(path: Path) -> str:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             header = file.readline()
-    except OSError:
-        return ","  # whoever reads the table says what is wrong with the file
+    except OSError:  # reading the table reports it
+        return ","
     return next((each for each in ",;\t" if each in header), ",")
 
 
@@ -179,14 +160,12 @@ def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
     if not starts:
         wrong.append(
             f"{file.path}: has {max(map(len, groups))} rows{' in its longest series' if codec.series else ''}, and a "
-            f"window needs past + horizon = {codec.past} + {codec.horizon}: give a longer series"
+            f"window needs past + horizon = {codec.past} + {codec.horizon}: use a longer series"
         )
     refuse(first_problems(str(file.path), problems) + wrong)
     if codec.calendar:
         dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
         block = np.concatenate([block, calendar_columns(codec.calendar, dates)], 1)
-    found, steps = codec.normalise(torch.from_numpy(block[np.concatenate(groups)])), torch.arange(length)
-    firsts = torch.tensor(starts)
-    return Windows(
-        len(starts), lambda chosen: codec.batch(found[firsts[torch.tensor(chosen)][:, None] + steps]), codec.horizon
-    )
+    values = codec.normalise(torch.from_numpy(block[np.concatenate(groups)]))
+    rows = torch.tensor(starts)[:, None] + torch.arange(length)
+    return Windows(len(starts), lambda chosen: codec.batch(values[rows[torch.tensor(chosen)]]), codec.horizon)

@@ -7,47 +7,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from freerun.arguments import at_least, between, brief, field_problems, one_of
+from freerun.arguments import OneOf, at_least, between, brief, field_problems, one_of
 from freerun.data.series.time_stamps import CALENDAR
 from freerun.errors import display, listed, refuse
 
-
-def columns_by_part(
-    columns: Sequence[str], numeric: Collection[str], options: SeriesOptions, origin: str
-) -> tuple[Channels, list[str]]:
-    """Return the target, observed and covariate columns, and what is wrong with their names."""
-    parts = {name: tuple(getattr(options, name)) for name in ("targets", "observed", "covariates")}
-    special = {name: column for name in ("time", "series") if (column := getattr(options, name)) is not None}
-    problems = [
-        f"{origin}: {part}: there is no column {name!r}{_near(name, columns)} There are: {listed(columns)}"
-        for part, names in (*parts.items(), *((part, (column,)) for part, column in special.items()))
-        for name in names
-        if name not in columns
-    ]
-    taken = {*parts["observed"], *parts["covariates"], *special.values()}
-    targets = parts["targets"] or tuple(name for name in columns if name in numeric and name not in taken)
-    if not targets and not problems:
-        problems.append(f"{origin}: no column of numbers is left to predict; there are: {listed(columns)}")
-    return Channels(targets, parts["observed"], parts["covariates"]), problems
-
-
-def _near(name: str, columns: Sequence[str]) -> str:
-    folded = {column.casefold(): column for column in columns}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ";"
-
-
 Layout = Literal["past", "sequence"]
-LAYOUTS = ("past", "sequence")
 
 
 def check_layout(layout: str, observed: Sequence[str] = ()) -> list[str]:
     """Return the problems of a layout, if any."""
-    if layout not in LAYOUTS:
-        return [f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}"]
+    if problem := OneOf(("past", "sequence")).problem("layout", layout):
+        return [problem]
     if layout == "sequence" and observed:
         return [
-            f'layout "sequence" has no place for observed channels ({", ".join(observed)}): their future is not known; '
+            f'layout "sequence" cannot hold observed channels ({", ".join(observed)}): their future is not known; '
             'make them targets, leave them out, or use a model of layout "past"'
         ]
     return []
@@ -113,36 +86,34 @@ class SeriesOptions:
             problems.append("calendar covariates are computed from time stamps: name their column with time = ...")
         if not isinstance(self.separator, str) or len(self.separator.encode(errors="replace")) != 1:
             problems.append(f"separator must be one character; got {display(self.separator)}")
-        problems += self._roles()
+        parts = [(column, part) for part, columns in self.parts.items() for column in columns]
+        for column in dict.fromkeys(column for column, _ in parts):
+            own = [part for name, part in parts if name == column]
+            if len(own) > 1:
+                problems.append(
+                    f"column {column!r} is named {len(own)} times, as {', '.join(own)}; a column has one part: a "
+                    "target's future is not known, a covariate's is"
+                )
         refuse(problems)
 
-    def _roles(self) -> list[str]:
-        roles = {name: getattr(self, name) for name in ("targets", "observed", "covariates")}
-        roles |= {name: (column,) for name in ("time", "series") if (column := getattr(self, name)) is not None}
-        found: dict[str, list[str]] = {}
-        for role, columns in roles.items():
-            for column in columns:
-                found.setdefault(column, []).append(role)
-        return [
-            f"column {column!r} is named {len(parts)} times, as {', '.join(parts)}; a column has one part: a target's "
-            "future is not known, a covariate's is"
-            for column, parts in found.items()
-            if len(parts) > 1
-        ]
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Part -> the columns that are named for it."""
+        parts = {name: tuple(getattr(self, name)) for name in ("targets", "observed", "covariates")}
+        return parts | {name: (column,) for name in ("time", "series") if (column := getattr(self, name)) is not None}
 
 
 def _split_problems(split: Sequence[float]) -> list[str]:
-    given = listed(map(str, split))
+    got = f"got ({listed(map(str, split))})"
     if len(split) != 3:
-        return [f"split must be three shares or three numbers of rows: train, dev and test; got ({given})"]
+        return [f"split must be three shares or three numbers of rows: train, dev and test; {got}"]
     if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in split):
         return [f"split must be numbers; got {display(list(split))}"]
     if all(isinstance(part, int) for part in split):
         fine = all(1 <= part <= 2**53 for part in split)
-        return [] if fine else [f"split: numbers of rows must be at least 1, and at most 2**53; got ({given})"]
-    if not (min(split) > 0 and sum(split) <= 1 + 1e-9):
-        return [f"split: shares must be above 0 and at most 1 together; got ({given})"]
-    return []
+        return [] if fine else [f"split: numbers of rows must be at least 1, and at most 2**53; {got}"]
+    fine = min(split) > 0 and sum(split) <= 1 + 1e-9
+    return [] if fine else [f"split: shares must be above 0 and at most 1 together; {got}"]
 
 
 @dataclass(frozen=True)
@@ -159,3 +130,27 @@ class Channels:
     def names(self) -> tuple[str, ...]:
         """All of them."""
         return (*self.targets, *self.observed, *self.covariates)
+
+
+def columns_by_part(
+    columns: Sequence[str], numeric: Collection[str], options: SeriesOptions, origin: str
+) -> tuple[Channels, list[str]]:
+    """Return the target, observed and covariate columns, and what is wrong with their names."""
+    parts = options.parts
+    problems = [
+        f"{origin}: {part}: there is no column {name!r}{_near(name, columns)} There are: {listed(columns)}"
+        for part, names in parts.items()
+        for name in names
+        if name not in columns
+    ]
+    taken = {name for names in parts.values() for name in names}
+    targets = parts["targets"] or tuple(name for name in columns if name in numeric and name not in taken)
+    if not targets and not problems:
+        problems.append(f"{origin}: no column of numbers is left to predict; there are: {listed(columns)}")
+    return Channels(targets, parts["observed"], parts["covariates"]), problems
+
+
+def _near(name: str, columns: Sequence[str]) -> str:
+    folded = {column.casefold(): column for column in columns}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ";"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import calendar as months_of
+from calendar import isleap, monthrange
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -18,16 +19,12 @@ from freerun.data.tables import Stamp
 _DAY = 86400.0
 
 
-def _days(year: int, month: int) -> int:
-    return months_of.monthrange(year, month)[1]
-
-
 CALENDAR: dict[str, Callable[[datetime], float]] = {
     "minute": lambda t: (t.minute * 60 + t.second) / 3600,
     "hour": lambda t: (t.hour * 3600 + t.minute * 60 + t.second) / _DAY,
     "weekday": lambda t: t.weekday() / 7,
-    "monthday": lambda t: (t.day - 1) / _days(t.year, t.month),
-    "yearday": lambda t: (t.timetuple().tm_yday - 1) / (366 if months_of.isleap(t.year) else 365),
+    "monthday": lambda t: (t.day - 1) / monthrange(t.year, t.month)[1],
+    "yearday": lambda t: (t.timetuple().tm_yday - 1) / (366 if isleap(t.year) else 365),
     "month": lambda t: (t.month - 1) / 12,
 }
 """Name -> share of its cycle that is over at a time."""
@@ -72,17 +69,14 @@ class Step:
         if not isinstance(stamp, datetime):
             return stamp + self.size
         try:
-            return self._after(stamp)
+            if self.of not in ("months", "month-ends"):
+                return stamp + timedelta(seconds=self.size)
+            year, month = divmod(stamp.year * 12 + stamp.month - 1 + round(self.size), 12)
+            days = monthrange(year, month + 1)[1]
+            day = days if self.of == "month-ends" else min(stamp.day, days)
+            return stamp.replace(year=year, month=month + 1, day=day)
         except (OverflowError, ValueError):
             return datetime.max
-
-    def _after(self, stamp: datetime) -> datetime:
-        if self.of not in ("months", "month-ends"):
-            return stamp + timedelta(seconds=self.size)
-        index = stamp.year * 12 + stamp.month - 1 + round(self.size)
-        year, month = index // 12, index % 12 + 1
-        days = _days(year, month)
-        return stamp.replace(year=year, month=month, day=days if self.of == "month-ends" else min(stamp.day, days))
 
 
 def step_between(stamps: Sequence[Stamp]) -> Step | None:
@@ -113,13 +107,13 @@ def step_between(stamps: Sequence[Stamp]) -> Step | None:
     return Step(gaps.most_common(1)[0][0], "seconds")
 
 
-def uneven(stamps: Sequence[Stamp], step: Step | None, place: Callable[[int], str], advice: str = "") -> list[str]:
+def uneven(stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], str], advice: str = "") -> list[str]:
     """A line for every row that does not come one step after the row before it.
 
     Args:
         stamps: time of each row.
         step: between two rows; None: only their order is looked at.
-        place: row -> where it stands.
+        locate: row -> where it stands.
         advice: what else may be done, at the end of a line.
 
     >>> uneven([1.0, 2.0, 2.0, 3.0], Step(1.0), lambda row: f"row {row + 1}")
@@ -131,23 +125,27 @@ def uneven(stamps: Sequence[Stamp], step: Step | None, place: Callable[[int], st
     if len(pairs) > 1 and all(_before(stamp, before) for before, stamp in pairs):
         before, stamp = pairs[0]
         return [
-            f"{place(1)}: time {stamp} comes after {before}, and so on to the end: newest first; sort the rows by "
+            f"{locate(1)}: time {stamp} comes after {before}, and so on to the end: newest first; sort the rows by "
             f"time, oldest first{advice}"
         ]
     kinds: dict[str, list[tuple[int, str]]] = {}
     for row, (before, stamp) in enumerate(pairs, start=1):
-        at = f"{place(row)}: time {stamp}"
         if stamp == before:
-            kinds.setdefault("twice", []).append((row, f"{at} stands twice; keep one of the rows{advice}"))
+            kind = "stands twice; keep one of the rows"
         elif _before(stamp, before):
-            kinds.setdefault("back", []).append((row, f"{at} comes after {before}; sort the rows by time{advice}"))
+            kind = "comes after {before}; sort the rows by time"
         elif step is not None and not _follows(stamp, before, step):
-            text = f"{at} follows {before}, and rows come every {step}; put in the rows between{advice}"
-            kinds.setdefault("gap", []).append((row, text))
-    # many of a kind have one cause
-    few = [each if len(each) <= FEW else [(each[0][0], f"{each[0][1]}; so it is in {len(each):,} of the "
-           f"{len(stamps):,} rows")] for each in kinds.values()]  # fmt: skip
-    return [text for _, text in sorted(line for each in few for line in each)]
+            kind = "follows {before}, and rows come every {step}; put in the rows between"
+        else:
+            continue
+        text = f"{locate(row)}: time {stamp} {kind.format(before=before, step=step)}{advice}"
+        kinds.setdefault(kind, []).append((row, text))
+    few: list[tuple[int, str]] = []
+    for lines in kinds.values():
+        row, first = lines[0]  # many of a kind have one cause
+        many = [(row, f"{first}; so it is in {len(lines):,} of the {len(stamps):,} rows")]
+        few += lines if len(lines) <= FEW else many
+    return [text for _, text in sorted(few)]
 
 
 def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
@@ -160,7 +158,5 @@ def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
     return abs(stamp - expected) <= 1e-6 * abs(step.size)
 
 
-def _before(stamp: Stamp, other: Stamp) -> bool:
-    if isinstance(stamp, datetime) and isinstance(other, datetime):
-        return stamp < other
-    return not isinstance(stamp, datetime) and not isinstance(other, datetime) and stamp < other
+def _before(stamp: Any, other: Any) -> bool:
+    return isinstance(stamp, datetime) == isinstance(other, datetime) and stamp < other

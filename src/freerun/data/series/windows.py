@@ -95,7 +95,7 @@ class SeriesCodec:
         return ((rows.double() - mean) / std).float()
 
     def denormalise(self, values: Tensor) -> Tensor:
-        """(..., values) normalised -> raw, of the type given (float64 inside)."""
+        """(..., values) normalised -> raw, of the same type (float64 inside)."""
         mean, std = (scale[: self.values].to(values.device) for scale in self.scales)
         return (values.double() * std + mean).to(values.dtype)
 
@@ -112,11 +112,7 @@ class SeriesCodec:
             warmup_loss: "sequence": loss on all positions but the first.
             rows: (batch,) numbers in the optimizer step's global batch.
         """
-        past = block.shape[1] - self.horizon
-        return self._batch(block, past, warmup_loss, rows)
-
-    def _batch(self, block: Tensor, past: int, warmup_loss: bool, rows: Tensor | None) -> Batch:
-        size, time, _ = block.shape
+        (size, time, _), past = block.shape, self.past
         first = 0 if self.layout == "sequence" else past
         targets = block[:, first:, : self.values].contiguous()
         future = block[:, first:, block.shape[2] - self.covariates :].contiguous()
@@ -150,72 +146,67 @@ class SeriesCodec:
             raise UserError("past and future must be tensors: torch.as_tensor makes them of arrays and lists")
         refuse(self.problems(past, future, horizon, origin))
         past = (past if past.dim() == 3 else past[None])[:, -self.past :].double()
-        block = torch.zeros(len(past), self.past + horizon, len(self.channels), dtype=torch.float64)
+        block = self.scales[0].repeat(len(past), self.past + horizon, 1)
         block[:, : self.past] = past
-        mean, _ = self.scales
-        block[:, self.past :] = mean
         if future is not None and self.covariates:
             block[:, self.past :, -self.covariates :] = future if future.dim() == 3 else future[None]
-        return self._batch(self.normalise(block), self.past, False, None)
+        return self.batch(self.normalise(block))
 
     def problems(self, past: Tensor, future: Tensor | None, horizon: int, origin: str = "past") -> list[str]:
         """Return what is wrong with rows to generate from."""
-        found: list[str] = [] if horizon >= 1 else [f"horizon must be at least 1; got {horizon}"]
+        problems: list[str] = [] if horizon >= 1 else [f"horizon must be at least 1; got {horizon}"]
         width, names = len(self.channels), ", ".join(self.channels)
         if past.dim() not in (2, 3) or past.shape[-1] != width:
-            found.append(f"{origin}: rows must be (rows, {width}): {names}; got {tuple(past.shape)}")
+            problems.append(f"{origin}: rows must be (rows, {width}): {names}; got {tuple(past.shape)}")
         elif past.shape[-2] < self.past:
-            found.append(f"{origin}: the model needs {self.past} rows of the past; got {past.shape[-2]}")
+            problems.append(f"{origin}: the model needs {self.past} rows of the past; got {past.shape[-2]}")
         else:
-            found += not_finite(past, self.channels, origin)
+            problems += not_finite(past, self.channels, origin)
         known = self.channels[width - self.covariates :]
         if self.covariates and future is None:
-            found.append(
-                f"covariates are missing: the model needs {', '.join(known)} of the {horizon} steps to come as well"
-            )
+            needed = ", ".join(known)
+            problems.append(f"covariates are missing: the model needs {needed} of the {horizon} steps to come as well")
         elif future is not None and not self.covariates:
-            found.append("the model has no covariates; leave future out")
+            problems.append("the model has no covariates; leave future out")
         elif future is not None:
             expected = (*past.shape[:-2], horizon, self.covariates)
             if tuple(future.shape) != expected:
-                found.append(
+                problems.append(
                     f"covariates of the future must be {expected}: {', '.join(known)}; got {tuple(future.shape)}"
                 )
             else:
-                found += not_finite(future, known, f"{origin}: future")
-        return found
+                problems += not_finite(future, known, f"{origin}: future")
+        return problems
 
     def describe(self) -> dict[str, Any]:
         """Return what is saved with a model, as JSON types."""
-        described = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.series is None:
-            del described["series"]  # as models that were saved before it have it
-        return {"kind": "series"} | {
-            name: list(value) if isinstance(value, tuple) else value for name, value in described.items()
-        }
+        # models saved before a file could hold several series have no such field
+        saved = [field.name for field in fields(self) if field.name != "series" or self.series is not None]
+        values: list[Any] = [getattr(self, name) for name in saved]
+        lists = [list(value) if isinstance(value, tuple) else value for value in values]
+        return {"kind": "series", **dict(zip(saved, lists, strict=True))}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> SeriesCodec:
         """Return the codec of a description; raise UserError if it is of something else or incomplete."""
         names = [field.name for field in fields(cls) if field.name != "series" or "series" in description]
         check_description(description, "series", dict.fromkeys(names, object))
-        given: list[Any] = [description[name] for name in names]
-        values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in given]
+        saved: list[Any] = [description[name] for name in names]
+        values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in saved]
         return cls(*values)
 
 
 def not_finite(rows: Tensor, names: tuple[str, ...], origin: str) -> list[str]:
     """A line for every NaN, infinity and number too large to compute with in (..., rows, channels)."""
-    places = (~torch.isfinite(rows) | (rows.abs() > LARGEST)).nonzero().tolist()
-    values = [float(rows[tuple(place)]) for place in places]
-    return first_problems(
-        origin,
-        [
-            f"{origin}: row {place[-2] + 1}, {names[place[-1]]}: got {value}, expected a number"
-            + (f" of at most {LARGEST:g}" if math.isfinite(value) else "")
-            for place, value in zip(places, values, strict=True)
-        ],
-    )
+    cells = (~torch.isfinite(rows) | (rows.abs() > LARGEST)).nonzero().tolist()
+    limit = f" of at most {LARGEST:g}"
+    problems = [
+        f"{origin}: row {cell[-2] + 1}, {names[cell[-1]]}: got {value}, expected a number"
+        f"{limit if math.isfinite(value) else ''}"
+        for cell in cells
+        for value in [float(rows[tuple(cell)])]
+    ]
+    return first_problems(origin, problems)
 
 
 @dataclass(frozen=True)
@@ -232,12 +223,6 @@ class Segment:
         """Where windows begin: their horizon lies within the segment, their past not before the floor."""
         first = max(self.begin, self.floor + past) - past
         return range(first, self.end - past - horizon + 1, stride)
-
-
-def window_starts(segments: Sequence[Segment], past: int, horizon: int, stride: int) -> Tensor:
-    """Return (windows,) int64: the first row of each window's past."""
-    starts = [start for segment in segments for start in segment.windows(past, horizon, stride)]
-    return torch.tensor(starts, dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,39 +279,10 @@ class SeriesData:
         refuse(problems)
 
     @property
-    def values(self) -> int:
-        """V: channels predicted and fed back."""
-        return self.codec.values
-
-    @property
-    def covariates(self) -> int:
-        """C: channels known in the future."""
-        return self.codec.covariates
-
-    @property
-    def observed(self) -> int:
-        """O: channels known in the past only."""
-        return self.codec.observed
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The targets."""
-        return self.codec.names
-
-    @property
-    def period(self) -> int | None:
-        """Steps of a season."""
-        return self.codec.period
-
-    @property
-    def mean(self) -> Tensor:
-        """(values,) float64: subtracted by the normalisation."""
-        return self.codec.scales[0][: self.values]
-
-    @property
-    def std(self) -> Tensor:
-        """(values,) float64: divided by in the normalisation."""
-        return self.codec.scales[1][: self.values]
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """(values,) float64 mean and deviation of the targets, subtracted and divided by."""
+        mean, std = self.codec.scales
+        return mean[: self.codec.values], std[: self.codec.values]
 
     @cached_property
     def _table(self) -> Tensor:
@@ -357,11 +313,7 @@ class SeriesData:
     def free(self, split: str) -> Tensor:
         """Return (time, values): the longest series of a split, normalised, for long free runs."""
         longest = max(part_of(self.segments, split), key=lambda part: part.end - part.begin)
-        return self._table[longest.begin : longest.end, : self.values]
-
-    def denormalise(self, values: Tensor) -> Tensor:
-        """(..., values) normalised -> in the units of the data."""
-        return self.codec.denormalise(values)
+        return self._table[longest.begin : longest.end, : self.codec.values]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -382,14 +334,15 @@ class SeriesData:
             windows = f"{counted(self.windows(split), 'window')} of {codec.past} + {codec.horizon}"
             lines.append(f"{split}: {counted(rows, 'row')}{pieces}, {windows}")
         end = len(codec.channels) - codec.covariates
-        for kind, names in (
-            ("targets", codec.names),
-            ("observed", codec.channels[codec.values : end]),
-            ("covariates", codec.channels[end:]),
-        ):
+        kinds = {
+            "targets": codec.names,
+            "observed": codec.channels[codec.values : end],
+            "covariates": codec.channels[end:],
+        }
+        for kind, names in kinds.items():
             if names:
-                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-                lines.append(f"{kind}: {shown}")
+                more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+                lines.append(f"{kind}: {', '.join(names[:8])}{more}")
         scaled = any(mean != 0 for mean in codec.mean) or any(std != 1 for std in codec.std)
         lines.append("normalisation: mean and deviation of the training rows" if scaled else "normalisation: none")
         return [*lines, *self.notes]
