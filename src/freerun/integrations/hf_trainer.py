@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.integrations.hf_runner import MethodRunner, adapted, collated_batch, has_targets
 from freerun.methods import free_running, teacher_forcing
@@ -67,7 +66,7 @@ class MethodMixin(Base):
     def _bind_callbacks(self) -> None:
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, Callback):
-                callback.bind()
+                callback.bound = True
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The accumulation window, and the number of its target tokens over all ranks."""
@@ -163,19 +162,15 @@ class Callback(TrainerCallback):
             raise UserError(f"batches must be at least 1, or None for all; got {batches}")
         self.method = free_running(draw=draw)
         self.batches = batches
-        self._bound = False
+        self.bound = False  # a trainer of freerun will call ``scores``
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse a trainer that would never call ``scores``."""
-        if not self._bound:
+        if not self.bound:
             raise UserError(
                 "hf.Callback needs a trainer of freerun: freerun.hf.Trainer, freerun.hf.Seq2SeqTrainer, or a class "
                 "with freerun.hf.MethodMixin before the trainer (method=None leaves it as it is)"
             )
-
-    def bind(self) -> None:
-        """Called by a trainer that will call ``scores``."""
-        self._bound = True
 
     @torch.no_grad()
     def scores(self, trainer: Any, batches: Iterable[Any]) -> dict[str, float]:
@@ -205,15 +200,22 @@ class Callback(TrainerCallback):
         return dict(zip(_NAMES, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
     def _sums(self, trainer: Any, inputs: Any, rows: Tensor) -> Tensor:
-        """(rows, 5), whatever the rows hold: processes exchange tensors of one shape."""
+        """(rows, 5): summed loss and right choices on gold, the same on the model's own history, and the count."""
+        # of all rows, whatever they hold: processes exchange tensors of one shape
         sums = torch.zeros(len(rows), 5, device=rows.device)
         # outside autocast: in half precision small differences mean nothing
         adapter = adapted(trainer.model, inputs)
         if not has_targets(adapter, inputs):
             return sums
         batch = collated_batch(adapter, inputs, rows)
+        parts: list[Tensor] = []
         with trainer.accelerator.autocast():
-            own_sums = row_sums(adapter, batch, self.method)
+            for method in (teacher_forcing(), self.method):
+                outputs = method.run(adapter, batch, step=0).outputs
+                loss = F.cross_entropy(outputs.transpose(1, 2).float(), batch.targets, reduction="none")
+                parts += [loss, (outputs.argmax(-1) == batch.targets).to(loss.dtype)]
+        parts.append(batch.mask.to(parts[0].dtype))
+        own_sums = torch.stack([torch.where(batch.mask, part, 0).sum(1) for part in parts], 1)
         if len(own_sums) == len(sums):
             return own_sums
         layout = context_of(batch).layout
@@ -221,14 +223,3 @@ class Callback(TrainerCallback):
         # a packed row's documents; one of a single token has no positions, and nothing to add
         row = layout.places.amax(1).clamp_min(0) // inputs["labels"].shape[1]
         return sums.index_add(0, row, own_sums)
-
-
-def row_sums(model: Any, batch: Batch, method: Any) -> Tensor:
-    """(rows, 5): summed loss and right choices on gold, the same on the model's own history, and the count."""
-    parts: list[Tensor] = []
-    for each in (teacher_forcing(), method):
-        outputs = each.run(model, batch, step=0).outputs
-        loss = F.cross_entropy(outputs.transpose(1, 2).float(), batch.targets, reduction="none")
-        parts += [loss, (outputs.argmax(-1) == batch.targets).to(loss.dtype)]
-    counted = [torch.where(batch.mask, part, 0).sum(1) for part in (*parts, batch.mask.to(parts[0].dtype))]
-    return torch.stack(counted, 1)

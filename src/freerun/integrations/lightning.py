@@ -281,7 +281,6 @@ class FreerunCallback(Callback):
         _add(self._scores, {(loader, name): pair for name, pair in sums.items()})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty window."""
         self.fresh, self._window, self._power = True, StepStats(), None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -311,7 +310,6 @@ class FreerunCallback(Callback):
         pl_module.log_dict({"train_loss": window.total / window.count, **window.numbers()}, batch_size=examples)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty sums."""
         self._scores, self.scored = {}, 0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -392,11 +390,9 @@ class FreerunModule(LightningModule):
         self.to_batch, self.seed, self.draw = to_batch, seed, draw
 
     def configure_callbacks(self) -> list[FreerunCallback]:
-        """The callback that the steps need."""
         return [FreerunCallback()]
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of all parameters."""
         return self.optimizer(self.parameters())
 
     def forward(self, batch: Any) -> Tensor:
@@ -404,7 +400,6 @@ class FreerunModule(LightningModule):
         return self.model(self._batch(batch))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One micro-batch of the method."""
         return training_step(self, self.model, self._batch(batch), self.method, seed=self.seed)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -412,7 +407,6 @@ class FreerunModule(LightningModule):
         validation_step(self, self.model, self._batch(batch), self.method, draw=self.draw, loader=dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """The same on test data."""
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def _batch(self, batch: Any) -> Any:

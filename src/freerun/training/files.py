@@ -16,7 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from io import BufferedReader
 from pathlib import Path
 from types import NoneType, UnionType
@@ -59,12 +59,7 @@ class NewerError(CheckpointError):
     """What a later version of freerun wrote."""
 
 
-@dataclass(frozen=True)
-class _AtLeast:
-    low: int
-
-
-Count = Annotated[int, _AtLeast(0)]
+Count = Annotated[int, "0 or more"]
 
 _WORDS: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null",
@@ -182,8 +177,8 @@ def _problem(value: Any, shape: Any, name: str) -> str:
     if shape is Any:
         return ""
     if origin is Annotated:
-        wrong = bool(_problem(value, parts[0], name)) or value < parts[1].low
-        return _wrong(name, f"{_WORDS[parts[0]]}, {parts[1].low} or more", value) if wrong else ""
+        wrong = bool(_problem(value, parts[0], name)) or value < 0
+        return _wrong(name, f"{_WORDS[parts[0]]}, {parts[1]}", value) if wrong else ""
     if origin is NotRequired:
         return _problem(value, parts[0], name)
     if origin in (Union, UnionType):
@@ -434,16 +429,16 @@ class Stored:
         """Compare a file's checksum, holding little of it at a time."""
         self.size(name)
         with opened(self.path / name) as file:
-            self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
+            self._compare(name, hashlib.file_digest(file, "sha256"))
 
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
         self.size(name)
         with opened(self.path / name) as file:
             content = file.read()
-        self._compare(name, hashlib.sha256(content).hexdigest())
+        self._compare(name, hashlib.sha256(content))
         return content
 
-    def _compare(self, name: str, checksum: str) -> None:
-        if checksum != self.files[name]["sha256"]:
+    def _compare(self, name: str, checksum: Any) -> None:
+        if checksum.hexdigest() != self.files[name]["sha256"]:
             raise CheckpointError(f"{self.path / name} is damaged: its checksum is not the one that was written")
