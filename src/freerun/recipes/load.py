@@ -32,7 +32,7 @@ def diagnose_run(
 ) -> dict[str, Any]:
     """Diagnose a run's model on its own test split; the content of diagnosis.json."""
     from freerun.diagnostics import as_json, diagnose
-    from freerun.training.state import versions
+    from freerun.training.run import versions
 
     if windows is not None and windows < 1:
         raise UserError(f"--windows must be at least 1; got {windows}")

@@ -19,6 +19,7 @@ from freerun.training import fit, preflight
 from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys, with_new_keys
 from freerun.training.loop import require_space
 from freerun.training.processes import join_processes
+from freerun.training.run import Held
 from freerun.training.run_folder import (
     FolderLock,
     check_folder,
@@ -28,7 +29,6 @@ from freerun.training.run_folder import (
     stage,
     write_recipe,
 )
-from freerun.training.state import Held
 
 if TYPE_CHECKING:
     from torch.nn import Module

@@ -33,16 +33,7 @@ from freerun.training.optim import Ema, Needed, load_optimizer, memory_misfits, 
 from freerun.training.parallelize import ParallelRun
 from freerun.training.processes import Processes
 from freerun.training.run_folder import STEP_FILES, checkpoints
-from freerun.training.weights import (
-    WEIGHTS,
-    Specs,
-    misfits,
-    not_finite,
-    pack,
-    read_tensors,
-    require_fit,
-    weights_of,
-)
+from freerun.training.weights import WEIGHTS, Specs, misfits, not_finite, pack, read_tensors, require_fit, weights_of
 
 _MEMORY = "optimizer.safetensors"
 _EMA = "ema.safetensors"

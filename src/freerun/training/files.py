@@ -96,10 +96,8 @@ def read_json(path: Path, shape: type[S]) -> S:
 
 def read_lines(path: Path, shape: type[S]) -> Iterator[S]:
     """Yield the objects of a file of one JSON object a line, without a last line that is being written."""
-    number = 0
     with opened(path) as file:
-        while line := file.readline(LARGEST + 1):
-            number += 1
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST + 1), b""), start=1):
             if not line.endswith(b"\n") and len(line) <= LARGEST:
                 return
             if line.strip():
@@ -158,11 +156,10 @@ def _number(text: str) -> float:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"{_text(twice)} is there twice")
-    return value
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{_text(name)} is there twice")
+    return dict(pairs)
 
 
 def _depth(value: Any) -> int:

@@ -25,9 +25,8 @@ from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
 from freerun.training.plan import BatchPlan, TrainSettings
 from freerun.training.processes import Processes, join_processes, lost
+from freerun.training.run import Held, Job, Run, evaluate_dev, final_test, finished_run, header
 from freerun.training.run_folder import FolderLock, checkpoints, clean_run, refuse_foreign, refuse_lost, refuse_used
-from freerun.training.scoring import evaluate_dev, final_test, finished_run
-from freerun.training.state import Held, Job, Run, header
 from freerun.training.update import check_amp, device_of, update
 from freerun.training.weights import (
     WEIGHTS,
