@@ -38,14 +38,14 @@ def lively(model: nn.Module) -> nn.Module:
 
 def transformer(positions: str = "rope", **changes) -> TransformerSeq2Seq:
     """A tiny Transformer encoder-decoder in float64."""
-    settings = {"size": 8, "layers": 2, "heads": 2, "longest": 64} | changes
+    settings = {"size": 8, "layers": 2, "heads": 2, "max_positions": 64} | changes
     model = TransformerSeq2Seq(SOURCE_VOCAB, TARGET_VOCAB, positions=positions, **settings)
     return lively(model.double())  # pyright: ignore[reportReturnType]
 
 
 def language_model(positions: str = "rope", **changes) -> TransformerLM:
     """A tiny decoder-only Transformer in float64."""
-    settings = {"size": 8, "layers": 2, "heads": 2, "longest": 64} | changes
+    settings = {"size": 8, "layers": 2, "heads": 2, "max_positions": 64} | changes
     return lively(TransformerLM(TARGET_VOCAB, positions=positions, **settings).double())  # pyright: ignore
 
 

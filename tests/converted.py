@@ -60,7 +60,7 @@ def language_model(hf: LlamaForCausalLM) -> TransformerLM:
     ours = TransformerLM(
         config.vocab_size, size=config.hidden_size, layers=config.num_hidden_layers, heads=config.num_attention_heads,
         feed_forward=config.intermediate_size, positions="rope", activation="swiglu", norm="rms", bias=False,
-        tied=config.tie_word_embeddings, longest=LONGEST,
+        tied=config.tie_word_embeddings, max_positions=LONGEST,
     ).to(dtype)  # fmt: skip
     weights = {
         "embedding.weight": hf.model.embed_tokens.weight,
@@ -101,7 +101,7 @@ def translator(hf: PegasusForConditionalGeneration) -> TransformerSeq2Seq:
     ours = TransformerSeq2Seq(
         config.vocab_size, config.vocab_size, size=config.d_model, layers=config.decoder_layers,
         heads=config.decoder_attention_heads, feed_forward=config.decoder_ffn_dim, positions="learned",
-        activation=config.activation_function, norm="layer", bias=True, longest=LONGEST,
+        activation=config.activation_function, norm="layer", bias=True, max_positions=LONGEST,
     ).to(hf.dtype)  # fmt: skip
     assert not hf.final_logits_bias.any()  # ours has none
     shared = theirs.shared.weight

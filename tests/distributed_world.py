@@ -55,7 +55,7 @@ def recurrent(task: Any, **changes: Any) -> nn.Module:
 
 
 def transformer(task: Any) -> nn.Module:
-    sizes = {"size": 8, "layers": 1, "heads": 2, "longest": 16, "dropout": 0.1}
+    sizes = {"size": 8, "layers": 1, "heads": 2, "max_positions": 16, "dropout": 0.1}
     return fr.models.TransformerSeq2Seq(*task.data.codec.sizes, **sizes)
 
 

@@ -60,6 +60,7 @@ NAMES: dict[str, str] = {
     r"(\.runs\.\d+)\.words$": r"\1.has_items",
     r"\.train\.evaluate_words$": ".train.evaluate_items",
     r"/copy(.*)\.data\.longest$": r"/copy\1.data.max_length",
+    r"\.model\.longest$": ".model.max_positions",
 }
 """Pattern of an old value's name -> its new name: r"/report\\.left$" -> "/report.kept"."""
 TEXTS: dict[str, str] = {

@@ -161,8 +161,8 @@ def test_a_model_must_fit_the_windows(tmp_path):
     refused(no_effect, build, tiny(tmp_path, "data.warmup_loss=true"))
     plain = tiny(tmp_path, "data.warmup_loss=true", "model.kind=plain_forecaster")
     assert build(plain)[1].data.warmup_loss
-    short = tiny(tmp_path, 'model={kind = "transformer_forecaster", size = 8, longest = 10}')
-    refused(r"model\.longest = 10 is too small: a window has .* so 11 positions", build, short)
+    short = tiny(tmp_path, 'model={kind = "transformer_forecaster", size = 8, max_positions = 10}')
+    refused(r"model\.max_positions = 10 is too small: a window has .* so 11 positions", build, short)
 
 
 @pytest.mark.parametrize(

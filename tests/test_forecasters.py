@@ -55,7 +55,7 @@ for kind in (RecurrentForecaster, PlainForecaster):
     own |= {f"{cell}, {layers}": {"cell": cell, "layers": layers} for cell in CELLS for layers in (1, 2)}
     CASES |= {f"{kind.layout}, {name}": partial(kind, 3, **{"size": 6} | changes) for name, changes in own.items()}
 for name in ("", "covariates", "residual", "gaussian", "quantiles"):
-    label, sizes = f"transformer, {name}".removesuffix(", "), {"size": 8, "layers": 2, "heads": 2, "longest": 64}
+    label, sizes = f"transformer, {name}".removesuffix(", "), {"size": 8, "layers": 2, "heads": 2, "max_positions": 64}
     changes = {"head": "quantiles"} if name == "quantiles" else CHANGES.get(name, {})
     CASES[label] = partial(TransformerForecaster, 3, **sizes | changes)
 POINT = [name for name in CASES if not any(head in name for head in HEADS)]

@@ -3,11 +3,13 @@
 import io
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from builders import refused
+from fault_damage import signed
 from freerun.batch import Batch
 from freerun.cli.entry import main
 from freerun.data import TextCodec, TextData, TextOptions, load_text, read_text
@@ -24,7 +26,7 @@ from tiny_recipes import SAMPLING, ends, toml
 TEXT = "the cat sat on the mat and the dog ran to the cat.\nso it goes, on and on.\n" * 12
 RECIPE = toml(
     data={"kind": "text", "path": "PATH", "length": 8, "dev": 0.1, "test": 0.1},
-    model={"size": 8, "layers": 1, "heads": 2, "longest": 16},
+    model={"size": 8, "layers": 1, "heads": 2, "max_positions": 16},
     method=SAMPLING,
     train={"updates": 8, "batch_size": 4, "evaluate_every": 4, "evaluate_items": 2, "save_every": 4},
     evaluate={"block": 16},
@@ -41,7 +43,7 @@ def data():
 @pytest.fixture(scope="module")
 def model(data):
     torch.manual_seed(1)
-    made = TransformerLM(len(data.codec), size=16, layers=2, heads=2, longest=16, tied=False).double()
+    made = TransformerLM(len(data.codec), size=16, layers=2, heads=2, max_positions=16, tied=False).double()
     # random weights say nearly the same everywhere: make them care
     for parameter in made.parameters():
         parameter.data.mul_(3)
@@ -308,18 +310,37 @@ def test_keys_and_scores_of_another_task_are_refused(run):
     refused(r"no_test\.toml:6: `test` must lie in", load_recipe, run.parent / "no_test.toml")
 
 
+def test_a_run_with_the_former_name_of_max_positions_loads_and_resumes(run, tmp_path):
+    recipe, old = load_recipe(run.parent / "tiny.toml"), tmp_path / "old"
+    run_recipe(recipe, old, progress=False)
+    prompts = ["the dog"]
+    expected = generate_lines(load_run(old), prompts, length=9)
+    for path in (old / "recipe.toml", *old.glob("**/model.json"), *old.glob("**/state.json")):
+        content = path.read_text(encoding="utf-8")
+        assert "max_positions" in content
+        (path.write_bytes if path.suffix == ".toml" else partial(signed, path))(
+            content.replace("max_positions", "longest").encode()
+        )
+    assert generate_lines(load_run(old), prompts, length=9) == expected
+    run_recipe(recipe, old, resume=True, progress=False)
+    refused(r"unknown key `longest` in \[model\]\n  help: `longest` is now `max_positions`",
+            load_recipe, run.parent / "tiny.toml", ["model.longest=9"])  # fmt: skip
+
+
 def test_too_few_positions_are_told_before_anything_is_made(run, tmp_path, capsys):
     recipe = run.parent / "tiny.toml"
     # just enough: what is told in training, scored and gone on from
-    run_recipe(load_recipe(recipe, ["model.longest=9"]), tmp_path / "fine", progress=False)
+    run_recipe(load_recipe(recipe, ["model.max_positions=9"]), tmp_path / "fine", progress=False)
     assert len(generate_lines(load_run(tmp_path / "fine"), ["the dog ran to the"], length=30)[0]) == 49
     compared = tmp_path / "compared.toml"
     compared.write_text(recipe.read_text() + '[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n')
     for command in (["train", str(recipe)], ["compare", str(compared)]):
         out = tmp_path / command[0]
-        said = ends(capsys, 2, *command, "--set", "model.longest=8", "--out", out).err
-        assert "model.longest = 8 is too small: a window has data.length = 8 characters and one before them" in said
-        assert "help: --set model.longest=9" in said
+        said = ends(capsys, 2, *command, "--set", "model.max_positions=8", "--out", out).err
+        assert (
+            "model.max_positions = 8 is too small: a window has data.length = 8 characters and one before them" in said
+        )
+        assert "help: --set model.max_positions=9" in said
         assert not out.exists()
 
 
@@ -331,11 +352,11 @@ def test_pairs_train_on_a_transformer_too(tmp_path):
     )
     run_recipe(load_recipe(tmp_path / "r.toml"), tmp_path / "run", progress=False)
     assert len(generate_lines(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
-    run_recipe(load_recipe(tmp_path / "r.toml", ["model.longest=14"]), tmp_path / "tight", progress=False)
+    run_recipe(load_recipe(tmp_path / "r.toml", ["model.max_positions=14"]), tmp_path / "tight", progress=False)
     with pytest.raises(UserError) as caught:
         generate_lines(load_run(tmp_path / "tight"), ["ab" * 7, "ab" * 8, "X"], places=["w:1", "w:2", "w:3"])
     assert caught.value.problems[0].startswith(
-        "w:2: the source has 16 symbols, and the model was made with longest = 14"
+        "w:2: the source has 16 symbols, and the model was made with max_positions = 14"
     )
     assert caught.value.problems[1].startswith("w:3: ")
     pairs = tmp_path / "pairs"
@@ -345,8 +366,8 @@ def test_pairs_train_on_a_transformer_too(tmp_path):
     assert [problem.split(",")[0] for problem in caught.value.problems] == [
         f"{pairs}: '{'ab' * 9}': the source has 18 symbols", f"{pairs}: 'ba': the target has 14 symbols and an end"
     ]  # fmt: skip
-    with pytest.raises(UserError, match="longest = 5 is too small: free running may say the 8 symbols") as caught:
-        run_recipe(load_recipe(tmp_path / "r.toml", ["model.longest=5"]), tmp_path / "other")
+    with pytest.raises(UserError, match="max_positions = 5 is too small: free running may say the 8 symbols") as caught:
+        run_recipe(load_recipe(tmp_path / "r.toml", ["model.max_positions=5"]), tmp_path / "other")
     assert "so 14 positions are needed" in str(caught.value)
 
 

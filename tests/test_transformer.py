@@ -126,7 +126,7 @@ def test_what_stands_between_uneven_counts_reaches_neither_outputs_nor_gradients
 
 
 def test_a_batch_as_long_as_there_are_positions_is_checked_and_rolled_in():
-    model, batch = language_model(longest=9), prompted("right")
+    model, batch = language_model(max_positions=9), prompted("right")
     assert batch.time == 9
     assert not fr.check_model(model, batch).refused
     histories = [
@@ -217,11 +217,12 @@ def test_arguments_that_cannot_be_are_all_told_at_once():
     with pytest.raises(fr.UserError) as caught:
         TransformerLM(0, size=0, positions="sinus", activation="tanh", norm="batch", dropout=1.0)
     assert len(caught.value.problems) == 6
+    refused("longest is now max_positions; write max_positions=8", TransformerLM, 3, longest=8)
     refused(r"size must be a multiple of heads; got size=10 and heads=4", TransformerSeq2Seq, 3, 3, size=10)
     refused("even width of heads", TransformerLM, 3, size=9, heads=3)
     ids = torch.zeros(1, 9, dtype=torch.int64)
-    with pytest.raises(fr.UserError, match=r"9 positions, and the model was made with longest=8"):
-        TransformerLM(3, size=8, heads=2, longest=8)(fr.Batch(ids, ids, ids == 0))
+    with pytest.raises(fr.UserError, match=r"9 positions, and the model was made with max_positions=8"):
+        TransformerLM(3, size=8, heads=2, max_positions=8)(fr.Batch(ids, ids, ids == 0))
     refused("present", lambda: TransformerLM(3, size=8, heads=2)(fr.Batch(ids, ids, ids == 0, {"source": ids})))
     there = torch.tensor([[True, False, True]])
     with pytest.raises(fr.UserError, match=r"padding on the left: False, then True; row 0 has \[1, 0, 1\]"):

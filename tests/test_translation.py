@@ -216,26 +216,30 @@ def test_positions_are_those_that_the_data_and_free_running_need(tmp_path, margi
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("PATH", str(folder)))
     overrides = [f"evaluate.length_margin={margin}", "train.updates=1"]
     with pytest.raises(UserError) as caught:
-        run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, "model.longest=1"]), tmp_path / "run")
+        run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, "model.max_positions=1"]), tmp_path / "run")
     longest = load_pairs(folder, ParallelOptions(subwords=290)).codec.longest
-    assert f"model.longest = 1 is too small: {words.format(longest=longest)}" in str(caught.value)
+    assert f"model.max_positions = 1 is too small: {words.format(longest=longest)}" in str(caught.value)
     needed = int(str(caught.value).rsplit("=", 1)[1])
     with pytest.raises(UserError, match=f"so {needed} positions are needed"):
-        run_recipe(load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.longest={needed - 1}"]), tmp_path / "run")
+        run_recipe(
+            load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.max_positions={needed - 1}"]), tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
-    fine = load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.longest={needed}"])
+    fine = load_recipe(tmp_path / "tiny.toml", [*overrides, f"model.max_positions={needed}"])
     assert run_recipe(fine, tmp_path / "run", progress=False)["finished"]
 
 
 def test_lines_too_long_for_the_model_are_named(recipe, tmp_path, capsys):
     out, lines, pairs = tmp_path / "run", tmp_path / "lines", tmp_path / "pairs.tsv"
-    overrides = ["--set", "model.longest=40", "--set", "train.updates=1"]
+    overrides = ["--set", "model.max_positions=40", "--set", "train.updates=1"]
     assert main(["train", str(recipe), *overrides, "--out", str(out)]) == 0
     long = "man " * 41
     lines.write_text(f"a man runs .\n{long}\na dog runs .\n")
     said = ends(capsys, 2, "generate", out, "--input", lines).err
-    number = re.search(rf"{lines}:2: the source has (\d+) symbols, and the model was made with longest = 40", said)[1]
-    assert f"--set model.longest={number}" in said
+    number = re.search(
+        rf"{lines}:2: the source has (\d+) symbols, and the model was made with max_positions = 40", said
+    )[1]
+    assert f"--set model.max_positions={number}" in said
     pairs.write_bytes(f"a man\tein mann\na man\tgro\u00dfer {long}\n".encode())
     assert main(["evaluate", str(out), "--data", str(pairs)]) == 2
     assert re.search(rf"{pairs}:2: the target has \d+ symbols and an end", capsys.readouterr().err)

@@ -34,7 +34,9 @@ MODELS = {
 
 def transformer(positions: str):
     torch.manual_seed(3)
-    model = fr.models.TransformerSeq2Seq(6, 5, size=16, layers=2, heads=2, positions=positions, longest=32).double()
+    model = fr.models.TransformerSeq2Seq(
+        6, 5, size=16, layers=2, heads=2, positions=positions, max_positions=32
+    ).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2.0)

@@ -80,14 +80,14 @@ def build_model(recipe: Recipe, data: Any) -> Module:
 
 def _check_positions(recipe: Recipe, data: Any) -> None:
     """Refuse a model that would run out of positions, maybe hours later at the test."""
-    longest = getattr(recipe.model, "longest", None)
-    if longest is None:
+    limit = getattr(recipe.model, "max_positions", None)
+    if limit is None:
         return
     needed, words = task_of(recipe.data).positions(data, recipe.evaluate)
-    if longest < needed:
+    if limit < needed:
         raise UserError(
-            f"model.longest = {longest} is too small: {words}, so {needed} positions are needed"
-            f"\n  help: --set model.longest={needed}"
+            f"model.max_positions = {limit} is too small: {words}, so {needed} positions are needed"
+            f"\n  help: --set model.max_positions={needed}"
         )
 
 

@@ -439,13 +439,13 @@ def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
 
 def _too_long(model: Any, lengths: Mapping[str, Sequence[int]], places: Sequence[str]) -> list[str]:
     """A message for each item, by side and place, that a model has no positions for, or that is no item at all."""
-    longest = model.settings().get("longest")
+    limit = model.settings().get("max_positions")
     found = [
         (place, side, length, length + (side == "target"))
         for side, each in lengths.items()
         for place, length in zip(places, each, strict=True)
     ]
-    if longest is None:
+    if limit is None:
         return [
             f"{place}: the {side} has {length:,} symbols, and at most {LONGEST:,} are taken for one; is a line's end "
             "missing?"
@@ -454,9 +454,9 @@ def _too_long(model: Any, lengths: Mapping[str, Sequence[int]], places: Sequence
         ]
     return [
         f"{place}: the {side} has {length} symbols{' and an end' if side == 'target' else ''}, and the model was made "
-        f"with longest = {longest}: shorten it, or train with --set model.longest={needed}"
+        f"with max_positions = {limit}: shorten it, or train with --set model.max_positions={needed}"
         for place, side, length, needed in found
-        if needed > longest
+        if needed > limit
     ]
 
 

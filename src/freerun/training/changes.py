@@ -13,7 +13,11 @@ from freerun.errors import CheckpointError, UserError
 
 _NOTHING = "nothing"
 
-RENAMED_KEYS = {"data.longest": "data.max_length", "train.evaluate_words": "train.evaluate_items"}
+RENAMED_KEYS = {
+    "data.longest": "data.max_length",
+    "model.longest": "model.max_positions",
+    "train.evaluate_words": "train.evaluate_items",
+}
 """Keys of a recipe, dotted, as earlier versions wrote them -> what they are now."""
 
 

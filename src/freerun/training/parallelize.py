@@ -33,7 +33,7 @@ class MethodRun(nn.Module):
     what a forward returns.
 
     >>> import freerun as fr
-    >>> model = fr.models.TransformerLM(5, size=8, heads=2, longest=8)
+    >>> model = fr.models.TransformerLM(5, size=8, heads=2, max_positions=8)
     >>> ids = torch.tensor([[3, 1, 4]])
     >>> total, count, report = MethodRun(model, fr.teacher_forcing())(fr.Batch(ids, ids, ids > 0), step=0, key=0)
     >>> total.requires_grad, int(count), report["replaced"]

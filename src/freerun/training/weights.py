@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from freerun.errors import CheckpointError, UserError
+from freerun.training.changes import with_new_keys
 from freerun.training.files import LARGEST, Count, Stored, expect, opened, parse, read_json, versioned, write_folder
 from freerun.training.parallelize import full_tensor, shard_like
 
@@ -212,7 +213,7 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
     stored.check("model.json")
     versioned(info, "schema", 1, str(where))
     expect(info, _Info, str(where))
-    return stored, info
+    return stored, {**info, "settings": with_new_keys({"model": info["settings"]})["model"]}
 
 
 def _unlike(specs: Specs, info: dict[str, Any], where: str) -> list[str]:

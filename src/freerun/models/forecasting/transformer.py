@@ -47,7 +47,7 @@ class TransformerForecaster(CausalTransformer):
         residual: say the change since the value told.
         head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
         dropout: on the inputs and on what every sublayer adds, in [0, 1).
-        longest: number of positions there are.
+        max_positions: number of positions there are.
 
     Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t.
 
@@ -77,7 +77,7 @@ class TransformerForecaster(CausalTransformer):
         residual: bool = False,
         head: Head = "point",
         dropout: float = 0.0,
-        longest: int = 1024,
+        max_positions: int = 1024,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         shape = _checked(settings, self.layout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,10 @@ class Positions(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.longest = shape.longest
-        self.learned = nn.Embedding(shape.longest, shape.size) if shape.positions == "learned" else None
+        self.max_positions = shape.max_positions
+        self.learned = nn.Embedding(shape.max_positions, shape.size) if shape.positions == "learned" else None
         if self.learned is None:
-            turn = turns(torch.arange(shape.longest), shape.width, torch.get_default_dtype())
+            turn = turns(torch.arange(shape.max_positions), shape.width, torch.get_default_dtype())
             self.register_buffer("turn", turn, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Turn | None]:
@@ -90,15 +90,21 @@ class Positions(nn.Module):
 
     def check(self, time: int) -> None:
         """Refuse a sequence longer than there are positions."""
-        if time > self.longest:
+        if time > self.max_positions:
             raise UserError(
-                f"the sequence has {time} positions, and the model was made with longest={self.longest}: "
+                f"the sequence has {time} positions, and the model was made with max_positions={self.max_positions}: "
                 "make it with a larger one, or cut the sequence"
             )
 
 
 class CausalTransformer(nn.Module):
     """Decoder layers with start vector, positions and vocabulary; subclasses say what they see (``_seen``)."""
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        """Refuse the former name of an argument; ``__init__`` has the arguments."""
+        if "longest" in settings:
+            raise UserError(f"longest is now max_positions; write max_positions={settings['longest']}")
+        return super().__new__(cls)
 
     def __init__(self, vocab: int, shape: Shape, *, crossed: bool, tied: bool) -> None:
         super().__init__()
@@ -263,7 +269,7 @@ class TransformerLM(CausalTransformer):
         bias: whether the linear layers have one.
         dropout: on embeddings and on what every sublayer adds, in [0, 1).
         tied: whether the output weights are the embedding.
-        longest: number of positions there are.
+        max_positions: number of positions there are.
 
     Context of a batch: None, or ``{"present": (batch, n) bool}`` where the first n history entries may be absent
     (False): left padding before a prompt. Absent entries take no position and are attended to by none. Prompts lie
@@ -297,7 +303,7 @@ class TransformerLM(CausalTransformer):
         bias: bool = False,
         dropout: float = 0.0,
         tied: bool = True,
-        longest: int = 1024,
+        max_positions: int = 1024,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(vocab, Shape.of(settings, vocab=vocab), crossed=False, tied=tied)
@@ -359,7 +365,7 @@ class TransformerSeq2Seq(CausalTransformer):
         bias: whether the linear layers have one.
         dropout: on embeddings and on what every sublayer adds, in [0, 1).
         tied: whether the output weights are the target embedding.
-        longest: number of positions there are.
+        max_positions: number of positions there are.
 
     Context of a batch: ``{"source": (batch, source_time) ids, "source_mask": (batch, source_time) bool}``, padding on
     either side: what is absent takes no position and is attended to by none.
@@ -392,7 +398,7 @@ class TransformerSeq2Seq(CausalTransformer):
         bias: bool = False,
         dropout: float = 0.0,
         tied: bool = True,
-        longest: int = 1024,
+        max_positions: int = 1024,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         shape = Shape.of(settings, source_vocab=source_vocab, target_vocab=target_vocab)

@@ -36,7 +36,7 @@ class Shape:
     norm: str
     bias: bool
     dropout: float
-    longest: int
+    max_positions: int
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], **vocabularies: int) -> Shape:
@@ -63,7 +63,9 @@ class Shape:
         return 4 * self.size if self.activation != "swiglu" else 8 * round(self.size / 3)
 
     def _problems(self) -> list[str]:
-        problems = COUNT.problems(**{name: getattr(self, name) for name in ("size", "layers", "heads", "longest")})
+        problems = COUNT.problems(
+            **{name: getattr(self, name) for name in ("size", "layers", "heads", "max_positions")}
+        )
         if self.feed_forward is not None and COUNT.problem("", self.feed_forward):
             problems.append(f"feed_forward must be at least 1, or None for the usual; got {self.feed_forward!r}")
         for name, allowed in _ALLOWED.items():
