@@ -136,8 +136,8 @@ def test_files_that_are_missing_or_of_another_kind(load, tmp_path):
 
 def test_paths_of_the_three_files_are_checked(tmp_path):
     assert problems_of(load_pairs, {"train": "a", "valid": "b"}, language="dut") == [
-        "paths must be given for train, dev and test; got train, valid",
-        "language = 'dut' has no effect on three given paths; leave it out",
+        "paths must be those of train, dev and test; got train, valid",
+        "language = 'dut' has no effect on three paths; leave it out",
     ]
     assert len(problems_of(load_pairs, {split: tmp_path / split for split in ("train", "dev", "test")})) == 3
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from freerun.arguments import brief
 from freerun.errors import UserError, display, listed, refuse
 
-SHOWN = 20
 LONGEST = 10_000
 """Symbols of a word, or subwords of a sentence: more are a line whose end is missing, and would train for hours."""
 Line = tuple[int, str]
@@ -33,18 +32,18 @@ _BOMS = (
 
 def check_description(description: Mapping[str, Any], kind: str, needed: Mapping[str, type]) -> None:
     """Raise UserError if the description of a saved model is of another kind, incomplete or damaged."""
-    missing = [name for name in needed if name not in description]
+    missing = ", ".join(name for name in needed if name not in description)
     if missing or description.get("kind") != kind:
         raise UserError(
             f"expected the description of {kind} data with {', '.join(needed)}; got kind {description.get('kind')!r} "
-            f"without {', '.join(missing) or 'nothing'}"
+            f"without {missing or 'nothing'}"
         )
     problems: list[str] = []
-    for name, kind_of in needed.items():
+    for name, type_ in needed.items():
         value: Any = description[name]
-        if kind_of is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        if type_ is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             problems.append(f"describe.{name} must be a list of texts")
-        if kind_of is int and not (type(value) is int and 1 <= value < 2**31):
+        if type_ is int and not (type(value) is int and 1 <= value < 2**31):
             problems.append(f"describe.{name} must be a length, 1 or more; got {display(value)}")
     refuse(problems)
 
@@ -72,12 +71,12 @@ def encoding_problems(encoding: str) -> list[str]:
 def user_path(path: str | Path) -> Path:
     """Return a path with ``~`` as the home folder; raise UserError if no file can be called so."""
     try:
-        found = Path(path).expanduser()
-        found.exists()
+        expanded = Path(path).expanduser()
+        expanded.exists()
+        return expanded
     except (RuntimeError, ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"{display(str(path))}: cannot be looked for: {reason or type(error).__name__}") from None
-    return found
 
 
 def refuse_no_file(path: Path, expected: str) -> None:
@@ -95,20 +94,22 @@ def read_lines(
 ) -> tuple[list[Line], list[Line]]:
     """The lines of a text file with their numbers (from 1), and a message for every line that is not text."""
     refuse_no_file(path, "a text file")
-    unknown = encoding_problems(encoding)
-    if unknown:
-        raise UserError(unknown)
-    name = codecs.lookup(encoding).name
+    refuse(encoding_problems(encoding))
     raw = path.read_bytes()
     if not raw.strip():
         raise UserError(f"{path}: the file is empty; expected {expected}")
-    if name.startswith(("utf-16", "utf-32")):
-        return _decode_whole(path, raw, encoding)
-    wide = next((wide for mark, wide in _BOMS if raw.startswith(mark)), None)
-    if wide:
-        shown = raw[:2].hex(" ").upper()
+    if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError as error:
+            at = f"wrong at byte {error.start} of the file"
+            raise UserError(f"{path}: is not {encoding}: {at}; set the right encoding") from None
+        parts = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
+        # the end of the last line begins no other, as in bytes.splitlines
+        return list(enumerate(parts if parts[-1] else parts[:-1], start=1)), []
+    if wide := next((wide for mark, wide in _BOMS if raw.startswith(mark)), None):
         raise UserError(
-            f"{path}:1: starts with the bytes {shown}, the mark of {wide}, expected {encoding}; "
+            f"{path}:1: starts with the bytes {raw[:2].hex(' ').upper()}, the mark of {wide}, expected {encoding}; "
             f'convert the file to UTF-8 or set encoding = "{wide}"'
         )
     lines: list[Line] = []
@@ -117,31 +118,15 @@ def read_lines(
         try:
             lines.append((number, line.decode(encoding)))
         except UnicodeDecodeError as error:
-            problems.append((number, _byte_problem(path, number, encoding, error)))
+            wrong = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])
+            guess = "utf-16" if b"\0" in line else "latin-1"
+            looks = display(line.decode(guess, errors="replace"), 40)
+            text = (
+                f"{path}:{number}: not {encoding.upper()}: found {wrong} at byte {error.start + 1} of the line; as "
+                f'{guess} it reads {looks}: convert the file to UTF-8 or set encoding = "{guess}"'
+            )
+            problems.append((number, text))
     return lines, problems
-
-
-def _decode_whole(path: Path, raw: bytes, encoding: str) -> tuple[list[Line], list[Line]]:
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: is not {encoding}: wrong at byte {error.start} of the file; set the right encoding"
-        ) from None
-    lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
-    # the end of the last line begins no other, as in bytes.splitlines
-    return list(enumerate(lines if lines[-1] else lines[:-1], start=1)), []
-
-
-def _byte_problem(path: Path, number: int, encoding: str, error: UnicodeDecodeError) -> str:
-    line = bytes(error.object)
-    found = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])
-    guess = "utf-16" if b"\0" in line else "latin-1"
-    looks = display(line.decode(guess, errors="replace"), 40)
-    return (
-        f"{path}:{number}: not {encoding.upper()}: found {found} at byte {error.start + 1} of the line; "
-        f'as {guess} it reads {looks}: convert the file to UTF-8 or set encoding = "{guess}"'
-    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -149,11 +134,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def first_problems(origin: str, problems: Sequence[str], shown: int = SHOWN) -> list[str]:
-    """At most ``shown`` problems of one file, and a line that counts the others."""
-    if len(problems) <= shown:
+def first_problems(origin: str, problems: Sequence[str], limit: int = 20) -> list[str]:
+    """At most ``limit`` problems of one file, and a line that counts the others."""
+    if len(problems) <= limit:
         return list(problems)
-    return [*problems[:shown], f"{origin}: {counted(len(problems) - shown, 'more problem')} like these"]
+    return [*problems[:limit], f"{origin}: {counted(len(problems) - limit, 'more problem')} like these"]
 
 
 FEW = 5
@@ -161,11 +146,6 @@ FEW = 5
 
 def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str]) -> list[str]:
     """A line for each of some cells of a column; for many, which have one cause, the first and how many there are.
-
-    Args:
-        rows: of the cells.
-        total: rows there are.
-        line: row -> what is wrong there.
 
     >>> lines_of_column(range(9), 10, lambda row: f"row {row}: is no number")
     ['row 0: is no number; so it is in 9 of the 10 cells of the column']
@@ -176,7 +156,7 @@ def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str])
 
 
 def missing_message(path: Path) -> str:
-    """What to say about a path that is not there: the names nearest to it in its folder."""
+    """The message for a path that is not there: the names nearest to it in its folder."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -193,7 +173,13 @@ _ENDINGS = (".txt", ".tsv", ".dict", "")
 def split_files(path: str | Path | Mapping[str, str | Path], language: str | None = None) -> dict[str, Path]:
     """Return the train, dev and test file of a folder, or the three files of a mapping."""
     if isinstance(path, Mapping):
-        return _given_files(path, language)
+        problems: list[str] = []
+        if set(path) != set(SPLITS):
+            problems.append(f"paths must be those of train, dev and test; got {', '.join(path) or 'none'}")
+        if language:
+            problems.append(f"language = {language!r} has no effect on three paths; leave it out")
+        refuse(problems)
+        return {split: user_path(path[split]) for split in SPLITS}
     folder = user_path(path)
     if not folder.exists():
         raise UserError(missing_message(folder))
@@ -203,15 +189,15 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
         )
     prefix = f"{language}_" if language else _only_prefix(folder)
     files: dict[str, Path] = {}
-    problems: list[str] = []
+    problems = []
     for split, names in SPLITS.items():
-        found = [file for name in names for end in _ENDINGS if (file := folder / f"{prefix}{name}{end}").is_file()]
-        if len(found) == 1:
-            files[split] = found[0]
-        elif found:
+        fits = [file for name in names for end in _ENDINGS if (file := folder / f"{prefix}{name}{end}").is_file()]
+        if len(fits) == 1:
+            files[split] = fits[0]
+        elif fits:
+            several = ", ".join(file.name for file in fits)
             problems.append(
-                f"{folder}: {len(found)} files could be {split}: {', '.join(f.name for f in found)}; "
-                "keep one, or give the three paths"
+                f"{folder}: {len(fits)} files could be {split}: {several}; keep one, or pass the three paths"
             )
         else:
             problems.append(f"no {split} file: " + missing_message(folder / f"{prefix}{split}.txt"))
@@ -219,29 +205,16 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
     return files
 
 
-def _given_files(path: Mapping[str, str | Path], language: str | None) -> dict[str, Path]:
-    problems: list[str] = []
-    missing = [split for split in SPLITS if split not in path]
-    other = [split for split in path if split not in SPLITS]
-    if missing or other:
-        problems.append(f"paths must be given for train, dev and test; got {', '.join(path) or 'none'}")
-    if language:
-        problems.append(f"language = {language!r} has no effect on three given paths; leave it out")
-    refuse(problems)
-    return {split: user_path(path[split]) for split in SPLITS}
-
-
 def _only_prefix(folder: Path) -> str:
     names = [file.name for file in folder.iterdir() if file.is_file()]
     if any(name in {f"train{end}" for end in _ENDINGS} for name in names):
         return ""
-    endings = tuple(f"_train{end}" for end in _ENDINGS)
-    found = {name[: -len(end)] for name in names for end in endings if name.endswith(end) and name != end}
-    if len(found) > 1:
-        raise UserError(
-            f'{folder}: holds several languages: {", ".join(sorted(found))}; name one with language = "{min(found)}"'
-        )
-    return f"{found.pop()}_" if found else ""
+    endings = [f"_train{end}" for end in _ENDINGS]
+    languages = {name.removesuffix(end) for name in names for end in endings if name.endswith(end) and name != end}
+    if len(languages) > 1:
+        several = ", ".join(sorted(languages))
+        raise UserError(f'{folder}: holds several languages: {several}; name one with language = "{min(languages)}"')
+    return f"{languages.pop()}_" if languages else ""
 
 
 Array = NDArray[np.float64]

@@ -21,12 +21,7 @@ from freerun.keys import fold, uniform
 
 
 class System:
-    """Equations with their parameters: a dataclass gives ``dt``, ``channels``, ``initial`` and ``rate`` (or ``step``).
-
-    ``channels`` names what is observed, ``published`` is the largest Lyapunov exponent per unit of time. ``initial``
-    gives states (trajectories, size) that ``step`` (of length ``dt``) takes on, ``transient`` of them until the
-    attractor is reached; ``observe`` gives (trajectories, dimension).
-    """
+    """Equations with their parameters."""
 
     dt: float
     channels: tuple[str, ...]
@@ -72,13 +67,7 @@ class System:
         return _settled(self, trajectories, seed)
 
     def simulate(self, trajectories: int, steps: int, seed: int = 0) -> Array:
-        """Return (trajectories, steps, dimension) float64 after the transient, cached; it cannot be written to.
-
-        A longer simulation begins with the shorter one, and more trajectories with fewer.
-
-        Raises:
-            UserError: fewer than one of each, or the trajectory left for infinity.
-        """
+        """Return (trajectories, steps, dimension) float64 after the transient, cached; it cannot be written to."""
         COUNT.check(trajectories=trajectories, steps=steps)
         return _simulated(self, trajectories, steps, seed)
 

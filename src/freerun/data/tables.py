@@ -147,12 +147,7 @@ class DataTable:
         return [(f"{self.origin}, {column} {display(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
 
     def stamps(self, name: str, *, dates: bool = False) -> tuple[list[Stamp], list[str]]:
-        """Time of each row: numbers as such, or ISO dates and times (in UTC); and what is wrong.
-
-        Args:
-            name: of the column.
-            dates: True if numbers will not do.
-        """
+        """Time of each row: numbers as such, or ISO dates and times (in UTC); and what is wrong."""
 
         def line(row: int) -> str:
             cell, at = cells[row], f"{self.locate(row)}, column {name!r}:"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ class TextCodec:
     """What a trained model needs of its text: the characters, and how many a window holds.
 
     Args:
-        symbols: the characters; a character's place is its id.
+        symbols: the characters; a character's position is its id.
         length: of the training windows.
 
     Raises:
@@ -49,7 +51,7 @@ class TextCodec:
         return len(self.symbols)
 
     @cached_property
-    def _places(self) -> tuple[Tensor, Tensor]:
+    def _codes(self) -> tuple[Tensor, Tensor]:
         codes = torch.tensor([ord(symbol) for symbol in self.symbols])
         order = codes.argsort()
         return codes[order], order
@@ -59,11 +61,11 @@ class TextCodec:
         if not text:
             return torch.zeros(0, dtype=torch.int64)
         codes = torch.frombuffer(bytearray(text.encode("utf-32-le")), dtype=torch.int32).long()
-        known, order = self._places
-        found = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
-        if not torch.equal(known[found], codes):
+        known, order = self._codes
+        positions = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
+        if not torch.equal(known[positions], codes):
             raise UserError(self.problems(text, where))
-        return order[found]
+        return order[positions]
 
     def text(self, ids: Sequence[int]) -> str:
         """The characters of some ids."""
@@ -233,9 +235,7 @@ def load_text(path: str | Path | Sequence[str | Path], options: TextOptions | No
     """
     options = options or TextOptions()
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
-    if not paths:
-        raise UserError("no text file was given; give at least one")
-    problems: list[str] = []
+    problems = [] if paths else ["there is no text file; give at least one"]
     texts: list[str] = []
     for each in paths:
         try:
@@ -243,15 +243,13 @@ def load_text(path: str | Path | Sequence[str | Path], options: TextOptions | No
         except UserError as error:
             problems += error.problems
     refuse(problems)
-    whole = "".join(texts)
-    dev, test = round(len(whole) * options.dev), round(len(whole) * options.test)
-    first, second = len(whole) - dev - test, len(whole) - test
-    parts = {"train": whole[:first], "dev": whole[first:second], "test": whole[second:]}
+    text = "".join(texts)
+    dev, test = round(len(text) * options.dev), round(len(text) * options.test)
+    first, second = len(text) - dev - test, len(text) - test
+    parts = {"train": text[:first], "dev": text[first:second], "test": text[second:]}
     name = ", ".join(map(str, paths))
-    unknown = set(whole[first:]) - set(parts["train"])
-    if not unknown:
-        return TextData(parts, options, name)
-    if options.unknown == "error":
+    unknown = set(text[first:]) - set(parts["train"])
+    if unknown and options.unknown == "error":
         raise UserError(_unknown_characters(paths, texts, unknown, first))
     kept = {part: "".join(character for character in text if character not in unknown) for part, text in parts.items()}
     lost = {part: len(parts[part]) - len(text) for part, text in kept.items()}
@@ -275,18 +273,14 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
 
 def _unknown_characters(paths: Sequence[Path], texts: Sequence[str], unknown: set[str], first: int) -> list[str]:
     """Where each character that only dev and test have stands first, and how often."""
-    whole = "".join(texts)
+    text, ends = "".join(texts), list(accumulate(map(len, texts)))
     problems: list[str] = []
-    for character in sorted(unknown, key=lambda character: whole.index(character, first)):
-        place = whole.index(character, first)
-        for path, text in zip(paths, texts, strict=True):
-            if place < len(text):
-                line = text.count("\n", 0, place) + 1
-                times = counted(whole.count(character, first), "time")
-                problems.append(
-                    f"{path}:{line}: character {character!r} stands in dev or test ({times}, first here) and never in "
-                    'the training part; set unknown = "drop" to leave it out, or give a longer text'
-                )
-                break
-            place -= len(text)
+    for position, character in sorted((text.index(character, first), character) for character in unknown):
+        file = bisect_right(ends, position)
+        begin = ends[file] - len(texts[file])
+        line, times = text.count("\n", begin, position) + 1, counted(text.count(character, first), "time")
+        problems.append(
+            f"{paths[file]}:{line}: character {character!r} stands in dev or test ({times}, first here) and never in "
+            'the training part; set unknown = "drop" to leave it out, or use a longer text'
+        )
     return first_problems(str(paths[0]), problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,7 @@ class Vocabulary:
 
         Args:
             sequence: symbols.
-            where: "file:line" or another place to name in the error.
+            where: "file:line" or what else the error names.
 
         Raises:
             UserError: a symbol has no id.
@@ -84,14 +85,11 @@ class Vocabulary:
         try:
             return [index[symbol] for symbol in sequence]
         except KeyError:
-            raise UserError(self._unknown_message(sequence, where)) from None
-
-    def _unknown_message(self, sequence: Sequence[str], where: str) -> str:
-        unknown = self.unknown(sequence)
+            unknown = self.unknown(sequence)
+        several = len(unknown) > 1
         known = " ".join(self.symbols[:60]) + (" ..." if len(self.symbols) > 60 else "")
-        named = ", ".join(repr(symbol) for symbol in unknown[:10])
-        text = f"symbol{'s' if len(unknown) > 1 else ''} {named} {'were' if len(unknown) > 1 else 'was'}"
-        return f"{where + ': ' if where else ''}{text} never seen in training; known are {known}"
+        text = f"symbol{'s' if several else ''} {', '.join(map(repr, unknown[:10]))} {'were' if several else 'was'}"
+        raise UserError(f"{where + ': ' if where else ''}{text} never seen in training; known are {known}")
 
     def symbols_of(self, ids: Sequence[int]) -> Symbols:
         """Return the symbols of ids, up to the first 0; raise UserError for ids that there are not."""
@@ -149,14 +147,13 @@ class Vocabularies:
 
     def unseen(self, pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[str]:
         """Return a message for every symbol of some pairs that has no id."""
-        return list(
-            dict.fromkeys(
-                f"{side} symbol {symbol!r} unseen in training"
-                for pair in pairs
-                for side, vocabulary, text in zip(("source", "target"), (self.source, self.target), pair, strict=True)
-                for symbol in vocabulary.unknown(text)
-            )
-        )
+        messages = [
+            f"{side} symbol {symbol!r} unseen in training"
+            for source, target in pairs
+            for side, vocabulary, text in (("source", self.source, source), ("target", self.target, target))
+            for symbol in vocabulary.unknown(text)
+        ]
+        return list(dict.fromkeys(messages))
 
     def describe(self) -> dict[str, Any]:
         """Return what is saved with a model, as JSON types."""
@@ -170,16 +167,16 @@ class Vocabularies:
 
 
 def _ids(
-    vocabulary: Vocabulary, texts: Sequence[Sequence[str]], places: Sequence[str], *, empty: bool
+    vocabulary: Vocabulary, texts: Sequence[Sequence[str]], names: Sequence[str], *, empty: bool
 ) -> list[list[int]]:
     problems: list[str] = []
     encoded: list[list[int]] = []
-    for number, (text, place) in enumerate(zip(texts, places, strict=True), start=1):
+    for number, (text, name) in enumerate(zip(texts, names, strict=True), start=1):
         if not text and not empty:
             problems.append(f"source {number} is empty; expected at least one symbol")
             continue
         try:
-            encoded.append(vocabulary.ids(text, where=place))
+            encoded.append(vocabulary.ids(text, where=name))
         except UserError as error:
             problems += error.problems
     refuse(problems)
@@ -237,8 +234,6 @@ class Subwords:
             raise UserError(
                 f"subwords must be above {_BYTES + 1}: 256 bytes, the end symbol and some merges; got {size}"
             )
-        import json
-
         library = _library()
         tokenizer = library.Tokenizer(library.models.BPE())
         tokenizer.pre_tokenizer = _words(library)
@@ -266,8 +261,8 @@ class Subwords:
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """The ids of each line, without an end; [] for a blank one."""
-        found = self._tokenizer.encode_batch_fast([_spaced(line) for line in lines], add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        texts = [_spaced(line) for line in lines]
+        return [each.ids for each in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -296,7 +291,7 @@ class Subwords:
     def decode(self, ids: Sequence[int]) -> str:
         """The words of ids up to the first 0, one blank between them.
 
-        Bytes that are no UTF-8, which only a model says, become U+FFFD.
+        Bytes that are no UTF-8, which only a model outputs, become U+FFFD.
 
         Raises:
             UserError: an id is negative or beyond the last symbol.
@@ -312,12 +307,13 @@ class Subwords:
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Subwords:
         """Return the subwords of a description; raise UserError if a merge is no pair."""
-        merges = description["merges"]
-        pairs = [tuple(merge.split(" ")) for merge in merges]
-        wrong = [merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2]
-        if wrong:
-            raise UserError(f'a merge must be two symbols with a space between them; got "{wrong[0]}"')
-        return cls(tuple((pair[0], pair[1]) for pair in pairs))
+        merges: list[tuple[str, str]] = []
+        for merge in description["merges"]:
+            left, blank, right = merge.partition(" ")
+            if not blank or " " in right:
+                raise UserError(f'a merge must be two symbols with a space between them; got "{merge}"')
+            merges.append((left, right))
+        return cls(tuple(merges))
 
 
 def _spaced(line: str) -> str:
