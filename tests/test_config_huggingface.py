@@ -182,7 +182,7 @@ def test_free_running_needs_positions_too(recipe):
     path = recipe("gpt2", "completions")
     (problem,) = refused(path, ["evaluate.length=90"])
     assert problem.startswith("the model has 96 positions: the longest prompt of dev and test has ")
-    assert "and free running may say 90 tokens (evaluate.length), so " in problem
+    assert "and free running may output 90 tokens (evaluate.length), so " in problem
     assert "help: lower evaluate.length (or evaluate.length_margin), or data.max_source" in problem
 
 

@@ -158,7 +158,7 @@ def test_toys_are_functions_of_their_seed_and_disjoint():
     one, same, other = (load_toy("copy", seed=seed).fingerprint for seed in (1, 1, 2))
     assert one == same != other
     assert len(refused("", load_toy, "sort", symbols=1, max_length=1, words={"train": 1})) == 4
-    refused("at most half are given", load_toy, "copy", symbols=2, max_length=3)
+    refused("at most half can be drawn", load_toy, "copy", symbols=2, max_length=3)
 
 
 @pytest.fixture(scope="module")

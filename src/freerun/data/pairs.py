@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,8 +39,8 @@ class Ragged:
         lengths = self.lengths[indices]
         positions = torch.arange(int(lengths.max()))
         mask = positions < lengths[:, None]
-        places = (self.starts[indices, None] + positions).masked_fill_(~mask, 0)
-        return self.values[places].masked_fill_(~mask, 0), mask
+        entries = (self.starts[indices, None] + positions).masked_fill_(~mask, 0)
+        return self.values[entries].masked_fill_(~mask, 0), mask
 
 
 def fed_entries(mask: Tensor) -> Tensor:
@@ -225,8 +224,8 @@ class PairData:
         item = "sentence" if self.subwords else "word"
         if wrong := [split for split in SPLITS if not self.splits.get(split)]:
             raise UserError(f"splits train, dev and test must each hold a {item}; empty: {', '.join(wrong)}")
-        found = {split: self.tokeniser.unseen(self.splits[split].flat()) for split in ("dev", "test")}
-        refuse([f"{split}: {text}" for split, texts in found.items() for text in texts])
+        unseen = {split: self.tokeniser.unseen(self.splits[split].flat()) for split in ("dev", "test")}
+        refuse([f"{split}: {text}" for split, texts in unseen.items() for text in texts])
 
     @cached_property
     def tokeniser(self) -> Tokeniser:
@@ -303,25 +302,18 @@ class PairData:
     def header(self) -> list[str]:
         """Return lines about the data: counts, what was dropped, overlap, tokens, fingerprint."""
         lines = [f"data: {self.name}, fingerprint {self.fingerprint}"]
-        for split in SPLITS:
-            pairs = self.splits[split]
+        seen = set(self.splits["train"].sources)
+        for split, pairs in ((split, self.splits[split]) for split in SPLITS):
             text = f"{split}: {counted(len(pairs), self.tokeniser.item)}"
+            notes = [f"dropped: {'; '.join(dropped)}"] if (dropped := self.dropped.get(split)) else []
             if not self.subwords:
                 text += f", {counted(pairs.count, 'pair' if split == 'train' else 'reference')}"
-            notes = [f"dropped: {'; '.join(dropped)}"] if (dropped := self.dropped.get(split)) else []
-            notes += self._repeated(split) if self.subwords else []
+            elif split == "train" and len(seen) < len(pairs):
+                notes.append(f"{counted(len(pairs) - len(seen), 'source')} repeating an earlier one, kept")
+            elif split != "train" and (known := sum(source in seen for source in pairs.sources)):
+                notes.append(f"{counted(known, 'source')} also in train, kept")
             lines.append(text + (f" ({'; '.join(notes)})" if notes else ""))
         return [*lines, f"{self._tokens()}; longest training target {max(self.lengths) - 1}"]
-
-    def _repeated(self, split: str) -> list[str]:
-        """Sources of sentences that repeat an earlier one or one of train, which are kept."""
-        train = self.splits["train"].sources
-        if split == "train":
-            repeated = sum(count - 1 for count in Counter(train).values())
-            return [f"{counted(repeated, 'source')} repeating an earlier one, kept"] if repeated else []
-        seen = set(train)
-        known = sum(source in seen for source in self.splits[split].sources)
-        return [f"{counted(known, 'source')} also in train, kept"] if known else []
 
     def _tokens(self) -> str:
         source, target = self.tokeniser.sizes

@@ -10,7 +10,8 @@ from freerun.errors import UserError, needing
 from freerun.models.pretrained import Pretrained
 from freerun.recipes.methods import build_method
 from freerun.recipes.recipe import ModelSettings, Recipe
-from freerun.tasks import AnyTask, task_of, trained_on
+from freerun.tasks import task_of, trained_on
+from freerun.tasks.base import DataTask
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from freerun.training import TrainSettings
 
 
-def build(recipe: Recipe) -> tuple[Module, AnyTask, Any, TrainSettings]:
+def build(recipe: Recipe) -> tuple[Module, DataTask, Any, TrainSettings]:
     """(model, task, method, settings) of a recipe."""
     data = build_data(recipe.data, recipe.model)
     task = build_task(recipe, data)
     return build_model(recipe, data), task, method_of(recipe, data, task), recipe.train
 
 
-def method_of(recipe: Recipe, data: Any, task: AnyTask) -> Any:
+def method_of(recipe: Recipe, data: Any, task: DataTask) -> Any:
     """Return the method of a recipe, for its data and the length of its run."""
     from freerun.types import Step
 
@@ -37,7 +38,7 @@ def method_of(recipe: Recipe, data: Any, task: AnyTask) -> Any:
     return build_method(recipe.method, run, trained_on(recipe.data.kind, recipe.model), frequencies)
 
 
-def rehearse(recipe: Recipe, model: Module, task: AnyTask, method: Any) -> None:
+def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
     """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
     import torch
 
@@ -60,7 +61,7 @@ def build_data(settings: Any, model: ModelSettings) -> Any:
     return task_of(settings).load(settings, model)
 
 
-def build_task(recipe: Recipe, data: Any) -> AnyTask:
+def build_task(recipe: Recipe, data: Any) -> DataTask:
     """Return the task of a recipe for its data."""
     return task_of(recipe.data)(data, recipe.evaluate, recipe.train.evaluate_items)
 

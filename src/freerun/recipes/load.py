@@ -14,7 +14,8 @@ from freerun.recipes.build import build_data, load_pretrained, within_run
 from freerun.recipes.fields import read_section
 from freerun.recipes.recipe import MODEL_KINDS
 from freerun.recipes.source import KeyLines, RecipeSource
-from freerun.tasks import DATA_KINDS, TASKS, AnyTask
+from freerun.tasks import DATA_KINDS, TASKS
+from freerun.tasks.base import DataTask
 from freerun.training.changes import with_new_keys
 from freerun.training.run_folder import near_runs, read_recipe_file
 
@@ -88,7 +89,7 @@ class LoadedRun:
 
     folder: Path
     model: Module
-    task: type[AnyTask]
+    task: type[DataTask]
     codec: Any
     recipe: dict[str, Any]
     evaluate: Any
@@ -132,7 +133,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     )
 
 
-def _task_kind(describe: dict[str, Any]) -> type[AnyTask]:
+def _task_kind(describe: dict[str, Any]) -> type[DataTask]:
     found = TASKS.get(str(describe.get("kind")))
     if found is None:
         raise UserError(f"expected the description of {' or '.join(TASKS)}; got kind {describe.get('kind')!r}")

@@ -13,8 +13,8 @@ from freerun.recipes.fields import check_keys, read_section, section_fields
 from freerun.recipes.methods import read_compare, read_method
 from freerun.recipes.recipe import MODEL_KINDS, CompareSettings, Recipe
 from freerun.recipes.source import RecipeSource
-from freerun.tasks import DATA_KINDS, TASKS, AnyTask, misfit, task_of, trained_on
-from freerun.tasks.base import TargetFacts
+from freerun.tasks import DATA_KINDS, TASKS, misfit, task_of, trained_on
+from freerun.tasks.base import DataTask, TargetFacts
 
 if TYPE_CHECKING:
     pass
@@ -84,7 +84,7 @@ def _names(cls: type[Any]) -> list[str]:
     return [each.name for each in section_fields(cls)]
 
 
-def _task(table: Mapping[str, Any]) -> type[AnyTask]:
+def _task(table: Mapping[str, Any]) -> type[DataTask]:
     """The kind of task that the data are for; pairs where that cannot be read yet."""
     kind = _get(table, "data", "kind")
     return task_of(kind) if isinstance(kind, str) and kind in DATA_KINDS else TASKS["pairs"]
@@ -122,7 +122,7 @@ def _seed(source: RecipeSource, value: Any) -> int:
     return value
 
 
-def _check_select(source: RecipeSource, task: type[AnyTask]) -> None:
+def _check_select(source: RecipeSource, task: type[DataTask]) -> None:
     from freerun.tasks.base import full_score_name
 
     select = _get(source.table, "train", "select")

@@ -14,12 +14,9 @@ from freerun.tasks.records import RecordTask
 from freerun.tasks.series import SeriesTask
 from freerun.tasks.text import TextTask
 
-__all__ = ["DATA_KINDS", "TASKS", "AnyTask", "misfit", "task_of", "trained_on"]
+__all__ = ["DATA_KINDS", "TASKS", "misfit", "task_of", "trained_on"]
 
-AnyTask = DataTask[Any, Any]
-
-
-TASKS: dict[str, type[AnyTask]] = {
+TASKS: dict[str, type[DataTask]] = {
     "pairs": PairTask, "text": TextTask, "parallel": TranslateTask, "series": SeriesTask, "records": RecordTask,
 }  # fmt: skip
 
@@ -27,20 +24,17 @@ TASKS: dict[str, type[AnyTask]] = {
 DATA_KINDS: dict[str, type[Any]] = {kind: cls for task in TASKS.values() for kind, cls in task.data_sections.items()}
 
 
-def task_of(data: Any) -> type[AnyTask]:
-    """The kind of task of a ``[data]`` section, or of its ``kind``.
-
-    Raises:
-        UserError: there is no such kind.
+def task_of(data: Any) -> type[DataTask]:
+    """The kind of task of a ``[data]`` section, or of its ``kind``; an unknown kind is a UserError.
 
     >>> task_of("toy").models[0], task_of("text").models
     ('recurrent', ('transformer_lm',))
     """
     kind = data if isinstance(data, str) else data.kind
-    found = next((task for task in TASKS.values() if kind in task.data_sections), None)
-    if found is None:
+    task = next((task for task in TASKS.values() if kind in task.data_sections), None)
+    if task is None:
         raise UserError(f"data kind must be one of {', '.join(DATA_KINDS)}; got {kind!r}")
-    return found
+    return task
 
 
 def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
@@ -52,15 +46,13 @@ def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
     fitting = task_of(data_kind).models
     if model_kind in fitting:
         return None
-    trained_on = [name for name in DATA_KINDS if model_kind in task_of(name).models]
-    problem = (
-        f"a model of kind {model_kind} is trained on {' or '.join(trained_on)} data; got [data] kind {data_kind!r}"
-    )
+    kinds = " or ".join(name for name in DATA_KINDS if model_kind in task_of(name).models)
+    problem = f"a model of kind {model_kind} is trained on {kinds} data; got [data] kind {data_kind!r}"
     return problem, f"use kind = {' or '.join(fitting)}"
 
 
 def trained_on(data_kind: str, model: Any) -> TargetFacts:
-    """What a method must know of a kind of data and of a ``[model]`` section.
+    """The facts about a kind of data and a ``[model]`` section that a method depends on.
 
     >>> trained_on("toy", None).head
     'point'

@@ -1,19 +1,24 @@
-"""What the loop asks of a task and of a method, and how two evaluations are compared."""
+"""What the training loop requires of a task and of a method, and the scores of sequences in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn import functional as F
 
 from freerun.arguments import COUNT, brief
 from freerun.batch import Batch
 from freerun.data.files import DataFile
 from freerun.errors import UserError
+from freerun.generation import generate
+from freerun.metrics.outputs import sequence_errors
+from freerun.rollin.model import eval_mode
 from freerun.types import Outcome
 
 if TYPE_CHECKING:
@@ -26,11 +31,11 @@ class Evaluation:
     """A model's scores on a split, fed gold and running freely.
 
     Args:
-        teacher_forced: metric -> value, the model told the gold history.
-        free_running: metric -> value, the model told its own outputs.
+        teacher_forced: metric -> value, with the gold history as input.
+        free_running: metric -> value, with the model's own outputs as input.
         items: one JSON-able record per item, for paired comparisons.
         curves: name -> numbers by lead time, for tasks that have them.
-        forecasts: a few items whole, for figures.
+        forecasts: a few complete items, for figures.
     """
 
     __repr__ = brief
@@ -43,13 +48,7 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """Data to train on and a way to score a model.
-
-    ``lengths[i]`` is the length of training example i in positions; ``batch(indices, rows)`` the batch of these
-    examples with their numbers in the update's global batch; ``evaluate`` scores a model on ``"dev"`` or
-    ``"test"``; ``describe()`` is JSON-able, saved beside the weights (vocabularies and what else a user of
-    them needs); ``fingerprint`` names the data.
-    """
+    """Data to train on and a way to score a model."""
 
     @property
     def lengths(self) -> Sequence[int]: ...
@@ -62,13 +61,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DiagnosisInput:
-    """What ``freerun.diagnostics.diagnose`` is given of a task.
-
-    Args:
-        name: of the data.
-        batches: of test items.
-        options: of the diagnosis.
-    """
+    """The input of ``freerun.diagnostics.diagnose``: the data's name, batches of test items, options."""
 
     __repr__ = brief
 
@@ -77,13 +70,7 @@ class DiagnosisInput:
     options: DiagnosisOptions
 
 
-D = TypeVar("D")
-
-
-S = TypeVar("S")
-
-
-class DataTask(Generic[D, S]):
+class DataTask:
     """Data to train on and how a model is scored on them: a ``Task`` of the training loop, and a kind of task.
 
     What recipes, command line and reports know of a kind stands on its class. What a finished run can do without its
@@ -92,7 +79,7 @@ class DataTask(Generic[D, S]):
     Args:
         data: has ``lengths``, ``fingerprint``, ``codec``, ``batch(indices, rows)`` and ``header()``.
         settings: how models are scored; the defaults of ``evaluate_section`` if left out.
-        items: items of dev that are scored, spread evenly; None: all. Test is always scored whole.
+        items: items of dev that are scored, spread evenly; None: all. Test is always scored completely.
 
     Raises:
         UserError: ``items`` is below 1.
@@ -107,7 +94,7 @@ class DataTask(Generic[D, S]):
     report: ClassVar[TaskReport]
     """Which scores are compared, and how they are called."""
     select: ClassVar[str]
-    """The dev score that the best weights are chosen by, where a recipe does not say."""
+    """The dev score that the best weights are chosen by, where a recipe has no ``select``."""
     real_valued: ClassVar[bool] = False
     """True if the targets are real values, not ids."""
     outputs_table: ClassVar[bool] = False
@@ -121,35 +108,34 @@ class DataTask(Generic[D, S]):
 
     __repr__ = brief
 
-    def __init__(self, data: D, settings: S | None = None, items: int | None = None) -> None:
+    def __init__(self, data: Any, settings: Any = None, items: int | None = None) -> None:
         if items is not None:
             COUNT.check(items=items)
         self.data = data
-        self.settings: S = self.evaluate_section() if settings is None else settings
+        self.settings = self.evaluate_section() if settings is None else settings
         self.items = items
-        self._given: Any = data
 
     @property
     def lengths(self) -> list[int]:
         """Length of every training example, in positions."""
-        return self._given.lengths
+        return self.data.lengths
 
     @property
     def fingerprint(self) -> str:
         """The data's."""
-        return self._given.fingerprint
+        return self.data.fingerprint
 
     def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
         """The training batch of some examples; see the data's ``batch``."""
-        return self._given.batch(indices, rows)
+        return self.data.batch(indices, rows)
 
     def describe(self) -> dict[str, Any]:
         """What a user of the trained model needs: see the codec's ``describe``."""
-        return self._given.codec.describe()
+        return self.data.codec.describe()
 
     def header(self) -> list[str]:
         """What the data are, in lines."""
-        return self._given.header()
+        return self.data.header()
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         """Scores on "dev" (``items`` of it) or "test"."""
@@ -167,7 +153,7 @@ class DataTask(Generic[D, S]):
 
     @staticmethod
     def positions(data: Any, settings: Any) -> tuple[int, str]:
-        """How many positions a model that has so many and no more needs for the data, and what needs them, in words."""
+        """How many positions a model with a limit needs for the data, and what needs them, in words."""
         raise NotImplementedError
 
     @staticmethod
@@ -184,27 +170,24 @@ class DataTask(Generic[D, S]):
     def score(
         model: Module, codec: Any, settings: Any, data: Any, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
-        """Scores on a file or on the test split, and what they were taken on, for people to read."""
+        """Facts for people about a file or the test split, and the scores on it."""
         raise NotImplementedError
 
     @staticmethod
     def generate_lines(
-        model: Module, codec: Any, settings: Any, lines: Sequence[str], places: Sequence[str]
+        model: Module, codec: Any, settings: Any, lines: Sequence[str], origins: Sequence[str]
     ) -> list[str]:
-        """The free-running output for each line of an input: a line each.
-
-        Where ``outputs_table`` is true the one line is the path of a table, and the output is a table too.
-        """
+        """The free-running output for each line of an input; where ``outputs_table``, a table for a table's path."""
         raise NotImplementedError
 
     @staticmethod
     def trial_batch(codec: Any, rows: int) -> Batch:
-        """A small made-up batch of the codec's symbols, of different lengths, to try a model on."""
+        """A small random batch of the codec's symbols, of different lengths, to try a model on."""
         raise NotImplementedError
 
     @staticmethod
     def diagnosis_input(model: Module, codec: Any, settings: Any, data: Any, items: int | None) -> DiagnosisInput:
-        """Test items for a diagnosis, so many of them, spread evenly."""
+        """Test items for a diagnosis, ``items`` of them, spread evenly."""
         raise NotImplementedError
 
 
@@ -217,7 +200,7 @@ class Method(Protocol):
 
 
 def full_score_name(select: str) -> str:
-    """The score a ``select`` means, with its side.
+    """The score that ``select`` means, with its side.
 
     >>> full_score_name("per"), full_score_name("teacher_forced_loss")
     ('free_running_per', 'teacher_forced_loss')
@@ -245,12 +228,59 @@ def selected_score(evaluation: Evaluation, select: str) -> float:
 
 
 def parts(numbers: Sequence[int], size: int = 128) -> list[list[int]]:
-    """Numbers of items, so many at a time.
+    """Numbers of items, ``size`` at a time.
 
     >>> parts([0, 2, 4], 2)
     [[0, 2], [4]]
     """
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+def parts_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Numbers of the items, ``size`` of similar length at a time, so that little is padding.
+
+    >>> parts_by_length([3, 1, 2], 2)
+    [[1, 2], [0]]
+    """
+    return parts(sorted(range(len(lengths)), key=lengths.__getitem__), size)
+
+
+Make = Callable[[list[int]], Batch]
+"""Numbers of examples -> their batch."""
+
+
+def teacher_forced_errors(model: Module, make: Make, lengths: Sequence[int], batch_size: int) -> tuple[Tensor, Tensor]:
+    """(n,) float64 summed loss in nats and (n,) int64 wrong choices of each example, with the gold history as input."""
+    losses = torch.zeros(len(lengths), dtype=torch.float64)
+    errors = torch.zeros(len(lengths), dtype=torch.int64)
+    with eval_mode(model), torch.no_grad():
+        for numbers in parts_by_length(lengths, batch_size):
+            batch = make(numbers).to(model_device(model))
+            outputs = model(batch).float()
+            loss = F.cross_entropy(outputs.transpose(1, 2), batch.targets, reduction="none")
+            losses[numbers] = loss.double().masked_fill(~batch.mask, 0).sum(1).cpu()
+            errors[numbers] = sequence_errors(outputs, batch.targets, batch.mask).cpu()
+    return losses, errors
+
+
+def free_run(
+    model: Module, make: Make, lengths: Sequence[int], settings: Any, length: int, *, end: int | None = 0
+) -> list[list[int]]:
+    """At most ``length`` output ids for each example: up to the end symbol ``end``, and zeros after it."""
+    outputs: list[list[int]] = [[]] * len(lengths)
+    beams, penalty = settings.beams, settings.length_penalty
+    with eval_mode(model), torch.no_grad():
+        for numbers in parts_by_length(lengths, settings.batch_size):
+            batch = make(numbers).to(model_device(model))
+            result = generate(model, batch, length=length, end=end, beams=beams, length_penalty=penalty)
+            for number, entries in zip(numbers, result.entries.tolist(), strict=True):
+                outputs[number] = entries
+    return outputs
+
+
+def model_device(model: Module) -> torch.device:
+    """The device of a model's parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def missing_path(what: str, example: str) -> str:
@@ -271,16 +301,16 @@ def collected(problems: list[str]) -> Generator[None]:
 
 
 _OWN_LOSS = {"gaussian": "gaussian_nll", "student_t": "student_t_nll", "quantiles": "pinball"}
-"""The loss of each distribution that a model may say of a value."""
+"""The loss of each distribution that a model may predict of a value."""
 
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What a method must know of data and model.
+    """The facts about data and model that a method depends on.
 
     Args:
         values: whether the targets are real values, not ids.
-        head: what the model says of a value: "point", or a distribution.
+        head: what the model predicts of a value: "point", or a distribution.
     """
 
     values: bool = False
@@ -296,14 +326,14 @@ class TargetFacts:
             return [name for name in OBJECTIVES if name not in ("mse", *_OWN_LOSS.values())]
         return ["mse"] if self.head == "point" else [_OWN_LOSS[self.head]]
 
-    def settled(self, cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments with what a model that says a distribution needs: its own loss, and its mean fed back."""
+    def settled(self, cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments with what a model of distributions needs: its own loss, and its mean as feedback."""
+        settled = dict(arguments)
         if self.head == "point":
-            return dict(given)
+            return settled
         from freerun.draws import DRAWS
 
         known = cls.__dataclass_fields__
-        settled = dict(given)
         if "objective" in known and settled.get("objective", "auto") == "auto":
             settled["objective"] = _OWN_LOSS[self.head]
         if "draw" in known and settled.get("draw", "auto") == "auto":

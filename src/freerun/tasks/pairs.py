@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -13,16 +13,24 @@ from freerun.arguments import Arguments, at_least, between
 from freerun.batch import Batch
 from freerun.data.builtin_pairs import load_cmudict, load_toy
 from freerun.data.files import LONGEST, DataFile, first_problems
-from freerun.data.pair_files import PairOptions, ParallelOptions, load_pairs, read_pairs
+from freerun.data.pair_files import PairOptions, ParallelOptions, file_problems, load_pairs, read_pairs
 from freerun.data.pairs import PairCodec, PairData, Pairs
 from freerun.data.tokenisers import Vocabularies
 from freerun.diagnostics import DiagnosisOptions
-from freerun.errors import UserError
+from freerun.errors import refuse
 from freerun.keys import bits, uniform
 from freerun.metrics.table import PAIRS, PARALLEL, TaskReport
 from freerun.metrics.text import bleu_signature, score, score_translations
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, collected, missing_path, parts
-from freerun.tasks.sequences import free_run, teacher_forced_errors
+from freerun.tasks.base import (
+    DataTask,
+    DiagnosisInput,
+    Evaluation,
+    collected,
+    free_run,
+    missing_path,
+    parts,
+    teacher_forced_errors,
+)
 from freerun.types import evenly
 
 
@@ -61,20 +69,17 @@ class PairsSection(PairOptions):
     test: str | None = None
     language: str | None = None
 
-    def __post_init__(self) -> None:
-        problems: list[str] = []
-        given = [name for name, file in self.files.items() if file is not None]
-        if self.path is not None and given:
-            problems.append(f"{given[0]} has no effect beside `path`; give the folder or the three files")
-        elif self.path is None and not given:
-            problems.append(missing_path("the folder that holds the train, dev and test files", "FOLDER"))
-        elif self.path is None and len(given) < 3:
-            missing = next(name for name in self.files if name not in given)
-            problems.append(f"`{missing}` is missing: without `path`, train, dev and test are all needed")
-        with collected(problems):
-            super().__post_init__()
-        if problems:
-            raise UserError(problems)
+    def problems(self) -> Iterator[str]:
+        """Return which fields do not go together, a line each."""
+        named = [name for name, file in self.files.items() if file is not None]
+        if self.path is not None and named:
+            yield f"{named[0]} has no effect beside `path`; give the folder or the three files"
+        elif self.path is None and not named:
+            yield missing_path("the folder that holds the train, dev and test files", "FOLDER")
+        elif self.path is None and len(named) < 3:
+            missing = next(name for name in self.files if name not in named)
+            yield f"`{missing}` is missing: without `path`, train, dev and test are all needed"
+        yield from super().problems()
 
     @property
     def files(self) -> dict[str, Any]:
@@ -123,31 +128,19 @@ class ParallelSection(ParallelOptions):
     dev: tuple[str, ...] | None = None
     test: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:
-        splits = {"train": self.train, "dev": self.dev, "test": self.test}
-        problems = [
-            f"{name} must be two files, [source, target]; got {list(files)}"
-            for name, files in splits.items()
-            if files is not None and len(files) != 2
-        ]
-        if self.path is None and not any(splits.values()):
-            what = "the folder that holds the train, dev and test files of both languages"
-            problems.append(missing_path(what, "FOLDER"))
-        elif self.path is None:
-            missing = [name for name, files in splits.items() if not files]
-            problems += [f"`{name}` is missing: without `path`, train, dev and test are all needed" for name in missing]
-        if self.source == self.target:
-            problems.append(f"source and target must be how different files end; both are {self.source!r}")
-        with collected(problems):
-            super().__post_init__()
-        if problems:
-            raise UserError(problems)
+    def problems(self) -> Iterator[str]:
+        """Return which fields do not go together, a line each."""
+        if self.path is None and not self.files:
+            yield missing_path("the folder that holds the train, dev and test files of both languages", "FOLDER")
+        else:
+            yield from file_problems(self.path, self.files)
+        yield from super().problems()
 
     @property
     def files(self) -> dict[str, tuple[str, ...]]:
-        """The files of each split that are given."""
+        """The files of each split that has its own."""
         splits = {"train": self.train, "dev": self.dev, "test": self.test}
-        return {split: files for split, files in splits.items() if files is not None}
+        return {split: files for split, files in splits.items() if files}
 
 
 @dataclass(frozen=True)
@@ -171,9 +164,11 @@ class EvaluateSettings(Arguments):
     batch_size: int = at_least(1, 512, semantic=False)
 
 
-class PairTask(DataTask[PairData, EvaluateSettings]):
+class PairTask(DataTask):
     """Words and their symbols, scored by PER and WER."""
 
+    data: PairData
+    settings: EvaluateSettings
     models = ("recurrent", "transformer")
     data_sections: ClassVar[Mapping[str, type[Any]]] = {
         "cmudict": CmudictSection, "pairs": PairsSection, "toy": ToySection,
@@ -183,17 +178,11 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
     select = "per"
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``items`` of its sources) or "test"; see ``evaluate_pairs``."""
         pairs = self.data.evaluation(split, self.items if split == "dev" else None)
         return evaluate_pairs(model, self.data.codec, pairs, self.settings)
 
     @staticmethod
     def load(settings: CmudictSection | PairsSection | ToySection | ParallelSection, model: object) -> PairData:
-        """The pairs.
-
-        Raises:
-            UserError: all problems of the files; for sentences the package tokenizers is not installed.
-        """
         if isinstance(settings, ToySection):
             words = {"train": settings.train, "dev": settings.dev, "test": settings.test}
             return load_toy(
@@ -207,12 +196,10 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
 
     @staticmethod
     def sizes(data: PairData) -> tuple[int, ...]:
-        """Of source and target."""
         return data.codec.sizes
 
     @staticmethod
     def positions(data: PairData, settings: EvaluateSettings) -> tuple[int, str]:
-        """For every source, every target with its end, and the longest output of free running."""
         source, target = data.longest_sides
         longest, margin = data.codec.longest, settings.length_margin
         needs = [
@@ -220,65 +207,53 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
             (target + 1, f"the longest target has {target} symbols and an end"),
             (
                 longest + margin + 1,
-                f"free running may say the {longest} symbols of the longest training target, evaluate.length_margin = "
-                f"{margin} more and an end",
+                f"free running may output the {longest} symbols of the longest training target, "
+                f"evaluate.length_margin = {margin} more and an end",
             ),
         ]
         return max(needs)
 
     @staticmethod
     def codec(description: Mapping[str, Any]) -> PairCodec:
-        """The tokeniser and the longest target."""
         return PairCodec.from_description(description)
 
     @staticmethod
     def score(
         model: Module, codec: PairCodec, settings: EvaluateSettings, data: PairData | None, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
-        """On the words of a file, the sentences of one with ``source<TAB>translation`` lines, or the test split.
-
-        Raises:
-            UserError: what is wrong with the file; its items are too long for the model.
-        """
-        words = _of_words(codec)
+        words = isinstance(codec.tokeniser, Vocabularies)
         if file is not None:
             pairs = read_pairs(file.path, encoding=file.encoding, tokeniser="symbols" if words else "subwords")
             numbered = enumerate(pairs.sources, 1)
-            places = [f"{file.path}: {''.join(word)!r}" if words else f"{file.path}:{n}" for n, word in numbered]
+            origins = [f"{file.path}: {''.join(word)!r}" if words else f"{file.path}:{n}" for n, word in numbered]
             longest = [max(targets, key=len) for targets in pairs.references]
             lengths = {"source": codec.tokeniser.lengths(pairs.sources), "target": codec.tokeniser.lengths(longest)}
-            if problems := _too_long(model, lengths, places):
-                raise UserError(first_problems(str(file.path), problems))
+            refuse(first_problems(str(file.path), _too_long(model, lengths, origins)))
         else:
             assert data is not None
             pairs = data.evaluation("test")
-        found = evaluate_pairs(model, codec, pairs, settings)
+        scores = evaluate_pairs(model, codec, pairs, settings)
         facts = {"data": pairs.origin, f"{codec.tokeniser.item}s": len(pairs), "beams": settings.beams}
-        return facts if words else {**facts, "bleu": bleu_signature()}, found
+        return facts if words else {**facts, "bleu": bleu_signature()}, scores
 
     @staticmethod
     def generate_lines(
-        model: Module, codec: PairCodec, settings: EvaluateSettings, lines: Sequence[str], places: Sequence[str]
+        model: Module, codec: PairCodec, settings: EvaluateSettings, lines: Sequence[str], origins: Sequence[str]
     ) -> list[str]:
-        """``word<TAB>symbols`` for each word, or the translation alone of each sentence.
-
-        Raises:
-            UserError: blank lines, symbols never seen in training, lines too long for the model; the first 20 of them.
-        """
-        words = _of_words(codec)
+        """``word<TAB>symbols`` for each word, or the translation alone of each sentence."""
+        words = isinstance(codec.tokeniser, Vocabularies)
         lines = [line.strip() for line in lines] if words else lines
-        problems = [] if words else [
-            f"{place}: the line is empty; expected a sentence"
-            for place, line in zip(places, lines, strict=True)
-            if not line.strip()
-        ]  # fmt: skip
-        problems += _too_long(model, {"source": codec.tokeniser.lengths(lines)}, places)
+        problems = [
+            f"{origin}: the line is empty; expected a sentence"
+            for origin, line in zip(origins, lines, strict=True)
+            if not words and not line.strip()
+        ]
+        problems += _too_long(model, {"source": codec.tokeniser.lengths(lines)}, origins)
         if isinstance(codec.tokeniser, Vocabularies):
-            for place, word in zip(places, lines, strict=True):
+            for origin, word in zip(origins, lines, strict=True):
                 with collected(problems):
-                    codec.tokeniser.source.ids(tuple(word), where=place)
-        if problems:
-            raise UserError(first_problems("the input", problems))
+                    codec.tokeniser.source.ids(tuple(word), where=origin)
+        refuse(first_problems("the input", problems))
         if not words:
             return free_outputs(model, codec, lines, settings)
         outputs = free_outputs(model, codec, [tuple(word) for word in lines], settings)
@@ -286,7 +261,6 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
 
     @staticmethod
     def trial_batch(codec: PairCodec, rows: int) -> Batch:
-        """Random symbols, of different lengths."""
         if isinstance(codec.tokeniser, Vocabularies):
             sides = codec.tokeniser.source.symbols, codec.tokeniser.target.symbols
             return codec.pair_batch(*(_random_words(rows, symbols, key) for key, symbols in enumerate(sides, 1)))
@@ -298,10 +272,9 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
     def diagnosis_input(
         model: Module, codec: PairCodec, settings: EvaluateSettings, data: PairData, items: int | None
     ) -> DiagnosisInput:
-        """Test pairs; of words with several references the first."""
         pairs = data.evaluation("test")
         chosen = evenly(len(pairs), items)
-        if not _of_words(codec):  # sentences of like length in one batch
+        if not isinstance(codec.tokeniser, Vocabularies):  # sentences of similar length in one batch
             chosen = sorted(chosen, key=lambda n: _length(pairs.targets[n]))
         sources, targets = pairs.sources, pairs.targets
         batches = [codec.pair_batch([sources[n] for n in part], [targets[n] for n in part]) for part in parts(chosen)]
@@ -309,11 +282,7 @@ class PairTask(DataTask[PairData, EvaluateSettings]):
 
 
 class TranslateTask(PairTask):
-    """Sentences and their translations, scored by BLEU and chrF.
-
-    Raises:
-        UserError: the package sacrebleu is not installed.
-    """
+    """Sentences and their translations, scored by BLEU and chrF."""
 
     models = ("transformer", "recurrent")
     data_sections: ClassVar[Mapping[str, type[Any]]] = {"parallel": ParallelSection}
@@ -327,38 +296,15 @@ class TranslateTask(PairTask):
         self.signature = bleu_signature()
 
     def header(self) -> list[str]:
-        """What the data are, and how BLEU is counted, in lines."""
         return [*super().header(), f"BLEU: {self.signature}"]
 
 
 def evaluate_pairs(
     model: Module, codec: PairCodec, pairs: Pairs, settings: EvaluateSettings | None = None
 ) -> Evaluation:
-    """Scores of a model on words or sentences with references, teacher-forced and free-running.
-
-    Teacher-forced, over every (source, reference) pair, end symbols included: ``loss`` in nats per symbol or subword
-    (it compares models of one tokeniser), ``token_accuracy`` in percent.
-
-    Of words, in percent: ``sequence_accuracy``, ``wer`` and ``per`` take for each word the reference with the fewest
-    wrong choices: teacher-forced ``per`` = wrong choices (the end symbol's too) / symbols of that reference, so that it
-    is measured like the free-running PER; see ``freerun.metrics.text``. Exposure bias shows in ``per``, not in ``wer``:
-    greedy free running outputs exactly a reference if and only if every teacher-forced choice along it is right, so
-    the two WERs are equal for one beam.
-
-    Of sentences, free-running: ``bleu``, ``chrf`` and ``length_ratio`` = output words / reference words; see
-    ``freerun.metrics.text.score_translations``. An item holds ``bleu``, the numbers that BLEU is made of.
-
-    Args:
-        model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
-        codec: the tokeniser the model was trained with.
-        pairs: sources and references; sentences tokenised as the training text was.
-        settings: of the evaluation.
-
-    Raises:
-        UserError: symbols were never seen in training; a sentence is empty.
-    """
+    """Scores of a model on words or sentences with references, teacher-forced and free-running."""
     settings = settings or EvaluateSettings()
-    words = _of_words(codec)
+    words = isinstance(codec.tokeniser, Vocabularies)
     flat = list(pairs.flat())
     losses, errors = teacher_forced_errors(
         model,
@@ -376,9 +322,14 @@ def evaluate_pairs(
             for source, output, target, part in zip(pairs.sources, outputs, pairs.targets, scores, strict=True)
         ]
         return Evaluation(gold, PARALLEL.with_items(own, items), items)
-    wrong_choices, symbols, wrong_words = _nearest_counts(pairs, errors.tolist())
-    wer = 100 * wrong_words / len(pairs)
-    gold |= {"sequence_accuracy": 100 - wer, "per": 100 * wrong_choices / symbols, "wer": wer}
+    # each word counts by the reference with the fewest wrong choices, the end symbol's too
+    rest = iter(errors.tolist())
+    counts = [
+        min(((next(rest), len(target)) for target in targets), key=lambda two: two[0]) for targets in pairs.references
+    ]
+    wer = 100 * sum(wrong > 0 for wrong, _ in counts) / len(pairs)
+    per = 100 * sum(wrong for wrong, _ in counts) / sum(symbols for _, symbols in counts)
+    gold |= {"sequence_accuracy": 100 - wer, "per": per, "wer": wer}
     own, scores = score(outputs, pairs.references)
     own["sequence_accuracy"] = 100 - own["wer"]
     items = [
@@ -396,68 +347,38 @@ def evaluate_pairs(
 def free_outputs(
     model: Module, codec: PairCodec, sources: Sequence[Any], settings: EvaluateSettings | None = None
 ) -> list[Any]:
-    """The free-running output for each source: the symbols before the end symbol, or text with single blanks.
-
-    Raises:
-        UserError: a source is empty, or has symbols never seen in training.
-    """
+    """The free-running output for each source: the symbols before the end symbol, or text with single blanks."""
     settings = settings or EvaluateSettings()
     # the end symbol may follow the last one
     length = codec.longest + settings.length_margin + 1
-    outputs = free_run(
-        model,
-        lambda chosen: codec.source_batch([sources[i] for i in chosen], length),
-        [_length(source) for source in sources],
-        settings.batch_size,
-        length=length,
-        beams=settings.beams,
-        length_penalty=settings.length_penalty,
-    )
+    make = lambda chosen: codec.source_batch([sources[i] for i in chosen], length)  # noqa: E731
+    outputs = free_run(model, make, [_length(source) for source in sources], settings, length)
     return [codec.decode(entries) for entries in outputs]
 
 
-def _of_words(codec: PairCodec) -> bool:
-    return isinstance(codec.tokeniser, Vocabularies)
-
-
 def _length(text: Any) -> int:
-    """Symbols of a word, or words of a sentence: what batches of like length are made by."""
+    """Symbols of a word, or words of a sentence: batches hold items of similar length."""
     return len(text.split()) if isinstance(text, str) else len(text)
 
 
-def _nearest_counts(pairs: Pairs, errors: list[int]) -> tuple[int, int, int]:
-    """Wrong choices, symbols and wrong words, each word by the reference with the fewest wrong choices."""
-    rest = iter(errors)
-    wrong_choices = symbols = wrong_words = 0
-    for references in pairs.references:
-        found, length = min(((next(rest), len(reference)) for reference in references), key=lambda two: two[0])
-        wrong_choices += found
-        symbols += length
-        wrong_words += found > 0
-    return wrong_choices, symbols, wrong_words
-
-
-def _too_long(model: Any, lengths: Mapping[str, Sequence[int]], places: Sequence[str]) -> list[str]:
-    """A message for each item, by side and place, that a model has no positions for, or that is no item at all."""
+def _too_long(model: Any, lengths: Mapping[str, Sequence[int]], origins: Sequence[str]) -> list[str]:
+    """A message for each item, by side and origin, that a model has no positions for, or that is no item at all."""
     limit = model.settings().get("max_positions")
-    found = [
-        (place, side, length, length + (side == "target"))
-        for side, each in lengths.items()
-        for place, length in zip(places, each, strict=True)
-    ]
-    if limit is None:
-        return [
-            f"{place}: the {side} has {length:,} symbols, and at most {LONGEST:,} are taken for one; is a line's end "
-            "missing?"
-            for place, side, length, _ in found
-            if length > LONGEST
-        ]
-    return [
-        f"{place}: the {side} has {length} symbols{' and an end' if side == 'target' else ''}, and the model was made "
-        f"with max_positions = {limit}: shorten it, or train with --set model.max_positions={needed}"
-        for place, side, length, needed in found
-        if needed > limit
-    ]
+    problems: list[str] = []
+    for side, each in lengths.items():
+        end = side == "target"
+        for origin, length in zip(origins, each, strict=True):
+            if limit is None and length > LONGEST:
+                problems.append(
+                    f"{origin}: the {side} has {length:,} symbols, and at most {LONGEST:,} are taken for one; is a "
+                    "line's end missing?"
+                )
+            elif limit is not None and length + end > limit:
+                problems.append(
+                    f"{origin}: the {side} has {length} symbols{' and an end' if end else ''}, and the model was made "
+                    f"with max_positions = {limit}: shorten it, or train with --set model.max_positions={length + end}"
+                )
+    return problems
 
 
 def _random_words(rows: int, symbols: tuple[str, ...], key: int) -> list[tuple[str, ...]]:

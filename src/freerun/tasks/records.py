@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from freerun.arguments import Arguments, at_least, between
 from freerun.batch import Batch
 from freerun.data.files import DataFile, first_problems
 from freerun.data.records import (
+    SHAPES,
     Encoded,
     Limits,
     Record,
@@ -29,21 +30,23 @@ from freerun.data.records import (
     read_records,
     trial_encoded,
 )
+from freerun.data.records.files import messages_problem, text_problem
+from freerun.data.tables import parsed
 from freerun.diagnostics import DiagnosisOptions
-from freerun.errors import UserError, visible
+from freerun.errors import UserError, display, listed, refuse, visible
 from freerun.metrics.table import RECORDS, TaskReport
 from freerun.metrics.text import bleu_signature, score_texts
 from freerun.models.pretrained import Pretrained, model_positions, read_config, read_tokenizer, saved_files
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, collected, missing_path, parts
-from freerun.tasks.record_inputs import (
-    check_vocabulary,
-    inert_settings,
-    parse_prompts,
-    refuse_shape,
-    refuse_without_template,
+from freerun.tasks.base import (
+    DataTask,
+    DiagnosisInput,
+    Evaluation,
+    free_run,
+    missing_path,
+    parts,
+    teacher_forced_errors,
 )
-from freerun.tasks.sequences import free_run, teacher_forced_errors
-from freerun.tasks.text import escaped
+from freerun.tasks.text import escaped, unescaped
 
 
 @dataclass(frozen=True)
@@ -68,27 +71,25 @@ class RecordsSection(RecordOptions):
     max_target: int | None = at_least(1, None)
     too_long: Literal["error", "drop", "cut"] = "error"
 
-    def __post_init__(self) -> None:
-        what = "the file, folder or data set with the training records"
-        problems = [] if self.path else [missing_path(what, "FILE")]
-        with collected(problems):
-            super().__post_init__()
-        named = list(self.columns)
-        if named and named not in (["source", "target"], ["prompt", "completion"], ["messages"], ["text"]):
-            problems.append(
+    def problems(self) -> Iterator[str]:
+        """Return which fields do not go together, a line each."""
+        if not self.path:
+            yield missing_path("the file, folder or data set with the training records", "FILE")
+        yield from super().problems()
+        named = tuple(self.columns)
+        if named and named not in SHAPES.values():
+            yield (
                 f"{named[0]} does not go with what else is named ({', '.join(named)}): name source and target, prompt "
                 "and completion, messages, or text"
             )
-        if self.chat and named and named != ["prompt", "completion"]:
-            problems.append(f"chat = true is for prompt and completion; the columns named are {', '.join(named)}")
+        if self.chat and named and named != SHAPES["completions"]:
+            yield f"chat = true is for prompt and completion; the columns named are {', '.join(named)}"
         if self.too_long == "cut" and (self.chat or self.messages is not None):
-            problems.append('too_long = "cut" would cut a conversation within its template: use "drop"')
-        if problems:
-            raise UserError(problems)
+            yield 'too_long = "cut" would cut a conversation within its template: use "drop"'
 
     @property
     def select(self) -> str | None:
-        """The dev score by which weights are chosen where the kind's usual one says little: a text has no answer."""
+        """The dev score by which weights are chosen where the kind's usual one means little: a text has no answer."""
         return None if self.text is None else "teacher_forced_loss"
 
 
@@ -119,15 +120,11 @@ class AnswerSettings(Arguments):
         return codec.longest + self.length_margin + 1 if self.length is None else self.length
 
 
-class RecordTask(DataTask[RecordData, AnswerSettings]):
-    """Sources and targets, prompts and completions, conversations or texts, scored by the answers.
+class RecordTask(DataTask):
+    """Sources and targets, prompts and completions, conversations or texts, scored by the answers."""
 
-    The data are bound to the model before the first batch.
-
-    Raises:
-        UserError: the package sacrebleu is not installed.
-    """
-
+    data: RecordData
+    settings: AnswerSettings
     models = ("huggingface",)
     data_sections: ClassVar[Mapping[str, type[Any]]] = {"records": RecordsSection}
     evaluate_section = AnswerSettings
@@ -141,11 +138,9 @@ class RecordTask(DataTask[RecordData, AnswerSettings]):
         self.signature = bleu_signature("13a")
 
     def header(self) -> list[str]:
-        """What the data are, and how BLEU is counted, in lines."""
         return [*super().header(), f"BLEU: {self.signature}"]
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``items`` of its records) or "test"; see ``evaluate_records``."""
         records, encoded = self.data.evaluation(split, self.items if split == "dev" else None)
         return evaluate_records(model, self.data.codec, records, encoded, self.settings)
 
@@ -155,49 +150,34 @@ class RecordTask(DataTask[RecordData, AnswerSettings]):
 
     @staticmethod
     def load(settings: RecordsSection, model: Pretrained) -> RecordData:
-        """The records and their ids by the model's tokenizer.
-
-        Raises:
-            UserError: all problems of the files; a tokenizer that is not the model's, cannot pad or has no chat
-                template; records that the model has no positions for, or that are of no use to it.
-        """
         config = read_config(model.path)
         tokenizer = read_tokenizer(model)
-        check_vocabulary(tokenizer, config, model)
-        limits = Limits(settings.max_source, settings.max_target, model_positions(config), settings.too_long)
-
-        def codec(records: Records) -> RecordCodec:
-            refuse_shape(records.shape, bool(config.is_encoder_decoder), model.path)
-            made = RecordCodec(
-                tokenizer,
-                records.shape,
-                records.columns,
-                causal=not config.is_encoder_decoder,
-                prefix=settings.prefix,
-                chat=settings.chat,
-                separator=settings.separator,
+        known = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+        if known is not None and len(tokenizer) > known:
+            whose = f"{model.tokenizer}, of the tokenizer" if model.tokenizer else f"{model.path}"
+            raise UserError(
+                f"{whose}: the tokenizer has {len(tokenizer):,} symbols and the model {known:,}: ids from {known:,} on "
+                "mean nothing to it\n  help: give the model's own tokenizer (leave model.tokenizer out), or save the "
+                "model after model.resize_token_embeddings(len(tokenizer))"
             )
-            refuse_without_template(made, model)
-            if problems := inert_settings(settings, made):
-                raise UserError(problems)
-            return made
-
+        causal = not config.is_encoder_decoder
+        limits = Limits(settings.max_source, settings.max_target, model_positions(config), settings.too_long)
         # the problems of a row stand beside those of the others, though these are no records
         records = load_records(
-            str(settings.path), settings, lambda sound: encoded_problems(sound, codec(sound), limits)
+            str(settings.path),
+            settings,
+            lambda sound: encoded_problems(sound, _codec(settings, model, tokenizer, causal, sound), limits),
         )
-        return encoded_data(records, codec(records), limits)
+        return encoded_data(records, _codec(settings, model, tokenizer, causal, records), limits)
 
     @staticmethod
     def sizes(data: RecordData) -> tuple[int, ...]:
-        """None: a saved model has its sizes."""
-        return ()
+        return ()  # a saved model has its sizes
 
     @staticmethod
     def positions(data: RecordData, settings: AnswerSettings) -> tuple[int, str]:
-        """For the longest output of free running, after the longest prompt of a causal model."""
         most = settings.most(data.codec)
-        words = f"free running may say {most} tokens (evaluate.length)"
+        words = f"free running may output {most} tokens (evaluate.length)"
         if not data.codec.causal:
             return most, words
         prompt = max(len(one.prompt) for split in ("dev", "test") for one in data.splits[split].encoded)
@@ -212,53 +192,40 @@ class RecordTask(DataTask[RecordData, AnswerSettings]):
     def score(
         model: Module, codec: RecordCodec, settings: AnswerSettings, data: RecordData | None, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
-        """On the test split, or on a file with the same columns.
-
-        Raises:
-            UserError: what is wrong with the file; its records are too long for the model.
-        """
         if file is None:
             assert data is not None
             name, (records, encoded) = f"{data.name}, test", data.evaluation("test")
         else:
             name, (records, encoded) = str(file.path), _from_file(model, codec, settings, file)
-        found = evaluate_records(model, codec, records, encoded, settings)
+        scores = evaluate_records(model, codec, records, encoded, settings)
         facts = {"data": name, "records": len(records), "beams": settings.beams}
-        return {**facts, "length": settings.most(codec), "bleu": bleu_signature("13a")}, found
+        return {**facts, "length": settings.most(codec), "bleu": bleu_signature("13a")}, scores
 
     @staticmethod
     def generate_lines(
-        model: Module, codec: RecordCodec, settings: AnswerSettings, lines: Sequence[str], places: Sequence[str]
+        model: Module, codec: RecordCodec, settings: AnswerSettings, lines: Sequence[str], origins: Sequence[str]
     ) -> list[str]:
         r"""The answer to each line; to lines that are JSON objects, the same objects with an ``output``.
 
         A plain line is a source, a prompt, the user's first message or the beginning of a text; in it and in the answer
         a line break is written ``\n``, a tab ``\t``.
-
-        Raises:
-            UserError: empty lines, objects without the input column or with an ``output``, conversations that are
-                none, prompts too long for the model; the first 20 of them.
         """
-        rows, texts, problems = parse_prompts(codec, lines, places)
+        rows: list[dict[str, Any] | None] = []
         prompts: list[list[int]] = []
-        for place, text in zip(places, texts, strict=True):
+        problems: list[str] = []
+        objects = bool(lines) and lines[0].lstrip().startswith("{")
+        for origin, line in zip(origins, lines, strict=True):
             try:
-                prompts += codec.prompts([text]) if text else [[]]
+                row, text = _read_object(codec, line) if objects else (None, unescaped(line))
+                if not text or (isinstance(text, str) and not text.strip()):
+                    raise ValueError("is empty; expected a source or prompt")
+                (ids,) = codec.prompts([text])
+                _check_positions(model, codec, len(ids), settings)
+                rows.append(row)
+                prompts.append(ids)
             except ValueError as error:
-                prompts.append([])
-                problems.append(f"{place}: {error}")
-        most = settings.most(codec)
-        problems += [
-            f"{place}: {words}" for place, ids in zip(places, prompts, strict=True)
-            if ids and (words := _beyond(model, codec, len(ids), most))
-        ]  # fmt: skip
-        problems += [
-            f"{place}: the tokenizer makes nothing of it"
-            for place, text, ids in zip(places, texts, prompts, strict=True)
-            if text and not ids and not any(problem.startswith(f"{place}: ") for problem in problems)
-        ]
-        if problems:
-            raise UserError(first_problems("the input", problems))
+                problems.append(f"{origin}: {error}")
+        refuse(first_problems("the input", problems))
         outputs = free_outputs(model, codec, prompts, settings)
         return [
             escaped(text) if row is None else _object_line({**row, "output": text})
@@ -267,14 +234,13 @@ class RecordTask(DataTask[RecordData, AnswerSettings]):
 
     @staticmethod
     def trial_batch(codec: RecordCodec, rows: int) -> Batch:
-        """Random ids, of different lengths."""
         return codec.answer_batch(trial_encoded(codec.model.target_vocab, rows))
 
     @staticmethod
     def diagnosis_input(
         model: Module, codec: RecordCodec, settings: AnswerSettings, data: RecordData, items: int | None
     ) -> DiagnosisInput:
-        """Test records, those of like length in one batch."""
+        # records of similar length in one batch
         encoded = sorted(data.evaluation("test", items)[1], key=len)
         limit: int | None = codec.model.limit
         tight = data.codec.causal and limit is not None and sum(data.longest) > limit
@@ -291,23 +257,7 @@ def evaluate_records(
     encoded: Sequence[Encoded],
     settings: AnswerSettings | None = None,
 ) -> Evaluation:
-    """Scores of a model on records, teacher-forced and free-running.
-
-    Teacher-forced, over the tokens of the answers, end symbols included (of plain text: over all tokens):
-    ``loss`` in nats per token, ``perplexity = exp(loss)``, ``token_accuracy`` in percent. They depend on the tokenizer.
-    Free-running, the model reads source or prompt (of a conversation all before the last answer, of plain text its
-    first half) and goes on by itself; its text is compared with the record's: see ``freerun.metrics.text.score_texts``.
-
-    Args:
-        model: an adapted Hugging Face model; its mode is restored afterwards.
-        codec: makes batches and text; bound to the model.
-        records: as text.
-        encoded: the same as ids.
-        settings: of the evaluation.
-
-    Raises:
-        UserError: there is no record.
-    """
+    """Scores of a model on records, teacher-forced (of plain text over all tokens) and free-running."""
     settings = settings or AnswerSettings()
     make = codec.training_batch if codec.shape == "text" else codec.answer_batch
     positions = sum(len(one.target) + (len(one.prompt) - 1 if codec.shape == "text" else 0) for one in encoded)
@@ -333,26 +283,79 @@ def evaluate_records(
 def free_outputs(
     model: Module, codec: RecordCodec, prompts: Sequence[Sequence[int]], settings: AnswerSettings | None = None
 ) -> list[str]:
-    """The free-running output after each prompt (or source), as text.
-
-    Args:
-        model: an adapted Hugging Face model; its mode is restored afterwards.
-        codec: bound to the model.
-        prompts: ids, one list each.
-        settings: of the output.
-    """
+    """The free-running output after each prompt (or source), as text."""
     settings = settings or AnswerSettings()
-    outputs = free_run(
-        model,
-        lambda chosen: codec.prompt_batch([prompts[i] for i in chosen]),
-        [len(prompt) for prompt in prompts],
-        settings.batch_size,
-        length=settings.most(codec),
-        end=codec.end,
-        beams=settings.beams,
-        length_penalty=settings.length_penalty,
-    )
+    make = lambda chosen: codec.prompt_batch([prompts[i] for i in chosen])  # noqa: E731
+    lengths = [len(prompt) for prompt in prompts]
+    outputs = free_run(model, make, lengths, settings, settings.most(codec), end=codec.end)
     return [codec.text(entries) for entries in outputs]
+
+
+def _codec(settings: RecordsSection, model: Pretrained, tokenizer: Any, causal: bool, records: Records) -> RecordCodec:
+    """The codec of records; UserError if records, settings, tokenizer and model do not go together."""
+    shape = records.shape
+    if causal == (shape == "pairs"):
+        kind, needed = ("an encoder-decoder", "source and target")
+        if causal:
+            kind, needed = "a causal model", "prompt and completion, messages, or text"
+        raise UserError(
+            f"{model.path} is {kind}, and the records are {shape}: name the columns for {needed} under [data]"
+        )
+    codec = RecordCodec(
+        tokenizer,
+        shape,
+        records.columns,
+        causal=causal,
+        prefix=settings.prefix,
+        chat=settings.chat,
+        separator=settings.separator,
+    )
+    if codec.uses_chat_template and not tokenizer.chat_template:
+        raise UserError(
+            f"{model.tokenizer or model.path}: the tokenizer has no chat template, which conversations need\n  help: "
+            "give one with model.chat_template = FILE (Jinja), or train on prompt and completion without chat"
+        )
+    problems: list[str] = []
+    if settings.prefix and (codec.uses_chat_template or shape == "text"):
+        what = "a chat" if codec.uses_chat_template else "plain text"
+        problems.append(f"data.prefix has no effect on {what}: leave it out")
+    if settings.chat and shape != "completions":
+        problems.append(f"data.chat is for prompts and completions; the records are {shape}: leave it out")
+    if settings.too_long == "cut" and codec.uses_chat_template:
+        problems.append('data.too_long = "cut" would cut a conversation within its template: use "drop"')
+    if shape == "text" and settings.max_source is not None:
+        problems.append("data.max_source has no effect on plain text: data.max_target limits it")
+    refuse(problems)
+    return codec
+
+
+def _read_object(codec: RecordCodec, line: str) -> tuple[dict[str, Any] | None, Any]:
+    """A line's JSON object and the source or prompt in it; ValueError if there is none."""
+    column = next(iter(codec.columns.values()))
+    if not line.strip():
+        return None, ""
+    try:
+        row = parsed(line)
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}; the first line is an object, so all must be") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"is no object; the first line is one, so all must be: {{{json.dumps(column)}: ...}}")
+    if column not in row:
+        raise ValueError(f"has no {column!r}; it has {listed(row) or 'nothing'}")
+    if "output" in row:
+        raise ValueError("has an 'output' already, where the answer is written: rename it, or leave it out")
+    cell = row[column]
+    if cell is None or isinstance(cell, str):
+        problem = text_problem(cell)
+    elif codec.shape == "messages":
+        problem = messages_problem(cell)
+    else:
+        problem = f"holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
+    if problem:
+        raise ValueError(f"column {column!r} {problem}")
+    if cell is None or isinstance(cell, str):
+        return row, cell
+    return row, tuple(cell[:-1] if cell and cell[-1]["role"] == "assistant" else cell)
 
 
 def _source(record: Record) -> Any:
@@ -368,29 +371,32 @@ def _object_line(row: Mapping[str, Any]) -> str:
 def _from_file(
     model: Any, codec: RecordCodec, settings: AnswerSettings, file: DataFile
 ) -> tuple[list[Record], list[Encoded]]:
-    def fitted(records: list[Record]) -> Any:
-        return fit_lengths(codec, records, Limits(positions=model.limit), str(file.path))
-
+    limits = Limits(positions=model.limit)
     options = RecordOptions(encoding=file.encoding, separator=codec.separator)
-    records = read_records(file.path, codec.shape, codec.columns, options, lambda sound: fitted(sound).problems)
-    found = fitted(records)
-    problems = found.problems or [
-        f"{record.place}: {words}" for record, one in zip(found.records, found.encoded, strict=True)
-        if (words := _beyond(model, codec, len(one.prompt), settings.most(codec)))
-    ]  # fmt: skip
-    if problems:
-        raise UserError(first_problems(str(file.path), problems))
-    return found.records, found.encoded
+    further = lambda sound: fit_lengths(codec, sound, limits, str(file.path)).problems  # noqa: E731
+    records = read_records(file.path, codec.shape, codec.columns, options, further)
+    fitted = fit_lengths(codec, records, limits, str(file.path))
+    refuse(fitted.problems)
+    problems: list[str] = []
+    for record, one in zip(fitted.records, fitted.encoded, strict=True):
+        try:
+            _check_positions(model, codec, len(one.prompt), settings)
+        except ValueError as error:
+            problems.append(f"{record.origin}: {error}")
+    refuse(first_problems(str(file.path), problems))
+    return fitted.records, fitted.encoded
 
 
-def _beyond(model: Any, codec: RecordCodec, prompt: int, answer: int) -> str:
-    """What is wrong with a prompt of so many tokens before an answer of so many; "" where nothing is."""
-    limit = model.limit
+def _check_positions(model: Any, codec: RecordCodec, prompt: int, settings: AnswerSettings) -> None:
+    """Raise ValueError if a prompt of so many tokens is empty, or too long before the longest answer."""
+    limit, answer = model.limit, settings.most(codec)
+    if not prompt:
+        raise ValueError("the tokenizer makes nothing of it")
     if limit is None:
-        return f"has {prompt:,} tokens, and at most 20,000 are read at once: shorten it" if prompt > 20_000 else ""
-    if prompt + answer <= limit if codec.causal else max(prompt, answer) <= limit:
-        return ""
-    return (
-        f"has {prompt} tokens, its answer may have {answer}, and the model has {limit} positions: shorten it, or lower "
-        "evaluate.length (--length)"
-    )
+        if prompt > 20_000:
+            raise ValueError(f"has {prompt:,} tokens, and at most 20,000 are read at once: shorten it")
+    elif prompt + answer > limit if codec.causal else max(prompt, answer) > limit:
+        raise ValueError(
+            f"has {prompt} tokens, its answer may have {answer}, and the model has {limit} positions: shorten it, or "
+            "lower evaluate.length (--length)"
+        )

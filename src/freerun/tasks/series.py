@@ -1,9 +1,10 @@
-"""Series of values - files, simulated systems - as a kind of task."""
+"""Series of values - files, simulated systems - as a kind of task, scored by forecasts of windows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from freerun.arguments import Arguments, above, at_least, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile
 from freerun.data.series.building import load_series
@@ -21,14 +23,16 @@ from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
 from freerun.data.systems import SystemOptions, load_system, system_named
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon
-from freerun.errors import UserError
-from freerun.generation import draw_for
-from freerun.keys import uniform
-from freerun.metrics.outputs import nrmse, rmse_by_horizon
+from freerun.diagnostics.values import CHANNELS, sample_window
+from freerun.draws import DRAWS
+from freerun.errors import UserError, refuse
+from freerun.generation import draw_for, generate, point_prediction
+from freerun.keys import fold, uniform
+from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, collected, missing_path, parts
-from freerun.tasks.forecasts import ForecastSettings, evaluate_windows, forecast, median, whole_windows
+from freerun.rollin.model import eval_mode
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, collected, missing_path, model_device, parts
 from freerun.types import evenly
 
 _NAIVE_BATCH = 1024
@@ -51,8 +55,7 @@ class SeriesSection(SeriesOptions):
         problems = [] if self.path else [missing_path("the CSV or Parquet file of the series", "FILE")]
         with collected(problems):
             super().__post_init__()
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,35 @@ class SystemSection(SystemOptions):
             super().__post_init__()
         with collected(problems):
             system_named(self.system, self.parameters)
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
-class SeriesTask(DataTask[SeriesData, ForecastSettings]):
+@dataclass(frozen=True)
+class ForecastSettings(Arguments):
+    """How a forecaster is scored, on dev while training and on test at the end.
+
+    Args:
+        draw: what is fed back in free running: "auto", what the model outputs, or the mean of the distribution it
+            outputs (of quantiles the median); "gaussian", "student_t" or "quantile_sample" is one draw from that.
+        threshold: error, in standard deviations of the training part, that ends the valid time.
+        batch_size: windows at a time; changes no number.
+
+    Raises:
+        UserError: values out of range; all problems at once.
+    """
+
+    draw: Literal["auto", "point", "expected", "gaussian", "student_t", "quantile_sample"] = one_of(
+        ("auto", *(name for name, cls in DRAWS.items() if cls.values)), "auto"
+    )
+    threshold: float = above(0, 0.4)
+    batch_size: int = at_least(1, 256, semantic=False)
+
+
+class SeriesTask(DataTask):
     """Windows of series, forecast over a horizon, scored by their errors."""
 
+    data: SeriesData
+    settings: ForecastSettings
     models = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "shallow_plrnn", "article")
     data_sections: ClassVar[Mapping[str, type[Any]]] = {"series": SeriesSection, "system": SystemSection}
     evaluate_section = ForecastSettings
@@ -92,24 +117,20 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
         self._windows: dict[str, Windows] = {}
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``items`` of its windows) or "test"; see ``evaluate_windows``."""
         if split not in ("dev", "test"):
             raise UserError(f"split must be dev or test; got {split!r}")
-        found = evaluate_windows(model, self.windows(split), self.settings)
+        scores = evaluate_windows(model, self.windows(split), self.settings)
         if split == "dev":
-            return found
-        return replace(found, forecasts=whole_windows(model, self.windows(split), self.settings, self.data.codec))
+            return scores
+        return replace(scores, forecasts=complete_windows(model, self.windows(split), self.settings, self.data.codec))
 
     def windows(self, split: str) -> Windows:
         """The windows of a split that are scored, with the naive rows for them."""
         if split not in self._windows:
             chosen = evenly(self.data.windows(split), self.items if split == "dev" else None)
-            found = Windows(
-                len(chosen),
-                lambda numbers: self.data.window_batch(split, [chosen[n] for n in numbers]),
-                self.data.codec.horizon,
-            )
-            self._windows[split] = with_naive(found, self.data.codec, self.linear)
+            make = lambda numbers: self.data.window_batch(split, [chosen[n] for n in numbers])  # noqa: E731
+            windows = Windows(len(chosen), make, self.data.codec.horizon)
+            self._windows[split] = with_naive(windows, self.data.codec, self.linear)
         return self._windows[split]
 
     @cached_property
@@ -130,15 +151,10 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
 
     @staticmethod
     def load(settings: SeriesSection | SystemSection, model: Any) -> SeriesData:
-        """The windows, laid out as the model of a ``[model]`` section reads them.
-
-        Raises:
-            UserError: all problems of the files; a setting that has no effect with that kind of model.
-        """
         layout = MODELS[model.kind].layout
         if settings.warmup_loss and layout == "past":
             raise UserError(
-                f"data.warmup_loss has no effect with a model of kind {model.kind}, which says the horizon only\n"
+                f"data.warmup_loss has no effect with a model of kind {model.kind}, which predicts the horizon only\n"
                 "  help: leave it out, or use kind = plain_forecaster"
             )
         if isinstance(settings, SeriesSection):
@@ -147,34 +163,25 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
 
     @staticmethod
     def sizes(data: SeriesData) -> tuple[int, ...]:
-        """Channels: predicted, known ahead, known in the past only."""
         return data.codec.values, data.codec.covariates, data.codec.observed
 
     @staticmethod
     def positions(data: SeriesData, settings: ForecastSettings) -> tuple[int, str]:
-        """The whole window's, for models that read one sequence."""
         past, horizon = data.codec.past, data.codec.horizon
         return past + horizon, f"a window has data.past + data.horizon = {past} + {horizon} steps"
 
     @staticmethod
     def frequencies(data: SeriesData) -> tuple[float, ...]:
-        """Values have none."""
         return ()
 
     @staticmethod
     def codec(description: Mapping[str, Any]) -> SeriesCodec:
-        """The channels, their scales and the form of a window."""
         return SeriesCodec.from_description(description)
 
     @staticmethod
     def score(
         model: Module, codec: SeriesCodec, settings: ForecastSettings, data: SeriesData, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
-        """On every window of a CSV file, or of the test split.
-
-        Raises:
-            UserError: what is wrong with the file.
-        """
         if file is None:
             name, windows = f"{data.name}, test part", SeriesTask(data, settings).windows("test")
         else:
@@ -184,16 +191,9 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
 
     @staticmethod
     def generate_lines(
-        model: Module, codec: SeriesCodec, settings: ForecastSettings, lines: Sequence[str], places: Sequence[str]
+        model: Module, codec: SeriesCodec, settings: ForecastSettings, lines: Sequence[str], origins: Sequence[str]
     ) -> list[str]:
-        """A CSV table of the steps to come, in the units of the data, from the path of a table of the past.
-
-        Where the model has covariates the table goes on, with empty targets, over the steps to come.
-
-        Raises:
-            UserError: columns that are missing, cells that are no numbers, too few rows, covariates of the steps to
-                come that are missing; all at once.
-        """
+        """A CSV table of the steps to come, in the units of the data, from the path of a table of the past."""
         path = Path(lines[0])
         batch = read_past(path, codec, codec.horizon, guess_separator(path))
         output = forecast(model, batch, codec.horizon, settings.draw)
@@ -201,9 +201,8 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
 
     @staticmethod
     def trial_batch(codec: SeriesCodec, rows: int) -> Batch:
-        """Windows of random numbers."""
-        places = torch.arange(rows)[:, None, None], torch.arange(codec.past + codec.horizon)[:, None]
-        drawn = uniform(0, *places, torch.arange(len(codec.channels)))
+        cells = torch.arange(rows)[:, None, None], torch.arange(codec.past + codec.horizon)[:, None]
+        drawn = uniform(0, *cells, torch.arange(len(codec.channels)))
         return codec.batch((4 * drawn - 2).float())
 
     @staticmethod
@@ -228,18 +227,127 @@ class SeriesTask(DataTask[SeriesData, ForecastSettings]):
 
 def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> Windows:
     """The windows with the scores of the forecasts that need no model; of the linear one where it was fitted."""
-    found: dict[str, list[Tensor]] = {}
+    forecasts: dict[str, list[Tensor]] = {}
     gold: list[Tensor] = []
     further = {} if linear is None else {"linear": linear}
     for numbers in parts(range(windows.count), _NAIVE_BATCH):
         past, horizon = past_and_horizon(windows.make(numbers), windows.horizon, codec.values)
         gold.append(horizon)
-        for name, said in naive_forecasts(past, windows.horizon, codec.period, further).items():
-            found.setdefault(name, []).append(said)
-    return replace(windows, naive={name: _scored(torch.cat(said), torch.cat(gold)) for name, said in found.items()})
+        for name, prediction in naive_forecasts(past, windows.horizon, codec.period, further).items():
+            forecasts.setdefault(name, []).append(prediction)
+    rows = {name: _naive_scores(torch.cat(predictions), torch.cat(gold)) for name, predictions in forecasts.items()}
+    return replace(windows, naive=rows)
 
 
-def _scored(said: Tensor, gold: Tensor) -> tuple[dict[str, float], list[float]]:
-    error = said - gold
-    scores = {"nrmse": median(nrmse(said, gold)), "mse": float(error.square().mean()), "mae": float(error.abs().mean())}
-    return scores, rmse_by_horizon(said, gold).mean(0).tolist()
+def _naive_scores(prediction: Tensor, gold: Tensor) -> tuple[dict[str, float], list[float]]:
+    """The scores of a forecast and its error by lead time."""
+    error = prediction - gold
+    scores = {"nrmse": median(nrmse(prediction, gold)), "mse": float(error.square().mean())}
+    return {**scores, "mae": float(error.abs().mean())}, rmse_by_horizon(prediction, gold).mean(0).tolist()
+
+
+def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
+    """Scores of a forecaster on windows, in standard deviations of the training part; see ``freerun.metrics.table``.
+
+    A window whose free run left the finite numbers or 1e6 standard deviations has NRMSE inf. It is never averaged away:
+    medians count it as the worst, and ``mse`` and ``mae`` are inf. Of a distribution the mean is scored.
+    """
+    settings = settings or ForecastSettings()
+    if windows.count < 1:
+        raise UserError("there are no windows to score on: give a longer series, or a shorter past or horizon")
+    batches = [
+        _scores(model, windows.make(numbers), windows.horizon, settings)
+        for numbers in parts(range(windows.count), settings.batch_size)
+    ]
+    scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    lost, one_step = scores["diverged_at"] > 0, scores["one_step_nrmse"]
+    cells = float(scores["length"].sum())
+    free_running = {
+        "nrmse": median(scores["nrmse"]),
+        "nrmse_last_tenth": median(scores["last_tenth"]),
+        "mse": float(scores["squared"].sum()) / cells,
+        "mae": float(scores["absolute"].sum()) / cells,
+        "valid_time": median(scores["valid_time"].double()),
+        "diverged": 100 * float(lost.double().mean()),
+        "first_divergence": float(scores["diverged_at"][lost].min()) if bool(lost.any()) else math.nan,
+    }
+    for name, (naive, _) in windows.naive.items():
+        free_running |= {f"{name}_{score}": value for score, value in naive.items()}
+    # windows are of one length: the mean of their means is the mean
+    teacher_forced = {"loss": float(one_step.square().mean()), "nrmse": median(one_step)}
+    curves = {side: scores[f"{side}_by_lead"].mean(0).tolist() for side in ("teacher_forced", "free_running")}
+    curves |= {name: curve for name, (_, curve) in windows.naive.items()}
+    names = ("nrmse", "squared", "absolute", "length", "valid_time", "one_step_nrmse", "diverged_at")
+    columns = {name: scores[name].tolist() for name in names}
+    columns["diverged_at"] = [lead or None for lead in columns["diverged_at"]]
+    items = [
+        {"source": f"window {number}", **dict(zip(names, row, strict=True))}
+        for number, row in enumerate(zip(*columns.values(), strict=True))
+    ]
+    return Evaluation(teacher_forced, free_running, items, curves)
+
+
+def forecast(model: Module, batch: Batch, horizon: int, draw: str = "auto", key: int = 0) -> Tensor:
+    """What a model predicts of the horizon from its own output: (batch, horizon, values), normalised."""
+    return generate(model, hide_horizon(batch, horizon), length=horizon, draw=draw_for(model, draw), key=key).entries
+
+
+def hide_horizon(batch: Batch, horizon: int) -> Batch:
+    """The batch with NaN wherever a value of the horizon stood in targets or history."""
+    history = batch.history.clone()
+    history[:, history.shape[1] - horizon :] = math.nan
+    return batch.made(targets=torch.full_like(history, math.nan), history=history)
+
+
+def _both_sides(model: Module, batch: Batch, horizon: int, draw: str) -> tuple[Tensor, Tensor]:
+    """What a model predicts of the horizon from the true values, step by step, and from its own output."""
+    with eval_mode(model), torch.no_grad():
+        teacher_forced = point_prediction(model, model(batch))[:, -horizon:]
+    return teacher_forced, forecast(model, batch, horizon, draw, fold(0, "forecast"))
+
+
+def _scores(model: Module, batch: Batch, horizon: int, settings: ForecastSettings) -> dict[str, Tensor]:
+    """Numbers for each window of a batch."""
+    batch = batch.to(model_device(model))
+    gold = batch.targets[:, -horizon:].double()
+    teacher_forced, free = (each.double() for each in _both_sides(model, batch, horizon, settings.draw))
+    gone, tenth = first_divergence(free), max(1, round(horizon / 10))
+    lost = (gone > 0)[:, None, None]
+    # what escaped may come back into range, but not to the series
+    leads = torch.arange(1, horizon + 1, device=free.device)[None, :, None]
+    free = free.masked_fill(lost & (leads >= gone[:, None, None]), math.nan)
+    scores = {
+        "nrmse": nrmse(free, gold),
+        "last_tenth": nrmse(free[:, -tenth:], gold[:, -tenth:]),
+        "squared": (free - gold).square().masked_fill(lost, math.inf).sum((1, 2)),
+        "absolute": (free - gold).abs().masked_fill(lost, math.inf).sum((1, 2)),
+        "length": torch.full_like(gone, gold[0].numel()),
+        "valid_time": valid_time(free, gold, settings.threshold),
+        "diverged_at": gone,
+        "one_step_nrmse": nrmse(teacher_forced, gold),
+        "teacher_forced_by_lead": rmse_by_horizon(teacher_forced, gold),
+        "free_running_by_lead": rmse_by_horizon(free, gold),
+    }
+    return {name: each.cpu() for name, each in scores.items()}
+
+
+def median(values: Tensor) -> float:
+    """Of an even number the mean of the two in the middle; inf where either is."""
+    ordered = values.sort().values
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+
+def complete_windows(
+    model: Module, windows: Windows, settings: ForecastSettings, codec: Any, count: int = 6
+) -> list[dict[str, Any]]:
+    """Windows at even distances, as ``freerun.diagnostics.SampleWindow`` has them, with the names of their channels."""
+    chosen = evenly(windows.count, count)
+    batch = windows.make(chosen).to(model_device(model))
+    past, gold = past_and_horizon(batch, windows.horizon, codec.values)
+    rows = zip(past, gold, *_both_sides(model, batch, windows.horizon, settings.draw), strict=True)
+    samples = [asdict(sample_window(n, row, codec.denormalise)) for n, row in zip(chosen, rows, strict=True)]
+    names = ("past", "gold", "teacher_forced", "free_running", "diverged_at")
+    return [
+        {"window": each["window"], "channels": list(codec.names[:CHANNELS]), **{name: each[name] for name in names}}
+        for each in samples
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,14 +16,14 @@ from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile, first_problems
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.generation import generate
 from freerun.keys import bits, fold
 from freerun.metrics.outputs import correct
 from freerun.metrics.table import TEXT, TaskReport
 from freerun.metrics.text import distinct_words, js_divergence, novel_words, repetition, trigrams
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, Evaluation, collected, missing_path
+from freerun.tasks.base import DataTask, Evaluation, collected, missing_path, model_device, parts
 from freerun.types import evenly
 
 
@@ -42,8 +42,7 @@ class TextSection(TextOptions):
         problems = [] if self.path else [missing_path("the text file to train on", "FILE")]
         with collected(problems):
             super().__post_init__()
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,11 @@ class TextSettings(Arguments):
     batch_size: int = at_least(1, 256, semantic=False)
 
 
-class TextTask(DataTask[TextData, TextSettings]):
+class TextTask(DataTask):
     """A text, scored by bits per character and by the model's own continuations."""
 
+    data: TextData
+    settings: TextSettings
     models = ("transformer_lm",)
     data_sections: ClassVar[Mapping[str, type[Any]]] = {"text": TextSection}
     evaluate_section = TextSettings
@@ -76,69 +77,54 @@ class TextTask(DataTask[TextData, TextSettings]):
     needs_training_data = True  # the output is compared with the words of the training part
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
-        """Scores on "dev" (``items`` of its blocks) or "test"; see ``evaluate_text``."""
         if split not in ("dev", "test"):
             raise UserError(f"split must be dev or test; got {split!r}")
         blocks = self.items if split == "dev" else None
-        parts = self.data.parts
-        return evaluate_text(model, self.data.codec, parts[split], parts["train"], self.settings, items=blocks)
+        text, training = self.data.parts[split], self.data.parts["train"]
+        return evaluate_text(model, self.data.codec, text, training, self.settings, items=blocks)
 
     @staticmethod
     def load(settings: TextSection, model: object) -> TextData:
-        """The text.
-
-        Raises:
-            UserError: all problems of the files.
-        """
         return load_text(settings.path or (), settings)
 
     @staticmethod
     def sizes(data: TextData) -> tuple[int, ...]:
-        """Of the characters."""
         return (len(data.codec),)
 
     @staticmethod
     def positions(data: TextData, settings: TextSettings) -> tuple[int, str]:
-        """A window's, in training, scoring and free running alike: what the model reads is cut to ``length``."""
+        # in training, scoring and free running what the model reads is cut to ``length``
         length = data.options.length
         return length + 1, f"a window has data.length = {length} characters and one before them"
 
     @staticmethod
     def codec(description: Mapping[str, Any]) -> TextCodec:
-        """The characters and the length of a window."""
         return TextCodec.from_description(description)
 
     @staticmethod
     def score(
         model: Module, codec: TextCodec, settings: TextSettings, data: TextData, file: DataFile | None
     ) -> tuple[dict[str, Any], Evaluation]:
-        """On a whole file, or on the test part."""
         text = data.parts["test"] if file is None else read_text(file.path, file.encoding)
-        found = evaluate_text(model, codec, text, data.parts["train"], settings)
+        scores = evaluate_text(model, codec, text, data.parts["train"], settings)
         name = f"{data.name}, test part" if file is None else str(file.path)
-        return {"data": name, "characters": len(text), "blocks": len(found.items), "draw": settings.draw}, found
+        return {"data": name, "characters": len(text), "blocks": len(scores.items), "draw": settings.draw}, scores
 
     @staticmethod
     def generate_lines(
-        model: Module, codec: TextCodec, settings: TextSettings, lines: Sequence[str], places: Sequence[str]
+        model: Module, codec: TextCodec, settings: TextSettings, lines: Sequence[str], origins: Sequence[str]
     ) -> list[str]:
-        r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``.
-
-        Raises:
-            UserError: characters never seen in training; those of all lines at once.
-        """
+        r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``."""
         prompts = [unescaped(line) for line in lines]
-        problems = [
-            problem for place, prompt in zip(places, prompts, strict=True) for problem in codec.problems(prompt, place)
-        ]
-        if problems:
-            raise UserError(first_problems("the input", problems))
+        named = zip(origins, prompts, strict=True)
+        refuse(
+            first_problems("the input", [text for origin, prompt in named for text in codec.problems(prompt, origin)])
+        )
         outputs = free_outputs(model, codec, prompts, settings.block, draw=settings.draw)
         return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, outputs, strict=True)]
 
     @staticmethod
     def trial_batch(codec: TextCodec, rows: int) -> Batch:
-        """Windows of random characters, of different lengths."""
         drawn = bits(0, torch.arange(rows)[:, None], torch.arange(rows + 4)).abs() % len(codec)
         mask = torch.arange(rows + 4) < torch.arange(5, rows + 5)[:, None]
         ids = drawn.masked_fill(~mask, 0)
@@ -154,26 +140,12 @@ def evaluate_text(
     *,
     items: int | None = None,
 ) -> Evaluation:
-    """Scores of a model on a text, told gold and going on by itself.
+    """Scores of a model on a text, with gold and with its own output as input; see ``freerun.metrics.table``.
 
-    The text is cut into blocks; its first ``length // 2`` characters are context only. Told gold, each character of a
-    block is predicted once, with at least the ``length // 2`` characters before it and at most ``length``: ``loss``
-    in nats per character, ``bits_per_character = loss / ln 2``, ``token_accuracy`` in percent. Free-running, the
-    model goes on from the ``length // 2`` characters before each block and says as many as the block has, under the
-    same rule of what it is told (``free_outputs``), with one fixed key: ``trigram_divergence``, ``novel_words`` and
-    ``repetition`` of all it said (see ``freerun.metrics.text``), and as ``text_...`` those of the blocks themselves:
-    what a perfect model would come to.
-
-    Args:
-        model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
-        codec: the characters the model was trained with.
-        text: what it is scored on.
-        training: the text it was trained on.
-        settings: of the evaluation.
-        items: blocks scored, spread evenly; None: all.
-
-    Raises:
-        UserError: the text is shorter than a window, or has characters that training has not.
+    The text is cut into blocks; its first ``length // 2`` characters are context only. Teacher-forced, each character
+    of a block is predicted once, with ``length // 2`` to ``length`` characters before it as input. Free-running, the
+    model goes on from the ``length // 2`` characters before each block and outputs as many as the block has, see
+    ``free_outputs``. ``text_...`` are the scores of the blocks themselves: those of a perfect model.
     """
     settings = settings or TextSettings()
     if len(text) < codec.length + 1:
@@ -185,8 +157,8 @@ def evaluate_text(
     nats, right = _teacher_forced(model, codec, ids, blocks, settings.batch_size)
     prompts = [text[start - codec.length // 2 : start] for start, _ in blocks]
     gold = [text[start:end] for start, end in blocks]
-    said = free_outputs(model, codec, prompts, settings.block, draw=settings.draw, batch_size=settings.batch_size)
-    said = [own[: len(given)] for own, given in zip(said, gold, strict=True)]
+    outputs = free_outputs(model, codec, prompts, settings.block, draw=settings.draw, batch_size=settings.batch_size)
+    outputs = [own[: len(block)] for own, block in zip(outputs, gold, strict=True)]
     known = distinct_words(training)
     characters = sum(map(len, gold))
     loss = float(nats.sum()) / characters
@@ -200,14 +172,14 @@ def evaluate_text(
             "source": f"characters {start} to {end - 1}",
             "prompt": prompt,
             "output": own,
-            "references": [given],
+            "references": [block],
             "errors": float(cost),
             "length": end - start,
             **novel_words(own, known),
         }
-        for (start, end), prompt, own, given, cost in zip(blocks, prompts, said, gold, nats, strict=True)
+        for (start, end), prompt, own, block, cost in zip(blocks, prompts, outputs, gold, nats, strict=True)
     ]
-    free_running = _measures(said, training, known)
+    free_running = _measures(outputs, training, known)
     free_running |= {f"text_{name}": value for name, value in _measures(gold, training, known).items()}
     return Evaluation(teacher_forced, TEXT.with_items(free_running, scored), scored)
 
@@ -222,60 +194,47 @@ def free_outputs(
     key: int = 0,
     batch_size: int = 256,
 ) -> list[str]:
-    """How a model goes on with some beginnings, running freely.
+    """``length`` characters after each prompt, running freely; ``key``: of the draws.
 
-    It is told the last ``codec.length`` characters of the beginning, then its own; whenever it would be told more
-    than ``codec.length``, it is told the last half of them instead and goes on from there.
-
-    Args:
-        model: from a Batch to (batch, time, vocab); its mode is restored afterwards.
-        codec: the characters the model was trained with.
-        prompts: beginnings.
-        length: characters to say.
-        draw: "sample" or "greedy".
-        key: randomness is a function of (key, number of the beginning, character).
-        batch_size: beginnings at once; no character depends on it.
-
-    Raises:
-        UserError: an empty beginning, or characters that training has not; all problems at once.
+    The input is the last ``codec.length`` characters of the prompt, then the output; whenever it would be longer than
+    ``codec.length``, its last half is kept.
     """
     problems = [
         f"beginning {n + 1} is empty; give at least one character" for n, text in enumerate(prompts) if not text
     ]
     problems += [text for n, prompt in enumerate(prompts) for text in codec.problems(prompt, f"beginning {n + 1}")]
-    if problems:
-        raise UserError(problems[:20])
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    told = [codec.ids(prompt[-codec.length :]) for prompt in prompts]
-    said: list[str] = [""] * len(prompts)
-    for chosen in _alike([len(ids) for ids in told], batch_size):
-        rows = torch.tensor(chosen, device=device)
-        start = torch.stack([told[n] for n in chosen]).to(device)
-        entries = _continuation(model, start, (length, codec.length), draw, (fold(key, "go on"), rows))
-        for n, row in zip(chosen, entries.tolist(), strict=True):
-            said[n] = codec.text(row)
-    return said
+    refuse(problems[:20])
+    inputs = [codec.ids(prompt[-codec.length :]) for prompt in prompts]
+    lengths = [len(ids) for ids in inputs]
+    outputs: list[str] = [""] * len(prompts)
+    for same in sorted(set(lengths)):
+        for chosen in parts([n for n, own in enumerate(lengths) if own == same], batch_size):
+            rows = torch.tensor(chosen, device=model_device(model))
+            start = torch.stack([inputs[n] for n in chosen]).to(rows.device)
+            entries = _continuation(model, start, (length, codec.length), draw, (fold(key, "go on"), rows))
+            for n, row in zip(chosen, entries.tolist(), strict=True):
+                outputs[n] = codec.text(row)
+    return outputs
 
 
-def _continuation(model: Module, told: Tensor, lengths: tuple[int, int], draw: str, keys: tuple[int, Tensor]) -> Tensor:
-    """(rows, characters) ids said after (rows, told) ids.
-
-    ``lengths``: characters to say, and to be told at most; ``keys``: of the noise, and the rows' numbers.
-    """
+def _continuation(
+    model: Module, inputs: Tensor, lengths: tuple[int, int], draw: str, keys: tuple[int, Tensor]
+) -> Tensor:
+    """(rows, length) output ids after (rows, time) ids; lengths: of the output, and of the input at most."""
     (length, most), (key, rows) = lengths, keys
-    said = told[:, :0]
+    output = inputs[:, :0]
     for stretch in range(length):
-        if told.shape[1] > most:
-            told = told[:, -(most // 2) :]
-        more = min(most + 1 - told.shape[1], length - said.shape[1])
-        history = F.pad(told, (0, more))
-        mask = (torch.arange(history.shape[1], device=told.device) >= told.shape[1]).expand_as(history)
+        if inputs.shape[1] > most:
+            inputs = inputs[:, -(most // 2) :]
+        more = min(most + 1 - inputs.shape[1], length - output.shape[1])
+        history = F.pad(inputs, (0, more))
+        mask = (torch.arange(history.shape[1], device=inputs.device) >= inputs.shape[1]).expand_as(history)
         batch = Batch(history, history, mask, rows=rows)
-        found = generate(model, batch, length=more, draw=draw, key=fold(key, stretch)).entries
-        told, said = torch.cat([told, found], 1), torch.cat([said, found], 1)
-        if said.shape[1] == length:
+        entries = generate(model, batch, length=more, draw=draw, key=fold(key, stretch)).entries
+        inputs, output = torch.cat([inputs, entries], 1), torch.cat([output, entries], 1)
+        if output.shape[1] == length:
             break
-    return said
+    return output
 
 
 def _teacher_forced(
@@ -284,16 +243,15 @@ def _teacher_forced(
     """(blocks,) nats in float64 and right choices, from windows whose first ``length // 2`` entries are context."""
     context, width = codec.length // 2, codec.length + 1
     fresh = width - context
-    starts = [(n, place - context, end) for n, (start, end) in enumerate(blocks) for place in range(start, end, fresh)]
+    starts = [(n, at - context, end) for n, (start, end) in enumerate(blocks) for at in range(start, end, fresh)]
     block, window, ends = torch.tensor(starts).unbind(1)
     nats, right = torch.zeros(len(blocks), dtype=torch.float64), torch.zeros(len(blocks), dtype=torch.int64)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with eval_mode(model), torch.no_grad():
         for chosen in torch.arange(len(starts)).split(batch_size):
-            places = window[chosen, None] + torch.arange(width)
-            mask = (places < ends[chosen, None]) & (torch.arange(width) >= context)
-            entries = ids[places.clamp(max=len(ids) - 1)]
-            batch = Batch(entries, entries, mask).to(device)
+            positions = window[chosen, None] + torch.arange(width)
+            mask = (positions < ends[chosen, None]) & (torch.arange(width) >= context)
+            entries = ids[positions.clamp(max=len(ids) - 1)]
+            batch = Batch(entries, entries, mask).to(model_device(model))
             outputs = model(batch).float()
             loss = F.cross_entropy(outputs.transpose(1, 2), batch.targets, reduction="none")
             nats.index_add_(0, block[chosen], loss.double().masked_fill(~batch.mask, 0).sum(1).cpu())
@@ -301,22 +259,14 @@ def _teacher_forced(
     return nats, right
 
 
-def _measures(said: Sequence[str], training: str, known: frozenset[str]) -> dict[str, float]:
-    found = [novel_words(text, known) for text in said]
-    counted = sum(each["words"] for each in found)
+def _measures(texts: Sequence[str], training: str, known: frozenset[str]) -> dict[str, float]:
+    words = [novel_words(text, known) for text in texts]
+    counted = sum(each["words"] for each in words)
     return {
-        "trigram_divergence": js_divergence(trigrams(said), trigrams([training])),
-        "novel_words": 100 * sum(each["novel"] for each in found) / counted if counted else math.nan,
-        "repetition": repetition(said),
+        "trigram_divergence": js_divergence(trigrams(texts), trigrams([training])),
+        "novel_words": 100 * sum(each["novel"] for each in words) / counted if counted else math.nan,
+        "repetition": repetition(texts),
     }
-
-
-def _alike(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of the items in batches of one length."""
-    for length in sorted(set(lengths)):
-        same = [number for number, own in enumerate(lengths) if own == length]
-        for start in range(0, len(same), batch_size):
-            yield same[start : start + batch_size]
 
 
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
@@ -330,6 +280,6 @@ def escaped(text: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    """The text that ``escaped`` was given."""
+    """The inverse of ``escaped``."""
     pieces = text.split("\\\\")
     return "\\".join(piece.replace("\\n", "\n").replace("\\t", "\t") for piece in pieces)

@@ -18,7 +18,7 @@ from freerun.data.files import check_description
 from freerun.data.records.files import Message, Record
 from freerun.errors import UserError, out_of_memory
 
-_SAVED = ("shape", "columns", "causal", "prefix", "chat", "separator", "end", "longest", "tokenizer")
+_SAVED = ("shape", "columns", "causal", "prefix", "chat", "separator", "end", "longest")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class RecordCodec:
-    """What a trained model needs of its data: the tokenizer, what records are, the longest answer.
+    """What a trained model needs of its data: the tokenizer, the shape of records, the longest answer.
 
     Args:
         tokenizer: of transformers; it has a pad symbol.
@@ -57,7 +57,7 @@ class RecordCodec:
         separator: of CSV files.
         end: id that ends an answer; None: there is none.
         longest: ids of the longest training answer, without the end symbol.
-        model: makes batches; see ``bound``.
+        model: an adapted model, which makes the batches.
     """
 
     __repr__ = brief
@@ -87,73 +87,71 @@ class RecordCodec:
         more; where they merge over the boundary, those the completion has alone.
         """
         if not self.causal:
-            return self._pairs(records), []
+            return [*self._pairs(records)], []
+        encoded: list[Encoded | None] = []
+        problems: list[str] = []
         if self.uses_chat_template:
-            return self._conversations(records)
-        return self._texts(records) if self.shape == "text" else self._completions(records)
+            for record in records:
+                try:
+                    encoded.append(self._conversation(record))
+                except ValueError as error:
+                    encoded.append(None)
+                    problems.append(f"{record.origin}: {error}")
+            return encoded, problems
+        for record, one in zip(
+            records, self._texts(records) if self.shape == "text" else self._completions(records), strict=True
+        ):
+            if one.prompt and one.target:
+                encoded.append(one)
+                continue
+            reason = "a single token: nothing to predict" if one.prompt else "nothing before the answer: give a prompt"
+            encoded.append(None)
+            problems.append(f"{record.origin}: the tokenizer makes of it {reason}")
+        return encoded, problems
 
     def _ids(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(list(texts), verbose=False, **options)["input_ids"]]
 
     def _ended(self, ids: Sequence[int]) -> tuple[int, ...]:
         end = self.tokenizer.eos_token_id if self.end is None else self.end
-        return tuple(ids) if end is None or self._ends(ids, end) else (*ids, end)
-
-    def _ends(self, ids: Sequence[int], end: int) -> bool:
         # only the tail counts, for a start symbol may have the same id; some put the language after the end
-        if ids and ids[-1] == end:
-            return True
-        return len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer)
+        ends = list(ids[-1:]) == [end] or (len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer))
+        return tuple(ids) if end is None or ends else (*ids, end)
 
-    def _pairs(self, records: Sequence[Record]) -> list[Encoded | None]:
+    def _pairs(self, records: Sequence[Record]) -> list[Encoded]:
         sources = [f"{self.prefix}{record.prompt}" for record in records]
-        made = self.tokenizer(sources, text_target=[record.target for record in records], verbose=False)
-        sides = zip(made["input_ids"], made["labels"], strict=True)
+        ids = self.tokenizer(sources, text_target=[record.target for record in records], verbose=False)
+        sides = zip(ids["input_ids"], ids["labels"], strict=True)
         return [Encoded(tuple(source), self._ended(target)) for source, target in sides]
 
-    def _completions(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+    def _completions(self, records: Sequence[Record]) -> list[Encoded]:
         prompts = self.prompts([str(record.prompt) for record in records])
-        wholes = self._ids([f"{self.prefix}{record.prompt}{record.target}" for record in records])
+        joined = self._ids([f"{self.prefix}{record.prompt}{record.target}" for record in records])
         alone = self._ids([record.target for record in records], add_special_tokens=False)
-        found: list[Encoded | None] = []
-        for prompt, whole, completion in zip(prompts, wholes, alone, strict=True):
-            fits = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
-            target = whole[len(prompt) :] if fits else completion
-            found.append(Encoded(tuple(prompt), self._ended(target), merged=not fits))
-        return found, _empty(found, records)
+        encoded: list[Encoded] = []
+        for prompt, both, completion in zip(prompts, joined, alone, strict=True):
+            fits = both[: len(prompt)] == prompt and len(both) > len(prompt)
+            target = both[len(prompt) :] if fits else completion
+            encoded.append(Encoded(tuple(prompt), self._ended(target), merged=not fits))
+        return encoded
 
-    def _texts(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
-        found: list[Encoded | None] = []
-        for ids in self._ids([record.target for record in records]):
-            whole = self._ended(ids)
-            half = max(1, len(whole) // 2)
-            found.append(Encoded(whole[:half], whole[half:], frozenset(range(half))))
-        return found, _empty(found, records)
+    def _texts(self, records: Sequence[Record]) -> list[Encoded]:
+        return [encoded_text(self._ended(ids)) for ids in self._ids([record.target for record in records])]
 
-    def _conversations(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
-        found: list[Encoded | None] = []
-        problems: list[str] = []
-        for record in records:
-            try:
-                ids, spoken = conversation(self.tokenizer, (*self._messages(record), _answer(record)))
-            except ValueError as error:
-                problems.append(f"{record.place}: {error}")
-                found.append(None)
-                continue
-            start = len(spoken)
-            while start and spoken[start - 1]:
-                start -= 1
-            learned = frozenset(position for position in range(start) if spoken[position])
-            found.append(Encoded(tuple(ids[:start]), tuple(ids[start:]), learned))
-        return found, problems
+    def _conversation(self, record: Record) -> Encoded:
+        answer = {"role": "assistant", "content": record.target}
+        ids, spoken = conversation(self.tokenizer, (*self._messages(record.prompt), answer))
+        start = len(spoken) - next((n for n, one in enumerate(reversed(spoken)) if not one), len(spoken))
+        learned = frozenset(position for position in range(start) if spoken[position])
+        return Encoded(tuple(ids[:start]), tuple(ids[start:]), learned)
 
-    def _messages(self, record: Record) -> tuple[Message, ...]:
-        return ({"role": "user", "content": record.prompt},) if isinstance(record.prompt, str) else record.prompt
+    def _messages(self, prompt: str | tuple[Message, ...]) -> tuple[Message, ...]:
+        return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
 
     def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
         """Return the ids of prompts to answer; raise ValueError if the chat template refuses one."""
         if self.uses_chat_template:
-            return [prompt_ids(self.tokenizer, self._messages(Record("", text, ""))) for text in texts]
+            return [prompt_ids(self.tokenizer, self._messages(text)) for text in texts]
         plain = [f"{self.prefix}{text}" for text in texts]
         if not self.causal:
             return self._ids(plain)
@@ -175,50 +173,38 @@ class RecordCodec:
 
     # -- batches
 
-    def bound(self, model: Any) -> RecordCodec:
-        """The same, with an adapted model that makes its batches."""
-        return replace(self, model=model)
-
     def training_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
         """Return a batch with loss on answers and on all that ``learned`` names."""
-        return self._batch(chosen, [one.learned for one in chosen], rows)
+        if not self.causal:
+            labels, _ = self._padded([one.target for one in chosen], -100)
+            return self._batch([one.prompt for one in chosen], labels=labels, rows=rows)
+        labels, _ = self._padded(
+            [
+                [*(n if position in one.learned else -100 for position, n in enumerate(one.prompt)), *one.target]
+                for one in chosen
+            ],
+            -100,
+        )
+        return self._batch([(*one.prompt, *one.target) for one in chosen], labels=labels, rows=rows)
 
     def answer_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
         """Return a batch with loss on the last answers alone."""
-        return self._batch(chosen, [frozenset[int]()] * len(chosen), rows)
-
-    def _batch(self, chosen: Sequence[Encoded], learned: Sequence[frozenset[int]], rows: Tensor | None) -> Batch:
-        if not self.causal:
-            ids, mask = self._padded([one.prompt for one in chosen])
-            labels, there = self._padded([one.target for one in chosen])
-            labels = labels.masked_fill(~there, -100)
-            return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
-        ids, mask = self._padded([(*one.prompt, *one.target) for one in chosen])
-        counts, _ = self._padded(
-            [
-                (*(position in also for position in range(len(one.prompt))), *(True for _ in one.target))
-                for one, also in zip(chosen, learned, strict=True)
-            ],
-            fill=0,
-        )
-        labels = ids.masked_fill(~(counts.bool() & mask), -100)
-        return self._made(input_ids=ids, attention_mask=mask.long(), labels=labels, rows=rows)
+        return self.training_batch([replace(one, learned=frozenset()) for one in chosen], rows)
 
     def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> Batch:
         """Return a batch of prompts to continue."""
-        ids, mask = self._padded(prompts)
-        return self._made(input_ids=ids, attention_mask=mask.long())
+        return self._batch(prompts)
 
-    def _made(self, **given: Any) -> Batch:
+    def _batch(self, rows_of_ids: Sequence[Sequence[int]], **options: Any) -> Batch:
         if self.model is None:
             raise UserError("records become batches by their model: bind one first")
-        return self.model.batch(**{name: value for name, value in given.items() if value is not None})
+        ids, mask = self._padded(rows_of_ids, self.tokenizer.pad_token_id or 0)
+        return self.model.batch(input_ids=ids, attention_mask=mask.long(), **options)
 
-    def _padded(self, rows: Sequence[Sequence[int]], fill: int | None = None) -> tuple[Tensor, Tensor]:
+    def _padded(self, rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
         """(rows, longest) ids, padded on the right, and their mask."""
-        fill = self.tokenizer.pad_token_id if fill is None else fill
         tensors = [torch.tensor(list(row), dtype=torch.int64) for row in rows]
-        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=int(fill or 0))
+        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
         lengths = torch.tensor([len(row) for row in rows])
         return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
@@ -226,18 +212,8 @@ class RecordCodec:
 
     def describe(self) -> dict[str, Any]:
         """Return what is saved with a model, as JSON types; the tokenizer lies beside it in its own files."""
-        return {
-            "kind": "records",
-            "shape": self.shape,
-            "columns": dict(self.columns),
-            "causal": self.causal,
-            "prefix": self.prefix,
-            "chat": self.chat,
-            "separator": self.separator,
-            "end": self.end,
-            "longest": self.longest,
-            "tokenizer": [self.vocabulary],
-        }
+        facts = {name: getattr(self, name) for name in _SAVED}
+        return {"kind": "records", **facts, "columns": dict(self.columns), "tokenizer": [self.vocabulary]}
 
     @property
     def vocabulary(self) -> str:
@@ -248,29 +224,17 @@ class RecordCodec:
     @classmethod
     def from_description(cls, description: Mapping[str, Any], tokenizer: Any, model: Any = None) -> RecordCodec:
         """Return the codec of a description; raise UserError if that or the tokenizer is another one."""
-        check_description(description, "records", dict.fromkeys(_SAVED, object))
-        given = {name: description[name] for name in _SAVED if name != "tokenizer"}
-        made = cls(tokenizer, **given, model=model)
-        if description["tokenizer"] != [made.vocabulary]:
+        check_description(description, "records", dict.fromkeys((*_SAVED, "tokenizer"), object))
+        codec = cls(tokenizer, **{name: description[name] for name in _SAVED}, model=model)
+        if description["tokenizer"] != [codec.vocabulary]:
             raise UserError("the tokenizer is not the one that the model was trained with: its files have changed")
-        return made
+        return codec
 
 
-def _answer(record: Record) -> Message:
-    return {"role": "assistant", "content": record.target}
-
-
-def _empty(found: list[Encoded | None], records: Sequence[Record]) -> list[str]:
-    """Replace records without a prompt or a target by None, and name them."""
-    problems: list[str] = []
-    for number, (one, record) in enumerate(zip(list(found), records, strict=True)):
-        if one is not None and (not one.prompt or not one.target):
-            what = (
-                "nothing before the answer: give a prompt" if not one.prompt else "a single token: nothing to predict"
-            )
-            problems.append(f"{record.place}: the tokenizer makes of it {what}")
-            found[number] = None
-    return problems
+def encoded_text(ids: Sequence[int]) -> Encoded:
+    """A plain text, of which all is learned and the second half is compared."""
+    half = max(1, len(ids) // 2)
+    return Encoded(tuple(ids[:half]), tuple(ids[half:]), frozenset(range(half)))
 
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -291,10 +255,10 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
     """Return the ids of a conversation up to the end of its last message, and True for those of the assistant."""
     if _MARKED.search(str(tokenizer.chat_template)):
-        found = _render(tokenizer, messages, return_assistant_tokens_mask=True)
-        ids, spoken = list(found["input_ids"]), [bool(one) for one in found["assistant_masks"]]
+        rendered = _render(tokenizer, messages, return_assistant_tokens_mask=True)
+        ids, spoken = list(rendered["input_ids"]), [bool(one) for one in rendered["assistant_masks"]]
         if not any(spoken):
-            raise ValueError("the chat template marks nothing of it as said by the assistant")
+            raise ValueError("the chat template marks nothing of it as the assistant's")
         _check_ends(tokenizer, ids, spoken)
     else:
         ids, spoken = _by_prefix(tokenizer, messages)
@@ -303,31 +267,31 @@ def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int]
 
 
 def _by_prefix(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    whole = _ids(tokenizer, messages)
+    """The ids of a conversation and True for the assistant's: those by which an answer lengthens it."""
+    complete = _ids(tokenizer, messages)
     special = special_ids(tokenizer)
-    spoken = [False] * len(whole)
+    spoken = [False] * len(complete)
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         before = prompt_ids(tokenizer, messages[:number])
         after = _ids(tokenizer, messages[: number + 1])
-        last = number + 1 == len(messages)
-        if whole[: len(before)] != before or whole[: len(after)] != after:
-            if last:
+        if complete[: len(before)] != before or complete[: len(after)] != after:
+            if number + 1 == len(messages):
                 raise ValueError(
                     "the chat template does not begin the whole conversation as it begins the one before the last "
-                    "message, so that message cannot be told apart: mark it in the template with {% generation %}"
+                    "message, so that message cannot be separated: mark it in the template with {% generation %}"
                 )
             continue
         _check_header(tokenizer, messages[: number + 1], before, after)
-        end = max((at for at in range(len(before), len(after)) if whole[at] in special), default=None)
+        end = max((at for at in range(len(before), len(after)) if complete[at] in special), default=None)
         # a line end after the end of the turn is the template's, not the assistant's
         ended = end is not None and not str(tokenizer.decode(after[end + 1 :])).strip()
         for position in range(len(before), end + 1 if end is not None and ended else len(after)):
             spoken[position] = True
     if not any(spoken):
         raise ValueError("the chat template leaves the last message empty")
-    return whole, spoken
+    return complete, spoken
 
 
 def _check_ends(tokenizer: Any, ids: Sequence[int], spoken: Sequence[bool]) -> None:

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.data.files import SPLITS, counted, first_problems
-from freerun.data.records.codec import Encoded, RecordCodec, special_ids
+from freerun.data.files import SPLITS, counted, first_problems, part_of
+from freerun.data.records.codec import Encoded, RecordCodec, encoded_text, special_ids
 from freerun.data.records.files import Record, Records
-from freerun.errors import UserError, refuse
+from freerun.errors import refuse
+from freerun.keys import bits
+from freerun.types import evenly
 
 _MOST = 20_000
 """Tokens of a record for a model of any number of positions, where no limit is set: more would train for hours."""
@@ -59,29 +61,28 @@ class FittedRecords:
 
 def fit_lengths(codec: RecordCodec, records: Sequence[Record], limits: Limits, origin: str) -> FittedRecords:
     """Return records as ids within the limits; ``origin`` names them in the count of further problems."""
-    made, problems = codec.encoded(records)
-    kept: list[Record] = []
-    encoded: list[Encoded] = []
+    ids, problems = codec.encoded(records)
+    kept: list[tuple[Record, Encoded]] = []
     dropped = cut = 0
-    for record, one in zip(records, made, strict=True):
+    for record, one in zip(records, ids, strict=True):
         if one is None:
             continue
         wrong = _excess(one, limits, codec)
         if wrong and limits.too_long == "error":
-            problems.append(f"{record.place}: {wrong}")
+            problems.append(f"{record.origin}: {wrong}")
         elif wrong and limits.too_long == "drop":
             dropped += 1
         else:
             cut += bool(wrong)
-            kept.append(record)
-            encoded.append(_cut(one, limits, codec) if wrong else one)
+            kept.append((record, _cut(one, limits, codec) if wrong else one))
+    encoded = [one for _, one in kept]
+    merged = sum(one.merged for one in encoded)
     notes = [f"dropped: {counted(dropped, 'row')} too long"] if dropped else []
     notes += [f"{counted(cut, 'row')} cut"] if cut else []
-    merged = sum(one.merged for one in encoded)
     notes += [f"{counted(merged, 'prompt')} ending within a token"] if merged else []
     if not kept and not problems:
         problems.append(f"{origin}: nothing is left: every row is too long; raise max_source or max_target")
-    return FittedRecords(kept, encoded, notes, first_problems(origin, problems))
+    return FittedRecords([record for record, _ in kept], encoded, notes, first_problems(origin, problems))
 
 
 def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
@@ -89,23 +90,21 @@ def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
     sides = {"source": (len(one.prompt), limits.max_source), "target": (len(one.target), limits.max_target)}
     if codec.shape == "text":
         sides = {"target": (len(one), limits.max_target)}
-    causal = codec.causal
-    if limits.positions is None and limits.max_source is None and len(one) > _MOST:
+    most, advice = limits.positions, 'or set too_long = "drop" or "cut"'
+    if most is None and limits.max_source is None and len(one) > _MOST:
         return f"has {len(one):,} tokens, more than {_MOST:,}; shorten it, or set max_source to what it may have"
-    advice = 'or set too_long = "drop" or "cut"'
     for side, (length, allowed) in sides.items():
         if allowed is not None and length > allowed:
             return f"has {length} tokens of {side}, max_{side} allows {allowed}; raise it, {advice}"
-        if limits.positions is not None and not causal and length > limits.positions:
-            return (
-                f"has {length} tokens of {side}, and the model has {limits.positions} positions; shorten it, {advice}"
-            )
-    if limits.positions is not None and causal and len(one) > limits.positions:
-        return f"has {len(one)} tokens, and the model has {limits.positions} positions; shorten it, {advice}"
+        if most is not None and not codec.causal and length > most:
+            return f"has {length} tokens of {side}, and the model has {most} positions; shorten it, {advice}"
+    if most is not None and codec.causal and len(one) > most:
+        return f"has {len(one)} tokens, and the model has {most} positions; shorten it, {advice}"
     return ""
 
 
 def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
+    """The part of a record within the limits."""
     most = limits.positions
     target = one.target[: _least(limits.max_target, most, len(one.target))]
     if not codec.causal:
@@ -115,9 +114,7 @@ def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
         # the encoder's own end symbol stays
         return Encoded((*one.prompt[: allowed - 1], one.prompt[-1]), target)
     if codec.shape == "text":
-        whole = (*one.prompt, *one.target)[: _least(limits.max_target, most, len(one))]
-        half = max(1, len(whole) // 2)
-        return Encoded(whole[:half], whole[half:], frozenset(range(half)))
+        return encoded_text((*one.prompt, *one.target)[: _least(limits.max_target, most, len(one))])
     if most is not None:
         target = target[: most - 1]  # at least one token of the prompt stays
     room = _least(limits.max_source, None if most is None else most - len(target), len(one.prompt))
@@ -130,22 +127,20 @@ def _least(*limits: int | None) -> int:
     return min(limit for limit in limits if limit is not None)
 
 
+@dataclass(eq=False)
 class RecordData:
     """Training, dev and test records, their ids, and training batches by index."""
 
     __repr__ = brief
 
-    def __init__(
-        self, splits: Mapping[str, FittedRecords], codec: RecordCodec, name: str, notes: Mapping[str, Sequence[str]]
-    ) -> None:
-        self.splits = splits
-        self.codec = codec
-        self.name = name
-        self.notes = notes
+    splits: Mapping[str, FittedRecords]
+    codec: RecordCodec
+    name: str
+    notes: Mapping[str, Sequence[str]]
 
     def bind(self, model: Any) -> None:
         """Let a model make the batches."""
-        self.codec = self.codec.bound(model)
+        self.codec = replace(self.codec, model=model)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -159,15 +154,9 @@ class RecordData:
 
     def evaluation(self, split: str, items: int | None = None) -> tuple[list[Record], list[Encoded]]:
         """Return the records of a split as text and as ids; with ``items`` a fixed, evenly spread subset."""
-        if split not in self.splits:
-            raise UserError(f"split must be one of {', '.join(self.splits)}; got {split!r}")
-        if items is not None and items < 1:
-            raise UserError(f"items must be at least 1, or None for all; got {items}")
-        found = self.splits[split]
-        count = len(found.encoded)
-        kept = count if items is None else min(items, count)
-        chosen = [number * count // kept for number in range(kept)]
-        return [found.records[i] for i in chosen], [found.encoded[i] for i in chosen]
+        part: FittedRecords = part_of(self.splits, split, items)
+        chosen = evenly(len(part.encoded), items)
+        return [part.records[i] for i in chosen], [part.encoded[i] for i in chosen]
 
     @cached_property
     def frequencies(self) -> tuple[float, ...]:
@@ -175,7 +164,7 @@ class RecordData:
         counts: Counter[int] = Counter()
         for one in self.splits["train"].encoded:
             counts.update(one.target)
-            counts.update(one.prompt[place] for place in one.learned)
+            counts.update(one.prompt[position] for position in one.learned)
         return tuple(float(counts[number]) for number in range(max(len(self.codec.tokenizer), max(counts) + 1)))
 
     @cached_property
@@ -215,46 +204,34 @@ class RecordData:
 
 
 def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> RecordData:
-    """Return records with their ids; the end symbol and the longest answer are found here."""
+    """Return records with their ids, and a codec with their end symbol and longest answer."""
     splits = _fitted(records, codec, limits)
     refuse([problem for split in splits.values() for problem in split.problems])
     train = splits["train"].encoded
-    end = _end(codec, train)
+    # what ends an answer: the special symbol that most training answers end with, else the tokenizer's own
+    last, _ = Counter(one.target[-1] for one in train).most_common(1)[0]
+    end: int | None = last if last in special_ids(codec.tokenizer) else codec.tokenizer.eos_token_id
     longest = max(len(one.target) - (one.target[-1] == end) for one in train)
-    made = replace(codec, end=end, longest=longest)
     notes = {
-        split: [*(f"dropped: {text}" for text in records.dropped.get(split, ())), *found.notes]
-        for split, found in splits.items()
+        split: [*(f"dropped: {text}" for text in records.dropped.get(split, ())), *fitted.notes]
+        for split, fitted in splits.items()
     }
-    return RecordData(splits, made, records.name, notes)
+    return RecordData(splits, replace(codec, end=end, longest=longest), records.name, notes)
 
 
 def encoded_problems(records: Records, codec: RecordCodec, limits: Limits) -> list[str]:
     """What ``encoded_data`` would refuse of some records."""
-    some = {split: found for split, found in records.splits.items() if found}
-    found = _fitted(replace(records, splits=some), codec, limits)
-    return [problem for split in found.values() for problem in split.problems]
+    some = {split: rows for split, rows in records.splits.items() if rows}
+    fitted = _fitted(replace(records, splits=some), codec, limits)
+    return [problem for split in fitted.values() for problem in split.problems]
 
 
 def _fitted(records: Records, codec: RecordCodec, limits: Limits) -> dict[str, FittedRecords]:
-    return {
-        split: fit_lengths(codec, found, limits, f"{records.name}, {split}") for split, found in records.splits.items()
-    }
-
-
-def _end(codec: RecordCodec, train: Sequence[Encoded]) -> int | None:
-    """What ends an answer: the special symbol that most training answers end with, else the tokenizer's own."""
-    special = special_ids(codec.tokenizer)
-    last, _ = Counter(one.target[-1] for one in train).most_common(1)[0]
-    if last in special:
-        return last
-    eos: int | None = codec.tokenizer.eos_token_id
-    return eos
+    name = records.name
+    return {split: fit_lengths(codec, rows, limits, f"{name}, {split}") for split, rows in records.splits.items()}
 
 
 def trial_encoded(vocab: int, rows: int) -> list[Encoded]:
-    """Made-up records of different lengths, to try a model on."""
-    from freerun.keys import bits
-
+    """Records of random ids, of different lengths, to try a model on."""
     drawn = (bits(0, torch.arange(rows)[:, None], torch.arange(2 * rows + 6)).abs() % vocab).tolist()
     return [Encoded(tuple(row[: 3 + n]), tuple(row[rows + 3 : rows + 6 + n])) for n, row in enumerate(drawn)]

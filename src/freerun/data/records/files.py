@@ -17,7 +17,7 @@ from freerun.errors import UserError, display, listed, needing, out_of_memory
 from freerun.keys import bits, fold
 
 _SAVED = ("dataset_dict.json", "state.json")
-"""What tells a folder that the library datasets saved."""
+"""The files by which a folder is one that the library datasets saved."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,23 @@ def load_records(
     if "train" not in tables:
         raise UserError(problems)
     try:
-        shape, columns = shape_of(options.columns, tables["train"])
+        shape, columns = _shape_of(options.columns, tables["train"])
     except UserError as error:
         raise UserError([*problems, *error.problems]) from None
     splits: dict[str, list[Record]] = {}
     dropped: dict[str, list[str]] = {split: [] for split in SPLITS}
     for split, table in tables.items():
-        splits[split], left_out, wrong = table_records(table, shape, columns, options.empty)
+        splits[split], left_out, wrong = _table_records(table, shape, columns, options.empty)
         problems += wrong
         dropped[split] += [f"{counted(left_out, 'row')} with an empty column"] if left_out else []
     if problems:
         sound = Records(shape, columns, splits, path, dropped)
         raise UserError(list(dict.fromkeys([*problems, *_further(further, sound)])))
     _set_aside(splits, options)
-    if options.limit is not None and len(splits["train"]) > options.limit:
-        dropped["train"].append(f"{counted(len(splits['train']) - options.limit, 'row')} beyond the limit")
-        splits["train"] = _chosen(splits["train"], _order(len(splits["train"]), options.split_seed)[: options.limit])
+    train = splits["train"]
+    if options.limit is not None and len(train) > options.limit:
+        dropped["train"].append(f"{counted(len(train) - options.limit, 'row')} beyond the limit")
+        splits["train"] = _chosen(train, _order(len(train), options.split_seed)[: options.limit])
     return Records(shape, columns, {split: splits[split] for split in SPLITS}, path, dropped)
 
 
@@ -146,33 +147,37 @@ def read_records(
     options: RecordOptions,
     further: Callable[[list[Record]], list[str]] | None = None,
 ) -> list[Record]:
-    """Return all records of one file; ``further`` gives what else is wrong with the sound ones where rows are wrong."""
+    """Return all records of one file; ``further`` finds what else is wrong with the sound ones where rows are wrong."""
     table, problems = read_rows(path, separator=options.separator, encoding=options.encoding)
-    records, _, wrong = table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
+    records, _, wrong = _table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
     if problems or wrong:
         raise UserError([*problems, *wrong, *(_further(further, records) if records else [])])
     return records
 
 
+def _is_saved(path: Path) -> bool:
+    return any((path / name).exists() for name in _SAVED)
+
+
 def _tables(path: str, options: RecordOptions) -> tuple[dict[str, DataTable], list[str]]:
     """The table of each split that has one, and what is wrong with the files."""
-    place = user_path(path)
-    given = {"dev": options.dev, "test": options.test}
-    files = {split: user_path(file) for split, file in given.items() if isinstance(file, str)}
+    folder = user_path(path)
+    own = {"dev": options.dev, "test": options.test}
+    files = {split: user_path(file) for split, file in own.items() if isinstance(file, str)}
     tables: dict[str, DataTable] = {}
     problems: list[str] = []
-    if options.format == "datasets" or any((place / name).exists() for name in _SAVED):
+    if options.format == "datasets" or _is_saved(folder):
         tables = _datasets(path, options)
-    elif place.is_dir():
-        files = {**_in_folder(place), **files}
+    elif folder.is_dir():
+        files = {**_in_folder(folder), **files}
         if "train" not in files:
-            names = sorted(entry.name for entry in place.iterdir())
+            names = sorted(entry.name for entry in folder.iterdir())
             raise UserError(
-                f"{place}: holds no file train.* that ends with {', '.join(ENDINGS)}; it holds "
+                f"{folder}: holds no file train.* that ends with {', '.join(ENDINGS)}; it holds "
                 f"{', '.join(names[:10]) or 'nothing'}; give the file itself"
             )
     else:
-        files["train"] = place
+        files["train"] = folder
     format = None if options.format == "datasets" else options.format
     for split in [split for split in SPLITS if split in files]:
         try:
@@ -189,15 +194,16 @@ def _tables(path: str, options: RecordOptions) -> tuple[dict[str, DataTable], li
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    """The file of each split that a folder has."""
+    files: dict[str, Path] = {}
     for split, names in SPLITS.items():
         fitting = sorted(f for f in folder.iterdir() if f.stem in names and f.suffix.lower() in ENDINGS and f.is_file())
         if len(fitting) > 1:
-            listed = ", ".join(file.name for file in fitting)
-            raise UserError(f"{folder}: several files could be {split}: {listed}; give the files themselves")
+            several = ", ".join(file.name for file in fitting)
+            raise UserError(f"{folder}: several files could be {split}: {several}; give the files themselves")
         if fitting:
-            found[split] = fitting[0]
-    return found
+            files[split] = fitting[0]
+    return files
 
 
 def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
@@ -205,34 +211,32 @@ def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     read = list(options.columns.values()) or [part for parts in SHAPES.values() for part in parts]
     loaded = _loaded(path)
     splits: Mapping[str, Any] = loaded if hasattr(loaded, "values") else {"train": loaded}
-    found: dict[str, DataTable] = {}
+    tables: dict[str, DataTable] = {}
     for split, names in SPLITS.items():
-        if named := [name for name in names if name in splits]:
-            dataset, origin = splits[named[0]], f"{path}, {named[0]}"
+        if name := next((name for name in names if name in splits), None):
+            dataset, origin = splits[name], f"{path}, {name}"
             # other columns may be sounds or pictures, which are costly to look at
-            cells = dataset.select_columns([name for name in dataset.column_names if name in read]).to_dict()
+            cells = dataset.select_columns([column for column in dataset.column_names if column in read]).to_dict()
             columns = tuple(dataset.column_names)
-            found[split] = DataTable(origin, columns, cells, lambda row, at=origin: f"{at}, row {row + 1}")
-    if "train" not in found:
+            tables[split] = DataTable(origin, columns, cells, lambda row, at=origin: f"{at}, row {row + 1}")
+    if "train" not in tables:
         raise UserError(f"{path}: has no split called train; its splits are {', '.join(map(str, splits))}")
-    return found
+    return tables
 
 
 def _loaded(path: str) -> Any:
-    place = user_path(path)
+    """The library's own object for a data set."""
+    folder = user_path(path)
     with needing("hf", f"{path}: a saved or published data set"):
         import datasets
+    if folder.exists() and not _is_saved(folder):
+        raise UserError(
+            f"{path}: was not written by Dataset.save_to_disk; leave format out to read files by their endings"
+        )
+    if not folder.exists() and path.startswith((".", "/", "~")):
+        raise UserError(missing_message(folder))
     try:
-        if place.is_dir() and any((place / name).exists() for name in _SAVED):
-            return datasets.load_from_disk(str(place))
-        if place.exists() or path.startswith((".", "/", "~")):
-            raise UserError(
-                missing_message(place) if not place.exists() else
-                f"{path}: was not written by Dataset.save_to_disk; leave format out to read files by their endings"
-            )  # fmt: skip
-        return datasets.load_dataset(path)
-    except UserError:
-        raise
+        return datasets.load_from_disk(str(folder)) if folder.is_dir() else datasets.load_dataset(path)
     except Exception as error:  # the library's own, of many kinds: offline, no such name, a damaged file
         if out_of_memory(error):
             raise
@@ -282,21 +286,21 @@ class Record:
     """One example, as text.
 
     Args:
-        place: where it stands.
+        origin: the file and the line.
         prompt: source or prompt; of messages all but the last; "" of plain text.
         target: target, completion, the last message's content, or the text.
     """
 
     __repr__ = brief
 
-    place: str
+    origin: str
     prompt: str | tuple[Message, ...]
     target: str
 
 
-def shape_of(given: Mapping[str, str], table: DataTable) -> tuple[str, dict[str, str]]:
+def _shape_of(named: Mapping[str, str], table: DataTable) -> tuple[str, dict[str, str]]:
     """Return what the records are and the column of each part: as named, or the first shape that the table has."""
-    if not given:
+    if not named:
         for shape, parts in SHAPES.items():
             if shape != "text" and all(part in table.columns for part in parts):
                 return shape, {part: part for part in parts}
@@ -304,71 +308,69 @@ def shape_of(given: Mapping[str, str], table: DataTable) -> tuple[str, dict[str,
             f"{table.origin}: cannot tell which columns to use; it has {listed(table.columns) or 'none'}; name "
             "them: source and target (encoder-decoder), prompt and completion, messages, or text"
         )
-    fitting = [shape for shape, parts in SHAPES.items() if set(parts) == set(given)]
-    if not fitting:
-        sets = "; ".join(" and ".join(parts) for parts in SHAPES.values())
-        raise UserError(f"columns are named for {', '.join(given)}; one of these is needed, whole: {sets}")
-    return fitting[0], dict(given)
+    for shape, parts in SHAPES.items():
+        if set(parts) == set(named):
+            return shape, dict(named)
+    sets = "; ".join(" and ".join(parts) for parts in SHAPES.values())
+    raise UserError(f"columns are named for {', '.join(named)}; one of these is needed, whole: {sets}")
 
 
-def table_records(
+def _table_records(
     table: DataTable, shape: str, columns: Mapping[str, str], empty: str
 ) -> tuple[list[Record], int, list[str]]:
     """Return a table's records, the number of empty rows left out, and what is wrong with the other rows."""
-    absent = [name for name in columns.values() if name not in table.columns]
-    if absent:
+    if absent := [name for name in columns.values() if name not in table.columns]:
         has = listed(table.columns) or "none"
         return [], 0, [f"{table.origin}: has no column {name!r}; its columns are {has}" for name in absent]
     records: list[Record] = []
     problems: list[str] = []
     left_out = 0
     for number, row in enumerate(table.rows):
-        place = table.locate(number)
-        cells = [(name, row.get(name)) for name in columns.values()]
-        blank = [name for name, cell in cells if _is_blank(cell)]
-        if blank and empty == "drop":
+        cells = {name: row.get(name) for name in columns.values()}
+        blank = next((name for name, cell in cells.items() if _is_blank(cell)), None)
+        if blank is not None and empty == "drop":
             left_out += 1
-        elif blank:
-            problems.append(
-                f"{place}: column {blank[0]!r} is {_called(row, blank[0])}; fill it in, delete the row, or set empty = "
-                '"drop"'
-            )
-        elif shape == "messages":
-            found = _messages(cells[0][1])
-            if isinstance(found, str):
-                problems.append(f"{place}: column {cells[0][0]!r} {found}")
-            else:
-                records.append(Record(place, found[:-1], str(found[-1]["content"])))
-        elif wrong := [(name, cell) for name, cell in cells if not isinstance(cell, str)]:
-            name, cell = wrong[0]
-            problems.append(
-                f"{place}: column {name!r} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
-            )
-        elif wrong := [name for name, cell in cells if no_text(cell)]:
-            problems.append(f"{place}: column {wrong[0]!r} {no_text(row.get(wrong[0]))}")
+            continue
+        if blank is not None:
+            state = "missing" if blank not in row else "null" if row[blank] is None else "empty"
+            record = f'column {blank!r} is {state}; fill it in, delete the row, or set empty = "drop"'
         else:
-            texts = [str(cell) for _, cell in cells]
-            records.append(Record(place, texts[0] if len(texts) == 2 else "", texts[-1]))
+            record = _record(table.locate(number), cells, shape)
+        if isinstance(record, str):
+            problems.append(f"{table.locate(number)}: {record}")
+        else:
+            records.append(record)
     if not records and not problems:
-        problems.append(
-            f"{table.origin}: holds no row" if not len(table) else
-            f"{table.origin}: nothing is left: {counted(left_out, 'row')} with an empty column"
-        )  # fmt: skip
+        reason = f"nothing is left: {counted(left_out, 'row')} with an empty column" if len(table) else "holds no row"
+        problems.append(f"{table.origin}: {reason}")
     return records, left_out, first_problems(table.origin, problems)
+
+
+def _record(origin: str, cells: Mapping[str, Any], shape: str) -> Record | str:
+    """The record in the cells of a row, or what is wrong with them."""
+    if shape == "messages":
+        ((name, cell),) = cells.items()
+        messages = _messages(cell)
+        if isinstance(messages, str):
+            return f"column {name!r} {messages}"
+        return Record(origin, messages[:-1], str(messages[-1]["content"]))
+    for name, cell in cells.items():
+        if not isinstance(cell, str):
+            return f"column {name!r} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
+        if wrong := text_problem(cell):
+            return f"column {name!r} {wrong}"
+    *prompt, target = cells.values()
+    return Record(origin, prompt[0] if prompt else "", target)
 
 
 def _is_blank(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, list) and not cell)
 
 
-def _called(row: Mapping[str, Any], name: str) -> str:
-    return "missing" if name not in row else "null" if row[name] is None else "empty"
-
-
-def no_text(cell: Any) -> str:
+def text_problem(cell: Any) -> str:
     """Return what is wrong with a text that no file can hold, or \"\"."""
-    found = re.search("[\ud800-\udfff]", cell) if isinstance(cell, str) else None
-    return f"holds half of a surrogate pair, {display(found[0])}, which is no character" if found else ""
+    half = re.search("[\ud800-\udfff]", cell) if isinstance(cell, str) else None
+    return f"holds half of a surrogate pair, {display(half[0])}, which is no character" if half else ""
 
 
 def messages_problem(cell: Any) -> str:
@@ -378,7 +380,7 @@ def messages_problem(cell: Any) -> str:
     for number, message in enumerate(cell, start=1):
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
             return f"has no role and content, both text, in message {number}"
-        if wrong := no_text(message["role"]) or no_text(message["content"]):
+        if wrong := text_problem(message["role"]) or text_problem(message["content"]):
             return f"{wrong}, in message {number}"
     return ""
 
