@@ -1,4 +1,4 @@
-"""The article's program: its loop digit for digit, the shift, and the refusal of the unshifted model."""
+"""The article's program: its loop digit for digit."""
 
 import runpy
 import sys
@@ -35,11 +35,9 @@ def published_lines(seed: int, num_epochs: int = 10) -> list[str]:
     criterion, optimizer = nn.MSELoss(), optim.Adam(model.parameters(), lr=0.001)
     lines = []
     for epoch in range(num_epochs):
-        input_seq = torch.randn(5, 3, 10)
-        target_seq = torch.randn(5, 3, 10)
+        input_seq, target_seq = torch.randn(5, 3, 10), torch.randn(5, 3, 10)
         optimizer.zero_grad()
-        output = model(input_seq, target_seq)
-        loss = criterion(output, target_seq)
+        loss = criterion(model(input_seq, target_seq), target_seq)
         loss.backward()
         optimizer.step()
         lines.append(f"Epoch [{epoch + 1}/{num_epochs}], Loss: {loss.item():.4f}")
@@ -69,30 +67,9 @@ def test_by_default_the_script_shows_the_difference(monkeypatch, capsys):
     assert 0.9 < float(last[2]) < 1.1  # the variance of the targets
 
 
-def batch() -> fr.Batch:
-    values = torch.randn(3, 5, 10)
-    return fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context=torch.randn(3, 5, 10))
-
-
-def test_check_model_refuses_the_unshifted_model_by_name_and_passes_the_shifted_one():
-    refused("unshifted", fr.check_model, fr.models.UnshiftedSeq2SeqModel(10, 20, 10), batch())
-    fr.check_model(fr.models.Seq2SeqModel(10, 20, 10), batch())
-
-
-def test_stepping_equals_the_pass():
-    model, b = fr.models.Seq2SeqModel(10, 20, 10).double(), batch()
-    b = fr.Batch(b.targets.double(), b.history.double(), b.mask, context=b.context.double())
-    wanted, state = model(b), model.start(b)
-    for t in range(b.time):
-        torch.testing.assert_close(model.output(state), wanted[:, t], rtol=1e-12, atol=1e-12)
-        state = model.step(state, model.embed(b.history[:, t]))
-
-
-def test_a_context_that_does_not_fit_is_told():
-    values = torch.randn(3, 5, 10)
-    b = fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool))
-    plain, series = fr.models.Seq2SeqModel(4, 20, 10), fr.models.ArticleForecaster(10)
-    for model, context, told in (
+def test_a_context_that_does_not_fit_is_refused():
+    values, plain, series = torch.randn(3, 5, 10), fr.models.Seq2SeqModel(4, 20, 10), fr.models.ArticleForecaster(10)
+    for model, context, message in (
         (plain, None, r"Seq2SeqModel needs Batch.context = \(batch, source_time, 4\); got NoneType"),
         (plain, torch.randn(3, 5, 3), r"\(batch, source_time, 4\); got \(3, 5, 3\)"),
         (series, None, r"ArticleForecaster needs Batch.context = \{'past': \(batch, past_time, 10\)"),
@@ -100,7 +77,7 @@ def test_a_context_that_does_not_fit_is_told():
         (series, {"past": values, "future": torch.randn(3, 5, 1)}, "made without covariates"),
     ):
         for call in (model, model.start):
-            refused(told, call, b.replace(context=context))
+            refused(message, call, fr.Batch(values, context=context))
     assert len(refused("", fr.models.ArticleForecaster, 0, 1, size=0)) == 3
     ids = torch.zeros(3, 5, dtype=torch.int64)
-    refused("this batch holds ids", plain, fr.Batch(ids, ids, ids == 0, context=torch.randn(3, 5, 4)))
+    refused("this batch holds ids", plain, fr.Batch(ids, context=torch.randn(3, 5, 4)))

@@ -1,4 +1,4 @@
-"""Forecasters are scored on what they say when nobody tells them: against loops, poisoned targets, runaways."""
+"""Forecasters are scored on what they predict without gold: against loops, poisoned targets, runaways."""
 
 import json
 import math
@@ -19,6 +19,7 @@ from freerun.models import PlainForecaster, RecurrentForecaster
 from freerun.tasks.series import ForecastSettings, SeriesTask, evaluate_windows, forecast, hide_horizon, median
 from freerun.training import TrainSettings, fit
 from freerun.training.log import jsonable
+from freerun.training.run_folder import events
 
 PAST, HORIZON = 12, 10
 
@@ -38,7 +39,7 @@ def model_of(layout: str, head: str = "point") -> nn.Module:
 
 
 class Runaway(nn.Module):
-    """Says what it was told, times a factor: told gold it is harmless, running freely it leaves all bounds."""
+    """Predicts its last input times a factor: harmless after gold, and running freely it leaves all bounds."""
 
     layout = "past"
 
@@ -52,36 +53,35 @@ class Runaway(nn.Module):
         return self.factor * torch.cat([first, batch.history[:, :-1]], 1) + (self.factor - 1) * 10 / 7
 
 
+def updates(folder):
+    return [event for event in events(folder) if event["event"] == "update"]
+
+
 @pytest.mark.parametrize("layout", ["past", "sequence"])
 @pytest.mark.parametrize("head", ["point", "gaussian", "quantiles"])
 def test_scores_equal_a_naive_loop(layout, head):
     data, model = data_of(layout), model_of(layout, head).double()
-    task = SeriesTask(data, ForecastSettings(batch_size=7))
-    made = task.windows("test")
-    double = Windows(made.count, lambda numbers: doubled(made.make(numbers)), HORIZON, made.naive)
-    found = evaluate_windows(model, double, task.settings)
-    free, told, ones = [], [], []
-    for number in range(made.count):
+    task, fed = SeriesTask(data, ForecastSettings(batch_size=7)), slice(2, 4) if head == "quantiles" else slice(2)
+    whole = task.windows("test")
+    double = Windows(whole.count, lambda numbers: doubled(whole.make(numbers)), HORIZON, whole.naive)
+    result = evaluate_windows(model, double, task.settings)
+    free, forced, ones = [], [], []
+    for number in range(whole.count):
         batch = doubled(data.window_batch("test", [number]))
-        history = batch.history.clone()
-        start = history.shape[1] - HORIZON
-        for t in range(start, history.shape[1]):
-            with torch.no_grad():
-                said = model(batch.replace(history=history))[:, t]
-            history[:, t] = said[:, : 2 * 2][:, 2:] if head == "quantiles" else said[:, :2]
-        free.append(math.sqrt(float((history - batch.targets)[:, start:].square().mean())))
+        history, start = batch.history.clone(), batch.time - HORIZON
         with torch.no_grad():
-            one = model(batch)
-        one = one[..., 2:4] if head == "quantiles" else one[..., :2]
-        squares = (one - batch.targets)[:, start:].square()
-        ones.append(float(squares.mean()))
-        told.append(math.sqrt(ones[-1]))
-    assert [item["nrmse"] for item in found.items] == pytest.approx(free, rel=1e-10)
-    assert found.free_running["nrmse"] == pytest.approx(np.median(free), rel=1e-10)
-    assert found.free_running["mse"] == pytest.approx(np.mean(np.square(free)), rel=1e-10)
-    assert found.teacher_forced["nrmse"] == pytest.approx(np.median(told), rel=1e-10)
-    assert found.teacher_forced["loss"] == pytest.approx(np.mean(ones), rel=1e-10)
-    assert len(found.curves["free_running"]) == len(found.curves["last_value"]) == HORIZON
+            for t in range(start, batch.time):
+                history[:, t] = model(batch.replace(history=history))[:, t, fed]
+            one = model(batch)[..., fed]
+        free.append(math.sqrt(float((history - batch.targets)[:, start:].square().mean())))
+        ones.append(float((one - batch.targets)[:, start:].square().mean()))
+        forced.append(math.sqrt(ones[-1]))
+    assert [item["nrmse"] for item in result.items] == pytest.approx(free, rel=1e-10)
+    assert result.free_running["nrmse"] == pytest.approx(np.median(free), rel=1e-10)
+    assert result.free_running["mse"] == pytest.approx(np.mean(np.square(free)), rel=1e-10)
+    assert result.teacher_forced["nrmse"] == pytest.approx(np.median(forced), rel=1e-10)
+    assert result.teacher_forced["loss"] == pytest.approx(np.mean(ones), rel=1e-10)
+    assert len(result.curves["free_running"]) == len(result.curves["last_value"]) == HORIZON
 
 
 def doubled(batch):
@@ -93,14 +93,13 @@ def doubled(batch):
 def test_free_running_cannot_see_the_horizon(layout):
     data, model = data_of(layout), model_of(layout)
     batch = data.window_batch("test", [0, 5, 9])
-    said = forecast(model, batch, HORIZON)
-    poisoned = hide_horizon(batch, HORIZON)
+    expected, poisoned = forecast(model, batch, HORIZON), hide_horizon(batch, HORIZON)
     assert poisoned.targets.isnan().all()
     assert poisoned.history[:, -HORIZON:].isnan().all()
-    assert torch.equal(forecast(model, poisoned, HORIZON), said)
     other = batch.history.clone()
     other[:, -HORIZON:] = 1e9
-    assert torch.equal(forecast(model, batch.replace(targets=other, history=other), HORIZON), said)
+    for changed in (poisoned, batch.replace(targets=other, history=other)):
+        assert torch.equal(forecast(model, changed, HORIZON), expected)
 
 
 def test_scores_do_not_depend_on_the_batch_size():
@@ -115,131 +114,114 @@ def test_scores_do_not_depend_on_the_batch_size():
     assert drawn[0]["nrmse"] != drawn[2]["nrmse"]
 
 
-def test_a_run_that_leaves_all_bounds_is_said_with_its_lead_time_and_never_averaged():
-    # doubles every step: 1e6 standard deviations are passed from about step 20 on, and told gold nothing happens
+def test_a_run_that_leaves_all_bounds_is_reported_with_its_lead_time_and_never_averaged():
+    # doubles every step: 1e6 standard deviations are passed from about step 20 on, and after gold nothing happens
     data = series_from_arrays(waves(1000, 1), SeriesOptions(past=4, horizon=200, split=(0.4, 0.3, 0.3)), "past")
     task = SeriesTask(data)
-    model = Runaway(2.0)
-    found = task.evaluate(model, "test")
-    assert found.free_running["diverged"] == 100.0
-    assert found.free_running["nrmse"] == found.free_running["mse"] == found.free_running["mae"] == math.inf
-    assert 15 < found.free_running["first_divergence"] < 60
-    assert math.isfinite(found.teacher_forced["nrmse"])
-    assert all(item["diverged_at"] >= found.free_running["first_divergence"] for item in found.items)
-    assert math.isfinite(found.free_running["linear_mse"])
-    text = json.dumps(jsonable({"items": found.items, **found.free_running, **found.curves}), allow_nan=False)
+    result = task.evaluate(Runaway(2.0), "test")
+    free = result.free_running
+    assert free["diverged"] == 100.0
+    assert free["nrmse"] == free["mse"] == free["mae"] == math.inf
+    assert 15 < free["first_divergence"] < 60
+    assert math.isfinite(result.teacher_forced["nrmse"])
+    assert all(item["diverged_at"] >= free["first_divergence"] for item in result.items)
+    assert math.isfinite(free["linear_mse"])
+    text = json.dumps(jsonable({"items": result.items, **free, **result.curves}), allow_nan=False)
     assert "Infinity" not in text
-    calm = task.evaluate(Runaway(1.0), "test")
-    assert calm.free_running["diverged"] == 0
-    assert math.isnan(calm.free_running["first_divergence"])
-    assert calm.free_running["nrmse"] == pytest.approx(calm.free_running["last_value_nrmse"])
-
-
-def test_nan_from_the_model_is_divergence_too():
-    data = data_of()
-    model = model_of("past")
-    with torch.no_grad():
-        next(model.parameters()).fill_(math.nan)
-    found = SeriesTask(data).evaluate(model, "test")
-    assert (found.free_running["diverged"], found.free_running["first_divergence"]) == (100.0, 1.0)
-    assert found.free_running["valid_time"] == 0
-    assert found.teacher_forced["loss"] == math.inf
+    calm = task.evaluate(Runaway(1.0), "test").free_running
+    assert calm["diverged"] == 0
+    assert math.isnan(calm["first_divergence"])
+    assert calm["nrmse"] == pytest.approx(calm["last_value_nrmse"])
+    # NaN is divergence too
+    broken = model_of("past")
+    next(broken.parameters()).data.fill_(math.nan)
+    result = SeriesTask(data_of()).evaluate(broken, "test")
+    assert (result.free_running["diverged"], result.free_running["first_divergence"]) == (100.0, 1.0)
+    assert result.free_running["valid_time"] == 0
+    assert result.teacher_forced["loss"] == math.inf
 
 
 def test_training_goes_on_where_a_free_run_diverges(tmp_path):
     data = series_from_arrays(waves(channels=1), SeriesOptions(past=4, horizon=60, split=(0.4, 0.3, 0.3)), "past")
     settings = TrainSettings(updates=2, batch_size=8, evaluate_every=1, select="nrmse", lr=1e-9)
     summary = fit(Runaway(2.0), SeriesTask(data), fr.teacher_forcing(), settings, tmp_path / "run", progress=False)
-    test = summary["test"]
-    assert (test["free_running"]["nrmse"], test["free_running"]["diverged"]) == (None, 100.0)
-    curves = json.loads((tmp_path / "run" / "test-curves.json").read_text())
-    assert curves["free_running"][0] is not None
-    assert curves["free_running"][-1] is None
-    updates = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert all(event["deviation"] is None for event in updates if event["event"] == "update")
+    test = summary["test"]["free_running"]
+    assert (test["nrmse"], test["diverged"]) == (None, 100.0)
+    curve = json.loads((tmp_path / "run" / "test-curves.json").read_text())["free_running"]
+    assert curve[0] is not None
+    assert curve[-1] is None
+    assert all(event["deviation"] is None for event in updates(tmp_path / "run"))
 
 
-def test_a_model_that_says_another_width_than_is_fed_back_is_refused_before_an_update(tmp_path):
+def test_a_model_of_another_width_than_is_fed_back_is_refused_before_an_update(tmp_path):
     class Wide(Runaway):
         def forward(self, batch):
             return super().forward(batch).repeat(1, 1, 2)
 
-    data = series_from_arrays(waves(channels=1), SeriesOptions(past=4, horizon=6), "past")
+    task = SeriesTask(series_from_arrays(waves(channels=1), SeriesOptions(past=4, horizon=6), "past"))
     settings = TrainSettings(updates=2, batch_size=8, evaluate_every=1, select="nrmse")
-    with pytest.raises(fr.errors.UserError, match=r"gives 2 numbers a position and 1 are fed back"):
-        fit(Wide(1.0), SeriesTask(data), fr.free_running(), settings, tmp_path / "run", progress=False)
-    assert '"event": "update"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    arguments = (Wide(1.0), task, fr.free_running(), settings, tmp_path / "run")
+    refused(r"gives 2 numbers a position and 1 are fed back", fit, *arguments, progress=False)
+    assert not updates(tmp_path / "run")
 
 
 def test_deviation_is_how_far_own_entries_lie_from_gold(tmp_path):
-    data = data_of()
+    data, model = data_of(), model_of("past")
     settings = TrainSettings(updates=1, batch_size=8, evaluate_every=1, select="nrmse")
-    method = fr.scheduled_sampling(0.0)
-    model = model_of("past")
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    fit(model, SeriesTask(data), method, settings, tmp_path / "run", progress=False)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    event = next(line for line in lines if line["event"] == "update")
+    fit(model, SeriesTask(data), fr.scheduled_sampling(0.0), settings, tmp_path / "run", progress=False)
+    (event,) = updates(tmp_path / "run")
     model.load_state_dict(start)
     # whichever windows the update had
-    said = forecast(model, data.batch(list(range(data.windows("train")))), HORIZON)
-    gold = data.batch(list(range(data.windows("train")))).targets
-    far = (said - gold).square().mean(-1)[:, :-1]
-    assert far.mean(1).sqrt().min() <= event["deviation"] <= far.mean(1).sqrt().max()
+    batch = data.batch(list(range(data.windows("train"))))
+    far = (forecast(model, batch, HORIZON) - batch.targets).square().mean(-1)[:, :-1].mean(1).sqrt()
+    assert far.min() <= event["deviation"] <= far.max()
 
 
 def test_naive_rows_by_hand():
     data = data_of()
     rows = SeriesTask(data).evaluate(model_of("past"), "test").free_running
-    gold = torch.stack([data.window_batch("test", [n]).targets[0] for n in range(data.windows("test"))]).double()
-    past = torch.cat([data.window_batch("test", [n]).context["past"] for n in range(data.windows("test"))]).double()
-    last = past[:, -1:].expand_as(gold)
+    batch = data.window_batch("test", list(range(data.windows("test"))))
+    gold, past = batch.targets.double(), batch.context["past"].double()
     season = torch.stack([past[:, PAST - 8 + t % 8] for t in range(HORIZON)], 1)
-    for name, said in (("last_value", last), ("last_period", season), ("mean", torch.zeros_like(gold))):
-        assert rows[f"{name}_mse"] == pytest.approx(float((said - gold).square().mean()))
-        assert rows[f"{name}_mae"] == pytest.approx(float((said - gold).abs().mean()))
-        assert rows[f"{name}_nrmse"] == pytest.approx(median((said - gold).square().mean((1, 2)).sqrt()))
+    naive = {"last_value": past[:, -1:].expand_as(gold), "last_period": season, "mean": torch.zeros_like(gold)}
+    for name, output in naive.items():
+        assert rows[f"{name}_mse"] == pytest.approx(float((output - gold).square().mean()))
+        assert rows[f"{name}_mae"] == pytest.approx(float((output - gold).abs().mean()))
+        assert rows[f"{name}_nrmse"] == pytest.approx(median((output - gold).square().mean((1, 2)).sqrt()))
     # two sines: the future is linear in the past
     assert rows["linear_nrmse"] < 0.01
-    assert "last_period_mse" not in SeriesTask(data_of_no_period()).evaluate(model_of("past"), "dev").free_running
-
-
-def data_of_no_period():
-    return series_from_arrays(waves(), SeriesOptions(past=PAST, horizon=HORIZON), "past")
+    without = series_from_arrays(waves(), SeriesOptions(past=PAST, horizon=HORIZON), "past")
+    assert "last_period_mse" not in SeriesTask(without).evaluate(model_of("past"), "dev").free_running
 
 
 def test_ridge_is_the_closed_form():
     random = np.random.default_rng(0)
-    past = torch.from_numpy(random.normal(size=(60, 5, 2)))
-    horizon = torch.from_numpy(random.normal(size=(60, 3, 2)))
-    found = fit_linear(lambda numbers: (past[numbers], horizon[numbers]), 60, (past[:9], horizon[:9]))
+    past, horizon = (torch.from_numpy(random.normal(size=(60, steps, 2))) for steps in (5, 3))
+    linear = fit_linear(lambda numbers: (past[numbers], horizon[numbers]), 60, (past[:9], horizon[:9]))
     x = torch.cat([past.flatten(1), torch.ones(60, 1, dtype=torch.float64)], 1)
-    wanted = torch.linalg.solve(x.T @ x + found.ridge * 60 * torch.eye(11), x.T @ horizon.flatten(1))
-    assert torch.allclose(found.weights, wanted, atol=1e-10)
-    assert naive_forecasts(past, 3, None, {"linear": found})["linear"].shape == (60, 3, 2)
+    expected = torch.linalg.solve(x.T @ x + linear.ridge * 60 * torch.eye(11), x.T @ horizon.flatten(1))
+    assert torch.allclose(linear.weights, expected, atol=1e-10)
+    assert naive_forecasts(past, 3, None, {"linear": linear})["linear"].shape == (60, 3, 2)
 
 
-def test_dev_windows_are_spread_and_test_is_whole():
-    task = SeriesTask(data_of(), items=5)
-    assert len(task.evaluate(model_of("past"), "dev").items) == 5
-    assert len(task.evaluate(model_of("past"), "test").items) == task.data.windows("test")
-    refused("split must be dev or test", task.evaluate, model_of("past"), "train")
-
-
-def test_settings_out_of_range_all_at_once():
+def test_dev_windows_are_spread_and_test_is_complete():
+    task, model = SeriesTask(data_of(), items=5), model_of("past")
+    assert len(task.evaluate(model, "dev").items) == 5
+    assert len(task.evaluate(model, "test").items) == task.data.windows("test")
+    refused("split must be dev or test", task.evaluate, model, "train")
     assert len(refused("", ForecastSettings, draw="sample", threshold=0.0, batch_size=0)) == 3
-    with pytest.raises(fr.errors.UserError, match="a model with head 'point' is fed point; got draw 'gaussian'"):
-        SeriesTask(data_of(), ForecastSettings(draw="gaussian")).evaluate(model_of("past"), "test")
+    drawn = SeriesTask(data_of(), ForecastSettings(draw="gaussian"))
+    refused("a model with head 'point' is fed point; got draw 'gaussian'", drawn.evaluate, model, "test")
 
 
 def test_values_that_are_not_finite_in_metrics():
-    said = torch.tensor([[[1.0], [math.inf], [0.0]], [[0.5], [0.3], [0.0]]])
-    gold = torch.zeros(2, 3, 1)
-    assert nrmse(said, gold)[0] == math.inf
-    assert rmse_by_horizon(said, gold)[0].tolist() == [1.0, math.inf, 0.0]
-    assert valid_time(said, gold, 0.4).tolist() == [0, 0]
-    assert valid_time(said, gold, 0.6).tolist() == [0, 3]
-    assert first_divergence(said).tolist() == [2, 0]
+    output, gold = torch.tensor([[[1.0], [math.inf], [0.0]], [[0.5], [0.3], [0.0]]]), torch.zeros(2, 3, 1)
+    assert nrmse(output, gold)[0] == math.inf
+    assert rmse_by_horizon(output, gold)[0].tolist() == [1.0, math.inf, 0.0]
+    assert valid_time(output, gold, 0.4).tolist() == [0, 0]
+    assert valid_time(output, gold, 0.6).tolist() == [0, 3]
+    assert first_divergence(output).tolist() == [2, 0]
 
 
 def test_medians_over_resampled_windows_are_numpys():
@@ -281,5 +263,5 @@ def test_a_difference_of_medians_is_paired():
 def test_medians_that_reach_infinity_have_no_interval():
     parts = np.full((3, 20), 1.0)
     parts[0, :9] = np.inf
-    found = estimate(Median(parts), None, resample_counts(20))
-    assert (found.value, found.low, found.p_value) == (1.0, None, 1.0)
+    result = estimate(Median(parts), None, resample_counts(20))
+    assert (result.value, result.low, result.p_value) == (1.0, None, 1.0)
