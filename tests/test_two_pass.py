@@ -16,34 +16,29 @@ KEY, STEP, RATIO = 5, 3, 0.4
 
 
 def lively(cell: str = "lstm", attention: str | None = "luong", **changes):
-    """A model whose argmax depends on what it was told."""
+    """A model whose argmax depends on its inputs."""
     model = seq2seq(cell, attention, **changes)
-    with torch.no_grad():
-        model.out.bias.zero_()
-        for parameter in (model.embedding.weight, *([] if changes.get("tied") else [model.out.weight])):
-            parameter.mul_(3.0)
+    model.out.bias.data.zero_()
+    for weight in (model.embedding.weight, *([] if changes.get("tied") else [model.out.weight])):
+        weight.data.mul_(3.0)
     return model
 
 
 MODELS = {
-    "rnn": lambda: lively("rnn", None),
-    "gru": lambda: lively("gru", layers=2, tied=True),
-    "lstm": lambda: lively("lstm"),
-}
+    "rnn": lambda: lively("rnn", None), "gru": lambda: lively("gru", layers=2, tied=True), "lstm": lively,
+    "rope": lambda: transformer("rope"), "learned": lambda: transformer("learned"),
+}  # fmt: skip
+RECURRENT, TRANSFORMERS = list(MODELS)[:3], list(MODELS)[3:]
 
 
 def transformer(positions: str):
     torch.manual_seed(3)
-    model = fr.models.TransformerSeq2Seq(
-        6, 5, size=16, layers=2, heads=2, positions=positions, max_positions=32
-    ).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.0)
+    model = fr.models.TransformerSeq2Seq(6, 5, size=16, layers=2, heads=2, positions=positions, max_positions=32).double()
+    for parameter in model.parameters():
+        parameter.data.mul_(2.0)
     return model
 
 
-TRANSFORMERS = {name: lambda name=name: transformer(name) for name in ("rope", "learned")}
 SOFT = [mix for mix in MIXES if mix not in HARD]
 TRIED = {"top_k": {"top_k": 2}, "sparsemax": {"temperature": 0.5}, "sample": {"temperature": 0.7}}
 
@@ -71,15 +66,13 @@ class Watched(torch.nn.Module):
         return self.model.outputs_from(batch, vectors)
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", RECURRENT)
 def test_looked_up_history_gives_the_models_own_outputs(name):
     model, batch = MODELS[name](), ragged()
     assert isinstance(model, Embedder)
     outputs = model.outputs_from(batch, model.lookup(batch.history))
-    torch.testing.assert_close(outputs, model(batch), rtol=1e-12, atol=1e-12)
-    encoded = model.encode(batch)
-    again = model.outputs_from(encoded, model.lookup(batch.history))
-    torch.testing.assert_close(again, outputs, rtol=1e-12, atol=1e-12)
+    again = model.outputs_from(model.encode(batch), model.lookup(batch.history))
+    torch.testing.assert_close((outputs, again), (model(batch), outputs), rtol=1e-12, atol=1e-12)
     assert_same_gradients(gradients(model, outputs.sum()), gradients(model, model(batch).sum()), 1e-14)
     vectors = model.lookup(batch.history).detach().requires_grad_()
     model.outputs_from(batch, vectors)[:, :3].sum().backward()
@@ -87,21 +80,19 @@ def test_looked_up_history_gives_the_models_own_outputs(name):
     assert bool((vectors.grad[:, :2] != 0).any())
 
 
-@pytest.mark.parametrize("name", list(TRANSFORMERS))
+@pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("gradient", ["none", "full"])
-def test_a_transformer_is_told_mixtures_too(name, gradient):
+def test_a_transformer_reads_mixtures_too(name, gradient):
     """Against a mixed table of vectors written entry by entry; the gradient through both passes."""
-    model, batch = TRANSFORMERS[name](), ragged()
+    model, batch = MODELS[name](), ragged()
     outcome = fr.two_pass(RATIO, mix="expected", gradient=gradient).run(model, batch, STEP, KEY)
-    first, table = model(batch), model.lookup(torch.arange(5))
+    first, table, keep = model(batch), model.lookup(torch.arange(5)), keep_of(batch)
     first = first if gradient == "full" else first.detach()
-    keep = keep_of(batch)
-    told = [
+    inputs = [
         [table[batch.history[b, t]] if keep[b, t] else first[b, t].softmax(-1) @ table for t in range(batch.time)]
         for b in range(batch.size)
     ]
-    outputs = model.outputs_from(batch, torch.stack([torch.stack(row) for row in told]))
-    loss = naive.cross_entropy(outputs, batch)
+    loss = naive.cross_entropy(model.outputs_from(batch, torch.stack([torch.stack(row) for row in inputs])), batch)
     assert torch.allclose(outcome.loss, loss, rtol=1e-12)
     assert_same_gradients(gradients(model, outcome.loss), gradients(model, loss))
 
@@ -109,7 +100,7 @@ def test_a_transformer_is_told_mixtures_too(name, gradient):
 CASES = [(mix, "none") for mix in MIXES if mix != "straight_through"] + [(mix, "full") for mix in SOFT]
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", RECURRENT)
 @pytest.mark.parametrize(("mix", "gradient"), CASES)
 def test_every_mix_is_the_literal_two_passes(mix, gradient, name):
     """Loss, the vectors fed and all gradients, with and without the loss on gold."""
@@ -145,14 +136,11 @@ def test_an_entry_is_the_prediction_of_itself_and_the_start_is_never_replaced():
 @pytest.mark.parametrize("mix", ["argmax", "expected"])
 def test_only_eligible_entries_are_mixed(mix):
     """Prompt and padding reach the second pass as they are."""
-    batch = ragged(size=6)
-    eligible = batch.mask.clone()
-    eligible[:, :2] = False
-    model = Watched(lively())
+    batch, model = ragged(size=6), Watched(lively())
+    eligible = batch.mask & (torch.arange(batch.time) >= 2)
     fr.two_pass(0.0, mix=mix).run(model, batch.replace(eligible=eligible), STEP, KEY)
     kind, fed, *_ = model.calls[-1]
-    vectors = model.lookup(fed) if kind == "ids" else fed
-    gold = model.lookup(batch.history)
+    vectors, gold = model.lookup(fed) if kind == "ids" else fed, model.lookup(batch.history)
     assert torch.equal(vectors[~eligible], gold[~eligible])
     assert not torch.allclose(vectors[eligible], gold[eligible])
 
@@ -167,15 +155,14 @@ def test_sampled_symbols_are_those_of_one_parallel_pass():
     assert a.report["certified"] == "no"
 
 
+COLD = {"expected": {"temperature": 1e-5}, "sparsemax": {"temperature": 1e-5}, "top_k": {"top_k": 1}}
+
+
 @pytest.mark.parametrize("name", ["gru", "lstm", "rope", "learned"])
 def test_a_cold_mixture_is_the_argmax_each_entry_at_its_own_position(name):
-    model, batch = {**MODELS, **TRANSFORMERS}[name](), ragged()
+    model, batch = MODELS[name](), ragged()
     hard = fr.two_pass(RATIO, mix="argmax").run(model, batch, STEP, KEY)
-    for mix, more in (
-        ("expected", {"temperature": 1e-5}),
-        ("sparsemax", {"temperature": 1e-5}),
-        ("top_k", {"top_k": 1}),
-    ):
+    for mix, more in COLD.items():
         soft = fr.two_pass(RATIO, mix=mix, **more).run(model, batch, STEP, KEY)
         assert torch.allclose(soft.outputs, hard.outputs, rtol=1e-10)
         assert torch.equal(soft.fed.history, hard.fed.history)
@@ -205,18 +192,17 @@ def test_ratio_one_costs_no_model_call_and_a_gold_loss_only_scales():
         assert outcome.report["passes"] == 0
 
 
-def test_gold_weight_of_scheduled_sampling_is_one_more_forward():
-    batch = ragged()
-    for method in (fr.scheduled_sampling, fr.parallel):
-        model = lively()
-        mixed, gold = method(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch, step=0)
-        outcome = method(RATIO, gold_weight=0.3).run(model, batch, STEP, KEY)
-        assert torch.allclose(outcome.loss, mixed + 0.3 * gold, rtol=1e-12)
-        assert_same_gradients(gradients(model, outcome.loss), gradients(model, mixed + 0.3 * gold))
-        plain, kept = (Watched(lively()) for _ in range(2))
-        method(RATIO).run(plain, batch, STEP, KEY)
-        method(RATIO, gold_weight=0.3).run(kept, batch, STEP, KEY)
-        assert len(kept.calls) == len(plain.calls) + 1
+@pytest.mark.parametrize("method", [fr.scheduled_sampling, fr.parallel])
+def test_gold_weight_of_scheduled_sampling_is_one_more_forward(method):
+    model, batch = lively(), ragged()
+    mixed, gold = method(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch, step=0)
+    outcome = method(RATIO, gold_weight=0.3).run(model, batch, STEP, KEY)
+    assert torch.allclose(outcome.loss, mixed + 0.3 * gold, rtol=1e-12)
+    assert_same_gradients(gradients(model, outcome.loss), gradients(model, mixed + 0.3 * gold))
+    plain, kept = (Watched(lively()) for _ in range(2))
+    method(RATIO).run(plain, batch, STEP, KEY)
+    method(RATIO, gold_weight=0.3).run(kept, batch, STEP, KEY)
+    assert len(kept.calls) == len(plain.calls) + 1
 
 
 def test_pass_one_runs_in_evaluation_mode_unless_it_is_trained():
@@ -228,42 +214,36 @@ def test_pass_one_runs_in_evaluation_mode_unless_it_is_trained():
         assert (mode, graph, second) == (training, training, True)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: fr.two_pass(0.5, temperature=0.5), "temperature has no effect with mix='argmax'"),
-        (lambda: fr.two_pass(0.5, mix="sample", temperature=0.0), "temperature must be above 0"),
-        (lambda: fr.two_pass(0.5, top_k=3), "top_k has no effect"),
-        (lambda: fr.two_pass(0.5, mix="top_k", top_k=0), "top_k must be at least 1"),
-        (lambda: fr.two_pass(0.5, gradient="full"), "a symbol carries none"),
-        (lambda: fr.two_pass(0.5, mix="straight_through"), "is 'sample'"),
-        (lambda: fr.two_pass(0.5, mix="expected", gradient="some"), "gradient must be 'none' or 'full'"),
-        (lambda: fr.two_pass(0.5, gold_weight=-1.0), "gold_weight must be a number of 0 or more"),
-        (lambda: fr.scheduled_sampling(0.5, gold_weight="x"), "gold_weight must be"),
-        (lambda: fr.two_pass(0.5, gate="tokens"), "gate must be one of"),
-        (lambda: fr.two_pass(1.5), r"must lie in \[0, 1\]"),
-        (
-            lambda: fr.two_pass(0.5, mix="expected")(ForwardOnly(lively()), ragged(), step=0),
-            "ForwardOnly takes ids only",
-        ),
-        (lambda: fr.two_pass(0.5, mix="expected").transform(lively(), ragged(), step=0), "a batch of ids cannot hold"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_words(make, message):
-    refused(message, make)
+REFUSED = [
+    ({"temperature": 0.5}, "temperature has no effect with mix='argmax'"),
+    ({"mix": "sample", "temperature": 0.0}, "temperature must be above 0"),
+    ({"top_k": 3}, "top_k has no effect"),
+    ({"mix": "top_k", "top_k": 0}, "top_k must be at least 1"),
+    ({"gradient": "full"}, "a symbol carries none"),
+    ({"mix": "straight_through"}, "is 'sample'"),
+    ({"mix": "expected", "gradient": "some"}, "gradient must be 'none' or 'full'"),
+    ({"gate": "tokens"}, "gate must be one of"),
+    ({"gold_weight": -1.0}, "gold_weight must be a number of 0 or more"),
+]
 
 
-def test_values_are_refused():
-    values = torch.zeros(2, 3, 1)
-    with pytest.raises(fr.UserError, match="two_pass mixes symbols"):
-        fr.two_pass(0.5)(torch.nn.Identity(), fr.Batch(values, values, torch.ones(2, 3, dtype=torch.bool)), step=0)
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+    refused(message, fr.two_pass, 0.5, **arguments)
+
+
+def test_mixtures_need_symbols_and_a_model_that_takes_vectors():
+    method = fr.two_pass(0.5, mix="expected")
+    refused("ForwardOnly takes ids only", method, ForwardOnly(lively()), ragged(), step=0)
+    refused("a batch of ids cannot hold", method.transform, lively(), ragged(), step=0)
+    refused("two_pass mixes symbols", fr.two_pass(0.5), torch.nn.Identity(), fr.Batch(torch.zeros(2, 3, 1)), step=0)
 
 
 def test_gold_weight_of_values_fed_with_their_gradient():
     torch.manual_seed(2)
     model = fr.models.Seq2SeqModel(2, 7, 4).double()
     values, context = torch.randn(3, 5, 4, dtype=torch.float64), torch.randn(3, 5, 2, dtype=torch.float64)
-    batch = fr.Batch(values, values, torch.ones(3, 5, dtype=torch.bool), context)
+    batch = fr.Batch(values, context=context)
     mixed, gold = fr.scheduled_sampling(RATIO)(model, batch, STEP, KEY), fr.teacher_forcing()(model, batch, step=0)
     outcome = fr.scheduled_sampling(RATIO, gold_weight=2.0).run(model, batch, STEP, KEY)
     assert torch.allclose(outcome.loss, mixed + 2.0 * gold, rtol=1e-12)
@@ -306,21 +286,17 @@ class TestWeights:
             assert bool(((found > 0).sum(-1) == 4).all())
 
     def test_sparsemax_is_the_projection(self):
-        wanted = torch.stack([naive.bisected_sparsemax(row) for row in self.logits])
-        assert torch.allclose(sparsemax(self.logits), wanted, atol=1e-12)
-        large = self.logits * 1e6
-        assert torch.allclose(sparsemax(large).sum(-1), torch.ones(300, dtype=torch.float64))
-        tied = torch.zeros(1, 4, dtype=torch.float64)
-        assert torch.equal(sparsemax(tied), torch.full((1, 4), 0.25, dtype=torch.float64))
+        bisected = torch.stack([naive.bisected_sparsemax(row) for row in self.logits])
+        assert torch.allclose(sparsemax(self.logits), bisected, atol=1e-12)
+        assert torch.allclose(sparsemax(self.logits * 1e6).sum(-1), torch.ones(300, dtype=torch.float64))
+        assert sparsemax(torch.zeros(1, 4, dtype=torch.float64)).tolist() == [[0.25] * 4]
         masked = torch.tensor([[0.3, -torch.inf, 0.1]], dtype=torch.float64)
         assert torch.allclose(sparsemax(masked), torch.tensor([[0.6, 0.0, 0.4]], dtype=torch.float64))
+        rows = self.logits[:20].clone().requires_grad_()
+        assert torch.autograd.gradcheck(sparsemax, rows)  # the gradient of finite differences
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
     def test_sparsemax_lets_nan_through_to_the_loss(self, bad):
         found = sparsemax(torch.tensor([[bad, 1.0, 2.0], [0.0, 5.0, 0.0]]))
         assert bool(found[0].isnan().any())
         assert found[1].tolist() == [0.0, 1.0, 0.0]
-
-    def test_sparsemax_has_the_gradient_of_finite_differences(self):
-        rows = self.logits[:20].clone().requires_grad_()
-        assert torch.autograd.gradcheck(sparsemax, rows)
