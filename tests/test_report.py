@@ -124,6 +124,7 @@ def test_examples_are_from_both_sides(out):
     found = examples(read(out), out, ("scheduled_sampling", "teacher_forcing"), each=3)
     rights = [not outputs["scheduled_sampling"][1] for _, _, outputs in found.words]
     assert rights == [True] * 3 + [False] * 3
+    assert all(sum(counts) == 200 for counts in found.counts.values())
 
 
 MEASURE = """<script>addEventListener("load", () => {

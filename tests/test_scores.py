@@ -18,12 +18,11 @@ def test_per_is_distance_to_the_nearest_reference_over_its_length():
     outputs = [("A", "B"), ("A",), ()]
     references = [[("A", "B", "C"), ("X",)], [("B",), ("A",)], [("A", "B", "C", "D")]]
     metrics, items = score(outputs, references)
-    assert items == [
-        {"errors": 1, "length": 3, "wrong": True},
-        {"errors": 0, "length": 1, "wrong": False},
-        {"errors": 4, "length": 4, "wrong": True},
-    ]
+    found = [(item["errors"], item["length"], item["wrong"]) for item in items]
+    assert found == [(1, 3, True), (0, 1, False), (4, 4, True)]
     assert metrics == {"per": pytest.approx(100 * 5 / 8), "wer": pytest.approx(100 * 2 / 3)}
+    for outputs, references in (([], []), ([("A",)], []), ([("A",)], [[]]), ([("A",)], [[()]])):
+        refused("", score, outputs, references)
 
 
 def test_symbols_of_several_characters_count_as_one():
@@ -33,16 +32,10 @@ def test_symbols_of_several_characters_count_as_one():
     assert nearest(("A",), [("B", "A"), ("A", "B", "C"), ("B",)]) == (1, 2)
 
 
-def test_score_refuses_what_it_cannot_count():
-    for outputs, references in (([], []), ([("A",)], []), ([("A",)], [[]]), ([("A",)], [[()]])):
-        refused("", score, outputs, references)
-
-
 def test_metrics_by_hand():
     targets = torch.tensor([[1, 2, 0], [2, 0, 0], [1, 1, 1]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]]).bool()
-    said = torch.tensor([[1, 1, 0], [2, 0, 2], [0, 0, 0]])
-    outputs = F.one_hot(said, 3).float()
+    outputs = F.one_hot(torch.tensor([[1, 1, 0], [2, 0, 2], [0, 0, 0]]), 3).float()
     outputs[1, 2] = math.nan
     assert correct(outputs, targets, mask).sum() == 4
     assert token_accuracy(outputs, targets, mask).item() == pytest.approx(4 / 5)
@@ -53,7 +46,7 @@ def test_metrics_by_hand():
 
 
 class Counting(nn.Module):
-    """Says 1 2 3 5 6 7 ... from its history: one wrong choice after 3, which free running drags along."""
+    """Predicts 1 2 3 5 6 7 ... from its history: one wrong choice after 3, which free running drags along."""
 
     def __init__(self, vocab, last):
         super().__init__()
@@ -80,18 +73,11 @@ def test_one_wrong_choice_costs_more_running_freely(counting):
     model.train()
     model.dropout.eval()
     result = PairTask(data).evaluate(model, "test")
-    assert model.training
-    assert not model.dropout.training
-    # word 1: best reference a..g, one wrong choice of 8; says a b c e f g: one deletion
+    assert (model.training, model.dropout.training) == (True, False)
+    # word 1: best reference a..g, one wrong choice of 8; the output is a b c e f g: one deletion
     assert [item["output"] for item in result.items] == ["a b c e f g"] * 2
-    assert result.items[0] == {
-        "source": "x",
-        "output": "a b c e f g",
-        "references": ["a b c d e f g", "h"],
-        "errors": 1,
-        "length": 7,
-        "wrong": True,
-    }
+    first = {"source": "x", "output": "a b c e f g", "references": ["a b c d e f g", "h"]}
+    assert result.items[0] == first | {"errors": 1, "length": 7, "wrong": True}
     # word 2: a b c ends after one wrong choice of 4, which counts over its 3 symbols, as the first of two
     assert result.teacher_forced["per"] == pytest.approx(100 * 2 / 10)
     assert result.teacher_forced["wer"] == 100
@@ -117,13 +103,19 @@ def trained():
 def test_teacher_forced_wer_is_greedy_free_running_wer(trained):
     data, model = trained
     result = PairTask(data).evaluate(model, "test")
-    assert 0 < result.free_running["wer"] < 100
-    # whole words are counted: the same integers, divided in the same way
-    assert result.teacher_forced["wer"] == result.free_running["wer"]
-    assert result.teacher_forced["sequence_accuracy"] == result.free_running["sequence_accuracy"]
-    assert result.free_running["sequence_accuracy"] == 100 - result.free_running["wer"]
+    forced, free = result.teacher_forced, result.free_running
+    assert 0 < free["wer"] < 100
+    # complete words are counted: the same integers, divided in the same way
+    assert (forced["wer"], forced["sequence_accuracy"]) == (free["wer"], free["sequence_accuracy"])
+    assert free["sequence_accuracy"] == 100 - free["wer"]
     # after a first error the two go apart: that is what exposure bias can move
-    assert result.teacher_forced["per"] != result.free_running["per"]
+    assert forced["per"] != free["per"]
+    batch = data.reference_batch(data.evaluation("test"))
+    outputs = model.eval()(batch)
+    loss = F.cross_entropy(outputs[batch.mask], batch.targets[batch.mask])  # nats per symbol with the end
+    assert forced["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    accuracy = token_accuracy(outputs, batch.targets, batch.mask)
+    assert forced["token_accuracy"] == pytest.approx(100 * float(accuracy))
 
 
 # free-running scores that count outputs which are entirely right, and nothing else of the others
@@ -161,8 +153,7 @@ def test_scores_do_not_depend_on_batches_and_leave_no_trace(trained):
     data, model = trained
     model.train()
     before = torch.get_rng_state()
-    one = PairTask(data, EvaluateSettings(batch_size=1)).evaluate(model, "test")
-    many = PairTask(data, EvaluateSettings(batch_size=64)).evaluate(model, "test")
+    one, many = (PairTask(data, EvaluateSettings(batch_size=size)).evaluate(model, "test") for size in (1, 64))
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     assert one.items == many.items
@@ -170,24 +161,11 @@ def test_scores_do_not_depend_on_batches_and_leave_no_trace(trained):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_loss_is_nats_per_symbol_with_the_end(trained):
-    data, model = trained
-    model.eval()
-    batch = data.reference_batch(data.evaluation("test"))
-    loss = F.cross_entropy(model(batch)[batch.mask], batch.targets[batch.mask])
-    accuracy = token_accuracy(model(batch), batch.targets, batch.mask)
-    result = PairTask(data).evaluate(model, "test").teacher_forced
-    assert result["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert result["token_accuracy"] == pytest.approx(100 * float(accuracy))
-
-
 def test_words_limit_dev_only(trained):
     data, model = trained
     task = PairTask(data, items=10)
-    assert len(task.evaluate(model, "dev").items) == 10
-    assert len(task.evaluate(model, "test").items) == 60
-    assert task.lengths == data.lengths
-    assert task.fingerprint == data.fingerprint
+    assert [len(task.evaluate(model, split).items) for split in ("dev", "test")] == [10, 60]
+    assert (task.lengths, task.fingerprint) == (data.lengths, data.fingerprint)
     assert task.describe()["kind"] == "pairs"
     assert task.batch([1, 2], torch.tensor([0, 1])).size == 2
 
@@ -196,15 +174,15 @@ def test_beams_find_what_is_at_least_as_probable_as_greedy(trained):
     data, model = trained
     sources = data.evaluation("test").sources
 
-    def log_probability(said):
-        batch = data.codec.pair_batch(sources, said)
+    def log_probability(outputs):
+        batch = data.codec.pair_batch(sources, outputs)
         with torch.no_grad():
             chosen = model.eval()(batch).log_softmax(-1).gather(2, batch.targets[..., None])[..., 0]
         return chosen.masked_fill(~batch.mask, 0).sum(1)
 
     greedy = free_outputs(model, data.codec, sources)
     beams = free_outputs(model, data.codec, sources, EvaluateSettings(beams=4))
-    # a beam may lose the greedy path, but seldom, and never on the whole
+    # a beam may lose the greedy path, but seldom, and never on average
     assert log_probability(beams).mean() >= log_probability(greedy).mean()
 
 
@@ -215,9 +193,6 @@ def test_free_running_stops_at_the_limit(trained):
         def forward(self, batch):
             return F.one_hot(torch.ones_like(batch.history), data.codec.sizes[1]).float()
 
-    said = free_outputs(Endless(), data.codec, [("a", "b")], EvaluateSettings(length_margin=2))
-    assert len(said[0]) == data.codec.longest + 3
-
-
-def test_settings_are_checked_at_once():
+    outputs = free_outputs(Endless(), data.codec, [("a", "b")], EvaluateSettings(length_margin=2))
+    assert len(outputs[0]) == data.codec.longest + 3
     assert len(refused("", EvaluateSettings, beams=0, length_penalty=-1, length_margin=-1, batch_size=0)) == 4
