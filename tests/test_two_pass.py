@@ -33,7 +33,9 @@ RECURRENT, TRANSFORMERS = list(MODELS)[:3], list(MODELS)[3:]
 
 def transformer(positions: str):
     torch.manual_seed(3)
-    model = fr.models.TransformerSeq2Seq(6, 5, size=16, layers=2, heads=2, positions=positions, max_positions=32).double()
+    model = fr.models.TransformerSeq2Seq(
+        6, 5, size=16, layers=2, heads=2, positions=positions, max_positions=32
+    ).double()
     for parameter in model.parameters():
         parameter.data.mul_(2.0)
     return model
