@@ -14,23 +14,13 @@ from freerun.batch import Batch
 from freerun.checks.report import Check, Finding, Probe, Verdict
 from freerun.checks.run import CHECKS
 from freerun.errors import UserError, out_of_memory
-from freerun.models.huggingface import (
-    CachedDecoding,
-    CausalModel,
-    ChunkedDecoding,
-    EmbeddingInputs,
-    EncoderDecoder,
-    HuggingFaceModel,
-    RaggedDecoding,
-    SplitHead,
-    keeps_all,
-)
+from freerun.models import huggingface as hf
 from freerun.rollin.model import eval_mode, refuse_coupled_rows
 
 _ROWS, _TIME, _LONGER = 3, 7, 64
 """Rows and positions of the trial batches, where the model has as many."""
 
-_Able = tuple[tuple[type[HuggingFaceModel], ...], bool, tuple[Finding, ...]]
+_Able = tuple[tuple[type[hf.HuggingFaceModel], ...], bool, tuple[Finding, ...]]
 """The parts of an adapter's class, whether the model comes in halves, and the findings."""
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
@@ -106,7 +96,7 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
 def _built(
     model: nn.Module,
     inner: Any,
-    bases: tuple[type[HuggingFaceModel], ...],
+    bases: tuple[type[hf.HuggingFaceModel], ...],
     halves: bool,
     findings: tuple[Finding, ...] = (),
 ) -> Any:
@@ -120,13 +110,13 @@ def _built(
     return adapter
 
 
-def _reduced(adapter: HuggingFaceModel) -> tuple[Any, ...]:
+def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
     bases = type(adapter).__bases__
-    return _built, (adapter.model, adapter.inner, bases, isinstance(adapter._halves, SplitHead), adapter.findings)
+    return _built, (adapter.model, adapter.inner, bases, isinstance(adapter._halves, hf.SplitHead), adapter.findings)
 
 
-def _halves(adapter: HuggingFaceModel) -> SplitHead:
+def _halves(adapter: hf.HuggingFaceModel) -> hf.SplitHead:
     inner = adapter.inner
     trunk = inner.get_decoder()
     while trunk.get_output_embeddings() is not None and trunk.base_model is not trunk:
@@ -140,7 +130,7 @@ def _halves(adapter: HuggingFaceModel) -> SplitHead:
 
         return {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[:, :1]), "decoder_input_ids": one}  # pyright: ignore
 
-    return SplitHead(inner, trunk, stub)
+    return hf.SplitHead(inner, trunk, stub)
 
 
 @torch.no_grad()
@@ -151,29 +141,41 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
             "(AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq)"
         )
     refuse_coupled_rows(inner)
-    base = EncoderDecoder if inner.config.is_encoder_decoder else CausalModel
+    base = hf.EncoderDecoder if inner.config.is_encoder_decoder else hf.CausalModel
     with eval_mode(inner):
         plain = _built(inner, inner, (base,), halves=False)
         batch, outputs, longer = _tried(plain, example)
-        findings = _findings(plain, batch, outputs, longer)
+        # two calls of one shape differ in nothing, but for sums that are not taken twice in one order
+        tight = _Spread(plain, batch, outputs, 10 * torch.finfo(torch.float32).eps)
+        looser = _Spread(plain, batch, outputs, _roundings(outputs, 200, 4))
+        findings = [CHECKS[name](looser if name in _SHAPED else tight) for name in _HELD]
+        # only longer rows show attention in chunks or by hashing
+        long = _Spread(plain, longer, plain(longer), looser.share)
+        findings += [replace(CHECKS[name](long), name=f"{name}_at_{longer.time}") for name in _AT_LENGTH]
         # what a checked model is only warned of: an adapted one that reads no history is an encoder
         if refused := [finding for finding in findings if finding.status in ("refused", "warning")]:
             name = type(inner).__name__
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
 
-        def has(what: str, *parts: type[HuggingFaceModel], halves: bool) -> bool:
+        def has(what: str, *parts: type[hf.HuggingFaceModel], halves: bool) -> bool:
             adapter = _built(inner, inner, (*parts, base), halves)
-            findings.append(_capability(what, _Spread(adapter, batch, outputs, _roundings(outputs, 20, 0.4))))
-            return findings[-1].status == "ok"
+            probe = _Spread(adapter, batch, outputs, _roundings(outputs, 20, 0.4))
+            names, fine = _CAPABILITIES[what]
+            tried = (_CHECKS[name](probe) for name in names)
+            failed = next((finding for finding in tried if finding.status != "ok"), None)
+            findings.append(
+                Finding(what, "not applicable", failed.explanation) if failed else Finding(what, "ok", fine)
+            )
+            return failed is None
 
         halves = has("split", halves=True)
-        able: list[type[HuggingFaceModel]] = []
-        if base is CausalModel and not local(inner.config) and has("cached", RaggedDecoding, halves=halves):
-            able.append(RaggedDecoding)
-        elif has("step", CachedDecoding, halves=halves):
-            able.append(ChunkedDecoding if has("read", ChunkedDecoding, halves=halves) else CachedDecoding)
-        if has("vectors", EmbeddingInputs, halves=halves):
-            able.append(EmbeddingInputs)
+        able: list[type[hf.HuggingFaceModel]] = []
+        if base is hf.CausalModel and not local(inner.config) and has("cached", hf.RaggedDecoding, halves=halves):
+            able.append(hf.RaggedDecoding)
+        elif has("step", hf.CachedDecoding, halves=halves):
+            able.append(hf.ChunkedDecoding if has("read", hf.ChunkedDecoding, halves=halves) else hf.CachedDecoding)
+        if has("vectors", hf.EmbeddingInputs, halves=halves):
+            able.append(hf.EmbeddingInputs)
     return (*able, base), halves, tuple(findings)
 
 
@@ -194,7 +196,7 @@ def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor
         ) from error
 
 
-def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
+def trial_batch(m: hf.HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
     """Return three rows of different lengths, of an example, or of invented ids: ordinary ones, and one pad."""
     adapter: Any = m
     if example is not None:
@@ -211,7 +213,7 @@ def trial_batch(m: HuggingFaceModel, example: Mapping[str, Any] | None, longest:
     return adapter.batch(**{k: v.to(m.inner.device) for k, v in {**read, "labels": labels}.items()})
 
 
-def _ids(m: HuggingFaceModel, time: int, vocab: int) -> Tensor:
+def _ids(m: hf.HuggingFaceModel, time: int, vocab: int) -> Tensor:
     """Ordinary symbols: none that has a meaning in the configuration."""
     config = m.inner.config.get_text_config(decoder=True)
     special = {v for c in (m.inner.config, config) for k, v in c.to_dict().items() if k.endswith("token_id")
@@ -221,7 +223,7 @@ def _ids(m: HuggingFaceModel, time: int, vocab: int) -> Tensor:
     return usable[torch.randint(len(usable), (_ROWS, time), generator=generator)]
 
 
-def _source(m: HuggingFaceModel) -> dict[str, Tensor]:
+def _source(m: hf.HuggingFaceModel) -> dict[str, Tensor]:
     name = m.inner.main_input_name
     if name == "input_ids":
         table: Any = m.inner.get_encoder().get_input_embeddings()
@@ -269,6 +271,8 @@ def _roundings(outputs: Tensor, single: float, half: float) -> float:
 _SHAPED = ("length_inert", "rows_independent")
 """Checks that compare calls of different shapes."""
 
+_AT_LENGTH = ("finite", *_SHAPED, "deterministic")
+
 _HELD = (
     "deterministic", "finite", "logits", "reads_targets", "causal", "unshifted_history", "reads_last_entry",
     "pads_inert", *_SHAPED, "uses_history",
@@ -276,41 +280,15 @@ _HELD = (
 """Checks of a forward that every model must hold; those of a batch and of its context mean nothing here."""
 
 
-def _findings(model: Any, batch: Batch, outputs: Tensor, longer: Batch) -> list[Finding]:
-    """Check what every model must hold, and what only a longer batch shows: attention in chunks or by hashing."""
-    # two calls of one shape differ in nothing, but for sums that are not taken twice in one order
-    tight = _Spread(model, batch, outputs, 10 * torch.finfo(torch.float32).eps)
-    looser = _Spread(model, batch, outputs, _roundings(outputs, 200, 4))
-    outputs = model(longer)
-    long = _Spread(model, longer, outputs, _roundings(outputs, 200, 4))
-    return [
-        *(CHECKS[name](looser if name in _SHAPED else tight) for name in _HELD),
-        *(
-            replace(CHECKS[name](long), name=f"{name}_at_{longer.time}")
-            for name in ("finite", *_SHAPED, "deterministic")
-        ),
-    ]
-
-
-def _capability(what: str, probe: _Spread) -> Finding:
-    """Return whether a model that can do more outputs what the plain one did: ``ok``, or ``not applicable`` and why."""
-    names, fine = _CAPABILITIES[what]
-    for name in names:
-        finding = _KEEPS_ALL(probe) if name == "keeps_all" else CHECKS[name](probe)
-        if finding.status != "ok":
-            return Finding(what, "not applicable", finding.explanation)
-    return Finding(what, "ok", fine)
-
-
 def _keeps_all(probe: Probe) -> Verdict:
     """The cache holds keys and values."""
     state = probe.model.start(probe.batch)
-    if hasattr(state, "cache") and not keeps_all(state.cache):
+    if hasattr(state, "cache") and not hf.keeps_all(state.cache):
         return "the cache holds recurrent states, which take one entry at a time"
     return None
 
 
-_KEEPS_ALL = Check(_keeps_all, "the first state", "step by step")
+_CHECKS = {**CHECKS, "keeps_all": Check(_keeps_all, "the first state", "step by step")}
 _STEPPER = ("step_equals_parallel", "stepper_state", "stepper_select")
 _READER = ("keeps_all", "read_equals_steps")
 _CAPABILITIES: dict[str, tuple[tuple[str, ...], str]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,8 +103,17 @@ class MethodRunner:
         self.loss_from = loss_from
         self._unsmoothed = method
         self.method = self._smoothed()
-        if loss_from == "trainer":
-            _refuse_own_loss(method)
+        unknown = "its class does not declare own_loss, the phrases that name what of its loss is its own (): nothing"
+        lost = getattr(method, "own_loss", (unknown,)) if loss_from == "trainer" else ()
+        if lost:
+            raise UserError(
+                [
+                    *(f"{method!r}: {each}" for each in lost),
+                    "the loss of this trainer is its own (its compute_loss, compute_loss_func, or the model's loss on "
+                    "routing): only the ids that the model reads are the method's. Leave these arguments out, or, "
+                    "where the trainer's is plain cross-entropy, set loss_from = 'method' in your class",
+                ]
+            )
         names = dict.fromkeys(("teacher_forcing_ratio", *(name for name, _ in getattr(method, "scheduled", tuple)())))
         self._stats = StepStats(tuple(names))
         self._window: AccumulationWindow | None = None
@@ -225,7 +234,16 @@ class MethodRunner:
         """Refuse what cannot go well, before the first step of a call of ``train``."""
         trainer, method = self.trainer, self.method
         problems = [*place_problems(trainer, method), *tokenizer_problems(trainer, adapter.inner)]
-        problems += data_problems(samples)
+        if any(sample.get("labels") is None for sample in samples):
+            problems.append(
+                f"a batch has no labels; it has {', '.join(samples[0])}: let the collator make them "
+                "(DataCollatorForSeq2Seq, DataCollatorForLanguageModeling(mlm=False))"
+            )
+        elif not any(bool((sample["labels"] != -100).any()) for sample in samples):
+            problems.append(
+                "no token of the first optimizer step is to be learnt: all labels are -100; was the completion cut off "
+                "with the prompt at max_length, or was everything masked as prompt?"
+            )
         if not any(parameter.requires_grad for parameter in adapter.parameters()):
             problems.append("no parameter of the model requires a gradient: unfreeze some, or add an adapter (LoRA)")
         try:
@@ -238,20 +256,6 @@ class MethodRunner:
         batch = collated_batch(adapter, next((each for each in samples if has_targets(adapter, each)), samples[0]))
         # on the model within: processes need not wait for each other, and nothing is compiled for one row
         rehearse(method, adapt(adapter.inner), batch, trainer.state.max_steps, self._key())
-
-
-def _refuse_own_loss(method: Any) -> None:
-    """Refuse a method of whose loss something is lost where only ids are swapped and the loss is the trainer's."""
-    unknown = "its class does not declare own_loss, the phrases that say what of its loss is its own (): nothing"
-    if problems := [f"{method!r}: {lost}" for lost in getattr(method, "own_loss", (unknown,))]:
-        raise UserError(
-            [
-                *problems,
-                "the loss of this trainer is its own (its compute_loss, compute_loss_func, or the model's loss on "
-                "routing): only the ids that the model reads are the method's. Leave these arguments out, or, where "
-                "the trainer's is plain cross-entropy, set loss_from = 'method' in your class",
-            ]
-        )
 
 
 def adapted(model: nn.Module, sample: Inputs) -> Any:
@@ -316,21 +320,6 @@ def tokenizer_problems(trainer: Any, inner: Any) -> list[str]:
             "tokenizer.pad_token = tokenizer.eos_token (labels of padding are -100, so nothing is learnt from it)"
         )
     return problems
-
-
-def data_problems(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return why there is nothing to learn in the first optimizer step."""
-    if any(sample.get("labels") is None for sample in samples):
-        return [
-            f"a batch has no labels; it has {', '.join(samples[0])}: let the collator make them "
-            "(DataCollatorForSeq2Seq, DataCollatorForLanguageModeling(mlm=False))"
-        ]
-    if not any(bool((sample["labels"] != -100).any()) for sample in samples):
-        return [
-            "no token of the first optimizer step is to be learnt: all labels are -100; was the completion cut off "
-            "with the prompt at max_length, or was everything masked as prompt?"
-        ]
-    return []
 
 
 def rehearse(method: Any, adapter: Any, batch: Batch, steps: int, key: int) -> None:

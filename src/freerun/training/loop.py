@@ -16,7 +16,7 @@ from torch.nn import Module
 from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.tasks.base import Method, Task
-from freerun.training import checkpoint
+from freerun.training import checkpoint, weights
 from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
 from freerun.training.files import opened
@@ -28,15 +28,6 @@ from freerun.training.processes import Processes, join_processes, lost
 from freerun.training.run import Held, Job, Run, evaluate_dev, final_test, finished_run, header
 from freerun.training.run_folder import FolderLock, checkpoints, clean_run, refuse_foreign, refuse_lost, refuse_used
 from freerun.training.update import check_amp, device_of, update
-from freerun.training.weights import (
-    WEIGHTS,
-    load_weights,
-    read_info,
-    refuse_other_vocabularies,
-    spec_bytes,
-    start_from,
-    weights_of,
-)
 
 
 def preflight(model: Module, task: Task, settings: TrainSettings, init: Path | None = None) -> None:
@@ -45,14 +36,14 @@ def preflight(model: Module, task: Task, settings: TrainSettings, init: Path | N
     if settings.tensorboard:
         board_class()
     if init is not None:
-        start_from(init, model, task.describe())
+        weights.start_from(init, model, task.describe())
 
 
 def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
     """Refuse a run whose checkpoints cannot fit on the disk; nothing is written."""
     needed = Needed.of(model, settings)
     # the next one is written before the last one goes; so are the best weights, in checkpoints/ and in model/
-    total = (settings.keep + 1) * needed.bytes + 4 * spec_bytes(needed.weights)
+    total = (settings.keep + 1) * needed.bytes + 4 * weights.spec_bytes(needed.weights)
     ours = [*checkpoints(folder, ""), folder / "model"]
     held = sum(path.stat().st_size for each in ours for path in each.glob("*") if path.is_file())
     around = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
@@ -195,7 +186,9 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
             if held is not None:
                 held.ready()
     if processes.size > 1:
-        load_weights(model, processes.broadcast(weights_of(model) if processes.first else None), "the first process")
+        weights.load_weights(
+            model, processes.broadcast(weights.weights_of(model) if processes.first else None), "the first process"
+        )
     wrapped = ParallelRun(model, job.method, processes, settings.parallel)
     ema = Ema(model, settings.ema) if settings.ema else None
     parts = TrainObjects(model, make_optimizer(model, settings), ema, wrapped)
@@ -234,13 +227,15 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
                 "at least as many, or begin in another folder"
             )
         if any(change.key == "data" for change in saved.changes):
-            refuse_other_vocabularies(job.folder, read_info(job.folder)["describe"], job.task.describe())
-        load_weights(job.model, saved.weights, str(saved.path))
+            weights.refuse_other_vocabularies(
+                job.folder, weights.read_info(job.folder)["describe"], job.task.describe()
+            )
+        weights.load_weights(job.model, saved.weights, str(saved.path))
         return saved
     if resume:
         refuse_lost(job.folder)
     if job.init is not None:
-        start_from(job.init, job.model, job.task.describe())
+        weights.start_from(job.init, job.model, job.task.describe())
     return None
 
 
@@ -253,7 +248,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "recipe": job.recipe or {},
     }
     if job.init is not None:
-        path = job.init / "model" / WEIGHTS
+        path = job.init / "model" / weights.WEIGHTS
         if not path.is_file():
             raise CheckpointError(f"init: {path} is missing: not the folder of a run that has been evaluated")
         with opened(path) as file:

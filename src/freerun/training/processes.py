@@ -137,8 +137,8 @@ class Watch:
 
     def _judge(self) -> None:
         records = {rank: record for rank, (record, _) in self._seen.items()} | {self.rank: self._record()}
-        if verdict := self._faults(records):
-            self._end(verdict)
+        if (faults := self._faults(records)) and not self._over.is_set():
+            self._end(faults)
 
     def _faults(self, records: dict[int, dict[str, Any]]) -> dict[int, str]:
         """Ranks at fault, and how; the verdict of another process holds for all."""
@@ -172,8 +172,6 @@ class Watch:
 
     def _end(self, faults: dict[int, str]) -> None:
         """Report who is at fault, and end."""
-        if self._over.is_set():
-            return
         self._verdict = faults
         # a store that has gone is not to hold us up
         last = threading.Thread(target=self._publish, daemon=True)

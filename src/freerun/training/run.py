@@ -231,13 +231,12 @@ def _evaluate(run: Run, split: str) -> Evaluation:
 
 def _keep_best(run: Run) -> None:
     tensors = weights.weights_of(run.parts.model)
-    # a folder for each: earlier checkpoints name an earlier best
-    best = run.job.folder / "checkpoints" / best_name(run.state.step)
 
     def write() -> None:
         run.metrics.check()
         content = weights.pack(tensors)
-        write_folder(best, {weights.WEIGHTS: content})
+        # a folder for each: earlier checkpoints name an earlier best
+        write_folder(run.job.folder / "checkpoints" / best_name(run.state.step), {weights.WEIGHTS: content})
         weights.write_model(run.job.folder, content, run.parts.model, run.job.task)
 
     run.parts.processes.on_main_rank(write)
