@@ -71,6 +71,7 @@ TEXTS: dict[str, str] = {
     r"loss_on='own'": "loss_on='after_warmup'",
     r"enough=": "tolerance=",
     r"another coin": "another gate",
+    r"no long series was given": "there is no long series",
 }
 """Pattern in a recorded text -> what stands there now: r"\\bcoin=" -> "gate="."""
 REMOVED: tuple[str, ...] = (
