@@ -141,18 +141,20 @@ def first_problems(origin: str, problems: Sequence[str], limit: int = 20) -> lis
     return [*problems[:limit], f"{origin}: {counted(len(problems) - limit, 'more problem')} like these"]
 
 
-FEW = 5
+def few_lines(rows: Sequence[int], total: int, line: Callable[[int], str], of: str) -> list[tuple[int, str]]:
+    """Each row with its line; for many rows, which have one cause, the first and how many of the ``total`` there are.
+
+    >>> few_lines(range(9), 10, lambda row: f"row {row}: is no number", "cells of the column")
+    [(0, 'row 0: is no number; so it is in 9 of the 10 cells of the column')]
+    """
+    if len(rows) <= 5:
+        return [(row, line(row)) for row in rows]
+    return [(rows[0], f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} {of}")]
 
 
 def lines_of_column(rows: Sequence[int], total: int, line: Callable[[int], str]) -> list[str]:
-    """A line for each of some cells of a column; for many, which have one cause, the first and how many there are.
-
-    >>> lines_of_column(range(9), 10, lambda row: f"row {row}: is no number")
-    ['row 0: is no number; so it is in 9 of the 10 cells of the column']
-    """
-    if len(rows) <= FEW:
-        return [line(row) for row in rows]
-    return [f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} cells of the column"]
+    """The lines of ``few_lines`` for the cells of a column."""
+    return [text for _, text in few_lines(rows, total, line, "cells of the column")]
 
 
 def missing_message(path: Path) -> str:
@@ -224,7 +226,7 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that is scored on in place of a run's own test split.
+    """A file that is scored on instead of a run's own test split.
 
     Args:
         path: the file.

@@ -21,7 +21,10 @@ from freerun.keys import fold, uniform
 
 
 class System:
-    """Equations with their parameters."""
+    """Equations with parameters: a class has ``dt``, ``channels``, ``published``, ``initial``, ``rate`` or ``step``.
+
+    ``published`` is the largest Lyapunov exponent per unit of time; ``transient`` steps lead to the attractor.
+    """
 
     dt: float
     channels: tuple[str, ...]

@@ -21,15 +21,7 @@ from typing import Any
 import numpy as np
 
 from freerun.arguments import brief
-from freerun.data.files import (
-    LARGEST,
-    Array,
-    first_problems,
-    lines_of_column,
-    read_lines,
-    refuse_no_file,
-    user_path,
-)
+from freerun.data.files import LARGEST, Array, first_problems, lines_of_column, read_lines, refuse_no_file, user_path
 from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
 ENDINGS = {
@@ -96,8 +88,8 @@ class DataTable:
     def _is_numeric(self, name: str) -> bool:
         numbers, wrong = self.numbers(name)
         meant = sum(bool(_with_commas(self.cells[name][row])) for row in wrong)
-        there = int((~np.isnan(numbers)).sum()) + meant
-        return there > 0 and there >= len(wrong) - meant
+        count = int((~np.isnan(numbers)).sum()) + meant
+        return count > 0 and count >= len(wrong) - meant
 
     def numbers(self, name: str) -> tuple[Array, list[int]]:
         """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
@@ -378,7 +370,16 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
     refuse(problems + ([] if parquet else _csv_problems(file, frame, separator)))
-    return _of_frame(file, frame) if parquet else _numbered(file, frame)
+    if parquet:
+        return _of_frame(file, frame)
+    # rows with their lines, without blank lines (in one column a blank line is a missing value)
+    there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
+    lines = np.flatnonzero(there) + 2
+    if len(there) == len(frame) and frame.width > 1:
+        frame = frame.filter(there)
+    elif len(lines) != len(frame):
+        lines = np.arange(len(frame)) + 2
+    return replace(_of_frame(file, frame), locate=lambda row: f"{file}:{lines[row]}")
 
 
 def _csv_problems(file: Path, frame: Any, separator: str) -> list[str]:
@@ -413,17 +414,6 @@ def _is_value(name: str) -> bool:
     except ValueError:
         return _stamp(name) is not None
     return True
-
-
-def _numbered(file: Path, frame: Any) -> DataTable:
-    """A CSV file's rows with their lines, without blank lines (in one column a blank line is a missing value)."""
-    there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
-    lines = np.flatnonzero(there) + 2
-    if len(there) == len(frame) and frame.width > 1:
-        frame = frame.filter(there)
-    elif len(lines) != len(frame):
-        lines = np.arange(len(frame)) + 2
-    return replace(_of_frame(file, frame), locate=lambda row: f"{file}:{lines[row]}")
 
 
 def read_parquet(path: Path) -> Any:

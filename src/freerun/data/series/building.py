@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from freerun.arguments import brief
-from freerun.data.files import LARGEST, SPLITS, Array, counted, first_problems, lines_of_column
+from freerun.data.files import LARGEST, SPLITS, Array, counted, few_lines, first_problems, lines_of_column
 from freerun.data.series.options import Channels, Layout, SeriesOptions, check_layout, columns_by_part
 from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, step_between, uneven
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
@@ -35,8 +35,9 @@ def cell_problems(faults: Sequence[Fault], names: Sequence[str], locate: Callabl
     for mask, fault in faults:
         for column in np.flatnonzero(mask.any(axis=0)).tolist():
             rows, text = np.flatnonzero(mask[:, column]).tolist(), f"column {names[column]!r}: {fault}"
-            lines = lines_of_column(rows, len(mask), lambda row, text=text: f"{locate(row)}, {text}")
-            problems += zip(rows, lines, strict=False)
+            problems += few_lines(
+                rows, len(mask), lambda row, text=text: f"{locate(row)}, {text}", "cells of the column"
+            )
     return [line for _, line in sorted(problems, key=lambda each: each[0])]
 
 
@@ -44,11 +45,10 @@ def too_large(values: Array) -> list[Fault]:
     """Return infinities, and numbers too large to be computed with."""
     with np.errstate(invalid="ignore"):
         large = np.isfinite(values) & (np.abs(values) > LARGEST)
-    faults = [
+    return [
         (np.isinf(values), "is infinite; give a number"),
         (large, f"is beyond {LARGEST:g}, which is too large to be computed with; correct it, or take another unit"),
     ]
-    return [fault for fault in faults if fault[0].any()]
 
 
 def too_far(values: Array, mean: Array, std: Array) -> list[Fault]:
@@ -73,18 +73,14 @@ def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, l
     >>> fill_gaps(x, [0, 4, 5, 6], "linear")[0][:, 0].tolist()
     [1.0, 2.0, 3.0, 3.0, 3.0, 6.0]
     """
-    missing = np.isnan(values)
-    faults = too_large(values)
-    if not missing.any():
-        return values, [0] * values.shape[1], faults
+    missing, faults = np.isnan(values), too_large(values)
     if policy == "error":
         text = 'is missing; give a number, or set missing = "last" or "linear"'
         return values, [0] * values.shape[1], [*faults, (missing, text)]
     # the number of the newest row that has a value, or -1
     rows = np.arange(len(values))[:, None]
     before = np.maximum.accumulate(np.where(missing, -1, rows), axis=0)
-    text = "is missing, and so is all before it: there is nothing to fill it from; cut these rows"
-    faults += [(before < 0, text)] if (before < 0).any() else []
+    faults.append((before < 0, "is missing, and so is all before it: there is nothing to fill it from; cut these rows"))
     result = np.take_along_axis(values, np.maximum(before, 0), axis=0)
     if policy == "linear":
         for begin, end in pairwise(sorted({0, *ends, len(values)})):
@@ -157,7 +153,12 @@ def _lost(train: Array, scales: tuple[Array, Array], names: Sequence[str], locat
     problems: list[str] = []
     some = train[:: -(-len(train) // 10_000) or 1]
     for name, column, few, mean, std in zip(names, train.T, some.T, *scales, strict=True):
-        values, left = _different(few), len(np.unique(((few - mean) / std).astype(np.float32)))
+        # values differ where it is by more than rounding: by a millionth of what 9 in 10 are off the median
+        away = few - np.median(few)
+        with np.errstate(over="ignore"):
+            unit = np.quantile(np.abs(away[away != 0]), 0.9, method="lower") if away.any() else 1.0
+            values = len(np.unique(np.round(away / unit * 1e6)))
+        left = len(np.unique(((few - mean) / std).astype(np.float32)))
         if values > 2 * left:
             at = int(np.abs(column - np.median(column)).argmax())
             far, help = "is so far from the others", "correct it, or take another unit"
@@ -168,16 +169,6 @@ def _lost(train: Array, scales: tuple[Array, Array], names: Sequence[str], locat
                 f"left in float32 for training; {help}"
             )
     return problems
-
-
-def _different(values: Array) -> int:
-    """How many values differ by more than rounding: by a millionth of what 9 in 10 are off the median."""
-    away = values - np.median(values)
-    far = np.abs(away[away != 0])
-    if not len(far):
-        return 1
-    with np.errstate(over="ignore"):
-        return len(np.unique(np.round(away / np.quantile(far, 0.9, method="lower") * 1e6)))
 
 
 def build_series(

@@ -137,20 +137,14 @@ def columns_by_part(
 ) -> tuple[Channels, list[str]]:
     """Return the target, observed and covariate columns, and what is wrong with their names."""
     parts = options.parts
-    problems = [
-        f"{origin}: {part}: there is no column {name!r}{_near(name, columns)} There are: {listed(columns)}"
-        for part, names in parts.items()
-        for name in names
-        if name not in columns
-    ]
+    folded = {column.casefold(): column for column in columns}
+    problems: list[str] = []
+    for part, name in ((part, name) for part, names in parts.items() for name in names if name not in columns):
+        near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+        meant = f"; did you mean {folded[near[0]]!r}?" if near else ";"
+        problems.append(f"{origin}: {part}: there is no column {name!r}{meant} There are: {listed(columns)}")
     taken = {name for names in parts.values() for name in names}
     targets = parts["targets"] or tuple(name for name in columns if name in numeric and name not in taken)
     if not targets and not problems:
         problems.append(f"{origin}: no column of numbers is left to predict; there are: {listed(columns)}")
     return Channels(targets, parts["observed"], parts["covariates"]), problems
-
-
-def _near(name: str, columns: Sequence[str]) -> str:
-    folded = {column.casefold(): column for column in columns}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ";"

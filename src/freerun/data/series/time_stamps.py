@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from freerun.arguments import brief
-from freerun.data.files import FEW, Array
+from freerun.data.files import Array, few_lines
 from freerun.data.tables import Stamp
 
 _DAY = 86400.0
@@ -87,24 +87,28 @@ def step_between(stamps: Sequence[Stamp]) -> Step | None:
     >>> str(step_between([datetime(2020, 1, 31), datetime(2020, 2, 29), datetime(2020, 3, 31)])), step_between([0.0])
     ('1 month-ends', None)
     """
-    dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
-    numbers = [stamp for stamp in stamps if not isinstance(stamp, datetime)]
-    if len(numbers) > 1:
-        # times written as decimal numbers are apart by almost, not quite, the same
-        gaps = Counter(float(f"{after - before:.9g}") for before, after in pairwise(numbers) if after > before)
-        return Step(gaps.most_common(1)[0][0]) if gaps else None
-    if len(dates) < 2:
+    pairs = [(before, after) for before, after in pairwise(stamps) if _before(before, after)]
+    if not pairs:
         return None
-    gaps = Counter((after - before).total_seconds() for before, after in pairwise(dates) if after > before)
-    if not gaps:
-        return None
-    months = (dates[1].year - dates[0].year) * 12 + dates[1].month - dates[0].month
+    gaps = Counter(map(_gap, pairs))
+    size = gaps.most_common(1)[0][0]
+    if not isinstance(stamps[0], datetime):
+        return Step(size)
+    first, second = stamps[0], stamps[1]
+    assert isinstance(second, datetime)
+    months = (second.year - first.year) * 12 + second.month - first.month
     if months > 0 and len(gaps) > 1:
         for of in ("months", "month-ends"):
             step = Step(float(months), of)
-            if all(step.after(before) == after for before, after in pairwise(dates)):
+            if all(step.after(before) == after for before, after in pairwise(stamps)):
                 return step
-    return Step(gaps.most_common(1)[0][0], "seconds")
+    return Step(size, "seconds")
+
+
+def _gap(pair: tuple[Any, Any]) -> float:
+    # times written as decimal numbers are apart by almost, not quite, the same
+    gap = pair[1] - pair[0]
+    return gap.total_seconds() if isinstance(gap, timedelta) else float(f"{gap:.9g}")
 
 
 def uneven(stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], str], advice: str = "") -> list[str]:
@@ -128,24 +132,22 @@ def uneven(stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], s
             f"{locate(1)}: time {stamp} comes after {before}, and so on to the end: newest first; sort the rows by "
             f"time, oldest first{advice}"
         ]
-    kinds: dict[str, list[tuple[int, str]]] = {}
+    kinds: dict[str, list[int]] = {}
     for row, (before, stamp) in enumerate(pairs, start=1):
         if stamp == before:
-            kind = "stands twice; keep one of the rows"
+            kinds.setdefault("stands twice; keep one of the rows", []).append(row)
         elif _before(stamp, before):
-            kind = "comes after {before}; sort the rows by time"
+            kinds.setdefault("comes after {}; sort the rows by time", []).append(row)
         elif step is not None and not _follows(stamp, before, step):
-            kind = "follows {before}, and rows come every {step}; put in the rows between"
-        else:
-            continue
-        text = f"{locate(row)}: time {stamp} {kind.format(before=before, step=step)}{advice}"
-        kinds.setdefault(kind, []).append((row, text))
-    few: list[tuple[int, str]] = []
-    for lines in kinds.values():
-        row, first = lines[0]  # many of a kind have one cause
-        many = [(row, f"{first}; so it is in {len(lines):,} of the {len(stamps):,} rows")]
-        few += lines if len(lines) <= FEW else many
-    return [text for _, text in sorted(few)]
+            kinds.setdefault(f"follows {{}}, and rows come every {step}; put in the rows between", []).append(row)
+    lines: list[tuple[int, str]] = []
+    for kind, rows in kinds.items():
+
+        def line(row: int, kind: str = kind) -> str:
+            return f"{locate(row)}: time {stamps[row]} {kind.format(stamps[row - 1])}{advice}"
+
+        lines += few_lines(rows, len(stamps), line, "rows")
+    return [text for _, text in sorted(lines)]
 
 
 def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
