@@ -293,7 +293,8 @@ def _default(each: Field[Any]) -> str:
 def _meanings(cls: type[Any]) -> dict[str, str]:
     """Key -> what the docstrings of a class, and of those it derives from, say of it."""
     found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
+    model: type[Any] | None = getattr(cls, "model", None)  # a section's docstring is that of its model
+    for base in (*reversed(model.__mro__[:-1] if model else ()), *reversed(cls.__mro__[:-1])):
         text = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
         for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
             found[name] = " ".join(meaning.split()).replace("``", "`").replace("None: ", "none: ")

@@ -121,7 +121,7 @@ def test_a_tokenizer_without_pad_symbol(recipe, tmp_path):
     assert problem == (
         "padless: the tokenizer has no pad symbol, which fills rows up to one length\n"
         '  help: under [model], pad = "eos" takes the end symbol \'</s>\'; pad = "SYMBOL" takes another one that it '
-        "has; padding is never learnt from"
+        "has; padding is never learned from"
     )
     (problem,) = refused(path, ["model.pad=<nothing>"])
     assert problem.startswith("padless: pad = '<nothing>' is no symbol of the tokenizer, which has ")

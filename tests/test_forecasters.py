@@ -167,7 +167,7 @@ def cut_by_hand(tree):
         return tree.detach()
     if isinstance(tree, DecoderState):
         cache = tree.cache._with(lambda part: part.detach())
-        return DecoderState(cache, cache.version, tree.lengths, tree.alike, tree.sources, tree.seen)
+        return DecoderState(cache, cache.version, tree.lengths, tree.common_length, tree.sources, tree.context)
     if isinstance(tree, tuple) and not any(isinstance(part, CellWeights) for part in tree):
         parts = [cut_by_hand(part) for part in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
@@ -351,7 +351,7 @@ def test_the_articles_model_is_cut_and_refuses_another_width():
     assert (state.requires_grad, cut.requires_grad) == (True, False)
     narrow = batch.replace(history=values[..., :2], targets=values[..., :2])
     for call in (model, model.start):
-        refused(r"Seq2SeqModel says 3 values a position, and the batch's history has 2", call, narrow)
+        refused(r"Seq2SeqModel predicts 3 values a position, and the batch's history has 2", call, narrow)
 
 
 def test_models_are_found_by_name():

@@ -198,7 +198,7 @@ def test_a_batch_that_the_model_did_not_make_is_refused():
 def test_rows_that_were_selected_have_no_way_back():
     m = adapted("gpt2")
     batch = m.batch(**causal_inputs())
-    refused("whole", m.inputs, batch.select(torch.tensor([0])))
+    refused("complete", m.inputs, batch.select(torch.tensor([0])))
 
 
 @pytest.mark.parametrize(("name", "engine"), [("t5", "window"), ("mistral", "window"), ("m2m_100", "step")])

@@ -77,19 +77,13 @@ class Raised(Exception):  # noqa: N818 - carries what a model raised
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a model.
+    """One check of a model."""
 
-    Args:
-        function: what it tries. Its name is the check's; its docstring says what holds of a model that passes.
-        tried: what the model was tried on, where ``function`` has not named it.
-        remedy: what to do where the model raises.
-        needs: a protocol that the model must have, else it does not apply.
-    """
-
+    # what it tries. Its name is the check's; its docstring says what holds of a model that passes
     function: Callable[..., Verdict]
-    tried: str = "the batch"
-    remedy: str = ""
-    needs: type[Any] | None = None
+    tried: str = "the batch"  # what the model was tried on, where ``function`` has not named it
+    remedy: str = ""  # what to do where the model raises
+    needs: type[Any] | None = None  # a protocol that the model must have, else it does not apply
 
     @property
     def _function(self) -> Callable[..., Verdict]:

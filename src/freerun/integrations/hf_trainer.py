@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from freerun.errors import UserError
 from freerun.integrations.hf_runner import MethodRunner, adapted, collated_batch, has_targets
 from freerun.methods import free_running, teacher_forcing
-from freerun.models.huggingface.context import context_of
+from freerun.models.huggingface.model import context_of
 from freerun.rollin import eval_mode
 
 if TYPE_CHECKING:
@@ -221,5 +221,5 @@ class Callback(TrainerCallback):
         layout = context_of(batch).layout
         assert layout is not None  # the batch is complete
         # a packed row's documents; one of a single token has no positions, and nothing to add
-        row = layout.places.amax(1).clamp_min(0) // inputs["labels"].shape[1]
+        row = layout.indices.amax(1).clamp_min(0) // inputs["labels"].shape[1]
         return sums.index_add(0, row, own_sums)

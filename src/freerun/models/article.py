@@ -15,7 +15,7 @@ from freerun.models.forecasting.inputs import covariates_of, past_of, size_probl
 class UnshiftedSeq2SeqModel(nn.Module):
     """``nn.RNN`` encoder, its final hidden state into an ``nn.RNN`` decoder, ``nn.Linear``: as the article writes it.
 
-    The decoder is given the *unshifted* history, so under teacher forcing it is told the very value it must predict.
+    The decoder reads the *unshifted* history, so under teacher forcing it reads the very value it must predict.
     It is here to be compared with; ``freerun.check_model`` refuses it, and ``Seq2SeqModel`` is the honest one.
 
     Args:
@@ -38,7 +38,7 @@ class UnshiftedSeq2SeqModel(nn.Module):
         self.decoder = nn.RNN(output_size, hidden_size)
         self.fc = nn.Linear(hidden_size, output_size)
 
-    def told(self, history: Tensor) -> Tensor:
+    def inputs(self, history: Tensor) -> Tensor:
         """(time, batch, value): what the decoder reads at each position."""
         return history
 
@@ -46,31 +46,31 @@ class UnshiftedSeq2SeqModel(nn.Module):
         """(batch, time, output_size) values."""
         self._check(batch)
         _, hidden = self.encoder(self._source(batch).transpose(0, 1))  # time first, as nn.RNN reads
-        output, _ = self.decoder(self.told(batch.history.transpose(0, 1)), hidden)
+        output, _ = self.decoder(self.inputs(batch.history.transpose(0, 1)), hidden)
         return self.fc(output).transpose(0, 1)
 
     def _source(self, batch: Batch) -> Tensor:
         source, width = batch.context, self.encoder.input_size
-        wanted = f"(batch, source_time, {width})"
+        expected = f"(batch, source_time, {width})"
         if not isinstance(source, Tensor):
-            raise UserError(f"{type(self).__name__} needs Batch.context = {wanted}; got {type(source).__name__}")
+            raise UserError(f"{type(self).__name__} needs Batch.context = {expected}; got {type(source).__name__}")
         if source.dim() != 3 or source.shape[0] != batch.size or source.shape[2] != width or source.shape[1] == 0:
-            raise UserError(f"{type(self).__name__} needs Batch.context = {wanted}; got {tuple(source.shape)}")
+            raise UserError(f"{type(self).__name__} needs Batch.context = {expected}; got {tuple(source.shape)}")
         return source
 
     def _check(self, batch: Batch) -> None:
         if batch.is_discrete:
             raise UserError(f"{type(self).__name__} is for real values (batch, time, value); this batch holds ids")
-        fed, said = batch.history.shape[-1], self.fc.out_features
-        if fed != said:
+        fed, width = batch.history.shape[-1], self.fc.out_features
+        if fed != width:
             raise UserError(
-                f"{type(self).__name__} says {said} values a position, and the batch's history has {fed}: make it with "
-                f"output_size={fed}"
+                f"{type(self).__name__} predicts {width} values a position, and the batch's history has {fed}: make it "
+                f"with output_size={fed}"
             )
 
 
 class Seq2SeqModel(UnshiftedSeq2SeqModel):
-    """The article's model with the shift: position t is told ``history[:, t-1]``, position 0 zeros. A Stepper.
+    """The article's model with the shift: position t reads ``history[:, t-1]``, position 0 zeros. A Stepper.
 
     Args:
         input_size: width of a source value.
@@ -85,7 +85,7 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
     torch.Size([3, 5, 10])
     """
 
-    def told(self, history: Tensor) -> Tensor:
+    def inputs(self, history: Tensor) -> Tensor:
         """(time, batch, value): the entry before, zeros first."""
         return torch.cat([torch.zeros_like(history[:1]), history[:-1]])
 
@@ -109,7 +109,7 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
         return self.fc(hidden if rows is None else hidden[rows])
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """The state of the rows asked for."""
+        """The state of the requested rows."""
         return state[:, rows]
 
     def detach(self, state: Any) -> Any:
@@ -118,13 +118,13 @@ class Seq2SeqModel(UnshiftedSeq2SeqModel):
 
 
 class ArticleForecaster(Seq2SeqModel):
-    """The article's model on series: the source is the past of a window, told to the encoder; a Stepper.
+    """The article's model on series: the source is the past of a window, which the encoder reads; a Stepper.
 
     ``Seq2SeqModel(values + observed, size, values)``, weight for weight; only where the source lies in the batch is
     another.
 
     Args:
-        values: channels that are said and fed back.
+        values: channels that are predicted and fed back.
         covariates: must be 0: the article's decoder reads its own output and nothing else.
         observed: channels known in the past only.
         size: width of both networks.
@@ -157,7 +157,7 @@ class ArticleForecaster(Seq2SeqModel):
         self._settings = settings
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
+        """The constructor's arguments."""
         return dict(self._settings)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -27,7 +27,7 @@ class Pretrained:
         random: fresh weights of the model's configuration instead of those saved.
         dtype: of the weights; "auto" is that in which they were saved.
         pad: the pad symbol, for a tokenizer that has none: "eos", or another symbol of it.
-        chat_template: file of a chat template (Jinja) in place of the tokenizer's own.
+        chat_template: file of a chat template (Jinja) instead of the tokenizer's own.
     """
 
     kind: Literal["huggingface"] = "huggingface"
@@ -56,25 +56,25 @@ def read_config(path: str) -> Any:
     return _taught(path, "model", lambda: transformers.AutoConfig.from_pretrained(_local(path)))
 
 
-def read_tokenizer(given: Pretrained) -> Any:
-    """The tokenizer, with a pad symbol and the chat template that was given."""
+def read_tokenizer(settings: Pretrained) -> Any:
+    """The tokenizer, with a pad symbol and the chat template of the settings."""
     transformers = _transformers()
-    path = given.tokenizer or given.path
+    path = settings.tokenizer or settings.path
     _check_local(path, "tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
     found = _taught(path, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(_local(path)))
-    if given.pad is not None:
-        _set_pad(found, given.pad, path)
+    if settings.pad is not None:
+        _set_pad(found, settings.pad, path)
     if found.pad_token_id is None:
         end = "" if found.eos_token is None else f' pad = "eos" takes the end symbol {found.eos_token!r};'
         raise UserError(
             f"{path}: the tokenizer has no pad symbol, which fills rows up to one length\n  help: under [model],{end} "
-            'pad = "SYMBOL" takes another one that it has; padding is never learnt from'
+            'pad = "SYMBOL" takes another one that it has; padding is never learned from'
         )
-    if given.chat_template is not None:
+    if settings.chat_template is not None:
         try:
-            found.chat_template = Path(given.chat_template).expanduser().read_text(encoding="utf-8")
+            found.chat_template = Path(settings.chat_template).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"chat_template = {given.chat_template!r} cannot be read: {error}") from None
+            raise UserError(f"chat_template = {settings.chat_template!r} cannot be read: {error}") from None
     return found
 
 
@@ -87,11 +87,11 @@ def _set_pad(tokenizer: Any, pad: str, path: str) -> None:
     tokenizer.pad_token = symbol
 
 
-def read_model(given: Pretrained, config: Any) -> Any:
+def read_model(settings: Pretrained, config: Any) -> Any:
     """The model with its language head, in training precision.
 
     Raises:
-        UserError: it is of a kind that says no text, or weights are missing or damaged.
+        UserError: it is of a kind that predicts no text, or weights are missing or damaged.
     """
     import torch
 
@@ -99,24 +99,26 @@ def read_model(given: Pretrained, config: Any) -> Any:
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     if type(config) not in kind._model_mapping:
         raise UserError(
-            f"{given.path}: a model of type {config.model_type!r} is no language model over text ({kind.__name__} does "
-            "not know it); audio, pictures and encoders alone are out of scope here\n  help: see freerun.hf in Python"
+            f"{settings.path}: a model of type {config.model_type!r} is no language model over text ({kind.__name__} "
+            "does not know it); audio, pictures and encoders alone are out of scope here"
+            "\n  help: see freerun.hf in Python"
         )
-    dtype = given.dtype if given.dtype == "auto" else getattr(torch, given.dtype)
+    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     with quiet():
-        if given.random:
-            options = {} if given.dtype == "auto" else {"dtype": dtype}
-            return _taught(given.path, "model", lambda: kind.from_config(config, **options))
-        model, told = _taught(
-            given.path,
+        if settings.random:
+            options = {} if settings.dtype == "auto" else {"dtype": dtype}
+            return _taught(settings.path, "model", lambda: kind.from_config(config, **options))
+        model, loaded = _taught(
+            settings.path,
             "model",
-            lambda: kind.from_pretrained(_local(given.path), config=config, dtype=dtype, output_loading_info=True),
+            lambda: kind.from_pretrained(_local(settings.path), config=config, dtype=dtype, output_loading_info=True),
         )
-    missing = sorted(told["missing_keys"])
+    missing = sorted(loaded["missing_keys"])
     if missing:
         raise UserError(
-            f"{given.path}: {len(missing)} of the model's weights are not there ({', '.join(missing[:3])}): what was "
-            f"saved is no {type(model).__name__}\n  help: save the whole model, or set random = true for fresh weights"
+            f"{settings.path}: {len(missing)} of the model's weights are not there ({', '.join(missing[:3])}): what "
+            f"was saved is no {type(model).__name__}"
+            "\n  help: save the whole model, or set random = true for fresh weights"
         )
     return model
 
@@ -142,9 +144,9 @@ def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a saved model under the names that they have in an adapted one, tied ones once."""
-    given = Pretrained(path=str(folder), dtype="auto")
+    settings = Pretrained(path=str(folder), dtype="auto")
     seen: dict[int, str] = {}
-    state: dict[str, Tensor] = read_model(given, read_config(given.path)).state_dict(keep_vars=True)
+    state: dict[str, Tensor] = read_model(settings, read_config(settings.path)).state_dict(keep_vars=True)
     return {f"model.{name}": t.detach() for name, t in state.items() if seen.setdefault(id(t), name) == name}
 
 
@@ -155,20 +157,20 @@ def _transformers() -> Any:
 
 
 def _local(path: str) -> str:
-    place = Path(path).expanduser()
-    return str(place) if place.exists() else path
+    local = Path(path).expanduser()
+    return str(local) if local.exists() else path
 
 
 def _check_local(path: str, *files: str) -> None:
     """Refuse what is meant as a folder and is none, before it is taken for a name on the hub."""
-    place = Path(path).expanduser()
-    if place.is_dir() and not any((place / name).exists() for name in files):
-        held = ", ".join(sorted(entry.name for entry in place.iterdir())[:8]) or "nothing"
-        runs = f"; of a run of freerun give {place / 'model'}" if (place / "model").is_dir() else ""
+    local = Path(path).expanduser()
+    if local.is_dir() and not any((local / name).exists() for name in files):
+        held = ", ".join(sorted(entry.name for entry in local.iterdir())[:8]) or "nothing"
+        runs = f"; of a run of freerun give {local / 'model'}" if (local / "model").is_dir() else ""
         raise UserError(f"{path}: holds none of {', '.join(files)}; it holds {held}{runs}")
-    if place.is_file():
+    if local.is_file():
         raise UserError(f"{path}: is a file; give the folder that save_pretrained wrote")
-    if not place.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+    if not local.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise UserError(f"{path}: there is no such folder")
 
 

@@ -17,22 +17,15 @@ from freerun.models.rnn import CELLS, Cell, CellWeights, RecurrentEncoder, cell_
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An encoded source.
+    """An encoded source."""
 
-    Args:
-        memory: (batch, source_time, size).
-        padding: (batch, source_time) bool, True = may not be attended to.
-        hidden: one (batch, size) per decoder layer: the state before the start symbol.
-        cell: the same for lstm, else empty.
-    """
-
-    memory: Tensor
-    padding: Tensor
-    hidden: tuple[Tensor, ...]
-    cell: tuple[Tensor, ...]
+    memory: Tensor  # (batch, source_time, size)
+    padding: Tensor  # (batch, source_time) bool, True = may not be attended to
+    hidden: tuple[Tensor, ...]  # one (batch, size) per decoder layer: the state before the start symbol
+    cell: tuple[Tensor, ...]  # the same for lstm, else empty
 
     def select(self, rows: Tensor) -> Encoded:
-        """The rows asked for."""
+        """The requested rows."""
         parts = (tuple(part[rows] for part in group) for group in (self.hidden, self.cell))
         return Encoded(self.memory[rows], self.padding[rows], *parts)
 
@@ -121,13 +114,13 @@ class RecurrentSeq2Seq(nn.Module):
             self.out.weight = self.embedding.weight
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as given."""
-        return dict(self._settings.items())
+        """The constructor's arguments."""
+        return dict(self._settings)
 
-    # -- the whole sequence at once
+    # -- the complete sequence at once
 
     def encode(self, batch: Batch) -> Batch:
-        """The batch with its source encoded; one that is encoded already is given back."""
+        """The batch with its source encoded; one that is encoded already is returned."""
         if isinstance(batch.context, Encoded):
             return batch
         if not isinstance(batch.context, Mapping) or not {"source", "source_mask"} <= batch.context.keys():
@@ -160,17 +153,17 @@ class RecurrentSeq2Seq(nn.Module):
         return self.embedding(entries)
 
     def outputs_from(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """The forward, with (batch, time, embedding) vectors in the place of ``lookup(history)``."""
+        """The forward, with (batch, time, embedding) vectors instead of ``lookup(history)``."""
         return self.head(self._read(batch, vectors[:, :-1].transpose(0, 1)))
 
-    def _read(self, batch: Batch, told: Tensor) -> Tensor:
-        # told: time - 1, batch, embedding; the last entry predicts nothing
+    def _read(self, batch: Batch, entries: Tensor) -> Tensor:
+        # entries: time - 1, batch, embedding; the last entry predicts nothing
         source: Encoded = self.encode(batch).context
         start = self.start_vector.expand(1, batch.size, -1)
         states: Any = torch.stack(source.hidden)
         if source.cell:
             states = (states, torch.stack(source.cell))
-        hidden, _ = self.decoder(self.drop(torch.cat([start, told])), states)
+        hidden, _ = self.decoder(self.drop(torch.cat([start, entries])), states)
         return self._attend(hidden.transpose(0, 1), source)
 
     def _attend(self, hidden: Tensor, source: Encoded) -> Tensor:
@@ -191,8 +184,8 @@ class RecurrentSeq2Seq(nn.Module):
         weights = tuple(cell_weights(self.decoder, layer) for layer in layers)
         state = DecoderState(source.hidden, source.cell, source, weights)
         # one row for all, unless dropout makes them differ
-        alike = 1 if not (self.training and self.drop.p > 0) else batch.size
-        first = weights[0].gates(self.drop(self.start_vector.expand(alike, -1)))
+        count = 1 if not (self.training and self.drop.p > 0) else batch.size
+        first = weights[0].gates(self.drop(self.start_vector.expand(count, -1)))
         return self.step(state, first.expand(batch.size, -1))
 
     def embed(self, entries: Tensor) -> Tensor:
@@ -200,7 +193,7 @@ class RecurrentSeq2Seq(nn.Module):
         return cell_weights(self.decoder, 0).gates(self.drop(self.embedding(entries)))
 
     def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
-        """The state after one more entry, given as ``embed`` gave it."""
+        """The state after one more entry, as ``embed`` returned it."""
         hidden: list[Tensor] = []
         cell: list[Tensor] = []
         for layer, weights in enumerate(state.weights):
@@ -222,7 +215,7 @@ class RecurrentSeq2Seq(nn.Module):
         return self.head(self._attend(hidden[:, None], source)[:, 0])
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
-        """The state of the rows asked for, in that order."""
+        """The state of the requested rows, in that order."""
         hidden, cell = (tuple(part[rows] for part in group) for group in (state.hidden, state.cell))
         return DecoderState(hidden, cell, state.source.select(rows), state.weights)
 

@@ -19,21 +19,13 @@ CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 @dataclass(frozen=True, eq=False)
 class CellWeights:
-    """A layer's weights, laid out for stepping.
+    """A layer's weights, laid out for stepping."""
 
-    Args:
-        kind: rnn, gru or lstm.
-        inputs: (gates * hidden, in) input weights.
-        input_bias: (gates * hidden,): both biases where they simply add (rnn, lstm), the input bias for gru.
-        recurrent: (hidden, gates * hidden), transposed.
-        recurrent_bias: (gates * hidden,), gru only.
-    """
-
-    kind: str
-    inputs: Tensor
-    input_bias: Tensor
-    recurrent: Tensor
-    recurrent_bias: Tensor | None
+    kind: str  # rnn, gru or lstm
+    inputs: Tensor  # (gates * hidden, in) input weights
+    input_bias: Tensor  # (gates * hidden,): both biases where they simply add (rnn, lstm), the input bias for gru
+    recurrent: Tensor  # (hidden, gates * hidden), transposed
+    recurrent_bias: Tensor | None  # (gates * hidden,), gru only
 
     def gates(self, inputs: Tensor) -> Tensor:
         """(..., in) -> (..., gates * hidden): the part of the gates that does not need the state."""
@@ -157,7 +149,7 @@ def source_problems(source: Tensor, mask: Tensor) -> list[str]:
 
 
 def _mirror(lengths: Tensor, time: int) -> Tensor:
-    """(time, batch) positions that reverse each row within its length and leave its padding in place."""
+    """(time, batch) positions that reverse each row within its length and leave its padding where it is."""
     positions = torch.arange(time, device=lengths.device)[:, None]
     return torch.where(positions < lengths, lengths - 1 - positions, positions)
 

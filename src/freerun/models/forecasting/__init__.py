@@ -1,7 +1,6 @@
 """Models for values: forecasters of series and simulators, each a Stepper."""
 
-from freerun.models.forecasting.plrnn import ShallowPLRNN
-from freerun.models.forecasting.recurrent import PlainForecaster, RecurrentForecaster
+from freerun.models.forecasting.recurrent import PlainForecaster, RecurrentForecaster, ShallowPLRNN
 from freerun.models.forecasting.transformer import TransformerForecaster
 
 __all__ = [

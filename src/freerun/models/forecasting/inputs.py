@@ -1,4 +1,4 @@
-"""What a forecaster is told besides its history, and the refusal of what does not fit."""
+"""What a forecaster reads besides its history, and the refusal of what does not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD_NAMES = ("point", *HEADS)
 
 
 def numbers_a_value(head: str) -> int:
-    """How many numbers a head says of one value.
+    """How many numbers a head has for one value.
 
     >>> numbers_a_value("point"), numbers_a_value("gaussian")
     (1, 2)
@@ -33,7 +33,7 @@ def size_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
     if layout == "sequence" and settings.get("observed", 0):
         problems.append(
             f"observed channels are known in the past only, and this model reads one sequence in which the past has no "
-            f"place of its own; got observed={settings['observed']}: use 0, or a model of layout 'past' "
+            f"positions of its own; got observed={settings['observed']}: use 0, or a model of layout 'past' "
             "(RecurrentForecaster)"
         )
     if "head" in settings and settings["head"] not in HEAD_NAMES:
@@ -89,19 +89,16 @@ def covariates_of(context: Any, batch: Batch, covariates: int, owner: str) -> Te
 
 
 def past_of(context: Any, batch: Batch, sizes: tuple[int, int, int], owner: str) -> Tensor:
-    """The past (batch, past_time, values + observed + covariates) of a context; ``sizes`` are these three.
-
-    Raises:
-        UserError: missing, empty, or of another width.
-    """
+    """The past (batch, past_time, sum of ``sizes``) of a context; ``sizes``: values, observed, covariates."""
     values, observed, covariates = sizes
     width = values + observed + covariates
-    wanted = f"(batch, past_time, {width}): {values} values, {observed} observed, {covariates} covariates"
+    expected = f"(batch, past_time, {width}): {values} values, {observed} observed, {covariates} covariates"
     past = context.get("past") if isinstance(context, Mapping) else None
     if not isinstance(past, Tensor):
-        raise UserError(f"{owner} needs Batch.context = {{'past': {wanted}}}; got {_shown(context)}")
+        got = f"keys {sorted(map(str, context))}" if isinstance(context, Mapping) else type(context).__name__
+        raise UserError(f"{owner} needs Batch.context = {{'past': {expected}}}; got {got}")
     if past.dim() != 3 or past.shape[0] != batch.size or past.shape[2] != width or past.shape[1] == 0:
-        raise UserError(f"context['past'] must be {wanted}; got {tuple(past.shape)}")
+        raise UserError(f"context['past'] must be {expected}; got {tuple(past.shape)}")
     return past
 
 
@@ -115,7 +112,3 @@ def the_future(future: Tensor | None, position: int) -> Tensor | None:
             f"covers {future.shape[0]}"
         )
     return future[position]
-
-
-def _shown(context: Any) -> str:
-    return f"keys {sorted(map(str, context))}" if isinstance(context, Mapping) else type(context).__name__

@@ -1,4 +1,4 @@
-"""A recurrent encoder-decoder for values: it reads the past and predicts the horizon."""
+"""Recurrent nets for values: over a past and a horizon, over one sequence, and from one state to the next."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from freerun.batch import Batch
 from freerun.distributions import Head
@@ -24,27 +25,31 @@ from freerun.models.rnn import CELLS, Cell, CellWeights, cell_step, cell_weights
 
 
 class RecurrentState(NamedTuple):
-    """State of a recurrent forecaster.
+    """State of a recurrent forecaster."""
 
-    Args:
-        hidden: one (batch, size) per layer.
-        cell: the same for lstm, else empty.
-        last: (batch, read) the last input.
-        position: the position it stands before.
-        future: (time, batch, covariates), or None.
-        weights: of the layers, laid out for stepping.
-    """
-
-    hidden: tuple[Tensor, ...]
-    cell: tuple[Tensor, ...]
-    last: Tensor
-    position: int
-    future: Tensor | None
-    weights: tuple[CellWeights, ...]
+    hidden: tuple[Tensor, ...]  # one (batch, size) per layer
+    cell: tuple[Tensor, ...]  # the same for lstm, else empty
+    last: Tensor  # (batch, read) the last input
+    position: int  # the position it stands before
+    future: Tensor | None  # (time, batch, covariates), or None
+    weights: tuple[CellWeights, ...]  # of the layers, laid out for stepping
 
 
 class RecurrentNetwork(nn.Module):
-    """Layers of rnn, gru or lstm and a head; subclasses say which layout they read and where they start."""
+    """Layers of rnn, gru or lstm and a head; subclasses define which layout they read and where they start.
+
+    Args:
+        values: channels that are predicted and fed back.
+        covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
+        observed: channels known in the past only.
+        size: width of the states.
+        layers: number of layers.
+        cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
+        residual: predict the change since the last input.
+        head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
+        dropout: between layers and before the head, in [0, 1).
+        fed_back: the channels that are read back, counted from 0; the others are only predicted. None: all.
+    """
 
     layout: ClassVar[str]
 
@@ -82,7 +87,7 @@ class RecurrentNetwork(nn.Module):
         """Return the constructor's arguments."""
         return dict(self._settings)
 
-    # -- the whole sequence at once
+    # -- the complete sequence at once
 
     def _all(self, first: Tensor, history: Tensor, future: Tensor | None, states: Any) -> Tensor:
         """(batch, time, numbers) from ``first`` (batch, values), the input at position 0, and the history."""
@@ -169,27 +174,20 @@ def recurrent_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
         )
     elif settings["residual"] and fed != tuple(range(settings["values"])):
         problems.append(
-            f"residual adds what was told to what is said, and with fed_back={fed} some of the "
-            f"{settings['values']} values are not told: use residual=False, or fed_back=None"
+            f"residual adds the last input to the output, and with fed_back={fed} some of the "
+            f"{settings['values']} values are not read: use residual=False, or fed_back=None"
         )
     return problems
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPast:
-    """A past that has been read.
+    """A past that has been read."""
 
-    Args:
-        hidden: one (batch, size) per layer: the decoder's first state.
-        cell: the same for lstm, else empty.
-        last: (batch, values) the last past value, the input at position 0.
-        future: (batch, time, covariates), or None.
-    """
-
-    hidden: tuple[Tensor, ...]
-    cell: tuple[Tensor, ...]
-    last: Tensor
-    future: Tensor | None
+    hidden: tuple[Tensor, ...]  # one (batch, size) per layer: the decoder's first state
+    cell: tuple[Tensor, ...]  # the same for lstm, else empty
+    last: Tensor  # (batch, values) the last past value, the input at position 0
+    future: Tensor | None  # (batch, time, covariates), or None
 
     def select(self, rows: Tensor) -> EncodedPast:
         """Return the requested rows."""
@@ -205,16 +203,9 @@ class RecurrentForecaster(RecurrentNetwork):
     position 0 the last value of the past. A Stepper and an Encoder; the stepped and the fused path are equal.
 
     Args:
-        values: channels that are said and fed back.
-        covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
-        observed: channels known in the past only.
+        values, ..., fed_back: as of ``RecurrentNetwork``.
         size: width of both networks.
         layers: of encoder and decoder each.
-        cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
-        residual: say the change since the value told.
-        head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
-        dropout: between layers and before the head, in [0, 1).
-        fed_back: the channels that are read back, counted from 0; the others are only said. None: all.
 
     Context of a batch: ``{"past": (batch, past_time, values + observed + covariates), "future": (batch, time,
     covariates)}``, "future" only where there are covariates.
@@ -275,16 +266,8 @@ class PlainForecaster(RecurrentNetwork):
     path are equal.
 
     Args:
-        values: channels that are said and fed back.
-        covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
-        observed: must be 0: a sequence has no place for channels known in the past only.
-        size: width of the states.
-        layers: number of layers.
-        cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
-        residual: say the change since the value told.
-        head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
-        dropout: between layers and before the head, in [0, 1).
-        fed_back: the channels that are read back, counted from 0; the others are only said. None: all.
+        values, ..., fed_back: as of ``RecurrentNetwork``.
+        observed: must be 0: a sequence has no room for channels known in the past only.
 
     Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t.
 
@@ -318,3 +301,87 @@ class PlainForecaster(RecurrentNetwork):
         future = covariates_of(batch.context, batch, self.covariates, type(self).__name__)
         zeros = batch.history.new_zeros(batch.size, self.values)
         return zeros, None if future is None else future.transpose(0, 1)
+
+
+class ShallowPLRNN(nn.Module):
+    """``z_t = A z_{t-1} + W1 relu(W2 z_{t-1} + h2) + h1`` with A diagonal; outputs (batch, time, values), z_t itself.
+
+    A Markov map: the output at position t depends on ``history[:, t-1]`` alone, and position 0, which reads zeros,
+    always has ``W1 relu(h2) + h1``. A Stepper whose state is the last entry.
+
+    Args:
+        values: dimensions of the state, all of them observed.
+        covariates: must be 0.
+        observed: must be 0.
+        size: width of the hidden layer.
+
+    Context of a batch: None; it is not read.
+
+    Raises:
+        UserError: for arguments outside their range; all at once.
+
+    Reference: Hess, Monfared, Brenner and Durstewitz 2023, arXiv:2306.04406.
+
+    What it is not: a model with latent dimensions; every one of its states is observed.
+
+    >>> values = torch.randn(3, 5, 2)
+    >>> ShallowPLRNN(2)(Batch(values, values, torch.ones(3, 5, dtype=torch.bool))).shape
+    torch.Size([3, 5, 2])
+    """
+
+    layout: ClassVar[str] = "sequence"
+    markov: ClassVar[bool] = True  # the state is the last entry: what adaptive generalised teacher forcing needs
+
+    def __init__(self, values: int, covariates: int = 0, observed: int = 0, *, size: int = 50) -> None:
+        super().__init__()
+        self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        problems = size_problems(self._settings, self.layout)
+        if covariates:
+            problems.append(f"an autonomous map has no covariates; got covariates={covariates}: use 0")
+        if problems:
+            raise UserError(problems)
+        self.values = values
+        self.diagonal = nn.Parameter(torch.empty(values).uniform_(0.5, 1.0))
+        self.inner = nn.Linear(values, size)  # W2, h2
+        self.outer = nn.Linear(size, values)  # W1, h1
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return dict(self._settings)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, time, values)."""
+        return self._next(torch.cat([self.start(batch)[:, None], batch.history[:, :-1]], 1))
+
+    def jacobian(self, states: Tensor) -> Tensor:
+        """(..., values) -> (..., values, values): ``A + W1 diag(W2 z + h2 > 0) W2``, of the next state by this one."""
+        active = (self.inner(states) > 0).to(states.dtype)
+        return torch.diag(self.diagonal) + (self.outer.weight * active[..., None, :]) @ self.inner.weight
+
+    def start(self, batch: Batch) -> Tensor:
+        """(batch, values) zeros: what stands before position 0."""
+        check_history(batch, self.values, type(self).__name__)
+        return batch.history.new_zeros(batch.size, self.values)
+
+    def embed(self, entries: Tensor) -> Tensor:
+        """Values are read as they are."""
+        return entries
+
+    def step(self, state: Tensor, inputs: Tensor) -> Tensor:
+        """The last entry is the state."""
+        return inputs
+
+    def output(self, state: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(rows, values): the next state."""
+        return self._next(state if rows is None else state[rows])
+
+    def select(self, state: Tensor, rows: Tensor) -> Tensor:
+        """The requested rows."""
+        return state[rows]
+
+    def detach(self, state: Tensor) -> Tensor:
+        """The same entry without its gradient."""
+        return state.detach()
+
+    def _next(self, z: Tensor) -> Tensor:
+        return self.diagonal * z + self.outer(F.relu(self.inner(z)))

@@ -13,18 +13,18 @@ from freerun.distributions import Head
 from freerun.errors import UserError
 from freerun.models.forecasting.inputs import check_history, covariates_of, numbers_a_value, size_problems
 from freerun.models.transformer.cache import Cache, Reading
-from freerun.models.transformer.decoder import CausalTransformer, DecoderState, Seen
+from freerun.models.transformer.decoder import CausalTransformer, DecoderContext, DecoderState
 from freerun.models.transformer.layers import Shape, initialise
 
 
 @dataclass(frozen=True, eq=False)
-class _Future(Seen):
-    """What is seen besides the history: (batch, time, covariates) of every step, or None."""
+class _Future(DecoderContext):
+    """What is read besides the history."""
 
-    future: Tensor | None = None
+    future: Tensor | None = None  # (batch, time, covariates)
 
     def select(self, rows: Tensor) -> _Future:
-        """The rows asked for."""
+        """The requested rows."""
         return _Future(future=None if self.future is None else self.future[rows])
 
 
@@ -32,19 +32,19 @@ class TransformerForecaster(CausalTransformer):
     """A decoder-only Transformer over values; outputs (batch, time, numbers of the head * values).
 
     ``x_t = A y_{t-1} + C c_t + b``, then layers of ``x + attend(norm(x))`` and ``x + feed_forward(norm(x))`` with
-    causal attention, said = ``U norm(x) + u (+ y_{t-1})``, with the covariates ``c_t`` of the step that is said.
-    The shift is inside: position t is told ``history[:, t-1]``, position 0 zeros. The past is what the history
-    begins with (``mask`` and ``eligible`` False). Stepped over its cache and in parallel it is the same function.
+    causal attention, outputs = ``U norm(x) + u (+ y_{t-1})``, with the covariates ``c_t`` of the predicted step. The
+    shift is inside: position t reads ``history[:, t-1]``, position 0 zeros. The past is what the history begins with
+    (``mask`` and ``eligible`` False). Stepped over its cache and in parallel it is the same function.
 
     Args:
-        values: channels that are said and fed back.
+        values: channels that are predicted and fed back.
         covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
-        observed: must be 0: a sequence has no place for channels known in the past only.
+        observed: must be 0: a sequence has no room for channels known in the past only.
         size: width of the stream, a multiple of ``heads``.
         layers: number of layers.
         heads: number of attention heads.
         feed_forward: inner width; None: 8/3 * size.
-        residual: say the change since the value told.
+        residual: predict the change since the last input.
         head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
         dropout: on the inputs and on what every sublayer adds, in [0, 1).
         max_positions: number of positions there are.
@@ -84,7 +84,7 @@ class TransformerForecaster(CausalTransformer):
         super().__init__(values, shape, crossed=False, tied=False)
         self._settings = settings
         self.values, self.covariates, self.residual = values, covariates, residual
-        # in the place of a table, a start symbol and a vocabulary
+        # instead of a table, a start symbol and a vocabulary
         self.embedding = nn.Linear(values + covariates, size)
         del self.start_vector
         self.register_buffer("start_vector", torch.zeros(values), persistent=False)
@@ -93,41 +93,41 @@ class TransformerForecaster(CausalTransformer):
         # values are few where symbols are many: fan-in, as the residual stream expects entries of its own size
         nn.init.normal_(self.embedding.weight, std=(values + covariates) ** -0.5)
 
-    def _seen(self, batch: Batch) -> _Future:
+    def _context(self, batch: Batch) -> _Future:
         name = type(self).__name__
         check_history(batch, self.values, name)
         return _Future(future=covariates_of(batch.context, batch, self.covariates, name))
 
-    # -- the whole sequence at once
+    # -- the complete sequence at once
 
     def lookup(self, entries: Tensor) -> Tensor:
         """Values stand for themselves."""
         return entries
 
     def head(self, hidden: Tensor) -> Tensor:
-        """(..., size) hidden vectors, followed where residual by the value told -> (..., numbers)."""
+        """(..., size) hidden vectors, followed where residual by the last input -> (..., numbers)."""
         if not self.residual:
             return self.out(hidden)
-        hidden, told = hidden.split([self.shape.size, self.values], -1)
-        said = self.out(hidden)
-        return torch.cat([said[..., : self.values] + told, said[..., self.values :]], -1)
+        hidden, last = hidden.split([self.shape.size, self.values], -1)
+        outputs = self.out(hidden)
+        return torch.cat([outputs[..., : self.values] + last, outputs[..., self.values :]], -1)
 
-    def _hidden(self, batch: Batch, told: Tensor) -> Tensor:
+    def _hidden(self, batch: Batch, entries: Tensor) -> Tensor:
         self.positions.check(batch.time)
-        future = self._seen(batch).future
-        told = torch.cat([self._first(batch)[:, None], told], 1)
-        places = torch.arange(batch.time, device=told.device)
-        x, turn = self.positions(self._entered(told, None if future is None else future[:, : batch.time]), places)
+        future = self._context(batch).future
+        inputs = torch.cat([self._first(batch)[:, None], entries], 1)
+        index = torch.arange(batch.time, device=inputs.device)
+        x, turn = self.positions(self._entered(inputs, None if future is None else future[:, : batch.time]), index)
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, turn, None)
-        return self._with_inputs(self.norm(x), told)
+        return self._with_inputs(self.norm(x), inputs)
 
     def _first(self, batch: Batch) -> Tensor:
         return self.start_vector.to(batch.history.dtype).expand(batch.size, -1)
 
-    def _entered(self, told: Tensor, now: Tensor | None) -> Tensor:
-        return self.embedding(told if now is None else torch.cat([told, now], -1))
+    def _entered(self, inputs: Tensor, now: Tensor | None) -> Tensor:
+        return self.embedding(inputs if now is None else torch.cat([inputs, now], -1))
 
     def _with_inputs(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         return torch.cat([hidden, inputs], -1) if self.residual else hidden
@@ -135,12 +135,12 @@ class TransformerForecaster(CausalTransformer):
     # -- entry by entry
 
     def start(self, batch: Batch) -> DecoderState:
-        """The state that predicts position 0: zeros have been told."""
-        seen, like = self._seen(batch), self.embedding.weight.new_empty(batch.size, self.shape.size)
+        """The state that predicts position 0: zeros have been read."""
+        context, like = self._context(batch), self.embedding.weight.new_empty(batch.size, self.shape.size)
         cache = Cache.empty(like, self.shape.layers, self.shape.heads, batch.time + 1)
         cache.hidden = self._with_inputs(cache.hidden, like.new_zeros(*cache.hidden.shape[:2], self.values))
         lengths = torch.zeros(batch.size, dtype=torch.int64, device=like.device)
-        return self.step(DecoderState(cache, 0, lengths, 0, (), seen), self._first(batch))
+        return self.step(DecoderState(cache, 0, lengths, 0, (), context), self._first(batch))
 
     def embed(self, entries: Tensor) -> Tensor:
         """Values as they are: which covariates join them is known where they stand."""
@@ -151,7 +151,7 @@ class TransformerForecaster(CausalTransformer):
         return replace(state, cache=state.cache.detached(), version=0)
 
     def _through(self, inputs: Tensor, positions: Tensor, at: Reading, state: DecoderState) -> Tensor:
-        future = getattr(state.seen, "future", None)
+        future = getattr(state.context, "future", None)
         if future is not None and int(at.index.max()) >= future.shape[1]:
             raise UserError(
                 f"covariates are missing at generation: position {int(at.index.max())} is to be predicted and "

@@ -12,8 +12,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.huggingface.context import SourceContext, context_of
-from freerun.models.huggingface.model import HuggingFaceModel
+from freerun.models.huggingface.model import HuggingFaceModel, SourceContext, context_of
 from freerun.types import Encoder
 
 _CACHES = ("past_key_values", "cache_params")
@@ -51,7 +50,7 @@ class CachedDecoding(HuggingFaceModel):
         return self._read(state, inputs[:, None], state.context)
 
     def output(self, state: _State, rows: Tensor | None = None) -> Tensor:
-        """(rows, vocab) logits at the next position, of the rows asked for."""
+        """(rows, vocab) logits at the next position, of the requested rows."""
         return self.head(state.hidden if rows is None else state.hidden[rows])
 
     def select(self, state: _State, rows: Tensor) -> _State:
@@ -64,11 +63,11 @@ class CachedDecoding(HuggingFaceModel):
         past = {} if state is None else {state.name: _copied(state.cache)}
         length = (0 if state is None else state.length) + ids.shape[1]
         self.refuse_longer(length)
-        given = self.step_arguments(context, ids, length)
-        hidden, output = self._halves.hidden(lambda: self.inner(**given, **past, use_cache=True, return_dict=True))
+        arguments = self.step_arguments(context, ids, length)
+        hidden, output = self._halves.hidden(lambda: self.inner(**arguments, **past, use_cache=True, return_dict=True))
         name = next((name for name in _CACHES if getattr(output, name, None) is not None), None)
         if name is None:
-            raise UserError(f"the model gives back no cache under {' or '.join(_CACHES)}")
+            raise UserError(f"the model returns no cache under {' or '.join(_CACHES)}")
         return _State(getattr(output, name), name, length, hidden[:, -1], context)
 
     def step_arguments(self, context: SourceContext, ids: Tensor, length: int) -> dict[str, Any]:
@@ -142,7 +141,7 @@ class _Layer(DynamicLayer):
         self.held: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keep (n, heads, q, width) keys and values; give back those that the n rows may attend to."""
+        """Keep (n, heads, q, width) keys and values; return those that the n rows may attend to."""
         if self.held is None:
             made = [
                 n.new_zeros(self.store.rows, self.store.capacity, n.shape[1], n.shape[3])
@@ -177,14 +176,14 @@ class _Store(Cache):
         self.hidden: Tensor | None = None  # (rows, capacity, size)
         self.reading: _Reading = _Reading(None, torch.zeros(0, 0), 0)
 
-    def get_seq_length(self, *_: Any, **__: Any) -> int:  # asked before any layer is there
+    def get_seq_length(self, *_: Any, **__: Any) -> int:  # called before there is a layer
         return self.reading.keys - self.reading.places.shape[1]
 
     def get_mask_sizes(self, *_: Any, **__: Any) -> tuple[int, int]:
         return self.reading.keys, 0
 
     def copied(self, rows: Tensor | None = None, capacity: int = 0) -> _Store:
-        """A copy, of the rows asked for, with room for at least so many places."""
+        """A copy, of the requested rows, with room for at least so many places."""
         made = _Store(self.rows if rows is None else len(rows), max(capacity, self.capacity))
         for layer in self.layers:
             assert isinstance(layer, _Layer)
@@ -215,7 +214,7 @@ class _RaggedState:
     store: _Store
     version: int
     lengths: Tensor  # (rows,) tokens read, the first one included
-    alike: int | None  # that length where it is the same for all rows
+    common_length: int | None  # that length where it is the same for all rows
     context: SourceContext
 
 
@@ -243,24 +242,24 @@ class RaggedDecoding(ChunkedDecoding):
         return self.advance(state, inputs.flatten(), torch.full_like(state.lengths, inputs.shape[1]))[0]
 
     def output(self, state: Any, rows: Tensor | None = None) -> Tensor:
-        """(rows, vocab) logits at the next position, of the rows asked for."""
+        """(rows, vocab) logits at the next position, of the requested rows."""
         rows = torch.arange(state.store.rows, device=state.lengths.device) if rows is None else rows
         return self.head(state.store.hidden[rows, state.lengths[rows] - 1])
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """Rows picked, repeated or dropped."""
         store = state.store.copied(rows)
-        return _RaggedState(store, 0, state.lengths[rows], state.alike, state.context.select(rows))
+        return _RaggedState(store, 0, state.lengths[rows], state.common_length, state.context.select(rows))
 
     def crop(self, state: Any, lengths: Tensor) -> Any:
         """Forget what was read beyond ``lengths`` entries of the history of each row."""
         state.store.version += 1
-        return replace(state, version=state.store.version, lengths=lengths + 1, alike=None)
+        return replace(state, version=state.store.version, lengths=lengths + 1, common_length=None)
 
     def advance(self, state: Any, inputs: Tensor, counts: Tensor) -> tuple[Any, Tensor]:
         """Read the next ``counts[r]`` entries of row r; ``inputs`` (sum of counts,) row after row."""
         width, total = int(counts.max()), inputs.shape[0]
-        reach = int((state.lengths + counts).max()) if state.alike is None else state.alike + width
+        reach = int((state.lengths + counts).max()) if state.common_length is None else state.common_length + width
         self.refuse_longer(reach)
         store: _Store = state.store
         if state.version != store.version or reach > store.capacity:
@@ -270,14 +269,14 @@ class RaggedDecoding(ChunkedDecoding):
         of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         nth = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[of]
         places = state.lengths[of] + nth
-        if state.alike is not None and len(counts) * width <= self._worth(reach) * total:
+        if state.common_length is not None and len(counts) * width <= self._worth(reach) * total:
             ids = inputs.new_zeros(len(counts), width).index_put((of, nth), inputs)
-            hidden = self._side_by_side(store, ids, state.alike, state.context)[of, nth]
+            hidden = self._side_by_side(store, ids, state.common_length, state.context)[of, nth]
         else:
             hidden = self._one_by_one(store, state.context, inputs, of, places)
         store.remember(of, places, hidden)
-        alike = reach if state.alike is not None and total == len(counts) * width else None
-        return _RaggedState(store, store.version, state.lengths + counts, alike, state.context), hidden
+        common = reach if state.common_length is not None and total == len(counts) * width else None
+        return _RaggedState(store, store.version, state.lengths + counts, common, state.context), hidden
 
     def _worth(self, keys: int) -> float:
         """How many times as many tokens, read row by row, cost less than looking up so many keys for each."""
@@ -292,7 +291,7 @@ class RaggedDecoding(ChunkedDecoding):
 
     def _one_by_one(self, store: _Store, context: SourceContext, inputs: Tensor, of: Tensor, places: Tensor) -> Tensor:
         """(n, size) hidden vectors of n tokens at places and rows of their own."""
-        found: list[Tensor] = []
+        parts: list[Tensor] = []
         size = self.inner.config.get_text_config(decoder=True).hidden_size
         most = max(1, _GATHERED // (size * (int(places.max()) + 1)))
         for part in torch.arange(len(inputs), device=inputs.device).split(most):
@@ -301,11 +300,11 @@ class RaggedDecoding(ChunkedDecoding):
             store.reading = _Reading(of[part], at, keys)
             mask = (torch.arange(keys, device=at.device) <= at).long()
             others = context if not context.others else context.select(of[part])
-            found.append(self._call(store, inputs[part, None], at, mask, others)[:, 0])
-        return torch.cat(found)
+            parts.append(self._call(store, inputs[part, None], at, mask, others)[:, 0])
+        return torch.cat(parts)
 
     def _call(self, store: _Store, ids: Tensor, places: Tensor, mask: Tensor | None, context: SourceContext) -> Tensor:
         where = {"position_ids": places} if self.accepts("position_ids") else {}
-        given = {"input_ids": ids, "attention_mask": mask, **where, **context.others}
-        call = lambda: self.inner(**given, past_key_values=store, use_cache=True, return_dict=True)  # noqa: E731
+        arguments = {"input_ids": ids, "attention_mask": mask, **where, **context.others}
+        call = lambda: self.inner(**arguments, past_key_values=store, use_cache=True, return_dict=True)  # noqa: E731
         return self._halves.hidden(call)[0]

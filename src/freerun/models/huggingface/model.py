@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,64 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.huggingface.context import SourceContext, context_of
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the entries of a batch come from."""
+
+    arguments: Mapping[str, Any]  # the keyword arguments of ``batch``
+    # (rows, time) int64: the index of every history entry in the flattened input ids, -1: none
+    indices: Tensor
+
+    def filled(self, ids: Tensor, history: Tensor) -> Tensor:
+        """A copy of the input ids with the history in its positions."""
+        there = self.indices >= 0
+        flat = ids.flatten().index_put((self.indices[there],), history[there].to(ids.dtype))
+        return flat.view_as(ids)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceContext:
+    """The context of a batch for a Hugging Face model."""
+
+    first: Tensor  # (rows, 1) ids read before the history: the start symbol, a language's id, a prompt's first token
+    # what the encoder reads, by argument, batch first; empty for a decoder alone
+    source: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Mapping[str, Tensor] = field(default_factory=dict)  # other arguments of the forward, batch first
+    encoded: Tensor | None = None  # (rows, source_time, size) what the encoder made of the source; None: not encoded
+    layout: Layout | None = None  # of the whole batch; None once rows have been selected
+
+    def select(self, rows: Tensor) -> SourceContext:
+        """The requested rows."""
+        source, others = ({k: v[rows] for k, v in part.items()} for part in (self.source, self.others))
+        return SourceContext(self.first[rows], source, others, None if self.encoded is None else self.encoded[rows])
+
+    def to(self, device: torch.device | str) -> SourceContext:
+        """The same on another device."""
+        source, others = ({k: v.to(device) for k, v in part.items()} for part in (self.source, self.others))
+        layout = None
+        if self.layout is not None:
+            tensors = {k: v.to(device) for k, v in self.layout.arguments.items() if isinstance(v, Tensor)}
+            layout = Layout({**self.layout.arguments, **tensors}, self.layout.indices.to(device))
+        encoded = None if self.encoded is None else self.encoded.to(device)
+        return SourceContext(self.first.to(device), source, others, encoded, layout)
+
+
+def batch_first(arguments: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    """The tensors among keyword arguments whose first dimension is the batch's."""
+    return {k: v for k, v in arguments.items() if isinstance(v, Tensor) and v.dim() and v.shape[0] == size}
+
+
+def context_of(batch: Batch) -> SourceContext:
+    """A batch's context, which must be one of these."""
+    if isinstance(batch.context, SourceContext):
+        return batch.context
+    raise UserError(
+        f"a Hugging Face model needs a batch made by its own batch(input_ids=..., ...); this one's context is "
+        f"{type(batch.context).__name__}"
+    )
+
 
 _DECODER = ("max_position_embeddings", "max_target_positions", "max_decoder_position_embeddings")
 
@@ -22,7 +80,7 @@ _ENCODER = ("max_position_embeddings", "max_encoder_position_embeddings")
 
 _SWITCHING = ("longrope", "dynamic")
 """Rotations that change for a whole call once it is longer than the model was first trained for: what a cache holds is
-then rotated otherwise, and rows hang on each other."""
+then rotated otherwise, and rows depend on each other."""
 
 
 def table_of(part: Any) -> Any:
@@ -41,9 +99,9 @@ def table_of(part: Any) -> Any:
 
 def positions(part: Any, *, encoder: bool = False) -> int | None:
     """Tokens that a model can place; None: as many as one likes."""
-    said = configured_positions(part.config, encoder=encoder)
-    # a table that begins behind the padding's place
-    limits = [] if said is None else [said]
+    configured = configured_positions(part.config, encoder=encoder)
+    # a table that begins behind the row of the padding
+    limits = [] if configured is None else [configured]
     limits += [
         table.num_embeddings - table.padding_idx - 1
         for name, table in part.named_modules()
@@ -53,21 +111,21 @@ def positions(part: Any, *, encoder: bool = False) -> int | None:
 
 
 def configured_positions(config: Any, *, encoder: bool = False) -> int | None:
-    """What a configuration says of them."""
+    """Positions according to a configuration."""
     config = config if encoder else config.get_text_config(decoder=True)
     if getattr(config, "alibi", False):
         return None
-    found = [getattr(config, name, None) for name in (_ENCODER if encoder else _DECODER)]
-    found += [
+    limits = [getattr(config, name, None) for name in (_ENCODER if encoder else _DECODER)]
+    limits += [
         rope.get("original_max_position_embeddings") for rope in _ropes(config) if rope.get("rope_type") in _SWITCHING
     ]
-    return min((number for number in found if isinstance(number, int) and number > 0), default=None)
+    return min((number for number in limits if isinstance(number, int) and number > 0), default=None)
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:
-    """What is said of rotations, for all layers or for each kind of them."""
-    said = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
-    ropes = [part for part in said if isinstance(part, dict)]
+    """The settings of rotations, for all layers or for each kind of them."""
+    settings = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    ropes = [part for part in settings if isinstance(part, dict)]
     return ropes + [inner for part in ropes for inner in part.values() if isinstance(inner, dict)]
 
 
@@ -88,13 +146,8 @@ class SplitHead:
     """The trunk and what the model's own forward makes of its output: scaling, head, bias, soft-capping.
 
     Both halves are the model's own code: the first is a forward whose head sees a single position, the second a forward
-    whose trunk is answered from memory. Nothing is known of it beforehand; whether it is the same, a probe says.
-
-    Args:
-        inner: the model.
-        trunk: the part whose first output are the hidden vectors.
-        size: width of the hidden vectors.
-        stub: arguments with which the model's forward reaches the trunk and asks nothing else of importance.
+    whose trunk is answered from memory. ``stub`` returns the arguments with which the model's forward reaches the trunk
+    and needs nothing else of importance; a probe shows whether both halves together are the model.
     """
 
     def __init__(self, inner: Any, trunk: nn.Module, stub: Callable[[Tensor], dict[str, Any]]) -> None:
@@ -127,7 +180,16 @@ class SplitHead:
 
 @contextmanager
 def _answering(trunk: nn.Module, hidden: Tensor) -> Generator[None]:
-    answer = _answer(hidden)
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    class Answer(BaseModelOutputWithPast):
+        """The hidden vectors, and None for every other output."""
+
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
+
+    answer = Answer(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
     before = trunk.__dict__.get("forward")
     trunk.forward = lambda *_, **__: answer
     try:
@@ -139,26 +201,10 @@ def _answering(trunk: nn.Module, hidden: Tensor) -> Generator[None]:
             trunk.forward = before
 
 
-def _answer(hidden: Tensor) -> Any:
-    """A trunk's output that holds the hidden vectors, and None for everything else it is asked for."""
-    from transformers.modeling_outputs import BaseModelOutputWithPast
-
-    class Answer(BaseModelOutputWithPast):
-        def __getattr__(self, name: str) -> None:
-            if name.startswith("_"):
-                raise AttributeError(name)
-
-    return Answer(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
-
-
 class HuggingFaceModel(nn.Module):
-    """What causal and encoder-decoder models have in common.
+    """What causal and encoder-decoder models have in common; ``freerun.hf.adapt`` finds out what a model can do.
 
-    Args:
-        model: as given, wrapped or not: what is differentiated goes through it.
-        inner: the ``PreTrainedModel`` within: everything without gradient goes through it.
-
-    Not made by hand: ``freerun.hf.adapt`` finds out what a model can do.
+    With gradient ``model`` is called (it may be a wrapper), without gradient the ``PreTrainedModel`` in it, ``inner``.
     """
 
     kind: ClassVar[str] = "huggingface"  # in model.json; its settings are in files of its own
@@ -196,7 +242,7 @@ class HuggingFaceModel(nn.Module):
         """Whether the model's forward has an argument of that name."""
         return name in self._accepted
 
-    # -- the whole sequence at once
+    # -- the complete sequence at once
 
     def forward(self, batch: Batch) -> Tensor:
         """(rows, time, vocab) logits: position t predicts ``targets[:, t]``."""
@@ -215,12 +261,33 @@ class HuggingFaceModel(nn.Module):
         self.refuse_longer(batch.time)
         # a wrapper has to see what is differentiated; what is not must not wait for other processes
         model = self.model if torch.is_grad_enabled() else self.inner
-        given = self.arguments(context, batch.history[:, :-1], vectors)
-        return model(**given, use_cache=False, return_dict=True)
+        arguments = self.arguments(context, batch.history[:, :-1], vectors)
+        return model(**arguments, use_cache=False, return_dict=True)
 
     def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """Of the forward that reads the first entry and then the history (or its vectors)."""
-        raise TypeError(f"{type(self).__name__} must say how it is called")  # a subclass forgot to
+        raise TypeError(f"{type(self).__name__} must define arguments")
+
+    def read_ids(
+        self, context: SourceContext, history: Tensor, vectors: Tensor | None, prefix: str = ""
+    ) -> dict[str, Any]:
+        """The decoder's ids (or vectors) with a mask of ones, as a model may predict its own pad."""
+        if vectors is None:
+            read = {f"{prefix}input_ids": torch.cat([context.first, history], 1)}
+        else:
+            first = self._embeddings()(context.first)
+            read = {f"{prefix}inputs_embeds": torch.cat([first, vectors[:, :-1].to(first.dtype)], 1)}
+        (ids,) = read.values()
+        if not prefix or self.accepts(f"{prefix}attention_mask"):
+            read[f"{prefix}attention_mask"] = torch.ones(ids.shape[:2], dtype=torch.int64, device=context.first.device)
+        return read
+
+    def layout_of(self, batch: Batch) -> Layout:
+        """The layout of a batch of which no rows have been selected."""
+        layout = context_of(batch).layout
+        if layout is None:
+            raise UserError("rows have been selected from this batch: give inputs() the complete one")
+        return layout
 
     def refuse_longer(self, time: int) -> None:
         """Refuse a row of more tokens than the model has positions."""
@@ -232,7 +299,7 @@ class HuggingFaceModel(nn.Module):
 
 
 class EmbeddingInputs(HuggingFaceModel):
-    """A model that can be told vectors: ``freerun.types.Embedder``."""
+    """A model that reads vectors: ``freerun.types.Embedder``."""
 
     def lookup(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., size), as the model itself looks them up, its scaling included."""
@@ -243,6 +310,57 @@ class EmbeddingInputs(HuggingFaceModel):
         return self._forward(batch, vectors).logits
 
 
-def ones(like: Tensor, *shape: int) -> Tensor:
-    """A mask of ones on a tensor's device."""
-    return torch.ones(shape, dtype=torch.int64, device=like.device)
+def shape_problems(arguments: Mapping[str, Any], shape: torch.Size, names: tuple[str, ...]) -> list[str]:
+    """The arguments among ``names`` that are not of a shape, or whose type is not whole numbers."""
+    problems: list[str] = []
+    for name in names:
+        value = arguments.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            problems.append(f"{name} must be a tensor; got {type(value).__name__}")
+        elif value.shape != shape:
+            more = ": a mask of four dimensions cannot be read back" if value.dim() == 4 else ""
+            problems.append(f"{name} must have the ids' shape {tuple(shape)}; got {tuple(value.shape)}{more}")
+    return problems
+
+
+def row_problems(rows: Any, replaceable: Any, shape: torch.Size) -> list[str]:
+    """What is wrong with the rows' numbers and with what may be replaced."""
+    problems: list[str] = []
+    if rows is not None and (not isinstance(rows, Tensor) or rows.shape != shape[:1]):
+        problems.append(f"rows must be a tensor of {shape[0]} numbers, one for each row; got {_kind(rows)}")
+    if replaceable is not None and (not isinstance(replaceable, Tensor) or replaceable.shape != shape):
+        problems.append(f"replaceable must be (batch, time) = {tuple(shape)}; got {_kind(replaceable)}")
+    elif replaceable is not None and replaceable.dtype != torch.bool:
+        problems.append(f"replaceable must be bool; got {replaceable.dtype}: use replaceable.bool()")
+    return problems
+
+
+def two_dimensional(name: str, ids: Any) -> list[str]:
+    """The problem of ids that are not (batch, time), or hold nothing."""
+    if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+        return []
+    return [
+        f"{name} must be a tensor (batch, time) with at least one token; got {_kind(ids)}: does the collator "
+        "return tensors (return_tensors='pt')?"
+    ]
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def id_problems(name: str, ids: Tensor | None, vocab: int) -> list[str]:
+    """Ids outside the vocabulary; -100 is no id."""
+    if ids is None or ids.numel() == 0:
+        return []
+    if ids.is_floating_point():
+        return [f"{name} must be whole numbers; got {ids.dtype}"]
+    wrong = (ids >= vocab) | ((ids < 0) & (ids != -100 if name == "labels" else ids < 0))
+    if not bool(wrong.any()):
+        return []
+    return [
+        f"{name} holds {int(ids[wrong][0])}, and the model has {vocab} symbols (ids 0 to {vocab - 1}): is this the "
+        "model's own tokenizer? If it is larger, model.resize_token_embeddings(len(tokenizer))"
+    ]

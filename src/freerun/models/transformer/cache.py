@@ -1,4 +1,4 @@
-"""What a decoder remembers of the entries it has read, each row at its own place."""
+"""What a decoder remembers of the entries it has read, each row at its own position."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from freerun.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Absent:
-    """Inputs of a decoder that are not there: left padding. They take no position and are attended to by none.
+    """Inputs of a decoder that are not there: left padding. They take no position and are attended to by none."""
 
-    Args:
-        inputs: (rows, n) bool, the first n inputs, the start vector among them; later ones are there.
-        before: (rows, n) how many inputs up to and with this one are absent.
-    """
-
-    inputs: Tensor
-    before: Tensor
+    inputs: Tensor  # (rows, n) bool, the first n inputs, the start vector among them; later ones are there
+    before: Tensor  # (rows, n) how many inputs up to and with this one are absent
 
     @classmethod
     def of(cls, present: Tensor, rows: int) -> Absent | None:
@@ -43,7 +38,7 @@ class Absent:
         return cls(inputs, inputs.cumsum(1))
 
     def positions(self, index: Tensor, rows: Tensor) -> Tensor:
-        """Positions of the inputs at places ``index`` of ``rows``; an absent one has that of the one before it."""
+        """Positions of the inputs ``index`` of ``rows``; an absent one has that of the one before it."""
         return index - self.before[rows, index.clamp_max(self.before.shape[1] - 1)]
 
     def filled(self, inputs: Tensor, index: Tensor, rows: Tensor, start: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ class Absent:
         return ~(torch.nn.functional.pad(self.inputs, (0, more)) if more > 0 else self.inputs[:, :keys])
 
     def select(self, rows: Tensor) -> Absent:
-        """The rows asked for."""
+        """The requested rows."""
         return Absent(self.inputs[rows], self.before[rows])
 
 
@@ -70,7 +65,7 @@ class Layer:
         self.values = values
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put (n, heads, width) entries into their slots (row * capacity + place)."""
+        """Put (n, heads, width) entries into their slots (row * capacity + index)."""
         self.keys = _written(self.keys, slots, keys)
         self.values = _written(self.values, slots, values)
 
@@ -99,10 +94,10 @@ class Cache:
         kind, dtype = like.device.type, like.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        made = [
+        stores = [
             [like.new_zeros(rows, capacity, heads, size // heads, dtype=dtype) for _ in range(2)] for _ in range(layers)
         ]
-        return cls([Layer(*pair) for pair in made], like.new_zeros(rows, capacity, size))
+        return cls([Layer(*pair) for pair in stores], like.new_zeros(rows, capacity, size))
 
     @property
     def capacity(self) -> int:
@@ -118,7 +113,7 @@ class Cache:
         return self._with(lambda part: _longer(part, more))
 
     def select(self, rows: Tensor) -> Cache:
-        """A copy of the rows asked for."""
+        """A copy of the requested rows."""
         return self._with(lambda part: part[rows])
 
     def detached(self) -> Cache:
@@ -136,32 +131,23 @@ def _longer(part: Tensor, more: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Where the entries stand that are being read, n in all, row after row.
+    """Where the entries stand that are being read, n in all, row after row."""
 
-    Args:
-        slots: (n,) places in the flattened cache.
-        index: (n,) places in the sequence.
-        rows: (n,) rows.
-        grid: (n,) places in the (rows, longest count) grid that attention works on; None: they fill it in order.
-        shape: of that grid.
-        keys: how many places of the cache are looked at.
-        mask: (rows, 1, longest count, keys) bool, True = may be attended to; None: all.
-    """
-
-    slots: Tensor
-    index: Tensor
-    rows: Tensor
+    slots: Tensor  # (n,) indices in the flattened cache
+    index: Tensor  # (n,) indices in the sequence
+    rows: Tensor  # (n,) rows
+    # (n,) indices in the (rows, longest count) grid that attention works on; None: they fill it in order
     grid: Tensor | None
-    shape: tuple[int, int]
-    keys: int
-    mask: Tensor | None
+    shape: tuple[int, int]  # of that grid
+    keys: int  # how many entries of the cache are attended to
+    mask: Tensor | None  # (rows, 1, longest count, keys) bool, True = may be attended to; None: all
 
     def spread(self, x: Tensor) -> Tensor:
         """(n, heads, width) -> (rows, heads, longest count, width)."""
         if self.grid is not None:
             # what stands in between is looked up by nobody, but its NaN would reach the keys' gradient
-            made = x.new_zeros if torch.is_grad_enabled() else x.new_empty
-            x = made(self.shape[0] * self.shape[1], *x.shape[1:]).index_copy_(0, self.grid, x)
+            new = x.new_zeros if torch.is_grad_enabled() else x.new_empty
+            x = new(self.shape[0] * self.shape[1], *x.shape[1:]).index_copy_(0, self.grid, x)
         return x.unflatten(0, self.shape).transpose(1, 2)
 
     def gather(self, x: Tensor) -> Tensor:
@@ -170,19 +156,19 @@ class Reading:
         return flat if self.grid is None else flat[self.grid]
 
 
-def reading(lengths: Tensor, counts: Tensor | None, alike: int | None, capacity: int) -> Reading:
+def reading(lengths: Tensor, counts: Tensor | None, common: int | None, capacity: int) -> Reading:
     """Where the next ``counts`` entries of every row stand (None: one each)."""
     rows = torch.arange(lengths.shape[0], device=lengths.device)
     if counts is None:
-        keys = (int(lengths.max()) if alike is None else alike) + 1
-        mask = None if alike is not None else torch.arange(keys, device=rows.device) <= lengths[:, None, None, None]
+        keys = (int(lengths.max()) if common is None else common) + 1
+        mask = None if common is not None else torch.arange(keys, device=rows.device) <= lengths[:, None, None, None]
         return Reading(rows * capacity + lengths, lengths, rows, None, (len(rows), 1), keys, mask)
     width = int(counts.max())
     of = rows.repeat_interleave(counts)
-    place = torch.arange(of.shape[0], device=rows.device) - (counts.cumsum(0) - counts)[of]
-    index = lengths[of] + place
-    grid = None if of.shape[0] == rows.shape[0] * width else of * width + place
+    number = torch.arange(of.shape[0], device=rows.device) - (counts.cumsum(0) - counts)[of]
+    index = lengths[of] + number
+    grid = None if of.shape[0] == rows.shape[0] * width else of * width + number
     keys = int((lengths + counts).max())
-    asked = lengths[:, None] + torch.arange(width, device=rows.device)
-    mask = torch.arange(keys, device=rows.device) <= asked[:, None, :, None]
+    last = lengths[:, None] + torch.arange(width, device=rows.device)
+    mask = torch.arange(keys, device=rows.device) <= last[:, None, :, None]
     return Reading(of * capacity + index, index, of, grid, (len(rows), width), keys, mask)

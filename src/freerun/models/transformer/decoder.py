@@ -27,23 +27,17 @@ from freerun.models.transformer.layers import (
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What a decoder sees besides its own entries.
+class DecoderContext:
+    """What a decoder reads besides its own entries."""
 
-    Args:
-        memory: (batch, source_time, size) encoded source; None: there is none.
-        mask: (batch, source_time) bool, True = may be attended to; None: all.
-        absent: left padding of the history; None: there is none.
-    """
+    memory: Tensor | None = None  # (batch, source_time, size) encoded source; None: there is none
+    mask: Tensor | None = None  # (batch, source_time) bool, True = may be attended to; None: all
+    absent: Absent | None = None  # left padding of the history; None: there is none
 
-    memory: Tensor | None = None
-    mask: Tensor | None = None
-    absent: Absent | None = None
-
-    def select(self, rows: Tensor) -> Seen:
-        """The rows asked for."""
+    def select(self, rows: Tensor) -> DecoderContext:
+        """The requested rows."""
         memory, mask = (None if part is None else part[rows] for part in (self.memory, self.mask))
-        return Seen(memory, mask, None if self.absent is None else self.absent.select(rows))
+        return DecoderContext(memory, mask, None if self.absent is None else self.absent.select(rows))
 
     @property
     def attended(self) -> Tensor | None:
@@ -53,22 +47,14 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class DecoderState:
-    """Where a decoder is.
+    """Where a decoder is."""
 
-    Args:
-        cache: what it has read; shared with earlier states, of which ``version`` tells them apart.
-        lengths: (rows,) inputs read, the start vector included.
-        alike: that length where all rows have the same, else None.
-        sources: keys and values of the source, by layer; empty: there is none.
-        seen: what else it sees.
-    """
-
-    cache: Cache
+    cache: Cache  # what it has read; shared with earlier states, of which ``version`` tells them apart
     version: int
-    lengths: Tensor
-    alike: int | None
-    sources: tuple[Memory, ...]
-    seen: Seen
+    lengths: Tensor  # (rows,) inputs read, the start vector included
+    common_length: int | None  # that length where all rows have the same, else None
+    sources: tuple[Memory, ...]  # keys and values of the source, by layer; empty: there is none
+    context: DecoderContext
 
 
 class Positions(nn.Module):
@@ -98,7 +84,21 @@ class Positions(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Decoder layers with start vector, positions and vocabulary; subclasses say what they see (``_seen``)."""
+    """Decoder layers with start vector, positions and vocabulary; subclasses define what they attend to (``_context``).
+
+    Args:
+        size: width of the stream, a multiple of ``heads``.
+        layers: number of layers.
+        heads: number of attention heads.
+        feed_forward: inner width; None: 4 * size, or 8/3 * size for ``"swiglu"``.
+        positions: ``"rope"`` (rotary) or ``"learned"``.
+        activation: ``"swiglu"``, ``"gelu"`` or ``"relu"``.
+        norm: ``"rms"`` or ``"layer"``.
+        bias: whether the linear layers have one.
+        dropout: on embeddings and on what every sublayer adds, in [0, 1).
+        tied: whether the output weights are the target embedding.
+        max_positions: number of positions there are.
+    """
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
         """Refuse the former name of an argument; ``__init__`` has the arguments."""
@@ -125,8 +125,8 @@ class CausalTransformer(nn.Module):
         """Return the constructor's arguments."""
         return dict(self._settings)
 
-    def _seen(self, batch: Batch) -> Seen:
-        raise TypeError(f"{type(self).__name__} must say what it sees")  # a subclass forgot to
+    def _context(self, batch: Batch) -> DecoderContext:
+        raise TypeError(f"{type(self).__name__} must define _context")
 
     # -- the whole sequence at once
 
@@ -147,24 +147,24 @@ class CausalTransformer(nn.Module):
         return self.head(self.hidden(batch))
 
     def outputs_from(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """``forward`` with (batch, time, size) vectors in place of the embedded history."""
+        """``forward`` with (batch, time, size) vectors instead of the embedded history."""
         return self.head(self._hidden(batch, vectors[:, :-1]))
 
-    def _hidden(self, batch: Batch, told: Tensor) -> Tensor:
+    def _hidden(self, batch: Batch, entries: Tensor) -> Tensor:
         self.positions.check(batch.time)
-        seen = self._seen(batch)
-        places = torch.arange(batch.time, device=told.device)
+        context = self._context(batch)
+        index = torch.arange(batch.time, device=entries.device)
         mask = None
-        inputs = torch.cat([self.start_vector.expand(batch.size, 1, -1), told], 1)
-        if seen.absent is not None:
-            rows = torch.arange(batch.size, device=told.device)[:, None]
-            mask = (places <= places[:, None]) & seen.absent.seen(batch.time)[:, None, None]
-            places = places.expand(batch.size, -1)
-            inputs = seen.absent.filled(inputs, places, rows, self.start_vector)
-            places = seen.absent.positions(places, rows)
-        x, turn = self.positions(inputs, places)
+        inputs = torch.cat([self.start_vector.expand(batch.size, 1, -1), entries], 1)
+        if context.absent is not None:
+            rows = torch.arange(batch.size, device=entries.device)[:, None]
+            mask = (index <= index[:, None]) & context.absent.seen(batch.time)[:, None, None]
+            index = index.expand(batch.size, -1)
+            inputs = context.absent.filled(inputs, index, rows, self.start_vector)
+            index = context.absent.positions(index, rows)
+        x, turn = self.positions(inputs, index)
         x = self.drop(x)
-        source = None if seen.memory is None else (seen.memory, seen.attended)
+        source = None if context.memory is None else (context.memory, context.attended)
         for block in self.blocks:
             x = block(x, turn, mask, source)
         return self.norm(x)
@@ -173,19 +173,19 @@ class CausalTransformer(nn.Module):
 
     def start(self, batch: Batch) -> DecoderState:
         """The state that predicts position 0: the start vector has been read."""
-        seen = self._seen(batch)
-        sources = () if seen.memory is None else tuple(block.cross.remember(seen.memory) for block in self.blocks)  # pyright: ignore
+        context = self._context(batch)
+        sources = () if context.memory is None else tuple(block.cross.remember(context.memory) for block in self.blocks)  # pyright: ignore
         inputs = self.start_vector.expand(batch.size, -1)
         cache = Cache.empty(inputs, self.shape.layers, self.shape.heads, batch.time + 1)
         lengths = torch.zeros(batch.size, dtype=torch.int64, device=inputs.device)
-        return self.step(DecoderState(cache, 0, lengths, 0, sources, seen), inputs)
+        return self.step(DecoderState(cache, 0, lengths, 0, sources, context), inputs)
 
     def embed(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., size)."""
         return self.embedding(entries)
 
     def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
-        """The state after one more entry of every row, given as ``embed`` gave it."""
+        """The state after one more entry of every row, as ``embed`` returned it."""
         return self._read(state, inputs, None)[0]
 
     def advance(self, state: DecoderState, inputs: Tensor, counts: Tensor) -> tuple[DecoderState, Tensor]:
@@ -194,33 +194,33 @@ class CausalTransformer(nn.Module):
 
     def output(self, state: DecoderState, rows: Tensor | None = None) -> Tensor:
         """(rows, vocab) logits of the position each row stands before."""
-        if state.alike is not None:
-            last = state.cache.hidden[:, state.alike - 1]
+        if state.common_length is not None:
+            last = state.cache.hidden[:, state.common_length - 1]
             return self.head(last if rows is None else last[rows])
         if rows is None:
             rows = torch.arange(len(state.lengths), device=state.lengths.device)
         return self.head(state.cache.hidden[rows, state.lengths[rows] - 1])
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
-        """The state of the rows asked for, in that order."""
+        """The state of the requested rows, in that order."""
         sources = tuple((keys[rows], values[rows]) for keys, values in state.sources)
         cache, lengths = state.cache.select(rows), state.lengths[rows]
-        return DecoderState(cache, cache.version, lengths, state.alike, sources, state.seen.select(rows))
+        return DecoderState(cache, cache.version, lengths, state.common_length, sources, state.context.select(rows))
 
     def crop(self, state: DecoderState, lengths: Tensor) -> DecoderState:
-        """The state with what was read beyond ``lengths`` (rows,) entries taken back; the one given is used up."""
-        return replace(state, lengths=lengths + 1, alike=None)  # the start vector stands before all entries
+        """The state with what was read beyond ``lengths`` (rows,) entries taken back; the state before is used up."""
+        return replace(state, lengths=lengths + 1, common_length=None)  # the start vector stands before all entries
 
     def _read(self, state: DecoderState, inputs: Tensor, counts: Tensor | None) -> tuple[DecoderState, Tensor]:
         if counts is not None:
             longest = int((state.lengths + counts).max())
         else:
-            longest = (int(state.lengths.max()) if state.alike is None else state.alike) + 1
+            longest = (int(state.lengths.max()) if state.common_length is None else state.common_length) + 1
         self.positions.check(longest)
         cache = state.cache.owned(state.version, longest)
-        at = reading(state.lengths, counts, state.alike, cache.capacity)
+        at = reading(state.lengths, counts, state.common_length, cache.capacity)
         positions = at.index
-        if (absent := state.seen.absent) is not None:
+        if (absent := state.context.absent) is not None:
             positions = absent.positions(at.index, at.rows)
             inputs = absent.filled(inputs, at.index, at.rows, self.start_vector)
             there = absent.seen(at.keys)[:, None, None]
@@ -237,15 +237,15 @@ class CausalTransformer(nn.Module):
         cache.version += 1
         lengths = state.lengths + (1 if counts is None else counts)
         each = 1 if counts is None else int(counts.max())
-        together = state.alike is not None and (counts is None or int(counts.min()) == each)
-        alike = longest if together else None
-        return DecoderState(cache, cache.version, lengths, alike, state.sources, state.seen), x
+        together = state.common_length is not None and (counts is None or int(counts.min()) == each)
+        common = longest if together else None
+        return DecoderState(cache, cache.version, lengths, common, state.sources, state.context), x
 
     def _through(self, inputs: Tensor, positions: Tensor, at: Reading, state: DecoderState) -> Tensor:
         x, turn = self.positions(inputs, positions)
         x = self.drop(x)
         for n, block in enumerate(self.blocks):
-            source: Any = (state.sources[n], state.seen.attended) if state.sources else None
+            source: Any = (state.sources[n], state.context.attended) if state.sources else None
             x = block.read(x, turn, at, state.cache.layers[n], source)  # pyright: ignore[reportCallIssue]
         return self.norm(x)
 
@@ -259,17 +259,7 @@ class TransformerLM(CausalTransformer):
 
     Args:
         vocab: number of symbols.
-        size: width of the stream, a multiple of ``heads``.
-        layers: number of layers.
-        heads: number of attention heads.
-        feed_forward: inner width; None: 4 * size, or 8/3 * size for ``"swiglu"``.
-        positions: ``"rope"`` (rotary) or ``"learned"``.
-        activation: ``"swiglu"``, ``"gelu"`` or ``"relu"``.
-        norm: ``"rms"`` or ``"layer"``.
-        bias: whether the linear layers have one.
-        dropout: on embeddings and on what every sublayer adds, in [0, 1).
-        tied: whether the output weights are the embedding.
-        max_positions: number of positions there are.
+        size, ..., max_positions: as of ``CausalTransformer``.
 
     Context of a batch: None, or ``{"present": (batch, n) bool}`` where the first n history entries may be absent
     (False): left padding before a prompt. Absent entries take no position and are attended to by none. Prompts lie
@@ -310,17 +300,17 @@ class TransformerLM(CausalTransformer):
         self._settings = settings
         initialise(self, layers)
 
-    def _seen(self, batch: Batch) -> Seen:
+    def _context(self, batch: Batch) -> DecoderContext:
         context = batch.context
         if context is None:
-            return Seen()
+            return DecoderContext()
         if not isinstance(context, Mapping) or set(context) != {"present"}:
             got = ", ".join(map(repr, context)) if isinstance(context, Mapping) else type(context).__name__
             raise UserError(
                 "TransformerLM needs Batch.context = None, or {'present': (batch, n) bool} with False for left "
                 f"padding; got {got}"
             )
-        return Seen(absent=Absent.of(context["present"], batch.size))
+        return DecoderContext(absent=Absent.of(context["present"], batch.size))
 
 
 class _Encoder(nn.Module):
@@ -336,8 +326,8 @@ class _Encoder(nn.Module):
         """(batch, source_time) ids and what is there of them -> (batch, source_time, size)."""
         self.positions.check(source.shape[1])
         # what is absent takes no position, on either side
-        places = (mask.cumsum(1) - 1).clamp_min(0)
-        x, turn = self.positions(self.embedding(source), places)
+        index = (mask.cumsum(1) - 1).clamp_min(0)
+        x, turn = self.positions(self.embedding(source), index)
         x = self.drop(x)
         seen = None if bool(mask.all()) else mask[:, None, None]
         for block in self.blocks:
@@ -355,17 +345,8 @@ class TransformerSeq2Seq(CausalTransformer):
     Args:
         source_vocab: number of source symbols, the padding id 0 included.
         target_vocab: number of target symbols, the end symbol included.
-        size: width of the stream, a multiple of ``heads``.
+        size, ..., max_positions: as of ``CausalTransformer``.
         layers: of encoder and decoder each.
-        heads: number of attention heads.
-        feed_forward: inner width; None: 4 * size, or 8/3 * size for ``"swiglu"``.
-        positions: ``"rope"`` (rotary) or ``"learned"``.
-        activation: ``"swiglu"``, ``"gelu"`` or ``"relu"``.
-        norm: ``"rms"`` or ``"layer"``.
-        bias: whether the linear layers have one.
-        dropout: on embeddings and on what every sublayer adds, in [0, 1).
-        tied: whether the output weights are the target embedding.
-        max_positions: number of positions there are.
 
     Context of a batch: ``{"source": (batch, source_time) ids, "source_mask": (batch, source_time) bool}``, padding on
     either side: what is absent takes no position and is attended to by none.
@@ -408,8 +389,8 @@ class TransformerSeq2Seq(CausalTransformer):
         initialise(self, layers)
 
     def encode(self, batch: Batch) -> Batch:
-        """The batch with its source encoded; one that is encoded already is given back."""
-        if isinstance(batch.context, Seen):
+        """The batch with its source encoded; one that is encoded already is returned."""
+        if isinstance(batch.context, DecoderContext):
             return batch
         if not isinstance(batch.context, Mapping) or not {"source", "source_mask"} <= batch.context.keys():
             raise UserError(
@@ -425,7 +406,7 @@ class TransformerSeq2Seq(CausalTransformer):
         # a source that is not there at all: its padding stands in, as attention to nothing has no value
         mask = mask | ~mask.any(1, keepdim=True)
         memory = self.encoder(batch.context["source"], mask)
-        return batch.made(context=Seen(memory, None if bool(mask.all()) else mask))
+        return batch.made(context=DecoderContext(memory, None if bool(mask.all()) else mask))
 
-    def _seen(self, batch: Batch) -> Seen:
+    def _context(self, batch: Batch) -> DecoderContext:
         return self.encode(batch).context

@@ -118,16 +118,16 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, turn: Turn | None, mask: Tensor | None, causal: bool) -> Tensor:
         """(batch, time, size) -> the same; ``mask`` True = may be attended to, instead of ``causal``."""
         q, k, v = (part.transpose(1, 2) for part in self._parts(x, turn))
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
-        return self.out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
     def read(self, x: Tensor, turn: Turn | None, at: Reading, layer: Layer) -> Tensor:
         """(n, size) entries being read -> the same; their keys and values go into the layer's cache."""
         q, k, v = self._parts(x, turn)
         layer.write(at.slots, k, v)
         keys, values = layer.keys[:, : at.keys].transpose(1, 2), layer.values[:, : at.keys].transpose(1, 2)
-        found = F.scaled_dot_product_attention(at.spread(q), keys, values, attn_mask=at.mask)
-        return self.out(at.gather(found))
+        attended = F.scaled_dot_product_attention(at.spread(q), keys, values, attn_mask=at.mask)
+        return self.out(at.gather(attended))
 
     def _parts(self, x: Tensor, turn: Turn | None) -> tuple[Tensor, Tensor, Tensor]:
         # each (..., heads, width)
@@ -157,14 +157,14 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, memory: Memory, mask: Tensor | None) -> Tensor:
         """(batch, time, size) -> the same."""
         q = self.query(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(q, *memory, attn_mask=mask)
-        return self.out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, *memory, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
     def read(self, x: Tensor, at: Reading, memory: Memory, mask: Tensor | None) -> Tensor:
         """(n, size) entries being read -> the same."""
         q = self.query(x).unflatten(-1, (self.heads, self.width))
-        found = F.scaled_dot_product_attention(at.spread(q), *memory, attn_mask=mask)
-        return self.out(at.gather(found))
+        attended = F.scaled_dot_product_attention(at.spread(q), *memory, attn_mask=mask)
+        return self.out(at.gather(attended))
 
 
 def make_norm(shape: Shape) -> nn.Module:
