@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from freerun.arguments import nearest
 from freerun.errors import UserError, display, listed
 
-_SHOWN, _DEEPEST = 60, 20
+_LONGEST, _DEEPEST = 60, 20
+_LAST = 1 << 30  # line of what an override set, in the order of problems
 
 
 class Unset(str):
@@ -27,23 +29,19 @@ class RecipeSource:
     Args:
         name: the file as the user wrote it; it begins every problem.
         table: the parsed settings.
-        places: the line of each key.
+        lines: the line of each key.
     """
 
-    def __init__(self, name: str, table: dict[str, Any], places: KeyLines) -> None:
+    def __init__(self, name: str, table: dict[str, Any], lines: KeyLines) -> None:
         self.name = name
         self.table = table
-        self.places = places
+        self.lines = lines
         self._overrides: dict[KeyPath, str] = {}
         self._problems: list[tuple[int, str]] = []
 
-    def where(self, path: KeyPath) -> str:
-        """``file:line`` of a key, or the override that set it."""
-        return self._place(path)[1]
-
     def add(self, path: KeyPath, message: str, hint: str | None = None) -> None:
         """Note a problem with a key; the hint says what to do."""
-        line, where = self._place(path)
+        line, where = self._position(path)
         hint_line = f"\n  help: {hint}" if hint else ""
         self._problems.append((line, f"{where}: {message}{hint_line}"))
 
@@ -60,92 +58,81 @@ class RecipeSource:
 
     def override(self, text: str) -> None:
         """Apply one ``key=value``; the value is read as TOML, a bare word is a string. Or take out an ``Unset``."""
-        if isinstance(text, Unset):
-            self._unset(text)
-            return
-        said = f"--set {text}" if len(text) <= _SHOWN else f"--set {text[:_SHOWN]}..."
-        key, equals, value_text = text.partition("=")
-        names = re.findall(r"[A-Za-z0-9_-]+", key)
-        if not equals or not names or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key.strip()):
-            self._problems.append((1 << 30, f"{said}: must be key=value, as in --set train.lr=0.002"))
-            return
+        option = f"--unset {text}" if isinstance(text, Unset) else f"--set {text[:_LONGEST]}"
+        option += "..." if len(text) > _LONGEST and not isinstance(text, Unset) else ""
         try:
-            value = _toml_value(value_text.strip())
-        except tomllib.TOMLDecodeError as error:
-            self._problems.append((1 << 30, f"{said}: broken TOML value: {_lower_first(error)}"))
+            if isinstance(text, Unset):
+                self._unset(text)
+                return
+            names, value = _key_and_value(text)
+            path = self._put(names, value)
+        except UserError as error:
+            self._problems += [(_LAST, f"{option}: {problem}") for problem in error.problems]
             return
-        if strange := list(_strange(value, ())):
-            self._problems += [(1 << 30, f"{said}: {problem}") for _, problem in strange]
-            return
-        path = self._put(names, value, said)
-        if path:
-            self._overrides = {p: t for p, t in self._overrides.items() if p[: len(path)] != path}
-            self._overrides[path] = said
+        self._overrides = {p: t for p, t in self._overrides.items() if p[: len(path)] != path} | {path: option}
 
     def _unset(self, key: str) -> None:
         inside: Any = self.table
-        names = key.split(".")
-        for name in names[:-1]:
-            step: Any = _index(inside, name)
-            inside = inside[step] if isinstance(inside, dict | list) and _has(inside, step) else None
-        last: Any = _index(inside, names[-1])
-        if not isinstance(inside, dict | list) or not _has(inside, last):
-            keys = list(inside) if isinstance(inside, dict) else []
-            near = f"\n  help: the keys there are {listed(keys)}" if keys else ""
-            self._problems.append((1 << 30, f"--unset {key}: the recipe does not set it{near}"))
-            return
-        del inside[last]
+        *names, last = key.split(".")
+        for name in names:
+            step, present = _step(inside, name)
+            inside = inside[step] if present else None
+        step, present = _step(inside, last)
+        if not present:
+            near = f"\n  help: the keys there are {listed(inside)}" if isinstance(inside, dict) and inside else ""
+            raise UserError(f"the recipe does not set it{near}")
+        del inside[step]
 
-    def _put(self, names: Sequence[str], value: Any, said: str) -> KeyPath | None:
+    def _put(self, names: Sequence[str], value: Any) -> KeyPath:
         inside: Any = self.table  # a table, or an array of them further in
         path: list[str | int] = []
         for name in names[:-1]:
-            step: Any = _index(inside, name)
+            step, present = _step(inside, name)
             path.append(step)
             if isinstance(inside, dict):
                 inside.setdefault(step, {})
-            inside = inside[step] if _has(inside, step) else None
+            inside = inside[step] if present or isinstance(inside, dict) else None
             if not isinstance(inside, dict | list):
                 what = "there is no such entry" if inside is None else f"it is {display(inside)}, not a table"
-                self._problems.append((1 << 30, f"{said}: cannot set a key of `{dotted(path)}`: {what}"))
-                return None
-        last: Any = _index(inside, names[-1])
-        if isinstance(inside, list) and not _has(inside, last):
-            self._problems.append(
-                (1 << 30, f"{said}: `{dotted(path)}` has {len(inside)} entries, counted from 0; got {last!r}")
-            )
-            return None
+                raise UserError(f"cannot set a key of `{dotted(path)}`: {what}")
+        last, present = _step(inside, names[-1])
+        if isinstance(inside, list) and not present:
+            raise UserError(f"`{dotted(path)}` has {len(inside)} entries, counted from 0; got {last!r}")
         inside[last] = value
         return (*path, last)
 
-    def _place(self, path: KeyPath) -> tuple[int, str]:
+    def _position(self, path: KeyPath) -> tuple[int, str]:
         for length in range(len(path), 0, -1):
             if path[:length] in self._overrides:
-                return 1 << 30, self._overrides[path[:length]]
+                return _LAST, self._overrides[path[:length]]
         deeper = [text for set_path, text in self._overrides.items() if set_path[: len(path)] == path]
-        if deeper and path and (len(path) > 1 or path not in self.places.lines):
-            return 1 << 30, deeper[-1]
-        line = self.places.line(path)
+        if deeper and path and (len(path) > 1 or path not in self.lines.lines):
+            return _LAST, deeper[-1]
+        line = self.lines.line(path)
         return line, f"{self.name}:{line}"
 
 
-def _index(inside: Any, name: str) -> str | int:
-    return int(name) if isinstance(inside, list) and name.isdigit() and len(name) < 10 else name
+def _step(inside: Any, name: str) -> tuple[Any, bool]:
+    """(Index of a list or key of a table, True if there is such an entry)."""
+    if not isinstance(inside, list):
+        return name, isinstance(inside, dict) and name in inside
+    number = int(name) if name.isdecimal() and len(name) < 10 else name
+    return number, isinstance(number, int) and number < len(inside)
 
 
-def _has(inside: Any, step: str | int) -> bool:
-    if isinstance(inside, list):
-        return isinstance(step, int) and step < len(inside)
-    return step in inside
-
-
-def _toml_value(text: str) -> Any:
+def _key_and_value(text: str) -> tuple[list[str], Any]:
+    key, equals, value_text = (part.strip() for part in text.partition("="))
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
+        raise UserError("must be key=value, as in --set train.lr=0.002")
     try:
-        return _parsed(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if not text or text[0] in "[{\"'" or "\n" in text:
-            raise
-        return text
+        value = _parsed(f"value = {value_text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if not value_text or value_text[0] in "[{\"'" or "\n" in value_text:
+            raise UserError(f"broken TOML value: {_lower_first(error)}") from None
+        value = value_text
+    if strange := list(_strange(value, ())):
+        raise UserError([problem for _, problem in strange])
+    return key.split("."), value
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -184,12 +171,12 @@ def read_source(path: Path, overrides: Iterable[str] = ()) -> RecipeSource:
     """Read a TOML file and apply overrides in order."""
     name = str(path)
     text = _read_text(path, name)
-    places = key_places(text)
+    lines = key_places(text)
     try:
         table = _parsed(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(_syntax_problems(name, text, places, error)) from None
-    source = RecipeSource(name, table, places)
+        raise UserError(_syntax_problems(name, text, lines, error)) from None
+    source = RecipeSource(name, table, lines)
     if strange := list(_strange(table, ())):
         for key, problem in strange:
             source.add(key, problem)
@@ -211,10 +198,10 @@ def _read_text(path: Path, name: str) -> str:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        found = raw[error.start : error.start + 4].hex(" ")
+        first = raw[error.start : error.start + 4].hex(" ")
         guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or another old encoding"
         raise UserError(
-            f"{name}:{line}: not UTF-8: byte {error.start} begins {found}\n"
+            f"{name}:{line}: not UTF-8: byte {error.start} begins {first}\n"
             f"  help: the file looks like {guess}; save it as UTF-8"
         ) from None
 
@@ -226,10 +213,10 @@ def _near_files(path: Path) -> str:
     return f"\n  help: did you mean {path.parent / near}?" if near else ""
 
 
-def _syntax_problems(name: str, text: str, places: KeyLines, error: tomllib.TOMLDecodeError) -> list[str]:
-    if places.twice:
-        return [f"{name}:{second}: `{dotted(key)}` is set twice (first on line {first})"
-                for key, first, second in places.twice]  # fmt: skip
+def _syntax_problems(name: str, text: str, keys: KeyLines, error: tomllib.TOMLDecodeError) -> list[str]:
+    if keys.twice:
+        twice = "{}:{}: `{}` is set twice (first on line {})"
+        return [twice.format(name, second, dotted(key), first) for key, first, second in keys.twice]
     at = re.search(r"line (\d+), column (\d+)", str(error))
     line, column = (int(at[1]), int(at[2])) if at else (text.count("\n") + 1, 1)
     lines = text.splitlines() or [""]
@@ -276,114 +263,112 @@ class KeyLines:
                 return self.lines[path[:length]]
         return 1
 
+    def record(self, path: KeyPath, line: int) -> None:
+        """Note a key, or that it is set again."""
+        if path in self.lines:
+            self.twice.append((path, self.lines[path], line))
+        self.lines.setdefault(path, line)
+
 
 def key_places(text: str) -> KeyLines:
     """Find the line of every key, also in a text that is not valid TOML.
 
-    Only places are read, values are left to ``tomllib``; what cannot be understood is passed over.
+    Values are left to ``tomllib``; what cannot be understood is passed over.
 
     Args:
         text: a TOML document.
 
-    >>> places = key_places('seed = 0\\n[train]\\nlr = 0.1\\nmore = { a = [1, { b = 2 }] }\\nlr = 0.2\\n')
-    >>> places.line(("train", "lr")), places.line(("train", "more", "a", 1, "b")), places.line(("train", "x"))
+    >>> lines = key_places('seed = 0\\n[train]\\nlr = 0.1\\nmore = { a = [1, { b = 2 }] }\\nlr = 0.2\\n')
+    >>> lines.line(("train", "lr")), lines.line(("train", "more", "a", 1, "b")), lines.line(("train", "x"))
     (3, 4, 2)
-    >>> places.twice
+    >>> lines.twice
     [(('train', 'lr'), 3, 5)]
     """
-    scanner = _Scanner()
-    for found in _TOKEN.finditer(text):
-        if not found.group().startswith("#"):
-            scanner.read(found.group())
-    return scanner.places
+    scanner = _Scanner(text)
+    with suppress(RecursionError):  # deeper than tomllib reads
+        scanner.document()
+    return scanner.keys
 
 
 class _Scanner:
-    """Reads token by token where keys stand; a line at a time, but for strings, lists and inline tables of many."""
+    """Reads the names of keys, statement by statement."""
 
-    def __init__(self) -> None:
-        self.places = KeyLines()
-        self.line = 1
-        self.table: KeyPath = ()
-        self.sizes: dict[KeyPath, int] = {}  # of arrays of tables
-        self.opened: list[tuple[KeyPath, int]] = []  # lists with the number of their entry, inline tables with -1
-        self._next_line()
+    def __init__(self, text: str) -> None:
+        self.keys = KeyLines()
+        self.tokens = (match.group() for match in _TOKEN.finditer(text) if not match.group().startswith("#"))
+        self.token, self.line = next(self.tokens, ""), 1
 
-    def _next_line(self) -> None:
-        self.names: list[str] = []
-        self.path: KeyPath = ()  # of a value
-        self.brackets = 0  # of a header
-        self.in_value = False
+    def advance(self) -> None:
+        self.line += self.token.count("\n")
+        self.token = next(self.tokens, "")
 
-    def read(self, token: str) -> None:
-        if token == "\n":
-            if not self.opened:
-                self._next_line()
-        elif self.brackets:
-            self._header(token)
-        elif self.in_value:
-            self._value(token)
-        elif token == "[" and not self.names and not self.opened:
-            self.brackets = 1
-        elif token == "=":
-            self._key()
-        elif token == "}" and self.opened:
-            self._close()
-        elif token not in (".", ","):
-            self.names.append(_unquoted(token))
-        self.line += token.count("\n")
+    def document(self) -> None:
+        table: KeyPath = ()
+        sizes: dict[KeyPath, int] = {}  # of arrays of tables
+        while self.token:
+            if self.token == "[":
+                table = self.header(sizes) or table
+            else:
+                self.pair(table, "\n")
+            while self.token not in ("", "\n"):
+                self.advance()
+            self.advance()
 
-    def _header(self, token: str) -> None:
-        if token == "[":
-            self.brackets += 1
-        elif token == "]" and self.names:
-            path: KeyPath = ()
-            for name in self.names[:-1]:
-                path = (*path, name)
-                path = (*path, self.sizes[path] - 1) if path in self.sizes else path
-            self.table, self.names = (*path, self.names[-1]), []
-            if self.brackets > 1:
-                self.sizes[self.table] = self.sizes.get(self.table, 0) + 1
-                self.places.lines.setdefault(self.table, self.line)
-                self.table = (*self.table, self.sizes[self.table] - 1)
-            self._record(self.table)
-        elif token not in (".", "]"):
-            self.names.append(_unquoted(token))
+    def names(self, *ends: str) -> list[str]:
+        names: list[str] = []
+        while self.token not in ("", "\n", *ends):
+            names += [] if self.token in (".", ",") else [_unquoted(self.token)]
+            self.advance()
+        return names
 
-    def _key(self) -> None:
-        path = self.opened[-1][0] if self.opened else self.table
-        for name in self.names[:-1]:
+    def header(self, sizes: dict[KeyPath, int]) -> KeyPath | None:
+        brackets = 0
+        while self.token in ("[", "]"):
+            brackets += self.token == "["
+            self.advance()
+        names = self.names("]")
+        if not names or self.token != "]":
+            return None
+        path: KeyPath = ()
+        for name in names[:-1]:
             path = (*path, name)
-            self.places.lines.setdefault(path, self.line)
-        self.path, self.in_value = (*path, *self.names[-1:]), True
-        if self.names:
-            self._record(self.path)
-        self.names = []
+            path = (*path, sizes[path] - 1) if path in sizes else path
+        path = (*path, names[-1])
+        if brackets > 1:
+            self.keys.lines.setdefault(path, self.line)
+            sizes[path] = sizes.get(path, 0) + 1
+            path = (*path, sizes[path] - 1)
+        self.keys.record(path, self.line)
+        return path
 
-    def _record(self, path: KeyPath) -> None:
-        if path in self.places.lines:
-            self.places.twice.append((path, self.places.lines[path], self.line))
-        else:
-            self.places.lines[path] = self.line
+    def pair(self, path: KeyPath, *ends: str) -> None:
+        names = self.names("=", *ends)
+        if self.token == "=":
+            for name in names[:-1]:
+                path = (*path, name)
+                self.keys.lines.setdefault(path, self.line)
+            if names:
+                path = (*path, names[-1])
+                self.keys.record(path, self.line)
+            self.advance()
+        while self.token not in ("", *ends):
+            self.value(path)
 
-    def _value(self, token: str) -> None:
-        outer, number = self.opened[-1] if self.opened else ((), -1)
-        if number >= 0 and token not in ("]", ","):
-            self.path = (*outer, number)
-            self.places.lines.setdefault(self.path, self.line)
-        if token in ("[", "{"):
-            self.opened.append((self.path, 0 if token == "[" else -1))
-            self.in_value = token == "["
-        elif token in ("]", "}") and self.opened:
-            self._close()
-        elif token == "," and number >= 0:
-            self.opened[-1] = (outer, number + 1)
-        elif token == "," and self.opened:
-            self.in_value = False
-
-    def _close(self) -> None:
-        self.opened.pop()
-        self.names, self.in_value = [], True
+    def value(self, path: KeyPath) -> None:
+        """Read a list or an inline table, or pass over one token of another value."""
+        opening, number = self.token, 0
+        while opening in ("[", "{") and self.token not in ("", "]", "}"):
+            self.advance()
+            if opening == "{":
+                while self.token == "\n":
+                    self.advance()
+                self.pair(path, ",", "]", "}")
+            while self.token not in ("", ",", "]", "}"):
+                if self.token != "\n":
+                    self.keys.lines.setdefault((*path, number), self.line)
+                self.value((*path, number))
+            number += 1
+        self.advance()
 
 
 def _unquoted(token: str) -> str:
@@ -403,8 +388,8 @@ def shipped_recipes() -> dict[str, Path]:
     True
     """
     for folder in (_PACKAGE / "_recipes", _PACKAGE.parent.parent / "recipes"):
-        if found := sorted(folder.glob("*.toml")):
-            return {path.stem: path for path in found}
+        if files := sorted(folder.glob("*.toml")):
+            return {path.stem: path for path in files}
     return {}
 
 
