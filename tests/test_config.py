@@ -13,7 +13,7 @@ from builders import raises, refused
 from freerun.errors import CheckpointError, OccupiedError
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.build import build
-from freerun.recipes.fields import measured_rate
+from freerun.recipes.fields import measured
 from freerun.recipes.load import evaluate_run, generate_lines, load_run, trial_batch
 from freerun.recipes.source import key_places, shipped_recipes
 from freerun.recipes.train import direction, header, run_recipe, selection_note
@@ -138,7 +138,7 @@ def test_unigram_noise_takes_the_training_counts(tmp_path):
 
 def test_measured_rate_is_disagreeing_over_eligible(run, tmp_path):
     folder, _, _ = run
-    rate = measured_rate(folder / "metrics.jsonl")
+    rate = measured(folder / "metrics.jsonl")
     updates = [event for event in events(folder) if event["event"] == "update"]
     assert rate == Table(values=tuple(event["disagreeing"] / event["eligible"] for event in updates))
     assert len(rate.values) == 12
@@ -148,7 +148,7 @@ def test_measured_rate_is_disagreeing_over_eligible(run, tmp_path):
     path = tmp_path / "metrics.jsonl"
     for text in ("", "not json\n", '{"event": "update", "step": 1, "disagreeing": 1, "eligible": 2}\n'):
         path.write_text(text)
-        raises(ValueError, r"metrics\.jsonl", measured_rate, path)
+        raises(ValueError, r"metrics\.jsonl", measured, path)
 
 
 def test_a_run_leaves_its_recipe_and_summary_and_its_header_counts(run):

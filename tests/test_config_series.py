@@ -16,7 +16,7 @@ from freerun.compare.run import compare
 from freerun.compare.verdict import references
 from freerun.recipes import load_recipe
 from freerun.recipes.build import build
-from freerun.recipes.fields import measured_deviation
+from freerun.recipes.fields import measured
 from freerun.recipes.load import evaluate_run, load_run
 from freerun.recipes.train import run_recipe
 from simulated_runs import arm, write_finished, write_lines
@@ -250,7 +250,7 @@ def test_a_comparison_of_forecasters(tmp_path):
     assert [name for name, _ in references(results)] == ["last value", "mean", "linear regression"]
     for seed in (0, 1):
         runs = [tmp_path / "out" / "runs" / f"{label}-{seed}" / "metrics.jsonl" for label in ("sampling", "noise")]
-        own, noise = (measured_deviation(path).values for path in runs)
+        own, noise = (measured(path, "std").values for path in runs)
         # about 45 entries of 3 channels an update: the standard deviation of a measured one is about 6 %
         assert noise == pytest.approx(own, rel=0.3)
 
@@ -263,7 +263,7 @@ def test_matched_keys_name_one_arm(tmp_path):
 def test_deviation_of_a_run_on_symbols_is_no_schedule(tmp_path):
     line = {"event": "update", "step": 0, "eligible": 3, "replaced": 2, "disagreeing": 1, "deviation": None}
     write_lines(tmp_path / "metrics.jsonl", [line])
-    raises(ValueError, r"is not the metrics\.jsonl of a run", measured_deviation, tmp_path / "metrics.jsonl")
+    raises(ValueError, r"is not the metrics\.jsonl of a run", measured, tmp_path / "metrics.jsonl", "std")
 
 
 def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_path):

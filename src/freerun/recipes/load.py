@@ -158,7 +158,7 @@ def _require_run(folder: Path) -> None:
 
 def _section(folder: Path, recipe: dict[str, Any], name: str, cls: type[Any]) -> Any:
     source = RecipeSource(str(folder / "recipe.toml"), recipe, KeyLines())
-    found = read_section(source, (name,), cls)
+    found = read_section(source, name, cls)
     try:
         source.raise_problems()
     except UserError as error:

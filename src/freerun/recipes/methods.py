@@ -319,7 +319,7 @@ def read_compare(
                 source.add((*path, i, "label"), f"two arms are called {display(label)}", "give each its own `label`")
         return tuple(arm for arm in read if arm is not None)
 
-    settings = read_section(source, ("compare",), CompareSettings, elsewhere=elsewhere, readers={"arms": arms})
+    settings = read_section(source, "compare", CompareSettings, elsewhere=elsewhere, readers={"arms": arms})
     if settings is not None and (not settings.seeds or len(set(settings.seeds)) < len(settings.seeds)):
         said = f"`seeds` must be different numbers, at least one; got {display([*settings.seeds])}"
         source.add(("compare", "seeds"), said)

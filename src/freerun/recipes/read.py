@@ -37,9 +37,9 @@ def read_recipe(source: RecipeSource) -> Recipe:
     task = _task(table)
     model = _kind_section(source, "model", MODEL_KINDS, elsewhere, task.models[0])
     _check_fit(source, _model_kind(table))
-    train = read_section(source, ("train",), TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
+    train = read_section(source, "train", TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
     _check_select(source, task)
-    evaluate = read_section(source, ("evaluate",), task.evaluate_section, elsewhere=_but("evaluate", elsewhere))
+    evaluate = read_section(source, "evaluate", task.evaluate_section, elsewhere=_but("evaluate", elsewhere))
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
     trained = trained_on(str(_get(table, "data", "kind")), model) if data is not None else TargetFacts(task.real_valued)
     compare = read_compare(source, (run, trained), _but("compare", elsewhere)) if "compare" in table else None
@@ -165,10 +165,10 @@ def _kind_section(
             check_keys(source, (section,), inside, known, _but(section, elsewhere))
         else:  # what else stands there is looked at as of the kind that was meant
             meant = {"kind": lambda value, path: near}
-            read_section(source, (section,), kinds[near], elsewhere=_but(section, elsewhere), readers=meant)
+            read_section(source, section, kinds[near], elsewhere=_but(section, elsewhere), readers=meant)
         return None
     cls = kinds[kind or next(iter(kinds))]
-    return read_section(source, (section,), cls, elsewhere=_but(section, elsewhere))
+    return read_section(source, section, cls, elsewhere=_but(section, elsewhere))
 
 
 def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
