@@ -115,9 +115,9 @@ def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 def _parameters(cls: type[Any]) -> str:
     from freerun.recipes.fields import required
-    from freerun.recipes.methods import SUPPLIED
+    from freerun.recipes.read import SUPPLIED
 
-    shown = [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
+    shown = [each for each in fields(cls) if each.init and each.name != SUPPLIED]
     rows = [(each.name, "required" if required(each) else f"default {each.default!r}") for each in shown]
     return "\n".join(["Parameters:", *(f"  {line}" for line in _columns(rows))])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from freerun.errors import UserError, needing
 from freerun.models.pretrained import Pretrained
-from freerun.recipes.methods import build_method
+from freerun.recipes.read import build_method
 from freerun.recipes.recipe import ModelSettings, Recipe
 from freerun.tasks import task_of, trained_on
 from freerun.tasks.base import DataTask

@@ -123,6 +123,7 @@ def check_keys(
 
 def _unknown(path: KeyPath, key: str, known: Collection[str], elsewhere: Mapping[str, str]) -> tuple[str, str]:
     new = RENAMED_KEYS.get(dotted((*path, key)), "").rpartition(".")[2]
+    elsewhere = {name: where for name, where in elsewhere.items() if where != f"in [{dotted(path)}]"}
     if new in known:
         hint = f"`{key}` is now `{new}`"
     elif key in elsewhere:

@@ -1,51 +1,73 @@
-"""A recipe file and its overrides, checked as a whole and turned into a ``Recipe``; and back into TOML."""
+"""A recipe file and its overrides, checked in full and turned into a ``Recipe``; and back into TOML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, replace
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 from freerun.arguments import nearest
-from freerun.errors import DATA, display, visible
-from freerun.recipes.fields import check_keys, read_section, section_fields
-from freerun.recipes.methods import read_compare, read_method
-from freerun.recipes.recipe import MODEL_KINDS, CompareSettings, Recipe
-from freerun.recipes.source import RecipeSource
-from freerun.tasks import DATA_KINDS, TASKS, misfit, task_of, trained_on
-from freerun.tasks.base import DataTask, TargetFacts
-
-if TYPE_CHECKING:
-    pass
-
+from freerun.draws import DRAWS
+from freerun.errors import DATA, UserError, display, visible
+from freerun.methods import METHODS
+from freerun.objectives import OBJECTIVES
+from freerun.recipes.fields import (
+    INVALID,
+    Report,
+    check_keys,
+    construct,
+    first_line,
+    key_of,
+    read_arguments,
+    read_parameter,
+    read_section,
+    required,
+    section_fields,
+)
+from freerun.recipes.recipe import MODEL_KINDS, Arm, CompareSettings, MethodSettings, Recipe, matched_label
+from freerun.recipes.source import KeyPath, RecipeSource
+from freerun.schedules import Constant, Schedule, extremes, moves, value_at
+from freerun.tasks import DATA_KINDS, TASKS, AnyTask, misfit, task_of, trained_on
+from freerun.tasks.base import TargetFacts, full_score_name
+from freerun.training import TrainSettings
+from freerun.types import Step
 
 _TOP = ("name", "seed", "data", "model", "method", "train", "evaluate", "compare")
+_LABEL = re.compile(r"(?=.*[A-Za-z0-9]).{1,100}")
+_OTHER_NAMES = ("ratio", "epsilon", "eps", "p", "tf_ratio", "sampling_probability")
+_STAND_IN = (1.0, 1.0)  # frequencies while only the recipe is checked
+
+SUPPLIED = "frequencies"
+"""The parameter that comes from the training data, not from the recipe."""
 
 
 def read_recipe(source: RecipeSource) -> Recipe:
     """A recipe from settings already read."""
-    from freerun.training import TrainSettings
-    from freerun.types import Step
-
     table = source.table
-    elsewhere = _sections_of_keys(table, TrainSettings)
+    data_kind = _known_kind(table, "data", DATA_KINDS)
+    # of pairs where it cannot be read yet
+    task = TASKS["pairs"] if data_kind is None else task_of(data_kind)
+    model_kind = _known_kind(table, "model", MODEL_KINDS) or task.models[0]
+    elsewhere = _sections_of_keys(data_kind, model_kind, task)
     check_keys(source, (), table, _TOP, elsewhere)
-    name = _text(source, "name", table.get("name", Path(source.name).stem))
-    seed = _seed(source, table.get("seed", 0))
+    name, seed = table.get("name", Path(source.name).stem), table.get("seed", 0)
+    _check_name_and_seed(source, name, seed)
     data = _kind_section(source, "data", DATA_KINDS, elsewhere)
-    task = _task(table)
     model = _kind_section(source, "model", MODEL_KINDS, elsewhere, task.models[0])
-    _check_fit(source, _model_kind(table))
-    train = read_section(source, "train", TrainSettings, hidden=("seed",), elsewhere=_but("train", elsewhere))
+    if data_kind is not None and (problem := misfit(data_kind, model_kind)):
+        source.add(("model", "kind"), *problem)
+    train = read_section(source, "train", TrainSettings, hidden=("seed",), elsewhere=elsewhere)
     _check_select(source, task)
-    evaluate = read_section(source, "evaluate", task.evaluate_section, elsewhere=_but("evaluate", elsewhere))
+    evaluate = read_section(source, "evaluate", task.evaluate_section, elsewhere=elsewhere)
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
-    trained = trained_on(str(_get(table, "data", "kind")), model) if data is not None else TargetFacts(task.real_valued)
-    compare = read_compare(source, (run, trained), _but("compare", elsewhere)) if "compare" in table else None
+    trained = TargetFacts(task.real_valued) if data is None else trained_on(str(data_kind), model)
+    compare = _read_compare(source, run, trained, elsewhere) if "compare" in table else None
     method = None
     if "method" in table:
-        method = read_method(source, ("method",), table["method"], run, trained)
+        method = _read_method(source, ("method",), table["method"], run, trained)
     elif compare is None or not compare.arms:
         source.add((), "[method] is missing", 'add [method] with name = "teacher_forcing"')
     else:
@@ -60,81 +82,58 @@ def read_recipe(source: RecipeSource) -> Recipe:
     return Recipe(name, seed, data, model, method, train, evaluate, compare)
 
 
-def _but(section: str, elsewhere: Mapping[str, str]) -> dict[str, str]:
-    return {key: place for key, place in elsewhere.items() if place != f"in [{section}]"}
+def _get(table: Mapping[str, Any], section: str, key: str) -> Any:
+    inside = table.get(section)
+    return inside.get(key) if isinstance(inside, dict) else None
 
 
-def _sections_of_keys(table: Mapping[str, Any], train: type[Any]) -> dict[str, str]:
+def _known_kind(table: Mapping[str, Any], section: str, kinds: Mapping[str, Any]) -> str | None:
+    kind = _get(table, section, "kind")
+    return kind if isinstance(kind, str) and kind in kinds else None
+
+
+def _sections_of_keys(data_kind: str | None, model_kind: str, task: type[AnyTask]) -> dict[str, str]:
     """Key -> where it belongs."""
-    data = DATA_KINDS.get(str(_get(table, "data", "kind")))
-    model = MODEL_KINDS[_model_kind(table)]
     known = {
-        "[data]": _names(data) if data else ["kind", "path"],
-        "[model]": _names(model),
-        "[evaluate]": _names(_task(table).evaluate_section),
+        "[data]": ["kind", "path"] if data_kind is None else _names(DATA_KINDS[data_kind]),
+        "[model]": _names(MODEL_KINDS[model_kind]),
+        "[evaluate]": _names(task.evaluate_section),
         "[compare]": _names(CompareSettings),
-        "[train]": [name for name in _names(train) if name != "seed"],
+        "[train]": _names(TrainSettings),
         "[method]": ["teacher_forcing_ratio"],
     }
-    places = {key: f"in {section}" for section, keys in known.items() for key in keys if key not in ("kind", "train")}
-    return {**places, "seed": "at the top of the file", "name": "at the top of the file"}
+    sections = {key: f"in {section}" for section, keys in known.items() for key in keys if key not in ("kind", "train")}
+    return {**sections, "seed": "at the top of the file", "name": "at the top of the file"}
 
 
 def _names(cls: type[Any]) -> list[str]:
     return [each.name for each in section_fields(cls)]
 
 
-def _task(table: Mapping[str, Any]) -> type[DataTask]:
-    """The kind of task that the data are for; pairs where that cannot be read yet."""
-    kind = _get(table, "data", "kind")
-    return task_of(kind) if isinstance(kind, str) and kind in DATA_KINDS else TASKS["pairs"]
+def _check_name_and_seed(source: RecipeSource, name: Any, seed: Any) -> None:
+    if not isinstance(name, str) or not name:
+        quoted = None if isinstance(name, str | list | dict) else f'write it in quotes: name = "{display(name)}"'
+        source.add(("name",), f"`name` must be a string; got {display(name)}", quoted)
+    elif visible(name) != name or len(name) > DATA:
+        source.add(
+            ("name",), f"`name` must be a line of up to {DATA} characters that are all seen; got {display(name)}"
+        )
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        source.add(("seed",), f"`seed` must be a whole number from 0 on; got {display(seed)}")
 
 
-def _model_kind(table: Mapping[str, Any]) -> str:
-    kind = _get(table, "model", "kind")
-    return kind if isinstance(kind, str) and kind in MODEL_KINDS else _task(table).models[0]
-
-
-def _check_fit(source: RecipeSource, model_kind: str) -> None:
-    kind = _get(source.table, "data", "kind")
-    if isinstance(kind, str) and kind in DATA_KINDS and (problem := misfit(kind, model_kind)):
-        source.add(("model", "kind"), *problem)
-
-
-def _get(table: Mapping[str, Any], section: str, key: str) -> Any:
-    inside = table.get(section)
-    return inside.get(key) if isinstance(inside, dict) else None
-
-
-def _text(source: RecipeSource, key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        quoted = None if isinstance(value, str | list | dict) else f'write it in quotes: {key} = "{display(value)}"'
-        source.add((key,), f"`{key}` must be a string; got {display(value)}", quoted)
-    elif visible(value) != value or len(value) > DATA:
-        source.add((key,), f"`{key}` must be a line of up to {DATA} characters that are all seen; got {display(value)}")
-    return str(value)
-
-
-def _seed(source: RecipeSource, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        source.add(("seed",), f"`seed` must be a whole number from 0 on; got {display(value)}")
-        return 0
-    return value
-
-
-def _check_select(source: RecipeSource, task: type[DataTask]) -> None:
-    from freerun.tasks.base import full_score_name
-
+def _check_select(source: RecipeSource, task: type[AnyTask]) -> None:
     select = _get(source.table, "train", "select")
     names = [full_score_name(name) for name in task.report.selectable]
     if not isinstance(select, str) or full_score_name(select) in names:
         return
-    told = [name for name in task.report.selectable if name.startswith("teacher_forced_")]
-    short = [name for name in task.report.selectable if name not in told]
+    teacher_forced = [name for name in task.report.selectable if name.startswith("teacher_forced_")]
+    short = [name for name in task.report.selectable if name not in teacher_forced]
     near = nearest(select, [*short, *names])
+    allowed = f"{', '.join(short)} (free-running), {', '.join(teacher_forced)}"
     source.add(
         ("train", "select"),
-        f"`select` must be one of {', '.join(short)} (free-running), {', '.join(told)}; got {display(select)}",
+        f"`select` must be one of {allowed}; got {display(select)}",
         f"did you mean {near}?" if near else None,
     )
 
@@ -146,44 +145,310 @@ def _kind_section(
     elsewhere: Mapping[str, str],
     usual: str | None = None,
 ) -> Any:
-    """A section whose kind says its class; ``usual`` is the kind where none is named."""
+    """A section whose kind names its class; ``usual`` is the kind where none is named."""
     if section not in source.table and usual is None:
         source.add((), f"[{section}] is missing", f'add [{section}] with kind = "{next(iter(kinds))}"')
         return None
-    inside = source.table.get(section, {})
-    kind = inside.get("kind", usual) if isinstance(inside, dict) else None
-    if isinstance(inside, dict) and (not isinstance(kind, str) or kind not in kinds):
-        near = nearest(kind, kinds) if isinstance(kind, str) else None
-        said = "it is missing" if kind is None else f"got {display(kind)}"
-        source.add(
-            (section, "kind") if "kind" in inside else (section,),
-            f"`kind` of [{section}] must be one of {', '.join(kinds)}; {said}",
-            f"did you mean {near}?" if near else None,
-        )
-        known = [name for cls in kinds.values() for name in _names(cls)]
-        if near is None:
-            check_keys(source, (section,), inside, known, _but(section, elsewhere))
-        else:  # what else stands there is looked at as of the kind that was meant
-            meant = {"kind": lambda value, path: near}
-            read_section(source, section, kinds[near], elsewhere=_but(section, elsewhere), readers=meant)
+    table = source.table.get(section, {})
+    kind = table.get("kind", usual) if isinstance(table, dict) else next(iter(kinds))
+    if isinstance(kind, str) and kind in kinds:
+        return read_section(source, section, kinds[kind], elsewhere=elsewhere)
+    near = nearest(kind, kinds) if isinstance(kind, str) else None
+    got = "it is missing" if kind is None else f"got {display(kind)}"
+    source.add(
+        (section, "kind") if "kind" in table else (section,),
+        f"`kind` of [{section}] must be one of {', '.join(kinds)}; {got}",
+        f"did you mean {near}?" if near else None,
+    )
+    if near is None:
+        check_keys(source, (section,), table, [name for cls in kinds.values() for name in _names(cls)], elsewhere)
+    else:  # the other keys are read as those of the kind that was meant
+        read_section(source, section, kinds[near], elsewhere=elsewhere, readers={"kind": lambda value, path: near})
+    return None
+
+
+def _read_method(
+    source: RecipeSource,
+    path: KeyPath,
+    value: Any,
+    run: Step | None,
+    trained: TargetFacts,
+    *,
+    labels: Collection[str] | None = None,
+) -> MethodSettings | None:
+    """A method's settings from its table (or its name alone), checked; None with the problems noted."""
+    table = {"name": value} if isinstance(value, str) else value
+    if not isinstance(table, dict):
+        source.add(path, f"a method is a table with a `name`; got {display(value)}")
         return None
-    cls = kinds[kind or next(iter(kinds))]
-    return read_section(source, section, cls, elsewhere=_but(section, elsewhere))
+    name = table.get("name")
+    parameters = {key: part for key, part in table.items() if key != "name"}
+    # where [train] is wrong the run's length is not known: any will do to build, none to check over
+    length = run or Step(1, sample=1)
+    if not isinstance(name, str) or name not in METHODS:
+        near = nearest(name, METHODS) if isinstance(name, str) else None
+        got = "it has no `name`" if name is None else f"got {display(name)}"
+        source.add(
+            (*path, "name"),
+            f"method must be one of {', '.join(METHODS)}; {got}",
+            f"did you mean {near}?" if near else "`freerun methods` describes them",
+        )
+        if near is None:
+            _check_unowned(parameters, path, length, source.add)
+            return None
+        name = near  # its parameters are read as those of the method that was meant
+    unmatched = _without_match(parameters, path, labels, source.add)
+    method = _build(MethodSettings(name, unmatched), path, length, trained, report=source.add)
+    if method is None:
+        return None
+    if run is not None:
+        try:
+            _check_over_run(method, path, run, source.add)
+        except ArithmeticError as error:  # a schedule of numbers near the limits
+            source.add(path, f"{method!r} cannot be computed over {int(run)} updates: {first_line(error)}")
+    return MethodSettings(name, MappingProxyType(parameters))
+
+
+def _check_unowned(parameters: Mapping[str, Any], path: KeyPath, run: Step, report: Report) -> None:
+    """Report parameters of an unknown method that no method has, or whose value fits none."""
+    known = {key for cls in METHODS.values() for key in cls.__dataclass_fields__ if key != SUPPLIED}
+    for key, value in parameters.items():
+        if key in known:
+            read_parameter(value, (*path, key), run, report)
+        else:
+            report((*path, key), f"no method has a parameter `{key}`", _parameter_hint(key, "a method", sorted(known)))
+
+
+def build_method(
+    settings: MethodSettings, run: Step, trained: TargetFacts, frequencies: tuple[float, ...] | None = None
+) -> Any:
+    """The method object of a recipe."""
+    problems: list[str] = []
+
+    def report(path: KeyPath, message: str, hint: str | None = None) -> None:
+        problems.append(f"[method]: {message}" + (f"\n  help: {hint}" if hint else ""))
+
+    for key, value in settings.parameters.items():
+        if (label := matched_label(value)) is not None:
+            report((), f"`{key}` is matched to the arm {label!r}", "only `freerun compare` knows its arms")
+    method = None if problems else _build(settings, (), run, trained, report=report, frequencies=frequencies)
+    if problems or method is None:
+        raise UserError(problems)
+    return method
+
+
+def _without_match(
+    parameters: Mapping[str, Any], path: KeyPath, labels: Collection[str] | None, report: Report
+) -> dict[str, Any]:
+    """The parameters with a number in range for each ``{matched_to = ARM}``: its value is not known yet."""
+    matched = {key: value for key, value in parameters.items() if matched_label(value) is not None}
+    named = {str(matched_label(value)) for value in matched.values()}
+    if len(named) > 1:
+        report(path, f"all `matched_to` of a method must name one arm; got {', '.join(sorted(named))}", None)
+    for key, value in matched.items():
+        where, arm = (*path, key, "matched_to"), value["matched_to"]
+        if labels is None:
+            problem = "`matched_to` names an arm of [compare], which this method is not part of"
+            report(where, problem, 'give a number, or { measured = "RUN/metrics.jsonl" }')
+        elif arm not in labels or set(value) != {"matched_to"}:
+            near = nearest(arm, labels) if isinstance(arm, str) else None
+            problem = f"`matched_to` must be the label of an arm that is not matched itself; got {display(arm)}"
+            report(where, problem, f"did you mean {near}?" if near else f"such arms are {', '.join(labels) or 'none'}")
+    return {**parameters, **dict.fromkeys(matched, 0.5)}
+
+
+def _build(
+    settings: MethodSettings,
+    path: KeyPath,
+    run: Step,
+    trained: TargetFacts,
+    *,
+    report: Report,
+    frequencies: tuple[float, ...] | None = None,
+) -> Any:
+    name, cls = settings.name, METHODS[settings.name]
+    kind = _kind_of_targets(trained.values)
+    only, instead = cls.only_for or (kind, "")
+    if only != kind:
+        report((*path, "name"), f"{name} is for {only}; the data of this recipe are {kind}", f"use {instead}")
+        trained = TargetFacts(not trained.values)  # the parameters are read as those of such a method
+
+    def unknown(key: str, known: Sequence[str]) -> tuple[str, str]:
+        return f"{name} has no parameter `{key}`", _parameter_hint(key, name, known)
+
+    arguments, bad = read_arguments(
+        cls, name, settings.parameters, path, report, run=run, hidden=(SUPPLIED,), unknown=unknown
+    )
+    # a parameter that is wrong does not hide what is wrong with the others
+    arguments |= {each.name: 0.5 for each in fields(cls) if required(each) and each.name in bad}
+    if arguments.get("noise") == "unigram":
+        arguments["frequencies"] = _STAND_IN if frequencies is None else frequencies
+    problem = None
+    for key, problem_of in (("objective", _objective_problem), ("draw", _draw_problem)):
+        if problem := problem_of(arguments.get(key, "auto"), trained):
+            report((*path, key), *problem)
+            arguments[key] = "auto"
+    method = construct(
+        cls, trained.settled(cls, arguments), path, report, [key for key in bad if key in cls.__dataclass_fields__]
+    )
+    return None if method is INVALID or bad or problem else method
+
+
+def _kind_of_targets(values: bool) -> str:
+    return "values" if values else "symbols"
+
+
+def _objective_problem(objective: Any, trained: TargetFacts) -> tuple[str, str | None] | None:
+    """Problem and help where a loss does not fit the data or the model's head."""
+    allowed = ["auto", *trained.objectives]
+    if objective in allowed:
+        return None
+    use = f"use {' or '.join(allowed)}"
+    if objective == "cross_entropy" or (objective in OBJECTIVES and not trained.values):
+        own, other = _kind_of_targets(trained.values), _kind_of_targets(not trained.values)
+        return f"`objective` {objective} is for {other}; the data of a recipe are {own}", use
+    if objective in OBJECTIVES:
+        return f"`objective` {objective} does not fit a model with head {trained.head}", use
+    near = nearest(objective, allowed) if isinstance(objective, str) else None
+    help_line = f"did you mean {near}?" if near else None
+    return f"`objective` must be one of {', '.join(allowed)}; got {objective!r}", help_line
+
+
+def _draw_problem(draw: Any, trained: TargetFacts) -> tuple[str, str | None] | None:
+    """Problem and help where a draw does not fit the data or the model's head."""
+    names = {cls: name for name, cls in DRAWS.items()}
+    name = draw if isinstance(draw, str) else names.get(type(draw), "")
+    if name == "auto" or name not in DRAWS:
+        return None  # what is no draw at all, the method refuses
+    if DRAWS[name].values != trained.values:
+        own, other = _kind_of_targets(trained.values), _kind_of_targets(not trained.values)
+        allowed = ["auto", *(each for each, cls in DRAWS.items() if cls.values == trained.values)]
+        return f"`draw` {name} is for {other}; the data of a recipe are {own}", f"use one of {', '.join(allowed)}"
+    if not trained.values:
+        return None
+    fitting = {"point": ["point"], "quantiles": ["expected", "quantile_sample"]}
+    allowed = fitting.get(trained.head, ["expected", trained.head])
+    if name in allowed and (name != "expected" or getattr(draw, "head", trained.head) == trained.head):
+        return None
+    return f"`draw` {name} does not fit a model with head {trained.head}", f"use auto, {' or '.join(allowed)}"
+
+
+def _parameter_hint(key: str, name: str, known: Sequence[str]) -> str:
+    if key in _OTHER_NAMES and "teacher_forcing_ratio" in known:
+        return "the probability of feeding gold is called `teacher_forcing_ratio`"
+    if near := nearest(key, known):
+        return f"did you mean `{near}`?"
+    owners = [other for other, cls in METHODS.items() if key in cls.__dataclass_fields__ and key != SUPPLIED]
+    if owners:
+        return f"`{key}` is a parameter of {', '.join(owners)}; {name} takes {', '.join(known) or 'none'}"
+    return f"{name} takes {', '.join(known) or 'no parameters'}"
+
+
+def _check_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> None:
+    """Report what a method cannot do at some update, and schedules that never move."""
+    arguments = {each.name: getattr(method, each.name) for each in fields(method) if each.init}
+    try:
+        method.check(run)
+    except UserError as error:
+        for problem in error.problems:
+            report(key_of(problem, path, arguments), problem, None)
+        return
+    for name, schedule in method.scheduled():
+        # a method alone sees no samples or epochs
+        if isinstance(schedule, Schedule) and schedule.unit != "step":
+            lowest, at_lowest, highest, at_highest = extremes(schedule, run)
+            low, high = method.ranges[name]
+            for value, at in ((lowest, at_lowest), (highest, at_highest)):
+                if not low <= value <= high:
+                    got = f"{schedule!r} gives {value:g} at {schedule.unit} {at}"
+                    report((*path, name), f"{name} must lie in [{low:g}, {high:g}]; {got}", None)
+    plain = {("teacher_forcing_ratio", 1.0): "train plain teacher forcing", ("rate", 0.0): "add no noise at all"}
+    for key, value in arguments.items():
+        if isinstance(value, Schedule) and not isinstance(value, Constant) and not moves(value, run):
+            level = value_at(value, Step(0, sample=0, epoch=0))
+            effect = f"it would {plain.get((key, level), 'be the same as the constant')}"
+            report(
+                (*path, key),
+                f"`{key}` {value!r} stays at {level:g} for all {int(run)} updates: {effect}",
+                "shorten its `steps`, train longer, or write the number itself",
+            )
+
+
+def _read_compare(
+    source: RecipeSource, run: Step | None, trained: TargetFacts, elsewhere: Mapping[str, str]
+) -> CompareSettings | None:
+    """The section ``[compare]`` with its arms, or None where a value is wrong; every problem is noted."""
+    entries = _get(source.table, "compare", "arms")
+    entries = entries if isinstance(entries, list) else []
+    labels = [_label(entry) for entry in entries]
+    free = [label for entry, label in zip(entries, labels, strict=True) if label and not _is_matched(entry)]
+
+    def arms(value: Any, path: KeyPath) -> tuple[Arm, ...]:
+        if not isinstance(value, list):
+            source.add(path, "arms must be tables: [[compare.arms]]", "each has a `method` and a `label`")
+            return ()
+        read = [_read_arm(source, (*path, i), entry, (run, trained), free) for i, entry in enumerate(value)]
+        for i, label in enumerate(labels):
+            if label and label in labels[:i]:
+                source.add((*path, i, "label"), f"two arms are called {display(label)}", "give each its own `label`")
+        return tuple(arm for arm in read if arm is not None)
+
+    settings = read_section(source, "compare", CompareSettings, elsewhere=elsewhere, readers={"arms": arms})
+    if settings is not None and (not settings.seeds or len(set(settings.seeds)) < len(settings.seeds)):
+        got = display([*settings.seeds])
+        source.add(("compare", "seeds"), f"`seeds` must be different numbers, at least one; got {got}")
+    if settings is not None and source.sound and not settings.arms:
+        source.add(("compare",), "[compare] needs at least one [[compare.arms]]", "each has a `method` and a `label`")
+    return settings
+
+
+def _label(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return None
+    method = entry.get("method")
+    label = entry.get("label", method.get("name") if isinstance(method, dict) else method)
+    return label if isinstance(label, str) else None
+
+
+def _is_matched(entry: Any) -> bool:
+    method = entry.get("method") if isinstance(entry, dict) else None
+    return isinstance(method, dict) and any(matched_label(value) is not None for value in method.values())
+
+
+def _read_arm(
+    source: RecipeSource, path: KeyPath, entry: Any, known: tuple[Step | None, TargetFacts], labels: list[str]
+) -> Arm | None:
+    if not isinstance(entry, dict):
+        source.add(path, f"an arm is a table with `method` and `label`; got {display(entry)}")
+        return None
+    check_keys(source, path, entry, ("method", "label"))
+    label = _label(entry)
+    if "method" not in entry:
+        source.add(path, "an arm needs a `method`", 'add method = { name = "teacher_forcing" }')
+        return None
+    method = _read_method(source, (*path, "method"), entry["method"], *known, labels=labels)
+    if "label" in entry and (label is None or not _LABEL.fullmatch(label) or visible(label) != label):
+        allowed = "up to 100 characters, among them a letter or digit"
+        source.add((*path, "label"), f"`label` must be {allowed}; got {display(entry['label'])}")
+        return None
+    return Arm(label, method) if method is not None and label is not None else None
 
 
 def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
     """The resolved recipe as TOML values: every key with its value, defaults included."""
-    table: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
-    table["data"] = _section_table(recipe.data)
-    table["model"] = _section_table(recipe.model)
-    table["method"] = _plain(recipe.method.table())
-    table["train"] = {key: value for key, value in _section_table(recipe.train).items() if key != "seed"}
-    table["evaluate"] = _section_table(recipe.evaluate)
+    table: dict[str, Any] = {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "data": _section_table(recipe.data),
+        "model": _section_table(recipe.model),
+        "method": _plain(recipe.method.table()),
+        "train": {key: value for key, value in _section_table(recipe.train).items() if key != "seed"},
+        "evaluate": _section_table(recipe.evaluate),
+    }
     if compare and recipe.compare is not None:
         arms = [{"label": arm.label, "method": _plain(arm.method.table())} for arm in recipe.compare.arms]
-        table["compare"] = {
-            "seeds": list(recipe.compare.seeds), "workers": recipe.compare.workers, "arms": arms
-        }  # fmt: skip
+        seeds, workers = list(recipe.compare.seeds), recipe.compare.workers
+        table["compare"] = {"seeds": seeds, "workers": workers, "arms": arms}
     return table
 
 
