@@ -149,8 +149,8 @@ def case_of_run(folder: str | Path, count: int, device: str = "cpu") -> Case:
         UserError: the folder is not a run, its data are missing, or its model is none of ``KINDS``.
     """
     from freerun.recipes import load_recipe
-    from freerun.recipes.build import build_data, build_task
     from freerun.recipes.load import load_run
+    from freerun.recipes.train import build_data, build_task
     from freerun.training.plan import BatchPlan
 
     run = load_run(folder)

@@ -45,8 +45,8 @@ def windows_of_run(folder: str, lengths: Sequence[int], rows: int, batches: int)
     """
     from freerun.data import TextData
     from freerun.recipes import load_recipe
-    from freerun.recipes.build import build_data
     from freerun.recipes.load import load_run
+    from freerun.recipes.train import build_data
 
     run = load_run(folder)
     recipe = load_recipe(str(Path(folder) / "recipe.toml"))

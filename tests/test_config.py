@@ -12,11 +12,10 @@ import torch
 from builders import raises, refused
 from freerun.errors import CheckpointError, OccupiedError
 from freerun.recipes import load_recipe, recipe_table
-from freerun.recipes.build import build
 from freerun.recipes.fields import measured
 from freerun.recipes.load import evaluate_run, generate_lines, load_run, trial_batch
 from freerun.recipes.source import key_places, shipped_recipes
-from freerun.recipes.train import direction, header, run_recipe, selection_note
+from freerun.recipes.train import build, direction, header, run_recipe, selection_note
 from freerun.schedules import Table
 from freerun.training.run_folder import check_folder, clear_run, events, probe
 from tiny_recipes import TOY, changed, write
@@ -279,7 +278,7 @@ def test_a_loaded_run_answers_and_scores_as_it_did(run):
         assert found[side] == pytest.approx(summary["test"][side])
     batch = trial_batch(loaded)
     assert loaded.model(batch).shape == (*batch.targets.shape, 7)
-    unknown = refused("", generate_lines, loaded, ["ab", "xb", "a-"], places=["w:1", "w:3", "w:4"])
+    unknown = refused("", generate_lines, loaded, ["ab", "xb", "a-"], names=["w:1", "w:3", "w:4"])
     assert [problem.split(": ")[0] for problem in unknown] == ["w:3", "w:4"]
 
 

@@ -7,8 +7,7 @@ import transformers
 
 from freerun.errors import UserError
 from freerun.recipes import load_recipe
-from freerun.recipes.build import build, build_data, build_model
-from freerun.recipes.train import run_recipe
+from freerun.recipes.train import build, build_data, build_model, run_recipe
 from freerun.training.weights import weights_of
 from huggingface_world import CHAT, config, model_folder, rows, sentences, tokenizer, write_lines, write_recipe
 from tiny_recipes import ends

@@ -15,10 +15,9 @@ from freerun.compare.results import write as write_results
 from freerun.compare.run import compare
 from freerun.compare.verdict import references
 from freerun.recipes import load_recipe
-from freerun.recipes.build import build
 from freerun.recipes.fields import measured
 from freerun.recipes.load import evaluate_run, load_run
-from freerun.recipes.train import run_recipe
+from freerun.recipes.train import build, run_recipe
 from simulated_runs import arm, write_finished, write_lines
 from tiny_recipes import TINY as TINY_IDS
 from tiny_recipes import ends, toml, write

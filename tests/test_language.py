@@ -258,7 +258,7 @@ def test_a_file_to_score_on_is_read_as_the_runs_own_data(run, tmp_path):
     for data in (None, story):
         with pytest.raises(CheckpointError, match="its data have changed") as caught:
             evaluate_run(loaded, data)
-        assert "help: give the old files back: what the model says is compared with the words" in str(caught.value)
+        assert "help: give the old files back: what the model outputs is compared with the words" in str(caught.value)
         assert "--data" not in str(caught.value)
 
 
@@ -354,7 +354,7 @@ def test_pairs_train_on_a_transformer_too(tmp_path):
     assert len(generate_lines(load_run(tmp_path / "run"), ["ab", "cde"])) == 2
     run_recipe(load_recipe(tmp_path / "r.toml", ["model.max_positions=14"]), tmp_path / "tight", progress=False)
     with pytest.raises(UserError) as caught:
-        generate_lines(load_run(tmp_path / "tight"), ["ab" * 7, "ab" * 8, "X"], places=["w:1", "w:2", "w:3"])
+        generate_lines(load_run(tmp_path / "tight"), ["ab" * 7, "ab" * 8, "X"], names=["w:1", "w:2", "w:3"])
     assert caught.value.problems[0].startswith(
         "w:2: the source has 16 symbols, and the model was made with max_positions = 14"
     )

@@ -117,7 +117,7 @@ def _parameters(cls: type[Any]) -> str:
     from freerun.recipes.fields import required
     from freerun.recipes.read import SUPPLIED
 
-    shown = [each for each in fields(cls) if each.init and each.name != SUPPLIED]
+    shown = [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
     rows = [(each.name, "required" if required(each) else f"default {each.default!r}") for each in shown]
     return "\n".join(["Parameters:", *(f"  {line}" for line in _columns(rows))])
 
@@ -224,15 +224,15 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
     if loaded.task.outputs_table and lines_file is None:
         raise UserError("a series goes on from a table: give its CSV or Parquet file with --input FILE")
     if loaded.task.outputs_table:
-        lines, places = [str(lines_file)], [str(lines_file)]
+        lines, names = [str(lines_file)], [str(lines_file)]
     else:
-        lines, places = _read_lines(lines_file, blank=loaded.task.one_output_per_line)
+        lines, names = _read_lines(lines_file, blank=loaded.task.one_output_per_line)
     if not lines:
         raise UserError(
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"
         )
     with usable(run):
-        outputs = generate_lines(loaded, lines, places=places, beams=beams, length=length)
+        outputs = generate_lines(loaded, lines, names=names, beams=beams, length=length)
     for line in outputs:
         # neither their file nor the model's output steers the terminal, and each stays one line
         print(visible(line, keep="\t"))

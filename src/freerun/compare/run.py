@@ -21,10 +21,18 @@ from freerun.compare.verdict import task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError, needing
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
-from freerun.recipes.build import build_data, build_model, build_task, method_of, rehearse
 from freerun.recipes.recipe import Arm, Recipe
 from freerun.recipes.source import Unset
-from freerun.recipes.train import recipe_keys, same_recipe, selection_note
+from freerun.recipes.train import (
+    build_data,
+    build_model,
+    build_task,
+    method_of,
+    recipe_keys,
+    rehearse,
+    same_recipe,
+    selection_note,
+)
 from freerun.signals import LIFELINE, Interrupt, StopFlag, stopped
 from freerun.training import preflight
 from freerun.training.changes import check_allow

@@ -30,8 +30,8 @@ from freerun.recipes.fields import (
 from freerun.recipes.recipe import MODEL_KINDS, Arm, CompareSettings, MethodSettings, Recipe, matched_label
 from freerun.recipes.source import KeyPath, RecipeSource
 from freerun.schedules import Constant, Schedule, extremes, moves, value_at
-from freerun.tasks import DATA_KINDS, TASKS, AnyTask, misfit, task_of, trained_on
-from freerun.tasks.base import TargetFacts, full_score_name
+from freerun.tasks import DATA_KINDS, TASKS, misfit, task_of, trained_on
+from freerun.tasks.base import DataTask, TargetFacts, full_score_name
 from freerun.training import TrainSettings
 from freerun.types import Step
 
@@ -40,8 +40,8 @@ _LABEL = re.compile(r"(?=.*[A-Za-z0-9]).{1,100}")
 _OTHER_NAMES = ("ratio", "epsilon", "eps", "p", "tf_ratio", "sampling_probability")
 _STAND_IN = (1.0, 1.0)  # frequencies while only the recipe is checked
 
-SUPPLIED = "frequencies"
-"""The parameter that comes from the training data, not from the recipe."""
+SUPPLIED = ("vocabulary", "frequencies")
+"""Parameters that come from the training data, not from the recipe."""
 
 
 def read_recipe(source: RecipeSource) -> Recipe:
@@ -92,7 +92,7 @@ def _known_kind(table: Mapping[str, Any], section: str, kinds: Mapping[str, Any]
     return kind if isinstance(kind, str) and kind in kinds else None
 
 
-def _sections_of_keys(data_kind: str | None, model_kind: str, task: type[AnyTask]) -> dict[str, str]:
+def _sections_of_keys(data_kind: str | None, model_kind: str, task: type[DataTask]) -> dict[str, str]:
     """Key -> where it belongs."""
     known = {
         "[data]": ["kind", "path"] if data_kind is None else _names(DATA_KINDS[data_kind]),
@@ -122,7 +122,7 @@ def _check_name_and_seed(source: RecipeSource, name: Any, seed: Any) -> None:
         source.add(("seed",), f"`seed` must be a whole number from 0 on; got {display(seed)}")
 
 
-def _check_select(source: RecipeSource, task: type[AnyTask]) -> None:
+def _check_select(source: RecipeSource, task: type[DataTask]) -> None:
     select = _get(source.table, "train", "select")
     names = [full_score_name(name) for name in task.report.selectable]
     if not isinstance(select, str) or full_score_name(select) in names:
@@ -211,7 +211,7 @@ def _read_method(
 
 def _check_unowned(parameters: Mapping[str, Any], path: KeyPath, run: Step, report: Report) -> None:
     """Report parameters of an unknown method that no method has, or whose value fits none."""
-    known = {key for cls in METHODS.values() for key in cls.__dataclass_fields__ if key != SUPPLIED}
+    known = {key for cls in METHODS.values() for key in cls.__dataclass_fields__ if key not in SUPPLIED}
     for key, value in parameters.items():
         if key in known:
             read_parameter(value, (*path, key), run, report)
@@ -277,7 +277,7 @@ def _build(
         return f"{name} has no parameter `{key}`", _parameter_hint(key, name, known)
 
     arguments, bad = read_arguments(
-        cls, name, settings.parameters, path, report, run=run, hidden=(SUPPLIED,), unknown=unknown
+        cls, name, settings.parameters, path, report, run=run, hidden=SUPPLIED, unknown=unknown
     )
     # a parameter that is wrong does not hide what is wrong with the others
     arguments |= {each.name: 0.5 for each in fields(cls) if required(each) and each.name in bad}
@@ -338,7 +338,7 @@ def _parameter_hint(key: str, name: str, known: Sequence[str]) -> str:
         return "the probability of feeding gold is called `teacher_forcing_ratio`"
     if near := nearest(key, known):
         return f"did you mean `{near}`?"
-    owners = [other for other, cls in METHODS.items() if key in cls.__dataclass_fields__ and key != SUPPLIED]
+    owners = [other for other, cls in METHODS.items() if key in cls.__dataclass_fields__ and key not in SUPPLIED]
     if owners:
         return f"`{key}` is a parameter of {', '.join(owners)}; {name} takes {', '.join(known) or 'none'}"
     return f"{name} takes {', '.join(known) or 'no parameters'}"

@@ -1,4 +1,4 @@
-"""``freerun train`` as a function: from a recipe to a finished run folder."""
+"""``freerun train`` as a function: from a recipe to its model, data and method, and to a finished run folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.errors import CheckpointError, UserError, visible
-from freerun.recipes.build import build, rehearse
-from freerun.recipes.read import recipe_table
-from freerun.recipes.recipe import Recipe
-from freerun.tasks import task_of
-from freerun.tasks.base import full_score_name
-from freerun.training import fit, preflight
+import torch
+
+from freerun.errors import CheckpointError, UserError, needing, visible
+from freerun.keys import fold
+from freerun.methods.base import rehearsal
+from freerun.models.pretrained import Pretrained, model_positions, quiet, read_config, read_model
+from freerun.recipes.read import build_method, recipe_table
+from freerun.recipes.recipe import ModelSettings, Recipe
+from freerun.schedules import Schedule, value_at
+from freerun.tasks import task_of, trained_on
+from freerun.tasks.base import DataTask, full_score_name
+from freerun.training import TrainSettings, fit, preflight
 from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys, with_new_keys
 from freerun.training.loop import require_space
 from freerun.training.processes import join_processes
@@ -29,10 +34,12 @@ from freerun.training.run_folder import (
     stage,
     write_recipe,
 )
+from freerun.types import Step
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from freerun.data.records import RecordCodec, RecordData
     from freerun.metrics.table import TaskReport
 
 _SIDES = ("free_running", "teacher_forced")
@@ -48,7 +55,7 @@ def run_recipe(
     allow: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train one model as a recipe says and leave everything in a folder."""
+    """Train the model of a recipe and leave everything in a folder."""
     folder, source = Path(out), None if init is None else Path(init)
     table, keys, lock = recipe_table(recipe, compare=False), recipe_keys(recipe), FolderLock(folder)
     check_allow(allow, keys, resume=resume)
@@ -64,7 +71,7 @@ def run_recipe(
         processes.on_main_rank(look)
         with processes.raise_on_all_ranks():
             model, task, method, settings = build(recipe)
-            # of several processes the first reads what a run begins with, and gives it to the others
+            # of several processes the first reads the weights that a run begins with, and sends them to the others
             preflight(model, task, settings, source if processes.first else None)
             rehearse(recipe, model, task, method)
 
@@ -142,10 +149,120 @@ def _check_init(init: Path, folder: Path) -> None:
         raise CheckpointError(f"--init {init}: no model/model.json there; it must be the folder of a run")
 
 
+def build(recipe: Recipe) -> tuple[Module, DataTask, Any, TrainSettings]:
+    """(model, task, method, settings) of a recipe."""
+    data = build_data(recipe.data, recipe.model)
+    task = build_task(recipe, data)
+    return build_model(recipe, data), task, method_of(recipe, data, task), recipe.train
+
+
+def method_of(recipe: Recipe, data: Any, task: DataTask) -> Any:
+    """Return the method of a recipe, for its data and the length of its run."""
+    train = recipe.train
+    samples = train.updates * train.batch_size
+    run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
+    frequencies = task_of(recipe.data).frequencies(data)
+    return build_method(recipe.method, run, trained_on(recipe.data.kind, recipe.model), frequencies)
+
+
+def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
+    """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
+    rehearse_method: Any = rehearsal
+    if isinstance(recipe.model, Pretrained):  # its loss is divided by a count known before the forward
+        with needing("hf", "a model of kind huggingface"):
+            from freerun.integrations.hf_runner import rehearse as rehearse_method
+    lengths = task.lengths
+    shortest = min(range(len(lengths)), key=lengths.__getitem__)
+    try:
+        rehearse_method(method, model, task.batch([shortest], torch.arange(1)), recipe.train.updates, 0)
+    except UserError as error:
+        raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
+
+
+def build_data(settings: Any, model: ModelSettings) -> Any:
+    """Return the data of a recipe, in the shape that its model reads."""
+    return task_of(settings).load(settings, model)
+
+
+def build_task(recipe: Recipe, data: Any) -> DataTask:
+    """Return the task of a recipe for its data."""
+    return task_of(recipe.data)(data, recipe.evaluate, recipe.train.evaluate_items)
+
+
+def build_model(recipe: Recipe, data: Any) -> Module:
+    """Return the untrained model of a recipe for some data, or a pretrained one, which makes the data's batches."""
+    torch.manual_seed(fold(recipe.seed, "init"))
+    if isinstance(recipe.model, Pretrained):
+        return _build_pretrained(recipe, recipe.model, data)
+    limit = getattr(recipe.model, "max_positions", None)
+    if limit is not None:  # it would run out of positions, maybe hours later at the test
+        needed, words = task_of(recipe.data).positions(data, recipe.evaluate)
+        if limit < needed:
+            raise UserError(
+                f"model.max_positions = {limit} is too small: {words}, so {needed} positions are needed"
+                f"\n  help: --set model.max_positions={needed}"
+            )
+    return recipe.model.make(*task_of(recipe.data).sizes(data))
+
+
+def _build_pretrained(recipe: Recipe, settings: Pretrained, data: RecordData) -> Module:
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.integrations.hf_adapt import adapt
+    config = read_config(settings.path)
+    needed, words = task_of(recipe.data).positions(data, recipe.evaluate)
+    limit = model_positions(config)
+    if limit is not None and limit < needed:
+        raise UserError(
+            f"the model has {limit} positions: {words}, so {needed} are needed\n  help: lower evaluate.length (or "
+            "evaluate.length_margin), or data.max_source"
+        )
+    model = read_model(settings, config)
+    _complete_config(model, data.codec)
+    with quiet():
+        adapted: Module = adapt(model)
+    data.bind(adapted)
+    if not data.codec.causal:
+        _check_start(adapted, data, settings.path)
+    return adapted
+
+
+def _complete_config(model: Any, codec: RecordCodec) -> None:
+    """Set symbols that the model's configuration lacks to those of the tokenizer."""
+    tokenizer = codec.tokenizer
+    for config in (model.config, model.generation_config):
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = tokenizer.pad_token_id
+    if not codec.causal and model.config.decoder_start_token_id is None:
+        start = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
+        model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = start
+    ends = model.generation_config.eos_token_id
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if codec.end is not None and codec.end not in known:
+        # the saved model then stops where training taught it to
+        model.generation_config.eos_token_id = [*known, codec.end] if known else codec.end
+
+
+def _check_start(adapted: Any, data: RecordData, path: str) -> None:
+    """Refuse a decoder that begins with another symbol in training than in free running: with another language's."""
+    # some models take it from the labels' end, which a cut takes away: of the longest first
+    labels = max((one.target for one in data.splits["train"].encoded), key=len)
+    labelled = int(adapted.shifted(torch.tensor([labels], device=adapted.inner.device), 1)[0, 0])
+    own = int(adapted.shifted(None, 1)[0, 0])
+    if labelled == own:
+        return
+    name = data.codec.tokenizer.convert_ids_to_tokens
+    raise UserError(
+        f"{path}: in training its decoder begins with {name(labelled)!r}, taken from the targets, and in free running "
+        f"with {name(own)!r}, the configuration's decoder_start_token_id ({own})\n  help: set tokenizer.tgt_lang to "
+        "the language of the targets and config.decoder_start_token_id to its symbol, and save both into the folder; "
+        'targets that too_long = "cut" shortens have lost theirs: use "drop"'
+    )
+
+
 def header(
     recipe: Recipe, data: list[str], method: Any, model: Module, folder: Path, *, processes: int = 1
 ) -> list[str]:
-    """Return what a run prints of itself before it begins, line by line."""
+    """Return the lines that a run prints before it begins."""
     parameters = sum(part.numel() for part in model.parameters())
     settings = recipe.train
     lines = [f"{recipe.name}, seed {recipe.seed}", *data, f"method: {method!r}"]
@@ -162,7 +279,7 @@ def header(
 
 
 def selection_note(recipe: Recipe) -> list[str]:
-    """Say that exposure bias cannot move the score that selects the weights, and why; [] if it can."""
+    """Note that exposure bias cannot move the score that selects the weights, and why; [] if it can."""
     kind, name = task_of(recipe.data), full_score_name(recipe.train.select)
     side = next(side for side in ("free_running", "teacher_forced") if name.startswith(side))
     measure = kind.report.metric(f"{side}.{name.removeprefix(side + '_')}")
@@ -177,16 +294,13 @@ def selection_note(recipe: Recipe) -> list[str]:
 
 
 def direction(method: Any, updates: int) -> str:
-    """Say how the teacher-forcing ratio moves over a run; "" for a method without one.
+    """Describe how the teacher-forcing ratio moves over a run; "" for a method without one.
 
     >>> from freerun.methods import ScheduledSampling
     >>> from freerun.schedules import linear
     >>> direction(ScheduledSampling(linear(start=1.0, end=0.5, steps=100)), 100)
     'teacher_forcing_ratio = P(gold) falls from 1 to 0.505: less gold as training goes on'
     """
-    from freerun.schedules import Schedule, value_at
-    from freerun.types import Step
-
     ratio = getattr(method, "teacher_forcing_ratio", None)
     if ratio is None:
         return ""
@@ -197,12 +311,12 @@ def direction(method: Any, updates: int) -> str:
     first, last = value_at(ratio, Step(0)), value_at(ratio, Step(updates - 1))
     if first == last:
         return f"teacher_forcing_ratio = P(gold) begins and ends at {first:g}"
-    moves, tells = ("falls", "less gold") if last < first else ("rises", "more gold")
-    return f"teacher_forcing_ratio = P(gold) {moves} from {first:g} to {last:g}: {tells} as training goes on"
+    moves, effect = ("falls", "less gold") if last < first else ("rises", "more gold")
+    return f"teacher_forcing_ratio = P(gold) {moves} from {first:g} to {last:g}: {effect} as training goes on"
 
 
 def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
-    """Return a finished run's test scores in columns, how they came about and what to do next."""
+    """Return a finished run's test scores in columns, its best update and the next commands."""
     reported, test = task_of(recipe.data).report, summary.get("test", {})
     apart = tuple(prefix for _, prefix in reported.beside)
     names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]
@@ -214,9 +328,9 @@ def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> l
     lines = [f"{'test':26} {'free-running':>14} {'teacher-forced':>14}", *dict.fromkeys(rows)]
     own = test.get(reported.primary.side, {})
     beside = {name: own.get(f"{prefix}{reported.primary.score}") for name, prefix in reported.beside}
-    shown = [f"{name} {reported.primary.to_text(value)}" for name, value in beside.items() if value is not None]
-    if shown:
-        lines.append(f"for comparison, {reported.primary.title}: {', '.join(shown)}")
+    others = [f"{name} {reported.primary.to_text(value)}" for name, value in beside.items() if value is not None]
+    if others:
+        lines.append(f"for comparison, {reported.primary.title}: {', '.join(others)}")
     best = summary.get("best", {})
     if None not in (best.get("step"), best.get("select"), best.get("value")):
         lines.append(

@@ -185,7 +185,7 @@ class RecordTask(DataTask):
 
     @staticmethod
     def codec(description: Mapping[str, Any]) -> RecordCodec:
-        """Not from a description alone: see ``freerun.recipes.build``."""
+        """Not from a description alone: see ``freerun.recipes.train``."""
         raise UserError("a model of kind huggingface is read with its tokenizer")
 
     @staticmethod
