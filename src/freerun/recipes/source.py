@@ -214,11 +214,11 @@ def _near_files(path: Path) -> str:
 
 
 def _syntax_problems(name: str, text: str, keys: KeyLines, error: tomllib.TOMLDecodeError) -> list[str]:
-    if keys.twice:
-        twice = "{}:{}: `{}` is set twice (first on line {})"
-        return [twice.format(name, second, dotted(key), first) for key, first, second in keys.twice]
     at = re.search(r"line (\d+), column (\d+)", str(error))
     line, column = (int(at[1]), int(at[2])) if at else (text.count("\n") + 1, 1)
+    if keys.twice and keys.twice[0][2] <= line:  # what stands behind the error may be misread
+        twice = "{}:{}: `{}` is set twice (first on line {})"
+        return [twice.format(name, second, dotted(key), first) for key, first, second in keys.twice]
     lines = text.splitlines() or [""]
     row = lines[min(line, len(lines)) - 1].strip()
     quoted = f'\n  help: the line reads `{row[:80]}`; words need quotes, as in name = "demo"' if row else ""
