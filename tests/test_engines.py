@@ -59,8 +59,8 @@ def test_the_gradient_is_that_of_a_forward_for_every_position(case, engine):
     history = full_prefix(model, batch, keep, "inverse_cdf", fold(KEY, "draw", STEP))
     losses = []
     for t in range(batch.time):
-        told, there = history[:, : t + 1], batch.mask[:, : t + 1]
-        logits = model(fr.Batch(batch.targets[:, : t + 1], told, there, batch.context))[:, t]
+        prefix = (part[:, : t + 1] for part in (batch.targets, history, batch.mask))
+        logits = model(fr.Batch(*prefix, batch.context))[:, t]
         losses.append(-logits.log_softmax(-1).gather(1, batch.targets[:, t, None])[:, 0][batch.mask[:, t]].sum())
     expected = gradients(model, torch.stack(losses).sum() / int(batch.mask.sum()))
     outcome = fr.scheduled_sampling(0.4, engine=engine).run(model, batch, STEP, KEY)
@@ -68,7 +68,7 @@ def test_the_gradient_is_that_of_a_forward_for_every_position(case, engine):
 
 
 def test_float32_engines_differ_at_most_where_the_margin_is_rounding():
-    """Of more than 5,000 own entries, none is expected to hang on a top-two margin below 1e-4."""
+    """Of more than 5,000 own entries, none is expected to depend on a top-two margin below 1e-4."""
     differing = entries = 0
     for seed in range(6):
         torch.manual_seed(seed)
@@ -163,7 +163,7 @@ def test_gold_from_40_on_moves_no_entry_before(engine):
     assert not torch.equal(a, b)
 
 
-def test_engines_say_how_much_they_did():
+def test_engines_report_how_much_they_did():
     model, batch = language_model(), prompted("right", size=16)
     reports = {}
     for engine in ENGINES:
@@ -171,17 +171,18 @@ def test_engines_say_how_much_they_did():
         reports[name(engine)] = method.run(model, batch, STEP, KEY).report
     keep = coins("token", batch, 0.5, KEY, STEP)
     most = int((~keep).sum(1).max())
-    places = torch.arange(batch.time).expand(batch.size, -1)
-    last = torch.where(keep, -1, places).amax(1)  # what must be computed before each row's last own entry
-    assert reports["window"]["work"] == pytest.approx(int((last + 1).clamp_min(1).sum()) / places.numel())
-    assert most <= reports["window"]["passes"] <= most + 3
-    assert reports["Window(width=5)"]["passes"] < reports["window"]["passes"]
-    assert reports["Window(width=5)"]["work"] > reports["window"]["work"]
+    last = torch.where(keep, -1, torch.arange(batch.time)).amax(
+        1
+    )  # computed before a row's last own entry
+    window, wide = reports["window"], reports["Window(width=5)"]
+    assert window["work"] == pytest.approx(int((last + 1).clamp_min(1).sum()) / keep.numel())
+    assert most <= window["passes"] <= most + 3
+    assert wide["passes"] < window["passes"]
+    assert wide["work"] > window["work"]
     assert reports["jacobi"]["work"] < reports["jacobi"]["passes"]
-    certificates = {engine: report["certified"] for engine, report in reports.items()}
-    assert certificates["jacobi"] == "fixed point"
-    assert certificates["draft"] == "training forward"
-    assert certificates["window"] == certificates["step"] == "construction"
+    certificates = {"jacobi": "fixed point", "draft": "training forward"}
+    certificates |= dict.fromkeys(("window", "step"), "construction")
+    assert {engine: reports[engine]["certified"] for engine in certificates} == certificates
     assert fr.scheduled_sampling(0.5, engine=1).run(model, batch, STEP, KEY).report["certified"] == "no"
     off = fr.scheduled_sampling(1.0, engine="draft").run(model, batch, STEP, KEY).report
     assert (off["engine"], off["passes"], off["work"]) == ("none", 0, 0.0)
@@ -192,10 +193,10 @@ class Drafter(nn.Module):
 
     def __init__(self, symbol: int) -> None:
         super().__init__()
-        self.symbol, self.asked = symbol, 0
+        self.symbol, self.calls = symbol, 0
 
     def forward(self, batch):
-        self.asked += 1
+        self.calls += 1
         return nn.functional.one_hot(torch.full_like(batch.history, self.symbol), 5).double() * 20
 
 
@@ -205,7 +206,7 @@ def test_a_wrong_draft_is_redone_row_by_row(symbol):
     exact = fr.scheduled_sampling(0.5, engine="step").run(model, batch, STEP, KEY)
     drafter = Drafter(symbol)
     drafted = fr.scheduled_sampling(0.5, engine=fr.Draft(drafter)).run(model, batch, STEP, KEY)
-    assert drafter.asked > 0
+    assert drafter.calls > 0
     assert torch.equal(drafted.fed.history, exact.fed.history)
     assert drafted.report["certified"] == "training forward"
     torch.testing.assert_close(drafted.outputs, exact.outputs, rtol=1e-12, atol=1e-12)

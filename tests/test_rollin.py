@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import freerun as fr
-from builders import ForwardOnly, assert_same_gradients, gradients, ragged, seq2seq
+from builders import ForwardOnly, assert_same_gradients, gradients, ragged, refused, seq2seq
 from freerun import draws
 from freerun.keys import fold
 from oracles import bengio_loop, coins, full_prefix
@@ -78,12 +78,11 @@ def test_history_and_gradient_equal_the_literal_loop(cell, attention, draw, gate
 def test_engines_equal_the_full_prefix_oracle(cell, attention, draw, engine, ratio):
     model, batch = seq2seq(cell, attention, layers=2), ragged()
     keep = coins("token", batch, ratio, KEY, STEP)
-    wanted = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))
-    given = "greedy" if draw == "greedy" else draws.Sample(coupling=draw)
+    expected = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))
+    drawn = "greedy" if draw == "greedy" else draws.Sample(coupling=draw)
     bare = ForwardOnly(model) if engine == "jacobi" else model
-    method = fr.scheduled_sampling(ratio, draw=given, engine=engine)
-    outcome = method.run(bare, batch, STEP, KEY)
-    assert torch.equal(outcome.fed.history, wanted)
+    outcome = fr.scheduled_sampling(ratio, draw=drawn, engine=engine).run(bare, batch, STEP, KEY)
+    assert torch.equal(outcome.fed.history, expected)
     assert outcome.report["exact"] == 1.0
 
 
@@ -132,13 +131,12 @@ def test_source_padding_and_batch_mates_are_inert(bidirectional):
 
 
 def test_modes_are_restored_and_the_roll_in_runs_without_dropout():
-    model, batch = seq2seq(dropout=0.5), ragged()
+    model, batch, method = seq2seq(dropout=0.5), ragged(), fr.scheduled_sampling(0.0)
     model.encoder.eval()
     before = [module.training for module in model.modules()]
-    noisy = fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY)
+    noisy = method.transform(model, batch, STEP, KEY)
     assert [module.training for module in model.modules()] == before
-    model.eval()
-    assert torch.equal(fr.scheduled_sampling(0.0).transform(model, batch, STEP, KEY).history, noisy.history)
+    assert torch.equal(method.transform(model.eval(), batch, STEP, KEY).history, noisy.history)
 
 
 def test_autocast_leaves_weights_their_gradient():
@@ -149,39 +147,34 @@ def test_autocast_leaves_weights_their_gradient():
     assert all(bool(g.abs().sum() > 0) for n, g in found.items() if "embedding" not in n)
 
 
-def test_the_encoder_runs_once_without_dropout_and_once_per_mode_with_it():
-    for dropout, wanted in ((0.0, 1), (0.3, 2)):
-        model, batch = seq2seq(dropout=dropout), ragged()
-        calls = []
-        model.encoder.register_forward_hook(lambda *_, seen=calls: seen.append(1))
-        fr.scheduled_sampling(0.5)(model, batch, STEP, KEY)
-        assert len(calls) == wanted
+@pytest.mark.parametrize(("dropout", "runs"), [(0.0, 1), (0.3, 2)])
+def test_the_encoder_runs_once_without_dropout_and_once_per_mode_with_it(dropout, runs):
+    model, calls = seq2seq(dropout=dropout), []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    fr.scheduled_sampling(0.5)(model, ragged(), STEP, KEY)
+    assert len(calls) == runs
 
 
-def test_a_longer_padding_changes_nothing():
+HARD = [name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)]
+
+
+@pytest.mark.parametrize("gate", HARD)
+def test_a_longer_padding_changes_nothing(gate):
     model, batch = seq2seq(), ragged()
-    pad = torch.zeros(batch.size, 3, dtype=torch.long)
-    longer = batch.replace(
-        targets=torch.cat([batch.targets, pad], 1),
-        history=torch.cat([batch.history, pad], 1),
-        mask=torch.cat([batch.mask, pad.bool()], 1),
-    )
-    for gate in (name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)):
-        method = fr.scheduled_sampling(0.5, gate=gate)
-        a, b = method.transform(model, batch, STEP, KEY), method.transform(model, longer, STEP, KEY)
-        eligible = batch.mask
-        assert torch.equal(a.history[eligible], b.history[:, : batch.time][eligible]), gate
+    padded = {name: nn.functional.pad(getattr(batch, name), (0, 3)) for name in ("targets", "history", "mask")}
+    method = fr.scheduled_sampling(0.5, gate=gate)
+    a, b = (method.transform(model, each, STEP, KEY).history for each in (batch, batch.replace(**padded)))
+    assert torch.equal(a[batch.mask], b[:, : batch.time][batch.mask])
 
 
 def test_a_model_that_never_settles_is_refused():
     class Leaky(nn.Module):
-        def forward(self, batch):
-            shifted = (batch.history + 1) % 3  # says the entry after the one it is told at the same position
-            return nn.functional.one_hot(shifted, 3).double()
+        def forward(self, batch):  # predicts the entry after the one it reads at the same position
+            return nn.functional.one_hot((batch.history + 1) % 3, 3).double()
 
-    ids = torch.zeros(2, 4, dtype=torch.long)
-    with pytest.raises(fr.UserError, match=r"did not settle in 5 passes.*check_model"):
-        fr.scheduled_sampling(0.0, draw="greedy").transform(Leaky(), fr.Batch(ids, ids, ids == 0), step=0)
+    ids = fr.Batch(torch.zeros(2, 4, dtype=torch.long))
+    greedy = fr.scheduled_sampling(0.0, draw="greedy")
+    refused(r"did not settle in 5 passes.*check_model", greedy.transform, Leaky(), ids, step=0)
 
 
 def test_k_passes_are_an_approximation_that_becomes_exact():
@@ -197,17 +190,12 @@ def test_k_passes_are_an_approximation_that_becomes_exact():
     assert agree[-1] == 1.0
 
 
-HARD = [name for name, gate in fr.GATES.items() if not fr.gates.is_soft(gate)]
-
-
 @pytest.mark.parametrize("gate", HARD)
 def test_every_gate_at_ratio_one_is_teacher_forcing_without_a_model_call(gate):
-    model, batch = seq2seq(dropout=0.3), ragged()
-    calls = []
+    model, batch, calls, found = seq2seq(dropout=0.3), ragged(), [], []
     for name in ("start", "step", "output", "encode"):
         original = getattr(model, name)
         setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
-    found = []
     for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, gate=gate)):
         calls.clear()
         torch.manual_seed(1)
@@ -222,8 +210,7 @@ def test_every_gate_at_ratio_one_is_teacher_forcing_without_a_model_call(gate):
 @pytest.mark.parametrize("gate", ["token", "step", "sequence", "batch"])
 def test_a_prompt_is_never_replaced(gate):
     model, batch = seq2seq(), ragged(size=8)
-    eligible = batch.mask.clone()
-    eligible[:, :2] = False
+    eligible = batch.mask & (torch.arange(batch.time) >= 2)
     fed = fr.scheduled_sampling(0.0, gate=gate).transform(model, batch.replace(eligible=eligible), STEP, KEY)
     assert torch.equal(fed.history[~eligible], batch.history[~eligible])
     assert not torch.equal(fed.history[eligible], batch.history[eligible])
