@@ -108,19 +108,19 @@ def assert_same_gradients(a: dict[str, Tensor], b: dict[str, Tensor], tolerance:
 
 
 def raises(
-    error: type[Exception], said: str | Iterable[str], call: Callable[..., Any], /, *args: Any, **named: Any
+    error: type[Exception], message: str | Iterable[str], call: Callable[..., Any], /, *args: Any, **named: Any
 ) -> list[str]:
     """Assert that a call raises an error whose message matches a pattern, or holds each part; return its problems."""
-    with pytest.raises(error, match=(said or None) if isinstance(said, str) else None) as caught:
+    with pytest.raises(error, match=(message or None) if isinstance(message, str) else None) as caught:
         call(*args, **named)
-    missing = [] if isinstance(said, str) else [part for part in said if part not in str(caught.value)]
+    missing = [] if isinstance(message, str) else [part for part in message if part not in str(caught.value)]
     assert not missing, f"{missing} not in {caught.value}"
     return list(getattr(caught.value, "problems", []))
 
 
-def refused(said: str | Iterable[str], call: Callable[..., Any], /, *args: Any, **named: Any) -> list[str]:
+def refused(message: str | Iterable[str], call: Callable[..., Any], /, *args: Any, **named: Any) -> list[str]:
     """``raises`` of a UserError."""
-    return raises(UserError, said, call, *args, **named)
+    return raises(UserError, message, call, *args, **named)
 
 
 def problems_of(call: Callable[..., Any], /, *args: Any, **named: Any) -> list[str]:

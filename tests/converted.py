@@ -12,7 +12,7 @@ LONGEST = 32
 
 
 def llama(tied: bool, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A random Llama. In float64 its norms are torch's: its own go through float32 whatever they are given."""
+    """A random Llama. In float64 its norms are torch's: its own go through float32 for every input type."""
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=LONGEST, rms_norm_eps=1e-6, tie_word_embeddings=tied, pad_token_id=PAD,
@@ -44,7 +44,7 @@ def pegasus(activation: str, dtype: torch.dtype) -> PegasusForConditionalGenerat
 
 
 def _shake(model: nn.Module) -> None:
-    """Random weights large enough for the model to depend on what it is told, norms and biases among them."""
+    """Random weights large enough for the model to depend on its inputs, norms and biases among them."""
     generator = torch.Generator().manual_seed(6)  # with it some rows end early and some never
     with torch.no_grad():
         for name, weight in model.named_parameters():

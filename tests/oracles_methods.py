@@ -83,7 +83,7 @@ def two_pass(
     table = model.embedding.weight
     gold = table[batch.history]
     first = decoded(model, batch, gold)
-    told = []
+    inputs = []
     for b in range(batch.size):
         row = []
         for t in range(batch.time):
@@ -97,8 +97,8 @@ def two_pass(
             else:
                 noise = gumbels(draw_key, batch.row_numbers[b], t, len(logits))
                 row.append(weights(mix, logits, noise, temperature, top_k) @ table)
-        told.append(torch.stack(row))
-    vectors = torch.stack(told)
+        inputs.append(torch.stack(row))
+    vectors = torch.stack(inputs)
     loss = cross_entropy(decoded(model, batch, vectors), batch)
     return (loss + gold_weight * cross_entropy(first, batch) if gold_weight else loss), vectors
 
@@ -134,7 +134,7 @@ def pass_key(key: int, label: str, step: int, n: int) -> int:
 
 
 def coin_table(batch: Batch, ratio: float, gate_key: int) -> Tensor:
-    """keep for a given gate key, one coin at a time."""
+    """keep for a gate key, one coin at a time."""
     keep = torch.ones(batch.size, batch.time, dtype=torch.bool)
     for b in range(batch.size):
         for t in range(batch.time):

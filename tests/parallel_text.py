@@ -19,10 +19,10 @@ PAIRS = _pairs()
 
 
 def write_parallel(folder: Path, names: dict[str, str] | None = None, **splits: list[tuple[str, str]]) -> Path:
-    """Files of train, dev and test in a folder; what is not given is of ``PAIRS``."""
+    """Files of train, dev and test in a folder; the others are of ``PAIRS``."""
     folder.mkdir(parents=True, exist_ok=True)
-    given = {"train": PAIRS[8:], "dev": PAIRS[4:8], "test": PAIRS[:4]} | splits
-    for split, pairs in given.items():
+    files = {"train": PAIRS[8:], "dev": PAIRS[4:8], "test": PAIRS[:4]} | splits
+    for split, pairs in files.items():
         for side, end in enumerate(("en", "de")):
             text = "".join(pair[side] + "\n" for pair in pairs)
             (folder / f"{(names or {}).get(split, split)}.{end}").write_text(text, encoding="utf-8")

@@ -33,7 +33,7 @@ def test_the_price_list_of_every_kind_of_model(script, capsys):
         assert old <= each.keys()
         assert each["differing_entries"] == 0
         assert each["compared_entries"] > 0
-        assert all("failed" not in told for told in each["engines"].values())
+        assert all("failed" not in each_engine for each_engine in each["engines"].values())
         assert each["engines"]["two passes"]["certified"] == "no"
     assert {each["dropout"] for each in found if "dropout" in each} == {0.1}
     assert len([each for each in found if "full_prefix" in each]) == 2

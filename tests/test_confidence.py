@@ -59,13 +59,13 @@ def test_the_loss_is_that_of_two_literal_passes(gold_weight):
     assert len(watched.calls) == 2
     table = classes(model, batch, GOLDEN, RAND)
     noisy = where(table, "random")
-    # what may be random is taken as it came out, everything else is told by hand
-    given = torch.where(noisy, outcome.fed.history, batch.history)
+    # what may be random is taken as it came out, everything else is written by hand
+    history = torch.where(noisy, outcome.fed.history, batch.history)
     lookup, first = model.embedding.weight, naive.decoded(model, batch, model.embedding(batch.history))
     vectors = torch.stack(
         [
             torch.stack([
-                first[b, t].detach().softmax(-1) @ lookup if table[b][t] == "own" else lookup[given[b, t]]
+                first[b, t].detach().softmax(-1) @ lookup if table[b][t] == "own" else lookup[history[b, t]]
                 for t in range(batch.time)
             ])
             for b in range(batch.size)

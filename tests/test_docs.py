@@ -111,10 +111,10 @@ CHECKS = {
     "python": check_python,
 }
 OTHERS = {".", "ruff", "pyright", "uv"}
-SAID = [(path, words) for path in TEXTS for words in commands(path)]
+COMMANDS = [(path, words) for path in TEXTS for words in commands(path)]
 
 
-@pytest.mark.parametrize(("path", "words"), SAID, ids=lambda x: name(x) if isinstance(x, Path) else " ".join(x))
+@pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda x: name(x) if isinstance(x, Path) else " ".join(x))
 def test_console_commands_exist(path, words):
     assert words[0] in CHECKS or words[0] in OTHERS, f"{name(path)}: unknown program {words[0]}"
     CHECKS.get(words[0], lambda _: None)(words)

@@ -27,10 +27,10 @@ def test_frequencies_follow_the_softmax(coupling, vocab):
     expected = logits.double().softmax(0) * n
     large = expected >= 5
     observed = [*counts[large].tolist(), float(counts[~large].sum())]
-    wanted = [*expected[large].tolist(), float(expected[~large].sum())]
-    if wanted[-1] < 5:
-        observed, wanted = observed[:-1], [w * sum(observed[:-1]) / sum(wanted[:-1]) for w in wanted[:-1]]
-    assert stats.chisquare(observed, wanted).pvalue > 1e-4
+    pooled = [*expected[large].tolist(), float(expected[~large].sum())]
+    if pooled[-1] < 5:
+        observed, pooled = observed[:-1], [w * sum(observed[:-1]) / sum(pooled[:-1]) for w in pooled[:-1]]
+    assert stats.chisquare(observed, pooled).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("coupling", ["inverse_cdf", "gumbel"])

@@ -25,9 +25,9 @@ KEY, STEP, RATIO = 5, 3, 0.3
 
 def test_with_dropout_a_draft_has_a_certifying_pass_of_its_own():
     model, batch = transformer(dropout=0.3), ragged(time=9)
-    wanted = fr.scheduled_sampling(0.3, engine="step").transform(model, batch, STEP, KEY).history
+    expected = fr.scheduled_sampling(0.3, engine="step").transform(model, batch, STEP, KEY).history
     outcome = fr.scheduled_sampling(0.3, engine="draft").run(model, batch, STEP, KEY)
-    assert torch.equal(outcome.fed.history, wanted)
+    assert torch.equal(outcome.fed.history, expected)
     assert outcome.report["certified"] == "fixed point"
     assert model.training
 
@@ -144,8 +144,8 @@ def test_the_copy_follows_a_model_that_was_rebuilt():
     method = fr.scheduled_sampling(RATIO, engine="draft")
     method.run(model, batch, STEP, KEY)
     model.out = nn.Linear(8, 5, bias=False).double()  # no longer tied
-    wanted = fr.scheduled_sampling(RATIO, engine="step").run(model, batch, STEP, KEY)
-    assert torch.equal(method.run(model, batch, STEP, KEY).fed.history, wanted.fed.history)
+    expected = fr.scheduled_sampling(RATIO, engine="step").run(model, batch, STEP, KEY)
+    assert torch.equal(method.run(model, batch, STEP, KEY).fed.history, expected.fed.history)
     model.float()
     method.run(model, batch, STEP, KEY)
 

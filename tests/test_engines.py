@@ -40,14 +40,14 @@ def name(engine) -> str:
 def test_every_engine_equals_the_full_prefix_oracle(case, draw, ratio):
     model, batch = CASES[case]()
     keep = coins("token", batch, ratio, KEY, STEP)
-    wanted = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))
-    assert torch.equal(wanted[~batch.replaceable], batch.history[~batch.replaceable])
+    expected = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))
+    assert torch.equal(expected[~batch.replaceable], batch.history[~batch.replaceable])
     for engine in ENGINES:
         outcome = fr.scheduled_sampling(ratio, draw=DRAWS[draw], engine=engine).run(model, batch, STEP, KEY)
-        assert torch.equal(outcome.fed.history, wanted), name(engine)
+        assert torch.equal(outcome.fed.history, expected), name(engine)
         assert outcome.report["exact"] == 1.0
         transformed = fr.scheduled_sampling(ratio, draw=DRAWS[draw], engine=engine).transform(model, batch, STEP, KEY)
-        assert torch.equal(transformed.history, wanted), name(engine)
+        assert torch.equal(transformed.history, expected), name(engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=name)
@@ -142,13 +142,13 @@ def test_the_chain_takes_as_many_passes_as_its_longest_run_of_own_entries_and_on
     batch = fr.Batch(gold, gold, gold == 49)
     keep = coins("token", batch, ratio, KEY, STEP)
     runs = [run for row in keep for run in "".join("g" if k else "o" for k in row).split("g")]
-    wanted = full_prefix(CachedChain(), batch, keep, "greedy", 0)
+    expected = full_prefix(CachedChain(), batch, keep, "greedy", 0)
     jacobi = fr.scheduled_sampling(ratio, draw="greedy", engine="jacobi").run(CachedChain(), batch, STEP, KEY)
     assert jacobi.report["passes"] == max(map(len, runs)) + 1
-    assert torch.equal(jacobi.fed.history, wanted)
+    assert torch.equal(jacobi.fed.history, expected)
     for width in (1, 3, 40):
         done = fr.scheduled_sampling(ratio, draw="greedy", engine=fr.Window(width)).run(CachedChain(), batch, STEP, KEY)
-        assert torch.equal(done.fed.history, wanted)
+        assert torch.equal(done.fed.history, expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=name)
@@ -171,9 +171,7 @@ def test_engines_report_how_much_they_did():
         reports[name(engine)] = method.run(model, batch, STEP, KEY).report
     keep = coins("token", batch, 0.5, KEY, STEP)
     most = int((~keep).sum(1).max())
-    last = torch.where(keep, -1, torch.arange(batch.time)).amax(
-        1
-    )  # computed before a row's last own entry
+    last = torch.where(keep, -1, torch.arange(batch.time)).amax(1)  # computed before a row's last own entry
     window, wide = reports["window"], reports["Window(width=5)"]
     assert window["work"] == pytest.approx(int((last + 1).clamp_min(1).sum()) / keep.numel())
     assert most <= window["passes"] <= most + 3

@@ -11,8 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
-# what a script must have said, where that says that it worked
-SAID = {"lightning_module": r"free_running_token_accuracy +(0\.[5-9]|1\.0)"}
+# what a script must print where that shows that it worked
+PRINTED = {"lightning_module": r"free_running_token_accuracy +(0\.[5-9]|1\.0)"}
 
 
 def name(path: Path) -> str:
@@ -50,7 +50,7 @@ def test_it_runs_and_says_something(path, monkeypatch, tmp_path, capsys, offline
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(path), *arguments(path)])
     runpy.run_path(str(path), run_name="__main__")
-    assert re.search(SAID.get(path.stem, r"\S"), capsys.readouterr().out)
+    assert re.search(PRINTED.get(path.stem, r"\S"), capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("path", [p for p in SCRIPTS if p.stem != "article"], ids=name)

@@ -28,9 +28,9 @@ def test_token_coins_keep_gold_at_every_position_with_the_ratio(ratio):
 
 def test_coin_granularity_changes_the_joint_law_not_the_margins():
     """P(all gold) is ratio^5 for token coins and ratio for sequence coins; false-alarm rate 1e-4 each."""
-    for gate, wanted in ((gates.Token(), 0.5**TIME), (gates.Sequence(), 0.5)):
+    for gate, expected in ((gates.Token(), 0.5**TIME), (gates.Sequence(), 0.5)):
         whole = int(gate(batch(), 0.5, key=3).all(1).sum())
-        assert stats.binomtest(whole, ROWS, wanted).pvalue > 1e-4
+        assert stats.binomtest(whole, ROWS, expected).pvalue > 1e-4
 
 
 def test_step_coins_are_shared_by_rows_and_batch_coins_by_all():
@@ -102,8 +102,8 @@ def test_gold_falls_with_the_decoding_step(gate, formula, ratio):
     """
     keep = gate(batch(), ratio, key=13)
     for t in range(TIME):
-        wanted = formula((t + 1) * (1 - ratio))
-        assert stats.binomtest(int(keep[:, t].sum()), ROWS, wanted).pvalue > 1e-4 / TIME
+        expected = formula((t + 1) * (1 - ratio))
+        assert stats.binomtest(int(keep[:, t].sum()), ROWS, expected).pvalue > 1e-4 / TIME
 
 
 @pytest.mark.parametrize("shape", ["linear", "exponential", "inverse_sigmoid"])
@@ -158,8 +158,8 @@ def test_confidences_are_the_softmax_of_the_targets_inside_the_mask():
     logits = torch.tensor([[[1.0, 2.0], [0.0, 3.0], [torch.nan, 0.0]]], requires_grad=True)
     ids = torch.tensor([[1, 0, -100]])
     found = gates.confidences(logits, fr.Batch(ids, mask=torch.tensor([[True, True, False]])))
-    wanted = [math.exp(2) / (math.e + math.exp(2)), 1 / (1 + math.exp(3)), 0.0]
-    assert found[0].tolist() == pytest.approx(wanted, rel=1e-6)
+    expected = [math.exp(2) / (math.e + math.exp(2)), 1 / (1 + math.exp(3)), 0.0]
+    assert found[0].tolist() == pytest.approx(expected, rel=1e-6)
     assert not found.requires_grad
 
 
@@ -172,9 +172,9 @@ def test_gates_of_a_recipe():
     read = read_parameter({"gate": "decoding_steps", "shape": "linear", "length": 40}, ("gate",), None, no)
     assert read == gates.DecodingSteps("linear", length=40)
     assert read_parameter({"gate": "confidence", "t_golden": 0.8}, ("gate",), None, no) == gates.Confidence(0.8)
-    said = []
-    read_parameter({"gate": "decoding_steps", "k": 3.0}, ("gate",), None, lambda *problem: said.append(problem))
-    assert "k must be strictly between 0 and 1" in said[0][1]
+    problems = []
+    read_parameter({"gate": "decoding_steps", "k": 3.0}, ("gate",), None, lambda *problem: problems.append(problem))
+    assert "k must be strictly between 0 and 1" in problems[0][1]
 
 
 def test_gates_by_name_in_a_method():

@@ -175,6 +175,6 @@ def test_what_catches_everything_lets_out_of_memory_through():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ExceptHandler) and node.type is not None and path.name not in through:
                 caught = {each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)}
-                said = ast.unparse(node)
-                looked = any(word in said for word in ("out_of_memory(", "explained(", "raised("))
+                code = ast.unparse(node)
+                looked = any(word in code for word in ("out_of_memory(", "explained(", "raised("))
                 assert "Exception" not in caught or looked, f"{path.name}:{node.lineno}"

@@ -16,14 +16,14 @@ def batch(task: str, size: int, seed: int) -> fr.Batch:
     inside = torch.arange(LONGEST) < lengths[:, None]
     source = source.masked_fill(~inside, 0)
     mirror = (lengths[:, None] - 1 - torch.arange(LONGEST)).clamp_min(0)
-    said = source if task == "copy" else source.gather(1, mirror).masked_fill(~inside, 0)
-    targets = torch.cat([said, torch.zeros(size, 1, dtype=torch.long)], 1)
+    output = source if task == "copy" else source.gather(1, mirror).masked_fill(~inside, 0)
+    targets = torch.cat([output, torch.zeros(size, 1, dtype=torch.long)], 1)
     mask = torch.arange(LONGEST + 1) <= lengths[:, None]
     return fr.Batch(targets, targets, mask, {"source": source, "source_mask": inside})
 
 
 def learned(task: str, method, updates: int) -> float:
-    """Share of 200 unseen strings said without a mistake, running freely."""
+    """Share of 200 unseen strings predicted without a mistake, running freely."""
     torch.manual_seed(0)
     model = fr.models.RecurrentSeq2Seq(SYMBOLS, SYMBOLS, size=48)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -33,8 +33,8 @@ def learned(task: str, method, updates: int) -> float:
         optimizer.step()
         optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / updates)
     test = batch(task, 200, seed=10**6)
-    said = fr.generate(model, test, length=LONGEST + 1, end=0)
-    return float(((said.entries == test.targets) | ~test.mask).all(1).double().mean())
+    result = fr.generate(model, test, length=LONGEST + 1, end=0)
+    return float(((result.entries == test.targets) | ~test.mask).all(1).double().mean())
 
 
 @pytest.mark.parametrize("task", ["copy", "reverse"])

@@ -103,15 +103,15 @@ def test_a_method_trains_a_kind_of_model_or_is_refused_before_anything_is_writte
     fits = only is None or (only[0] == "values") == (world in VALUES)
     more = 'mix = "argmax"' if name == "confidence_aware" and fits else ""
     code = trained(made, tmp_path, world, name, more)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     if not fits:
         assert code == 2
-        assert f"{name} is for {only[0]}" in said
+        assert f"{name} is for {only[0]}" in printed
     elif name == "reverse_scheduled_sampling" and world in PAST:
         assert code == 2
-        assert "whose history begins with a warm-up" in said
+        assert "whose history begins with a warm-up" in printed
     else:
-        assert code == 0, said
+        assert code == 0, printed
 
 
 @pytest.mark.parametrize("noise", ["uniform", "unigram", "same_sentence"])

@@ -31,8 +31,8 @@ def test_the_history_is_the_literal_loops(redraw, draw, name):
     before = batch.history.clone()
     for passes in (1, 2, 4, 9):
         found = fr.parallel(RATIO, passes=passes, redraw=redraw, draw=draw).transform(model, batch, STEP, KEY)
-        wanted = naive.parallel(model, batch, RATIO, passes, redraw=redraw, draw=draw, key=KEY, step=STEP)
-        assert torch.equal(found.history, wanted)
+        expected = naive.parallel(model, batch, RATIO, passes, redraw=redraw, draw=draw, key=KEY, step=STEP)
+        assert torch.equal(found.history, expected)
     assert torch.equal(batch.history, before)
 
 

@@ -78,11 +78,11 @@ MADE = {
 @pytest.mark.parametrize("name", MADE)
 def test_an_object_prints_in_one_short_line(name):
     made = MADE[name]()
-    shown = repr(made)
-    assert type(made).__name__ in shown
-    assert len(shown) <= MOST
-    assert len(shown.splitlines()) == 1
-    assert shown.isprintable()
+    text = repr(made)
+    assert type(made).__name__ in text
+    assert len(text) <= MOST
+    assert len(text.splitlines()) == 1
+    assert text.isprintable()
 
 
 def test_shapes_and_counts_stand_for_numbers():

@@ -103,14 +103,14 @@ def test_truncated_draws_agree_over_engines_and_stay_inside_their_set(draw):
 @pytest.mark.parametrize("attention", ["luong", None])
 def test_stepping_equals_the_fused_pass(cell, attention, layers):
     model, batch = seq2seq(cell, attention, layers=layers), ragged()
-    wanted = model(batch)
+    expected = model(batch)
     for context in (torch.no_grad(), torch.enable_grad()):
         with context:
             state = model.start(batch)
             for t in range(batch.time):
-                torch.testing.assert_close(model.output(state), wanted[:, t], rtol=1e-12, atol=1e-12)
+                torch.testing.assert_close(model.output(state), expected[:, t], rtol=1e-12, atol=1e-12)
                 some = torch.tensor([2, 0])
-                torch.testing.assert_close(model.output(state, some), wanted[some, t], rtol=1e-12, atol=1e-12)
+                torch.testing.assert_close(model.output(state, some), expected[some, t], rtol=1e-12, atol=1e-12)
                 state = model.step(state, model.embed(batch.history[:, t]))
 
 

@@ -47,6 +47,8 @@ def test_inverse_sigmoid_begins_at_k_over_k_plus_one_and_halves_at_k_ln_k(k):
 @pytest.mark.parametrize(("k", "half"), [(10, 23.0), (100, 460.5), (1000, 6907.8), (3000, 24019)])
 def test_published_half_way_points(k, half):
     assert s.inverse_sigmoid(k=k).at(half) == pytest.approx(0.5, abs=3e-3)
+    assert s.exponential(k=0.999).at(math.log(2) / -math.log(0.999)) == pytest.approx(0.5, rel=1e-12)
+    assert s.exponential(k=0.5)(10**9) == 0.0
 
 
 @pytest.mark.parametrize("step", [0, 1, 50, 709, 10_000])
@@ -55,16 +57,6 @@ def test_inverse_sigmoid_against_the_printed_formula_in_high_precision(step):
     k = Decimal(10)
     exact = k / (k + (Decimal(step) / k).exp())
     assert s.inverse_sigmoid(k=10)(step) == pytest.approx(float(exact), rel=1e-12, abs=1e-300)
-
-
-@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
-def test_nothing_overflows_a_billion_steps_on(schedule):
-    assert math.isfinite(schedule(10**9))
-
-
-def test_exponential_halves_after_its_half_life():
-    assert s.exponential(k=0.999).at(math.log(2) / -math.log(0.999)) == pytest.approx(0.5, rel=1e-12)
-    assert s.exponential(k=0.5)(10**9) == 0.0
 
 
 def test_bengio_linear_with_offset_slope_and_minimum():
@@ -142,28 +134,22 @@ def test_repr_is_a_signature():
     assert s.linear(steps=10) != s.cosine(steps=10)
 
 
-@pytest.mark.parametrize(
-    ("build", "said"),
-    [
-        (
-            lambda: s.linear(steps="x", start=math.nan, unit="day"),
-            ["steps must be a number above 0", "start must be a finite number; got nan", "sample, epoch; got 'day'"],
-        ),
-        (lambda: s.constant(True), ["value must be a finite number; got True"]),
-        (
-            lambda: s.piecewise(steps=(3, 3), values=(1, math.inf, 2), interpolate="cubic"),
-            ["steps must rise", "[1] = inf", "equally many; got 2 and 3", "got 'cubic'"],
-        ),
-        (lambda: s.table(values=()), ["values must be one or more"]),
-        (
-            lambda: s.join(schedules=(s.constant(1), s.linear(steps=1, unit="epoch")), boundaries=()),
-            ["schedules[1] counts epochs", "2 schedules need 1 boundaries; got 0"],
-        ),
-        (lambda: s.join(schedules=(s.constant(1),), boundaries=(0,)), ["two or more", "above 0"]),
-    ],
-)
-def test_bad_arguments_are_named_all_at_once(build, said):
-    refused(said, build)
+PIECES, EPOCHS = {"steps": (3, 3), "values": (1, math.inf, 2), "interpolate": "cubic"}, s.linear(steps=1, unit="epoch")
+BAD = [
+    (lambda: s.linear(steps="x", start=math.nan, unit="day"),
+     ["steps must be a number above 0", "start must be a finite number; got nan", "sample, epoch; got 'day'"]),
+    (lambda: s.constant(True), ["value must be a finite number; got True"]),
+    (lambda: s.piecewise(**PIECES), ["steps must rise", "[1] = inf", "equally many; got 2 and 3", "got 'cubic'"]),
+    (lambda: s.table(values=()), ["values must be one or more"]),
+    (lambda: s.join(schedules=(s.constant(1), EPOCHS), boundaries=()),
+     ["schedules[1] counts epochs", "2 schedules need 1 boundaries; got 0"]),
+    (lambda: s.join(schedules=(s.constant(1),), boundaries=(0,)), ["two or more", "above 0"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "parts"), BAD)
+def test_bad_arguments_are_named_all_at_once(build, parts):
+    refused(parts, build)
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
@@ -174,6 +160,8 @@ def test_extremes_equal_a_sweep(schedule, steps):
     assert (low, high) == (min(values), max(values))
     assert (values[low_at], values[high_at]) == (low, high)
     assert s.moves(schedule, steps) == (len(set(values)) > 1)
+    assert (s.value_at(schedule, 5), s.value_at(0.5, 7)) == (schedule(5), 0.5)
+    assert math.isfinite(schedule(10**9))
 
 
 def test_extremes_of_a_long_run_find_a_spike_between_grid_points():
@@ -194,8 +182,3 @@ def test_extremes_of_other_units_and_plain_things():
     assert s.extremes(0.25, 10) == (0.25, 0, 0.25, 0)
     assert s.extremes(lambda step: -step, 11) == (-10, 10, 0, 0)
     refused("at least one step", s.extremes, 0.5, 0)
-
-
-def test_value_at_takes_numbers_and_schedules():
-    assert s.value_at(0.5, 7) == 0.5
-    assert s.value_at(s.linear(steps=10), 5) == 0.5

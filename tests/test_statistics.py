@@ -169,17 +169,17 @@ def test_bleu_from_sums_is_sacrebleus():
     metrics = pytest.importorskip("sacrebleu").metrics
     random = np.random.default_rng(4)
     words = ["a", "b", "c", "d", "e"]
-    said = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(60)]
-    wanted = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(60)]
+    outputs = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(60)]
+    references = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(60)]
     one = metrics.BLEU(tokenize="none", force=True, effective_order=True)
     parts = []
-    for output, reference in zip(said, wanted, strict=True):
+    for output, reference in zip(outputs, references, strict=True):
         found = one.sentence_score(output, [reference])
         parts.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
     table = np.array(parts, dtype=float)
     corpus = metrics.BLEU(tokenize="none", force=True)
     # few sentences, so that matches of some n are missing and smoothing counts
     for chosen in ([0], [1, 2], [3], [4, 5, 6], range(10), range(60)):
-        expected = corpus.corpus_score([said[i] for i in chosen], [[wanted[i] for i in chosen]]).score
+        expected = corpus.corpus_score([outputs[i] for i in chosen], [[references[i] for i in chosen]]).score
         assert bleu(table[list(chosen)].sum(0)) == pytest.approx(expected)
     assert bleu(np.zeros(10)) == 0
