@@ -33,7 +33,7 @@ def test_the_price_list_of_every_kind_of_model(script, capsys):
         assert old <= each.keys()
         assert each["differing_entries"] == 0
         assert each["compared_entries"] > 0
-        assert all("failed" not in each_engine for each_engine in each["engines"].values())
+        assert not any("failed" in line for line in each["engines"].values())
         assert each["engines"]["two passes"]["certified"] == "no"
     assert {each["dropout"] for each in found if "dropout" in each} == {0.1}
     assert len([each for each in found if "full_prefix" in each]) == 2
@@ -41,19 +41,8 @@ def test_the_price_list_of_every_kind_of_model(script, capsys):
 
 def test_autocast_and_markdown(script, capsys):
     """The path that a GPU takes, but for the device."""
-    given = [
-        "--preset",
-        "tiny",
-        "--models",
-        "decoder",
-        "--ratios",
-        "1,0.5",
-        "--repetitions",
-        "1",
-        "--amp",
-        "--markdown",
-    ]
-    script("roll_in").main([*given, "--dropout", "0"])
+    tiny = "--preset tiny --models decoder --ratios 1,0.5 --repetitions 1 --amp --markdown --dropout 0"
+    script("roll_in").main(tiny.split())
     out = capsys.readouterr().out
     assert "| ratio | auto | it took | step |" in out
     assert "auto / best engine, worst of all" in out
