@@ -18,8 +18,7 @@ GOLDEN, RAND = 0.15, 0.3
 
 def classes(model, batch: fr.Batch, golden: float, rand: float) -> list[list[str]]:
     """gold, own or random for every entry, by the confidence in the one after it."""
-    sure = model(batch).detach().softmax(-1)
-    table = []
+    sure, table = model(batch).detach().softmax(-1), []
     for b in range(batch.size):
         row = []
         for t in range(batch.time):
@@ -115,7 +114,7 @@ def test_the_gate_under_an_exact_engine():
     assert torch.equal(parallel.history, outcome.fed.history)
 
 
-def test_confidence_is_measured_only_where_it_is_asked():
+def test_confidence_is_measured_only_where_it_is_needed():
     batch = ragged()
     for method, calls in (
         (fr.scheduled_sampling(1.0, gate="confidence"), 1),
@@ -130,18 +129,18 @@ def test_confidence_is_measured_only_where_it_is_asked():
         assert torch.equal(outcome.fed.history, batch.history)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"t_golden": 0.9, "t_rand": 0.5}, r"t_rand must lie in \[t_golden, 1\]"),
-        ({"t_golden": 1.0}, "t_golden must lie in"),
-        ({"mix": "straight_through"}, "is 'sample'"),
-    ],
-)
+WRONG = [
+    ({"t_golden": 0.9, "t_rand": 0.5}, r"t_rand must lie in \[t_golden, 1\]"),
+    ({"t_golden": 1.0}, "t_golden must lie in"),
+    ({"mix": "straight_through"}, "is 'sample'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
 def test_thresholds_out_of_order_are_refused(arguments, message):
     refused(message, fr.confidence_aware, **arguments)
 
 
 def test_the_published_mix_needs_a_model_that_takes_vectors():
-    refused("ForwardOnly takes ids only", lambda: fr.confidence_aware()(ForwardOnly(lively()), ragged(), step=0))
+    refused("ForwardOnly takes ids only", fr.confidence_aware(), ForwardOnly(lively()), ragged(), step=0)
     assert repr(fr.confidence_aware()) == "confidence_aware()"
