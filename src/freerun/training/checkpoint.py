@@ -97,13 +97,9 @@ class Saved:
     changes: list[Change]
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def best_name(step: int) -> str:
-    """Return the folder of the best weights after so many updates."""
-    return f"best-{step:08d}"
+def folder_name(step: int, kind: str = "step") -> str:
+    """Return the name of the folder of a checkpoint, or of the ``best`` weights, after so many updates."""
+    return f"{kind}-{step:08d}"
 
 
 def save(folder: Path, parts: TrainObjects, state: TrainState, identity: dict[str, Any], metrics_bytes: int) -> None:
@@ -132,13 +128,13 @@ def save(folder: Path, parts: TrainObjects, state: TrainState, identity: dict[st
     }
     if averaged is not None:
         files[_EMA] = pack(averaged)
-    write_folder(folder / "checkpoints" / _name(state.step), files)
+    write_folder(folder / "checkpoints" / folder_name(state.step), files)
     sync_folder(folder)
 
 
 def prune(folder: Path, keep: int, state: TrainState) -> None:
     """Remove all but the last checkpoints and the best weights that those left name."""
-    steps = [path for path in checkpoints(folder) if path.name <= _name(state.step)]
+    steps = [path for path in checkpoints(folder) if path.name <= folder_name(state.step)]
     for old in steps[:-keep]:
         remove_folder(old, STEP_FILES)
     best_steps = {state.best_step}
@@ -146,7 +142,7 @@ def prune(folder: Path, keep: int, state: TrainState) -> None:
         with suppress(CheckpointError):  # a damaged one names nothing, and reading it later raises why
             best_steps.add(_read_state(Stored(left))["tally"].best_step)
     for old in checkpoints(folder, "best"):
-        if old.name not in {best_name(step) for step in best_steps if step is not None}:
+        if old.name not in {folder_name(step, "best") for step in best_steps if step is not None}:
             remove_folder(old, STEP_FILES)
 
 
@@ -190,7 +186,7 @@ def _read_state(stored: Stored) -> _State:
     versioned(content, "format_version", FORMAT_VERSION, str(where))
     checked = expect(content, _State, str(where))
     state = TrainState(**content["tally"])
-    if _name(state.step) != stored.path.name:
+    if folder_name(state.step) != stored.path.name:
         raise CheckpointError(f"{where} is of step {state.step:,}, and its folder is named {stored.path.name}")
     if (state.best_step is None) != (state.best_value is None) or (state.best_step or 0) > state.step:
         raise CheckpointError(f"{where} is damaged: best_step and best_value do not belong together, or are of later")
@@ -204,7 +200,7 @@ def _read(stored: Stored, content: _State, needed: Needed, changes: list[Change]
         return misfits(specs, needed.weights)
 
     if state.best_step is not None:
-        best = Stored(stored.path.parent / best_name(state.best_step))
+        best = Stored(stored.path.parent / folder_name(state.best_step, "best"))
         require_fit(best, WEIGHTS, fit)
         best.check(WEIGHTS)
     weights = read_tensors(stored, WEIGHTS, fit)

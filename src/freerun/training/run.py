@@ -23,7 +23,7 @@ from freerun.signals import Interrupt, StopFlag
 from freerun.tasks.base import Evaluation, Method, Task, selected_score
 from freerun.training import weights
 from freerun.training.changes import Change, Keys, allowed
-from freerun.training.checkpoint import TrainObjects, TrainState, best_name
+from freerun.training.checkpoint import TrainObjects, TrainState, folder_name
 from freerun.training.files import NewerError, Stored, replace_file, write_folder
 from freerun.training.log import Board, Metrics, Progress, RunState, Unwritten, jsonable, update_facts
 from freerun.training.optim import learning_rate
@@ -176,11 +176,19 @@ def evaluate_dev(run: Run) -> None:
     run.metrics.write({"event": "evaluate", "step": step, "split": "dev", **scores, "seconds": seconds})
     for kind, numbers in scores.items():
         run.board.write(numbers, step, f"dev/{kind}")
-    best_step, best = run.state.best_step, run.state.best_value
-    standing = "best so far" if best_step == step else "no score was finite so far"
-    if best is not None and best_step != step:
-        standing = f"best {best:.3f} at {best_step}"
+    standing = _standing(step, run.state.best_step, run.state.best_value)
     run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({standing}), {seconds:.1f} s")
+
+
+def _standing(step: int, best_step: int | None, best: float | None) -> str:
+    """Return how a score compares with those before it.
+
+    >>> _standing(5, 5, 0.25), _standing(9, 5, 0.25), _standing(5, None, None)
+    ('best so far', 'best 0.250 at 5', 'no score was finite so far')
+    """
+    if best is None:
+        return "no score was finite so far"
+    return "best so far" if best_step == step else f"best {best:.3f} at {best_step}"
 
 
 def _score_dev(run: Run) -> tuple[TrainState, dict[str, Any], float]:
@@ -236,7 +244,7 @@ def _keep_best(run: Run) -> None:
         run.metrics.check()
         content = weights.pack(tensors)
         # a folder for each: earlier checkpoints name an earlier best
-        write_folder(run.job.folder / "checkpoints" / best_name(run.state.step), {weights.WEIGHTS: content})
+        write_folder(run.job.folder / "checkpoints" / folder_name(run.state.step, "best"), {weights.WEIGHTS: content})
         weights.write_model(run.job.folder, content, run.parts.model, run.job.task)
 
     run.parts.processes.on_main_rank(write)
@@ -276,7 +284,7 @@ def _best_weights(run: Run) -> dict[str, Tensor] | None:
     with run.parts.processes.raise_on_all_ranks():
         own = weights.specs_of(weights.weights_of(run.parts.model))
         if run.parts.processes.first:
-            best = Stored(run.job.folder / "checkpoints" / best_name(run.state.best_step))
+            best = Stored(run.job.folder / "checkpoints" / folder_name(run.state.best_step, "best"))
             return weights.read_tensors(best, weights.WEIGHTS, lambda specs: weights.misfits(specs, own))
     return None
 
