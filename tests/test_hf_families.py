@@ -7,17 +7,16 @@ import pytest
 import torch
 
 import freerun as fr
+import oracles_hf as oracle
 from builders import assert_same_gradients, gradients
 from families import CAUSAL, FAMILIES, LENGTHS, PAD, PROMPTS, SEQ2SEQ, VOCAB, collated
 from freerun import draws, hf
 from freerun.batch import Batch
 from freerun.types import Cached, Embedder, Split, Stepper
-from oracles_hf import Row, full_prefix, generated, loss, own_arguments, rows_of, said, some_end, until
+from oracles_hf import KEY, NUMBERS, STEP, Row, assert_histories, engines, full_prefix, predicted, rows_of
 
-KEY, STEP = 5, 3
 # an encoder-decoder of two parts warns of decoder ids beside labels, which are the whole point
-UNTOLD = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
-NUMBERS = [10, 13, 11, 12]
+NO_WARNING = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
 PADDINGS = ["right", "left"]
 # families that share their positions, cache and shift with one that the quick suite keeps; each takes several seconds
 LATER = {"qwen3", "gemma3", "bloom", "lfm2", "falcon_h1", "gpt_neox", "cohere", "granite", "marian", "bert2gpt2",
@@ -50,24 +49,14 @@ def examples(name: str, padding: str) -> list[Row]:
 
 
 @cache
-def wanted(name: str, padding: str, ratio: float, draw: str) -> list[list[int]]:
-    """The oracle's histories; a text's do not hang on its padding, an encoder's may."""
+def oracle_histories(name: str, padding: str, ratio: float, draw: str) -> list[list[int]]:
+    """The oracle's histories; a text's do not depend on its padding, an encoder's may."""
     padding = "right" if name in CAUSAL else padding
     return [full_prefix(built(name), row, ratio, draw, KEY, STEP) for row in examples(name, padding)]
 
 
-def assert_histories(batch: Batch, histories: list[list[int]]) -> None:
-    for r, history in enumerate(histories):
-        assert batch.history[r, : len(history)].tolist() == history, f"row {r}"
-
-
-def engines(model: Any) -> list[Any]:
-    found: list[Any] = ["auto", "jacobi"]
-    if isinstance(model, Stepper):
-        found.append("step")
-    if isinstance(model, Cached):
-        found += ["window", fr.Window(3)]
-    return found
+def all_engines(m: Any) -> list[Any]:
+    return ["auto", *engines(m), *([fr.Window(3)] if isinstance(m, Cached) else [])]
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -76,20 +65,20 @@ def test_a_family_is_lively(name):
     model, row = built(name), examples(name, "right")[0]
     reach = 2 * (model.config.sliding_window - 1) if name == "mistral" else len(row.gold)
     with torch.no_grad():
-        before = said(model, row, row.gold)
+        before = predicted(model, row, row.gold)
         for t, symbol in enumerate(row.gold):
             other = (*row.gold[:t], (symbol + 1) % VOCAB, *row.gold[t + 1 :])
-            moved = (said(model, row, other) - before).abs().amax(1)
+            moved = (predicted(model, row, other) - before).abs().amax(1)
             assert float(moved[: t + 1].max()) < 1e-6
             assert float(moved[t + 1 : t + 1 + reach].min()) > 1e-4
-    histories = wanted(name, "right", 0.0, "greedy")
+    histories = oracle_histories(name, "right", 0.0, "greedy")
     assert len({tuple(h) for h in histories}) >= 3
     assert len({symbol for history in histories for symbol in history}) >= 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", EACH)
-@UNTOLD
+@NO_WARNING
 def test_ratio_one_is_the_models_own_loss_and_gradient(name, dtype):
     family = FAMILIES[name]
     model = built(name) if dtype == family.dtype else family.build(dtype)
@@ -97,12 +86,12 @@ def test_ratio_one_is_the_models_own_loss_and_gradient(name, dtype):
     half = dtype == torch.float64 and not family.double
     called: list[int] = []
     hook = model.register_forward_hook(lambda *_: called.append(1))
-    for padding in ["right"] if half else PADDINGS:  # two of these say NaN on the left in float64
+    for padding in ["right"] if half else PADDINGS:  # two of these give NaN on the left in float64
         inputs = inputs_of(name, padding, dtype)
-        theirs = model(**own_arguments(model, inputs)).loss
+        theirs = model(**oracle.own_arguments(model, inputs)).loss
         expected = gradients(model, theirs)
         rows = rows_of(model, inputs, NUMBERS)
-        naive = loss(model, rows, [list(row.gold) for row in rows])
+        naive = oracle.loss(model, rows, [list(row.gold) for row in rows])
         naively = gradients(model, naive)
         for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0)):
             batch = m.batch(**inputs)
@@ -122,22 +111,22 @@ def test_ratio_one_is_the_models_own_loss_and_gradient(name, dtype):
 
 @pytest.mark.parametrize("name", EACH)
 def test_ratio_zero_is_generate(name):
-    """Token for token, up to the end symbol where one is said; the roll-in goes on, and so does the loss."""
+    """Token for token, up to the end symbol where there is one; the roll-in goes on, and so does the loss."""
     model, m = built(name), adapted(name)
     for padding in PADDINGS:
         batch, rows = batch_of(name, padding), examples(name, padding)
         length = max(len(row.gold) - row.prompt for row in rows)
-        free = generated(model, rows, length).tolist()
+        free = oracle.generated(model, rows, length).tolist()
         spoken = [free[r][: len(row.gold) - row.prompt] for r, row in enumerate(rows)]
-        told = [[*row.gold[: row.prompt], *spoken[r]] for r, row in enumerate(rows)]
-        assert wanted(name, padding, 0.0, "greedy") == told  # the oracle itself
-        for engine in engines(m) if padding == "right" else ["auto"]:
+        fed_ids = [[*row.gold[: row.prompt], *spoken[r]] for r, row in enumerate(rows)]
+        assert oracle_histories(name, padding, 0.0, "greedy") == fed_ids  # the oracle itself
+        for engine in all_engines(m) if padding == "right" else ["auto"]:
             outcome = fr.free_running(draw="greedy", engine=engine).run(m, batch, STEP, KEY)
-            assert_histories(outcome.fed, told)
+            assert_histories(outcome.fed, fed_ids)
             assert int(outcome.count) == sum(map(len, spoken)) == outcome.report["replaced"]
-        end = some_end(torch.tensor(free))
-        ended = generated(model, rows, length, end).tolist()
-        assert [until(row, end) for row in ended] == [until(row, end) for row in free]
+        end = oracle.some_end(torch.tensor(free))
+        ended = oracle.generated(model, rows, length, end).tolist()
+        assert [oracle.until(row, end) for row in ended] == [oracle.until(row, end) for row in free]
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -146,11 +135,11 @@ def test_mixed_histories_are_the_full_prefix_oracles(name, draw):
     m = adapted(name)
     for padding in PADDINGS:
         batch, rows = batch_of(name, padding), examples(name, padding)
-        histories = wanted(name, padding, 0.5, draw)
+        histories = oracle_histories(name, padding, 0.5, draw)
         pairs = [pair for row, h in zip(rows, histories, strict=True) for pair in zip(row.gold, h, strict=True)]
         changed = sum(a != b for a, b in pairs)
         assert changed >= 4
-        for engine in engines(m)[1:] if padding == "right" else ["auto"]:
+        for engine in all_engines(m)[1:] if padding == "right" else ["auto"]:
             outcome = fr.scheduled_sampling(0.5, draw=DRAWS[draw], engine=engine).run(m, batch, STEP, KEY)
             assert_histories(outcome.fed, histories)
             assert outcome.report["exact"] == 1.0
@@ -161,7 +150,7 @@ def test_mixed_histories_are_the_full_prefix_oracles(name, draw):
 @pytest.mark.parametrize("name", EACH)
 def test_the_loss_on_a_mixed_history_is_that_of_its_prefixes(name):
     family, model, m, rows = FAMILIES[name], built(name), adapted(name), examples(name, "left")
-    naive = loss(model, rows, wanted(name, "left", 0.5, "sample"))
+    naive = oracle.loss(model, rows, oracle_histories(name, "left", 0.5, "sample"))
     expected = gradients(model, naive)
     outcome = fr.scheduled_sampling(0.5).run(m, batch_of(name, "left"), STEP, KEY)
     assert outcome.loss.item() == pytest.approx(naive.item(), rel=family.tolerance_of(family.dtype))
@@ -182,10 +171,10 @@ def test_generate_is_generate(name):
         else:
             prompts = {key: value for key, value in inputs.items() if key != "labels"}
         batch = m.batch(**prompts)
-        free = generated(model, rows, 7)
+        free = oracle.generated(model, rows, 7)
         assert torch.equal(fr.generate(m, batch, length=7).entries, free)
-        end = some_end(free)
-        assert torch.equal(fr.generate(m, batch, length=7, end=end).entries, generated(model, rows, 7, end))
+        end = oracle.some_end(free)
+        assert torch.equal(fr.generate(m, batch, length=7, end=end).entries, oracle.generated(model, rows, 7, end))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral", "mamba", "t5", "bart"])
@@ -198,36 +187,36 @@ def test_beam_search_is_generates(name):
         batch = m.batch(input_ids=inputs["input_ids"][:, :longest], attention_mask=known.long()[:, :longest])
     else:
         batch = m.batch(**{key: value for key, value in inputs.items() if key != "labels"})
-    end = some_end(generated(model, rows, 6))
-    theirs = generated(model, rows, 6, end, num_beams=3, length_penalty=0.0, early_stopping="never")
+    end = oracle.some_end(oracle.generated(model, rows, 6))
+    theirs = oracle.generated(model, rows, 6, end, num_beams=3, length_penalty=0.0, early_stopping="never")
     assert torch.equal(fr.generate(m, batch, length=6, end=end, beams=3).entries, theirs)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", EACH)
-@UNTOLD
+@NO_WARNING
 def test_inputs_are_the_models_own_arguments(name, padding):
-    model, m, given = built(name), adapted(name), inputs_of(name, padding)
+    model, m, inputs = built(name), adapted(name), inputs_of(name, padding)
     batch = batch_of(name, padding)
-    theirs = model(**own_arguments(model, given)).loss.item()
+    theirs = model(**oracle.own_arguments(model, inputs)).loss.item()
     back = m.inputs(batch)
-    assert all(torch.equal(back[key], value) for key, value in given.items())
+    assert all(torch.equal(back[key], value) for key, value in inputs.items())
     assert model(**back).loss.item() == pytest.approx(theirs, rel=1e-6)
     outcome = fr.scheduled_sampling(0.5).run(m, batch, STEP, KEY)
     mixed = m.inputs(outcome.fed)
-    assert torch.equal(mixed["labels"], given["labels"])
+    assert torch.equal(mixed["labels"], inputs["labels"])
     key = "input_ids" if name in CAUSAL else "decoder_input_ids"
-    rows, histories = examples(name, padding), wanted(name, padding, 0.5, "sample")
+    rows, histories = examples(name, padding), oracle_histories(name, padding, 0.5, "sample")
     expected = back[key].clone()
     for r, history in enumerate(histories):
         if name in CAUSAL:
-            there = given["attention_mask"][r].bool().nonzero()[1:, 0]
+            there = inputs["attention_mask"][r].bool().nonzero()[1:, 0]
             expected[r, there] = torch.tensor(history)
         else:
-            told = history[: expected.shape[1] - 1]  # the last label is told to nobody, unless padding follows
-            expected[r, 1 : len(told) + 1] = torch.tensor(told)
+            fed_ids = history[: expected.shape[1] - 1]  # nobody reads the last label, unless padding follows
+            expected[r, 1 : len(fed_ids) + 1] = torch.tensor(fed_ids)
             assert int(back[key][r, 0]) == rows[r].first
-            assert back[key][r, 1 : len(told) + 1].tolist() == list(rows[r].gold[: len(told)])
+            assert back[key][r, 1 : len(fed_ids) + 1].tolist() == list(rows[r].gold[: len(fed_ids)])
     assert not torch.equal(expected, back[key])
     assert torch.equal(mixed[key], expected)
     assert model(**mixed).loss.item() == pytest.approx(outcome.loss.item(), rel=1e-6)
@@ -244,7 +233,7 @@ def test_a_family_passes_its_check_and_keeps_what_it_can(name):
     assert not report.warnings, str(report)
     # a pad among its ids moves M2M's positions, otherwise over a cache than in a forward, and not at all in vectors
     assert isinstance(m, Stepper) == isinstance(m, Embedder) == (name != "m2m_100"), str(m.findings)
-    # the vocabulary is read from the last vectors, at the places asked for, and with all that the model does to them
+    # the vocabulary is read from the last vectors, at the positions requested, and with all that the model does to them
     hidden = m.hidden(batch_of(name, "right"))
     assert isinstance(m, Split)
     assert hidden.shape[-1] == 16, str(m.findings)
@@ -266,8 +255,8 @@ def test_a_state_may_be_left_and_come_back_to(name):
     again = m.step(state, m.embed(history[:, 1]))
     torch.testing.assert_close(m.output(again), first, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(first, m(batch)[:, 2], rtol=1e-5, atol=1e-5)
-    told = torch.cat([history[:, :1], other[:, 1:3], history[:, 3:]], 1)
-    torch.testing.assert_close(m.output(away), m(batch.replace(history=told))[:, 3], rtol=1e-5, atol=1e-5)
+    fed_ids = torch.cat([history[:, :1], other[:, 1:3], history[:, 3:]], 1)
+    torch.testing.assert_close(m.output(away), m(batch.replace(history=fed_ids))[:, 3], rtol=1e-5, atol=1e-5)
     turned = torch.tensor([3, 1, 1])
     picked = m.step(m.select(again, turned), m.embed(history[turned, 2]))
     torch.testing.assert_close(m.output(picked), m(batch)[turned, 3], rtol=1e-5, atol=1e-5)
@@ -281,10 +270,10 @@ def test_counts_and_eligibility():
         assert batch.history[r, : len(row.gold)].tolist() == list(row.gold)
         assert batch.mask[r].tolist() == [*row.counts, *[False] * (7 - len(row.counts))]
     assert torch.equal(batch.replaceable, batch.mask)
-    given = inputs_of("llama", "left")
-    some = torch.zeros_like(given["input_ids"], dtype=torch.bool)
+    inputs = inputs_of("llama", "left")
+    some = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     some[:, -2:] = True
-    part = m.batch(**given, replaceable=some)
+    part = m.batch(**inputs, replaceable=some)
     assert torch.equal(part.mask, batch.mask)
     assert int(part.replaceable.sum()) == 8
     outcome = fr.free_running(draw="greedy").run(m, part, STEP, KEY)
@@ -295,28 +284,28 @@ def test_counts_and_eligibility():
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ if name not in LATER])
 def test_a_prefix_that_the_user_gives_is_never_replaced(name):
     """Decoder ids of one's own: what is not the label before it is a prompt, a start symbol or a language."""
-    m, given = adapted(name), inputs_of(name, "right")
-    labels = given["labels"]
-    told = torch.cat([torch.full((4, 1), 7), labels[:, :-1].masked_fill(labels[:, :-1] == -100, PAD)], 1)
-    told[:, 2] = torch.where(labels[:, 1] == 9, 8, 9)
-    batch = m.batch(**given, decoder_input_ids=told)
+    m, inputs = adapted(name), inputs_of(name, "right")
+    labels = inputs["labels"]
+    fed_ids = torch.cat([torch.full((4, 1), 7), labels[:, :-1].masked_fill(labels[:, :-1] == -100, PAD)], 1)
+    fed_ids[:, 2] = torch.where(labels[:, 1] == 9, 8, 9)
+    batch = m.batch(**inputs, decoder_input_ids=fed_ids)
     assert int(batch.mask.sum()) == sum(LENGTHS)
     assert int(batch.replaceable.sum()) == sum(LENGTHS) - 4
     fed = m.inputs(fr.free_running(draw="greedy").run(m, batch, STEP, KEY).fed)["decoder_input_ids"]
-    assert torch.equal(fed[:, [0, 2]], told[:, [0, 2]])
-    assert not torch.equal(fed, told)
+    assert torch.equal(fed[:, [0, 2]], fed_ids[:, [0, 2]])
+    assert not torch.equal(fed, fed_ids)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "mbart"])
 def test_label_smoothing_is_that_of_the_trainer(name):
     from transformers.trainer_pt_utils import LabelSmoother
 
-    model, m, given = built(name), adapted(name), inputs_of(name, "left")
+    model, m, inputs = built(name), adapted(name), inputs_of(name, "left")
     theirs = LabelSmoother(epsilon=0.2)(
-        {"logits": model(**own_arguments(model, given)).logits}, given["labels"], shift_labels=name in CAUSAL
+        {"logits": model(**oracle.own_arguments(model, inputs)).logits}, inputs["labels"], shift_labels=name in CAUSAL
     )
     smoothed = fr.teacher_forcing(objective=fr.objectives.CrossEntropy(label_smoothing=0.2))
-    assert smoothed(m, m.batch(**given), step=0).item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert smoothed(m, m.batch(**inputs), step=0).item() == pytest.approx(theirs.item(), rel=1e-6)
 
 
 def packed(documents: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3))) -> tuple[dict[str, torch.Tensor], list[Row]]:
@@ -341,32 +330,34 @@ def packed(documents: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3))) -> tuple[d
     def stacked(parts: list[torch.Tensor], fill: int) -> torch.Tensor:
         return torch.stack([torch.nn.functional.pad(p, (0, time - len(p)), value=fill) for p in parts])
 
-    given = {"input_ids": stacked(ids, PAD), "labels": stacked(labels, -100), "position_ids": stacked(positions, 0),
+    inputs = {"input_ids": stacked(ids, PAD), "labels": stacked(labels, -100), "position_ids": stacked(positions, 0),
              "attention_mask": there.long()}  # fmt: skip
-    return given, rows
+    return inputs, rows
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "opt"])
 def test_packed_documents_are_rows_of_their_own(name):
     m, model = adapted(name), built(name)
-    given, rows = packed()
-    batch = m.batch(**given, rows=torch.tensor([4, 7]))
+    inputs, rows = packed()
+    batch = m.batch(**inputs, rows=torch.tensor([4, 7]))
     assert batch.size == 4
     numbers = batch.row_numbers.tolist()
     assert len(set(numbers)) == 4
     rows = [Row(row.source, row.first, row.gold, row.counts, number) for row, number in zip(rows, numbers, strict=True)]
     plain = fr.teacher_forcing().run(m, batch, step=0)
-    assert plain.loss.item() == pytest.approx(loss(model, rows, [list(row.gold) for row in rows]).item(), rel=1e-10)
+    assert plain.loss.item() == pytest.approx(
+        oracle.loss(model, rows, [list(row.gold) for row in rows]).item(), rel=1e-10
+    )
     histories = [full_prefix(model, row, 0.3, "sample", KEY, STEP) for row in rows]
-    for engine in engines(m):
+    for engine in all_engines(m):
         outcome = fr.scheduled_sampling(0.3, engine=engine).run(m, batch, STEP, KEY)
         assert_histories(outcome.fed, histories)
-    assert outcome.loss.item() == pytest.approx(loss(model, rows, histories).item(), rel=1e-10)
+    assert outcome.loss.item() == pytest.approx(oracle.loss(model, rows, histories).item(), rel=1e-10)
     mixed = m.inputs(outcome.fed)
-    expected = given["input_ids"].clone()
+    expected = inputs["input_ids"].clone()
     expected[0, :16] = torch.tensor([rows[0].first, *histories[0], rows[1].first, *histories[1]])
     expected[1, :12] = torch.tensor([rows[2].first, *histories[2], rows[3].first, *histories[3]])
     assert torch.equal(mixed["input_ids"], expected)
-    assert not torch.equal(expected, given["input_ids"])
-    assert torch.equal(mixed["labels"], given["labels"])
+    assert not torch.equal(expected, inputs["input_ids"])
+    assert torch.equal(mixed["labels"], inputs["labels"])
     assert isinstance(m, Embedder)

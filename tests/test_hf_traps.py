@@ -1,5 +1,7 @@
-"""What goes wrong silently around Hugging Face models: caches, modes, pads that are said, languages, wrappers."""
+"""What goes wrong silently around Hugging Face models: caches, modes, pads that are output, languages, wrappers."""
 
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -8,38 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import freerun as fr
+import oracles_hf as oracle
 from builders import assert_same_gradients, gradients
-from families import CAUSAL, FAMILIES, LANGUAGE, PAD, SEQ2SEQ, START, VOCAB, collated
+from families import CAUSAL, FAMILIES, LANGUAGE, PAD, START, VOCAB, collated
 from freerun import draws, hf
-from freerun.types import Cached, Stepper
-from oracles_hf import Row, coin, full_prefix, generated, loss, own_arguments, rows_of, said
+from oracles_hf import KEY, NUMBERS, STEP, Prepared, Row, assert_histories, engines, prepared
 
-KEY, STEP = 5, 3
-NUMBERS = [10, 13, 11, 12]
 DROPOUT = {
-    "gpt2": {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3},
-    "llama": {"attention_dropout": 0.3},
-    "opt": {"dropout": 0.3, "attention_dropout": 0.3},
-    "t5": {"dropout_rate": 0.3},
+    "gpt2": {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3}, "llama": {"attention_dropout": 0.3},
+    "opt": {"dropout": 0.3, "attention_dropout": 0.3}, "t5": {"dropout_rate": 0.3},
     "bart": {"dropout": 0.3, "attention_dropout": 0.3},
-}
-
-
-def inputs_of(name: str, model: Any, padding: str = "left") -> dict[str, Tensor]:
-    return collated(name, model.dtype, padding)
-
-
-def engines(m: Any) -> list[str]:
-    return ["jacobi", *(["step"] if isinstance(m, Stepper) else []), *(["window"] if isinstance(m, Cached) else [])]
-
-
-def histories(model: Any, rows: list[Row], ratio: float, draw: str = "sample") -> list[list[int]]:
-    return [full_prefix(model, row, ratio, draw, KEY, STEP) for row in rows]
-
-
-def assert_histories(batch: fr.Batch, wanted: list[list[int]]) -> None:
-    for r, history in enumerate(wanted):
-        assert batch.history[r, : len(history)].tolist() == history, f"row {r}"
+}  # fmt: skip
 
 
 def modes(model: nn.Module) -> list[bool]:
@@ -54,49 +35,47 @@ def checkpointed(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
+def rolled_in(m: Any, batch: fr.Batch, engine: Any = "auto") -> Any:
+    return fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
 def test_gradient_checkpointing_in_training_mode_does_not_reach_the_roll_in(name):
     """There a model drops its cache without a word, and what is decoded over it is wrong."""
-    plain, model = FAMILIES[name].build(), FAMILIES[name].build()
-    rows = rows_of(plain, inputs_of(name, plain), NUMBERS)
-    wanted = histories(plain, rows, 0.4)
-    expected = gradients(plain, loss(plain, rows, wanted))
-    model.train()
+    plain = prepared(name)
+    expected = plain.histories(0.4)
+    gradient = gradients(plain.model, plain.loss(expected))
+    model = FAMILIES[name].build().train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        module.dropout = (
-            0.0 if isinstance(getattr(module, "dropout", None), float) else getattr(module, "dropout", None)
-        )
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
     checkpointed(model)
-    m = hf.adapt(model)
-    batch = m.batch(**inputs_of(name, model), rows=torch.tensor(NUMBERS))
-    for engine in engines(m):
-        outcome = fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
-        assert_histories(outcome.fed, wanted)
-        assert_same_gradients(gradients(model, outcome.loss), expected)
+    p = prepared(name, model)
+    for engine in engines(p.m):
+        outcome = rolled_in(p.m, p.batch, engine)
+        assert_histories(outcome.fed, expected)
+        assert_same_gradients(gradients(model, outcome.loss), gradient)
     assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     assert model.training
 
 
 @pytest.mark.parametrize("name", DROPOUT)
 def test_dropout_rests_in_the_roll_in_and_works_in_the_loss(name):
-    model = FAMILIES[name].build(**DROPOUT[name])
-    rows = rows_of(model, inputs_of(name, model), NUMBERS)
-    wanted = histories(model, rows, 0.4)
-    model.train()
+    p = prepared(name, **DROPOUT[name])
+    expected, model = p.histories(0.4), p.model.train()
     frozen = next(module for module in model.modules() if "norm" in type(module).__name__.lower())
     frozen.eval()  # a part that its owner keeps in evaluation mode
     before = modes(model)
-    m = hf.adapt(model)
+    m, batch = p.m, p.batch
     assert modes(model) == before
-    batch = m.batch(**inputs_of(name, model), rows=torch.tensor(NUMBERS))
     for engine in engines(m):
         torch.manual_seed(0)
-        outcome = fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
-        assert_histories(outcome.fed, wanted)
+        outcome = rolled_in(m, batch, engine)
+        assert_histories(outcome.fed, expected)
         assert modes(model) == before
-        assert fr.scheduled_sampling(0.4, engine=engine)(m, batch, STEP, KEY).item() != outcome.loss.item()
+        assert rolled_in(m, batch, engine).loss.item() != outcome.loss.item()
     # the numbers of dropout are those of one forward of the model, and nothing before it has drawn any
     own = m.inputs(outcome.fed)
     torch.manual_seed(0)
@@ -110,10 +89,8 @@ def test_dropout_rests_in_the_roll_in_and_works_in_the_loss(name):
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_modes_and_forwards_come_back_after_an_error(name):
-    model = FAMILIES[name].build()
-    m = hf.adapt(model)
-    batch = m.batch(**inputs_of(name, model))
-    model.train()
+    p = prepared(name)
+    batch, model = p.batch, p.model.train()
     before, hooks = modes(model), [len(module._forward_hooks) for module in model.modules()]
 
     def stop(*_: Any) -> None:
@@ -121,9 +98,9 @@ def test_modes_and_forwards_come_back_after_an_error(name):
             raise RuntimeError("stopped")
 
     hook = model.register_forward_pre_hook(stop)
-    for engine in engines(m):
+    for engine in engines(p.m):
         with pytest.raises(RuntimeError, match="stopped"):
-            fr.scheduled_sampling(0.4, engine=engine)(m, batch, step=0)
+            rolled_in(p.m, batch, engine)
         assert modes(model) == before
     hook.remove()
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
@@ -134,13 +111,12 @@ def test_modes_and_forwards_come_back_after_an_error(name):
 def test_the_model_is_left_as_it_was(name):
     model = FAMILIES[name].build()
     config, weights = model.config.to_dict(), {n: w.clone() for n, w in model.state_dict().items()}
-    m = hf.adapt(model)
-    assert m.model is m.inner is model
-    assert [id(p) for p in m.parameters()] == [id(p) for p in model.parameters()]
-    assert set(m.state_dict()) == {f"model.{n}" for n in weights}
-    batch = m.batch(**inputs_of(name, model))
-    fr.scheduled_sampling(0.4)(m, batch, step=0).backward()
-    fr.generate(m, batch, length=2)
+    p = prepared(name, model)
+    assert p.m.model is p.m.inner is model
+    assert [id(w) for w in p.m.parameters()] == [id(w) for w in model.parameters()]
+    assert set(p.m.state_dict()) == {f"model.{n}" for n in weights}
+    rolled_in(p.m, p.batch).loss.backward()
+    fr.generate(p.m, p.batch, length=2)
     assert model.config.to_dict() == config
     assert all(torch.equal(w, weights[n]) for n, w in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -148,7 +124,7 @@ def test_the_model_is_left_as_it_was(name):
 
 
 def relabelled(model: Any, a: int, b: int) -> None:
-    """Two symbols take each other's place, in everything that knows symbols."""
+    """Exchange two symbols in everything that knows symbols."""
     order = torch.arange(VOCAB)
     order[a], order[b] = b, a
     with torch.no_grad():
@@ -160,7 +136,7 @@ def relabelled(model: Any, a: int, b: int) -> None:
                 buffer.copy_(buffer[:, order])
 
 
-# a symbol that the model soon says greedily once it has changed places with the special one
+# a symbol that the model soon outputs greedily once it is exchanged with the special one
 SPOKEN = {
     ("gpt2", PAD): 6, ("llama", PAD): 6, ("opt", PAD): 11, ("bloom", PAD): 12, ("t5", PAD): 6, ("bart", PAD): 19,
     ("marian", PAD): 15, ("bert2gpt2", PAD): 23, ("bert2bert", PAD): 4, ("bart", START): 8, ("bert2bert", START): 4,
@@ -170,55 +146,50 @@ SPOKEN = {
 
 @pytest.mark.parametrize(("name", "special"), SPOKEN)
 def test_a_models_own_pad_and_start_are_symbols_like_others(name, special):
-    """Else free running would not be ``generate``; some models hide every pad among the ids they are told."""
+    """Else free running would not be ``generate``; some models hide every pad among the ids that they read."""
     model = FAMILIES[name].build()
-    given = inputs_of(name, model)
+    inputs = collated(name, model.dtype, "left")
     relabelled(model, SPOKEN[name, special], special)
-    rows = rows_of(model, given, NUMBERS)
-    spoken = generated(model, rows, 7)
+    rows = oracle.rows_of(model, inputs, NUMBERS)
+    spoken = oracle.generated(model, rows, 7)
     assert bool((spoken[:, :2] == special).any())
     m = hf.adapt(model)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
+    batch = m.batch(**inputs, rows=torch.tensor(NUMBERS))
     for engine in engines(m):
         outcome = fr.free_running(draw="greedy", engine=engine).run(m, batch, STEP, KEY)
         for r, row in enumerate(rows):
-            said_here = len(row.gold) - row.prompt
-            assert outcome.fed.history[r, row.prompt : len(row.gold)].tolist() == spoken[r, :said_here].tolist()
-    wanted = [outcome.fed.history[r, : len(row.gold)].tolist() for r, row in enumerate(rows)]
+            fed = outcome.fed.history[r, row.prompt : len(row.gold)].tolist()
+            assert fed == spoken[r, : len(row.gold) - row.prompt].tolist()
+    histories = [outcome.fed.history[r, : len(row.gold)].tolist() for r, row in enumerate(rows)]
     tolerance = FAMILIES[name].tolerance_of(model.dtype)
-    assert outcome.loss.item() == pytest.approx(loss(model, rows, wanted).item(), rel=tolerance)
+    assert outcome.loss.item() == pytest.approx(oracle.loss(model, rows, histories).item(), rel=tolerance)
 
 
-def test_an_encoder_decoder_of_two_parts_is_told_that_no_pad_is_padding():
-    model = FAMILIES["bert2bert"].build()
-    m, given = hf.adapt(model), inputs_of("bert2bert", model)
-    assert int((given["labels"] == PAD).sum()) == 1
-    back = m.inputs(m.batch(**given))
+def test_the_mask_of_an_encoder_decoder_of_two_parts_hides_no_pad():
+    p = prepared("bert2bert")
+    assert int((p.inputs["labels"] == PAD).sum()) == 1
+    back = p.m.inputs(p.m.batch(**p.inputs))
     assert bool(back["decoder_attention_mask"].all())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of a loss that is taken outside of the decoder
-        hidden = model(**given).loss
-        shown = model(**back).loss
-    assert abs(hidden.item() - shown.item()) > 1e-3  # what would be lost
+        hidden, visible = p.model(**p.inputs).loss, p.model(**back).loss
+    assert abs(hidden.item() - visible.item()) > 1e-3  # what would be lost
 
 
 def test_two_languages_in_one_batch_keep_their_ids():
     """mBART's labels end with their language, which its shift wraps to the front."""
-    model = FAMILIES["mbart"].build()
-    given = inputs_of("mbart", model)
-    other = 7
-    given["labels"][1, 2] = other  # the last of its three
-    m = hf.adapt(model)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-    back = m.inputs(batch)
-    assert back["decoder_input_ids"][:, 0].tolist() == [LANGUAGE, other, LANGUAGE, LANGUAGE]
-    assert fr.teacher_forcing()(m, batch, step=0).item() == pytest.approx(model(**given).loss.item(), rel=1e-10)
-    rows = rows_of(model, given, NUMBERS)
-    rows[1] = Row(rows[1].source, other, rows[1].gold, rows[1].counts, rows[1].number)
-    wanted = histories(model, rows, 0.2)
-    outcome = fr.scheduled_sampling(0.2).run(m, batch, STEP, KEY)
-    assert_histories(outcome.fed, wanted)
-    assert m.inputs(outcome.fed)["decoder_input_ids"][:, 0].tolist() == [LANGUAGE, other, LANGUAGE, LANGUAGE]
+    p, other = prepared("mbart"), 7
+    p.inputs["labels"][1, 2] = other  # the last of its three
+    languages = [LANGUAGE, other, LANGUAGE, LANGUAGE]
+    batch = p.batch
+    assert p.m.inputs(batch)["decoder_input_ids"][:, 0].tolist() == languages
+    theirs = p.model(**p.inputs).loss.item()
+    assert fr.teacher_forcing()(p.m, batch, step=0).item() == pytest.approx(theirs, rel=1e-10)
+    p.rows[:] = oracle.rows_of(p.model, p.inputs, NUMBERS)
+    p.rows[1] = Row(p.rows[1].source, other, p.rows[1].gold, p.rows[1].counts, p.rows[1].number)
+    outcome = fr.scheduled_sampling(0.2).run(p.m, batch, STEP, KEY)
+    assert_histories(outcome.fed, p.histories(0.2))
+    assert p.m.inputs(outcome.fed)["decoder_input_ids"][:, 0].tolist() == languages
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "bloom", "mistral", "lfm2"])
@@ -226,17 +197,16 @@ def test_padding_enters_nothing(name):
     """Left, right, or more of it: the same batch, the same coins, the same history, and positions for the way back."""
     model = FAMILIES[name].build()
     m = hf.adapt(model)
-    left, right = inputs_of(name, model, "left"), inputs_of(name, model, "right")
+    left, right = (collated(name, model.dtype, padding) for padding in ("left", "right"))
     wide = {k: nn.functional.pad(v, (5, 2), value=-100 if k == "labels" else 0) for k, v in left.items()}
     mixed = []
-    for given in (right, left, wide):
-        batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-        outcome = fr.scheduled_sampling(0.4).run(m, batch, STEP, KEY)
+    for inputs in (right, left, wide):
+        outcome = rolled_in(m, m.batch(**inputs, rows=torch.tensor(NUMBERS)))
         mixed.append((outcome.fed.history, outcome.loss.item()))
         back = m.inputs(outcome.fed)
         assert model(**back).loss.item() == pytest.approx(outcome.loss.item(), rel=1e-6)
-        changed = back["input_ids"] != given["input_ids"]
-        assert not bool((changed & (given["labels"] == -100)).any())
+        changed = back["input_ids"] != inputs["input_ids"]
+        assert not bool((changed & (inputs["labels"] == -100)).any())
         assert int(changed.sum()) == outcome.report["disagreeing"]
     assert torch.equal(mixed[0][0], mixed[1][0])
     assert torch.equal(mixed[0][0], mixed[2][0])
@@ -247,51 +217,44 @@ def test_padding_enters_nothing(name):
 def test_a_window_that_no_probe_reaches_is_kept(name):
     """Layers that look back over 8 tokens, rows of 16: what a cache without windows would give is another history."""
     model = FAMILIES[name].build(sliding_window=8)
-    m = hf.adapt(model)
     ids = torch.randint(4, VOCAB, (3, 16), generator=torch.Generator().manual_seed(2))
     labels = ids.clone()
     labels[:, :3] = -100
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    rows = rows_of(model, given, [0, 1, 2])
-    wanted = histories(model, rows, 0.3)
-    for engine in ["auto", *engines(m)]:
-        outcome = fr.scheduled_sampling(0.3, engine=engine).run(m, m.batch(**given), STEP, KEY)
-        assert_histories(outcome.fed, wanted)
-    far = said(model, rows[0], rows[0].gold) - said(FAMILIES[name].build(sliding_window=20), rows[0], rows[0].gold)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    p = Prepared(model, inputs, oracle.rows_of(model, inputs, [0, 1, 2]), model)
+    expected, gold = p.histories(0.3), (p.rows[0], p.rows[0].gold)
+    for engine in ["auto", *engines(p.m)]:
+        outcome = fr.scheduled_sampling(0.3, engine=engine).run(p.m, p.m.batch(**inputs), STEP, KEY)
+        assert_histories(outcome.fed, expected)
+    far = oracle.predicted(model, *gold) - oracle.predicted(FAMILIES[name].build(sliding_window=20), *gold)
     assert float(far.detach().abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
 def test_an_end_symbol_that_the_model_says_ends_nothing(name):
-    """The loss covers the labels, and a row goes on, whatever was said on the way."""
-    model = FAMILIES[name].build()
-    given = inputs_of(name, model)
-    rows = rows_of(model, given, NUMBERS)
-    wanted = histories(model, rows, 0.0, "greedy")
-    end = wanted[1][2]  # said in the second row, long before its end
-    model.config.eos_token_id = model.generation_config.eos_token_id = end
-    m = hf.adapt(model)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-    outcome = fr.free_running(draw="greedy").run(m, batch, STEP, KEY)
-    assert_histories(outcome.fed, wanted)
-    assert int(outcome.count) == sum(sum(row.counts) for row in rows)
-    tolerance = FAMILIES[name].tolerance_of(model.dtype)
-    assert outcome.loss.item() == pytest.approx(loss(model, rows, wanted).item(), rel=tolerance)
+    """The loss covers the labels, and a row goes on, whatever was output on the way."""
+    p = prepared(name)
+    expected = p.histories(0.0, "greedy")
+    end = expected[1][2]  # output in the second row, long before its end
+    p.model.config.eos_token_id = p.model.generation_config.eos_token_id = end
+    outcome = fr.free_running(draw="greedy").run(p.m, p.batch, STEP, KEY)
+    assert_histories(outcome.fed, expected)
+    assert int(outcome.count) == sum(sum(row.counts) for row in p.rows)
+    tolerance = FAMILIES[name].tolerance_of(p.model.dtype)
+    assert outcome.loss.item() == pytest.approx(p.loss(expected).item(), rel=tolerance)
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon_h1", "t5"])
 def test_micro_batches_are_the_batch(name):
-    model = FAMILIES[name].build()
-    m, given = hf.adapt(model), inputs_of(name, model)
-    method = fr.scheduled_sampling(0.4)
-    whole = method.run(m, m.batch(**given), STEP, KEY)
+    p = prepared(name)
+    full = rolled_in(p.m, p.m.batch(**p.inputs))
     parts = [
-        method.run(m, m.batch(**{k: v[rows] for k, v in given.items()}, rows=rows), STEP, KEY)
+        rolled_in(p.m, p.m.batch(**{k: v[rows] for k, v in p.inputs.items()}, rows=rows))
         for rows in (torch.tensor([3, 0]), torch.tensor([1, 2]))
     ]
-    assert sum(int(part.count) for part in parts) == int(whole.count)
+    assert sum(int(part.count) for part in parts) == int(full.count)
     total = sum(part.total for part in parts)
-    assert total.item() == pytest.approx(whole.total.item(), rel=FAMILIES[name].tolerance_of(model.dtype))
+    assert total.item() == pytest.approx(full.total.item(), rel=FAMILIES[name].tolerance_of(p.model.dtype))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
@@ -300,36 +263,31 @@ def test_autocast_leaves_no_weight_behind(name):
 
     Newer releases of torch see to it themselves, so what is also looked at is that the roll-in keeps none.
     """
-    model = FAMILIES[name].build(torch.float32)
-    m = hf.adapt(model)
+    p = prepared(name, FAMILIES[name].build(torch.float32))
+    batch = p.batch  # adapted before anything is counted
     kept: list[tuple[bool, bool]] = []
-    model.register_forward_pre_hook(
+    p.model.register_forward_pre_hook(
         lambda *_: kept.append((torch.is_grad_enabled(), torch.is_autocast_cache_enabled()))
     )
-    batch = m.batch(**inputs_of(name, model), rows=torch.tensor(NUMBERS))
-    for engine in engines(m):
+    for engine in engines(p.m):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outcome = fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
+            outcome = rolled_in(p.m, batch, engine)
         assert outcome.report["replaced"] > 4
         assert {cached for graph, cached in kept if not graph} == {False}
         assert (True, True) in kept
         kept.clear()
-        found = gradients(model, outcome.loss)
+        found = gradients(p.model, outcome.loss)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            alone = fr.teacher_forcing().run(m, outcome.fed, step=0)
-        assert_same_gradients(found, gradients(model, alone.loss), 0.0)
+            alone = fr.teacher_forcing().run(p.m, outcome.fed, step=0)
+        assert_same_gradients(found, gradients(p.model, alone.loss), 0.0)
         assert all(bool(g.any()) for n, g in found.items() if "proj" in n or "c_attn" in n)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_a_draft_in_another_precision_is_certified(name):
-    model = FAMILIES[name].build()
-    m, given = hf.adapt(model), inputs_of(name, model)
-    wanted = histories(model, rows_of(model, given, NUMBERS), 0.4)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
+    p = prepared(name)
     for engine in ("draft", fr.Draft(torch.float32)):
-        outcome = fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
-        assert_histories(outcome.fed, wanted)
+        assert_histories(rolled_in(p.m, p.batch, engine).fed, p.histories(0.4))
 
 
 class Wrapper(nn.Module):
@@ -339,30 +297,26 @@ class Wrapper(nn.Module):
         super().__init__()
         self.module, self.calls, self.graphs = module, 0, 0
 
-    def forward(self, **given: Any) -> Any:
+    def forward(self, **arguments: Any) -> Any:
         self.calls, self.graphs = self.calls + 1, self.graphs + torch.is_grad_enabled()
-        return self.module(**given)
+        return self.module(**arguments)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_a_wrapper_sees_the_training_forward_and_nothing_else(name):
     model = FAMILIES[name].build()
     wrapper = Wrapper(model)
-    m = hf.adapt(wrapper)
-    assert (m.model, m.inner) == (wrapper, model)
-    batch = m.batch(**inputs_of(name, model), rows=torch.tensor(NUMBERS))
+    p = prepared(name, model, wrapper)
+    assert (p.m.model, p.m.inner) == (wrapper, model)
+    batch = p.batch
     assert wrapper.calls == 0
-    wanted = histories(model, rows_of(model, inputs_of(name, model), NUMBERS), 0.4)
-    for engine in engines(m):
-        wrapper.calls = 0
-        outcome = fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
+    expected = p.histories(0.4)
+    for engine in engines(p.m):
+        wrapper.calls = wrapper.graphs = 0
+        outcome = rolled_in(p.m, batch, engine)
         assert wrapper.calls == wrapper.graphs == 1
-        assert_histories(outcome.fed, wanted)
-        wrapper.graphs = 0
-    assert_same_gradients(
-        gradients(model, outcome.loss),
-        gradients(model, loss(model, rows_of(model, inputs_of(name, model), NUMBERS), wanted)),
-    )
+        assert_histories(outcome.fed, expected)
+    assert_same_gradients(gradients(model, outcome.loss), gradients(model, p.loss(expected)))
 
 
 # peft asks transformers by an old name
@@ -378,16 +332,13 @@ def test_lora_around_a_model(name):
             if "lora" in n:
                 weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(n))))
     wrapped.double().eval()
-    m = hf.adapt(wrapped)
-    assert m.inner is model
-    given = inputs_of(name, model)
-    rows = rows_of(model, given, NUMBERS)
-    wanted = histories(model, rows, 0.4)  # its layers are LoRA's by now
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-    expected = gradients(wrapped, loss(model, rows, wanted))
-    for engine in engines(m):
-        outcome = fr.scheduled_sampling(0.4, engine=engine).run(m, batch, STEP, KEY)
-        assert_histories(outcome.fed, wanted)
+    p = prepared(name, model, wrapped)
+    assert p.m.inner is model
+    histories = p.histories(0.4)  # its layers are LoRA's by now
+    expected = gradients(wrapped, p.loss(histories))
+    for engine in engines(p.m):
+        outcome = rolled_in(p.m, p.batch, engine)
+        assert_histories(outcome.fed, histories)
         found = gradients(wrapped, outcome.loss)
         assert_same_gradients(found, expected)
     assert {n for n, g in found.items() if bool(g.any())} == {n for n in found if "lora" in n}
@@ -397,21 +348,18 @@ def test_lora_around_a_model(name):
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_a_compiled_model(name):
     model = FAMILIES[name].build()
-    m = hf.adapt(torch.compile(model, backend="eager"))
-    assert m.inner is model
-    given = inputs_of(name, model)
-    rows = rows_of(model, given, NUMBERS)
-    wanted = histories(model, rows, 0.4)
-    outcome = fr.scheduled_sampling(0.4).run(m, m.batch(**given, rows=torch.tensor(NUMBERS)), STEP, KEY)
-    assert_histories(outcome.fed, wanted)
-    assert_same_gradients(gradients(model, outcome.loss), gradients(model, loss(model, rows, wanted)))
+    p = prepared(name, model, torch.compile(model, backend="eager"))
+    assert p.m.inner is model
+    expected, outcome = p.histories(0.4), rolled_in(p.m, p.batch)
+    assert_histories(outcome.fed, expected)
+    assert_same_gradients(gradients(model, outcome.loss), gradients(model, p.loss(expected)))
 
 
-def told_vectors(model: Any, row: Row, weights: dict[int, Tensor]) -> Tensor:
+def predicted_on_mixtures(model: Any, row: Row, weights: dict[int, Tensor]) -> Tensor:
     """The logits where entry t is the mixture ``weights[t]`` of looked-up symbols, all else the model's own.
 
-    The mixture is put in its place by the look-up itself, so that whatever the model does to what it has looked up
-    (scaling, positions, a norm) it does to the mixture too.
+    The look-up itself returns the mixture, so that whatever the model does to what it has looked up (scaling,
+    positions, a norm) it does to the mixture too.
     """
     decoder = model.get_decoder() if model.config.is_encoder_decoder else model
     table = decoder.get_input_embeddings()
@@ -427,7 +375,7 @@ def told_vectors(model: Any, row: Row, weights: dict[int, Tensor]) -> Tensor:
         return torch.stack(lines)[None]
 
     hook = table.register_forward_hook(mixed)
-    found = said(model, row, row.gold[:-1])
+    found = oracle.predicted(model, row, row.gold[:-1])
     hook.remove()
     assert changed
     return found
@@ -437,22 +385,18 @@ def told_vectors(model: Any, row: Row, weights: dict[int, Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gemma3", "granite", "opt", "t5", "bart", "mbart"])
 def test_soft_mixtures_are_looked_up_as_the_model_looks_up_symbols(name, gradient):
     """Two passes with expected embeddings: Gemma and BART scale what they look up, and Granite after that."""
-    family = FAMILIES[name]
-    model = family.build()
-    given = inputs_of(name, model, "left")
-    rows = rows_of(model, given, NUMBERS)
+    p, family = prepared(name), FAMILIES[name]
+    model = p.model
     losses: list[Tensor] = []
-    for row in rows:
-        first = said(model, row, row.gold[:-1])
+    for row in p.rows:
+        first = oracle.predicted(model, row, row.gold[:-1])
         first = first if gradient == "full" else first.detach()
-        own = [t for t in range(len(row.gold)) if row.counts[t] and not coin(row, t, 0.4, KEY, STEP)]
-        second = told_vectors(model, row, {t: first[t].softmax(-1) for t in own}).log_softmax(-1)
+        own = [t for t in range(len(row.gold)) if row.counts[t] and not oracle.coin(row, t, 0.4, KEY, STEP)]
+        second = predicted_on_mixtures(model, row, {t: first[t].softmax(-1) for t in own}).log_softmax(-1)
         losses += [-second[t, symbol] for t, symbol in enumerate(row.gold) if row.counts[t]]
     naive = torch.stack(losses).mean()
     expected = gradients(model, naive)
-    m = hf.adapt(model)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-    outcome = fr.two_pass(0.4, mix="expected", gradient=gradient).run(m, batch, STEP, KEY)
+    outcome = fr.two_pass(0.4, mix="expected", gradient=gradient).run(p.m, p.batch, STEP, KEY)
     assert outcome.loss.item() == pytest.approx(naive.item(), rel=family.tolerance_of(model.dtype))
     # through both passes T5's weights of attention, taken in float32, show
     assert_same_gradients(gradients(model, outcome.loss), expected, max(1e-7, family.gradient_tolerance(model.dtype)))
@@ -461,43 +405,32 @@ def test_soft_mixtures_are_looked_up_as_the_model_looks_up_symbols(name, gradien
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_two_passes_of_symbols_and_k_passes(name):
     """One pass on gold, symbols chosen from it: the approximation, and nothing else."""
-    model = FAMILIES[name].build()
-    given = inputs_of(name, model)
-    rows = rows_of(model, given, NUMBERS)
-    m = hf.adapt(model)
-    batch = m.batch(**given, rows=torch.tensor(NUMBERS))
-    wanted: list[list[int]] = []
-    for row in rows:
-        said_first = said(model, row, row.gold[:-1]).argmax(-1).tolist()
-        kept = [not row.counts[t] or coin(row, t, 0.4, KEY, STEP) for t in range(len(row.gold))]
-        wanted.append([g if k else s for g, s, k in zip(row.gold, said_first, kept, strict=True)])
+    p = prepared(name)
+    expected: list[list[int]] = []
+    for row in p.rows:
+        first = oracle.predicted(p.model, row, row.gold[:-1]).argmax(-1).tolist()
+        kept = [not row.counts[t] or oracle.coin(row, t, 0.4, KEY, STEP) for t in range(len(row.gold))]
+        expected.append([g if k else s for g, s, k in zip(row.gold, first, kept, strict=True)])
     for method in (fr.two_pass(0.4), fr.scheduled_sampling(0.4, draw=draws.Greedy(), engine=1)):
-        outcome = method.run(m, batch, STEP, KEY)
-        assert_histories(outcome.fed, wanted)
+        outcome = method.run(p.m, p.batch, STEP, KEY)
+        assert_histories(outcome.fed, expected)
         assert outcome.report["exact"] == 0.0
 
 
 def test_a_users_own_positions_and_arguments_reach_the_model():
-    """Left padding with the positions that a collator gave, and with none."""
-    model = FAMILIES["gpt2"].build()
-    m, given = hf.adapt(model), inputs_of("gpt2", model, "left")
-    with_positions = own_arguments(model, given)
-    method = fr.scheduled_sampling(0.4)
-    a, b = (method.run(m, m.batch(**g), STEP, KEY) for g in (given, with_positions))
+    """Left padding with the positions that a collator computed, and with none."""
+    p = prepared("gpt2")
+    with_positions = oracle.own_arguments(p.model, p.inputs)
+    a, b = (rolled_in(p.m, p.m.batch(**inputs)) for inputs in (p.inputs, with_positions))
     assert torch.equal(a.fed.history, b.fed.history)
-    assert torch.equal(m.inputs(b.fed)["position_ids"], with_positions["position_ids"])
-    assert torch.equal(m.inputs(a.fed)["position_ids"], with_positions["position_ids"])
-    assert set(SEQ2SEQ).isdisjoint(CAUSAL)
+    for outcome in (a, b):
+        assert torch.equal(p.m.inputs(outcome.fed)["position_ids"], with_positions["position_ids"])
 
 
 def test_an_adapter_is_copied_and_pickled_whole():
-    import copy
-    import pickle
-
-    m = hf.adapt(FAMILIES["llama"].build())
-    for again in (copy.deepcopy(m), pickle.loads(pickle.dumps(m))):
-        batch = again.batch(**inputs_of("llama", again.inner))
-        assert again.inner is again.model is not m.inner
-        assert type(again).__mro__[1:] == type(m).__mro__[1:]
-        method = fr.scheduled_sampling(0.4)
-        assert torch.equal(method.run(again, batch, STEP, KEY).fed.history, method.run(m, batch, STEP, KEY).fed.history)
+    p = prepared("llama")
+    for again in (copy.deepcopy(p.m), pickle.loads(pickle.dumps(p.m))):
+        batch = again.batch(**p.inputs)
+        assert again.inner is again.model is not p.m.inner
+        assert type(again).__mro__[1:] == type(p.m).__mro__[1:]
+        assert torch.equal(rolled_in(again, batch).fed.history, rolled_in(p.m, batch).fed.history)

@@ -323,19 +323,18 @@ def test_a_folder_that_is_removed_while_the_run_goes_on_ends_it(tmp_path, moved)
         if call == 26:
             folder.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(folder)
 
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is gone: it was removed or moved"):
-        train(folder, task=Wrapped(make_task(), gone))
+    raises(
+        CheckpointError, r"metrics\.jsonl is gone: it was removed or moved", train, folder, task=Wrapped(before=gone)
+    )
     assert not folder.exists()
     if moved:
         assert train(tmp_path / "elsewhere", resume=True)["finished"]
 
 
 def test_a_folder_that_is_removed_before_the_last_evaluation_is_not_made_anew(tmp_path):
-    class Last(Wrapped):
-        def evaluate(self, model: Any, split: str) -> Any:
-            if split == "test":
-                shutil.rmtree(tmp_path / "run")
-            return self.task.evaluate(model, split)
+    def gone(_call: int, _model: Any, split: str) -> None:
+        if split == "test":
+            shutil.rmtree(tmp_path / "run")
 
-    raises(CheckpointError, "is gone", train, tmp_path / "run", task=Last(make_task(), lambda *_: None))
+    raises(CheckpointError, "is gone", train, tmp_path / "run", task=Wrapped(evaluate=gone))
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from freerun.training import update as update_module
 from freerun.training.run_folder import FolderLock, checkpoints, clear_run
 from freerun.training.weights import read_model
 from tiny_recipes import TINY, changed, ends, write
-from training_world import Wrapped, make_task, train
+from training_world import OtherIds, make_task, train
 
 GOLDEN = Path(__file__).parent / "golden"
 ARMS = '\n[compare]\n[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n'
@@ -403,17 +403,10 @@ def test_what_cannot_be_changed_is_refused_with_leave_too(started, recipe, overr
 
 
 def test_another_vocabulary_of_the_same_size_is_refused_with_leave_too(tmp_path):
-    class Other(Wrapped):
-        fingerprint = "0000"
-
-        def describe(self) -> dict[str, Any]:
-            described = self.task.describe()
-            return {name: value[::-1] if isinstance(value, list) else value for name, value in described.items()}
-
     killed_at(14, lambda: train(tmp_path / "run"))
     before = tree(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="ids would change their meaning"):
-        train(tmp_path / "run", task=Other(make_task(), lambda *_: None), resume=True, allow=["data"])
+    meaning, other = "ids would change their meaning", {"task": OtherIds(), "allow": ["data"]}
+    raises(CheckpointError, meaning, train, tmp_path / "run", resume=True, **other)
     assert tree(tmp_path / "run") == before
 
 

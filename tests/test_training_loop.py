@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -18,11 +17,22 @@ import torch
 from safetensors.torch import load_file
 
 import freerun as fr
-from builders import raises
-from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError
+from builders import raises, refused
+from freerun.errors import CheckpointError, DivergedError, OccupiedError
 from freerun.training import Evaluation, StoppedError, TerminatedError, loop, optim, read_model
 from freerun.training.weights import load_weights
-from training_world import SMALL, Wrapped, changed, fingerprints, lines, make_model, make_task, train
+from training_world import (
+    SMALL,
+    OtherIds,
+    Wrapped,
+    changed,
+    fingerprints,
+    lines,
+    make_model,
+    make_task,
+    signalled,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +42,9 @@ def finished(tmp_path_factory):
     return folder
 
 
-def stopped_at(folder: Path, calls: int, number: int = signal.SIGTERM, **options: Any) -> None:
-    """Train until a signal comes while a batch is made."""
-
-    def before(call: int, _batch: Any) -> None:
-        if call == calls:
-            os.kill(os.getpid(), number)
-
+def stopped_at(folder: Path, calls: int, **options: Any) -> None:
     with pytest.raises(StoppedError):
-        train(folder, task=Wrapped(make_task(), before), **options)
+        train(folder, task=signalled(calls), **options)
 
 
 def test_what_a_run_leaves(finished):
@@ -96,37 +100,14 @@ def test_a_finished_run_is_refused_and_gives_its_summary_on_resume(finished):
     ("number", "kind", "code"), [(signal.SIGINT, StoppedError, 130), (signal.SIGTERM, TerminatedError, 143)]
 )
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(tmp_path, finished, number, kind, code):
-    def before(call: int, _batch: Any) -> None:
-        if call == 26:  # two micro-batches an update: the thirteenth
-            os.kill(os.getpid(), number)
-
-    with pytest.raises(kind, match="after 13 updates") as error:
-        train(tmp_path / "run", task=Wrapped(make_task(), before))
+    with pytest.raises(kind, match="after 13 updates") as error:  # two micro-batches an update
+        train(tmp_path / "run", task=signalled(26, number))
     assert error.value.exit_code == code
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    with pytest.raises(
-        OccupiedError, match=r"a run that was started and not finished\n  help: --resume goes on with it"
-    ):
-        train(tmp_path / "run")
+    started = r"a run that was started and not finished\n  help: --resume goes on with it"
+    raises(OccupiedError, started, train, tmp_path / "run")
     train(tmp_path / "run", resume=True)
     assert fingerprints(tmp_path / "run") == fingerprints(finished)
-
-
-class Signalled:
-    """A task that is signalled while it evaluates for the n-th time, and then goes on for a minute."""
-
-    def __init__(self, task: Any, evaluation: int, number: int = signal.SIGTERM) -> None:
-        self.task, self.left, self.number = task, evaluation, number
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
-
-    def evaluate(self, model: Any, split: str) -> Evaluation:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-            time.sleep(60)
-        return self.task.evaluate(model, split)
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4, 5])
@@ -136,24 +117,18 @@ def test_a_signal_in_an_evaluation_is_answered_at_once_and_the_run_goes_on_to_th
     """In the first one, in one between two checkpoints, in the last one, and in the final test."""
     began = time.monotonic()
     with pytest.raises(TerminatedError, match=r"after (0|8|24) updates; a checkpoint is saved"):
-        train(tmp_path / "run", task=Signalled(make_task(), evaluation))
+        train(tmp_path / "run", task=signalled(evaluation, evaluation=True, wait=True))
     assert time.monotonic() - began < 20
     with pytest.raises(StoppedError):
-        train(tmp_path / "run", task=Signalled(make_task(), 1, signal.SIGINT), resume=True)
+        train(tmp_path / "run", task=signalled(1, signal.SIGINT, evaluation=True, wait=True), resume=True)
     train(tmp_path / "run", resume=True)
     assert fingerprints(tmp_path / "run") == fingerprints(finished)
 
 
 def test_an_update_that_takes_too_long_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("freerun.signals._GRACE", 0.2)
-
-    def before(call: int, _batch: Any) -> None:
-        if call == 26:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
-
-    with pytest.raises(TerminatedError, match="after 12 updates, in what took too long to finish"):
-        train(tmp_path / "run", task=Wrapped(make_task(), before))
+    slow = "after 12 updates, in what took too long to finish"
+    raises(TerminatedError, slow, train, tmp_path / "run", task=signalled(26, wait=True))
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))[-1] == "step-00000010"
 
 
@@ -198,20 +173,17 @@ def test_without_a_valid_checkpoint_nothing_is_trained(tmp_path):
     stopped_at(folder, 26)
     for path in (folder / "checkpoints").glob("step-*"):
         (path / "ema.safetensors").unlink()
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match="no checkpoint can be used") as error:
         train(folder, resume=True)
-    assert "no checkpoint can be used" in str(error.value)
     assert str(error.value).count("ema.safetensors is missing") == 2
 
 
 def test_another_run_is_not_gone_on_with(tmp_path):
     folder = tmp_path / "run"
     stopped_at(folder, 26, recipe={"model": {"size": 8}})
+    other = {"recipe": {"model": {"size": 9}}, "method": fr.teacher_forcing(), "task": make_task(seed=1)}
     with pytest.raises(CheckpointError) as error:
-        train(
-            folder, changed(lr=0.5, keep=3), resume=True, recipe={"model": {"size": 9}}, method=fr.teacher_forcing(),
-            task=make_task(seed=1),
-        )  # fmt: skip
+        train(folder, changed(lr=0.5, keep=3), resume=True, **other)
     text = str(error.value)
     assert "train.lr: the checkpoint has 0.01, this run 0.5" in text
     assert "\n  model.size: the checkpoint has 8, this run 9" in text
@@ -237,7 +209,7 @@ def test_divergence_leaves_the_last_checkpoint(tmp_path):
         nonlocal explode
         explode = call == 24
 
-    task = Wrapped(make_task(), before)
+    task = Wrapped(before=before)
     model = Exploding(make_model(task))
     with pytest.raises(DivergedError, match=r"diverged at update 11, which was not made: loss nan"):
         train(tmp_path / "run", task=task, model=model, method=fr.teacher_forcing())
@@ -254,24 +226,20 @@ def spoil(model: torch.nn.Module, value: float) -> None:
             parameter.fill_(value)
 
 
-class Spoiled:
+def spoiled(evaluation: int, how: str) -> Wrapped:
     """A task whose n-th evaluation finds other weights, or comes to another loss."""
 
-    def __init__(self, evaluation: int, how: str) -> None:
-        self.task, self.left, self.how = make_task(), evaluation, how
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
-
-    def evaluate(self, model: Any, split: str) -> Evaluation:
-        self.left -= 1
-        if self.left == 0 and self.how in ("nan", "inf", "3e38"):
-            spoil(model, float(self.how))
-        if self.left == 0 and self.how == "raises":
-            spoil(model, math.nan)
+    def act(call: int, model: Any, split: str) -> Evaluation | None:
+        if call != evaluation:
+            return None
+        if how == "loss":
+            return Evaluation({"loss": math.nan}, make_task().evaluate(model, split).free_running)
+        spoil(model, math.nan if how == "raises" else float(how))
+        if how == "raises":
             raise ValueError("cannot convert float NaN to integer")
-        found = self.task.evaluate(model, split)
-        return Evaluation({"loss": math.nan}, found.free_running) if self.left == 0 and self.how == "loss" else found
+        return None
+
+    return Wrapped(evaluate=act)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -290,7 +258,7 @@ def test_divergence_that_an_evaluation_sees_first_is_told_from_a_mistake(tmp_pat
     """NaN and infinite weights, outputs beyond float32, a loss that is NaN; on dev and in the final test."""
     folder = tmp_path / "run"
     with pytest.raises(DivergedError) as caught:
-        train(folder, changed(ema=ema), task=Spoiled(evaluation, how))
+        train(folder, changed(ema=ema), task=spoiled(evaluation, how))
     assert caught.value.exit_code == 6
     where = "test" if evaluation == 5 else "dev"
     rate = next(record["lr"] for record in lines(folder, "update") if record["step"] == updates - 1)
@@ -318,14 +286,14 @@ def test_weights_that_begin_with_nan_are_diverged_before_the_first_update(tmp_pa
 def test_optimizer_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     made: list[torch.optim.Optimizer] = []
     make = optim.make_optimizer
-    monkeypatch.setattr(loop, "make_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+    monkeypatch.setattr(loop, "make_optimizer", lambda *arguments: made.append(make(*arguments)) or made[-1])
 
     def before(call: int, _batch: Any) -> None:
         for state in made[0].state.values() if call == 26 else ():
             state["exp_avg_sq"].fill_(math.inf)
 
     with pytest.raises(DivergedError, match="weights are not finite: optimizer state of"):
-        train(tmp_path / "run", task=Wrapped(make_task(), before))
+        train(tmp_path / "run", task=Wrapped(before=before))
 
 
 def test_a_mask_of_minus_infinity_among_the_buffers_is_no_divergence(tmp_path):
@@ -335,53 +303,46 @@ def test_a_mask_of_minus_infinity_among_the_buffers_is_no_divergence(tmp_path):
     assert train(tmp_path / "run", changed(updates=2, warmup=0), task=task, model=model)["finished"]
 
 
-class Scored:
-    """A task whose scores are told beforehand."""
+def scored(scores: list[float], name: str = "per") -> Wrapped:
+    """A task whose scores are known beforehand."""
+    left = iter(scores)
 
-    def __init__(self, scores: list[float], name: str = "per") -> None:
-        self.task, self.scores, self.name = make_task(), iter(scores), name
+    def act(_call: int, _model: Any, split: str) -> Evaluation:
+        value = 0.0 if split == "test" else next(left)
+        return Evaluation({"loss": -value if math.isfinite(value) else 0.0}, {name: value}, [])
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
-
-    def evaluate(self, model: Any, split: str) -> Evaluation:
-        value = 0.0 if split == "test" else next(self.scores)
-        return Evaluation({"loss": -value if math.isfinite(value) else 0.0}, {self.name: value}, [])
+    return Wrapped(evaluate=act)
 
 
 def test_patience_ends_a_run_and_the_best_weights_win(tmp_path):
     settings = changed(evaluate_every=2, patience=2)
     nan = float("nan")
-    summary = train(tmp_path / "run", settings, task=Scored([9.0, 5.0, nan, 7.0]))
+    summary = train(tmp_path / "run", settings, task=scored([9.0, 5.0, nan, 7.0]))
     assert (summary["updates"], summary["stopped_early"]) == (6, True)
     assert (summary["best"]["step"], summary["best"]["value"]) == (2, 5.0)
-    again = train(
-        tmp_path / "again",
-        replace(settings, select="sequence_accuracy"),
-        task=Scored([9.0, 5.0, 3.0], "sequence_accuracy"),
-    )
+    accuracy = replace(settings, select="sequence_accuracy")
+    again = train(tmp_path / "again", accuracy, task=scored([9.0, 5.0, 3.0], "sequence_accuracy"))
     assert (again["updates"], again["best"]["step"]) == (4, 0)
-    other = train(
-        tmp_path / "other", replace(settings, select="teacher_forced_loss"), task=Scored([1.0, 3.0, 2.0, 2.0])
-    )
+    loss = replace(settings, select="teacher_forced_loss")
+    other = train(tmp_path / "other", loss, task=scored([1.0, 3.0, 2.0, 2.0]))
     assert (other["updates"], other["best"]["value"]) == (6, -3.0)
 
 
 @pytest.mark.parametrize(("name", "worst", "better"), [("bleu", 0.0, 3.0), ("wer", 100.0, 90.0)])
 def test_untrained_weights_are_not_kept_because_nothing_is_right_yet(tmp_path, name, worst, better):
     settings = changed(evaluate_every=2, select=name, updates=6)
-    none = train(tmp_path / "none", settings, task=Scored([worst] * 4, name))
+    none = train(tmp_path / "none", settings, task=scored([worst] * 4, name))
     assert (none["best"]["step"], none["best"]["value"]) == (6, worst)
-    some = train(tmp_path / "some", settings, task=Scored([worst, better, better, worst], name))
+    some = train(tmp_path / "some", settings, task=scored([worst, better, better, worst], name))
     assert (some["best"]["step"], some["best"]["value"]) == (2, better)
     # patience counts looks without a better score, kept or not
-    stopped = train(tmp_path / "stopped", replace(settings, patience=2), task=Scored([worst] * 4, name))
+    stopped = train(tmp_path / "stopped", replace(settings, patience=2), task=scored([worst] * 4, name))
     assert (stopped["updates"], stopped["stopped_early"], stopped["best"]["step"]) == (4, True, 4)
 
 
 def test_a_score_that_is_not_there_is_refused_before_the_first_update(tmp_path):
-    with pytest.raises(UserError, match="select = 'bleu' names no score of this task; there are: free_running_per"):
-        train(tmp_path / "run", changed(select="bleu"))
+    none = "select = 'bleu' names no score of this task; there are: free_running_per"
+    refused(none, train, tmp_path / "run", changed(select="bleu"))
     assert not lines(tmp_path / "run", "update")
 
 
@@ -395,25 +356,16 @@ def test_warm_start_takes_the_best_weights(tmp_path, finished):
 
 
 def test_warm_starts_that_do_not_fit_are_explained(tmp_path, finished):
-    with pytest.raises(CheckpointError, match="not the folder of a run that has been evaluated"):
-        train(tmp_path / "a", init=tmp_path / "nothing")
-    task = make_task()
-    with pytest.raises(CheckpointError, match=r"has shape .*; this model's is"):
-        train(tmp_path / "b", task=task, model=make_model(task, size=12), init=finished)
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
+    no_run, task = "not the folder of a run that has been evaluated", make_task()
+    raises(CheckpointError, no_run, train, tmp_path / "a", init=tmp_path / "nothing")
+    larger = {"task": task, "model": make_model(task, size=12)}
+    raises(CheckpointError, "has shape .*; this model's is", train, tmp_path / "b", init=finished, **larger)
+    copy = shutil.copytree(finished, tmp_path / "copy")
     path = copy / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     raises(CheckpointError, r"model.safetensors has [\d,]+ bytes", train, tmp_path / "c", init=copy)
-
-    class Other(Wrapped):
-        def describe(self) -> dict[str, Any]:
-            return {
-                name: value[::-1] if isinstance(value, list) else value for name, value in self.task.describe().items()
-            }
-
-    with pytest.raises(CheckpointError, match="ids would change their meaning"):
-        train(tmp_path / "d", task=Other(task, lambda *_: None), init=finished)
+    other_ids = "ids would change their meaning"
+    raises(CheckpointError, other_ids, train, tmp_path / "d", task=OtherIds(task), init=finished)
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path):
@@ -441,13 +393,13 @@ def test_tensorboard_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch)
 
 def test_progress_off_a_terminal_is_plain_lines(tmp_path, capsys):
     train(tmp_path / "run", changed(updates=5), progress=True)
-    said = capsys.readouterr().err
-    assert "dev after 0 updates: per " in said
-    assert re.search(r"^update 5/5  loss [\d.]+  lr .*teacher_forcing_ratio 0.\d+ ", said, re.MULTILINE)
-    assert "\x1b" not in said
+    printed = capsys.readouterr().err
+    assert "dev after 0 updates: per " in printed
+    assert re.search(r"^update 5/5  loss [\d.]+  lr .*teacher_forcing_ratio 0.\d+ ", printed, re.MULTILINE)
+    assert "\x1b" not in printed
 
 
 def test_a_schedule_that_leaves_its_range_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="teacher_forcing_ratio must lie in"):
-        train(tmp_path / "run", method=fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=-1.0, steps=24)))
+    beyond = fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=-1.0, steps=24))
+    refused("teacher_forcing_ratio must lie in", train, tmp_path / "run", method=beyond)
     assert not list((tmp_path / "run").iterdir())

@@ -1,6 +1,9 @@
 """A small world to train in: reversing words, a small recurrent model, scheduled sampling."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import freerun as fr
 from freerun.batch import Batch
 from freerun.data.builtin_pairs import load_toy
 from freerun.tasks.pairs import PairTask
-from freerun.training import TrainSettings, fit
+from freerun.training import Evaluation, TrainSettings, fit
 
 WALL_CLOCK = {"seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds"}
 SMALL = TrainSettings(
@@ -55,7 +58,7 @@ def lines(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
 
 
 def fingerprints(folder: Path) -> dict[str, Any]:
-    """All that a run leaves and that must not hang on how often it was stopped."""
+    """All that a run leaves and that must not depend on how often it was stopped."""
     found: dict[str, Any] = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -67,10 +70,11 @@ def fingerprints(folder: Path) -> dict[str, Any]:
 
 
 class Wrapped:
-    """A task that does something before it gives a batch."""
+    """A task that does something before it makes a batch or evaluates; what that returns is taken in its place."""
 
-    def __init__(self, task: Any, before: Any) -> None:
-        self.task, self.before, self.calls = task, before, 0
+    def __init__(self, task: Any = None, before: Any = None, evaluate: Any = None) -> None:
+        self.task, self.before, self.instead = task or make_task(), before, evaluate
+        self.calls = self.evaluations = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
@@ -78,8 +82,34 @@ class Wrapped:
     def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
         self.calls += 1
         batch = self.task.batch(indices, rows)
-        changed = self.before(self.calls, batch)
+        changed = self.before(self.calls, batch) if self.before else None
         return batch if changed is None else changed
+
+    def evaluate(self, model: Any, split: str) -> Evaluation:
+        self.evaluations += 1
+        found = self.instead(self.evaluations, model, split) if self.instead else None
+        return self.task.evaluate(model, split) if found is None else found
+
+
+class OtherIds(Wrapped):
+    """A task whose symbols have other ids."""
+
+    fingerprint = "0000"
+
+    def describe(self) -> dict[str, Any]:
+        described = self.task.describe()
+        return {name: value[::-1] if isinstance(value, list) else value for name, value in described.items()}
+
+
+def signalled(at: int, number: int = signal.SIGTERM, *, evaluation: bool = False, wait: bool = False) -> Wrapped:
+    """A task that gets a signal at its n-th batch, or evaluation, and then goes on for a minute."""
+
+    def act(call: int, *_: Any) -> None:
+        if call == at:
+            os.kill(os.getpid(), number)
+            time.sleep(60 if wait else 0)
+
+    return Wrapped(evaluate=act) if evaluation else Wrapped(before=act)
 
 
 def changed(**changes: Any) -> TrainSettings:
