@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 
 import freerun as fr
 from freerun import hf
-from hf_trainer_world import CHECKPOINTING, WORLDS, apart, completions, falling, pairs, train, weights
+from hf_trainer_world import CHECKPOINTING, WORLDS, apart, completions, falling, pairs, run, train, weights
 
 GLOBAL_BATCH = 8
 # of one process: batch size and accumulation; of two
@@ -26,20 +26,16 @@ STEPS = 6
 
 def equal(name: str, method: str, split: str, steps: int = STEPS) -> Any:
     """A run in double precision on a global batch of eight."""
-    build, data, ours, _ = WORLDS[name]
     size, accumulate = SPLITS[split]
-    return train(
-        ours, build().double(), data, METHODS[method], max_steps=steps, per_device_train_batch_size=size,
-        gradient_accumulation_steps=accumulate,
-    )  # fmt: skip
+    sizes: Any = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
+    return run(name, METHODS[method], double=True, max_steps=steps, **sizes)
 
 
 def scored(name: str, size: int = 2, draw: str = "greedy") -> Any:
     """An evaluation of an odd number of examples, with free-running scores."""
-    build, _, ours, _ = WORLDS[name]
     data = (pairs if name == "t5" else completions)(7, seed=5)
-    trainer = train(
-        ours, build().double(), WORLDS[name][1], METHODS["scheduled_sampling"], max_steps=1, save_strategy="no",
+    trainer = run(
+        name, METHODS["scheduled_sampling"], double=True, max_steps=1, save_strategy="no",
         per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
         per_device_eval_batch_size=size, trainer={"eval_dataset": data, "callbacks": [hf.Callback(draw)]},
     )  # fmt: skip
@@ -88,8 +84,8 @@ def main() -> None:
     # peft asks the model by an attribute's old name
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     folder = Path(sys.argv[1])
-    for name, run in cases(folder).items():
-        trainer = run()
+    for name, case in cases(folder).items():
+        trainer = case()
         mine = weights(trainer)
         everyones: list[Any] = [None] * trainer.accelerator.num_processes
         torch.distributed.all_gather_object(everyones, mine)

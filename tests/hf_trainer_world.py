@@ -99,11 +99,11 @@ def arguments(cls: type, folder: str | Path, **changes: Any) -> Any:
 
 def make(cls: Any, model: Any, data: Any, method: Any = "stock", folder: Any = None, **changes: Any) -> Any:
     """A trainer; ``method="stock"`` is for those that know none. What is not an argument lies under ``trainer``."""
-    given: dict[str, Any] = {"data_collator": collate, "train_dataset": data, **changes.pop("trainer", {})}
+    options: dict[str, Any] = {"data_collator": collate, "train_dataset": data, **changes.pop("trainer", {})}
     if not isinstance(method, str):
-        given["method"] = method
+        options["method"] = method
     folder = folder or tempfile.mkdtemp()
-    trainer = cls(model=model, args=arguments(cls, folder, **changes), **given)
+    trainer = cls(model=model, args=arguments(cls, folder, **changes), **options)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -113,6 +113,14 @@ def train(cls: Any, model: Any, data: Any, method: Any = "stock", **changes: Any
     trainer = make(cls, model, data, method, **changes)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def run(name: str, method: Any = "stock", *, double: bool = False, dropout: float | None = None, **changes: Any) -> Any:
+    """One of ``WORLDS`` trained by our trainer, or by the stock one."""
+    build, data, ours, stock = WORLDS[name]
+    model = build() if dropout is None else build(dropout)
+    cls = stock if isinstance(method, str) else ours
+    return train(cls, model.double() if double else model, changes.pop("data", data), method, **changes)
 
 
 def weights(trainer: Any) -> dict[str, Tensor]:

@@ -87,16 +87,11 @@ def rows(shape: str) -> list[dict[str, Any]]:
         return [{"prompt": f"{source} ->", "completion": f" {target}"} for source, target in sentences()]
     if shape == "text":
         return [{"text": f"{source} {target}"} for source, target in sentences()]
+    turns = [("hello", "yes?", source, target) for source, target in sentences()]
+    roles = ("user", "assistant", "user", "assistant")
     return [
-        {
-            "messages": [
-                {"role": "user", "content": "hello"},
-                {"role": "assistant", "content": "yes?"},
-                {"role": "user", "content": source},
-                {"role": "assistant", "content": target},
-            ]
-        }
-        for source, target in sentences()
+        {"messages": [{"role": role, "content": words} for role, words in zip(roles, turn, strict=True)]}
+        for turn in turns
     ]
 
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import transformers
 
+from builders import problems_of, raises
 from freerun.errors import UserError
 from freerun.recipes import load_recipe
 from freerun.recipes.train import build, build_data, build_model, run_recipe
@@ -25,21 +26,25 @@ def models(tmp_path_factory):
 def recipe(tmp_path, models):
     """A function from kind of model and rows to a recipe's path."""
 
-    def made(family="t5", shape="pairs", records=None, more="", **given):
+    def build_recipe(family="t5", shape="pairs", records=None, **options):
         data = write_lines(tmp_path / "data.jsonl", rows(shape) if records is None else records)
-        return write_recipe(tmp_path, given.pop("model", models[family]), data, more, **given)
+        return write_recipe(tmp_path, options.pop("model", models[family]), data, **options)
 
-    return made
+    return build_recipe
 
 
-def refused(path, overrides=()):
+def refused(path, *overrides):
     """The problems, and that nothing was written for them."""
     folder = path.parent / "run"
-    with pytest.raises(UserError) as caught:
-        run_recipe(load_recipe(path, overrides), folder, progress=False)
-    assert caught.value.exit_code == 2
+    problems = problems_of(lambda: run_recipe(load_recipe(path, overrides), folder, progress=False))
     assert not folder.exists()
-    return [problem.replace(f"{path.parent}/", "") for problem in caught.value.problems]
+    return [problem.replace(f"{path.parent}/", "") for problem in problems]
+
+
+def finished(path, out, *overrides):
+    """The folder of the model of a run."""
+    assert run_recipe(load_recipe(path, overrides), out, progress=False)["finished"]
+    return out / "model"
 
 
 def test_a_recipe_is_read_whole(recipe):
@@ -51,44 +56,35 @@ def test_a_recipe_is_read_whole(recipe):
     assert load_recipe(recipe(), ["data.dev=dev.jsonl"]).data.dev == "dev.jsonl"
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("data.dev=0", "dev must be a file, or a share above 0 and up to 0.5; got 0.0"),
-        ("data.source=a", "source does not go with what else is named (source): name source and target, prompt and"),
-        ("data.format=xml", "`format` must be one of jsonl, json, csv, tsv, parquet, datasets, none; got"),
-        ("data.too_long=keep", "`too_long` must be one of error, drop, cut"),
-        ("data.max_source=0", "`max_source` must be at least 1; got 0"),
-        ('data={kind="records"}', "`path` is missing: the file, folder or data set with the training records"),
-        ('model={kind="huggingface"}', "`path` is missing: the folder of a model, or its name on the hub"),
-        ('model={kind="transformer"}', "a model of kind transformer is trained on "),
-        (
-            "train.select=per",
-            "`select` must be one of chrf, bleu, cer, sequence_accuracy (free-running), teacher_forced",
-        ),
-        ("evaluate.length=0", "`length` must be at least 1; got 0"),
-        ("method.objective=mse", "`objective` mse is for values; the data of a recipe are symbols"),
-    ],
-)
+NOT_ALLOWED = [
+    ("data.dev=0", "dev must be a file, or a share above 0 and up to 0.5; got 0.0"),
+    ("data.source=a", "source does not go with what else is named (source): name source and target, prompt and"),
+    ("data.format=xml", "`format` must be one of jsonl, json, csv, tsv, parquet, datasets, none; got"),
+    ("data.too_long=keep", "`too_long` must be one of error, drop, cut"),
+    ("data.max_source=0", "`max_source` must be at least 1; got 0"),
+    ('data={kind="records"}', "`path` is missing: the file, folder or data set with the training records"),
+    ('data={kind="toy"}', "a model of kind huggingface is trained on records data; got [data] kind 'toy'"),
+    ('model={kind="huggingface"}', "`path` is missing: the folder of a model, or its name on the hub"),
+    ('model={kind="transformer"}', "a model of kind transformer is trained on "),
+    ("train.select=per", "`select` must be one of chrf, bleu, cer, sequence_accuracy (free-running), teacher_forced"),
+    ("evaluate.length=0", "`length` must be at least 1; got 0"),
+    ("method.objective=mse", "`objective` mse is for values; the data of a recipe are symbols"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), NOT_ALLOWED)
 def test_what_a_recipe_may_not_say(recipe, override, expected):
-    with pytest.raises(UserError) as caught:
-        load_recipe(recipe(), [override])
-    assert expected in str(caught.value)
+    raises(UserError, (expected,), load_recipe, recipe(), [override])
 
 
 def test_columns_and_cuts_that_do_not_go_together(recipe):
-    with pytest.raises(UserError) as caught:
-        load_recipe(recipe(), ["data.messages=m", "data.text=t", "data.chat=true", "data.too_long=cut"])
-    said = str(caught.value)
-    assert "messages does not go with what else is named (messages, text)" in said
-    assert "chat = true is for prompt and completion; the columns named are messages, text" in said
-    assert 'too_long = "cut" would cut a conversation within its template: use "drop"' in said
-
-
-def test_a_huggingface_model_needs_records(recipe):
-    with pytest.raises(UserError) as caught:
-        load_recipe(recipe(), ['data={kind="toy"}'])
-    assert "a model of kind huggingface is trained on records data; got [data] kind 'toy'" in str(caught.value)
+    parts = (
+        "messages does not go with what else is named (messages, text)",
+        "chat = true is for prompt and completion; the columns named are messages, text",
+        'too_long = "cut" would cut a conversation within its template: use "drop"',
+    )
+    changes = ["data.messages=m", "data.text=t", "data.chat=true", "data.too_long=cut"]
+    raises(UserError, parts, load_recipe, recipe(), changes)
 
 
 def test_records_for_the_other_kind_of_model(recipe):
@@ -98,18 +94,14 @@ def test_records_for_the_other_kind_of_model(recipe):
         "text under [data]"
     )
     (problem,) = refused(recipe("t5", "completions"))
-    assert (
-        "t5 is an encoder-decoder, and the records are completions: name the columns for source and target" in problem
-    )
+    assert "t5 is an encoder-decoder, and the records are completions: name the columns for source and t" in problem
 
 
 def test_a_tokenizer_that_is_not_the_models(recipe, tmp_path):
     small = model_folder(tmp_path / "small", "gpt2", vocab_size=100)
     (problem,) = refused(recipe(shape="completions", model=small))
-    size = len(tokenizer())
-    assert problem.startswith(
-        f"small: the tokenizer has {size} symbols and the model 100: ids from 100 on mean nothing to"
-    )
+    symbols = f"the tokenizer has {len(tokenizer())} symbols and the model 100"
+    assert problem.startswith(f"small: {symbols}: ids from 100 on mean nothing to")
     assert "help: give the model's own tokenizer" in problem
 
 
@@ -122,22 +114,12 @@ def test_a_tokenizer_without_pad_symbol(recipe, tmp_path):
         '  help: under [model], pad = "eos" takes the end symbol \'</s>\'; pad = "SYMBOL" takes another one that it '
         "has; padding is never learned from"
     )
-    (problem,) = refused(path, ["model.pad=<nothing>"])
+    (problem,) = refused(path, "model.pad=<nothing>")
     assert problem.startswith("padless: pad = '<nothing>' is no symbol of the tokenizer, which has ")
-    summary = run_recipe(load_recipe(path, ["model.pad=eos", "train.updates=1"]), tmp_path / "out", progress=False)
-    assert summary["finished"]
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out" / "model").pad_token == "</s>"
-
-
-def test_padding_with_the_end_symbol_changes_nothing(recipe, tmp_path):
-    """Padding is told apart by masks, not by its id."""
-    shutil.copytree(model_folder(tmp_path / "one", "gpt2", pad=False), tmp_path / "two")
-    path = recipe("gpt2", "completions", model=tmp_path / "one")
-    for pad in ("eos", "<turn>"):
-        found = load_recipe(path, [f"model.pad={pad}", "train.updates=2"])
-        run_recipe(found, tmp_path / pad.strip("<>"), progress=False)
-    runs = [transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name / "model") for name in ("eos", "turn")]
-    first, second = map(weights_of, runs)
+    # padding is recognised by masks, not by its id: the end symbol as padding changes no weight
+    runs = [finished(path, tmp_path / pad, f"model.pad={pad}", "train.updates=2") for pad in ("eos", "<turn>")]
+    assert transformers.AutoTokenizer.from_pretrained(runs[0]).pad_token == "</s>"
+    first, second = (weights_of(transformers.AutoModelForCausalLM.from_pretrained(run)) for run in runs)
     assert all((first[name] == second[name]).all() for name in first)
 
 
@@ -145,26 +127,25 @@ def test_conversations_without_a_chat_template(recipe, tmp_path):
     path = recipe("gpt2", "messages")
     (problem,) = refused(path)
     assert "gpt2: the tokenizer has no chat template, which conversations need\n  help: give one with model." in problem
-    (problem,) = refused(path, ["model.chat_template=/nowhere.jinja"])
+    (problem,) = refused(path, "model.chat_template=/nowhere.jinja")
     assert problem.startswith("chat_template = '/nowhere.jinja' cannot be read: ")
     template = tmp_path / "chat.jinja"
     template.write_text(CHAT)
-    found = load_recipe(path, [f"model.chat_template={template}", "train.updates=1"])
-    run_recipe(found, tmp_path / "out", progress=False)
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out" / "model").chat_template == CHAT
+    model = finished(path, tmp_path / "out", f"model.chat_template={template}", "train.updates=1")
+    assert transformers.AutoTokenizer.from_pretrained(model).chat_template == CHAT
 
 
 def test_settings_without_effect_on_what_the_records_turn_out_to_be(recipe, tmp_path):
     talking = model_folder(tmp_path / "talking", "gpt2", chat=CHAT)
     path = recipe(shape="messages", model=talking)
-    assert refused(path, ["data.prefix=x", "data.too_long=cut"]) == [
+    assert refused(path, "data.prefix=x", "data.too_long=cut") == [
         "data.prefix has no effect on a chat: leave it out",
         'data.too_long = "cut" would cut a conversation within its template: use "drop"',
     ]
-    assert refused(path, ["data.chat=true"]) == [
+    assert refused(path, "data.chat=true") == [
         "data.chat is for prompts and completions; the records are messages: leave it out"
     ]
-    assert refused(recipe("gpt2", "text"), ["data.text=text", "data.max_source=9"]) == [
+    assert refused(recipe("gpt2", "text"), "data.text=text", "data.max_source=9") == [
         "data.max_source has no effect on plain text: data.max_target limits it"
     ]
 
@@ -179,7 +160,7 @@ def test_records_longer_than_the_model_has_positions(recipe):
 
 def test_free_running_needs_positions_too(recipe):
     path = recipe("gpt2", "completions")
-    (problem,) = refused(path, ["evaluate.length=90"])
+    (problem,) = refused(path, "evaluate.length=90")
     assert problem.startswith("the model has 96 positions: the longest prompt of dev and test has ")
     assert "and free running may output 90 tokens (evaluate.length), so " in problem
     assert "help: lower evaluate.length (or evaluate.length_margin), or data.max_source" in problem
@@ -188,12 +169,11 @@ def test_free_running_needs_positions_too(recipe):
 def test_rows_that_are_left_out_are_counted(recipe, tmp_path, capsys):
     long = {"source": "a man runs. " * 30, "target": "ein mann"}
     path = recipe("t5", records=[*rows("pairs"), long])
-    (problem,) = refused(path, ["data.max_source=20"])
+    (problem,) = refused(path, "data.max_source=20")
     assert "tokens of source, max_source allows 20; raise it, or set too_long" in problem
-    for how, said in (("drop", "dropped: 1 row too long"), ("cut", "1 row cut")):
-        out = tmp_path / how
-        given = ["--set", "data.max_source=20", "--set", f"data.too_long={how}", "--set", "train.updates=1"]
-        assert said in ends(capsys, 0, "train", path, *given, "--out", out).err
+    for how, note in (("drop", "dropped: 1 row too long"), ("cut", "1 row cut")):
+        changes = ["--set", "data.max_source=20", "--set", f"data.too_long={how}", "--set", "train.updates=1"]
+        assert note in ends(capsys, 0, "train", path, *changes, "--out", tmp_path / how).err
 
 
 def test_a_method_the_model_cannot_honour(recipe):
@@ -208,17 +188,15 @@ def test_a_decoder_that_begins_otherwise_in_training_than_in_free_running(recipe
     from tokenizers.processors import TemplateProcessing
 
     words = tokenizer()
-    words.backend_tokenizer.post_processor = TemplateProcessing(
-        "$A </s> <turn>", special_tokens=[("</s>", 1), ("<turn>", 3)]
-    )
+    special = [("</s>", 1), ("<turn>", 3)]
+    words.backend_tokenizer.post_processor = TemplateProcessing("$A </s> <turn>", special_tokens=special)
     sizes = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in SIDES.items()}
     ends = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     path = recipe(model=tmp_path / "mbart")
     for start in (2, 3):
-        given = transformers.MBartConfig(
-            **ends, **sizes, d_model=16, max_position_embeddings=64, decoder_start_token_id=start
-        )
-        transformers.MBartForConditionalGeneration(given).save_pretrained(tmp_path / "mbart")
+        shape = {**ends, **sizes, "d_model": 16, "max_position_embeddings": 64, "decoder_start_token_id": start}
+        mbart = transformers.MBartForConditionalGeneration(transformers.MBartConfig(**shape))
+        mbart.save_pretrained(tmp_path / "mbart")
         words.save_pretrained(tmp_path / "mbart")
         if start == 3:
             break
@@ -236,25 +214,22 @@ def test_folders_that_hold_no_model(recipe, tmp_path, monkeypatch):
     path = recipe()
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert refused(path, [f"model.path={empty}"])[0].startswith("empty: holds none of config.json; it holds nothing")
-    assert (
-        refused(path, [f"model.path={path}"])[0] == "tiny.toml: is a file; give the folder that save_pretrained wrote"
-    )
-    assert refused(path, [f"model.path={tmp_path}/nowhere"])[0] == "nowhere: there is no such folder"
+    assert refused(path, f"model.path={empty}")[0].startswith("empty: holds none of config.json; it holds nothing")
+    is_file = "tiny.toml: is a file; give the folder that save_pretrained wrote"
+    assert refused(path, f"model.path={path}")[0] == is_file
+    assert refused(path, f"model.path={tmp_path}/nowhere")[0] == "nowhere: there is no such folder"
     (empty / "config.json").write_text("{")
-    assert refused(path, [f"model.path={empty}"])[0].startswith("empty: the model cannot be loaded: ")
+    assert refused(path, f"model.path={empty}")[0].startswith("empty: the model cannot be loaded: ")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    (problem,) = refused(path, ["model.path=nobody/nothing"])
+    (problem,) = refused(path, "model.path=nobody/nothing")
     assert problem.startswith("nobody/nothing: the model cannot be loaded: ")
-    assert (
-        "'nobody/nothing' is no folder here, so it was taken for a name on the Hugging Face hub; without a" in problem
-    )
+    assert "'nobody/nothing' is no folder here, so it was taken for a name on the Hugging Face hub; with" in problem
 
 
 def test_a_run_folder_instead_of_its_model_folder(recipe, tmp_path, models):
     (tmp_path / "old").mkdir()
     shutil.copytree(models["t5"], tmp_path / "old" / "model")
-    (problem,) = refused(recipe(), [f"model.path={tmp_path}/old"])
+    (problem,) = refused(recipe(), f"model.path={tmp_path}/old")
     assert "of a run of freerun give old/model" in problem
 
 
@@ -272,7 +247,7 @@ def test_models_that_say_no_text_and_weights_that_are_not_there(recipe, tmp_path
     assert "set random = true for fresh weights" in problem
 
 
-def test_fresh_weights_hang_on_the_seed_alone(recipe):
+def test_fresh_weights_depend_on_the_seed_alone(recipe):
     path = recipe()
 
     def weights(*overrides):
@@ -293,8 +268,8 @@ def test_batches_hold_what_the_records_say(recipe):
     words = transformers.AutoTokenizer.from_pretrained(found.model.path)
     train = task.data.splits["train"].records
     for row, number in enumerate((0, 3)):
-        said = batch.targets[row][batch.mask[row]].tolist()
-        assert words.decode(said) == f"{train[number].target}</s>"
+        targets = batch.targets[row][batch.mask[row]].tolist()
+        assert words.decode(targets) == f"{train[number].target}</s>"
     assert batch.rows.tolist() == [5, 6]
     assert model(batch).shape == (*batch.targets.shape, len(words))
     assert len(task.lengths) == len(train) == len(sentences()) - 8

@@ -1,31 +1,89 @@
+"""Generation equals the naive search, with and without prompts, and sees nothing of gold."""
+
 import math
 from itertools import product
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
 import freerun as fr
-from builders import refused
+from builders import ForwardOnly, refused
 from freerun.batch import Batch
 from freerun.draws import Sample
-from freerun.errors import UserError
 from freerun.generation import _top, generate
 from freerun.models.article import Seq2SeqModel
+from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
 from oracles_generate import SteppedTree, Tree, beam_search, everything, log_probs_of
+
+VOCAB = 5
+PROMPTS = torch.tensor([3, 0, 1, 4, 1])  # known entries of each row, one of them none
+
+
+def grown(model, factor: float = 4, part: str = ""):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(part):
+                parameter.mul_(factor)
+    return model
+
+
+def recurrent(attention: str | None = "luong", cell: str = "lstm") -> fr.models.RecurrentSeq2Seq:
+    torch.manual_seed(0)
+    model = fr.models.RecurrentSeq2Seq(6, VOCAB, size=8, cell=cell, attention=attention, dropout=0.3).double()
+    return grown(model, 8, "out.weight")
+
+
+def language_model(positions: str = "rope") -> TransformerLM:
+    torch.manual_seed(0)
+    return grown(TransformerLM(VOCAB, size=8, layers=2, heads=2, positions=positions, dropout=0.3).double())
+
+
+def translator() -> TransformerSeq2Seq:
+    torch.manual_seed(0)
+    return grown(TransformerSeq2Seq(6, VOCAB, size=8, layers=1, heads=2, dropout=0.3).double())
+
+
+MODELS = {
+    "rope": language_model, "learned": lambda: language_model("learned"), "translator": translator,
+    "forward only": lambda: ForwardOnly(language_model()), "recurrent": recurrent,
+    "tree": lambda: Tree(VOCAB, key=1), "stepped tree": lambda: SteppedTree(VOCAB, key=1),
+}  # fmt: skip
+LANGUAGE_MODELS = ("rope", "learned", "forward only")
+
+
+def prompted(kind: str, known: Tensor, time: int = 9) -> Batch:
+    """Random ids whose first ``known`` entries are the prompt, the rest to be predicted."""
+    g = torch.Generator().manual_seed(2)
+    size = len(known)
+    ids = torch.randint(0, VOCAB, (size, time), generator=g)
+    own = torch.arange(time) >= known[:, None]
+    context = None
+    if kind in ("translator", "recurrent"):
+        mask = torch.arange(4) < torch.randint(1, 5, (size, 1), generator=g)
+        context = {"source": torch.randint(1, 6, (size, 4), generator=g) * mask, "source_mask": mask}
+    elif kind.endswith("tree"):
+        context = torch.arange(size) * 7 + 3
+    return Batch(ids, ids, own, context=context, eligible=own, rows=torch.arange(size) + 20)
+
+
+def left_padded(batch: Batch, known: Tensor) -> Batch:
+    """The same prompts, moved to the right so that all end together; rubbish stands before them."""
+    longest, time = int(known.max()), batch.time
+    index = torch.arange(longest + time) - (longest - known)[:, None]
+    ids = batch.history.gather(1, index.clamp(0, time - 1))
+    ids = torch.where(index < 0, torch.arange(longest + time) % VOCAB, ids)
+    own = (torch.arange(longest + time) >= longest).expand_as(ids)
+    return Batch(ids, ids, own, context={"present": (index >= 0)[:, :longest]}, eligible=own, rows=batch.rows)
+
+
+def evaluated(model):
+    return model.eval() if isinstance(model, torch.nn.Module) else model
 
 
 def tree_batch(size: int) -> Batch:
     blank = torch.zeros(size, 1, dtype=torch.int64)
     return Batch(blank, blank, blank == 0, context=torch.arange(size) * 7 + 3)
-
-
-def recurrent(attention: str | None = "luong", cell: str = "lstm", vocab: int = 5) -> fr.models.RecurrentSeq2Seq:
-    torch.manual_seed(0)
-    model = fr.models.RecurrentSeq2Seq(6, vocab, size=8, cell=cell, attention=attention, dropout=0.3).double()
-    with torch.no_grad():
-        model.out.weight.mul_(8)
-    return model
 
 
 def source_batch(size: int, time: int = 4, vocab: int = 5) -> Batch:
@@ -36,17 +94,12 @@ def source_batch(size: int, time: int = 4, vocab: int = 5) -> Batch:
     return Batch(ids, ids, ids >= 0, context={"source": source * mask, "source_mask": mask})
 
 
-def forward_only(model):
-    return model.__call__
-
-
 def assert_hypotheses(generated, row, expected, length, fill):
     entries, lengths, scores = generated.entries[row], generated.lengths[row], generated.scores[row]
     if entries.dim() == 1:
         entries, lengths, scores = entries[None], lengths[None], scores[None]
     for i, hypothesis in enumerate(expected):
-        said = list(hypothesis.entries) + [fill] * (length - len(hypothesis.entries))
-        assert entries[i].tolist() == said
+        assert entries[i].tolist() == [*hypothesis.entries, *[fill] * (length - len(hypothesis.entries))]
         assert float(scores[i]) == pytest.approx(hypothesis.score, abs=1e-10)
         ended = hypothesis.entries[-1] == fill
         assert int(lengths[i]) == len(hypothesis.entries) - ended
@@ -85,7 +138,7 @@ def test_recurrent_models_stepped_and_by_forward(cell, attention):
     model, batch = recurrent(attention, cell), source_batch(5)
     for beams in (1, 3):
         stepped = generate(model, batch, length=6, end=0, beams=beams)
-        forward = generate(_Whole(model), batch, length=6, end=0, beams=beams)
+        forward = generate(ForwardOnly(model), batch, length=6, end=0, beams=beams)
         assert torch.equal(stepped.entries, forward.entries)
         torch.testing.assert_close(stepped.scores, forward.scores)
         model.eval()
@@ -95,26 +148,14 @@ def test_recurrent_models_stepped_and_by_forward(cell, attention):
         model.train()
 
 
-class _Whole(nn.Module):
-    """A model with nothing but its forward."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.inner = model
-
-    def forward(self, batch: Batch):
-        return self.inner(batch)
-
-
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("wrap", [forward_only, lambda model: model])
+@pytest.mark.parametrize("wrap", [ForwardOnly, lambda model: model], ids=["forward only", "stepped"])
 def test_gold_is_never_seen(wrap, beams):
     model, batch = recurrent().eval(), source_batch(5)
     other = (batch.targets + 1) % 5
     half = torch.arange(5)[:, None] % 2 == torch.zeros(1, 4)
-    poisoned = batch.made(
-        targets=other, history=other, mask=half, weights=half * math.nan, eligible=torch.ones_like(half)
-    )
+    eligible = torch.ones_like(half)
+    poisoned = batch.made(targets=other, history=other, mask=half, weights=half * math.nan, eligible=eligible)
     a, b = (generate(wrap(model), each, length=6, end=0, beams=beams) for each in (batch, poisoned))
     assert torch.equal(a.entries, b.entries)
     assert torch.equal(a.scores, b.scores)
@@ -192,7 +233,7 @@ def test_top_keeps_the_lowest_places_among_equals():
             assert torch.equal(values[row], scores[row, expected])
 
 
-def test_symbols_of_probability_zero_are_never_said():
+def test_symbols_of_probability_zero_are_never_predicted():
     def only_two(batch: Batch) -> torch.Tensor:
         outputs = torch.zeros(batch.size, batch.time, 4)
         outputs[..., [0, 2]] = -torch.inf
@@ -225,15 +266,15 @@ def test_the_source_is_encoded_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "parts"),
     [
         ({"length": 0, "beams": -1, "n_best": 0}, ["length must", "got 0", "beams must", "got -1", "n_best must"]),
         ({"length": 2, "beams": 2, "n_best": 3}, ["n_best must not exceed beams = 2; got 3"]),
         ({"length": 2, "draw": "nucleus", "length_penalty": -1}, ["draw must be one of", "length_penalty must"]),
     ],
 )
-def test_bad_arguments_are_named_all_at_once(arguments, said):
-    refused(said, generate, Tree(4), tree_batch(2), **arguments)
+def test_bad_arguments_are_named_all_at_once(arguments, parts):
+    refused(parts, generate, Tree(4), tree_batch(2), **arguments)
 
 
 def test_values_have_no_beams_no_end_and_no_sampling():
@@ -244,5 +285,116 @@ def test_values_have_no_beams_no_end_and_no_sampling():
 
 def test_nan_outputs_are_refused():
     for beams in (1, 2):
-        with pytest.raises(UserError, match="NaN"):
-            generate(lambda b: torch.full((b.size, b.time, 4), math.nan), tree_batch(2), length=3, beams=beams)
+        refused(
+            "NaN", generate, lambda b: torch.full((b.size, b.time, 4), math.nan), tree_batch(2), length=3, beams=beams
+        )
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_each_row_goes_on_from_its_own_prompt_as_the_naive_search_does(kind, beams):
+    model, batch = evaluated(MODELS[kind]()), prompted(kind, PROMPTS)
+    found = generate(model, batch, length=5, end=0, beams=beams, n_best=beams)
+    for row, count in enumerate(PROMPTS.tolist()):
+        rule, prompt = log_probs_of(model, batch, row), tuple(batch.history[row, :count].tolist())
+        expected = beam_search(lambda entries: rule((*prompt, *entries)), beams, 5, 0, 0.0, beams)  # noqa: B023
+        assert_hypotheses(found, row, expected, 5, 0)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
+def test_left_padding_changes_nothing(kind, beams):
+    model, batch = MODELS[kind](), prompted(kind, PROMPTS)
+    ragged = generate(model, batch, length=5, end=0, beams=beams)
+    padded = generate(model, left_padded(batch, PROMPTS), length=5, end=0, beams=beams)
+    assert torch.equal(padded.entries, ragged.entries)
+    torch.testing.assert_close(padded.scores, ragged.scores, rtol=0, atol=1e-10)
+    for row, count in enumerate(PROMPTS.tolist()):
+        ids = batch.history[row : row + 1, : max(count, 1)]
+        one = Batch(ids, ids, torch.full_like(ids, count == 0, dtype=torch.bool))
+        alone = generate(model, one, length=5, end=0, beams=beams)
+        assert torch.equal(alone.entries[0], ragged.entries[row])
+        assert float(alone.scores[0]) == pytest.approx(float(ragged.scores[row]), abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    "draw", ["greedy", Sample(top_k=4), Sample(coupling="gumbel")], ids=["greedy", "inverse_cdf", "gumbel"]
+)
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_free_running_feeds_what_generate_returns(kind, draw):
+    model, batch = MODELS[kind](), prompted(kind, PROMPTS)
+    batches = [(batch, PROMPTS)]
+    if kind in LANGUAGE_MODELS:
+        batches.append((left_padded(batch, PROMPTS), torch.full_like(PROMPTS, 4)))
+    for each, known in batches:
+        own = generate(model, each, length=each.time - int(known.min()), draw=draw, key=9).entries
+        for method in (fr.free_running(draw=draw), fr.scheduled_sampling(0.0, draw=draw)):
+            fed = method.transform(model, each, step=0, key=9).history
+            for row, count in enumerate(known.tolist()):
+                assert torch.equal(fed[row, :count], each.history[row, :count])
+                assert torch.equal(fed[row, count:], own[row, : each.time - count])
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("kind", ["rope", "forward only", "recurrent"])
+def test_nothing_after_the_prompt_is_seen_and_all_of_it_is(kind, beams):
+    model, batch = MODELS[kind](), prompted(kind, PROMPTS)
+    own, foreign = batch.mask, 10**9  # an id that no embedding has
+    history, weights = torch.where(own, foreign, batch.history), torch.where(own, math.nan, 1.0)
+    other = batch.made(targets=(batch.targets + 1) % VOCAB, history=history, weights=weights)
+    ours, poisoned = (generate(model, each, length=6, end=0, beams=beams) for each in (batch, other))
+    assert torch.equal(ours.entries, poisoned.entries)
+    assert torch.equal(ours.scores, poisoned.scores)
+    other_prompts = batch.replace(history=torch.where(own, batch.history, (batch.history + 1) % VOCAB))
+    moved = (generate(model, other_prompts, length=6, end=0, beams=beams).scores - ours.scores).abs() > 1e-9
+    assert moved.tolist() == (PROMPTS > 0).tolist()
+
+
+def test_a_prompt_is_read_in_one_call(monkeypatch):
+    model, batch, calls = language_model(), prompted("rope", PROMPTS), []
+    read = type(model)._read
+    monkeypatch.setattr(type(model), "_read", lambda self, *args: calls.append(args[2]) or read(self, *args))
+    generate(model, batch, length=6)
+    assert [counts.tolist() for counts in calls if counts is not None] == [PROMPTS.tolist()]
+    assert len(calls) == 1 + 1 + 5  # the start vector, the prompts, entry by entry
+
+
+def test_samples_do_not_depend_on_who_stands_beside_a_row():
+    order = torch.tensor([4, 2, 0, 3, 1])
+    for kind in ("rope", "recurrent", "stepped tree"):
+        model, batch = MODELS[kind](), prompted(kind, PROMPTS)
+        ours = generate(model, batch, length=7, end=0, draw="sample", key=4)
+        moved = generate(model, batch.select(order), length=7, end=0, draw="sample", key=4)
+        assert torch.equal(moved.entries, ours.entries[order])
+        assert torch.equal(moved.lengths, ours.lengths[order])
+
+
+def test_values_go_on_from_a_prompt():
+    torch.manual_seed(0)
+    model = Seq2SeqModel(2, 8, 3).double()
+    values, context = torch.randn(4, 5, 3, dtype=torch.float64), torch.randn(4, 6, 2, dtype=torch.float64)
+    counts = torch.tensor([2, 0, 5, 2])
+    known = torch.arange(5) < counts[:, None]
+    history = values.masked_fill(~known[..., None], math.nan)
+    for made in (model, ForwardOnly(model)):
+        batch = Batch(values, mask=~known, context=context).made(targets=history, history=history)
+        found = generate(made, batch, length=3)
+        ours = found.entries
+        assert (found.lengths.tolist(), found.scores.tolist(), ours.requires_grad) == ([3] * 4, [0.0] * 4, False)
+        for row, count in enumerate(counts.tolist()):
+            _, hidden = model.encoder(context[row][:, None])
+            fed, outputs = torch.zeros(1, 1, 3, dtype=torch.float64), []
+            for t in range(count + 3):
+                out, hidden = model.decoder(fed, hidden)
+                outputs.append(model.fc(out))
+                fed = values[row, t].view(1, 1, 3) if t < count else outputs[-1]
+            torch.testing.assert_close(ours[row], torch.cat(outputs[count:])[:, 0])
+
+
+def test_an_entry_that_counts_in_the_loss_is_predicted_and_not_read():
+    ids = torch.tensor([[3, 1, 2]])
+    every = torch.ones_like(ids, dtype=torch.bool)
+    for eligible in (every, ~every):
+        ours = generate(Tree(4), Batch(ids, ids, every, context=torch.ones(1).long(), eligible=eligible), length=3)
+        blank = Batch(ids * 0, ids * 0, every, context=torch.ones(1).long())
+        assert torch.equal(ours.scores, generate(Tree(4), blank, length=3).scores)

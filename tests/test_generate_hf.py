@@ -50,29 +50,29 @@ def theirs(
 ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
     """Entries (batch, beams, length), filled with the end; scores; and the logits of every step, in full precision."""
     logits: list[Tensor] = []
-    hook = hf.register_forward_hook(lambda module, given, output: logits.append(output.logits[:, -1]))
+    hook = hf.register_forward_hook(lambda module, inputs, output: logits.append(output.logits[:, -1]))
     found = hf.generate(
         **inputs, max_new_tokens=length, do_sample=False, num_beams=beams, num_return_sequences=beams,
         return_dict_in_generate=True, output_scores=True,
         **({"length_penalty": 0.0, "early_stopping": "never"} if beams > 1 else {}),
     )  # fmt: skip
     hook.remove()
-    told = 1 if hf.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    said = torch.nn.functional.pad(found.sequences[:, told:], (0, length), value=END)[:, :length]
-    ended = (said == END).cumsum(1) > 0
+    read = 1 if hf.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    output = torch.nn.functional.pad(found.sequences[:, read:], (0, length), value=END)[:, :length]
+    ended = (output == END).cumsum(1) > 0
     scores = found.sequences_scores.view(-1, beams) if beams > 1 else None
-    return said.masked_fill(ended, END).view(-1, beams, length), scores, logits
+    return output.masked_fill(ended, END).view(-1, beams, length), scores, logits
 
 
-def assert_same_steps(ours, batch: Batch, said: Tensor, logits: list[Tensor], tolerance: float) -> None:
-    """Ours, told what theirs said, predicts the same at every step until a row ends."""
+def assert_same_steps(ours, batch: Batch, output: Tensor, logits: list[Tensor], tolerance: float) -> None:
+    """Ours, fed the output of theirs, predicts the same at every step until a row ends."""
     with torch.no_grad():
         walk = start_decoding(ours, batch, prompt_lengths(batch), LENGTH)
         for t, expected in enumerate(logits):
-            going = (said[:, :t] != END).all(1)
+            going = (output[:, :t] != END).all(1)
             torch.testing.assert_close(walk.predict()[going], expected[going], rtol=0, atol=tolerance)
-            walk.advance(said[:, t], None)
-    assert 0 < int((said == END).any(1).sum()) < len(said)  # both are put to the test
+            walk.advance(output[:, t], None)
+    assert 0 < int((output == END).any(1).sum()) < len(output)  # both are put to the test
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -81,9 +81,9 @@ def assert_same_steps(ours, batch: Batch, said: Tensor, logits: list[Tensor], to
 def test_greedy_is_that_of_a_llama(dtype, tied, padding):
     hf = llama(tied, dtype)
     ours, batch = language_model(hf).eval(), prompts(padding)
-    said, _, logits = theirs(hf, their_prompts(), 1)
-    assert torch.equal(generate(ours, batch, length=LENGTH, end=END).entries, said[:, 0])
-    assert_same_steps(ours, batch, said[:, 0], logits, TOLERANCE[dtype])
+    output, _, logits = theirs(hf, their_prompts(), 1)
+    assert torch.equal(generate(ours, batch, length=LENGTH, end=END).entries, output[:, 0])
+    assert_same_steps(ours, batch, output[:, 0], logits, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -91,24 +91,24 @@ def test_greedy_is_that_of_a_llama(dtype, tied, padding):
 def test_greedy_is_that_of_a_pegasus(dtype, activation):
     hf = pegasus(activation, dtype)
     ours, (batch, inputs) = translator(hf).eval(), sources()
-    said, _, logits = theirs(hf, inputs, 1)
-    assert torch.equal(generate(ours, batch, length=LENGTH, end=END).entries, said[:, 0])
-    assert_same_steps(ours, batch, said[:, 0], logits, TOLERANCE[dtype])
+    output, _, logits = theirs(hf, inputs, 1)
+    assert torch.equal(generate(ours, batch, length=LENGTH, end=END).entries, output[:, 0])
+    assert_same_steps(ours, batch, output[:, 0], logits, TOLERANCE[dtype])
 
 
 def assert_same_beams(hf, ours, inputs: dict[str, Tensor], batches: list[Batch], beams: int) -> None:
     # all hypotheses at every length: what is finished and what is alive after each step
     for length in range(1, LENGTH + 1):
-        said, scores, _ = theirs(hf, inputs, beams, length)
+        output, scores, _ = theirs(hf, inputs, beams, length)
         for batch in batches:
             found = generate(ours, batch, length=length, end=END, beams=beams, n_best=beams)
-            assert torch.equal(found.entries, said)
+            assert torch.equal(found.entries, output)
             assert scores is not None  # theirs are sums in float32
             torch.testing.assert_close(found.scores.float(), scores, rtol=0, atol=1e-5)
             best = generate(ours, batch, length=length, end=END, beams=beams)
-            assert torch.equal(best.entries, said[:, 0])
-    assert 0.1 < float((said == END).any(-1).float().mean()) < 0.9  # both are put to the test
-    assert len(said.flatten(0, 1).unique(dim=0)) > 0.6 * len(said) * beams
+            assert torch.equal(best.entries, output[:, 0])
+    assert 0.1 < float((output == END).any(-1).float().mean()) < 0.9  # both are put to the test
+    assert len(output.flatten(0, 1).unique(dim=0)) > 0.6 * len(output) * beams
 
 
 @pytest.mark.parametrize("beams", [2, 3, 4, 5])

@@ -1,4 +1,4 @@
-"""Trainers with losses of their own: only the ids that the model is told are swapped; and the free-running scores."""
+"""Trainers with losses of their own: only the ids that the model reads are swapped; and the free-running scores."""
 
 from typing import Any
 
@@ -16,7 +16,6 @@ from hf_trainer_world import (
     COMPLETIONS,
     PAIRS,
     VOCAB,
-    WORLDS,
     apart,
     collate,
     completions,
@@ -24,6 +23,7 @@ from hf_trainer_world import (
     llama,
     logged,
     make,
+    run,
     t5,
     train,
     weights,
@@ -33,7 +33,7 @@ HALF = fr.scheduled_sampling(0.5)
 
 
 def mean_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-    """A user's own, for an encoder-decoder: it is given logits and labels, and nothing of the history."""
+    """A user's own, for an encoder-decoder: its arguments are logits and labels, and nothing of the history."""
     return F.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), reduction="sum") / num_items_in_batch
 
 
@@ -43,27 +43,27 @@ def shifted_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> A
 
 
 @pytest.mark.parametrize(("name", "function"), [("t5", mean_loss), ("llama", shifted_loss), ("gpt2", shifted_loss)])
-def test_a_loss_function_is_given_what_the_model_says_on_the_methods_history(name, function):
+def test_a_loss_function_gets_the_outputs_on_the_methods_history(name, function):
     """Cross-entropy by hand on swapped ids is the method's own loss, accumulation included."""
-    build, data, ours, _ = WORLDS[name]
     split: Any = {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    own = train(ours, build().double(), data, falling(), **split)
-    swapped = train(ours, build().double(), data, falling(), **split, trainer={"compute_loss_func": function})
+    own, swapped = (
+        run(name, falling(), double=True, **split, trainer=more) for more in ({}, {"compute_loss_func": function})
+    )
     assert apart(weights(own), weights(swapped)) < 1e-9
     assert logged(swapped, "replaced_share") == logged(own, "replaced_share")
 
 
 class Trainers(transformers.Trainer):
-    """A trainer with a loss of its own that keeps what it was given."""
+    """A trainer with a loss of its own that keeps its inputs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.given: list[dict[str, Any]] = []
+        self.inputs: list[dict[str, Any]] = []
         super().__init__(*args, **kwargs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        self.given.append(dict(inputs))
+        self.inputs.append(dict(inputs))
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
@@ -85,7 +85,7 @@ def test_exactly_the_completion_may_be_swapped(left):
         Mine, llama(), COMPLETIONS[:8], fr.free_running(), max_steps=1, train_sampling_strategy="sequential",
         trainer={"data_collator": collated},
     )  # fmt: skip
-    (fed,), gold = trainer.given, collated(COMPLETIONS[:8])
+    (fed,), gold = trainer.inputs, collated(COMPLETIONS[:8])
     assert torch.equal(fed["labels"], gold["labels"])
     assert torch.equal(fed["attention_mask"], gold["attention_mask"])
     changed = fed["input_ids"] != gold["input_ids"]
@@ -93,11 +93,11 @@ def test_exactly_the_completion_may_be_swapped(left):
     assert not bool((changed & ~learnt).any())
     # an untrained model of 23 symbols hits gold once in 23: with 40 tokens, half of them fail to change with < 1e-12
     assert float(changed.sum()) > 0.5 * float(learnt.sum())
-    # and they are the entries of the method itself, asked by hand with the same key
+    # and they are the entries of the method itself, computed by hand with the same key
     m = hf.adapt(llama())
     batch = m.batch(**gold)
-    wanted = fr.free_running().transform(m, batch, step=0, key=fold(3, "train"))
-    assert torch.equal(m.inputs(wanted)["input_ids"], fed["input_ids"])
+    expected = fr.free_running().transform(m, batch, step=0, key=fold(3, "train"))
+    assert torch.equal(m.inputs(expected)["input_ids"], fed["input_ids"])
 
 
 def test_whose_loss_it_is():
@@ -111,21 +111,16 @@ def test_whose_loss_it_is():
     assert make(Method, llama(), COMPLETIONS, HALF)._applied.loss_from == "method"
     assert make(hf.Trainer, llama(), COMPLETIONS, HALF)._applied.loss_from == "method"
     refused("must be one of auto, method, trainer; got 'mine'", make, Strange, llama(), COMPLETIONS, HALF)
-    with pytest.raises(fr.UserError, match="never calls compute_loss_func"):
-        make(Method, llama(), COMPLETIONS, HALF, trainer={"compute_loss_func": shifted_loss})
+    own: Any = {"compute_loss_func": shifted_loss}
+    refused("never calls compute_loss_func", make, Method, llama(), COMPLETIONS, HALF, trainer=own)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        fr.scheduled_sampling(0.5, gold_weight=0.5),
-        fr.scheduled_sampling(0.5, horizon=3),
-        fr.scheduled_sampling(0.5, loss_on="last"),
-        fr.scheduled_sampling(0.5, objective=fr.objectives.cross_entropy(label_smoothing=0.1)),
-        fr.two_pass(0.5, mix="expected"),
-    ],
-    ids=repr,
-)
+SMOOTHED = fr.scheduled_sampling(0.5, objective=fr.objectives.cross_entropy(label_smoothing=0.1))
+WEIGHTED = [fr.scheduled_sampling(0.5, **{name: value}) for name, value in
+            (("gold_weight", 0.5), ("horizon", 3), ("loss_on", "last"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*WEIGHTED, SMOOTHED, fr.two_pass(0.5, mix="expected")], ids=repr)
 def test_what_swapped_ids_cannot_carry_is_refused(method):
     refused(r"changes the loss|feeds vectors", make, Mine, llama(), COMPLETIONS, method)
     make(hf.Trainer, llama(), COMPLETIONS, method)
@@ -179,8 +174,8 @@ def by_hand(model: Any, data: list[Any]) -> dict[str, float]:
         start = next(t for t, label in enumerate(row["labels"]) if label != -100)
         gold, own = list(row["input_ids"][:start]), list(row["input_ids"][:start])
         for label in row["labels"][start:]:
-            for name, told in (("teacher_forced", gold), ("free_running", own)):
-                logits = model(input_ids=torch.tensor([told])).logits[0, -1].detach()
+            for name, history in (("teacher_forced", gold), ("free_running", own)):
+                logits = model(input_ids=torch.tensor([history])).logits[0, -1].detach()
                 total[name] -= float(logits.log_softmax(-1)[label])
                 right[name] += int(logits.argmax() == label)
                 if name == "free_running":
@@ -199,20 +194,27 @@ def test_free_running_scores_stand_beside_the_teacher_forced_ones(method):
         metric_for_best_model="eval_free_running_loss",
         trainer={"eval_dataset": dev, "callbacks": [hf.Callback()]},
     )  # fmt: skip
-    wanted = by_hand(trainer.model, dev)
-    for name, value in wanted.items():
+    expected = by_hand(trainer.model, dev)
+    for name, value in expected.items():
         assert logged(trainer, f"eval_{name}") == [pytest.approx(value, rel=1e-5)]
-    assert trainer.state.best_metric == pytest.approx(wanted["free_running_loss"], rel=1e-5)
+    assert trainer.state.best_metric == pytest.approx(expected["free_running_loss"], rel=1e-5)
     again = trainer.evaluate(metric_key_prefix="test")["test_free_running_loss"]
-    assert again == pytest.approx(wanted["free_running_loss"], rel=1e-5)
+    assert again == pytest.approx(expected["free_running_loss"], rel=1e-5)
 
 
 def test_scoring_leaves_training_as_it_is():
     """Neither modes nor generators: a run with dropout ends with the same bits."""
-    given: Any = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1}
+    options: Any = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1}
     runs = [
-        train(hf.Seq2SeqTrainer, t5(0.3), PAIRS, HALF, **given, trainer={"eval_dataset": PAIRS[:4], "callbacks": asked})
-        for asked in ([], [hf.Callback(batches=1)])
+        train(
+            hf.Seq2SeqTrainer,
+            t5(0.3),
+            PAIRS,
+            HALF,
+            **options,
+            trainer={"eval_dataset": PAIRS[:4], "callbacks": callbacks},
+        )
+        for callbacks in ([], [hf.Callback(batches=1)])
     ]
     assert apart(weights(runs[0]), weights(runs[1])) == 0.0
     assert len(logged(runs[1], "eval_free_running_token_accuracy")) == 3

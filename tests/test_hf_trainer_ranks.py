@@ -55,9 +55,9 @@ def test_resumed_is_unbroken_bit_for_bit(two, name, tmp_path):
     one, again = (everything(name, tmp_path, resume) for resume in (False, True))
     assert apart(weights(one), weights(again)) == 0.0
     for whole, rest in ((unbroken["log"], resumed["log"]), (one.state.log_history, again.state.log_history)):
-        wanted = [(line["loss"], line["replaced_share"]) for line in whole if "loss" in line]
-        assert [(line["loss"], line["replaced_share"]) for line in rest if "loss" in line] == wanted
-        assert all(share > 0 for _, share in wanted)
+        expected = [(line["loss"], line["replaced_share"]) for line in whole if "loss" in line]
+        assert [(line["loss"], line["replaced_share"]) for line in rest if "loss" in line] == expected
+        assert all(share > 0 for _, share in expected)
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):

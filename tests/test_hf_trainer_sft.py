@@ -24,7 +24,7 @@ class Mine(hf.MethodMixin, SFTTrainer):
 
 
 class Seen(SFTTrainer):
-    """Keeps what its loss is given."""
+    """Keeps the inputs of its loss."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.fed = dict(inputs)
@@ -32,7 +32,7 @@ class Seen(SFTTrainer):
 
 
 class Kept(hf.MethodMixin, Seen):
-    """The same, and keeps what it was given itself."""
+    """The same, and keeps the batch itself."""
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.collated = dict(inputs)
@@ -59,11 +59,11 @@ def sft(cls: Any, method: Any = "stock", **changes: Any) -> Any:
         "dataloader_pin_memory": False, "log_level": "error", "seed": 3, "max_length": 32, "bf16": False,
         CHECKPOINTING: False, **changes,
     }  # fmt: skip
-    given: dict[str, Any] = settings.pop("trainer", {})
+    options: dict[str, Any] = settings.pop("trainer", {})
     if not isinstance(method, str):
-        given = {**given, "method": method}
+        options = {**options, "method": method}
     model = settings.pop("model", None) or llama()
-    trainer = cls(model=model, args=SFTConfig(**settings), train_dataset=data, processing_class=tokenizer(), **given)
+    trainer = cls(model=model, args=SFTConfig(**settings), train_dataset=data, processing_class=tokenizer(), **options)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer

@@ -1,4 +1,4 @@
-"""Parallel text: subwords that give the words back, batches, and what is said of files that cannot be used."""
+"""Parallel text: subwords that give the words back, batches, and the messages for files that cannot be used."""
 
 import subprocess
 import sys
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from builders import problems_of, refused
 from freerun import data as data_module
 from freerun.data import PairCodec, Pairs, ParallelOptions, Subwords, load_pairs, read_pairs
-from freerun.errors import UserError
 from parallel_text import PAIRS, write_parallel
 
 LINES = [side for pair in PAIRS for side in pair]
@@ -79,13 +78,9 @@ def test_encoding_is_the_merges_in_their_order():
         assert [as_bytes(SUBWORDS.symbols[number - 1]) for number in SUBWORDS.encode([line])[0]] == expected
 
 
-@given(st.text())
+@given(st.text(st.characters(exclude_categories=["Cs"])))  # half of a surrogate pair is no text
 @settings(max_examples=200, deadline=None)
 def test_words_come_back_whatever_they_are(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return  # half of a surrogate pair is no text
     assert SUBWORDS.decode(SUBWORDS.encode([text])[0]) == " ".join(text.split())
 
 
@@ -160,7 +155,7 @@ def test_a_folder_with_names_of_its_own(tmp_path):
     assert swapped.splits["test"].sources == plain.splits["dev"].sources
 
 
-def test_only_the_training_text_makes_subwords_and_overlap_is_said(tmp_path):
+def test_only_the_training_text_makes_subwords_and_overlap_is_counted(tmp_path):
     plain = load_pairs(write_parallel(tmp_path / "a"), ParallelOptions(subwords=300))
     folder = write_parallel(tmp_path / "b", dev=[PAIRS[8], ("quokka quokka quokka", "xylem xylem xylem")])
     other = load_pairs(folder, ParallelOptions(subwords=300))
@@ -251,17 +246,15 @@ def test_missing_and_ambiguous_files(tmp_path):
 
 
 def test_options_of_all_kinds_at_once():
-    with pytest.raises(UserError) as caught:
-        ParallelOptions(subwords=5, limit=0, max_length=0, too_long="cut", empty="x", source="", encoding="u")
-    assert len(caught.value.problems) == 7
+    bad = {"subwords": 5, "limit": 0, "max_length": 0, "too_long": "cut", "empty": "x", "source": "", "encoding": "u"}
+    assert len(problems_of(ParallelOptions, **bad)) == 7
 
 
 def test_sentences_of_one_file(tmp_path):
     file = tmp_path / "more.tsv"
     file.write_text("a  man\tein mann\nno tab\n\tx\n")
-    with pytest.raises(UserError) as caught:
-        read_pairs(file, tokeniser="subwords")
-    assert [problem.split(": ")[0] for problem in caught.value.problems] == [f"{file}:2", f"{file}:3"]
+    found = problems_of(read_pairs, file, tokeniser="subwords")
+    assert [problem.split(": ")[0] for problem in found] == [f"{file}:2", f"{file}:3"]
     file.write_text("a  man\tein mann\n")
     assert read_pairs(file, tokeniser="subwords") == Pairs(["a man"], [["ein mann"]], str(file))
 

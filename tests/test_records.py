@@ -21,7 +21,6 @@ from freerun.data.records import (
     read_records,
     read_rows,
 )
-from freerun.errors import UserError
 from huggingface_world import CHAT, MARKED, rows, sentences, tokenizer, write_lines
 
 ROWS = [{"en": "a man", "de": "ein mann"}, {"en": 'say "a, b"', "de": "zwei\nzeilen"}, {"en": "ü", "de": "ö"}]
@@ -79,7 +78,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), BAD)
-def test_what_is_wrong_with_a_file_is_said_by_its_line(tmp_path, name, content, expected):
+def test_what_is_wrong_with_a_file_is_named_by_its_line(tmp_path, name, content, expected):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     problems = problems_of(load_records, str(path))
@@ -126,7 +125,7 @@ def test_the_problems_of_all_files_come_at_once_and_at_most_twenty_of_each(tmp_p
     assert problems[-1].startswith(f"{tmp_path}/dev.jsonl:5: column 'target' is missing")
 
 
-def test_empty_rows_are_left_out_where_asked(tmp_path):
+def test_empty_rows_are_left_out_on_request(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", [*rows("pairs"), {"source": "", "target": "b"}, {"source": "a"}])
     records = load_records(str(path), RecordOptions(empty="drop"))
     assert records.dropped["train"] == ["2 rows with an empty column"]
@@ -138,8 +137,8 @@ def test_columns_by_name_and_columns_that_do_not_go_together(tmp_path):
     named = RecordOptions(prompt="question", completion="answer")
     records = load_records(str(path), named)
     assert records.shape == "completions"
-    told = {(record.prompt, record.target) for split in records.splits.values() for record in split}
-    assert told == set(sentences())
+    found = {(record.prompt, record.target) for split in records.splits.values() for record in split}
+    assert found == set(sentences())
     (half,) = problems_of(load_records, str(path), RecordOptions(prompt="question"))
     assert half.startswith("columns are named for prompt; one of these is needed, whole: source and target; prompt and")
     (absent,) = problems_of(load_records, str(path), RecordOptions(text="body"))
@@ -192,15 +191,12 @@ def test_splits_by_files_by_a_folder_and_by_a_saved_data_set(tmp_path):
     assert of_folder.splits == of_files.splits
     saved = tmp_path / "saved"
     datasets.disable_progress_bars()
-    datasets.DatasetDict({split: datasets.Dataset.from_list(found) for split, found in parts.items()}).save_to_disk(
-        saved
-    )
+    lists = {split: datasets.Dataset.from_list(found) for split, found in parts.items()}
+    datasets.DatasetDict(lists).save_to_disk(saved)
     of_saved = load_records(str(saved))
-    text = [
-        {split: [(r.prompt, r.target) for r in found] for split, found in x.splits.items()}
-        for x in (of_folder, of_saved)
-    ]
-    assert text[0] == text[1]
+    for split, found in of_saved.splits.items():
+        assert [(r.prompt, r.target) for r in found] == [(r.prompt, r.target) for r in of_folder.splits[split]]
+    assert of_saved.splits.keys() == of_folder.splits.keys()
     assert of_saved.splits["dev"][0].origin == f"{saved}, validation, row 1"
     other = load_records(str(saved), RecordOptions(dev=files["test"], test=files["dev"]))
     assert other.splits["dev"] == of_files.splits["test"]
@@ -216,12 +212,19 @@ def test_options_out_of_range_are_refused_together():
 
 
 def records_of(shape, count=4):
-    found = []
-    for number, row in enumerate(rows(shape)[:count]):
-        parts = list(row.values())
-        told = parts[0] if len(parts) == 2 else ""
-        found.append(Record(f"row {number}", told, parts[-1]))
-    return found
+    parts = [list(row.values()) for row in rows(shape)[:count]]
+    return [Record(f"row {n}", each[0] if len(each) == 2 else "", each[-1]) for n, each in enumerate(parts)]
+
+
+def refused_chat(template, *messages, answer="c"):
+    """The problem of a conversation that a template does not allow."""
+    found, (problem,) = RecordCodec(tokenizer(chat=template), "messages").encoded([Record("x:3", messages, answer)])
+    assert found == [None]
+    return problem
+
+
+def user(text):
+    return {"role": "user", "content": text}
 
 
 def test_a_prompt_has_the_ids_it_has_alone_and_the_whole_those_of_the_text():
@@ -278,17 +281,12 @@ def test_what_a_template_says_of_a_conversation():
         "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if loop.last %} (thought){% endif %}</s>"
         "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    twice = ({"role": "user", "content": "a"}, {"role": "user", "content": "b"})
-    codec = RecordCodec(tokenizer(chat=strict), "messages")
-    found, (problem,) = codec.encoded([Record("x:3", twice, "c")])
-    assert found == [None]
+    problem = refused_chat(strict, user("a"), user("b"))
     assert problem == "x:3: the chat template refuses it: roles must alternate"
-    # the template tells the last message otherwise than those before: nothing of an earlier one can be trusted
-    codec = RecordCodec(tokenizer(chat=thinking), "messages")
-    _, (problem,) = codec.encoded([Record("x:4", twice[:1], "c")])
-    assert problem.startswith(
-        "x:4: the chat template does not begin the whole conversation as it begins the one before"
-    )
+    # the template writes the last message otherwise than those before: nothing of an earlier one can be trusted
+    problem = refused_chat(thinking, user("a"))
+    whole = "x:3: the chat template does not begin the whole conversation as it begins the one before"
+    assert problem.startswith(whole)
     assert "mark it in the template with {% generation %}" in problem
 
 
@@ -297,42 +295,35 @@ BARE = "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}\n{% endfor %}
 
 def test_an_answer_without_end_symbol_is_learnt_whole():
     """The last special symbol is then the header's, or the answer's own."""
-    told = ({"role": "user", "content": "a man"},)
+    prompt = (user("a man"),)
     words = tokenizer(chat=BARE.replace("<turn>{{ m.role }}\n", ""))
     for answer in ("the dog", "the <turn> dog"):
-        (one,), problems = RecordCodec(words, "messages").encoded([Record("x", told, answer)])
+        (one,), problems = RecordCodec(words, "messages").encoded([Record("x", prompt, answer)])
         assert problems == []
         assert words.decode(one.target) == f"{answer}\n"
     words = tokenizer(chat=BARE + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
-    (one,), _ = RecordCodec(words, "messages").encoded([Record("x", told, "the dog")])
+    (one,), _ = RecordCodec(words, "messages").encoded([Record("x", prompt, "the dog")])
     assert words.decode(one.target) == "the dog\n"
 
 
 def test_a_template_that_ignores_where_the_assistant_begins_is_refused():
-    told = ({"role": "user", "content": "a man"},)
     for chat in (BARE, BARE.replace("<turn>{{ m.role }}\n", "{{ m.role }}: ")):
-        codec = RecordCodec(tokenizer(chat=chat), "messages")
-        found, (problem,) = codec.encoded([Record("x:3", told, "the dog")])
-        assert found == [None]
+        problem = refused_chat(chat, user("a man"), answer="the dog")
         header = "'<turn>assistant'" if chat == BARE else "'assistant:'"
-        assert problem.startswith(
-            f"x:3: the chat template takes no notice of add_generation_prompt, so {header} before"
-        )
+        ignored = "x:3: the chat template takes no notice of add_generation_prompt, so"
+        assert problem.startswith(f"{ignored} {header} before")
         assert "write it where add_generation_prompt is true" in problem
 
 
 def test_a_marked_answer_without_its_end_is_refused():
     short = MARKED.replace("</s>{% endgeneration %}", "{% endgeneration %}</s>")
-    codec = RecordCodec(tokenizer(chat=short), "messages")
-    told = ({"role": "user", "content": "a man"},)
-    found, (problem,) = codec.encoded([Record("x:3", told, "the dog")])
-    assert found == [None]
+    problem = refused_chat(short, user("a man"), answer="the dog")
     assert problem.startswith("x:3: the chat template marks an answer without the '</s>' after it, so no answer would")
     assert "put the symbol that ends a turn before {% endgeneration %}" in problem
     # what follows a marked end is the next turn's
     closed = MARKED.replace("</s>{% endgeneration %}", "</s>\n{% endgeneration %}").replace("{{ '\n' }}", "")
     assert closed != MARKED
-    more = (*told, {"role": "assistant", "content": "yes?"}, *told)
+    more = (user("a man"), {"role": "assistant", "content": "yes?"}, user("a man"))
     (one,), problems = RecordCodec(tokenizer(chat=closed), "messages").encoded([Record("x:4", more, "the dog")])
     assert problems == []
     assert len(one.learned) > 2
@@ -356,9 +347,8 @@ def test_an_end_symbol_before_the_language_is_not_doubled():
     from tokenizers.processors import TemplateProcessing
 
     words = tokenizer()
-    words.backend_tokenizer.post_processor = TemplateProcessing(
-        "$A </s> <turn>", special_tokens=[("</s>", 1), ("<turn>", 3)]
-    )
+    special = [("</s>", 1), ("<turn>", 3)]
+    words.backend_tokenizer.post_processor = TemplateProcessing("$A </s> <turn>", special_tokens=special)
     (one, *_), _ = RecordCodec(words, "pairs", causal=False).encoded(records_of("pairs"))
     assert one.target[-2:] == (1, 3)
     assert one.target.count(1) == 1
@@ -431,13 +421,11 @@ def test_data_know_their_end_their_longest_answer_and_themselves(tmp_path):
     other = encoded_data(load_records(str(path)), RecordCodec(words, "completions", prefix="x"), Limits())
     assert other.fingerprint != data.fingerprint
     assert RecordCodec.from_description(data.codec.describe(), words).describe() == data.codec.describe()
-    with pytest.raises(UserError, match="the tokenizer is not the one that the model was trained with"):
-        RecordCodec.from_description(data.codec.describe(), tokenizer(chat=CHAT))
-    header = data.header()
+    foreign = "the tokenizer is not the one that the model was trained with"
+    refused(foreign, RecordCodec.from_description, data.codec.describe(), tokenizer(chat=CHAT))
+    header, numbers = data.header(), r"tokens of a training record: [\d.]+ prompt \+ [\d.]+ target; "
     assert header[0] == f"data: {path}, fingerprint {data.fingerprint}"
-    assert re.fullmatch(
-        r"tokens of a training record: [\d.]+ prompt \+ [\d.]+ target; .*an answer ends with '</s>'", header[-1]
-    )
+    assert re.fullmatch(rf"{numbers}.*an answer ends with '</s>'", header[-1])
 
 
 def test_a_file_to_score_on_has_the_same_columns(tmp_path):
@@ -456,15 +444,15 @@ def test_a_row_that_is_too_long_does_not_hide_behind_one_that_is_none(tmp_path):
              '{"prompt": NaN, "completion": "b"}', '{"a": ' + "[" * 10**5 + "}"] + [good] * 9  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     codec = RecordCodec(tokenizer(), "completions", {"prompt": "prompt", "completion": "completion"})
-    with pytest.raises(UserError) as caught:
-        load_records(
-            str(tmp_path / "rows.jsonl"), None, lambda sound: encoded_problems(sound, codec, Limits(positions=96))
-        )
-    found = {problem.split(":")[1]: problem for problem in caught.value.problems}
+    problems = refused(
+        "", load_records, str(tmp_path / "rows.jsonl"), None,
+        lambda sound: encoded_problems(sound, codec, Limits(positions=96)),
+    )  # fmt: skip
+    found = {problem.split(":")[1]: problem for problem in problems}
     assert sorted(found) == ["2", "3", "4", "5", "6", "7"]
-    for line, said in {"2": "positions", "3": "no object", "4": "half of a surrogate pair", "5": "thousands of digits",
+    for line, part in {"2": "positions", "3": "no object", "4": "half of a surrogate pair", "5": "thousands of digits",
                        "6": "holds a float, nan", "7": "nested too deeply"}.items():  # fmt: skip
-        assert said in found[line]
+        assert part in found[line]
 
 
 def test_a_row_that_would_train_for_hours_is_refused_for_models_of_any_length():

@@ -100,8 +100,8 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     refused(r"BLEU needs sacrebleu: pip install 'freerun\[translate\]'", score_translations, ["a"], ["a"])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"a subword vocabulary needs tokenizers: pip install 'freerun\[translate\]'"):
-        importlib.import_module("freerun.data.tokenisers").Subwords.trained(["a b"], 300)
+    needs = r"a subword vocabulary needs tokenizers: pip install 'freerun\[translate\]'"
+    refused(needs, lambda: importlib.import_module("freerun.data.tokenisers").Subwords.trained(["a b"], 300))
 
 
 @pytest.mark.parametrize("kind", [TransformerSeq2Seq, RecurrentSeq2Seq])
@@ -115,18 +115,18 @@ def test_evaluation_is_that_of_one_sentence_after_the_other(data, kind, beams):
     assert model.training
     model.eval()
     total, positions, right, outputs = 0.0, 0, 0, []
-    for source, target in zip(test.sources, test.targets, strict=True):
-        batch = data.codec.pair_batch([source], [target])
+    for source, answer in zip(test.sources, test.targets, strict=True):
+        batch = data.codec.pair_batch([source], [answer])
         logits = model(batch)[0].double()
-        for t, wanted in enumerate(batch.targets[0].tolist()):
-            total -= float(logits[t].log_softmax(-1)[wanted])
-            right += int(logits[t].argmax()) == wanted
+        for t, target in enumerate(batch.targets[0].tolist()):
+            total -= float(logits[t].log_softmax(-1)[target])
+            right += int(logits[t].argmax()) == target
             positions += 1
-        said = generate(
+        output = generate(
             model, data.codec.source_batch([source]), length=data.codec.longest + 3, end=0, beams=beams,
             length_penalty=0.6,
         )  # fmt: skip
-        outputs.append(data.codec.decode(said.entries[0].tolist()))
+        outputs.append(data.codec.decode(output.entries[0].tolist()))
     assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
     assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / positions)
     assert [item["output"] for item in found.items] == outputs
@@ -136,7 +136,7 @@ def test_evaluation_is_that_of_one_sentence_after_the_other(data, kind, beams):
 
 
 def test_a_trained_model_translates(data):
-    """At a fixed seed; a model that is told nothing of the source says one sentence for all and stays below 50."""
+    """At a fixed seed; a model that reads nothing of the source outputs one sentence for all and stays below 50."""
     torch.set_num_threads(1)
     model = model_for(data, size=32, heads=2)
     task = TranslateTask(data)
@@ -182,8 +182,8 @@ def test_generate_translates_line_by_line(run, tmp_path, capsys, monkeypatch):
     lines.write_bytes("\ufeffa man\u2028runs .\r\na dog\x85runs .\n".encode())
     assert ends(capsys, 0, "generate", run, "--input", lines).out.count("\n") == 2
     lines.write_text("a man .\n\na dog .\n \n")
-    said = ends(capsys, 2, "generate", run, "--input", lines).err
-    assert all(f"{lines}:{number}: the line is empty; expected a sentence" in said for number in (2, 4))
+    message = ends(capsys, 2, "generate", run, "--input", lines).err
+    assert all(f"{lines}:{number}: the line is empty; expected a sentence" in message for number in (2, 4))
 
 
 def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):
@@ -199,18 +199,15 @@ def test_evaluate_on_the_own_test_split_and_on_a_file(run, tmp_path, capsys):
     assert main(["check", str(run)]) == 0
 
 
-@pytest.mark.parametrize(
-    ("margin", "split", "words"),
-    [
-        (
-            4,
-            {},
-            "free running may output the {longest} symbols of the longest training target, evaluate.length_margin = 4",
-        ),
-        (0, {"test": [("a man", "ein mann " * 9)]}, "the longest target has "),
-        (0, {"dev": [("a man " * 9, "ein mann")]}, "the longest source has "),
-    ],
-)
+FREE = "free running may output the {longest} symbols of the longest training target, evaluate.length_margin = 4"
+NEEDED = [
+    (4, {}, FREE),
+    (0, {"test": [("a man", "ein mann " * 9)]}, "the longest target has "),
+    (0, {"dev": [("a man " * 9, "ein mann")]}, "the longest source has "),
+]
+
+
+@pytest.mark.parametrize(("margin", "split", "words"), NEEDED)
 def test_positions_are_those_that_the_data_and_free_running_need(tmp_path, margin, split, words):
     folder = write_parallel(tmp_path / "data", **split)
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("PATH", str(folder)))
@@ -235,11 +232,11 @@ def test_lines_too_long_for_the_model_are_named(recipe, tmp_path, capsys):
     assert main(["train", str(recipe), *overrides, "--out", str(out)]) == 0
     long = "man " * 41
     lines.write_text(f"a man runs .\n{long}\na dog runs .\n")
-    said = ends(capsys, 2, "generate", out, "--input", lines).err
-    number = re.search(
-        rf"{lines}:2: the source has (\d+) symbols, and the model was made with max_positions = 40", said
-    )[1]
-    assert f"--set model.max_positions={number}" in said
+    message = ends(capsys, 2, "generate", out, "--input", lines).err
+    number = re.search(rf"{lines}:2: the source has (\d+) symbols, and the model was made with longest = 40", message)[
+        1
+    ]
+    assert f"--set model.longest={number}" in message
     pairs.write_bytes(f"a man\tein mann\na man\tgro\u00dfer {long}\n".encode())
     assert main(["evaluate", str(out), "--data", str(pairs)]) == 2
     assert re.search(rf"{pairs}:2: the target has \d+ symbols and an end", capsys.readouterr().err)
@@ -267,7 +264,7 @@ def test_what_a_recipe_may_say(tmp_path):
         "train.select=length_ratio": "got 'length_ratio'",
     }.items():
         refused((expected,), load_recipe, path, [change])
-    given = [f'data.{split}=["{split}.a", "{split}.b"]' for split in ("train", "dev", "test")]
+    files = [f'data.{split}=["{split}.a", "{split}.b"]' for split in ("train", "dev", "test")]
     path.write_text(RECIPE.replace('path = "PATH"\n', ""))
-    assert load_recipe(path, given).data.dev == ("dev.a", "dev.b")
-    refused("`test` is missing: without `path`", load_recipe, path, given[:2])
+    assert load_recipe(path, files).data.dev == ("dev.a", "dev.b")
+    refused("`test` is missing: without `path`", load_recipe, path, files[:2])
