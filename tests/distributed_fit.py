@@ -1,4 +1,4 @@
-"""Started by torchrun in two processes: runs of ``distributed_world``, by name, under the folder given."""
+"""Started by torchrun in two processes: runs of ``distributed_world``, by name, under a folder."""
 
 import faulthandler
 import json
@@ -26,7 +26,7 @@ def raised(work: Callable[[], Any]) -> str:
 
 
 def stopped(folder: Path, parallel: str, rank: int, number: int = signal.SIGTERM) -> str:
-    """Of two processes the second alone is told to stop; what it came to, and the run is gone on with."""
+    """Of two processes the second alone is signalled; how the run ended, which then goes on."""
 
     def stop(call: int, _batch: Any) -> None:
         if call == 5 and rank == 1:

@@ -1,4 +1,4 @@
-"""Runs that one process and several make alike: tasks, models and methods in float64, and starting torchrun."""
+"""The same runs by one process and by several: tasks, models and methods in float64, and starting torchrun."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
 """Started by torchrun in two processes: methods on models that a user has wrapped, with all the work on one rank.
 
-Every case is a gradient of two processes against that of one; what they found goes to the file given.
+Every case is a gradient of two processes against that of one; the results go to a file.
 """
 
 import faulthandler
@@ -47,7 +47,7 @@ def llama() -> nn.Module:
 
 
 def adapted(model: Any) -> Any:
-    """What a method is given: a model of Hugging Face's is adapted, wrapped or not."""
+    """What a method runs: a model of Hugging Face's is adapted, wrapped or not."""
     from freerun import hf
 
     inside: Any = getattr(model, "module", model)
@@ -150,20 +150,20 @@ def whole(gradient: Tensor) -> Tensor:
 def difference(case: Case, idle: int) -> float:
     """Of the gradients of two processes from those of one, in parts of the largest."""
     model = case.model()
-    wanted = gradients(model, case.method.run(adapted(model), uneven(case.batch(), -1, idle), STEP, KEY).total)
+    expected = gradients(model, case.method.run(adapted(model), uneven(case.batch(), -1, idle), STEP, KEY).total)
     model = case.model()
     outer, batch = wrapped(model, case.wrap, case.method), uneven(case.batch(), dist.get_rank(), idle)
-    told = outer if case.wrap == "run" else adapted(outer)
+    callee = outer if case.wrap == "run" else adapted(outer)
     for _ in range(2):  # a wrapper may only notice in a second step that the first was incomplete
         model.zero_grad(set_to_none=True)
         ran = case.wrap == "run"
-        total = told(batch, STEP, KEY)[0] if ran else case.method.run(told, batch, STEP, KEY).total
+        total = callee(batch, STEP, KEY)[0] if ran else case.method.run(callee, batch, STEP, KEY).total
         total.backward()
-    largest = max(float(each.abs().max()) for each in wanted.values())
+    largest = max(float(each.abs().max()) for each in expected.values())
     found = {name: p.grad for name, p in model.named_parameters()}
-    zero = {name: torch.zeros_like(each) for name, each in wanted.items()}
+    zero = {name: torch.zeros_like(each) for name, each in expected.items()}
     got = {name: zero[name] if each is None else whole(each) * dist.get_world_size() for name, each in found.items()}
-    return max(float((got[name] - wanted[name]).abs().max()) for name in wanted) / largest
+    return max(float((got[name] - expected[name]).abs().max()) for name in expected) / largest
 
 
 def refused(case: Case) -> str:
@@ -196,8 +196,8 @@ def others() -> dict[str, Any]:
     """Generation from what is inside wrappers, on one rank alone, and a model that was compiled and wrapped."""
     inner = transformer()
     outer = DistributedDataParallel(inner)
-    said = fr.generate(outer, ragged(), length=5).entries if dist.get_rank() == 1 else None
-    same = said is None or torch.equal(said, fr.generate(inner, ragged(), length=5).entries)
+    entries = fr.generate(outer, ragged(), length=5).entries if dist.get_rank() == 1 else None
+    same = entries is None or torch.equal(entries, fr.generate(inner, ragged(), length=5).entries)
     lean = DistributedDataParallel(ForwardOnly(transformer()))
     return {
         "generate on one rank": same,

@@ -31,8 +31,8 @@ def closure(extra: str) -> set[str]:
         except PackageNotFoundError:
             continue
         for each in map(Requirement, lines):
-            wanted = [{"extra": ""}, *({"extra": extra} for extra in one.extras)]
-            if each.marker is None or any(each.marker.evaluate(environment) for environment in wanted):
+            environments = [{"extra": ""}, *({"extra": extra} for extra in one.extras)]
+            if each.marker is None or any(each.marker.evaluate(environment) for environment in environments):
                 waiting.append(each)
     return {name for name, _ in seen}
 

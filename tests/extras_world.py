@@ -70,13 +70,13 @@ def _data(home: Path, kind: str) -> None:
         pl.DataFrame(rows("pairs")).write_parquet(home / "records.parquet")
     if kind == "records-datasets":
         datasets.Dataset.from_list(rows("pairs")).save_to_disk(str(home / "saved"))
-    given = {
+    answers = {
         "pairs": "abc\n",
         "cmudict": "cat\n",
         "csv": (home / "series.csv").read_text(),
         "parallel": "a man runs .\n",
     }
-    (home / "input").write_text(given.get(kind, "the cat\n"))
+    (home / "input").write_text(answers.get(kind, "the cat\n"))
     if kind == "system":
         steps = [f"{step / 10},{step / 5},{20 + step / 7}\n" for step in range(12)]
         (home / "input").write_text("x,y,z\n" + "".join(steps))

@@ -162,12 +162,12 @@ def causal_inputs(padding: str = "right", labels: bool = True) -> dict[str, Tens
     """What a collator makes of ``texts``: ids, mask, and labels with -100 outside the completion."""
     rows, time = texts(), max(p + c for p, c in zip(PROMPTS, COMPLETIONS, strict=True))
     ids = torch.full((len(rows), time), PAD)
-    mask, wanted = torch.zeros_like(ids), torch.full_like(ids, -100)
+    mask, targets = torch.zeros_like(ids), torch.full_like(ids, -100)
     for r, row in enumerate(rows):
         begin = 0 if padding == "right" else time - len(row)
         ids[r, begin : begin + len(row)], mask[r, begin : begin + len(row)] = row, 1
-        wanted[r, begin + PROMPTS[r] : begin + len(row)] = row[PROMPTS[r] :]
-    return {"input_ids": ids, "attention_mask": mask, **({"labels": wanted} if labels else {})}
+        targets[r, begin + PROMPTS[r] : begin + len(row)] = row[PROMPTS[r] :]
+    return {"input_ids": ids, "attention_mask": mask, **({"labels": targets} if labels else {})}
 
 
 LENGTHS = (7, 3, 5, 6)

@@ -246,8 +246,8 @@ def examine(count: Count, how: tuple[list[str], Ended, Any], right: Any, where: 
             same = not differing({**found, str(place): 0}, {**right, str(place): 0})
         count.check(same, f"{where}: exit 0 and other results: {ended.text[-300:]}")
         return
-    said = f"{where}: exit {ended.codes}{', hung' if ended.hung else ''}: {ended.text[-400:]}"
-    if count.check(ended.code in (2, 3, 4) and not ended.hung, said):
+    ending = f"{where}: exit {ended.codes}{', hung' if ended.hung else ''}: {ended.text[-400:]}"
+    if count.check(ended.code in (2, 3, 4) and not ended.hung, ending):
         count.check(
             place.name in ended.text or place.parent.name in ended.text or "symbol" in ended.text,
             f"{where}: not named: {ended.text[-300:]}",

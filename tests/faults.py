@@ -156,7 +156,7 @@ class Lives:
         return self._whole[recipe, world][""]
 
     def events(self, recipe: str = RECIPE, source: Path | None = None) -> list[str]:
-        """The file events of a run, in place of another one if that is given; of a comparison until a run starts."""
+        """The file events of a run, in place of ``source`` if there is one; of a comparison until a run starts."""
         record, folder = self.root / "events.txt", self.new("counted")
         record.unlink(missing_ok=True)
         if source is not None:
@@ -321,11 +321,11 @@ def random_kills(
             others = [code for code in ended.codes if code != -signal.SIGKILL]
             # one that is gone before all have met is its launcher's to notice, and there is none here
             hung = ended.hung and "folder: " in ended.text
-            said = f"seed {seed}, kills after {where}: the others end with {others}: {ended.text[-400:]}"
+            message = f"seed {seed}, kills after {where}: the others end with {others}: {ended.text[-400:]}"
             count.facts["waited for a launcher"] = count.facts.get("waited for a launcher", 0) + (
                 ended.hung and not hung
             )
-            count.check(not hung and all(code in (0, 7) for code in others), said)
+            count.check(not hung and all(code in (0, 7) for code in others), message)
         if where and ends_whole(lives, count, folder, f"seed {seed}, kills after {where}", recipe, world):
             shutil.rmtree(folder)
     return count
@@ -351,8 +351,8 @@ def signals(lives: Lives, number: int, seed: int, recipe: str = SLOW, world: int
         right = {128 + kind} if folder.exists() else {128 + kind, -kind}
         if (folder / "summary.json").exists() and ended.answered < 0.3:
             right |= {0, -kind}  # it had ended, but for closing its files
-        said = f"{where}: {ended.codes} after {ended.answered:.2f} s"
-        count.check(set(ended.codes) <= right and ended.answered < 10, f"{said}: {ended.text[-600:]}")
+        message = f"{where}: {ended.codes} after {ended.answered:.2f} s"
+        count.check(set(ended.codes) <= right and ended.answered < 10, f"{message}: {ended.text[-600:]}")
         slowest = max(slowest, ended.answered)
         if ends_whole(lives, count, folder, where, recipe, world):
             shutil.rmtree(folder)
@@ -420,8 +420,8 @@ def full_disks(lives: Lives, sizes: Iterator[int] | list[int]) -> Count:
         count.tried += 1
         if not count.check(ended.code == 5, f"{where}: exit {ended.code}: {ended.text[-500:]}"):
             continue
-        said = str(folder) in ended.text and "needed" in ended.text and "free" in ended.text
-        count.check(said, f"{where}: path, bytes needed or free are not named: {ended.text[-300:]}")
+        message = str(folder) in ended.text and "needed" in ended.text and "free" in ended.text
+        count.check(message, f"{where}: path, bytes needed or free are not named: {ended.text[-300:]}")
         metrics = folder / "metrics.jsonl"
         whole = not metrics.exists() or metrics.read_bytes()[-1:] in (b"", b"\n")
         count.check(whole, f"{where}: metrics.jsonl ends in half a line")
@@ -448,8 +448,8 @@ def real_disks(lives: Lives, number: int, seed: int) -> Count:
             if ended.code == 0:
                 continue  # that was enough
             count.tried += 1
-            said = all(word in ended.text for word in (str(folder), "needed", "free"))
-            count.check(ended.code == 5 and said, f"{where}: exit {ended.code}: {ended.text[-500:]}")
+            message = all(word in ended.text for word in (str(folder), "needed", "free"))
+            count.check(ended.code == 5 and message, f"{where}: exit {ended.code}: {ended.text[-500:]}")
             (disk / "other").unlink()
             ends_whole(lives, count, folder, where)
         finally:

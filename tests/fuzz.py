@@ -59,7 +59,7 @@ class Sandbox:
             (self.root / name).mkdir()
 
     def strays(self) -> list[str]:
-        """What was written where nothing belongs; taken away, so that it is said of one case only."""
+        """What was written where nothing belongs; taken away, so that it counts against one case only."""
         found = [path for name in ("tmp", "cwd", "home") for path in sorted((self.root / name).iterdir())]
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -126,7 +126,7 @@ def ran(sandbox: Sandbox, command: Callable[[], int]) -> Outcome:
         file.seek(0)
         texts.append(file.read().decode(errors="replace"))
         file.close()
-    # a report is told by its exit code; PyTorch makes a cache of its own
+    # a report is known by its exit code; PyTorch makes a cache of its own
     strays = [name for name in sandbox.strays() if "freerun-report-" not in name and "torchinductor" not in name]
     return Outcome(code, *texts, seconds, strays)
 
@@ -156,16 +156,16 @@ def fuzz(kind: str, numbers: range, seed: int, *, show: bool = False, sandbox: P
         for number in numbers:
             box.clear()
             rng = random.Random(f"{seed} {kind} {number}")
-            told, command = part.case(rng, world, box.root / "in", box.root / "out")
+            title, command = part.case(rng, world, box.root / "in", box.root / "out")
             outcome = ran(box, command)
             codes[str(outcome.code)] += 1
             faults = outcome.faults()
             if show:
-                print(f"{number}: {told}: exit {outcome.code}, {outcome.seconds:.1f} s\n{outcome.text[:4000]}")
+                print(f"{number}: {title}: exit {outcome.code}, {outcome.seconds:.1f} s\n{outcome.text[:4000]}")
             if number % 500 == 499:
                 print(f"{kind} up to {number}: {dict(codes)}", flush=True)
             if faults:
-                line = f"{kind} {number}: {told}: {'; '.join(faults)}: {outcome.text[-300:]!r}"
+                line = f"{kind} {number}: {title}: {'; '.join(faults)}: {outcome.text[-300:]!r}"
                 failed.append(line)
                 print(line, flush=True)
         print(f"{kind}, seed {seed}: {len(numbers)} cases, {dict(codes)}, {len(failed)} failed", flush=True)
@@ -181,10 +181,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
     parser.add_argument("--show", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    numbers = range(given.first, given.first + given.cases) if given.only is None else range(given.only, given.only + 1)
-    return 1 if fuzz(given.kind, numbers, given.seed, show=given.show) else 0
+    numbers = (
+        range(options.first, options.first + options.cases)
+        if options.only is None
+        else range(options.only, options.only + 1)
+    )
+    return 1 if fuzz(options.kind, numbers, options.seed, show=options.show) else 0
 
 
 if __name__ == "__main__":

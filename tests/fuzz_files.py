@@ -87,13 +87,13 @@ def case(rng: random.Random, world: World, inside: Path, out: Path) -> tuple[str
     kind = rng.choice(sorted(KINDS))
     path = KINDS[kind][0](rng, inside, world, True)
     how = rng.choice(("train", "train", "evaluate", "generate"))
-    told = f"{how} {kind} {path.name}"
+    title = f"{how} {kind} {path.name}"
     if how == "train":
-        return told, lambda: train(recipe(world, kind, path), out / "run")
+        return title, lambda: train(recipe(world, kind, path), out / "run")
     one = _one_file(rng, kind, path, inside)
     if how == "evaluate":
-        return f"{told} {one.name}", lambda: commands.evaluate(world.runs[kind], one, None) or 0
-    return f"{told} {one.name}", lambda: commands.generate(world.runs[kind], one, None, None) or 0
+        return f"{title} {one.name}", lambda: commands.evaluate(world.runs[kind], one, None) or 0
+    return f"{title} {one.name}", lambda: commands.generate(world.runs[kind], one, None, None) or 0
 
 
 def _one_file(rng: random.Random, kind: str, path: Path, inside: Path) -> Path:

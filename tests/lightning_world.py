@@ -16,7 +16,7 @@ WORDS, SIZE = 9, 8
 
 
 def pairs(number: int = 24, time: int = 6, seed: int = 0) -> list[tuple[torch.Tensor, int]]:
-    """Words to be said backwards, and how many positions of each count."""
+    """Words to be reversed, and how many positions of each count."""
     g = torch.Generator().manual_seed(seed)
     words = torch.randint(1, WORDS, (number, time), generator=g)
     return list(zip(words, torch.randint(2, time + 1, (number,), generator=g).tolist(), strict=True))
@@ -65,7 +65,7 @@ def trained(batch_size: int, data: list | None = None, **changes) -> LightningMo
 
 
 class Stateful(DataLoader):
-    """A loader that can be asked where it is, and go on from there: what Lightning needs in the middle of an epoch."""
+    """A loader that knows its position and goes on from there: what Lightning needs in the middle of an epoch."""
 
     done = 0
     start = 0

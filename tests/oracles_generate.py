@@ -21,9 +21,9 @@ def log_probs_of(model: Callable[[Batch], Tensor], batch: Batch, row: int) -> Ru
     def rule(prefix: tuple[int, ...]) -> list[float]:
         if prefix not in known:
             history = torch.tensor([[*prefix, 0]])
-            shown = Batch(torch.zeros_like(history), history, history >= 0, context=one.context)
+            prefixed = Batch(torch.zeros_like(history), history, history >= 0, context=one.context)
             with torch.no_grad():
-                known[prefix] = model(shown)[0, len(prefix)].log_softmax(-1).tolist()
+                known[prefix] = model(prefixed)[0, len(prefix)].log_softmax(-1).tolist()
         return known[prefix]
 
     return rule
@@ -72,7 +72,7 @@ def beam_search(rule: Rule, beams: int, length: int, end: int | None, penalty: f
 
 
 class Tree:
-    """Logits that are a random function of (context, whole prefix); no two prefixes alike. A forward only."""
+    """Logits that are a random function of (context, whole prefix); another for each prefix. A forward only."""
 
     def __init__(self, vocab: int, key: int = 0, spread: float = 4.0) -> None:
         self.vocab, self.key, self.spread = vocab, key, spread

@@ -21,7 +21,7 @@ LIMIT = 8
 
 
 class Gone(BaseException):
-    """Nothing that tells others catches it."""
+    """No handler that informs the other ranks catches it."""
 
 
 def sleep() -> None:
@@ -83,11 +83,11 @@ class Backward(torch.autograd.Function):
         return values.clone()
 
     @staticmethod
-    def backward(ctx: Any, *given: torch.Tensor) -> Any:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         if Backward.what is not None:
             Path(sys.argv[1]).with_name("when").touch()
             Backward.what()
-        return given[0]
+        return gradients[0]
 
 
 def run(folder: Path, where: str, how: str) -> int:

@@ -75,29 +75,29 @@ def _copied(root: Path) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Try the mutations that are asked for and print a line each; how many of them nothing noticed."""
+    """Try the chosen mutations and print a line each; how many of them nothing noticed."""
     for name in _HEAVY:
         importlib.import_module(name)
     assert "freerun" not in sys.modules
-    asked = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
+    chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
     unnoticed = 0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         shutil.copytree(ROOT / "tests", root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         _copied(root)
-        every = dict.fromkeys(str(root / test) for mutation in asked for test in mutation.tests)
+        every = dict.fromkeys(str(root / test) for mutation in chosen for test in mutation.tests)
         code, run, red = tried(root, list(every))
         if code or red or not run:
             raise SystemExit(f"the library as it is: {run} tests, exit {code}, red: {', '.join(red)}")
-        for mutation in asked:
+        for mutation in chosen:
             _copied(root)
             broken(root / "src", mutation)
             code, run, red = tried(root, [str(root / test) for test in mutation.tests])
             noticed = code == 1 and bool(red)
             unnoticed += not noticed
-            said = ", ".join(red) if noticed else f"NOTHING ({run} tests, exit {code})"
-            print(f"| {mutation.name} | {said} |", flush=True)
+            noticed_by = ", ".join(red) if noticed else f"NOTHING ({run} tests, exit {code})"
+            print(f"| {mutation.name} | {noticed_by} |", flush=True)
     return unnoticed
 
 

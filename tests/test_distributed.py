@@ -186,7 +186,7 @@ def test_the_command_under_torchrun(tmp_path):
 
 
 @pytest.mark.slow(reason="a start of the command in two processes, which is stopped")
-def test_torchrun_that_is_told_to_stop_leaves_a_checkpoint(tmp_path):
+def test_torchrun_that_is_signalled_leaves_a_checkpoint(tmp_path):
     from tiny_recipes import changed, write
 
     recipe, run = write(tmp_path, changed("updates = 12", "updates = 100000")), tmp_path / "run"
@@ -199,7 +199,7 @@ def test_torchrun_that_is_told_to_stop_leaves_a_checkpoint(tmp_path):
             assert job.poll() is None
             time.sleep(0.1)
         job.send_signal(signal.SIGTERM)
-        _, said = job.communicate(timeout=60)
-    assert said.count("a checkpoint is saved: go on with --resume") == 1
+        _, printed = job.communicate(timeout=60)
+    assert printed.count("a checkpoint is saved: go on with --resume") == 1
     newest = max((run / "checkpoints").glob("step-*"))
     assert json.loads((newest / "state.json").read_text())["tally"]["step"] == len(lines(run, "update"))

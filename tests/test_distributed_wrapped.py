@@ -43,16 +43,16 @@ def test_gradients_are_those_of_one_process_whoever_has_the_work(quick):
 
 def test_what_cannot_be_honoured_is_refused_by_name(quick):
     assert quick[0]["refused"] == quick[1]["refused"], "on all ranks: none waits"
-    said = quick[0]["refused"]
+    messages = quick[0]["refused"]
     for engine in ("step", "window", "draft"):
-        assert f"engine='{engine}' calls parts of the model" in said[f"fsdp, {engine}"]
-        assert "use engine='auto' or 'jacobi' (exact), or a number of passes" in said[f"fsdp, {engine}"]
+        assert f"engine='{engine}' calls parts of the model" in messages[f"fsdp, {engine}"]
+        assert "use engine='auto' or 'jacobi' (exact), or a number of passes" in messages[f"fsdp, {engine}"]
     for what in ("vectors", "cut"):
-        assert "its parameters are sharded" in said[f"fsdp, {what}"]
-        assert "would go round DistributedDataParallel" in said[f"ddp, {what}"]
-        assert "(freerun.training.MethodRun(model, method))" in said[f"ddp, {what}"]
-    assert "would go round DistributedDataParallel" in said["ddp, step"]
-    assert "generate calls a model as long as a row goes on" in said["fsdp, generate"]
+        assert "its parameters are sharded" in messages[f"fsdp, {what}"]
+        assert "would go round DistributedDataParallel" in messages[f"ddp, {what}"]
+        assert "(freerun.training.MethodRun(model, method))" in messages[f"ddp, {what}"]
+    assert "would go round DistributedDataParallel" in messages["ddp, step"]
+    assert "generate calls a model as long as a row goes on" in messages["fsdp, generate"]
 
 
 def test_what_is_inside_a_wrapper_runs_freely_on_one_rank_alone(quick):
@@ -78,7 +78,7 @@ class Small(nn.Module):
         return self.table(nn.functional.pad(batch.history[:, :-1], (1, 0)))
 
 
-# dynamo looks at .grad of whatever it is given, and PyTorch warns of that
+# dynamo looks at .grad of all its inputs, and PyTorch warns of that
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_is_rolled_in_by_what_is_inside():
     """Both the history and the gradient are those of the model."""
@@ -91,18 +91,18 @@ def test_a_compiled_model_is_rolled_in_by_what_is_inside():
     method, batch = fr.free_running(), ragged()
     net = Small().double()
     expected = method.run(net, batch, 3, 1)
-    wanted = gradients(net, expected.total)
+    gradients_expected = gradients(net, expected.total)
     compiled = torch.compile(net, backend=counting)
     assert unwrap(compiled) is net
     outcome = method.run(compiled, batch, 3, 1)
     assert torch.equal(outcome.fed.history, expected.fed.history)
     found = gradients(net, outcome.total)
     assert calls, "the training forward is the compiled one"
-    for name, gradient in wanted.items():
+    for name, gradient in gradients_expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
 
 
-def test_without_wrappers_and_processes_nothing_is_asked():
+def test_without_wrappers_and_processes_nothing_is_exchanged():
     net = transformer()
     inside = nn.DataParallel(nn.Sequential(net))
     assert unwrap(inside)[0] is net

@@ -91,10 +91,10 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("case", MODELS)
 def test_a_model_that_breaks_the_contract_is_refused_by_name(case):
-    make, said = MODELS[case]
+    make, message = MODELS[case]
     model = make()
     for _ in range(2):  # the second time too
-        refused(said, hf.adapt, model)
+        refused(message, hf.adapt, model)
 
 
 def test_the_same_model_without_the_leak_is_taken():
@@ -104,14 +104,14 @@ def test_the_same_model_without_the_leak_is_taken():
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    given = causal_inputs("left") | changes
-    return {k: v for k, v in given.items() if v is not None}
+    inputs = causal_inputs("left") | changes
+    return {k: v for k, v in inputs.items() if v is not None}
 
 
 def with_id(name: str, value: int) -> dict[str, Any]:
-    given = {k: v.clone() for k, v in causal_inputs("right").items()}
-    given[name][0, 5] = value
-    return given
+    inputs = {k: v.clone() for k, v in causal_inputs("right").items()}
+    inputs[name][0, 5] = value
+    return inputs
 
 
 ones = torch.ones(1, LONGEST + 4, dtype=torch.int64)
@@ -139,8 +139,8 @@ CAUSAL_INPUTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", CAUSAL_INPUTS)
 def test_what_a_collator_should_not_have_made_is_refused(case):
-    make, said = CAUSAL_INPUTS[case]
-    refused(said, lambda: adapted("gpt2").batch(**make()))
+    make, message = CAUSAL_INPUTS[case]
+    refused(message, lambda: adapted("gpt2").batch(**make()))
 
 
 def pairs(**changes: Any) -> dict[str, Any]:
@@ -162,11 +162,11 @@ PAIR_INPUTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", PAIR_INPUTS)
 def test_pairs_that_do_not_fit_are_refused(case):
-    make, said = PAIR_INPUTS[case]
-    refused(said, lambda: adapted("t5").batch(**make()))
+    make, message = PAIR_INPUTS[case]
+    refused(message, lambda: adapted("t5").batch(**make()))
 
 
-def test_audio_that_is_missing_is_asked_for_by_name():
+def test_audio_that_is_missing_is_named():
     refused("input_features", lambda: adapted("whisper").batch(**seq2seq_inputs("t5")))
 
 
@@ -175,12 +175,12 @@ def test_audio_that_is_missing_is_asked_for_by_name():
                                             ("bart", "pad_token_id"), ("t5", "pad_token_id")])  # fmt: skip
 def test_a_start_or_pad_symbol_that_is_needed_and_missing_is_named(name, gone):
     model = FAMILIES[name].build()
-    m, given = hf.adapt(model), collated(name, model.dtype)
+    m, inputs = hf.adapt(model), collated(name, model.dtype)
     for config in (model.config, model.generation_config):
         for each in (gone, *(["bos_token_id"] if "start" in gone else [])):
             setattr(config, each, None)
-    refused(gone, m.batch, **given)
-    refused(gone, lambda: hf.adapt(model).batch(**given))
+    refused(gone, m.batch, **inputs)
+    refused(gone, lambda: hf.adapt(model).batch(**inputs))
 
 
 def test_prompts_longer_than_the_model_are_refused_when_they_go_on():
@@ -204,8 +204,8 @@ def test_rows_that_were_selected_have_no_way_back():
 @pytest.mark.parametrize(("name", "engine"), [("t5", "window"), ("mistral", "window"), ("m2m_100", "step")])
 def test_an_engine_that_a_model_has_not_the_methods_for_is_refused(name, engine):
     m = adapted(name)
-    given = causal_inputs() if name == "mistral" else seq2seq_inputs(name)
-    refused(engine, lambda: fr.scheduled_sampling(0.5, engine=engine)(m, m.batch(**given), step=0))
+    inputs = causal_inputs() if name == "mistral" else seq2seq_inputs(name)
+    refused(engine, lambda: fr.scheduled_sampling(0.5, engine=engine)(m, m.batch(**inputs), step=0))
 
 
 def test_learnt_prompts_of_peft_are_refused():

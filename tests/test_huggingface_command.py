@@ -83,28 +83,27 @@ def test_scores_are_those_of_the_plain_model_one_record_after_the_other(world, n
     records, encoded = held_out(loaded)
     settings = AnswerSettings(length_margin=2, batch_size=3)
     found = evaluate_records(loaded.model, loaded.codec, records, encoded, settings)
-    total, positions, right, said = 0.0, 0, 0, []
+    total, positions, right, outputs = 0.0, 0, 0, []
     most = settings.most(loaded.codec)
     for one in encoded:
-        told, wanted = torch.tensor([one.prompt]), torch.tensor([one.target])
+        prompt, target = torch.tensor([one.prompt]), torch.tensor([one.target])
         with torch.no_grad():
             if loaded.codec.causal:
-                logits = model(torch.cat([told, wanted], 1)).logits[0, len(one.prompt) - 1 : -1]
-                mask = torch.ones_like(told)
-                ids = model.generate(told, attention_mask=mask, do_sample=False, max_new_tokens=most)[
-                    0, told.shape[1] :
-                ]
+                logits = model(torch.cat([prompt, target], 1)).logits[0, len(one.prompt) - 1 : -1]
+                mask = torch.ones_like(prompt)
+                ids = model.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=most)[0]
+                ids = ids[prompt.shape[1] :]
             else:
-                logits = model(input_ids=told, labels=wanted).logits[0]
-                ids = model.generate(told, do_sample=False, max_new_tokens=most)[0, 1:]
-        losses = torch.nn.functional.cross_entropy(logits, wanted[0], reduction="sum")
+                logits = model(input_ids=prompt, labels=target).logits[0]
+                ids = model.generate(prompt, do_sample=False, max_new_tokens=most)[0, 1:]
+        losses = torch.nn.functional.cross_entropy(logits, target[0], reduction="sum")
         total, positions = total + float(losses), positions + len(one.target)
-        right += int((logits.argmax(-1) == wanted[0]).sum())
-        said.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
+        right += int((logits.argmax(-1) == target[0]).sum())
+        outputs.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
     assert found.teacher_forced["loss"] == pytest.approx(total / positions, rel=1e-5)
     assert found.teacher_forced["perplexity"] == pytest.approx(math.exp(total / positions), rel=1e-4)
     assert found.teacher_forced["token_accuracy"] == pytest.approx(100 * right / positions)
-    assert [item["output"] for item in found.items] == said
+    assert [item["output"] for item in found.items] == outputs
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test"]["free_running"] == pytest.approx(dict(found.free_running))
     assert summary["test"]["teacher_forced"] == pytest.approx(dict(found.teacher_forced), rel=1e-5)
@@ -143,18 +142,18 @@ def test_generate_answers_lines_and_objects(world, name, tmp_path, capsys):
     lines.write_text("a man runs. ->\nthe dog\\nsleeps. ->\n")
     out = ends(capsys, 0, "generate", run, "--input", lines, "--length", "7").out.splitlines()
     loaded = load_run(run)
-    asked = ["a man runs. ->", "the dog\nsleeps. ->"]
-    expected = free_outputs(loaded.model, loaded.codec, loaded.codec.prompts(asked), AnswerSettings(length=7))
+    texts = ["a man runs. ->", "the dog\nsleeps. ->"]
+    expected = free_outputs(loaded.model, loaded.codec, loaded.codec.prompts(texts), AnswerSettings(length=7))
     assert out == [visible(text.replace("\n", "\\n").replace("\t", "\\t")) for text in expected]
     objects = write_lines(tmp_path / "in.jsonl", [{**row, "n": n} for n, row in enumerate(rows(shape)[:3])])
     assert main(["generate", str(run), "--input", str(objects), "--beams", "2"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["n"] for row in found] == [0, 1, 2]
-    told = [next(iter(row.values())) for row in rows(shape)[:3]]
-    told = [tuple(each[:-1]) if isinstance(each, list) else each for each in told]
+    prompts = [next(iter(row.values())) for row in rows(shape)[:3]]
+    prompts = [tuple(each[:-1]) if isinstance(each, list) else each for each in prompts]
     settings = AnswerSettings(beams=2, length_margin=2)
     assert [row["output"] for row in found] == free_outputs(
-        loaded.model, loaded.codec, loaded.codec.prompts(told), settings
+        loaded.model, loaded.codec, loaded.codec.prompts(prompts), settings
     )
 
 
@@ -162,33 +161,33 @@ def test_lines_that_cannot_be_answered_are_named(world, tmp_path, capsys):
     run = world("gpt2-completions") / "run"
     lines = tmp_path / "in.txt"
     lines.write_text("a man\n\n" + "man " * 90 + "\n")
-    said = ends(capsys, 2, "generate", run, "--input", lines).err
-    assert f"{lines}:2: is empty; expected a source or prompt" in said
-    assert re.search(rf"{lines}:3: has \d+ tokens, its answer may have \d+, and the model has 96 positions", said)
+    message = ends(capsys, 2, "generate", run, "--input", lines).err
+    assert f"{lines}:2: is empty; expected a source or prompt" in message
+    assert re.search(rf"{lines}:3: has \d+ tokens, its answer may have \d+, and the model has 96 positions", message)
     lines.write_text('{"prompt": "a"}\n{"text": "a"}\nplain\n')
-    said = ends(capsys, 2, "generate", run, "--input", lines).err
-    assert f"{lines}:2: has no 'prompt'; it has text" in said
-    assert f"{lines}:3: no JSON: " in said
+    message = ends(capsys, 2, "generate", run, "--input", lines).err
+    assert f"{lines}:2: has no 'prompt'; it has text" in message
+    assert f"{lines}:3: no JSON: " in message
     lines.write_text(
         '{"prompt": ["a", "b"]}\n{"prompt": 5}\n{"prompt": "a", "output": "mine"}\n[1]\n{"prompt": null}\n'
     )
-    said = ends(capsys, 2, "generate", run, "--input", lines).err
-    assert f"{lines}:1: column 'prompt' holds a list, ['a', 'b']; expected text" in said
-    assert f"{lines}:2: column 'prompt' holds a int, 5; expected text" in said
-    assert f"{lines}:3: has an 'output' already, where the answer is written: rename it, or leave it out" in said
-    assert f"{lines}:4: is no object; the first line is one" in said
-    assert f"{lines}:5: is empty; expected a source or prompt" in said
+    message = ends(capsys, 2, "generate", run, "--input", lines).err
+    assert f"{lines}:1: column 'prompt' holds a list, ['a', 'b']; expected text" in message
+    assert f"{lines}:2: column 'prompt' holds a int, 5; expected text" in message
+    assert f"{lines}:3: has an 'output' already, where the answer is written: rename it, or leave it out" in message
+    assert f"{lines}:4: is no object; the first line is one" in message
+    assert f"{lines}:5: is empty; expected a source or prompt" in message
 
 
 def test_conversations_that_cannot_be_answered_are_named(world, tmp_path, capsys):
     run = world("llama-messages") / "run"
     cells = [[1], {"role": "user", "content": "a"}, 5, [{"role": "user", "content": 3}], []]
     lines = write_lines(tmp_path / "in.jsonl", [{"messages": cell} for cell in cells])
-    said = ends(capsys, 2, "generate", run, "--input", lines).err
+    message = ends(capsys, 2, "generate", run, "--input", lines).err
     for number in (1, 2, 3):
-        assert f"{lines}:{number}: column 'messages' holds no conversation; expected a list of" in said
-    assert f"{lines}:4: column 'messages' has no role and content, both text, in message 1" in said
-    assert f"{lines}:5: is empty; expected a source or prompt" in said
+        assert f"{lines}:{number}: column 'messages' holds no conversation; expected a list of" in message
+    assert f"{lines}:4: column 'messages' has no role and content, both text, in message 1" in message
+    assert f"{lines}:5: is empty; expected a source or prompt" in message
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -207,7 +206,7 @@ def test_evaluate_diagnose_and_check(world, name, tmp_path, capsys):
     found = json.loads((tmp_path / "d" / "diagnosis.json").read_text())
     assert found["diagnosis"]["rows"] == 3
     assert found["data"]["item_noun"] == "records"
-    # told gold, what is wrong is what the score counts
+    # on gold, what is wrong is what the score counts
     assert 0 <= found["diagnosis"]["teacher_forced"]["wrong"] <= 1
     assert "refused" not in ends(capsys, 0, "check", run).out
 
@@ -222,7 +221,7 @@ def test_evaluate_refuses_a_file_of_other_columns_or_too_long(world, tmp_path, c
     assert re.search(rf"{file}:1: has \d+ tokens, and the model has 96 positions", capsys.readouterr().err)
 
 
-def test_the_told_error_share_is_the_accuracys_rest(world, tmp_path):
+def test_the_teacher_forced_error_share_is_the_accuracys_rest(world, tmp_path):
     run = world("t5-pairs") / "run"
     assert main(["diagnose", str(run), "--out", str(tmp_path)]) == 0
     wrong = json.loads((tmp_path / "diagnosis.json").read_text())["diagnosis"]["teacher_forced"]["wrong"]
@@ -314,7 +313,7 @@ def test_compare_pairs_records(tmp_path):
 
 @pytest.mark.slow
 def test_a_tiny_model_learns_to_answer(tmp_path):
-    """300 updates, about a minute: at a fixed seed; one that is told nothing of the source stays below 60."""
+    """300 updates, about a minute: at a fixed seed; one that reads nothing of the source stays below 60."""
     model = model_folder(tmp_path / "from", "t5", d_model=64, d_ff=128, num_layers=2, dropout_rate=0.0)
     recipe = write_recipe(tmp_path, model, write_lines(tmp_path / "data.jsonl", rows("pairs") * 4))
     run = tmp_path / "run"

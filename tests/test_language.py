@@ -1,4 +1,4 @@
-"""A text as data and task: windows, what is told gold, what is said freely (against naive loops), and the commands."""
+"""A text as data and task: windows, teacher forcing and free running (against naive loops), and the commands."""
 
 import io
 import json
@@ -93,7 +93,7 @@ def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"fine\nb\xe4d\n", r":2: not UTF-8: found 0xE4 at byte 2 of the line"),
         (b" \n", "the file is empty; expected text"),
@@ -101,9 +101,9 @@ def test_parts_lie_in_order_and_files_one_after_the_other(tmp_path):
         (b"ab\n" * 60 + b"abXabX" * 3, r":6\d: character 'X' stands in dev or test \(6 times, first here\)"),
     ],
 )
-def test_texts_that_cannot_be_used_say_why_and_where(tmp_path, content, said):
+def test_texts_that_cannot_be_used_say_why_and_where(tmp_path, content, message):
     (tmp_path / "t").write_bytes(content)
-    refused(said, load_text, tmp_path / "t", TextOptions(length=8))
+    refused(message, load_text, tmp_path / "t", TextOptions(length=8))
 
 
 def test_unknown_characters_can_be_dropped(tmp_path):
@@ -120,12 +120,12 @@ def test_options_out_of_range_all_at_once():
 
 def logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
     """What is predicted after some ids, by the full forward."""
-    told = torch.tensor([[*ids, 0]])
+    history = torch.tensor([[*ids, 0]])
     with torch.no_grad():
-        return model.eval()(Batch(told, told, told >= 0))[0, -1]
+        return model.eval()(Batch(history, history, history >= 0))[0, -1]
 
 
-def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data, model):
+def test_on_gold_each_character_is_predicted_once_with_enough_before_it(data, model):
     text, codec = data.parts["test"], data.codec
     found = evaluate_text(model, codec, text, data.parts["train"], TextSettings(block=16, batch_size=3))
     ids = codec.ids(text).tolist()
@@ -133,7 +133,7 @@ def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data, 
     for block in range(4, len(ids), 16):
         by_block.append(0.0)
         for place in range(block, min(block + 16, len(ids))):
-            # windows of a block predict five characters each, told four to eight
+            # windows of a block predict five characters each, after four to eight
             begin = block + (place - block) // 5 * 5 - 4
             assert 4 <= place - begin <= 8
             predicted = logits(model, ids[begin:place])
@@ -152,21 +152,21 @@ def test_told_gold_each_character_is_predicted_once_with_enough_before_it(data, 
 @pytest.mark.parametrize("draw", ["greedy", "sample"])
 def test_free_running_equals_the_naive_loop(data, model, draw):
     prompts = ["the ", "so it goes, on and", "c"]
-    said = free_outputs(model, data.codec, prompts, 23, draw=draw, key=5)
+    texts = free_outputs(model, data.codec, prompts, 23, draw=draw, key=5)
     drawn = resolve(draw)
     for number, prompt in enumerate(prompts):
-        told, own, stretch = data.codec.ids(prompt).tolist()[-8:], [], 0
+        history, own, stretch = data.codec.ids(prompt).tolist()[-8:], [], 0
         for _ in range(23):
-            if len(told) > 8:
-                told, stretch = told[-4:], stretch + 1
-            outputs = logits(model, told)[None]
-            row, position = torch.tensor([number]), torch.tensor([len(told)])
+            if len(history) > 8:
+                history, stretch = history[-4:], stretch + 1
+            outputs = logits(model, history)[None]
+            row, position = torch.tensor([number]), torch.tensor([len(history)])
             # the key of generate in each stretch
             key = fold(fold(fold(5, "go on"), stretch), "draw", 0)
             own.append(int(drawn.choose(outputs, drawn.noise(key, row, position, outputs.shape[-1]))))
-            told = [*told, own[-1]]
-        assert said[number] == data.codec.text(own)
-    assert free_outputs(model, data.codec, prompts, 23, draw=draw, key=5, batch_size=1) == said
+            history = [*history, own[-1]]
+        assert texts[number] == data.codec.text(own)
+    assert free_outputs(model, data.codec, prompts, 23, draw=draw, key=5, batch_size=1) == texts
 
 
 def test_scores_do_not_depend_on_the_batch_size(data, model):
@@ -267,28 +267,28 @@ def test_generate_goes_on_line_by_line(run, tmp_path, monkeypatch, capsys):
     assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--length", "30"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [prompt for prompt, _ in lines] == ["the dog ", "goes,\\nso"]
-    assert [len(said.replace("\\n", "\n")) for _, said in lines] == [30, 30]
+    assert [len(answer.replace("\\n", "\n")) for _, answer in lines] == [30, 30]
     assert main(["generate", str(run), "--input", str(tmp_path / "prompts"), "--beams", "2"]) == 2
     assert "--beams has no effect" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("nöne X\n".encode()), encoding="utf-8"))
-    said = ends(capsys, 2, "generate", run).err
-    assert "standard input:1: character 'X' was never seen in training" in said
-    assert "2 errors" in said
+    message = ends(capsys, 2, "generate", run).err
+    assert "standard input:1: character 'X' was never seen in training" in message
+    assert "2 errors" in message
 
 
 @pytest.mark.parametrize(
-    ("data_kind", "model_kind", "said"),
+    ("data_kind", "model_kind", "message"),
     [
         ("toy", "transformer_lm", "a model of kind transformer_lm is trained on text data"),
         ("text", "recurrent", "a model of kind recurrent is trained on cmudict or pairs or toy"),
         ("text", "transformer", "use kind = transformer_lm"),
     ],
 )
-def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path, data_kind, model_kind, said):
+def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path, data_kind, model_kind, message):
     (tmp_path / "r.toml").write_text(
         f'[data]\nkind = "{data_kind}"\n[model]\nkind = "{model_kind}"\n[method]\nname = "teacher_forcing"\n'
     )
-    refused(said, load_recipe, tmp_path / "r.toml", ["data.path=x"] if data_kind == "text" else [])
+    refused(message, load_recipe, tmp_path / "r.toml", ["data.path=x"] if data_kind == "text" else [])
 
 
 def test_keys_and_scores_of_another_task_are_refused(run):
@@ -327,20 +327,21 @@ def test_a_run_with_the_former_name_of_max_positions_loads_and_resumes(run, tmp_
             load_recipe, run.parent / "tiny.toml", ["model.longest=9"])  # fmt: skip
 
 
-def test_too_few_positions_are_told_before_anything_is_made(run, tmp_path, capsys):
+def test_too_few_positions_are_refused_before_anything_is_made(run, tmp_path, capsys):
     recipe = run.parent / "tiny.toml"
-    # just enough: what is told in training, scored and gone on from
+    # just enough: what is read in training, scored and gone on from
     run_recipe(load_recipe(recipe, ["model.max_positions=9"]), tmp_path / "fine", progress=False)
     assert len(generate_lines(load_run(tmp_path / "fine"), ["the dog ran to the"], length=30)[0]) == 49
     compared = tmp_path / "compared.toml"
     compared.write_text(recipe.read_text() + '[[compare.arms]]\nmethod = { name = "teacher_forcing" }\n')
     for command in (["train", str(recipe)], ["compare", str(compared)]):
         out = tmp_path / command[0]
-        said = ends(capsys, 2, *command, "--set", "model.max_positions=8", "--out", out).err
+        message = ends(capsys, 2, *command, "--set", "model.max_positions=8", "--out", out).err
         assert (
-            "model.max_positions = 8 is too small: a window has data.length = 8 characters and one before them" in said
+            "model.max_positions = 8 is too small: a window has data.length = 8 characters and one before them"
+            in message
         )
-        assert "help: --set model.max_positions=9" in said
+        assert "help: --set model.max_positions=9" in message
         assert not out.exists()
 
 

@@ -48,8 +48,8 @@ def plain_loop(data: list, batch_size: int, loss_of, epochs: int = 2) -> torch.T
 
 def test_the_weights_are_those_of_a_plain_loop_bit_for_bit():
     method = sampling()
-    wanted = plain_loop(pairs(), 8, lambda model, batch, step: method(model, batch, step, fold(0, "train")))
-    assert torch.equal(weights(trained(8).model), wanted)
+    expected = plain_loop(pairs(), 8, lambda model, batch, step: method(model, batch, step, fold(0, "train")))
+    assert torch.equal(weights(trained(8).model), expected)
 
 
 def test_a_ratio_of_one_is_cross_entropy_training():
@@ -57,11 +57,11 @@ def test_a_ratio_of_one_is_cross_entropy_training():
         logits = model(batch)
         return F.cross_entropy(logits[batch.mask], batch.targets[batch.mask])
 
-    wanted = plain_loop(pairs(), 8, loss_of)
+    expected = plain_loop(pairs(), 8, loss_of)
     for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0)):
         module = FreerunModule(network(), method, sgd)
         trainer().fit(module, loader(pairs(), 8))
-        torch.testing.assert_close(weights(module.model), wanted, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(weights(module.model), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("number", [24, 21])
@@ -89,8 +89,8 @@ def test_two_processes_equal_one(tmp_path):
     alone = FreerunModule(network(), sampling(), sgd)
     run = trainer(gradient_clip_val=0.5)
     run.fit(alone, loader(pairs(), 8), loader(pairs(8, seed=1), 4))
-    for name, wanted in alone.model.state_dict().items():
-        torch.testing.assert_close(found["weights"][name], wanted, rtol=1e-12, atol=1e-14)
+    for name, expected in alone.model.state_dict().items():
+        torch.testing.assert_close(found["weights"][name], expected, rtol=1e-12, atol=1e-14)
     assert found["scores"] == pytest.approx({k: float(v) for k, v in run.callback_metrics.items()}, rel=1e-6)
 
 
@@ -208,14 +208,14 @@ def test_validation_feeds_no_gold_and_says_which_score_is_which():
     module, data = trained(8), pairs(8, seed=1)
     module.model.train()
     found, batch = scores(data, module), collate(data)
-    said = fr.generate(module.model, batch, length=6).entries
-    right = ((said == batch.targets) & batch.mask).sum() / batch.mask.sum()
+    entries = fr.generate(module.model, batch, length=6).entries
+    right = ((entries == batch.targets) & batch.mask).sum() / batch.mask.sum()
     assert found["free_running_token_accuracy"] == pytest.approx(float(right))
     module.model.eval()
     with torch.no_grad():
-        told = float(fr.teacher_forcing()(module.model, batch, step=0))
+        forced = float(fr.teacher_forcing()(module.model, batch, step=0))
         free = float(fr.free_running(draw="greedy")(module.model, batch, step=0))
-    assert found["teacher_forced_loss"] == pytest.approx(told, rel=1e-6)
+    assert found["teacher_forced_loss"] == pytest.approx(forced, rel=1e-6)
     assert found["free_running_loss"] == pytest.approx(free, rel=1e-6)
     assert set(found) == {
         "teacher_forced_loss",
@@ -225,11 +225,11 @@ def test_validation_feeds_no_gold_and_says_which_score_is_which():
         "free_running_sequence_accuracy",
     }
 
-    def lied_to(items):
+    def falsified(items):
         whole = collate(items)
         return whole.replace(history=(whole.history + 1) % world.WORDS)
 
-    other = scores(data, module, lied_to)
+    other = scores(data, module, falsified)
     assert {k: v for k, v in other.items() if "free" in k} == {k: v for k, v in found.items() if "free" in k}
     assert other["teacher_forced_loss"] != found["teacher_forced_loss"]
 
@@ -247,9 +247,9 @@ def test_validation_of_values_and_several_loaders():
     assert {name for each in found for name in each} == names
     batch = values(pairs(5))
     with torch.no_grad():
-        wanted = float(fr.free_running()(model.eval(), batch, step=0))
+        expected = float(fr.free_running()(model.eval(), batch, step=0))
     assert {k: v for each in found for k, v in each.items()}["free_running_loss/dataloader_idx_1"] == pytest.approx(
-        wanted, rel=1e-6
+        expected, rel=1e-6
     )
 
 
@@ -264,12 +264,12 @@ def test_rows_that_a_batch_brings_are_kept():
         return weights(module.model)
 
     method = sampling()
-    wanted = plain_loop(pairs(), 8, lambda model, batch, step: method(model, own(batch), step, fold(0, "train")))
-    assert torch.equal(run(8, 1), wanted)
-    torch.testing.assert_close(run(2, 4), wanted, rtol=1e-12, atol=1e-14)
+    expected = plain_loop(pairs(), 8, lambda model, batch, step: method(model, own(batch), step, fold(0, "train")))
+    assert torch.equal(run(8, 1), expected)
+    torch.testing.assert_close(run(2, 4), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_schedules_by_sample_and_epoch_are_told_where_they_are():
+def test_schedules_by_sample_and_epoch_know_their_position():
     seen = []
 
     class Noting(fr.methods.TeacherForcing):
@@ -301,7 +301,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do():
 
     raw = DataLoader([{"ids": torch.ones(2)}], batch_size=1)
     steep = fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=-1.0, steps=2))
-    for module, data, told in (
+    for module, data, message in (
         (FreerunModule(network(), sampling(), sgd), raw, "got a dict with the keys ids.*collate_fn"),
         (Bare(network(), sampling(), sgd), None, r"Trainer\(callbacks=\[freerun.lightning.FreerunCallback"),
         (FreerunModule(network(), steep, sgd), None, r"teacher_forcing_ratio must lie in \[0, 1\]"),
@@ -312,8 +312,8 @@ def test_what_cannot_be_done_is_refused_with_what_to_do():
         ),
     ):
         before = weights(module.model)
-        refused(told, fit_with, module, data)
-        assert torch.equal(weights(module.model), before), told
+        refused(message, fit_with, module, data)
+        assert torch.equal(weights(module.model), before), message
     by_hand = ByHand(network(), sampling(), sgd)
     by_hand.automatic_optimization = False
     refused("optimises by hand", fit_with, by_hand)
@@ -344,16 +344,16 @@ def test_an_adapted_hugging_face_model_is_trained_as_in_a_plain_loop():
         sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
         return fr.hf.adapt(LlamaForCausalLM(LlamaConfig(vocab_size=9, pad_token_id=0, **sizes)).double())
 
-    given = [{"input_ids": word, "labels": word} for word, _ in pairs(12)]
+    examples = [{"input_ids": word, "labels": word} for word, _ in pairs(12)]
     adapter, method = adapted(), fr.scheduled_sampling(0.5)
     module = FreerunModule(adapter, method, sgd, to_batch=lambda batch: adapter.batch(**batch))
     run = trainer(max_epochs=1)
-    run.fit(module, DataLoader(given, batch_size=4), DataLoader(given, batch_size=4))
+    run.fit(module, DataLoader(examples, batch_size=4), DataLoader(examples, batch_size=4))
     assert "free_running_token_accuracy" in run.callback_metrics
 
     plain = adapted()
     optimizer = sgd(plain.parameters())
-    for step, batch in enumerate(DataLoader(given, batch_size=4)):
+    for step, batch in enumerate(DataLoader(examples, batch_size=4)):
         optimizer.zero_grad()
         method(plain, plain.batch(**batch), step, fold(0, "train")).backward()
         optimizer.step()

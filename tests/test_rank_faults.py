@@ -102,7 +102,7 @@ def test_a_rank_that_ends_takes_the_other_one_with_it(tmp_path, where, how, code
     codes, messages, seconds = job(tmp_path / "run", where, how)
     assert codes == [7, code]
     assert re.search(words, messages[0]), messages
-    assert bool(messages[0]) is bool(words), "what another rank says is not said twice"
+    assert bool(messages[0]) is bool(words), "what another rank says is not repeated"
     assert seconds < 30
 
 

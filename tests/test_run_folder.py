@@ -336,9 +336,9 @@ def test_a_later_format_is_refused_by_its_version(started, recipe, name, capsys)
 def test_a_changed_recipe_goes_on_where_that_is_allowed(started, recipe, capsys):
     command = ["train", recipe, "--out", str(started), "--resume"]
     other = [*command, "--set", "train.lr=0.5", "--set", "method.teacher_forcing_ratio=0.5"]
-    said = ends(capsys, 4, *other).err
-    assert "train.lr: 0.001 there, 0.5 now" in said
-    assert "--allow-change method --allow-change train.lr" in said
+    message = ends(capsys, 4, *other).err
+    assert "train.lr: 0.001 there, 0.5 now" in message
+    assert "--allow-change method --allow-change train.lr" in message
     assert main([*other, "--allow-change", "train.lr"]) == 4
     assert "train.lr" not in capsys.readouterr().err.replace("--allow-change train.lr", "")
     assert main([*other, "--allow-change", "train.lrr"]) == 2

@@ -233,10 +233,9 @@ def test_lines_too_long_for_the_model_are_named(recipe, tmp_path, capsys):
     long = "man " * 41
     lines.write_text(f"a man runs .\n{long}\na dog runs .\n")
     message = ends(capsys, 2, "generate", out, "--input", lines).err
-    number = re.search(rf"{lines}:2: the source has (\d+) symbols, and the model was made with longest = 40", message)[
-        1
-    ]
-    assert f"--set model.longest={number}" in message
+    source = r"the source has (\d+) symbols, and the model was made with max_positions = 40"
+    number = re.search(rf"{lines}:2: {source}", message)[1]
+    assert f"--set model.max_positions={number}" in message
     pairs.write_bytes(f"a man\tein mann\na man\tgro\u00dfer {long}\n".encode())
     assert main(["evaluate", str(out), "--data", str(pairs)]) == 2
     assert re.search(rf"{pairs}:2: the target has \d+ symbols and an end", capsys.readouterr().err)
