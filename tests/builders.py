@@ -49,6 +49,15 @@ def language_model(positions: str = "rope", **changes) -> TransformerLM:
     return lively(TransformerLM(TARGET_VOCAB, positions=positions, **settings).double())  # pyright: ignore
 
 
+def tiny_llama(vocab: int = 9, **changes: Any) -> Any:
+    """A tiny Llama of Hugging Face's in float64."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} | changes
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, pad_token_id=0, max_position_embeddings=32, **sizes)).double()
+
+
 def prompted(padding: str, size: int = 4, time: int = 9, seed: int = 4) -> Batch:
     """Prompts of 1 to 3 entries in the history, then targets of differing lengths; padding on one side or both."""
     g = torch.Generator().manual_seed(seed)

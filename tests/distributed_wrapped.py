@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import freerun as fr
-from builders import ForwardOnly, gradients, ragged, seq2seq, transformer
+from builders import ForwardOnly, gradients, ragged, seq2seq, tiny_llama, transformer
 from freerun.training import MethodRun
 
 KEY, STEP = 1, 3
@@ -38,12 +38,7 @@ def forecaster() -> nn.Module:
 
 
 def llama() -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(2)
-    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0}
-    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).double()
+    return tiny_llama(20, num_hidden_layers=2)
 
 
 def adapted(model: Any) -> Any:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 import freerun as fr
 import lightning_world as world
-from builders import refused
+from builders import refused, tiny_llama
+from distributed_world import torchrun
 from freerun.integrations.lightning import restore, states
 from freerun.keys import fold
 from freerun.lightning import FreerunCallback, FreerunModule, training_step, validation_step
@@ -80,12 +81,9 @@ def test_accumulation_equals_one_big_batch_with_clipping_and_a_short_window(numb
 
 @pytest.mark.slow  # two processes that import torch and lightning: about 30 s
 def test_two_processes_equal_one(tmp_path):
-    script, out = Path(world.__file__), tmp_path / "two.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = [*command, str(script), str(out)]
-    ran = subprocess.run(line, capture_output=True, text=True, cwd=script.parent, check=False)
+    ran = torchrun([world.__file__, str(tmp_path / "two.pt")])
     assert ran.returncode == 0, ran.stderr
-    found = torch.load(out, weights_only=True)
+    found = torch.load(tmp_path / "two.pt", weights_only=True)
     alone = FreerunModule(network(), sampling(), sgd)
     run = trainer(gradient_clip_val=0.5)
     run.fit(alone, loader(pairs(), 8), loader(pairs(8, seed=1), 4))
@@ -173,21 +171,18 @@ def test_a_plain_loader_inside_an_epoch_is_not_exact_and_lightning_says_so(tmp_p
 
 
 def test_what_is_logged_is_what_was_done():
-    class Looking(FreerunCallback):
-        seen: list
+    seen = []
 
+    class Looking(FreerunCallback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             super().on_before_optimizer_step(trainer, pl_module, optimizer)
-            numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.seen.append(numbers)
+            seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
-    looking = Looking()
-    looking.seen = []
     module = FreerunModule(network(), fr.scheduled_sampling(0.25), lambda p: torch.optim.SGD(p, lr=0.0))
-    module.configure_callbacks = lambda: [looking]
+    module.configure_callbacks = lambda: [Looking()]
     trainer(max_epochs=1, accumulate_grad_batches=4).fit(module, loader(pairs(), 2))
-    assert len(looking.seen) == 3
-    for step, numbers in enumerate(looking.seen):
+    assert len(seen) == 3
+    for step, numbers in enumerate(seen):
         batch = collate(pairs()[8 * step : 8 * step + 8])
         outcome = fr.scheduled_sampling(0.25).run(network(), batch, step, fold(0, "train"))
         eligible = outcome.report["eligible"]
@@ -217,13 +212,8 @@ def test_validation_feeds_no_gold_and_says_which_score_is_which():
         free = float(fr.free_running(draw="greedy")(module.model, batch, step=0))
     assert found["teacher_forced_loss"] == pytest.approx(forced, rel=1e-6)
     assert found["free_running_loss"] == pytest.approx(free, rel=1e-6)
-    assert set(found) == {
-        "teacher_forced_loss",
-        "teacher_forced_token_accuracy",
-        "free_running_loss",
-        "free_running_token_accuracy",
-        "free_running_sequence_accuracy",
-    }
+    names = {f"{side}_{score}" for side in ("teacher_forced", "free_running") for score in ("loss", "token_accuracy")}
+    assert set(found) == names | {"free_running_sequence_accuracy"}
 
     def falsified(items):
         whole = collate(items)
@@ -248,9 +238,8 @@ def test_validation_of_values_and_several_loaders():
     batch = values(pairs(5))
     with torch.no_grad():
         expected = float(fr.free_running()(model.eval(), batch, step=0))
-    assert {k: v for each in found for k, v in each.items()}["free_running_loss/dataloader_idx_1"] == pytest.approx(
-        expected, rel=1e-6
-    )
+    merged = {k: v for each in found for k, v in each.items()}
+    assert merged["free_running_loss/dataloader_idx_1"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_rows_that_a_batch_brings_are_kept():
@@ -301,16 +290,14 @@ def test_what_cannot_be_done_is_refused_with_what_to_do():
 
     raw = DataLoader([{"ids": torch.ones(2)}], batch_size=1)
     steep = fr.scheduled_sampling(fr.schedules.linear(start=1.0, end=-1.0, steps=2))
-    for module, data, message in (
-        (FreerunModule(network(), sampling(), sgd), raw, "got a dict with the keys ids.*collate_fn"),
-        (Bare(network(), sampling(), sgd), None, r"Trainer\(callbacks=\[freerun.lightning.FreerunCallback"),
-        (FreerunModule(network(), steep, sgd), None, r"teacher_forcing_ratio must lie in \[0, 1\]"),
-        (
-            FreerunModule(network(), sampling(), sgd),
-            DataLoader(pairs(), batch_size=8, collate_fn=masked),
-            "optimizer step 0: no position of the batch counts",
-        ),
+    blank = DataLoader(pairs(), batch_size=8, collate_fn=masked)
+    for kind, method, data, message in (
+        (FreerunModule, sampling(), raw, "got a dict with the keys ids.*collate_fn"),
+        (Bare, sampling(), None, r"Trainer\(callbacks=\[freerun.lightning.FreerunCallback"),
+        (FreerunModule, steep, None, r"teacher_forcing_ratio must lie in \[0, 1\]"),
+        (FreerunModule, sampling(), blank, "optimizer step 0: no position of the batch counts"),
     ):
+        module = kind(network(), method, sgd)
         before = weights(module.model)
         refused(message, fit_with, module, data)
         assert torch.equal(weights(module.model), before), message
@@ -337,12 +324,8 @@ def test_a_roll_in_under_a_strategy_that_shards_is_refused(monkeypatch):
 
 
 def test_an_adapted_hugging_face_model_is_trained_as_in_a_plain_loop():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     def adapted():
-        torch.manual_seed(2)
-        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-        return fr.hf.adapt(LlamaForCausalLM(LlamaConfig(vocab_size=9, pad_token_id=0, **sizes)).double())
+        return fr.hf.adapt(tiny_llama())
 
     examples = [{"input_ids": word, "labels": word} for word, _ in pairs(12)]
     adapter, method = adapted(), fr.scheduled_sampling(0.5)
@@ -361,13 +344,9 @@ def test_an_adapted_hugging_face_model_is_trained_as_in_a_plain_loop():
 
 
 def test_a_model_or_method_that_is_none_is_refused_at_once():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
-    with pytest.raises(fr.UserError) as caught:
-        FreerunModule(LlamaForCausalLM(config), fr.scheduled_sampling)
-    assert "hf.adapt(model)" in caught.value.problems[0]
-    assert "ScheduledSampling itself" in caught.value.problems[1]
+    first, second = refused("", FreerunModule, tiny_llama(), fr.scheduled_sampling)
+    assert "hf.adapt(model)" in first
+    assert "ScheduledSampling itself" in second
     refused(r"must be an nn.Module.*got function", FreerunModule, lambda batch: batch.history, sampling())
 
 

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -71,54 +73,46 @@ def test_json_that_is_none_of_ours_is_exit_4_with_the_files_name(world, text, ca
         (run / "model" / "manifest.json", lambda: main(["generate", str(run), "--input", str(world / "tiny.toml")])),
     ]
     for path, command in cases:
-        before = (
-            path.read_bytes(),
-            (path.parent / "manifest.json").exists() and (path.parent / "manifest.json").read_bytes(),
-        )
-        signed(path, text) if before[1] and path.name != "manifest.json" else path.write_bytes(text)
+        before = {each: each.read_bytes() for each in (path, path.with_name("manifest.json")) if each.exists()}
+        signed(path, text) if path.name != "manifest.json" else path.write_bytes(text)
         capsys.readouterr()
         assert command() == 4, path
         assert path.name in capsys.readouterr().err
-        path.write_bytes(before[0])
-        if before[1]:
-            (path.parent / "manifest.json").write_bytes(before[1])
+        for each, content in before.items():
+            each.write_bytes(content)
     (run / "comparison.json").write_bytes(text)
     raises(CheckpointError, r"comparison\.json", check_output_dir, run, resume=True, overwrite=False)
     (run / "results.json").write_bytes(text)
     raises(CheckpointError, r"results\.json", read, run)
 
 
+WRONG_FIELDS = {
+    "tally.step": ["x", -3, 12.0, True, 10**30],
+    "tally.best_step": [[3]],
+    "tally.best_dev": ["x"],
+    "tally.seconds": [None],
+    "tally.changes": [[1]],
+    "identity": [[]],
+    "identity.train": ["x"],
+    "identity.recipe": [None],
+    "identity.data": [3],
+    "metrics_bytes": [-1],
+    "processes": ["two"],
+    "format_version": ["1"],
+}
+
+
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (("tally", "step"), "x"),
-        (("tally", "step"), -3),
-        (("tally", "step"), 12.0),
-        (("tally", "step"), True),
-        (("tally", "step"), 10**30),
-        (("tally", "best_step"), [3]),
-        (("tally", "best_dev"), "x"),
-        (("tally", "seconds"), None),
-        (("tally", "changes"), [1]),
-        (("identity",), []),
-        (("identity", "train"), "x"),
-        (("identity", "recipe"), None),
-        (("identity", "data"), 3),
-        (("metrics_bytes",), -1),
-        (("processes",), "two"),
-        (("format_version",), "1"),
-    ],
+    ("place", "value"), [(name, value) for name, values in WRONG_FIELDS.items() for value in values]
 )
 def test_a_field_of_another_type_is_named(world, place, value, capsys):
     for path in checkpoints(world / "run"):
         state = json.loads((path / "state.json").read_text())
-        inside = state
-        for name in place[:-1]:
-            inside = inside[name]
-        inside[place[-1]] = value
+        *above, last = place.split(".")
+        reduce(getitem, above, state)[last] = value
         signed(path / "state.json", json.dumps(state).encode())
     assert resumed(world) == 4
-    assert re.search(rf"state\.json is damaged: {re.escape('.'.join(place))}\S* must be", capsys.readouterr().err)
+    assert re.search(rf"state\.json is damaged: {re.escape(place)}\S* must be", capsys.readouterr().err)
 
 
 def test_what_is_no_summary_is_no_finished_run(tmp_path):
@@ -262,9 +256,8 @@ def test_a_checkpoints_content_is_of_its_name(tmp_path):
     manifest = json.loads((root / "step-00000020" / "manifest.json").read_text())
     manifest.pop("name")
     (root / "step-00000020" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.warns(
-        UserWarning, match="skipped step-00000020: .*is of step 15, and its folder is named step-00000020"
-    ):
+    unnamed = "skipped step-00000020: .*is of step 15, and its folder is named step-00000020"
+    with pytest.warns(UserWarning, match=unnamed):
         killed_at(1, lambda: train(tmp_path / "run", resume=True))
     shutil.rmtree(root / "step-00000020")
     for path in root.glob("best-*"):

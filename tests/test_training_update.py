@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import freerun as fr
+from builders import raises, refused
 from freerun.batch import Batch
 from freerun.errors import DivergedError, ResourceError, UserError
 from freerun.keys import fold
@@ -124,17 +125,14 @@ def test_a_window_without_a_position_says_so():
     assert error.value.exit_code == 2, "the data are wrong; nothing diverged"
 
 
-@pytest.mark.parametrize(
-    "raised",
-    [
-        MemoryError(),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."
-        ),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-        RuntimeError("Storage size calculation overflowed with sizes=[99999999999, 99999999999]"),
-    ],
-)
+NO_MEMORY = [
+    MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."),
+    RuntimeError("Storage size calculation overflowed with sizes=[99999999999, 99999999999]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("raised", NO_MEMORY)
 def test_an_update_without_memory_says_its_sizes_and_what_to_set(raised):
     class Greedy:
         name = "greedy"
@@ -142,13 +140,9 @@ def test_an_update_without_memory_says_its_sizes_and_what_to_set(raised):
         def run(self, model: Any, batch: Batch, step: int, key: int) -> Any:
             raise raised
 
-    task = make_task()
     for settings, help in ((EXACT, "--set train.accumulate="), (replace(EXACT, batch_size=1), "a smaller model")):
-        with pytest.raises(
-            ResourceError, match=r"out of memory in update 3: \d+ examples of up to \d+ positions"
-        ) as error:
-            stepped(settings, Greedy(), task, step=3)
-        assert f"help: {help}" in str(error.value)
+        message = rf"(?s)out of memory in update 3: \d+ examples of up to \d+ positions.*help: {help}"
+        raises(ResourceError, message, stepped, settings, Greedy(), step=3)
 
 
 def test_a_method_that_meets_nan_weights_has_diverged():
@@ -169,8 +163,8 @@ def test_a_method_that_meets_nan_weights_has_diverged():
     assert fine.value.exit_code == 2
     with torch.no_grad():
         next(iter(model.parameters())).fill_(float("inf"))
-    with pytest.raises(DivergedError, match=r"seen in update 4: .*outputs are not numbers \(weights are not finite: "):
-        update(parts, task, EXACT, plan.at(4))
+    seen = r"seen in update 4: .*outputs are not numbers \(weights are not finite: "
+    raises(DivergedError, seen, update, parts, task, EXACT, plan.at(4))
 
 
 def test_bf16_trains():
@@ -189,7 +183,7 @@ def test_bf16_that_the_processor_lacks_is_refused(monkeypatch):
 
     monkeypatch.setattr(torch.nn.LSTM, "forward", missing)
     model = make_model(make_task())
-    with pytest.raises(UserError, match=r"no bf16 LSTM for this cpu \(could not create a primitive descriptor\); set"):
-        check_amp(model, changed(amp="bf16"))
+    lacking = r"no bf16 LSTM for this cpu \(could not create a primitive descriptor\); set"
+    refused(lacking, check_amp, model, changed(amp="bf16"))
     check_amp(model, changed(amp="no"))
     check_amp(make_model(make_task(), cell="gru"), changed(amp="bf16"))
