@@ -21,15 +21,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tiny_recipes import ARMS, FALLING, toml
+from training_world import without_clock
 
 HERE = Path(__file__).parent
 # a process that is killed loses nothing that it wrote: a disk is not needed, and slow
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-CLOCKS = {
-    "seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds", "evaluation_cpu_seconds",
-    # the size of a file of seconds
-    "metrics_bytes",
-}  # fmt: skip
 RECIPE = toml(
     name="faults",
     seed=3,
@@ -169,14 +165,6 @@ class Lives:
         return events[: first[0] + 1] if first else events
 
 
-def without_clocks(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: without_clocks(part) for name, part in value.items() if name not in CLOCKS}
-    if isinstance(value, list):
-        return [without_clocks(each) for each in value if not (isinstance(each, dict) and each.get("metric") in CLOCKS)]
-    return value
-
-
 def fingerprints(folder: Path) -> dict[str, Any]:
     """All that a run or a comparison leaves, without its clocks, logs, curves and pages.
 
@@ -191,9 +179,9 @@ def fingerprints(folder: Path) -> dict[str, Any]:
             continue
         content = path.read_bytes().replace(bytes(folder), b".") if path.is_file() else b""
         if path.suffix == ".json" and path.name != "manifest.json":
-            found[str(path.relative_to(folder))] = without_clocks(json.loads(content))
+            found[str(path.relative_to(folder))] = without_clock(json.loads(content))
         elif path.suffix == ".jsonl":
-            found[str(path.relative_to(folder))] = [without_clocks(json.loads(line)) for line in content.splitlines()]
+            found[str(path.relative_to(folder))] = [without_clock(json.loads(line)) for line in content.splitlines()]
         elif path.name != "manifest.json" and path.suffix not in (".log", ".html") and "tfevents" not in path.name:
             found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -87,12 +90,21 @@ def falling(steps: int = 12) -> Any:
     return fr.scheduled_sampling(fr.schedules.linear(start=0.9, end=0.2, steps=steps))
 
 
+def tokenizer(size: int = VOCAB, **special: str) -> Any:
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(size)}, unk_token="w2"))
+    words.pre_tokenizer = Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+SETTINGS: dict[str, Any] = {
+    "per_device_train_batch_size": 8, "max_steps": 8, "learning_rate": 1e-2, "logging_steps": 1, "report_to": [],
+    "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False,
+    "log_level": "error", "seed": 3,
+}  # fmt: skip
+
+
 def arguments(cls: type, folder: str | Path, **changes: Any) -> Any:
-    settings: dict[str, Any] = {
-        "output_dir": str(folder), "per_device_train_batch_size": 8, "max_steps": 8, "learning_rate": 1e-2,
-        "logging_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
-        "dataloader_pin_memory": False, "log_level": "error", "seed": 3, **changes,
-    }  # fmt: skip
+    settings = {**SETTINGS, "output_dir": str(folder), **changes}
     sequences = issubclass(cls, transformers.Seq2SeqTrainer)
     return (transformers.Seq2SeqTrainingArguments if sequences else transformers.TrainingArguments)(**settings)
 

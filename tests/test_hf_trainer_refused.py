@@ -6,21 +6,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
 
 import freerun as fr
 from builders import refused
 from freerun import hf
-from hf_trainer_world import COMPLETIONS, END, PAIRS, VOCAB, collate, llama, make, t5, weights
+from hf_trainer_world import COMPLETIONS, END, PAIRS, VOCAB, collate, llama, make, t5, tokenizer, weights
 
 SAMPLING = fr.scheduled_sampling(0.5)
-
-
-def tokenizer(size: int, **special: str) -> Any:
-    words = {f"w{i}": i for i in range(size)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="w2")), **special)
 
 
 BEYOND = fr.scheduled_sampling(fr.schedules.piecewise(steps=(0, 100), values=(1.0, -1.0)))

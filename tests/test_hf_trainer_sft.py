@@ -8,15 +8,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast, PrinterCallback
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 import freerun as fr
 from freerun import hf
-from hf_trainer_world import CHECKPOINTING, END, PAIRS, VOCAB, apart, falling, llama, logged, weights
+from hf_trainer_world import CHECKPOINTING, END, PAIRS, SETTINGS, apart, falling, llama, logged, tokenizer, weights
 
 
 class Mine(hf.MethodMixin, SFTTrainer):
@@ -43,27 +40,25 @@ def words(ids: list[int]) -> str:
     return " ".join(f"w{i}" for i in ids)
 
 
-def tokenizer() -> Any:
-    made = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w2"))
-    made.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=f"w{END}", pad_token="w0")
-
-
 def sft(cls: Any, method: Any = "stock", **changes: Any) -> Any:
     data = Dataset.from_list(
         [{"prompt": words(pair["input_ids"]), "completion": " " + words(pair["labels"][:-1])} for pair in PAIRS]
     )
     settings: dict[str, Any] = {
-        "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2,
-        "logging_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
-        "dataloader_pin_memory": False, "log_level": "error", "seed": 3, "max_length": 32, "bf16": False,
+        **SETTINGS, "output_dir": tempfile.mkdtemp(), "max_steps": 3, "max_length": 32, "bf16": False,
         CHECKPOINTING: False, **changes,
     }  # fmt: skip
     options: dict[str, Any] = settings.pop("trainer", {})
     if not isinstance(method, str):
         options = {**options, "method": method}
     model = settings.pop("model", None) or llama()
-    trainer = cls(model=model, args=SFTConfig(**settings), train_dataset=data, processing_class=tokenizer(), **options)
+    trainer = cls(
+        model=model,
+        args=SFTConfig(**settings),
+        train_dataset=data,
+        processing_class=tokenizer(eos_token=f"w{END}", pad_token="w0"),
+        **options,
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer

@@ -19,7 +19,10 @@ from freerun.data.builtin_pairs import load_toy
 from freerun.tasks.pairs import PairTask
 from freerun.training import Evaluation, TrainSettings, fit
 
-WALL_CLOCK = {"seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds"}
+WALL_CLOCK = {
+    "seconds", "time", "cpu_seconds", "cpu_seconds_total", "evaluation_seconds", "evaluation_cpu_seconds",
+    "metrics_bytes",  # the size of a file of seconds
+}  # fmt: skip
 SMALL = TrainSettings(
     updates=24, batch_size=12, accumulate=2, lr=1e-2, warmup=4, decay="cosine", ema=0.9, evaluate_every=8, save_every=5
 )
@@ -49,6 +52,9 @@ def train(folder: Path, settings: TrainSettings = SMALL, **options: Any) -> dict
 def without_clock(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_clock(part) for name, part in value.items() if name not in WALL_CLOCK}
+    if isinstance(value, list):
+        kept = [each for each in value if not (isinstance(each, dict) and each.get("metric") in WALL_CLOCK)]
+        return [without_clock(each) for each in kept]
     return value
 
 
