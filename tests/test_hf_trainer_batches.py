@@ -43,7 +43,7 @@ def packed(rows: Any) -> Any:
         left = longest - sum(len(row["labels"]) for row in pair)
         for row in [*pair, {"input_ids": [2] * left, "labels": [-100] * left}]:
             for name, values in ({**row, "position_ids": list(range(len(row["labels"])))}).items():
-                packed[name].append(values) if row is pair[0] else packed[name][-1].extend(values)
+                packed[name].append(list(values)) if row is pair[0] else packed[name][-1].extend(values)
     return {name: torch.tensor(values) for name, values in packed.items()}
 
 
