@@ -208,15 +208,14 @@ def split_files(path: str | Path | Mapping[str, str | Path], language: str | Non
 
 
 def _only_prefix(folder: Path) -> str:
-    names = [file.name for file in folder.iterdir() if file.is_file()]
-    if any(name in {f"train{end}" for end in _ENDINGS} for name in names):
-        return ""
-    endings = [f"_train{end}" for end in _ENDINGS]
-    languages = {name.removesuffix(end) for name in names for end in endings if name.endswith(end) and name != end}
-    if len(languages) > 1:
-        several = ", ".join(sorted(languages))
-        raise UserError(f'{folder}: holds several languages: {several}; name one with language = "{min(languages)}"')
-    return f"{languages.pop()}_" if languages else ""
+    files = [file.name for file in folder.iterdir() if file.is_file()]
+    matches = [re.fullmatch(r"(.+_)?train(\.txt|\.tsv|\.dict)?", name) for name in files]
+    prefixes = sorted({match[1] or "" for match in matches if match})
+    if len(prefixes) > 1 and prefixes[0]:
+        languages = [prefix[:-1] for prefix in prefixes]
+        several = f'{", ".join(languages)}; name one with language = "{languages[0]}"'
+        raise UserError(f"{folder}: holds several languages: {several}")
+    return prefixes[0] if prefixes else ""
 
 
 Array = NDArray[np.float64]

@@ -15,7 +15,7 @@ import torch
 
 from freerun.arguments import brief
 from freerun.data.files import LARGEST, SPLITS, Array, counted, few_lines, first_problems, lines_of_column
-from freerun.data.series.options import Channels, Layout, SeriesOptions, check_layout, columns_by_part
+from freerun.data.series.options import Layout, SeriesOptions, check_layout, with_targets
 from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, step_between, uneven
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.tables import DataTable, Stamp, read_table
@@ -171,11 +171,9 @@ def _lost(train: Array, scales: tuple[Array, Array], names: Sequence[str], locat
     return problems
 
 
-def build_series(
-    name: str, pieces: Sequence[Piece], channels: Channels, options: SeriesOptions, layout: Layout
-) -> SeriesData:
+def build_series(name: str, pieces: Sequence[Piece], options: SeriesOptions, layout: Layout) -> SeriesData:
     """Return windows of checked pieces; raise UserError for gaps, infinities, constant channels, splits too short."""
-    problems: list[str] = []
+    problems, channels = list[str](), options.columns
     parts: list[Array] = []
     segments: dict[str, list[Segment]] = {split: [] for split in SPLITS}
     fills: Counter[str] = Counter()
@@ -184,8 +182,8 @@ def build_series(
         rows = len(piece.values)
         ends, wrong = _borders(rows, options.split, piece.name)
         values, counts, gaps = fill_gaps(piece.values, ends, options.missing)
-        problems += wrong + first_problems(piece.name, cell_problems(gaps, channels.names, piece.locate))
-        fills += Counter(dict(zip(channels.names, counts, strict=True)))
+        problems += wrong + first_problems(piece.name, cell_problems(gaps, channels, piece.locate))
+        fills += Counter(dict(zip(channels, counts, strict=True)))
         for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
             # dev and test windows may know what came before their split; training windows begin with it anyway
             floor = offset + begin if split == "train" else offset
@@ -194,7 +192,7 @@ def build_series(
     raw = np.concatenate(parts)
     numbers = np.concatenate([np.arange(part.begin, part.end) for part in segments["train"]])
     train = raw[numbers]
-    refuse(problems + (constant_channels(train, channels.names, name) if len(train) else []))
+    refuse(problems + (constant_channels(train, channels, name) if len(train) else []))
     scales = scales_of(train, options.normalisation)
 
     def locate(row: int) -> str:
@@ -202,8 +200,8 @@ def build_series(
         return pieces[piece].locate(row - int(firsts[piece]))
 
     if len(train):
-        refuse(_lost(train, scales, channels.names, lambda row: locate(int(numbers[row]))))
-        refuse(first_problems(pieces[0].name, cell_problems(too_far(raw, *scales), channels.names, locate)))
+        refuse(_lost(train, scales, channels, lambda row: locate(int(numbers[row]))))
+        refuse(first_problems(pieces[0].name, cell_problems(too_far(raw, *scales), channels, locate)))
     # rows that are taken as they come are no step apart
     even = options.irregular == "error"
     step = next((step for piece in pieces if even and (step := step_between(piece.stamps or ()))), None)
@@ -220,25 +218,23 @@ def build_series(
         torch.from_numpy(raw),
         segments,
         {split: torch.tensor(each, dtype=torch.int64) for split, each in starts.items()},
-        _codec(scales, channels, options, layout, step),
+        _codec(scales, options, layout, step),
         notes=_notes(pieces, step, options, fills, segments["train"]),
         warmup_loss=options.warmup_loss,
     )
 
 
-def _codec(
-    scales: tuple[Array, Array], channels: Channels, options: SeriesOptions, layout: Layout, step: Step | None
-) -> SeriesCodec:
+def _codec(scales: tuple[Array, Array], options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCodec:
     # calendar columns are sines and cosines: they are not normalised
     waves = 2 * len(options.calendar)
     mean, std = np.append(scales[0], np.zeros(waves)), np.append(scales[1], np.ones(waves))
-    names = (*channels.names, *calendar_names(options.calendar))
+    names = (*options.columns, *calendar_names(options.calendar))
     return SeriesCodec(
         names,
         tuple(mean.tolist()),
         tuple(std.tolist()),
-        values=len(channels.targets),
-        covariates=len(names) - len(channels.targets) - len(channels.observed),
+        values=len(options.targets),
+        covariates=len(options.covariates) + waves,
         past=options.past,
         horizon=options.horizon,
         layout=layout,
@@ -315,11 +311,11 @@ def series_from_arrays(
         if getattr(options, part)
     ]
     refuse(problems)
-    channels, problems = columns_by_part(columns, columns, options, name)
-    refuse(problems + check_layout(layout, channels.observed))
-    order = [columns.index(column) for column in channels.names]
+    options, problems = with_targets(options, columns, columns, name)
+    refuse(problems + check_layout(layout, options.observed))
+    order = [columns.index(column) for column in options.columns]
     pieces = [Piece(title, each[:, order]) for title, each in zip(titles, series, strict=True)]
-    return build_series(name, pieces, channels, options, layout)
+    return build_series(name, pieces, options, layout)
 
 
 def _array(values: Any) -> Array:
@@ -373,8 +369,8 @@ def load_series(
             problems += error.problems
     refuse(problems)
     first = tables[0]
-    channels, problems = columns_by_part(first.columns, first.numeric(), options, first.origin)
-    used = [*channels.names, *(name for name in (options.time, options.series) if name)]
+    full, problems = with_targets(options, first.columns, first.numeric(), first.origin)
+    used = [name for names in full.parts.values() for name in names]
     problems += [
         f"{table.origin}: has no column {name!r}, which {first.origin} has; there are: {listed(table.columns)}"
         for table in tables[1:]
@@ -384,14 +380,14 @@ def load_series(
     refuse(problems)
     pieces: list[Piece] = []
     for table in tables:
-        own, wrong = _pieces(table, channels, options)
+        own, wrong = _pieces(table, full)
         pieces += own
         problems += first_problems(table.origin, wrong)
     problems += _apart(pieces, options) if options.irregular == "error" else []
     # where time stamps are wrong nothing is computed from them: the other problems are still reported
-    computed = replace(options, calendar=()) if problems else options
+    computed = replace(full, calendar=()) if problems else full
     try:
-        data = build_series(", ".join(map(str, files)), pieces, channels, computed, layout)
+        data = build_series(", ".join(map(str, files)), pieces, computed, layout)
     except UserError as error:
         raise UserError(problems + error.problems) from None
     refuse(problems)
@@ -401,9 +397,9 @@ def load_series(
     return data
 
 
-def _pieces(table: DataTable, channels: Channels, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
+def _pieces(table: DataTable, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
     """The series of a file, and its cells that are no numbers, and its time stamps that are none."""
-    values, problems = table.block(channels.names)
+    values, problems = table.block(options.columns)
     stamps, unclear = ([], []) if options.time is None else table.stamps(options.time, dates=bool(options.calendar))
     problems += unclear
     if options.series is not None:

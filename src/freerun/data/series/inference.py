@@ -60,10 +60,9 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
         )
     if not problems:
         first, end = past - codec.past, past + (horizon if len(own) > known else 0)
-        # targets and observed channels of the future need not be there
-        needed = np.ones((end - first, len(own)), dtype=bool)
-        needed[codec.past :, :known] = False
-        problems = first_problems(table.origin, _wrong_cells(table, codec, values[first:end], needed, first))
+        cells = values[first:end].copy()
+        cells[codec.past :, :known] = codec.mean[:known]  # of the future they need not be there
+        problems = first_problems(table.origin, _wrong_cells(table, codec, cells, first))
     refuse(problems)
     block = np.zeros((codec.past + horizon, len(codec.channels)))
     block[: codec.past, : len(own)] = values[past - codec.past : past]
@@ -100,14 +99,10 @@ def uneven_rows(table: DataTable, codec: SeriesCodec, groups: Sequence[np.ndarra
     return stamps, first_problems(table.origin, wrong)
 
 
-def _wrong_cells(
-    table: DataTable, codec: SeriesCodec, values: Array, needed: np.ndarray | None = None, first: int = 0
-) -> list[str]:
-    """Cells that are needed and hold no number to compute with, in rows from ``first`` on."""
+def _wrong_cells(table: DataTable, codec: SeriesCodec, values: Array, first: int = 0) -> list[str]:
+    """Cells that hold no number to compute with, in rows from ``first`` on."""
     mean, std = (np.array(scale[: values.shape[1]]) for scale in (codec.mean, codec.std))
     faults = [(np.isnan(values), "is missing; the model needs it"), *too_large(values), *too_far(values, mean, std)]
-    if needed is not None:
-        faults = [(mask & needed, text) for mask, text in faults]
     return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: table.locate(first + row))
 
 

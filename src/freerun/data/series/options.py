@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from freerun.arguments import OneOf, at_least, between, brief, field_problems, one_of
@@ -102,6 +102,11 @@ class SeriesOptions:
         parts = {name: tuple(getattr(self, name)) for name in ("targets", "observed", "covariates")}
         return parts | {name: (column,) for name in ("time", "series") if (column := getattr(self, name)) is not None}
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold channels, in order: targets, observed, covariates."""
+        return (*self.targets, *self.observed, *self.covariates)
+
 
 def _split_problems(split: Sequence[float]) -> list[str]:
     got = f"got ({listed(map(str, split))})"
@@ -116,26 +121,10 @@ def _split_problems(split: Sequence[float]) -> list[str]:
     return [] if fine else [f"split: shares must be above 0 and at most 1 together; {got}"]
 
 
-@dataclass(frozen=True)
-class Channels:
-    """Names of the columns of every piece, in order: targets, observed, covariates."""
-
-    __repr__ = brief
-
-    targets: tuple[str, ...]
-    observed: tuple[str, ...] = ()
-    covariates: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of them."""
-        return (*self.targets, *self.observed, *self.covariates)
-
-
-def columns_by_part(
-    columns: Sequence[str], numeric: Collection[str], options: SeriesOptions, origin: str
-) -> tuple[Channels, list[str]]:
-    """Return the target, observed and covariate columns, and what is wrong with their names."""
+def with_targets(
+    options: SeriesOptions, columns: Sequence[str], numeric: Collection[str], origin: str
+) -> tuple[SeriesOptions, list[str]]:
+    """Return the options with targets, by default the columns of numbers without a part, and what is wrong."""
     parts = options.parts
     folded = {column.casefold(): column for column in columns}
     problems: list[str] = []
@@ -147,4 +136,4 @@ def columns_by_part(
     targets = parts["targets"] or tuple(name for name in columns if name in numeric and name not in taken)
     if not targets and not problems:
         problems.append(f"{origin}: no column of numbers is left to predict; there are: {listed(columns)}")
-    return Channels(targets, parts["observed"], parts["covariates"]), problems
+    return replace(options, targets=targets), problems
