@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -293,7 +292,8 @@ def training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
             if batch.size > 1:
                 raise
             return ("not applicable", f"one row in training mode: {error}")
-        probe = _InTraining(seeded, batch, outputs)
+        # few positions: what sees the future in training mode alone sees it from everywhere
+        probe = Probe(seeded, batch, outputs, most=5)
         if probe.moved(seeded(batch)):
             return ("not applicable", "outputs in training mode are random beyond PyTorch's generator")
         for check in (reads_targets, causal, unshifted_history):
@@ -309,14 +309,6 @@ def training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
 
 
 _NORMS = nn.modules.batchnorm._BatchNorm
-
-
-@dataclass(frozen=True, eq=False)
-class _InTraining(Probe):
-    @property
-    def most(self) -> int:
-        """Fewer positions: what sees the future in training mode alone sees it from everywhere."""
-        return 5
 
 
 @contextmanager

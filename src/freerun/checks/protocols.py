@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from freerun.checks.report import Probe, Verdict, difference, snapshot
 
@@ -43,13 +39,13 @@ def stepper_embed(probe: Probe) -> Verdict:
 def stepper_state(probe: Probe) -> Verdict:
     """A step leaves the state that it takes as it is."""
     model, batch = probe.model, probe.batch
-    before = snapshot(batch, "batch")
+    before, rows = snapshot(batch, "batch"), torch.arange(batch.size, device=batch.history.device)
     states, inputs, middle = [model.start(batch)], model.embed(batch.history), (batch.time - 1) // 2
     for t in range(batch.time - 1):
         if t in (0, middle):
-            kept = snapshot(states[t], "state")
-            for name, call in _calls(model, batch.size, inputs[:, t]).items():
-                call(states[t])
+            kept, now = snapshot(states[t], "state"), inputs[:, t]
+            for name, rest in (("output", ()), ("select", (rows,)), ("step", (now,))):
+                getattr(model, name)(states[t], *rest)
                 if changed := difference(kept, states[t], "state"):
                     return f"{name} changes {changed}, which it takes, in place: return a new state, leave the old one"
         states.append(model.step(states[t], inputs[:, t]))
@@ -70,15 +66,6 @@ def stepper_state(probe: Probe) -> Verdict:
     if changed := difference(before, batch, "batch"):
         return f"stepping changes {changed} in place: compute a new tensor"
     return None
-
-
-def _calls(model: Any, size: int, inputs: Tensor) -> dict[str, Callable[[Any], Any]]:
-    rows = torch.arange(size, device=inputs.device)
-    return {
-        "output": model.output,
-        "select": lambda state: model.select(state, rows),
-        "step": lambda state: model.step(state, inputs),
-    }
 
 
 def stepper_select(probe: Probe) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -18,7 +18,6 @@ from freerun.types import Stepper
 
 # a refusal; (another status, explanation); None: nothing stands against the model
 Verdict = str | tuple[str, str] | None
-_POSITIONS = 32  # changed one by one, at most
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ class Probe:
     model: Any
     batch: Batch
     outputs: Tensor
+    most: int = field(default=32, kw_only=True)  # positions that are changed one by one
 
     @property
     def tolerance(self) -> float:
@@ -186,11 +186,6 @@ class Probe:
         """The positions that are changed one by one, the first and the last among them."""
         time, number = self.batch.time, min(self.batch.time, self.most)
         return sorted({i * (time - 1) // max(number - 1, 1) for i in range(number)})
-
-    @property
-    def most(self) -> int:
-        """How many positions are changed one by one."""
-        return _POSITIONS
 
     @cached_property
     def reactions(self) -> dict[int, list[float]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from freerun.arguments import COUNT, is_number
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.rnn import CELLS, Cell, CellWeights, RecurrentEncoder, cell_step, cell_weights
+from freerun.models.rnn import CELLS, Cell, CellWeights, RecurrentEncoder, cell_weights, source_of, step_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +123,8 @@ class RecurrentSeq2Seq(nn.Module):
         """The batch with its source encoded; one that is encoded already is returned."""
         if isinstance(batch.context, Encoded):
             return batch
-        if not isinstance(batch.context, Mapping) or not {"source", "source_mask"} <= batch.context.keys():
-            raise UserError(
-                "RecurrentSeq2Seq needs Batch.context = {'source': (batch, source_time) ids, 'source_mask': the same "
-                f"shape, bool}}; got {type(batch.context).__name__}"
-            )
-        mask = batch.context["source_mask"]
-        memory, summary = self.encoder(batch.context["source"], mask)
+        source, mask = source_of(batch, "RecurrentSeq2Seq")
+        memory, summary = self.encoder(source, mask)
         # for lstm the first half of the parts are hidden states, the second half cells
         parts = self.bridge(summary).tanh().split(self.size, 1)
         layers = self.decoder.num_layers
@@ -194,16 +189,8 @@ class RecurrentSeq2Seq(nn.Module):
 
     def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
         """The state after one more entry, as ``embed`` returned it."""
-        hidden: list[Tensor] = []
-        cell: list[Tensor] = []
-        for layer, weights in enumerate(state.weights):
-            gates = inputs if layer == 0 else weights.gates(self.drop(hidden[-1]))
-            before = state.cell[layer] if state.cell else None
-            h, c = cell_step(weights, gates, state.hidden[layer], before)
-            hidden.append(h)
-            if c is not None:
-                cell.append(c)
-        return DecoderState(tuple(hidden), tuple(cell), state.source, state.weights)
+        hidden, cell = step_layers(state.weights, inputs, state.hidden, state.cell, self.drop)
+        return DecoderState(hidden, cell, state.source, state.weights)
 
     def output(self, state: DecoderState, rows: Tensor | None = None) -> Tensor:
         """(rows, target_vocab) logits of the position the state stands before; attention and head for rows only."""

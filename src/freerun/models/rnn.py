@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freerun.batch import Batch
 from freerun.errors import UserError
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -42,14 +44,26 @@ def cell_weights(layers: nn.RNNBase, layer: int) -> CellWeights:
     return CellWeights(kind, w_in, b_in + b_rec, w_rec.t(), None)
 
 
-def cell_step(weights: CellWeights, gates: Tensor, hidden: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The next hidden (and cell) state, (batch, hidden), from the input's part of the gates."""
-    if weights.kind == "rnn":
-        return torch.addmm(gates, hidden, weights.recurrent).tanh_(), None
-    if weights.kind == "gru":
-        return _gru(weights, gates, hidden), None
-    assert cell is not None
-    return _lstm(torch.addmm(gates, hidden, weights.recurrent), cell)
+def step_layers(
+    layers: Sequence[CellWeights], gates: Tensor, hidden: Sequence[Tensor], cell: Sequence[Tensor], drop: nn.Module
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The next hidden (and cell) states (batch, hidden) by layer, from the first layer's gates of the input."""
+    states: list[Tensor] = []
+    cells: list[Tensor] = []
+    for n, weights in enumerate(layers):
+        if n:
+            gates = weights.gates(drop(states[-1]))
+        if weights.kind == "gru":
+            states.append(_gru(weights, gates, hidden[n]))
+            continue
+        total = torch.addmm(gates, hidden[n], weights.recurrent)
+        if weights.kind == "rnn":
+            states.append(total.tanh_())
+            continue
+        state, new = _lstm(total, cell[n])
+        states.append(state)
+        cells.append(new)
+    return tuple(states), tuple(cells)
 
 
 def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,16 +105,8 @@ class RecurrentEncoder(nn.Module):
     """Layers of rnn, gru or lstm, one way or both ways.
 
     Backward layers read each row reversed *within its own length*, so that padding is read last and never seen by
-    what counts: packing does the same, but takes the slower unfused kernels.
-
-    Args:
-        vocab: number of source symbols.
-        width: width of the embedding.
-        size: width of the memory; half of it each way where bidirectional.
-        layers: number of layers.
-        cell: rnn, gru or lstm.
-        bidirectional: both ways.
-        dropout: on embeddings and between layers.
+    what counts: packing does the same, but takes the slower unfused kernels. ``width`` is that of the embedding,
+    ``size`` that of the memory.
     """
 
     def __init__(
@@ -134,6 +140,16 @@ class RecurrentEncoder(nn.Module):
             last = torch.cat([_at(ahead, lengths - 1), _at(back, lengths - 1)], 1)
             states = torch.cat([ahead, _reordered(back, mirror)], 2)
         return states.transpose(0, 1).contiguous(), last  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def source_of(batch: Batch, owner: str) -> tuple[Tensor, Tensor]:
+    """The source of a batch and its mask."""
+    if not isinstance(batch.context, Mapping) or not {"source", "source_mask"} <= batch.context.keys():
+        raise UserError(
+            f"{owner} needs Batch.context = {{'source': (batch, source_time) ids, 'source_mask': the same "
+            f"shape, bool}}; got {type(batch.context).__name__}"
+        )
+    return batch.context["source"], batch.context["source_mask"]
 
 
 def source_problems(source: Tensor, mask: Tensor) -> list[str]:

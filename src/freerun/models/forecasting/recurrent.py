@@ -21,7 +21,7 @@ from freerun.models.forecasting.inputs import (
     size_problems,
     the_future,
 )
-from freerun.models.rnn import CELLS, Cell, CellWeights, cell_step, cell_weights
+from freerun.models.rnn import CELLS, Cell, CellWeights, cell_weights, step_layers
 
 
 class RecurrentState(NamedTuple):
@@ -124,16 +124,8 @@ class RecurrentNetwork(nn.Module):
         position = state.position + 1
         now = the_future(state.future, position)
         x = inputs if now is None else torch.cat([inputs, now], 1)
-        hidden: list[Tensor] = []
-        cell: list[Tensor] = []
-        for layer, weights in enumerate(state.weights):
-            if layer:
-                x = self.drop(hidden[-1])
-            h, c = cell_step(weights, weights.gates(x), state.hidden[layer], state.cell[layer] if state.cell else None)
-            hidden.append(h)
-            if c is not None:
-                cell.append(c)
-        return RecurrentState(tuple(hidden), tuple(cell), inputs, position, state.future, state.weights)
+        hidden, cell = step_layers(state.weights, state.weights[0].gates(x), state.hidden, state.cell, self.drop)
+        return RecurrentState(hidden, cell, inputs, position, state.future, state.weights)
 
     def output(self, state: RecurrentState, rows: Tensor | None = None) -> Tensor:
         """(rows, numbers) outputs at the position the state stands before."""

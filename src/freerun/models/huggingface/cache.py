@@ -103,13 +103,9 @@ def _copied(cache: Any) -> Any:
     if hasattr(cache, "is_updated"):
         made.is_updated = dict(cache.is_updated)
     if hasattr(cache, "layers"):
-        made.layers = [_layer(layer) for layer in cache.layers]
+        made.layers = [copy.copy(layer) if _grows(layer) else copy.deepcopy(layer) for layer in cache.layers]
         return made
     return made if hasattr(cache, "self_attention_cache") else copy.deepcopy(cache)
-
-
-def _layer(layer: Any) -> Any:
-    return copy.copy(layer) if _grows(layer) else copy.deepcopy(layer)
 
 
 def _grows(layer: Any) -> bool:

@@ -217,18 +217,13 @@ class HuggingFaceModel(nn.Module):
         # the model holds it already: registered once, its weights have one name
         object.__setattr__(self, "_inner", inner)
         self._halves: SplitHead | WholeHead = WholeHead()
-        self._limit = positions(inner)
+        self.limit = positions(inner)  # None: as many as one likes
         self._accepted = frozenset(inspect.signature(type(inner).forward).parameters)
 
     @property
     def inner(self) -> Any:
         """The ``PreTrainedModel`` itself."""
         return self._inner
-
-    @property
-    def limit(self) -> int | None:
-        """Positions that the model has; None: as many as one likes."""
-        return self._limit
 
     @property
     def target_vocab(self) -> int:

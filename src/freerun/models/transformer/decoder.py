@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.rnn import source_of
 from freerun.models.transformer.cache import Absent, Cache, Reading, reading
 from freerun.models.transformer.layers import (
     Activation,
@@ -392,20 +393,15 @@ class TransformerSeq2Seq(CausalTransformer):
         """The batch with its source encoded; one that is encoded already is returned."""
         if isinstance(batch.context, DecoderContext):
             return batch
-        if not isinstance(batch.context, Mapping) or not {"source", "source_mask"} <= batch.context.keys():
+        source, mask = source_of(batch, "TransformerSeq2Seq")
+        if mask.dtype != torch.bool or mask.shape != source.shape:
             raise UserError(
-                "TransformerSeq2Seq needs Batch.context = {'source': (batch, source_time) ids, 'source_mask': the same "
-                f"shape, bool}}; got {type(batch.context).__name__}"
-            )
-        mask = batch.context["source_mask"]
-        if mask.dtype != torch.bool or mask.shape != batch.context["source"].shape:
-            raise UserError(
-                f"source_mask must be bool and of the source's shape {tuple(batch.context['source'].shape)}; got "
+                f"source_mask must be bool and of the source's shape {tuple(source.shape)}; got "
                 f"{tuple(mask.shape)} {mask.dtype}: use source_mask.bool()"
             )
         # a source that is not there at all: its padding stands in, as attention to nothing has no value
         mask = mask | ~mask.any(1, keepdim=True)
-        memory = self.encoder(batch.context["source"], mask)
+        memory = self.encoder(source, mask)
         return batch.made(context=DecoderContext(memory, None if bool(mask.all()) else mask))
 
     def _context(self, batch: Batch) -> DecoderContext:
