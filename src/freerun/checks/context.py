@@ -210,20 +210,20 @@ def _turned(x: Tensor, there: Tensor | None) -> Tensor:
 
 def alone_equals_batch(probe: Probe, examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Verdict:
     """Each example alone equals itself in a batch."""
-    whole = collated(examples, collate)
-    outputs = probe.model(whole)
+    together = collated(examples, collate)
+    outputs = probe.model(together)
     for n, example in enumerate(examples):
         one = collated([example], collate)
         try:
             alone = probe.model(one)
         except Exception as error:  # whatever a model raises
             return f"{raised(f'example {n} alone', error)}; the forward must take a batch of one row"
-        if not torch.equal(one.targets[one.mask], whole.targets[n][whole.mask[n]]):
+        if not torch.equal(one.targets[one.mask], together.targets[n][together.mask[n]]):
             return (
                 f"example {n} has other targets (or other positions that count) alone than in a batch of "
                 f"{len(examples)}: what collate makes of an example may not depend on the others, but for padding"
             )
-        if far := probe.apart(alone[0][one.mask[0]], outputs[n][whole.mask[n]]):
+        if far := probe.apart(alone[0][one.mask[0]], outputs[n][together.mask[n]]):
             return (
                 f"outputs of example {n} alone are {far:.2g} away from its outputs in a batch of {len(examples)}: "
                 "padding of source, prompt or history reaches them. Hide it from attention, means and recurrent "
@@ -235,11 +235,11 @@ def alone_equals_batch(probe: Probe, examples: Sequence[Any], collate: Callable[
 def collated(examples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Batch:
     """Examples as a Batch."""
     try:
-        made = collate(list(examples))
+        batch = collate(list(examples))
     except TypeError as error:
         raise UserError(f"collate could not take a list of {len(examples)} examples: {error}") from error
-    if not isinstance(made, Batch):
-        raise UserError(f"collate must make a freerun.Batch of a list of examples; got {type(made).__name__}")
-    if made.size != len(examples):
-        raise UserError(f"collate made {made.size} rows of {len(examples)} examples: one row an example")
-    return made
+    if not isinstance(batch, Batch):
+        raise UserError(f"collate must make a freerun.Batch of a list of examples; got {type(batch).__name__}")
+    if batch.size != len(examples):
+        raise UserError(f"collate made {batch.size} rows of {len(examples)} examples: one row an example")
+    return batch

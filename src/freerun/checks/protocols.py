@@ -26,9 +26,9 @@ def step_equals_parallel(probe: Probe) -> Verdict:
 def stepper_embed(probe: Probe) -> Verdict:
     """Embedding all entries at once is embedding each."""
     history = probe.batch.history
-    whole = probe.model.embed(history)
+    together = probe.model.embed(history)
     for t in range(probe.batch.time):
-        if far := probe.apart(whole[:, t], probe.model.embed(history[:, t])):
+        if far := probe.apart(together[:, t], probe.model.embed(history[:, t])):
             return (
                 f"embed of the whole history differs at position {t} from embed of that entry, by {far:.2g}: embed may "
                 "depend on the entry alone; positions belong to step"

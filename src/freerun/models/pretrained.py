@@ -61,21 +61,21 @@ def read_tokenizer(settings: Pretrained) -> Any:
     transformers = _transformers()
     path = settings.tokenizer or settings.path
     _check_local(path, "tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-    found = _taught(path, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(_local(path)))
+    tokenizer = _taught(path, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(_local(path)))
     if settings.pad is not None:
-        _set_pad(found, settings.pad, path)
-    if found.pad_token_id is None:
-        end = "" if found.eos_token is None else f' pad = "eos" takes the end symbol {found.eos_token!r};'
+        _set_pad(tokenizer, settings.pad, path)
+    if tokenizer.pad_token_id is None:
+        end = "" if tokenizer.eos_token is None else f' pad = "eos" takes the end symbol {tokenizer.eos_token!r};'
         raise UserError(
             f"{path}: the tokenizer has no pad symbol, which fills rows up to one length\n  help: under [model],{end} "
             'pad = "SYMBOL" takes another one that it has; padding is never learned from'
         )
     if settings.chat_template is not None:
         try:
-            found.chat_template = Path(settings.chat_template).expanduser().read_text(encoding="utf-8")
+            tokenizer.chat_template = Path(settings.chat_template).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"chat_template = {settings.chat_template!r} cannot be read: {error}") from None
-    return found
+    return tokenizer
 
 
 def _set_pad(tokenizer: Any, pad: str, path: str) -> None:

@@ -167,8 +167,8 @@ class RecurrentSeq2Seq(nn.Module):
             return hidden.contiguous()
         scores = torch.bmm(self.query(hidden), source.memory.transpose(1, 2))
         weights = scores.masked_fill_(source.padding[:, None], -torch.inf).softmax(-1)
-        found = torch.bmm(weights, source.memory)
-        return self.combine(torch.cat([hidden, found], -1)).tanh()
+        attended = torch.bmm(weights, source.memory)
+        return self.combine(torch.cat([hidden, attended], -1)).tanh()
 
     # -- position by position
 

@@ -129,7 +129,9 @@ class RecurrentEncoder(nn.Module):
         # time, batch, width: the fused layers are faster so
         states = self.drop(self.embedding(source.t()))
         lengths = mask.sum(1).clamp_min(1)
-        mirror = _mirror(lengths, source.shape[1])
+        positions = torch.arange(source.shape[1], device=lengths.device)[:, None]
+        # (time, batch) positions that reverse each row within its length and leave its padding where it is
+        mirror = torch.where(positions < lengths, lengths - 1 - positions, positions)
         for n, layer in enumerate(self.forwards):
             states = self.drop(states) if n else states
             ahead, _ = layer(states)
@@ -162,12 +164,6 @@ def source_problems(source: Tensor, mask: Tensor) -> list[str]:
         kind = f"{tuple(mask.shape)} {str(mask.dtype).removeprefix('torch.')}"
         problems.append(f"context['source_mask'] must be bool, {tuple(source.shape)}, True = there; got {kind}")
     return problems
-
-
-def _mirror(lengths: Tensor, time: int) -> Tensor:
-    """(time, batch) positions that reverse each row within its length and leave its padding where it is."""
-    positions = torch.arange(time, device=lengths.device)[:, None]
-    return torch.where(positions < lengths, lengths - 1 - positions, positions)
 
 
 def _reordered(states: Tensor, order: Tensor) -> Tensor:

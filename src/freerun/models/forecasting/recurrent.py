@@ -250,7 +250,7 @@ class RecurrentForecaster(RecurrentNetwork):
 
 
 class PlainForecaster(RecurrentNetwork):
-    """One recurrent net over the whole sequence; outputs (batch, time, numbers of the head * values).
+    """One recurrent net over a complete sequence; outputs (batch, time, numbers of the head * values).
 
     ``h_t = cell([y_{t-1}; c_t], h_{t-1})``, outputs = ``W h_t (+ y_{t-1})``, with ``h_{-1} = 0`` and the covariates
     ``c_t`` of the step that is predicted. The shift is inside: position t reads ``history[:, t-1]``, position 0 zeros.

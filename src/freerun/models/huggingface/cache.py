@@ -1,4 +1,4 @@
-"""Reading on with every row at its own place, over a cache in which each token knows its row and its place."""
+"""Reading on with every row at its own position, over a cache in which each token knows its row and its position."""
 
 from __future__ import annotations
 
@@ -96,20 +96,20 @@ def keeps_all(cache: Any) -> bool:
 
 def _copied(cache: Any) -> Any:
     """A cache that can be written to without the other being changed."""
-    made = copy.copy(cache)
+    copied = copy.copy(cache)
     for name in ("self_attention_cache", "cross_attention_cache"):
         if hasattr(cache, name):
-            setattr(made, name, _copied(getattr(cache, name)))
+            setattr(copied, name, _copied(getattr(cache, name)))
     if hasattr(cache, "is_updated"):
-        made.is_updated = dict(cache.is_updated)
+        copied.is_updated = dict(cache.is_updated)
     if hasattr(cache, "layers"):
-        made.layers = [copy.copy(layer) if _grows(layer) else copy.deepcopy(layer) for layer in cache.layers]
-        return made
-    return made if hasattr(cache, "self_attention_cache") else copy.deepcopy(cache)
+        copied.layers = [copy.copy(layer) if _grows(layer) else copy.deepcopy(layer) for layer in cache.layers]
+        return copied
+    return copied if hasattr(cache, "self_attention_cache") else copy.deepcopy(cache)
 
 
 def _grows(layer: Any) -> bool:
-    """Whether an update puts a new tensor in the place of the old one; other layers write into theirs."""
+    """Whether an update replaces the old tensor by a new one; other layers write into theirs."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
@@ -121,15 +121,15 @@ _GATHERED = 2**25
 
 @dataclass
 class _Reading:
-    """Where the tokens of the call under way stand: (n, q) places; with ``rows``, one token each of those rows."""
+    """Where the tokens of the call under way stand: (n, q) positions; with ``rows``, one token each of those rows."""
 
-    rows: Tensor | None  # None: all, in order, and at the same places
-    places: Tensor
+    rows: Tensor | None  # None: all, in order, and at the same positions
+    positions: Tensor
     keys: int
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of one layer, (rows, capacity, heads, width), written at each token's place."""
+    """Keys and values of one layer, (rows, capacity, heads, width), written at each token's position."""
 
     def __init__(self, store: _Store) -> None:
         super().__init__()
@@ -139,11 +139,11 @@ class _Layer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep (n, heads, q, width) keys and values; return those that the n rows may attend to."""
         if self.held is None:
-            made = [
+            stores = [
                 n.new_zeros(self.store.rows, self.store.capacity, n.shape[1], n.shape[3])
                 for n in (key_states, value_states)
             ]
-            self.held = made[0], made[1]
+            self.held = stores[0], stores[1]
         keys, values = (self._kept(*pair) for pair in zip(self.held, (key_states, value_states), strict=True))
         return keys, values
 
@@ -152,12 +152,12 @@ class _Layer(DynamicLayer):
         if at.rows is None:
             held[:, at.keys - new.shape[1] : at.keys] = new
             return held[:, : at.keys].transpose(1, 2)
-        slots = at.rows * held.shape[1] + at.places.squeeze(1)
+        slots = at.rows * held.shape[1] + at.positions.squeeze(1)
         held.flatten(0, 1).index_copy_(0, slots, new.squeeze(1))
         return held[:, : at.keys].index_select(0, at.rows).transpose(1, 2)
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return self.store.reading.keys - self.store.reading.places.shape[1]
+        return self.store.reading.keys - self.store.reading.positions.shape[1]
 
     def get_mask_sizes(self, *_: Any, **__: Any) -> tuple[int, int]:
         return self.store.reading.keys, 0
@@ -173,36 +173,36 @@ class _Store(Cache):
         self.reading: _Reading = _Reading(None, torch.zeros(0, 0), 0)
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:  # called before there is a layer
-        return self.reading.keys - self.reading.places.shape[1]
+        return self.reading.keys - self.reading.positions.shape[1]
 
     def get_mask_sizes(self, *_: Any, **__: Any) -> tuple[int, int]:
         return self.reading.keys, 0
 
     def copied(self, rows: Tensor | None = None, capacity: int = 0) -> _Store:
-        """A copy, of the requested rows, with room for at least so many places."""
-        made = _Store(self.rows if rows is None else len(rows), max(capacity, self.capacity))
+        """A copy, of the requested rows, with room for at least so many positions."""
+        store = _Store(self.rows if rows is None else len(rows), max(capacity, self.capacity))
         for layer in self.layers:
             assert isinstance(layer, _Layer)
             assert layer.held is not None
-            new = _Layer(made)
+            new = _Layer(store)
             new.is_initialized = True
-            new.held = tuple(_copied_rows(part, rows, made.capacity) for part in layer.held)  # pyright: ignore
-            made.layers.append(new)
-        made.hidden = None if self.hidden is None else _copied_rows(self.hidden, rows, made.capacity)
-        return made
+            new.held = tuple(_copied_rows(part, rows, store.capacity) for part in layer.held)  # pyright: ignore
+            store.layers.append(new)
+        store.hidden = None if self.hidden is None else _copied_rows(self.hidden, rows, store.capacity)
+        return store
 
-    def remember(self, rows: Tensor, places: Tensor, hidden: Tensor) -> None:
-        """Keep (n, size) hidden vectors at their rows and places."""
+    def remember(self, rows: Tensor, positions: Tensor, hidden: Tensor) -> None:
+        """Keep (n, size) hidden vectors at their rows and positions."""
         if self.hidden is None:
             self.hidden = hidden.new_zeros(self.rows, self.capacity, hidden.shape[-1])
-        self.hidden[rows, places] = hidden
+        self.hidden[rows, positions] = hidden
 
 
 def _copied_rows(part: Tensor, rows: Tensor | None, capacity: int) -> Tensor:
-    """(rows, places, ...) -> a copy with room for ``capacity`` places."""
-    made = part.clone() if rows is None else part.index_select(0, rows)
+    """(rows, positions, ...) -> a copy with room for ``capacity`` positions."""
+    copied = part.clone() if rows is None else part.index_select(0, rows)
     more = capacity - part.shape[1]
-    return torch.cat([made, made.new_zeros(len(made), more, *made.shape[2:])], 1) if more else made
+    return torch.cat([copied, copied.new_zeros(len(copied), more, *copied.shape[2:])], 1) if more else copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,7 @@ class _RaggedState:
 class RaggedDecoding(ChunkedDecoding):
     """A decoder that takes positions: ``freerun.types.Cached``.
 
-    Tokens of one call stand at places of their own. Where all rows stand at the same place they are read side by side;
+    Tokens of one call stand at positions of their own. Where all rows stand at the same one they are read side by side;
     else every token is a row of one token, whose keys are looked up for it, so that nothing is computed for padding.
     """
 
@@ -264,13 +264,13 @@ class RaggedDecoding(ChunkedDecoding):
         store.version += 1
         of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         nth = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[of]
-        places = state.lengths[of] + nth
+        positions = state.lengths[of] + nth
         if state.common_length is not None and len(counts) * width <= self._worth(reach) * total:
             ids = inputs.new_zeros(len(counts), width).index_put((of, nth), inputs)
             hidden = self._side_by_side(store, ids, state.common_length, state.context)[of, nth]
         else:
-            hidden = self._one_by_one(store, state.context, inputs, of, places)
-        store.remember(of, places, hidden)
+            hidden = self._one_by_one(store, state.context, inputs, of, positions)
+        store.remember(of, positions, hidden)
         common = reach if state.common_length is not None and total == len(counts) * width else None
         return _RaggedState(store, store.version, state.lengths + counts, common, state.context), hidden
 
@@ -281,17 +281,19 @@ class RaggedDecoding(ChunkedDecoding):
     def _side_by_side(self, store: _Store, ids: Tensor, start: int, context: SourceContext) -> Tensor:
         """(rows, n, size) hidden vectors of ids (rows, n) that stand at ``start`` and after it in every row."""
         reach = start + ids.shape[1]
-        places = torch.arange(start, reach, device=ids.device).expand(len(ids), -1)
-        store.reading = _Reading(None, places, reach)
-        return self._call(store, ids, places, None, context)
+        positions = torch.arange(start, reach, device=ids.device).expand(len(ids), -1)
+        store.reading = _Reading(None, positions, reach)
+        return self._call(store, ids, positions, None, context)
 
-    def _one_by_one(self, store: _Store, context: SourceContext, inputs: Tensor, of: Tensor, places: Tensor) -> Tensor:
-        """(n, size) hidden vectors of n tokens at places and rows of their own."""
+    def _one_by_one(
+        self, store: _Store, context: SourceContext, inputs: Tensor, of: Tensor, positions: Tensor
+    ) -> Tensor:
+        """(n, size) hidden vectors of n tokens at positions and rows of their own."""
         parts: list[Tensor] = []
         size = self.inner.config.get_text_config(decoder=True).hidden_size
-        most = max(1, _GATHERED // (size * (int(places.max()) + 1)))
+        most = max(1, _GATHERED // (size * (int(positions.max()) + 1)))
         for part in torch.arange(len(inputs), device=inputs.device).split(most):
-            at = places[part, None]
+            at = positions[part, None]
             keys = int(at.max()) + 1
             store.reading = _Reading(of[part], at, keys)
             mask = (torch.arange(keys, device=at.device) <= at).long()
@@ -299,8 +301,10 @@ class RaggedDecoding(ChunkedDecoding):
             parts.append(self._call(store, inputs[part, None], at, mask, others)[:, 0])
         return torch.cat(parts)
 
-    def _call(self, store: _Store, ids: Tensor, places: Tensor, mask: Tensor | None, context: SourceContext) -> Tensor:
-        where = {"position_ids": places} if self.accepts("position_ids") else {}
+    def _call(
+        self, store: _Store, ids: Tensor, positions: Tensor, mask: Tensor | None, context: SourceContext
+    ) -> Tensor:
+        where = {"position_ids": positions} if self.accepts("position_ids") else {}
         arguments = {"input_ids": ids, "attention_mask": mask, **where, **context.others}
         call = lambda: self.inner(**arguments, past_key_values=store, use_cache=True, return_dict=True)  # noqa: E731
         return self._halves.hidden(call)[0]

@@ -88,9 +88,9 @@ def _placed(present: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     document = start.flatten()[where].cumsum(0) - 1
     first = start.flatten()[where].nonzero().squeeze(1)
     number = torch.arange(len(where), device=where.device) - first[document]
-    places = torch.full((len(first), int(number.max()) + 1), -1, device=where.device)
-    places[document, number] = where
-    return where[first] // width, places
+    index = torch.full((len(first), int(number.max()) + 1), -1, device=where.device)
+    index[document, number] = where
+    return where[first] // width, index
 
 
 def _numbers(row: Tensor, rows: Tensor | None, size: int, *, packed: bool) -> Tensor:
@@ -157,24 +157,24 @@ class CausalModel(HuggingFaceModel):
         ids = arguments["input_ids"]
         present = _present(arguments)
         start = _starts(arguments, present)
-        row, places = _placed(present, start)
-        time = places.shape[1] - 1 + (labels is None)
+        row, index = _placed(present, start)
+        time = index.shape[1] - 1 + (labels is None)
         if time == 0:
             raise UserError("every row has a single token: there is nothing to predict from it")
         if labels is None:
-            places = torch.nn.functional.pad(places, (0, 1), value=-1)
-        there = places >= 0
-        flat = ids.flatten()[places.clamp_min(0)].masked_fill(~there, 0)
+            index = torch.nn.functional.pad(index, (0, 1), value=-1)
+        there = index >= 0
+        flat = ids.flatten()[index.clamp_min(0)].masked_fill(~there, 0)
         history = flat[:, 1:].contiguous()
         numbers = _numbers(row, rows, ids.shape[0], packed=bool((start.sum(1) > 1).any()))
         others = _others({k: v for k, v in arguments.items() if k in self._accepted}, ids.shape, row)
-        context = SourceContext(flat[:, :1], others=others, layout=Layout(arguments, places[:, 1:]))
+        context = SourceContext(flat[:, :1], others=others, layout=Layout(arguments, index[:, 1:]))
         self.refuse_longer(history.shape[1])
         if labels is None:  # a prompt: what comes after it is generated
             return Batch(
                 history, history, torch.zeros_like(there[:, 1:]), context, eligible=~there[:, 1:], rows=numbers
             )
-        expected = labels.flatten()[places.clamp_min(0)].masked_fill(~there, -100)[:, 1:]
+        expected = labels.flatten()[index.clamp_min(0)].masked_fill(~there, -100)[:, 1:]
         mask = expected != -100
         if not bool(mask.any()):
             raise UserError(
@@ -183,7 +183,7 @@ class CausalModel(HuggingFaceModel):
             )
         eligible = mask & (expected == history)
         if replaceable is not None:
-            eligible = eligible & replaceable.flatten()[places.clamp_min(0)][:, 1:]
+            eligible = eligible & replaceable.flatten()[index.clamp_min(0)][:, 1:]
         return Batch(torch.where(mask, expected, history), history, mask, context, eligible=eligible, rows=numbers)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class SourceContext:
     source: Mapping[str, Tensor] = field(default_factory=dict)
     others: Mapping[str, Tensor] = field(default_factory=dict)  # other arguments of the forward, batch first
     encoded: Tensor | None = None  # (rows, source_time, size) what the encoder made of the source; None: not encoded
-    layout: Layout | None = None  # of the whole batch; None once rows have been selected
+    layout: Layout | None = None  # of the complete batch; None once rows have been selected
 
     def select(self, rows: Tensor) -> SourceContext:
         """The requested rows."""
@@ -98,7 +98,7 @@ def table_of(part: Any) -> Any:
 
 
 def positions(part: Any, *, encoder: bool = False) -> int | None:
-    """Tokens that a model can place; None: as many as one likes."""
+    """Tokens that a model has positions for; None: as many as one likes."""
     configured = configured_positions(part.config, encoder=encoder)
     # a table that begins behind the row of the padding
     limits = [] if configured is None else [configured]
@@ -301,7 +301,7 @@ class EmbeddingInputs(HuggingFaceModel):
         return self._embeddings()(entries)
 
     def outputs_from(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """``forward`` with (rows, time, size) vectors in place of the embedded history."""
+        """``forward`` with (rows, time, size) vectors instead of the embedded history."""
         return self._forward(batch, vectors).logits
 
 

@@ -1,4 +1,4 @@
-"""A causal Transformer: the whole sequence at once, and entry by entry over a cache."""
+"""A causal Transformer: the complete sequence at once, and entry by entry over a cache."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class CausalTransformer(nn.Module):
     def _context(self, batch: Batch) -> DecoderContext:
         raise TypeError(f"{type(self).__name__} must define _context")
 
-    # -- the whole sequence at once
+    # -- the complete sequence at once
 
     def lookup(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., size): the embedding."""
@@ -245,8 +245,9 @@ class CausalTransformer(nn.Module):
     def _through(self, inputs: Tensor, positions: Tensor, at: Reading, state: DecoderState) -> Tensor:
         x, turn = self.positions(inputs, positions)
         x = self.drop(x)
+        attended = state.context.attended
         for n, block in enumerate(self.blocks):
-            source: Any = (state.sources[n], state.context.attended) if state.sources else None
+            source: Any = (state.sources[n], attended) if state.sources else None
             x = block.read(x, turn, at, state.cache.layers[n], source)  # pyright: ignore[reportCallIssue]
         return self.norm(x)
 
