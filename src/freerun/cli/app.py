@@ -23,7 +23,7 @@ Set = Annotated[
     Parameter(
         name="--set",
         allow_leading_hyphen=True,
-        help="key=value in place of the recipe's; may be given many times.",
+        help="key=value in place of the recipe's; may be used many times.",
     ),
     Many,
 ]
@@ -31,7 +31,7 @@ Unset = Annotated[
     tuple[str, ...],
     Parameter(
         name="--unset",
-        help="A key to take out of the recipe, so that its default holds; may be given many times, and comes before "
+        help="A key to take out of the recipe, so that its default holds; may be used many times, and comes before "
         "--set.",
     ),
     Many,
@@ -71,7 +71,7 @@ def train(
         Begin with the best weights of another run.
     allow_change
         With --resume: a key that may be another than the run was begun with, as train.lr, data or method; the change is
-        written down; may be given many times.
+        written down; may be used many times.
     """
     overrides = [*map(UnsetKey, unset), *set_]
     commands.train(recipe, overrides, out, resume=resume, overwrite=overwrite, init=init, allow=allow_change)

@@ -52,9 +52,9 @@ def _needed(make: Callable[..., Any]) -> list[str]:
 
 def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
     """Return what a preset is: its line, the method that it makes, and its paper."""
-    given = {each: _EXAMPLE[each] for each in _needed(make)}
-    example, first = make(**given), (make.__doc__ or "").splitlines()[0]
-    call = f"freerun.{name}({', '.join(f'{key}={value}' for key, value in given.items())})"
+    arguments = {each: _EXAMPLE[each] for each in _needed(make)}
+    example, first = make(**arguments), (make.__doc__ or "").splitlines()[0]
+    call = f"freerun.{name}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
     if not hasattr(freerun, name):
         call = call.replace("freerun.", "freerun.methods.", 1)
     return "\n\n".join(
@@ -89,8 +89,8 @@ def describe_schedule(name: str) -> str:
 
 def list_recipes() -> str:
     """Return every recipe that comes with freerun, with the first line of its comments."""
-    found = shipped_recipes()
-    lines = _columns((name, _first_comment(path.read_text(encoding="utf-8"))) for name, path in found.items())
+    first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in shipped_recipes().items()}
+    lines = _columns((name, line.removeprefix("#").strip()) for name, line in first.items())
     return "\n".join([*lines, "", "freerun recipes NAME prints one; freerun train NAME --out RUN runs it."])
 
 
@@ -117,18 +117,13 @@ def _parameters(cls: type[Any]) -> str:
     from freerun.recipes.fields import required
     from freerun.recipes.read import SUPPLIED
 
-    shown = [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
-    rows = [(each.name, "required" if required(each) else f"default {each.default!r}") for each in shown]
+    own = [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
+    rows = [(each.name, "required" if required(each) else f"default {each.default!r}") for each in own]
     return "\n".join(["Parameters:", *(f"  {line}" for line in _columns(rows))])
 
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _first_comment(text: str) -> str:
-    first = text.splitlines()[0] if text else ""
-    return first.removeprefix("#").strip()
 
 
 _FILES = ("diagnosis.json", "diagnosis.html")
@@ -149,11 +144,11 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     _check_folder(folder, overwrite=overwrite)
     with _status() as status:
         with usable(run):
-            found = diagnose_run(loaded, windows, status, before=lambda: probe(folder))
+            diagnosis = diagnose_run(loaded, windows, status, before=lambda: probe(folder))
         status("drawing the page")
-        replace_file(folder / _FILES[0], json.dumps(found, ensure_ascii=False).encode())
-        page = write_diagnosis(found, folder / _FILES[1])
-    print(visible(summary(found["diagnosis"]), keep="\n"))
+        replace_file(folder / _FILES[0], json.dumps(diagnosis, ensure_ascii=False).encode())
+        page = write_diagnosis(diagnosis, folder / _FILES[1])
+    print(visible(summary(diagnosis["diagnosis"]), keep="\n"))
     print(page)
 
 
@@ -202,7 +197,7 @@ def train(
     """``freerun train``: the folder of the run on standard output."""
     from freerun.recipes import load_recipe
 
-    # a broken recipe is refused without PyTorch; of several processes one says so
+    # a broken recipe is refused without PyTorch; of several processes one reports it
     loaded = None if "WORLD_SIZE" in os.environ else load_recipe(recipe, overrides)
     from freerun.recipes.train import results_lines, run_recipe
     from freerun.training.processes import join_processes
@@ -265,8 +260,8 @@ def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]
         raise UserError(f"{name}:{line}: not UTF-8 at byte {error.start}\n  help: save it as UTF-8") from None
     # by bytes: what str.splitlines also takes for ends (U+2028, U+0085) may stand inside a sentence
     lines = [line.decode() for line in raw.removeprefix(codecs.BOM_UTF8).splitlines()]
-    found = [(line, f"{name}:{number}") for number, line in enumerate(lines, start=1) if blank or line.strip()]
-    return [line for line, _ in found], [place for _, place in found]
+    kept = [number for number, line in enumerate(lines, start=1) if blank or line.strip()]
+    return [lines[number - 1] for number in kept], [f"{name}:{number}" for number in kept]
 
 
 def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
@@ -274,8 +269,8 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
     from freerun.recipes.load import evaluate_run, load_run
 
     with usable(run):
-        found = evaluate_run(load_run(run), data, beams)
-    print(json.dumps(found, indent=2))
+        scores = evaluate_run(load_run(run), data, beams)
+    print(json.dumps(scores, indent=2))
 
 
 def compare(
@@ -340,9 +335,9 @@ def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{target}: must be a run's folder or module:object")
-    found = _imported(target, module_name, attribute)
+    value = _imported(target, module_name, attribute)
     try:
-        pair = found() if callable(found) and not hasattr(found, "forward") else found
+        pair = value() if callable(value) and not hasattr(value, "forward") else value
     except Exception as error:  # the caller's own code: its message is the useful one
         if out_of_memory(error):
             raise
@@ -367,8 +362,8 @@ def _imported(target: str, module_name: str, attribute: str) -> Any:
     except (Exception, SystemExit) as error:  # the caller's own code
         if out_of_memory(error):
             raise
-        place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        raise UserError(f"{target}: importing {module_name} raised {_summary_of(error)}{place}") from error
+        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{target}: importing {module_name} raised {_summary_of(error)}{line}") from error
     finally:
         sys.path.remove("")
     if not hasattr(module, attribute):

@@ -18,7 +18,7 @@ _STOPPED = (StoppedError.exit_code, TerminatedError.exit_code)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code, see ``freerun.errors.EXIT_CODES``."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if os.environ.pop(LIFELINE, None):
         end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         from freerun.cli.app import run
 
-        return run(given)
+        return run(words)
 
-    code = guarded(command, given)
+    code = guarded(command, words)
     if arguments is None:
         ignore()  # all is done and written: while Python takes itself apart nothing is left to stop
         if code in _STOPPED:  # and taking itself apart takes seconds where a machine is busy
@@ -56,27 +56,27 @@ def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
 
 
 def _answer(error: BaseException, arguments: Sequence[str]) -> int:
-    """Say what an error means; its exit code."""
+    """Print what an error means; its exit code."""
     if isinstance(error, UserError):
-        return _tell([] if _said_elsewhere(error) else error.problems, error.exit_code)
+        return _print_problems([] if _reported_elsewhere(error) else error.problems, error.exit_code)
     if isinstance(error, Interrupt):
-        return _tell([str(error)], stopped(error.number, "").exit_code)
+        return _print_problems([str(error)], stopped(error.number, "").exit_code)
     if isinstance(error, KeyboardInterrupt):
-        return _tell(["interrupted"], StoppedError.exit_code)
+        return _print_problems(["interrupted"], StoppedError.exit_code)
     if isinstance(error, BrokenPipeError):
-        # the reader of our output has gone (| head): nothing to say, and nothing more may be flushed to it
+        # the reader of our output has gone (| head): nothing is printed, and nothing more may be flushed to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if _said_elsewhere(error):
+    if _reported_elsewhere(error):
         return FaultError.exit_code
     if out_of_memory(error):
         reason = (str(error).splitlines() or ["no more memory"])[0]
         help = "smaller batches (train.accumulate, evaluate.batch_size) or a smaller model (model.size)"
-        return _tell([f"out of memory: {reason}\n  help: {help}"], ResourceError.exit_code)
-    return _tell_system(error, arguments) if isinstance(error, OSError) else _tell_bug(error, arguments)
+        return _print_problems([f"out of memory: {reason}\n  help: {help}"], ResourceError.exit_code)
+    return _system_error(error, arguments) if isinstance(error, OSError) else _bug(error, arguments)
 
 
-def _said_elsewhere(error: BaseException) -> bool:
+def _reported_elsewhere(error: BaseException) -> bool:
     """Return True if another process of the job reports the error."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
@@ -85,7 +85,7 @@ def _said_elsewhere(error: BaseException) -> bool:
     return reported_elsewhere(error)
 
 
-def _tell(problems: Sequence[str], code: int) -> int:
+def _print_problems(problems: Sequence[str], code: int) -> int:
     who = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     for problem in UserError(problems).problems:
         print(who + (problem if code in _STOPPED else f"error: {problem}"), file=sys.stderr)
@@ -94,19 +94,19 @@ def _tell(problems: Sequence[str], code: int) -> int:
     return code
 
 
-def _tell_system(error: OSError, arguments: Sequence[str]) -> int:
+def _system_error(error: OSError, arguments: Sequence[str]) -> int:
     import errno
 
-    place = f"{error.filename}: " if error.filename else ""
+    name = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-        return _tell([f"{place}{error.strerror}"], ResourceError.exit_code)
+        return _print_problems([f"{name}{error.strerror}"], ResourceError.exit_code)
     theirs = {"ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP", "EINVAL", "EROFS"}
     if error.filename and errno.errorcode.get(error.errno or 0) in theirs:
-        return _tell([f"{place}{(error.strerror or str(error)).lower()}"], UserError.exit_code)
-    return _tell_bug(error, arguments)
+        return _print_problems([f"{name}{(error.strerror or str(error)).lower()}"], UserError.exit_code)
+    return _bug(error, arguments)
 
 
-def _tell_bug(error: BaseException, arguments: Sequence[str]) -> int:
+def _bug(error: BaseException, arguments: Sequence[str]) -> int:
     text = "".join(traceback.format_exception(error))
     with tempfile.NamedTemporaryFile(
         "w", prefix="freerun-report-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -114,7 +114,7 @@ def _tell_bug(error: BaseException, arguments: Sequence[str]) -> int:
         file.write(f"freerun {_version()} with Python {sys.version}\narguments: {list(arguments)}\n\n{text}")
     first = (str(error).splitlines() or [""])[0]
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return _tell(
+    return _print_problems(
         [f"freerun failed unexpectedly: {message}\n  help: this is a fault in freerun; {file.name} says where"],
         FaultError.exit_code,
     )

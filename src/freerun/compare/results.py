@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from freerun.compare import verdict
 from freerun.compare.plan import PlannedRun
 from freerun.compare.statistics import (
-    Estimate,
     ItemScore,
     Median,
     Pooled,
@@ -237,45 +236,34 @@ def _over_items(measure: Metric, tested: Sequence[Sequence[Mapping[str, Any]]]) 
 
 def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Return the scores that every seed has, by labelled name, seed by seed."""
-    by_seed = [_numbers(record) for record in records]
+    by_seed: list[dict[str, float]] = []
+    for record in records:
+        numbers: dict[str, float] = {}
+        for side in ("free_running", "teacher_forced"):
+            for name, value in record[side].items():
+                if isinstance(value, int | float) and np.isfinite(value):
+                    numbers[f"{side}.{name}"] = float(value)
+        for name in GAPS:
+            if {f"free_running.{name}", f"teacher_forced.{name}"} <= set(numbers):
+                numbers[f"gap.{name}"] = numbers[f"free_running.{name}"] - numbers[f"teacher_forced.{name}"]
+        by_seed.append(numbers | {n: float(record[n]) for n in _COSTS if isinstance(record[n], int | float)})
     shared = [name for name in by_seed[0] if all(name in numbers for numbers in by_seed)]
     return {name: [numbers[name] for numbers in by_seed] for name in shared}
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for side in ("free_running", "teacher_forced"):
-        for name, value in record[side].items():
-            if isinstance(value, int | float) and np.isfinite(value):
-                numbers[f"{side}.{name}"] = float(value)
-    for name in GAPS:
-        if {f"free_running.{name}", f"teacher_forced.{name}"} <= set(numbers):
-            numbers[f"gap.{name}"] = numbers[f"free_running.{name}"] - numbers[f"teacher_forced.{name}"]
-    return numbers | {name: float(record[name]) for name in _COSTS if isinstance(record[name], int | float)}
-
-
 def _summary(arm: _ArmScores, counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
-    for metric, score in arm.scores.items():
-        mean, measure = estimate(score, None, counts), report.metric(metric)
+    for name, score in arm.scores.items():
+        mean, metric = estimate(score, None, counts), report.metric(name)
+        low, high = mean.low, mean.high
+        if low is not None and high is not None and metric.side != "gap":  # no further than a score can go
+            most = math.inf if metric.most is None else metric.most
+            low, high = min(max(low, 0.0), most), min(max(high, 0.0), most)
+        seeds = len(score.values) if isinstance(score, ItemScore) else len(score)
         lines.append(
-            {
-                "arm": arm.label,
-                "metric": metric,
-                "mean": mean.value,
-                "low": _within(mean.low, measure),
-                "high": _within(mean.high, measure),
-                "seeds": len(score.values) if isinstance(score, ItemScore) else len(score),
-            }
-        )
+            {"arm": arm.label, "metric": name, "mean": mean.value, "low": low, "high": high, "seeds": seeds}
+        )  # fmt: skip
     return lines
-
-
-def _within(end: float | None, measure: Metric) -> float | None:
-    """Return the end of an interval, no further than a score can go."""
-    if end is None or measure.side == "gap":
-        return end
-    return min(max(end, 0.0), math.inf if measure.most is None else measure.most)
 
 
 def _comparisons(arms: Sequence[_ArmScores], counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
@@ -293,23 +281,19 @@ def _comparisons(arms: Sequence[_ArmScores], counts: Counts, report: TaskReport)
         differences = [estimate(a.scores[name], b.scores[name], counts) for a, b in present]
         adjusted = holm([each.p_value for each in differences])
         for (arm, against), difference, p_value in zip(present, differences, adjusted, strict=True):
-            lines.append(_comparison(arm, against, metric, difference, p_value))
+            below = difference.probability_below
+            lines.append(
+                {
+                    "arm": arm.label,
+                    "baseline": against.label,
+                    "metric": name,
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "probability_better": 1 - below if metric.higher and below is not None else below,
+                    "p_adjusted": p_value,
+                    "control": against.reference == arm.label,
+                    "verdict": verdict_word(-difference.value if metric.higher else difference.value, p_value),
+                }
+            )
     return lines
-
-
-def _comparison(
-    arm: _ArmScores, against: _ArmScores, measure: Metric, difference: Estimate, adjusted: float
-) -> dict[str, Any]:
-    below = difference.probability_below
-    return {
-        "arm": arm.label,
-        "baseline": against.label,
-        "metric": measure.name,
-        "difference": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        "probability_better": 1 - below if measure.higher and below is not None else below,
-        "p_adjusted": adjusted,
-        "control": against.reference == arm.label,
-        "verdict": verdict_word(-difference.value if measure.higher else difference.value, adjusted),
-    }

@@ -184,7 +184,7 @@ def compare(
         progress: show how far the runs are.
 
     Raises:
-        OccupiedError: ``out`` is no comparison's, or holds one and neither ``resume`` nor ``overwrite`` is given.
+        OccupiedError: ``out`` is no comparison's, or holds one and neither ``resume`` nor ``overwrite`` is set.
         CheckpointError: a file of it, or of a run, cannot be read.
         StoppedError: Ctrl-C, SIGTERM or a closed terminal; the runs were stopped and can be resumed.
         UserError: a wrong recipe, wrong data, a missing extra, or a run that failed (with the end of what it printed).
@@ -311,9 +311,18 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
     with StopFlag():
         try:
             while waiting or work.running:
-                _fill(work, waiting, display)
+                while len(work.running) < work.workers and (run := ready(waiting, work.finished)):
+                    waiting.remove(run)
+                    work.running.append(start(run, work.command(run), work.out / "logs" / f"{run.name}.log"))
+                    display.note(f"{run.name}: started")
                 time.sleep(_POLL)
-                _reap(work, display)
+                for child in [child for child in work.running if child.process.poll() is not None]:
+                    work.running.remove(child)
+                    summary = finished_summary(work.folder(child.run)) if child.process.returncode == 0 else None
+                    if summary is None:
+                        raise child_error(child, work.again)
+                    work.finished.add(child.run.name)
+                    display.note(f"{child.run.name}: finished{_result(summary, work.report)}")
                 display.show([work.state(run) for run in runs])
         except Interrupt as interrupt:
             display.note("stopping the runs; they save a checkpoint first ...")
@@ -323,26 +332,6 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
         finally:
             stop_all(work.running)
             display.close()
-
-
-def _fill(work: _Work, waiting: list[PlannedRun], display: Progress) -> None:
-    while len(work.running) < work.workers:
-        run = ready(waiting, work.finished)
-        if run is None:
-            return
-        waiting.remove(run)
-        work.running.append(start(run, work.command(run), work.out / "logs" / f"{run.name}.log"))
-        display.note(f"{run.name}: started")
-
-
-def _reap(work: _Work, display: Progress) -> None:
-    for child in [child for child in work.running if child.process.poll() is not None]:
-        work.running.remove(child)
-        summary = finished_summary(work.folder(child.run)) if child.process.returncode == 0 else None
-        if summary is None:
-            raise child_error(child, work.again)
-        work.finished.add(child.run.name)
-        display.note(f"{child.run.name}: finished{_result(summary, work.report)}")
 
 
 def _result(summary: Mapping[str, Any], report: TaskReport) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def task_report(recipe: Mapping[str, Any]) -> TaskReport:
-    """Which scores a recipe's runs are compared in; those of pairs where it does not say what its data are.
+    """Which scores a recipe's runs are compared in; those of pairs where its data have no kind.
 
     >>> task_report({"data": {"kind": "toy"}}).primary.name, task_report({"data": {"kind": "text"}}).primary.name
     ('free_running.per', 'free_running.trigram_divergence')
@@ -52,7 +52,7 @@ def cells(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]
 
 
 def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Rows without an arm, where they say something: held-out data's own scores, naive forecasts; name and texts."""
+    """Rows without an arm, where there are any: held-out data's own scores, naive forecasts; name and texts."""
     reported = task_report(results["recipe"])
     first = next(iter(cells(results).values()))
     found: list[tuple[str, list[str]]] = []
@@ -69,67 +69,43 @@ def references(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def table(results: Mapping[str, Any], width: int | None = None) -> Table:
     """Arms by the scores of their task and seconds, with 95 % intervals, for rich."""
     from rich.console import Console
-
-    shown = _framed(results)
-    _fill_wide(shown, results)
-    if width is not None and Console(width=10_000).measure(shown).maximum > width:
-        shown = _framed(results)
-        _fill_tall(shown, results)
-    return shown
-
-
-def _framed(results: Mapping[str, Any]) -> Table:
-    """Without columns: title and caption."""
     from rich.table import Table
+    from rich.text import Text
 
-    seeds = len({run["seed"] for run in results["runs"]})
     reported = task_report(results["recipe"])
-    words = f", {results['test_items']:,} {reported.test_noun}" if results["test_items"] else ""
+    items = f", {results['test_items']:,} {reported.test_noun}" if results["test_items"] else ""
     side = "free-running " if reported.primary.side == "free_running" else ""
     gaps = (each.title.rpartition(" ")[2] for each in reported.columns if each.side == "gap")
     gap = "".join(f"; free-running gap: free-running minus teacher-forced {name}" for name in gaps)
-    return Table(
-        title=f"{side}test scores, mean of {seeds} seed{'s' if seeds != 1 else ''}{words}",
-        caption=f"\\[low, high]: {interval_name(results)}{gap}",
-        title_justify="left",
-        caption_justify="left",
-    )
-
-
-def _fill_wide(shown: Table, results: Mapping[str, Any]) -> None:
-    """Fill in a row an arm and a column a score."""
-    from rich.text import Text
-
-    shown.add_column("arm", overflow="fold", min_width=14)
-    for _, heading, _ in columns(results):
-        shown.add_column(heading, justify="right")
-    for arm, metrics in cells(results).items():
-        texts = [
-            cell(metrics.get(metric), decimals, interval=metric != "seconds")
-            for metric, _, decimals in columns(results)
-        ]
-        # as Text: rich would read [24.0, 26.0] as markup
-        shown.add_row(Text(arm), *(Text(text) for text in texts))
-    for name, texts in references(results):
-        shown.add_row(name, *texts)
-
-
-def _fill_tall(shown: Table, results: Mapping[str, Any]) -> None:
-    """Fill in a row an arm below the name of each score."""
-    from rich.text import Text
-
-    shown.add_column("score")
-    shown.add_column("arm", overflow="fold")
-    shown.add_column("mean [low, high]", justify="right", overflow="fold")
-    others = references(results)
-    for number, (metric, heading, decimals) in enumerate(columns(results)):
-        texts = [
-            (arm, cell(metrics.get(metric), decimals, interval=metric != "seconds"))
-            for arm, metrics in cells(results).items()
-        ]
-        texts += [(name, each[number]) for name, each in others if each[number] != cell(None, 0)]
-        for row, (arm, text) in enumerate(texts):
-            shown.add_row(heading if row == 0 else "", Text(arm), Text(text), end_section=row == len(texts) - 1)
+    frame: dict[str, Any] = {
+        "title": f"{side}test scores, mean of {_seeds_text(results)}{items}",
+        "caption": f"\\[low, high]: {interval_name(results)}{gap}",
+        "title_justify": "left",
+        "caption_justify": "left",
+    }
+    scores, others = columns(results), references(results)
+    arms = [
+        (arm, [cell(metrics.get(name), decimals, interval=name != "seconds") for name, _, decimals in scores])
+        for arm, metrics in cells(results).items()
+    ]
+    wide = Table(**frame)
+    wide.add_column("arm", overflow="fold", min_width=14)
+    for _, heading, _ in scores:
+        wide.add_column(heading, justify="right")
+    for name, texts in (*arms, *others):
+        wide.add_row(Text(name), *map(Text, texts))  # as Text: rich would read [24.0, 26.0] as markup
+    if width is None or Console(width=10_000).measure(wide).maximum <= width:
+        return wide
+    tall = Table(**frame)
+    tall.add_column("score")
+    tall.add_column("arm", overflow="fold")
+    tall.add_column("mean [low, high]", justify="right", overflow="fold")
+    for number, (_, heading, _) in enumerate(scores):
+        rows = [(arm, texts[number]) for arm, texts in arms]
+        rows += [(name, texts[number]) for name, texts in others if texts[number] != cell(None, 0)]
+        for row, (name, text) in enumerate(rows):
+            tall.add_row(heading if row == 0 else "", Text(name), Text(text), end_section=row == len(rows) - 1)
+    return tall
 
 
 FEW_SEEDS = 5
@@ -147,16 +123,24 @@ _PHRASES = {
 }
 
 
+def _seeds(results: Mapping[str, Any]) -> int:
+    return len({run["seed"] for run in results["runs"]})
+
+
+def _seeds_text(results: Mapping[str, Any]) -> str:
+    return "1 seed" if _seeds(results) == 1 else f"{_seeds(results)} seeds"
+
+
 def interval_name(results: Mapping[str, Any]) -> str:
     """Name an interval: with one seed it holds for other items alone."""
-    if len({run["seed"] for run in results["runs"]}) > 1:
+    if _seeds(results) > 1:
         return "95 % interval"
     return f"95 % interval over {task_report(results['recipe']).item_noun} alone"
 
 
-def shown_verdict(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
-    """Return the verdict on a comparison, as pages show it."""
-    return line["verdict"] if len({run["seed"] for run in results["runs"]}) > 1 else "1 seed: no verdict"
+def verdict_text(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
+    """Return the verdict on a comparison, as pages display it."""
+    return line["verdict"] if _seeds(results) > 1 else "1 seed: no verdict"
 
 
 def primary(results: Mapping[str, Any]) -> str | None:
@@ -167,10 +151,10 @@ def primary(results: Mapping[str, Any]) -> str | None:
 
 
 def sentence(results: Mapping[str, Any]) -> str:
-    """Say what was compared, by how much it differs, if own errors beat matched noise, on how many seeds."""
+    """Write what was compared, by how much it differs, if own errors beat matched noise, on how many seeds."""
     if len({run["label"] for run in results["runs"]}) == 1:
         return f"One arm was run ({results['runs'][0]['label']}), so nothing was compared with anything."
-    metric, one = primary(results), len({run["seed"] for run in results["runs"]}) == 1
+    metric, one = primary(results), _seeds(results) == 1
     if metric is None:
         none = "no score that exposure bias can move is there for two arms, so there is no verdict"
         return "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
@@ -185,9 +169,9 @@ def sentence(results: Mapping[str, Any]) -> str:
         # an arm against the baseline, then against its control, or, where it is the baseline, against that alone
         if one:
             parts.extend(_one_seed(each, measure, results["summary"]) for each in same)
-        else:
-            parts.append(_first(line, measure, results["summary"]))
-            parts.extend(_against_noise(other, measure) for other in same[1:])
+        else:  # the first names the score and both means
+            means = f" in {measure.title}: {_means(line, measure, results['summary'])}"
+            parts.extend(_with_verdict(each, measure, means if each is line else "") for each in same)
     if one:
         parts[:1] = [
             f"1 seed: no verdict. On these {task_report(results['recipe']).test_noun} {part}" for part in parts[:1]
@@ -212,7 +196,7 @@ def _diverged(results: Mapping[str, Any]) -> list[str]:
 
 
 def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
-    """Say if a naive baseline has the best score of all; [] if not."""
+    """Report that a naive baseline has the best score of all; [] if none has."""
     means = {entry["metric"]: entry["mean"] for entry in results["summary"]}
     found = {
         name: means[metric]
@@ -227,32 +211,26 @@ def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
     return [f"no arm beats the simple forecast {name}: {measure.to_text(found[name])}"]
 
 
+def _baseline(line: Mapping[str, Any]) -> str:
+    return f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
+
+
 def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
-    """Return a difference without a verdict: one seed says nothing of others."""
-    against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
+    """Return a difference without a verdict: one seed is no evidence for others."""
     size = f"{abs(line['difference']):.{measure.decimals}f} {measure.unit}".rstrip()
     way = f"{'lower' if line['difference'] < 0 else 'higher'} by {size} than" if line["difference"] else "level with"
-    return f"{line['arm']} is {way} {against} in {measure.title}: {_numbers(line, measure, summary)}"
+    return f"{line['arm']} is {way} {_baseline(line)} in {measure.title}: {_means(line, measure, summary)}"
 
 
-def _numbers(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
+def _means(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     means = {entry["arm"]: entry["mean"] for entry in summary if entry["metric"] == measure.name}
     return f"{measure.to_text(means[line['arm']])} against {measure.to_text(means[line['baseline']])}"
 
 
-def _first(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
-    """Return an arm's first difference: it names the score and both means."""
-    text = f"{_phrase(line)} in {measure.title}: {_numbers(line, measure, summary)}, {_difference(line, measure)}"
+def _with_verdict(line: Mapping[str, Any], measure: Metric, means: str) -> str:
+    phrase = _PHRASES[line["verdict"]].format(method=line["arm"], baseline=_baseline(line))
+    text = f"{phrase}{means}, {_difference(line, measure)}"
     return f"{text}, {_MEANING[line['verdict']]}" if line["control"] else text
-
-
-def _against_noise(line: Mapping[str, Any], measure: Metric) -> str:
-    return f"{_phrase(line)}, {_difference(line, measure)}, {_MEANING[line['verdict']]}"
-
-
-def _phrase(line: Mapping[str, Any]) -> str:
-    against = f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
-    return _PHRASES[line["verdict"]].format(method=line["arm"], baseline=against)
 
 
 def _difference(line: Mapping[str, Any], measure: Metric) -> str:
@@ -269,9 +247,9 @@ def _difference(line: Mapping[str, Any], measure: Metric) -> str:
 
 
 def _basis(results: Mapping[str, Any]) -> str:
-    seeds = len({run["seed"] for run in results["runs"]})
-    words, reported = results["test_items"], task_report(results["recipe"])
-    counted = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f", {words:,} {reported.test_noun}" if words else "")
+    seeds, items = _seeds(results), results["test_items"]
+    counted = _seeds_text(results)
+    counted += f", {items:,} {task_report(results['recipe']).test_noun}" if items else ""
     if 1 < seeds < FEW_SEEDS:
         return f"{counted}; fewer than {FEW_SEEDS} seeds: a hint, not a result"
     return counted

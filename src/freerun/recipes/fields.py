@@ -356,10 +356,7 @@ def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
 
 
 def measured(metrics: Path, parameter: str = "rate") -> Table:
-    """What noise is matched to, at each update of a run.
-
-    The share of eligible entries that disagreed with gold; for ``std`` how far replaced entries lay from gold.
-    """
+    """The share of eligible entries that disagreed with gold at each update; for ``std`` how far replaced ones lay off."""
     values: dict[int, float] = {}
     if not metrics.exists():
         raise ValueError(f"there is no {metrics}")

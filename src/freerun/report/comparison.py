@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from freerun.compare.results import read
-from freerun.compare.verdict import cell, cells, columns, interval_name, references, shown_verdict, signed, task_report
+from freerun.compare.verdict import cell, cells, columns, interval_name, references, signed, task_report, verdict_text
 from freerun.report import comparison_figures
 from freerun.report.page import DASH, Raw, escape, facts, notes, paragraph, preformatted, swatch, table, write_page
 from freerun.report.run_data import data_lines, examples, header, load, sample_outputs
@@ -58,7 +58,7 @@ def _comparisons(results: Mapping[str, Any]) -> Raw:
                 signed(line["difference"], metric.decimals),
                 interval,
                 _probability(line["probability_better"]),
-                Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{shown_verdict(results, line)}</span>'),
+                Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{verdict_text(results, line)}</span>'),
             ]
         )
     heads = ["score", "difference of", "mean", interval_name(results), "probability better", "verdict"]

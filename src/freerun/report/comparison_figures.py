@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from freerun.compare.verdict import cells, interval_name, shown_verdict, signed, task_report
+from freerun.compare.verdict import cells, interval_name, signed, task_report, verdict_text
 from freerun.metrics.table import Metric, TaskReport
 from freerun.report import charts
 from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
@@ -85,7 +85,7 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     seeds = dict.fromkeys(run["seed"] for run in results["runs"])
     pairs = [(by_run.get((line["arm"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
     return charts.Difference(
-        f"{line['arm']} \N{MINUS SIGN} {line['baseline']}: {shown_verdict(results, line)}",
+        f"{line['arm']} \N{MINUS SIGN} {line['baseline']}: {verdict_text(results, line)}",
         arms.index(line["arm"]),
         line["difference"],
         line["low"],
