@@ -356,7 +356,7 @@ def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
 
 
 def measured(metrics: Path, parameter: str = "rate") -> Table:
-    """The share of eligible entries that disagreed with gold at each update; for ``std`` how far replaced ones lay off."""
+    """The share of eligible entries that disagreed with gold at each update; for ``std`` how far replaced ones lay."""
     values: dict[int, float] = {}
     if not metrics.exists():
         raise ValueError(f"there is no {metrics}")
