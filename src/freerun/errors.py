@@ -197,15 +197,15 @@ class FaultError(UserError):
 
 EXIT_CODES: dict[int, tuple[type[UserError] | None, str]] = {
     0: (None, "done"),
-    1: (FaultError, "a fault in freerun; a report file is named"),
-    2: (UserError, "a wrong command, recipe or data; every problem found is listed"),
+    1: (FaultError, "a fault in freerun; the message names a report file"),
+    2: (UserError, "a wrong command, recipe or data; all problems are listed"),
     3: (OccupiedError, "the folder is occupied"),
     4: (CheckpointError, "a checkpoint or run folder cannot be used"),
     5: (ResourceError, "out of disk or memory"),
     6: (DivergedError, "training diverged; the last good checkpoint is untouched"),
     7: (OtherProcessError, "another process of a distributed run failed"),
-    130: (StoppedError, "interrupted (SIGINT, Ctrl-C); go on with `--resume`"),
-    143: (TerminatedError, "ended by SIGTERM or a closed terminal; go on with `--resume`"),
+    130: (StoppedError, "interrupted (SIGINT, Ctrl-C); continue with `--resume`"),
+    143: (TerminatedError, "ended by SIGTERM or a closed terminal; continue with `--resume`"),
 }
 """Exit code of the command -> the error that it stands for, and its meaning."""
 
