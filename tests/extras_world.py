@@ -19,7 +19,7 @@ ARMS = (
 PAIRS = '[data]\nkind = "toy"\nsymbols = 6\nmax_length = 4\ntrain = 60\ndev = 10\ntest = 10\n[model]\nsize = 8\n'
 CMUDICT = '[data]\nkind = "cmudict"\nlimit = 60\n[model]\nsize = 8\n'
 TEXT = '[data]\nkind = "text"\npath = "text.txt"\nlength = 8\ndev = 0.1\ntest = 0.1\n' \
-    "[model]\nsize = 8\nlayers = 1\nheads = 2\nlongest = 16\n"  # fmt: skip
+    "[model]\nsize = 8\nlayers = 1\nheads = 2\nmax_positions = 16\n"  # fmt: skip
 FORECASTER = '[model]\nkind = "recurrent_forecaster"\nsize = 8\n'
 SYSTEM = '[data]\nkind = "system"\nsystem = "lorenz63"\npast = 6\nhorizon = 5\nwindows = [40, 10, 12]\n' \
     f"trajectories = 4\n{FORECASTER}"  # fmt: skip

@@ -132,9 +132,9 @@ def test_evaluation_subset_is_fixed_and_spread():
 def test_reference_and_source_batches(cmu):
     data = load_pairs(cmu)
     pairs = data.evaluation("test")
-    batch = data.reference_batch(pairs)
+    batch = data.codec.pair_batch(pairs.sources, pairs.targets)
     assert data.tokeniser.target.symbols_of(batch.targets[1].tolist()) == ("D", "AE", "T")
-    blank = data.source_batch(pairs.sources, length=4)
+    blank = data.codec.source_batch(pairs.sources, length=4)
     assert torch.equal(blank.context["source"], batch.context["source"])
     assert blank.targets.shape == (2, 4)
     assert not blank.targets.any()
@@ -213,7 +213,8 @@ def test_vocabulary_refuses_what_cannot_be_told_apart():
 def test_the_end_symbol_counts_in_the_loss_and_is_never_replaced():
     """No position reads it: counting it among replaceable entries would make a matched noise rate too low."""
     data = load_toy("copy", symbols=4, max_length=5, words={"train": 20, "dev": 5, "test": 5}, seed=0)
-    for batch in (data.batch(range(6)), data.reference_batch(data.evaluation("dev", None))):
+    dev = data.evaluation("dev")
+    for batch in (data.batch(range(6)), data.codec.pair_batch(dev.sources, dev.targets)):
         assert batch.eligible is not None
         assert torch.equal(batch.eligible[:, :-1], batch.mask[:, 1:])
         assert not bool(batch.eligible[:, -1].any())

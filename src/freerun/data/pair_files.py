@@ -25,7 +25,7 @@ from freerun.data.files import (
 )
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Subwords, Symbols
-from freerun.errors import UserError, display, refuse
+from freerun.errors import UserError, collected, display, refuse
 
 TAB_FORMAT = "word<TAB>symbols separated by spaces"
 SPACE_FORMAT = "WORD  SYMBOL SYMBOL ... (spaces)"
@@ -43,7 +43,7 @@ class PairRows:
     dropped: list[str] = field(default_factory=list[str])
 
     def keep(self, kept: Callable[[Row], bool], reason: str) -> None:
-        """Keep some rows; count those that are dropped, and say why."""
+        """Keep some rows; count those that are dropped, with the reason."""
         rows = [row for row in self.rows if kept(row)]
         if len(rows) < len(self.rows):
             self.dropped.append(f"{counted(len(self.rows) - len(rows), 'line')} {reason}")
@@ -121,7 +121,7 @@ def _parse_spaces(number: int, text: str) -> Row | str:
     if "\t" in text:
         return (
             f"found a tab in {display(text, 40)}, expected {SPACE_FORMAT} as in most of the file; "
-            "use one format in the whole file"
+            "use one format in all of the file"
         )
     word, _, symbols = text.partition(" ")
     return _row(number, VARIANT.sub("", word), symbols, text)
@@ -247,11 +247,9 @@ def load_pairs(
     problems: list[str] = []
     paths = split_files(path, language)
     for split, file in paths.items():
-        try:
+        with collected(problems):
             rows[split], wrong = _read_words(file, options.encoding)
             problems += wrong
-        except UserError as error:
-            problems += error.problems
     if problems:
         raise UserError([*problems, *(long for each in rows.values() for long in _drop_long_words(each, options))])
     name = str(paths["train"]) if isinstance(path, Mapping) else str(path)
@@ -267,9 +265,11 @@ def prepare(splits: Mapping[str, PairRows], options: PairOptions, name: str) -> 
         problems += _drop_long_words(rows, options)
         first = {(row.source, row.target): row.line for row in reversed(rows.rows)}
         rows.keep(lambda row, first=first: first[row.source, row.target] == row.line, "repeating an earlier one")
-    if options.drop_overlap:
-        _drop_overlap(splits)
-    train = splits["train"]
+    train, words = splits["train"], {split: {row.source for row in rows.rows} for split, rows in splits.items()}
+    held_out = words["dev"] | words["test"]
+    if options.drop_overlap and (shared := len(words["train"] & held_out)):
+        train.rows = [row for row in train.rows if row.source not in held_out]
+        train.dropped.append(f"{counted(shared, 'word')} also in dev or test")
     if options.limit is not None:
         _limit(train, options.limit, "word", lambda row: row.source)
     if train.rows:
@@ -326,15 +326,6 @@ def _drop_long_words(rows: PairRows, options: PairOptions) -> list[str]:
     lengths = [len(row.target) for row in rows.rows]
     name: Callable[[Row], str] = lambda row: f"the target of {''.join(row.source)!r}"  # noqa: E731
     return _long_lines(rows, rows.origin, lengths, allowed, unit="symbols", name=name)
-
-
-def _drop_overlap(splits: Mapping[str, PairRows]) -> None:
-    """Drop training words that are in dev or test, too."""
-    train, words = splits["train"], {split: {row.source for row in rows.rows} for split, rows in splits.items()}
-    held_out = words["dev"] | words["test"]
-    if shared := len(words["train"] & held_out):
-        train.rows = [row for row in train.rows if row.source not in held_out]
-        train.dropped.append(f"{counted(shared, 'word')} also in dev or test")
 
 
 def _drop_unknown(rows: PairRows, train: PairRows, options: PairOptions) -> list[str]:
@@ -398,13 +389,10 @@ def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions
     sides: list[list[tuple[int, str]]] = []
     problems: list[str] = []
     for file in files:
-        try:
+        with collected(problems):
             lines, broken = read_lines(file, options.encoding, "one sentence a line")
-        except UserError as error:
-            problems += error.problems
-            continue
-        sides.append([(number, " ".join(text.split())) for number, text in lines])
-        problems += first_problems(str(file), [text for _, text in broken])
+            sides.append([(number, " ".join(text.split())) for number, text in lines])
+            problems += first_problems(str(file), [text for _, text in broken])
     rows = PairRows(f"{split}: {files[0]} and {files[1].name}", [])
     if problems:
         return rows, problems

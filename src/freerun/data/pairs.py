@@ -96,22 +96,14 @@ class PairCodec:
         return self.tokeniser.decode(ids)
 
     def source_batch(self, sources: Sequence[Any], length: int = 1) -> Batch:
-        """Return a batch for generation: sources, and blank targets of ``length`` positions.
-
-        Raises:
-            UserError: a source is empty, or has symbols that training has not.
-        """
+        """Return a batch for generation, with blank targets; raise UserError for sources empty or of other symbols."""
         blank = torch.zeros(len(sources), length, dtype=torch.int64)
         encoded = Ragged(self.tokeniser.encode_sources(sources))
         context = _source_context(encoded, torch.arange(len(sources)))
         return Batch(blank, blank, torch.ones_like(blank, dtype=torch.bool), context)
 
     def pair_batch(self, sources: Sequence[Any], targets: Sequence[Any]) -> Batch:
-        """Return a batch of sources with one target each, end symbol included.
-
-        Raises:
-            UserError: a source is empty, or a source or target has symbols that training has not.
-        """
+        """Return a batch of sources with a target each, end included; raise UserError for symbols never seen."""
         encoded = [[*target, 0] for target in self.tokeniser.encode_targets(targets, sources)]
         source = Ragged(self.tokeniser.encode_sources(sources))
         return _training_batch(source, Ragged(encoded), torch.arange(len(sources)))
@@ -273,20 +265,8 @@ class PairData:
         return _training_batch(*self._ragged, torch.as_tensor(indices, dtype=torch.int64), rows)
 
     def evaluation(self, split: str, items: int | None = None) -> Pairs:
-        """The pairs of a split with all references; with ``items`` a fixed, evenly spread subset of the sources.
-
-        Raises:
-            UserError: there is no such split, or items is below 1.
-        """
+        """The pairs of a split with all references; with ``items`` a fixed, evenly spread subset of the sources."""
         return part_of(self.splits, split, items, f"{self.tokeniser.item}s").spread(items)
-
-    def source_batch(self, sources: Sequence[Any], length: int = 1) -> Batch:
-        """Return a batch for generation; see ``PairCodec.source_batch``."""
-        return self.codec.source_batch(sources, length)
-
-    def reference_batch(self, pairs: Pairs) -> Batch:
-        """Return a batch of sources, each with its first reference."""
-        return self.codec.pair_batch(pairs.sources, pairs.targets)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -320,11 +300,9 @@ class PairData:
         if not self.subwords:
             return f"symbols: {source - 1} source + padding, {target - 1} target + end"
         train = self.splits["train"]
-        a_word = [
-            ragged.lengths.sum().item() / sum(len(text.split()) for text in texts)
-            for ragged, texts in zip(self._ragged, (train.sources, train.targets), strict=True)
-        ]
+        words = [sum(len(text.split()) for text in texts) for texts in (train.sources, train.targets)]
+        a_source, a_target = (int(r.lengths.sum()) / count for r, count in zip(self._ragged, words, strict=True))
         return (
-            f"subwords: {source:,} ids for both sides, {a_word[0]:.2f} a source word, {a_word[1]:.2f} a target word "
-            "with its share of ends"
+            f"subwords: {source:,} ids for both sides, {a_source:.2f} a source word, {a_target:.2f} a target word with "
+            "its share of ends"
         )

@@ -51,9 +51,9 @@ def diagnose_run(
             "diagnosed"
         )
     on_progress("loading the data")
-    diagnosed = task.diagnosis_input(run.model, run.codec, run.evaluate, own_data(run), windows)
+    data_name, batches, options = task.diagnosis_input(run.model, run.codec, run.evaluate, own_data(run), windows)
     before()
-    result = diagnose(run.model, diagnosed.batches, diagnosed.options, on_progress=on_progress)
+    result = diagnose(run.model, batches, options, on_progress=on_progress)
     summary = finished_summary(run.folder) or {}
     best = (summary.get("best") or {}).get("step")
     return {
@@ -69,7 +69,7 @@ def diagnose_run(
             },
             "versions": versions(),
         },
-        "data": {"name": diagnosed.name, "item_noun": task.report.item_noun, "fingerprint": summary.get("data")},
+        "data": {"name": data_name, "item_noun": task.report.item_noun, "fingerprint": summary.get("data")},
         "diagnosis": as_json(result),
     }
 

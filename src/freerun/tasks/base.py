@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -18,6 +17,7 @@ from freerun.data.files import DataFile
 from freerun.errors import UserError
 from freerun.generation import generate
 from freerun.metrics.outputs import sequence_errors
+from freerun.metrics.text import bleu_signature
 from freerun.rollin.model import eval_mode
 from freerun.types import Outcome
 
@@ -59,15 +59,8 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class DiagnosisInput:
-    """The input of ``freerun.diagnostics.diagnose``: the data's name, batches of test items, options."""
-
-    __repr__ = brief
-
-    name: str
-    batches: list[Batch]
-    options: DiagnosisOptions
+DiagnosisInput = tuple[str, list[Batch], "DiagnosisOptions"]
+"""The data's name and the input of ``freerun.diagnostics.diagnose``: batches of test items, options."""
 
 
 class DataTask:
@@ -103,6 +96,8 @@ class DataTask:
     """True if output must stay line-aligned with input, blank lines included."""
     diagnosed: ClassVar[bool] = True
     """True if a free run has gold to be compared with position by position."""
+    bleu: ClassVar[str | None] = None
+    """sacreBLEU's tokenizer, for tasks with BLEU."""
     needs_training_data: ClassVar[bool] = False
     """True if a score on any file needs the data that the run was trained on, too."""
 
@@ -114,6 +109,8 @@ class DataTask:
         self.data = data
         self.settings = self.evaluate_section() if settings is None else settings
         self.items = items
+        # a missing package is reported before training, not after the first thousand updates
+        self.signature = None if self.bleu is None else bleu_signature(self.bleu)
 
     @property
     def lengths(self) -> list[int]:
@@ -135,7 +132,7 @@ class DataTask:
 
     def header(self) -> list[str]:
         """What the data are, in lines."""
-        return self.data.header()
+        return [*self.data.header(), *([f"BLEU: {self.signature}"] if self.signature else [])]
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         """Scores on "dev" (``items`` of it) or "test"."""
@@ -289,15 +286,6 @@ def missing_path(what: str, example: str) -> str:
         f'`path` is missing: {what}\n  help: give it with --set data.path={example}, or write path = "{example}" under '
         "[data]"
     )
-
-
-@contextmanager
-def collected(problems: list[str]) -> Generator[None]:
-    """Add the problems of a UserError to others in place of raising it."""
-    try:
-        yield
-    except UserError as error:
-        problems += error.problems
 
 
 _OWN_LOSS = {"gaussian": "gaussian_nll", "student_t": "student_t_nll", "quantiles": "pinball"}

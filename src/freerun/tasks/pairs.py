@@ -17,7 +17,7 @@ from freerun.data.pair_files import PairOptions, ParallelOptions, file_problems,
 from freerun.data.pairs import PairCodec, PairData, Pairs
 from freerun.data.tokenisers import Vocabularies
 from freerun.diagnostics import DiagnosisOptions
-from freerun.errors import refuse
+from freerun.errors import collected, refuse
 from freerun.keys import bits, uniform
 from freerun.metrics.table import PAIRS, PARALLEL, TaskReport
 from freerun.metrics.text import bleu_signature, score, score_translations
@@ -25,7 +25,6 @@ from freerun.tasks.base import (
     DataTask,
     DiagnosisInput,
     Evaluation,
-    collected,
     free_run,
     missing_path,
     parts,
@@ -278,7 +277,7 @@ class PairTask(DataTask):
             chosen = sorted(chosen, key=lambda n: _length(pairs.targets[n]))
         sources, targets = pairs.sources, pairs.targets
         batches = [codec.pair_batch([sources[n] for n in part], [targets[n] for n in part]) for part in parts(chosen)]
-        return DiagnosisInput(pairs.origin, batches, DiagnosisOptions(end_symbol=0))
+        return pairs.origin, batches, DiagnosisOptions(end_symbol=0)
 
 
 class TranslateTask(PairTask):
@@ -289,14 +288,7 @@ class TranslateTask(PairTask):
     report: ClassVar[TaskReport] = PARALLEL
     select = "bleu"
     one_output_per_line = True
-
-    def __init__(self, data: PairData, settings: EvaluateSettings | None = None, items: int | None = None) -> None:
-        super().__init__(data, settings, items)
-        # a missing package is reported before training, not after the first thousand updates
-        self.signature = bleu_signature()
-
-    def header(self) -> list[str]:
-        return [*super().header(), f"BLEU: {self.signature}"]
+    bleu = "none"
 
 
 def evaluate_pairs(

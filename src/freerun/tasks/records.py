@@ -131,14 +131,7 @@ class RecordTask(DataTask):
     report: ClassVar[TaskReport] = RECORDS
     select = "chrf"
     one_output_per_line = True
-
-    def __init__(self, data: RecordData, settings: AnswerSettings | None = None, items: int | None = None) -> None:
-        super().__init__(data, settings, items)
-        # a missing package is reported before training, not after the first thousand updates
-        self.signature = bleu_signature("13a")
-
-    def header(self) -> list[str]:
-        return [*super().header(), f"BLEU: {self.signature}"]
+    bleu = "13a"
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         records, encoded = self.data.evaluation(split, self.items if split == "dev" else None)
@@ -247,7 +240,7 @@ class RecordTask(DataTask):
         # rows of a batch go on for the longest answer, for which a long prompt may leave no positions
         chosen = parts(range(len(encoded)), 1 if tight else settings.batch_size)
         batches = [codec.answer_batch([encoded[n] for n in part]) for part in chosen]
-        return DiagnosisInput(f"{data.name}, test", batches, DiagnosisOptions(end_symbol=codec.end))
+        return f"{data.name}, test", batches, DiagnosisOptions(end_symbol=codec.end)
 
 
 def evaluate_records(

@@ -25,14 +25,14 @@ from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon
 from freerun.diagnostics.values import CHANNELS, sample_window
 from freerun.draws import DRAWS
-from freerun.errors import UserError, refuse
+from freerun.errors import UserError, collected, refuse
 from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold, uniform
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, collected, missing_path, model_device, parts
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, missing_path, model_device, parts
 from freerun.types import evenly
 
 _NAIVE_BATCH = 1024
@@ -209,7 +209,7 @@ class SeriesTask(DataTask):
     def diagnosis_input(
         model: Module, codec: SeriesCodec, settings: ForecastSettings, data: SeriesData, items: int | None
     ) -> DiagnosisInput:
-        """Test windows, the naive baselines and the whole test part for a long free run."""
+        """Test windows, the naive baselines and the complete test part for a long free run."""
         linear = SeriesTask(data).linear
         options = DiagnosisOptions(
             exponent=data.exponent,
@@ -222,7 +222,7 @@ class SeriesTask(DataTask):
             draw=draw_for(model, settings.draw),
         )
         chosen = parts(evenly(data.windows("test"), items))
-        return DiagnosisInput(f"{data.name}, test part", [data.window_batch("test", part) for part in chosen], options)
+        return f"{data.name}, test part", [data.window_batch("test", part) for part in chosen], options
 
 
 def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> Windows:

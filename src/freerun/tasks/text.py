@@ -16,14 +16,14 @@ from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile, first_problems
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
-from freerun.errors import UserError, refuse
+from freerun.errors import UserError, collected, refuse
 from freerun.generation import generate
 from freerun.keys import bits, fold
 from freerun.metrics.outputs import correct
 from freerun.metrics.table import TEXT, TaskReport
 from freerun.metrics.text import distinct_words, js_divergence, novel_words, repetition, trigrams
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, Evaluation, collected, missing_path, model_device, parts
+from freerun.tasks.base import DataTask, Evaluation, missing_path, model_device, parts
 from freerun.types import evenly
 
 
@@ -269,14 +269,9 @@ def _measures(texts: Sequence[str], training: str, known: frozenset[str]) -> dic
     }
 
 
-_ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"))
-
-
 def escaped(text: str) -> str:
     """A text in one line: line breaks and tabs as two characters each."""
-    for plain, escaped in _ESCAPES:
-        text = text.replace(plain, escaped)
-    return text
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def unescaped(text: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from freerun.arguments import Arguments, at_least, between, brief, is_number, one_of
 from freerun.data.files import SPLITS, counted, encoding_problems, first_problems, missing_message, user_path
 from freerun.data.tables import ENDINGS, FORMATS, DataTable, parsed, read_rows
-from freerun.errors import UserError, display, listed, needing, out_of_memory
+from freerun.errors import UserError, collected, display, listed, needing, out_of_memory
 from freerun.keys import bits, fold
 
 _SAVED = ("dataset_dict.json", "state.json")
@@ -69,7 +69,7 @@ class RecordOptions(Arguments):
         return {part: name for part, name in parts.items() if name is not None}
 
     def problems(self) -> Iterator[str]:
-        """Say which fields do not go together."""
+        """Return which fields do not go together, a line each."""
         shares = {"dev": self.dev, "test": self.test}
         for name, share in shares.items():
             if not isinstance(share, str) and not (is_number(share) and 0 < share <= 0.5):
@@ -180,16 +180,12 @@ def _tables(path: str, options: RecordOptions) -> tuple[dict[str, DataTable], li
         files["train"] = folder
     format = None if options.format == "datasets" else options.format
     for split in [split for split in SPLITS if split in files]:
-        try:
-            table, wrong = read_rows(
-                files[split], format=format, separator=options.separator, encoding=options.encoding
-            )
-        except UserError as error:
-            problems += error.problems
-            continue
-        problems += wrong
-        if len(table) or not wrong:
-            tables[split] = table
+        with collected(problems):
+            file, separator = files[split], options.separator
+            table, wrong = read_rows(file, format=format, separator=separator, encoding=options.encoding)
+            problems += wrong
+            if len(table) or not wrong:
+                tables[split] = table
     return tables, problems
 
 
