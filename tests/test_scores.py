@@ -110,7 +110,8 @@ def test_teacher_forced_wer_is_greedy_free_running_wer(trained):
     assert free["sequence_accuracy"] == 100 - free["wer"]
     # after a first error the two go apart: that is what exposure bias can move
     assert forced["per"] != free["per"]
-    batch = data.reference_batch(data.evaluation("test"))
+    pairs = data.evaluation("test")
+    batch = data.codec.pair_batch(pairs.sources, pairs.targets)
     outputs = model.eval()(batch)
     loss = F.cross_entropy(outputs[batch.mask], batch.targets[batch.mask])  # nats per symbol with the end
     assert forced["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
