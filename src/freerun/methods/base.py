@@ -331,10 +331,10 @@ def bind_gate(gate: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callab
         batch: the batch, its history gold.
         ratio: the teacher forcing ratio; at 1 the model is not called.
     """
-    gate = gates.resolve(gate) if isinstance(gate, str) else gate
+    named, gate = gate, gates.resolve(gate) if isinstance(gate, str) else gate
     if gates.is_soft(gate):
         raise UserError(
-            f"gate={gate!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
+            f"gate={named!r} mixes gold and own values, which only scheduled_sampling does: use it, or another gate"
         )
     if not getattr(gate, "needs_confidence", False):
         return lambda key: gates.kept(gate(batch, ratio, key), batch), 0
