@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from freerun.cli import entry, main
 from freerun.errors import CheckpointError, UserError, display, listed, visible
 from tiny_recipes import TINY, ends, write
 
+SOURCE = Path(__file__).parent.parent / "src" / "freerun"
 STEERING = "\x1b[31m\x00\x07\x9b2J\u202e\u2066\u2028\x85\r\n"
 
 
@@ -118,3 +121,19 @@ def test_an_escape_in_a_folders_name_does_not_reach_the_terminal(tmp_path, capfd
     assert is_plain(out)
     assert "\x1b[31m" not in err
     assert out.rstrip().endswith(r"red\x1b[31m")
+
+
+OLD_WORDS = re.compile(r"(?<![A-Za-z])(told|said|given|asked|shown|wanted|alike)(?![A-Za-z])", re.IGNORECASE)
+ALLOWED = ('"given"', "``given``", "was not shown to differ")  # a value of train.device; a phrase of statistics
+
+
+def test_the_source_speaks_the_words_of_the_field():
+    """Input, output, argument, requested, displayed: design words, one for each thing."""
+    found: list[str] = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            plain = line
+            for phrase in ALLOWED:
+                plain = plain.replace(phrase, "")
+            found += [f"{path.name}:{number}: {word}" for word in OLD_WORDS.findall(plain)]
+    assert not found
