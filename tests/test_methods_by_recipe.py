@@ -62,7 +62,7 @@ def _model(name: str, folder: Path) -> str:
         return f'kind = "huggingface"\npath = "{model_folder(folder / name, name)}"'
     kind = name.rsplit(maxsplit=1)[-1]
     if kind == "transformer_lm":
-        return f'kind = "{kind}"\nlongest = 16\n{SIZES["transformer"]}'
+        return f'kind = "{kind}"\nmax_positions = 16\n{SIZES["transformer"]}'
     return f'kind = "{kind}"\n' + SIZES.get(kind, SIZES["transformer" if "transformer" in kind else "recurrent"])
 
 
