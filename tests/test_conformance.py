@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import freerun as fr
+import step_models
 from builders import ForwardOnly, gradients, language_model, prompted, ragged, raises, refused, seq2seq, transformer
 from freerun import schedules
 
@@ -91,7 +92,9 @@ BACKENDS = {
     "transformer, learned positions": lambda: (transformer("learned", norm="layer", bias=True), ragged()),
     "language model, left prompts": lambda: (language_model(), prompted("left")),
     "language model, right padding": lambda: (language_model("learned"), prompted("right")),
+    "a decoder step": lambda: (step_models.lively(step_models.Bahdanau), ragged()),
     "vectors": lambda: (vector_model(), vector_batch()),
+    "vectors, a decoder step": lambda: (step_models.lively(step_models.Values), step_models.numbers()),
     "vectors, warm-up": lambda: (plain_forecaster(), warmed()),
 }
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         two_pass as two_pass,
         unlikelihood as unlikelihood,
     )
-    from freerun.models import MODELS as MODELS
+    from freerun.models import MODELS as MODELS, StepModel as StepModel
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
     from freerun.schedules import SCHEDULES as SCHEDULES
     from freerun.types import Outcome as Outcome, Step as Step
@@ -73,7 +73,7 @@ _NAMES = {
     "methods": "METHODS PRESETS confidence_aware data_as_demonstrator data_as_demonstrator_online falling free_running "
     "gaussian_noise generalised_teacher_forcing multi_step parallel pushforward reverse_scheduled_sampling "
     "rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass unlikelihood",
-    "models": "MODELS",
+    "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",

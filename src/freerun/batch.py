@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -416,27 +416,31 @@ def select_rows(tree: Any, rows: Tensor) -> Any:
     >>> select_rows({"x": torch.arange(6).view(3, 2)}, torch.tensor([2]))
     {'x': tensor([[4, 5]])}
     """
-    if tree is None:
-        return None
-    if isinstance(tree, Tensor):
-        return tree[rows]
-    if hasattr(tree, "select"):
-        return tree.select(rows)
-    if isinstance(tree, Mapping):
-        return {name: select_rows(part, rows) for name, part in tree.items()}
-    if isinstance(tree, tuple | list):
-        return _rebuilt(tree, [select_rows(part, rows) for part in tree])
-    raise UserError(f"a context must hold batch-first tensors or have .select(rows); got {type(tree).__name__}")
 
+    def selected(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf[rows]
+        if leaf is None or hasattr(leaf, "select"):
+            return None if leaf is None else leaf.select(rows)
+        raise UserError(f"a context must hold batch-first tensors or have .select(rows); got {type(leaf).__name__}")
 
-def _rebuilt(like: Any, parts: list[Any]) -> Any:
-    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+    return map_leaves(tree, selected)
 
 
 def to_device(tree: Any, device: torch.device | str) -> Any:
     """Return a context on another device; objects with ``.to(device)`` move themselves."""
-    if isinstance(tree, Mapping):
-        return {name: to_device(part, device) for name, part in tree.items()}
+    return map_leaves(tree, lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf)
+
+
+def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a tree of mappings, tuples and lists with its leaves changed; what has ``.select`` is a leaf.
+
+    >>> map_leaves({"x": (1, [2])}, lambda leaf: 10 * leaf)
+    {'x': (10, [20])}
+    """
+    if isinstance(tree, Mapping) and not hasattr(tree, "select"):
+        return {name: map_leaves(part, change) for name, part in tree.items()}
     if isinstance(tree, tuple | list):
-        return _rebuilt(tree, [to_device(part, device) for part in tree])
-    return tree.to(device) if hasattr(tree, "to") else tree
+        parts = [map_leaves(part, change) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return change(tree)

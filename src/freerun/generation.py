@@ -23,6 +23,7 @@ from freerun.rollin.model import (
     forward,
     has,
     refuse_sharded,
+    stepping,
     uncached_autocast,
     unwrap,
 )
@@ -400,10 +401,11 @@ def _generate(model: Any, batch: Batch, options: GenerateOptions, draw: str | Dr
     refuse_sharded(model, "generate calls a model as long as a row goes on", "pass an unsharded model")
     chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
     with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
-        groups = lockstep_groups(model, prompt_lengths(batch))
+        steps = stepping(model)
+        groups = lockstep_groups(steps, prompt_lengths(batch))
         if len(groups) == 1:
-            return _in_lockstep(model, batch, options, chosen, key)
-        parts = [_in_lockstep(model, batch.select(rows), options, chosen, key) for rows in groups]
+            return _in_lockstep(steps, batch, options, chosen, key)
+        parts = [_in_lockstep(steps, batch.select(rows), options, chosen, key) for rows in groups]
         order = torch.cat(groups).argsort()
         names = (each.name for each in fields(Generated))
         return Generated(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import out_of_memory
-from freerun.rollin.model import supports
+from freerun.rollin.model import stepping, supports
 from freerun.types import Stepper
 
 # a refusal; (another status, explanation); None: nothing stands against the model
@@ -95,6 +95,8 @@ class Check:
 
     def __call__(self, probe: Any) -> Finding:
         """Return the finding; what the model raises is one, so that the other checks run too."""
+        if self.needs and (steps := stepping(probe.model)) is not probe.model:
+            probe = replace(probe, model=steps)
         if self.needs and not supports(probe.model, self.needs):
             return Finding(self.name, "not applicable", f"the model has no {_methods(self.needs)}")
         try:

@@ -15,7 +15,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod, zero_unused
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.rollin import Engine, supports, unwrap
+from freerun.rollin import Engine, stepping, supports, unwrap
 from freerun.rollin.model import asking
 from freerun.schedules import Schedule
 from freerun.types import Outcome, Stepper
@@ -157,7 +157,8 @@ def jacobians(model: Any, batch: Batch) -> Tensor:
         UserError: another model.
     """
     model = unwrap(model)
-    if not (supports(model, Stepper) and getattr(model, "markov", False)):
+    steps = stepping(model)
+    if not (supports(steps, Stepper) and getattr(model, "markov", False)):
         raise UserError(
             f"alpha='adaptive' needs a model whose state is its last entry only, declared by markov = True "
             f"(shallow_plrnn is one); got {type(model).__name__}: set alpha to a number or a schedule"
@@ -166,8 +167,8 @@ def jacobians(model: Any, batch: Batch) -> Tensor:
     entries = batch.history.detach().flatten(0, 1).requires_grad_()
     rows = torch.arange(batch.size, device=entries.device).repeat_interleave(batch.time)
     with asking(model, batch), torch.enable_grad():
-        state = model.select(model.start(batch), rows)
-        outputs = model.output(model.step(state, model.embed(entries)))
+        state = steps.select(steps.start(batch), rows)
+        outputs = steps.output(steps.step(state, steps.embed(entries)))
         parts = [torch.autograd.grad(outputs[:, v].sum(), entries, retain_graph=v + 1 < width)[0] for v in range(width)]
     return torch.stack(parts, 1).unflatten(0, (batch.size, batch.time))
 

@@ -16,7 +16,7 @@ from freerun.keys import fold, uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
-from freerun.rollin import Engine, supports, wrapper_hint
+from freerun.rollin import Engine, stepping, supports, wrapper_hint
 from freerun.schedules import Schedule
 from freerun.transforms import within_horizon
 from freerun.types import Outcome, Stepper
@@ -156,7 +156,7 @@ class Pushforward(TransformMethod):
 
     def _running(self, model: Any, batch: Batch) -> FreeRunning:
         refuse_ids(self.name, batch)
-        if not supports(model, Stepper):
+        if not supports(stepping(model), Stepper):
             raise UserError(
                 "pushforward goes step by step, which needs a model with start, embed, step, output and select; "
                 f"{type(model).__name__} has only a forward: add them, or use multi_step(gradient='none')"

@@ -10,6 +10,7 @@ from freerun.models.forecasting import (
     TransformerForecaster,
 )
 from freerun.models.recurrent import RecurrentSeq2Seq
+from freerun.models.step_model import StepModel
 from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RecurrentSeq2Seq",
     "Seq2SeqModel",
     "ShallowPLRNN",
+    "StepModel",
     "TransformerForecaster",
     "TransformerLM",
     "TransformerSeq2Seq",

@@ -160,12 +160,36 @@ class Replacement:
         return outputs
 
     def mix_at(self, outputs: Tensor, at: int) -> Tensor:
-        """(batch, value) fed at a position, from the (batch, width) outputs there."""
+        """(batch, ...) entries fed at a position, from the (batch, width) outputs there; ids carry no gradient."""
+        if self.gold.dim() == 2:
+            return self._ids_at(outputs.detach(), at)
         noise = None
         if self.draw.noise_size(outputs.shape[-1]):
             times = torch.full_like(self.row_ids, at)
             noise = self.draw.noise(self.key, self.row_ids, times, outputs.shape[-1])
         return self._mixed(self.draw.choose(outputs, noise), self.gold[:, at], self.keep[:, at])
+
+    @cached_property
+    def _by_position(self) -> tuple[list[int], tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+        """At each position: the number of replaced entries, their rows, and where it is small their noise."""
+        rows, times = self.positions
+        counts = torch.bincount(times, minlength=self.gold.shape[1]).tolist()
+        noise = self.shared_noise
+        return counts, rows.split(counts), None if noise is None else noise.split(counts)
+
+    def _ids_at(self, outputs: Tensor, at: int) -> Tensor:
+        counts, rows, noises = self._by_position
+        count, gold = counts[at], self.gold[:, at]
+        if count == 0:
+            return gold
+        if noises is not None:
+            noise = noises[at]
+        else:
+            start = sum(counts[:at])
+            noise = self.noise(outputs.shape[-1], slice(start, start + count))
+        if count == len(gold):
+            return self.draw.choose(outputs, noise).to(gold.dtype)
+        return gold.index_copy(0, rows[at], self.draw.choose(outputs[rows[at]], noise).to(gold.dtype))
 
     def mix(self, outputs: Tensor) -> Tensor:
         """(batch, time, value) fed, from the (batch, time, width) outputs of a whole pass."""

@@ -12,7 +12,7 @@ from freerun.arguments import Arguments, nearest
 from freerun.batch import Batch
 from freerun.rollin.draft import Draft
 from freerun.rollin.jacobi import Jacobi, Passes
-from freerun.rollin.model import any_rank, asking, refuse_sharded, supports, unwrap
+from freerun.rollin.model import any_rank, asking, refuse_sharded, stepping, supports, unwrap
 from freerun.rollin.replacement import Replacement, RollIn
 from freerun.rollin.step import Stepwise
 from freerun.rollin.window import Window
@@ -100,12 +100,13 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
         instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
         refuse_sharded(model, f"engine={using.name!r} calls parts of the model", instead)
     choosing = isinstance(using, Auto)
+    steps = stepping(model)
     if not choosing:
-        using.check(model)
+        using.check(steps)
     if not any_rank(model, replacement.number > 0):
         return RollIn(batch.history)
     if choosing:
-        using = using.choose(model, batch, replacement)
+        using = using.choose(steps, batch, replacement)
     with asking(model, batch):
         encoded = model.encode(batch) if supports(model, Encoder) else batch
-        return using.roll_in(model, batch, encoded, replacement)
+        return using.roll_in(steps, batch, encoded, replacement)

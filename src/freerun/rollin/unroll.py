@@ -8,11 +8,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from freerun.batch import Batch
+from freerun.batch import Batch, map_leaves
 from freerun.errors import UserError
 from freerun.objectives import Objective, scored
 from freerun.rollin.jacobi import Jacobi, Passes
-from freerun.rollin.model import differs_by_mode, forward, max_over_ranks, supports, uncached_autocast, wrapper_hint
+from freerun.rollin.model import (
+    differs_by_mode,
+    forward,
+    max_over_ranks,
+    stepping,
+    supports,
+    uncached_autocast,
+    wrapper_hint,
+)
 from freerun.rollin.replacement import Replacement, RollIn
 from freerun.rollin.roll_in import Auto, Engine, resolve_engine
 from freerun.rollin.step import Stepwise
@@ -27,7 +35,7 @@ def check_unroll(model: Any, engine: Engine, cut_every: int | None = None) -> No
     Raises:
         UserError: ``"window"`` or ``"draft"``; ``"step"``, or a cut, without a Stepper; a cut with passes.
     """
-    using, name = resolve_engine(engine), type(model).__name__
+    using, name, model = resolve_engine(engine), type(model).__name__, stepping(model)
     if not isinstance(using, Auto | Stepwise | Jacobi):
         raise UserError(
             f"engine={using!r} keeps no gradient through own outputs: use 'auto', 'step' or 'jacobi', or "
@@ -77,6 +85,7 @@ def unroll(
             do not settle, or a state to be cut that holds something else than tensors.
     """
     check_unroll(model, engine, cut_every)
+    model = stepping(model)
     using = resolve_engine(engine)
     if cut_every is not None:
         assert objective is not None
@@ -213,20 +222,15 @@ def _piece(batch: Batch, start: int, end: int) -> Batch:
 def _detached(model: Any, state: Any) -> Any:
     if isinstance(model, Detachable):
         return model.detach(state)
-    return _detach_tree(model, state)
 
+    def cut(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.detach()
+        if leaf is None or isinstance(leaf, int | float | bool | str):
+            return leaf
+        raise UserError(
+            f"gradient=k cuts the state, and that of {type(model).__name__} holds a {type(leaf).__name__}: give the "
+            "model detach(state), the same state without gradient into its past"
+        )
 
-def _detach_tree(model: Any, tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.detach()
-    if tree is None or isinstance(tree, int | float | bool | str):
-        return tree
-    if isinstance(tree, Mapping):
-        return {name: _detach_tree(model, part) for name, part in cast(Mapping[str, Any], tree).items()}
-    if isinstance(tree, tuple | list):
-        parts = [_detach_tree(model, part) for part in cast(list[Any], tree)]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    raise UserError(
-        f"gradient=k cuts the state, and that of {type(model).__name__} holds a {type(tree).__name__}: give the model "
-        "detach(state), the same state without gradient into its past"
-    )
+    return map_leaves(state, cut)
