@@ -83,7 +83,7 @@ def diagnose_ids(
     """See ``diagnose``."""
     if not any(bool(batch.mask.any()) for batch in batches):
         raise UserError("the batches have no position that counts: nothing can be compared")
-    positions = [_positions(batch) for batch in batches]
+    positions = [answer_positions(batch) for batch in batches]
     longest = max(each.shape[1] for each in positions)
     flags: list[list[Tensor]] = []
     for number, (batch, where) in enumerate(zip(batches, positions, strict=True)):
@@ -112,8 +112,8 @@ def diagnose_ids(
     )
 
 
-def _positions(batch: Batch) -> Tensor:
-    """Each row's positions from the end of its prompt on, as many as the longest answer has: (rows, longest)."""
+def answer_positions(batch: Batch) -> Tensor:
+    """(rows, longest) each row's positions from the end of its prompt on, as many as the longest answer has."""
     prompts = prompt_lengths(batch)
     index = torch.arange(batch.time, device=prompts.device)
     length = int((torch.where(batch.mask, index + 1, 0).amax(1) - prompts).max())

@@ -383,7 +383,72 @@ RECORDS = TaskReport(
     ),
 )  # fmt: skip
 
-REPORTS = (PAIRS, PARALLEL, TEXT, RECORDS, SERIES)
+_TOKEN_ERROR = Metric(
+    "free_running.token_error", "free-running token error", "token error %", "token error on dev, %", "drawn",
+    most=100.0, items=ItemReduction("free_errors", "positions"),
+)  # fmt: skip
+_EXACT_MATCH = Metric(
+    "free_running.exact_match", "free-running exact matches", "exact %", role="column", higher=True, most=100.0,
+    items=ItemReduction("right"), settled=True,
+)  # fmt: skip
+
+BATCHES_OF_IDS = TaskReport(
+    training_noun="training batches",
+    test_noun="test rows",
+    item_noun="rows",
+    metrics=(
+        Metric(
+            "free_running.edit_error", "free-running edit error", "edit error %", "edit error on dev, %", "drawn",
+            items=ItemReduction("edits", "length"),
+        ),
+        _TOKEN_ERROR,
+        _EXACT_MATCH,
+        replace(
+            _TOKEN_ERROR, name="teacher_forced.token_error", title="teacher-forced token error",
+            heading="teacher-forced token error %", role="column", items=ItemReduction("forced_errors", "positions"),
+        ),
+        replace(
+            _EXACT_MATCH, name="teacher_forced.exact_match", title="teacher-forced exact matches", role="listed",
+            items=None,
+        ),
+        replace(_LOSS, axis="nats per entry, dev"),
+    ),
+    notes=(
+        "Free-running: the model goes on from its own output, as in use. Teacher-forced: its history is gold. Edit "
+        "error: edit distance to the reference by the reference's length. Token error: share of the entries that "
+        "differ, position by position, so that a shift counts at every position after it. Exact matches: under greedy "
+        "decoding a row is right exactly where every teacher-forced choice is, so that their share says nothing of "
+        "exposure bias.",
+    ),
+)  # fmt: skip
+
+BATCHES_OF_VALUES = TaskReport(
+    training_noun="training batches",
+    test_noun="test rows",
+    item_noun="rows",
+    metrics=(
+        _NRMSE,
+        Metric(
+            "free_running.mse", "free-running mean squared error", "MSE", "squared error on dev", "compared", 4, "", "",
+            items=ItemReduction("squared", "positions", 1.0),
+        ),
+        Metric(
+            "free_running.diverged", "share of diverged rows", "diverged %", "", "column", 1, select=False, most=100.0
+        ),
+        replace(
+            _NRMSE, name="teacher_forced.nrmse", title="teacher-forced one-step NRMSE", heading="one-step NRMSE",
+            items=ItemReduction("one_step_nrmse", median=True),
+        ),
+    ),
+    notes=(
+        "Free-running: the model goes on from its own outputs over the whole row, as in use. Teacher-forced: it reads "
+        "the true value before each step. All errors are in standard deviations of the training targets. NRMSE: the "
+        "root mean squared error of a row, median over rows. MSE: mean over rows and positions; a row that left the "
+        "finite numbers leaves no mean.",
+    ),
+)  # fmt: skip
+
+REPORTS = (PAIRS, PARALLEL, TEXT, RECORDS, SERIES, BATCHES_OF_IDS, BATCHES_OF_VALUES)
 
 GAPS = tuple(dict.fromkeys(each.score for report in REPORTS for each in report.metrics if each.side == "gap"))
 """Scores with a gap: the free-running minus the teacher-forced value."""

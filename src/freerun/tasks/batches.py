@@ -1,0 +1,395 @@
+"""Batches of one's own as a kind of task: any model, any data, scored by what the batches' kind allows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F
+
+from freerun.arguments import Arguments, at_least, brief
+from freerun.batch import Batch, map_leaves
+from freerun.diagnostics.diagnose import answer_positions
+from freerun.errors import UserError
+from freerun.generation import draw_for, generate, point_prediction
+from freerun.keys import fold
+from freerun.metrics.outputs import first_divergence
+from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
+from freerun.rollin.model import eval_mode, explained_errors, forward
+from freerun.tasks.base import DataTask, Evaluation
+from freerun.tasks.forecasts import median
+from freerun.types import evenly
+
+SPLITS = ("train", "dev", "test")
+_ROWS = 2**20
+"""Rows of a batch at most: batches of one update have row numbers of their own."""
+
+
+def read_batches(batches: Any, name: str = "batches") -> list[Batch]:
+    """Read an iterable of batches once: a list, a generator, or a DataLoader whose collate function makes them.
+
+    Raises:
+        UserError: nothing in it, something else than batches in it, or ids and values mixed.
+    """
+    listed = [batches] if isinstance(batches, Batch) else None
+    if listed is None:
+        if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Mapping | Tensor):
+            raise UserError(f"{name} must be freerun.Batch objects, in a list or a DataLoader; got {_kind(batches)}")
+        listed = list(cast(Iterable[Any], batches))
+    if not listed:
+        raise UserError(f"{name} hold nothing: a list, or a DataLoader, not a generator that was read before")
+    strange = [(n, each) for n, each in enumerate(listed) if not isinstance(each, Batch)]
+    if strange:
+        number, first = strange[0]
+        raise UserError(
+            f"{name}[{number}] must be a freerun.Batch; got {_kind(first)}: let the collate function return "
+            "freerun.Batch(targets=..., context=...)"
+        )
+    kinds = {each.is_discrete for each in listed}
+    if len(kinds) > 1:
+        raise UserError(f"{name} mix ids and values: all targets must be int64 ids, or all real values")
+    if not any(bool(each.mask.any()) for each in listed):
+        raise UserError(f"{name} have no position that counts (mask True)")
+    return listed
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+class BatchData:
+    """Batches of one's own, by split; read once, and kept.
+
+    Args:
+        splits: "train", "dev" and "test": lists of ``freerun.Batch``, or DataLoaders whose collate function makes them.
+        end: id of the end symbol; None: there is none; "auto": the id that ends every row of all batches and stands
+            nowhere else in them, if there is one.
+
+    Raises:
+        UserError: a missing split, or what ``read_batches`` refuses; all problems at once.
+    """
+
+    __repr__ = brief
+
+    def __init__(self, splits: Mapping[str, Any], end: int | str | None = "auto") -> None:
+        if not isinstance(splits, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(f"data must map train, dev and test to batches; got {_kind(splits)}")
+        problems = [f"data[{name!r}] is missing: batches of {name}" for name in SPLITS if name not in splits]
+        problems += [f"data has no split {name!r}: use train, dev and test" for name in splits if name not in SPLITS]
+        self.splits: dict[str, list[Batch]] = {}
+        for name in SPLITS:
+            if name in splits:
+                try:
+                    self.splits[name] = read_batches(splits[name], f"data[{name!r}]")
+                except UserError as error:
+                    problems += error.problems
+        if len({batches[0].is_discrete for batches in self.splits.values()}) > 1:
+            problems.append("data mix ids and values: all splits must be of one kind")
+        if problems:
+            raise UserError(problems)
+        everything = [batch for batches in self.splits.values() for batch in batches]
+        self.values = not everything[0].is_discrete
+        self.end = end_symbol(everything) if end == "auto" else cast(int | None, end)
+        self.lengths = [batch.time for batch in self.splits["train"]]
+
+    @cached_property
+    def scale(self) -> Tensor | None:
+        """(values,) standard deviations of the training targets; None for ids."""
+        return deviations(self.splits["train"]) if self.values else None
+
+    @cached_property
+    def frequencies(self) -> tuple[float, ...]:
+        """How often each id stands in the training targets."""
+        if self.values:
+            return ()
+        ids = torch.cat([batch.targets[batch.mask] for batch in self.splits["train"]])
+        return tuple(torch.bincount(ids).double().tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all tensors."""
+        digest = hashlib.sha256()
+
+        def add(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                flat = leaf.detach().cpu().contiguous()
+                digest.update(f"{flat.dtype}{tuple(flat.shape)}".encode())
+                digest.update(flat.flatten().view(torch.uint8).numpy().tobytes())
+            return leaf
+
+        for name in SPLITS:
+            for batch in self.splits[name]:
+                digest.update(name.encode())
+                parts = (batch.targets, batch.history, batch.mask, batch.weights, batch.eligible, batch.context)
+                map_leaves(parts, add)
+        return digest.hexdigest()[:16]
+
+    @property
+    def codec(self) -> BatchCodec:
+        """What a user of the model needs to know."""
+        return BatchCodec(self.values, self.end)
+
+    def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
+        """The training batch of that number; its rows are numbered by its number in the update."""
+        if len(indices) != 1:
+            raise UserError(
+                f"an update of {len(indices)} of your batches cannot be one batch: batch_size counts batches here, so "
+                f"use accumulate = {len(indices)}, or make larger batches and batch_size = 1"
+            )
+        batch = self.splits["train"][indices[0]]
+        if batch.rows is not None:
+            return batch
+        first = int(rows[0]) * _ROWS
+        return (
+            batch if first == 0 else batch.replace(rows=torch.arange(batch.size, device=batch.targets.device) + first)
+        )
+
+    def header(self) -> list[str]:
+        """What the data are, in lines."""
+        kind = "values" if self.values else "ids"
+        sizes = [f"{len(batches):,} {name}" for name, batches in self.splits.items()]
+        end = "" if self.values or self.end is None else f", end symbol {self.end}"
+        return [f"batches of {kind}: {', '.join(sizes)}{end}"]
+
+
+@dataclass(frozen=True)
+class BatchCodec:
+    """Kind of the targets, and the end symbol."""
+
+    values: bool
+    end: int | None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"kind": "values" if self.values else "ids", "end": self.end}
+
+
+@dataclass(frozen=True)
+class BatchSettings(Arguments):
+    """How a model is run freely.
+
+    Args:
+        length_margin: entries of a free run beyond the longest row of a batch, for data with an end symbol.
+    """
+
+    length_margin: int = at_least(0, 5)
+
+
+class BatchTask(DataTask[BatchData, BatchSettings]):
+    """Batches of ids, scored by edit errors, wrong entries and exact matches."""
+
+    models = ("python",)
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {}
+    evaluate_section = BatchSettings
+    report: ClassVar[TaskReport] = BATCHES_OF_IDS
+    select = "edit_error"
+
+    def evaluate(self, model: Module, split: str) -> Evaluation:
+        """Scores on "dev" (``items`` of its batches) or "test"."""
+        batches = self.data.splits[split]
+        if split == "dev":
+            batches = [batches[n] for n in evenly(len(batches), self.items)]
+        return evaluate_batches(
+            model, batches, end=self.data.end, scale=self.data.scale, margin=self.settings.length_margin
+        )
+
+
+class ValueBatchTask(BatchTask):
+    """Batches of real values, scored by their errors over each row."""
+
+    report: ClassVar[TaskReport] = BATCHES_OF_VALUES
+    select = "nrmse"
+    real_valued = True
+
+
+def batch_task(data: BatchData, items: int | None = None, settings: BatchSettings | None = None) -> BatchTask:
+    """The task of batches: of ids, or of values."""
+    return (ValueBatchTask if data.values else BatchTask)(data, settings, items)
+
+
+def end_symbol(batches: Sequence[Batch]) -> int | None:
+    """The id that ends every row and stands nowhere before, or None.
+
+    >>> end_symbol([Batch(torch.tensor([[3, 1, 0]])), Batch(torch.tensor([[2, 0]]))])
+    0
+    >>> end_symbol([Batch(torch.tensor([[3, 1]])), Batch(torch.tensor([[2, 0]]))]) is None
+    True
+    """
+    lasts: set[int] = set()
+    for batch in batches:
+        if not batch.is_discrete:
+            return None
+        counted = batch.mask.any(1)
+        last = torch.where(batch.mask, torch.arange(batch.time, device=batch.mask.device), -1).amax(1)
+        ends = batch.targets[counted].gather(1, last[counted, None])[:, 0]
+        lasts |= set(ends.unique().tolist())
+        if len(lasts) != 1:
+            return None
+        if int((batch.targets[batch.mask] == next(iter(lasts))).sum()) != int(counted.sum()):
+            return None
+    return next(iter(lasts), None)
+
+
+def deviations(batches: Sequence[Batch]) -> Tensor:
+    """(values,) standard deviations of the targets that count; 1 where they are all the same."""
+    counted = torch.cat([batch.targets[batch.mask].double() for batch in batches])
+    spread = counted.std(0, correction=0)
+    return torch.where(spread > 0, spread, 1.0)
+
+
+def evaluate_batches(
+    model: Any, batches: Sequence[Batch], *, end: int | None, scale: Tensor | None = None, margin: int = 5
+) -> Evaluation:
+    """Scores on gold history and running freely, and those of every row.
+
+    Args:
+        model: its mode is restored afterwards.
+        batches: all of one kind.
+        end: id of the end symbol, for ids.
+        scale: (values,) what errors are divided by; None: the standard deviations of these targets.
+        margin: entries of a free run beyond a batch's longest row, where there is an end symbol.
+    """
+    device = next((p.device for p in model.parameters()), None) if isinstance(model, Module) else None
+    scores: list[dict[str, Tensor]] = []
+    values = not batches[0].is_discrete
+    if values and scale is None:
+        scale = deviations(batches)
+    with eval_mode(model), torch.no_grad(), explained_errors(model):
+        for batch in batches:
+            batch = batch if device is None else batch.to(device)
+            if values:
+                assert scale is not None
+                scores.append(_value_scores(model, batch, scale.to(batch.targets.device)))
+            else:
+                scores.append(_id_scores(model, batch, end, margin))
+    joined = {name: _joined([each[name].cpu() for each in scores]) for name in scores[0]}
+    if not bool((joined["positions"] > 0).any()):
+        raise UserError("the batches have no position that counts (mask True)")
+    kept = joined["positions"] > 0
+    joined = {name: column[kept] for name, column in joined.items()}
+    return (_value_evaluation if values else _id_evaluation)(joined)
+
+
+def _id_scores(model: Any, batch: Batch, end: int | None, margin: int) -> dict[str, Tensor]:
+    from rapidfuzz.distance import Levenshtein
+
+    outputs = forward(model, batch).float()
+    losses = F.cross_entropy(outputs.transpose(1, 2), batch.targets.masked_fill(~batch.mask, 0), reduction="none")
+    wrong = (outputs.argmax(-1) != batch.targets) & batch.mask
+    where = answer_positions(batch)
+    inside = where < batch.time
+    clipped = where.clamp_max(batch.time - 1)
+    gold, mask = batch.targets.gather(1, clipped), batch.mask.gather(1, clipped) & inside
+    length = where.shape[1] + (0 if end is None else margin)
+    run = generate(model, batch, length=length, end=end)
+    free = (run.entries[:, : where.shape[1]] != gold) & mask
+    edits: list[int] = []
+    sizes: list[int] = []
+    for row in range(batch.size):
+        reference = gold[row][mask[row]].tolist()
+        output = run.entries[row].tolist()
+        if end is None:
+            output = output[: len(reference)]
+        else:
+            output, reference = output[: int(run.lengths[row])], [each for each in reference if each != end]
+        edits.append(Levenshtein.distance(output, reference))
+        sizes.append(len(reference))
+    return {
+        "positions": batch.mask.sum(1),
+        "loss": losses.double().masked_fill(~batch.mask, 0).sum(1),
+        "forced_errors": wrong.sum(1),
+        "free_errors": free.sum(1),
+        "edits": torch.tensor(edits),
+        "length": torch.tensor(sizes),
+    }
+
+
+def _id_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
+    positions, length = float(scores["positions"].sum()), float(scores["length"].sum())
+    items = [
+        {
+            "source": f"row {n}", "edits": edits, "length": size, "free_errors": free, "forced_errors": forced,
+            "positions": count, "right": edits == 0,
+        }
+        for n, (edits, size, free, forced, count) in enumerate(
+            zip(*(scores[name].tolist() for name in ("edits", "length", "free_errors", "forced_errors", "positions")),
+                strict=True)
+        )
+    ]  # fmt: skip
+    forced = {
+        "loss": float(scores["loss"].sum()) / positions,
+        "token_error": 100 * float(scores["forced_errors"].sum()) / positions,
+        "exact_match": 100 * float((scores["forced_errors"] == 0).double().mean()),
+    }
+    free = {
+        "edit_error": 100 * float(scores["edits"].sum()) / length if length else math.nan,
+        "token_error": 100 * float(scores["free_errors"].sum()) / positions,
+        "exact_match": 100 * float((scores["edits"] == 0).double().mean()),
+    }
+    return Evaluation(forced, free, items)
+
+
+def _value_scores(model: Any, batch: Batch, scale: Tensor) -> dict[str, Tensor]:
+    where = answer_positions(batch)
+    clipped = where.clamp_max(batch.time - 1)
+    mask = batch.mask.gather(1, clipped) & (where < batch.time)
+    index = clipped[..., None].expand(-1, -1, batch.targets.shape[2])
+    gold = batch.targets.gather(1, index).double()
+    forced = point_prediction(model, forward(model, batch)).gather(1, index).double()
+    draw = draw_for(model)
+    free = generate(model, batch, length=where.shape[1], draw=draw, key=fold(0, "forecast")).entries.double()
+    gone = first_divergence(free)
+    leads = torch.arange(1, where.shape[1] + 1, device=free.device)
+    lost = (gone > 0)[:, None] & (leads >= gone[:, None])
+
+    def errors(outputs: Tensor, lost: Tensor | None = None) -> Tensor:
+        square = (((outputs - gold) / scale) ** 2).mean(-1).masked_fill(~mask, 0)
+        return square if lost is None else square.masked_fill(lost & mask, math.inf)
+
+    squares, positions = errors(free, lost), mask.sum(1)
+    count = positions.clamp_min(1)
+    return {
+        "positions": positions,
+        "squared": squares.sum(1),
+        "nrmse": (squares.sum(1) / count).sqrt(),
+        "one_step_nrmse": (errors(forced).sum(1) / count).sqrt(),
+        "diverged_at": gone,
+        "by_lead": squares.sqrt().masked_fill(~mask, math.nan),
+        "forced_by_lead": errors(forced).sqrt().masked_fill(~mask, math.nan),
+    }
+
+
+def _value_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
+    names = ("nrmse", "one_step_nrmse", "squared", "positions", "diverged_at")
+    columns = {name: scores[name].tolist() for name in names}
+    items = [
+        {"source": f"row {n}", **{name: column[n] for name, column in columns.items()}}
+        for n in range(len(columns["nrmse"]))
+    ]
+    for item in items:
+        item["diverged_at"] = item["diverged_at"] or None
+    free = {
+        "nrmse": median(scores["nrmse"]),
+        "mse": float(scores["squared"].sum() / scores["positions"].sum()),
+        "diverged": 100 * float((scores["diverged_at"] > 0).double().mean()),
+    }
+    forced = {"nrmse": median(scores["one_step_nrmse"])}
+    curves = {
+        "free_running": scores["by_lead"].nanmedian(0).values.tolist(),
+        "teacher_forced": scores["forced_by_lead"].nanmedian(0).values.tolist(),
+    }
+    return Evaluation(forced, free, items, curves)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Numbers of all rows; those by lead time, (rows, leads), filled up with NaN."""
+    longest = max(part.shape[-1] for part in parts)
+    filled = parts if parts[0].dim() == 1 else [F.pad(p, (0, longest - p.shape[1]), value=math.nan) for p in parts]
+    return torch.cat([*filled])
