@@ -16,8 +16,8 @@ SOURCE = FOLDER.parent / "src" / "freerun"
 PICTURE = FOLDER / "rooms.svg"
 
 ROWS = (
-    ("talks to people", ("report", "cli", "hf", "lightning")),
-    ("from files to results", ("recipes", "compare")),
+    ("talks to people", ("report", "experiments", "cli", "hf", "lightning")),
+    ("from files to results", ("recipes", "comparison")),
     ("training", ("tasks", "training", "integrations")),
     ("plug-ins", ("models", "data")),
     ("the literature", ("methods", "generation", "checks", "diagnostics")),

@@ -30,7 +30,7 @@ AUDITED = {
 }  # fmt: skip
 PRELOADED = (
     "freerun.cli.app", "freerun.cli.commands", "freerun.recipes.train", "freerun.recipes.load",
-    "freerun.compare.run", "freerun.training", "freerun.report", "safetensors.torch",
+    "freerun.comparison.run", "freerun.training", "freerun.report", "safetensors.torch",
     "tomli_w",
     "torch.distributed", "torch.nn.parallel", "rich.console", "rich.progress", "freerun.methods", "freerun.models",
     "freerun.data.builtin_pairs", "freerun.checks", "freerun.diagnostics",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from freerun.compare.plan import PlannedRun, plan
-from freerun.compare.results import collect, write
+from freerun.comparison.plan import PlannedRun, plan
+from freerun.comparison.results import collect, write
 from freerun.recipes.recipe import Arm, MethodSettings
 
 

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from builders import raises, refused
 from freerun import report
-from freerun.compare import run as run_module
-from freerun.compare.plan import PlannedRun, plan, ready
-from freerun.compare.results import collect, read, write
-from freerun.compare.run import compare
-from freerun.compare.verdict import sentence, table
+from freerun.comparison import run as run_module
+from freerun.comparison.plan import PlannedRun, plan, ready
+from freerun.comparison.results import collect, read, write
+from freerun.comparison.run import compare
+from freerun.comparison.verdict import sentence, table
 from freerun.errors import (
     CheckpointError,
     DivergedError,
@@ -346,7 +346,7 @@ def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch, runs, name, f
 @pytest.mark.parametrize("columns", [None, "80", "200"])
 def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch, columns):
     results = write_comparison(tmp_path, words=60, updates=20)
-    monkeypatch.setattr("freerun.compare.run.compare", lambda *_, **__: results)
+    monkeypatch.setattr("freerun.comparison.run.compare", lambda *_, **__: results)
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)

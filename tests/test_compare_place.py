@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from builders import raises, refused
-from freerun.compare.plan import MARKER, check_output_dir, claim_output_dir
-from freerun.compare.run import compare
+from freerun.comparison.plan import MARKER, check_output_dir, claim_output_dir
+from freerun.comparison.run import compare
 from freerun.errors import OccupiedError
 from simulated_runs import write_comparison
 from tiny_recipes import TINY, TOY, changed, ends, write

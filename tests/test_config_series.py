@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from builders import raises, refused
-from freerun.compare.plan import plan
-from freerun.compare.results import collect
-from freerun.compare.results import write as write_results
-from freerun.compare.run import compare
-from freerun.compare.verdict import references
+from freerun.comparison.plan import plan
+from freerun.comparison.results import collect
+from freerun.comparison.results import write as write_results
+from freerun.comparison.run import compare
+from freerun.comparison.verdict import references
 from freerun.recipes import load_recipe
 from freerun.recipes.fields import measured
 from freerun.recipes.load import evaluate_run, load_run

@@ -10,7 +10,7 @@ from torch import nn
 
 import freerun as fr
 from builders import refused
-from freerun.compare.statistics import Median, estimate, resample_counts
+from freerun.comparison.statistics import Median, estimate, resample_counts
 from freerun.data import SeriesOptions, series_from_arrays
 from freerun.data.series.windows import Windows
 from freerun.diagnostics.naive import fit_linear, naive_forecasts

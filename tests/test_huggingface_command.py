@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from freerun.cli import main
-from freerun.compare.run import compare
+from freerun.comparison.run import compare
 from freerun.errors import visible
 from freerun.recipes.load import load_run, own_data
 from freerun.tasks.records import AnswerSettings, evaluate_records, free_outputs

@@ -18,8 +18,8 @@ ROWS = [
     ["methods", "generation", "checks", "diagnostics"],
     ["models", "data"],
     ["tasks", "training", "integrations"],
-    ["recipes", "compare"],
-    ["report", "cli", "hf", "lightning"],
+    ["recipes", "comparison"],
+    ["report", "experiments", "cli", "hf", "lightning"],
 ]
 PLACE = {name: (row, column) for row, names in enumerate(ROWS) for column, name in enumerate(names)}
 TORCH_ONLY = {name for row in ROWS[:4] for name in row}

@@ -12,7 +12,7 @@ import pytest
 
 from builders import refused
 from freerun import report
-from freerun.compare.results import read
+from freerun.comparison.results import read
 from freerun.report.run_data import curves, examples, load, shares
 from simulated_runs import ARMS, arm, write_comparison
 

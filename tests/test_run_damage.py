@@ -18,8 +18,8 @@ import torch
 from builders import raises
 from fault_damage import signed
 from freerun.cli import main
-from freerun.compare.plan import check_output_dir
-from freerun.compare.results import read
+from freerun.comparison.plan import check_output_dir
+from freerun.comparison.results import read
 from freerun.errors import CheckpointError, ResourceError
 from freerun.training import fit
 from freerun.training.files import LARGEST, parse, write_folder

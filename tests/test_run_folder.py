@@ -12,8 +12,8 @@ import pytest
 from builders import raises, refused
 from fault_damage import signed
 from freerun.cli import main
-from freerun.compare.plan import check_output_dir
-from freerun.compare.run import compare
+from freerun.comparison.plan import check_output_dir
+from freerun.comparison.run import compare
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes import load_recipe
 from freerun.recipes.source import find_recipe, shipped_recipes

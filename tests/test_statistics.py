@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from builders import refused
-from freerun.compare.statistics import Pooled, Ratio, estimate, holm, resample_counts, verdict_word
+from freerun.comparison.statistics import Pooled, Ratio, estimate, holm, resample_counts, verdict_word
 from freerun.metrics.text import bleu
 
 

@@ -13,7 +13,7 @@ import torch
 
 from builders import refused
 from freerun.cli import main
-from freerun.compare.run import compare
+from freerun.comparison.run import compare
 from freerun.data import ParallelOptions, load_pairs
 from freerun.errors import UserError
 from freerun.generation import generate

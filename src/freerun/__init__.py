@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from freerun.checks import check_model as check_model
     from freerun.draws import DRAWS as DRAWS
     from freerun.errors import UserError as UserError
+    from freerun.experiments import (
+        compare as compare,
+        diagnose as diagnose,
+        evaluate as evaluate,
+        fit as fit,
+        matched_noise as matched_noise,
+    )
     from freerun.gates import GATES as GATES
     from freerun.generation import Generated as Generated, generate as generate
     from freerun.methods import (
@@ -68,6 +75,7 @@ _NAMES = {
     "checks": "check_model",
     "draws": "DRAWS",
     "errors": "UserError",
+    "experiments": "compare diagnose evaluate fit matched_noise",
     "gates": "GATES",
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware data_as_demonstrator data_as_demonstrator_online falling free_running "

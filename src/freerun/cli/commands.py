@@ -132,7 +132,7 @@ _BEGINS = b'{"schema": 1, "run": {'
 
 def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> None:
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
-    from freerun.compare.run import require_report
+    from freerun.comparison.run import require_report
     from freerun.recipes.load import diagnose_run, load_run
     from freerun.report.diagnosis import summary, write_diagnosis
     from freerun.training.files import replace_file
@@ -281,8 +281,8 @@ def compare(
     from rich.console import Console
 
     from freerun import report
-    from freerun.compare.run import compare as run_all
-    from freerun.compare.verdict import table
+    from freerun.comparison.run import compare as run_all
+    from freerun.comparison.verdict import table
     from freerun.training.processes import launched_processes
 
     if launched_processes() > 1:

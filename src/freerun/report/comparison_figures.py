@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from freerun.compare.verdict import cells, interval_name, signed, task_report, verdict_text
+from freerun.comparison.verdict import cells, interval_name, signed, task_report, verdict_text
 from freerun.metrics.table import Metric, TaskReport
 from freerun.report import charts
 from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart

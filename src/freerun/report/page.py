@@ -33,7 +33,7 @@ def write_page(path: Path, kind: str, name: str, verdict: str, sections: Iterabl
     """Write a complete page or none, with its style sheet inside and nothing to load; return its path."""
     style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
     body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections if content)
-    title = {"compare": "comparison", "diagnose": "diagnosis"}[kind]
+    title = {"compare": "comparison", "diagnose": "diagnosis", "evaluate": "evaluation"}[kind]
     partial = path.with_name(f"{path.name}.part")
     partial.write_text(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -5,10 +5,12 @@ To add one: a file with a ``DataTask``, and a line in ``TASKS``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from freerun.errors import UserError
 from freerun.tasks.base import DataTask, TargetFacts
+from freerun.tasks.batches import BatchTask, ValueBatchTask
 from freerun.tasks.pairs import PairTask, TranslateTask
 from freerun.tasks.records import RecordTask
 from freerun.tasks.series import SeriesTask
@@ -18,6 +20,7 @@ __all__ = ["DATA_KINDS", "TASKS", "misfit", "task_of", "trained_on"]
 
 TASKS: dict[str, type[DataTask]] = {
     "pairs": PairTask, "text": TextTask, "parallel": TranslateTask, "series": SeriesTask, "records": RecordTask,
+    "batches": BatchTask,
 }  # fmt: skip
 
 
@@ -30,11 +33,17 @@ def task_of(data: Any) -> type[DataTask]:
     >>> task_of("toy").models[0], task_of("text").models
     ('recurrent', ('transformer_lm',))
     """
-    kind = data if isinstance(data, str) else data.kind
+    kind = data if isinstance(data, str) else data["kind"] if isinstance(data, Mapping) else data.kind
+    if kind == "python" and _targets(data) == "values":
+        return ValueBatchTask
     task = next((task for task in TASKS.values() if kind in task.data_sections), None)
     if task is None:
         raise UserError(f"data kind must be one of {', '.join(DATA_KINDS)}; got {kind!r}")
     return task
+
+
+def _targets(data: Any) -> Any:
+    return data.get("targets") if isinstance(data, Mapping) else getattr(data, "targets", None)
 
 
 def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -182,11 +182,23 @@ class BatchSettings(Arguments):
     length_margin: int = at_least(0, 5)
 
 
+@dataclass(frozen=True)
+class BatchSection:
+    """Batches that Python code makes.
+
+    Args:
+        targets: what they hold.
+    """
+
+    kind: Literal["python"] = "python"
+    targets: Literal["ids", "values"] = "ids"
+
+
 class BatchTask(DataTask[BatchData, BatchSettings]):
     """Batches of ids, scored by edit errors, wrong entries and exact matches."""
 
     models = ("python",)
-    data_sections: ClassVar[Mapping[str, type[Any]]] = {}
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {"python": BatchSection}
     evaluate_section = BatchSettings
     report: ClassVar[TaskReport] = BATCHES_OF_IDS
     select = "edit_error"
@@ -263,12 +275,12 @@ def evaluate_batches(
         scale = deviations(batches)
     with eval_mode(model), torch.no_grad(), explained_errors(model):
         for batch in batches:
-            batch = batch if device is None else batch.to(device)
+            here = batch if device is None else batch.to(device)
             if values:
                 assert scale is not None
-                scores.append(_value_scores(model, batch, scale.to(batch.targets.device)))
+                scores.append(_value_scores(model, here, scale.to(here.targets.device)))
             else:
-                scores.append(_id_scores(model, batch, end, margin))
+                scores.append(_id_scores(model, here, end, margin))
     joined = {name: _joined([each[name].cpu() for each in scores]) for name in scores[0]}
     if not bool((joined["positions"] > 0).any()):
         raise UserError("the batches have no position that counts (mask True)")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from freerun.arguments import COUNT
-from freerun.compare import results
-from freerun.compare.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
-from freerun.compare.verdict import task_report
+from freerun.comparison import results
+from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
+from freerun.comparison.verdict import task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError, needing
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table

@@ -20,7 +20,7 @@ def task_report(recipe: Mapping[str, Any]) -> TaskReport:
     """
     data = recipe.get("data")
     kind = data.get("kind") if isinstance(data, Mapping) else None
-    return task_of(kind).report if kind in DATA_KINDS else PAIRS
+    return task_of(data).report if kind in DATA_KINDS else PAIRS
 
 
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:

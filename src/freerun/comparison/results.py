@@ -13,9 +13,9 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from freerun.compare import verdict
-from freerun.compare.plan import PlannedRun
-from freerun.compare.statistics import (
+from freerun.comparison import verdict
+from freerun.comparison.plan import PlannedRun
+from freerun.comparison.statistics import (
     ItemScore,
     Median,
     Pooled,
@@ -25,7 +25,7 @@ from freerun.compare.statistics import (
     resample_counts,
     verdict_word,
 )
-from freerun.compare.verdict import task_report
+from freerun.comparison.verdict import task_report
 from freerun.errors import CheckpointError, UserError
 from freerun.metrics.table import GAPS, Metric, TaskReport
 from freerun.training.files import Count, expect, read_json, replace_file, versioned

@@ -1,0 +1,17 @@
+"""From a model and batches of one's own to a decision, in Python."""
+
+from freerun.experiments.arms import MatchedNoise, compare, fit, matched_noise
+from freerun.experiments.measure import diagnose, evaluate
+from freerun.experiments.results import Comparison, Diagnosis, Evaluation
+
+__all__ = [
+    "Comparison",
+    "Diagnosis",
+    "Evaluation",
+    "MatchedNoise",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "fit",
+    "matched_noise",
+]

@@ -1,0 +1,287 @@
+"""Arms and seeds on a model and batches of one's own: fit one, compare several."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.nn import Module
+
+from freerun.comparison import results
+from freerun.comparison.plan import check_output_dir, claim_output_dir, plan
+from freerun.errors import UserError
+from freerun.experiments.results import Comparison, Evaluation
+from freerun.keys import fold
+from freerun.methods import METHODS, GaussianNoise, TokenNoise
+from freerun.methods.base import rehearsal
+from freerun.recipes.fields import measured_deviation, measured_rate
+from freerun.recipes.recipe import Arm, MethodSettings
+from freerun.tasks.batches import BatchData, BatchTask, batch_task
+from freerun.training import TrainSettings
+from freerun.training.loop import fit as train
+from freerun.training.run_folder import FolderLock, finished_summary
+
+
+@dataclass(frozen=True)
+class MatchedNoise:
+    """The noise control of an arm: as many random errors as that arm's own, update by update; see ``matched_noise``."""
+
+    arm: str
+
+
+def matched_noise(arm: str) -> MatchedNoise:
+    """The control of an arm of ``compare``: random errors at the rate of the arm's own errors, update by update.
+
+    Of ids a wrong symbol drawn evenly (``token_noise``), of values Gaussian noise as large as the arm's own errors
+    (``gaussian_noise``). It separates "its own errors taught the model" from "any errors would have".
+
+    Args:
+        arm: label of the arm.
+
+    >>> matched_noise("scheduled sampling")
+    MatchedNoise(arm='scheduled sampling')
+    """
+    return MatchedNoise(arm)
+
+
+def fit(
+    model: Module,
+    data: Mapping[str, Any] | BatchData,
+    method: Any,
+    *,
+    updates: int = 1000,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    settings: Any = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Train a model on batches, keep its best weights by free-running score on dev, and return its test scores.
+
+    An update takes one batch of ``data["train"]``; their order is drawn from the seed, anew every epoch.
+
+    Args:
+        model: with its initial weights; ends with the best ones.
+        data: "train", "dev" and "test": batches, or DataLoaders whose collate function makes them.
+        method: how it is trained, such as ``fr.scheduled_sampling(0.5)``.
+        updates: optimizer steps.
+        learning_rate: of AdamW, constant.
+        seed: of order, dropout, gates and draws.
+        out: the run's folder, for resuming and for figures; None: a temporary one.
+        resume: go on in ``out``.
+        settings: a ``freerun.training.TrainSettings`` with everything else; its updates, lr and seed are replaced.
+        progress: show what happens, on standard error.
+
+    Raises:
+        UserError: what is wrong with data, method or settings, before the first update.
+
+    >>> import freerun as fr
+    >>> model = fr.models.RecurrentSeq2Seq(source_vocab=5, target_vocab=4, size=8)
+    >>> source = {"source": torch.tensor([[3, 4]]), "source_mask": torch.ones(1, 2, dtype=torch.bool)}
+    >>> batch = fr.Batch(torch.tensor([[2, 1, 0]]), context=source)
+    >>> data = {"train": [batch], "dev": [batch], "test": [batch]}
+    >>> fr.fit(model, data, fr.scheduled_sampling(0.5), updates=2, progress=False).teacher_forced["loss"] < 2
+    True
+
+    What it is not: a trainer for many machines from Python; start the command under ``torchrun`` for that.
+    """
+    task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run" if out is None else Path(out)
+        _train(
+            model,
+            task,
+            method,
+            _settings(task, settings, updates, learning_rate, seed),
+            folder,
+            resume=resume,
+            progress=progress,
+        )
+    found = task.evaluate(model, "test")
+    return Evaluation(found.teacher_forced, found.free_running, found.items, found.curves, values=task.data.values)
+
+
+def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float, seed: int) -> Any:
+    if settings is None:
+        every = max(1, updates // 10)
+        settings = TrainSettings(updates=updates, evaluate_every=every, save_every=every)
+    elif not isinstance(settings, TrainSettings):
+        raise UserError(f"settings must be a freerun.training.TrainSettings; got {type(settings).__name__}")
+    select = settings.select if settings.select != "per" else task.select
+    return replace(settings, updates=updates, lr=learning_rate, seed=seed, batch_size=1, bucket=False, select=select)
+
+
+def _train(
+    model: Any, task: BatchTask, method: Any, settings: Any, folder: Path, *, resume: bool, progress: bool
+) -> dict[str, Any]:
+    if not isinstance(model, Module):
+        raise UserError(f"model must be a torch.nn.Module with weights to train; got {type(model).__name__}")
+    if not callable(getattr(method, "run", None)) or isinstance(method, type):
+        raise UserError(f"method must be one such as fr.scheduled_sampling(0.5); got {method!r}")
+    recipe = {"data": {"kind": "python", "targets": "values" if task.data.values else "ids"}}
+    return train(model, task, method, settings, folder, resume=resume, progress=progress, recipe=recipe)
+
+
+def compare(  # noqa: PLR0917 - the public face
+    make_model: Callable[[], Module],
+    data: Mapping[str, Any] | BatchData,
+    arms: Mapping[str, Any],
+    seeds: Sequence[int] = (0, 1, 2),
+    updates: int = 1000,
+    learning_rate: float = 1e-3,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    settings: Any = None,
+    progress: bool = True,
+) -> Comparison:
+    """Train every arm with every seed, and say which differences the seeds and rows support.
+
+    Arms of one seed have the same initial weights and order of batches: they differ in their method alone. Statistics,
+    controls, resume and page are those of ``freerun compare``.
+
+    Args:
+        make_model: returns a new model; called under a seed that is set before.
+        data: "train", "dev" and "test": batches, or DataLoaders whose collate function makes them; read once.
+        arms: label -> method; ``fr.matched_noise(label)`` is the noise control of another arm.
+        seeds: one run of each arm for each; with fewer than five a verdict is a hint.
+        updates: optimizer steps of a run, one batch each.
+        learning_rate: of AdamW, constant.
+        out: folder of the comparison, for resuming; None: a temporary one, which goes with the result.
+        resume: go on in ``out``: finished runs are kept, started ones continued.
+        settings: a ``freerun.training.TrainSettings`` with everything else; its updates, lr and seed are replaced.
+        progress: a line for each run, on standard error.
+
+    Raises:
+        UserError: what is wrong with model, data, arms or settings, before the first update.
+
+    >>> import freerun as fr
+    >>> source = {"source": torch.tensor([[3, 4]]), "source_mask": torch.ones(1, 2, dtype=torch.bool)}
+    >>> batch = fr.Batch(torch.tensor([[2, 1, 0]]), context=source)
+    >>> found = fr.compare(
+    ...     lambda: fr.models.RecurrentSeq2Seq(source_vocab=5, target_vocab=4, size=8),
+    ...     {"train": [batch], "dev": [batch], "test": [batch]},
+    ...     arms={"gold": fr.teacher_forcing(), "sampled": fr.scheduled_sampling(0.5)},
+    ...     seeds=[0, 1], updates=2, progress=False,
+    ... )
+    >>> found.verdict.startswith("sampled was not shown to differ from gold in free-running edit error")
+    True
+
+    What it is not: a search for the best settings; every arm has the same.
+    """
+    task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
+    runs = plan(_arms(arms), _seeds(seeds))
+    scratch = Path(tempfile.mkdtemp()) if out is None else None
+    folder = scratch / "comparison" if scratch else Path(cast(str, out))
+    check_output_dir(folder, resume=resume, overwrite=False)
+    methods = {label: method for label, method in arms.items() if not isinstance(method, MatchedNoise)}
+    _rehearse(make_model, task, methods, updates)
+    with FolderLock(folder):
+        claim_output_dir(folder, [run.name for run in runs], overwrite=False)
+        for number, run in enumerate(runs):
+            where = folder / "runs" / run.name
+            if finished_summary(where):
+                continue
+            model = _made(make_model, run.seed)
+            spec = arms[run.arm.label]
+            method = _control(task, model, folder / "runs" / str(run.after)) if run.after else spec
+            where.parent.mkdir(parents=True, exist_ok=True)
+            chosen = _settings(task, settings, updates, learning_rate, run.seed)
+            summary = _train(model, task, method, chosen, where, resume=where.exists(), progress=False)
+            if progress:
+                value = summary["test"]["free_running"].get(task.report.primary.score)
+                shown = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
+                print(f"{run.name}{shown} ({number + 1} of {len(runs)})", file=sys.stderr, flush=True)
+        targets = "values" if task.data.values else "ids"
+        labelled = [{"label": label, "method": repr(method)} for label, method in arms.items()]
+        recipe = {
+            "name": "comparison",
+            "data": {"kind": "python", "targets": targets},
+            "train": {"updates": updates, "lr": learning_rate},
+            "compare": {"seeds": list(seeds), "arms": labelled},
+        }
+        found = results.collect(recipe, runs, folder)
+        results.write(found, folder)
+    comparison = Comparison(found, folder)
+    if scratch is not None:
+        weakref.finalize(comparison, shutil.rmtree, scratch, ignore_errors=True)
+    return comparison
+
+
+def _arms(arms: Any) -> list[Any]:
+    if not isinstance(arms, Mapping) or not arms:
+        raise UserError("arms must map labels to methods, such as {'gold': fr.teacher_forcing()}; got " + repr(arms))
+    problems: list[str] = []
+    listed: list[Any] = []
+    given = cast(Mapping[Any, Any], arms)
+    for label, method in given.items():
+        if not isinstance(label, str) or not label.strip():
+            problems.append(f"a label of an arm must be a word; got {label!r}")
+        elif isinstance(method, MatchedNoise):
+            if isinstance(given.get(method.arm), MatchedNoise) or method.arm not in given:
+                others = [name for name, each in given.items() if not isinstance(each, MatchedNoise)]
+                problems.append(f"arm {label}: matched_noise must name one of {', '.join(others)}; got {method.arm!r}")
+            listed.append(Arm(label, MethodSettings("token_noise", {"rate": {"matched_to": method.arm}})))
+        elif isinstance(method, type) or not callable(getattr(method, "run", None)):
+            problems.append(f"arm {label} must be a method such as fr.scheduled_sampling(0.5); got {method!r}")
+        else:
+            listed.append(Arm(label, MethodSettings(str(getattr(method, "name", type(method).__name__)))))
+    if problems:
+        raise UserError(problems)
+    return listed
+
+
+def _seeds(seeds: Any) -> list[int]:
+    listed: list[Any] = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
+    fine = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63 for seed in listed)
+    if not listed or not fine or len(set(listed)) < len(listed):
+        raise UserError(f"seeds must be different whole numbers from 0 on, at least one; got {seeds!r}")
+    return listed
+
+
+def _made(make_model: Any, seed: int) -> Module:
+    torch.manual_seed(fold(seed, "init"))
+    model = make_model()
+    if not isinstance(model, Module):
+        raise UserError(f"make_model() must return a torch.nn.Module; got {type(model).__name__}")
+    return model
+
+
+def _rehearse(make_model: Any, task: BatchTask, methods: Mapping[str, Any], updates: int) -> None:
+    """Try every arm on a row, forward only, before a folder is made."""
+    if isinstance(make_model, Module) or not callable(make_model):
+        raise UserError(
+            f"make_model must be a function that returns a new model, as every run begins with one; got "
+            f"{type(make_model).__name__}: use lambda: {type(make_model).__name__}(...)"
+        )
+    model, again = _made(make_model, 0), _made(make_model, 0)
+    if model is again:
+        raise UserError("make_model() returned the same model twice: it must build a new one at each call")
+    problems: list[str] = []
+    for label, method in methods.items():
+        try:
+            if type(method) in METHODS.values():
+                method.check(updates)
+                rehearsal(method, model, task.data.splits["train"][0], updates, 0)
+        except UserError as error:
+            problems += [f"arm {label}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(problems)
+
+
+def _control(task: BatchTask, model: Module, reference: Path) -> Any:
+    """The noise control of a finished run."""
+    metrics = reference / "metrics.jsonl"
+    if task.data.values:
+        return GaussianNoise(measured_deviation(metrics), rate=measured_rate(metrics))
+    with torch.no_grad():
+        width = model(task.data.splits["train"][0].select(torch.tensor([0]))).shape[-1]
+    return TokenNoise(measured_rate(metrics), vocabulary=width, exclude_gold=True)

@@ -1,0 +1,238 @@
+"""What evaluate, diagnose and compare return: they print as tables, and are saved as pages or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from freerun.diagnostics.results import Diagnosis as Measured
+from freerun.diagnostics.results import as_json
+from freerun.errors import UserError
+from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
+from freerun.tasks.base import Evaluation as Scores
+
+_SIDES = ("teacher_forced", "free_running")
+
+
+class _Result:
+    """What the results have in common: they print as a table, and are saved as a page or as JSON."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The numbers, a row each."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able."""
+        raise NotImplementedError
+
+    def to_frame(self) -> Any:
+        """The rows as a Polars or pandas data frame, whichever is installed; else a list of dicts."""
+        for name in ("polars", "pandas"):
+            try:
+                return __import__(name).DataFrame(self.rows())
+            except ImportError:
+                continue
+        return self.rows()
+
+    def save(self, path: str | Path) -> Path:
+        """Write a page (``.html``) or JSON (``.json``); return the path.
+
+        Raises:
+            UserError: another ending.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        elif path.suffix == ".html":
+            self._write_page(path)
+        else:
+            raise UserError(f"{path}: save as .html (a page) or .json; got {path.suffix or 'no ending'}")
+        return path
+
+    def _write_page(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return text_table(self.rows())
+
+    def _repr_html_(self) -> str:
+        from freerun.report.page import escape
+
+        rows = self.rows()
+        heads = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
+        body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(v))}</td>' for v in row.values())}</tr>" for row in rows)
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows in columns, numbers to the right.
+
+    >>> print(text_table([{"score": "loss", "value": 0.51234}]))
+    score   value
+    loss   0.5123
+    """
+    heads = [name.replace("_", " ") for name in rows[0]]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    numeric = [any(isinstance(row[name], int | float) for row in rows) for name in rows[0]]
+    widths = [max(len(head), *(len(row[n]) for row in cells)) for n, head in enumerate(heads)]
+
+    def line(texts: Sequence[str]) -> str:
+        columns = zip(texts, widths, numeric, strict=True)
+        return "  ".join(f"{t:>{w}}" if right else f"{t:<{w}}" for t, w, right in columns).rstrip()
+
+    return "\n".join(line(texts) for texts in (heads, *cells))
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Scores, _Result):
+    """Scores of a model on gold history and running freely, and of every row.
+
+    Args:
+        teacher_forced: score -> value on gold history.
+        free_running: score -> value on the model's own.
+        items: one record per row.
+        curves: of values, the median error by lead time on both sides.
+    """
+
+    values: bool = False
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a score."""
+        report = BATCHES_OF_VALUES if self.values else BATCHES_OF_IDS
+        names = dict.fromkeys([*self.free_running, *self.teacher_forced])
+        known = {each.score: each for each in report.metrics}
+        return [
+            {
+                "score": name.replace("_", " "),
+                "free_running": self.free_running.get(name),
+                "teacher_forced": self.teacher_forced.get(name),
+                "unit": known[name].sign.strip() or known[name].unit if name in known else "",
+            }
+            for name in names
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Both sides, and the rows."""
+        from freerun.training.log import jsonable
+
+        curves = {name: list(curve) for name, curve in self.curves.items()}
+        sides = {side: dict(getattr(self, side)) for side in _SIDES}
+        return cast(dict[str, Any], jsonable({"schema": 1, **sides, "curves": curves, "items": self.items}))
+
+    def _write_page(self, path: Path) -> None:
+        from freerun.report.page import notes, table, write_page
+
+        rows = [[_cell(value) for value in row.values()] for row in self.rows()]
+        report = BATCHES_OF_VALUES if self.values else BATCHES_OF_IDS
+        scores = table(["score", "free-running", "teacher-forced", "unit"], rows, "numbers") + notes(report.notes)
+        write_page(path, "evaluate", "your model", f"{len(self.items):,} rows.", [("Scores", scores)])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis(_Result):
+    """Exposure bias of a model, measured; ``result`` holds the numbers (``freerun.diagnostics``)."""
+
+    result: Measured
+    model: str = "model"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a number."""
+        found = self.result
+        if found.kind == "ids":
+            sides = [getattr(found, side) for side in _SIDES]
+            after = [(side.after.after_error, side.after.after_correct) for side in sides]
+            return [
+                {"measure": "wrong entries, %", **_both(*(100 * side.wrong for side in sides))},
+                {"measure": "wrong after a wrong one, %", **_both(*(_percent(pair[0]) for pair in after))},
+                {"measure": "wrong after a right one, %", **_both(*(_percent(pair[1]) for pair in after))},
+            ]
+        sides = [getattr(found, side) for side in _SIDES]
+        return [
+            {"measure": "NRMSE, median of windows", **_both(*(side.nrmse.median for side in sides))},
+            {"measure": "NRMSE of the last tenth", **_both(*(side.nrmse_last_tenth.median for side in sides))},
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of diagnosis.json."""
+        from freerun.training.state import versions
+
+        item_noun = "rows" if self.result.kind == "ids" else "windows"
+        run = {"name": self.model, "signature": "not trained by freerun", "facts": {}, "versions": versions()}
+        data = {"name": "batches of one's own", "item_noun": item_noun, "fingerprint": None}
+        return {"schema": 1, "run": run, "data": data, "diagnosis": as_json(self.result)}
+
+    def _write_page(self, path: Path) -> None:
+        from freerun.report.diagnosis import write_diagnosis
+
+        write_diagnosis(self.to_json(), path)
+
+    def __str__(self) -> str:
+        from freerun.report.diagnosis import summary
+
+        return f"{super().__str__()}\n{summary(as_json(self.result))}"
+
+    __repr__ = __str__
+
+
+def _both(teacher_forced: float | None, free_running: float | None) -> dict[str, float | None]:
+    return {"free_running": free_running, "teacher_forced": teacher_forced}
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(_Result):
+    """Arms with seeds, and what their scores say; ``results`` is the content of results.json.
+
+    Args:
+        results: scores, paired differences and the verdict.
+        folder: where the runs are; a temporary one goes with the object.
+    """
+
+    results: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def verdict(self) -> str:
+        """What was shown, in a sentence."""
+        return str(self.results["verdict"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an arm and a score, with its 95 % interval."""
+        return [dict(line) for line in self.results["summary"]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return dict(self.results)
+
+    def _write_page(self, path: Path) -> None:
+        from freerun.report.comparison import write
+
+        path.write_bytes(write(self.folder).read_bytes())
+
+    def __str__(self) -> str:
+        import io
+
+        from rich.console import Console
+
+        from freerun.comparison.verdict import table
+
+        stream = io.StringIO()
+        Console(file=stream, width=100, color_system=None).print(table(self.results, 100))
+        return f"{stream.getvalue().rstrip()}\n{self.verdict}"
+
+    __repr__ = __str__
