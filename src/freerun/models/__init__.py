@@ -12,16 +12,20 @@ from freerun.models.forecasting import (
 from freerun.models.recurrent import RecurrentSeq2Seq
 from freerun.models.step_model import StepModel
 from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
+from freerun.models.wrappers import OneStepMap, RecurrentDecoder, TransformerDecoderModel
 
 __all__ = [
     "MODELS",
     "ArticleForecaster",
+    "OneStepMap",
     "PlainForecaster",
+    "RecurrentDecoder",
     "RecurrentForecaster",
     "RecurrentSeq2Seq",
     "Seq2SeqModel",
     "ShallowPLRNN",
     "StepModel",
+    "TransformerDecoderModel",
     "TransformerForecaster",
     "TransformerLM",
     "TransformerSeq2Seq",
