@@ -26,6 +26,26 @@ def _check_start(start: Any, name: str, batch: Batch) -> None:
         raise UserError(f"{name} with values begins with zeros: leave start out; got {start!r}")
 
 
+def _owner(encode: Any) -> nn.Module | None:
+    """The module whose method ``encode`` is, so that its weights are the model's."""
+    owner = getattr(encode, "__self__", None)
+    return owner if isinstance(owner, nn.Module) and not isinstance(encode, nn.Module) else None
+
+
+def _refuse_unowned(model: Any, encoded: Any) -> None:
+    """Refuse an ``encode`` with weights that no optimizer of the model would see."""
+    function = getattr(model, "memory", None) or getattr(model, "first_state", None)
+    if model.encoder is not None or isinstance(function, nn.Module):
+        return
+    grown: list[Tensor] = []
+    map_leaves(encoded, lambda leaf: grown.append(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else None)
+    if grown:
+        raise UserError(
+            f"encode of {type(model).__name__} has weights to learn that are not the model's, so no optimizer of "
+            "model.parameters() would train them: pass an nn.Module whose forward takes the batch, or a method of one"
+        )
+
+
 class _RNNState(NamedTuple):
     """The top layer's output at the last position read, (rows, size), and the layers' state."""
 
@@ -44,7 +64,8 @@ class RecurrentDecoder(nn.Module):
             values.
         head: from the layer's outputs to logits or values.
         start: id that is fed before the first one; None for values, which begin with zeros.
-        encode: from a batch to the layer's first state, in the form that the layer takes; None: zeros.
+        encode: from a batch to the layer's first state, in the form that the layer takes: a module, a method of one, or
+            a function without weights; None: zeros.
 
     Raises:
         UserError: a bidirectional layer, another module, a start symbol that is missing or not wanted.
@@ -71,7 +92,7 @@ class RecurrentDecoder(nn.Module):
         if rnn.bidirectional:
             raise UserError("rnn must not be bidirectional: it would read what it is to predict")
         self.rnn, self.embedding, self.head, self.start_id = rnn, embedding, head, start
-        self.first_state = encode
+        self.first_state, self.encoder = encode, _owner(encode)
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, vocab or value) on the batch's history."""
@@ -84,7 +105,9 @@ class RecurrentDecoder(nn.Module):
         return self._run(self.embedding(shifted), self._begin(batch))[0]
 
     def _begin(self, batch: Batch) -> Any:
-        return None if self.first_state is None else self.first_state(batch)
+        state = None if self.first_state is None else self.first_state(batch)
+        _refuse_unowned(self, state)
+        return state
 
     def _run(self, inputs: Tensor, layers: Any) -> tuple[Tensor, Any]:
         """(rows, n, width) inputs -> (rows, n, size), and the state after the last."""
@@ -139,7 +162,7 @@ class TransformerDecoderModel(nn.Module):
         head: from (..., d_model) to logits.
         start: id that is fed before the first one.
         encode: from a batch to (memory, padding): (batch, source, d_model), and PyTorch's ``memory_key_padding_mask``,
-            (batch, source) bool with True = padding, or None.
+            (batch, source) bool with True = padding, or None: a module, a method of one, or a function without weights.
         positions: (longest, d_model) added to the embeddings, such as a sinusoidal table or a parameter; None: none.
 
     Raises:
@@ -173,7 +196,7 @@ class TransformerDecoderModel(nn.Module):
                 "decoder must be an nn.TransformerDecoder of nn.TransformerDecoderLayer; got " + type(decoder).__name__
             )
         self.decoder, self.embedding, self.head, self.start_id = decoder, embedding, head, start
-        self.memory = encode
+        self.memory, self.encoder = encode, _owner(encode)
         if isinstance(positions, nn.Parameter) or positions is None:
             self.positions = positions
         else:
@@ -187,12 +210,17 @@ class TransformerDecoderModel(nn.Module):
         """(batch, time, d_model): what the head reads."""
         shifted = torch.cat([_before(batch, self.start_id), batch.history[:, :-1]], 1)
         x = self._placed(self.embedding(shifted), 0)
-        memory, padding = self.memory(batch)
+        memory, padding = self._encoded(batch)
         causal = torch.ones(batch.time, batch.time, dtype=torch.bool, device=x.device).triu(1)
         if not self._batch_first:
             x, memory = x.transpose(0, 1), memory.transpose(0, 1)
         x = self.decoder(x, memory, tgt_mask=causal, memory_key_padding_mask=padding)
         return x if self._batch_first else x.transpose(0, 1)
+
+    def _encoded(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        memory, padding = self.memory(batch)
+        _refuse_unowned(self, memory)
+        return memory, padding
 
     @property
     def _batch_first(self) -> bool:
@@ -208,7 +236,7 @@ class TransformerDecoderModel(nn.Module):
 
     def start(self, batch: Batch) -> _Attended:
         """The state that predicts position 0."""
-        memory, padding = self.memory(batch)
+        memory, padding = self._encoded(batch)
         source = tuple(_keys_values(layer.multihead_attn, memory) for layer in self._layers)
         mask = None if padding is None else ~padding[:, None, None]
         begun = _Attended(cast(Any, None), (), source, mask, 0)
