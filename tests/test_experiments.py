@@ -1,0 +1,211 @@
+"""From a model and batches of one's own to a decision: scores against naive loops, arms and seeds, pages, refusals."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import freerun as fr
+from builders import ForwardOnly, ragged, refused, seq2seq
+from freerun.comparison.results import read
+from freerun.tasks.batches import BatchData, batch_task, end_symbol
+from freerun.training import TrainSettings
+from step_models import Bahdanau, Values, lively, numbers
+
+IDS = {"train": [ragged(seed=3), ragged(seed=4)], "dev": [ragged(seed=5)], "test": [ragged(seed=6), ragged(6, seed=7)]}
+NUMBERS = {"train": [numbers(), numbers(5, 8)], "dev": [numbers()], "test": [numbers(3, 5)]}
+ARMS = {"gold": fr.teacher_forcing(), "own": fr.scheduled_sampling(0.5), "noise": fr.matched_noise("own")}
+
+
+def distance(a: list[int], b: list[int]) -> int:
+    """Edit distance by its recursion."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [lambda: lively(Bahdanau), lambda: ForwardOnly(seq2seq())], ids=["step", "forward"])
+def test_scores_of_ids_are_those_of_a_naive_loop(make):
+    model, batches = make().eval(), IDS["test"]
+    loss, positions, forced, free, edits, length, right = 0.0, 0, 0, 0, 0, 0, 0
+    for batch in batches:
+        outputs = model(batch)
+        for row in range(batch.size):
+            gold = batch.targets[row][batch.mask[row]].tolist()
+            one = batch.select(torch.tensor([row]))
+            history = one.made(history=torch.zeros(1, 30, dtype=torch.long), targets=torch.zeros(1, 30).long(),
+                               mask=torch.ones(1, 30, dtype=torch.bool))  # fmt: skip
+            output: list[int] = []
+            for t in range(batch.time + 5):
+                own = int(model(history)[0, t].argmax())
+                history.history[0, t] = own
+                output.append(own)
+            logp = outputs[row].log_softmax(-1)
+            loss -= sum(float(logp[t, each]) for t, each in enumerate(gold))
+            forced += sum(int(outputs[row, t].argmax()) != each for t, each in enumerate(gold))
+            end = output.index(0) if 0 in output else len(output)
+            ended = [each if t < end else 0 for t, each in enumerate(output)]
+            free += sum(ended[t] != each for t, each in enumerate(gold))
+            wrong = distance(output[:end], gold[:-1])
+            edits, length, right, positions = (
+                edits + wrong,
+                length + len(gold) - 1,
+                right + (wrong == 0),
+                positions + len(gold),
+            )
+    found = fr.evaluate(model, batches)
+    rows = sum(batch.size for batch in batches)
+    assert found.teacher_forced["loss"] == pytest.approx(loss / positions, rel=1e-5)
+    assert found.teacher_forced["token_error"] == pytest.approx(100 * forced / positions)
+    assert found.free_running["token_error"] == pytest.approx(100 * free / positions)
+    assert found.free_running["edit_error"] == pytest.approx(100 * edits / length)
+    assert found.free_running["exact_match"] == pytest.approx(100 * right / rows)
+
+
+@torch.no_grad()
+def test_scores_of_values_are_those_of_a_naive_loop():
+    model, batch = lively(Values).eval(), numbers()
+    counted = batch.targets[batch.mask]
+    scale = ((counted - counted.mean(0)) ** 2).mean(0).sqrt()
+    errors, forced = [], []
+    outputs = model(batch)
+    for row in range(batch.size):
+        one = batch.select(torch.tensor([row]))
+        entries, state = model.start(one)
+        squares, own = [], []
+        for t in range(int(batch.mask[row].sum())):
+            entries, state = model.step(entries, state)
+            squares.append(float((((entries[0] - batch.targets[row, t]) / scale) ** 2).mean()))
+            own.append(float((((outputs[row, t] - batch.targets[row, t]) / scale) ** 2).mean()))
+        errors.append((sum(squares) / len(squares)) ** 0.5)
+        forced.append((sum(own) / len(own)) ** 0.5)
+    found = fr.evaluate(model, [batch])
+    assert found.free_running["nrmse"] == pytest.approx(sum(sorted(errors)[1:3]) / 2, rel=1e-9)
+    assert found.teacher_forced["nrmse"] == pytest.approx(sum(sorted(forced)[1:3]) / 2, rel=1e-9)
+    assert len(found.curves["free_running"]) == int(batch.mask.sum(1).max())
+
+
+def test_scores_of_ones_own():
+    def longest(generated, batch):
+        return float(generated.lengths.max())
+
+    found = fr.evaluate(lively(Bahdanau), IDS["test"], scores={"longest": longest})
+    assert found.free_running["longest"] > 0
+    refused("must be a function", fr.evaluate, lively(Bahdanau), IDS["test"], scores={"longest": 3})
+
+
+def test_an_end_symbol_is_found_where_it_ends_every_row():
+    assert end_symbol(IDS["train"]) == 0
+    assert end_symbol([fr.Batch(torch.tensor([[0, 1, 0]]))]) is None
+    assert end_symbol([numbers()]) is None
+
+
+@pytest.mark.parametrize(("model", "data"), [(Bahdanau, IDS), (Values, NUMBERS)], ids=["ids", "values"])
+def test_a_comparison_prints_saves_and_goes_on(model, data, tmp_path, capsys):
+    def make_model():
+        return model().double()
+
+    out = tmp_path / "out"
+    result = fr.compare(make_model, data, ARMS, seeds=[0, 1], updates=3, out=out)
+    assert "own-1" in capsys.readouterr().err
+    assert {run["label"] for run in result.results["runs"]} == set(ARMS)
+    assert read(out) == result.results
+    again = fr.compare(make_model, data, ARMS, seeds=[0, 1], updates=3, out=out, resume=True, progress=False)
+    assert again.results["summary"] == result.results["summary"]
+    alone = fr.compare(make_model, data, ARMS, seeds=[0, 1], updates=3, progress=False)
+    assert [run["free_running"] for run in alone.results["runs"]] == [r["free_running"] for r in result.results["runs"]]
+    for text in (str(result), result.save(tmp_path / "page.html").read_text(encoding="utf-8")):
+        assert "matched noise control noise" in " ".join(text.split())
+    assert json.loads(result.save(tmp_path / "a.json").read_text())["verdict"] == result.verdict
+    assert len(result.to_frame()) == len(result.results["summary"])
+    assert "<table>" in result._repr_html_()
+    refused("save as .html", result.save, tmp_path / "a.txt")
+
+
+def test_a_comparison_is_fit_of_every_arm_and_seed():
+    result = fr.compare(lambda: Bahdanau().double(), IDS, {"own": ARMS["own"]}, seeds=[4], updates=3, progress=False)
+    torch.manual_seed(fr.keys.fold(4, "init"))
+    model = Bahdanau().double()
+    alone = fr.fit(model, IDS, ARMS["own"], updates=3, seed=4, progress=False)
+    assert result.results["runs"][0]["free_running"] == alone.free_running
+    assert result.results["runs"][0]["teacher_forced"] == alone.teacher_forced
+
+
+def test_fit_makes_the_updates_of_a_plain_loop():
+    """One batch of training data, and the last weights are the best: the loop is the one of the README."""
+    one = IDS["train"][:1]
+    model, plain = (lively(Bahdanau) for _ in range(2))
+    settings = TrainSettings(optimizer="sgd", clip=0.0, evaluate_every=3, select="teacher_forced_loss")
+    data = {"train": one, "dev": one, "test": one}
+    fr.fit(model, data, ARMS["own"], updates=3, learning_rate=0.02, seed=7, settings=settings, progress=False)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.02, momentum=0.9)
+    for step in range(3):
+        optimizer.zero_grad()
+        ARMS["own"](plain, one[0], step=step, key=fr.keys.fold(7, "train")).backward()
+        optimizer.step()
+    for name, weight in plain.named_parameters():
+        assert torch.allclose(weight, model.get_parameter(name), rtol=0, atol=1e-12), name
+
+
+def test_a_diagnosis_prints_and_saves(tmp_path):
+    for model, batches in ((lively(Bahdanau), IDS["test"]), (lively(Values), [full()])):
+        found = fr.diagnose(model, batches)
+        assert "free running" in str(found)
+        assert "<html" in found.save(tmp_path / "d.html").read_text(encoding="utf-8")
+        assert json.loads(found.save(tmp_path / "d.json").read_text())["diagnosis"]["kind"] in ("ids", "values")
+
+
+def full() -> fr.Batch:
+    batch = numbers(4, 6)
+    return fr.Batch(batch.targets, context=batch.context)
+
+
+def collate(rows):
+    source, target = zip(*rows, strict=True)
+    return fr.Batch(
+        torch.stack(target), context={"source": torch.stack(source), "source_mask": torch.stack(source) > 0}
+    )
+
+
+def test_loaders_are_read_once():
+    pairs = [(torch.randint(1, 6, (5,)), torch.randint(1, 5, (4,))) for _ in range(6)]
+    loader = DataLoader(pairs, batch_size=4, collate_fn=collate)
+    data = BatchData({"train": loader, "dev": loader, "test": iter(loader)})
+    assert [len(batches) for batches in data.splits.values()] == [2, 2, 2]
+    assert data.fingerprint == BatchData({name: list(loader) for name in ("train", "dev", "test")}).fingerprint
+    other = BatchData({"train": list(loader)[:1], "dev": loader, "test": loader})
+    assert other.fingerprint != data.fingerprint
+    assert "batches of ids: 2 train, 2 dev, 2 test" in batch_task(data).header()[0]
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_made(tmp_path):
+    model, out = lambda: Bahdanau().double(), tmp_path / "out"
+    kept = Bahdanau().double()
+    for arguments, words in {
+        (model, ("train",), None): ["data['dev'] is missing", "data['test'] is missing"],
+        (model, None, "class"): ["arm a must be a method"],
+        (model, None, "empty"): ["arms must map labels to methods"],
+        (model, None, "orphan"): ["matched_noise must name one of gold"],
+        (model, None, "values"): ["arm a: "],
+        (kept, None, None): ["make_model must be a function that returns a new model"],
+        ((lambda: kept), None, None): ["returned the same model twice"],
+        ((lambda: 3), None, None): ["must return a torch.nn.Module; got int"],
+    }.items():
+        make, splits, odd = arguments
+        data = IDS if splits is None else {name: IDS[name] for name in splits}
+        arms = {
+            None: ARMS, "class": {"a": fr.teacher_forcing}, "empty": {}, "orphan": {"gold": fr.teacher_forcing(),
+            "n": fr.matched_noise("x")}, "values": {"a": fr.pushforward(horizon=2)},
+        }[odd]  # fmt: skip
+        refused(words, fr.compare, make, data, arms, seeds=[0], updates=2, out=out, progress=False)
+        assert not out.exists()
+    refused("different whole numbers", fr.compare, model, IDS, ARMS, seeds=[1, 1], updates=2)
+    refused("mix ids and values", fr.evaluate, model(), [IDS["dev"][0], numbers()])
+    refused(["collate function return", "got dict"], fr.evaluate, model(), [{"x": 1}])
+    refused("hold nothing", fr.evaluate, model(), [])
+    refused("must be freerun.Batch objects", fr.evaluate, model(), {"x": 1})
+    refused("must be a torch.nn.Module", fr.fit, lambda batch: batch, IDS, fr.teacher_forcing())
+    refused("must be one such as", fr.fit, model(), IDS, fr.teacher_forcing)
+    refused("TrainSettings", fr.fit, model(), IDS, fr.teacher_forcing(), settings=3)
