@@ -1,5 +1,7 @@
 """Functions of a user's own file: found, called, and their errors explained by the user's own frames."""
 
+import sys
+
 import pytest
 
 from builders import refused
@@ -28,6 +30,8 @@ def divide(x):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
     (tmp_path / "mine.py").write_text(FILE)
     (tmp_path / "helper.py").write_text(HELPER)
     return tmp_path

@@ -53,7 +53,7 @@ class UserFunction:
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself."""
-        module = _module(self.path, self.sha256)
+        module = _module(self.path.resolve(), self.sha256)
         function = getattr(module, self.name, None)
         if not callable(function):
             known = [name for name, each in vars(module).items() if callable(each) and not name.startswith("_")]
