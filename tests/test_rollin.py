@@ -1,10 +1,13 @@
 """Exactness: every engine's history equals the naive loop's, entry for entry, and the gradient to 1e-10."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 import freerun as fr
+import step_models
 from builders import ForwardOnly, assert_same_gradients, gradients, ragged, refused, seq2seq
 from freerun import draws
 from freerun.keys import fold
@@ -215,3 +218,19 @@ def test_a_prompt_is_never_replaced(gate):
     assert torch.equal(fed.history[~eligible], batch.history[~eligible])
     assert not torch.equal(fed.history[eligible], batch.history[eligible])
     assert torch.equal(fed.targets, batch.targets)
+
+
+def test_a_forward_that_costs_more_than_three_steps_says_so_once():
+    values = torch.randn(2, 8, 2, dtype=torch.float64)
+    for method, words in (
+        (fr.free_running(), "costs about 9 times teacher forcing. Its gradient goes through"),
+        (fr.free_running(gradient="none"), "times teacher forcing. Own entries take parallel passes"),
+    ):
+        model = ForwardOnly(step_models.lively(step_models.Values))
+        batch = fr.Batch(values, context=torch.zeros(2, step_models.SIZE, dtype=torch.float64))
+        with pytest.warns(UserWarning, match=words):
+            method(model, batch, step=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            method(model, batch, step=1)
+            method(step_models.lively(step_models.Values), batch, step=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, TypeGuard, TypeVar
@@ -303,6 +304,22 @@ def refuse_sharded(model: Any, what: str, instead: str) -> None:
     """
     if is_sharded(model):
         raise UserError(f"{what}, and the parameters of {type(model).__name__} are sharded (fully_shard): {instead}")
+
+
+_WARNED: WeakSet[Any] = WeakSet()
+"""Models whose price was told."""
+
+
+def warn_price(model: Any, times: int, remedy: str) -> None:
+    """Warn once that a step of a model with only a forward costs more than three times teacher forcing."""
+    inner = unwrap(model)
+    if times <= 3 or not isinstance(inner, nn.Module) or inner in _WARNED:
+        return
+    _WARNED.add(inner)
+    warnings.warn(
+        f"{type(inner).__name__} has only a forward: this step costs about {times} times teacher forcing. {remedy}",
+        stacklevel=2,
+    )
 
 
 def call_problems(model: Any, batch: Any, call: str = "method(model, batch, step=step)") -> list[str]:

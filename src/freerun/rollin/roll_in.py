@@ -12,7 +12,7 @@ from freerun.arguments import Arguments, nearest
 from freerun.batch import Batch
 from freerun.rollin.draft import Draft
 from freerun.rollin.jacobi import Jacobi, Passes
-from freerun.rollin.model import any_rank, asking, refuse_sharded, stepping, supports, unwrap
+from freerun.rollin.model import any_rank, asking, refuse_sharded, stepping, supports, unwrap, warn_price
 from freerun.rollin.replacement import Replacement, RollIn
 from freerun.rollin.step import Stepwise
 from freerun.rollin.window import Window
@@ -109,4 +109,9 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
         using = using.choose(steps, batch, replacement)
     with asking(model, batch):
         encoded = model.encode(batch) if supports(model, Encoder) else batch
-        return using.roll_in(steps, batch, encoded, replacement)
+        done = using.roll_in(steps, batch, encoded, replacement)
+    if choosing and done.work > 6 and not supports(steps, Stepper):
+        # a forward without gradient costs about a third of one with it and its backward
+        remedy = "Own entries take parallel passes: write its step as fr.StepModel, or wrap it (docs/your-model.md)"
+        warn_price(model, round(1 + done.work / 3), remedy)
+    return done

@@ -19,6 +19,7 @@ from freerun.rollin.model import (
     stepping,
     supports,
     uncached_autocast,
+    warn_price,
     wrapper_hint,
 )
 from freerun.rollin.replacement import Replacement, RollIn
@@ -132,6 +133,12 @@ def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | 
     history = batch.history
     needed = max_over_ranks(model, replacement.longest)
     passes = needed if limit is None else min(limit, needed)
+    warn_price(
+        model,
+        passes + 1,
+        "Its gradient goes through a forward for every position: write its step as fr.StepModel, wrap it "
+        "(fr.models.RecurrentDecoder, OneStepMap), or use gradient='none'",
+    )
     for _ in range(passes):
         history = replacement.mix(forward(model, batch.made(history=history)))
     outputs = forward(model, batch.made(history=history))
