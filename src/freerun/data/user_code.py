@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.arguments import nearest
-from freerun.errors import UserError
+from freerun.errors import UserError, out_of_memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class UserFunction:
         except UserError:
             raise
         except Exception as error:  # whatever a user's function raises
+            if out_of_memory(error):
+                raise
             raise UserError(_shortened(self.path, error, f"{self.name}({_listed(arguments)})")) from error
 
     @property
@@ -99,6 +101,8 @@ def _module(path: Path, sha256: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever a user's file raises
+        if out_of_memory(error):
+            raise
         raise UserError(_shortened(path, error, "importing it")) from error
     return module
 

@@ -21,7 +21,7 @@ from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, GaussianNoise, TokenNoise
 from freerun.methods.base import rehearsal
-from freerun.recipes.fields import measured_deviation, measured_rate
+from freerun.recipes.fields import measured
 from freerun.recipes.recipe import Arm, MethodSettings
 from freerun.tasks.batches import BatchData, BatchTask, batch_task
 from freerun.training import TrainSettings
@@ -281,7 +281,7 @@ def _control(task: BatchTask, model: Module, reference: Path) -> Any:
     """The noise control of a finished run."""
     metrics = reference / "metrics.jsonl"
     if task.data.values:
-        return GaussianNoise(measured_deviation(metrics), rate=measured_rate(metrics))
+        return GaussianNoise(measured(metrics, "std"), rate=measured(metrics))
     with torch.no_grad():
         width = model(task.data.splits["train"][0].select(torch.tensor([0]))).shape[-1]
-    return TokenNoise(measured_rate(metrics), vocabulary=width, exclude_gold=True)
+    return TokenNoise(measured(metrics), vocabulary=width, exclude_gold=True)

@@ -166,7 +166,7 @@ class Diagnosis(_Result):
 
     def to_json(self) -> dict[str, Any]:
         """The content of diagnosis.json."""
-        from freerun.training.state import versions
+        from freerun.training.run import versions
 
         item_noun = "rows" if self.result.kind == "ids" else "windows"
         run = {"name": self.model, "signature": "not trained by freerun", "facts": {}, "versions": versions()}

@@ -24,7 +24,7 @@ from freerun.metrics.outputs import first_divergence
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
 from freerun.rollin.model import eval_mode, explained_errors, forward
 from freerun.tasks.base import DataTask, Evaluation
-from freerun.tasks.forecasts import median
+from freerun.tasks.series import median
 from freerun.types import evenly
 
 SPLITS = ("train", "dev", "test")
@@ -194,7 +194,7 @@ class BatchSection:
     targets: Literal["ids", "values"] = "ids"
 
 
-class BatchTask(DataTask[BatchData, BatchSettings]):
+class BatchTask(DataTask):
     """Batches of ids, scored by edit errors, wrong entries and exact matches."""
 
     models = ("python",)
