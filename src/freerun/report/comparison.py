@@ -9,7 +9,16 @@ from typing import Any
 import tomli_w
 
 from freerun.comparison.results import read
-from freerun.comparison.verdict import cell, cells, columns, interval_name, references, signed, task_report, verdict_text
+from freerun.comparison.verdict import (
+    cell,
+    cells,
+    columns,
+    interval_name,
+    references,
+    signed,
+    task_report,
+    verdict_text,
+)
 from freerun.report import comparison_figures
 from freerun.report.page import DASH, Raw, escape, facts, notes, paragraph, preformatted, swatch, table, write_page
 from freerun.report.run_data import data_lines, examples, header, load, sample_outputs
