@@ -214,12 +214,19 @@ def train(
 def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> None:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
     from freerun.recipes.load import generate_lines, load_run
+    from freerun.tasks.batches import BatchTask
 
     loaded = load_run(run)
     if loaded.task.outputs_table and lines_file is None:
         raise UserError("a series goes on from a table: give its CSV or Parquet file with --input FILE")
     if loaded.task.outputs_table:
         lines, names = [str(lines_file)], [str(lines_file)]
+    elif issubclass(loaded.task, BatchTask):
+        if lines_file is not None:
+            raise UserError(
+                "a run on batches of Python code reads no lines: leave --input out; its test rows are generated"
+            )
+        lines, names = ["test batches"], ["test batches"]
     else:
         lines, names = _read_lines(lines_file, blank=loaded.task.one_output_per_line)
     if not lines:

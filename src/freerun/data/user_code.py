@@ -31,20 +31,20 @@ class UserFunction:
     name: str
     sha256: str
 
-    def __call__(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the function with arguments by name.
+    def __call__(self, arguments: Mapping[str, Any], *sizes: int) -> Any:
+        """Call the function with sizes of the data, where there are any, and arguments by name.
 
         Raises:
             UserError: arguments that it does not take, or an error in it, with the user's part of the traceback.
         """
         function = self.function
         try:
-            inspect.signature(function).bind(**arguments)
+            inspect.signature(function).bind(*sizes, **arguments)
         except TypeError as error:
             takes = ", ".join(inspect.signature(function).parameters) or "no arguments"
             raise UserError(f"{self.path}:{self.name} takes {takes}; {error}") from None
         try:
-            return function(**arguments)
+            return function(*sizes, **arguments)
         except UserError:
             raise
         except Exception as error:  # whatever a user's function raises
@@ -65,11 +65,11 @@ class UserFunction:
         return function
 
 
-def user_function(make: str, example: str) -> UserFunction:
+def user_function(make: str, example: str, sha256: str | None = None) -> UserFunction:
     """Return the function that ``FILE.py:FUNCTION`` names; nothing of the file is run.
 
     Raises:
-        UserError: another form, or no such file.
+        UserError: another form, no such file, or another file than the one with that hash.
     """
     file, colon, name = str(make).rpartition(":")
     if not colon or not file.endswith(".py") or not name.isidentifier():
@@ -81,7 +81,13 @@ def user_function(make: str, example: str) -> UserFunction:
         near = sorted(str(each) for each in path.parent.glob("*.py"))[:5]
         help_line = f"\n  help: there are {', '.join(near)}" if near else ""
         raise UserError(f"make = {make!r}: {path} cannot be read ({error.strerror}){help_line}") from None
-    return UserFunction(path, name, hashlib.sha256(content).hexdigest()[:16])
+    found = hashlib.sha256(content).hexdigest()[:16]
+    if sha256 not in (None, found):
+        raise UserError(
+            f"make = {make!r}: {path} has changed: its sha256 begins with {found}, and this was made with {sha256}\n"
+            "  help: give the old file back, or begin a new run"
+        )
+    return UserFunction(path, name, found)
 
 
 @lru_cache

@@ -206,6 +206,8 @@ def fit(value: Any, hint: Any) -> tuple[Any, str]:
         if not isinstance(value, list) or any(problem for _, problem in entries):
             return None, f"a list, each entry {_PLAIN.get(arguments[0], 'as its section describes')}"
         return tuple(entry for entry, _ in entries), ""
+    if origin is Mapping and arguments[1] is Any:
+        return (value, "") if isinstance(value, dict) else (None, "a table of arguments, as in { size = 32 }")
     if origin is Mapping:
         fits = isinstance(value, dict) and all(not fit(number, float)[1] for number in value.values())
         return (value, "") if fits else (None, "a table of numbers, as in { b = 0.1 }")

@@ -14,11 +14,12 @@ from freerun.errors import CheckpointError, NotInstalledError, ResourceError, Us
 from freerun.models import MODELS
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model, read_tokenizer
 from freerun.recipes.fields import read_section
-from freerun.recipes.recipe import MODEL_KINDS
+from freerun.recipes.recipe import MODEL_KINDS, PythonModel
 from freerun.recipes.source import KeyLines, RecipeSource
 from freerun.recipes.train import build_data
 from freerun.tasks import DATA_KINDS, TASKS
 from freerun.tasks.base import DataTask
+from freerun.tasks.batches import BatchTask
 from freerun.training import weights
 from freerun.training.changes import with_new_keys
 from freerun.training.log import jsonable
@@ -102,7 +103,10 @@ def load_run(folder: str | Path) -> LoadedRun:
     info = weights.read_info(folder)
     where = folder / "model" / "model.json"
     kind, describe = info["kind"], info["describe"]
-    if kind not in MODELS and kind != "huggingface":
+    recipe = with_new_keys(read_recipe_file(folder / "recipe.toml") or {})
+    section = recipe.get("model")
+    own = isinstance(section, dict) and section.get("kind") == "python"
+    if kind not in MODELS and kind != "huggingface" and not own:
         raise CheckpointError(
             f"{where}: a model of kind {kind!r} cannot be rebuilt from its file; known are {', '.join(MODELS)}"
             "\n  help: build it in Python and load model/model.safetensors into it"
@@ -114,6 +118,9 @@ def load_run(folder: str | Path) -> LoadedRun:
         if kind == "huggingface":
             weights.check_model_files(folder)
             model, codec = _load_pretrained(folder, describe)
+        elif own:
+            model, codec = _own_model(folder, recipe, task), task.codec(describe)
+            weights.load_weights(model, weights.read_model(folder)[1], str(where.parent))
         else:
             values = weights.read_model(folder)[1]
             model, codec = MODELS[kind](**info["settings"]), task.codec(describe)
@@ -126,9 +133,17 @@ def load_run(folder: str | Path) -> LoadedRun:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     weights.refuse_not_finite(model, folder)
-    recipe = with_new_keys(read_recipe_file(folder / "recipe.toml") or {})
     evaluate = _section(folder, recipe, "evaluate", task.evaluate_section)
     return LoadedRun(folder, model.eval(), task, codec, recipe, evaluate)
+
+
+def _own_model(folder: Path, recipe: dict[str, Any], task: type[DataTask]) -> Module:
+    """The model that the user's function makes, for the sizes of the data."""
+    settings = _section(folder, recipe, "model", PythonModel)
+    if issubclass(task, BatchTask):
+        return settings.build()
+    data = _section(folder, recipe, "data", DATA_KINDS[str(recipe["data"]["kind"])])
+    return settings.build(*task.sizes(build_data(data, settings)))
 
 
 def _load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, RecordCodec]:
@@ -251,6 +266,8 @@ def generate_lines(
     """The model's free-running output for each line of an input: a line each."""
     names = names or [f"line {number}" for number in range(1, len(lines) + 1)]
     settings = _evaluate_settings(run, beams=beams, length=length)
+    if issubclass(run.task, BatchTask):
+        return list(run.task.generate_rows(run.model, own_data(run), settings))
     try:
         return run.task.generate_lines(run.model, run.codec, settings, lines, names)
     except (MemoryError, RuntimeError) as error:
@@ -264,5 +281,7 @@ def generate_lines(
 
 
 def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:
-    """A small made-up batch of the run's symbols, of different lengths, to try the model on."""
+    """A small made-up batch of the run's symbols to try the model on, or the first of the user's own dev batches."""
+    if issubclass(run.task, BatchTask):
+        return own_data(run).splits["dev"][0]
     return run.task.trial_batch(run.codec, rows)

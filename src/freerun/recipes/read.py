@@ -59,11 +59,13 @@ def read_recipe(source: RecipeSource) -> Recipe:
     model = _kind_section(source, "model", MODEL_KINDS, elsewhere, task.models[0])
     if data_kind is not None and (problem := misfit(data_kind, model_kind)):
         source.add(("model", "kind"), *problem)
+    if data is not None:
+        task = task_of(data)
     train = read_section(source, "train", TrainSettings, hidden=("seed",), elsewhere=elsewhere)
     _check_select(source, task)
     evaluate = read_section(source, "evaluate", task.evaluate_section, elsewhere=elsewhere)
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
-    trained = TargetFacts(task.real_valued) if data is None else trained_on(str(data_kind), model)
+    trained = TargetFacts(task.real_valued) if data is None else trained_on(data, model)
     compare = _read_compare(source, run, trained, elsewhere) if "compare" in table else None
     method = None
     if "method" in table:
@@ -78,7 +80,8 @@ def read_recipe(source: RecipeSource) -> Recipe:
     assert method is not None
     assert train is not None
     select = _get(table, "train", "select") or getattr(data, "select", None) or task.select
-    train = replace(train, seed=seed, select=select)
+    usual = {key: value for key, value in task.train_defaults.items() if _get(table, "train", key) is None}
+    train = replace(train, seed=seed, select=select, **usual)
     return Recipe(name, seed, data, model, method, train, evaluate, compare)
 
 

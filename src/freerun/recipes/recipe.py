@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 import torch
 from torch.nn import Module
 
 from freerun.arguments import Range, between, rule_field
+from freerun.data.user_code import user_function
+from freerun.errors import UserError
 from freerun.models import MODELS
 from freerun.models.pretrained import Pretrained
 
@@ -88,11 +90,43 @@ def _model_section(kind: str, cls: type[Any]) -> type[Any]:
     )
 
 
+@dataclass(frozen=True)
+class PythonModel:
+    """A model that a function of your own makes.
+
+    Args:
+        make: ``FILE.py:FUNCTION``; the function returns a new ``torch.nn.Module``. It is called under the run's seed,
+            on data of other kinds than ``python`` with the sizes of the data (vocabularies, channels) first.
+        arguments: of the function, by name.
+        sha256: the beginning of the file's hash, which resolved recipes hold.
+    """
+
+    kind: Literal["python"] = "python"
+    make: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        function = user_function(self.make, "mine.py:make_model", self.sha256)
+        object.__setattr__(self, "sha256", function.sha256)
+
+    def build(self, *sizes: int) -> Module:
+        """The untrained model."""
+        model = user_function(self.make, "mine.py:make_model", self.sha256)(self.arguments, *sizes)
+        if not isinstance(model, Module):
+            raise UserError(f"{self.make} must return a torch.nn.Module; got {type(model).__name__}")
+        return model
+
+    def __str__(self) -> str:
+        return f"{self.make} ({self.sha256})"
+
+
 MODEL_KINDS: dict[str, type[Any]] = {kind: _model_section(kind, cls) for kind, cls in MODELS.items()}
 MODEL_KINDS["huggingface"] = Pretrained
+MODEL_KINDS["python"] = PythonModel
 
 
-ModelSettings = ModelSection | Pretrained
+ModelSettings = ModelSection | Pretrained | PythonModel
 
 
 @dataclass(frozen=True)

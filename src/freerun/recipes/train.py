@@ -16,7 +16,7 @@ from freerun.keys import fold
 from freerun.methods.base import rehearsal
 from freerun.models.pretrained import Pretrained, model_positions, quiet, read_config, read_model
 from freerun.recipes.read import build_method, recipe_table
-from freerun.recipes.recipe import ModelSettings, Recipe
+from freerun.recipes.recipe import ModelSettings, PythonModel, Recipe
 from freerun.schedules import Schedule, value_at
 from freerun.tasks import task_of, trained_on
 from freerun.tasks.base import DataTask, full_score_name
@@ -194,6 +194,8 @@ def build_model(recipe: Recipe, data: Any) -> Module:
     torch.manual_seed(fold(recipe.seed, "init"))
     if isinstance(recipe.model, Pretrained):
         return _build_pretrained(recipe, recipe.model, data)
+    if isinstance(recipe.model, PythonModel):
+        return recipe.model.build(*task_of(recipe.data).sizes(data))
     limit = getattr(recipe.model, "max_positions", None)
     if limit is not None:  # it would run out of positions, maybe hours later at the test
         needed, words = task_of(recipe.data).positions(data, recipe.evaluate)

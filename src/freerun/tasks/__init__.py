@@ -20,7 +20,7 @@ __all__ = ["DATA_KINDS", "TASKS", "misfit", "task_of", "trained_on"]
 
 TASKS: dict[str, type[DataTask]] = {
     "pairs": PairTask, "text": TextTask, "parallel": TranslateTask, "series": SeriesTask, "records": RecordTask,
-    "batches": BatchTask,
+    "batches of ids": BatchTask, "batches of values": ValueBatchTask,
 }  # fmt: skip
 
 
@@ -53,17 +53,17 @@ def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
     (True, 'use kind = recurrent or transformer')
     """
     fitting = task_of(data_kind).models
-    if model_kind in fitting:
+    if model_kind in (*fitting, "python"):
         return None
     kinds = " or ".join(name for name in DATA_KINDS if model_kind in task_of(name).models)
     problem = f"a model of kind {model_kind} is trained on {kinds} data; got [data] kind {data_kind!r}"
     return problem, f"use kind = {' or '.join(fitting)}"
 
 
-def trained_on(data_kind: str, model: Any) -> TargetFacts:
+def trained_on(data: Any, model: Any) -> TargetFacts:
     """The facts about a kind of data and a ``[model]`` section that a method depends on.
 
     >>> trained_on("toy", None).head
     'point'
     """
-    return TargetFacts(task_of(data_kind).real_valued, getattr(model, "head", "point"))
+    return TargetFacts(task_of(data).real_valued, getattr(model, "head", "point"))

@@ -98,6 +98,8 @@ class DataTask:
     """True if a free run has gold to be compared with position by position."""
     bleu: ClassVar[str | None] = None
     """sacreBLEU's tokenizer, for tasks with BLEU."""
+    train_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of ``[train]`` that are other ones for this kind."""
     needs_training_data: ClassVar[bool] = False
     """True if a score on any file needs the data that the run was trained on, too."""
 

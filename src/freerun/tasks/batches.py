@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -16,6 +19,9 @@ from torch.nn import functional as F
 
 from freerun.arguments import Arguments, at_least, brief
 from freerun.batch import Batch, map_leaves
+from freerun.data.files import DataFile
+from freerun.data.user_code import user_function
+from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.diagnose import answer_positions
 from freerun.errors import UserError
 from freerun.generation import draw_for, generate, point_prediction
@@ -23,7 +29,7 @@ from freerun.keys import fold
 from freerun.metrics.outputs import first_divergence
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
 from freerun.rollin.model import eval_mode, explained_errors, forward
-from freerun.tasks.base import DataTask, Evaluation
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation
 from freerun.tasks.series import median
 from freerun.types import evenly
 
@@ -168,7 +174,7 @@ class BatchCodec:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"kind": "values" if self.values else "ids", "end": self.end}
+        return {"kind": f"batches of {'values' if self.values else 'ids'}", "end": self.end}
 
 
 @dataclass(frozen=True)
@@ -183,22 +189,52 @@ class BatchSettings(Arguments):
 
 
 @dataclass(frozen=True)
-class BatchSection:
-    """Batches that Python code makes.
+class PythonData:
+    """Batches that a function of your own makes.
 
     Args:
-        targets: what they hold.
+        make: ``FILE.py:FUNCTION``; the function returns a mapping of train, dev and test to batches, or DataLoaders. It
+            is called under fixed seeds, as every run must see the same data.
+        arguments: of the function.
+        targets: ``auto`` is what the batches hold.
+        sha256: the beginning of the file's hash, which resolved recipes hold.
     """
 
     kind: Literal["python"] = "python"
-    targets: Literal["ids", "values"] = "ids"
+    make: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    targets: Literal["auto", "ids", "values"] = "auto"
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        function = user_function(self.make, "mine.py:make_data", self.sha256)
+        object.__setattr__(self, "sha256", function.sha256)
+        found = "values" if self.load().values else "ids"
+        if self.targets not in ("auto", found):
+            raise UserError(f"targets = {self.targets!r}, and the batches of {self.make} hold {found}")
+        object.__setattr__(self, "targets", found)
+
+    def load(self) -> BatchData:
+        """The batches; made once in a process."""
+        return _made(self.make, str(self.sha256), json.dumps(dict(self.arguments), sort_keys=True, default=str))
+
+
+@lru_cache(4)
+def _made(make: str, sha256: str, arguments: str) -> BatchData:
+    function = user_function(make, "mine.py:make_data", sha256)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        return BatchData(function(json.loads(arguments)))
 
 
 class BatchTask(DataTask):
     """Batches of ids, scored by edit errors, wrong entries and exact matches."""
 
     models = ("python",)
-    data_sections: ClassVar[Mapping[str, type[Any]]] = {"python": BatchSection}
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {"python": PythonData}
+    train_defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 1, "bucket": False}
     evaluate_section = BatchSettings
     report: ClassVar[TaskReport] = BATCHES_OF_IDS
     select = "edit_error"
@@ -211,6 +247,60 @@ class BatchTask(DataTask):
         return evaluate_batches(
             model, batches, end=self.data.end, scale=self.data.scale, margin=self.settings.length_margin
         )
+
+    @staticmethod
+    def load(settings: PythonData, model: object) -> BatchData:
+        """The batches of the function."""
+        return settings.load()
+
+    @staticmethod
+    def sizes(data: BatchData) -> tuple[int, ...]:
+        """None: the model's function knows its data."""
+        return ()
+
+    @staticmethod
+    def codec(description: Mapping[str, Any]) -> BatchCodec:
+        """Kind and end symbol."""
+        return BatchCodec(description["kind"] == "batches of values", description["end"])
+
+    @staticmethod
+    def score(
+        model: Module, codec: BatchCodec, settings: BatchSettings, data: BatchData | None, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """The number of test rows, and the scores on them."""
+        if file is not None or data is None:
+            raise UserError("batches of Python code are in no file: leave --data out, and change the function instead")
+        scores = evaluate_batches(
+            model, data.splits["test"], end=data.end, scale=data.scale, margin=settings.length_margin
+        )
+        return {"data": "test batches", "rows": len(scores.items)}, scores
+
+    @staticmethod
+    def generate_rows(model: Module, data: BatchData, settings: BatchSettings) -> Iterator[str]:
+        """A JSON line for each test row: what the model outputs running freely, and the reference."""
+        for batch in data.splits["test"]:
+            where = answer_positions(batch)
+            length = where.shape[1] + (0 if data.end is None else settings.length_margin)
+            run = generate(
+                model, batch, length=length, end=data.end, draw="greedy" if batch.is_discrete else draw_for(model)
+            )
+            for row in range(batch.size):
+                reference = batch.targets[row][batch.mask[row]]
+                size = int(run.lengths[row]) if data.end is not None else len(reference)
+                yield json.dumps({"output": run.entries[row, :size].tolist(), "reference": reference.tolist()})
+
+    @staticmethod
+    def diagnosis_input(
+        model: Module, codec: BatchCodec, settings: BatchSettings, data: BatchData, items: int | None
+    ) -> DiagnosisInput:
+        """Test rows."""
+        batches, left = list[Batch](), math.inf if items is None else items
+        for batch in data.splits["test"]:
+            if left > 0:
+                rows = torch.arange(min(batch.size, left if items is not None else batch.size))
+                batches.append(batch.select(rows))
+                left -= len(rows)
+        return "test batches", batches, DiagnosisOptions(end_symbol=data.end)
 
 
 class ValueBatchTask(BatchTask):

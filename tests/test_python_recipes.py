@@ -1,0 +1,149 @@
+"""Recipes with the user's own code: every command works on it, and a comparison is the one of ``fr.compare``."""
+
+import json
+import sys
+
+import pytest
+
+import freerun as fr
+from freerun.cli.entry import main
+from freerun.recipes import load_recipe
+from freerun.training import TrainSettings
+from tiny_recipes import toml, write
+
+FILE = """
+import torch
+from torch import nn
+import freerun as fr
+
+class Decoder(fr.StepModel):
+    def __init__(self, size, values=False):
+        super().__init__()
+        self.values = values
+        self.embedding = nn.Linear(2, size) if values else nn.Embedding(6, size)
+        self.cell, self.out = nn.GRUCell(size, size), nn.Linear(size, 2 if values else 5)
+
+    def start(self, batch):
+        first = torch.zeros(batch.size, 2) if self.values else torch.full((batch.size,), 5)
+        return first, batch.context
+
+    def step(self, entries, state):
+        state = self.cell(self.embedding(entries), state)
+        return self.out(state), state
+
+def make_model(size=4, values=False):
+    return Decoder(size, values)
+
+def batches(number, values):
+    made = []
+    for _ in range(number):
+        context = torch.randn(6, 4)
+        ids = torch.cat([torch.randint(1, 5, (6, 4)), torch.zeros(6, 1).long()], 1)
+        targets = torch.randn(6, 5, 2) if values else ids
+        made.append(fr.Batch(targets, context=context))
+    return made
+
+def make_data(values=False):
+    return {"train": batches(3, values), "dev": batches(1, values), "test": batches(2, values)}
+"""
+ARMS = [
+    {"label": "gold", "method": {"name": "teacher_forcing"}},
+    {"label": "own", "method": {"name": "scheduled_sampling", "teacher_forcing_ratio": 0.5}},
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(FILE)
+    return tmp_path
+
+
+def recipe(folder, values=False, **more):
+    arguments = {"values": values}
+    text = toml(
+        data={"kind": "python", "make": "mine.py:make_data", "arguments": arguments},
+        model={"kind": "python", "make": "mine.py:make_model", "arguments": arguments},
+        method={"name": "scheduled_sampling", "teacher_forcing_ratio": 0.5},
+        train={"updates": 6, "evaluate_every": 3, "save_every": 2},
+        **more,
+    )
+    return write(folder, text)
+
+
+@pytest.mark.parametrize("values", [False, True], ids=["ids", "values"])
+def test_every_command_works_on_it(folder, values, capsys):
+    path = str(recipe(folder, values))
+    assert main(["train", path, "--out", "run"]) == 0
+    header = capsys.readouterr()
+    assert f"batches of {'values' if values else 'ids'}: 3 train, 1 dev, 2 test" in header.err
+    resolved = (folder / "run" / "recipe.toml").read_text(encoding="utf-8")
+    assert resolved.count("sha256") == 2
+    assert "batch_size = 1" in resolved
+    assert main(["train", path, "--out", "run", "--resume"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert scores["free_running"] == summary["test"]["free_running"]
+    assert main(["generate", "run"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 12
+    assert all(len(row["reference"]) == 5 for row in rows)
+    assert main(["diagnose", "run", "--out", "diagnosis", "--windows", "7"]) == 0
+    result = json.loads((folder / "diagnosis" / "diagnosis.json").read_text())["diagnosis"]
+    assert result["windows" if values else "rows"] == 7
+    assert main(["check", "run"]) == 0
+
+
+@pytest.mark.parametrize("values", [False, True], ids=["ids", "values"])
+def test_a_comparison_is_the_one_of_the_library(folder, values):
+    path = str(recipe(folder, values, compare={"seeds": [0, 3], "arms": ARMS}))
+    assert main(["compare", path, "--out", "out"]) == 0
+    by_command = json.loads((folder / "out" / "results.json").read_text())
+    section = load_recipe(path).data
+    module = load_recipe(path).model
+    by_call = fr.compare(
+        module.build, section.load(), {"gold": fr.teacher_forcing(), "own": fr.scheduled_sampling(0.5)}, seeds=[0, 3],
+        updates=6, settings=TrainSettings(evaluate_every=3, save_every=2), progress=False,
+    ).results  # fmt: skip
+    costs = ("seconds", "cpu_seconds")
+    for key in ("summary", "comparisons"):
+        assert [x for x in by_call[key] if x["metric"] not in costs] == [
+            x for x in by_command[key] if x["metric"] not in costs
+        ]
+    assert by_call["verdict"] == by_command["verdict"]
+    assert [run["data"] for run in by_call["runs"]] == [run["data"] for run in by_command["runs"]]
+
+
+def test_a_changed_file_is_another_run(folder, capsys):
+    path = str(recipe(folder))
+    assert main(["train", path, "--out", "run"]) == 0
+    (folder / "mine.py").write_text(FILE + "\n# another file")
+    capsys.readouterr()
+    assert main(["train", path, "--out", "run", "--resume"]) == 4
+    assert "model.sha256" in capsys.readouterr().err
+    assert main(["evaluate", "run"]) == 4
+    assert "mine.py has changed" in capsys.readouterr().err
+
+
+def test_mistakes_are_named_by_line(folder, capsys):
+    good = recipe(folder).read_text(encoding="utf-8")
+    for old, new, words in (
+        ("mine.py:make_data", "mine.py:make_date", "mine.py has no function make_date"),
+        ("mine.py:make_model", "none.py:make_model", "none.py cannot be read"),
+        ("mine.py:make_model", "mine.py:make_data", "must return a torch.nn.Module; got dict"),
+        ('make = "mine.py:make_model"', "size = 3", "make must be FILE.py:FUNCTION"),
+        ("[train]", "[train]\nbatch_size = 2", "batch_size counts batches here"),
+    ):
+        assert old in good
+        (folder / "bad.toml").write_text(good.replace(old, new, 1))
+        assert main(["train", "bad.toml", "--out", "bad"]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["train", str(recipe(folder)), "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["generate", "run", "--input", "mine.py"]) == 2
+    assert "reads no lines" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--data", "mine.py"]) == 2
+    assert "are in no file" in capsys.readouterr().err
