@@ -7,18 +7,15 @@ Run: python docs/make_pages.py          writes the pages
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import freerun as fr
-from freerun.arguments import Range
-from freerun.recipes.fields import section_fields
+from freerun.recipes.keys import key_rows
 from freerun.recipes.recipe import MODEL_KINDS, CompareSettings
 from freerun.tasks import DATA_KINDS, TASKS, task_of
 from freerun.training import TrainSettings
@@ -248,57 +245,14 @@ def _section(section: str, name: str, cls: type[Any], more: str) -> str:
 
 def _keys(cls: type[Any], leave_out: Sequence[str] = ()) -> str:
     """A table of a section's keys: type and range, default, meaning."""
-    hints, meant = get_type_hints(cls), _meanings(cls)
-    rows = [
-        (f"`{each.name}`", _typed(hints[each.name], each), _default(each), meant.get(each.name, ""))
-        for each in section_fields(cls)
-        if each.name not in (*leave_out, "kind")
-    ]
-    return _table(("key", "value", "default", "meaning"), rows) if rows else "No keys.\n"
+    rows = key_rows(cls, (*leave_out, "kind"))
+    return _table(("key", "value", "default", "meaning"), [_quoted(row) for row in rows]) if rows else "No keys.\n"
 
 
-def _typed(hint: Any, each: Field[Any]) -> str:
-    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    words = [_named(part) for part in parts if part is not NoneType]
-    # where none is not the default, it is written as a word
-    words += ['`"none"`'] if NoneType in parts and each.default is not None else []
-    return " or ".join(words) + _span(each.metadata.get("rule"))
-
-
-def _span(rule: Any) -> str:
-    if not isinstance(rule, Range) or rule.low is None:
-        return ""
-    high = "" if rule.high is None or rule.high >= 2**53 else f"{rule.high:g}"
-    to = f" {'to' if rule.ends[1] == ']' else 'to below'} {high}" if high else ""
-    return f", {'from' if rule.ends[0] == '[' else 'above'} {rule.low:g}{to}"
-
-
-def _named(part: Any) -> str:
-    if get_origin(part) is Literal:
-        return ", ".join(f'`"{word}"`' for word in get_args(part))
-    if get_origin(part) in (tuple, Sequence):
-        return f"list of {_named(get_args(part)[0])}s"
-    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(part, "table")
-
-
-def _default(each: Field[Any]) -> str:
-    if each.name == "select":
-        return "by the data"
-    if each.default is None or each.default_factory is not MISSING:
-        return "none"
-    value = list(each.default) if isinstance(each.default, tuple) else each.default
-    return f"`{json.dumps(value)}`"
-
-
-def _meanings(cls: type[Any]) -> dict[str, str]:
-    """Key -> what the docstrings of a class, and of those it derives from, say of it."""
-    found: dict[str, str] = {}
-    model: type[Any] | None = getattr(cls, "model", None)  # a section's docstring is that of its model
-    for base in (*reversed(model.__mro__[:-1] if model else ()), *reversed(cls.__mro__[:-1])):
-        text = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
-        for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
-            found[name] = " ".join(meaning.split()).replace("``", "`").replace("None: ", "none: ")
-    return found
+def _quoted(row: tuple[str, str, str, str]) -> tuple[str, str, str, str]:
+    key, value, default, meaning = row
+    plain = default in ("none", "by the data")
+    return f"`{key}`", re.sub(r'("[^"]*")', r"`\1`", value), default if plain else f"`{default}`", meaning
 
 
 PAGES: dict[str, Callable[[], str]] = {"methods.md": methods, "recipes.md": recipes}

@@ -181,6 +181,32 @@ def recipes(name: str | None = None, /) -> None:
 
 
 @app.command
+def keys(section: str | None = None, /) -> None:
+    """List the sections of a recipe, or every key of one: value, default, meaning.
+
+    Parameters
+    ----------
+    section
+        train, compare, data.KIND, model.KIND or evaluate.KIND; a first part alone lists its kinds.
+    """
+    print(commands.list_sections() if section is None else commands.describe_keys(section))
+
+
+@app.command
+def demo(*, out: File = None, open_: Annotated[bool, Parameter(name="--open", negative=())] = False) -> None:
+    """Compare teacher forcing and scheduled sampling on a chaotic series: table, verdict and page, in about a minute.
+
+    Parameters
+    ----------
+    out
+        A folder for the runs and the page; freerun-demo if left out.
+    open_
+        Show the page in the browser.
+    """
+    commands.demo(out, show=open_)
+
+
+@app.command
 def check(target: str, /) -> None:
     """Check a model: is it causal, is padding inert, does a step equal the parallel pass?
 

@@ -303,6 +303,45 @@ def compare(
     print(visible(str(report.write(out))))
 
 
+def demo(out: Path | None, *, show: bool) -> None:
+    """``freerun demo``: the comparison of the recipe ``demo``, and its page in the browser."""
+    folder = Path("freerun-demo") if out is None else out
+    resume = (folder / "comparison.json").exists()
+    compare("demo", (), folder, resume=resume, overwrite=False, workers=None, allow=())
+    if show:
+        import webbrowser
+
+        webbrowser.open((folder / "report.html").resolve().as_uri())
+
+
+def list_sections() -> str:
+    """Return the sections of a recipe, and how to see their keys."""
+    from freerun.recipes.keys import sections
+
+    lines = _columns(
+        (name, (cls.__doc__ or "").splitlines()[0].replace("``", "")) for name, (cls, _) in sections().items()
+    )
+    top = ["At the top of a recipe: name, seed. [method] has the parameters of freerun methods NAME.", ""]
+    return "\n".join(
+        [*top, *lines, "", "freerun keys NAME lists every key; freerun recipes NAME prints a recipe to begin with."]
+    )
+
+
+def describe_keys(section: str) -> str:
+    """Return every key of a section: value, default, meaning."""
+    from freerun.recipes.keys import key_rows, sections
+
+    known = sections()
+    kinds = [name for name in known if name.startswith(f"{section}.")]
+    if kinds:
+        return "\n".join([f"[{section}] by its kind:", *(f"  {name}" for name in kinds)])
+    cls, leave_out = known[section] if section in known else _one(known, section, "section")
+    lines: list[str] = []
+    for key, value, default, meaning in key_rows(cls, leave_out):
+        lines += [f"{key} ({value}; default {default})", _indented(meaning)]
+    return "\n".join(lines) or "It has no keys."
+
+
 def check(target: str) -> None:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
     from freerun.checks import examine

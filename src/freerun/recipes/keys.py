@@ -1,0 +1,92 @@
+"""Every key of a recipe, read from the classes that its sections fill: value, default and meaning."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, Field
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from freerun.arguments import Range
+from freerun.recipes.fields import section_fields
+from freerun.recipes.recipe import MODEL_KINDS, CompareSettings
+from freerun.tasks import DATA_KINDS, TASKS
+from freerun.training import TrainSettings
+
+Row = tuple[str, str, str, str]
+
+
+def sections() -> dict[str, tuple[type[Any], tuple[str, ...]]]:
+    """Section, or section and kind -> its class, and keys that are no recipe's.
+
+    >>> [name for name in sections() if name.startswith(("t", "c", "data.t"))]
+    ['train', 'compare', 'data.toy', 'data.text']
+    """
+    found: dict[str, tuple[type[Any], tuple[str, ...]]] = {
+        "train": (TrainSettings, ("seed",)),
+        "compare": (CompareSettings, ("arms",)),
+    }
+    for section, kinds in (("data", DATA_KINDS), ("model", MODEL_KINDS)):
+        found |= {f"{section}.{kind}": (cls, ("kind",)) for kind, cls in kinds.items()}
+    return found | {f"evaluate.{name}": (task.evaluate_section, ()) for name, task in TASKS.items()}
+
+
+def key_rows(cls: type[Any], leave_out: Sequence[str] = ()) -> list[Row]:
+    """Key, value, default and meaning of each key of a section.
+
+    >>> key_rows(CompareSettings, ("arms", "seeds"))
+    [('workers', 'whole number, from 1 to 1024', '1', 'runs at a time.')]
+    """
+    hints, meanings = get_type_hints(cls), _meanings(cls)
+    return [
+        (each.name, _typed(hints[each.name], each), _default(each), meanings.get(each.name, ""))
+        for each in section_fields(cls)
+        if each.name not in leave_out
+    ]
+
+
+def _typed(hint: Any, each: Field[Any]) -> str:
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    words = [_named(part) for part in parts if part is not NoneType]
+    # where none is not the default, it is written as a word
+    words += ['"none"'] if NoneType in parts and each.default is not None else []
+    return " or ".join(words) + _span(each.metadata.get("rule"))
+
+
+def _span(rule: Any) -> str:
+    if not isinstance(rule, Range) or rule.low is None:
+        return ""
+    high = "" if rule.high is None or rule.high >= 2**53 else f"{rule.high:g}"
+    to = f" {'to' if rule.ends[1] == ']' else 'to below'} {high}" if high else ""
+    return f", {'from' if rule.ends[0] == '[' else 'above'} {rule.low:g}{to}"
+
+
+def _named(part: Any) -> str:
+    if get_origin(part) is Literal:
+        return ", ".join(f'"{word}"' for word in get_args(part))
+    if get_origin(part) in (tuple, Sequence):
+        return f"list of {_named(get_args(part)[0])}s"
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(part, "table")
+
+
+def _default(each: Field[Any]) -> str:
+    if each.name == "select":
+        return "by the data"
+    if each.default is None or each.default_factory is not MISSING:
+        return "none"
+    value = list(each.default) if isinstance(each.default, tuple) else each.default
+    return json.dumps(value)
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """Key -> what the docstrings of a class, and of those it derives from, hold of it."""
+    found: dict[str, str] = {}
+    model: type[Any] | None = getattr(cls, "model", None)  # a section's docstring is that of its model
+    for base in (*reversed(model.__mro__[:-1] if model else ()), *reversed(cls.__mro__[:-1])):
+        text = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
+        for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
+            found[name] = " ".join(meaning.split()).replace("``", "`").replace("None: ", "none: ")
+    return found
