@@ -209,3 +209,30 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_made(tmp_path):
     refused("must be a torch.nn.Module", fr.fit, lambda batch: batch, IDS, fr.teacher_forcing())
     refused("must be one such as", fr.fit, model(), IDS, fr.teacher_forcing)
     refused("TrainSettings", fr.fit, model(), IDS, fr.teacher_forcing(), settings=3)
+
+
+def test_a_comparison_goes_on_with_what_it_was_begun_with_or_not_at_all(tmp_path):
+    def make_model(dropout=0.0):
+        return Bahdanau(dropout).double()
+
+    named = {"seeds": [0], "updates": 2, "out": tmp_path / "out", "progress": False}
+    fr.compare(make_model, IDS, ARMS, **named)
+    refused("holds a comparison: go on with resume=True", fr.compare, make_model, IDS, ARMS, **named)
+    changed = {**ARMS, "own": fr.scheduled_sampling(0.25)}
+    for data, arms, more, words in (
+        (IDS, changed, {}, "run own-0 was begun with method.signature = scheduled_sampling"),
+        (IDS, ARMS, {"updates": 3}, "train.updates = 2, and it is 3 now"),
+        (IDS, ARMS, {"learning_rate": 0.1}, "train.lr = 0.001, and it is 0.1 now"),
+        ({**IDS, "test": IDS["dev"]}, ARMS, {}, "data.fingerprint"),
+    ):
+        refused(words, fr.compare, make_model, data, arms, **named | more, resume=True)
+
+    class Wider(Bahdanau):
+        def __init__(self):
+            super().__init__()
+            self.more = torch.nn.Linear(3, 3)
+
+    refused(["model.name = Bahdanau, and it is Wider now", "model.parameters"], fr.compare,
+            lambda: Wider().double(), IDS, ARMS, **named, resume=True)  # fmt: skip
+    more = fr.compare(make_model, IDS, {**ARMS, "free": fr.free_running()}, **named | {"seeds": [0, 1]}, resume=True)
+    assert len(more.results["runs"]) == 8

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +15,8 @@ import torch
 from torch.nn import Module
 
 from freerun.comparison import results
-from freerun.comparison.plan import check_output_dir, claim_output_dir, plan
-from freerun.errors import UserError
+from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
+from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, GaussianNoise, TokenNoise
@@ -25,8 +25,9 @@ from freerun.recipes.fields import measured
 from freerun.recipes.recipe import Arm, MethodSettings
 from freerun.tasks.batches import BatchData, BatchTask, batch_task
 from freerun.training import TrainSettings
+from freerun.training.changes import flat
 from freerun.training.loop import fit as train
-from freerun.training.run_folder import FolderLock, finished_summary
+from freerun.training.run_folder import FolderLock, finished_summary, read_recipe_file, write_recipe
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def fit(
         seed: of order, dropout, gates and draws.
         out: the run's folder, for resuming and for figures; None: a temporary one.
         resume: go on in ``out``.
-        settings: a ``freerun.training.TrainSettings`` with everything else; its updates, lr and seed are replaced.
+        settings: a ``freerun.training.TrainSettings`` with everything else; updates, lr and seed are those above, an
+            update is one batch where ``batch_size`` is left at its default, and batches are not sorted by length.
         progress: show what happens, on standard error.
 
     Raises:
@@ -109,14 +111,16 @@ def fit(
     return Evaluation(found.teacher_forced, found.free_running, found.items, found.curves, values=task.data.values)
 
 
-def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float, seed: int) -> Any:
+def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float, seed: int) -> TrainSettings:
     if settings is None:
         every = max(1, updates // 10)
         settings = TrainSettings(updates=updates, evaluate_every=every, save_every=every)
     elif not isinstance(settings, TrainSettings):
         raise UserError(f"settings must be a freerun.training.TrainSettings; got {type(settings).__name__}")
-    select = settings.select if settings.select != "per" else task.select
-    return replace(settings, updates=updates, lr=learning_rate, seed=seed, batch_size=1, bucket=False, select=select)
+    usual = TrainSettings()
+    select = task.select if settings.select == usual.select else settings.select
+    size = 1 if settings.batch_size == usual.batch_size else settings.batch_size
+    return replace(settings, updates=updates, lr=learning_rate, seed=seed, batch_size=size, bucket=False, select=select)
 
 
 def _train(
@@ -157,7 +161,8 @@ def compare(  # noqa: PLR0917 - the public face
         learning_rate: of AdamW, constant.
         out: folder of the comparison, for resuming; None: a temporary one, which goes with the result.
         resume: go on in ``out``: finished runs are kept, started ones continued.
-        settings: a ``freerun.training.TrainSettings`` with everything else; its updates, lr and seed are replaced.
+        settings: a ``freerun.training.TrainSettings`` with everything else; updates, lr and seed are those above, an
+            update is one batch where ``batch_size`` is left at its default, and batches are not sorted by length.
         progress: a line for each run, on standard error.
 
     Raises:
@@ -179,12 +184,47 @@ def compare(  # noqa: PLR0917 - the public face
     """
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     runs = plan(_arms(arms), _seeds(seeds))
-    scratch = Path(tempfile.mkdtemp()) if out is None else None
-    folder = scratch / "comparison" if scratch else Path(cast(str, out))
-    check_output_dir(folder, resume=resume, overwrite=False)
     methods = {label: method for label, method in arms.items() if not isinstance(method, MatchedNoise)}
     _rehearse(make_model, task, methods, updates)
+    if out is None:
+        folder = Path(tempfile.mkdtemp()) / "comparison"
+        try:
+            found = _run_all(
+                make_model, task, arms, runs, folder, settings=(settings, updates, learning_rate), progress=progress
+            )
+        except BaseException:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            raise
+        comparison = Comparison(found, folder)
+        weakref.finalize(comparison, shutil.rmtree, folder.parent, ignore_errors=True)
+        return comparison
+    folder = Path(out)
+    try:
+        check_output_dir(folder, resume=resume, overwrite=False)
+    except OccupiedError as error:
+        raise OccupiedError(f"{folder} holds a comparison: go on with resume=True, or give another folder") from error
+    found = _run_all(
+        make_model, task, arms, runs, folder, settings=(settings, updates, learning_rate), progress=progress
+    )
+    return Comparison(found, folder)
+
+
+def _run_all(
+    make_model: Callable[[], Module],
+    task: BatchTask,
+    arms: Mapping[str, Any],
+    runs: Sequence[PlannedRun],
+    folder: Path,
+    *,
+    settings: tuple[Any, int, float],
+    progress: bool,
+) -> dict[str, Any]:
+    """Train what is not finished, one run after the other; the content of results.json, which is written."""
+    tables = {
+        run.name: _table(make_model, task, arms[run.arm.label], _settings(task, *settings, run.seed)) for run in runs
+    }
     with FolderLock(folder):
+        _refuse_changed(folder, tables)
         claim_output_dir(folder, [run.name for run in runs], overwrite=False)
         for number, run in enumerate(runs):
             where = folder / "runs" / run.name
@@ -194,8 +234,11 @@ def compare(  # noqa: PLR0917 - the public face
             spec = arms[run.arm.label]
             method = _control(task, model, folder / "runs" / str(run.after)) if run.after else spec
             where.parent.mkdir(parents=True, exist_ok=True)
-            chosen = _settings(task, settings, updates, learning_rate, run.seed)
-            summary = _train(model, task, method, chosen, where, resume=where.exists(), progress=False)
+            (folder / "recipes").mkdir(exist_ok=True)
+            write_recipe(folder / "recipes" / f"{run.name}.toml", tables[run.name])
+            summary = _train(
+                model, task, method, _settings(task, *settings, run.seed), where, resume=where.exists(), progress=False
+            )
             if progress:
                 value = summary["test"]["free_running"].get(task.report.primary.score)
                 shown = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
@@ -205,15 +248,38 @@ def compare(  # noqa: PLR0917 - the public face
         recipe = {
             "name": "comparison",
             "data": {"kind": "python", "targets": targets},
-            "train": {"updates": updates, "lr": learning_rate},
-            "compare": {"seeds": list(seeds), "arms": labelled},
+            "train": {"updates": settings[1], "lr": settings[2]},
+            "compare": {"seeds": list(dict.fromkeys(run.seed for run in runs)), "arms": labelled},
         }
         found = results.collect(recipe, runs, folder)
         results.write(found, folder)
-    comparison = Comparison(found, folder)
-    if scratch is not None:
-        weakref.finalize(comparison, shutil.rmtree, scratch, ignore_errors=True)
-    return comparison
+    return found
+
+
+def _table(make_model: Callable[[], Module], task: BatchTask, method: Any, settings: TrainSettings) -> dict[str, Any]:
+    """What a run is made with, as far as it can be written."""
+    model = _made(make_model, settings.seed)
+    return {
+        "data": {"fingerprint": task.data.fingerprint},
+        "model": {"name": type(model).__name__, "parameters": sum(part.numel() for part in model.parameters())},
+        "method": {"signature": repr(method)},
+        "train": {name: "none" if value is None else value for name, value in asdict(settings).items()},
+    }
+
+
+def _refuse_changed(folder: Path, tables: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse to go on with runs that were made with something else."""
+    problems: list[str] = []
+    for name, table in tables.items():
+        before = read_recipe_file(folder / "recipes" / f"{name}.toml")
+        if before is not None:
+            old, new = flat(before), flat(table)
+            keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+            problems += [
+                f"run {name} was begun with {key} = {old.get(key)}, and it is {new.get(key)} now" for key in keys
+            ]
+    if problems:
+        raise CheckpointError([*problems, f"{folder} holds runs of another comparison: give another folder"])
 
 
 def _arms(arms: Any) -> list[Any]:
