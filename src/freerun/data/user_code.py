@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from freerun.arguments import nearest
+from freerun.arguments import brief, nearest
 from freerun.errors import UserError, out_of_memory
 
 
@@ -26,6 +26,8 @@ class UserFunction:
         name: of the function.
         sha256: the first 16 digits.
     """
+
+    __repr__ = brief
 
     path: Path
     name: str
@@ -123,5 +125,5 @@ def _shortened(path: Path, error: Exception, doing: str) -> str:
         return f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}"
     folder = path.resolve().parent
     frames = [f for f in traceback.extract_tb(error.__traceback__) if folder in Path(f.filename).resolve().parents]
-    shown = [f"    {Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
-    return "\n".join([f"{path}: {doing} raised {type(error).__name__}: {error}", *shown])
+    listed = [f"    {Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+    return "\n".join([f"{path}: {doing} raised {type(error).__name__}: {error}", *listed])

@@ -177,7 +177,7 @@ def compare(  # noqa: PLR0917 - the public face
     ...     arms={"gold": fr.teacher_forcing(), "sampled": fr.scheduled_sampling(0.5)},
     ...     seeds=[0, 1], updates=2, progress=False,
     ... )
-    >>> found.verdict.startswith("sampled was not shown to differ from gold in free-running edit error")
+    >>> found.verdict.startswith("sampled was not score to differ from gold in free-running edit error")
     True
 
     What it is not: a search for the best settings; every arm has the same.
@@ -241,8 +241,8 @@ def _run_all(
             )
             if progress:
                 value = summary["test"]["free_running"].get(task.report.primary.score)
-                shown = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
-                print(f"{run.name}{shown} ({number + 1} of {len(runs)})", file=sys.stderr, flush=True)
+                score = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
+                print(f"{run.name}{score} ({number + 1} of {len(runs)})", file=sys.stderr, flush=True)
         targets = "values" if task.data.values else "ids"
         labelled = [{"label": label, "method": repr(method)} for label, method in arms.items()]
         recipe = {
@@ -287,13 +287,13 @@ def _arms(arms: Any) -> list[Any]:
         raise UserError("arms must map labels to methods, such as {'gold': fr.teacher_forcing()}; got " + repr(arms))
     problems: list[str] = []
     listed: list[Any] = []
-    given = cast(Mapping[Any, Any], arms)
-    for label, method in given.items():
+    listed_arms = cast(Mapping[Any, Any], arms)
+    for label, method in listed_arms.items():
         if not isinstance(label, str) or not label.strip():
             problems.append(f"a label of an arm must be a word; got {label!r}")
         elif isinstance(method, MatchedNoise):
-            if isinstance(given.get(method.arm), MatchedNoise) or method.arm not in given:
-                others = [name for name, each in given.items() if not isinstance(each, MatchedNoise)]
+            if isinstance(listed_arms.get(method.arm), MatchedNoise) or method.arm not in listed_arms:
+                others = [name for name, each in listed_arms.items() if not isinstance(each, MatchedNoise)]
                 problems.append(f"arm {label}: matched_noise must name one of {', '.join(others)}; got {method.arm!r}")
             listed.append(Arm(label, MethodSettings("token_noise", {"rate": {"matched_to": method.arm}})))
         elif isinstance(method, type) or not callable(getattr(method, "run", None)):
