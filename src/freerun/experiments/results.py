@@ -208,7 +208,7 @@ class Comparison(_Result):
 
     @property
     def verdict(self) -> str:
-        """What was shown, in a sentence."""
+        """The verdict, in a sentence."""
         return str(self.results["verdict"])
 
     def rows(self) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class RecurrentDecoder(nn.Module):
             a function without weights; None: zeros.
 
     Raises:
-        UserError: a bidirectional layer, another module, a start symbol that is missing or not wanted.
+        UserError: a bidirectional layer, another module, a start symbol that is missing or out of place.
 
     >>> model = RecurrentDecoder(nn.GRU(8, 8), nn.Embedding(6, 8), nn.Linear(8, 5), start=5)
     >>> model(Batch(torch.tensor([[1, 2, 0]]))).shape

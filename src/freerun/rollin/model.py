@@ -307,7 +307,7 @@ def refuse_sharded(model: Any, what: str, instead: str) -> None:
 
 
 _WARNED: WeakSet[Any] = WeakSet()
-"""Models whose price was told."""
+"""Models whose price a warning named."""
 
 
 def warn_price(model: Any, times: int, remedy: str) -> None:
