@@ -37,7 +37,6 @@ from freerun.rollin import (
     differs_by_mode,
     draft_roll_in,
     forward,
-    is_looped,
     is_sharded,
     needs_sync,
     resolve_engine,
@@ -175,19 +174,20 @@ class ScheduledSampling(TransformMethod):
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
         batch = zero_unused(batch)
-        if self._in_one_loop(model, batch):
+        looped = hasattr(type(model), "stepper")
+        if gradient_of(batch, self.gradient) != "none" or (looped and self._steps_itself(model)):
             return self._unrolled(model, batch, step, key).fed
         return self.mix_history(model, batch, step, key)[0]
 
-    def _in_one_loop(self, model: Any, batch: Batch) -> bool:
-        """True if the roll-in is the training forward: a gradient goes through own values, or the model is a loop."""
-        looping = is_looped(model) and not is_sharded(model) and isinstance(self._engine, Auto | Stepwise)
-        return gradient_of(batch, self.gradient) != "none" or looping
+    def _steps_itself(self, model: Any) -> bool:
+        """True if a loop over a step (``freerun.StepModel``) rolls in as its own training forward."""
+        return not is_sharded(model) and isinstance(self._engine, Auto | Stepwise)
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step; with a gradient through own values the roll-in's outputs are the outputs."""
         known = zero_unused(batch)
-        if self._in_one_loop(model, batch):
+        looped = hasattr(type(model), "stepper")
+        if gradient_of(batch, self.gradient) != "none" or (looped and self._steps_itself(model)):
             outcome = self._unrolled(model, known, step, key)
         elif isinstance(self._engine, Draft) and not differs_by_mode(model) and not _in_wrapper(model):
             outcome = self._certified(model, batch, known, step, key)

@@ -226,21 +226,16 @@ def has(model: Any, protocol: type[P]) -> TypeGuard[P]:
     >>> has(net, Split)
     False
     """
-    if not isinstance(model, protocol) or is_looped(model):
+    if not isinstance(model, protocol) or hasattr(type(model), "stepper"):
         return False
     names = {name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_")}
     found = {name: getattr(model, name) for name in names}
     return all(callable(part) and (name in _MODULES or not isinstance(part, nn.Module)) for name, part in found.items())
 
 
-def is_looped(model: Any) -> bool:
-    """True for a loop over a step (``freerun.StepModel``): its methods are its owner's, whatever their names."""
-    return getattr(type(model), "stepper", None) is not None
-
-
 def stepping(model: Any) -> Any:
     """The model by single steps: itself, or the ``stepper`` of a loop whose parts may be called one by one."""
-    return model.stepper if is_looped(model) and not is_sharded(model) else model
+    return model.stepper if hasattr(type(model), "stepper") and not is_sharded(model) else model
 
 
 def supports(model: Any, protocol: type[P]) -> TypeGuard[P]:

@@ -100,7 +100,7 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
         instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
         refuse_sharded(model, f"engine={using.name!r} calls parts of the model", instead)
     choosing = isinstance(using, Auto)
-    steps = stepping(model)
+    steps = stepping(model) if hasattr(type(model), "stepper") else model
     if not choosing:
         using.check(steps)
     if not any_rank(model, replacement.number > 0):
