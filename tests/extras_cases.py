@@ -52,7 +52,8 @@ for name in fr.__all__:
     getattr(fr, name)
 for home in ("models", "methods", "schedules", "gates", "draws", "objectives", "metrics", "transforms", "keys",
              "distributions", "data", "data.records", "checks", "diagnostics", "comparison.run",
-             "comparison.statistics", "experiments", "recipes", "report", "report.diagnosis", "tasks", "training", "cli", "rollin"):
+             "comparison.statistics", "experiments", "recipes", "report", "report.diagnosis",
+             "tasks", "training", "cli", "rollin"):
     module = importlib.import_module("freerun." + home)
     for name in getattr(module, "__all__", ()):
         getattr(module, name)
