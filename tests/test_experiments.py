@@ -100,6 +100,49 @@ def test_an_end_symbol_is_found_where_it_ends_every_row():
     assert end_symbol(IDS["train"]) == 0
     assert end_symbol([fr.Batch(torch.tensor([[0, 1, 0]]))]) is None
     assert end_symbol([numbers()]) is None
+    assert end_symbol([fr.Batch(torch.tensor([[1, 2]]))]) is None  # one row is no evidence
+    assert end_symbol([fr.Batch(torch.tensor([[3], [3]]))]) is None
+
+
+class Copies:
+    """Outputs its context, whatever it was fed."""
+
+    def __call__(self, batch):
+        return 9.0 * torch.nn.functional.one_hot(batch.context[:, : batch.time], 9).float()
+
+
+def test_positions_that_do_not_count_are_in_neither_side_of_an_edit_distance():
+    gold = torch.tensor([[1, 2, 3, 4, 1, 0], [2, 1, 4, 3, 0, 0]])
+    mask = torch.tensor([[True, True, False, True, True, True], [True, False, True, True, True, False]])
+    padded = torch.cat([gold, torch.zeros(2, 9).long()], 1)
+    for end in (0, None):
+        found = fr.evaluate(Copies(), fr.Batch(gold, mask=mask, context=padded), end=end)
+        assert found.free_running == {"edit_error": 0.0, "token_error": 0.0, "exact_match": 100.0}
+
+
+def test_a_finished_fit_goes_on_with_its_best_weights_or_is_refused(tmp_path):
+    first, second = lively(Bahdanau), Bahdanau().double()
+    arguments = {"updates": 3, "out": tmp_path / "run", "progress": False}
+    trained = fr.fit(first, IDS, ARMS["own"], **arguments)
+    again = fr.fit(second, IDS, ARMS["own"], **arguments, resume=True)
+    assert again.teacher_forced == trained.teacher_forced
+    assert torch.equal(first.out.weight, second.out.weight)
+    refused("holds a finished run with signature", fr.fit, second, IDS, ARMS["gold"], **arguments, resume=True)
+    refused("data = ", fr.fit, second, {**IDS, "dev": IDS["test"]}, ARMS["own"], **arguments, resume=True)
+
+
+def test_a_control_of_a_model_with_batch_normalisation():
+    class Normed(Bahdanau):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(8)
+
+        def start(self, batch):
+            entries, state = super().start(batch)
+            return entries, state | {"hidden": self.norm(state["hidden"][0])[None]}
+
+    arms = {"own": ARMS["own"], "noise": fr.matched_noise("own")}
+    assert fr.compare(lambda: Normed().double(), IDS, arms, seeds=[0], updates=2, progress=False).verdict
 
 
 @pytest.mark.parametrize(("model", "data"), [(Bahdanau, IDS), (Values, NUMBERS)], ids=["ids", "values"])
@@ -232,6 +275,8 @@ def test_a_comparison_goes_on_with_what_it_was_begun_with_or_not_at_all(tmp_path
             super().__init__()
             self.more = torch.nn.Linear(3, 3)
 
+    refused("run own-0 was begun with model.modules", fr.compare, lambda: make_model(0.5), IDS, ARMS, **named,
+            resume=True)  # fmt: skip
     refused(["model.name = Bahdanau, and it is Wider now", "model.parameters"], fr.compare,
             lambda: Wider().double(), IDS, ARMS, **named, resume=True)  # fmt: skip
     more = fr.compare(make_model, IDS, {**ARMS, "free": fr.free_running()}, **named | {"seeds": [0, 1]}, resume=True)

@@ -216,3 +216,16 @@ def test_copies_and_wrappers_keep_it():
     wrapped = nn.DataParallel(model)
     assert torch.allclose(method(wrapped, batch, STEP, KEY), loss, atol=1e-12)
     assert torch.allclose(F.softmax(model(batch), -1).sum(-1), torch.ones(4, 7, dtype=torch.float64))
+
+
+def test_a_batch_dim_that_fits_nothing_is_refused():
+    class Named(Bahdanau):
+        pass
+
+    for dim, words in (
+        ({"hiden": 1}, "names 'hiden'; the state has 'hidden', 'memory', 'mask'"),
+        ((1, 0), "must be a number, or map names to numbers"),
+        (True, "must be a number, or map names to numbers"),
+    ):
+        Named.batch_dim = dim
+        refused([words], Named(), ragged())

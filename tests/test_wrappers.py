@@ -151,3 +151,29 @@ def test_what_cannot_be_wrapped_is_refused():
     refused("position 7 is needed", model, ragged())
     refused(["must be (4, 2)"], fr.models.OneStepMap(head), numbers())
     refused("these targets are ids", fr.models.OneStepMap(head), fr.Batch(ragged().targets, context=torch.zeros(4, 1)))
+
+
+def test_weights_of_an_encoder_are_trained_or_refused():
+    shared, layer = nn.Embedding(TARGET_VOCAB + 1, SIZE), nn.TransformerDecoderLayer(SIZE, 2, 12, batch_first=True)
+
+    def made(encode):
+        parts = nn.TransformerDecoder(layer, 1), shared, nn.Linear(SIZE, TARGET_VOCAB)
+        return fr.models.TransformerDecoderModel(*parts, start=TARGET_VOCAB, encode=encode)
+
+    batch = fr.Batch(torch.tensor([[1, 2, 0]]), context=torch.tensor([[1, 2]]))
+    assert made(lambda b: (shared(b.context), None))(batch).isfinite().all()
+    elsewhere = nn.Embedding(SOURCE_VOCAB, SIZE)
+    refused("weights to learn that are not the model's", made(lambda b: (elsewhere(b.context), None)), batch)
+
+    class Owner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.source = nn.Embedding(SOURCE_VOCAB, SIZE)
+            self.model = made(self.encode)
+
+        def encode(self, b):
+            return self.source(b.context), None
+
+    owner = Owner().eval()
+    assert owner.model(batch).isfinite().all()
+    assert any(part is owner.source.weight for part in owner.model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import tempfile
@@ -12,19 +13,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
-from freerun.errors import CheckpointError, OccupiedError, UserError
+from freerun.errors import CheckpointError, OccupiedError, UserError, whole
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, GaussianNoise, TokenNoise
 from freerun.methods.base import rehearsal
 from freerun.recipes.fields import measured
 from freerun.recipes.recipe import Arm, MethodSettings
+from freerun.rollin.model import eval_mode, forward
 from freerun.tasks.batches import BatchData, BatchTask, batch_task
-from freerun.training import TrainSettings
+from freerun.training import TrainSettings, weights
 from freerun.training.changes import flat
 from freerun.training.loop import fit as train
 from freerun.training.run_folder import FolderLock, finished_summary, read_recipe_file, write_recipe
@@ -41,7 +44,8 @@ def matched_noise(arm: str) -> MatchedNoise:
     """The control of an arm of ``compare``: random errors at the rate of the arm's own errors, update by update.
 
     Of ids a wrong symbol drawn evenly (``token_noise``), of values Gaussian noise as large as the arm's own errors
-    (``gaussian_noise``). It separates "its own errors taught the model" from "any errors would have".
+    (``gaussian_noise``); as ``rate = { matched_to = LABEL }`` in a recipe, of ids with
+    ``exclude_gold = true``. It separates "its own errors taught the model" from "any errors would have".
 
     Args:
         arm: label of the arm.
@@ -98,6 +102,8 @@ def fit(
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run" if out is None else Path(out)
+        if out is not None and resume:
+            _refuse_other_run(folder, task, method, updates, seed)
         _train(
             model,
             task,
@@ -107,6 +113,7 @@ def fit(
             resume=resume,
             progress=progress,
         )
+        _load_best(model, folder)
     found = task.evaluate(model, "test")
     return Evaluation(found.teacher_forced, found.free_running, found.items, found.curves, values=task.data.values)
 
@@ -121,6 +128,24 @@ def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float
     select = task.select if settings.select == usual.select else settings.select
     size = 1 if settings.batch_size == usual.batch_size else settings.batch_size
     return replace(settings, updates=updates, lr=learning_rate, seed=seed, batch_size=size, bucket=False, select=select)
+
+
+def _refuse_other_run(folder: Path, task: BatchTask, method: Any, updates: int, seed: int) -> None:
+    """Refuse to take a finished run for one with another method, data, length or seed."""
+    summary = finished_summary(folder) or {}
+    now = {"signature": repr(method), "data": task.data.fingerprint, "updates": updates, "seed": seed}
+    problems = [
+        f"{folder} holds a finished run with {name} = {summary[name]}, and it is {value} now: give another folder"
+        for name, value in now.items()
+        if name in summary and summary[name] != value
+    ]
+    if problems:
+        raise CheckpointError(problems)
+
+
+def _load_best(model: Module, folder: Path) -> None:
+    """Load the best weights of a finished run, which a model that was not trained in this call lacks."""
+    weights.load_weights(model, weights.read_model(folder)[1], str(folder / "model"))
 
 
 def _train(
@@ -177,7 +202,7 @@ def compare(  # noqa: PLR0917 - the public face
     ...     arms={"gold": fr.teacher_forcing(), "sampled": fr.scheduled_sampling(0.5)},
     ...     seeds=[0, 1], updates=2, progress=False,
     ... )
-    >>> found.verdict.startswith("sampled was not score to differ from gold in free-running edit error")
+    >>> found.verdict.startswith("sampled was not shown to differ from gold in free-running edit error")
     True
 
     What it is not: a search for the best settings; every arm has the same.
@@ -261,10 +286,23 @@ def _table(make_model: Callable[[], Module], task: BatchTask, method: Any, setti
     model = _made(make_model, settings.seed)
     return {
         "data": {"fingerprint": task.data.fingerprint},
-        "model": {"name": type(model).__name__, "parameters": sum(part.numel() for part in model.parameters())},
+        "model": {
+            "name": type(model).__name__,
+            "parameters": sum(part.numel() for part in model.parameters()),
+            "modules": hashlib.sha256(repr(model).encode()).hexdigest()[:16],
+            "initial_weights": _hashed(weights.weights_of(model)),
+        },
         "method": {"signature": repr(method)},
         "train": {name: "none" if value is None else value for name, value in asdict(settings).items()},
     }
+
+
+def _hashed(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _refuse_changed(folder: Path, tables: Mapping[str, dict[str, Any]]) -> None:
@@ -307,6 +345,7 @@ def _arms(arms: Any) -> list[Any]:
 
 def _seeds(seeds: Any) -> list[int]:
     listed: list[Any] = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
+    listed = [whole(seed) if whole(seed) is not None else seed for seed in listed]
     fine = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63 for seed in listed)
     if not listed or not fine or len(set(listed)) < len(listed):
         raise UserError(f"seeds must be different whole numbers from 0 on, at least one; got {seeds!r}")
@@ -348,6 +387,6 @@ def _control(task: BatchTask, model: Module, reference: Path) -> Any:
     metrics = reference / "metrics.jsonl"
     if task.data.values:
         return GaussianNoise(measured(metrics, "std"), rate=measured(metrics))
-    with torch.no_grad():
-        width = model(task.data.splits["train"][0].select(torch.tensor([0]))).shape[-1]
+    with torch.no_grad(), eval_mode(model):
+        width = forward(model, task.data.splits["train"][0].select(torch.tensor([0]))).shape[-1]
     return TokenNoise(measured(metrics), vocabulary=width, exclude_gold=True)

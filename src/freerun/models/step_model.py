@@ -32,6 +32,9 @@ class StepModel(nn.Module):
     Training is one loop: the history is built while the outputs are computed, in the mode that the model is in
     (dropout is that of training, where every other model rolls in without it). Ids are drawn without gradient.
 
+    Inside ``torch.compile`` or ``DistributedDataParallel`` the history is rolled in first, in evaluation mode, and
+    training is a second loop through the wrapper; ``freerun.training.MethodRun(model, method)`` inside the wrapper keeps it one.
+
     Raises:
         UserError: ``start`` or ``step`` is missing or returns something else; a state whose batch is not where it is
             declared.
@@ -132,12 +135,23 @@ class StepModel(nn.Module):
 
     def _dims(self, state: Any) -> Any:
         """(part of the state, its batch dimension) for each part that may have one of its own."""
-        dim = self.batch_dim
-        if isinstance(dim, int):
+        dim: Any = self.batch_dim
+        if isinstance(dim, int) and not isinstance(dim, bool):
             return [(state, dim)]
+        if not isinstance(dim, Mapping):
+            raise UserError(
+                f"batch_dim of {type(self).__name__} must be a number, or map names to numbers; got {dim!r}"
+            )
         if isinstance(state, Mapping):
-            return [(part, dim.get(name, 0)) for name, part in cast(Mapping[Any, Any], state).items()]
-        return [(part, dim.get(n, 0)) for n, part in enumerate(cast(tuple[Any, ...], state))]
+            parts = list(cast(Mapping[Any, Any], state).items())
+        else:
+            names = getattr(state, "_fields", range(len(cast(tuple[Any, ...], state))))
+            parts = list(zip(names, cast(tuple[Any, ...], state), strict=True))
+        declared = cast(Mapping[Any, int], dim)
+        if strange := sorted(repr(name) for name in declared if name not in [name for name, _ in parts]):
+            known = ", ".join(repr(name) for name, _ in parts)
+            raise UserError(f"batch_dim of {type(self).__name__} names {', '.join(strange)}; the state has {known}")
+        return [(part, declared.get(name, 0)) for name, part in parts]
 
     def _check_rows(self, state: Any, size: int, what: str) -> None:
         if isinstance(self.batch_dim, Mapping) and not isinstance(state, Mapping | tuple | list):
@@ -160,7 +174,7 @@ class StepModel(nn.Module):
         for part, dim in self._dims(state):
             map_leaves(part, lambda leaf, dim=dim: check(leaf, dim))
 
-    def select(self, state: Any, rows: Tensor) -> Any:
+    def _select_rows(self, state: Any, rows: Tensor) -> Any:
         """Pick, repeat or drop rows ((n,) int64) of a state."""
 
         def pick(part: Any, dim: int) -> Any:
@@ -204,7 +218,7 @@ class Steps:
         return state.outputs if rows is None else state.outputs[rows]
 
     def select(self, state: _Walk, rows: Tensor) -> _Walk:
-        return _Walk(state.outputs[rows], self.model.select(state.state, rows))
+        return _Walk(state.outputs[rows], self.model._select_rows(state.state, rows))  # pyright: ignore[reportPrivateUsage]
 
 
 def _stacked(extras: list[Any]) -> Any:

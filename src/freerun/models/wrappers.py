@@ -27,19 +27,39 @@ def _check_start(start: Any, name: str, batch: Batch) -> None:
 
 
 def _owner(encode: Any) -> nn.Module | None:
-    """The module whose method ``encode`` is, so that its weights are the model's."""
+    """What a method's module holds, so that its weights are the model's; not the module, which may hold the model."""
     owner = getattr(encode, "__self__", None)
-    return owner if isinstance(owner, nn.Module) and not isinstance(encode, nn.Module) else None
+    if not isinstance(owner, nn.Module) or isinstance(encode, nn.Module):
+        return None
+    held = nn.Module()
+    for name, part in (*owner.named_children(), *owner.named_parameters(recurse=False)):
+        setattr(held, name, part)
+    return held
 
 
-def _refuse_unowned(model: Any, encoded: Any) -> None:
-    """Refuse an ``encode`` with weights that no optimizer of the model would see."""
-    function = getattr(model, "memory", None) or getattr(model, "first_state", None)
-    if model.encoder is not None or isinstance(function, nn.Module):
+def _refuse_unowned(model: nn.Module, encoded: Any) -> None:
+    """Refuse, at the first call, an ``encode`` with weights that no optimizer of the model would see."""
+    if "owned" in vars(model) or not torch.is_grad_enabled():
         return
-    grown: list[Tensor] = []
-    map_leaves(encoded, lambda leaf: grown.append(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else None)
-    if grown:
+    vars(model)["owned"] = True
+    leaves: set[int] = set()
+    seen: set[Any] = set()
+    nodes: list[Any] = []
+
+    def begin(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+            nodes.append(leaf.grad_fn)
+        return leaf
+
+    map_leaves(encoded, begin)
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaves |= {id(node.variable)} if isinstance(getattr(node, "variable", None), nn.Parameter) else set()
+        nodes += [after for after, _ in node.next_functions if after is not None]
+    if leaves - {id(part) for part in model.parameters()}:
         raise UserError(
             f"encode of {type(model).__name__} has weights to learn that are not the model's, so no optimizer of "
             "model.parameters() would train them: pass an nn.Module whose forward takes the batch, or a method of one"
@@ -68,7 +88,8 @@ class RecurrentDecoder(nn.Module):
             a function without weights; None: zeros.
 
     Raises:
-        UserError: a bidirectional layer, another module, a start symbol that is missing or out of place.
+        UserError: a bidirectional layer, another module, a start symbol that is missing or out of place, weights of
+            ``encode`` that the model does not hold.
 
     >>> model = RecurrentDecoder(nn.GRU(8, 8), nn.Embedding(6, 8), nn.Linear(8, 5), start=5)
     >>> model(Batch(torch.tensor([[1, 2, 0]]))).shape

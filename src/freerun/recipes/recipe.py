@@ -109,6 +109,7 @@ class PythonModel:
     def __post_init__(self) -> None:
         function = user_function(self.make, "mine.py:make_model", self.sha256)
         object.__setattr__(self, "sha256", function.sha256)
+        object.__setattr__(self, "make", f"{function.path.resolve()}:{function.name}")
 
     def build(self, *sizes: int) -> Module:
         """The untrained model."""

@@ -115,7 +115,7 @@ def recipe_keys(recipe: Recipe) -> Keys:
     keys = section_keys(
         data=type(recipe.data), model=type(recipe.model), train=type(recipe.train), evaluate=type(recipe.evaluate)
     )
-    return Keys(keys.defaults, keys.non_semantic | {"name", "data.path"})
+    return Keys(keys.defaults, keys.non_semantic | {"name", "data.path", "data.make", "model.make"})
 
 
 def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collection[str] = ()) -> list[str]:

@@ -147,15 +147,11 @@ class BatchData:
         if len(indices) != 1:
             raise UserError(
                 f"an update of {len(indices)} of your batches cannot be one batch: batch_size counts batches here, so "
-                f"use accumulate = {len(indices)}, or make larger batches and batch_size = 1"
+                f"use batch_size = {len(indices)} and accumulate = {len(indices)}, or larger batches and neither"
             )
         batch = self.splits["train"][indices[0]]
-        if batch.rows is not None:
-            return batch
         first = int(rows[0]) * _ROWS
-        return (
-            batch if first == 0 else batch.replace(rows=torch.arange(batch.size, device=batch.targets.device) + first)
-        )
+        return batch if first == 0 else batch.replace(rows=batch.row_numbers + first)
 
     def header(self) -> list[str]:
         """What the data are, in lines."""
@@ -209,6 +205,7 @@ class PythonData:
     def __post_init__(self) -> None:
         function = user_function(self.make, "mine.py:make_data", self.sha256)
         object.__setattr__(self, "sha256", function.sha256)
+        object.__setattr__(self, "make", f"{function.path.resolve()}:{function.name}")
         found = "values" if self.load().values else "ids"
         if self.targets not in ("auto", found):
             raise UserError(f"targets = {self.targets!r}, and the batches of {self.make} hold {found}")
@@ -317,7 +314,7 @@ def batch_task(data: BatchData, items: int | None = None, settings: BatchSetting
 
 
 def end_symbol(batches: Sequence[Batch]) -> int | None:
-    """The id that ends every row and stands nowhere before, or None.
+    """The id that ends every row and stands nowhere before, or None; one row is no evidence.
 
     >>> end_symbol([Batch(torch.tensor([[3, 1, 0]])), Batch(torch.tensor([[2, 0]]))])
     0
@@ -336,7 +333,9 @@ def end_symbol(batches: Sequence[Batch]) -> int | None:
             return None
         if int((batch.targets[batch.mask] == next(iter(lasts))).sum()) != int(counted.sum()):
             return None
-    return next(iter(lasts), None)
+    rows = sum(int(batch.mask.any(1).sum()) for batch in batches)
+    longer = any(bool((batch.mask.sum(1) > 1).any()) for batch in batches)
+    return next(iter(lasts), None) if rows > 1 and longer else None
 
 
 def deviations(batches: Sequence[Batch]) -> Tensor:
@@ -395,12 +394,13 @@ def _id_scores(model: Any, batch: Batch, end: int | None, margin: int) -> dict[s
     edits: list[int] = []
     sizes: list[int] = []
     for row in range(batch.size):
-        reference = gold[row][mask[row]].tolist()
-        output = run.entries[row].tolist()
-        if end is None:
-            output = output[: len(reference)]
-        else:
-            output, reference = output[: int(run.lengths[row])], [each for each in reference if each != end]
+        counted = mask[row].tolist()
+        last = max((t for t, each in enumerate(counted) if each), default=-1)
+        reference = [each for each, here in zip(gold[row].tolist(), counted, strict=True) if here]
+        size = last + 1 if end is None else int(run.lengths[row])
+        # a position within the reference that does not count is in neither
+        output = [each for t, each in enumerate(run.entries[row, :size].tolist()) if t > last or counted[t]]
+        reference = [each for each in reference if each != end]
         edits.append(Levenshtein.distance(output, reference))
         sizes.append(len(reference))
     return {
