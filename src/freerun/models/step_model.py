@@ -33,7 +33,7 @@ class StepModel(nn.Module):
     (dropout is that of training, where every other model rolls in without it). Ids are drawn without gradient.
 
     Inside ``torch.compile`` or ``DistributedDataParallel`` the history is rolled in first, in evaluation mode, and
-    training is a second loop through the wrapper; ``freerun.training.MethodRun(model, method)`` inside the wrapper keeps it one.
+    training is a second loop through the wrapper; ``freerun.training.MethodRun(model, method)`` in it keeps it one.
 
     Raises:
         UserError: ``start`` or ``step`` is missing or returns something else; a state whose batch is not where it is
