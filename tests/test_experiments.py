@@ -127,8 +127,9 @@ def test_a_finished_fit_goes_on_with_its_best_weights_or_is_refused(tmp_path):
     again = fr.fit(second, IDS, ARMS["own"], **arguments, resume=True)
     assert again.teacher_forced == trained.teacher_forced
     assert torch.equal(first.out.weight, second.out.weight)
-    refused("holds a finished run with signature", fr.fit, second, IDS, ARMS["gold"], **arguments, resume=True)
-    refused("data = ", fr.fit, second, {**IDS, "dev": IDS["test"]}, ARMS["own"], **arguments, resume=True)
+    refused("method", fr.fit, second, IDS, ARMS["gold"], **arguments, resume=True)
+    refused("data", fr.fit, second, {**IDS, "dev": IDS["test"]}, ARMS["own"], **arguments, resume=True)
+    refused("lr", fr.fit, second, IDS, ARMS["own"], **arguments, learning_rate=0.5, resume=True)
 
 
 def test_a_control_of_a_model_with_batch_normalisation():

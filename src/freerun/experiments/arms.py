@@ -28,8 +28,12 @@ from freerun.recipes.recipe import Arm, MethodSettings
 from freerun.rollin.model import eval_mode, forward
 from freerun.tasks.batches import BatchData, BatchTask, batch_task
 from freerun.training import TrainSettings, weights
-from freerun.training.changes import flat
+from freerun.training.changes import OtherRunError, flat, section_keys
+from freerun.training.checkpoint import newest
 from freerun.training.loop import fit as train
+from freerun.training.loop import identity_of
+from freerun.training.optim import Needed
+from freerun.training.run import Job
 from freerun.training.run_folder import FolderLock, finished_summary, read_recipe_file, write_recipe
 
 
@@ -102,17 +106,10 @@ def fit(
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run" if out is None else Path(out)
-        if out is not None and resume:
-            _refuse_other_run(folder, task, method, updates, seed)
-        _train(
-            model,
-            task,
-            method,
-            _settings(task, settings, updates, learning_rate, seed),
-            folder,
-            resume=resume,
-            progress=progress,
-        )
+        chosen = _settings(task, settings, updates, learning_rate, seed)
+        if resume and finished_summary(folder):
+            _refuse_other_run(model, task, method, chosen, folder)
+        _train(model, task, method, chosen, folder, resume=resume, progress=progress)
         _load_best(model, folder)
     found = task.evaluate(model, "test")
     return Evaluation(found.teacher_forced, found.free_running, found.items, found.curves, values=task.data.values)
@@ -130,17 +127,27 @@ def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float
     return replace(settings, updates=updates, lr=learning_rate, seed=seed, batch_size=size, bucket=False, select=select)
 
 
-def _refuse_other_run(folder: Path, task: BatchTask, method: Any, updates: int, seed: int) -> None:
-    """Refuse to take a finished run for one with another method, data, length or seed."""
-    summary = finished_summary(folder) or {}
-    now = {"signature": repr(method), "data": task.data.fingerprint, "updates": updates, "seed": seed}
-    problems = [
-        f"{folder} holds a finished run with {name} = {summary[name]}, and it is {value} now: give another folder"
-        for name, value in now.items()
-        if name in summary and summary[name] != value
-    ]
-    if problems:
-        raise CheckpointError(problems)
+def _refuse_other_run(model: Any, task: BatchTask, method: Any, settings: TrainSettings, folder: Path) -> None:
+    """Refuse to take a finished run for one with other settings, data or method: its checkpoints hold its own."""
+    job = Job(
+        model,
+        task,
+        method,
+        settings,
+        folder,
+        recipe=_recipe(task),
+        keys=section_keys(_recipe(task), train=TrainSettings),
+    )
+    try:
+        newest(folder, identity_of(job), Needed.of(model, settings), job.keys)
+    except OtherRunError:
+        raise
+    except CheckpointError:
+        return  # a damaged checkpoint says nothing of the run
+
+
+def _recipe(task: BatchTask) -> dict[str, Any]:
+    return {"data": {"kind": "python", "targets": "values" if task.data.values else "ids"}}
 
 
 def _load_best(model: Module, folder: Path) -> None:
@@ -155,8 +162,7 @@ def _train(
         raise UserError(f"model must be a torch.nn.Module with weights to train; got {type(model).__name__}")
     if not callable(getattr(method, "run", None)) or isinstance(method, type):
         raise UserError(f"method must be one such as fr.scheduled_sampling(0.5); got {method!r}")
-    recipe = {"data": {"kind": "python", "targets": "values" if task.data.values else "ids"}}
-    return train(model, task, method, settings, folder, resume=resume, progress=progress, recipe=recipe)
+    return train(model, task, method, settings, folder, resume=resume, progress=progress, recipe=_recipe(task))
 
 
 def compare(  # noqa: PLR0917 - the public face

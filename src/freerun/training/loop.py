@@ -177,7 +177,7 @@ def _train_and_test(run: Run) -> dict[str, Any]:
 
 def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, resume: bool, progress: bool) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
-    identity = processes.on_main_rank(lambda: _identity(job))
+    identity = processes.on_main_rank(lambda: identity_of(job))
     saved: Saved | None = None
     with processes.raise_on_all_ranks():
         plan = _checked_plan(job, processes)
@@ -239,7 +239,7 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
     return None
 
 
-def _identity(job: Job) -> dict[str, Any]:
+def identity_of(job: Job) -> dict[str, Any]:
     """Return what must be the same on resume."""
     identity: dict[str, Any] = {
         "train": asdict(job.settings),
