@@ -9,6 +9,7 @@ import torch
 
 import freerun as fr
 import step_models
+import test_wrappers
 from builders import ForwardOnly, gradients, language_model, prompted, ragged, raises, refused, seq2seq, transformer
 from freerun import schedules
 
@@ -92,6 +93,8 @@ BACKENDS = {
     "transformer, learned positions": lambda: (transformer("learned", norm="layer", bias=True), ragged()),
     "language model, left prompts": lambda: (language_model(), prompted("left")),
     "language model, right padding": lambda: (language_model("learned"), prompted("right")),
+    "nn.GRU": lambda: (test_wrappers.MODELS["gru, two layers"](), ragged()),
+    "nn.TransformerDecoder": lambda: (test_wrappers.MODELS["transformer"](), ragged()),
     "a decoder step": lambda: (step_models.lively(step_models.Bahdanau), ragged()),
     "vectors": lambda: (vector_model(), vector_batch()),
     "vectors, a decoder step": lambda: (step_models.lively(step_models.Values), step_models.numbers()),
