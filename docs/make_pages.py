@@ -46,12 +46,12 @@ RECIPES = """\
 # Recipes: every section and key
 
 A recipe is a TOML file with the keys `name` and `seed` and the sections `[data]`, `[model]`, `[method]`, `[train]`,
-`[evaluate]` and `[compare]`. Start from a shipped one: `freerun recipes` lists them, `freerun recipes NAME` prints one.
-Any key can be set on the command line: `--set train.updates=500`, `--set compare.arms.1.label=falling`; `--unset
-data.source` removes a key before `--set` is applied, so its default holds. An optional key may also be `"none"`. All
-errors of all sections are reported at once, and of a data file the first 20; many wrong cells of one column are one
-error. Whole numbers are at most 2**53. Numbers of a series are at most 1e30 in size and vary by at least 1e-30,
-because float32 has no others.
+`[evaluate]` and `[compare]`. Begin with a shipped one: `freerun recipes` lists them, `freerun recipes NAME >
+mine.toml` writes one to edit. Any key can be set on the command line: `--set train.updates=500`, `--set
+compare.arms.1.label=falling`; `--set data.source=` removes a key, so its default holds (an empty text is `--set
+data.prefix='""'`). An optional key may also be `"none"`. All errors of all sections are reported at once, and of a
+data file the first 20; many wrong cells of one column are one error. Whole numbers are at most 2**53. Numbers of a
+series are at most 1e30 in size and vary by at least 1e-30, because float32 has no others.
 
 ## [method]
 

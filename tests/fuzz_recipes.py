@@ -60,7 +60,8 @@ class World:
             "mackey-glass-demo": windows, "char-lm": {"path": str(folder / "text.txt"), "length": 16, "stride": 16},
             "copy": {"train": 40, "dev": 4, "test": 4},
             "etth1": {"path": str(folder / "load.csv"), "past": 6, "horizon": 3, "split": [200, 40, 40]},
-            "finetune": {"path": str(folder / "rows.jsonl")}, "translate": {"path": str(folder / "parallel"), "subwords": 300},
+            "finetune-pairs": {"path": str(folder / "rows.jsonl")},
+            "translate": {"path": str(folder / "parallel"), "subwords": 300},
             "g2p-cmudict": {"path": str(folder / "pairs"), "drop_overlap": False},
             "g2p-sigmorphon": {"path": str(folder / "dut"), "drop_overlap": False},
             "g2p-demo": {"kind": "pairs", "path": str(folder / "pairs"), "drop_overlap": False},
@@ -74,7 +75,7 @@ class World:
                 del table["data"]["limit"]
             table["data"] |= data[name]
             model = table.setdefault("model", {})
-            if name == "finetune":
+            if name == "finetune-pairs":
                 model["path"] = str(folder / "t5")
             else:
                 model |= {"size": 8}

@@ -322,6 +322,7 @@ WINDOWS = {"data.windows": [48, 12, 12], "data.trajectories": 6, "data.past": 8,
 CHANNELS = {"lorenz96": 40, "article": 10, "thomas": 3, "mackey-glass": 1, "mackey-glass-demo": 1}
 """Recipe -> channels of its system."""
 WORDS = ("g2p-cmudict", "g2p-sigmorphon", "g2p-demo")
+TUNED = {"data.dev": 0.15, "data.test": 0.15, "train.lr": 0.01}
 SHORT: dict[str, dict[str, Any]] = {
     "copy": {"data.train": 200, "data.dev": 20, "data.test": 20},
     **dict.fromkeys(CHANNELS, WINDOWS),
@@ -332,12 +333,22 @@ SHORT: dict[str, dict[str, Any]] = {
     "etth1": {"data.path": "load.csv", "data.past": 12, "data.horizon": 6, "data.split": [200, 60, 60]},
     "translate": {"data.path": "parallel", "data.subwords": 300, "model.layers": 2, "model.heads": 2},
     **{name: {"data.path": "pairs", "data.kind": "pairs"} for name in WORDS},
-    "finetune": {"data.path": "pairs.jsonl", "model.path": "t5", "data.dev": 0.15, "data.test": 0.15, "train.lr": 0.01},
-    "completions": {"data.path": "completions.jsonl", "model.path": "gpt2"},
+    "finetune-pairs": {"data.path": "pairs.jsonl", "model.path": "t5", **TUNED},
+    "finetune-completions": {"data.path": "completions.jsonl", "model.path": "gpt2", **TUNED},
     "conversations": {"data.path": "messages.jsonl", "model.path": "llama"},
 }  # fmt: skip
-DIAGNOSED = ("copy", "char-lm", "etth1", "mackey-glass", "lorenz96", "translate", "g2p-demo", "finetune", "completions")
-COMPARED = ("char-lm", "mackey-glass", "translate", "finetune", "etth1", "g2p-demo")
+DIAGNOSED = (
+    "copy",
+    "char-lm",
+    "etth1",
+    "mackey-glass",
+    "lorenz96",
+    "translate",
+    "g2p-demo",
+    "finetune-pairs",
+    "finetune-completions",
+)
+COMPARED = ("char-lm", "mackey-glass", "translate", "finetune-pairs", "etth1", "g2p-demo")
 
 
 @contextlib.contextmanager
@@ -376,16 +387,17 @@ def write_table(path: Path, names: list[str], count: int) -> None:
 
 def recipe(name: str) -> Path:
     """A shipped recipe made short, as a file."""
-    shipped = name if (RECIPES / f"{name}.toml").exists() else "finetune"
+    shipped = name if (RECIPES / f"{name}.toml").exists() else "finetune-completions"
     table = tomllib.loads((RECIPES / f"{shipped}.toml").read_text(encoding="utf-8"))
-    for key in ("source", "target", "prefix") if shipped != name else ():
+    for key in ("prompt", "completion", "chat", "prefix") if shipped != name else ():
         del table["data"][key]
     if name == "g2p-demo":
         table["data"] = {}
     train = {"train.updates": 30, "train.evaluate_every": 15, "train.save_every": 30, "train.warmup": 5}
     train["train.threads"] = 1
-    size = {} if shipped == "finetune" else {"model.size": 16}
-    smaller = {"train.accumulate": 2, "train.batch_size": 8} if shipped == "finetune" else {}
+    tuned = shipped.startswith("finetune")
+    size = {} if tuned else {"model.size": 16}
+    smaller = {"train.accumulate": 2, "train.batch_size": 8} if tuned else {}
     for key, value in (train | size | smaller | SHORT[name]).items():
         section, inner = key.split(".")
         table.setdefault(section, {})[inner] = value
@@ -423,7 +435,8 @@ def recipes(record: Record, only: Only) -> None:
     """Every shipped recipe for 30 updates: log, summary, weights, answers, scores, diagnosis; some compared."""
     inputs = {
         "char-lm": "the cat\nand ate\n", "copy": "abc\nha\n", "translate": "a man sleeps .\na big dog sees a woman .\n",
-        "finetune": "a man runs.\nthe dog sleeps.\n", "completions": "a man runs. ->\nthe dog sleeps. ->\n",
+        "finetune-pairs": "a man runs.\nthe dog sleeps.\n",
+        "finetune-completions": "a man runs. ->\nthe dog sleeps. ->\n",
         "conversations": "hello\na man runs.\n", **dict.fromkeys(WORDS, "abcd\ncab\n"),
     }  # fmt: skip
     with folder_of_data():
@@ -438,7 +451,7 @@ def recipes(record: Record, only: Only) -> None:
             printed = command(record, f"{name}/generate", "generate", run, "--input", str(path))
             record(f"{name}/generate/shown", dict(enumerate(printed.splitlines())))
             record(f"{name}/evaluate", as_table(command(record, f"{name}/evaluate", "evaluate", run)))
-            if name in ("copy", "translate", "finetune"):
+            if name in ("copy", "translate", "finetune-pairs"):
                 beams = command(record, f"{name}/beams", "evaluate", run, "--beams", "3")
                 record(f"{name}/beams", as_table(beams))
             if name in DIAGNOSED:

@@ -7,7 +7,6 @@ import pytest
 from builders import problems_of, refused
 from freerun.methods import METHODS
 from freerun.recipes import load_recipe
-from freerun.recipes.source import Unset
 from tiny_recipes import TINY, TOY, changed, write
 
 HERE = Path(__file__).parent
@@ -231,17 +230,29 @@ def test_an_unknown_parameter_does_not_hide_a_value_out_of_range(tmp_path):
 
 def test_keys_can_be_taken_out(tmp_path):
     path = write(tmp_path, TINY + COMPARE)
-    assert load_recipe(path, [Unset("train.evaluate_every")]).train.evaluate_every == 500
-    assert load_recipe(path, [Unset("compare")]).compare is None
-    assert load_recipe(path, [Unset("model.size"), "model.size=8"]).model.size == 8
+    assert load_recipe(path, ["train.evaluate_every="]).train.evaluate_every == 500
+    assert load_recipe(path, ["compare="]).compare is None
+    assert load_recipe(path, ["model.size=", "model.size=8"]).model.size == 8
     for key in ("train.evaluate_evry", "nothing", "compare.arms.7", "seed.x", "compare.arms.x"):
-        (problem,) = problems(tmp_path, TINY + COMPARE, [Unset(key)])
-        assert problem.startswith(f"--unset {key}: the recipe does not set it")
+        (problem,) = problems(tmp_path, TINY + COMPARE, [f"{key}="])
+        assert problem.startswith(f"--set {key}=: without a value it removes a key, and the recipe does not set")
+
+
+def test_an_empty_text_is_no_missing_one(tmp_path):
+    text = TINY.replace(TOY, 'kind = "records"\npath = "x.jsonl"\nprefix = "translate: "\n').replace(
+        "size = 16", 'kind = "huggingface"\npath = "y"'
+    )
+    path = write(tmp_path, text)
+    assert load_recipe(path).data.prefix == "translate: "
+    assert load_recipe(path, ["data.prefix="]).data.prefix == ""
+    assert load_recipe(path, ["data.prefix=''"]).data.prefix == ""
+    (problem,) = problems(tmp_path, text, ["data.chat="])
+    assert "the keys there are kind, path, prefix; an empty text is written --set data.chat='\"\"'" in problem
 
 
 def test_the_finetune_recipe_turned_to_completions():
-    taken = [Unset("data.source"), Unset("data.target"), "data.prompt=question", "data.completion=answer"]
-    data = load_recipe("finetune", [*taken, "data.path=x.jsonl"]).data
+    taken = ["data.source=", "data.target=", "data.prompt=question", "data.completion=answer"]
+    data = load_recipe("finetune-pairs", [*taken, "data.path=x.jsonl"]).data
     assert (data.source, data.target, data.prompt, data.completion) == (None, None, "question", "answer")
 
 

@@ -20,7 +20,15 @@ from freerun.schedules import Table
 from freerun.training.run_folder import check_folder, clear_run, events, probe
 from tiny_recipes import TOY, changed, write
 
-NEEDS_PATH = ("char-lm", "etth1", "finetune", "g2p-cmudict", "g2p-sigmorphon", "translate")
+NEEDS_PATH = (
+    "char-lm",
+    "etth1",
+    "finetune-pairs",
+    "finetune-completions",
+    "g2p-cmudict",
+    "g2p-sigmorphon",
+    "translate",
+)
 
 
 @pytest.fixture(scope="module")

@@ -55,15 +55,24 @@ def test_both_readmes_show_the_same_code_and_commands():
     assert commands(english) == commands(chinese)
 
 
+def begun() -> set[str]:
+    """The files that a text begins with freerun recipes NAME > FILE."""
+    return {words[-1] for path in TEXTS for words in commands(path) if words[:2] == ["freerun", "recipes"]}
+
+
 def check_freerun(words: list[str]) -> None:
     """The command line is one that the command takes, and its recipe is one that is there."""
     from freerun.cli.app import app
     from freerun.recipes.source import shipped_recipes
 
+    words, target = (words[: words.index(">")], words[-1]) if ">" in words else (words, None)
+    assert target is None or target.endswith(".toml")
     assert words[1] in set(app), f"there is no command freerun {words[1]}"
     # reads the line as the command would, and runs nothing
     app.parse_args(words[1:], exit_on_error=False, print_error=False)
-    if words[1] in ("train", "compare") and not words[2].isupper():
+    if words[1] == "recipes" and target is not None:
+        assert words[2] in shipped_recipes(), f"there is no recipe {words[2]}"
+    if words[1] in ("train", "compare") and not words[2].isupper() and words[2] not in begun():
         assert words[2] in shipped_recipes() or (ROOT / words[2]).is_file(), f"there is no recipe {words[2]}"
 
 

@@ -310,3 +310,35 @@ def test_a_tiny_model_learns_to_answer(tmp_path):
     assert main(["train", str(recipe), *(p for s in settings for p in ("--set", s)), "--out", str(run)]) == 0
     assert summary_of(run)["test"]["free_running"]["chrf"] > 90
     assert len(sentences()) == 30
+
+
+FINETUNE = {
+    "finetune-pairs": ("t5", "pairs", ()),
+    "finetune-completions": ("gpt2", "completions", ()),
+    "finetune-pairs turned": (
+        "gpt2", "completions", ("data.source=", "data.target=", "data.prompt=prompt", "data.completion=completion"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FINETUNE)
+def test_the_shipped_recipes_fine_tune_a_tiny_model(case, tmp_path, capsys):
+    family, shape, turned = FINETUNE[case]
+    settings = [
+        f"data.path={write_lines(tmp_path / 'data.jsonl', rows(shape))}", *turned, "data.dev=0.15", "data.test=0.15",
+        f"model.path={model_folder(tmp_path / 'from', family)}", "train.updates=2", "train.warmup=1",
+        "train.batch_size=8", "train.accumulate=2", "evaluate.length_margin=2",
+    ]  # fmt: skip
+    sets = [word for text in settings for word in ("--set", text)]
+    assert main(["train", case.split()[0], *sets, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    summary = summary_of(tmp_path / "run")
+    assert summary["updates"] == 2
+    assert summary["test"]["free_running"]["chrf"] >= 0
+    ids = load_run(tmp_path / "run").codec
+    assert ids.shape == shape
+
+
+def test_the_name_that_two_recipes_share_names_both(capsys):
+    printed = ends(capsys, 2, "train", "finetune", "--set", "data.path=x", "--out", "run").err
+    assert "did you mean finetune-completions or finetune-pairs?" in printed
+    assert "did you mean finetune-completions or finetune-pairs?" in ends(capsys, 2, "recipes", "finetune").err

@@ -12,7 +12,6 @@ from cyclopts import App, CycloptsError, Parameter
 
 from freerun.cli import commands
 from freerun.errors import EXIT_CODES, UserError
-from freerun.recipes.source import Unset as UnsetKey
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 Number = Annotated[int | None, Parameter(show_default=False)]
@@ -23,16 +22,8 @@ Set = Annotated[
     Parameter(
         name="--set",
         allow_leading_hyphen=True,
-        help="key=value in place of the recipe's; may be used many times.",
-    ),
-    Many,
-]
-Unset = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--unset",
-        help="A key to take out of the recipe, so that its default holds; may be used many times, and comes before "
-        "--set.",
+        help="key=value in place of the recipe's, or key= to remove a key, so that its default holds; may be used many "
+        "times.",
     ),
     Many,
 ]
@@ -52,7 +43,7 @@ app = App(
 
 @app.command
 def train(
-    recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
+    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
     init: File = None, allow_change: Allow = (),
 ) -> None:  # fmt: skip
     """Train one model as a recipe says.
@@ -73,8 +64,7 @@ def train(
         With --resume: a key that may be another than the run was begun with, as train.lr, data or method; the change is
         written down; may be used many times.
     """
-    overrides = [*map(UnsetKey, unset), *set_]
-    commands.train(recipe, overrides, out, resume=resume, overwrite=overwrite, init=init, allow=allow_change)
+    commands.train(recipe, set_, out, resume=resume, overwrite=overwrite, init=init, allow=allow_change)
 
 
 @app.command
@@ -138,7 +128,7 @@ def diagnose(run: Path, /, *, out: File = None, windows: Number = None, overwrit
 
 @app.command
 def compare(
-    recipe: str, /, *, out: Path, set_: Set = (), unset: Unset = (), resume: Switch = False, overwrite: Switch = False,
+    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
     workers: Number = None, allow_change: Allow = (),
 ) -> None:  # fmt: skip
     """Train every arm of a recipe with every seed, and write results.json and report.html.
@@ -158,8 +148,7 @@ def compare(
     allow_change
         With --resume: as for train, for the runs that are not finished; those that are stay as they are.
     """
-    overrides = [*map(UnsetKey, unset), *set_]
-    commands.compare(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change)
+    commands.compare(recipe, set_, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change)
 
 
 @app.command

@@ -18,7 +18,7 @@ from typing import Any
 import freerun
 from freerun.arguments import nearest
 from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError, out_of_memory, visible
-from freerun.recipes.source import shipped_recipes
+from freerun.recipes.source import no_recipe, shipped_recipes
 
 
 def list_methods() -> str:
@@ -91,12 +91,22 @@ def list_recipes() -> str:
     """Return every recipe that comes with freerun, with the first line of its comments."""
     first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in shipped_recipes().items()}
     lines = _columns((name, line.removeprefix("#").strip()) for name, line in first.items())
-    return "\n".join([*lines, "", "freerun recipes NAME prints one; freerun train NAME --out RUN runs it."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "To begin: freerun recipes NAME > mine.toml, edit it (freerun keys lists what it may hold), and\n"
+            "freerun train mine.toml --out RUN; freerun train NAME --out RUN runs one as it is.",
+        ]
+    )
 
 
 def describe_recipe(name: str) -> str:
     """Return the text of a recipe."""
-    return _one(shipped_recipes(), name.removesuffix(".toml"), "recipe").read_text(encoding="utf-8")
+    path = shipped_recipes().get(name.removesuffix(".toml"))
+    if path is None:
+        raise UserError(no_recipe(name))
+    return path.read_text(encoding="utf-8")
 
 
 def _one(known: Mapping[str, Any], name: str, what: str) -> Any:

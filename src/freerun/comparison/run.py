@@ -22,7 +22,6 @@ from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError, nee
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.recipe import Arm, Recipe
-from freerun.recipes.source import Unset
 from freerun.recipes.train import (
     build_data,
     build_model,
@@ -210,7 +209,7 @@ def compare(
             _refuse_changed(recipe, tables, out, allow)
         claim_output_dir(out, list(tables), overwrite=overwrite)
         recipes = _write_recipes(tables, out)
-        sets = [part for text in overrides for part in ("--unset" if isinstance(text, Unset) else "--set", text)]
+        sets = [part for text in overrides for part in ("--set", text)]
         flags = [part for key in allow for part in ("--allow-change", key)]
         again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags])
         report = task_report(recipe_table(recipe))

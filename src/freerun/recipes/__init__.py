@@ -21,8 +21,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> "Recipe":
 
     Args:
         path: the file, or the name of a recipe that comes with freerun.
-        overrides: ``key=value`` each, with dotted keys and TOML values; bare words are strings. ``Unset(key)`` takes a
-            key out.
+        overrides: ``key=value`` each, with dotted keys and TOML values; bare words are strings. ``key=`` removes a key.
 
     Raises:
         UserError: with all problems of the file and the overrides at once, each with file and line.

@@ -17,12 +17,6 @@ _LONGEST, _DEEPEST = 60, 20
 _LAST = 1 << 30  # line of what an override set, in the order of problems
 
 
-class Unset(str):
-    """A dotted key among overrides that is to be taken out of the recipe, as if it did not stand there."""
-
-    __slots__ = ()
-
-
 class RecipeSource:
     """The merged settings of a file and its overrides, and a list of problems that grows while they are checked.
 
@@ -57,30 +51,33 @@ class RecipeSource:
         return not self._problems
 
     def override(self, text: str) -> None:
-        """Apply one ``key=value``; the value is read as TOML, a bare word is a string. Or take out an ``Unset``."""
-        option = f"--unset {text}" if isinstance(text, Unset) else f"--set {text[:_LONGEST]}"
-        option += "..." if len(text) > _LONGEST and not isinstance(text, Unset) else ""
+        """Apply one ``key=value``: a TOML value, a bare word is a string; ``key=`` removes the key."""
+        option = f"--set {text[:_LONGEST]}" + ("..." if len(text) > _LONGEST else "")
         try:
-            if isinstance(text, Unset):
-                self._unset(text)
+            names, value_text = _names_and_value(text)
+            if not value_text:
+                self._unset(names)
                 return
-            names, value = _key_and_value(text)
-            path = self._put(names, value)
+            path = self._put(names, _value(value_text))
         except UserError as error:
             self._problems += [(_LAST, f"{option}: {problem}") for problem in error.problems]
             return
         self._overrides = {p: t for p, t in self._overrides.items() if p[: len(path)] != path} | {path: option}
 
-    def _unset(self, key: str) -> None:
+    def _unset(self, names: Sequence[str]) -> None:
         inside: Any = self.table
-        *names, last = key.split(".")
+        *names, last = names
         for name in names:
             step, present = _step(inside, name)
             inside = inside[step] if present else None
         step, present = _step(inside, last)
         if not present:
-            near = f"\n  help: the keys there are {listed(inside)}" if isinstance(inside, dict) and inside else ""
-            raise UserError(f"the recipe does not set it{near}")
+            near = f"the keys there are {listed(inside)}; " if isinstance(inside, dict) and inside else ""
+            text = dotted((*names, last))
+            raise UserError(
+                f"without a value it removes a key, and the recipe does not set this one\n  help: {near}an empty text "
+                f"is written --set {text}='\"\"'"
+            )
         del inside[step]
 
     def _put(self, names: Sequence[str], value: Any) -> KeyPath:
@@ -120,19 +117,23 @@ def _step(inside: Any, name: str) -> tuple[Any, bool]:
     return number, isinstance(number, int) and number < len(inside)
 
 
-def _key_and_value(text: str) -> tuple[list[str], Any]:
+def _names_and_value(text: str) -> tuple[list[str], str]:
     key, equals, value_text = (part.strip() for part in text.partition("="))
     if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
-        raise UserError("must be key=value, as in --set train.lr=0.002")
+        raise UserError("must be key=value, as in --set train.lr=0.002, or key= to remove a key")
+    return key.split("."), value_text
+
+
+def _value(value_text: str) -> Any:
     try:
         value = _parsed(f"value = {value_text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        if not value_text or value_text[0] in "[{\"'" or "\n" in value_text:
+        if value_text[0] in "[{\"'" or "\n" in value_text:
             raise UserError(f"broken TOML value: {_lower_first(error)}") from None
         value = value_text
     if strange := list(_strange(value, ())):
         raise UserError([problem for _, problem in strange])
-    return key.split("."), value
+    return value
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -404,7 +405,19 @@ def find_recipe(path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; a recipe is a .toml file")
     if path.suffix != ".toml" and path.parent == Path():
-        near = nearest(path.name, shipped)
-        meant = f"did you mean {near}?" if near else f"those that come with freerun are {', '.join(shipped)}"
-        raise UserError(f"there is no recipe {str(path)!r}\n  help: {meant}")
+        raise UserError(no_recipe(path.name))
     return path
+
+
+def no_recipe(name: str) -> str:
+    """What is wrong with the name of a recipe that does not come with freerun, and what was meant.
+
+    >>> print(no_recipe("finetune"))
+    there is no recipe 'finetune'
+      help: did you mean finetune-completions or finetune-pairs?
+    """
+    shipped = shipped_recipes()
+    near = [each for each in shipped if each.startswith(f"{name}-")] or [nearest(name, shipped)]
+    meant = f"did you mean {' or '.join(filter(None, near))}?"
+    hint = meant if any(near) else "those that come with freerun are " + ", ".join(shipped)
+    return f"there is no recipe {name!r}\n  help: {hint}"
