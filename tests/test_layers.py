@@ -47,10 +47,10 @@ def imported(path: Path) -> set[str]:
 
 
 PROJECT = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
-CORE = {line.partition(">")[0].replace("-", "_") for line in PROJECT["dependencies"]}
+CORE = {line.partition(">")[0].removesuffix("-python").replace("-", "_") for line in PROJECT["dependencies"]}
 # module -> the extra that brings it
 BROUGHT = {
-    "altair": "report", "vl_convert": "report", "torch.utils.tensorboard": "tensorboard", "tokenizers": "translate",
+    "torch.utils.tensorboard": "tensorboard", "tokenizers": "translate",
     "sacrebleu": "translate", "polars": "series", "transformers": "hf", "datasets": "hf", "lightning": "lightning",
     "freerun.models.huggingface": "hf", "freerun.integrations.hf_adapt": "hf",
     "freerun.integrations.hf_trainer": "hf", "freerun.integrations.hf_runner": "hf",
@@ -133,7 +133,7 @@ def test_what_an_extra_brings_is_imported_through_the_door_that_names_it():
         "import transformers",
         "def f():\n    from freerun.models.huggingface import HuggingFaceModel",
         "def f():\n    with needing('series', 'x'):\n        import transformers.utils",
-        "def f():\n    try:\n        import altair\n    except ImportError:\n        pass",
+        "def f():\n    try:\n        import polars\n    except ImportError:\n        pass",
         "import importlib\nimportlib.import_module('freerun.integrations.lightning')",
         "import pandas",
     ],

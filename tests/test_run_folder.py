@@ -494,7 +494,6 @@ def test_a_finished_run_without_its_recipe_is_not_gone_on_with(tmp_path, recipe)
 
 @pytest.mark.parametrize("how", ["page", "json", "link", "folder"])
 def test_a_diagnosis_replaces_nothing_that_is_none(tmp_path, recipe, how):
-    pytest.importorskip("altair")
     run, out, mine = tmp_path / "run", tmp_path / "out", tmp_path / "mine.html"
     assert main(["train", recipe, "--out", str(run)]) == 0
     out.mkdir()

@@ -142,13 +142,11 @@ _BEGINS = b'{"schema": 1, "run": {'
 
 def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> None:
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
-    from freerun.comparison.run import require_report
     from freerun.recipes.load import diagnose_run, load_run
     from freerun.report.diagnosis import summary, write_diagnosis
     from freerun.training.files import replace_file
     from freerun.training.run_folder import probe
 
-    require_report()
     loaded = load_run(run)
     folder = run if out is None else out
     _check_folder(folder, overwrite=overwrite)

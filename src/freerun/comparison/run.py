@@ -18,7 +18,7 @@ from freerun.arguments import COUNT
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
 from freerun.comparison.verdict import task_report
-from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError, needing
+from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.recipe import Arm, Recipe
@@ -188,7 +188,6 @@ def compare(
         StoppedError: Ctrl-C, SIGTERM or a closed terminal; the runs were stopped and can be resumed.
         UserError: a wrong recipe, wrong data, a missing extra, or a run that failed (with the end of what it printed).
     """
-    require_report()
     overrides = list(overrides)
     recipe = load_recipe(recipe_path, overrides)
     settings = recipe.compare
@@ -221,13 +220,6 @@ def compare(
         content = results.collect(recipe_table(recipe), listed, out)
         results.write(content, out)
     return content
-
-
-def require_report() -> None:
-    """Refuse to start hours of runs whose report could not be made."""
-    with needing("report", "the report"):
-        import altair  # noqa: F401 # pyright: ignore[reportUnusedImport]
-        import vl_convert  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 
 def _check_start(recipe: Recipe, arms: Iterable[Arm]) -> None:

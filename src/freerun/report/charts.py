@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from freerun.errors import needing
-
 Points = Sequence[tuple[float, float]]
 Rows = Sequence[Sequence[float | None]]
 _WIDTH, _HEIGHT, _SMALL = 340, 200, 110
@@ -110,7 +108,8 @@ def chart(lines: Sequence[Line], axes: Axes, bands: Sequence[Band] = ()) -> str:
 
 def panels(drawn: Sequence[Panel], *, across: bool = False) -> str:
     """Return several charts as one SVG, below one another (with one x axis) or side by side."""
-    alt = _altair()
+    import altair as alt
+
     if across:
         width = (_WIDTH - 40) // len(drawn)
         return _to_svg(alt.hconcat(*(_layered(panel, width, width) for panel in drawn), spacing=14))
@@ -157,7 +156,9 @@ def window_chart(
 
 
 def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> Any:
-    alt, axes = _altair(), panel.axes
+    import altair as alt
+
+    axes = panel.axes
 
     def scale(domain: tuple[float, float] | None, **options: Any) -> Any:
         return alt.Scale(nice=False, **options, **({"domain": list(domain)} if domain else {}))
@@ -243,15 +244,10 @@ class Difference:
     seeds: tuple[float, ...]
 
 
-def _altair() -> Any:
-    with needing("report", "the report"):
-        import altair
-    return altair
-
-
 def differences(rows: Sequence[Difference], title: str) -> str:
     """Draw mean differences with intervals, a row each: dot and bar, small rings for the seeds, a line at zero."""
-    alt = _altair()
+    import altair as alt
+
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
     # in two lines where it is longer than the figure
@@ -274,8 +270,8 @@ def differences(rows: Sequence[Difference], title: str) -> str:
 
 def _to_svg(chart: Any) -> str:
     """Return a chart as SVG in the colours of the style sheet."""
-    with needing("report", "the report"):
-        import vl_convert
+    import vl_convert
+
     axis = {
         "labelColor": SOFT, "titleColor": INK, "domainColor": SOFT, "tickColor": SOFT, "gridColor": GRID,
         "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
