@@ -1,5 +1,10 @@
 """``freerun keys`` lists every key of a recipe, and ``freerun demo`` is a comparison that its folder goes on with."""
 
+import os
+import pty
+import subprocess
+import sys
+
 import pytest
 
 from freerun.cli.entry import main
@@ -37,5 +42,31 @@ def test_the_demo_ends_in_a_verdict_and_a_page(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "scheduled sampling is better than teacher forcing" in printed
-    assert (tmp_path / "demo" / "report.html").exists()
+    page = tmp_path / "demo" / "report.html"
+    page.unlink()
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "runs").rglob("*") if path.is_file()}
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    assert page.exists()
+    assert runs == {path: path.stat().st_mtime_ns for path in runs}, "a second call trains nothing again"
+
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None\nfrom freerun.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_the_demo_tells_what_it_does_before_pytorch_is_loaded(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_TORCH, "demo", "--out", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("freerun demo: forecast a chaotic series")
+    assert str(tmp_path / "demo") in done.stderr.splitlines()[1]
+
+
+@pytest.mark.parametrize("line", ["train copy --out OUT", "compare demo --out OUT", "evaluate OUT", "diagnose OUT",
+                                  "generate OUT", "check OUT"])  # fmt: skip
+def test_a_terminal_is_told_what_takes_the_first_seconds(line, tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", WITHOUT_TORCH, *line.replace("OUT", str(tmp_path / "out")).split()]
+    subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, timeout=60, check=False)
+    assert os.read(ours, 1000).decode().startswith("loading PyTorch")
+    os.close(ours)
+    os.close(theirs)

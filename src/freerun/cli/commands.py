@@ -142,6 +142,7 @@ _BEGINS = b'{"schema": 1, "run": {'
 
 def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> None:
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
+    _loading()
     from freerun.recipes.load import diagnose_run, load_run
     from freerun.report.diagnosis import summary, write_diagnosis
     from freerun.training.files import replace_file
@@ -150,9 +151,11 @@ def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: boo
     loaded = load_run(run)
     folder = run if out is None else out
     _check_folder(folder, overwrite=overwrite)
-    with _status() as status:
+    with _status("diagnosing") as status:
         with usable(run):
-            diagnosis = diagnose_run(loaded, windows, status, before=lambda: probe(folder))
+            diagnosis = diagnose_run(
+                loaded, windows, lambda text: status(f"diagnosing: {text}"), before=lambda: probe(folder)
+            )
         status("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(diagnosis, ensure_ascii=False).encode())
         page = write_diagnosis(diagnosis, folder / _FILES[1])
@@ -187,15 +190,21 @@ def _is_ours(folder: Path) -> bool:
 
 
 @contextmanager
-def _status() -> Generator[Any]:
+def _status(first: str) -> Generator[Any]:
     """Show what is being done on standard error: a line that changes on a terminal, else nothing."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status("diagnosing") as status:
-        yield lambda text: status.update(f"diagnosing: {text}")
+    with Console(stderr=True).status(first) as status:
+        yield status.update
+
+
+def _loading() -> None:
+    """Tell a terminal what takes the first seconds."""
+    if sys.stderr.isatty() and sys.modules.get("torch") is None:
+        print("loading PyTorch", file=sys.stderr, flush=True)
 
 
 def train(
@@ -203,6 +212,7 @@ def train(
     allow: Sequence[str],
 ) -> None:  # fmt: skip
     """``freerun train``: the folder of the run on standard output."""
+    _loading()
     from freerun.recipes import load_recipe
 
     # a broken recipe is refused without PyTorch; of several processes one reports it
@@ -221,6 +231,7 @@ def train(
 
 def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> None:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
+    _loading()
     from freerun.recipes.load import generate_lines, load_run
     from freerun.tasks.batches import BatchTask
 
@@ -281,6 +292,7 @@ def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]
 
 def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
     """``freerun evaluate``: JSON."""
+    _loading()
     from freerun.recipes.load import evaluate_run, load_run
 
     with usable(run):
@@ -293,6 +305,7 @@ def compare(
     allow: Sequence[str],
 ) -> None:  # fmt: skip
     """``freerun compare``: table, verdict and the report's path."""
+    _loading()
     from rich.console import Console
 
     from freerun import report
@@ -308,13 +321,21 @@ def compare(
     console = Console(width=width)
     console.print(table(results, width))
     console.print(results["verdict"], markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    print(visible(str(report.write(out))))
+    with _status("drawing the page"):
+        page = report.write(out)
+    print(visible(str(page)))
 
 
 def demo(out: Path | None, *, show: bool) -> None:
     """``freerun demo``: the comparison of the recipe ``demo``, and its page in the browser."""
     folder = Path("freerun-demo") if out is None else out
     resume = (folder / "comparison.json").exists()
+    print(
+        "freerun demo: forecast a chaotic series (Mackey-Glass) by teacher forcing, by scheduled sampling and by a "
+        f"control with noise,\n3 seeds each; about a minute. Runs and page: {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
     compare("demo", (), folder, resume=resume, overwrite=False, workers=None, allow=())
     if show:
         import webbrowser
@@ -352,6 +373,7 @@ def describe_keys(section: str) -> str:
 
 def check(target: str) -> None:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
+    _loading()
     from freerun.checks import examine
 
     model, batch, examples, collate = _target(target)

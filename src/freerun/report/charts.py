@@ -108,8 +108,7 @@ def chart(lines: Sequence[Line], axes: Axes, bands: Sequence[Band] = ()) -> str:
 
 def panels(drawn: Sequence[Panel], *, across: bool = False) -> str:
     """Return several charts as one SVG, below one another (with one x axis) or side by side."""
-    import altair as alt
-
+    alt = _altair()
     if across:
         width = (_WIDTH - 40) // len(drawn)
         return _to_svg(alt.hconcat(*(_layered(panel, width, width) for panel in drawn), spacing=14))
@@ -156,9 +155,7 @@ def window_chart(
 
 
 def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> Any:
-    import altair as alt
-
-    axes = panel.axes
+    alt, axes = _altair(), panel.axes
 
     def scale(domain: tuple[float, float] | None, **options: Any) -> Any:
         return alt.Scale(nice=False, **options, **({"domain": list(domain)} if domain else {}))
@@ -244,10 +241,15 @@ class Difference:
     seeds: tuple[float, ...]
 
 
+def _altair() -> Any:
+    import altair  # takes a second
+
+    return altair
+
+
 def differences(rows: Sequence[Difference], title: str) -> str:
     """Draw mean differences with intervals, a row each: dot and bar, small rings for the seeds, a line at zero."""
-    import altair as alt
-
+    alt = _altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
     # in two lines where it is longer than the figure
