@@ -99,7 +99,7 @@ def test_references_run_before_what_is_matched_to_them(tmp_path):
 def test_results_have_the_public_fields(tmp_path):
     results = write_comparison(tmp_path, words=120)
     assert results == read(tmp_path)
-    assert results["schema"] == 2
+    assert results["schema"] == 3
     fields = {"method", "seed", "signature", "free_running", "teacher_forced", "seconds", "decoder_passes", "updates"}
     assert all(fields <= set(run) for run in results["runs"])
     assert {tuple(entry) for entry in results["summary"]} == {("arm", "metric", "mean", "low", "high", "seeds")}
@@ -111,8 +111,13 @@ def test_results_have_the_public_fields(tmp_path):
     sampling, noise, gold = "scheduled_sampling", "token_noise", "teacher_forcing"
     assert pairs == [(sampling, gold), (noise, gold), (sampling, noise)]
     path = tmp_path / "results.json"
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
-    raises(CheckpointError, r"schema 1, of an earlier freerun.*test_words is test_items", read, tmp_path)
+    path.write_text(path.read_text().replace('"schema": 3', '"schema": 2'))
+    raises(
+        CheckpointError,
+        r"schema 2, of an earlier freerun.*every run has a role and the verdict is an object",
+        read,
+        tmp_path,
+    )
 
 
 def test_differences_are_of_paired_words(tmp_path):

@@ -88,6 +88,47 @@ def plan(arms: Sequence[Arm], seeds: Sequence[int]) -> list[PlannedRun]:
     ]
 
 
+@dataclass(frozen=True)
+class Role:
+    """What an arm is for in a comparison.
+
+    Args:
+        name: "baseline", "method", or "control:KIND" such as "control:matched".
+        of: label of the arm that a control is of; None: it is no control.
+    """
+
+    name: str
+    of: str | None = None
+
+
+def roles(arms: Sequence[Arm]) -> dict[str, Role]:
+    """Return what each arm is for, by label: the baseline is teacher forcing, or the first arm that is no control.
+
+    A control that names no arm is one of the first method.
+
+    >>> arms = [
+    ...     Arm("gold", MethodSettings("teacher_forcing")),
+    ...     Arm("sampling", MethodSettings("scheduled_sampling")),
+    ...     Arm("noise", MethodSettings("token_noise", {"rate": {"matched_to": "sampling"}})),
+    ... ]
+    >>> [(label, role.name, role.of) for label, role in roles(arms).items()]
+    [('gold', 'baseline', None), ('sampling', 'method', None), ('noise', 'control:matched', 'sampling')]
+    """
+    free = [arm for arm in arms if arm.control is None]
+    base = next((arm for arm in free if arm.method.name == "teacher_forcing"), next(iter(free), arms[0]))
+    methods = [arm for arm in free if arm is not base]
+    of = (methods or [base])[0].label
+    found: dict[str, Role] = {}
+    for arm in arms:
+        if arm is base:
+            found[arm.label] = Role("baseline")
+        elif arm.control is None:
+            found[arm.label] = Role("method")
+        else:
+            found[arm.label] = Role(f"control:{arm.control}", arm.reference or of)
+    return found
+
+
 def ready(waiting: Sequence[PlannedRun], finished: set[str]) -> PlannedRun | None:
     """Return the first waiting run whose reference has finished, or None."""
     return next((run for run in waiting if run.after is None or run.after in finished), None)

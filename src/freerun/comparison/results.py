@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freerun.comparison import verdict
-from freerun.comparison.plan import PlannedRun
+from freerun.comparison.plan import PlannedRun, Role, roles
 from freerun.comparison.statistics import (
     ItemScore,
     Median,
@@ -33,12 +33,14 @@ from freerun.training.run_folder import finished_summary, items
 
 Counts = Sequence[NDArray[np.float32]]
 
-SCHEMA = 2
+SCHEMA = 3
 _COSTS = ("seconds", "cpu_seconds", "decoder_passes", "updates")
 
 
 class _Run(TypedDict):
     label: str
+    role: str
+    control_of: str | None
     method: str
     seed: Count
     folder: str
@@ -92,7 +94,8 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
     missing = [name for name, summary in summaries.items() if not (summary and summary.get("finished"))]
     if missing:
         raise UserError(f"runs without a finished summary: {', '.join(missing)}; go on with --resume")
-    records = [_record(run, summaries[run.name] or {}, out) for run in runs]
+    known = roles(list({run.arm.label: run.arm for run in runs}.values()))
+    records = [_record(run, known[run.arm.label], summaries[run.name] or {}, out) for run in runs]
     _check_same_data(records)
     tested = _tested_items(runs, out)
     report = task_report(recipe)
@@ -128,7 +131,7 @@ def read(out: Path) -> dict[str, Any]:
     if results["schema"] != SCHEMA:
         raise CheckpointError(
             f"{path} has schema {results['schema']}, of an earlier freerun; this one reads schema {SCHEMA}, in which "
-            f"test_words is test_items and an arm's label is arm\n  help: freerun compare RECIPE --out {out} --resume "
+            f"every run has a role and the verdict is an object\n  help: freerun compare RECIPE --out {out} --resume "
             "makes it again from the finished runs"
         )
     expect(results, _Results, str(path))
@@ -138,7 +141,7 @@ def read(out: Path) -> dict[str, Any]:
     return results
 
 
-def _record(run: PlannedRun, summary: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], out: Path) -> dict[str, Any]:
     test = summary.get("test", {})
     return {
         "label": run.arm.label,
@@ -151,7 +154,8 @@ def _record(run: PlannedRun, summary: Mapping[str, Any], out: Path) -> dict[str,
         "best": summary.get("best", {}),
         "data": summary.get("data"),
         "versions": summary.get("versions", {}),
-        "matched_to": run.arm.reference,
+        "role": role.name,
+        "control_of": role.of,
         "folder": f"runs/{run.name}",
         "has_items": (out / "runs" / run.name / "test-items.jsonl").exists(),
         **({"changes": summary["changes"]} if "changes" in summary else {}),

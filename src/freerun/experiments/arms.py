@@ -282,7 +282,8 @@ def _run_all(
             "train": {"updates": settings[1], "lr": settings[2]},
             "compare": {"seeds": list(dict.fromkeys(run.seed for run in runs)), "arms": labelled},
         }
-        found = results.collect(recipe, runs, folder)
+        order = list(arms)
+        found = results.collect(recipe, sorted(runs, key=lambda run: order.index(run.arm.label)), folder)
         results.write(found, folder)
     return found
 

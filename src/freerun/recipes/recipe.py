@@ -165,6 +165,11 @@ class Arm:
         return next(filter(None, map(matched_label, self.method.parameters.values())), None)
 
     @property
+    def control(self) -> str | None:
+        """Kind of control that this arm is of another one, such as "matched"; None: it is no control."""
+        return None if self.reference is None else "matched"
+
+    @property
     def slug(self) -> str:
         """The label as a file name."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label).strip("-.") or "arm"
