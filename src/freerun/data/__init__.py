@@ -1,4 +1,4 @@
-"""Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems."""
+"""Data as batches: pairs from files, CMUdict or generated; parallel text; any text; series, systems; exact worlds."""
 
 from typing import Any
 
@@ -10,10 +10,12 @@ from freerun.data.series import SeriesCodec, SeriesData, SeriesOptions, load_ser
 from freerun.data.systems import SYSTEMS, SystemOptions, load_system
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
 from freerun.data.tokenisers import Subwords, Vocabularies, Vocabulary
+from freerun.data.worlds import Automaton, StickyRing, chain, exact_error, random_automaton, trap_chain
 
 __all__ = [
     "SYSTEMS",
     "TOYS",
+    "Automaton",
     "PairCodec",
     "PairData",
     "PairOptions",
@@ -22,6 +24,7 @@ __all__ = [
     "SeriesCodec",
     "SeriesData",
     "SeriesOptions",
+    "StickyRing",
     "Subwords",
     "SystemOptions",
     "TextCodec",
@@ -29,16 +32,20 @@ __all__ = [
     "TextOptions",
     "Vocabularies",
     "Vocabulary",
+    "chain",
+    "exact_error",
     "load_cmudict",
     "load_pairs",
     "load_series",
     "load_system",
     "load_text",
     "load_toy",
+    "random_automaton",
     "read_pairs",
     "read_past",
     "read_text",
     "series_from_arrays",
+    "trap_chain",
 ]
 _RENAMED = {
     "ParallelCodec": "PairCodec",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from freerun.arguments import renamed
+from freerun.metrics.accumulation import accumulated_error, divergence, excess_accumulated_error
 from freerun.metrics.outputs import (
     HorizonErrors,
     at_horizon,
@@ -24,9 +25,12 @@ from freerun.metrics.outputs import (
 
 __all__ = [
     "HorizonErrors",
+    "accumulated_error",
     "at_horizon",
     "correct",
+    "divergence",
     "errors_by_horizon",
+    "excess_accumulated_error",
     "first_divergence",
     "gap_by_horizon",
     "nrmse",
