@@ -13,6 +13,8 @@ import pytest
 from builders import refused
 from freerun import report
 from freerun.comparison.results import read
+from freerun.report.charts import Axes, Line, chart
+from freerun.report.page import Raw, table
 from freerun.report.run_data import curves, examples, load, shares
 from simulated_runs import ARMS, arm, write_comparison
 
@@ -168,3 +170,17 @@ def check_browser(html: str, folder: Path, scheme: str, width: int) -> int:
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
 def test_a_real_browser_displays_it(out, tmp_path, scheme, width):
     assert check_browser((out / "report.html").read_text(encoding="utf-8"), tmp_path, scheme, width) == 8
+
+
+def test_a_table_of_numbers_has_true_minus_signs_and_one_of_words_what_was_written():
+    row = ["run-1", "-0.5 [-0.7, -.3]", Raw("<b>-2</b> <small>1e-05 to x-1</small>")]
+    numbers = re.sub(r"<[^>]+>", "|", table(["run", "gap", "score"], [row], "numbers"))
+    assert numbers.endswith("|run-1||−0.5 [−0.7, −.3]|||−2| |1e-05 to x-1||||||")
+    assert "-0.5 [-0.7, -.3]" in table(["run", "gap", "score"], [row], "cards")
+
+
+def test_small_numbers_do_not_run_into_the_title_of_their_axis():
+    svg = chart([Line([(0.0, 1.2e-5), (9.0, 1.3e-5)])], Axes("updates", "loss", y_domain=(1.2e-5, 1.3e-5)))
+    labels = re.findall(r">([^<>]*e[^<>]*)</text>", svg)
+    assert "1.2e-5" in labels
+    assert "0.0000" not in svg

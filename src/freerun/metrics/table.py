@@ -89,6 +89,15 @@ class Metric:
     settled: bool = False
 
     @property
+    def units(self) -> str:
+        """The unit of an axis or a column, as against that of a number in a sentence.
+
+        >>> Metric("free_running.nrmse", "", "", unit="of a standard deviation").units
+        'standard deviations'
+        """
+        return "standard deviations" if self.unit == "of a standard deviation" else self.unit
+
+    @property
     def side(self) -> str:
         """``free_running``, ``teacher_forced`` or ``gap``."""
         return self.name.partition(".")[0]

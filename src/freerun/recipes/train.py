@@ -350,8 +350,7 @@ def _score_row(name: str, test: Mapping[str, Any], reported: TaskReport) -> str:
     label = name.replace("_", " ") if measure is None else measure.title
     for side in _SIDES:
         label = label.removeprefix(side.replace("_", "-") + " ")
-    unit = "" if measure is None else "%" if measure.sign == " %" else measure.unit
-    unit = "standard deviations" if unit == "of a standard deviation" else unit.replace("points", "")
+    unit = "" if measure is None else "%" if measure.sign == " %" else measure.units.replace("points", "")
     values = (test.get(side, {}).get(name) for side in _SIDES)
     decimals = 4 if measure is None else measure.decimals
     cells = " ".join(f"{'' if value is None else f'{value:,.{decimals}f}':>14}" for value in values)

@@ -167,6 +167,8 @@ def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> A
     x_scale = scale(axes.x_domain, **({} if axes.x_domain else {"zero": False}))
     x = alt.X("x:Q", title=axes.x if titled else None, scale=x_scale, axis=x_axis)
     numbers = {"format": "~g", "values": _ticks(axes.y_domain)} if axes.log and axes.y_domain else {}
+    if axes.y_domain and not axes.log and max(map(abs, axes.y_domain)) < 1e-3:
+        numbers = {"format": "~e"}  # what has many zeros runs into the title
     y_axis = alt.Axis(tickCount=5 if height > _SMALL else 3, **numbers)
     y_scale = scale(axes.y_domain, **({"type": "log"} if axes.log else {} if axes.y_domain else {"zero": False}))
     y = alt.Y("y:Q", title=axes.y, scale=y_scale, axis=y_axis)
@@ -253,7 +255,7 @@ def differences(rows: Sequence[Difference], title: str) -> str:
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
     # in two lines where it is longer than the figure
-    x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=alt.Axis(tickCount=6))
+    x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y("row:O", axis=None, sort=None)
     zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=SOFT, strokeDash=[3, 3])
     layers = [zero.encode(x=alt.X("x:Q", scale=scale))]

@@ -25,7 +25,7 @@ def training(runs: Runs, report: TaskReport) -> Raw:
         same_unit = [other.name for other in report.curves if other.axis == each.axis]
         if len(same_unit) > 1 or not each.zero:
             domain = _domain([curve for name in same_unit for curve in by_score[name]], each.zero)
-        if lines:
+        if any(value for curve in lines for _, value in curve.points):  # where nothing diverges there is nothing to see
             inside = lines if domain else settled(lines)
             top = domain[1] if domain else max(value for curve in inside for _, value in curve.points)
             cut = any(value > top for curve in lines for _, value in curve.points)
@@ -66,15 +66,16 @@ def differences(results: Mapping[str, Any]) -> Raw:
     """Paired differences in the score that the verdict is about, and in others that the task names."""
     arms = list(cells(results))
     drawn: list[Raw] = []
+    rings = "; rings: seeds" if len({run["seed"] for run in results["runs"]}) > 1 else ""
     for each in (metric for metric in task_report(results["recipe"]).metrics if metric.role == "drawn"):
         rows = [_row(results, line, arms) for line in results["comparisons"] if line["metric"] == each.name]
         if not rows:
             continue
         content = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
         side = "Right" if each.higher else "Left"
-        text = f"Dot: mean; bar: {interval_name(results)}; rings: seeds. {side} of zero is better."
+        text = f"Dot: mean; bar: {interval_name(results)}{rings}. {side} of zero is better."
         text += f" Exposure bias cannot move it: {each.fixed}." if each.fixed else ""
-        svg = charts.differences(rows, f"difference in {each.title}, {each.unit}")
+        svg = charts.differences(rows, ", ".join(filter(None, (f"difference in {each.title}", each.units))))
         drawn.append(figure(f"Differences in {each.title}", svg, (text, content), _difference_table(rows, each)))
     return grid(drawn) if drawn else Raw("")
 

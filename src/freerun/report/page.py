@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escape_html
 from importlib.resources import files
@@ -11,6 +12,7 @@ from freerun.errors import visible
 
 DASH = "\N{EN DASH}"
 _ROWS = 12
+_NEGATIVE = re.compile(r"(?<=[>\s\[])-(?=\.?\d)")
 Values = Sequence[float | None]
 
 
@@ -95,6 +97,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kind: str = ""
     """Return a table; the first cell of a row is its head, and each cell knows its column's name."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{_cells(heads, row)}</tr>" for row in rows)
+    if kind.startswith("numbers"):
+        body = _NEGATIVE.sub("\N{MINUS SIGN}", body)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     inside = f"<table{_class(kind)}>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return Raw(
@@ -126,7 +130,7 @@ def numbers(columns: Mapping[str, Values], first: tuple[str, Sequence[str]] | No
 
 def number(value: float | None, infinite: str = "\N{INFINITY}") -> str:
     """Return a number in four digits; None is infinite."""
-    return infinite if value is None else f"{value:.4g}"
+    return infinite if value is None else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
 
 
 def numbers_at(columns: Mapping[str, Values], position: int = -1, infinite: str = "\N{INFINITY}") -> str:
