@@ -128,6 +128,55 @@ def test_a_changed_file_is_another_run(folder, capsys):
     assert "mine.py has changed" in capsys.readouterr().err
 
 
+def test_a_path_is_relative_to_its_recipe_and_that_of_an_override_to_the_current_folder(folder, monkeypatch, capsys):
+    inside = folder / "inside"
+    inside.mkdir()
+    text = recipe(inside).read_text(encoding="utf-8")
+    (inside / "mine.py").write_text("import sizes\n" + FILE.replace("size=4", "size=sizes.SIZE"))
+    (inside / "sizes.py").write_text("SIZE = 4\n")
+    assert main(["train", "inside/tiny.toml", "--out", "run", "--set", "train.updates=3"]) == 0
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["train", "../inside/tiny.toml", "--out", "../run", "--set", "train.updates=3", "--resume"]) == 0
+    assert main(["evaluate", "../run"]) == 0
+    assert main(["train", "../run/recipe.toml", "--out", "again"]) == 0
+    weights = [(path / "model" / "model.safetensors").read_bytes() for path in (folder / "run", elsewhere / "again")]
+    assert weights[0] == weights[1]
+    capsys.readouterr()
+    make = ["--set", "model.make=../mine.py:make_model"]
+    assert main(["train", "../inside/tiny.toml", *make, "--out", "other", "--set", "train.updates=3"]) == 0
+    assert f'make = "{folder / "mine.py"}:make_model"' in (elsewhere / "other" / "recipe.toml").read_text()
+    assert f'make = "{inside / "mine.py"}:make_data"' in (elsewhere / "other" / "recipe.toml").read_text()
+    (inside / "sizes.py").write_text("SIZE = 5\n")
+    capsys.readouterr()
+    assert main(["evaluate", "../run"]) == 4
+    assert "mine.py (or sizes.py, which it imports) has changed" in capsys.readouterr().err
+    (elsewhere / "tiny.toml").write_text(text)
+    assert main(["train", "tiny.toml", "--out", "none"]) == 2
+    assert "mine.py cannot be read" in capsys.readouterr().err
+
+
+def counted_at(text):
+    return FILE.replace("state = self.cell(", text).split("if self.n")[0].count("\n")
+
+
+@pytest.mark.parametrize("at", [0, 60])
+@pytest.mark.parametrize(
+    "line", ["raise ValueError('bad')", "raise SystemExit('bad')", "torch.zeros(2) @ torch.zeros(3)"]
+)
+def test_an_error_of_the_model_is_its_files(line, at, folder, capsys):
+    counted = f"self.n = getattr(self, 'n', 0) + 1\n        if self.n > {at}: {line}\n        state = self.cell("
+    (folder / "mine.py").write_text(FILE.replace("state = self.cell(", counted))
+    assert main(["train", str(recipe(folder)), "--out", "run"]) == 2
+    printed = capsys.readouterr().err
+    raised = "ValueError" if "Value" in line else "SystemExit" if "System" in line else "RuntimeError"
+    assert f"mine.py: step raised {raised}" in printed
+    assert f"mine.py:{1 + counted_at(counted)} in step" in printed
+    assert "fault in freerun" not in printed
+    assert ('if __name__ == "__main__"' in printed) == ("SystemExit" in line)
+
+
 def test_mistakes_are_named_by_line(folder, capsys):
     good = recipe(folder).read_text(encoding="utf-8")
     for old, new, words in (

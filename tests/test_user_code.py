@@ -31,7 +31,6 @@ def divide(x):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "helper", raising=False)
     (tmp_path / "mine.py").write_text(FILE)
     (tmp_path / "helper.py").write_text(HELPER)
     return tmp_path
@@ -43,6 +42,63 @@ def test_a_function_is_called_with_its_arguments(folder):
     before = function.sha256
     (folder / "mine.py").write_text(FILE + "\n# changed")
     assert user_function("mine.py:make_model", "x").sha256 != before
+
+
+def test_the_hash_holds_what_the_file_imports_from_its_folder(folder):
+    make = "mine.py:make_model"
+    before = user_function(make, "x")
+    assert before({"size": 4}) == 9
+    (folder / "beside.py").write_text("x = 1")  # imported by nobody
+    (folder / "data.csv").write_text("1")
+    assert user_function(make, "x").sha256 == before.sha256
+    (folder / "helper.py").write_text(HELPER.replace("2 * x", "5 * x"))  # as long as before, within the second
+    refused(["mine.py (or helper.py, which it imports) has changed"], user_function, make, "x", before.sha256)
+    after = user_function(make, "x")
+    assert after({"size": 4}) == 21
+    (folder / "helper.py").write_text(HELPER + "\ndef lazy():\n    from parts.deep import x\n    return x\n")
+    (folder / "parts").mkdir()
+    found = [user_function(make, "x").sha256]
+    for name, text in {
+        "parts/__init__.py": "", "parts/deep.py": "from . import near\nx = near.y", "parts/near.py": "y = 1",
+        "parts/other.py": "",
+    }.items():  # fmt: skip
+        (folder / name).write_text(text)
+        found.append(user_function(make, "x").sha256)
+    assert len(set(found)) == 4
+    assert found[-1] == found[-2]
+    assert not list(folder.rglob("__pycache__"))
+
+
+def test_helpers_of_two_folders_keep_apart(folder, monkeypatch):
+    first = user_function("mine.py:make_model", "x")
+    other = folder / "other"
+    other.mkdir()
+    (other / "mine.py").write_text(FILE)
+    (other / "helper.py").write_text(HELPER.replace("2 * x", "7 * x"))
+    second = user_function("other/mine.py:make_model", "x")
+    assert [first({"size": 1}), second({"size": 1}), first({"size": 1})] == [3, 8, 3]
+    # a module that is loaded already would be taken in place of the file
+    (folder / "json.py").write_text("x = 1")
+    (folder / "late.py").write_text("import json\ndef f():\n    return 1\n")
+    refused(
+        ["json.py: json is also the name of a module", "give the file another name"],
+        user_function("late.py:f", "x"),
+        {},
+    )
+    (folder / "colorsys.py").write_text("x = 5")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (folder / "own.py").write_text("import colorsys\ndef f():\n    return colorsys.x\n")
+    assert user_function("own.py:f", "x")({}) == 5
+    monkeypatch.delitem(sys.modules, "colorsys")
+
+
+@pytest.mark.parametrize("call", ["sys.exit(3)", "exit()", "raise SystemExit"])
+def test_a_file_that_ends_the_program_is_refused(folder, call):
+    (folder / "ends.py").write_text(f"import sys\n{call}\n")
+    refused(["ends.py: importing it raised SystemExit", "ends.py:2", 'if __name__ == "__main__":'],
+            user_function("ends.py:f", "x"), {})  # fmt: skip
+    (folder / "calls.py").write_text(f"import sys\ndef f():\n    {call}\n")
+    refused(["calls.py: f() raised SystemExit", "calls.py:3 in f"], user_function("calls.py:f", "x"), {})
 
 
 def test_what_is_wrong_is_named(folder):

@@ -414,7 +414,7 @@ def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
     value = _imported(target, module_name, attribute)
     try:
         pair = value() if callable(value) and not hasattr(value, "forward") else value
-    except Exception as error:  # the caller's own code: its message is the useful one
+    except (Exception, SystemExit) as error:  # the caller's own code: its message is the useful one
         if out_of_memory(error):
             raise
         raise UserError(f"{target}: calling it raised {_summary_of(error)}") from error

@@ -47,7 +47,7 @@ def guarded(command: Callable[[], int], arguments: Sequence[str] = ()) -> int:
         with flag:
             code = command()
             sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         if flag.signal and not isinstance(error, StoppedError | Interrupt):
             # whatever else a process meets while it is being stopped is nobody's fault
             return _answer(stopped(flag.signal, "while it was working"), arguments)
@@ -73,6 +73,11 @@ def _answer(error: BaseException, arguments: Sequence[str]) -> int:
         reason = (str(error).splitlines() or ["no more memory"])[0]
         help = "smaller batches (train.accumulate, evaluate.batch_size) or a smaller model (model.size)"
         return _print_problems([f"out of memory: {reason}\n  help: {help}"], ResourceError.exit_code)
+    users = sys.modules.get("freerun.data.user_code")  # loaded where a recipe names a file of code
+    if users is not None and (blamed := users.blamed(error)) is not None:
+        return _print_problems(blamed.problems, blamed.exit_code)
+    if isinstance(error, SystemExit):
+        raise error
     return _system_error(error, arguments) if isinstance(error, OSError) else _bug(error, arguments)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +21,12 @@ from freerun.errors import UserError, out_of_memory
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function of a file, and the hash of the file.
+    """A function of a file, and the hash of the file with what it imports from its folder.
 
     Args:
         path: of the file.
         name: of the function.
-        sha256: the first 16 digits.
+        sha256: the first 16 digits: of the file, and of the modules beside it that it imports, and those import.
     """
 
     __repr__ = brief
@@ -45,14 +47,8 @@ class UserFunction:
         except TypeError as error:
             takes = ", ".join(inspect.signature(function).parameters) or "no arguments"
             raise UserError(f"{self.path}:{self.name} takes {takes}; {error}") from None
-        try:
+        with _folder_first(self.path.resolve().parent), _explained(self.path, f"{self.name}({_listed(arguments)})"):
             return function(*sizes, **arguments)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a user's function raises
-            if out_of_memory(error):
-                raise
-            raise UserError(_shortened(self.path, error, f"{self.name}({_listed(arguments)})")) from error
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -78,52 +74,163 @@ def user_function(make: str, example: str, sha256: str | None = None) -> UserFun
         raise UserError(f"make must be FILE.py:FUNCTION, such as {example}; got {make!r}")
     path = Path(file)
     try:
-        content = path.read_bytes()
+        files = _sources(path)
     except OSError as error:
         near = sorted(str(each) for each in path.parent.glob("*.py"))[:5]
-        help_line = f"\n  help: there are {', '.join(near)}" if near else ""
-        raise UserError(f"make = {make!r}: {path} cannot be read ({error.strerror}){help_line}") from None
-    found = hashlib.sha256(content).hexdigest()[:16]
-    if sha256 not in (None, found):
+        there = f"there are {', '.join(near)}; " if near else ""
         raise UserError(
-            f"make = {make!r}: {path} has changed: its sha256 begins with {found}, and this was made with {sha256}\n"
-            "  help: give the old file back, or begin a new run"
+            f"make = {make!r}: {path} cannot be read ({error.strerror})\n  help: {there}in a recipe a path begins at "
+            "the recipe's folder, with --set at the current one"
+        ) from None
+    found = _digest(files)
+    if sha256 not in (None, found):
+        others = [str(each.relative_to(path.resolve().parent)) for each in list(files)[1:]]
+        imported = f" (or {', '.join(others)}, which it imports)" if others else ""
+        raise UserError(
+            f"make = {make!r}: {path}{imported} has changed: its sha256 begins with {found}, and this was made with "
+            f"{sha256}\n  help: give the old file back, or begin a new run"
         )
     return UserFunction(path, name, found)
 
 
+def _digest(files: Mapping[Path, bytes]) -> str:
+    """16 digits: of one file those of ``sha256sum``."""
+    if len(files) == 1:
+        return hashlib.sha256(*files.values()).hexdigest()[:16]
+    folder, digest = next(iter(files)).parent, hashlib.sha256()
+    for path, content in files.items():
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _sources(path: Path) -> dict[Path, bytes]:
+    """A file, and what it imports from its folder, and those import, anywhere in them; read, and not run."""
+    first = path.resolve()
+    found, waiting = {first: path.read_bytes()}, [first]
+    while waiting:
+        here = waiting.pop()
+        for each in _imports(here, found[here], first.parent):
+            if each not in found:
+                found[each] = each.read_bytes()
+                waiting.append(each)
+    return {first: found.pop(first), **dict(sorted(found.items()))}
+
+
+def _imports(path: Path, content: bytes, folder: Path) -> Iterator[Path]:
+    """The files in ``folder`` of the modules that a file imports, with the packages that they lie in."""
+    try:
+        nodes = list(ast.walk(ast.parse(content)))
+    except (SyntaxError, ValueError):
+        return  # refused where it is run
+    names: set[tuple[Path, str]] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {(folder, alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            root = path.parents[node.level - 1] if node.level else folder
+            module = f"{node.module}." if node.module else ""
+            names |= {(root, module + alias.name) for alias in node.names} | {(root, module[:-1])}
+    for root, name in names:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            stem = root.joinpath(*parts[:length])
+            yield from (each for each in (stem.with_suffix(".py"), stem / "__init__.py") if each.is_file())
+
+
+_LOADED: dict[Path, bytes] = {}
+"""Modules beside the users' files as they were when they were loaded."""
+
+
 @lru_cache
 def _module(path: Path, sha256: str) -> Any:
-    """Run a file as a module, its folder on the path for what it imports."""
+    """Run a file as a module."""
+    files = _sources(path)
+    _forget(path.parent, files)
     name = f"freerun_user_{path.stem}_{sha256}"
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with _folder_first(path.parent), _explained(path, "importing it"):
         spec.loader.exec_module(module)
+    _LOADED.update(files)
+    return module
+
+
+@contextmanager
+def _folder_first(folder: Path) -> Generator[None]:
+    """Import from a folder first, as a script in it would, and afterwards from there last."""
+    others, written = [each for each in sys.path if each != str(folder)], sys.dont_write_bytecode
+    sys.path[:] = [str(folder), *others]
+    # a file that is changed within a second would be taken from its bytecode
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = [*(each for each in sys.path if each != str(folder)), str(folder)]
+        sys.dont_write_bytecode = written
+
+
+def _forget(folder: Path, files: Mapping[Path, bytes]) -> None:
+    """Take modules that other users' files imported, or that changed, out of the way of those that are imported now."""
+    for path in list(files)[1:]:
+        name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        known = sys.modules.get(name)
+        if known is None:
+            continue
+        source = getattr(known, "__file__", None)
+        loaded = None if source is None else Path(source).resolve()
+        if loaded in _LOADED:
+            if loaded != path or _LOADED[loaded] != files[path]:
+                del sys.modules[name]
+        elif loaded != path:
+            raise UserError(
+                f"{path}: {name} is also the name of a module that is loaded already ({source or 'part of Python'})\n"
+                "  help: give the file another name"
+            )
+
+
+@contextmanager
+def _explained(path: Path, doing: str) -> Generator[None]:
+    """Turn what a user's code raises into a UserError with his part of the traceback."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
         if out_of_memory(error):
             raise
-        raise UserError(_shortened(path, error, "importing it")) from error
-    return module
+        raise UserError(_shortened(path, error, doing)) from error
+
+
+def blamed(error: BaseException) -> UserError | None:
+    """The error for what a user's model raised while it was used; None where none of his files called last."""
+    ours = Path(__file__).parent.parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path in _LOADED:
+            return UserError(_shortened(path, error, frame.name))
+        if ours in path.parents:
+            return None
+    return None
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
-def _shortened(path: Path, error: Exception, doing: str) -> str:
+def _shortened(path: Path, error: BaseException, doing: str) -> str:
     """An error of the user's code, with the frames of files beside his."""
     if isinstance(error, SyntaxError):
-        return f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}"
+        return f"{error.filename or path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}"
     folder = path.resolve().parent
     frames = [f for f in traceback.extract_tb(error.__traceback__) if folder in Path(f.filename).resolve().parents]
     listed = [f"    {Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+    if isinstance(error, SystemExit):
+        listed.append(
+            "  help: it would end the command: raise an error instead, and put what runs as a script under\n"
+            '  if __name__ == "__main__":'
+        )
     return "\n".join([f"{path}: {doing} raised {type(error).__name__}: {error}", *listed])

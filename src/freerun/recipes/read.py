@@ -55,6 +55,10 @@ def read_recipe(source: RecipeSource) -> Recipe:
     check_keys(source, (), table, _TOP, elsewhere)
     name, seed = table.get("name", Path(source.name).stem), table.get("seed", 0)
     _check_name_and_seed(source, name, seed)
+    for section in ("data", "model"):
+        make = _get(table, section, "make")
+        if _get(table, section, "kind") == "python" and isinstance(make, str):
+            table[section]["make"] = source.beside((section, "make"), make)
     data = _kind_section(source, "data", DATA_KINDS, elsewhere)
     model = _kind_section(source, "model", MODEL_KINDS, elsewhere, task.models[0])
     if data_kind is not None and (problem := misfit(data_kind, model_kind)):

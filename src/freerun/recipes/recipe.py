@@ -95,10 +95,11 @@ class PythonModel:
     """A model that a function of your own makes.
 
     Args:
-        make: ``FILE.py:FUNCTION``; the function returns a new ``torch.nn.Module``. It is called under the run's seed,
-            on data of other kinds than ``python`` with the sizes of the data (vocabularies, channels) first.
+        make: ``FILE.py:FUNCTION``, the file relative to the recipe's; the function returns a new ``torch.nn.Module``.
+            It is called under the run's seed, on data of other kinds than ``python`` with the sizes of the data
+            (vocabularies, channels) first.
         arguments: of the function, by name.
-        sha256: the beginning of the file's hash, which resolved recipes hold.
+        sha256: the beginning of the hash of the file and of what it imports from its folder; resolved recipes hold it.
     """
 
     kind: Literal["python"] = "python"

@@ -98,6 +98,12 @@ class RecipeSource:
         inside[last] = value
         return (*path, last)
 
+    def beside(self, path: KeyPath, file: str) -> str:
+        """A relative path, which a recipe's file means from its own folder, and an override from the current one."""
+        if any(path[:length] in self._overrides for length in range(1, len(path) + 1)):
+            return file
+        return str(Path(self.name).parent / file)
+
     def _position(self, path: KeyPath) -> tuple[int, str]:
         for length in range(len(path), 0, -1):
             if path[:length] in self._overrides:

@@ -189,11 +189,11 @@ class PythonData:
     """Batches that a function of your own makes.
 
     Args:
-        make: ``FILE.py:FUNCTION``; the function returns a mapping of train, dev and test to batches, or DataLoaders. It
-            is called under fixed seeds, as every run must see the same data.
-        arguments: of the function.
+        make: ``FILE.py:FUNCTION``, the file relative to the recipe's; the function returns a mapping of train, dev and
+            test to batches, or DataLoaders. It is called under fixed seeds, as every run must see the same data.
+        arguments: of the function, by name.
         targets: ``auto`` is what the batches hold.
-        sha256: the beginning of the file's hash, which resolved recipes hold.
+        sha256: the beginning of the hash of the file and of what it imports from its folder; resolved recipes hold it.
     """
 
     kind: Literal["python"] = "python"
