@@ -10,7 +10,18 @@ import torch
 import freerun as fr
 import step_models
 import test_wrappers
-from builders import ForwardOnly, gradients, language_model, prompted, ragged, raises, refused, seq2seq, transformer
+from builders import (
+    ForwardOnly,
+    gradients,
+    language_model,
+    lively,
+    prompted,
+    ragged,
+    raises,
+    refused,
+    seq2seq,
+    transformer,
+)
 from freerun import schedules
 
 KEY, STEP = 5, 3
@@ -83,9 +94,15 @@ def warmed(size: int = 4) -> fr.Batch:
     return fr.Batch(values, values, counted, context, eligible=mask, rows=torch.arange(size) + 10)
 
 
+def labeller():
+    torch.manual_seed(4)
+    return lively(fr.models.RecurrentLabeller(6, 5, size=8).double())
+
+
 BACKENDS = {
     "rnn": lambda: (seq2seq("rnn"), ragged()),
     "gru": lambda: (seq2seq("gru"), ragged()),
+    "labeller": lambda: (labeller(), ragged(source_time=7)),
     "lstm": lambda: (seq2seq("lstm", layers=2, tied=True), ragged()),
     "lstm without attention": lambda: (seq2seq("lstm", None, bidirectional=False), ragged()),
     "forward only": lambda: (ForwardOnly(seq2seq()), ragged()),

@@ -122,6 +122,7 @@ def test_teacher_forced_wer_is_greedy_free_running_wer(trained):
 # free-running scores that count outputs which are entirely right, and nothing else of the others
 SETTLED = {
     "pairs": {"wer", "sequence_accuracy"}, "text": set(), "parallel": set(), "series": set(),
+    "levels": set(), "labels": set(),
     "records": {"sequence_accuracy"}, "batches of ids": {"exact_match"}, "batches of values": set(),
 }  # fmt: skip
 

@@ -299,6 +299,7 @@ class SystemOptions:
             and targets: nobody can predict better than that.
         normalisation: "standard" (by the training trajectories) or "none".
         parameters: of the system, where they are other than the published ones.
+        every: steps of the equations from one row to the next.
         warmup_loss: layout "sequence": training windows carry loss on the past too, but for its first step.
 
     Raises:
@@ -316,6 +317,7 @@ class SystemOptions:
     noise: float = at_least(0.0, 0.0)
     normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
     parameters: Mapping[str, float] = field(default_factory=dict[str, float])
+    every: int = between(1, 10**6, 1)
     warmup_loss: bool = False
 
     def __post_init__(self) -> None:
@@ -368,7 +370,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     size, stride = options.past + options.horizon, options.stride or options.past + options.horizon
     each = [-(-windows // share) for windows, share in zip(options.windows, options.shares, strict=True)]
     steps = (max(each) - 1) * stride + size
-    values = system.simulate(options.trajectories, steps, options.seed)
+    values = system.simulate(options.trajectories, (steps - 1) * options.every + 1, options.seed)[:, :: options.every]
     raw = _observed(values, options).reshape(-1, system.dimension)
     segments: dict[str, list[Segment]] = {}
     starts: dict[str, torch.Tensor] = {}
@@ -393,7 +395,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
         past=options.past,
         horizon=options.horizon,
         layout=layout,
-        step=f"{system.dt:g} units",
+        step=f"{system.dt * options.every:g} units",
     )
     return SeriesData(
         f"{system}, seed {options.seed}",
@@ -402,7 +404,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
         starts,
         codec,
         notes=_notes(system, options),
-        exponent=None if system.exponent is None else system.exponent * system.dt,
+        exponent=None if system.exponent is None else system.exponent * system.dt * options.every,
         warmup_loss=options.warmup_loss,
     )
 
@@ -421,9 +423,9 @@ def _observed(values: Array, options: SystemOptions) -> Array:
 
 
 def _notes(system: System, options: SystemOptions) -> tuple[str, ...]:
-    notes = [f"simulated: {options.trajectories:,} trajectories, steps of {system.dt:g}"]
+    notes = [f"simulated: {options.trajectories:,} trajectories, steps of {system.dt * options.every:g}"]
     if system.exponent is not None:
-        steps = 1 / (system.exponent * system.dt)
+        steps = 1 / (system.exponent * system.dt * options.every)
         notes.append(f"largest Lyapunov exponent {system.exponent:g}: an error grows e-fold in {steps:.0f} steps")
     if options.noise:
         notes.append(f"observation noise: {options.noise:g} standard deviations")

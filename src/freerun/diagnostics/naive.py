@@ -159,3 +159,89 @@ def naive_forecasts(
 def _features(past: Tensor, steps: int) -> Tensor:
     flat = past[:, -steps:].flatten(1)
     return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class NGram:
+    """For each context of up to ``order - 1`` symbols the symbol that followed it most often; see ``fit_ngram``."""
+
+    tables: tuple[tuple[Tensor, Tensor], ...]
+    symbols: int
+    __repr__ = brief
+
+    @property
+    def order(self) -> int:
+        """Symbols of the longest context, and the one that follows."""
+        return len(self.tables)
+
+    def __call__(self, context: Tensor) -> Tensor:
+        """(rows, length) symbols before -> (rows,) the symbol predicted by the longest context that is known."""
+        found = context.new_zeros(len(context))
+        for length, (known, following) in enumerate(self.tables[: context.shape[1] + 1]):
+            code = _codes(context, self.symbols, length)
+            at = torch.searchsorted(known, code).clamp_max(len(known) - 1)
+            found = torch.where(known[at] == code, following[at], found)
+        return found
+
+    def read(self, observed: Tensor) -> Tensor:
+        """(rows, time) the symbol predicted at each position from what is observed up to it."""
+        return torch.stack([self(observed[:, : t + 1]) for t in range(observed.shape[1])], 1)
+
+    def go_on(self, past: Tensor, horizon: int) -> Tensor:
+        """(rows, horizon) symbols after (rows, past) ones, each read in its turn."""
+        for _ in range(horizon):
+            past = torch.cat([past, self(past)[:, None]], 1)
+        return past[:, past.shape[1] - horizon :]
+
+
+def _codes(context: Tensor, symbols: int, length: int) -> Tensor:
+    """(rows,) one number for the last ``length`` symbols of each row."""
+    weights = symbols ** torch.arange(length, device=context.device)
+    return (context[:, context.shape[1] - length :] * weights).sum(1)
+
+
+def fit_ngram(observed: Tensor, following: Tensor, mask: Tensor, order: int) -> NGram:
+    """Count what follows each context of up to ``order - 1`` symbols, and keep the most frequent.
+
+    ``p(y_t | x_<=t) ~ count(x_{t-n+2..t}, y_t)``, with the longest context that was seen (back-off without weights).
+
+    Args:
+        observed: (rows, time) symbols x.
+        following: (rows, time) symbols y: of a sequence its own next symbol, of labels the label at the position.
+        mask: (rows, time) bool: positions that count.
+        order: n, at least 1; 1 is the most frequent symbol.
+
+    Raises:
+        UserError: shapes that do not fit, or more contexts than a 64-bit number can tell apart.
+
+    >>> x = torch.tensor([[0, 1, 0, 1, 0, 1]])
+    >>> fit_ngram(x[:, :-1], x[:, 1:], torch.ones(1, 5, dtype=torch.bool), order=2).go_on(torch.tensor([[0]]), 3)
+    tensor([[1, 0, 1]])
+    """
+    must_be("rows, time", "int64", observed=observed, following=following)
+    COUNT.check(order=order)
+    symbols = int(torch.maximum(observed.max(), following.max())) + 1
+    if symbols**order >= 2**62:
+        raise UserError(f"{symbols} symbols in contexts of {order - 1} are too many to count: use a lower order")
+    tables: list[tuple[Tensor, Tensor]] = []
+    for length in range(order):
+        width = observed.shape[1]
+        positions = [t for t in range(width) if t + 1 >= length]
+        codes = torch.stack([_codes(observed[:, : t + 1], symbols, length) for t in positions], 1)
+        kept = mask[:, positions]
+        pairs, counts = (codes * symbols + following[:, positions])[kept].unique(return_counts=True)
+        # stable: of equal counts the smallest symbol
+        ordered = counts.argsort(descending=True, stable=True)
+        contexts = pairs[ordered] // symbols
+        known, first = _firsts(contexts)
+        tables.append((known, (pairs[ordered] % symbols)[first]))
+    return NGram(tuple(tables), symbols)
+
+
+def _firsts(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values in rising order, and where each stands first."""
+    distinct, inverse = values.unique(return_inverse=True)
+    first = torch.full_like(distinct, len(values)).scatter_reduce(
+        0, inverse, torch.arange(len(values), device=values.device), "amin"
+    )
+    return distinct, first

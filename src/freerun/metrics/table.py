@@ -457,7 +457,64 @@ BATCHES_OF_VALUES = TaskReport(
     ),
 )  # fmt: skip
 
-REPORTS = (PAIRS, PARALLEL, TEXT, RECORDS, SERIES, BATCHES_OF_IDS, BATCHES_OF_VALUES)
+_POSITION_ERROR = replace(
+    _TOKEN_ERROR, title="free-running error by position", heading="wrong %", axis="wrong positions on dev, %"
+)
+_FORCED_POSITION_ERROR = replace(
+    _POSITION_ERROR, name="teacher_forced.token_error", title="teacher-forced error by position",
+    heading="teacher-forced wrong %", role="column", items=ItemReduction("forced_errors", "positions"),
+)  # fmt: skip
+
+LEVELS = TaskReport(
+    training_noun="training windows",
+    test_noun="test windows",
+    item_noun="windows",
+    metrics=(
+        _POSITION_ERROR,
+        Metric(
+            "free_running.within_one", "free-running share within one level", "within one level %", "", "compared",
+            higher=True, most=100.0, items=ItemReduction("near", "positions"),
+        ),
+        Metric(
+            "free_running.level_error", "free-running mean error in levels", "error, levels", "", "compared", 3,
+            "levels", "", items=ItemReduction("distance", "positions", 1.0),
+        ),
+        _FORCED_POSITION_ERROR,
+        replace(_LOSS, axis="nats per level, dev"),
+    ),
+    notes=(
+        "Free-running: the history is the model's own output over the complete horizon, as in use, one greedy run of "
+        "each window. Teacher-forced: the history is the true levels. Error by position: share of positions whose "
+        "level is not the true one. Within one level: share of positions at most one level from it. Error in levels: "
+        "mean distance from it.",
+        "Rows without a model: the last level, repeated; the level that is most frequent in training; the last period, "
+        "repeated, of the length that is best in training; an n-gram, which goes on with what followed the longest "
+        "context most often in training, of the length that is best on dev.",
+    ),
+    baselines=(
+        ("last value", "last_value_"), ("most frequent", "most_frequent_"), ("cycle", "cycle_"), ("n-gram", "ngram_"),
+    ),
+)  # fmt: skip
+
+LABELS = TaskReport(
+    training_noun="training sequences",
+    test_noun="test sequences",
+    item_noun="sequences",
+    metrics=(_POSITION_ERROR, _FORCED_POSITION_ERROR, replace(_LOSS, axis="nats per label, dev")),
+    notes=(
+        "Free-running: the history is the model's own labels, as in use, one greedy run of each sequence. "
+        "Teacher-forced: the history is the true labels. Error by position: share of positions whose label is not the "
+        "true one.",
+        "Rows without a model: the label that is most frequent in training; an n-gram of what is observed, which "
+        "predicts the label that stood after the longest context most often in training, of the length that is best on "
+        "dev. Exact filter: the most probable label given all that is observed up to a position, by the law that made "
+        "the data; no labeller can expect fewer errors.",
+    ),
+    references=(("exact filter", "exact_"),),
+    baselines=(("most frequent", "most_frequent_"), ("n-gram", "ngram_")),
+)  # fmt: skip
+
+REPORTS = (PAIRS, PARALLEL, TEXT, RECORDS, SERIES, LEVELS, LABELS, BATCHES_OF_IDS, BATCHES_OF_VALUES)
 
 GAPS = tuple(dict.fromkeys(each.score for report in REPORTS for each in report.metrics if each.side == "gap"))
 """Scores with a gap: the free-running minus the teacher-forced value."""

@@ -9,6 +9,7 @@ from freerun.models.forecasting import (
     ShallowPLRNN,
     TransformerForecaster,
 )
+from freerun.models.labeller import RecurrentLabeller
 from freerun.models.recurrent import RecurrentSeq2Seq
 from freerun.models.step_model import StepModel
 from freerun.models.transformer import TransformerLM, TransformerSeq2Seq
@@ -21,6 +22,7 @@ __all__ = [
     "PlainForecaster",
     "RecurrentDecoder",
     "RecurrentForecaster",
+    "RecurrentLabeller",
     "RecurrentSeq2Seq",
     "Seq2SeqModel",
     "ShallowPLRNN",
@@ -36,6 +38,7 @@ MODELS: dict[str, type[Any]] = {
     "recurrent": RecurrentSeq2Seq,
     "transformer": TransformerSeq2Seq,
     "transformer_lm": TransformerLM,
+    "recurrent_labeller": RecurrentLabeller,
     "article": ArticleForecaster,
     "recurrent_forecaster": RecurrentForecaster,
     "plain_forecaster": PlainForecaster,

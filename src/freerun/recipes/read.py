@@ -49,7 +49,7 @@ def read_recipe(source: RecipeSource) -> Recipe:
     table = source.table
     data_kind = _known_kind(table, "data", DATA_KINDS)
     # of pairs where it cannot be read yet
-    task = TASKS["pairs"] if data_kind is None else task_of(data_kind)
+    task = TASKS["pairs"] if data_kind is None else task_of(table["data"])
     model_kind = _known_kind(table, "model", MODEL_KINDS) or task.models[0]
     elsewhere = _sections_of_keys(data_kind, model_kind, task)
     check_keys(source, (), table, _TOP, elsewhere)
@@ -61,7 +61,7 @@ def read_recipe(source: RecipeSource) -> Recipe:
             table[section]["make"] = source.beside((section, "make"), make)
     data = _kind_section(source, "data", DATA_KINDS, elsewhere)
     model = _kind_section(source, "model", MODEL_KINDS, elsewhere, task.models[0])
-    if data_kind is not None and (problem := misfit(data_kind, model_kind)):
+    if data_kind is not None and (problem := misfit(table["data"], model_kind)):
         source.add(("model", "kind"), *problem)
     if data is not None:
         task = task_of(data)

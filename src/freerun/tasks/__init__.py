@@ -1,4 +1,4 @@
-"""The kinds of task: pairs, parallel text, text, series, records, each with data, scores and outputs in one file.
+"""The kinds of task, each with data, scores and outputs in one file: pairs, text, series, levels, labels, records ...
 
 To add one: a file with a ``DataTask``, and a line in ``TASKS``.
 """
@@ -14,12 +14,14 @@ from freerun.tasks.batches import BatchTask, ValueBatchTask
 from freerun.tasks.pairs import PairTask, TranslateTask
 from freerun.tasks.records import RecordTask
 from freerun.tasks.series import SeriesTask
+from freerun.tasks.symbols import LabelTask, LevelTask
 from freerun.tasks.text import TextTask
 
 __all__ = ["DATA_KINDS", "TASKS", "misfit", "task_of", "trained_on"]
 
 TASKS: dict[str, type[DataTask]] = {
     "pairs": PairTask, "text": TextTask, "parallel": TranslateTask, "series": SeriesTask, "records": RecordTask,
+    "levels": LevelTask, "labels": LabelTask,
     "batches of ids": BatchTask, "batches of values": ValueBatchTask,
 }  # fmt: skip
 
@@ -34,29 +36,34 @@ def task_of(data: Any) -> type[DataTask]:
     ('recurrent', ('transformer_lm',))
     """
     kind = data if isinstance(data, str) else data["kind"] if isinstance(data, Mapping) else data.kind
-    if kind == "python" and _targets(data) == "values":
+    if kind == "python" and _given(data, "targets") == "values":
         return ValueBatchTask
+    if kind in SeriesTask.data_sections and _given(data, "levels") not in (None, "none"):
+        return LevelTask
     task = next((task for task in TASKS.values() if kind in task.data_sections), None)
     if task is None:
         raise UserError(f"data kind must be one of {', '.join(DATA_KINDS)}; got {kind!r}")
     return task
 
 
-def _targets(data: Any) -> Any:
-    return data.get("targets") if isinstance(data, Mapping) else getattr(data, "targets", None)
+def _given(data: Any, key: str) -> Any:
+    return data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
 
 
-def misfit(data_kind: str, model_kind: str) -> tuple[str, str] | None:
-    """Problem and help where a kind of model cannot be trained on a kind of data.
+def misfit(data: Any, model_kind: str) -> tuple[str, str] | None:
+    """Problem and help where a kind of model cannot be trained on a ``[data]`` section, or on a kind of data.
 
     >>> misfit("toy", "recurrent") is None, misfit("toy", "transformer_lm")[1]
     (True, 'use kind = recurrent or transformer')
     """
-    fitting = task_of(data_kind).models
+    fitting = task_of(data).models
     if model_kind in (*fitting, "python"):
         return None
-    kinds = " or ".join(name for name in DATA_KINDS if model_kind in task_of(name).models)
-    problem = f"a model of kind {model_kind} is trained on {kinds} data; got [data] kind {data_kind!r}"
+    kinds = " or ".join(name for name in DATA_KINDS if model_kind in task_of(name).models) + " data"
+    kinds += ", or series with levels" if model_kind in LevelTask.models else ""
+    levels = _given(data, "levels") if isinstance(data, Mapping) else None
+    got = f"{data if isinstance(data, str) else data['kind']!r}" + (f" with levels = {levels}" if levels else "")
+    problem = f"a model of kind {model_kind} is trained on {kinds}; got [data] kind {got}"
     return problem, f"use kind = {' or '.join(fitting)}"
 
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.arguments import Arguments, above, at_least, one_of
+from freerun.arguments import Arguments, OneOf, above, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile
 from freerun.data.series.building import load_series
 from freerun.data.series.inference import forecast_table, guess_separator, read_past, read_windows
-from freerun.data.series.options import SeriesOptions
+from freerun.data.series.options import Layout, SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
+from freerun.data.symbols import Binning, LevelData, quantised
 from freerun.data.systems import SystemOptions, load_system, system_named
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon
@@ -41,7 +42,39 @@ _LONGEST = 4000
 
 
 @dataclass(frozen=True)
-class SeriesSection(SeriesOptions):
+class LevelFields:
+    """Values as symbols.
+
+    Args:
+        levels: the values of the one channel become so many symbols, and the task is to predict each of them (None:
+            values stay values).
+        binning: "quantiles": levels that are equally frequent in the training windows; "width": equally wide ones
+            (None: "quantiles", with ``levels``).
+    """
+
+    levels: int | None = between(2, 4096, None)
+    binning: Binning | None = None
+
+    def level_problems(self) -> list[str]:
+        """Return which fields do not go together."""
+        if problem := OneOf(("quantiles", "width"), optional=True).problem("binning", self.binning):
+            return [problem]
+        if self.levels is not None:
+            return ["warmup_loss has no effect with levels: leave it out"] if getattr(self, "warmup_loss") else []  # noqa: B009
+        return ["binning has no effect without levels: add levels = 26, or leave it out"] if self.binning else []
+
+    def load_symbols(self) -> LevelData:
+        """The windows as levels."""
+        assert self.levels is not None
+        return quantised(self.load("past"), self.levels, self.binning or "quantiles")
+
+    def load(self, layout: Layout) -> SeriesData:
+        """The windows as values."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SeriesSection(SeriesOptions, LevelFields):
     """Time series from CSV or Parquet files, in windows; split in time.
 
     Args:
@@ -55,11 +88,15 @@ class SeriesSection(SeriesOptions):
         problems = [] if self.path else [missing_path("the CSV or Parquet file of the series", "FILE")]
         with collected(problems):
             super().__post_init__()
-        refuse(problems)
+        refuse(problems + self.level_problems())
+
+    def load(self, layout: Layout) -> SeriesData:
+        """The windows as values."""
+        return load_series(self.path or (), self, layout)
 
 
 @dataclass(frozen=True)
-class SystemSection(SystemOptions):
+class SystemSection(SystemOptions, LevelFields):
     """Trajectories of a chaotic system, simulated from its equations.
 
     Args:
@@ -75,7 +112,11 @@ class SystemSection(SystemOptions):
             super().__post_init__()
         with collected(problems):
             system_named(self.system, self.parameters)
-        refuse(problems)
+        refuse(problems + self.level_problems())
+
+    def load(self, layout: Layout) -> SeriesData:
+        """The windows as values."""
+        return load_system(self.system, self, layout)
 
 
 @dataclass(frozen=True)
@@ -157,9 +198,7 @@ class SeriesTask(DataTask):
                 f"data.warmup_loss has no effect with a model of kind {model.kind}, which predicts the horizon only\n"
                 "  help: leave it out, or use kind = plain_forecaster"
             )
-        if isinstance(settings, SeriesSection):
-            return load_series(settings.path or (), settings, layout)
-        return load_system(settings.system, settings, layout)
+        return settings.load(layout)
 
     @staticmethod
     def sizes(data: SeriesData) -> tuple[int, ...]:

@@ -1,0 +1,371 @@
+"""Symbols position by position as two kinds of task: a series quantised to levels, and labels of what is observed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from csv import writer
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F
+
+from freerun.arguments import Arguments, at_least
+from freerun.batch import Batch
+from freerun.data.files import LONGEST, DataFile, first_problems, read_lines
+from freerun.data.series.inference import guess_separator, read_past, read_windows
+from freerun.data.symbols import LabelCodec, LabelData, LevelCodec, LevelData
+from freerun.diagnostics import DiagnosisOptions
+from freerun.diagnostics.naive import NGram, fit_ngram
+from freerun.errors import UserError, collected, refuse
+from freerun.generation import generate
+from freerun.keys import bits, uniform
+from freerun.metrics.table import LABELS, LEVELS, TaskReport
+from freerun.rollin.model import eval_mode
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, model_device, parts
+from freerun.types import evenly
+
+_ORDERS = range(2, 9)
+"""Lengths of the n-grams that are tried on dev."""
+
+
+@dataclass(frozen=True)
+class SymbolSettings(Arguments):
+    """How models are scored, on dev while training and on test at the end; they run greedily.
+
+    Args:
+        batch_size: rows at a time; changes no number.
+    """
+
+    batch_size: int = at_least(1, 256, semantic=False)
+
+
+Naive = Callable[[Tensor, int], Tensor]
+"""From (rows, length) source symbols and a number of positions to (rows, positions) outputs."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to score on: how many, their batch by number, whether levels are near each other, what needs no model."""
+
+    count: int
+    make: Callable[[list[int]], Batch]
+    ordered: bool
+    naive: Mapping[str, Naive]
+
+
+class SymbolTask(DataTask):
+    """Symbols scored position by position: what windows of levels and labelled sequences have in common."""
+
+    settings: SymbolSettings
+    evaluate_section = SymbolSettings
+    select = "token_error"
+
+    def evaluate(self, model: Module, split: str) -> Evaluation:
+        if split not in ("dev", "test"):
+            raise UserError(f"split must be dev or test; got {split!r}")
+        return evaluate_symbols(model, self.scored(split), self.settings)
+
+    def scored(self, split: str) -> Rows:
+        """The rows of a split that are scored; the naive outputs with those of test."""
+        chosen = evenly(self.data.count(split), self.items if split == "dev" else None)
+        make = lambda numbers: self.data.rows(split, [chosen[n] for n in numbers])  # noqa: E731
+        return Rows(len(chosen), make, isinstance(self.data, LevelData), self.naive if split == "test" else {})
+
+    @cached_property
+    def naive(self) -> dict[str, Naive]:
+        """What needs no model."""
+        raise NotImplementedError
+
+    @staticmethod
+    def load(settings: Any, model: Any) -> LevelData | LabelData:
+        return settings.load_symbols()
+
+    @staticmethod
+    def sizes(data: LevelData | LabelData) -> tuple[int, ...]:
+        return data.codec.sizes
+
+    @staticmethod
+    def diagnosis_input(
+        model: Module, codec: Any, settings: SymbolSettings, data: LevelData | LabelData, items: int | None
+    ) -> DiagnosisInput:
+        chosen = parts(evenly(data.count("test"), items), settings.batch_size)
+        return f"{data.name}, test part", [data.rows("test", part) for part in chosen], DiagnosisOptions()
+
+
+class LevelTask(SymbolTask):
+    """Windows of a quantised series, scored position by position over the horizon."""
+
+    data: LevelData
+    models = ("recurrent", "transformer")
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {}  # those of series, with ``levels``
+    report: ClassVar[TaskReport] = LEVELS
+    outputs_table = True
+
+    @cached_property
+    def naive(self) -> dict[str, Naive]:
+        """What needs no model: forecasts from the past."""
+        train, dev = (self.data.rows(split, range(self.data.count(split))) for split in ("train", "dev"))
+        frequent = int(torch.tensor(self.data.frequencies).argmax())
+        whole = torch.cat([train.context["source"], train.targets], 1)
+        mask, past = torch.ones_like(whole[:, 1:], dtype=torch.bool), dev.context["source"]
+        ngram = _best_ngram(whole[:, :-1], whole[:, 1:], mask, lambda n: n.go_on(past, dev.time), dev)
+        known = self.data.codec.series.period
+        period = known if known is not None and known <= past.shape[1] else _best_period(train)
+        return {
+            "last_value": lambda past, horizon: past[:, -1:].repeat(1, horizon),
+            "most_frequent": lambda past, horizon: torch.full_like(past[:, :1], frequent).repeat(1, horizon),
+            "cycle": lambda past, horizon: past[:, past.shape[1] - period + torch.arange(horizon) % period],
+            "ngram": ngram.go_on,
+        }
+
+    @staticmethod
+    def positions(data: LevelData, settings: SymbolSettings) -> tuple[int, str]:
+        past, horizon = data.codec.series.past, data.codec.series.horizon
+        return max(past, horizon), f"a window has data.past = {past} and data.horizon = {horizon} levels"
+
+    @staticmethod
+    def codec(description: Mapping[str, Any]) -> LevelCodec:
+        return LevelCodec.from_description(description)
+
+    @staticmethod
+    def score(
+        model: Module, codec: LevelCodec, settings: SymbolSettings, data: LevelData, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        if file is None:
+            name, rows = f"{data.name}, test part", LevelTask(data, settings).scored("test")
+        else:
+            windows = read_windows(codec.series, file)
+            make = lambda numbers: codec.batch(windows.make(numbers))  # noqa: E731
+            name, rows = str(file.path), Rows(windows.count, make, True, {})
+        facts = {"data": name, "windows": rows.count, "past": codec.series.past, "horizon": codec.series.horizon}
+        return {**facts, "levels": len(codec.centres)}, evaluate_symbols(model, rows, settings)
+
+    @staticmethod
+    def generate_lines(
+        model: Module, codec: LevelCodec, settings: SymbolSettings, lines: Sequence[str], origins: Sequence[str]
+    ) -> list[str]:
+        """A CSV table of the steps to come, as levels and as their values, from the path of a table of the past."""
+        path = Path(lines[0])
+        batch = codec.batch(read_past(path, codec.series, codec.series.horizon, guess_separator(path)))
+        levels = generate(model, batch.to(model_device(model)), length=codec.series.horizon).entries[0].cpu()
+        table = io.StringIO()
+        rows = writer(table, lineterminator="\n")
+        rows.writerow(["lead", "level", *codec.series.names])
+        pairs = zip(levels.tolist(), codec.values(levels).tolist(), strict=True)
+        rows.writerows([lead, level, f"{value:.7g}"] for lead, (level, value) in enumerate(pairs, start=1))
+        return table.getvalue().rstrip("\n").split("\n")
+
+    @staticmethod
+    def trial_batch(codec: LevelCodec, rows: int) -> Batch:
+        series = codec.series
+        cells = torch.arange(rows)[:, None, None], torch.arange(series.past + series.horizon)[:, None]
+        return codec.batch(series.batch((4 * uniform(0, *cells, torch.arange(1)) - 2).float()))
+
+
+class LabelTask(SymbolTask):
+    """Sequences with one label at each position, predicted from what is observed up to it."""
+
+    data: LabelData
+    models = ("recurrent_labeller",)
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {}
+    report: ClassVar[TaskReport] = LABELS
+    one_output_per_line = True
+
+    @cached_property
+    def naive(self) -> dict[str, Naive]:
+        """What needs no model, and the best labels of a known law."""
+        train, dev = (self.data.rows(split, range(self.data.count(split))) for split in ("train", "dev"))
+        frequent, observed = int(torch.tensor(self.data.frequencies).argmax()), dev.context["source"]
+        ngram = _best_ngram(
+            train.context["source"], train.targets, train.mask, lambda n: n.read(observed), dev, starts=True
+        )
+        found: dict[str, Naive] = {
+            "most_frequent": lambda source, time: torch.full_like(source[:, :time], frequent),
+            "ngram": lambda source, time: ngram.read(source[:, :time]),
+        }
+        if (exact := self.data.exact) is not None:
+            found["exact"] = lambda source, time: exact(source[:, :time])
+        return found
+
+    @staticmethod
+    def positions(data: LabelData, settings: SymbolSettings) -> tuple[int, str]:
+        longest = max(len(labels) for pairs in data.splits.values() for _, labels in pairs)
+        return longest, f"the longest sequence has {longest} labels"
+
+    @staticmethod
+    def codec(description: Mapping[str, Any]) -> LabelCodec:
+        return LabelCodec.from_description(description)
+
+    @staticmethod
+    def score(
+        model: Module, codec: LabelCodec, settings: SymbolSettings, data: LabelData | None, file: DataFile | None
+    ) -> tuple[dict[str, Any], Evaluation]:
+        if file is None:
+            assert data is not None
+            name, rows = f"{data.name}, test part", LabelTask(data, settings).scored("test")
+        else:
+            name, batch = str(file.path), _labelled_file(codec, file)
+            make = lambda numbers: batch.select(torch.tensor(numbers))  # noqa: E731
+            rows = Rows(batch.size, make, False, {})
+        return {"data": name, "sequences": rows.count}, evaluate_symbols(model, rows, settings)
+
+    @staticmethod
+    def generate_lines(
+        model: Module, codec: LabelCodec, settings: SymbolSettings, lines: Sequence[str], origins: Sequence[str]
+    ) -> list[str]:
+        """The labels of each line of observed symbols, with blanks between them."""
+        problems: list[str] = []
+        for origin, line in zip(origins, lines, strict=True):
+            problems += _wrong_length(origin, line.split())
+            with collected(problems):
+                codec.ids("source", line.split(), origin)
+        refuse(first_problems("the input", problems))
+        outputs: list[str] = []
+        for chosen in parts(range(len(lines)), settings.batch_size):
+            sources = [lines[n].split() for n in chosen]
+            batch = codec.label_batch(sources).to(model_device(model))
+            entries = generate(model, batch, length=batch.time).entries.tolist()
+            rows = zip(sources, entries, strict=True)
+            outputs += [" ".join(codec.target[label] for label in row[: len(source)]) for source, row in rows]
+        return outputs
+
+    @staticmethod
+    def trial_batch(codec: LabelCodec, rows: int) -> Batch:
+        numbers = bits(0, torch.arange(rows)[:, None], torch.arange(rows + 4)).abs().tolist()
+        sides = ([[names[n % len(names)] for n in row[: 5 + number]] for number, row in enumerate(numbers)]
+                 for names in (codec.source, codec.target))  # fmt: skip
+        return codec.label_batch(*sides)
+
+
+def _best_ngram(
+    observed: Tensor,
+    following: Tensor,
+    mask: Tensor,
+    predict: Callable[[NGram], Tensor],
+    dev: Batch,
+    *,
+    starts: bool = False,
+) -> NGram:
+    """The n-gram, of 1 to 8 symbols, with the fewest wrong predictions on dev; the shortest of equal ones."""
+    symbols = int(torch.maximum(observed.max(), following.max())) + 1
+    longest = max(order for order in (1, *_ORDERS) if symbols**order < 2**62 and order <= observed.shape[1] + starts)
+    whole = fit_ngram(observed, following, mask, longest)
+    shorter = [replace(whole, tables=whole.tables[:order]) for order in range(1, longest + 1)]
+    wrong = [int(((predict(each) != dev.targets) & dev.mask).sum()) for each in shorter]
+    return shorter[wrong.index(min(wrong))]
+
+
+def _best_period(train: Batch) -> int:
+    """How many steps of the past are best repeated, on training windows."""
+    past = train.context["source"]
+
+    def wrong(period: int) -> int:
+        repeated = past[:, past.shape[1] - period + torch.arange(train.time) % period]
+        return int((repeated != train.targets).sum())
+
+    return min(range(1, past.shape[1] + 1), key=wrong)
+
+
+def _labelled_file(codec: LabelCodec, file: DataFile) -> Batch:
+    """The batch of a file: observed symbols, a tab, their labels, a sequence a line."""
+    lines, bad = read_lines(file.path, file.encoding, "observed symbols, a tab and their labels a line")
+    problems = [f"{file.path}:{number}: {text}" for number, text in bad]
+    pairs: list[tuple[list[str], list[str]]] = []
+    for number, line in lines:
+        where = f"{file.path}:{number}"
+        source, tab, target = line.partition("\t")
+        pair = source.split(), target.split()
+        if not tab or len(pair[0]) != len(pair[1]):
+            problems.append(
+                f"{where}: {len(pair[0])} observed symbols and {len(pair[1])} labels; expected as many of both, with a "
+                "tab between them"
+            )
+            continue
+        problems += _wrong_length(where, pair[0])
+        for side, symbols in zip(("source", "target"), pair, strict=True):
+            with collected(problems):
+                codec.ids(side, symbols, where)
+        pairs.append(pair)
+    refuse(first_problems(str(file.path), problems))
+    return codec.label_batch([source for source, _ in pairs], [target for _, target in pairs])
+
+
+def _wrong_length(where: str, symbols: Sequence[str]) -> list[str]:
+    if not symbols:
+        return [f"{where}: the line is empty; expected observed symbols with blanks between them"]
+    if len(symbols) > LONGEST:
+        return [f"{where}: has {len(symbols):,} symbols, and at most {LONGEST:,} are read as one sequence"]
+    return []
+
+
+def evaluate_symbols(model: Module, rows: Rows, settings: SymbolSettings | None = None) -> Evaluation:
+    """Scores of a model position by position, on gold history and running freely; see ``freerun.metrics.table``.
+
+    Of levels also how far a wrong one lies from gold. With them the scores of what needs no model, for whose names see
+    ``LevelTask.naive``.
+    """
+    settings = settings or SymbolSettings()
+    found: list[dict[str, Tensor]] = []
+    for numbers in parts(range(rows.count), settings.batch_size):
+        batch = rows.make(numbers)
+        outputs = _outputs(model, batch)
+        source = batch.context["source"]
+        outputs |= {name: predict(source, batch.time) for name, predict in rows.naive.items()}
+        found.append({"mask": batch.mask, "gold": batch.targets, **outputs})
+    longest = max(part["gold"].shape[1] for part in found)
+    joined = {
+        name: torch.cat([F.pad(part[name], (0, longest - part[name].shape[1])) for part in found]) for name in found[0]
+    }
+    mask, gold, loss = joined.pop("mask"), joined.pop("gold"), joined.pop("loss")
+    positions = mask.sum(1)
+    counts = {name: _counts(output, gold, mask) for name, output in joined.items()}
+    own, forced = counts.pop("free_running"), counts.pop("teacher_forced")
+    columns = {"free_errors": own["errors"], "forced_errors": forced["errors"], "positions": positions}
+    if rows.ordered:
+        columns |= {"near": own["near"], "distance": own["distance"]}
+    lists = zip(*(column.tolist() for column in columns.values()), strict=True)
+    items = [{"source": f"row {n}", **dict(zip(columns, row, strict=True))} for n, row in enumerate(lists)]
+    free = _scores(own, positions, rows.ordered)
+    for name, each in counts.items():
+        free |= {f"{name}_{score}": value for score, value in _scores(each, positions, rows.ordered).items()}
+    gold_scores = {"loss": float(loss.sum()) / int(positions.sum()), **_scores(forced, positions, False)}
+    curves = {name: _by_position(output, gold, mask) for name, output in joined.items()}
+    return Evaluation(gold_scores, free, items, curves)
+
+
+def _outputs(model: Module, batch: Batch) -> dict[str, Tensor]:
+    """(rows, time) the greedy outputs on gold history and running freely, and the loss of each position."""
+    here = batch.to(model_device(model))
+    with eval_mode(model), torch.no_grad():
+        logits = model(here).float()
+        loss = F.cross_entropy(logits.transpose(1, 2), here.targets, reduction="none").double()
+        own = generate(model, here, length=here.time).entries
+    outputs = {"loss": loss.masked_fill(~here.mask, 0), "teacher_forced": logits.argmax(-1), "free_running": own}
+    return {name: each.cpu() for name, each in outputs.items()}
+
+
+def _counts(output: Tensor, gold: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """(rows,) wrong positions, positions at most one level from gold, and summed distance in levels."""
+    far = (output - gold).abs().masked_fill(~mask, 0)
+    return {"errors": (far > 0).sum(1), "near": ((far <= 1) & mask).sum(1), "distance": far.sum(1)}
+
+
+def _scores(counts: Mapping[str, Tensor], positions: Tensor, ordered: bool) -> dict[str, float]:
+    total = float(positions.sum())
+    scores = {"token_error": 100 * float(counts["errors"].sum()) / total}
+    if ordered:
+        scores |= {"within_one": 100 * float(counts["near"].sum()) / total}
+        scores |= {"level_error": float(counts["distance"].sum()) / total}
+    return scores
+
+
+def _by_position(output: Tensor, gold: Tensor, mask: Tensor) -> list[float]:
+    """Share of wrong outputs at each position, in percent."""
+    wrong = ((output != gold) & mask).sum(0).double()
+    return (100 * wrong / mask.sum(0)).tolist()
