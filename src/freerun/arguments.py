@@ -366,7 +366,9 @@ def _argument_problems(cls: Any, values: Sequence[Any], named: Mapping[str, Any]
     called = getattr(cls, "name", None) or cls.__name__
     problems: list[str] = []
     if len(values) > len(positional):
-        call = ", ".join(f"{name}={str(value)[:30]}" for name, value in zip(known, values, strict=False))
+        left = [name for name in known if name not in named]
+        meant = {**dict(zip(left, values, strict=False)), **{name: named[name] for name in named if name in known}}
+        call = ", ".join(f"{name}={str(meant[name])[:30]}" for name in known if name in meant)
         allowed = (
             f"{len(positional)} arguments by position ({', '.join(positional)})"
             if positional

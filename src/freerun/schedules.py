@@ -449,3 +449,13 @@ exponential, inverse_sigmoid = Exponential, InverseSigmoid
 SCHEDULES: dict[str, type[Schedule]] = {
     each.name: each for each in (Constant, Linear, Exponential, InverseSigmoid, Cosine, Piecewise, Join, Table)
 }
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("falling", "rising"):
+        ends = ", start=0.0, end=1.0" if name == "rising" else ""
+        raise UserError(
+            f"fr.{name}(steps) is a method, with a schedule inside: use it as it is; as a schedule write "
+            f"inverse_sigmoid(k=...{ends}), or linear(start=..., end=..., steps=...)"
+        )
+    raise AttributeError(f"module 'freerun.schedules' has no attribute {name!r}")

@@ -259,8 +259,8 @@ def rows_independent(probe: Probe) -> Verdict:
         if far := distance(outputs, alone, probe.tolerance):
             return (
                 f"outputs of row {row} move by {far:.2g} when the other rows change: rows may not share "
-                "statistics (batch norm without running averages, a mean over dimension 0, a layer that is not "
-                "batch first, something kept from an earlier call)"
+                "statistics (batch norm without running averages, a mean over dimension 0, a layer or a context that "
+                "is not batch first, something kept from an earlier call)"
             )
     return None
 
@@ -305,6 +305,25 @@ def training_mode(probe: Probe, known: frozenset[str]) -> Verdict:
                     f"{verdict}. It does so in training mode alone{what}, so that training is not what free running "
                     "meets: use LayerNorm or RMSNorm, or keep batch normalisation in evaluation mode"
                 )
+        return _shared_in_training(probe)
+
+
+def _shared_in_training(probe: Probe) -> Verdict:
+    """Other rows move no output of a row in training mode."""
+    batch = probe.batch
+    if batch.size < 3:
+        return None
+    rows = torch.ones(batch.size, dtype=torch.int64, device=batch.history.device)
+    rows[0] = 0  # every other row is row 1; dropout is the same, as it is drawn by position in the batch
+    moved = probe.run(batch.select(rows), "rows of which all but the first are the second")
+    first = batch.mask[0]
+    if far := distance(moved[0, first], probe.outputs[0, first], probe.tolerance):
+        return (
+            "warning",
+            f"outputs of row 0 move by {far:.2g} when the other rows change, in training mode alone: batch "
+            "normalisation (or another layer) shares statistics between rows, padding among them, so that accumulation "
+            "and several processes are not one batch: use LayerNorm or RMSNorm, or keep it in evaluation mode",
+        )
     return None
 
 

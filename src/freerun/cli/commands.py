@@ -77,9 +77,12 @@ def list_schedules() -> str:
 
 def describe_schedule(name: str) -> str:
     """Formula, parameters and reference of a schedule, and how a recipe writes it."""
+    from freerun.methods import PRESETS
     from freerun.recipes.fields import required
     from freerun.schedules import SCHEDULES
 
+    if name in PRESETS:
+        raise UserError(f"{name} is no schedule, but a method with one inside\n  help: freerun methods {name}")
     cls = _one(SCHEDULES, name, "schedule")
     needed = "".join(f", {each.name} = ..." for each in fields(cls) if required(each))
     recipe = f'In a recipe: teacher_forcing_ratio = {{ schedule = "{name}"{needed} }}'

@@ -79,6 +79,11 @@ def plan(arms: Sequence[Arm], seeds: Sequence[int]) -> list[PlannedRun]:
         labels[arm.slug] = arm.label
     slugs = {label: slug for slug, label in labels.items()}
     references = {arm.reference for arm in arms}
+    if gold := [arm.label for arm in arms if arm.label in references and arm.method.name == "teacher_forcing"]:
+        raise UserError(
+            f"noise is matched to the arm {gold[0]!r}, which is teacher forcing and feeds no own entries, so that it "
+            "would be none: name an arm that feeds own entries, such as one of scheduled sampling"
+        )
     # those that others wait for first, those that wait last: no worker idles at the end of a seed
     ordered = sorted(arms, key=lambda arm: (arm.label not in references, arm.reference is not None))
     return [

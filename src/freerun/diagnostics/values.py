@@ -126,6 +126,11 @@ def _both_ways(
                 f"the model's outputs are {tuple(forced.shape)} and gold is {tuple(gold.shape)}: its head does not fit"
             )
         parts.append((forced.cpu(), own.cpu(), gold.cpu()))
+        if gold.shape[1:] != parts[0][2].shape[1:]:
+            raise UserError(
+                f"batch {number} has horizon and values {tuple(gold.shape[1:])}, and batch 0 has "
+                f"{tuple(parts[0][2].shape[1:])}: errors by lead time need one horizon; diagnose them apart"
+            )
         past = past_of(batch)
         pasts += [] if past is None else [past.cpu()]
     forced, own, gold = (torch.cat([part[i] for part in parts]) for i in range(3))

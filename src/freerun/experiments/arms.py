@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import shutil
 import sys
 import tempfile
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from freerun.arguments import COUNT, Range
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
-from freerun.errors import CheckpointError, OccupiedError, UserError, whole
+from freerun.errors import CheckpointError, OccupiedError, UserError, display, refuse, whole
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, GaussianNoise, TokenNoise
@@ -26,7 +28,7 @@ from freerun.methods.base import rehearsal
 from freerun.recipes.fields import measured
 from freerun.recipes.recipe import Arm, MethodSettings
 from freerun.rollin.model import eval_mode, forward
-from freerun.tasks.batches import BatchData, BatchTask, batch_task
+from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
 from freerun.training.checkpoint import newest
@@ -103,9 +105,12 @@ def fit(
 
     What it is not: a trainer for many machines from Python; start the command under ``torchrun`` for that.
     """
+    folder_out = _checked_plain(updates, learning_rate, out)
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
+    _check_model(model, method)
+    _rehearse(model, task, {"": method}, updates)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run" if out is None else Path(out)
+        folder = folder_out or Path(scratch) / "run"
         chosen = _settings(task, settings, updates, learning_rate, seed)
         if resume and finished_summary(folder):
             _refuse_other_run(model, task, method, chosen, folder)
@@ -155,13 +160,25 @@ def _load_best(model: Module, folder: Path) -> None:
     weights.load_weights(model, weights.read_model(folder)[1], str(folder / "model"))
 
 
-def _train(
-    model: Any, task: BatchTask, method: Any, settings: Any, folder: Path, *, resume: bool, progress: bool
-) -> dict[str, Any]:
+def _checked_plain(updates: Any, learning_rate: Any, out: Any) -> Path | None:
+    """The folder of ``out``, if the plain arguments of ``fit`` and ``compare`` are in order."""
+    problems = [*COUNT.problems(updates=updates), *Range(0, ends="(]").problems(learning_rate=learning_rate)]
+    if not isinstance(out, str | Path | None):
+        problems.append(f"out must be the path of a folder, or left out; got {type(out).__name__}")
+    refuse(problems)
+    return None if out is None else Path(out)
+
+
+def _check_model(model: Any, method: Any) -> None:
     if not isinstance(model, Module):
         raise UserError(f"model must be a torch.nn.Module with weights to train; got {type(model).__name__}")
     if not callable(getattr(method, "run", None)) or isinstance(method, type):
-        raise UserError(f"method must be one such as fr.scheduled_sampling(0.5); got {method!r}")
+        raise UserError(f"method must be one such as fr.scheduled_sampling(0.5); got {display(method)}")
+
+
+def _train(
+    model: Any, task: BatchTask, method: Any, settings: Any, folder: Path, *, resume: bool, progress: bool
+) -> dict[str, Any]:
     return train(model, task, method, settings, folder, resume=resume, progress=progress, recipe=_recipe(task))
 
 
@@ -213,11 +230,11 @@ def compare(  # noqa: PLR0917 - the public face
 
     What it is not: a search for the best settings; every arm has the same.
     """
+    folder = _checked_plain(updates, learning_rate, out)
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     runs = plan(_arms(arms), _seeds(seeds))
-    methods = {label: method for label, method in arms.items() if not isinstance(method, MatchedNoise)}
-    _rehearse(make_model, task, methods, updates)
-    if out is None:
+    _try_arms(make_model, task, arms, updates)
+    if folder is None:
         folder = Path(tempfile.mkdtemp()) / "comparison"
         try:
             found = _run_all(
@@ -229,7 +246,6 @@ def compare(  # noqa: PLR0917 - the public face
         comparison = Comparison(found, folder)
         weakref.finalize(comparison, shutil.rmtree, folder.parent, ignore_errors=True)
         return comparison
-    folder = Path(out)
     try:
         check_output_dir(folder, resume=resume, overwrite=False)
     except OccupiedError as error:
@@ -262,6 +278,11 @@ def _run_all(
             if finished_summary(where):
                 continue
             model = _made(make_model, run.seed)
+            if _hashed(weights.weights_of(model)) != tables[run.name]["model"]["initial_weights"]:
+                raise UserError(
+                    f"run {run.name}: make_model() returns other initial weights than before for seed {run.seed}, "
+                    "perhaps those of an earlier run: it must build a new model at each call"
+                )
             spec = arms[run.arm.label]
             method = _control(task, model, folder / "runs" / str(run.after)) if run.after else spec
             where.parent.mkdir(parents=True, exist_ok=True)
@@ -337,9 +358,10 @@ def _arms(arms: Any) -> list[Any]:
         if not isinstance(label, str) or not label.strip():
             problems.append(f"a label of an arm must be a word; got {label!r}")
         elif isinstance(method, MatchedNoise):
-            if isinstance(listed_arms.get(method.arm), MatchedNoise) or method.arm not in listed_arms:
-                others = [name for name, each in listed_arms.items() if not isinstance(each, MatchedNoise)]
-                problems.append(f"arm {label}: matched_noise must name one of {', '.join(others)}; got {method.arm!r}")
+            others = [name for name, each in listed_arms.items() if not isinstance(each, MatchedNoise)]
+            if method.arm not in others:
+                known = f"one of {', '.join(map(str, others))}" if others else "an arm with a method, and there is none"
+                problems.append(f"arm {label}: matched_noise must name {known}; got {method.arm!r}")
             listed.append(Arm(label, MethodSettings("token_noise", {"rate": {"matched_to": method.arm}})))
         elif isinstance(method, type) or not callable(getattr(method, "run", None)):
             problems.append(f"arm {label} must be a method such as fr.scheduled_sampling(0.5); got {method!r}")
@@ -367,24 +389,59 @@ def _made(make_model: Any, seed: int) -> Module:
     return model
 
 
-def _rehearse(make_model: Any, task: BatchTask, methods: Mapping[str, Any], updates: int) -> None:
-    """Try every arm on a row, forward only, before a folder is made."""
+def _try_arms(make_model: Any, task: BatchTask, arms: Mapping[str, Any], updates: int) -> None:
+    """Try ``make_model`` and every arm, before a folder is made."""
     if isinstance(make_model, Module) or not callable(make_model):
         raise UserError(
             f"make_model must be a function that returns a new model, as every run begins with one; got "
             f"{type(make_model).__name__}: use lambda: {type(make_model).__name__}(...)"
         )
+    try:
+        inspect.signature(make_model).bind()
+    except ValueError:  # no signature to be had
+        pass
+    except TypeError as error:
+        raise UserError(
+            f"make_model is called without arguments: use lambda: {_name(make_model)}(...); {error}"
+        ) from error
     model, again = _made(make_model, 0), _made(make_model, 0)
-    if model is again:
-        raise UserError("make_model() returned the same model twice: it must build a new one at each call")
+    shared = {id(part) for part in model.parameters() if part.requires_grad} & {id(part) for part in again.parameters()}
+    if model is again or shared:
+        raise UserError(
+            f"make_model() returned {'weights that learn' if model is not again else 'the same model'} twice: it must "
+            "build a new one at each call"
+        )
+    if _hashed(weights.weights_of(model)) != _hashed(weights.weights_of(again)):
+        raise UserError(
+            "make_model() returned other initial weights under the same seed: draw them with PyTorch's generator, "
+            "which is seeded before each call, so that the arms of a seed begin with the same ones"
+        )
+    _rehearse(model, task, arms, updates)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _rehearse(model: Module, task: BatchTask, arms: Mapping[str, Any], updates: int) -> None:
+    """Try methods on a row, forward only; the label of a single one is \"\"."""
     problems: list[str] = []
-    for label, method in methods.items():
+    matched = {method.arm for method in arms.values() if isinstance(method, MatchedNoise)}
+    batch = on_device(model, task.data.splits["train"][0])
+    for label, method in arms.items():
+        where = f"arm {label}: " if label else ""
+        if type(method) not in METHODS.values():
+            continue
         try:
-            if type(method) in METHODS.values():
-                method.check(updates)
-                rehearsal(method, model, task.data.splits["train"][0], updates, 0)
+            method.check(updates)
+            replaced = rehearsal(method, model, batch, updates, 0)[3].report.get("replaced", 1)
+            if label in matched and not replaced:
+                problems.append(
+                    f"{where}it feeds no entry of the model's own, and matched_noise({label!r}) would be no noise: "
+                    "name an arm that feeds own entries, such as one of scheduled sampling"
+                )
         except UserError as error:
-            problems += [f"arm {label}: {problem}" for problem in error.problems]
+            problems += [f"{where}{problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
 
@@ -395,5 +452,5 @@ def _control(task: BatchTask, model: Module, reference: Path) -> Any:
     if task.data.values:
         return GaussianNoise(measured(metrics, "std"), rate=measured(metrics))
     with torch.no_grad(), eval_mode(model):
-        width = forward(model, task.data.splits["train"][0].select(torch.tensor([0]))).shape[-1]
+        width = forward(model, on_device(model, task.data.splits["train"][0].select(torch.tensor([0])))).shape[-1]
     return TokenNoise(measured(metrics), vocabulary=width, exclude_gold=True)

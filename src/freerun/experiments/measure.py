@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from freerun.batch import Batch
+from freerun.arguments import refused
+from freerun.batch import Batch, shape_of
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics import diagnose as diagnose_batches
-from freerun.diagnostics.diagnose import answer_positions
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.experiments.results import Diagnosis, Evaluation
-from freerun.generation import draw_for, generate
-from freerun.tasks.batches import end_symbol, evaluate_batches, read_batches
+from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
+from freerun.rollin.model import call_problems
+from freerun.tasks.batches import end_symbol, evaluate_batches, on_device, read_batches, run_freely
 
 
 def evaluate(
@@ -34,7 +35,8 @@ def evaluate(
         scores: further free-running scores by name: from (``Generated``, batch) to a number; their mean over batches.
 
     Raises:
-        UserError: no batches, something else than batches, or ids and values mixed.
+        UserError: no batches, something else than batches, or ids and values mixed; a score that returns no number, or
+            whose name is taken.
 
     >>> import torch, freerun as fr
     >>> model = fr.models.RecurrentSeq2Seq(source_vocab=5, target_vocab=4, size=8)
@@ -44,20 +46,54 @@ def evaluate(
 
     What it is not: a comparison; one number says nothing of another seed. That is ``fr.compare``'s.
     """
-    listed = read_batches(batches)
+    listed = _listed(model, batches, "fr.evaluate(model, batches)")
+    values = not listed[0].is_discrete
+    own = _checked_scores(scores, [each.score for each in (BATCHES_OF_VALUES if values else BATCHES_OF_IDS).metrics])
     stop = end_symbol(listed) if end == "auto" else cast(int | None, end)
     found = evaluate_batches(model, listed, end=stop)
-    free = dict(found.free_running)
-    for name, score in (scores or {}).items():
+    sums = dict.fromkeys(own, 0.0)
+    for batch in (on_device(model, each) for each in listed if own):
+        generated = run_freely(model, batch, stop)
+        for name, score in own.items():
+            sums[name] += _number(name, score(generated, batch))
+    free = {**found.free_running, **{name: total / len(listed) for name, total in sums.items()}}
+    return Evaluation(found.teacher_forced, free, found.items, found.curves, values=values)
+
+
+def _listed(model: Any, batches: Any, call: str) -> list[Batch]:
+    """The batches, of a model that can be called."""
+    if not callable(model) or isinstance(model, type | Batch):
+        raise UserError(call_problems(model, batches, call)[0])
+    return read_batches(batches)
+
+
+def _checked_scores(scores: Any, taken: Sequence[str]) -> Mapping[str, Callable[[Any, Batch], Any]]:
+    """Scores of one's own by name; a UserError for those that are none, or have a name that is taken."""
+    if scores is None:
+        return {}
+    if not isinstance(scores, Mapping):
+        raise UserError(f"scores must map names to functions of (generated, batch); got {type(scores).__name__}")
+    problems: list[str] = []
+    for name, score in cast(Mapping[Any, Any], scores).items():
+        if not isinstance(name, str):
+            problems.append(f"a name of scores must be a word; got {name!r}")
+        elif name in taken:
+            problems.append(f"scores[{name!r}]: {name} is computed already, and would be replaced: use another name")
         if not callable(score):
-            raise UserError(f"scores[{name!r}] must be a function of (generated, batch); got {type(score).__name__}")
-        numbers: list[float] = []
-        for batch in listed:
-            draw = "greedy" if batch.is_discrete else draw_for(model)
-            length = answer_positions(batch).shape[1]
-            numbers.append(float(score(generate(model, batch, length=length, end=stop, draw=draw), batch)))
-        free[name] = sum(numbers) / len(numbers)
-    return Evaluation(found.teacher_forced, free, found.items, found.curves, values=not listed[0].is_discrete)
+            problems.append(f"scores[{name!r}] must be a function of (generated, batch); got {type(score).__name__}")
+        elif why := refused(score, 2):
+            problems.append(f"scores[{name!r}] is called as score(generated, batch){why}")
+    refuse(problems)
+    return cast(Mapping[str, Callable[[Any, Batch], Any]], scores)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"scores[{name!r}] must return a number for a batch; got {shape_of(value)}: use .mean() or float(...)"
+        ) from error
 
 
 def diagnose(
@@ -90,7 +126,9 @@ def diagnose(
 
     What it is not: a verdict between methods; that is ``fr.compare``'s.
     """
-    listed = read_batches(batches)
+    listed = _listed(model, batches, "fr.diagnose(model, batches)")
+    if not (on_progress is None or callable(on_progress)):
+        raise UserError(f"on_progress must be a function of a text; got {type(on_progress).__name__}")
     if options is None:
         options = DiagnosisOptions(end_symbol=end_symbol(listed) if listed[0].is_discrete else None)
     found = diagnose_batches(model, listed, options, on_progress=on_progress)

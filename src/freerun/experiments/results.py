@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from freerun.diagnostics.results import Diagnosis as Measured
 from freerun.diagnostics.results import as_json
-from freerun.errors import UserError
+from freerun.errors import OccupiedError, UserError
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.tasks.base import Evaluation as Scores
 
@@ -38,18 +38,28 @@ class _Result:
         return self.rows()
 
     def save(self, path: str | Path) -> Path:
-        """Write a page (``.html``) or JSON (``.json``); return the path.
+        """Write a page (``.html``) or JSON (``.json``); return the path. Folders are made where they are missing.
 
         Raises:
-            UserError: another ending.
+            UserError: another ending; a file that ``save`` did not write, or no permission.
         """
+        if not isinstance(path, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(f"path must be a path that ends in .html or .json; got {type(path).__name__}")
         path = Path(path)
-        if path.suffix == ".json":
-            path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        elif path.suffix == ".html":
-            self._write_page(path)
-        else:
+        if path.suffix not in (".html", ".json"):
             raise UserError(f"{path}: save as .html (a page) or .json; got {path.suffix or 'no ending'}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not _is_ours(path):
+                raise OccupiedError(f"{path} is there already, and no result of freerun: save under another name")
+            if path.suffix == ".html":
+                self._write_page(path)
+            else:
+                partial = path.with_name(f"{path.name}.part")
+                partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+                partial.replace(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         return path
 
     def _write_page(self, path: Path) -> None:
@@ -65,6 +75,20 @@ class _Result:
         heads = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
         body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(v))}</td>' for v in row.values())}</tr>" for row in rows)
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether ``save`` wrote a file."""
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    if path.suffix == ".html":
+        return b'<p class="kind">freerun ' in content
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "schema" in found and bool({_SIDES[0], "diagnosis", "comparisons"} & set(found))
 
 
 def _cell(value: Any) -> str:

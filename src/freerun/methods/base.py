@@ -256,8 +256,8 @@ def _no_number(name: str, setting: Any) -> str:
     rule = f"{name} must be a number or a schedule"
     if isinstance(setting, TransformMethod):
         return (
-            f"{rule}; {setting.name}(...) is a method already, with a schedule inside: use it as it is, or only "
-            "its schedule, e.g. fr.schedules.inverse_sigmoid(k=...)"
+            f"{rule}; {setting.name}(...) is a method already, as are those that fr.falling and fr.rising return, with "
+            "a schedule inside: use it as it is, or only its schedule, e.g. fr.schedules.inverse_sigmoid(k=...)"
         )
     if isinstance(setting, type):
         return f"{rule}; got the class {setting.__name__}: use an object of it, {setting.__name__.lower()}(...)"

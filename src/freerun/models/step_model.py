@@ -33,11 +33,12 @@ class StepModel(nn.Module):
     (dropout is that of training, where every other model rolls in without it). Ids are drawn without gradient.
 
     Inside ``torch.compile`` or ``DistributedDataParallel`` the history is rolled in first, in evaluation mode, and
-    training is a second loop through the wrapper; ``freerun.training.MethodRun(model, method)`` in it keeps it one.
+    training is a second loop through the wrapper, which a warning says once. One loop: ``model.step =
+    torch.compile(model.step)``, and ``DistributedDataParallel(freerun.training.MethodRun(model, method))``.
 
     Raises:
         UserError: ``start`` or ``step`` is missing or returns something else; a state whose batch is not where it is
-            declared.
+            declared; a layer under the name of a method.
 
     >>> class Decoder(StepModel):
     ...     batch_dim = 1  # a GRU's state is (layers, batch, size)
@@ -59,6 +60,19 @@ class StepModel(nn.Module):
     """
 
     batch_dim: ClassVar[int | Mapping[Any, int]] = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class that has something else under a name of ours."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if name in _OURS or (name in _YOURS and not callable(value)):
+                raise UserError(_taken(cls.__name__, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a layer, weight or number under the name of a method, which would hide one of the two."""
+        if name in _OURS or (name in _YOURS and (isinstance(value, nn.Module) or not callable(value))):
+            raise UserError(_taken(type(self).__name__, name))
+        super().__setattr__(name, cast(Any, value))
 
     def start(self, batch: Batch) -> tuple[Tensor, Any]:
         """Return the first entries to feed and the first state."""
@@ -82,7 +96,7 @@ class StepModel(nn.Module):
         """Outputs on the batch's history, and the extras of all steps, stacked: (batch, time, ...).
 
         Raises:
-            UserError: ``step`` returns no extras.
+            UserError: ``step`` returns no extras, or others than tensors of one shape, batch first.
         """
         entries, state = self._begun(batch)
         outputs: list[Tensor] = []
@@ -94,7 +108,7 @@ class StepModel(nn.Module):
             outputs.append(one)
             extras.append(more[0])
             entries = batch.history[:, t]
-        return torch.stack(outputs, 1), _stacked(extras)
+        return torch.stack(outputs, 1), _stacked(extras, batch.size)
 
     @property
     def stepper(self) -> Steps:
@@ -188,6 +202,15 @@ class StepModel(nn.Module):
         return type(state)(*picked) if hasattr(state, "_fields") else type(state)(picked)
 
 
+_YOURS = frozenset({"start", "step", "forward", "with_extras"})
+_OURS = frozenset(name for name in vars(StepModel) if not name.startswith("__")) - _YOURS - {"batch_dim"}
+
+
+def _taken(model: str, name: str) -> str:
+    rule = "which its own class must define as a function" if name in ("start", "step") else "which StepModel defines"
+    return f"{model}.{name} is a method of the model, {rule}: call the layer or value {name.strip('_')}_ or otherwise"
+
+
 class _Walk(NamedTuple):
     """A decoder in the middle of a row: the outputs that its last step returned, and its state."""
 
@@ -221,13 +244,23 @@ class Steps:
         return _Walk(state.outputs[rows], self.model._select_rows(state.state, rows))  # pyright: ignore[reportPrivateUsage]
 
 
-def _stacked(extras: list[Any]) -> Any:
+def _stacked(extras: list[Any], size: int) -> Any:
     first = extras[0]
     if isinstance(first, Mapping):
-        return {name: _stacked([each[name] for each in extras]) for name in cast(Mapping[Any, Any], first)}
+        return {name: _stacked([each[name] for each in extras], size) for name in cast(Mapping[Any, Any], first)}
     if isinstance(first, tuple | list):
-        return tuple(_stacked(list(parts)) for parts in zip(*extras, strict=True))
-    return None if first is None else torch.stack(extras, 1)
+        return tuple(_stacked(list(parts), size) for parts in zip(*extras, strict=True))
+    if first is None:
+        return None
+    for t, each in enumerate(extras):
+        if not isinstance(each, Tensor) or each.dim() == 0 or len(each) != size:
+            raise UserError(f"extras must be tensors, batch first, ({size}, ...); step returned {_described(each)}")
+        if each.shape != first.shape:
+            raise UserError(
+                f"extras must have one shape at every step; got {tuple(first.shape)} at the first and "
+                f"{tuple(each.shape)} at step {t + 1}: pad them to one length"
+            )
+    return torch.stack(extras, 1)
 
 
 def _described(value: Any) -> str:

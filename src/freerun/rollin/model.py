@@ -305,15 +305,33 @@ _WARNED: WeakSet[Any] = WeakSet()
 """Models whose price a warning named."""
 
 
+def _warn_once(model: Any, text: str) -> None:
+    inner = unwrap(model)
+    if isinstance(inner, nn.Module) and inner not in _WARNED:
+        _WARNED.add(inner)
+        warnings.warn(text, stacklevel=3)
+
+
 def warn_price(model: Any, times: int, remedy: str) -> None:
     """Warn once that a step of a model with only a forward costs more than three times teacher forcing."""
-    inner = unwrap(model)
-    if times <= 3 or not isinstance(inner, nn.Module) or inner in _WARNED:
+    name = type(unwrap(model)).__name__
+    if times > 3:
+        _warn_once(model, f"{name} has only a forward: this step costs about {times} times teacher forcing. {remedy}")
+
+
+def warn_wrapped(wrapper: Any) -> None:
+    """Warn once that a loop in a wrapper is gone through twice a step: rolled in, then trained through the wrapper."""
+    inner = unwrap(wrapper)
+    if inner is wrapper or not hasattr(type(inner), "stepper"):
         return
-    _WARNED.add(inner)
-    warnings.warn(
-        f"{type(inner).__name__} has only a forward: this step costs about {times} times teacher forcing. {remedy}",
-        stacklevel=2,
+    kind, instead = "torch.compile", "model.step = torch.compile(model.step)"
+    if "_orig_mod" not in wrapper._modules:
+        kind = type(wrapper).__name__
+        instead = f"{kind}(freerun.training.MethodRun(model, method))"
+    _warn_once(
+        wrapper,
+        f"{type(inner).__name__} is in {kind}: its history is rolled in by a loop of its own, in evaluation mode, and "
+        f"training is a second loop. For one loop, which is both: {instead}",
     )
 
 
@@ -425,7 +443,7 @@ def explained_errors(model: Any) -> Generator[None]:
     """Errors inside that come of how the model reads a batch, as a UserError; others go through."""
     try:
         yield
-    except (AttributeError, IndexError, TypeError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         if problem := _explained(error, model):
             raise UserError(problem) from error
         raise
@@ -435,6 +453,14 @@ def _explained(error: Exception, model: Any) -> str | None:
     text, name = str(error), type(model).__name__
     called = f"the model ({name}) is called as model(batch) with a freerun.Batch"
     read = "read batch.history (shifted by one inside) and batch.context, and return (batch, time, ...) outputs"
+    if isinstance(error, RuntimeError):
+        kinds = sorted({str(w.dtype) for w in model.parameters()}) if isinstance(model, nn.Module) else []
+        if not kinds or not re.search(r"same dtype|scalar type|Index put requires", text):
+            return None
+        return (
+            f"numbers of different types meet in the model ({name}), whose weights are {', '.join(kinds)} ({text}): "
+            "use one type, by model.float(), or by .to(...) of the batches' values and context"
+        )
     if isinstance(error, IndexError):
         if "out of range in self" not in text:  # the message of an embedding
             return None

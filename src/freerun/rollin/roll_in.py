@@ -12,7 +12,7 @@ from freerun.arguments import Arguments, nearest
 from freerun.batch import Batch
 from freerun.rollin.draft import Draft
 from freerun.rollin.jacobi import Jacobi, Passes
-from freerun.rollin.model import any_rank, asking, refuse_sharded, stepping, supports, unwrap, warn_price
+from freerun.rollin.model import any_rank, asking, refuse_sharded, stepping, supports, unwrap, warn_price, warn_wrapped
 from freerun.rollin.replacement import Replacement, RollIn
 from freerun.rollin.step import Stepwise
 from freerun.rollin.window import Window
@@ -95,7 +95,7 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
     Raises:
         UserError: the model lacks what the engine needs, couples the rows of a batch, or does not settle.
     """
-    model, using = unwrap(model), resolve_engine(engine)
+    wrapper, model, using = model, unwrap(model), resolve_engine(engine)
     if using.in_parts:
         instead = "use engine='auto' or 'jacobi' (exact), or a number of passes; or shard the run of the method"
         refuse_sharded(model, f"engine={using.name!r} calls parts of the model", instead)
@@ -105,6 +105,7 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
         using.check(steps)
     if not any_rank(model, replacement.number > 0):
         return RollIn(batch.history)
+    warn_wrapped(wrapper)
     if choosing:
         using = using.choose(steps, batch, replacement)
     with asking(model, batch):

@@ -24,7 +24,7 @@ from freerun.data.user_code import user_function
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.diagnose import answer_positions
 from freerun.errors import UserError
-from freerun.generation import draw_for, generate, point_prediction
+from freerun.generation import Generated, draw_for, generate, point_prediction
 from freerun.keys import fold
 from freerun.metrics.outputs import first_divergence
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
@@ -61,6 +61,9 @@ def read_batches(batches: Any, name: str = "batches") -> list[Batch]:
     kinds = {each.is_discrete for each in listed}
     if len(kinds) > 1:
         raise UserError(f"{name} mix ids and values: all targets must be int64 ids, or all real values")
+    widths = sorted({each.targets.shape[2] for each in listed if not each.is_discrete})
+    if len(widths) > 1:
+        raise UserError(f"{name} have values of different widths, {widths}: every entry must have as many numbers")
     if not any(bool(each.mask.any()) for each in listed):
         raise UserError(f"{name} have no position that counts (mask True)")
     return listed
@@ -98,6 +101,9 @@ class BatchData:
                     problems += error.problems
         if len({batches[0].is_discrete for batches in self.splits.values()}) > 1:
             problems.append("data mix ids and values: all splits must be of one kind")
+        elif len({batches[0].targets.shape[2:] for batches in self.splits.values()}) > 1:
+            found = ", ".join(f"{name} {batches[0].targets.shape[2]}" for name, batches in self.splits.items())
+            problems.append(f"data have values of different widths: {found} numbers an entry")
         if problems:
             raise UserError(problems)
         everything = [batch for batches in self.splits.values() for batch in batches]
@@ -276,11 +282,7 @@ class BatchTask(DataTask):
     def generate_rows(model: Module, data: BatchData, settings: BatchSettings) -> Iterator[str]:
         """A JSON line for each test row: what the model outputs running freely, and the reference."""
         for batch in data.splits["test"]:
-            where = answer_positions(batch)
-            length = where.shape[1] + (0 if data.end is None else settings.length_margin)
-            run = generate(
-                model, batch, length=length, end=data.end, draw="greedy" if batch.is_discrete else draw_for(model)
-            )
+            run = run_freely(model, batch, data.end, 0 if data.end is None else settings.length_margin)
             for row in range(batch.size):
                 reference = batch.targets[row][batch.mask[row]]
                 size = int(run.lengths[row]) if data.end is not None else len(reference)
@@ -345,6 +347,18 @@ def deviations(batches: Sequence[Batch]) -> Tensor:
     return torch.where(spread > 0, spread, 1.0)
 
 
+def on_device(model: Any, batch: Batch) -> Batch:
+    """The batch on the device of the model's parameters, if it has any."""
+    device = next((p.device for p in model.parameters()), None) if isinstance(model, Module) else None
+    return batch if device is None else batch.to(device)
+
+
+def run_freely(model: Any, batch: Batch, end: int | None, margin: int = 0, key: int = 0) -> Generated:
+    """What a model outputs running freely, greedily or in points: each row's answer, and ``margin`` entries more."""
+    draw = "greedy" if batch.is_discrete else draw_for(model)
+    return generate(model, batch, length=answer_positions(batch).shape[1] + margin, end=end, draw=draw, key=key)
+
+
 def evaluate_batches(
     model: Any, batches: Sequence[Batch], *, end: int | None, scale: Tensor | None = None, margin: int = 5
 ) -> Evaluation:
@@ -357,14 +371,13 @@ def evaluate_batches(
         scale: (values,) what errors are divided by; None: the standard deviations of these targets.
         margin: entries of a free run beyond a batch's longest row, where there is an end symbol.
     """
-    device = next((p.device for p in model.parameters()), None) if isinstance(model, Module) else None
     scores: list[dict[str, Tensor]] = []
     values = not batches[0].is_discrete
     if values and scale is None:
         scale = deviations(batches)
     with eval_mode(model), torch.no_grad(), explained_errors(model):
         for batch in batches:
-            here = batch if device is None else batch.to(device)
+            here = on_device(model, batch)
             if values:
                 assert scale is not None
                 scores.append(_value_scores(model, here, scale.to(here.targets.device)))
@@ -388,8 +401,7 @@ def _id_scores(model: Any, batch: Batch, end: int | None, margin: int) -> dict[s
     inside = where < batch.time
     clipped = where.clamp_max(batch.time - 1)
     gold, mask = batch.targets.gather(1, clipped), batch.mask.gather(1, clipped) & inside
-    length = where.shape[1] + (0 if end is None else margin)
-    run = generate(model, batch, length=length, end=end)
+    run = run_freely(model, batch, end, 0 if end is None else margin)
     free = (run.entries[:, : where.shape[1]] != gold) & mask
     edits: list[int] = []
     sizes: list[int] = []
@@ -445,8 +457,7 @@ def _value_scores(model: Any, batch: Batch, scale: Tensor) -> dict[str, Tensor]:
     index = clipped[..., None].expand(-1, -1, batch.targets.shape[2])
     gold = batch.targets.gather(1, index).double()
     forced = point_prediction(model, forward(model, batch)).gather(1, index).double()
-    draw = draw_for(model)
-    free = generate(model, batch, length=where.shape[1], draw=draw, key=fold(0, "forecast")).entries.double()
+    free = run_freely(model, batch, None, key=fold(0, "forecast")).entries.double()
     gone = first_divergence(free)
     leads = torch.arange(1, where.shape[1] + 1, device=free.device)
     lost = (gone > 0)[:, None] & (leads >= gone[:, None])

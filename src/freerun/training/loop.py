@@ -59,6 +59,8 @@ def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
 def _checked_plan(job: Job, processes: Processes) -> BatchPlan:
     """Move the model to its device and return the order of the examples; raise what is wrong with the job."""
     settings = job.settings
+    if not any(weight.requires_grad for weight in job.model.parameters()):
+        raise UserError(f"{type(job.model).__name__} has no weights that learn: no parameter requires a gradient")
     check: Any = getattr(job.method, "check", None)
     if callable(check):
         check(settings.updates)
