@@ -86,10 +86,15 @@ method = { name = "token_noise", exclude_gold = true, rate = { matched_to = "sch
 | `token_noise` | `rate` | the share of wrong entries (with `exclude_gold = true` every replaced one is wrong) |
 | `gaussian_noise` | `rate`, `std` | the share of the model's own entries, and their distance from gold |
 
+`rate = "matched"` means the one arm of the comparison that feeds the model's own outputs, and is refused where
+there are several, or none. (`std = "matched"` of `gaussian_noise` is another thing: the model's own one-step error
+at that update.)
+
 So the history of the control has as many wrong entries as that of its arm, at every update, but not the model's own:
 if the arm is better than its control, its own errors helped more than as many random ones. A control runs
 after its arm, all its `matched_to` name one arm, and that arm is not matched itself. Outside `[compare]` write
-`{ measured = "RUN/metrics.jsonl" }` with the metrics of a finished run.
+`{ measured = "RUN/metrics.jsonl" }` with the metrics of a finished run. In Python the control is
+`fr.matched_noise(label)`.
 
 ## [train]
 

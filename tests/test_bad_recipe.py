@@ -238,6 +238,33 @@ def test_keys_can_be_taken_out(tmp_path):
         assert problem.startswith(f"--set {key}=: without a value it removes a key, and the recipe does not set")
 
 
+MATCHED = COMPARE.replace('{ matched_to = "sampled" }', '"matched"')
+TWO = (
+    MATCHED
+    + """
+[[compare.arms]]
+label = "half"
+method = { name = "scheduled_sampling", teacher_forcing_ratio = 0.5 }
+"""
+)
+
+
+def test_a_matched_rate_is_that_of_the_one_arm_with_own_outputs(tmp_path):
+    recipe = load_recipe(write(tmp_path, TINY + MATCHED))
+    assert recipe == load_recipe(write(tmp_path, TINY + COMPARE))
+    assert recipe.compare.arms[1].reference == "sampled"
+    (problem,) = problems(tmp_path, TINY + TWO)
+    assert '`rate` = "matched" means the one arm that feeds the model\'s own outputs; sampled, half do' in problem
+    assert 'help: name it: { matched_to = "sampled" }' in problem
+    assert problem.startswith("tiny.toml:34")
+    (problem,) = problems(tmp_path, TINY + MATCHED.replace('name = "free_running"', 'name = "unlikelihood"'))
+    assert "there is none\n  help: add an arm such as scheduled_sampling" in problem
+    alone = changed(RATIO, 'rate = "matched"').replace('"scheduled_sampling"', '"token_noise"')
+    (problem,) = problems(tmp_path, alone)
+    assert '`rate` = "matched" is the rate of an arm of [compare], which this method is not part of' in problem
+    assert 'give a number, or { measured = "RUN/metrics.jsonl" }' in problem
+
+
 def test_an_empty_text_is_no_missing_one(tmp_path):
     text = TINY.replace(TOY, 'kind = "records"\npath = "x.jsonl"\nprefix = "translate: "\n').replace(
         "size = 16", 'kind = "huggingface"\npath = "y"'

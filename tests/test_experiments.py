@@ -232,6 +232,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_made(tmp_path):
         (model, None, "class"): ["arm a must be a method"],
         (model, None, "empty"): ["arms must map labels to methods"],
         (model, None, "orphan"): ["matched_noise must name one of gold"],
+        (model, None, "two"): ["arm n: matched_noise() means", "a, b do: name it, fr.matched_noise('a')"],
+        (model, None, "none"): ["arm n: matched_noise() means", "there is none"],
         (model, None, "values"): ["arm a: "],
         (kept, None, None): ["make_model must be a function that returns a new model"],
         ((lambda: kept), None, None): ["returned the same model twice"],
@@ -242,6 +244,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_made(tmp_path):
         arms = {
             None: ARMS, "class": {"a": fr.teacher_forcing}, "empty": {}, "orphan": {"gold": fr.teacher_forcing(),
             "n": fr.matched_noise("x")}, "values": {"a": fr.pushforward(horizon=2)},
+            "two": {"a": fr.free_running(), "b": fr.scheduled_sampling(0.5), "n": fr.matched_noise()},
+            "none": {"a": fr.teacher_forcing(), "n": fr.matched_noise()},
         }[odd]  # fmt: skip
         refused(words, fr.compare, make, data, arms, seeds=[0], updates=2, out=out, progress=False)
         assert not out.exists()

@@ -99,13 +99,18 @@ def test_every_command_works_on_it(folder, values, capsys):
 
 @pytest.mark.parametrize("values", [False, True], ids=["ids", "values"])
 def test_a_comparison_is_the_one_of_the_library(folder, values):
-    path = str(recipe(folder, values, compare={"seeds": [0, 3], "arms": ARMS}))
+    control = {"name": "token_noise", "rate": "matched", "exclude_gold": True}
+    if values:
+        control = {"name": "gaussian_noise", "rate": "matched", "std": {"matched_to": "own"}}
+    arms = [*ARMS, {"label": "noise", "method": control}]
+    path = str(recipe(folder, values, compare={"seeds": [0, 3], "arms": arms}))
     assert main(["compare", path, "--out", "out"]) == 0
     by_command = json.loads((folder / "out" / "results.json").read_text())
     section = load_recipe(path).data
     module = load_recipe(path).model
     by_call = fr.compare(
-        module.build, section.load(), {"gold": fr.teacher_forcing(), "own": fr.scheduled_sampling(0.5)}, seeds=[0, 3],
+        module.build, section.load(), {"gold": fr.teacher_forcing(), "own": fr.scheduled_sampling(0.5),
+                                        "noise": fr.matched_noise()}, seeds=[0, 3],
         updates=6, settings=TrainSettings(evaluate_every=3, save_every=2), progress=False,
     ).results  # fmt: skip
     costs = ("seconds", "cpu_seconds")
@@ -115,6 +120,22 @@ def test_a_comparison_is_the_one_of_the_library(folder, values):
         ]
     assert by_call["verdict"] == by_command["verdict"]
     assert [run["data"] for run in by_call["runs"]] == [run["data"] for run in by_command["runs"]]
+    for found in (by_command, by_call):
+        assert [run["control_of"] for run in found["runs"] if run["label"] == "noise"] == ["own", "own"]
+
+
+def test_a_control_is_tried_before_its_arm_is_trained(folder, capsys):
+    control = {"name": "token_noise", "rate": "matched", "loss_on": [1.0, 2.0]}
+    arms = [*ARMS, {"label": "noise", "method": control}]
+    path = str(recipe(folder, compare={"seeds": [0], "arms": arms}))
+    assert main(["compare", path, "--out", "out"]) == 2
+    printed = capsys.readouterr().err
+    assert "error: arm noise: [method]: loss_on" in printed
+    assert "arm own" not in printed
+    assert not (folder / "out").exists()
+    path = str(recipe(folder, compare={"seeds": [0], "arms": [arms[0], arms[2]]}))
+    assert main(["compare", path, "--out", "out"]) == 2
+    assert '"matched" means the one arm that feeds the model\'s own outputs; there is none' in capsys.readouterr().err
 
 
 def test_a_changed_file_is_another_run(folder, capsys):

@@ -21,7 +21,7 @@ from freerun.comparison.verdict import task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
-from freerun.recipes.recipe import Arm, Recipe
+from freerun.recipes.recipe import Arm, Recipe, matched_label
 from freerun.recipes.train import (
     build_data,
     build_model,
@@ -199,8 +199,7 @@ def compare(
     check_output_dir(out, resume=resume, overwrite=overwrite)
     runs = plan(settings.arms, settings.seeds)
     if overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs):
-        # a rate that is matched to another arm is not known yet
-        _check_start(recipe, [arm for arm in settings.arms if arm.reference is None])
+        _check_start(recipe, settings.arms)
     with FolderLock(out):
         check_output_dir(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile
         tables = {run.name: _table(recipe, run, out) for run in runs}
@@ -230,7 +229,11 @@ def _check_start(recipe: Recipe, arms: Iterable[Arm]) -> None:
     problems: list[str] = []
     for arm in arms:
         try:
-            rehearse(recipe, model, task, method_of(replace(recipe, method=arm.method), data, task))
+            parameters = arm.method.parameters.items()
+            # what is matched to another arm is not known yet
+            known = {key: 0.5 if matched_label(value) is not None else value for key, value in parameters}
+            settings = replace(arm.method, parameters=known)
+            rehearse(recipe, model, task, method_of(replace(recipe, method=settings), data, task, model))
         except UserError as error:
             problems += [f"arm {arm.label}: {problem}" for problem in error.problems]
     if problems:

@@ -24,10 +24,9 @@ from freerun.errors import CheckpointError, OccupiedError, UserError, display, r
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, GaussianNoise, TokenNoise
-from freerun.methods.base import rehearsal
+from freerun.methods.base import eval_logits, rehearsal
 from freerun.recipes.fields import measured
 from freerun.recipes.recipe import Arm, MethodSettings
-from freerun.rollin.model import eval_mode, forward
 from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
@@ -43,18 +42,18 @@ from freerun.training.run_folder import FolderLock, finished_summary, read_recip
 class MatchedNoise:
     """The noise control of an arm: as many random errors as that arm's own, update by update; see ``matched_noise``."""
 
-    arm: str
+    arm: str | None = None
 
 
-def matched_noise(arm: str) -> MatchedNoise:
+def matched_noise(arm: str | None = None) -> MatchedNoise:
     """The control of an arm of ``compare``: random errors at the rate of the arm's own errors, update by update.
 
     Of ids a wrong symbol drawn evenly (``token_noise``), of values Gaussian noise as large as the arm's own errors
-    (``gaussian_noise``); as ``rate = { matched_to = LABEL }`` in a recipe, of ids with
+    (``gaussian_noise``); as ``rate = "matched"`` or ``{ matched_to = LABEL }`` in a recipe, of ids with
     ``exclude_gold = true``. It separates "its own errors taught the model" from "any errors would have".
 
     Args:
-        arm: label of the arm.
+        arm: label of the arm; None: of the one arm that feeds the model's own outputs.
 
     >>> matched_noise("scheduled sampling")
     MatchedNoise(arm='scheduled sampling')
@@ -232,6 +231,7 @@ def compare(  # noqa: PLR0917 - the public face
     """
     folder = _checked_plain(updates, learning_rate, out)
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
+    arms = _name_matched(arms)
     runs = plan(_arms(arms), _seeds(seeds))
     _try_arms(make_model, task, arms, updates)
     if folder is None:
@@ -348,6 +348,22 @@ def _refuse_changed(folder: Path, tables: Mapping[str, dict[str, Any]]) -> None:
         raise CheckpointError([*problems, f"{folder} holds runs of another comparison: give another folder"])
 
 
+def _name_matched(arms: Any) -> Any:
+    """The arms, ``matched_noise()`` with the label of the one that feeds the model's own outputs."""
+    if not isinstance(arms, Mapping):
+        return arms
+    listed = cast(Mapping[Any, Any], arms)
+    free = {label: method for label, method in listed.items() if not isinstance(method, MatchedNoise)}
+    own = [str(label) for label, method in free.items() if getattr(method, "feeds_own", True)]
+    unnamed = [label for label, method in listed.items() if method == MatchedNoise()]
+    if unnamed and len(own) != 1:
+        which = f"{', '.join(own)} do: name it, fr.matched_noise({own[0]!r})" if own else "there is none"
+        raise UserError(
+            f"arm {unnamed[0]}: matched_noise() means the one arm that feeds the model's own outputs; {which}"
+        )
+    return {label: MatchedNoise(own[0]) if method == MatchedNoise() else method for label, method in listed.items()}
+
+
 def _arms(arms: Any) -> list[Any]:
     if not isinstance(arms, Mapping) or not arms:
         raise UserError("arms must map labels to methods, such as {'gold': fr.teacher_forcing()}; got " + repr(arms))
@@ -451,6 +467,5 @@ def _control(task: BatchTask, model: Module, reference: Path) -> Any:
     metrics = reference / "metrics.jsonl"
     if task.data.values:
         return GaussianNoise(measured(metrics, "std"), rate=measured(metrics))
-    with torch.no_grad(), eval_mode(model):
-        width = forward(model, on_device(model, task.data.splits["train"][0].select(torch.tensor([0])))).shape[-1]
+    width = eval_logits(model, on_device(model, task.data.splits["train"][0].select(torch.tensor([0])))).shape[-1]
     return TokenNoise(measured(metrics), vocabulary=width, exclude_gold=True)

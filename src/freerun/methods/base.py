@@ -90,6 +90,8 @@ class TransformMethod(Arguments):
     citation: ClassVar[Citation]
     # the one kind of targets it is for, "symbols" or "values", and the method to use for the other
     only_for: ClassVar[tuple[str, str] | None] = None
+    # whether a history holds outputs of the model itself: what a noise control can be matched to
+    feeds_own: ClassVar[bool] = True
     # parameter -> its closed range, for parameters that a schedule may drive
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
 
@@ -116,7 +118,7 @@ class TransformMethod(Arguments):
     @property
     def calls_model(self) -> bool:
         """True if the model is called to build the history; sharded processes must then make equally many calls."""
-        return True
+        return self.feeds_own
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history to be fed, and what to report."""

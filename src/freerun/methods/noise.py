@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +67,7 @@ class TokenNoise(TransformMethod):
 
     name: ClassVar[str] = "token_noise"
     summary: ClassVar[str] = "random symbols in the history: the noise control"
+    feeds_own: ClassVar[bool] = False
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "gaussian_noise")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"rate": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
@@ -95,12 +97,7 @@ class TokenNoise(TransformMethod):
             problems.append(f"vocabulary must be a number of symbols, at least 2; got {self.vocabulary!r}")
         if self.frequencies is not None and not _are_counts(self.frequencies):
             problems.append("frequencies must be a tuple of counts of 0 or more, one for every symbol, not all 0")
-        return problems + super().problems()
-
-    @property
-    def calls_model(self) -> bool:
-        """Noise is drawn without the model."""
-        return False
+        return problems + _without_match(self.rate, super().problems())
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with a noisy history; no model call."""
@@ -140,6 +137,21 @@ class TokenNoise(TransformMethod):
             return (u * size).long()
         others = (u * (size - 1)).long()
         return others + (others >= gold)
+
+
+def _without_match(rate: Any, problems: Sequence[str]) -> list[str]:
+    """The problems of a method, with what to do about a rate that a comparison would match."""
+    hint = ": the control of an arm is fr.matched_noise(label) in fr.compare, and in a recipe an arm of [compare]"
+    matched = isinstance(rate, str) and rate == "matched"
+    return [problem + hint if matched and problem.startswith("rate must") else problem for problem in problems]
+
+
+def with_vocabulary(method: Any, model: Any, batch: Batch) -> Any:
+    """The method; of uniform token noise with the width of the outputs, where the model has no ``target_vocab``."""
+    uniform = isinstance(method, TokenNoise) and method.noise == "uniform" and method.vocabulary is None
+    if not uniform or isinstance(getattr(unwrap(model), "target_vocab", None), int):
+        return method
+    return replace(method, vocabulary=eval_logits(model, batch.select(torch.tensor([0]))).shape[-1])
 
 
 def _are_counts(counts: Any) -> bool:
@@ -212,6 +224,7 @@ class GaussianNoise(TransformMethod):
 
     name: ClassVar[str] = "gaussian_noise"
     summary: ClassVar[str] = "Gaussian noise on the values fed: the noise control for values"
+    feeds_own: ClassVar[bool] = False
     only_for: ClassVar[tuple[str, str] | None] = ("values", "token_noise")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"std": (0.0, math.inf), "rate": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
@@ -232,7 +245,7 @@ class GaussianNoise(TransformMethod):
         """Return which arguments cannot be."""
         if isinstance(self.std, str) and self.std != "matched":
             return [f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}"]
-        return super().problems()
+        return _without_match(self.rate, super().problems())
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; a matched std is none."""

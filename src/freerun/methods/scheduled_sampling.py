@@ -73,6 +73,7 @@ class TeacherForcing(TransformMethod):
     objective: str | Objective = "auto"
 
     name: ClassVar[str] = "teacher_forcing"
+    feeds_own: ClassVar[bool] = False
     summary: ClassVar[str] = "the gold history, always"
     citation: ClassVar[Citation] = Citation(
         formula="loss = -sum_t log p(y_t | y_<t, x)",
@@ -88,11 +89,6 @@ class TeacherForcing(TransformMethod):
   year    = {1989}
 }""",
     )
-
-    @property
-    def calls_model(self) -> bool:
-        """The history is gold."""
-        return False
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch as it is."""

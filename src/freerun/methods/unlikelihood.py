@@ -46,6 +46,7 @@ class Unlikelihood(TransformMethod):
 
     name: ClassVar[str] = "unlikelihood"
     summary: ClassVar[str] = "gold history; symbols that have occurred are made less likely"
+    feeds_own: ClassVar[bool] = False
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "teacher_forcing")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (0.0, float("inf")), **SHARED}
     citation: ClassVar[Citation] = Citation(
@@ -60,11 +61,6 @@ class Unlikelihood(TransformMethod):
   year      = {2020}
 }""",
     )
-
-    @property
-    def calls_model(self) -> bool:
-        """The history is gold."""
-        return False
 
     @property
     def own_loss(self) -> tuple[str, ...]:

@@ -248,6 +248,10 @@ def _without_match(
     parameters: Mapping[str, Any], path: KeyPath, labels: Collection[str] | None, report: Report
 ) -> dict[str, Any]:
     """The parameters with a number in range for each ``{matched_to = ARM}``: its value is not known yet."""
+    if parameters.get("rate") == "matched" and labels is None:
+        problem = '`rate` = "matched" is the rate of an arm of [compare], which this method is not part of'
+        report((*path, "rate"), problem, 'give a number, or { measured = "RUN/metrics.jsonl" }')
+        parameters = {**parameters, "rate": 0.5}
     matched = {key: value for key, value in parameters.items() if matched_label(value) is not None}
     named = {str(matched_label(value)) for value in matched.values()}
     if len(named) > 1:
@@ -388,6 +392,7 @@ def _read_compare(
     entries = _get(source.table, "compare", "arms")
     entries = entries if isinstance(entries, list) else []
     labels = [_label(entry) for entry in entries]
+    _name_matched(source, entries, labels)
     free = [label for entry, label in zip(entries, labels, strict=True) if label and not _is_matched(entry)]
 
     def arms(value: Any, path: KeyPath) -> tuple[Arm, ...]:
@@ -409,6 +414,27 @@ def _read_compare(
     return settings
 
 
+def _name_matched(source: RecipeSource, entries: list[Any], labels: list[str | None]) -> None:
+    """Replace ``rate = "matched"`` of a noise method by the label of the one arm that feeds the model's own outputs."""
+    methods = [_method_table(entry) for entry in entries]
+    classes = [METHODS.get(str(method.get("name"))) for method in methods]
+    own = [label for label, cls in zip(labels, classes, strict=True) if label and cls and cls.feeds_own]
+    for i, (method, cls) in enumerate(zip(methods, classes, strict=True)):
+        if method.get("rate") != "matched" or cls is None or cls.feeds_own:
+            continue
+        method["rate"] = {"matched_to": own[0]} if len(own) == 1 else 0.5
+        if len(own) != 1:
+            which = f"{', '.join(own)} do" if own else "there is none"
+            problem = f'`rate` = "matched" means the one arm that feeds the model\'s own outputs; {which}'
+            hint = f'name it: {{ matched_to = "{own[0]}" }}' if own else "add an arm such as scheduled_sampling"
+            source.add(("compare", "arms", i, "method", "rate"), problem, hint)
+
+
+def _method_table(entry: Any) -> dict[str, Any]:
+    method = entry.get("method") if isinstance(entry, dict) else None
+    return method if isinstance(method, dict) else {"name": method}
+
+
 def _label(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         return None
@@ -418,8 +444,7 @@ def _label(entry: Any) -> str | None:
 
 
 def _is_matched(entry: Any) -> bool:
-    method = entry.get("method") if isinstance(entry, dict) else None
-    return isinstance(method, dict) and any(matched_label(value) is not None for value in method.values())
+    return any(matched_label(value) is not None for value in _method_table(entry).values())
 
 
 def _read_arm(

@@ -14,6 +14,7 @@ import torch
 from freerun.errors import CheckpointError, UserError, needing, visible
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
+from freerun.methods.noise import with_vocabulary
 from freerun.models.pretrained import Pretrained, model_positions, quiet, read_config, read_model
 from freerun.recipes.read import build_method, recipe_table
 from freerun.recipes.recipe import ModelSettings, PythonModel, Recipe
@@ -39,6 +40,7 @@ from freerun.types import Step
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from freerun.batch import Batch
     from freerun.data.records import RecordCodec, RecordData
     from freerun.metrics.table import TaskReport
 
@@ -153,16 +155,18 @@ def build(recipe: Recipe) -> tuple[Module, DataTask, Any, TrainSettings]:
     """(model, task, method, settings) of a recipe."""
     data = build_data(recipe.data, recipe.model)
     task = build_task(recipe, data)
-    return build_model(recipe, data), task, method_of(recipe, data, task), recipe.train
+    model = build_model(recipe, data)
+    return model, task, method_of(recipe, data, task, model), recipe.train
 
 
-def method_of(recipe: Recipe, data: Any, task: DataTask) -> Any:
-    """Return the method of a recipe, for its data and the length of its run."""
+def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
+    """Return the method of a recipe, for its data, its model and the length of its run."""
     train = recipe.train
     samples = train.updates * train.batch_size
     run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
     frequencies = task_of(recipe.data).frequencies(data)
-    return build_method(recipe.method, run, trained_on(recipe.data.kind, recipe.model), frequencies)
+    method = build_method(recipe.method, run, trained_on(recipe.data, recipe.model), frequencies)
+    return with_vocabulary(method, model, _shortest(task))
 
 
 def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
@@ -171,12 +175,15 @@ def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None
     if isinstance(recipe.model, Pretrained):  # its loss is divided by a count known before the forward
         with needing("hf", "a model of kind huggingface"):
             from freerun.integrations.hf_runner import rehearse as rehearse_method
-    lengths = task.lengths
-    shortest = min(range(len(lengths)), key=lengths.__getitem__)
     try:
-        rehearse_method(method, model, task.batch([shortest], torch.arange(1)), recipe.train.updates, 0)
+        rehearse_method(method, model, _shortest(task), recipe.train.updates, 0)
     except UserError as error:
         raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
+
+
+def _shortest(task: DataTask) -> Batch:
+    lengths = task.lengths
+    return task.batch([min(range(len(lengths)), key=lengths.__getitem__)], torch.arange(1))
 
 
 def build_data(settings: Any, model: ModelSettings) -> Any:
