@@ -1,6 +1,7 @@
 """From a model and batches of one's own to a decision: scores against naive loops, arms and seeds, pages, refusals."""
 
 import json
+from html import escape
 
 import pytest
 import torch
@@ -164,7 +165,10 @@ def test_a_comparison_prints_saves_and_goes_on(model, data, tmp_path, capsys):
         assert "matched noise control noise" in " ".join(text.split())
     assert json.loads(result.save(tmp_path / "a.json").read_text())["verdict"] == result.verdict
     assert len(result.to_frame()) == len(result.results["summary"])
-    assert "<table>" in result._repr_html_()
+    shown = result._repr_html_()
+    assert escape(result.verdict) in shown
+    assert "var(--arm-1)" in shown
+    assert 'class="drawing"' not in shown, "a notebook has no style sheet of ours"
     refused("save as .html", result.save, tmp_path / "a.txt")
 
 

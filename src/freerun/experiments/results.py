@@ -69,12 +69,11 @@ class _Result:
         return text_table(self.rows())
 
     def _repr_html_(self) -> str:
-        from freerun.report.page import escape
+        from freerun.report.page import table
 
         rows = self.rows()
-        heads = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
-        body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(v))}</td>' for v in row.values())}</tr>" for row in rows)
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+        heads = [name.replace("_", " ") for name in rows[0]]
+        return table(heads, [[_cell(value) for value in row.values()] for row in rows], "numbers")
 
 
 def _is_ours(path: Path) -> bool:
@@ -139,7 +138,7 @@ class Evaluation(Scores, _Result):
                 "score": name.replace("_", " "),
                 "free_running": self.free_running.get(name),
                 "teacher_forced": self.teacher_forced.get(name),
-                "unit": known[name].sign.strip() or known[name].unit if name in known else "",
+                "unit": known[name].sign.strip() or known[name].units if name in known else "",
             }
             for name in names
         ]
@@ -202,6 +201,12 @@ class Diagnosis(_Result):
 
         write_diagnosis(self.to_json(), path)
 
+    def _repr_html_(self) -> str:
+        from freerun.report.diagnosis import summary
+        from freerun.report.page import paragraph
+
+        return paragraph(summary(as_json(self.result))) + super()._repr_html_()
+
     def __str__(self) -> str:
         from freerun.report.diagnosis import summary
 
@@ -248,6 +253,11 @@ class Comparison(_Result):
 
         path.write_bytes(write(self.folder).read_bytes())
 
+    def _repr_html_(self) -> str:
+        from freerun.report.comparison import notebook
+
+        return notebook(self.results)
+
     def __str__(self) -> str:
         import io
 
@@ -256,7 +266,7 @@ class Comparison(_Result):
         from freerun.comparison.verdict import table
 
         stream = io.StringIO()
-        Console(file=stream, width=100, color_system=None).print(table(self.results, 100))
+        Console(file=stream, width=100, color_system=None, force_jupyter=False).print(table(self.results, 100))
         return f"{stream.getvalue().rstrip()}\n{self.verdict}"
 
     __repr__ = __str__

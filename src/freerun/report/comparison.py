@@ -20,7 +20,19 @@ from freerun.comparison.verdict import (
     verdict_text,
 )
 from freerun.report import comparison_figures
-from freerun.report.page import DASH, Raw, escape, facts, notes, paragraph, preformatted, swatch, table, write_page
+from freerun.report.page import (
+    DASH,
+    Raw,
+    escape,
+    facts,
+    notes,
+    paragraph,
+    preformatted,
+    snippet,
+    swatch,
+    table,
+    write_page,
+)
 from freerun.report.run_data import data_lines, examples, header, load, sample_outputs
 
 _LONGEST_SIGNATURE = 160
@@ -42,10 +54,27 @@ def _scores_section(results: Mapping[str, Any]) -> Raw:
         for number, (arm, scores) in enumerate(cells(results).items())
     ]
     rows += [[Raw(f"<em>{name}</em>"), *map(Raw, texts)] for name, texts in references(results)]
+    caption = f"{_scores_caption(results)}; below each its {interval_name(results)}"
+    return table(["arm", *(heading for _, heading, _ in names)], rows, "numbers cards", caption)
+
+
+def notebook(results: Mapping[str, Any]) -> Raw:
+    """Return the verdict, the scores and their differences as a notebook shows them."""
+    names = columns(results)
+    rows = [
+        [arm, *(cell(scores.get(metric), decimals, interval=metric != "seconds") for metric, _, decimals in names)]
+        for arm, scores in cells(results).items()
+    ]
+    rows += [[name, *texts] for name, texts in references(results)]
+    scores = table(["arm", *(heading for _, heading, _ in names)], rows, "numbers", _scores_caption(results))
+    differences = comparison_figures.differences(results) if results["comparisons"] else ""
+    return snippet(paragraph(results["verdict"]) + scores + differences)
+
+
+def _scores_caption(results: Mapping[str, Any]) -> str:
     seeds = len({run["seed"] for run in results["runs"]})
     words = f", {results['test_items']:,} {task_report(results['recipe']).test_noun}" if results["test_items"] else ""
-    caption = f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}; below each its {interval_name(results)}"
-    return table(["arm", *(heading for _, heading, _ in names)], rows, "numbers cards", caption)
+    return f"Test scores, mean of {seeds} seed{'s' * (seeds != 1)}{words}"
 
 
 def _comparisons(results: Mapping[str, Any]) -> Raw:

@@ -49,6 +49,18 @@ def write_page(path: Path, kind: str, name: str, verdict: str, sections: Iterabl
     return partial.replace(path)
 
 
+_NOTEBOOK = {"ink": "currentColor", "soft": "#7d7d7d", "grid": "#7d7d7d40", "page": "transparent"} | {
+    f"arm-{n}": colour for n, colour in enumerate(("#1f83c6", "#d9691e", "#12936d", "#b0609c", "#a5841a", "#76808d"))
+}
+
+
+def snippet(html: str) -> Raw:
+    """Return pieces of a page for a notebook, light or dark, which has no style sheet of ours."""
+    colours = "; ".join(f"--{name}: {colour}" for name, colour in _NOTEBOOK.items())
+    drawn = html.replace('<div class="drawing"', '<div style="max-width: 32em"')
+    return Raw(f'<div style="{colours}">{drawn}</div>')
+
+
 def _stroke(style: str, label: str) -> Raw:
     stroke = f'<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="{style}" d="M1 4H25"/></svg>'
     return Raw(f'<span class="arm">{stroke}{escape(label)}</span>')
