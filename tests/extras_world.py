@@ -33,6 +33,7 @@ RECIPES = {
     "text": TEXT,
     "system": SYSTEM,
     "cmudict": CMUDICT,
+    "chorales": '[data]\nkind = "chorales"\nlength = 8\n[model]\nkind = "recurrent_labeller"\nsize = 8\n',
     "csv": SERIES.replace("FILE", "series.csv"),
     "parquet": SERIES.replace("FILE", "series.parquet"),
     "parallel": PARALLEL,
@@ -73,6 +74,7 @@ def _data(home: Path, kind: str) -> None:
     answers = {
         "pairs": "abc\n",
         "cmudict": "cat\n",
+        "chorales": "69 71 r\n",
         "csv": (home / "series.csv").read_text(),
         "parallel": "a man runs .\n",
     }

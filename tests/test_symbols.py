@@ -9,8 +9,9 @@ import torch
 
 import freerun as fr
 from builders import lively, ragged, refused, write_csv
-from freerun.data import SeriesOptions, SystemOptions, load_system, series_from_arrays
+from freerun.data import SeriesOptions, SystemOptions, chorales, load_system, series_from_arrays
 from freerun.data.symbols import LabelCodec, LabelData, quantised
+from freerun.data.worlds import StickyRing
 from freerun.diagnostics.naive import fit_ngram
 from freerun.models import RecurrentLabeller
 from freerun.recipes import load_recipe
@@ -287,3 +288,54 @@ def test_labels_of_lines_and_files(tmp_path):
     assert Rows(3, data.batch, False, {}).count == 3
     assert LabelCodec.from_description(data.codec.describe()) == data.codec
     assert task.trial_batch(data.codec, 3).mask.sum(1).tolist() == [5, 6, 7]
+
+
+def test_chorales_are_what_music21_reads():
+    """Soprano and bass of some chorales - ties, triplets, several voices - against music21's own parser."""
+    from music21 import corpus
+
+    folder, _ = chorales._scores()
+    for name in ("bwv66.6", "bwv10.7", "bwv248.59-s", "bwv365", "bwv431"):
+        if not (folder / f"{name}.mxl").exists():
+            continue
+        found = chorales.read_score(folder / f"{name}.mxl")
+        score = corpus.parse(f"bach/{name}")
+        parts = [part for part in score.parts if part.partName in ("Soprano", "Bass")]
+        for own, part, choose in zip(found, parts, (max, min), strict=True):
+            expected = []
+            notes = list(part.flatten().notesAndRests)
+            for t in range(len(own)):
+                at = t / 4
+                now = [n for n in notes if n.offset <= at + 1e-9 < n.offset + n.quarterLength]
+                pitches = [pitch.midi for n in now for pitch in n.pitches]
+                expected.append(str(choose(pitches)) if pitches else "r")
+            assert own == expected, name
+    data = load_recipe("chorales").data.load_symbols()
+    assert "364 chorales in pieces of 64 sixteenths" in data.notes[0]
+    names = {split: len(each) for split, each in data.splits.items()}
+    assert (sum(names.values()), names["train"]) == (1353, 1065)
+
+
+def test_scores_that_are_no_scores_are_refused(tmp_path, monkeypatch):
+    bad = tmp_path / "bwv1.mxl"
+    bad.write_bytes(b"no archive")
+    refused("bwv1.mxl: is no compressed MusicXML", chorales.read_score, bad)
+
+    def missing(name):
+        raise chorales.PackageNotFoundError(name)
+
+    monkeypatch.setattr(chorales, "distribution", missing)
+    refused(["data of kind chorales needs music21: pip install 'freerun[music]'"], chorales.load_chorales, 65)
+
+
+def test_ring_has_its_walks_and_its_exact_filter():
+    data = load_recipe("ring", ["data.walks=[20,10,400]"]).data.load_symbols()
+    scored = LabelTask(data).scored("test")
+    walks = StickyRing().sample(400, 60, seed=fr.keys.fold(0, "test"))
+    batch = scored.make(list(range(400)))
+    assert torch.equal(batch.targets, walks.targets)
+    assert torch.equal(batch.context["source"], walks.context["source"])
+    best = scored.naive["exact"](batch.context["source"], 60)
+    assert torch.equal(best, StickyRing().filtered(batch.context["source"]).argmax(2))
+    assert 100 * float((best == batch.targets).double().mean()) == pytest.approx(64.9, abs=1.5)
+    refused("walks must be three numbers", load_recipe, "ring", ["data.walks=[2,3]"])

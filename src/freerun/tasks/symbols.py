@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, at_least
+from freerun.arguments import Arguments, at_least, between
 from freerun.batch import Batch
-from freerun.data.files import LONGEST, DataFile, first_problems, read_lines
+from freerun.data.chorales import load_chorales
+from freerun.data.files import LONGEST, SPLITS, DataFile, first_problems, read_lines
 from freerun.data.series.inference import guess_separator, read_past, read_windows
-from freerun.data.symbols import LabelCodec, LabelData, LevelCodec, LevelData
+from freerun.data.symbols import LabelCodec, LabelData, LevelCodec, LevelData, Pair
+from freerun.data.worlds import StickyRing
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import NGram, fit_ngram
 from freerun.errors import UserError, collected, refuse
 from freerun.generation import generate
-from freerun.keys import bits, uniform
+from freerun.keys import bits, fold, uniform
 from freerun.metrics.table import LABELS, LEVELS, TaskReport
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, model_device, parts
@@ -57,6 +59,54 @@ class Rows:
     make: Callable[[list[int]], Batch]
     ordered: bool
     naive: Mapping[str, Naive]
+
+
+@dataclass(frozen=True)
+class RingSection(StickyRing):
+    """A walk on a ring, labelled while it is observed with errors: ``freerun.data.worlds.StickyRing``.
+
+    Args:
+        length: labels of a walk.
+        walks: numbers of training, dev and test walks.
+        seed: of the walks; the recipe's own seed does not change the data.
+    """
+
+    kind: Literal["ring"] = "ring"
+    length: int = between(2, 10_000, 60)
+    walks: tuple[int, ...] = between(1, 10**6, (2048, 256, 512))
+    seed: int = between(0, 2**63 - 1, 0)
+
+    def problems(self) -> Iterable[str]:
+        """Return which fields do not go together."""
+        object.__setattr__(self, "walks", tuple(self.walks))
+        if len(self.walks) != 3:
+            yield f"walks must be three numbers: train, dev and test; got {list(self.walks)}"
+
+    def load_symbols(self) -> LabelData:
+        """The walks, with the exact filter."""
+        splits: dict[str, list[Pair]] = {}
+        for split, count in zip(SPLITS, self.walks, strict=True):
+            walks = self.sample(count, self.length, seed=fold(self.seed, split))
+            splits[split] = list(zip(walks.context["source"].tolist(), walks.targets.tolist(), strict=True))
+        names = tuple(map(str, range(self.states)))
+        name = f"ring of {self.states} states, stay {self.stay:g}, right {self.right:g}, seed {self.seed}"
+        return LabelData(splits, LabelCodec(names, names), name, exact=lambda source: self.filtered(source).argmax(2))
+
+
+@dataclass(frozen=True)
+class ChoralesSection(Arguments):
+    """Bach's four-part chorales, of the pip package ``music21``: the bass under the soprano, in sixteenths.
+
+    Args:
+        length: sixteenths of a piece, into which chorales are cut.
+    """
+
+    kind: Literal["chorales"] = "chorales"
+    length: int = between(2, 10_000, 64)
+
+    def load_symbols(self) -> LabelData:
+        """The pieces."""
+        return load_chorales(self.length)
 
 
 class SymbolTask(DataTask):
@@ -173,7 +223,7 @@ class LabelTask(SymbolTask):
 
     data: LabelData
     models = ("recurrent_labeller",)
-    data_sections: ClassVar[Mapping[str, type[Any]]] = {}
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {"ring": RingSection, "chorales": ChoralesSection}
     report: ClassVar[TaskReport] = LABELS
     one_output_per_line = True
 
