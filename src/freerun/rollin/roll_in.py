@@ -105,7 +105,8 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
         using.check(steps)
     if not any_rank(model, replacement.number > 0):
         return RollIn(batch.history)
-    warn_wrapped(wrapper)
+    if wrapper is not model:
+        warn_wrapped(wrapper)
     if choosing:
         using = using.choose(steps, batch, replacement)
     with asking(model, batch):

@@ -29,6 +29,9 @@ _STILL = 120.0
 """Seconds that a process may stand still before the job ends, where no setting differs."""
 
 _GRACE = 5.0
+_LOOK = 5.0
+"""Seconds in which a process that lives publishes a record, also if it does so rarely."""
+
 _BUSY = 0.01
 """Share of a processor below which a process stands still: what works, or loads, uses far more."""
 
@@ -78,23 +81,30 @@ class Watch:
         self._publisher.join(2)
 
     def lost(self) -> str:
-        """Name who is gone after a connection was lost, as far as can be seen within a few seconds."""
-        deadline = time.monotonic() + 4 * self._interval
-        while time.monotonic() < deadline:
-            now = time.monotonic()
-            for rank, (record, seen) in self._seen.items():
+        """Name who is gone after a connection was lost: who has left and why, or who is silent for a few seconds."""
+        threading.Thread(target=self._read_closely, daemon=True).start()
+        began = time.monotonic()
+        while time.monotonic() < began + _LOOK:
+            for rank, (record, _) in list(self._seen.items()):
                 if self._verdict or record["verdict"]:  # the judge reports it, and ends this process
                     time.sleep(60)
                 if record["left"]:
                     return f"rank {rank} has left, in {record['doing']}: {record['left']}"
-                if now - seen > 2.5 * self._interval:
-                    return f"rank {rank} gives no sign of life, and is waited for in {self._doing}"
-            time.sleep(self._interval / 4)
+            time.sleep(0.1)
+        for rank in range(self.size):
+            # its last record may have waited for us; one that lives publishes another
+            if rank != self.rank and (rank not in self._seen or self._seen[rank][1] < began + 1):
+                return f"rank {rank} gives no sign of life, and is waited for in {self._doing}"
         return f"another process ended, and is waited for in {self._doing}"
+
+    def _read_closely(self) -> None:
+        while not self._over.is_set():
+            self._publish()
+            self._over.wait(0.2)
 
     @property
     def _interval(self) -> float:
-        return min(max(self.limit / 40, 0.1), 3.0)
+        return min(max(self.limit / 40, 0.1), _LOOK - 2)
 
     def _repeat(self, number: int, work: Any) -> None:
         while not self._over.wait(self._interval):
@@ -377,7 +387,7 @@ def _meet() -> Generator[Processes]:
         yield _joined[0]
     except BaseException as error:
         gone = watch.lost() if isinstance(error, RuntimeError) and lost(error) else ""
-        watch.leave(_line(error))
+        watch.leave(gone or _line(error))
         if gone:
             raise OtherProcessError(
                 f"{gone}; its own message says why, or the system's (killed for want of memory, a machine that is gone)"
