@@ -300,3 +300,34 @@ def test_a_context_with_time_first_of_a_square_batch_is_found():
     found = examine(TimeFirst(), batch)["rows_independent"]
     assert found.status == "refused"
     assert "a context that is not batch first" in found.explanation
+
+
+def test_padding_of_which_no_row_is_free_is_found_and_an_end_symbol_is_none():
+    class Mean(LM):
+        def forward(self, batch: fr.Batch) -> Any:
+            return super().forward(batch) + self.out(self.embedding(batch.context).mean(1, keepdim=True))
+
+    source = torch.randint(2, V, (6, 9), generator=torch.Generator().manual_seed(2))
+    ended = torch.cat([source, torch.ones(6, 1, dtype=torch.int64)], 1)
+    assert examine(Mean(), IDS.replace(context=ended))["source_padding"].status == "not applicable"
+    padded = ended.clone()
+    for row, length in enumerate((3, 8, 5, 7, 4, 6)):
+        padded[row, length:] = 0
+    found = examine(Mean(), IDS.replace(context=padded))["source_padding"]
+    assert found.status == "warning"
+    assert "id 0 ends rows and looks like one" in found.explanation
+
+
+@pytest.mark.parametrize("part", ["start", "step"])
+def test_a_dimension_of_time_is_named(part):
+    class Timed(Decoder):
+        def start(self, batch: fr.Batch) -> tuple[Tensor, Tensor]:
+            entries, state = super().start(batch)
+            return (entries[:, None] if part == "start" else entries), state
+
+        def step(self, entries: Tensor, state: Tensor) -> Any:
+            outputs, state = super().step(entries, state)
+            return outputs[:, None], state
+
+    with pytest.raises(fr.UserError, match=rf"Timed\.{part}\(.*: a position has no dimension of time, so use \[:, 0\]"):
+        fr.scheduled_sampling(0.5).run(Timed(), IDS, step=0)

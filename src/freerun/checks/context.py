@@ -121,12 +121,14 @@ def _padded(batch: Batch) -> list[_Padded]:
 
 
 def _guessed(path: str, ids: Tensor) -> list[_Padded]:
-    """Ids with one symbol at an end of some rows, not of all, and nowhere else."""
+    """Ids with one symbol at an end of rows and nowhere else: not of all, or several times."""
     for turn in ((), (1,)):
         x = ids.flip(turn)
         for pad in x[:, -1].unique().tolist():
             tail = (x == pad).flip(1).int().cumprod(1).flip(1).bool()
-            if bool((~tail).all(1).any() & ((x == pad) == tail).all() & (~tail).any(1).all()):
+            # an end symbol ends all rows, once
+            padded = (~tail).all(1).any() | (tail.sum(1) > 1).any()
+            if bool(padded & ((x == pad) == tail).all() & (~tail).any(1).all()):
                 return [_Padded(~tail.flip(turn), path, (path,), pad)]
     return []
 

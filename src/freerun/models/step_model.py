@@ -125,7 +125,10 @@ class StepModel(nn.Module):
         fits = isinstance(entries, Tensor) and tuple(entries.shape) == expected
         if not fits or entries.dtype.is_floating_point == batch.is_discrete:
             kind = "ids" if batch.is_discrete else "values"
-            raise UserError(f"{name} must return first entries of shape {expected}, {kind}; got {_described(entries)}")
+            hint = _one_position(entries, expected)
+            raise UserError(
+                f"{name} must return first entries of shape {expected}, {kind}; got {_described(entries)}{hint}"
+            )
         self._check_rows(state, batch.size, f"{name} returns a state")
         return entries, state
 
@@ -142,7 +145,7 @@ class StepModel(nn.Module):
         if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(entries):
             raise UserError(
                 f"{name} must return the outputs of one position, ({len(entries)}, vocabulary or values); got "
-                f"{_described(outputs)}"
+                f"{_described(outputs)}{_one_position(outputs, (len(entries), 1))}"
             )
         self._check_rows(stepped[1], len(entries), f"{name} returns a state")
         return cast(Any, stepped)
@@ -261,6 +264,12 @@ def _stacked(extras: list[Any], size: int) -> Any:
                 f"{tuple(each.shape)} at step {t + 1}: pad them to one length"
             )
     return torch.stack(extras, 1)
+
+
+def _one_position(value: Any, expected: tuple[int, ...]) -> str:
+    """What to do about a dimension of time, of size 1, that is one too many."""
+    timed = isinstance(value, Tensor) and value.dim() == len(expected) + 1 and value.shape[:2] == (expected[0], 1)
+    return ": a position has no dimension of time, so use [:, 0]" if timed else ""
 
 
 def _described(value: Any) -> str:
