@@ -343,6 +343,10 @@ class StickyRing(Arguments):
         joint = torch.cat([first, before], 1) * self.emission.T[source]
         return joint / joint.sum(2, keepdim=True)
 
+    def __call__(self, batch: Batch) -> Tensor:
+        """Log-probabilities of ``conditionals``, so that a world is a model and an oracle: (batch, time, states)."""
+        return self.conditionals(batch.history, batch.context["source"][:, : batch.time]).log()
+
     def filtered(self, source: Tensor) -> Tensor:
         """The exact filter ``P(y_t | x_<=t)`` by the forward algorithm: (rows, time, states).
 

@@ -2,127 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Never
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from freerun.arguments import unknown_argument
-from freerun.batch import Batch, must_be
-from freerun.diagnostics.results import Diagnosis, ErrorPropagation, IdDiagnosis, IdSide
+from freerun.batch import Batch
+from freerun.diagnostics.ids import diagnose_ids
+from freerun.diagnostics.results import Diagnosis
 from freerun.diagnostics.values import DiagnosisOptions, diagnose_values
 from freerun.errors import UserError
-from freerun.generation import generate, prompt_lengths
-from freerun.rollin.model import call_problems, eval_mode, explained_errors, forward
-
-
-def error_after_error(wrong: Tensor, mask: Tensor) -> ErrorPropagation:
-    """``P(wrong[t] | wrong[t-1])`` and ``P(wrong[t] | right[t-1])`` over rows and positions.
-
-    Teacher-forced it measures whether errors cluster, as hard positions do; free-running also whether an error makes
-    the next one likelier. The difference of the two is the effect of free running.
-
-    Args:
-        wrong: (rows, time) bool: entries that differ from gold.
-        mask: (rows, time) bool: entries that count; a pair counts where both do.
-
-    Raises:
-        UserError: shapes that do not fit.
-
-    >>> error_after_error(torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
-    ErrorPropagation(after_error=0.5, after_correct=0.0, wrong=2, right=1)
-    """
-    _check(wrong, mask)
-    both = mask[:, 1:] & mask[:, :-1]
-    before, now = wrong[:, :-1], wrong[:, 1:]
-    after = (both & before, both & ~before)
-    counts = [int(each.sum()) for each in after]
-    shares = [int((each & now).sum()) / count if count else None for each, count in zip(after, counts, strict=True)]
-    return ErrorPropagation(shares[0], shares[1], *counts)
-
-
-def position_errors(wrong: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of wrong entries at each position, (time,), NaN where no row has one; and how many rows have one, (time,).
-
-    Args:
-        wrong: (rows, time) bool.
-        mask: (rows, time) bool: entries that count.
-
-    >>> position_errors(torch.tensor([[True, False], [False, True]]), torch.tensor([[True, True], [True, False]]))
-    (tensor([0.5000, 0.0000], dtype=torch.float64), tensor([2, 1]))
-    """
-    _check(wrong, mask)
-    left = mask.sum(0)
-    return (wrong & mask).sum(0).double() / left, left
-
-
-def first_error(wrong: Tensor, mask: Tensor) -> Tensor:
-    """Position, from 1, of each row's first wrong entry; 0 where all are right: (rows,) int64.
-
-    On gold history and running freely a greedy model makes its first error at the same position.
-
-    >>> first_error(torch.tensor([[False, True], [False, False]]), torch.ones(2, 2, dtype=torch.bool))
-    tensor([2, 0])
-    """
-    _check(wrong, mask)
-    errors = wrong & mask
-    return torch.where(errors.any(1), errors.long().argmax(1) + 1, 0)
-
-
-def _check(wrong: Tensor, mask: Tensor) -> None:
-    must_be("", "bool", wrong=wrong, mask=mask)
-    if wrong.shape != mask.shape or wrong.dim() != 2:
-        raise UserError(f"wrong and mask must both be (rows, time); got {tuple(wrong.shape)} and {tuple(mask.shape)}")
-
-
-def diagnose_ids(
-    model: Any, batches: Sequence[Batch], end: int | None, on_progress: Callable[[str], None]
-) -> IdDiagnosis:
-    """See ``diagnose``."""
-    if not any(bool(batch.mask.any()) for batch in batches):
-        raise UserError("the batches have no position that counts: nothing can be compared")
-    positions = [answer_positions(batch) for batch in batches]
-    longest = max(each.shape[1] for each in positions)
-    flags: list[list[Tensor]] = []
-    for number, (batch, where) in enumerate(zip(batches, positions, strict=True)):
-        on_progress(f"rows, part {number + 1} of {len(batches)}")
-        with eval_mode(model), torch.no_grad():
-            choices = forward(model, batch).argmax(-1)
-        targets, mask, choices = (
-            part.gather(1, where.clamp_max(batch.time - 1)) for part in (batch.targets, batch.mask, choices)
-        )
-        mask = mask & (where < batch.time)
-        own = generate(model, batch, length=where.shape[1], end=end).entries
-        parts = ((choices != targets) & mask, (own != targets) & mask, mask)
-        flags.append([F.pad(part.cpu(), (0, longest - part.shape[1])) for part in parts])
-    forced, free, mask = (torch.cat(parts) for parts in zip(*flags, strict=True))
-    sides = [_side(each, mask) for each in (forced, free)]
-    gaps = [b - a for a, b in zip(sides[0].wrong_by_position, sides[1].wrong_by_position, strict=True)]
-    firsts = torch.bincount(first_error(free, mask), minlength=longest + 1)[1:]
-    return IdDiagnosis(
-        rows=mask.shape[0],
-        positions=longest,
-        left=tuple(mask.sum(0).tolist()),
-        teacher_forced=sides[0],
-        free_running=sides[1],
-        gap_by_position=tuple(gaps),
-        first_error=tuple(firsts.tolist()),
-    )
-
-
-def answer_positions(batch: Batch) -> Tensor:
-    """(rows, longest) each row's positions from the end of its prompt on, as many as the longest answer has."""
-    prompts = prompt_lengths(batch)
-    index = torch.arange(batch.time, device=prompts.device)
-    length = int((torch.where(batch.mask, index + 1, 0).amax(1) - prompts).max())
-    return prompts[:, None] + torch.arange(max(1, length), device=prompts.device)
-
-
-def _side(wrong: Tensor, mask: Tensor) -> IdSide:
-    shares, _ = position_errors(wrong, mask)
-    return IdSide(tuple(shares.tolist()), float(wrong[mask].double().mean()), error_after_error(wrong, mask))
+from freerun.rollin.model import call_problems, explained_errors
 
 
 def diagnose(
@@ -180,5 +69,5 @@ def diagnose(
         raise UserError("batches of ids and of values are mixed: diagnose them apart")
     with explained_errors(model):
         if kinds.pop():
-            return diagnose_ids(model, listed, about.end_symbol, on_progress)
+            return diagnose_ids(model, listed, about, on_progress)
         return diagnose_values(model, listed, about, on_progress)

@@ -9,9 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from freerun.arguments import brief
+from freerun.diagnostics.intervals import Interval
+from freerun.diagnostics.tokens import (
+    AccumulatedError,
+    Aligned,
+    Calibration,
+    Corruption,
+    ErrorRatio,
+    HiddenDistance,
+    Lengths,
+)
 from freerun.metrics.outputs import HorizonErrors, nrmse_last_tenth, quantiles, window_nrmse
 
-SCHEMA = 2
+SCHEMA = 3
 Row = tuple[float, ...]
 
 
@@ -230,21 +240,156 @@ class IdSide:
     __repr__ = brief
     wrong_by_position: Row  # share of the rows that have an entry there
     wrong: float  # share of all entries
+    errors: int  # number of wrong entries
     after: ErrorPropagation  # how often an entry is wrong after a wrong and after a right one
 
 
 @dataclass(frozen=True)
+class ErrorGap:
+    """Share of entries that are wrong free-running, minus the share that are teacher-forced, over rows.
+
+    ``gap = sum_r d_r / sum_r n_r`` with d_r the difference of a row's errors and n_r its entries; the interval is ``gap
+    +- 1.96 sqrt(R / (R - 1) sum_r (d_r - gap n_r)^2) / sum_r n_r``, as rows are independent and entries are not.
+
+    Args:
+        gap: signed.
+        low: end of the 95 % interval; None with one row.
+        high: the other.
+        rows: that have an error. Up to its first error a greedy model is the same both ways: other rows tell nothing.
+    """
+
+    __repr__ = brief
+    gap: float
+    low: float | None
+    high: float | None
+    rows: int
+
+    @classmethod
+    def of(cls, teacher_forced: Tensor, free_running: Tensor, entries: Tensor) -> ErrorGap:
+        """From each row's errors both ways, and its entries: (rows,) each.
+
+        >>> import torch
+        >>> found = ErrorGap.of(torch.tensor([1, 0]), torch.tensor([3, 0]), torch.tensor([4, 4]))
+        >>> found.gap, round(found.high - found.gap, 4), found.rows
+        (0.25, 0.49, 1)
+        """
+        difference, entries = (free_running - teacher_forced).double(), entries.double()
+        gap = float(difference.sum() / entries.sum())
+        count = int((free_running > 0).sum())
+        if len(entries) < 2:
+            return cls(gap, None, None, count)
+        rest = (difference - gap * entries).square().sum() * len(entries) / (len(entries) - 1)
+        half = 1.96 * float(rest.sqrt() / entries.sum())
+        return cls(gap, gap - half, gap + half, count)
+
+
+@dataclass(frozen=True)
+class FreeRun:
+    """Free runs of one kind, greedy or sampled.
+
+    Args:
+        draw: what is fed back.
+        aligned: against gold, by edit distance; None where a free run has no gold.
+        lengths: and how they end; None without an end symbol.
+        repetition: share of 4-grams that have come before in their row.
+        entropy: of the predictions on the run's own history, nats.
+        entropy_by_position: the same at each position.
+        calibration: of the symbols that were output; right are those that edit distance matches with gold.
+    """
+
+    __repr__ = brief
+    draw: str
+    aligned: Aligned | None
+    lengths: Lengths | None
+    repetition: Interval
+    entropy: Interval
+    entropy_by_position: Row
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class TokenMeasures:
+    """Measures of a model of ids with 95 % intervals over rows; see docs/diagnostics.md.
+
+    Args:
+        loss: on gold history, nats a position.
+        entropy: of the predictions on gold history, nats.
+        entropy_by_position: the same at each position.
+        edit_error: wrong choices on gold history over gold symbols, the end symbol left out of the latter: beside
+            ``edit_error`` of a free run the gap that freerun evaluate and compare report.
+        after: errors after errors on gold history, position by position.
+        after_free: of the greedy free run, position by position; None where it has no gold.
+        calibration: on gold history.
+        repetition: of gold.
+        greedy: free runs.
+        sampled: free runs.
+        corruption: loss and errors after a gold prefix with errors in it; () where rows are too short or too few.
+        hidden: distance of hidden states; None where the model has none (``freerun.types.Split``).
+        oracle: error accumulated on sampled contexts; None without an oracle.
+        eb_m: EB-M of sampled continuations, None where there is gold: quality is the share of their 4-grams that occur
+            in gold of other rows.
+    """
+
+    __repr__ = brief
+    loss: Interval
+    entropy: Interval
+    entropy_by_position: Row
+    edit_error: Interval
+    after: ErrorRatio
+    after_free: ErrorRatio | None
+    calibration: Calibration
+    repetition: Interval
+    greedy: FreeRun
+    sampled: FreeRun
+    corruption: tuple[Corruption, ...]
+    hidden: HiddenDistance | None
+    oracle: AccumulatedError | None
+    eb_m: Interval | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row: its source, gold, choices on gold history and free runs as symbols, the end symbol left out.
+
+    Args:
+        row: its number.
+        source: in words, or "".
+        gold: the reference.
+        teacher_forced: the choice at each position of gold.
+        greedy: free run.
+        sampled: free run.
+        edits: edit distance of the greedy run to gold; None where it has no gold.
+        first_error: position in gold, from 0, of the greedy run's first edit; None: there is none.
+        rejoins: position in gold where it rejoins; None: it does not.
+    """
+
+    __repr__ = brief
+    row: int
+    source: str
+    gold: tuple[str, ...]
+    teacher_forced: tuple[str, ...]
+    greedy: tuple[str, ...]
+    sampled: tuple[str, ...]
+    edits: int | None
+    first_error: int | None
+    rejoins: int | None
+
+
+@dataclass(frozen=True)
 class IdDiagnosis:
-    """Exposure bias of a model of ids: its choices on gold and on its own history, compared position by position.
+    """Exposure bias of a model of ids: its choices on gold and on its own history.
 
     Args:
         rows: their number.
         positions: of the longest row.
         left: rows that have an entry at each position.
-        teacher_forced: on gold history.
-        free_running: on the model's own.
+        teacher_forced: on gold history, position by position.
+        free_running: on the model's own, greedily; None where a free run has no gold, as of texts.
+        gap: of the shares wrong, with an interval over rows; None where a free run has no gold.
         gap_by_position: signed: free-running minus teacher-forced.
         first_error: rows whose first error, the same for both, is at each position.
+        tokens: the other measures.
+        examples: some rows, evenly spaced.
     """
 
     __repr__ = brief
@@ -252,9 +397,12 @@ class IdDiagnosis:
     positions: int
     left: tuple[int, ...]
     teacher_forced: IdSide
-    free_running: IdSide
+    free_running: IdSide | None
+    gap: ErrorGap | None
     gap_by_position: Row
     first_error: tuple[int, ...]
+    tokens: TokenMeasures
+    examples: tuple[Example, ...] = ()
     kind: str = "ids"
 
 

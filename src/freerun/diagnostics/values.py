@@ -40,9 +40,16 @@ class DiagnosisOptions(Arguments):
         scale: (mean, std), each (V,): sample windows are in ``mean + std * value``; None: as they are.
         naive: further naive baselines: name -> from (past, horizon) to (windows, horizon, V).
         long_series: (T, V) gold for the climate of a long free run, from the start of the first window on; None: none.
-        draw: what is fed back; None: the model's output, or the mean of the distribution that it describes.
+        draw: what is fed back; None: the model's output, or the mean of the distribution that it describes. Of ids: of
+            the sampled free runs, beside the greedy ones; None: plain sampling.
         sample_windows: number of windows that the result contains completely.
         end_symbol: id of the end symbol, for ids; None: there is none.
+        length_margin: ids that free runs may have beyond the longest gold of a batch, where there is an end symbol.
+        reference: False for ids whose free runs have no gold to be compared with, as continuations of texts have none.
+        oracle: of ids: a model of the data, as a world of ``freerun.data``, which divergences are measured from.
+        sources: of ids: each row's source in words, for examples.
+        decode: of ids: from ids to their symbols; None: the numbers.
+        examples: number of rows of ids that the result contains completely.
         key: of sampled runs.
 
     Raises:
@@ -60,6 +67,12 @@ class DiagnosisOptions(Arguments):
     draw: Draw | None = None
     sample_windows: int = at_least(0, 6)
     end_symbol: int | None = at_least(0, None)
+    length_margin: int = at_least(0, 5)
+    reference: bool = True
+    oracle: Any = None
+    sources: Sequence[str] = ()
+    decode: Callable[[Sequence[int]], Sequence[str]] | None = None
+    examples: int = at_least(0, 200)
     key: int = 0
 
 

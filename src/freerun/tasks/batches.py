@@ -22,7 +22,7 @@ from freerun.batch import Batch, map_leaves
 from freerun.data.files import DataFile
 from freerun.data.user_code import user_function
 from freerun.diagnostics import DiagnosisOptions
-from freerun.diagnostics.diagnose import answer_positions
+from freerun.diagnostics.token_runs import answer_positions
 from freerun.errors import UserError
 from freerun.generation import Generated, draw_for, generate, point_prediction
 from freerun.keys import fold
