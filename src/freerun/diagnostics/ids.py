@@ -46,6 +46,8 @@ from freerun.types import evenly
 
 _CORRUPTED_ROWS, _ERRORS, _DISTANCES = 512, (0, 1, 2, 4), 10
 _HIDDEN_ROWS = 1000
+END = "(end)"
+"""The end symbol in the examples' choices on gold history."""
 _FEWEST = 8
 """Rows below which nothing is measured by corruption or distance of states."""
 
@@ -364,12 +366,13 @@ def _examples(
     decode = about.decode or (lambda ids: [str(each) for each in ids])
     for row in evenly(len(gold), about.examples):
         choices = rows.gold.choice[row][rows.gold.mask[row]].tolist()
+        forced = [END if choice == about.end_symbol else "".join(decode([choice])) for choice in choices]
         each = runs["greedy"].aligned[row] if about.reference else None
         yield Example(
             row=row,
             source=about.sources[row] if row < len(about.sources) else "",
             gold=tuple(decode(gold[row])),
-            teacher_forced=tuple(decode([choice for choice in choices if choice != about.end_symbol])),
+            teacher_forced=tuple(forced),
             greedy=tuple(decode(runs["greedy"].own[row])),
             sampled=tuple(decode(runs["sampled"].own[row])),
             edits=each and each.edits,

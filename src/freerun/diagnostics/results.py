@@ -355,7 +355,7 @@ class Example:
         row: its number.
         source: in words, or "".
         gold: the reference.
-        teacher_forced: the choice at each position of gold.
+        teacher_forced: the choice at each position of gold, the end symbol's, "(end)", among them.
         greedy: free run.
         sampled: free run.
         edits: edit distance of the greedy run to gold; None where it has no gold.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from freerun.diagnostics.results import Diagnosis as Measured
-from freerun.diagnostics.results import as_json
+from freerun.diagnostics.results import IdDiagnosis, as_json
 from freerun.errors import OccupiedError, UserError
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.tasks.base import Evaluation as Scores
@@ -173,6 +173,17 @@ class Diagnosis(_Result):
     def rows(self) -> list[dict[str, Any]]:
         """A row a number."""
         found = self.result
+        if isinstance(found, IdDiagnosis) and found.free_running is None:
+            tokens = found.tokens
+            own = tokens.sampled
+            return [
+                {"measure": "loss, nats a position", **_both(tokens.loss.value, None)},
+                {"measure": "entropy, nats (free-running: sampled)", **_both(tokens.entropy.value, own.entropy.value)},
+                {
+                    "measure": "repeated 4-grams, % (gold; sampled)",
+                    **_both(*map(_percent, (tokens.repetition.value, own.repetition.value))),
+                },
+            ]
         if found.kind == "ids":
             sides = [getattr(found, side) for side in _SIDES]
             after = [(side.after.after_error, side.after.after_correct) for side in sides]

@@ -42,15 +42,6 @@ def diagnose_run(
     if windows is not None and windows < 1:
         raise UserError(f"--windows must be at least 1; got {windows}")
     task = run.task
-    if not task.diagnosed:
-        kind = next(name for name, each in TASKS.items() if each is task)
-        known = ", ".join(name for name, each in TASKS.items() if each.diagnosed)
-        raise UserError(
-            f"{run.folder}: a run on a {kind} cannot be diagnosed: what its model outputs running freely has no gold "
-            "to be compared with position by position\n"
-            f"  help: freerun evaluate {run.folder} prints its teacher-forced and free-running scores; {known} can be "
-            "diagnosed"
-        )
     on_progress("loading the data")
     data_name, batches, options = task.diagnosis_input(run.model, run.codec, run.evaluate, own_data(run), windows)
     before()

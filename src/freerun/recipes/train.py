@@ -346,8 +346,7 @@ def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> l
             f"the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
             f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
         )
-    doing = ("diagnose", "generate", "evaluate") if task_of(recipe.data).diagnosed else ("generate", "evaluate")
-    return [*lines, f"next: freerun {' | '.join(doing)} {shlex.quote(str(folder))}"]
+    return [*lines, f"next: freerun diagnose | generate | evaluate {shlex.quote(str(folder))}"]
 
 
 def _score_row(name: str, test: Mapping[str, Any], reported: TaskReport) -> str:

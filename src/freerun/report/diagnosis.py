@@ -24,6 +24,14 @@ from freerun.report.charts import (
     ranges,
     window_chart,
 )
+from freerun.report.diagnosis_tokens import (
+    calibration_section,
+    corruption_section,
+    headline,
+    oracle_section,
+    several,
+    tokens_section,
+)
 from freerun.report.page import (
     DASH,
     Raw,
@@ -49,14 +57,31 @@ _LEAD, _MINUS, _LAMBDA = "lead time, steps", "\N{MINUS SIGN}", "\N{GREEK SMALL L
 
 
 def write_diagnosis(content: Result, path: Path) -> Path:
-    """Write the page of a diagnosis, the content of diagnosis.json; return its path."""
-    run, result = content["run"], content["diagnosis"]
-    data = content["data"]
+    """Write the page of a diagnosis, the content of diagnosis.json, of one run or several; return its path."""
+    if "runs" in content:
+        runs: Sequence[Result] = content["runs"]
+        sections = [
+            ("Side by side", several(runs)),
+            *(each for run in runs for each in _sections(run, run["run"]["name"])),
+        ]
+        verdict = " ".join(f"{run['run']['name']}: {summary(run['diagnosis'])}" for run in runs)
+        return write_page(path, "diagnose", ", ".join(str(run["run"]["name"]) for run in runs), verdict, sections)
+    name = str(content["run"]["name"])
+    return write_page(path, "diagnose", name, summary(content["diagnosis"]), _sections(content))
+
+
+def _sections(content: Result, name: object = "") -> list[tuple[str, str]]:
+    run, result, data = content["run"], content["diagnosis"], content["data"]
     about = facts({"data": data["name"], **run["facts"], **run["versions"]}) + preformatted(run["signature"])
     if result["kind"] == "ids":
+        gold = result["free_running"] is not None
         sections = [
-            ("Wrong choices", _wrong(result) + _ids_reading(data["item_noun"])),
-            ("By position", _by_position(result)),
+            ("Wrong choices", _wrong(result) + _ids_reading(data["item_noun"]) if gold else ""),
+            ("Measures", tokens_section(result)),
+            ("By position", _by_position(result) if gold else ""),
+            ("Errors in the prefix", corruption_section(result)),
+            ("Calibration", calibration_section(result)),
+            ("Against an oracle", oracle_section(result)),
         ]
     else:
         sections = [
@@ -66,7 +91,8 @@ def write_diagnosis(content: Result, path: Path) -> Path:
             ("Diverged free runs", _escaped(result)),
             ("A long free run", _climate(result)),
         ]
-    return write_page(path, "diagnose", str(run["name"]), summary(result), [*sections, ("Run", about)])
+    named = [*sections, ("Run", about)]
+    return [(f"{name}: {title[0].lower()}{title[1:]}" if name else title, part) for title, part in named]
 
 
 def summary(result: Result) -> str:
@@ -333,19 +359,15 @@ def _domain(values: Values) -> tuple[float, float] | None:
 
 
 def _ids_summary(result: Result) -> str:
+    if result["free_running"] is None:
+        return headline(result)
     forced, own = (result[side]["wrong"] for side, _ in _SIDES)
     text = (
         f"Teacher-forced, {_percent(forced)} of the model's choices are wrong; free-running, {_percent(own)}, both "
         f"counted position by position ({result['rows']:,} rows), where one lost symbol shifts all after it. freerun "
         "evaluate and compare score free runs otherwise: there the gap can be smaller or have the other sign."
     )
-    ratios = [_ratio(result[side]["after"]) for side, _ in _SIDES]
-    if None not in ratios:
-        text += (
-            f" After a wrong choice the next is wrong {ratios[0]:.2g} times as often as after a right one "
-            f"teacher-forced, and {ratios[1]:.2g} times as often free-running."
-        )
-    return text
+    return f"{text} {headline(result)}"
 
 
 def _ratio(after: Result) -> float | None:

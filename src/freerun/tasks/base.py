@@ -94,8 +94,6 @@ class DataTask:
     """True if an output is a table, a file of its own, and not a line."""
     one_output_per_line: ClassVar[bool] = False
     """True if output must stay line-aligned with input, blank lines included."""
-    diagnosed: ClassVar[bool] = True
-    """True if a free run has gold to be compared with position by position."""
     bleu: ClassVar[str | None] = None
     """sacreBLEU's tokenizer, for tasks with BLEU."""
     train_defaults: ClassVar[Mapping[str, Any]] = {}

@@ -277,7 +277,16 @@ class PairTask(DataTask):
             chosen = sorted(chosen, key=lambda n: _length(pairs.targets[n]))
         sources, targets = pairs.sources, pairs.targets
         batches = [codec.pair_batch([sources[n] for n in part], [targets[n] for n in part]) for part in parts(chosen)]
-        return pairs.origin, batches, DiagnosisOptions(end_symbol=0)
+        # free runs may be as long as those that freerun evaluate makes
+        longest = max(batch.time for batch in batches)
+        words = isinstance(codec.tokeniser, Vocabularies)
+        options = DiagnosisOptions(
+            end_symbol=0,
+            length_margin=max(0, codec.longest + settings.length_margin + 1 - longest),
+            sources=["".join(source) if words else str(source) for source in (sources[n] for n in chosen)],
+            decode=lambda ids: [" ".join(codec.decode([each])) if words else codec.decode([each]) for each in ids],
+        )
+        return pairs.origin, batches, options
 
 
 class TranslateTask(PairTask):

@@ -16,6 +16,7 @@ from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile, first_problems
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
+from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, collected, refuse
 from freerun.generation import generate
 from freerun.keys import bits, fold
@@ -23,7 +24,7 @@ from freerun.metrics.outputs import correct
 from freerun.metrics.table import TEXT, TaskReport
 from freerun.metrics.text import distinct_words, js_divergence, novel_words, repetition, trigrams
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, Evaluation, missing_path, model_device, parts
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, missing_path, model_device, parts
 from freerun.types import evenly
 
 
@@ -73,7 +74,6 @@ class TextTask(DataTask):
     evaluate_section = TextSettings
     report: ClassVar[TaskReport] = TEXT
     select = "teacher_forced_bits_per_character"
-    diagnosed = False
     needs_training_data = True  # the output is compared with the words of the training part
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
@@ -122,6 +122,24 @@ class TextTask(DataTask):
         )
         outputs = free_outputs(model, codec, prompts, settings.block, draw=settings.draw)
         return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, outputs, strict=True)]
+
+    @staticmethod
+    def diagnosis_input(
+        model: Module, codec: TextCodec, settings: TextSettings, data: TextData, items: int | None
+    ) -> DiagnosisInput:
+        """Windows of the test part: the first half is the prompt, and the rest is gold of no free run."""
+        text, width, context = data.parts["test"], codec.length + 1, codec.length // 2
+        ids = codec.ids(text)
+        starts = torch.arange(0, len(ids) - width + 1, width - context)
+        starts = starts[torch.tensor(evenly(len(starts), items))]
+        entries = ids[starts[:, None] + torch.arange(width)]
+        mask = (torch.arange(width) >= context).expand_as(entries)
+        batches = [
+            Batch(e, e, m).to(model_device(model)) for e, m in zip(entries.split(128), mask.split(128), strict=True)
+        ]
+        sources = [text[start : start + context] for start in starts.tolist()]
+        decode = lambda ids: list(codec.text(ids))  # noqa: E731
+        return f"{data.name}, test part", batches, DiagnosisOptions(reference=False, sources=sources, decode=decode)
 
     @staticmethod
     def trial_batch(codec: TextCodec, rows: int) -> Batch:
