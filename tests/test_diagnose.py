@@ -75,6 +75,12 @@ def test_ids_have_both_ways(ids):
         assert 0 <= found[side]["wrong"] <= 1
         assert len(found[side]["wrong_by_position"]) == found["positions"]
     assert sum(found["first_error"]) <= 20
+    summary, tokens = load(ids, "summary.json")["test"], found["tokens"]
+    # two programs that measure the same: edit distance of the greedy free run, and choices on gold
+    assert 100 * tokens["greedy"]["aligned"]["edit_error"]["value"] == pytest.approx(summary["free_running"]["per"])
+    assert 100 * tokens["edit_error"]["value"] == pytest.approx(summary["teacher_forced"]["per"])
+    assert tokens["loss"]["value"] == pytest.approx(summary["teacher_forced"]["loss"], rel=1e-5)
+    assert len(found["examples"]) == 20
 
 
 @pytest.mark.parametrize("kind", ["series", "ids"])
@@ -111,18 +117,34 @@ def test_what_cannot_be_diagnosed_is_refused(tmp_path, series, capsys):
     assert "--windows must be at least 1; got 0" in few
     (tmp_path / "file").write_text("x")
     ends(capsys, 3, "diagnose", series, "--out", tmp_path / "file")
-    (tmp_path / "text.txt").write_text("abc abd " * 200)
-    recipe = toml(
-        data={"kind": "text", "path": str(tmp_path / "text.txt"), "length": 8},
-        model={"kind": "transformer_lm", "size": 8, "layers": 1, "heads": 1},
-        method={"name": "teacher_forcing"},
-        train={"updates": 2, "batch_size": 4, "evaluate_every": 2, "save_every": 2},
-        evaluate={"block": 16},
-    )
-    ends(capsys, 0, "train", write(tmp_path, recipe), "--out", tmp_path / "run")
-    err = ends(capsys, 2, "diagnose", tmp_path / "run").err
-    assert "a run on a text cannot be diagnosed" in err
-    assert "freerun evaluate" in err
+
+
+TEXT = toml(
+    data={"kind": "text", "path": "text.txt", "length": 16},
+    model={"kind": "transformer_lm", "size": 8, "layers": 1, "heads": 1},
+    method={"name": "teacher_forcing"},
+    train={"updates": 2, "batch_size": 4, "evaluate_every": 2, "save_every": 2},
+    evaluate={"block": 16},
+)
+
+
+def test_a_run_on_a_text_is_diagnosed_without_gold_for_its_free_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("".join("abcdefg "[n * n % 31 % 8] for n in range(8000)))
+    run = trained(tmp_path, TEXT)
+    out, found = capsys.readouterr().out, load(run)["diagnosis"]
+    assert "Free runs of a text have no gold to be compared with." in out
+    assert (found["free_running"], found["gap"], found["first_error"]) == (None, None, [])
+    loss = load(run, "summary.json")["test"]["teacher_forced"]["loss"]
+    tokens = found["tokens"]
+    assert tokens["loss"]["value"] == pytest.approx(loss, rel=0.02)  # other windows of the same text
+    assert tokens["loss"]["low"] < tokens["loss"]["value"] < tokens["loss"]["high"]
+    assert [each["kind"] for each in tokens["corruption"]] == ["random", "own", "confusion"]
+    assert tokens["eb_m"]["value"] > 0
+    example = found["examples"][0]
+    assert len(example["source"]) == 8
+    assert "".join(example["source"]) + "".join(example["gold"]) == (tmp_path / "text.txt").read_text()[-400:][:17]
+    assert check_page((run / "diagnosis.html").read_text(encoding="utf-8")) > 1
 
 
 def broken(found: dict[str, Any]) -> dict[str, Any]:
