@@ -217,6 +217,7 @@ def recipes() -> str:
         kind.evaluate_section: [t for t, k in TASKS.items() if k.evaluate_section is kind.evaluate_section]
         for kind in TASKS.values()
     }
+    evaluate = {c: list(dict.fromkeys("python" if " " in t else t for t in of)) for c, of in evaluate.items()}
     scored = [
         f"### [evaluate] of {' and '.join(of)}\n\n{_first_sentence(c)}\n\n{_keys(c)}" for c, of in evaluate.items()
     ]

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from freerun import errors
 from freerun.cli import entry, main
 from freerun.methods import METHODS, PRESETS
+from freerun.recipes.keys import key_rows
+from freerun.recipes.read import SUPPLIED
 from freerun.schedules import SCHEDULES
 from freerun.training.files import write_folder
 from freerun.training.weights import pack
@@ -156,7 +158,11 @@ def test_presets_are_listed_and_described(capsys):
         method = make(1000, 20) if name == "bptt_sa" else make(1000)
         assert text.startswith(f"{name}: a preset. ")
         assert all(part in text for part in (repr(method), f"freerun methods {method.name}", paper))
+    assert "length     positions of a stretch." in ends(capsys, 0, "methods", "bptt_sa").out
     assert "did you mean falling?" in ends(capsys, 2, "methods", "faling").err
+    assert "freerun keys gate.every" in ends(capsys, 2, "methods", "every").err
+    assert "freerun keys gate.step or freerun keys engine.step" in ends(capsys, 2, "methods", "step").err
+    assert "freerun keys gate, draw, engine" in ends(capsys, 0, "methods").out
 
 
 @pytest.mark.parametrize("kind", ["methods", "schedules"])
@@ -165,7 +171,10 @@ def test_lists_name_everything_there_is(kind, capsys):
     for name, known in (METHODS if kind == "methods" else SCHEDULES).items():
         assert any(line.startswith(name) for line in listed)
         text = ends(capsys, 0, kind, name).out
-        assert "Parameters:" in text
+        for key, _, _, meaning in key_rows(known, SUPPLIED):
+            assert f"\n  {key} (" in text
+            assert meaning
+            assert " ".join(meaning.split()) in " ".join(text.split())
         formula = known.citation.formula if kind == "methods" else known.formula
         assert formula.splitlines()[0] in text
         assert kind == "schedules" or known.citation.bibtex in text

@@ -19,7 +19,9 @@ def test_every_key_has_a_meaning(name, capsys):
     printed = capsys.readouterr().out
     for key, value, default, meaning in key_rows(cls, leave_out):
         assert meaning, f"{name}.{key}"
-        assert f"{key} ({value}; default {default})" in printed
+        needed = "required" if default == "none: it is required" else f"default {default}"
+        assert f"{key} ({value}; {needed})" in printed
+        assert " ".join(meaning.split()) in " ".join(printed.split())
 
 
 def test_sections_are_listed_and_guessed(capsys):
@@ -27,6 +29,12 @@ def test_sections_are_listed_and_guessed(capsys):
     assert "data.python" in capsys.readouterr().out
     assert main(["keys", "model"]) == 0
     assert "model.transformer" in capsys.readouterr().out
+    assert main(["keys", "gate"]) == 0
+    assert "gate.every" in capsys.readouterr().out
+    assert main(["keys", "compare"]) == 0
+    assert "See also freerun keys compare.arms." in capsys.readouterr().out
+    assert "evaluate.python" in sections()
+    assert not any(" " in name for name in sections())
     assert main(["keys", "trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
 

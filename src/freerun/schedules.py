@@ -106,7 +106,12 @@ def _position(step: int, unit: str) -> float:
 
 @dataclass(frozen=True, repr=False)
 class Shaped(Schedule):
-    """``end + (start - end) * shape(position)``: falling where start > end, rising where start < end."""
+    """``end + (start - end) * shape(position)``: falling where start > end, rising where start < end.
+
+    Args:
+        start: the value that it comes from.
+        end: the value that it goes to.
+    """
 
     _: KW_ONLY
     start: float = finite(1.0)
@@ -214,6 +219,9 @@ BENGIO = "Bengio et al. 2015, Scheduled Sampling (arXiv:1506.03099)"
 class Constant(Schedule):
     """The same value always: ``value``.
 
+    Args:
+        value: of every step.
+
     >>> Constant(0.75)(10)
     0.75
     """
@@ -234,6 +242,9 @@ class Linear(_Ramp):
 
     Bengio's ``max(eps_min, k - c s)`` is ``linear(start=k, end=0, steps=k / c, floor=eps_min)``.
 
+    Args:
+        steps: from start to end; in a recipe the whole run if left out.
+
     >>> [Linear(start=1.0, end=0.5, steps=100)(s) for s in (0, 50, 100, 1000)]
     [1.0, 0.75, 0.5, 0.5]
     """
@@ -251,6 +262,9 @@ class Linear(_Ramp):
 class Cosine(_Ramp):
     """Half a cosine from start to end in ``steps``: ``shape(s) = (1 + cos(pi min(1, s / steps))) / 2``.
 
+    Args:
+        steps: from start to end; in a recipe the whole run if left out.
+
     >>> [round(Cosine(steps=100)(s), 3) for s in (0, 50, 100, 1000)]
     [1.0, 0.5, 0.0, 0.0]
     """
@@ -266,6 +280,9 @@ class Cosine(_Ramp):
 @dataclass(frozen=True, repr=False)
 class Exponential(Shaped):
     """``shape(s) = k ** s`` with 0 < k < 1; half of it is gone after ln 2 / -ln k.
+
+    Args:
+        k: what is left of the way to the end after a step, as a share.
 
     >>> Exponential(k=0.5)(3)
     0.125
@@ -287,6 +304,9 @@ class InverseSigmoid(Shaped):
     """``shape(s) = k / (k + exp(s / k))`` with k >= 1: begins at k / (k + 1), not 1; 1/2 at s = k ln k.
 
     Computed as sigmoid(ln k - s / k), which does not overflow.
+
+    Args:
+        k: how slow: half way at step k ln k.
 
     >>> round(InverseSigmoid(k=10)(0), 4), round(InverseSigmoid(k=10)(23), 2), InverseSigmoid(k=10)(10**9)
     (0.9091, 0.5, 0.0)
@@ -415,6 +435,9 @@ class Join(Schedule):
 @dataclass(frozen=True, repr=False)
 class Table(Schedule):
     """``values[s]``, and the last one ever after: a rate measured in another run, for instance.
+
+    Args:
+        values: one for each step, from the first.
 
     >>> rates = Table(values=(0.5, 0.25))
     >>> rates(0), rates(1), rates(7), rates

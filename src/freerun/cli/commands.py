@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -28,7 +29,21 @@ def list_methods() -> str:
     lines = _columns((name, cls.summary) for name, cls in METHODS.items())
     lines += ["", "Presets in Python (methods with their published settings, made for a number of updates):"]
     lines += _columns((f"{name}({', '.join(_needed(make))})", paper) for name, (make, paper) in PRESETS.items())
-    return "\n".join([*lines, "", "freerun methods NAME shows formula, reference, parameters and BibTeX."])
+    last = (
+        "freerun methods NAME shows formula, reference, parameters and BibTeX; freerun keys gate, draw, engine and\n"
+        "schedule list what parameters of a method may be."
+    )
+    return "\n".join([*lines, "", last])
+
+
+def _refuse_part(name: str) -> None:
+    """Tell where a gate, a draw, an engine or a schedule is explained."""
+    from freerun.recipes.keys import FAMILIES
+
+    where = [family for family, known in FAMILIES.items() if family != "method" and name in known]
+    if where:
+        pages = " or ".join(f"freerun keys {family}.{name}" for family in where)
+        raise UserError(f"{name} is no method, but a {' and a '.join(where)}\n  help: {pages}")
 
 
 def describe_method(name: str) -> str:
@@ -37,7 +52,10 @@ def describe_method(name: str) -> str:
 
     if name in PRESETS:
         return _preset(name, *PRESETS[name])
-    cls = METHODS[name] if name in METHODS else _one(dict.fromkeys([*METHODS, *PRESETS]), name, "method")
+    if name not in METHODS:
+        _refuse_part(name)
+        _one(dict.fromkeys([*METHODS, *PRESETS]), name, "method")
+    cls = METHODS[name]
     citation = cls.citation
     parts = [f"{name}: {cls.summary}", _indented(citation.formula), _parameters(cls)]
     return "\n\n".join([*parts, citation.reference, citation.bibtex])
@@ -52,6 +70,8 @@ def _needed(make: Callable[..., Any]) -> list[str]:
 
 def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
     """Return what a preset is: its line, the method that it makes, and its paper."""
+    from freerun.recipes.keys import meanings
+
     arguments = {each: _EXAMPLE[each] for each in _needed(make)}
     example, first = make(**arguments), (make.__doc__ or "").splitlines()[0]
     call = f"freerun.{name}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
@@ -61,6 +81,7 @@ def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
         [
             f"{name}: a preset. {first}",
             _indented(f"{call}\n= {example!r}"),
+            "\n".join(["Parameters:", *_columns((f"  {key}", text) for key, text in meanings(make).items())]),
             f"It makes the method {example.name} (freerun methods {example.name}); a recipe writes that method out.",
             paper,
         ]
@@ -127,12 +148,22 @@ def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _parameters(cls: type[Any]) -> str:
-    from freerun.recipes.fields import required
+    """Every parameter of a method or a schedule: type, range, default and meaning."""
+    from freerun.recipes.keys import key_rows
     from freerun.recipes.read import SUPPLIED
 
-    own = [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
-    rows = [(each.name, "required" if required(each) else f"default {each.default!r}") for each in own]
-    return "\n".join(["Parameters:", *(f"  {line}" for line in _columns(rows))])
+    return "\n".join(["Parameters:", *(_indented(line) for line in _explained(key_rows(cls, SUPPLIED)))])
+
+
+def _explained(rows: Iterable[tuple[str, str, str, str]]) -> list[str]:
+    lines: list[str] = []
+    for key, value, default, meaning in rows:
+        needed = "required" if default == "none: it is required" else f"default {default}"
+        lines += [
+            f"{key} ({value}; {needed})",
+            *textwrap.wrap(meaning, 100, initial_indent="  ", subsequent_indent="  "),
+        ]
+    return lines
 
 
 def _indented(text: str) -> str:
@@ -348,15 +379,21 @@ def demo(out: Path | None, *, show: bool) -> None:
 
 def list_sections() -> str:
     """Return the sections of a recipe, and how to see their keys."""
-    from freerun.recipes.keys import sections
+    from freerun.recipes.keys import FAMILIES, sections
 
+    known = sections()
     lines = _columns(
-        (name, (cls.__doc__ or "").splitlines()[0].replace("``", "")) for name, (cls, _) in sections().items()
+        (name, (cls.__doc__ or "").splitlines()[0].replace("``", ""))
+        for name, (cls, _) in known.items()
+        if name.partition(".")[0] not in FAMILIES
     )
-    top = ["At the top of a recipe: name, seed. [method] has the parameters of freerun methods NAME.", ""]
-    return "\n".join(
-        [*top, *lines, "", "freerun keys NAME lists every key; freerun recipes NAME prints a recipe to begin with."]
-    )
+    lines += ["", "Parts of a method, by name:"]
+    for family, names in FAMILIES.items():
+        text = f"{f'{family}.NAME':<15}{', '.join(names)}"
+        lines += textwrap.wrap(text, 100, subsequent_indent=" " * 15)
+    top = "At the top of a recipe: name (text; default: of the file) and seed (whole number, from 0; default 0)."
+    last = "freerun keys NAME lists every key; freerun recipes NAME > mine.toml writes a recipe to begin with."
+    return "\n".join([top, "", *lines, "", last])
 
 
 def describe_keys(section: str) -> str:
@@ -365,13 +402,12 @@ def describe_keys(section: str) -> str:
 
     known = sections()
     kinds = [name for name in known if name.startswith(f"{section}.")]
-    if kinds:
-        return "\n".join([f"[{section}] by its kind:", *(f"  {name}" for name in kinds)])
+    if kinds and section not in known:
+        lines = _columns((name, (known[name][0].__doc__ or "").splitlines()[0].replace("``", "")) for name in kinds)
+        return "\n".join([f"[{section}] by its kind:", *(f"  {line}" for line in lines)])
     cls, leave_out = known[section] if section in known else _one(known, section, "section")
-    lines: list[str] = []
-    for key, value, default, meaning in key_rows(cls, leave_out):
-        lines += [f"{key} ({value}; default {default})", _indented(meaning)]
-    return "\n".join(lines) or "It has no keys."
+    more = [f"See also freerun keys {name}." for name in kinds]
+    return "\n".join([*(_explained(key_rows(cls, leave_out)) or ["It has no keys."]), *more])
 
 
 def check(target: str) -> None:

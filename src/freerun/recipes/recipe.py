@@ -153,6 +153,12 @@ class MethodSettings:
 class Arm:
     """One method of a comparison, under the label that tables, figures and folders show.
 
+    Args:
+        label: up to 100 characters.
+        method: a method's name, or a table with it and its parameters, as in ``[method]``. ``rate = { matched_to =
+            LABEL }`` of a noise method makes the arm the control of another one: as many wrong entries at each update,
+            but not the model's own; ``rate = "matched"`` is that of the one arm with the model's own outputs.
+
     >>> Arm("from 1 to 0.5", MethodSettings("scheduled_sampling")).slug
     'from-1-to-0.5'
     """
