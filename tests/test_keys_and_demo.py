@@ -53,7 +53,12 @@ def test_the_demo_ends_in_a_verdict_and_a_page(tmp_path, capsys):
     page = tmp_path / "demo" / "report.html"
     page.unlink()
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "runs").rglob("*") if path.is_file()}
-    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "freerun", "demo", "--out", str(tmp_path / "demo"), "--open"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | {"BROWSER": str(browser)})
+    assert opened.read_text() == page.as_uri()
     assert page.exists()
     assert runs == {path: path.stat().st_mtime_ns for path in runs}, "a second call trains nothing again"
 
