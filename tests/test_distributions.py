@@ -165,7 +165,11 @@ def test_the_mean_is_fed_where_it_is_requested():
 def test_widths_that_do_not_fit_are_refused():
     fed = "numbers a position and 2 are fed back: "
     for draw, width, message in (
-        (draws.Point(), 4, rf"4 {fed}use draw='expected'.*head='point'"),
+        (
+            draws.Point(),
+            4,
+            rf"4 {fed}use draw='expected'.*in the model's attribute head = 'gaussian', .*head='point'",
+        ),
         (draws.Gaussian(), 2, rf"2 {fed}use draw='point'$"),
         (draws.Expected(), 6, rf"6 {fed}use draw=expected\(head='stud"),
         (draws.Point(), 5, rf"5 {fed}point\(\) needs 1 a value"),
@@ -190,3 +194,28 @@ def test_half_precision_counts_every_position(dtype):
     total, count = objectives.cross_entropy()(torch.zeros(1, 70_007, 2, dtype=dtype), fr.Batch(ids))
     assert count.item() == 70_007
     assert total.item() == pytest.approx(70_007 * math.log(2), rel=1e-2)
+
+
+class _Spread(fr.StepModel):
+    """Two numbers for each of two values: a mean and a spread."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = torch.nn.GRUCell(2, 4), torch.nn.Linear(4, 4)
+
+    def start(self, batch):
+        return torch.zeros(batch.size, 2), torch.zeros(batch.size, 4)
+
+    def step(self, entries, state):
+        state = self.cell(entries, state)
+        return self.out(state), state
+
+
+def test_a_step_model_names_its_distribution_in_the_attribute_head():
+    torch.manual_seed(0)
+    model, batch = _Spread(), fr.Batch(torch.randn(3, 5, 2))
+    for call in (lambda: fr.evaluate(model, [batch]), lambda: fr.generate(model, batch, length=5)):
+        refused("model's attribute head = 'gaussian'", call)
+    model.head = "gaussian"
+    scores = fr.evaluate(model, [batch])
+    assert 0 < scores.free_running["nrmse"] < 10

@@ -363,7 +363,9 @@ def check_width(draw: Any, outputs: Tensor, width: int) -> None:
         return
     found = numbers // width if numbers % width == 0 else 0
     use = f"use {_FEEDING[found]}" if found in _FEEDING else f"{draw!r} needs {parameters} a value"
-    otherwise = ", or make the model with head='point'" if numbers > width else ""
+    head = {2: "gaussian", 3: "student_t"}.get(found)
+    named = f"for fr.evaluate and fr.generate name it in the model's attribute head = {head!r}, or " if head else ""
+    otherwise = f"; or {named}make the model with head='point'" if numbers > width else ""
     raise UserError(f"the model gives {numbers} numbers a position and {width} are fed back: {use}{otherwise}")
 
 
