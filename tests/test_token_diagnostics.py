@@ -433,3 +433,17 @@ def test_the_same_key_gives_the_same_diagnosis_and_batches_do_not_matter_greedil
     split = diagnose(model, parts, DiagnosisOptions(end_symbol=0, key=5))
     assert split.tokens.loss.value == pytest.approx(one.tokens.loss.value, abs=1e-12)
     assert fr.diagnostics.as_json(one)["schema"] == 3
+
+
+def test_free_runs_are_no_longer_than_the_model_has_positions():
+    """A model whose positions are gold's: rows without an end are counted by their own batch's length."""
+    ids = torch.cat(
+        [1 + (uniform(1, torch.arange(6)[:, None], torch.arange(8)) * 6).long(), torch.zeros(6, 1).long()], 1
+    )
+    model = fr.models.TransformerLM(7, size=8, layers=1, heads=1, max_positions=9)
+    short = Batch(torch.cat([ids[:, :4], torch.zeros(6, 1).long()], 1))
+    found = diagnose(model, [Batch(ids), short], DiagnosisOptions(end_symbol=0))
+    runs = [generate(model, each, length=length, end=0) for each, length in ((Batch(ids), 9), (short, 9))]
+    endless = sum(int((run.lengths == 9).sum()) for run in runs)
+    assert found.tokens.greedy.lengths.endless.value == pytest.approx(endless / 12)
+    assert endless > 0

@@ -15,7 +15,7 @@ from freerun.draws import Draw, Sample, resolve
 from freerun.generation import Generated, generate, prompt_lengths
 from freerun.keys import fold, uniform
 from freerun.metrics.accumulation import divergence
-from freerun.rollin.model import eval_mode, forward, has
+from freerun.rollin.model import eval_mode, forward, has, unwrap
 from freerun.types import Split
 
 
@@ -54,7 +54,7 @@ class Rows:
         sampled: on the sampled one.
         lengths: free run -> (rows,) symbols before the end symbol.
         mistakes: (rows, length) an id that the model samples at each position, gold and the end symbol left out.
-        limit: entries that free runs were generated to.
+        limit: (rows,) entries that free runs were generated to.
     """
 
     gold: Pass
@@ -62,7 +62,7 @@ class Rows:
     sampled: Pass
     lengths: dict[str, Tensor]
     mistakes: Tensor
-    limit: int
+    limit: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,12 @@ def run_rows(model: Any, batches: Sequence[Batch], options: RunOptions, on_progr
     names = ("gold", "greedy", "sampled")
     joined: dict[str, Any] = {name: _joined([getattr(part, name) for part in parts]) for name in names}
     lengths = {name: torch.cat([part.lengths[name] for part in parts]) for name in parts[0].lengths}
-    return Rows(**joined, lengths=lengths, mistakes=_stacked([p.mistakes for p in parts]), limit=parts[0].limit)
+    return Rows(
+        **joined,
+        lengths=lengths,
+        mistakes=_stacked([p.mistakes for p in parts]),
+        limit=torch.cat([p.limit for p in parts]),
+    )
 
 
 def _joined(passes: Sequence[Pass]) -> Pass:
@@ -110,7 +115,7 @@ def _run_batch(model: Any, batch: Batch, options: RunOptions, key: int) -> Rows:
     where = answer_positions(batch)
     mask = batch.mask.gather(1, where.clamp_max(batch.time - 1)) & (where < batch.time)
     entries = batch.targets.gather(1, where.clamp_max(batch.time - 1)).masked_fill(~mask, 0)
-    length = where.shape[1] + (0 if options.end is None else options.margin)
+    length = where.shape[1] + _margin(model, int(where[:, 0].max()) + where.shape[1], options)
     runs: dict[str, Generated] = {}
     for name, draw in (("greedy", "greedy"), ("sampled", options.draw)):
         runs[name] = generate(model, batch, length=length, end=options.end, draw=draw, key=fold(key, name))
@@ -123,7 +128,19 @@ def _run_batch(model: Any, batch: Batch, options: RunOptions, key: int) -> Rows:
     states = {"gold": at, "greedy": at, "sampled": None}
     passes = {name: _passed(model, context, options, states[name]) for name, context in contexts.items()}
     lengths = {name: run.lengths.cpu() for name, run in runs.items()}
-    return Rows(**passes, lengths=lengths, mistakes=_mistakes(on_gold.outputs, entries, options.end, key), limit=length)
+    mistakes = _mistakes(on_gold.outputs, entries, options.end, key)
+    return Rows(**passes, lengths=lengths, mistakes=mistakes, limit=torch.full((batch.size,), length))
+
+
+def _margin(model: Any, longest: int, options: RunOptions) -> int:
+    """Entries beyond the longest gold row: none without an end symbol, and no more than the model has positions for."""
+    if options.end is None:
+        return 0
+    inner = unwrap(model)
+    settings = getattr(inner, "settings", None)
+    values: Any = settings() if callable(settings) else {}
+    limit: int | None = getattr(inner, "limit", None) or values.get("max_positions")
+    return options.margin if limit is None else max(0, min(options.margin, limit - longest))
 
 
 @dataclass(frozen=True, eq=False)
