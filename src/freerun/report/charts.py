@@ -17,7 +17,9 @@ DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
 # colours that stand for the style sheet's: ink, soft ink, grid, and arm 0, 1, ...
 INK, SOFT, GRID = "#b00001", "#b00002", "#b00003"
 ARMS = tuple(f"#a0000{i}" for i in range(6))
-_BASELINES = {"last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear"}
+_BASELINES = {
+    "last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear regression",
+}  # fmt: skip
 _RULE = {"color": SOFT, "strokeDash": [2, 3]}
 _VARIABLES = {
     **{colour: f"var(--arm-{i})" for i, colour in enumerate(ARMS)},
