@@ -23,7 +23,7 @@ ROWS = (
     ("the literature", ("methods", "generation", "checks", "diagnostics")),
     ("kernel", ("rollin", "transforms")),
     ("pure functions", ("schedules", "gates", "draws", "objectives", "metrics")),
-    ("foundations", ("errors", "arguments", "signals", "batch", "types", "keys", "distributions")),
+    ("foundations", ("errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions")),
 )
 WIDTH, BAND, HEIGHT, LEFT = 960, 92, 34, 150
 

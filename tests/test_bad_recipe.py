@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from builders import problems_of, refused
+from freerun.errors import listed
 from freerun.methods import METHODS
 from freerun.recipes import load_recipe
 from tiny_recipes import TINY, TOY, changed, write
@@ -32,7 +33,7 @@ def cases(name):
         for line in block.split("\n"):
             mark = line[:2] if line[:2] in parts else ""
             parts[mark].append(line.removeprefix(mark))
-        yield tuple("\n".join(lines).replace("{METHODS}", ", ".join(METHODS)) for lines in parts.values())
+        yield tuple("\n".join(lines).replace("{METHODS}", listed(METHODS)) for lines in parts.values())
 
 
 def problems(folder, text, overrides=()):

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "freerun"
 
 # import order; the modules of row 2 do not know each other
 ROWS = [
-    ["errors", "arguments", "signals", "batch", "types", "keys", "distributions"],
+    ["errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions"],
     ["schedules", "gates", "draws", "objectives", "metrics"],
     ["rollin", "transforms"],
     ["methods", "generation", "checks", "diagnostics"],

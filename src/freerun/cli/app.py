@@ -68,7 +68,9 @@ def train(
 
 
 @app.command
-def generate(run: Path, /, *, input: File = None, beams: Number = None, length: Number = None) -> None:
+def generate(
+    run: Path, /, *, input: File = None, beams: Number = None, length: Number = None, skip: Switch = False
+) -> None:
     """Run a model freely: word<TAB>symbols for each word, beginning<TAB>continuation for each beginning of a text.
 
     Parameters
@@ -79,15 +81,18 @@ def generate(run: Path, /, *, input: File = None, beams: Number = None, length: 
         Words, or beginnings of a text, one a line; standard input if left out. In a beginning \\n is a line break. Of a
         series the CSV or Parquet file that it goes on from: the forecast is a CSV table. For a Hugging Face model
         sources or prompts, one a line, or JSON objects, which come back with an "output". Lines that cannot be
-        answered, such as those with a symbol never seen in training, are named, and then none is. What is printed is
-        text, with control characters as escapes; a spreadsheet may take a word such as =A1 for a formula.
+        answered, such as those with a symbol never seen in training, are named, and then none is answered, but with
+        --skip. What is printed is text, with control characters as escapes; a spreadsheet may take a word such as =A1
+        for a formula.
     beams
         Width of the beam search; as in the recipe if left out.
     length
         Characters to generate after each beginning of a text, tokens of a Hugging Face model's answer; as in the recipe
         if left out.
+    skip
+        Answer the other lines where some cannot be answered: those are named, and their output stays empty.
     """
-    commands.generate(run, input, beams, length)
+    commands.generate(run, input, beams, length, skip=skip)
 
 
 @app.command

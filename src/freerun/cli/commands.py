@@ -6,7 +6,6 @@ import codecs
 import importlib
 import json
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -19,12 +18,14 @@ from typing import Any
 import freerun
 from freerun.arguments import nearest
 from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError, out_of_memory, visible
-from freerun.recipes.source import no_recipe, shipped_recipes
+from freerun.recipes.source import find_recipe, no_recipe, read_source, shipped_recipes
+from freerun.terminal import loading, print_problem, waiting, width_of, wrapped
 
 
 def list_methods() -> str:
     """Return every method with its one line, and the presets with their papers."""
-    from freerun.methods import METHODS, PRESETS
+    with loading(piped=False):
+        from freerun.methods import METHODS, PRESETS
 
     lines = _columns((name, cls.summary) for name, cls in METHODS.items())
     lines += ["", "Presets in Python (methods with their published settings, made for a number of updates):"]
@@ -48,7 +49,8 @@ def _refuse_part(name: str) -> None:
 
 def describe_method(name: str) -> str:
     """Formula, parameters, reference and BibTeX of a method, or what a preset makes."""
-    from freerun.methods import METHODS, PRESETS
+    with loading(piped=False):
+        from freerun.methods import METHODS, PRESETS
 
     if name in PRESETS:
         return _preset(name, *PRESETS[name])
@@ -90,7 +92,8 @@ def _preset(name: str, make: Callable[..., Any], paper: str) -> str:
 
 def list_schedules() -> str:
     """Return every schedule with its one line and formula."""
-    from freerun.schedules import SCHEDULES
+    with loading(piped=False):
+        from freerun.schedules import SCHEDULES
 
     lines = _columns((name, f"{cls.summary}:  {cls.formula}") for name, cls in SCHEDULES.items())
     return "\n".join([*lines, "", "freerun schedules NAME shows its parameters."])
@@ -98,9 +101,10 @@ def list_schedules() -> str:
 
 def describe_schedule(name: str) -> str:
     """Formula, parameters and reference of a schedule, and how a recipe writes it."""
-    from freerun.methods import PRESETS
-    from freerun.recipes.fields import required
-    from freerun.schedules import SCHEDULES
+    with loading(piped=False):
+        from freerun.methods import PRESETS
+        from freerun.recipes.fields import required
+        from freerun.schedules import SCHEDULES
 
     if name in PRESETS:
         raise UserError(f"{name} is no schedule, but a method with one inside\n  help: freerun methods {name}")
@@ -141,6 +145,11 @@ def _one(known: Mapping[str, Any], name: str, what: str) -> Any:
     raise UserError(f"there is no {what} {name!r}\n  help: {hint}")
 
 
+def _print(*lines: str, hanging: str = "  ") -> None:
+    """Print text that may hold what a user's file holds, broken to the width of the output."""
+    print(wrapped(visible("\n".join(lines), keep="\n"), width_of(sys.stdout), hanging))
+
+
 def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
     listed = list(rows)
     width = max((len(name) for name, _ in listed), default=0)
@@ -176,24 +185,24 @@ _BEGINS = b'{"schema": 1, "run": {'
 
 def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> None:
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
-    _loading()
-    from freerun.recipes.load import diagnose_run, load_run
-    from freerun.report.diagnosis import summary, write_diagnosis
-    from freerun.training.files import replace_file
-    from freerun.training.run_folder import probe
-
-    loaded = load_run(run)
-    folder = run if out is None else out
-    _check_folder(folder, overwrite=overwrite)
-    with _status("diagnosing") as status:
+    with loading():
+        from freerun.recipes.load import diagnose_run, load_run
+        from freerun.report.diagnosis import summary, write_diagnosis
+        from freerun.training.files import replace_file
+        from freerun.training.run_folder import probe
+    with waiting() as display:
+        display("loading the run")
+        loaded = load_run(run)
+        folder = run if out is None else out
+        _check_folder(folder, overwrite=overwrite)
         with usable(run):
             diagnosis = diagnose_run(
-                loaded, windows, lambda text: status(f"diagnosing: {text}"), before=lambda: probe(folder)
+                loaded, windows, lambda text: display(f"diagnosing: {text}", passing=True), before=lambda: probe(folder)
             )
-        status("drawing the page")
+        display("drawing the page")
         replace_file(folder / _FILES[0], json.dumps(diagnosis, ensure_ascii=False).encode())
         page = write_diagnosis(diagnosis, folder / _FILES[1])
-    print(visible(summary(diagnosis["diagnosis"]), keep="\n"))
+    _print(summary(diagnosis["diagnosis"]), hanging="")
     print(page)
 
 
@@ -223,36 +232,20 @@ def _is_ours(folder: Path) -> bool:
         return file.read(len(_BEGINS)) == _BEGINS
 
 
-@contextmanager
-def _status(first: str) -> Generator[Any]:
-    """Show what is being done on standard error: a line that changes on a terminal, else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(first) as status:
-        yield status.update
-
-
-def _loading() -> None:
-    """Tell a terminal what takes the first seconds."""
-    if sys.stderr.isatty() and sys.modules.get("torch") is None:
-        print("loading PyTorch", file=sys.stderr, flush=True)
-
-
 def train(
     recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, init: Path | None,
     allow: Sequence[str],
 ) -> None:  # fmt: skip
     """``freerun train``: the folder of the run on standard output."""
-    _loading()
-    from freerun.recipes import load_recipe
-
     # a broken recipe is refused without PyTorch; of several processes one reports it
-    loaded = None if "WORLD_SIZE" in os.environ else load_recipe(recipe, overrides)
-    from freerun.recipes.train import results_lines, run_recipe
-    from freerun.training.processes import join_processes
+    source = None if "WORLD_SIZE" in os.environ else read_source(find_recipe(recipe), overrides)
+    with loading():
+        from freerun.recipes import load_recipe
+        from freerun.recipes.outcome import outcome
+        from freerun.recipes.read import read_recipe
+        from freerun.recipes.train import run_recipe
+        from freerun.training.processes import join_processes
+    loaded = None if source is None else read_recipe(source)
 
     with join_processes() as processes:
         if loaded is None:
@@ -260,16 +253,18 @@ def train(
                 loaded = load_recipe(recipe, overrides)
         summary = run_recipe(loaded, out, resume=resume, overwrite=overwrite, init=init, allow=allow)
         if processes.first:
-            print(visible("\n".join([*results_lines(summary, loaded, out), str(out)]), keep="\n"))
+            _print(*outcome(summary, loaded, out, width_of(sys.stdout)))
+            print(visible(str(out)))
 
 
-def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None) -> None:
+def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None, *, skip: bool) -> None:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
-    _loading()
-    from freerun.recipes.load import generate_lines, load_run
-    from freerun.tasks.batches import BatchTask
-
-    loaded = load_run(run)
+    with loading():
+        from freerun.recipes.load import generate_lines, load_run
+        from freerun.tasks.batches import BatchTask
+    with waiting() as display:
+        display("loading the run")
+        loaded = load_run(run)
     if loaded.task.outputs_table and lines_file is None:
         raise UserError("a series goes on from a table: give its CSV or Parquet file with --input FILE")
     if loaded.task.outputs_table:
@@ -286,8 +281,11 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
         raise UserError(
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"
         )
+    skipped: list[str] | None = [] if skip else None
     with usable(run):
-        outputs = generate_lines(loaded, lines, names=names, beams=beams, length=length)
+        outputs = generate_lines(loaded, lines, names=names, beams=beams, length=length, skipped=skipped)
+    for problem in UserError(skipped or []).problems:
+        print_problem(f"skipped: {problem}")
     for line in outputs:
         # neither their file nor the model's output steers the terminal, and each stays one line
         print(visible(line, keep="\t"))
@@ -326,11 +324,13 @@ def _read_lines(path: Path | None, *, blank: bool) -> tuple[list[str], list[str]
 
 def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
     """``freerun evaluate``: JSON."""
-    _loading()
-    from freerun.recipes.load import evaluate_run, load_run
-
-    with usable(run):
-        scores = evaluate_run(load_run(run), data, beams)
+    with loading():
+        from freerun.recipes.load import evaluate_run, load_run
+    with waiting() as display, usable(run):
+        display("loading the run")
+        loaded = load_run(run)
+        display("scoring")
+        scores = evaluate_run(loaded, data, beams)
     print(json.dumps(scores, indent=2))
 
 
@@ -339,23 +339,23 @@ def compare(
     allow: Sequence[str],
 ) -> None:  # fmt: skip
     """``freerun compare``: table, verdict and the report's path."""
-    _loading()
-    from rich.console import Console
+    read_source(find_recipe(recipe), overrides)  # a broken recipe is refused without PyTorch
+    with loading():
+        from rich.console import Console
 
-    from freerun import report
-    from freerun.comparison.run import compare as run_all
-    from freerun.comparison.verdict import table
-    from freerun.training.processes import launched_processes
+        from freerun import report
+        from freerun.comparison.run import compare as run_all
+        from freerun.comparison.verdict import table
+        from freerun.training.processes import launched_processes
 
     if launched_processes() > 1:
         raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
     results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow)
-    # a pipe without COLUMNS has all the room there is
-    width = shutil.get_terminal_size((1000, 24)).columns
-    console = Console(width=width)
-    console.print(table(results, width))
-    console.print(results["verdict"], markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    with _status("drawing the page"):
+    width = width_of(sys.stdout)
+    Console(width=width).print(table(results, width))
+    _print(results["verdict"], hanging="")
+    with waiting() as display:
+        display("drawing the page", passing=True)
         page = report.write(out)
     print(visible(str(page)))
 
@@ -364,12 +364,11 @@ def demo(out: Path | None, *, show: bool) -> None:
     """``freerun demo``: the comparison of the recipe ``demo``, and its page in the browser."""
     folder = Path("freerun-demo") if out is None else out
     resume = (folder / "comparison.json").exists()
-    print(
+    text = (
         "freerun demo: forecast a chaotic series (Mackey-Glass) by teacher forcing, by scheduled sampling and by a "
-        f"control with noise,\n3 seeds each; about a minute. Runs and page: {folder}",
-        file=sys.stderr,
-        flush=True,
+        f"control with noise, 3 seeds each; about a minute\nruns and page: {visible(str(folder))}"
     )
+    print(wrapped(text, width_of(sys.stderr)), file=sys.stderr, flush=True)
     compare("demo", (), folder, resume=resume, overwrite=False, workers=None, allow=())
     if show:
         import webbrowser
@@ -379,7 +378,8 @@ def demo(out: Path | None, *, show: bool) -> None:
 
 def list_sections() -> str:
     """Return the sections of a recipe, and how to see their keys."""
-    from freerun.recipes.keys import FAMILIES, sections
+    with loading(piped=False):
+        from freerun.recipes.keys import FAMILIES, sections
 
     known = sections()
     lines = _columns(
@@ -390,7 +390,7 @@ def list_sections() -> str:
     lines += ["", "Parts of a method, by name:"]
     for family, names in FAMILIES.items():
         text = f"{f'{family}.NAME':<15}{', '.join(names)}"
-        lines += textwrap.wrap(text, 100, subsequent_indent=" " * 15)
+        lines += textwrap.wrap(text, width_of(sys.stdout), subsequent_indent=" " * 15)
     top = "At the top of a recipe: name (text; default: of the file) and seed (whole number, from 0; default 0)."
     last = "freerun keys NAME lists every key; freerun recipes NAME > mine.toml writes a recipe to begin with."
     return "\n".join([top, "", *lines, "", last])
@@ -398,7 +398,8 @@ def list_sections() -> str:
 
 def describe_keys(section: str) -> str:
     """Return every key of a section: value, default, meaning."""
-    from freerun.recipes.keys import key_rows, sections
+    with loading(piped=False):
+        from freerun.recipes.keys import key_rows, sections
 
     known = sections()
     kinds = [name for name in known if name.startswith(f"{section}.")]
@@ -412,8 +413,8 @@ def describe_keys(section: str) -> str:
 
 def check(target: str) -> None:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
-    _loading()
-    from freerun.checks import examine
+    with loading():
+        from freerun.checks import examine
 
     model, batch, examples, collate = _target(target)
     try:
@@ -424,7 +425,7 @@ def check(target: str) -> None:
         if not _is_object(target) or out_of_memory(error):
             raise  # a model of ours, or none of the model's doing
         raise UserError(f"{target}: the model raised {_summary_of(error)}") from error
-    print(visible(str(report), keep="\n"))
+    _print(str(report), hanging=" " * 16)
     if report.refused:
         names = ", ".join(finding.name for finding in report.refused)
         raise UserError(f"{target}: the model is refused: {names}")

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from freerun.errors import FaultError, ResourceError, StoppedError, TerminatedError, UserError, out_of_memory
 from freerun.signals import LIFELINE, Interrupt, StopFlag, end_with_parent, ignore, stopped
+from freerun.terminal import print_problem
 
 _STOPPED = (StoppedError.exit_code, TerminatedError.exit_code)
 
@@ -93,7 +94,7 @@ def _reported_elsewhere(error: BaseException) -> bool:
 def _print_problems(problems: Sequence[str], code: int) -> int:
     who = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     for problem in UserError(problems).problems:
-        print(who + (problem if code in _STOPPED else f"error: {problem}"), file=sys.stderr)
+        print_problem(who + (problem if code in _STOPPED else f"error: {problem}"))
     if len(problems) > 1:
         print(f"{len(problems)} errors", file=sys.stderr)
     return code

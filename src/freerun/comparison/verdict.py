@@ -99,7 +99,7 @@ def table(results: Mapping[str, Any], width: int | None = None) -> Table:
     tall = Table(**frame)
     tall.add_column("score")
     tall.add_column("arm", overflow="fold")
-    tall.add_column("mean [low, high]", justify="right", overflow="fold")
+    tall.add_column(Text("mean [low, high]"), justify="right", overflow="fold")
     for number, (_, heading, _) in enumerate(scores):
         rows = [(arm, texts[number]) for arm, texts in arms]
         rows += [(name, texts[number]) for name, texts in others if texts[number] != cell(None, 0)]

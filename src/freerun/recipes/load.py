@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.data.files import DataFile
+from freerun.data.files import DataFile, first_problems
 from freerun.data.records import RecordCodec
 from freerun.diagnostics import as_json, diagnose
-from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, needing, out_of_memory
+from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, needing, out_of_memory, refuse
 from freerun.models import MODELS
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model, read_tokenizer
 from freerun.recipes.fields import read_section
@@ -252,23 +252,47 @@ def _evaluate_settings(run: LoadedRun, **options: int | None) -> Any:
 
 def generate_lines(
     run: LoadedRun, lines: Sequence[str], *, names: Sequence[str] | None = None, beams: int | None = None,
-    length: int | None = None,
+    length: int | None = None, skipped: list[str] | None = None,
 ) -> list[str]:  # fmt: skip
-    """The model's free-running output for each line of an input: a line each."""
+    """The model's free-running output for each line of an input: a line each.
+
+    Args:
+        run: the run.
+        lines: the input; of a series the path of its table.
+        names: what problems call the lines.
+        beams: width of the beam search; None: the recipe's.
+        length: of what is generated; None: the recipe's.
+        skipped: None refuses all where a line cannot be answered; a list gets the problems of such lines, whose output
+            is then empty.
+    """
     names = names or [f"line {number}" for number in range(1, len(lines) + 1)]
     settings = _evaluate_settings(run, beams=beams, length=length)
+    if skipped is not None and (run.task.outputs_table or issubclass(run.task, BatchTask)):
+        raise UserError("--skip has no effect on this run, whose input is no text of lines\n  help: leave it out")
     if issubclass(run.task, BatchTask):
         return list(run.task.generate_rows(run.model, own_data(run), settings))
+    problems = run.task.line_problems(run.model, run.codec, settings, lines, names)
+    found = first_problems("the input", [problem for each in problems for problem in each])
+    if skipped is None:
+        refuse(found)
+    else:
+        skipped += found
+    answered = [number for number, each in enumerate(problems) if not each]
+    sound = [lines[number] for number in answered]
     try:
-        return run.task.generate_lines(run.model, run.codec, settings, lines, names)
+        outputs = run.task.generate_lines(run.model, run.codec, settings, sound) if sound else []
     except (MemoryError, RuntimeError) as error:
         if run.task.outputs_table or not out_of_memory(error):
             raise
-        longest = max(range(len(lines)), key=lambda number: len(lines[number]))
+        longest = max(answered, key=lambda number: len(lines[number]))
         raise ResourceError(
             f"{names[longest]}: out of memory: of {len(lines):,} lines it is the longest, with {len(lines[longest]):,} "
             "characters\n  help: shorten or split it, or give fewer lines at once"
         ) from error
+    if run.task.outputs_table:
+        return outputs
+    by_line = dict(zip(answered, outputs, strict=True))
+    return [by_line[number] if number in by_line else run.task.unanswered(line) for number, line in enumerate(lines)]
 
 
 def trial_batch(run: LoadedRun, rows: int = 4) -> Batch:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from freerun.arguments import nearest
 from freerun.draws import DRAWS
-from freerun.errors import DATA, UserError, display, visible
+from freerun.errors import DATA, UserError, display, listed, visible
 from freerun.methods import METHODS
 from freerun.objectives import OBJECTIVES
 from freerun.recipes.fields import (
@@ -22,7 +22,6 @@ from freerun.recipes.fields import (
     first_line,
     key_of,
     read_arguments,
-    read_parameter,
     read_section,
     required,
     section_fields,
@@ -197,11 +196,12 @@ def _read_method(
         got = "it has no `name`" if name is None else f"got {display(name)}"
         source.add(
             (*path, "name"),
-            f"method must be one of {', '.join(METHODS)}; {got}",
+            f"method must be one of {listed(METHODS)}; {got}",
             f"did you mean {near}?" if near else "`freerun methods` describes them",
         )
         if near is None:
-            _check_unowned(parameters, path, length, source.add)
+            unmatched = _without_match(parameters, path, labels, source.add)
+            _check_unowned(unmatched, path, (length, trained), source.add)
             return None
         name = near  # its parameters are read as those of the method that was meant
     unmatched = _without_match(parameters, path, labels, source.add)
@@ -216,14 +216,42 @@ def _read_method(
     return MethodSettings(name, MappingProxyType(parameters))
 
 
-def _check_unowned(parameters: Mapping[str, Any], path: KeyPath, run: Step, report: Report) -> None:
-    """Report parameters of an unknown method that no method has, or whose value fits none."""
-    known = {key for cls in METHODS.values() for key in cls.__dataclass_fields__ if key not in SUPPLIED}
+def _check_unowned(
+    parameters: Mapping[str, Any], path: KeyPath, known: tuple[Step, TargetFacts], report: Report
+) -> None:
+    """Report parameters of an unknown method that no method has, or whose value fits none that has them."""
+    takes = {name: [each.name for each in _parameters(cls)] for name, cls in METHODS.items()}
+    every = sorted({key for keys in takes.values() for key in keys})
     for key, value in parameters.items():
-        if key in known:
-            read_parameter(value, (*path, key), run, report)
-        else:
-            report((*path, key), f"no method has a parameter `{key}`", _parameter_hint(key, "a method", sorted(known)))
+        owners = [name for name, keys in takes.items() if key in keys]
+        if not owners:
+            report((*path, key), f"no method has a parameter `{key}`", _parameter_hint(key, "a method", every))
+        refused = [_refused(name, key, value, path, known) for name in owners]
+        if all(refused):
+            for problem in next(iter(refused), []):
+                report(*problem)
+
+
+def _refused(
+    name: str, key: str, value: Any, path: KeyPath, known: tuple[Step, TargetFacts]
+) -> list[tuple[KeyPath, str, str | None]]:
+    """What is wrong with one parameter of a method, whatever the others are."""
+    found: list[tuple[KeyPath, str, str | None]] = []
+    cls, (run, trained) = METHODS[name], known
+    others = {each.name: 0.5 for each in _parameters(cls) if required(each)}
+
+    def report(where: KeyPath, problem: str, hint: str | None = None) -> None:
+        if where[: len(path) + 1] == (*path, key):
+            found.append((where, problem, hint))
+
+    method = _build(MethodSettings(name, {**others, key: value}), path, run, trained, report=report)
+    if method is not None:
+        _check_over_run(method, path, run, report)
+    return found
+
+
+def _parameters(cls: type[Any]) -> list[Field[Any]]:
+    return [each for each in fields(cls) if each.init and each.name not in SUPPLIED]
 
 
 def build_method(
@@ -349,10 +377,10 @@ def _parameter_hint(key: str, name: str, known: Sequence[str]) -> str:
         return "the probability of feeding gold is called `teacher_forcing_ratio`"
     if near := nearest(key, known):
         return f"did you mean `{near}`?"
-    owners = [other for other, cls in METHODS.items() if key in cls.__dataclass_fields__ and key not in SUPPLIED]
+    owners = [other for other, cls in METHODS.items() if key in [each.name for each in _parameters(cls)]]
     if owners:
-        return f"`{key}` is a parameter of {', '.join(owners)}; {name} takes {', '.join(known) or 'none'}"
-    return f"{name} takes {', '.join(known) or 'no parameters'}"
+        return f"`{key}` is a parameter of {', '.join(owners)}; {name} takes {listed(known) or 'none'}"
+    return f"{name} takes {listed(known) or 'no parameters'}"
 
 
 def _check_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> None:

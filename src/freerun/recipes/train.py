@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from freerun.recipes.recipe import ModelSettings, PythonModel, Recipe
 from freerun.schedules import Schedule, value_at
 from freerun.tasks import task_of, trained_on
 from freerun.tasks.base import DataTask, full_score_name
+from freerun.terminal import waiting, width_of, wrapped
 from freerun.training import TrainSettings, fit, preflight
 from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys, with_new_keys
 from freerun.training.loop import require_space
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
     from freerun.batch import Batch
     from freerun.data.records import RecordCodec, RecordData
-    from freerun.metrics.table import TaskReport
-
-_SIDES = ("free_running", "teacher_forced")
 
 
 def run_recipe(
@@ -71,7 +68,8 @@ def run_recipe(
 
     with join_processes(recipe.train.rank_timeout) as processes, ExitStack() as stack:
         processes.on_main_rank(look)
-        with processes.raise_on_all_ranks():
+        with processes.raise_on_all_ranks(), waiting(visible=progress and processes.first) as display:
+            display("reading the data, building the model")
             model, task, method, settings = build(recipe)
             # of several processes the first reads the weights that a run begins with, and sends them to the others
             preflight(model, task, settings, source if processes.first else None)
@@ -89,7 +87,7 @@ def run_recipe(
             write_recipe(folder / "recipe.toml", table)
             if progress:
                 lines = header(recipe, task.header(), method, model, folder, processes=processes.size)
-                print("\n".join(map(visible, lines)), file=sys.stderr, flush=True)
+                print(wrapped("\n".join(map(visible, lines)), width_of(sys.stderr)), file=sys.stderr, flush=True)
 
         processes.on_main_rank(enter)
         return fit(
@@ -322,42 +320,3 @@ def direction(method: Any, updates: int) -> str:
         return f"teacher_forcing_ratio = P(gold) begins and ends at {first:g}"
     moves, effect = ("falls", "less gold") if last < first else ("rises", "more gold")
     return f"teacher_forcing_ratio = P(gold) {moves} from {first:g} to {last:g}: {effect} as training goes on"
-
-
-def results_lines(summary: Mapping[str, Any], recipe: Recipe, folder: Path) -> list[str]:
-    """Return a finished run's test scores in columns, its best update and the next commands."""
-    reported, test = task_of(recipe.data).report, summary.get("test", {})
-    apart = tuple(prefix for _, prefix in reported.beside)
-    names = [name for side in _SIDES for name in test.get(side, {}) if not name.startswith(apart)]
-    rows = [
-        _score_row(name, test, reported)
-        for name in (reported.primary.score, *names)
-        if any(test.get(side, {}).get(name) is not None for side in _SIDES)
-    ]
-    lines = [f"{'test':26} {'free-running':>14} {'teacher-forced':>14}", *dict.fromkeys(rows)]
-    own = test.get(reported.primary.side, {})
-    beside = {name: own.get(f"{prefix}{reported.primary.score}") for name, prefix in reported.beside}
-    others = [f"{name} {reported.primary.to_text(value)}" for name, value in beside.items() if value is not None]
-    if others:
-        lines.append(f"for comparison, {reported.primary.title}: {', '.join(others)}")
-    best = summary.get("best", {})
-    if None not in (best.get("step"), best.get("select"), best.get("value")):
-        lines.append(
-            f"the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
-            f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
-        )
-    return [*lines, f"next: freerun diagnose | generate | evaluate {shlex.quote(str(folder))}"]
-
-
-def _score_row(name: str, test: Mapping[str, Any], reported: TaskReport) -> str:
-    """``PER, %  11.76  9.97``: a score running freely and teacher-forced, with its unit."""
-    declared = {each.name: each for each in reported.metrics}
-    measure = next((declared[full] for side in _SIDES if (full := f"{side}.{name}") in declared), None)
-    label = name.replace("_", " ") if measure is None else measure.title
-    for side in _SIDES:
-        label = label.removeprefix(side.replace("_", "-") + " ")
-    unit = "" if measure is None else "%" if measure.sign == " %" else measure.units.replace("points", "")
-    values = (test.get(side, {}).get(name) for side in _SIDES)
-    decimals = 4 if measure is None else measure.decimals
-    cells = " ".join(f"{'' if value is None else f'{value:,.{decimals}f}':>14}" for value in values)
-    return f"{label:26} {cells}  {unit}".rstrip()

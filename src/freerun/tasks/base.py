@@ -171,11 +171,21 @@ class DataTask:
         raise NotImplementedError
 
     @staticmethod
-    def generate_lines(
+    def line_problems(
         model: Module, codec: Any, settings: Any, lines: Sequence[str], origins: Sequence[str]
-    ) -> list[str]:
+    ) -> list[list[str]]:
+        """What stands against an answer to each line of an input."""
+        return [[] for _ in lines]
+
+    @staticmethod
+    def generate_lines(model: Module, codec: Any, settings: Any, lines: Sequence[str]) -> list[str]:
         """The free-running output for each line of an input; where ``outputs_table``, a table for a table's path."""
         raise NotImplementedError
+
+    @classmethod
+    def unanswered(cls, line: str) -> str:
+        """What stands in the output for a line without an answer, so that line n answers line n."""
+        return ""
 
     @staticmethod
     def trial_batch(codec: Any, rows: int) -> Batch:

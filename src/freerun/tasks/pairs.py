@@ -236,27 +236,32 @@ class PairTask(DataTask):
         return facts if words else {**facts, "bleu": bleu_signature()}, scores
 
     @staticmethod
-    def generate_lines(
+    def line_problems(
         model: Module, codec: PairCodec, settings: EvaluateSettings, lines: Sequence[str], origins: Sequence[str]
-    ) -> list[str]:
-        """``word<TAB>symbols`` for each word, or the translation alone of each sentence."""
-        words = isinstance(codec.tokeniser, Vocabularies)
+    ) -> list[list[str]]:
+        words, found = isinstance(codec.tokeniser, Vocabularies), list[list[str]]()
         lines = [line.strip() for line in lines] if words else lines
-        problems = [
-            f"{origin}: the line is empty; expected a sentence"
-            for origin, line in zip(origins, lines, strict=True)
-            if not words and not line.strip()
-        ]
-        problems += _too_long(model, {"source": codec.tokeniser.lengths(lines)}, origins)
-        if isinstance(codec.tokeniser, Vocabularies):
-            for origin, word in zip(origins, lines, strict=True):
+        for origin, line, length in zip(origins, lines, codec.tokeniser.lengths(lines), strict=True):
+            empty = [f"{origin}: the line is empty; expected a {codec.tokeniser.item}"]
+            problems = [*([] if line.strip() else empty), *_too_long(model, {"source": [length]}, [origin])]
+            if isinstance(codec.tokeniser, Vocabularies):
                 with collected(problems):
-                    codec.tokeniser.source.ids(tuple(word), where=origin)
-        refuse(first_problems("the input", problems))
-        if not words:
+                    codec.tokeniser.source.ids(tuple(line), where=origin)
+            found.append(problems)
+        return found
+
+    @classmethod
+    def unanswered(cls, line: str) -> str:
+        return "" if cls.one_output_per_line else f"{line.strip()}\t"
+
+    @staticmethod
+    def generate_lines(model: Module, codec: PairCodec, settings: EvaluateSettings, lines: Sequence[str]) -> list[str]:
+        """``word<TAB>symbols`` for each word, or the translation alone of each sentence."""
+        if not isinstance(codec.tokeniser, Vocabularies):
             return free_outputs(model, codec, lines, settings)
-        outputs = free_outputs(model, codec, [tuple(word) for word in lines], settings)
-        return [f"{word}\t{' '.join(symbols)}" for word, symbols in zip(lines, outputs, strict=True)]
+        words = [line.strip() for line in lines]
+        outputs = free_outputs(model, codec, [tuple(word) for word in words], settings)
+        return [f"{word}\t{' '.join(symbols)}" for word, symbols in zip(words, outputs, strict=True)]
 
     @staticmethod
     def trial_batch(codec: PairCodec, rows: int) -> Batch:

@@ -195,34 +195,36 @@ class RecordTask(DataTask):
         return {**facts, "length": settings.most(codec), "bleu": bleu_signature("13a")}, scores
 
     @staticmethod
-    def generate_lines(
+    def line_problems(
         model: Module, codec: RecordCodec, settings: AnswerSettings, lines: Sequence[str], origins: Sequence[str]
-    ) -> list[str]:
+    ) -> list[list[str]]:
+        found: list[list[str]] = []
+        objects = _are_objects(lines)
+        for origin, line in zip(origins, lines, strict=True):
+            found.append([])
+            try:
+                _, text = _read_object(codec, line) if objects else (None, unescaped(line))
+                if not text or (isinstance(text, str) and not text.strip()):
+                    raise ValueError("is empty; expected a source or prompt")
+                (ids,) = codec.prompts([text])
+                _check_positions(model, codec, len(ids), settings)
+            except ValueError as error:
+                found[-1].append(f"{origin}: {error}")
+        return found
+
+    @staticmethod
+    def generate_lines(model: Module, codec: RecordCodec, settings: AnswerSettings, lines: Sequence[str]) -> list[str]:
         r"""The answer to each line; to lines that are JSON objects, the same objects with an ``output``.
 
         A plain line is a source, a prompt, the user's first message or the beginning of a text; in it and in the answer
         a line break is written ``\n``, a tab ``\t``.
         """
-        rows: list[dict[str, Any] | None] = []
-        prompts: list[list[int]] = []
-        problems: list[str] = []
-        objects = bool(lines) and lines[0].lstrip().startswith("{")
-        for origin, line in zip(origins, lines, strict=True):
-            try:
-                row, text = _read_object(codec, line) if objects else (None, unescaped(line))
-                if not text or (isinstance(text, str) and not text.strip()):
-                    raise ValueError("is empty; expected a source or prompt")
-                (ids,) = codec.prompts([text])
-                _check_positions(model, codec, len(ids), settings)
-                rows.append(row)
-                prompts.append(ids)
-            except ValueError as error:
-                problems.append(f"{origin}: {error}")
-        refuse(first_problems("the input", problems))
-        outputs = free_outputs(model, codec, prompts, settings)
+        objects = _are_objects(lines)
+        read = [_read_object(codec, line) if objects else (None, unescaped(line)) for line in lines]
+        outputs = free_outputs(model, codec, codec.prompts([text for _, text in read]), settings)
         return [
             escaped(text) if row is None else _object_line({**row, "output": text})
-            for row, text in zip(rows, outputs, strict=True)
+            for (row, _), text in zip(read, outputs, strict=True)
         ]
 
     @staticmethod
@@ -320,6 +322,11 @@ def _codec(settings: RecordsSection, model: Pretrained, tokenizer: Any, causal: 
         problems.append("data.max_source has no effect on plain text: data.max_target limits it")
     refuse(problems)
     return codec
+
+
+def _are_objects(lines: Sequence[str]) -> bool:
+    """Return True if the first line that holds anything begins a JSON object."""
+    return next((line for line in lines if line.strip()), "").lstrip().startswith("{")
 
 
 def _read_object(codec: RecordCodec, line: str) -> tuple[dict[str, Any] | None, Any]:

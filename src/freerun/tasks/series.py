@@ -230,7 +230,7 @@ class SeriesTask(DataTask):
 
     @staticmethod
     def generate_lines(
-        model: Module, codec: SeriesCodec, settings: ForecastSettings, lines: Sequence[str], origins: Sequence[str]
+        model: Module, codec: SeriesCodec, settings: ForecastSettings, lines: Sequence[str]
     ) -> list[str]:
         """A CSV table of the steps to come, in the units of the data, from the path of a table of the past."""
         path = Path(lines[0])

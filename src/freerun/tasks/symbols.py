@@ -197,9 +197,7 @@ class LevelTask(SymbolTask):
         return {**facts, "levels": len(codec.centres)}, evaluate_symbols(model, rows, settings)
 
     @staticmethod
-    def generate_lines(
-        model: Module, codec: LevelCodec, settings: SymbolSettings, lines: Sequence[str], origins: Sequence[str]
-    ) -> list[str]:
+    def generate_lines(model: Module, codec: LevelCodec, settings: SymbolSettings, lines: Sequence[str]) -> list[str]:
         """A CSV table of the steps to come, as levels and as their values, from the path of a table of the past."""
         path = Path(lines[0])
         batch = codec.batch(read_past(path, codec.series, codec.series.horizon, guess_separator(path)))
@@ -266,16 +264,19 @@ class LabelTask(SymbolTask):
         return {"data": name, "sequences": rows.count}, evaluate_symbols(model, rows, settings)
 
     @staticmethod
-    def generate_lines(
+    def line_problems(
         model: Module, codec: LabelCodec, settings: SymbolSettings, lines: Sequence[str], origins: Sequence[str]
-    ) -> list[str]:
-        """The labels of each line of observed symbols, with blanks between them."""
-        problems: list[str] = []
+    ) -> list[list[str]]:
+        found: list[list[str]] = []
         for origin, line in zip(origins, lines, strict=True):
-            problems += _wrong_length(origin, line.split())
-            with collected(problems):
+            found.append(_wrong_length(origin, line.split()))
+            with collected(found[-1]):
                 codec.ids("source", line.split(), origin)
-        refuse(first_problems("the input", problems))
+        return found
+
+    @staticmethod
+    def generate_lines(model: Module, codec: LabelCodec, settings: SymbolSettings, lines: Sequence[str]) -> list[str]:
+        """The labels of each line of observed symbols, with blanks between them."""
         outputs: list[str] = []
         for chosen in parts(range(len(lines)), settings.batch_size):
             sources = [lines[n].split() for n in chosen]

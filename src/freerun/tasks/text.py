@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
-from freerun.data.files import DataFile, first_problems
+from freerun.data.files import DataFile
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
 from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, collected, refuse
@@ -111,15 +111,19 @@ class TextTask(DataTask):
         return {"data": name, "characters": len(text), "blocks": len(scores.items), "draw": settings.draw}, scores
 
     @staticmethod
-    def generate_lines(
+    def line_problems(
         model: Module, codec: TextCodec, settings: TextSettings, lines: Sequence[str], origins: Sequence[str]
-    ) -> list[str]:
+    ) -> list[list[str]]:
+        return [codec.problems(unescaped(line), origin) for origin, line in zip(origins, lines, strict=True)]
+
+    @classmethod
+    def unanswered(cls, line: str) -> str:
+        return f"{escaped(unescaped(line))}\t"
+
+    @staticmethod
+    def generate_lines(model: Module, codec: TextCodec, settings: TextSettings, lines: Sequence[str]) -> list[str]:
         r"""``beginning<TAB>continuation``; a line break within either is written ``\n``, a tab ``\t``."""
         prompts = [unescaped(line) for line in lines]
-        named = zip(origins, prompts, strict=True)
-        refuse(
-            first_problems("the input", [text for origin, prompt in named for text in codec.problems(prompt, origin)])
-        )
         outputs = free_outputs(model, codec, prompts, settings.block, draw=settings.draw)
         return [f"{escaped(prompt)}\t{escaped(text)}" for prompt, text in zip(prompts, outputs, strict=True)]
 

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, needing
+from freerun.terminal import filled, width_of, wrapped
 from freerun.training.files import Count, explained
 
 _ALONE, _MANY = 10.0, 15.0
 """Seconds between two lines of progress, of one run and of many."""
+
+_ROOM = 100
+"""Columns of a terminal that has room for bars."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"
 
 
-def update_facts(record: Mapping[str, Any], *, lr: bool = True) -> str:
-    """Return the numbers of an update that its progress displays."""
-    text = f"loss {record['loss']:.4f}" + (f"  lr {record['lr']:.2e}" if lr else "")
+def update_facts(record: Mapping[str, Any], dev: str = "") -> str:
+    """Return the numbers of an update that its progress displays, and the newest score on dev."""
     ratio = record.get("teacher_forcing_ratio")
-    return text if ratio is None else f"{text}  teacher_forcing_ratio {ratio:.3f}"
+    parts = [f"loss {record['loss']:.4f}", "" if ratio is None else f"teacher_forcing_ratio {ratio:.3f}", dev]
+    return "  ".join(filter(None, [*parts, f"lr {record['lr']:.2e}"]))
 
 
 class Progress:
     """Displays on standard error how far runs are, and prints lines in between; this one displays nothing."""
-
-    narrow = False
 
     def show(self, states: Sequence[RunState]) -> None: ...
     def note(self, text: str) -> None: ...
@@ -73,19 +75,20 @@ class _Lines(Progress):
         if now - self._last < (_ALONE if self._alone else _MANY) and not at_end:
             return
         self._last = now
-        speed = (done - self._start) / max(now - self._began, 1e-9)
-        left = (self._total - done) / max(speed, 1e-9)
+        elapsed = now - self._began
+        speed = (done - self._start) / max(elapsed, 1e-9)
+        # what first updates take foretells nothing
+        left = f"  {clock((self._total - done) / speed)} left" if speed > 0 and (self._alone or elapsed > 5) else ""
+        text = f"update {done}/{self._total}  {clock(elapsed)} elapsed{left}  "
         if self._alone:
-            self.note(f"update {done}/{self._total}  {states[0].facts}  {speed:.1f} updates/s  {left:.0f} s left")
+            self.note(f"{text}{states[0].facts}  {speed:.1f} updates/s")
             return
-        finished = sum(state.stage == "done" for state in states)
-        text = f"{clock(now - self._began)}  {finished} of {len(states)} runs done"
-        text += f", about {clock(left)} left" if speed > 0 and now - self._began > 5 else ""
-        running = [f"{s.name} {s.updates}/{self._each} {s.facts}".rstrip() for s in states if s.stage == "running"]
-        self.note("  |  ".join([text, *running]))
+        self.note(f"{text}{sum(state.stage == 'done' for state in states)} of {len(states)} runs done")
+        for state in (state for state in states if state.stage == "running"):
+            self.note(f"  {state.updates}/{self._each}  {state.name}  {state.facts}".rstrip())
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(wrapped(text, width_of(sys.stderr)), file=sys.stderr, flush=True)
 
 
 class _Bars(Progress):
@@ -95,26 +98,28 @@ class _Bars(Progress):
         from rich.progress import Progress as RichProgress
         from rich.table import Column
 
-        console = Console(stderr=True)
-        # what a narrow terminal has no room for goes from the right: count and times stay, of the facts the rate goes
-        self.narrow = runs is None and console.width < 100
+        width = width_of(sys.stderr)
+        console = Console(stderr=True, width=width)
+        # count and times stand first; name and facts go on in further lines where a narrow terminal has no room
+        facts = "{task.fields[facts]}" if runs is None else "{task.description}  {task.fields[facts]}"
         self._bars = RichProgress(
-            *([BarColumn(8)] if self.narrow else [TextColumn("{task.description}"), BarColumn(None if runs else 40)]),
             TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True, ratio=None if runs else 1)),
+            *([BarColumn(20)] if width >= _ROOM else []),
+            TextColumn(facts, table_column=Column(overflow="fold", ratio=1)),
             console=console,
             expand=True,
         )
         self._each, self._alone, self._tasks = total, runs is None, dict[str, Any]()
-        name = "training" if self._alone else "[bold]all runs"
-        self._all = self._bars.add_task(name, total=total * (runs or 1), completed=done, facts="")
+        # of one run: what count, times and bar leave
+        self._room = width - (2 * max(6, len(str(total))) + 20 if width < _ROOM else 60)
+        self._all = self._bars.add_task("[bold]all runs", total=total * (runs or 1), completed=done, facts="")
         self._bars.start()
 
     def show(self, states: Sequence[RunState]) -> None:
         finished, updates = sum(state.stage == "done" for state in states), sum(state.updates for state in states)
-        facts = states[0].facts if self._alone else f"{finished} of {len(states)} runs done"
+        facts = filled(states[0].facts, self._room) if self._alone else f"{finished} of {len(states)} runs done"
         self._bars.update(self._all, completed=updates, facts=facts)
         for state in () if self._alone else states:
             if state.stage == "running" and state.name not in self._tasks:
@@ -125,7 +130,7 @@ class _Bars(Progress):
                 self._bars.remove_task(self._tasks.pop(state.name))
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(wrapped(text, self._bars.console.width), markup=False, highlight=False)
 
     def close(self) -> None:
         self._bars.stop()
@@ -135,7 +140,8 @@ def progress_for(total: int, *, runs: int | None = None, done: int = 0, visible:
     """Return the display that fits standard error."""
     if not visible:
         return Progress()
-    return (_Bars if sys.stderr.isatty() else _Lines)(total, runs, done)
+    dumb = os.environ.get("TERM", "") in ("dumb", "unknown")  # such a terminal redraws nothing
+    return (_Bars if sys.stderr.isatty() and not dumb else _Lines)(total, runs, done)
 
 
 def jsonable(value: Any) -> Any:

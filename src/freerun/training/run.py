@@ -71,6 +71,7 @@ class Run:
     fresh: bool
     flag: StopFlag
     change: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    dev: str = ""  # the newest score, as progress displays it
     _mark: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
 
     def __enter__(self) -> Self:
@@ -137,8 +138,7 @@ class Run:
         record = {**record, "seconds": round(state.seconds, 3)}
         self.metrics.write(record)
         self.board.write(record, state.step)
-        facts = update_facts(record, lr=not self.progress.narrow)
-        self.progress.show([RunState("training", "running", state.step, facts)])
+        self.progress.show([RunState("training", "running", state.step, update_facts(record, self.dev))])
 
 
 def versions() -> dict[str, str]:
@@ -176,6 +176,7 @@ def evaluate_dev(run: Run) -> None:
     run.metrics.write({"event": "evaluate", "step": step, "split": "dev", **scores, "seconds": seconds})
     for kind, numbers in scores.items():
         run.board.write(numbers, step, f"dev/{kind}")
+    run.dev = f"dev {select} {value:.3f}"
     standing = _standing(step, run.state.best_step, run.state.best_value)
     run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({standing}), {seconds:.1f} s")
 
