@@ -270,12 +270,16 @@ def test_labels_of_lines_and_files(tmp_path):
     data, model = labels(), lively(RecurrentLabeller(4, 4, size=8)).eval()
     task, settings = LabelTask(data), LabelTask(data).settings
     lines = ["a b c d a", "d", "c c"]
-    out = task.generate_lines(model, data.codec, settings, lines, ["1", "2", "3"])
+    out = task.generate_lines(model, data.codec, settings, lines)
     assert [len(line.split()) for line in out] == [5, 1, 2]
     for line, own in zip(lines, out, strict=True):  # alone as beside others
-        assert task.generate_lines(model, data.codec, settings, [line], ["1"]) == [own]
-    problems = ["1: source symbols never seen in training: q; seen are a b c d", "2: the line is empty"]
-    refused(problems, task.generate_lines, model, data.codec, settings, ["a q", ""], ["1", "2"])
+        assert task.generate_lines(model, data.codec, settings, [line]) == [own]
+    problems = [
+        "1: source symbols never seen in training: q; seen are a b c d",
+        "2: the line is empty; expected observed symbols with blanks between them",
+    ]
+    found = task.line_problems(model, data.codec, settings, ["a q", ""], ["1", "2"])
+    assert [problem for each in found for problem in each] == problems
     from freerun.data.files import DataFile
 
     path = write_csv(tmp_path / "labels.txt", [f"{line}\t{own}" for line, own in zip(lines, out, strict=True)])
