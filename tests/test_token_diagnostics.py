@@ -28,9 +28,11 @@ from freerun.diagnostics import (
 )
 from freerun.diagnostics.ids import prefix_corruption
 from freerun.diagnostics.intervals import log_ratio, mean_interval, ratio_of_sums, share_interval, student
-from freerun.diagnostics.token_runs import RunOptions, own_batch, run_rows
+from freerun.diagnostics.token_runs import RunOptions, own_batch, run_rows, split_batches
 from freerun.generation import generate
 from freerun.keys import uniform
+
+SMALL = random_automaton(3, 3, entropy=0.8, length=6, seed=1)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -447,3 +449,39 @@ def test_free_runs_are_no_longer_than_the_model_has_positions():
     endless = sum(int((run.lengths == 9).sum()) for run in runs)
     assert found.tokens.greedy.lengths.endless.value == pytest.approx(endless / 12)
     assert endless > 0
+
+
+def test_large_batches_are_run_in_parts_and_measure_the_same():
+    model, batch = prompted()
+    parts = split_batches(model, [batch], cells=7 * 14 * 5)
+    assert [part.size for part in parts] == [5, 5, 5, 5, 4]
+    whole, split = (
+        run_rows(model, each, RunOptions(0, 3, "sample", None, 1), lambda _: None) for each in ([batch], parts)
+    )
+    assert torch.equal(whole.gold.entries, split.gold.entries)
+    assert torch.allclose(whole.gold.loss, split.gold.loss, atol=1e-12)
+    same = torch.minimum(whole.limit, split.limit)
+    assert torch.equal(torch.minimum(whole.lengths["greedy"], same), torch.minimum(split.lengths["greedy"], same))
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse", "total_variation", "jensen_shannon"])
+def test_the_divergence_is_the_one_that_is_named(kind):
+    """Mean divergence at the last of 12 positions within six standard errors of the exact one."""
+    world, model = (random_automaton(4, 3, entropy=each, length=12, seed=2) for each in (0.6, 0.9))
+    found = diagnose(
+        model, world.sample(600, 12, seed=3), DiagnosisOptions(oracle=world, divergence=kind)
+    ).tokens.oracle
+    exact = exact_error(world, model, 12, kind)
+    for mean, truth in ((found.own, exact.own), (found.gold, exact.gold)):
+        assert mean[-1] == pytest.approx(float(truth[-1]), rel=0.3)
+    wide = (found.eb_c[-1].high - found.eb_c[-1].low) / 2
+    assert abs(found.eb_c[-1].value - float(exact.eb_c[-1])) < 3.1 * wide
+
+
+def test_options_that_cannot_be_honoured_are_refused():
+    world, batch = SMALL, SMALL.sample(4, 6)
+    refused("oracle must be a model", diagnose, world, batch, DiagnosisOptions(oracle=3))
+    refused("over the same symbols", diagnose, world, batch, DiagnosisOptions(oracle=trap_chain()[0]))
+    values = Batch(torch.zeros(2, 3, 1))
+    refused("oracle is for ids", diagnose, lambda b: b.history * 0, values, DiagnosisOptions(oracle=world))
+    refused("divergence must be one of", DiagnosisOptions, divergence="kl")

@@ -10,7 +10,7 @@ from freerun.batch import Batch
 from freerun.diagnostics.ids import diagnose_ids
 from freerun.diagnostics.results import Diagnosis
 from freerun.diagnostics.values import DiagnosisOptions, diagnose_values
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.rollin.model import call_problems, explained_errors
 
 
@@ -67,7 +67,19 @@ def diagnose(
     kinds = {batch.is_discrete for batch in listed}
     if len(kinds) > 1:
         raise UserError("batches of ids and of values are mixed: diagnose them apart")
+    ids = kinds.pop()
+    if about.oracle is not None and not callable(about.oracle):
+        raise UserError(f"oracle must be a model, called as model(batch); got {type(about.oracle).__name__}")
+    if not ids:
+        named = {
+            "oracle": about.oracle is not None,
+            "reference": not about.reference,
+            "decode": about.decode is not None,
+        }
+        refuse(
+            [f"{name} is for ids, and targets are real values: leave it out" for name, each in named.items() if each]
+        )
     with explained_errors(model):
-        if kinds.pop():
+        if ids:
             return diagnose_ids(model, listed, about, on_progress)
         return diagnose_values(model, listed, about, on_progress)

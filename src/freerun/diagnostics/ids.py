@@ -21,7 +21,16 @@ from freerun.diagnostics.results import (
     IdSide,
     TokenMeasures,
 )
-from freerun.diagnostics.token_runs import Pass, Rows, RunOptions, answer_positions, drawn, prefix_batch, run_rows
+from freerun.diagnostics.token_runs import (
+    Pass,
+    Rows,
+    RunOptions,
+    answer_positions,
+    drawn,
+    prefix_batch,
+    run_rows,
+    split_batches,
+)
 from freerun.diagnostics.tokens import (
     AccumulatedError,
     Corruption,
@@ -117,7 +126,9 @@ def diagnose_ids(
     """See ``diagnose``."""
     if not any(bool(batch.mask.any()) for batch in batches):
         raise UserError("the batches have no position that counts: nothing can be compared")
-    options = RunOptions(about.end_symbol, about.length_margin, drawn(about.draw), about.oracle, about.key)
+    batches = split_batches(model, batches)
+    draw, margin = drawn(about.draw), about.length_margin
+    options = RunOptions(about.end_symbol, margin, draw, about.oracle, about.key, about.divergence)
     rows = run_rows(model, batches, options, on_progress)
     mask, longest = rows.gold.mask, rows.gold.mask.shape[1]
     forced = (rows.gold.choice != rows.gold.entries) & mask

@@ -67,13 +67,14 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class RunOptions:
-    """What the passes need: the end symbol, entries beyond the longest gold row, the draw, the oracle, the key."""
+    """What the passes need; ``margin``: entries of a free run beyond the longest gold row of its batch."""
 
     end: int | None
     margin: int
     draw: str | Draw
     oracle: Any
     key: int
+    divergence: str = "forward"
 
 
 def answer_positions(batch: Batch) -> Tensor:
@@ -82,6 +83,18 @@ def answer_positions(batch: Batch) -> Tensor:
     index = torch.arange(batch.time, device=prompts.device)
     length = int((torch.where(batch.mask, index + 1, 0).amax(1) - prompts).max())
     return prompts[:, None] + torch.arange(max(1, length), device=prompts.device)
+
+
+def split_batches(model: Any, batches: Sequence[Batch], cells: int = 2**26) -> list[Batch]:
+    """The batches in parts of at most so many output numbers (rows x time x vocabulary), one row at least."""
+    with eval_mode(model), torch.no_grad():
+        vocab = forward(model, batches[0].select(torch.zeros(1, dtype=torch.int64))).shape[2]
+    parts: list[Batch] = []
+    for batch in batches:
+        size = max(1, cells // (vocab * batch.time))
+        whole = batch.size <= size
+        parts += [batch] if whole else [batch.select(rows) for rows in torch.arange(batch.size).split(size)]
+    return parts
 
 
 def run_rows(model: Any, batches: Sequence[Batch], options: RunOptions, on_progress: Callable[[str], None]) -> Rows:
@@ -169,7 +182,7 @@ def _passed(model: Any, context: _Context, options: RunOptions, at: Tensor | Non
     apart = torch.zeros(entries.shape, dtype=torch.float64)
     if options.oracle is not None:
         oracle = _outputs(options.oracle, context.batch, context.where).to(outputs.device)
-        apart = divergence(oracle, outputs).masked_fill(~mask, 0.0)
+        apart = divergence(oracle, outputs, options.divergence).masked_fill(~mask, 0.0)
     probabilities = outputs.exp()
     entropy = -torch.where(probabilities > 0, probabilities * outputs, 0.0).sum(-1)
     loss = -outputs.gather(2, entries[..., None])[..., 0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freerun.arguments import Arguments, Range, above, at_least, brief, finite
+from freerun.arguments import Arguments, Range, above, at_least, brief, finite, one_of
 from freerun.batch import Batch, must_be
 from freerun.diagnostics.climate import climate_of, past_of
 from freerun.diagnostics.naive import naive_forecasts
@@ -18,6 +18,7 @@ from freerun.draws import Draw
 from freerun.errors import UserError
 from freerun.generation import draw_for, generate, head_of, point_prediction
 from freerun.keys import fold
+from freerun.metrics.accumulation import DIVERGENCES
 from freerun.metrics.outputs import at_horizon, first_divergence, gap_by_horizon, quantiles, valid_steps, window_errors
 from freerun.rollin.model import eval_mode, forward
 from freerun.types import evenly
@@ -47,6 +48,8 @@ class DiagnosisOptions(Arguments):
         length_margin: ids that free runs may have beyond the longest gold of a batch, where there is an end symbol.
         reference: False for ids whose free runs have no gold to be compared with, as continuations of texts have none.
         oracle: of ids: a model of the data, as a world of ``freerun.data``, which divergences are measured from.
+        divergence: from the oracle; see ``freerun.metrics.divergence``. Arora et al. compute "forward", He et al.
+            "total_variation" and "jensen_shannon".
         sources: of ids: each row's source in words, for examples.
         decode: of ids: from ids to their symbols; None: the numbers.
         examples: number of rows of ids that the result contains completely.
@@ -70,6 +73,7 @@ class DiagnosisOptions(Arguments):
     length_margin: int = at_least(0, 5)
     reference: bool = True
     oracle: Any = None
+    divergence: str = one_of(DIVERGENCES, "forward")
     sources: Sequence[str] = ()
     decode: Callable[[Sequence[int]], Sequence[str]] | None = None
     examples: int = at_least(0, 200)
