@@ -481,7 +481,7 @@ def test_the_divergence_is_the_one_that_is_named(kind):
 def test_options_that_cannot_be_honoured_are_refused():
     world, batch = SMALL, SMALL.sample(4, 6)
     refused("oracle must be a model", diagnose, world, batch, DiagnosisOptions(oracle=3))
-    refused("over the same symbols", diagnose, world, batch, DiagnosisOptions(oracle=trap_chain()[0]))
+    refused("symbols 0 to 1; got 2", diagnose, world, batch, DiagnosisOptions(oracle=trap_chain()[0]))
     values = Batch(torch.zeros(2, 3, 1))
     refused("oracle is for ids", diagnose, lambda b: b.history * 0, values, DiagnosisOptions(oracle=world))
     refused("divergence must be one of", DiagnosisOptions, divergence="kl")

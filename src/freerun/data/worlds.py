@@ -64,6 +64,8 @@ class Automaton:
 
     def states(self, history: Tensor) -> Tensor:
         """(rows, time) int64: the state before each position of (rows, time) ids."""
+        if history.numel() and int(history.max()) >= self.symbols:
+            raise UserError(f"this automaton has the symbols 0 to {self.symbols - 1}; got {int(history.max())}")
         state = torch.zeros(len(history), dtype=torch.int64)
         states = [state]
         for symbol in history[:, :-1].cpu().unbind(1):
