@@ -114,7 +114,7 @@ def write_metrics(
 
 def write_comparison(
     out: Path, *, seeds: Sequence[int] = (0, 1), words: int = 300, advantages: dict[str, float] | None = None,
-    arms: Sequence[Arm] = ARMS, updates: int = 200,
+    arms: Sequence[Arm] = ARMS, updates: int = 200, margin: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a finished comparison with its results.json; return its results."""
     listed = word_list(words)
@@ -123,6 +123,7 @@ def write_comparison(
         advantage = (advantages or {}).get(run.arm.label, 0.0)
         write_run(out / "runs" / run.name, run, listed, advantage=advantage, updates=updates)
     runs.sort(key=lambda run: (list(arms).index(run.arm), run.seed))
-    results = collect({**RECIPE, "compare": {"seeds": list(seeds), "workers": 2}}, runs, out)
+    compared = {"seeds": list(seeds), "workers": 2, **({} if margin is None else {"margin": margin})}
+    results = collect({**RECIPE, "compare": compared}, runs, out)
     write(results, out)
     return results

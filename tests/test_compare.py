@@ -133,26 +133,54 @@ def test_differences_are_of_paired_words(tmp_path):
 
 def test_a_null_result_is_reported_as_one(tmp_path):
     results = write_comparison(tmp_path, words=150)
-    verdict = results["verdict"]
+    verdict = results["verdict"]["sentence"]
     assert verdict.startswith("scheduled_sampling was not shown to differ from teacher_forcing in free-running PER")
-    assert "nothing here shows that its own errors teach more than as many random ones" in verdict
+    assert "its matched noise control token_noise was therefore not tested" in verdict
+    seen = r"this design could have seen \d\.\d\d points, and a difference like this one needs more than 100 seeds"
+    assert re.search(seen, verdict)
     assert "2 seeds, 150 test words; fewer than 5 seeds: a hint, not a result" in verdict
     assert verdict.count(". ") == 0
-    # an interval without zero beside no decision: the adjusted p stands with it
-    assert "adjusted" not in verdict
+    found = results["verdict"]
+    assert (found["word"], found["answer"], found["why"]) == ("undecided", "not decided", None)
+    assert [(step["arm"], step["baseline"]) for step in found["steps"]] == [("scheduled_sampling", "teacher_forcing")]
+    # an interval leaves out zero exactly where something is decided
     for line in results["comparisons"]:
-        line |= {"low": -2.0, "high": -0.5, "p_adjusted": 0.0823, "verdict": "not decided"}
-    adjusted = sentence(results)
-    assert "was not shown to differ" in adjusted
-    assert "95 % interval −2.00 to −0.50, not adjusted; adjusted for the number of comparisons p = 0.08" in adjusted
+        assert (line["low"] * line["high"] > 0) == (line["verdict"] != "undecided")
 
 
 @pytest.mark.parametrize(("move", "word"), [(-1.2, "better"), (1.2, "worse")])
 def test_a_clear_difference_is_reported_with_its_interval(tmp_path, move, word):
     results = write_comparison(tmp_path, words=400, seeds=range(5), advantages={"scheduled_sampling": move}, updates=20)
-    assert f"scheduled_sampling is {word} than teacher_forcing in free-running PER" in results["verdict"]
-    assert f"is {word} than its matched noise control token_noise" in results["verdict"]
-    assert results["verdict"].endswith("(5 seeds, 400 test words).")
+    assert f"scheduled_sampling is {word} than teacher_forcing in free-running PER" in results["verdict"]["sentence"]
+    control = "is better than its" if word == "better" else "its"
+    assert f"{control} matched noise control token_noise" in results["verdict"]["sentence"]
+    assert results["verdict"]["sentence"].endswith("(5 seeds, 400 test words).")
+    found = results["verdict"]
+    why = "own errors" if word == "better" else None
+    assert (found["word"], found["why"], found["answer"]) == (word, why, {"better": "yes", "worse": "no"}[word])
+    steps = [step["baseline"] for step in found["steps"]]
+    assert steps == ["teacher_forcing", "token_noise"][: 2 if word == "better" else 1]
+
+
+def test_better_without_a_control_is_uncontrolled_and_within_the_margin_is_as_good(tmp_path):
+    gain = {"scheduled_sampling": -1.2}
+    settings = {"words": 400, "seeds": range(5), "updates": 20}
+    alone = write_comparison(tmp_path / "alone", arms=ARMS[:2], advantages=gain, **settings)["verdict"]
+    assert (alone["word"], alone["answer"], alone["why"]) == ("uncontrolled", "yes", "no control")
+    assert "no control was run, so nothing here decides why" in alone["sentence"]
+    # noise that gains as much: better than teacher forcing, and nothing shows why
+    both = write_comparison(tmp_path / "both", advantages={**gain, "token_noise": -1.2}, **settings)["verdict"]
+    assert (both["word"], both["why"]) == ("uncontrolled", "undecided")
+    within = write_comparison(tmp_path / "within", arms=ARMS[:2], margin=5.0, **settings)["verdict"]
+    assert (within["word"], within["answer"], within["reason"]) == (
+        "as good", "no", "as good as teacher_forcing within 5.00 points",
+    )  # fmt: skip
+    assert (
+        "scheduled_sampling is as good as teacher_forcing within 5.00 points in free-running PER" in within["sentence"]
+    )
+    narrow = write_comparison(tmp_path / "narrow", arms=ARMS[:2], margin=0.01, **settings)["verdict"]
+    assert narrow["word"] == "undecided"
+    assert "0.01 points needs more than 100 seeds, or more test items" in narrow["sentence"]
 
 
 @pytest.mark.parametrize("arms", [ARMS[1:], ARMS[:0:-1]], ids=["the arm first", "its control first"])
@@ -161,8 +189,10 @@ def test_an_arm_and_its_control_alone_get_a_verdict(tmp_path, arms):
     pairs = [(line["arm"], line["baseline"], line["control"]) for line in results["comparisons"]]
     assert set(pairs) == {("scheduled_sampling", "token_noise", True)}
     assert len(pairs) == len({line["metric"] for line in results["comparisons"]})  # once in each family
-    assert results["verdict"].startswith("scheduled_sampling was not shown to differ from its matched noise control")
-    assert "in free-running PER: " in results["verdict"]
+    assert results["verdict"]["sentence"].startswith(
+        "scheduled_sampling was not shown to differ from its matched noise control"
+    )
+    assert "in free-running PER: " in results["verdict"]["sentence"]
 
 
 @pytest.mark.parametrize(("linear", "beaten"), [(0.3, False), (0.45, True)])
@@ -173,13 +203,16 @@ def test_a_simple_forecast_that_no_arm_beats_is_named(linear, beaten):
         summary += [{"arm": label, "metric": f"free_running.{name}", "mean": mean} for name, mean in means.items()]
         runs += [{"label": label, "seed": seed, "free_running": {"nrmse": 0.5}} for seed in (0, 1)]
     line = {
-        "arm": "scheduled_sampling", "baseline": "teacher_forcing", "metric": "free_running.nrmse", "low": -0.2,
-        "high": -0.05, "difference": -0.1, "p_adjusted": 0.01, "control": False, "verdict": "better",
+        "arm": "scheduled_sampling", "baseline": "teacher_forcing", "metric": "free_running.nrmse", "step": 1,
+        "low": -1.6, "high": -0.4, "difference": -1.0, "scale": "log", "control": False, "role": "baseline",
+        "verdict": "better",
     }  # fmt: skip
     results = {"recipe": {"data": {"kind": "system"}}, "runs": runs, "summary": summary, "test_items": 9}
     verdict = sentence({**results, "comparisons": [line]})
-    assert ("no arm beats the simple forecast linear regression: 0.3000" in verdict) != beaten
+    lost = "No arm beats linear regression, which needs no training: 0.3000 against 0.4000 of the best arm"
+    assert verdict.startswith(lost) != beaten
     assert "scheduled_sampling is better than teacher_forcing" in verdict
+    assert "0.4000 against 0.5000, 2.7 times smaller (95 % interval 1.49 to 5.0)" in verdict
 
 
 def test_where_higher_is_better_the_words_turn_round(tmp_path):
@@ -198,8 +231,8 @@ def test_where_higher_is_better_the_words_turn_round(tmp_path):
     assert (first["metric"], first["verdict"]) == ("free_running.bleu", "better")
     assert first["difference"] > 10
     assert first["probability_better"] > 0.99
-    assert "scheduled_sampling is better than teacher_forcing in free-running BLEU" in results["verdict"]
-    assert results["verdict"].endswith("(5 seeds, 20 test sentences).")
+    assert "scheduled_sampling is better than teacher_forcing in free-running BLEU" in results["verdict"]["sentence"]
+    assert results["verdict"]["sentence"].endswith("(5 seeds, 20 test sentences).")
 
 
 def compared_texts(folder: Path, own: float | None) -> dict[str, Any]:
@@ -228,8 +261,8 @@ def compared_texts(folder: Path, own: float | None) -> dict[str, Any]:
 def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path):
     results = compared_texts(tmp_path, 6.125)
     # exposure bias cannot move what is measured on gold history
-    assert "free-running trigram divergence: 0.2000 against 0.2000" in results["verdict"]
-    assert "blocks of test text; fewer than 5 seeds" in results["verdict"]
+    assert "free-running trigram divergence: 0.2000 against 0.2000" in results["verdict"]["sentence"]
+    assert "blocks of test text; fewer than 5 seeds" in results["verdict"]["sentence"]
     metrics = {entry["metric"]: entry["mean"] for entry in results["summary"] if entry["arm"] == ARMS[0].label}
     assert metrics["teacher_forced.bits_per_character"] == pytest.approx(40.2 / 20 / 0.693147, abs=0.01)
     assert metrics["free_running.novel_words"] == 25
@@ -251,20 +284,21 @@ def test_scores_that_count_nothing_are_left_out(tmp_path):
 
 def test_one_seed_and_one_arm_have_no_verdict(tmp_path):
     one_seed = write_comparison(tmp_path / "seed", words=60, seeds=(0,), updates=20)
-    verdict, page = one_seed["verdict"], report.write(tmp_path / "seed").read_text()
+    verdict, page = one_seed["verdict"]["sentence"], report.write(tmp_path / "seed").read_text()
     assert verdict.startswith("1 seed: no verdict. On these test words scheduled_sampling is ")
     assert "points than teacher_forcing in free-running PER: " in verdict
     assert "another seed may reverse it (1 seed, 60 test words)" in verdict
     assert "not shown to differ" not in verdict
     assert "interval" not in verdict
-    assert {line["verdict"] for line in one_seed["comparisons"]} == {"not decided"}
+    assert {line["verdict"] for line in one_seed["comparisons"]} == {"undecided"}
     assert "1 seed: no verdict" in page
-    assert "95 % interval over words alone" in page
-    assert "not decided</span>" not in page
+    assert "interval over words alone" in page
+    assert "95 % interval" not in page
+    assert "undecided</span>" not in page
     assert "<small>exposure bias cannot move it</small>" in page
     one_arm = write_comparison(tmp_path / "arm", words=60, arms=ARMS[:1], updates=20)
     assert one_arm["comparisons"] == []
-    assert "One arm was run (teacher_forcing)" in one_arm["verdict"]
+    assert "One arm was run (teacher_forcing)" in one_arm["verdict"]["sentence"]
 
 
 def test_runs_on_other_data_or_words_are_refused(tmp_path):
@@ -358,7 +392,7 @@ def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch,
     *lines, page = ends(capsys, 0, "compare", "copy", "--out", tmp_path).out.splitlines()
     assert page == str(tmp_path / "report.html")
     text = "\n".join(lines)
-    assert results["verdict"] in " ".join(text.split())
+    assert results["verdict"]["sentence"] in " ".join(text.split())
     assert "…" not in text
     assert len(re.findall(r"\[-?\d+\.", text)) == 4 * 3
     assert all(heading in text for heading in ("PER %", "WER %", "teacher-forced loss", "free-running gap", "seconds"))
@@ -434,7 +468,7 @@ def test_a_real_comparison(finished):
     results = read(out)
     assert [(run["label"], run["seed"]) for run in results["runs"]] == [("token_noise", 3), ("sampling", 3)]
     assert results["test_items"] == 8
-    assert "in free-running PER" in results["verdict"]
+    assert "in free-running PER" in results["verdict"]["sentence"]
     assert all(run["free_running"]["wer"] == run["teacher_forced"]["wer"] for run in results["runs"])
     assert all(run["updates"] == 6 and run["decoder_passes"] > 0 for run in results["runs"])
     noise, sampling = ([e for e in events(out / run["folder"]) if e["event"] == "update"] for run in results["runs"])

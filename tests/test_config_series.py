@@ -244,8 +244,8 @@ def test_a_comparison_of_forecasters(tmp_path):
     lines = [line for line in results["comparisons"] if line["metric"] == "free_running.nrmse"]
     assert {line["arm"] for line in lines} == {"sampling", "noise"}
     assert all(line["low"] < line["difference"] < line["high"] for line in lines)
-    assert "in free-running NRMSE" in results["verdict"]
-    assert "its matched noise control noise" in results["verdict"]
+    assert "in free-running NRMSE" in results["verdict"]["sentence"]
+    assert "its matched noise control noise" in results["verdict"]["sentence"]
     assert [name for name, _ in references(results)] == ["last value", "mean", "linear regression"]
     for seed in (0, 1):
         runs = [tmp_path / "out" / "runs" / f"{label}-{seed}" / "metrics.jsonl" for label in ("sampling", "noise")]
@@ -283,7 +283,9 @@ def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_pa
     assert {("calm", "free_running.nrmse"), ("wild", "free_running.diverged")} <= found
     assert not {("wild", "free_running.nrmse"), ("wild", "free_running.mse")} & found
     assert {line["metric"] for line in results["comparisons"]} == {"teacher_forced.nrmse"}
-    assert results["verdict"].startswith("wild has no free-running NRMSE, and was compared with nothing in it")
+    assert results["verdict"]["sentence"].startswith(
+        "wild has no free-running NRMSE, and was compared with nothing in it"
+    )
     # the one score left is measured on gold history
-    assert "so there is no verdict" in results["verdict"]
-    assert "one-step" not in results["verdict"]
+    assert "so there is no verdict" in results["verdict"]["sentence"]
+    assert "one-step" not in results["verdict"]["sentence"]

@@ -294,7 +294,7 @@ def test_compare_pairs_records(tmp_path):
     data = write_lines(tmp_path / "data.jsonl", rows("pairs"))
     recipe = write_recipe(tmp_path, model, data, arms, 'name = "teacher_forcing"')
     results = compare(str(recipe), ["train.updates=2"], tmp_path / "out", progress=False)
-    assert "chrF" in results["verdict"]
+    assert "chrF" in results["verdict"]["sentence"]
     metrics = {found["metric"] for found in results["comparisons"]}
     assert {"free_running.chrf", "free_running.bleu", "free_running.cer", "teacher_forced.loss"} <= metrics
     assert results["test_items"] == 4

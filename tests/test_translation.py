@@ -244,7 +244,7 @@ def test_lines_too_long_for_the_model_are_named(recipe, tmp_path, capsys):
 def test_compare_pairs_sentences(recipe, tmp_path):
     out = tmp_path / "out"
     results = compare(str(recipe), [], out, progress=False)
-    assert "BLEU" in results["verdict"]
+    assert "BLEU" in results["verdict"]["sentence"]
     (comparison,) = [c for c in results["comparisons"] if c["metric"] == "free_running.bleu"]
     assert comparison["low"] <= comparison["difference"] <= comparison["high"]
     scores = [run["free_running"]["bleu"] for run in results["runs"]]

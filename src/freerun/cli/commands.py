@@ -353,7 +353,7 @@ def compare(
     results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow)
     width = width_of(sys.stdout)
     Console(width=width).print(table(results, width))
-    _print(results["verdict"], hanging="")
+    _print(results["verdict"]["sentence"], hanging="")
     with waiting() as display:
         display("drawing the page", passing=True)
         page = report.write(out)

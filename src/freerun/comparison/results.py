@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from freerun.comparison import verdict
+from freerun.comparison.arms import ArmScores, Score, comparisons, summary
 from freerun.comparison.plan import PlannedRun, Role, roles
-from freerun.comparison.statistics import (
-    ItemScore,
-    Median,
-    Pooled,
-    Ratio,
-    estimate,
-    holm,
-    resample_counts,
-    verdict_word,
-)
+from freerun.comparison.statistics import ItemScore, Median, Pooled, Ratio, resample_counts
 from freerun.comparison.verdict import task_report
 from freerun.errors import CheckpointError, UserError
 from freerun.metrics.table import GAPS, Metric, TaskReport
 from freerun.training.files import Count, expect, read_json, replace_file, versioned
 from freerun.training.run_folder import finished_summary, items
-
-Counts = Sequence[NDArray[np.float32]]
 
 SCHEMA = 3
 _COSTS = ("seconds", "cpu_seconds", "decoder_passes", "updates")
@@ -51,7 +38,7 @@ class _Run(TypedDict):
     versions: dict[str, str]
 
 
-class _Line(TypedDict):
+class _Mean(TypedDict):
     arm: str
     metric: str
     mean: float | None
@@ -67,25 +54,29 @@ class _Comparison(TypedDict):
     low: float | None
     high: float | None
     probability_better: float | None
+    scale: str
+    level: float
+    step: Count | None
     control: bool
     verdict: str
+
+
+class _Verdict(TypedDict):
+    word: str
+    answer: str
+    why: str | None
+    sentence: str
+    steps: list[dict[str, Any]]
+    naive: list[dict[str, Any]]
 
 
 class _Results(TypedDict):
     recipe: dict[str, Any]
     test_items: Count
     runs: list[_Run]
-    summary: list[_Line]
+    summary: list[_Mean]
     comparisons: list[_Comparison]
-    verdict: str
-
-
-@dataclass(frozen=True, eq=False)
-class _ArmScores:
-    label: str
-    method: str
-    reference: str | None
-    scores: Mapping[str, ItemScore | list[float]]
+    verdict: _Verdict
 
 
 def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
@@ -107,10 +98,10 @@ def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) ->
         "recipe": dict(recipe),
         "test_items": count,
         "runs": records,
-        "summary": [line for arm in arms for line in _summary(arm, counts, report)],
-        "comparisons": _comparisons(arms, counts, report),
+        "summary": [line for arm in arms for line in summary(arm, counts, report)],
+        "comparisons": comparisons(arms, counts, report, verdict.margin_of(recipe)),
     }
-    results["verdict"] = verdict.sentence(results)
+    results["verdict"] = verdict.verdict(results)
     return results
 
 
@@ -201,16 +192,17 @@ def _arms(
     records: Sequence[Mapping[str, Any]],
     tested: Mapping[str, list[dict[str, Any]]],
     report: TaskReport,
-) -> list[_ArmScores]:
-    arms: list[_ArmScores] = []
+) -> list[ArmScores]:
+    arms: list[ArmScores] = []
     for label in dict.fromkeys(run.arm.label for run in runs):
         chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
         chosen.sort(key=lambda pair: pair[0].seed)
-        scores: dict[str, ItemScore | list[float]] = dict(_scalars([record for _, record in chosen]))
+        scores: dict[str, Score] = dict(_scalars([record for _, record in chosen]))
         for measure in report.metrics:
             score = _over_items(measure, [tested[run.name] for run, _ in chosen])
             scores |= {} if score is None else {measure.name: score}
-        arms.append(_ArmScores(label, str(chosen[0][1]["method"]), chosen[0][0].arm.reference, scores))
+        first = chosen[0][1]
+        arms.append(ArmScores(label, str(first["method"]), first["role"], first["control_of"], scores))
     return arms
 
 
@@ -253,51 +245,3 @@ def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
         by_seed.append(numbers | {n: float(record[n]) for n in _COSTS if isinstance(record[n], int | float)})
     shared = [name for name in by_seed[0] if all(name in numbers for numbers in by_seed)]
     return {name: [numbers[name] for numbers in by_seed] for name in shared}
-
-
-def _summary(arm: _ArmScores, counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for name, score in arm.scores.items():
-        mean, metric = estimate(score, None, counts), report.metric(name)
-        low, high = mean.low, mean.high
-        if low is not None and high is not None and metric.side != "gap":  # no further than a score can go
-            most = math.inf if metric.most is None else metric.most
-            low, high = min(max(low, 0.0), most), min(max(high, 0.0), most)
-        seeds = len(score.values) if isinstance(score, ItemScore) else len(score)
-        lines.append(
-            {"arm": arm.label, "metric": name, "mean": mean.value, "low": low, "high": high, "seeds": seeds}
-        )  # fmt: skip
-    return lines
-
-
-def _comparisons(arms: Sequence[_ArmScores], counts: Counts, report: TaskReport) -> list[dict[str, Any]]:
-    """Return every arm against teacher forcing (or the first arm), and every reference against its noise control."""
-    by_label = {arm.label: arm for arm in arms}
-    base = next((arm for arm in arms if arm.method == "teacher_forcing"), arms[0])
-    controls = [(by_label[arm.reference], arm) for arm in arms if arm.reference is not None]
-    # no pair twice: where no arm is teacher forcing, the first may be a control or have one
-    pairs = [(arm, base) for arm in arms if arm is not base and not {(arm, base), (base, arm)} & set(controls)]
-    pairs += controls
-    lines: list[dict[str, Any]] = []
-    for metric in report.compared:
-        name = metric.name
-        present = [(a, b) for a, b in pairs if name in a.scores and name in b.scores]
-        differences = [estimate(a.scores[name], b.scores[name], counts) for a, b in present]
-        adjusted = holm([each.p_value for each in differences])
-        for (arm, against), difference, p_value in zip(present, differences, adjusted, strict=True):
-            below = difference.probability_below
-            lines.append(
-                {
-                    "arm": arm.label,
-                    "baseline": against.label,
-                    "metric": name,
-                    "difference": difference.value,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "probability_better": 1 - below if metric.higher and below is not None else below,
-                    "p_adjusted": p_value,
-                    "control": against.reference == arm.label,
-                    "verdict": verdict_word(-difference.value if metric.higher else difference.value, p_value),
-                }
-            )
-    return lines

@@ -17,7 +17,7 @@ from typing import IO, Any
 from freerun.arguments import COUNT
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
-from freerun.comparison.verdict import task_report
+from freerun.comparison.verdict import margin_of, task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
@@ -197,6 +197,7 @@ def compare(
         COUNT.check(workers=workers)
     check_allow(allow, recipe_keys(recipe), resume=resume)
     check_output_dir(out, resume=resume, overwrite=overwrite)
+    margin_of(recipe_table(recipe))  # one that is wrong is refused before hours of runs
     runs = plan(settings.arms, settings.seeds)
     if overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs):
         _check_start(recipe, settings.arms)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from freerun.errors import UserError
 from freerun.metrics.table import PAIRS, Metric, TaskReport
 from freerun.tasks import DATA_KINDS, task_of
 
@@ -110,17 +112,44 @@ def table(results: Mapping[str, Any], width: int | None = None) -> Table:
 
 FEW_SEEDS = 5
 
-_MEANING = {
-    "better": "so its own errors taught it more than as many random ones",
-    "worse": "so as many random errors taught it more than its own",
-    "not decided": "so nothing here shows that its own errors teach more than as many random ones",
-}
-
 _PHRASES = {
     "better": "{method} is better than {baseline}",
     "worse": "{method} is worse than {baseline}",
-    "not decided": "{method} was not shown to differ from {baseline}",
+    "as good": "{method} is as good as {baseline}",
+    "undecided": "{method} was not shown to differ from {baseline}",
 }
+_MATCHED = {
+    "better": "so its own errors taught it more than as many random ones",
+    "worse": "so as many random errors taught it more than its own",
+    "as good": "so as many random errors taught it as much",
+    "undecided": "so nothing here shows that its own errors teach more than as many random ones",
+}
+_WHY = {"better": "own errors", "worse": "any errors", "as good": "any errors", "undecided": "undecided"}
+_REASONS = {
+    "own errors": "better than {baseline} and than its control {control}",
+    "any errors": "better than {baseline}, but its control {control} does as well",
+    "undecided": "better than {baseline}; its control {control} does not decide why",
+    "no control": "better than {baseline}; no control was run, so nothing decides why",
+    "worse": "worse than {baseline}",
+    "as good": "as good as {baseline} within {margin}",
+    "undecided against": "no difference from {baseline} was found",
+}
+
+
+def margin_of(recipe: Mapping[str, Any]) -> float | None:
+    """Return the largest difference that a recipe's comparison takes for none; a factor above 1 of a score on logs.
+
+    >>> margin_of({"data": {"kind": "toy"}, "compare": {"margin": 0.5}}), margin_of({})
+    (0.5, None)
+    """
+    margin = recipe.get("compare", {}).get("margin")
+    measure = task_report(recipe).primary
+    if margin is not None and measure.scale == "log" and margin <= 1:
+        raise UserError(
+            f"compare.margin of {measure.title} must be a factor above 1, such as 1.1 for ten percent: it is compared "
+            f"by its ratio; got {margin}"
+        )
+    return margin
 
 
 def _seeds(results: Mapping[str, Any]) -> int:
@@ -132,15 +161,17 @@ def _seeds_text(results: Mapping[str, Any]) -> str:
 
 
 def interval_name(results: Mapping[str, Any]) -> str:
-    """Name an interval: with one seed it holds for other items alone."""
+    """Name an interval: with one seed it holds for other items alone, and for no other seed."""
     if _seeds(results) > 1:
         return "95 % interval"
-    return f"95 % interval over {task_report(results['recipe']).item_noun} alone"
+    return f"interval over {task_report(results['recipe']).item_noun} alone"
 
 
 def verdict_text(results: Mapping[str, Any], line: Mapping[str, Any]) -> str:
-    """Return the verdict on a comparison, as pages display it."""
-    return line["verdict"] if _seeds(results) > 1 else "1 seed: no verdict"
+    """Return the verdict on a comparison, as pages display it; all but the fixed sequence are exploratory."""
+    if _seeds(results) == 1:
+        return "1 seed: no verdict"
+    return line["verdict"] if line["step"] else f"{line['verdict']}, exploratory"
 
 
 def primary(results: Mapping[str, Any]) -> str | None:
@@ -150,34 +181,106 @@ def primary(results: Mapping[str, Any]) -> str | None:
     return next((metric for metric in found if not reported.metric(metric).fixed), None)
 
 
+def verdict(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Decide a comparison by its fixed sequence: a word, an answer, why, the steps, and all of it as sentences.
+
+    ``word``: better and worse (than the baseline), "as good" (within the margin), undecided, uncontrolled (better, and
+    no control decides why) or "no verdict" (one seed, or nothing to compare). ``answer``: yes, no or "not decided".
+    """
+    metric, margin = primary(results), margin_of(results["recipe"])
+    steps = [line for line in results["comparisons"] if line["metric"] == metric and line["step"]]
+    measure = task_report(results["recipe"]).metric(metric) if metric else None
+    first = steps[0] if steps else None
+    word, why = "no verdict", None
+    if first is not None and _seeds(results) > 1:
+        word = first["verdict"]
+        if word == "better" and not first["control"]:
+            control = next((line for line in steps if line["control"]), None)
+            why = _WHY[control["verdict"]] if control else "no control"
+            word = "better" if why in ("own errors", "any errors") else "uncontrolled"
+    answers = {"better": "yes", "uncontrolled": "yes", "worse": "no", "as good": "no"}
+    naive = _beaten(results, measure) if measure else []
+    found: dict[str, Any] = {
+        "word": word,
+        "answer": answers.get(word, "not decided"),
+        "why": why,
+        "reason": "",
+        "metric": metric,
+        "margin": margin,
+        "arm": first and first["arm"],
+        "baseline": first and first["baseline"],
+        "steps": [
+            {name: line[name] for name in (*_STEP, "scale", "control", "detectable", "seeds_needed", "verdict")}
+            for line in steps
+        ],
+        "naive": naive,
+        "seeds": _seeds(results),
+        "hint": 1 < _seeds(results) < FEW_SEEDS,
+    }
+    found["reason"] = _reason(results, found, steps)
+    found["sentence"] = sentence(results)
+    return found
+
+
+_STEP = ("arm", "baseline", "difference", "low", "high", "p_value")
+
+
+def _reason(results: Mapping[str, Any], found: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+    """Why the answer is what it is, in a clause."""
+    if found["word"] == "no verdict":
+        return "1 seed: another may reverse it" if steps else "nothing was compared"
+    control = next((line["baseline"] for line in steps if line["control"]), "")
+    key = found["why"] or (f"{found['word']} against" if found["word"] == "undecided" else found["word"])
+    text = _REASONS.get(key, "better than {baseline}")
+    measure = task_report(results["recipe"]).metric(found["metric"])
+    margin = "" if found["margin"] is None else _size(found["margin"], steps[0]["scale"], measure, margin=True)
+    return text.format(baseline=found["baseline"], control=control, margin=margin)
+
+
 def sentence(results: Mapping[str, Any]) -> str:
-    """Write what was compared, by how much it differs, if own errors beat matched noise, on how many seeds."""
+    """Write what was compared, by how much it differs, if own errors beat their control, on how many seeds."""
     if len({run["label"] for run in results["runs"]}) == 1:
         return f"One arm was run ({results['runs'][0]['label']}), so nothing was compared with anything."
-    metric, one = primary(results), _seeds(results) == 1
+    metric = primary(results)
     if metric is None:
         none = "no score that exposure bias can move is there for two arms, so there is no verdict"
         return "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
     measure = task_report(results["recipe"]).metric(metric)
     lines = [line for line in results["comparisons"] if line["metric"] == metric]
-    noises = {line["baseline"] for line in lines if line["control"]}
-    parts: list[str] = []
-    for line in lines:
-        same = [other for other in lines if other["arm"] == line["arm"]]
-        if line is not same[0] or line["arm"] in noises:
-            continue
-        # an arm against the baseline, then against its control, or, where it is the baseline, against that alone
-        if one:
-            parts.extend(_one_seed(each, measure, results["summary"]) for each in same)
-        else:  # the first names the score and both means
-            means = f" in {measure.title}: {_means(line, measure, results['summary'])}"
-            parts.extend(_with_verdict(each, measure, means if each is line else "") for each in same)
-    if one:
-        parts[:1] = [
-            f"1 seed: no verdict. On these {task_report(results['recipe']).test_noun} {part}" for part in parts[:1]
-        ]
+    steps = [line for line in lines if line["step"]]
+    naive = "".join(f"{text}. " for text in _beaten_text(results, measure))
+    if not steps:
+        none = "the first method has no value of it to compare, so there is no verdict"
+        return naive + "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
+    if _seeds(results) == 1:  # steps after the first are not taken, and still have a difference to show
+        steps = [*steps, *(line for line in lines if line["control"] and line["arm"] == steps[0]["arm"])]
+        steps = list({line["baseline"]: line for line in steps}.values())
+        parts = [_one_seed(line, measure, results["summary"]) for line in steps]
+        parts[0] = f"1 seed: no verdict. On these {task_report(results['recipe']).test_noun} {parts[0]}"
         parts.append("another seed may reverse it")
-    return "; ".join([*_diverged(results), *parts, *_beaten(results, measure)]) + f" ({_basis(results)})."
+    else:  # the first names the score and both means
+        means = f" in {measure.title}: {_means(steps[0], measure, results['summary'])}"
+        parts = [
+            _with_verdict(line, measure, means if line is steps[0] else "", margin_of(results["recipe"]))
+            for line in steps
+        ]
+        left = [line for line in lines if line["control"] and line["arm"] == steps[0]["arm"] and not line["step"]]
+        if left:
+            parts.append(f"{' and '.join(map(_baseline, left))} {'were' if left[1:] else 'was'} therefore not tested")
+        elif steps[-1]["verdict"] == "better" and not steps[-1]["control"]:
+            parts.append("no control was run, so nothing here decides why")
+        parts += _exploratory(lines)
+    return naive + "; ".join([*_diverged(results), *parts]) + f" ({_basis(results)})."
+
+
+def _exploratory(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was decided beside the fixed sequence, which no verdict rests on."""
+    found = [
+        f"{line['arm']} {line['verdict']} than {line['baseline']}"
+        for line in lines
+        if not line["step"] and line["verdict"] in ("better", "worse")
+    ]
+    return [f"exploratory: {', '.join(found)}"] if found else []
 
 
 def _diverged(results: Mapping[str, Any]) -> list[str]:
@@ -195,30 +298,55 @@ def _diverged(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _beaten(results: Mapping[str, Any], measure: Metric) -> list[str]:
-    """Report that a naive baseline has the best score of all; [] if none has."""
+def _beaten(results: Mapping[str, Any], measure: Metric) -> list[dict[str, Any]]:
+    """Naive baselines that beat every arm, the best first."""
     means = {entry["metric"]: entry["mean"] for entry in results["summary"]}
-    found = {
-        name: means[metric]
+    arms = [entry["mean"] for entry in results["summary"] if entry["metric"] == measure.name]
+    sign = -1 if measure.higher else 1
+    found = [
+        {"name": name, "value": means[metric]}
         for name, prefix in task_report(results["recipe"]).baselines
         if (metric := f"{measure.side}.{prefix}{measure.score}") in means
-    }
-    best = max if measure.higher else min
-    arms = [entry["mean"] for entry in results["summary"] if entry["metric"] == measure.name]
-    if not found or best(*found.values(), *arms) in arms:
+        and all(sign * means[metric] < sign * mean for mean in arms)
+    ]
+    return sorted(found, key=lambda each: sign * each["value"])
+
+
+def _beaten_text(results: Mapping[str, Any], measure: Metric) -> list[str]:
+    found = _beaten(results, measure)
+    if not found:
         return []
-    name = best(found, key=found.__getitem__)
-    return [f"no arm beats the simple forecast {name}: {measure.to_text(found[name])}"]
+    means = [entry["mean"] for entry in results["summary"] if entry["metric"] == measure.name]
+    best = (max if measure.higher else min)(means)
+    first = found[0]
+    return [
+        f"No arm beats {first['name']}, which needs no training: {measure.to_text(first['value'])} against "
+        f"{measure.to_text(best)} of the best arm in {measure.title}"
+    ]
+
+
+_CONTROLS = {
+    "matched": "its matched noise control",
+    "confusion": "its confusion noise control",
+    "equal_cost": "its control of equal cost",
+    "no_history": "its control without history",
+}
 
 
 def _baseline(line: Mapping[str, Any]) -> str:
-    return f"its matched noise control {line['baseline']}" if line["control"] else line["baseline"]
+    kind = line["role"].partition(":")[2]
+    return f"{_CONTROLS.get(kind, 'its control')} {line['baseline']}" if line["control"] else line["baseline"]
 
 
 def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     """Return a difference without a verdict: one seed is no evidence for others."""
-    size = f"{abs(line['difference']):.{measure.decimals}f} {measure.unit}".rstrip()
-    way = f"{'lower' if line['difference'] < 0 else 'higher'} by {size} than" if line["difference"] else "level with"
+    way = "level with"
+    if line["difference"] and line["scale"] == "log":
+        way = f"{_size(line['difference'], 'log', measure)} than"
+    elif line["difference"]:
+        way = (
+            f"{'lower' if line['difference'] < 0 else 'higher'} by {_size(line['difference'], 'linear', measure)} than"
+        )
     return f"{line['arm']} is {way} {_baseline(line)} in {measure.title}: {_means(line, measure, summary)}"
 
 
@@ -227,23 +355,71 @@ def _means(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[s
     return f"{measure.to_text(means[line['arm']])} against {measure.to_text(means[line['baseline']])}"
 
 
-def _with_verdict(line: Mapping[str, Any], measure: Metric, means: str) -> str:
+def _with_verdict(line: Mapping[str, Any], measure: Metric, means: str, margin: float | None) -> str:
     phrase = _PHRASES[line["verdict"]].format(method=line["arm"], baseline=_baseline(line))
+    if line["verdict"] == "as good" and margin is not None:
+        phrase += f" within {_size(margin, line['scale'], measure, margin=True)}"
     text = f"{phrase}{means}, {_difference(line, measure)}"
-    return f"{text}, {_MEANING[line['verdict']]}" if line["control"] else text
+    if line["verdict"] == "undecided":
+        text += _seen(line, measure, margin)
+    matched = line["control"] and line["role"] == "control:matched"
+    return f"{text}, {_MATCHED[line['verdict']]}" if matched else text
+
+
+def _seen(line: Mapping[str, Any], measure: Metric, margin: float | None) -> str:
+    """Return what an undecided comparison could have seen, and the seeds that would see the margin."""
+    if line["detectable"] is None:
+        return ""
+    text = f"; this design could have seen {_size(line['detectable'], line['scale'], measure, margin=True, log=True)}"
+    if not line["difference"] and margin is None:
+        return text
+    what = "a difference like this one" if margin is None else _size(margin, line["scale"], measure, margin=True)
+    if line["seeds_needed"] is None:
+        return f"{text}, and {what} needs more than 100 seeds, or more test items"
+    return text if line["seeds_needed"] <= line["seeds"] else f"{text}, and {what} needs {line['seeds_needed']} seeds"
+
+
+def _size(value: float, scale: str, measure: Metric, *, margin: bool = False, log: bool = False) -> str:
+    """Return the size of a difference: of logarithms as a factor, which a margin is already."""
+    if scale != "log":
+        return f"{abs(value):.{measure.decimals}f} {measure.unit}".rstrip()
+    factor = value if margin and not log else math.exp(min(abs(value), 700.0))
+    if margin:
+        return f"a factor of {times(factor)}"
+    return f"{times(factor)} times {'smaller' if value < 0 else 'larger'}"
+
+
+def times(factor: float) -> str:
+    """Return a factor as text.
+
+    >>> times(1.084), times(4.12), times(123.4), times(0.243)
+    ('1.08', '4.1', '123', '0.24')
+    """
+    return f"{factor:.2f}" if factor < 2 else f"{factor:.1f}" if factor < 100 else f"{factor:.0f}"
 
 
 def _difference(line: Mapping[str, Any], measure: Metric) -> str:
-    difference, low, high = (
-        None if line[name] is None else signed(line[name], measure.decimals) for name in ("difference", "low", "high")
-    )
-    number = f"a difference of {difference} {measure.unit}".rstrip()
-    if low is None:
-        return f"{number} (no interval)"
-    interval = f"95 % interval {low} to {high}"
-    if line["verdict"] == "not decided" and line["low"] * line["high"] > 0:
-        interval += f", not adjusted; adjusted for the number of comparisons p = {line['p_adjusted']:.2f}"
-    return f"{number} ({interval})"
+    ends = [line["low"], line["high"]]
+    if line["scale"] == "log":
+        number = _size(line["difference"], "log", measure)
+        if None not in ends and ends[0] * ends[1] > 0:  # on one side: from the smaller factor
+            inner, outer = sorted(math.exp(abs(end)) for end in ends)
+            return f"{number} (95 % interval {times(inner)} to {times(outer)})"
+    else:
+        number = f"a difference of {signed(line['difference'], measure.decimals)} {measure.unit}".rstrip()
+    return f"{number} ({'no interval' if None in ends else f'95 % interval {interval_text(line, measure)}'})"
+
+
+def difference_text(line: Mapping[str, Any], measure: Metric, end: str = "difference") -> str:
+    """Return the difference of a comparison, or an end of its interval, for tables: a ratio has a times sign."""
+    if line["scale"] == "log":
+        return f"\N{MULTIPLICATION SIGN}{times(math.exp(min(line[end], 700.0)))}"
+    return signed(line[end], measure.decimals)
+
+
+def interval_text(line: Mapping[str, Any], measure: Metric) -> str:
+    """Return the interval of a comparison for tables."""
+    return f"{difference_text(line, measure, 'low')} to {difference_text(line, measure, 'high')}"
 
 
 def _basis(results: Mapping[str, Any]) -> str:

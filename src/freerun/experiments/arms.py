@@ -20,6 +20,7 @@ from torch.nn import Module
 from freerun.arguments import COUNT, Range
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
+from freerun.comparison.verdict import margin_of
 from freerun.errors import CheckpointError, OccupiedError, UserError, display, refuse, whole
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
@@ -192,6 +193,7 @@ def compare(  # noqa: PLR0917 - the public face
     out: str | Path | None = None,
     resume: bool = False,
     settings: Any = None,
+    margin: float | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train every arm with every seed, and say which differences the seeds and rows support.
@@ -210,6 +212,8 @@ def compare(  # noqa: PLR0917 - the public face
         resume: go on in ``out``: finished runs are kept, started ones continued.
         settings: a ``freerun.training.TrainSettings`` with everything else; updates, lr and seed are those above, an
             update is one batch where ``batch_size`` is left at its default, and batches are not sorted by length.
+        margin: the largest difference in the score of the verdict that does not matter (of values a factor, such as
+            1.1): arms whose interval lies within are "as good".
         progress: a line for each run, on standard error.
 
     Raises:
@@ -233,13 +237,17 @@ def compare(  # noqa: PLR0917 - the public face
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     arms = _name_matched(arms)
     runs = plan(_arms(arms), _seeds(seeds))
+    labelled = [{"label": label, "method": repr(method)} for label, method in arms.items()]
+    compared: dict[str, Any] = {"seeds": _seeds(seeds), "arms": labelled}
+    if margin is not None:
+        Range(0, ends="(]").check(margin=margin)
+        margin_of({**_recipe(task), "compare": (compared := {**compared, "margin": margin})})
     _try_arms(make_model, task, arms, updates)
+    how: Any = {"settings": (settings, updates, learning_rate), "compared": compared, "progress": progress}
     if folder is None:
         folder = Path(tempfile.mkdtemp()) / "comparison"
         try:
-            found = _run_all(
-                make_model, task, arms, runs, folder, settings=(settings, updates, learning_rate), progress=progress
-            )
+            found = _run_all(make_model, task, arms, runs, folder, **how)
         except BaseException:
             shutil.rmtree(folder.parent, ignore_errors=True)
             raise
@@ -250,9 +258,7 @@ def compare(  # noqa: PLR0917 - the public face
         check_output_dir(folder, resume=resume, overwrite=False)
     except OccupiedError as error:
         raise OccupiedError(f"{folder} holds a comparison: go on with resume=True, or give another folder") from error
-    found = _run_all(
-        make_model, task, arms, runs, folder, settings=(settings, updates, learning_rate), progress=progress
-    )
+    found = _run_all(make_model, task, arms, runs, folder, **how)
     return Comparison(found, folder)
 
 
@@ -264,6 +270,7 @@ def _run_all(
     folder: Path,
     *,
     settings: tuple[Any, int, float],
+    compared: Mapping[str, Any],
     progress: bool,
 ) -> dict[str, Any]:
     """Train what is not finished, one run after the other; the content of results.json, which is written."""
@@ -295,13 +302,11 @@ def _run_all(
                 value = summary["test"]["free_running"].get(task.report.primary.score)
                 score = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
                 print(f"{run.name}{score} ({number + 1} of {len(runs)})", file=sys.stderr, flush=True)
-        targets = "values" if task.data.values else "ids"
-        labelled = [{"label": label, "method": repr(method)} for label, method in arms.items()]
         recipe = {
             "name": "comparison",
-            "data": {"kind": "python", "targets": targets},
+            **_recipe(task),
             "train": {"updates": settings[1], "lr": settings[2]},
-            "compare": {"seeds": list(dict.fromkeys(run.seed for run in runs)), "arms": labelled},
+            "compare": dict(compared),
         }
         order = list(arms)
         found = results.collect(recipe, sorted(runs, key=lambda run: order.index(run.arm.label)), folder)

@@ -249,7 +249,7 @@ class Comparison(_Result):
     @property
     def verdict(self) -> str:
         """The verdict, in a sentence."""
-        return str(self.results["verdict"])
+        return str(self.results["verdict"]["sentence"])
 
     def rows(self) -> list[dict[str, Any]]:
         """A row an arm and a score, with its 95 % interval."""

@@ -67,6 +67,7 @@ class Metric:
         higher: True if more of it is better.
         select: True if ``train.select`` may name it: more, or less, of it is always better.
         most: the highest possible value; the lowest is 0.
+        scale: "log": it is positive and without a bound, so that arms are compared by their ratio, on logarithms.
         zero: True if its curve is drawn from zero on.
         items: how it is computed from test items; None: it varies over seeds alone.
         settled: True if the teacher-forced choices determine it under greedy decoding: it counts only outputs that
@@ -84,6 +85,7 @@ class Metric:
     higher: bool = False
     select: bool = True
     most: float | None = None
+    scale: Literal["linear", "log"] = "linear"
     zero: bool = True
     items: ItemReduction | None = None
     settled: bool = False
@@ -253,7 +255,7 @@ PAIRS = TaskReport(
 
 _NRMSE = Metric(
     "free_running.nrmse", "free-running NRMSE", "NRMSE", "NRMSE on dev", "drawn", 4, "of a standard deviation", "",
-    items=ItemReduction("nrmse", median=True),
+    scale="log", items=ItemReduction("nrmse", median=True),
 )  # fmt: skip
 
 SERIES = TaskReport(
@@ -268,11 +270,11 @@ SERIES = TaskReport(
         ),
         Metric(
             "free_running.mse", "free-running mean squared error", "MSE", "squared error on dev", "compared", 4, "", "",
-            items=ItemReduction("squared", "length", 1.0),
+            scale="log", items=ItemReduction("squared", "length", 1.0),
         ),
         Metric(
             "free_running.mae", "free-running mean absolute error", "MAE", "", "compared", 4, "", "",
-            items=ItemReduction("absolute", "length", 1.0),
+            scale="log", items=ItemReduction("absolute", "length", 1.0),
         ),
         Metric("free_running.valid_time", "valid time", "valid time", "", "column", 1, "steps", " steps", higher=True),
         Metric(
@@ -439,7 +441,7 @@ BATCHES_OF_VALUES = TaskReport(
         _NRMSE,
         Metric(
             "free_running.mse", "free-running mean squared error", "MSE", "squared error on dev", "compared", 4, "", "",
-            items=ItemReduction("squared", "positions", 1.0),
+            scale="log", items=ItemReduction("squared", "positions", 1.0),
         ),
         Metric(
             "free_running.diverged", "share of diverged rows", "diverged %", "", "column", 1, select=False, most=100.0

@@ -56,7 +56,7 @@ def sections() -> dict[str, tuple[type[Any], tuple[str, ...]]]:
 def key_rows(cls: type[Any], leave_out: Sequence[str] = ()) -> list[Row]:
     """Key, value, default and meaning of each key of a section.
 
-    >>> key_rows(CompareSettings, ("arms", "seeds"))
+    >>> key_rows(CompareSettings, ("arms", "seeds", "margin"))
     [('workers', 'whole number, from 1 to 1024', '1', 'runs at a time.')]
     """
     hints, known = get_type_hints(cls), meanings(cls)

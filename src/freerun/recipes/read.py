@@ -509,6 +509,8 @@ def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
         arms = [{"label": arm.label, "method": _plain(arm.method.table())} for arm in recipe.compare.arms]
         seeds, workers = list(recipe.compare.seeds), recipe.compare.workers
         table["compare"] = {"seeds": seeds, "workers": workers, "arms": arms}
+        if recipe.compare.margin is not None:
+            table["compare"]["margin"] = recipe.compare.margin
     return table
 
 

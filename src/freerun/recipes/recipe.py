@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 import torch
 from torch.nn import Module
 
-from freerun.arguments import Range, between, rule_field
+from freerun.arguments import Range, above, between, rule_field
 from freerun.data.user_code import user_function
 from freerun.errors import UserError
 from freerun.models import MODELS
@@ -194,11 +194,14 @@ class CompareSettings:
     Args:
         seeds: one run of each arm for each; the same seed gives the same initial weights and data order.
         workers: runs at a time.
+        margin: the largest difference in the score of the verdict that does not matter, in its unit; of an error that
+            is compared by its ratio (NRMSE) a factor, such as 1.1. Arms whose interval lies within are "as good".
         arms: at least one; those matched to another arm run after it.
     """
 
     seeds: tuple[int, ...] = (0,)
     workers: int = between(1, 1024, 1)
+    margin: float | None = above(0, None)
     arms: tuple[Arm, ...] = ()
 
 

@@ -251,13 +251,21 @@ def _altair() -> Any:
     return altair
 
 
-def differences(rows: Sequence[Difference], title: str) -> str:
-    """Draw mean differences with intervals, a row each: dot and bar, small rings for the seeds, a line at zero."""
+def differences(rows: Sequence[Difference], title: str, *, log: bool = False) -> str:
+    """Draw mean differences with intervals, a row each: dot and bar, small rings for the seeds, a line at zero.
+
+    Args:
+        rows: their differences.
+        title: of the axis.
+        log: True if they are logarithms of ratios, which the axis shows.
+    """
     alt = _altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
     scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
     # in two lines where it is longer than the figure
-    x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=alt.Axis(tickCount=5))
+    labels = {"labelExpr": "'\N{MULTIPLICATION SIGN}' + format(exp(datum.value), '.2~r')"} if log else {}
+    axis = alt.Axis(tickCount=5, **labels)
+    x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=axis)
     y = alt.Y("row:O", axis=None, sort=None)
     zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=SOFT, strokeDash=[3, 3])
     layers = [zero.encode(x=alt.X("x:Q", scale=scale))]

@@ -13,9 +13,10 @@ from freerun.comparison.verdict import (
     cell,
     cells,
     columns,
+    difference_text,
     interval_name,
+    interval_text,
     references,
-    signed,
     task_report,
     verdict_text,
 )
@@ -68,7 +69,7 @@ def notebook(results: Mapping[str, Any]) -> Raw:
     rows += [[name, *texts] for name, texts in references(results)]
     scores = table(["arm", *(heading for _, heading, _ in names)], rows, "numbers", _scores_caption(results))
     differences = comparison_figures.differences(results) if results["comparisons"] else ""
-    return snippet(paragraph(results["verdict"]) + scores + differences)
+    return snippet(paragraph(results["verdict"]["sentence"]) + scores + differences)
 
 
 def _scores_caption(results: Mapping[str, Any]) -> str:
@@ -86,14 +87,12 @@ def _comparisons(results: Mapping[str, Any]) -> Raw:
         aside = "<small>exposure bias cannot move it</small>" if metric.fixed else ""
         interval = DASH
         if line["low"] is not None:
-            low, high = (signed(line[end], metric.decimals) for end in ("low", "high"))
-            interval = Raw(f'<span class="whole">{low} to {high}</span>')
+            interval = Raw(f'<span class="whole">{interval_text(line, metric)}</span>')
         rows.append(
             [
                 Raw(f"<span>{escape(metric.title)} {aside}</span>"),
-                f"{line['arm']} \N{MINUS SIGN} {line['baseline']}"
-                + (" (its matched noise)" if line["control"] else ""),
-                signed(line["difference"], metric.decimals),
+                f"{line['arm']} \N{MINUS SIGN} {line['baseline']}" + (" (its control)" if line["control"] else ""),
+                difference_text(line, metric),
                 interval,
                 _probability(line["probability_better"]),
                 Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{verdict_text(results, line)}</span>'),
@@ -116,10 +115,11 @@ def _reading_help(results: Mapping[str, Any]) -> Raw:
     report = task_report(results["recipe"])
     lines = [
         *report.notes,
-        f"Intervals hold for other seeds and other {report.test_noun}: variance over seeds, plus that of a bootstrap "
-        f"over the {report.item_noun}, less their overlap; Student's t with Satterthwaite's degrees of freedom. "
-        "Verdicts are at 5 %, two-sided, adjusted by Holm for the comparisons of one score: an interval that just "
-        "leaves out zero can stay not decided.",
+        f"Intervals hold for other seeds and other {report.test_noun}: variance over seeds, pooled over up to three "
+        f"arms, plus that of a bootstrap over the {report.item_noun}, less their overlap; Student's t with "
+        "Satterthwaite's degrees of freedom. The verdict is a fixed sequence of tests at 5 %, two-sided, on one score: "
+        "the first method against the baseline and, only if it is better, against its controls. All else is "
+        "exploratory: a family a score, tested by Holm's rule, with intervals at the level of their test.",
     ]
     if len({run["seed"] for run in results["runs"]}) == 1:
         lines.append(f"With one seed the intervals hold for other {report.item_noun} only, and nothing is decided.")
@@ -261,4 +261,4 @@ def write(out: Path) -> Path:
         ("Recipe", preformatted(tomli_w.dumps(dict(results["recipe"])))),
     )
     name = str(results["recipe"].get("name", "comparison"))
-    return write_page(out / "report.html", "compare", name, results["verdict"], sections)
+    return write_page(out / "report.html", "compare", name, results["verdict"]["sentence"], sections)

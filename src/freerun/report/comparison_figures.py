@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from freerun.comparison.verdict import cells, interval_name, signed, task_report, verdict_text
+from freerun.comparison.verdict import cells, difference_text, interval_name, task_report, verdict_text
 from freerun.metrics.table import Metric, TaskReport
 from freerun.report import charts
 from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
@@ -68,15 +68,26 @@ def differences(results: Mapping[str, Any]) -> Raw:
     drawn: list[Raw] = []
     rings = "; rings: seeds" if len({run["seed"] for run in results["runs"]}) > 1 else ""
     for each in (metric for metric in task_report(results["recipe"]).metrics if metric.role == "drawn"):
-        rows = [_row(results, line, arms) for line in results["comparisons"] if line["metric"] == each.name]
-        if not rows:
+        lines = [line for line in results["comparisons"] if line["metric"] == each.name]
+        if not lines:
             continue
-        content = "; ".join(f"{row.title}: {signed(row.value, each.decimals)}" for row in rows)
-        side = "Right" if each.higher else "Left"
-        text = f"Dot: mean; bar: {interval_name(results)}{rings}. {side} of zero is better."
+        rows = [_row(results, line, arms) for line in lines]
+        texts = [_texts(line, row, each) for line, row in zip(lines, rows, strict=True)]
+        content = "; ".join(f"{row.title}: {text[0]}" for row, text in zip(rows, texts, strict=True))
+        log = lines[0]["scale"] == "log"
+        side, equal = "Right" if each.higher else "Left", "\N{MULTIPLICATION SIGN}1" if log else "zero"
+        text = f"Dot: mean; bar: {interval_name(results)}{rings}. {side} of {equal} is better."
         text += f" Exposure bias cannot move it: {each.fixed}." if each.fixed else ""
-        svg = charts.differences(rows, ", ".join(filter(None, (f"difference in {each.title}", each.units))))
-        drawn.append(figure(f"Differences in {each.title}", svg, (text, content), _difference_table(rows, each)))
+        title = (
+            f"ratio in {each.title}" if log else ", ".join(filter(None, (f"difference in {each.title}", each.units)))
+        )
+        svg = charts.differences(rows, title, log=log)
+        numbers = table(
+            ["difference", "mean", "low", "high", "seeds"],
+            [[row.title, *text[:3], ", ".join(text[3:])] for row, text in zip(rows, texts, strict=True)],
+            "numbers",
+        )
+        drawn.append(figure(f"Differences in {each.title}", svg, (text, content), numbers))
     return grid(drawn) if drawn else Raw("")
 
 
@@ -85,22 +96,21 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     by_run = {(run["label"], run["seed"]): run.get(kind, {}).get(name) for run in results["runs"]}
     seeds = dict.fromkeys(run["seed"] for run in results["runs"])
     pairs = [(by_run.get((line["arm"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
+    scaled = math.log if line["scale"] == "log" else float
     return charts.Difference(
         f"{line['arm']} \N{MINUS SIGN} {line['baseline']}: {verdict_text(results, line)}",
         arms.index(line["arm"]),
         line["difference"],
         line["low"],
         line["high"],
-        tuple(a - b for a, b in pairs if a is not None and b is not None),
+        tuple(scaled(a) - scaled(b) for a, b in pairs if a is not None and b is not None),
     )
 
 
-def _difference_table(rows: Sequence[charts.Difference], metric: Metric) -> Raw:
-    def text(value: float | None) -> str:
-        return DASH if value is None else signed(value, metric.decimals)
-
-    lines = [[row.title, *map(text, (row.value, row.low, row.high)), ", ".join(map(text, row.seeds))] for row in rows]
-    return table(["difference", "mean", "low", "high", "seeds"], lines, "numbers")
+def _texts(line: Mapping[str, Any], row: charts.Difference, metric: Metric) -> list[str]:
+    """Return the difference, the ends of its interval and the seeds' differences."""
+    values = (row.value, row.low, row.high, *row.seeds)
+    return [DASH if value is None else difference_text({**line, "difference": value}, metric) for value in values]
 
 
 def _means(lines: Sequence[Curve]) -> dict[str, Curve]:
