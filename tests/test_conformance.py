@@ -42,6 +42,8 @@ ARGUMENTS = {
     "reverse_scheduled_sampling": {"context_ratio": 0.5, "teacher_forcing_ratio": 0.5},
     "data_as_demonstrator_online": {},
     "gaussian_noise": {"std": "matched", "rate": 0.5},
+    "confusion_noise": {"rate": 0.5, "law": fr.methods.ErrorLaw()},
+    "no_history": {},
 }
 # arguments with which a method is off, and must be teacher forcing bit for bit
 OFF = {
@@ -55,6 +57,7 @@ OFF = {
     "generalised_teacher_forcing": {"alpha": 1.0},
     "reverse_scheduled_sampling": {"context_ratio": 1.0, "teacher_forcing_ratio": 1.0},
     "gaussian_noise": {"std": 0.0},
+    "confusion_noise": {"rate": 0.0, "law": fr.methods.ErrorLaw()},
 }
 IDS_ONLY = ("two_pass", "confidence_aware", "token_noise", "unlikelihood")
 VALUES_ONLY = (

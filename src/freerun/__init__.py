@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from freerun.errors import UserError as UserError
     from freerun.experiments import (
         compare as compare,
+        control as control,
         diagnose as diagnose,
         evaluate as evaluate,
         fit as fit,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         METHODS as METHODS,
         PRESETS as PRESETS,
         confidence_aware as confidence_aware,
+        confusion_noise as confusion_noise,
         data_as_demonstrator as data_as_demonstrator,
         data_as_demonstrator_online as data_as_demonstrator_online,
         falling as falling,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         gaussian_noise as gaussian_noise,
         generalised_teacher_forcing as generalised_teacher_forcing,
         multi_step as multi_step,
+        no_history as no_history,
         parallel as parallel,
         pushforward as pushforward,
         reverse_scheduled_sampling as reverse_scheduled_sampling,
@@ -75,12 +78,13 @@ _NAMES = {
     "checks": "check_model",
     "draws": "DRAWS",
     "errors": "UserError",
-    "experiments": "compare diagnose evaluate fit matched_noise",
+    "experiments": "compare control diagnose evaluate fit matched_noise",
     "gates": "GATES",
     "generation": "Generated generate",
-    "methods": "METHODS PRESETS confidence_aware data_as_demonstrator data_as_demonstrator_online falling free_running "
-    "gaussian_noise generalised_teacher_forcing multi_step parallel pushforward reverse_scheduled_sampling "
-    "rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass unlikelihood",
+    "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
+    "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history parallel pushforward "
+    "reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass "
+    "unlikelihood",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",

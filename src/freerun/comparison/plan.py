@@ -16,6 +16,7 @@ from freerun.training.files import clean, expect, read_json, remove_files, repla
 from freerun.training.run_folder import (
     FolderLock,
     clear_run,
+    finished_summary,
     names_in,
     probe,
     refuse_links,
@@ -46,6 +47,11 @@ class PlannedRun:
     def name(self) -> str:
         """Name of the run and of its folder."""
         return f"{self.arm.slug}-{self.seed}"
+
+    def updates(self, runs: Path, updates: int) -> int:
+        """Return how many updates this run makes: of a control of equal cost as many as the reference's forwards."""
+        summary = finished_summary(runs / self.after) if self.after and self.arm.control == "equal_cost" else None
+        return round(summary.get("decoder_passes", updates)) if summary else updates
 
     def method(self, runs: Path) -> MethodSettings:
         """Return the method of this run; a matched value is read from the reference's ``metrics.jsonl``."""

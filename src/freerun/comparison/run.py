@@ -21,6 +21,7 @@ from freerun.comparison.verdict import margin_of, task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
+from freerun.recipes.read import stand_in
 from freerun.recipes.recipe import Arm, Recipe, matched_label
 from freerun.recipes.train import (
     build_data,
@@ -215,7 +216,7 @@ def compare(
         display = progress_for(recipe.train.updates, runs=len(runs), visible=progress)
         for line in selection_note(recipe):
             display.note(line)
-        _run_all(_Work(out, recipes, workers or settings.workers, again, report, flags), runs, display)
+        _run_all(_Work(recipe, out, recipes, workers or settings.workers, again, report, flags), runs, display)
         listed = sorted(runs, key=lambda run: (settings.arms.index(run.arm), settings.seeds.index(run.seed)))
         content = results.collect(recipe_table(recipe), listed, out)
         results.write(content, out)
@@ -232,7 +233,7 @@ def _check_start(recipe: Recipe, arms: Iterable[Arm]) -> None:
         try:
             parameters = arm.method.parameters.items()
             # what is matched to another arm is not known yet
-            known = {key: 0.5 if matched_label(value) is not None else value for key, value in parameters}
+            known = {key: stand_in(key) if matched_label(value) is not None else value for key, value in parameters}
             settings = replace(arm.method, parameters=known)
             rehearse(recipe, model, task, method_of(replace(recipe, method=settings), data, task, model))
         except UserError as error:
@@ -266,12 +267,22 @@ def _write_recipes(tables: Mapping[str, dict[str, Any]], out: Path) -> dict[str,
 
 
 def _table(recipe: Recipe, run: PlannedRun, out: Path) -> dict[str, Any]:
-    train = replace(recipe.train, seed=run.seed, threads=1)
+    settings, runs = recipe.train, out / "runs"
+    train = replace(settings, seed=run.seed, threads=1, updates=run.updates(runs, settings.updates))
+    if run.arm.label in _recorded(recipe):
+        train = replace(train, record_errors=True)
     return recipe_table(replace(recipe, seed=run.seed, method=run.method(out / "runs"), train=train), compare=False)
+
+
+def _recorded(recipe: Recipe) -> set[str | None]:
+    """Labels of the arms whose own errors another arm draws from."""
+    arms = () if recipe.compare is None else recipe.compare.arms
+    return {arm.reference for arm in arms if "law" in arm.method.parameters}
 
 
 @dataclass(eq=False)
 class _Work:
+    recipe: Recipe
     out: Path
     recipes: Mapping[str, Path]
     workers: int
@@ -291,6 +302,11 @@ class _Work:
         started = self.folder(run).exists() and any(self.folder(run).iterdir())
         return [*command, "--resume", *self.flags] if started else command
 
+    def prepare(self, run: PlannedRun) -> None:
+        """Write the recipe of a run whose length is known now that its reference has finished."""
+        if run.arm.control == "equal_cost" and not finished_summary(self.folder(run)):
+            write_recipe(self.recipes[run.name], _table(self.recipe, run, self.out))
+
     def state(self, run: PlannedRun) -> RunState:
         follower = self.followers.setdefault(run.name, Follower(self.folder(run), self.report))
         running = any(child.run is run for child in self.running)
@@ -308,6 +324,7 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
             while waiting or work.running:
                 while len(work.running) < work.workers and (run := ready(waiting, work.finished)):
                     waiting.remove(run)
+                    work.prepare(run)
                     work.running.append(start(run, work.command(run), work.out / "logs" / f"{run.name}.log"))
                     display.note(f"{run.name}: started")
                 time.sleep(_POLL)

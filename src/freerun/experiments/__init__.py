@@ -1,15 +1,16 @@
 """From a model and batches of one's own to a decision, in Python."""
 
-from freerun.experiments.arms import MatchedNoise, compare, fit, matched_noise
+from freerun.experiments.arms import Control, compare, control, fit, matched_noise
 from freerun.experiments.measure import diagnose, evaluate
 from freerun.experiments.results import Comparison, Diagnosis, Evaluation
 
 __all__ = [
     "Comparison",
+    "Control",
     "Diagnosis",
     "Evaluation",
-    "MatchedNoise",
     "compare",
+    "control",
     "diagnose",
     "evaluate",
     "fit",

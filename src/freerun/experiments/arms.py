@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.arguments import COUNT, Range
+from freerun.arguments import COUNT, OneOf, Range
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
 from freerun.comparison.verdict import margin_of
 from freerun.errors import CheckpointError, OccupiedError, UserError, display, refuse, whole
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
-from freerun.methods import METHODS, GaussianNoise, TokenNoise
+from freerun.methods import METHODS, ConfusionNoise, GaussianNoise, TokenNoise
 from freerun.methods.base import eval_logits, rehearsal
-from freerun.recipes.fields import measured
-from freerun.recipes.recipe import Arm, MethodSettings
+from freerun.recipes.fields import measured, measured_law
+from freerun.recipes.recipe import CONTROLS, Arm, MethodSettings
 from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
@@ -40,13 +40,39 @@ from freerun.training.run_folder import FolderLock, finished_summary, read_recip
 
 
 @dataclass(frozen=True)
-class MatchedNoise:
-    """The noise control of an arm: as many random errors as that arm's own, update by update; see ``matched_noise``."""
+class Control:
+    """A control of an arm, by its word; see ``control``."""
 
+    word: str
     arm: str | None = None
 
+    @property
+    def call(self) -> str:
+        """The function that makes it, for messages."""
+        return "matched_noise" if self.word == "matched" else f"control({self.word!r}, label)"
 
-def matched_noise(arm: str | None = None) -> MatchedNoise:
+
+def control(word: str, arm: str | None = None) -> Control:
+    """A control of an arm of ``compare``, by the word that a recipe has for it.
+
+    Args:
+        word: ``"matched"``: see ``matched_noise``. ``"confusion"``: as many errors, drawn as the arm's model made them
+            in place of each symbol (of values: at each lead time), in the same 25 updates: "own errors" against
+            "plausible ones". ``"equal_cost"``: teacher forcing for as many forwards as the arm's run took.
+            ``"no_history"``: a decoder whose history is the same entry everywhere.
+        arm: label of the arm; None: of the one arm that feeds the model's own outputs.
+
+    Raises:
+        UserError: another word.
+
+    >>> control("confusion", "scheduled sampling")
+    Control(word='confusion', arm='scheduled sampling')
+    """
+    OneOf(tuple(CONTROLS)).check(word=word)
+    return Control(word, arm)
+
+
+def matched_noise(arm: str | None = None) -> Control:
     """The control of an arm of ``compare``: random errors at the rate of the arm's own errors, update by update.
 
     Of ids a wrong symbol drawn evenly (``token_noise``), of values Gaussian noise as large as the arm's own errors
@@ -57,9 +83,9 @@ def matched_noise(arm: str | None = None) -> MatchedNoise:
         arm: label of the arm; None: of the one arm that feeds the model's own outputs.
 
     >>> matched_noise("scheduled sampling")
-    MatchedNoise(arm='scheduled sampling')
+    Control(word='matched', arm='scheduled sampling')
     """
-    return MatchedNoise(arm)
+    return Control("matched", arm)
 
 
 def fit(
@@ -116,7 +142,7 @@ def fit(
             _refuse_other_run(model, task, method, chosen, folder)
         _train(model, task, method, chosen, folder, resume=resume, progress=progress)
         _load_best(model, folder)
-    found = task.evaluate(model, "test")
+    found = task.evaluate(getattr(method, "deployed", lambda model: model)(model), "test")
     return Evaluation(found.teacher_forced, found.free_running, found.items, found.curves, values=task.data.values)
 
 
@@ -204,7 +230,8 @@ def compare(  # noqa: PLR0917 - the public face
     Args:
         make_model: returns a new model; called under a seed that is set before.
         data: "train", "dev" and "test": batches, or DataLoaders whose collate function makes them; read once.
-        arms: label -> method; ``fr.matched_noise(label)`` is the noise control of another arm.
+        arms: label -> method; ``fr.matched_noise(label)`` is the noise control of another arm, and ``fr.control(word,
+            label)`` any control.
         seeds: one run of each arm for each; with fewer than five a verdict is a hint.
         updates: optimizer steps of a run, one batch each.
         learning_rate: of AdamW, constant.
@@ -274,9 +301,11 @@ def _run_all(
     progress: bool,
 ) -> dict[str, Any]:
     """Train what is not finished, one run after the other; the content of results.json, which is written."""
-    tables = {
-        run.name: _table(make_model, task, arms[run.arm.label], _settings(task, *settings, run.seed)) for run in runs
+    recorded = {run.arm.reference for run in runs if run.arm.control == "confusion"}
+    each = {
+        run.name: replace(_settings(task, *settings, run.seed), record_errors=run.arm.label in recorded) for run in runs
     }
+    tables = {run.name: _table(make_model, task, arms[run.arm.label], each[run.name]) for run in runs}
     with FolderLock(folder):
         _refuse_changed(folder, tables)
         claim_output_dir(folder, [run.name for run in runs], overwrite=False)
@@ -291,13 +320,14 @@ def _run_all(
                     "perhaps those of an earlier run: it must build a new model at each call"
                 )
             spec = arms[run.arm.label]
-            method = _control(task, model, folder / "runs" / str(run.after)) if run.after else spec
+            method = spec
+            if isinstance(spec, Control):
+                method = _control(spec.word, task, model, folder / "runs" / str(run.after))
             where.parent.mkdir(parents=True, exist_ok=True)
             (folder / "recipes").mkdir(exist_ok=True)
             write_recipe(folder / "recipes" / f"{run.name}.toml", tables[run.name])
-            summary = _train(
-                model, task, method, _settings(task, *settings, run.seed), where, resume=where.exists(), progress=False
-            )
+            chosen = replace(each[run.name], updates=run.updates(folder / "runs", settings[1]))
+            summary = _train(model, task, method, chosen, where, resume=where.exists(), progress=False)
             if progress:
                 value = summary["test"]["free_running"].get(task.report.primary.score)
                 score = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
@@ -358,15 +388,16 @@ def _name_matched(arms: Any) -> Any:
     if not isinstance(arms, Mapping):
         return arms
     listed = cast(Mapping[Any, Any], arms)
-    free = {label: method for label, method in listed.items() if not isinstance(method, MatchedNoise)}
+    free = {label: method for label, method in listed.items() if not isinstance(method, Control)}
     own = [str(label) for label, method in free.items() if getattr(method, "feeds_own", True)]
-    unnamed = [label for label, method in listed.items() if method == MatchedNoise()]
+    unnamed = {label: method for label, method in listed.items() if isinstance(method, Control) and method.arm is None}
     if unnamed and len(own) != 1:
-        which = f"{', '.join(own)} do: name it, fr.matched_noise({own[0]!r})" if own else "there is none"
-        raise UserError(
-            f"arm {unnamed[0]}: matched_noise() means the one arm that feeds the model's own outputs; {which}"
-        )
-    return {label: MatchedNoise(own[0]) if method == MatchedNoise() else method for label, method in listed.items()}
+        label, method = next(iter(unnamed.items()))
+        call = "matched_noise(" if method.word == "matched" else f"control({method.word!r}"
+        name = f"fr.{call}{'' if method.word == 'matched' else ', '}{own[0]!r})" if own else ""
+        which = f"{', '.join(own)} do: name it, {name}" if own else "there is none"
+        raise UserError(f"arm {label}: {call}) means the one arm that feeds the model's own outputs; {which}")
+    return {label: replace(method, arm=own[0]) if label in unnamed else method for label, method in listed.items()}
 
 
 def _arms(arms: Any) -> list[Any]:
@@ -378,12 +409,13 @@ def _arms(arms: Any) -> list[Any]:
     for label, method in listed_arms.items():
         if not isinstance(label, str) or not label.strip():
             problems.append(f"a label of an arm must be a word; got {label!r}")
-        elif isinstance(method, MatchedNoise):
-            others = [name for name, each in listed_arms.items() if not isinstance(each, MatchedNoise)]
+        elif isinstance(method, Control):
+            others = [name for name, each in listed_arms.items() if not isinstance(each, Control)]
             if method.arm not in others:
                 known = f"one of {', '.join(map(str, others))}" if others else "an arm with a method, and there is none"
-                problems.append(f"arm {label}: matched_noise must name {known}; got {method.arm!r}")
-            listed.append(Arm(label, MethodSettings("token_noise", {"rate": {"matched_to": method.arm}})))
+                problems.append(f"arm {label}: {method.call} must name {known}; got {method.arm!r}")
+            table = CONTROLS[method.word](str(method.arm), False)
+            listed.append(Arm(label, MethodSettings(table.pop("name"), table), method.word, method.arm))
         elif isinstance(method, type) or not callable(getattr(method, "run", None)):
             problems.append(f"arm {label} must be a method such as fr.scheduled_sampling(0.5); got {method!r}")
         else:
@@ -447,7 +479,7 @@ def _name(function: Any) -> str:
 def _rehearse(model: Module, task: BatchTask, arms: Mapping[str, Any], updates: int) -> None:
     """Try methods on a row, forward only; the label of a single one is \"\"."""
     problems: list[str] = []
-    matched = {method.arm for method in arms.values() if isinstance(method, MatchedNoise)}
+    matched = {method.arm: method.call for method in arms.values() if isinstance(method, Control)}
     batch = on_device(model, task.data.splits["train"][0])
     for label, method in arms.items():
         where = f"arm {label}: " if label else ""
@@ -458,7 +490,7 @@ def _rehearse(model: Module, task: BatchTask, arms: Mapping[str, Any], updates: 
             replaced = rehearsal(method, model, batch, updates, 0)[3].report.get("replaced", 1)
             if label in matched and not replaced:
                 problems.append(
-                    f"{where}it feeds no entry of the model's own, and matched_noise({label!r}) would be no noise: "
+                    f"{where}it feeds no entry of the model's own, and a control of it would be none: "
                     "name an arm that feeds own entries, such as one of scheduled sampling"
                 )
         except UserError as error:
@@ -467,9 +499,13 @@ def _rehearse(model: Module, task: BatchTask, arms: Mapping[str, Any], updates: 
         raise UserError(problems)
 
 
-def _control(task: BatchTask, model: Module, reference: Path) -> Any:
-    """The noise control of a finished run."""
+def _control(word: str, task: BatchTask, model: Module, reference: Path) -> Any:
+    """The method of a control of a finished run."""
     metrics = reference / "metrics.jsonl"
+    if word in ("equal_cost", "no_history"):
+        return METHODS[CONTROLS[word]("", task.data.values)["name"]]()
+    if word == "confusion":
+        return ConfusionNoise(measured(metrics), measured_law(metrics))
     if task.data.values:
         return GaussianNoise(measured(metrics, "std"), rate=measured(metrics))
     width = eval_logits(model, on_device(model, task.data.splits["train"][0].select(torch.tensor([0])))).shape[-1]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from freerun.methods.base import Citation, Method
+from freerun.methods.controls import ConfusionNoise, ErrorLaw, NoHistory, WithoutHistory, confusion_noise, no_history
 from freerun.methods.data_as_demonstrator import (
     DataAsDemonstratorOnline,
     data_as_demonstrator,
@@ -38,12 +39,15 @@ __all__ = [
     "PRESETS",
     "Citation",
     "ConfidenceAware",
+    "ConfusionNoise",
     "DataAsDemonstratorOnline",
+    "ErrorLaw",
     "FreeRunning",
     "GaussianNoise",
     "GeneralisedTeacherForcing",
     "Method",
     "MultiStep",
+    "NoHistory",
     "Parallel",
     "Pushforward",
     "ReverseScheduledSampling",
@@ -53,8 +57,10 @@ __all__ = [
     "TokenNoise",
     "TwoPass",
     "Unlikelihood",
+    "WithoutHistory",
     "bptt_sa",
     "confidence_aware",
+    "confusion_noise",
     "data_as_demonstrator",
     "data_as_demonstrator_online",
     "demonstrations",
@@ -65,6 +71,7 @@ __all__ = [
     "jacobians",
     "least_forcing",
     "multi_step",
+    "no_history",
     "parallel",
     "pushforward",
     "reverse",
@@ -94,4 +101,6 @@ METHODS: dict[str, type[Any]] = {
     "reverse_scheduled_sampling": ReverseScheduledSampling,
     "data_as_demonstrator_online": DataAsDemonstratorOnline,
     "gaussian_noise": GaussianNoise,
+    "confusion_noise": ConfusionNoise,
+    "no_history": NoHistory,
 }

@@ -170,6 +170,10 @@ class TransformMethod(Arguments):
         """The mean loss, ``total / count``."""
         return self.run(model, batch, step, key, **unknown).loss
 
+    def deployed(self, model: Any) -> Any:
+        """The model as it is scored and used after this training: itself."""
+        return model
+
     def scheduled(self) -> Iterator[tuple[str, Any]]:
         """The parameters that may be schedules, with their values."""
         for name in self.ranges:

@@ -36,6 +36,7 @@ class StepStats:
     engines: set[str] = field(default_factory=set[str])
     certified: set[str] = field(default_factory=set[str])
     scheduled: dict[str, float] = field(default_factory=dict[str, float])
+    errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def add(
         self,
@@ -59,6 +60,7 @@ class StepStats:
         self.work += weight * float(report.get("work", report.get("passes", 0)))
         self.engines |= {str(report["engine"])} if "engine" in report else set()
         self.certified |= {str(report["certified"])} if "certified" in report else set()
+        self.errors += [report["errors"]] if "errors" in report else []
         self.scheduled |= {name: float(report[name]) for name in self.names if name in report}
 
     def sums(self) -> list[float]:
@@ -84,6 +86,7 @@ class StepStats:
             squared_deviation=sum(far) if far else None,
             engines=set[str]().union(*(each["engines"] for each in records)),
             certified=set[str]().union(*(each["certified"] for each in records)),
+            errors=[error for each in records for error in each["errors"]],
             scheduled={name: value for each in reversed(records) for name, value in each["scheduled"].items()},
         )
 

@@ -14,6 +14,7 @@ from freerun.arguments import MOST, Range, is_number, nearest
 from freerun.draws import DRAWS
 from freerun.errors import DATA, UserError, display, visible
 from freerun.gates import GATES
+from freerun.methods import ErrorLaw
 from freerun.recipes.source import KeyPath, RecipeSource, dotted
 from freerun.rollin import ENGINES
 from freerun.schedules import SCHEDULES, Table
@@ -351,7 +352,8 @@ def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
         report(path, f'`{path[-1]}` must be {{ measured = "RUN/metrics.jsonl" }}; got {display(value)}', None)
         return INVALID
     try:
-        return measured(Path(value["measured"]), str(path[-1]))
+        read = measured_law if path[-1] == "law" else measured
+        return read(Path(value["measured"]), str(path[-1]))
     except ValueError as error:
         report((*path, "measured"), str(error), "give the metrics.jsonl of a run that replaced entries")
         return INVALID
@@ -359,20 +361,37 @@ def _measured(value: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
 
 def measured(metrics: Path, parameter: str = "rate") -> Table:
     """The share of eligible entries that disagreed with gold at each update; for ``std`` how far replaced ones lay."""
-    values: dict[int, float] = {}
+
+    def value(event: Mapping[str, Any]) -> float:
+        if parameter == "std":
+            return float(event["deviation"]) if event["replaced"] else 0.0
+        return float(event["disagreeing"]) / max(float(event["eligible"]), 1.0)
+
+    return Table(values=tuple(_each_update(metrics, value)))
+
+
+def measured_law(metrics: Path, parameter: str = "law") -> ErrorLaw:
+    """The law of a run's own errors, which it recorded with ``train.record_errors``."""
+    updates = _each_update(metrics, lambda event: event.get("errors"))
+    if None in updates:
+        raise ValueError(f"{metrics} has no own errors: the run must be trained with record_errors = true")
+    try:
+        return ErrorLaw.of(updates)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{metrics}: its own errors cannot be read: {error}") from None
+
+
+def _each_update(metrics: Path, read: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+    """What is read from the line of each update of a metrics.jsonl, in order; ValueError if it is none."""
+    values: dict[int, Any] = {}
     if not metrics.exists():
         raise ValueError(f"there is no {metrics}")
     try:
         for event in read_lines(metrics.resolve(), dict[str, Any]):
-            if event.get("event") != "update":
-                continue
-            if parameter == "std":
-                value = float(event["deviation"]) if event["replaced"] else 0.0
-            else:
-                value = float(event["disagreeing"]) / max(float(event["eligible"]), 1.0)
-            values[int(event["step"])] = value
+            if event.get("event") == "update":
+                values[int(event["step"])] = read(event)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{metrics} is not the metrics.jsonl of a run: {type(error).__name__}: {error}") from None
     if not values or sorted(values) != list(range(len(values))):
         raise ValueError(f"{metrics} must have an update line for each step from 0; it has {len(values)}")
-    return Table(values=tuple(values[step] for step in range(len(values))))
+    return [values[step] for step in range(len(values))]

@@ -11,6 +11,7 @@ from freerun.data.files import DataFile, first_problems
 from freerun.data.records import RecordCodec
 from freerun.diagnostics import as_json, diagnose
 from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, needing, out_of_memory, refuse
+from freerun.methods import NoHistory
 from freerun.models import MODELS
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model, read_tokenizer
 from freerun.recipes.fields import read_section
@@ -125,6 +126,9 @@ def load_run(folder: str | Path) -> LoadedRun:
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from None
     weights.refuse_not_finite(model, folder)
     evaluate = _section(folder, recipe, "evaluate", task.evaluate_section)
+    method = recipe.get("method")
+    if isinstance(method, dict) and method.get("name") == NoHistory.name:
+        model = NoHistory().deployed(model)
     return LoadedRun(folder, model.eval(), task, codec, recipe, evaluate)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from freerun.arguments import nearest
 from freerun.draws import DRAWS
 from freerun.errors import DATA, UserError, display, listed, visible
-from freerun.methods import METHODS
+from freerun.methods import METHODS, ErrorLaw
 from freerun.objectives import OBJECTIVES
 from freerun.recipes.fields import (
     INVALID,
@@ -26,7 +26,7 @@ from freerun.recipes.fields import (
     required,
     section_fields,
 )
-from freerun.recipes.recipe import MODEL_KINDS, Arm, CompareSettings, MethodSettings, Recipe, matched_label
+from freerun.recipes.recipe import CONTROLS, MODEL_KINDS, Arm, CompareSettings, MethodSettings, Recipe, matched_label
 from freerun.recipes.source import KeyPath, RecipeSource
 from freerun.schedules import Constant, Schedule, extremes, moves, value_at
 from freerun.tasks import DATA_KINDS, TASKS, misfit, task_of, trained_on
@@ -293,7 +293,12 @@ def _without_match(
             near = nearest(arm, labels) if isinstance(arm, str) else None
             problem = f"`matched_to` must be the label of an arm that is not matched itself; got {display(arm)}"
             report(where, problem, f"did you mean {near}?" if near else f"such arms are {', '.join(labels) or 'none'}")
-    return {**parameters, **dict.fromkeys(matched, 0.5)}
+    return {**parameters, **{key: stand_in(key) for key in matched}}
+
+
+def stand_in(key: str) -> Any:
+    """A value in range for a parameter that is measured in another arm's run later."""
+    return ErrorLaw() if key == "law" else 0.5
 
 
 def _build(
@@ -420,6 +425,7 @@ def _read_compare(
     entries = _get(source.table, "compare", "arms")
     entries = entries if isinstance(entries, list) else []
     labels = [_label(entry) for entry in entries]
+    _expand_controls(source, entries, labels, trained)
     _name_matched(source, entries, labels)
     free = [label for entry, label in zip(entries, labels, strict=True) if label and not _is_matched(entry)]
 
@@ -442,11 +448,47 @@ def _read_compare(
     return settings
 
 
+def _own_arms(entries: list[Any], labels: list[str | None]) -> list[str]:
+    """Labels of the arms that feed the model's own outputs."""
+    classes = [METHODS.get(str(_method_table(entry).get("name"))) for entry in entries]
+    return [label for label, cls in zip(labels, classes, strict=True) if label and cls and cls.feeds_own]
+
+
+def _expand_controls(source: RecipeSource, entries: list[Any], labels: list[str | None], trained: TargetFacts) -> None:
+    """Write the method of each arm that is a control by its word, and the label of the arm that it is one of."""
+    own = _own_arms(entries, labels)
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "control" not in entry:
+            continue
+        path, word, of = ("compare", "arms", i), entry["control"], entry.get("of")
+        if not isinstance(word, str) or word not in CONTROLS:
+            near = nearest(word, CONTROLS) if isinstance(word, str) else None
+            hint = f"did you mean {near}?" if near else None
+            source.add((*path, "control"), f"`control` must be one of {', '.join(CONTROLS)}; got {display(word)}", hint)
+        elif "method" in entry:
+            source.add((*path, "method"), "an arm has a `method` or a `control`, which is a method by its word", None)
+            continue
+        elif of is not None and of not in own:
+            hint = f"such arms are {', '.join(own) or 'none'}"
+            problem = f"`of` must be the label of an arm that feeds the model's own outputs; got {display(of)}"
+            source.add((*path, "of"), problem, hint)
+        elif of is None and len(own) != 1:
+            which = f"{', '.join(own)} do" if own else "there is none"
+            hint = f'name it: of = "{own[0]}"' if own else "add an arm such as scheduled_sampling"
+            problem = f'`control` = "{word}" is one of the arm that feeds the model\'s own outputs; {which}'
+            source.add((*path, "control"), problem, hint)
+        else:
+            entry["of"] = of or own[0]
+            entry["method"] = CONTROLS[word](entry["of"], trained.values)
+            continue
+        entry["method"] = {"name": "teacher_forcing"}  # so that its other keys are read
+
+
 def _name_matched(source: RecipeSource, entries: list[Any], labels: list[str | None]) -> None:
     """Replace ``rate = "matched"`` of a noise method by the label of the one arm that feeds the model's own outputs."""
     methods = [_method_table(entry) for entry in entries]
     classes = [METHODS.get(str(method.get("name"))) for method in methods]
-    own = [label for label, cls in zip(labels, classes, strict=True) if label and cls and cls.feeds_own]
+    own = _own_arms(entries, labels)
     for i, (method, cls) in enumerate(zip(methods, classes, strict=True)):
         if method.get("rate") != "matched" or cls is None or cls.feeds_own:
             continue
@@ -467,7 +509,8 @@ def _label(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         return None
     method = entry.get("method")
-    label = entry.get("label", method.get("name") if isinstance(method, dict) else method)
+    named = method.get("name") if isinstance(method, dict) else method
+    label = entry.get("label", entry.get("control", named))
     return label if isinstance(label, str) else None
 
 
@@ -481,17 +524,22 @@ def _read_arm(
     if not isinstance(entry, dict):
         source.add(path, f"an arm is a table with `method` and `label`; got {display(entry)}")
         return None
-    check_keys(source, path, entry, ("method", "label"))
+    check_keys(source, path, entry, ("method", "control", "of", "label"))
+    if "of" in entry and "control" not in entry:
+        source.add((*path, "of"), "`of` names the arm of a control, and this arm has no `control`", None)
     label = _label(entry)
     if "method" not in entry:
-        source.add(path, "an arm needs a `method`", 'add method = { name = "teacher_forcing" }')
+        hint = f'add method = {{ name = "teacher_forcing" }}, or control = one of {", ".join(CONTROLS)}'
+        source.add(path, "an arm needs a `method`", hint)
         return None
     method = _read_method(source, (*path, "method"), entry["method"], *known, labels=labels)
     if "label" in entry and (label is None or not _LABEL.fullmatch(label) or visible(label) != label):
         allowed = "up to 100 characters, among them a letter or digit"
         source.add((*path, "label"), f"`label` must be {allowed}; got {display(entry['label'])}")
         return None
-    return Arm(label, method) if method is not None and label is not None else None
+    if method is None or label is None:
+        return None
+    return Arm(label, method, entry.get("control"), entry.get("of"))
 
 
 def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
@@ -506,7 +554,14 @@ def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
         "evaluate": _section_table(recipe.evaluate),
     }
     if compare and recipe.compare is not None:
-        arms = [{"label": arm.label, "method": _plain(arm.method.table())} for arm in recipe.compare.arms]
+        arms = [
+            {
+                "label": arm.label,
+                "method": _plain(arm.method.table()),
+                **({} if arm.of is None else {"control": arm.control, "of": arm.of}),
+            }
+            for arm in recipe.compare.arms
+        ]
         seeds, workers = list(recipe.compare.seeds), recipe.compare.workers
         table["compare"] = {"seeds": seeds, "workers": workers, "arms": arms}
         if recipe.compare.margin is not None:

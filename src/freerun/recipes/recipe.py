@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
@@ -158,6 +158,11 @@ class Arm:
         method: a method's name, or a table with it and its parameters, as in ``[method]``. ``rate = { matched_to =
             LABEL }`` of a noise method makes the arm the control of another one: as many wrong entries at each update,
             but not the model's own; ``rate = "matched"`` is that of the one arm with the model's own outputs.
+        control: instead of a method a control by its word: ``matched``: random errors, as many at each update.
+            ``confusion``: as many, drawn as the model confused each symbol (of values: its own residuals at each lead
+            time) in the same 25 updates. ``equal_cost``: teacher forcing for as many forwards. ``no_history``: the same entry
+            everywhere.
+        of: label of the arm that it controls; may be left out where one arm feeds the model's own outputs.
 
     >>> Arm("from 1 to 0.5", MethodSettings("scheduled_sampling")).slug
     'from-1-to-0.5'
@@ -165,16 +170,20 @@ class Arm:
 
     label: str
     method: MethodSettings
+    control: Literal["matched", "confusion", "equal_cost", "no_history"] | None = None
+    of: str | None = None
+
+    def __post_init__(self) -> None:
+        known = {"confusion_noise": "confusion", "no_history": "no_history"}.get(self.method.name)
+        word = self.control or known or (None if self.reference is None else "matched")
+        object.__setattr__(self, "control", word)
 
     @property
     def reference(self) -> str | None:
-        """Label of the arm whose measured disagreement this arm's noise is matched to, or None."""
+        """Label of the arm whose run must have finished before this one's: something in it is measured; or None."""
+        if self.control == "equal_cost":
+            return self.of
         return next(filter(None, map(matched_label, self.method.parameters.values())), None)
-
-    @property
-    def control(self) -> str | None:
-        """Kind of control that this arm is of another one, such as "matched"; None: it is no control."""
-        return None if self.reference is None else "matched"
 
     @property
     def slug(self) -> str:
@@ -185,6 +194,30 @@ class Arm:
 def matched_label(value: Any) -> str | None:
     """Return LABEL of a value ``{matched_to = LABEL}`` of a method's parameter, None of any other."""
     return str(value["matched_to"]) if isinstance(value, Mapping) and "matched_to" in value else None
+
+
+def _matched(of: str, values: bool) -> dict[str, Any]:
+    matched = {"matched_to": of}
+    if values:
+        return {"name": "gaussian_noise", "std": matched, "rate": matched}
+    return {"name": "token_noise", "rate": matched, "exclude_gold": True}
+
+
+def _confusion(of: str, values: bool) -> dict[str, Any]:
+    return {"name": "confusion_noise", "rate": {"matched_to": of}, "law": {"matched_to": of}}
+
+
+CONTROLS: dict[str, Callable[[str, bool], dict[str, Any]]] = {
+    "matched": _matched,
+    "confusion": _confusion,
+    "equal_cost": lambda of, values: {"name": "teacher_forcing"},
+    "no_history": lambda of, values: {"name": "no_history"},
+}
+"""Word of a control -> from the label of the arm it controls, and whether targets are values, to its method's table.
+
+``matched``: as many random errors at each update. ``confusion``: as many, drawn as the arm made them. ``equal_cost``:
+teacher forcing for as many forwards as the arm's run took. ``no_history``: a decoder that sees the context alone.
+"""
 
 
 @dataclass(frozen=True)

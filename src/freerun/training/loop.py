@@ -191,7 +191,7 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
         weights.load_weights(
             model, processes.broadcast(weights.weights_of(model) if processes.first else None), "the first process"
         )
-    wrapped = ParallelRun(model, job.method, processes, settings.parallel)
+    wrapped = ParallelRun(model, job.method, processes, settings.parallel, record=settings.record_errors)
     ema = Ema(model, settings.ema) if settings.ema else None
     parts = TrainObjects(model, make_optimizer(model, settings), ema, wrapped)
     state, before, size, changed = processes.on_main_rank(

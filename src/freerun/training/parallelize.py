@@ -13,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.methods.controls import own_errors
 from freerun.rollin.model import is_sharded
 from freerun.tasks.base import Method
 from freerun.training.processes import ALONE, Processes
@@ -28,6 +29,7 @@ class MethodRun(nn.Module):
     Args:
         model: the model as it is, in no wrapper.
         method: how it is trained.
+        record: also report the own errors that were fed, for ``freerun.methods.ErrorLaw``.
 
     What it is not: a model. Of the outcome only the numbers come out, as wrappers look for everything with a graph in
     what a forward returns.
@@ -40,8 +42,9 @@ class MethodRun(nn.Module):
     (True, 3, 0)
     """
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(self, model: nn.Module, method: Method, record: bool = False) -> None:
         super().__init__()
+        self.record = record
         self.model = model
         self.method = method
 
@@ -51,7 +54,8 @@ class MethodRun(nn.Module):
         total: Any = outcome.total
         if is_sharded(self):
             total = _Reaching.apply(total, *(weight for weight in self.parameters() if weight.requires_grad))
-        return total, outcome.count, dict(outcome.report)
+        errors = {"errors": own_errors(batch, outcome.fed.history)} if self.record else {}
+        return total, outcome.count, {**outcome.report, **errors}
 
 
 class _Reaching(torch.autograd.Function):
@@ -70,10 +74,18 @@ class _Reaching(torch.autograd.Function):
 class ParallelRun:
     """A ``MethodRun`` in one of PyTorch's wrappers, or in none where there is one process."""
 
-    def __init__(self, model: nn.Module, method: Method, processes: Processes = ALONE, parallel: str = "ddp") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        processes: Processes = ALONE,
+        parallel: str = "ddp",
+        *,
+        record: bool = False,
+    ) -> None:
         self.method, self.processes = method, processes
         self.sharded = parallel == "fsdp" and processes.size > 1
-        self._run: Any = MethodRun(model, method)
+        self._run: Any = MethodRun(model, method, record)
         device = next(model.parameters()).device
         if processes.size > 1 and not any(p.requires_grad for p in model.parameters()):
             raise UserError("no parameter of the model can be trained (requires_grad is False for all)")

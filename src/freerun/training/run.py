@@ -218,6 +218,7 @@ def _evaluated_weights(run: Run) -> Any:
 
 def _evaluate(run: Run, split: str) -> Evaluation:
     model, task = run.parts.model, run.job.task
+    deployed = getattr(run.job.method, "deployed", lambda model: model)(model)
     doing = f"the evaluation on {split} after {run.state.step} updates"
     model.eval()
     try:
@@ -225,7 +226,7 @@ def _evaluate(run: Run, split: str) -> Evaluation:
             raise DivergedError(f"weights are not finite: {', '.join(broken[:5])}")
         # nothing is lost by a signal here: it is not waited for the end
         with torch.no_grad(), run.flag.raising(True):
-            evaluation = task.evaluate(model, split)
+            evaluation = task.evaluate(deployed, split)
         loss = evaluation.teacher_forced.get("loss", 0.0)
         if not math.isfinite(loss):
             raise DivergedError(f"the teacher-forced loss is {loss:g}")

@@ -104,6 +104,7 @@ def _update(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
         **{name: getattr(window, name) for name in ("deviation", "passes", "work")},
         "engine": ", ".join(sorted(window.engines)),
         "certified": ", ".join(sorted(window.certified)),
+        **({"errors": window.errors} if settings.record_errors else {}),
     }
 
 
