@@ -153,6 +153,8 @@ def test_conformance(name, backend):
     silent = {n for n, g in gradients(model, outcome.loss).items() if not bool(g.abs().sum() > 0)}
     if name == "pushforward":  # the state is cut, and with it what an encoder wrote
         silent = {n for n in silent if not n.startswith("encoder")}
+    if name == "no_history" and not batch.is_discrete:  # what zeros are multiplied by learns nothing
+        silent = {n for n in silent if "weight_ih" not in n}
     assert silent == set(), f"no gradient in {silent}"
 
     # what may not be replaced is gold; the targets are those of the batch

@@ -12,7 +12,7 @@ from builders import ragged, raises, refused, seq2seq
 from freerun.comparison.plan import plan, roles
 from freerun.keys import fold, uniform
 from freerun.methods import ErrorLaw, WithoutHistory
-from freerun.methods.controls import BLOCK, own_errors
+from freerun.methods.controls import BLOCK, own_errors, refuse_no_history
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.fields import measured, measured_law
 from freerun.recipes.load import diagnose_run, evaluate_run, load_run
@@ -300,3 +300,10 @@ def test_controls_of_a_model_of_ones_own():
     methods = {"gold": fr.teacher_forcing(), "own": fr.free_running(), **{word: fr.control(word) for word in WORDS}}
     result = fr.compare(lambda: fr.models.Seq2SeqModel(2, 7, 2), values, methods, seeds=[0], updates=2, progress=False)
     assert {run["role"] for run in result.results["runs"]} >= {f"control:{word}" for word in WORDS}
+
+
+def test_trainers_that_score_the_model_themselves_refuse_no_history():
+    refuse_no_history(fr.teacher_forcing())
+    refused("train freerun.methods.WithoutHistory", refuse_no_history, fr.no_history())
+    model, batch = seq2seq("gru"), ragged()
+    assert torch.equal(fr.teacher_forcing()(WithoutHistory(model), batch, 0), fr.no_history()(model, batch, 0))

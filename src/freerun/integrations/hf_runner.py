@@ -14,6 +14,7 @@ from freerun.errors import UserError
 from freerun.integrations.hf_adapt import adapt
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
+from freerun.methods.controls import refuse_no_history
 from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
@@ -99,6 +100,7 @@ class MethodRunner:
     """What a trainer calls of a method."""
 
     def __init__(self, trainer: Any, method: Any, loss_from: str) -> None:
+        refuse_no_history(method)
         self.trainer = trainer
         self.loss_from = loss_from
         self._unsmoothed = method

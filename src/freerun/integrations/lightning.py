@@ -19,6 +19,7 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import FreeRunning, Method, TeacherForcing
+from freerun.methods.controls import refuse_no_history
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
 from freerun.types import Outcome, Step
@@ -156,6 +157,7 @@ def _checked(batch: Any, where: str) -> Batch:
 
 
 def _refuse(module: LightningModule, method: Method) -> None:
+    refuse_no_history(method)
     problems: list[str] = []
     strategy = type(module.trainer.strategy).__name__
     if not module.automatic_optimization:

@@ -17,6 +17,7 @@ from freerun.gates import Token
 from freerun.keys import fold, uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.report import replacement_counts
+from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
 from freerun.schedules import Schedule
 
@@ -94,6 +95,12 @@ class ErrorLaw:
             flat = [each["flat"] for update in updates[start : start + size] for each in update]
             blocks.append(torch.cat([empty, *(torch.tensor(one).double().view(-1, width) for one in flat)]))
         return cls(kind, tuple(blocks), size)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ErrorLaw) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     def __repr__(self) -> str:
         digest = hashlib.sha256(f"{self.kind} {self.size}".encode())
@@ -202,7 +209,7 @@ class ConfusionNoise(TransformMethod):
         "loss = -sum_t log p(y_t | h_<t, x)",
         reference="A control of freerun's: the matched noise of Bengio et al. (2015), arXiv:1506.03099, drawn from "
         "counted confusions instead of evenly; no paper is known to us.",
-        bibtex="",
+        bibtex=ScheduledSampling.citation.bibtex,
     )
 
     def problems(self) -> list[str]:
@@ -270,11 +277,6 @@ class NoHistory(TransformMethod):
 }""",
     )
 
-    @property
-    def own_loss(self) -> tuple[str, ...]:
-        """What a trainer with its own evaluation would drop."""
-        return (*super().own_loss, "evaluation and generation are without history, too")
-
     def deployed(self, model: Any) -> Any:
         """The model as it is scored and used: without history."""
         return model if isinstance(model, WithoutHistory) else WithoutHistory(model)
@@ -287,6 +289,15 @@ class NoHistory(TransformMethod):
 
 
 no_history = NoHistory
+
+
+def refuse_no_history(method: Any) -> None:
+    """Refuse a method that takes the history away where somebody else's trainer scores and uses the model."""
+    if isinstance(method, NoHistory):
+        raise UserError(
+            "no_history takes the history away wherever the model is scored and used, and this trainer does both "
+            "itself: train freerun.methods.WithoutHistory(model) with teacher_forcing, which is the same"
+        )
 
 
 def without_history(batch: Batch) -> Batch:
