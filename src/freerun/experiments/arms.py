@@ -27,7 +27,7 @@ from freerun.keys import fold
 from freerun.methods import METHODS, ConfusionNoise, GaussianNoise, TokenNoise
 from freerun.methods.base import eval_logits, rehearsal
 from freerun.recipes.fields import measured, measured_law
-from freerun.recipes.recipe import CONTROLS, Arm, MethodSettings
+from freerun.recipes.recipe import CONTROLS, Arm, MethodSettings, Word
 from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
@@ -43,7 +43,7 @@ from freerun.training.run_folder import FolderLock, finished_summary, read_recip
 class Control:
     """A control of an arm, by its word; see ``control``."""
 
-    word: str
+    word: Word
     arm: str | None = None
 
     @property
@@ -52,7 +52,7 @@ class Control:
         return "matched_noise" if self.word == "matched" else f"control({self.word!r}, label)"
 
 
-def control(word: str, arm: str | None = None) -> Control:
+def control(word: Word, arm: str | None = None) -> Control:
     """A control of an arm of ``compare``, by the word that a recipe has for it.
 
     Args:
@@ -499,7 +499,7 @@ def _rehearse(model: Module, task: BatchTask, arms: Mapping[str, Any], updates: 
         raise UserError(problems)
 
 
-def _control(word: str, task: BatchTask, model: Module, reference: Path) -> Any:
+def _control(word: Word, task: BatchTask, model: Module, reference: Path) -> Any:
     """The method of a control of a finished run."""
     metrics = reference / "metrics.jsonl"
     if word in ("equal_cost", "no_history"):

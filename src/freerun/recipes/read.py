@@ -555,11 +555,9 @@ def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
     }
     if compare and recipe.compare is not None:
         arms = [
-            {
-                "label": arm.label,
-                "method": _plain(arm.method.table()),
-                **({} if arm.of is None else {"control": arm.control, "of": arm.of}),
-            }
+            {"label": arm.label, "method": _plain(arm.method.table())}
+            if arm.of is None
+            else {"label": arm.label, "control": arm.control, "of": arm.of}
             for arm in recipe.compare.arms
         ]
         seeds, workers = list(recipe.compare.seeds), recipe.compare.workers

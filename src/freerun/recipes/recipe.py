@@ -149,6 +149,10 @@ class MethodSettings:
         return {"name": self.name, **self.parameters}
 
 
+Word = Literal["matched", "confusion", "equal_cost", "no_history"]
+"""A control, in a recipe; see ``CONTROLS``."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One method of a comparison, under the label that tables, figures and folders show.
@@ -160,8 +164,8 @@ class Arm:
             but not the model's own; ``rate = "matched"`` is that of the one arm with the model's own outputs.
         control: instead of a method a control by its word: ``matched``: random errors, as many at each update.
             ``confusion``: as many, drawn as the model confused each symbol (of values: its own residuals at each lead
-            time) in the same 25 updates. ``equal_cost``: teacher forcing for as many forwards. ``no_history``: the same entry
-            everywhere.
+            time) in the same 25 updates. ``equal_cost``: teacher forcing for as many forwards. ``no_history``: the
+            same entry everywhere.
         of: label of the arm that it controls; may be left out where one arm feeds the model's own outputs.
 
     >>> Arm("from 1 to 0.5", MethodSettings("scheduled_sampling")).slug
@@ -170,7 +174,7 @@ class Arm:
 
     label: str
     method: MethodSettings
-    control: Literal["matched", "confusion", "equal_cost", "no_history"] | None = None
+    control: Word | None = None
     of: str | None = None
 
     def __post_init__(self) -> None:
@@ -207,7 +211,7 @@ def _confusion(of: str, values: bool) -> dict[str, Any]:
     return {"name": "confusion_noise", "rate": {"matched_to": of}, "law": {"matched_to": of}}
 
 
-CONTROLS: dict[str, Callable[[str, bool], dict[str, Any]]] = {
+CONTROLS: dict[Word, Callable[[str, bool], dict[str, Any]]] = {
     "matched": _matched,
     "confusion": _confusion,
     "equal_cost": lambda of, values: {"name": "teacher_forcing"},
