@@ -478,7 +478,7 @@ LEVELS = TaskReport(
             higher=True, most=100.0, items=ItemReduction("near", "positions"),
         ),
         Metric(
-            "free_running.level_error", "free-running mean error in levels", "error, levels", "", "compared", 3,
+            "free_running.level_error", "free-running mean error", "error, levels", "", "compared", 3,
             "levels", "", items=ItemReduction("distance", "positions", 1.0),
         ),
         _FORCED_POSITION_ERROR,
