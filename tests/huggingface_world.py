@@ -49,13 +49,20 @@ def tokenizer(pad: bool = True, chat: str | None = None) -> Any:
     return found
 
 
+_BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+
+
 def config(family: str, vocab: int, **changes: Any) -> Any:
-    from transformers import GPT2Config, LlamaConfig, T5Config
+    from transformers import BartConfig, GPT2Config, LlamaConfig, T5Config
 
     ends = {"vocab_size": vocab, "pad_token_id": 0, "eos_token_id": 1}
     if family == "t5":
         sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
         return T5Config(**{**ends, **sizes, **changes})
+    if family == "bart":
+        sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in _BART.items()}
+        sizes = {"d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 2, "bos_token_id": 2}
+        return BartConfig(**{**ends, **sides, **sizes, "forced_eos_token_id": None, **changes})
     if family == "gpt2":
         sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 96, "bos_token_id": 2}
         return GPT2Config(**{**ends, **sizes, **changes})

@@ -142,12 +142,14 @@ def test_check_of_a_run_and_of_an_object(run, tmp_path, capsys, monkeypatch):
     for target, expected in [
         ("leaky_models:batch", "must be (model, batch), "), ("leaky_models:nothing", "has no 'nothing'"),
         ("no_such_module:pair", "No module named"), ("leaky_models:fails", "raised RuntimeError: no weights"),
-        ("leaky_models:broken_pair", "the model raised KeyError: 'source'"),
+        ("leaky_models:broken_pair", "leaky_models.py: broken raised KeyError: 'source'"),
         ("leaky_models:no_batch", "or a function that gives them; got (function, Tensor)"),
-        ("bad_syntax:pair", "importing bad_syntax raised SyntaxError: invalid syntax (line 2)"),
-        ("bad_import:pair", "importing bad_import raised ValueError: no data here"),
-        ("bad_exit:pair", "importing bad_exit raised SystemExit: 3"),
-        (":pair", "must be a run's folder or module:object"), ("leaky_models:", "module:object"),
+        ("bad_syntax:pair", "bad_syntax.py:2: invalid syntax: b = = 2"),
+        ("bad_import:pair", "bad_import.py: importing it raised ValueError: no data here\n    bad_import.py:1 in "),
+        ("bad_exit:pair", "bad_exit.py: importing it raised SystemExit: 3"),
+        (":pair", "must be a folder, FILE.py:NAME or module:NAME"), ("leaky_models:", "module:NAME"),
+        ("leaky_models.py:nothing", "leaky_models.py has no 'nothing'\n  help: it has torch, Batch"),
+        ("leaky_models.py:pair", "the model is refused: "), ("no_file.py:pair", "no_file.py: no such file"),
     ]:  # fmt: skip
         assert expected in ends(capsys, 2, "check", target).err
 

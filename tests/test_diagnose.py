@@ -114,7 +114,7 @@ def test_overwriting_a_run_removes_its_diagnosis(tmp_path, capsys):
 def test_what_cannot_be_diagnosed_is_refused(tmp_path, series, capsys):
     assert "there is no such folder" in ends(capsys, 4, "diagnose", tmp_path / "nowhere").err
     few = ends(capsys, 2, "diagnose", series, "--out", tmp_path / "w", "--windows", "0").err
-    assert "--windows must be at least 1; got 0" in few
+    assert "--max-rows (--windows) must be at least 1; got 0" in few
     (tmp_path / "file").write_text("x")
     ends(capsys, 3, "diagnose", series, "--out", tmp_path / "file")
 

@@ -73,7 +73,8 @@ BAD = [
     ("x.csv", 'source,target\na,"b\nc\n', "x.csv:2: unexpected end of data: a cell that holds a separator, a quote"),
     ("x.csv", "source,target\na,\n", "x.csv:2: column 'target' is empty"),
     ("x.parquet", "no parquet", "x.parquet: cannot be read as Parquet: "),
-    ("x.txt", "a\n", "x.txt: cannot tell what it holds from its ending '.txt'; it may be .jsonl, .ndjson, .json, .csv"),
+    ("x.dat", "a\n", "x.dat: cannot tell what it holds from its ending '.dat'; it may be .jsonl, .ndjson, .json, .csv"),
+    ("x.txt", "a\n", "x.txt: cannot tell which columns to use; it has text; name them: source and target"),
 ]  # fmt: skip
 
 

@@ -82,6 +82,12 @@ class Waiting:
         elif self._piped and not passing:
             self._write(f"{text} ...\n")
 
+    def note(self, text: str) -> None:
+        """Print lines that stay."""
+        self.done()
+        if self._visible:
+            self._write(wrapped(text, width_of(sys.stderr)) + "\n")
+
     def done(self) -> None:
         """Remove the line from the terminal."""
         if self._length:

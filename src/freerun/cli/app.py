@@ -27,6 +27,18 @@ Set = Annotated[
     ),
     Many,
 ]
+SetOfFolder = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        allow_leading_hyphen=True,
+        help="With --data: data.KEY=VALUE or model.KEY=VALUE of a recipe for it, such as data.source=en; freerun keys "
+        "data.records lists them.",
+    ),
+    Many,
+]
+Rows = Annotated[int | None, Parameter(name=["--max-rows", "--windows"], show_default=False)]
+Text = Annotated[str | None, Parameter(show_default=False)]
 Allow = Annotated[tuple[str, ...], Many]
 
 app = App(
@@ -112,23 +124,33 @@ def evaluate(run: Path, /, *, data: File = None, beams: Number = None) -> None:
 
 
 @app.command
-def diagnose(run: Path, /, *, out: File = None, windows: Number = None, overwrite: Switch = False) -> None:
+def diagnose(
+    model: str, /, *, data: Text = None, set_: SetOfFolder = (), out: File = None, rows: Rows = None,
+    batch_size: Number = None, overwrite: Switch = False,
+) -> None:  # fmt: skip
     """Measure how much the error grows when a model is fed its own output: by lead time or by position.
 
     Writes diagnosis.json and diagnosis.html.
 
     Parameters
     ----------
-    run
-        A run's folder.
+    model
+        A run's folder; a folder of transformers, with --data; or FILE.py:NAME or module:NAME for (model, batches) or a
+        function that returns them.
+    data
+        Records for a model of transformers, as in a recipe: JSON lines, JSON, CSV, TSV, Parquet, or a text a line.
     out
-        Where to write; the run's folder if left out.
-    windows
-        Test windows, words or sentences to use, at even distances; all if left out.
+        Where to write; if left out the run's folder, and NAME-diagnosis for what freerun did not train.
+    rows
+        Test windows, words, sentences or records to use, at even distances; if left out 200 records of a file, and all
+        of anything else.
+    batch_size
+        Records at a time; changes no number.
     overwrite
         Replace an earlier diagnosis.
     """
-    commands.diagnose(run, out, windows, overwrite=overwrite)
+    measured = commands.Measured(data, tuple(set_), rows, batch_size)
+    commands.diagnose(model, measured, out, overwrite=overwrite)
 
 
 @app.command

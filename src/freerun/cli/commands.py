@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import importlib
 import json
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import freerun
 from freerun.arguments import nearest
 from freerun.errors import CheckpointError, DivergedError, OccupiedError, UserError, out_of_memory, visible
 from freerun.recipes.source import find_recipe, no_recipe, read_source, shipped_recipes
-from freerun.terminal import loading, print_problem, waiting, width_of, wrapped
+from freerun.terminal import Waiting, loading, print_problem, waiting, width_of, wrapped
 
 
 def list_methods() -> str:
@@ -183,27 +182,116 @@ _FILES = ("diagnosis.json", "diagnosis.html")
 _BEGINS = b'{"schema": 1, "run": {'
 
 
-def diagnose(run: Path, out: Path | None, windows: int | None, *, overwrite: bool) -> None:
-    """``freerun diagnose``: writes diagnosis.json and diagnosis.html; the page's path on standard output."""
+@dataclass(frozen=True)
+class Measured:
+    """What ``freerun diagnose`` measures a model on.
+
+    Args:
+        data: a file of records, for a folder of transformers.
+        overrides: of the sections of a recipe for it.
+        rows: to use; None: the usual number.
+        batch_size: records at a time.
+    """
+
+    data: str | None = None
+    overrides: tuple[str, ...] = ()
+    rows: int | None = None
+    batch_size: int | None = None
+
+
+def diagnose(model: str, measured: Measured, out: Path | None, *, overwrite: bool) -> None:
+    """``freerun diagnose``: writes diagnosis.json and diagnosis.html; table, outcome and the page's path."""
+    with loading():
+        from freerun.data.user_code import is_object
+
+    if measured.rows is not None and measured.rows < 1:
+        raise UserError(f"--max-rows (--windows) must be at least 1; got {measured.rows}")
+    kind = "object" if is_object(model) else "run" if measured.data is None else "folder"
+    _check_options(model, measured, kind)
+    name = Path(model.rpartition(":")[2] if kind == "object" else model).resolve().name
+    folder = out or (Path(model) if kind == "run" else Path(f"{name}-diagnosis"))
+    if kind != "run":
+        _check_folder(folder, overwrite=overwrite)
+    with waiting() as display:
+        display(f"loading {visible(model)}")
+        measure = _of_run if kind == "run" else _of_subject
+        content, text = measure(model, measured, folder, display, overwrite)
+        display("drawing the page")
+        page = _written(content, folder)
+    _print(text, hanging="")
+    print(page)
+
+
+def _check_options(model: str, measured: Measured, kind: str) -> None:
+    """Refuse options that have no effect on what is diagnosed, and a model without its data."""
+    named = {"--data": measured.data, "--set": measured.overrides, "--batch-size": measured.batch_size}
+    used = [name for name, value in named.items() if value not in (None, ())]
+    path = Path(model).expanduser()
+    run = (path / "model" / "model.json").exists()
+    if kind == "object" and used:
+        raise UserError(f"{model}: {', '.join(used)} has no effect on an object: its function makes the batches")
+    if kind == "folder" and run:
+        advice = f"freerun diagnose {model} takes the run's own test split"
+        if (path / "model" / "config.json").exists():
+            advice += f"; for other records give the folder of its model, {path / 'model'}"
+        raise UserError(f"{model} is a run of freerun, and --data is for a folder of transformers\n  help: {advice}")
+    if kind == "run" and (path / "config.json").exists() and not run:
+        raise UserError(
+            f"{model} is a folder of transformers, not of a run: give the records with --data FILE\n  help: JSON lines "
+            "with source and target (encoder-decoder), prompt and completion, messages, or text; --set "
+            "data.source=COLUMN names another column"
+        )
+    if kind == "run" and used:
+        raise UserError(f"{model}: {', '.join(used)} is for a folder of transformers, together with --data FILE")
+
+
+def _of_run(
+    run: str, measured: Measured, folder: Path, display: Waiting, overwrite: bool
+) -> tuple[dict[str, Any], str]:
     with loading():
         from freerun.recipes.load import diagnose_run, load_run
-        from freerun.report.diagnosis import summary, write_diagnosis
-        from freerun.training.files import replace_file
+        from freerun.report.diagnosis import summary
         from freerun.training.run_folder import probe
-    with waiting() as display:
-        display("loading the run")
-        loaded = load_run(run)
-        folder = run if out is None else out
-        _check_folder(folder, overwrite=overwrite)
-        with usable(run):
-            diagnosis = diagnose_run(
-                loaded, windows, lambda text: display(f"diagnosing: {text}", passing=True), before=lambda: probe(folder)
-            )
-        display("drawing the page")
-        replace_file(folder / _FILES[0], json.dumps(diagnosis, ensure_ascii=False).encode())
-        page = write_diagnosis(diagnosis, folder / _FILES[1])
-    _print(summary(diagnosis["diagnosis"]), hanging="")
-    print(page)
+
+    loaded = load_run(run)
+    _check_folder(folder, overwrite=overwrite)
+    with usable(Path(run)):
+        content = diagnose_run(loaded, measured.rows, _status(display), before=lambda: probe(folder))
+    return content, summary(content["diagnosis"])
+
+
+def _of_subject(
+    model: str, measured: Measured, folder: Path, display: Waiting, overwrite: bool
+) -> tuple[dict[str, Any], str]:
+    with loading():
+        from freerun.experiments.subjects import read_object, read_pretrained
+        from freerun.training.run_folder import probe
+
+    if measured.data is None:
+        subject = read_object(model, measured.rows)
+    else:
+        overrides = list(measured.overrides)
+        overrides += [] if measured.batch_size is None else [f"evaluate.batch_size={measured.batch_size}"]
+        subject = read_pretrained(model, measured.data, overrides, measured.rows, _status(display))
+    facts = {"data": subject.data, **subject.facts}
+    facts = [f"{name}: {f'{value:,}' if isinstance(value, int) else value}" for name, value in facts.items() if value]
+    display.note(visible("\n".join(facts), keep="\n"))
+    _check_folder(folder, overwrite=overwrite)
+    probe(folder)
+    found = subject.diagnose(_status(display))
+    return found.to_json(), str(found)
+
+
+def _status(display: Waiting) -> Callable[[str], None]:
+    return lambda text: display(f"diagnosing: {text}", passing=True)
+
+
+def _written(content: dict[str, Any], folder: Path) -> Path:
+    from freerun.report.diagnosis import write_diagnosis
+    from freerun.training.files import replace_file
+
+    replace_file(folder / _FILES[0], json.dumps(content, ensure_ascii=False).encode())
+    return write_diagnosis(content, folder / _FILES[1])
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -415,6 +503,7 @@ def check(target: str) -> None:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
     with loading():
         from freerun.checks import examine
+        from freerun.data.user_code import blamed, is_object
 
     model, batch, examples, collate = _target(target)
     try:
@@ -422,9 +511,10 @@ def check(target: str) -> None:
     except UserError:
         raise
     except Exception as error:
-        if not _is_object(target) or out_of_memory(error):
+        if not is_object(target) or out_of_memory(error):
             raise  # a model of ours, or none of the model's doing
-        raise UserError(f"{target}: the model raised {_summary_of(error)}") from error
+        line = (str(error).splitlines() or [""])[0]
+        raise blamed(error) or UserError(f"{target}: the model raised {type(error).__name__}: {line}") from error
     _print(str(report), hanging=" " * 16)
     if report.refused:
         names = ", ".join(finding.name for finding in report.refused)
@@ -433,7 +523,9 @@ def check(target: str) -> None:
 
 def _target(target: str) -> tuple[Any, Any, Any, Any]:
     """Model and batch, or model, None, examples and collate."""
-    if _is_object(target):
+    from freerun.data.user_code import is_object
+
+    if is_object(target):
         return _python_target(target)
     from freerun.recipes.load import load_run, trial_batch
 
@@ -441,23 +533,11 @@ def _target(target: str) -> tuple[Any, Any, Any, Any]:
     return loaded.model, trial_batch(loaded), None, None
 
 
-def _is_object(target: str) -> bool:
-    return ":" in target and not Path(target).exists()
-
-
 def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
     from freerun.batch import Batch
+    from freerun.data.user_code import user_object
 
-    module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
-        raise UserError(f"{target}: must be a run's folder or module:object")
-    value = _imported(target, module_name, attribute)
-    try:
-        pair = value() if callable(value) and not hasattr(value, "forward") else value
-    except (Exception, SystemExit) as error:  # the caller's own code: its message is the useful one
-        if out_of_memory(error):
-            raise
-        raise UserError(f"{target}: calling it raised {_summary_of(error)}") from error
+    pair = user_object(target)
     if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Batch):
         return (*pair, None, None)
     if not isinstance(pair, tuple) or len(pair) != 3 or not callable(pair[2]):
@@ -467,27 +547,3 @@ def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
             "  help: the check needs a freerun.Batch to try the model on, or examples and what makes one of them"
         )
     return pair[0], None, pair[1], pair[2]
-
-
-def _imported(target: str, module_name: str, attribute: str) -> Any:
-    sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{target}: {error}\n  help: module:object is looked for from the folder you are in") from None
-    except (Exception, SystemExit) as error:  # the caller's own code
-        if out_of_memory(error):
-            raise
-        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        raise UserError(f"{target}: importing {module_name} raised {_summary_of(error)}{line}") from error
-    finally:
-        sys.path.remove("")
-    if not hasattr(module, attribute):
-        raise UserError(f"{target}: the module {module_name} has no {attribute!r}")
-    return getattr(module, attribute)
-
-
-def _summary_of(error: BaseException) -> str:
-    if isinstance(error, UserError | SyntaxError):
-        return f"{type(error).__name__}: {error.problems[0] if isinstance(error, UserError) else error.msg}"
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

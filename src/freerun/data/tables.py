@@ -1,4 +1,4 @@
-"""Tables of named columns from JSON lines, JSON, CSV, TSV and Parquet; every wrong cell is named by its line."""
+"""Tables of named columns from JSON lines, JSON, CSV, TSV, Parquet and text; every wrong cell is named by its line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
-    ".pq": "parquet",
+    ".pq": "parquet", ".txt": "txt",
 }  # fmt: skip
 """How a file's name ends -> what it holds."""
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "datasets")
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "txt", "datasets")
 LONGEST = 500
 """Characters of a column's name: what is longer is a line that was taken for one."""
 MISSING = ("", "nan", "na", "n/a", "null", "none")
@@ -210,13 +210,15 @@ def read_rows(
     if kind == "parquet":
         frame = read_parquet(path)
         return _of_frame(path, frame, {name: readable(path, frame[name].to_list) for name in frame.columns}), []
-    expected = {"jsonl": "one JSON object a line", "json": "a list of JSON objects"}.get(
-        kind, "names of columns, then a row a line"
-    )
+    expected = {
+        "jsonl": "one JSON object a line", "json": "a list of JSON objects", "txt": "a text a line",
+    }.get(kind, "names of columns, then a row a line")  # fmt: skip
     lines, broken = read_lines(path, encoding, expected)
     problems = first_problems(str(path), [text for _, text in broken])
     if kind == "jsonl":
         rows, more = _json_lines(path, lines)
+    elif kind == "txt":  # a text a line, in a column of that name
+        rows, more = [(f"{path}:{number}", {"text": text}) for number, text in lines if text.strip()], []
     elif problems:
         return _of_rows(path, []), problems  # what stands around a broken line cannot be trusted
     elif kind == "json":

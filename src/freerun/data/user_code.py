@@ -1,9 +1,10 @@
-"""Functions in files of the user's own: ``make = "mine.py:make_model"`` in a recipe."""
+"""Code of the user's own: ``make = "mine.py:make_model"`` in a recipe, ``mine.py:object`` for a command."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.arguments import brief, nearest
+from freerun.data.files import refuse_no_file, user_path
 from freerun.errors import UserError, out_of_memory
 
 
@@ -217,16 +219,74 @@ def blamed(error: BaseException) -> UserError | None:
     return None
 
 
+def is_object(target: str) -> bool:
+    """Return True if a command's argument names an object, not a folder."""
+    return ":" in target and not Path(target).exists()
+
+
+def file_of(target: str) -> Path:
+    """The file in which the code of ``FILE.py:NAME`` stands; of ``module:NAME`` one in the folder it is looked for."""
+    home = target.rpartition(":")[0]
+    return user_path(home) if home.endswith(".py") else Path(f"{home.split('.')[0]}.py")
+
+
+def user_object(target: str) -> Any:
+    """What ``FILE.py:NAME`` or ``module:NAME`` names; a function is called without arguments, a model is not.
+
+    Raises:
+        UserError: no such file, module or name, or an error in it.
+    """
+    home, _, name = target.rpartition(":")
+    path = file_of(target)
+    if not home or not name:
+        raise UserError(f"{target}: must be a folder, FILE.py:NAME or module:NAME, such as mine.py:make")
+    if home.endswith(".py"):
+        refuse_no_file(path, "a file of Python")
+        module = _module(path.resolve(), _digest(_sources(path)))
+    else:
+        module = _imported(target, home)
+    if not hasattr(module, name):
+        known = [each for each in vars(module) if not each.startswith("_")]
+        near = nearest(name, known)
+        help_line = f"did you mean {near}?" if near else f"it has {', '.join(known[:10]) or 'nothing'}"
+        raise UserError(f"{target}: {home} has no {name!r}\n  help: {help_line}")
+    value = getattr(module, name)
+    if not callable(value) or hasattr(value, "forward"):
+        return value
+    with _folder_first(path.resolve().parent), _explained(path, f"{name}()"):
+        return value()
+
+
+def _imported(target: str, name: str) -> Any:
+    path = file_of(target)
+    try:
+        with _folder_first(Path.cwd()), _explained(path, "importing it"):
+            module = importlib.import_module(name)
+    except UserError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        looked = "module:NAME is looked for from the folder you are in"
+        raise UserError(f"{target}: {error.__cause__}\n  help: {looked}") from None
+    if (source := getattr(module, "__file__", None)) is not None:
+        _LOADED[Path(source).resolve()] = Path(source).read_bytes()
+    return module
+
+
 def _listed(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def _shortened(path: Path, error: BaseException, doing: str) -> str:
-    """An error of the user's code, with the frames of files beside his."""
+    """An error of the user's code, with the frames of files beside his, none of them freerun's or installed."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}"
-    folder = path.resolve().parent
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if folder in Path(f.filename).resolve().parents]
+    folder, package = path.resolve().parent, Path(__file__).resolve().parents[1]
+
+    def own(name: str) -> bool:
+        parents = Path(name).resolve().parents
+        return folder in parents and package not in parents and not name.startswith("<") and "site-packages" not in name
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if own(frame.filename)]
     listed = [f"    {Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
     if isinstance(error, SystemExit):
         listed.append(

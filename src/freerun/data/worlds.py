@@ -248,7 +248,7 @@ def trap_chain() -> tuple[Automaton, Automaton]:
 def random_automaton(
     states: int = 8, symbols: int = 4, *, entropy: float = 0.7, length: int = 20, seed: int = 0
 ) -> Automaton:
-    """A random automaton of a given entropy: successors uniform, emissions ``softmax(z / temperature)``, z normal.
+    """A random automaton of a chosen entropy: successors uniform, emissions ``softmax(z / temperature)``, z normal.
 
     Args:
         states: their number.
@@ -371,7 +371,7 @@ class StickyRing(Arguments):
         filtered, transition, shows = self.filtered(source), self.transition, self.emission.T
         found = [torch.zeros(len(source), dtype=torch.float64)]
         for t in range(1, source.shape[1]):
-            # (rows, y_{t-1}, y_t) given the source up to t
+            # (rows, y_{t-1}, y_t) after the source up to t
             joint = filtered[:, t - 1, :, None] * transition * shows[source[:, t]][:, None]
             joint = joint / joint.sum((1, 2), keepdim=True)
             alone = joint.sum(2)

@@ -131,5 +131,6 @@ def diagnose(
         raise UserError(f"on_progress must be a function of a text; got {type(on_progress).__name__}")
     if options is None:
         options = DiagnosisOptions(end_symbol=end_symbol(listed) if listed[0].is_discrete else None)
-    found = diagnose_batches(model, listed, options, on_progress=on_progress)
+    here = [on_device(model, batch) for batch in listed]
+    found = diagnose_batches(model, here, options, on_progress=on_progress)
     return Diagnosis(found, type(model).__name__)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from freerun.diagnostics.results import Diagnosis as Measured
-from freerun.diagnostics.results import IdDiagnosis, as_json
+from freerun.diagnostics.results import IdDiagnosis, IdSide, as_json
 from freerun.errors import OccupiedError, UserError
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.tasks.base import Evaluation as Scores
@@ -165,10 +165,23 @@ class Evaluation(Scores, _Result):
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis(_Result):
-    """Exposure bias of a model, measured; ``result`` holds the numbers (``freerun.diagnostics``)."""
+    """Exposure bias of a model, measured; ``result`` holds the numbers (``freerun.diagnostics``).
+
+    Args:
+        result: the numbers.
+        model: its name.
+        facts: of model and data, for people.
+        data: the data's name.
+        item_noun: what its rows are.
+        fingerprint: of the data.
+    """
 
     result: Measured
     model: str = "model"
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    data: str = "batches of one's own"
+    item_noun: str = ""
+    fingerprint: str | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a number."""
@@ -184,14 +197,8 @@ class Diagnosis(_Result):
                     **_both(*map(_percent, (tokens.repetition.value, own.repetition.value))),
                 },
             ]
-        if found.kind == "ids":
-            sides = [getattr(found, side) for side in _SIDES]
-            after = [(side.after.after_error, side.after.after_correct) for side in sides]
-            return [
-                {"measure": "wrong entries, %", **_both(*(100 * side.wrong for side in sides))},
-                {"measure": "wrong after a wrong one, %", **_both(*(_percent(pair[0]) for pair in after))},
-                {"measure": "wrong after a right one, %", **_both(*(_percent(pair[1]) for pair in after))},
-            ]
+        if isinstance(found, IdDiagnosis) and found.free_running is not None:
+            return _id_rows(found, found.free_running)
         sides = [getattr(found, side) for side in _SIDES]
         return [
             {"measure": "NRMSE, median of windows", **_both(*(side.nrmse.median for side in sides))},
@@ -202,9 +209,10 @@ class Diagnosis(_Result):
         """The content of diagnosis.json."""
         from freerun.training.run import versions
 
-        item_noun = "rows" if self.result.kind == "ids" else "windows"
-        run = {"name": self.model, "signature": "not trained by freerun", "facts": {}, "versions": versions()}
-        data = {"name": "batches of one's own", "item_noun": item_noun, "fingerprint": None}
+        item_noun = self.item_noun or ("rows" if self.result.kind == "ids" else "windows")
+        facts = dict(self.facts)
+        run = {"name": self.model, "signature": "not trained by freerun", "facts": facts, "versions": versions()}
+        data = {"name": self.data, "item_noun": item_noun, "fingerprint": self.fingerprint}
         return {"schema": 1, "run": run, "data": data, "diagnosis": as_json(self.result)}
 
     def _write_page(self, path: Path) -> None:
@@ -224,6 +232,25 @@ class Diagnosis(_Result):
         return f"{super().__str__()}\n{summary(as_json(self.result))}"
 
     __repr__ = __str__
+
+
+def _id_rows(found: IdDiagnosis, free_running: IdSide) -> list[dict[str, Any]]:
+    from freerun.report.diagnosis import position_ranges
+
+    sides = found.teacher_forced, free_running
+    after = [side.after for side in sides]
+    return [
+        {"measure": f"wrong, of {sum(found.left):,} entries", **_both(*(side.errors for side in sides))},
+        {"measure": "wrong, %", **_both(*(100 * side.wrong for side in sides))},
+        *(
+            {"measure": f"  at {name}, of {entries:,}, %", **_both(*(100 * share for share in shares))}
+            for name, entries, shares in position_ranges(as_json(found))
+        ),
+        {"measure": "wrong after a wrong one, %", **_both(*(_percent(each.after_error) for each in after))},
+        {"measure": "  of", **_both(*(each.wrong for each in after))},
+        {"measure": "wrong after a right one, %", **_both(*(_percent(each.after_correct) for each in after))},
+        {"measure": "  of", **_both(*(each.right for each in after))},
+    ]
 
 
 def _both(teacher_forced: float | None, free_running: float | None) -> dict[str, float | None]:

@@ -509,7 +509,7 @@ LABELS = TaskReport(
         "true one.",
         "Rows without a model: the label that is most frequent in training; an n-gram of what is observed, which "
         "predicts the label that stood after the longest context most often in training, of the length that is best on "
-        "dev. Exact filter: the most probable label given all that is observed up to a position, by the law that made "
+        "dev. Exact filter: the most probable label from all that is observed up to a position, by the law that made "
         "the data; no labeller can expect fewer errors.",
     ),
     references=(("exact filter", "exact_"),),

@@ -56,15 +56,17 @@ def read_config(path: str) -> Any:
     return _taught(path, "model", lambda: transformers.AutoConfig.from_pretrained(_local(path)))
 
 
-def read_tokenizer(settings: Pretrained) -> Any:
-    """The tokenizer, with a pad symbol and the chat template of the settings."""
+def read_tokenizer(settings: Pretrained, *, pads: bool = True) -> Any:
+    """The tokenizer with the chat template of the settings, and with a pad symbol if it ``pads``."""
     transformers = _transformers()
     path = settings.tokenizer or settings.path
-    _check_local(path, "tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+    files = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+    save = f"save the tokenizer there too, tokenizer.save_pretrained({path!r}), or name its folder: model.tokenizer"
+    _check_local(path, *files, help_line=f"\n  help: {save}")
     tokenizer = _taught(path, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(_local(path)))
     if settings.pad is not None:
         _set_pad(tokenizer, settings.pad, path)
-    if tokenizer.pad_token_id is None:
+    if pads and tokenizer.pad_token_id is None:
         end = "" if tokenizer.eos_token is None else f' pad = "eos" takes the end symbol {tokenizer.eos_token!r};'
         raise UserError(
             f"{path}: the tokenizer has no pad symbol, which fills rows up to one length\n  help: under [model],{end} "
@@ -161,13 +163,15 @@ def _local(path: str) -> str:
     return str(local) if local.exists() else path
 
 
-def _check_local(path: str, *files: str) -> None:
+def _check_local(path: str, *files: str, help_line: str = "") -> None:
     """Refuse what is meant as a folder and is none, before it is taken for a name on the hub."""
     local = Path(path).expanduser()
     if local.is_dir() and not any((local / name).exists() for name in files):
         held = ", ".join(sorted(entry.name for entry in local.iterdir())[:8]) or "nothing"
         runs = f"; of a run of freerun give {local / 'model'}" if (local / "model").is_dir() else ""
-        raise UserError(f"{path}: holds none of {', '.join(files)}; it holds {held}{runs}")
+        if (local / "adapter_config.json").exists():
+            help_line = "\n  help: these are weights of an adapter: save the whole model, model.merge_and_unload()"
+        raise UserError(f"{path}: holds none of {', '.join(files)}; it holds {held}{runs}{help_line}")
     if local.is_file():
         raise UserError(f"{path}: is a file; give the folder that save_pretrained wrote")
     if not local.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):

@@ -40,8 +40,6 @@ def diagnose_run(
     before: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Diagnose a run's model on its own test split; the content of diagnosis.json."""
-    if windows is not None and windows < 1:
-        raise UserError(f"--windows must be at least 1; got {windows}")
     task = run.task
     on_progress("loading the data")
     data_name, batches, options = task.diagnosis_input(run.model, run.codec, run.evaluate, own_data(run), windows)

@@ -358,16 +358,62 @@ def _domain(values: Values) -> tuple[float, float] | None:
     return low - room, high + room
 
 
+_FEW_ROWS = 20
+"""Rows with an error below which no outcome rests on them."""
+
+
 def _ids_summary(result: Result) -> str:
     if result["free_running"] is None:
         return headline(result)
-    forced, own = (result[side]["wrong"] for side, _ in _SIDES)
-    text = (
-        f"Teacher-forced, {_percent(forced)} of the model's choices are wrong; free-running, {_percent(own)}, both "
-        f"counted position by position ({result['rows']:,} rows), where one lost symbol shifts all after it. freerun "
-        "evaluate and compare score free runs otherwise: there the gap can be smaller or have the other sign."
+    gap, rows = result["gap"], result["rows"]
+    forced, own = (f"{_percent(result[side]['wrong'])} ({result[side]['errors']:,})" for side, _ in _SIDES)
+    entries = sum(result["left"])
+    counted = f"Free-running, {own} of {entries:,} choices are wrong; teacher-forced, {forced}"
+    if gap["rows"] < _FEW_ROWS or gap["low"] is None:
+        few = f"{gap['rows']:,} of {rows:,} rows have an error"
+        return (
+            f"{counted}. Whether the model suffers from exposure bias: too few errors to say, {few}. {headline(result)}"
+        )
+    points = f"{100 * abs(gap['gap']):.3g} points {'more' if gap['gap'] >= 0 else 'fewer'}"
+    ends = " to ".join(f"{100 * gap[end]:+.3g}".replace("-", _MINUS) for end in ("low", "high"))
+    if gap["low"] > 0:
+        outcome = f"The model suffers from exposure bias: {_worst(result)}"
+    else:
+        outcome = "No exposure bias was found" if gap["high"] >= 0 else "The model is better on its own history"
+    return (
+        f"{counted}: {points} (95 % interval {ends} over {rows:,} rows). {outcome}. "
+        "Counted position by position, where one lost symbol shifts all after it: freerun evaluate and compare score "
+        f"free runs by edit distance, and there the gap can be smaller or have the other sign. {headline(result)}"
     )
-    return f"{text} {headline(result)}"
+
+
+def position_ranges(result: Result, most: int = 4) -> list[tuple[str, int, list[float]]]:
+    """Ranges of positions of about as many entries each: their name, entries, and shares wrong on both sides.
+
+    >>> sides = {side: {"wrong_by_position": [0.0, 0.5, 1.0]} for side in ("teacher_forced", "free_running")}
+    >>> position_ranges({"left": (4, 2, 2), **sides}, most=2)
+    [('1', 4, [0.0, 0.0]), ('2 to 3', 4, [0.75, 0.75])]
+    """
+    left, total = result["left"], sum(result["left"])
+    parts: list[list[int]] = [[]]
+    for position in range(len(left)):
+        if parts[-1] and sum(left[:position]) * most >= total * len(parts):
+            parts.append([])
+        parts[-1].append(position)
+    found: list[tuple[str, int, list[float]]] = []
+    for part in parts:
+        entries = sum(left[n] for n in part)
+        if entries:
+            wrong = [sum((result[side]["wrong_by_position"][n] or 0) * left[n] for n in part) for side, _ in _SIDES]
+            name = f"{part[0] + 1}" if len(part) == 1 else f"{part[0] + 1} to {part[-1] + 1}"
+            found.append((name, entries, [each / entries for each in wrong]))
+    return found
+
+
+def _worst(result: Result) -> str:
+    name, _, (forced, own) = max(position_ranges(result), key=lambda each: each[2][1] - each[2][0])
+    where = f"positions {name}" if " " in name else f"position {name}"
+    return f"most at {where}, {_percent(own)} free-running against {_percent(forced)}"
 
 
 def _ratio(after: Result) -> float | None:
@@ -384,7 +430,7 @@ def _wrong(result: Result) -> Raw:
         rows.append(
             [
                 swatch(number, name),
-                Raw(f"<b>{_percent(result[side]['wrong'])}</b>"),
+                Raw(f"<span><b>{_percent(result[side]['wrong'])}</b> <small>{result[side]['errors']:,}</small></span>"),
                 Raw(f"<span>{_percent(after['after_correct'])} <small>of {after['right']:,}</small></span>"),
                 Raw(f"<span>{_percent(after['after_error'])} <small>of {after['wrong']:,}</small></span>"),
                 DASH if ratio is None else f"{ratio:.2f}",

@@ -43,7 +43,7 @@ def ratio(found: Result | None) -> str:
     >>> ratio({"ratio": few, "enough": False})
     'too few errors to say (14)'
     >>> ratio({"ratio": {**few, "low": 0.8, "count": 30}, "enough": False})
-    'not shown to differ from 1: 9.5 [0.8, 80] (30 errors)'
+    'not found to differ from 1: 9.5 [0.8, 80] (30 errors)'
     """
     if found is None:
         return DASH
@@ -51,7 +51,7 @@ def ratio(found: Result | None) -> str:
     if count < 20 or found["ratio"]["low"] is None:
         return f"{TOO_FEW} ({count:,})"
     text = f"{interval(found['ratio'])} ({count:,} errors)"
-    return text if found["enough"] else f"not shown to differ from 1: {text}"
+    return text if found["enough"] else f"not found to differ from 1: {text}"
 
 
 def measure_rows(result: Result) -> list[Sequence[str]]:
@@ -100,7 +100,7 @@ def tokens_section(result: Result) -> Raw:
     heads = ["measure", "teacher-forced", "greedy free run", "sampled free run"]
     caption = f"With 95 % intervals over {result['rows']:,} rows"
     lines = [
-        f'"{TOO_FEW}": fewer than 20 errors with an entry after them. A ratio whose interval includes 1 is not shown '
+        f'"{TOO_FEW}": fewer than 20 errors with an entry after them. A ratio whose interval includes 1 was not found '
         "to differ from 1.",
     ]
     if result["free_running"] is not None:
@@ -124,9 +124,9 @@ def tokens_section(result: Result) -> Raw:
 def _further(tokens: Result) -> str:
     texts: list[str] = []
     if (hidden := tokens["hidden"]) is not None:
-        shown = "differ" if hidden["p_value"] < 0.05 else "are not shown to differ"
+        outcome = "differ" if hidden["p_value"] < 0.05 else "were not found to differ"
         texts.append(
-            f"Hidden states on gold and on the model's own history {shown}: MMD\N{SUPERSCRIPT TWO} "
+            f"Hidden states on gold and on the model's own history {outcome}: MMD\N{SUPERSCRIPT TWO} "
             f"{interval(hidden['squared'])}, p = {hidden['p_value']:.2g} by {hidden['squared']['count']:,} exchanged "
             "pairs, one state a row."
         )
@@ -233,8 +233,8 @@ def headline(result: Result) -> str:
         )
         if tokens["eb_m"] is not None and tokens["eb_m"]["low"] is not None:
             eb_m = tokens["eb_m"]
-            shown = "costs quality" if eb_m["low"] > 1 else "is not shown to cost quality"
-            lines.append(f"Its own prefix {shown}: EB-M {interval(eb_m)}.")
+            outcome = "costs quality" if eb_m["low"] > 1 else "was not found to cost quality"
+            lines.append(f"Its own prefix {outcome}: EB-M {interval(eb_m)}.")
     else:
         aligned = tokens["greedy"]["aligned"]
         after, rejoined = aligned["after"], aligned["rejoined"]

@@ -36,9 +36,9 @@ def task_of(data: Any) -> type[DataTask]:
     ('recurrent', ('transformer_lm',))
     """
     kind = data if isinstance(data, str) else data["kind"] if isinstance(data, Mapping) else data.kind
-    if kind == "python" and _given(data, "targets") == "values":
+    if kind == "python" and _value_of(data, "targets") == "values":
         return ValueBatchTask
-    if kind in SeriesTask.data_sections and _given(data, "levels") not in (None, "none"):
+    if kind in SeriesTask.data_sections and _value_of(data, "levels") not in (None, "none"):
         return LevelTask
     task = next((task for task in TASKS.values() if kind in task.data_sections), None)
     if task is None:
@@ -46,7 +46,7 @@ def task_of(data: Any) -> type[DataTask]:
     return task
 
 
-def _given(data: Any, key: str) -> Any:
+def _value_of(data: Any, key: str) -> Any:
     return data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
 
 
@@ -61,7 +61,7 @@ def misfit(data: Any, model_kind: str) -> tuple[str, str] | None:
         return None
     kinds = " or ".join(name for name in DATA_KINDS if model_kind in task_of(name).models) + " data"
     kinds += ", or series with levels" if model_kind in LevelTask.models else ""
-    levels = _given(data, "levels") if isinstance(data, Mapping) else None
+    levels = _value_of(data, "levels") if isinstance(data, Mapping) else None
     got = f"{data if isinstance(data, str) else data['kind']!r}" + (f" with levels = {levels}" if levels else "")
     problem = f"a model of kind {model_kind} is trained on {kinds}; got [data] kind {got}"
     return problem, f"use kind = {' or '.join(fitting)}"

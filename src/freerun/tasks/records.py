@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -27,8 +27,10 @@ from freerun.data.records import (
     encoded_problems,
     fit_lengths,
     load_records,
+    load_rows,
     read_records,
     trial_encoded,
+    with_end,
 )
 from freerun.data.records.files import messages_problem, text_problem
 from freerun.data.tables import parsed
@@ -47,6 +49,7 @@ from freerun.tasks.base import (
     teacher_forced_errors,
 )
 from freerun.tasks.text import escaped, unescaped
+from freerun.types import evenly
 
 
 @dataclass(frozen=True)
@@ -143,18 +146,7 @@ class RecordTask(DataTask):
 
     @staticmethod
     def load(settings: RecordsSection, model: Pretrained) -> RecordData:
-        config = read_config(model.path)
-        tokenizer = read_tokenizer(model)
-        known = getattr(config.get_text_config(decoder=True), "vocab_size", None)
-        if known is not None and len(tokenizer) > known:
-            whose = f"{model.tokenizer}, of the tokenizer" if model.tokenizer else f"{model.path}"
-            raise UserError(
-                f"{whose}: the tokenizer has {len(tokenizer):,} symbols and the model {known:,}: ids from {known:,} on "
-                "mean nothing to it\n  help: give the model's own tokenizer (leave model.tokenizer out), or save the "
-                "model after model.resize_token_embeddings(len(tokenizer))"
-            )
-        causal = not config.is_encoder_decoder
-        limits = Limits(settings.max_source, settings.max_target, model_positions(config), settings.too_long)
+        tokenizer, causal, limits = _sides(settings, model)
         # the problems of a row stand beside those of the others, though these are no records
         records = load_records(
             str(settings.path),
@@ -243,6 +235,44 @@ class RecordTask(DataTask):
         chosen = parts(range(len(encoded)), 1 if tight else settings.batch_size)
         batches = [codec.answer_batch([encoded[n] for n in part]) for part in chosen]
         return f"{data.name}, test", batches, DiagnosisOptions(end_symbol=codec.end)
+
+
+def load_answers(settings: RecordsSection, model: Pretrained, items: int | None = None) -> tuple[RecordData, int]:
+    """Records that a model is only measured on, as the split "test" (see ``load_rows``), and how many there are.
+
+    Args:
+        settings: the file, its columns, limits of length.
+        model: its tokenizer needs no pad symbol.
+        items: number of records to use, at even distances; None: all.
+
+    Raises:
+        UserError: what is wrong with the file, its rows, or the tokenizer.
+    """
+    tokenizer, causal, limits = _sides(settings, model, pads=False)
+    found = load_rows(str(settings.path), settings)
+    rows = found.splits["test"]
+    chosen = replace(found, splits={"test": [rows[n] for n in evenly(len(rows), items)]})
+    codec = _codec(settings, model, tokenizer, causal, chosen)
+    fitted = fit_lengths(codec, chosen.splits["test"], limits, found.name)
+    refuse(fitted.problems)
+    notes = [*(f"dropped: {text}" for text in found.dropped["test"]), *fitted.notes]
+    data = RecordData({"test": fitted}, with_end(codec, fitted.encoded), found.name, {"test": notes})
+    return data, len(rows)
+
+
+def _sides(settings: RecordsSection, model: Pretrained, *, pads: bool = True) -> tuple[Any, bool, Limits]:
+    """The tokenizer, if the model has all its ids; whether the model is causal; and how long records may be."""
+    config, tokenizer = read_config(model.path), read_tokenizer(model, pads=pads)
+    known = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    if known is not None and len(tokenizer) > known:
+        whose = f"{model.tokenizer}, of the tokenizer" if model.tokenizer else f"{model.path}"
+        raise UserError(
+            f"{whose}: the tokenizer has {len(tokenizer):,} symbols and the model {known:,}: ids from {known:,} on "
+            "mean nothing to it\n  help: give the model's own tokenizer (leave model.tokenizer out), or save the "
+            "model after model.resize_token_embeddings(len(tokenizer))"
+        )
+    limits = Limits(settings.max_source, settings.max_target, model_positions(config), settings.too_long)
+    return tokenizer, not config.is_encoder_decoder, limits
 
 
 def evaluate_records(

@@ -177,7 +177,7 @@ class RecordData:
     def fingerprint(self) -> str:
         """Return the first 8 hexadecimal digits of the SHA-256 of every split's ids in order, and of the tokenizer."""
         digest = hashlib.sha256(self.codec.vocabulary.encode())
-        for split in SPLITS:
+        for split in [split for split in SPLITS if split in self.splits]:
             ids = [[one.prompt, one.target, sorted(one.learned)] for one in self.splits[split].encoded]
             digest.update(f"{split}\n{json.dumps(ids)}\n".encode())
         return digest.hexdigest()[:8]
@@ -207,16 +207,20 @@ def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> Record
     """Return records with their ids, and a codec with their end symbol and longest answer."""
     splits = _fitted(records, codec, limits)
     refuse([problem for split in splits.values() for problem in split.problems])
-    train = splits["train"].encoded
-    # what ends an answer: the special symbol that most training answers end with, else the tokenizer's own
-    last, _ = Counter(one.target[-1] for one in train).most_common(1)[0]
-    end: int | None = last if last in special_ids(codec.tokenizer) else codec.tokenizer.eos_token_id
-    longest = max(len(one.target) - (one.target[-1] == end) for one in train)
     notes = {
         split: [*(f"dropped: {text}" for text in records.dropped.get(split, ())), *fitted.notes]
         for split, fitted in splits.items()
     }
-    return RecordData(splits, replace(codec, end=end, longest=longest), records.name, notes)
+    return RecordData(splits, with_end(codec, splits["train"].encoded), records.name, notes)
+
+
+def with_end(codec: RecordCodec, encoded: Sequence[Encoded]) -> RecordCodec:
+    """A codec with the end symbol and the longest answer of some records."""
+    # what ends an answer: the special symbol that most answers end with, else the tokenizer's own
+    last, _ = Counter(one.target[-1] for one in encoded).most_common(1)[0]
+    end: int | None = last if last in special_ids(codec.tokenizer) else codec.tokenizer.eos_token_id
+    longest = max(len(one.target) - (one.target[-1] == end) for one in encoded)
+    return replace(codec, end=end, longest=longest)
 
 
 def encoded_problems(records: Records, codec: RecordCodec, limits: Limits) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from freerun.keys import bits, fold
 
 _SAVED = ("dataset_dict.json", "state.json")
 """The files by which a folder is one that the library datasets saved."""
+TABLES = tuple(ending for ending, kind in ENDINGS.items() if kind != "txt")
+"""Endings of files that are looked for in a folder; a text beside them is often their source."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class RecordOptions(Arguments):
     completion: str | None = None
     messages: str | None = None
     text: str | None = None
-    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "datasets"] | None = one_of(FORMATS, None)
+    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "txt", "datasets"] | None = one_of(FORMATS, None)
     separator: str = ","
     encoding: str = "utf-8"
     dev: str | float = 0.05
@@ -112,25 +114,58 @@ def load_records(
     tables, problems = _tables(path, options)
     if "train" not in tables:
         raise UserError(problems)
-    try:
-        shape, columns = _shape_of(options.columns, tables["train"])
-    except UserError as error:
-        raise UserError([*problems, *error.problems]) from None
-    splits: dict[str, list[Record]] = {}
-    dropped: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for split, table in tables.items():
-        splits[split], left_out, wrong = _table_records(table, shape, columns, options.empty)
-        problems += wrong
-        dropped[split] += [f"{counted(left_out, 'row')} with an empty column"] if left_out else []
-    if problems:
-        sound = Records(shape, columns, splits, path, dropped)
-        raise UserError(list(dict.fromkeys([*problems, *_further(further, sound)])))
+    found = _from_tables(path, tables, problems, options, further)
+    splits, dropped = dict(found.splits), {split: list(found.dropped.get(split, ())) for split in SPLITS}
     _set_aside(splits, options)
     train = splits["train"]
     if options.limit is not None and len(train) > options.limit:
         dropped["train"].append(f"{counted(len(train) - options.limit, 'row')} beyond the limit")
         splits["train"] = _chosen(train, _order(len(train), options.split_seed)[: options.limit])
-    return Records(shape, columns, {split: splits[split] for split in SPLITS}, path, dropped)
+    return replace(found, splits={split: splits[split] for split in SPLITS}, dropped=dropped)
+
+
+def load_rows(path: str, options: RecordOptions) -> Records:
+    """All records of one file as the split "test"; of a folder or data set that has splits, its own test split.
+
+    Without a name a table's only column ``text`` is plain text.
+
+    Args:
+        path: see ``load_records``.
+        options: columns and format; nothing is set aside.
+
+    Raises:
+        UserError: see ``load_records``; splits of which none is called test.
+    """
+    tables, problems = _tables(path, options)
+    # what is no folder and no data set is one file, whatever it is called
+    split = "test" if options.format == "datasets" or user_path(path).is_dir() else "train"
+    if split not in tables:
+        raise UserError(problems or f"{path}: has no test split, only {', '.join(tables)}: give one file")
+    table = tables[split]
+    if not options.columns and table.columns == ("text",):
+        options = replace(options, text="text")
+    return _from_tables(path, {"test": table}, problems, options)
+
+
+def _from_tables(
+    path: str, tables: Mapping[str, DataTable], problems: list[str], options: RecordOptions,
+    further: Callable[[Records], list[str]] | None = None,
+) -> Records:  # fmt: skip
+    """The records of each table; ``problems`` are those of the files, reported together with those of the rows."""
+    try:
+        shape, columns = _shape_of(options.columns, next(iter(tables.values())))
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from None
+    splits: dict[str, list[Record]] = {}
+    dropped: dict[str, list[str]] = {}
+    for split, table in tables.items():
+        splits[split], left_out, wrong = _table_records(table, shape, columns, options.empty)
+        problems += wrong
+        dropped[split] = [f"{counted(left_out, 'row')} with an empty column"] if left_out else []
+    found = Records(shape, columns, splits, path, dropped)
+    if problems:
+        raise UserError(list(dict.fromkeys([*problems, *_further(further, found)])))
+    return found
 
 
 def _further(further: Callable[[Any], list[str]] | None, sound: Any) -> list[str]:
@@ -173,7 +208,7 @@ def _tables(path: str, options: RecordOptions) -> tuple[dict[str, DataTable], li
         if "train" not in files:
             names = sorted(entry.name for entry in folder.iterdir())
             raise UserError(
-                f"{folder}: holds no file train.* that ends with {', '.join(ENDINGS)}; it holds "
+                f"{folder}: holds no file train.* that ends with {', '.join(TABLES)}; it holds "
                 f"{', '.join(names[:10]) or 'nothing'}; give the file itself"
             )
     else:
@@ -193,7 +228,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     """The file of each split that a folder has."""
     files: dict[str, Path] = {}
     for split, names in SPLITS.items():
-        fitting = sorted(f for f in folder.iterdir() if f.stem in names and f.suffix.lower() in ENDINGS and f.is_file())
+        fitting = sorted(f for f in folder.iterdir() if f.stem in names and f.suffix.lower() in TABLES and f.is_file())
         if len(fitting) > 1:
             several = ", ".join(file.name for file in fitting)
             raise UserError(f"{folder}: several files could be {split}: {several}; give the files themselves")
