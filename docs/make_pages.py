@@ -66,7 +66,27 @@ section, `freerun compare` its arms.
 {compare}
 
 Each arm is a table `[[compare.arms]]` with a `label` (its name in tables and folders; the method's name if left out)
-and a `method`, written as in `[method]`.
+and a `method`, written as in `[method]`, or a `control`.
+
+**control** is a control by one word. `of` names the arm that it controls; it may be left out where one arm alone feeds
+the model's own outputs.
+
+```toml
+[[compare.arms]]
+control = "confusion"
+of = "scheduled_sampling"
+```
+
+| control | the history in training | if the arm is better than it |
+| --- | --- | --- |
+| `matched` | as many random errors as the arm's own, update by update (`token_noise`, or `gaussian_noise` as large as they are) | its own errors taught it more than any errors |
+| `confusion` | as many errors, drawn from what the arm's model put in place of each symbol in the same 25 updates (of values: from its residuals at each lead time) | errors that only look like its own are not enough |
+| `equal_cost` | gold, for as many forwards as the arm's run took | more computing is not the reason |
+| `no_history` | the same entry everywhere, in scoring and use too | a history is of use at all |
+
+The run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). In
+Python they are `fr.control("confusion", label)` and so on. What needs no model at all (the last value, the most
+frequent symbol, an n-gram ...) stands below the arms in every table of series and symbols.
 
 **matched_to** makes an arm the noise control of another: the value is the other arm's label instead of a number, and at
 each update it is the one measured in that arm's run with the same seed.
