@@ -77,14 +77,15 @@ control = "confusion"
 of = "scheduled_sampling"
 ```
 
-| control | the history in training | if the arm is better than it |
+| control | the history in training | an arm that is better than it shows |
 | --- | --- | --- |
-| `matched` | as many random errors as the arm's own, update by update (`token_noise`, or `gaussian_noise` as large as they are) | its own errors taught it more than any errors |
-| `confusion` | as many errors, drawn from what the arm's model put in place of each symbol in the same 25 updates (of values: from its residuals at each lead time) | errors that only look like its own are not enough |
-| `equal_cost` | gold, for as many forwards as the arm's run took | more computing is not the reason |
-| `no_history` | the same entry everywhere, in scoring and use too | a history is of use at all |
+| `matched` | as many random errors at each update | own errors teach more than any errors |
+| `confusion` | as many errors, drawn as the arm's model made them | own errors teach more than their like |
+| `equal_cost` | gold, for as many forwards as the arm's run took | that more computing is not the reason |
+| `no_history` | the same entry everywhere, in scoring and use too | that a history is of use |
 
-The run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). In
+Matched errors are `token_noise`, of values `gaussian_noise` as large as the arm's own. Confusions are counted in blocks of
+25 updates: what the model fed in place of each symbol; of values, how far it was off at each lead time. The run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). In
 Python they are `fr.control("confusion", label)` and so on. What needs no model at all (the last value, the most
 frequent symbol, an n-gram ...) stands below the arms in every table of series and symbols.
 

@@ -97,8 +97,8 @@ class RingSection(StickyRing):
 class ChoralesSection(Arguments):
     """Bach's four-part chorales, of the pip package ``music21``: the bass under the soprano, in sixteenths.
 
-    The package's scores are read, its code is not imported. The code has the BSD licence; some encodings may not be used
-    commercially (``music21/corpus/license.txt``).
+    The package's scores are read, its code is not imported. The code has the BSD licence; some encodings may not be
+    used commercially (``music21/corpus/license.txt``).
 
     Args:
         length: sixteenths of a piece, into which chorales are cut.
