@@ -84,8 +84,9 @@ of = "scheduled_sampling"
 | `equal_cost` | gold, for as many forwards as the arm's run took | that more computing is not the reason |
 | `no_history` | the same entry everywhere, in scoring and use too | that a history is of use |
 
-Matched errors are `token_noise`, of values `gaussian_noise` as large as the arm's own. Confusions are counted in blocks of
-25 updates: what the model fed in place of each symbol; of values, how far it was off at each lead time. The run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). In
+Matched errors are `token_noise`, of values `gaussian_noise` as large as the arm's own. Confusions are counted in
+blocks of 25 updates: what the model fed in place of each symbol; of values, how far it was off at each lead time. The
+run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). In
 Python they are `fr.control("confusion", label)` and so on. What needs no model at all (the last value, the most
 frequent symbol, an n-gram ...) stands below the arms in every table of series and symbols.
 
