@@ -57,6 +57,7 @@ class World:
         windows = {"windows": [4, 2, 2], "past": 4, "horizon": 3}
         data: dict[str, dict[str, Any]] = {
             "article": windows, "lorenz96": windows, "thomas": windows, "mackey-glass": windows,
+            "mackey-glass-symbols": windows, "ring": {"walks": [4, 2, 2], "length": 4},
             "mackey-glass-demo": windows, "char-lm": {"path": str(folder / "text.txt"), "length": 16, "stride": 16},
             "copy": {"train": 40, "dev": 4, "test": 4},
             "etth1": {"path": str(folder / "load.csv"), "past": 6, "horizon": 3, "split": [200, 40, 40]},
