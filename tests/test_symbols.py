@@ -343,3 +343,18 @@ def test_ring_has_its_walks_and_its_exact_filter():
     assert torch.equal(best, StickyRing().filtered(batch.context["source"]).argmax(2))
     assert 100 * float((best == batch.targets).double().mean()) == pytest.approx(64.9, abs=1.5)
     refused("walks must be three numbers", load_recipe, "ring", ["data.walks=[2,3]"])
+
+
+def test_a_table_becomes_levels_too(tmp_path):
+    """A CSV file with a season: its own period is the cycle that is repeated."""
+    lines = [f"{n // 3},{[1.0, 2.0, 5.0, 3.0][n % 4]}" for n in range(120)]
+    path = write_csv(tmp_path / "load.csv", lines, "hour,load")
+    series = {"kind": "series", "path": str(path), "targets": ["load"], "levels": 4, "past": 6, "horizon": 5}
+    recipe = load_recipe(write(tmp_path, toml(name="csv", data={**series, "period": 4}, method={"name": "no_history"})))
+    data = recipe.data.load_symbols()
+    assert data.rows("test", [0]).context["source"].tolist() == [[3, 2, 0, 1, 3, 2]]
+    scores = evaluate_symbols(fr.models.RecurrentSeq2Seq(4, 4, size=8), LevelTask(data).scored("test")).free_running
+    assert scores["cycle_token_error"] == 0
+    assert scores["ngram_token_error"] == 0
+    assert scores["last_value_token_error"] > 50
+    refused(["path` is missing"], load_recipe, write(tmp_path, toml(data={"kind": "series", "levels": 4})))

@@ -141,7 +141,8 @@ def quantised(series: SeriesData, levels: int, binning: Binning = "quantiles") -
     Args:
         series: layout "past".
         levels: how many, at least 2.
-        binning: "quantiles": equally frequent in the training windows; "width": equally wide between the lowest and
+        binning: "quantiles": equally frequent in the training windows, or one for each value that there is, where there
+            are as many; "width": equally wide between the lowest and
             the highest training value.
 
     Raises:
@@ -163,6 +164,8 @@ def quantised(series: SeriesData, levels: int, binning: Binning = "quantiles") -
     seen = torch.cat([windows.context["past"].flatten(1), windows.targets.flatten(1)], 1).flatten().double()
     if binning == "width":
         edges = torch.linspace(float(seen.min()), float(seen.max()), levels + 1, dtype=torch.float64)[1:-1]
+    elif len(distinct := seen.unique()) == levels:  # values that are levels already
+        edges = (distinct[1:] + distinct[:-1]) / 2
     else:
         ordered = seen.sort().values
         edges = ordered[torch.arange(1, levels) * (len(ordered) - 1) // levels]
