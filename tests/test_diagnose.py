@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,34 @@ def test_a_run_on_a_text_is_diagnosed_without_gold_for_its_free_runs(tmp_path, m
     assert len(example["source"]) == 8
     assert "".join(example["source"]) + "".join(example["gold"]) == (tmp_path / "text.txt").read_text()[-400:][:17]
     assert check_page((run / "diagnosis.html").read_text(encoding="utf-8")) > 1
+
+
+def test_several_runs_stand_side_by_side(ids, series, tmp_path, capsys):
+    other = tmp_path / "run"  # of the same name
+    shutil.copytree(ids, other)
+    lines = ends(capsys, 2, "diagnose", ids, other).err
+    assert "2 models make one page" in lines
+    out = ends(capsys, 0, "diagnose", ids, other, "--out", tmp_path / "both").out
+    found, page = load(tmp_path / "both"), (tmp_path / "both" / "diagnosis.html").read_text(encoding="utf-8")
+    one = load(ids)["diagnosis"]
+    assert [each["diagnosis"] for each in found["runs"]] == [one, one]
+    assert [each["run"]["name"] for each in found["runs"]] == [str(ids), str(other)]
+    share = f"{100 * one['tokens']['greedy']['aligned']['edit_error']['value']:.3g} %"
+    assert any(line.count(share) == 2 for line in out.splitlines() if "edit errors: greedy" in line)
+    assert check_page(page) > 4
+    assert "Side by side" in " ".join(Page(page).words)
+    ends(capsys, 3, "diagnose", ids, other, "--out", tmp_path / "both")
+    assert "no measure in common" in ends(capsys, 2, "diagnose", ids, series, "--out", tmp_path / "mixed").err
+    ends(capsys, 0, "diagnose", series, series, "--out", tmp_path / "values", "--windows", "6")
+    assert len(load(tmp_path / "values")["runs"]) == 2
+
+
+def test_an_oracle_is_a_run_on_the_same_symbols(ids, series, tmp_path, capsys):
+    ends(capsys, 0, "diagnose", ids, "--oracle", ids, "--out", tmp_path / "itself")
+    oracle = load(tmp_path / "itself")["diagnosis"]["tokens"]["oracle"]
+    assert [each["value"] for each in oracle["ex_acc_err"]] == [0.0] * len(oracle["gold"])
+    refusal = ends(capsys, 2, "diagnose", series, "--oracle", ids, "--out", tmp_path / "no").err
+    assert "values have no oracle" in refusal
 
 
 def broken(found: dict[str, Any]) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def evaluate(run: Path, /, *, data: File = None, beams: Number = None) -> None:
 
 @app.command
 def diagnose(
-    model: str, /, *, data: Text = None, set_: SetOfFolder = (), out: File = None, rows: Rows = None,
-    batch_size: Number = None, overwrite: Switch = False,
+    *models: str, data: Text = None, set_: SetOfFolder = (), out: File = None, rows: Rows = None,
+    batch_size: Number = None, oracle: Text = None, overwrite: Switch = False,
 ) -> None:  # fmt: skip
     """Measure how much the error grows when a model is fed its own output: by lead time or by position.
 
@@ -134,23 +134,25 @@ def diagnose(
 
     Parameters
     ----------
-    model
+    models
         A run's folder; a folder of transformers, with --data; or FILE.py:NAME or module:NAME for (model, batches) or a
-        function that returns them.
+        function that returns them. Several are measured side by side: a column each.
     data
         Records for a model of transformers, as in a recipe: JSON lines, JSON, CSV, TSV, Parquet, or a text a line.
     out
-        Where to write; if left out the run's folder, and NAME-diagnosis for what freerun did not train.
+        Where to write, needed for several; if left out the run's folder, or NAME-diagnosis.
     rows
         Test windows, words, sentences or records to use, at even distances; if left out 200 records of a file, and all
         of anything else.
     batch_size
         Records at a time; changes no number.
+    oracle
+        A run on the same symbols, the better model, from which excess accumulated error is measured.
     overwrite
         Replace an earlier diagnosis.
     """
-    measured = commands.Measured(data, tuple(set_), rows, batch_size)
-    commands.diagnose(model, measured, out, overwrite=overwrite)
+    measured = commands.Measured(data, tuple(set_), rows, batch_size, oracle)
+    commands.diagnose(models, measured, out, overwrite=overwrite)
 
 
 @app.command

@@ -179,7 +179,7 @@ def _indented(text: str) -> str:
 
 
 _FILES = ("diagnosis.json", "diagnosis.html")
-_BEGINS = b'{"schema": 1, "run": {'
+_BEGINS = b'{"schema": 1, "run'
 
 
 @dataclass(frozen=True)
@@ -191,35 +191,85 @@ class Measured:
         overrides: of the sections of a recipe for it.
         rows: to use; None: the usual number.
         batch_size: records at a time.
+        oracle: a run whose model stands for the data.
     """
 
     data: str | None = None
     overrides: tuple[str, ...] = ()
     rows: int | None = None
     batch_size: int | None = None
+    oracle: str | None = None
 
 
-def diagnose(model: str, measured: Measured, out: Path | None, *, overwrite: bool) -> None:
+def diagnose(models: Sequence[str], measured: Measured, out: Path | None, *, overwrite: bool) -> None:
     """``freerun diagnose``: writes diagnosis.json and diagnosis.html; table, outcome and the page's path."""
+    if measured.rows is not None and measured.rows < 1:
+        raise UserError(f"--max-rows (--windows) must be at least 1; got {measured.rows}")
+    if not models:
+        raise UserError("name what to diagnose: a run's folder, a folder of transformers with --data, or FILE.py:NAME")
+    if len(models) > 1 and out is None:
+        raise UserError(f"{len(models)} models make one page: name the folder it is written to with --out DIR")
+    kinds = [_kind_of(model, measured) for model in models]
+    folder = out or _usual_folder(models[0], kinds[0])
+    if len(models) > 1 or kinds[0] != "run":
+        _check_folder(folder, overwrite=overwrite)
+    with loading():
+        from freerun.report.diagnosis_tokens import side_by_side
+    contents: list[dict[str, Any]] = []
+    text = ""
+    with waiting() as display:
+        for model, kind in zip(models, kinds, strict=True):
+            display(f"loading {visible(model)}")
+            measure = _of_run if kind == "run" else _of_subject
+            content, text = measure(model, measured, folder, display, overwrite)
+            contents.append(content)
+        heads, rows = side_by_side(_named_apart(contents, models))
+        display("drawing the page")
+        page = _written(contents[0] if len(models) == 1 else {"schema": 1, "runs": contents}, folder)
+    if len(models) > 1:
+        values = contents[0]["diagnosis"]["kind"] == "values"
+        _print_columns(heads, rows, "medians (quartiles) over windows" if values else "[low, high]: 95 % over rows")
+    else:
+        _print(text, hanging="")
+    print(page)
+
+
+def _kind_of(model: str, measured: Measured) -> str:
     with loading():
         from freerun.data.user_code import is_object
 
-    if measured.rows is not None and measured.rows < 1:
-        raise UserError(f"--max-rows (--windows) must be at least 1; got {measured.rows}")
     kind = "object" if is_object(model) else "run" if measured.data is None else "folder"
     _check_options(model, measured, kind)
+    return kind
+
+
+def _usual_folder(model: str, kind: str) -> Path:
     name = Path(model.rpartition(":")[2] if kind == "object" else model).resolve().name
-    folder = out or (Path(model) if kind == "run" else Path(f"{name}-diagnosis"))
-    if kind != "run":
-        _check_folder(folder, overwrite=overwrite)
-    with waiting() as display:
-        display(f"loading {visible(model)}")
-        measure = _of_run if kind == "run" else _of_subject
-        content, text = measure(model, measured, folder, display, overwrite)
-        display("drawing the page")
-        page = _written(content, folder)
-    _print(text, hanging="")
-    print(page)
+    return Path(model) if kind == "run" else Path(f"{name}-diagnosis")
+
+
+def _named_apart(contents: list[dict[str, Any]], models: Sequence[str]) -> list[dict[str, Any]]:
+    """The contents, named by their paths where two have one name; measures of one kind, or they are refused."""
+    if len({content["diagnosis"]["kind"] for content in contents}) > 1:
+        raise UserError("models of ids and of values have no measure in common: diagnose them apart")
+    if len({content["run"]["name"] for content in contents}) < len(contents):
+        for content, model in zip(contents, models, strict=True):
+            content["run"]["name"] = model
+    return contents
+
+
+def _print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
+    """Print a table in the width of the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=Text(caption), caption_justify="left")
+    for number, head in enumerate(heads):
+        table.add_column(Text(visible(head)), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=width_of(sys.stdout)).print(table)
 
 
 def _check_options(model: str, measured: Measured, kind: str) -> None:
@@ -243,6 +293,8 @@ def _check_options(model: str, measured: Measured, kind: str) -> None:
         )
     if kind == "run" and used:
         raise UserError(f"{model}: {', '.join(used)} is for a folder of transformers, together with --data FILE")
+    if kind != "run" and measured.oracle is not None:
+        raise UserError(f"{model}: --oracle is for runs; in Python it is DiagnosisOptions(oracle=...)")
 
 
 def _of_run(
@@ -256,7 +308,8 @@ def _of_run(
     loaded = load_run(run)
     _check_folder(folder, overwrite=overwrite)
     with usable(Path(run)):
-        content = diagnose_run(loaded, measured.rows, _status(display), before=lambda: probe(folder))
+        oracle = None if measured.oracle is None else load_run(measured.oracle)
+        content = diagnose_run(loaded, measured.rows, _status(display), before=lambda: probe(folder), oracle=oracle)
     return content, summary(content["diagnosis"])
 
 

@@ -38,12 +38,17 @@ def diagnose_run(
     windows: int | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
     before: Callable[[], None] = lambda: None,
+    oracle: LoadedRun | None = None,
 ) -> dict[str, Any]:
     """Diagnose a run's model on its own test split; the content of diagnosis.json."""
     task = run.task
+    if oracle is not None and (task.real_valued or oracle.codec.describe() != run.codec.describe()):
+        reason = "values have no oracle" if task.real_valued else "its symbols are not those of the run"
+        raise UserError(f"{oracle.folder}: cannot be the oracle of {run.folder}: {reason}")
     on_progress("loading the data")
     data_name, batches, options = task.diagnosis_input(run.model, run.codec, run.evaluate, own_data(run), windows)
     before()
+    options = options if oracle is None else replace(options, oracle=oracle.model)
     result = diagnose(run.model, batches, options, on_progress=on_progress)
     summary = finished_summary(run.folder) or {}
     best = (summary.get("best") or {}).get("step")
@@ -57,6 +62,7 @@ def diagnose_run(
                 "seed": summary.get("seed"),
                 "best after": None if best is None else f"{best:,} updates",
                 "parameters": summary.get("parameters"),
+                "oracle": None if oracle is None else str(oracle.folder),
             },
             "versions": versions(),
         },

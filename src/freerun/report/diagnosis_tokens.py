@@ -59,37 +59,37 @@ def measure_rows(result: Result) -> list[Sequence[str]]:
     tokens = result["tokens"]
     runs = [tokens[name] for name, _ in _RUNS]
     aligned = [run["aligned"] for run in runs]
-    rows: list[Sequence[str]] = [("loss, nats a position", interval(tokens["loss"]), DASH, DASH)]
+    rows: list[Sequence[str]] = [("loss, nats", interval(tokens["loss"]), DASH, DASH)]
     if result["free_running"] is not None:
         rows += [
             (
-                "errors by edit distance, as evaluate and compare count them",
+                "edit errors",
                 interval(tokens["edit_error"], 100, " %"),
                 *(interval(each["edit_error"], 100, " %") for each in aligned),
             ),
-            ("outputs that equal gold", DASH, *(interval(each["exact"], 100, " %") for each in aligned)),
+            ("rows that equal gold", DASH, *(interval(each["exact"], 100, " %") for each in aligned)),
             (
-                "rows with an error that rejoin gold",
+                "rows that rejoin gold",
                 DASH,
                 *(f"{interval(e['rejoined'], 100, ' %')} of {e['rejoined']['count']:,}" for e in aligned),
             ),
             (
-                "an error after an error, times as likely (position by position)",
+                "error after error, by position",
                 ratio(tokens["after"]), ratio(tokens["after_free"]), DASH,
             ),
             (
-                "an error after an error, times as likely (by edit distance)",
+                "error after error, by edits",
                 DASH, *(ratio(each["after"]) for each in aligned),
             ),
         ]  # fmt: skip
     sides = [tokens["calibration"], *(run["calibration"] for run in runs)]
-    rows.append(("calibration error (ECE)", *(interval(each and each["ece"], 100, " points") for each in sides)))
-    rows.append(("entropy of the predictions, nats", *(interval(each["entropy"]) for each in (tokens, *runs))))
+    rows.append(("calibration error", *(interval(each and each["ece"], 100, " points") for each in sides)))
+    rows.append(("entropy, nats", *(interval(each["entropy"]) for each in (tokens, *runs))))
     repeated = [each["repetition"] for each in (tokens, *runs)]
-    rows.append(("4-grams that repeat in a row (gold first)", *(interval(each, 100, " %") for each in repeated)))
+    rows.append(("repeated 4-grams (gold first)", *(interval(each, 100, " %") for each in repeated)))
     if runs[0]["lengths"] is not None:
         for name, factor, sign in (("difference", 1, ""), ("longer", 100, " %"), ("shorter", 100, " %")):
-            word = "length beyond gold's, symbols" if name == "difference" else f"{name} than gold"
+            word = "length beyond gold" if name == "difference" else f"{name} than gold"
             rows.append((word, DASH, *(interval(run["lengths"][name], factor, sign) for run in runs)))
         rows.append(("without an end", DASH, *(interval(run["lengths"]["endless"], 100, " %") for run in runs)))
     return rows
@@ -100,6 +100,8 @@ def tokens_section(result: Result) -> Raw:
     heads = ["measure", "teacher-forced", "greedy free run", "sampled free run"]
     caption = f"With 95 % intervals over {result['rows']:,} rows"
     lines = [
+        "Loss and entropy: means over positions. Error after error: how many times as likely an error is after one "
+        "as after a right symbol. Repeated: share of 4-grams that have come before in their row. "
         f'"{TOO_FEW}": fewer than 20 errors with an entry after them. A ratio whose interval includes 1 was not found '
         "to differ from 1.",
     ]
@@ -109,9 +111,10 @@ def tokens_section(result: Result) -> Raw:
             f"A row rejoins gold where, after its first error, {needed} symbols in a row are right (or all that gold "
             "has left), aligned by edit distance; rows whose first error is at the end are left out. Running freely, "
             "calibration counts a symbol as right where edit distance matches it with gold.",
-            "Errors by edit distance, teacher-forced: wrong choices, the end symbol's among them, over gold symbols. "
-            "The gap of this row has the sign that freerun evaluate and compare report; position by position a shifted "
-            "free run counts as wrong throughout, and the gap there is larger and may have the other sign.",
+            "Edit errors, in % of gold's symbols, are what freerun evaluate and compare count; teacher-forced: wrong "
+            "choices, the end symbol's among them. The gap of this row has the sign that they report. Position by "
+            "position a shifted free run counts as wrong throughout: there the gap is larger, and may have the other "
+            "sign.",
         ]
     else:
         lines.append(
@@ -272,7 +275,7 @@ def side_by_side(contents: Sequence[Result]) -> tuple[list[str], list[list[str]]
     """Several diagnoses of one kind: heads, and a row a measure and side, a column a run."""
     names = [str(each["run"]["name"]) for each in contents]
     values = contents[0]["diagnosis"]["kind"] != "ids"
-    sides = ("teacher-forced", "free-running" if values else "greedy free run", "sampled free run")
+    sides = ("teacher-forced", "free-running" if values else "greedy", "sampled")
     by_name: dict[str, list[str]] = {}
     for number, each in enumerate(contents):
         for measure, *cells in (_value_rows if values else measure_rows)(each["diagnosis"]):
