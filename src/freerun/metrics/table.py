@@ -246,7 +246,7 @@ PAIRS = TaskReport(
         "Free-running: the history is the model's own output, as in use. Teacher-forced: the history is gold. PER: "
         "edit errors against the nearest reference, divided by its symbols; teacher-forced PER counts wrong choices, "
         "because nothing can shift there. Free-running gap: free-running minus teacher-forced PER, in points; freerun "
-        "diagnose counts both position by position, so its gap can have the other sign.",
+        "diagnose has this gap as edit errors; its gap position by position can have the other sign.",
         "WER: share of words whose output equals no reference. Under greedy decoding a word is right exactly where "
         "every teacher-forced choice is, so free-running WER equals teacher-forced WER, and a difference in it is no "
         "evidence of exposure bias. PER measures what happens after a first error, and the verdict is about PER.",
