@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from freerun.cli import commands
+from freerun.cli import commands, diagnosing
 from freerun.errors import EXIT_CODES, UserError
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
@@ -151,8 +151,8 @@ def diagnose(
     overwrite
         Replace an earlier diagnosis.
     """
-    measured = commands.Measured(data, tuple(set_), rows, batch_size, oracle)
-    commands.diagnose(models, measured, out, overwrite=overwrite)
+    measured = diagnosing.Measured(data, tuple(set_), rows, batch_size, oracle)
+    diagnosing.diagnose(models, measured, out, overwrite=overwrite)
 
 
 @app.command
