@@ -66,9 +66,21 @@ def _model(name: str, folder: Path) -> str:
     return f'kind = "{kind}"\n' + SIZES.get(kind, SIZES["transformer" if "transformer" in kind else "recurrent"])
 
 
+def _recorded(folder: Path, world: str) -> Path:
+    """The metrics of a run of one update, with an error of each kind."""
+    kind, flat = ("values", [0.0, 0.1, 0.1, 0.1]) if world in VALUES else ("symbols", [1, 2, 3])
+    line = {"event": "update", "step": 0, "disagreeing": 1, "eligible": 2}
+    line["errors"] = [{"kind": kind, "width": len(flat), "flat": flat}]
+    path = folder / "metrics.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    return path
+
+
 def trained(made, tmp_path: Path, world: str, method: str, more: str = "") -> int:
     """The exit code; what is refused writes nothing."""
     arguments = "\n".join(part for part in (ARGUMENTS.get(method, ""), more) if part)
+    if method == "confusion_noise":
+        arguments += f'\nrate = 0.5\nlaw = {{ measured = "{_recorded(tmp_path, world)}" }}'
     recipe = tmp_path / "recipe.toml"
     block = "[evaluate]\nblock = 16\n" if world == "transformer_lm" else ""
     recipe.write_text(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, at_least, between
+from freerun.arguments import Arguments, at_least, between, brief
 from freerun.batch import Batch
 from freerun.data.chorales import load_chorales
 from freerun.data.files import LONGEST, SPLITS, DataFile, first_problems, read_lines
@@ -59,6 +59,7 @@ class Rows:
     make: Callable[[list[int]], Batch]
     ordered: bool
     naive: Mapping[str, Naive]
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
