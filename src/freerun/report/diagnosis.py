@@ -64,7 +64,9 @@ def write_diagnosis(content: Result, path: Path) -> Path:
             ("Side by side", several(runs)),
             *(each for run in runs for each in _sections(run, run["run"]["name"])),
         ]
-        verdict = " ".join(f"{run['run']['name']}: {summary(run['diagnosis'])}" for run in runs)
+        verdict = " ".join(
+            f"{run['run']['name']}: {summary(run['diagnosis']).partition('. ')[0].rstrip('.')}." for run in runs
+        )
         return write_page(path, "diagnose", ", ".join(str(run["run"]["name"]) for run in runs), verdict, sections)
     name = str(content["run"]["name"])
     return write_page(path, "diagnose", name, summary(content["diagnosis"]), _sections(content))
@@ -380,10 +382,12 @@ def _ids_summary(result: Result) -> str:
         outcome = f"The model suffers from exposure bias: {_worst(result)}"
     else:
         outcome = "No exposure bias was found" if gap["high"] >= 0 else "The model is better on its own history"
+    tokens = result["tokens"]
+    edits = (_percent(each["edit_error"]["value"]) for each in (tokens["greedy"]["aligned"], tokens))
     return (
-        f"{counted}: {points} (95 % interval {ends} over {rows:,} rows). {outcome}. "
-        "Counted position by position, where one lost symbol shifts all after it: freerun evaluate and compare score "
-        f"free runs by edit distance, and there the gap can be smaller or have the other sign. {headline(result)}"
+        f"{counted}: {points} (95 % interval {ends} over {rows:,} rows). {outcome}. These count position by position, "
+        "where one lost symbol shifts all after it; by edit distance, as freerun evaluate and compare count, errors "
+        f"are {' of gold free-running and '.join(edits)} teacher-forced. {headline(result)}"
     )
 
 

@@ -243,7 +243,9 @@ def headline(result: Result) -> str:
         after, rejoined = aligned["after"], aligned["rejoined"]
         word = "After an error the next symbol is wrong"
         if after["enough"]:
-            lines.append(f"{word} {ratio(after)} times as often as after a right one, by edit distance.")
+            times = interval(after["ratio"], 1, " times")
+            errors = f"by edit distance ({after['ratio']['count']:,} errors)"
+            lines.append(f"{word} {times} as often as after a right one, {errors}.")
         elif after["ratio"]["count"] < 20 or after["ratio"]["low"] is None:
             lines.append(f"Whether errors lead to errors: {ratio(after)}.")
         else:
