@@ -26,8 +26,9 @@ def diagnose(
 
     The same batches are run teacher-forced and freely. Values: error by lead time in both ways, the signed gap, naive
     baselines, valid time, growth against ``exp(lambda t)``, windows that diverge with their lead time, and the climate
-    of a long free run. Ids: share of wrong choices by position, counted from the end of a row's prompt, in both ways,
-    and after a wrong and after a right choice, greedily.
+    of a long free run. Ids, greedily and sampled, with intervals over rows: wrong choices by position, counted from the
+    end of a row's prompt; errors, recovery and errors after errors by edit distance; lengths, calibration, entropy and
+    repetition; loss after a gold prefix with errors in it; distance of hidden states; with an oracle ExAccErr and EB-C.
 
     Args:
         model: from a Batch to (batch, time, value) or (batch, time, vocab) outputs; its mode is restored afterwards.
@@ -50,7 +51,8 @@ def diagnose(
     ((0.0, 0.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 
     Ranzato et al. 2016 (arXiv:1511.06732) name the bias; Teutsch & Maeder 2022 (arXiv:2210.08959) and Hess et al. 2023
-    (arXiv:2306.04406) measure it on series. What it is not: a verdict between methods; that is ``freerun compare``'s.
+    (arXiv:2306.04406) measure it on series, Arora et al. 2022 (arXiv:2204.01171) and He et al. 2021 (arXiv:1905.10617)
+    on text. What it is not: a verdict between methods; that is ``freerun compare``'s.
     """
     if isinstance(model, Batch) or not isinstance(batches, Batch | Iterable):
         raise UserError(call_problems(model, batches, "diagnose(model, batches)"))

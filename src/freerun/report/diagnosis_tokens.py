@@ -27,9 +27,13 @@ def interval(found: Result | None, factor: float = 1.0, sign: str = "") -> str:
     """
     if found is None or found["value"] is None:
         return DASH
-    value, low, high = (None if each is None else f"{factor * each:.3g}" for each in _ends(found))
+    value, low, high = (None if each is None else _short(factor * each) for each in _ends(found))
     text = f"{value}{sign}"
     return (text if low is None else f"{text} [{low}, {high}]").replace("-", "\N{MINUS SIGN}")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _ends(found: Result) -> tuple[float | None, float | None, float | None]:
