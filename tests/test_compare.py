@@ -18,6 +18,7 @@ from rich.console import Console
 from builders import raises, refused
 from freerun import report
 from freerun.comparison import run as run_module
+from freerun.comparison.executors import Job, Processes
 from freerun.comparison.plan import PlannedRun, plan, ready
 from freerun.comparison.results import collect, read, write
 from freerun.comparison.run import compare
@@ -399,9 +400,12 @@ def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch,
     assert max(map(len, text.splitlines())) <= int(columns or 80)
 
 
-def child(tmp_path: Path, code: str) -> run_module.Child:
+HERE = Processes(2)
+
+
+def job(tmp_path: Path, code: str) -> Job:
     run = PlannedRun(arm("arm", "teacher_forcing"), 0)
-    return run_module.start(run, [sys.executable, "-c", code], tmp_path / "logs" / "arm-0.log")
+    return HERE.start(run, ["-c", code], tmp_path / "logs" / "arm-0.log")
 
 
 FAILED = "import sys; print('loss is nan', file=sys.stderr); sys.exit(6)"
@@ -411,13 +415,13 @@ def test_children_are_stopped_gently_and_then_not(tmp_path):
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up'); time.sleep(60)"
     # as a run does: whoever starts the tests in the background may have SIGINT ignored, and children inherit that
     heeding = code.replace("SIG_IGN", "default_int_handler")
-    stubborn, gentle = child(tmp_path / "a", code), child(tmp_path / "b", heeding)
+    stubborn, gentle = job(tmp_path / "a", code), job(tmp_path / "b", heeding)
     deadline = time.monotonic() + 20
     while not (stubborn.log.read_text() and gentle.log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    run_module.stop_all([stubborn, gentle], patience=5.0)
-    assert stubborn.process.returncode == -signal.SIGKILL
-    assert gentle.process.returncode not in (None, 0)
+    HERE.stop([stubborn, gentle], patience=5.0)
+    assert HERE.poll(stubborn) == -signal.SIGKILL
+    assert HERE.poll(gentle) not in (None, 0)
     assert "KeyboardInterrupt" in gentle.log.read_text()
 
 
@@ -436,9 +440,10 @@ def test_children_are_stopped_gently_and_then_not(tmp_path):
     ],
 )
 def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path, code, kind, words):
-    failed = child(tmp_path, code)
-    failed.process.wait()
-    error = run_module.child_error(failed, "freerun compare R --out O --resume")
+    failed = job(tmp_path, code)
+    failed.handle.wait()
+    HERE.poll(failed)
+    error = run_module.run_error(failed, "freerun compare R --out O --resume")
     assert type(error) is kind
     assert f"run arm-0 {words}" in str(error)
     assert str(failed.log) in str(error)

@@ -15,6 +15,7 @@ from freerun.errors import EXIT_CODES, UserError
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 Number = Annotated[int | None, Parameter(show_default=False)]
+Text = Annotated[str | None, Parameter(show_default=False)]
 File = Annotated[Path | None, Parameter(show_default=False)]
 Many = Parameter(negative=(), consume_multiple=False, show_default=False)
 Set = Annotated[
@@ -158,7 +159,7 @@ def diagnose(
 @app.command
 def compare(
     recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
-    workers: Number = None, allow_change: Allow = (),
+    workers: Number = None, allow_change: Allow = (), executor: str = "local", ray_address: Text = None,
 ) -> None:  # fmt: skip
     """Train every arm of a recipe with every seed, and write results.json and report.html.
 
@@ -173,11 +174,18 @@ def compare(
     overwrite
         Remove the comparison in the folder first.
     workers
-        Runs at a time; as in the recipe if left out.
+        Runs at a time; if left out, as in the recipe, or as many as a Ray cluster has CPUs.
     allow_change
         With --resume: as for train, for the runs that are not finished; those that are stay as they are.
+    executor
+        local: in processes of this machine; ray: as tasks of a Ray cluster whose machines share the folder.
+    ray_address
+        HOST:PORT of the cluster, or local; if left out, RAY_ADDRESS, the cluster of this machine, or a new one on it.
     """
-    commands.compare(recipe, set_, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change)
+    commands.compare(
+        recipe, set_, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change, executor=executor,
+        ray_address=ray_address,
+    )  # fmt: skip
 
 
 @app.command

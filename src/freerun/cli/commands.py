@@ -282,7 +282,7 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
 
 def compare(
     recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, workers: int | None,
-    allow: Sequence[str],
+    allow: Sequence[str], executor: str = "local", ray_address: str | None = None,
 ) -> None:  # fmt: skip
     """``freerun compare``: table, verdict and the report's path."""
     read_source(find_recipe(recipe), overrides)  # a broken recipe is refused without PyTorch
@@ -296,7 +296,10 @@ def compare(
 
     if launched_processes() > 1:
         raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
-    results = run_all(recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow)
+    results = run_all(
+        recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow, executor=executor,
+        ray_address=ray_address,
+    )  # fmt: skip
     width = width_of(sys.stdout)
     Console(width=width).print(table(results, width))
     print_lines(results["verdict"]["sentence"], hanging="")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from freerun.arguments import COUNT
+from freerun.arguments import COUNT, OneOf
 from freerun.comparison import results
+from freerun.comparison.executors import EXECUTORS, LOST, Executor, Job, Options
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
 from freerun.comparison.verdict import margin_of, task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
@@ -33,73 +30,28 @@ from freerun.recipes.train import (
     same_recipe,
     selection_note,
 )
-from freerun.signals import LIFELINE, Interrupt, StopFlag, stopped
+from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.training import preflight
 from freerun.training.changes import check_allow
 from freerun.training.files import parse
 from freerun.training.log import Event, Progress, RunState, progress_for
-from freerun.training.run_folder import FolderLock, finished_summary, stage, write_recipe
+from freerun.training.run_folder import FolderLock, checkpoints, finished_summary, stage, write_recipe
 
-PATIENCE = 8.5
 _POLL = 0.5
 _TAIL_LINES = 15
+_LOSSES = 3
 
 
-@dataclass(eq=False)
-class Child:
-    """A running process, and the file that its output goes to."""
-
-    run: PlannedRun
-    process: subprocess.Popen[bytes]
-    log: Path
-
-
-@cache
-def _lifeline() -> tuple[int, int]:
-    """Return a pipe that nothing is written to: children see its end when this process ends, however it does."""
-    return os.pipe()
-
-
-def start(run: PlannedRun, command: Sequence[str], log: Path) -> Child:
-    """Start a run with one thread, which stops when this process ends; what it prints goes to ``log``."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    output: IO[bytes]
-    with log.open("ab") as output:
-        # a session of its own: Ctrl-C in the terminal reaches us alone, and we stop the children in order
-        process = subprocess.Popen(
-            list(command),
-            stdin=_lifeline()[0],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **one_thread, "PYTHONUNBUFFERED": "1", LIFELINE: "1"},
-            start_new_session=True,
-        )
-    return Child(run, process, log)
-
-
-def stop_all(children: Sequence[Child], patience: float = PATIENCE) -> None:
-    """Ask the children to stop (they save a checkpoint first), wait, end those that do not."""
-    for child in children:
-        if child.process.poll() is None:
-            child.process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + patience
-    for child in children:
-        try:
-            child.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
-
-
-def child_error(child: Child, again: str) -> UserError:
+def run_error(job: Job, again: str) -> UserError:
     """Return the error of a run that failed: the end of what it printed, and how to go on."""
-    code = child.process.returncode
-    lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_TAIL_LINES:]
-    kind, how = _fate(code)
+    text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.exists() else ""
+    lines = text.strip().splitlines()[-_TAIL_LINES:]
+    kind, how = _fate(job.code or 0)
+    if job.reason:
+        kind, how = ResourceError, f"lost its worker {_LOSSES} times in a row and saved nothing new ({job.reason})"
     printed = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
     return kind(
-        f"run {child.run.name} {how}; the end of {child.log}:\n{printed}\n  help: the other runs were stopped "
+        f"run {job.run.name} {how}; the end of {job.log}:\n{printed}\n  help: the other runs were stopped "
         f"and can be resumed; mend this and go on with: {again}"
     )
 
@@ -167,6 +119,8 @@ def compare(
     workers: int | None = None,
     allow: Collection[str] = (),
     progress: bool = True,
+    executor: str = "local",
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Run every arm of a recipe's [compare] with every seed; return the content of ``out/results.json``.
 
@@ -179,15 +133,19 @@ def compare(
         out: folder of the comparison; made if missing.
         resume: go on: finished runs are kept, started ones continued.
         overwrite: remove an earlier comparison in ``out`` first; only files that comparisons write.
-        workers: runs at a time; None: as the recipe says.
+        workers: runs at a time; None: as the recipe says, or as many as a Ray cluster has CPUs.
         allow: keys that may have changed since; finished runs stay as they are.
         progress: show how far the runs are.
+        executor: a name in ``EXECUTORS``: "local" for processes of this machine, "ray" for tasks of a Ray cluster.
+        ray_address: HOST:PORT of the cluster, or "local"; None: ``RAY_ADDRESS``, the cluster of this machine, or a
+            new one on this machine.
 
     Raises:
         OccupiedError: ``out`` is no comparison's, or holds one and neither ``resume`` nor ``overwrite`` is set.
         CheckpointError: a file of it, or of a run, cannot be read.
         StoppedError: Ctrl-C, SIGTERM or a closed terminal; the runs were stopped and can be resumed.
-        UserError: a wrong recipe, wrong data, a missing extra, or a run that failed (with the end of what it printed).
+        UserError: a wrong recipe, wrong data, a missing extra, a cluster that cannot be used, or a run that failed
+            (with the end of what it printed).
     """
     overrides = list(overrides)
     recipe = load_recipe(recipe_path, overrides)
@@ -196,13 +154,16 @@ def compare(
         raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
     if workers is not None:
         COUNT.check(workers=workers)
+    OneOf(tuple(EXECUTORS)).check(executor=executor)
     check_allow(allow, recipe_keys(recipe), resume=resume)
     check_output_dir(out, resume=resume, overwrite=overwrite)
     margin_of(recipe_table(recipe))  # one that is wrong is refused before hours of runs
     runs = plan(settings.arms, settings.seeds)
-    if overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs):
+    needed = overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs)
+    if needed:
         _check_start(recipe, settings.arms)
-    with FolderLock(out):
+    options = Options(out, workers, settings.workers, recipe.train.device == "cuda", ray_address)
+    with EXECUTORS[executor if needed else "local"](options) as machines, FolderLock(out):
         check_output_dir(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile
         tables = {run.name: _table(recipe, run, out) for run in runs}
         if not overwrite:
@@ -211,12 +172,14 @@ def compare(
         recipes = _write_recipes(tables, out)
         sets = [part for text in overrides for part in ("--set", text)]
         flags = [part for key in allow for part in ("--allow-change", key)]
-        again = shlex.join(["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags])
+        where = [] if executor == "local" else ["--executor", executor]
+        where += [] if ray_address is None else ["--ray-address", ray_address]
+        again = ["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags, *where]
         report = task_report(recipe_table(recipe))
         display = progress_for(recipe.train.updates, runs=len(runs), visible=progress)
-        for line in selection_note(recipe):
+        for line in (*selection_note(recipe), *machines.header):
             display.note(line)
-        _run_all(_Work(recipe, out, recipes, workers or settings.workers, again, report, flags), runs, display)
+        _run_all(_Work(recipe, out, recipes, machines, shlex.join(again), report, flags), runs, display)
         listed = sorted(runs, key=lambda run: (settings.arms.index(run.arm), settings.seeds.index(run.seed)))
         content = results.collect(recipe_table(recipe), listed, out)
         results.write(content, out)
@@ -285,21 +248,23 @@ class _Work:
     recipe: Recipe
     out: Path
     recipes: Mapping[str, Path]
-    workers: int
+    machines: Executor
     again: str
     report: TaskReport
     flags: list[str]
     finished: set[str] = field(default_factory=set)
-    running: list[Child] = field(default_factory=list)
+    running: list[Job] = field(default_factory=list)
     followers: dict[str, Follower] = field(default_factory=dict)
+    losses: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def folder(self, run: PlannedRun) -> Path:
         return self.out / "runs" / run.name
 
     def command(self, run: PlannedRun) -> list[str]:
-        command = [sys.executable, "-m", "freerun", "train", str(self.recipes[run.name])]
-        command += ["--out", str(self.folder(run))]
-        started = self.folder(run).exists() and any(self.folder(run).iterdir())
+        command = ["-m", "freerun", "train", str(self.recipes[run.name].resolve())]
+        command += ["--out", str(self.folder(run).resolve())]
+        # what is left of one that was lost may be writing its first checkpoint
+        started = run.name in self.losses or (self.folder(run).exists() and any(self.folder(run).iterdir()))
         return [*command, "--resume", *self.flags] if started else command
 
     def prepare(self, run: PlannedRun) -> None:
@@ -307,9 +272,44 @@ class _Work:
         if run.arm.control == "equal_cost" and not finished_summary(self.folder(run)):
             write_recipe(self.recipes[run.name], _table(self.recipe, run, self.out))
 
+    def start(self, run: PlannedRun, display: Progress) -> None:
+        """Hand a run to the machines."""
+        self.prepare(run)
+        job = self.machines.start(run, self.command(run), self.out / "logs" / f"{run.name}.log")
+        self.running.append(job)
+        if job.begun:
+            display.note(f"{run.name}: started")
+
+    def look(self, job: Job, display: Progress) -> int | str | None:
+        """Note what became of a run since the last look, and return what its executor does; raise if it failed."""
+        begun, outcome = job.begun, self.machines.poll(job)
+        if job.begun and not begun:
+            display.note(f"{job.run.name}: started")
+        if outcome is None:
+            return None
+        self.running.remove(job)
+        if outcome == LOST:
+            self._lose(job)
+            display.note(f"{job.run.name}: lost its worker ({job.reason}); going on from its last checkpoint")
+            return outcome
+        summary = finished_summary(self.folder(job.run)) if outcome == 0 else None
+        if summary is None:
+            raise run_error(job, self.again)
+        self.finished.add(job.run.name)
+        display.note(f"{job.run.name}: finished{_result(summary, self.report)}")
+        return outcome
+
+    def _lose(self, job: Job) -> None:
+        """Count how often a run was lost without a new checkpoint in between; raise if it is too often."""
+        newest = max((path.name for path in checkpoints(self.folder(job.run))), default="")
+        before, count = self.losses.get(job.run.name, ("", 0))
+        self.losses[job.run.name] = newest, 1 + count * (newest == before)
+        if self.losses[job.run.name][1] >= _LOSSES:
+            raise run_error(job, self.again)
+
     def state(self, run: PlannedRun) -> RunState:
         follower = self.followers.setdefault(run.name, Follower(self.folder(run), self.report))
-        running = any(child.run is run for child in self.running)
+        running = any(job.run is run and job.begun for job in self.running)
         stage = "done" if run.name in self.finished else "running" if running else "waiting"
         return RunState(run.name, stage, follower.look(), follower.score)
 
@@ -322,27 +322,19 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
     with StopFlag():
         try:
             while waiting or work.running:
-                while len(work.running) < work.workers and (run := ready(waiting, work.finished)):
+                while len(work.running) < work.machines.workers and (run := ready(waiting, work.finished)):
                     waiting.remove(run)
-                    work.prepare(run)
-                    work.running.append(start(run, work.command(run), work.out / "logs" / f"{run.name}.log"))
-                    display.note(f"{run.name}: started")
+                    work.start(run, display)
                 time.sleep(_POLL)
-                for child in [child for child in work.running if child.process.poll() is not None]:
-                    work.running.remove(child)
-                    summary = finished_summary(work.folder(child.run)) if child.process.returncode == 0 else None
-                    if summary is None:
-                        raise child_error(child, work.again)
-                    work.finished.add(child.run.name)
-                    display.note(f"{child.run.name}: finished{_result(summary, work.report)}")
+                waiting[:0] = [job.run for job in list(work.running) if work.look(job, display) == LOST]
                 display.show([work.state(run) for run in runs])
         except Interrupt as interrupt:
             display.note("stopping the runs; they save a checkpoint first ...")
-            stop_all(work.running)
+            work.machines.stop(work.running)
             done = f"with {len(work.finished)} of {len(runs)} runs done; go on with: {work.again}"
             raise stopped(interrupt.number, done) from interrupt
         finally:
-            stop_all(work.running)
+            work.machines.stop(work.running)
             display.close()
 
 
