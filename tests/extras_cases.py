@@ -23,6 +23,7 @@ FEATURES = {
     "hf": ("hf",),
     "tensorboard": ("tensorboard",),
     "lightning": ("lightning",),
+    "ray": ("ray",),
 }
 # kind of data -> what it needs; a folder of each is in the world
 KINDS = {
@@ -81,6 +82,9 @@ def cases(world: Path, scratch: Path) -> list[Case]:
     found += [Case("freerun.lightning", (), ("lightning",), code=LIGHTNING)]
     shipped = ("train", "copy", "--set", "train.updates=2", "--out", str(scratch / "copy"))
     found.append(Case("train the recipe copy", shipped, (), scratch / "copy"))
+    there, on_ray = scratch / "ray", ("--executor", "ray", "--ray-address", "local", "--workers", "2")
+    compared = ("compare", str(world / "pairs" / "recipe.toml"), "--out", str(there), *on_ray)
+    found.append(Case("compare --executor ray", compared, ("ray",), there))
     for kind, needs in KINDS.items():
         found += _of_kind(world / kind, scratch / kind, kind, needs)
     return found

@@ -54,7 +54,7 @@ BROUGHT = {
     "sacrebleu": "translate", "polars": "series", "transformers": "hf", "datasets": "hf", "lightning": "lightning",
     "freerun.models.huggingface": "hf", "freerun.integrations.hf_adapt": "hf",
     "freerun.integrations.hf_trainer": "hf", "freerun.integrations.hf_runner": "hf",
-    "freerun.integrations.lightning": "lightning",
+    "freerun.integrations.lightning": "lightning", "ray": "ray",
 }  # fmt: skip
 # rooms that are entered through `needing` alone, and so may import the packages of one extra
 PLUGINS = {"models/huggingface": "hf", "integrations/hf_": "hf", "integrations/lightning": "lightning"}

@@ -302,7 +302,8 @@ def _hosts(ray: Any) -> str:
 
 def _probe(ray: Any, out: Path) -> None:
     """Refuse machines that do not share the folder, or have other versions, before anything of it is changed."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    with needing("ray", "--executor ray"):
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
