@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from tiny_recipes import SAMPLING, ends, toml
 
 NOISE = {"name": "token_noise", "exclude_gold": True, "rate": {"matched_to": "sampling"}}
 TIMES = {"seconds", "cpu_seconds"}
+# a cluster of the tests alone, whatever others of this machine use
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def recipe(folder: Path, updates: int = 40, **train: Any) -> Path:
@@ -82,6 +85,7 @@ def free_port() -> int:
 def cluster():
     """The address of a Ray cluster of this machine with two CPUs."""
     port = free_port()
+    os.environ |= TOKEN
     flags = ("--num-cpus=2", "--include-dashboard=false", "--object-store-memory=80000000", "--disable-usage-stats")
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", *flags]
     process = subprocess.Popen(
@@ -95,6 +99,8 @@ def cluster():
     yield f"127.0.0.1:{port}"
     process.terminate()
     process.communicate(timeout=60)
+    for name in TOKEN:
+        del os.environ[name]
 
 
 def on_ray(path: Path, out: Path, address: str, *flags: str) -> subprocess.Popen[str]:

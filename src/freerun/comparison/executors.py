@@ -351,7 +351,8 @@ def _connect(ray: Any, options: Options) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init("local", num_cpus=options.workers, include_dashboard=False, object_store_memory=_STORE, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"no Ray cluster at {named}: {' '.join(str(error).split())}\n  {_REMEDY}") from None
+        text = f"no Ray cluster at {named}: {' '.join(str(error).split())}\n  {_REMEDY}; for a cluster with tokens set "
+        raise UserError(f"{text}RAY_AUTH_MODE=token") from None
     finally:
         with suppress(ValueError):  # Ray has a handler of its own, which would end us without a word
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
