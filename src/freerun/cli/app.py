@@ -39,7 +39,6 @@ SetOfFolder = Annotated[
     Many,
 ]
 Rows = Annotated[int | None, Parameter(name=["--max-rows", "--windows"], show_default=False)]
-Text = Annotated[str | None, Parameter(show_default=False)]
 Allow = Annotated[tuple[str, ...], Many]
 
 app = App(
