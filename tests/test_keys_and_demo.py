@@ -20,8 +20,9 @@ def test_every_key_has_a_meaning(name, capsys):
     for key, value, default, meaning in key_rows(cls, leave_out):
         assert meaning, f"{name}.{key}"
         needed = "required" if default == "none: it is required" else f"default {default}"
-        assert f"{key} ({value}; {needed})" in printed
-        assert " ".join(meaning.split()) in " ".join(printed.split())
+        assert all(
+            part in " ".join(printed.split()) for part in (f"{key} ({value}; {needed})", " ".join(meaning.split()))
+        )
 
 
 def test_sections_are_listed_and_guessed(capsys):

@@ -16,6 +16,7 @@ from freerun.errors import EXIT_CODES, UserError
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 Number = Annotated[int | None, Parameter(show_default=False)]
 Text = Annotated[str | None, Parameter(show_default=False)]
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
 File = Annotated[Path | None, Parameter(show_default=False)]
 Many = Parameter(negative=(), consume_multiple=False, show_default=False)
 Set = Annotated[
@@ -55,7 +56,7 @@ app = App(
 
 @app.command
 def train(
-    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    recipe: str, /, *, out: Out, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
     init: File = None, allow_change: Allow = (),
 ) -> None:  # fmt: skip
     """Train one model as a recipe says.
@@ -159,7 +160,7 @@ def diagnose(
 def compare(
     recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
     workers: Number = None, allow_change: Allow = (), executor: str = "local", ray_address: Text = None,
-) -> None:  # fmt: skip
+    recipe: str, /, *, out: Out, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
     """Train every arm of a recipe with every seed, and write results.json and report.html.
 
     Parameters
@@ -190,19 +191,28 @@ def compare(
 @app.command
 def methods(name: str | None = None, /) -> None:
     """List the methods, or show one: formula, reference, parameters, BibTeX."""
-    print(commands.list_methods() if name is None else commands.describe_method(name))
+    if name is None:
+        commands.print_lines(commands.list_methods())
+    else:
+        text, bibtex = commands.describe_method(name)
+        commands.print_lines(text)
+        if bibtex:
+            print(f"\n{bibtex}")
 
 
 @app.command
 def schedules(name: str | None = None, /) -> None:
     """List the schedules, or show one: formula, reference, parameters."""
-    print(commands.list_schedules() if name is None else commands.describe_schedule(name))
+    commands.print_lines(commands.list_schedules() if name is None else commands.describe_schedule(name))
 
 
 @app.command
 def recipes(name: str | None = None, /) -> None:
     """List the recipes that come with freerun, or print one."""
-    print(f"{commands.list_recipes()}\n" if name is None else commands.describe_recipe(name), end="")
+    if name is None:
+        commands.print_lines(commands.list_recipes())
+    else:
+        print(commands.describe_recipe(name), end="")
 
 
 @app.command
@@ -214,7 +224,7 @@ def keys(section: str | None = None, /) -> None:
     section
         train, compare, data.KIND, model.KIND or evaluate.KIND; a first part alone lists its kinds.
     """
-    print(commands.list_sections() if section is None else commands.describe_keys(section))
+    commands.print_lines(commands.list_sections() if section is None else commands.describe_keys(section))
 
 
 @app.command
@@ -232,15 +242,16 @@ def demo(*, out: File = None, open_: Annotated[bool, Parameter(name="--open", ne
 
 
 @app.command
-def check(target: str, /) -> None:
+def check(target: str, /, *, set_: Set = ()) -> None:
     """Check a model: is it causal, is padding inert, does a step equal the parallel pass?
 
     Parameters
     ----------
     target
-        A run's folder, or module:object for (model, batch), (model, examples, collate) or a function that gives them.
+        A run's folder; a recipe (.toml), whose model is checked untrained; or module:object for (model, batch), (model,
+        examples, collate) or a function that gives them.
     """
-    commands.check(target)
+    commands.check(target, set_)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ def list_methods() -> str:
     lines += ["", "Presets in Python (methods with their published settings, made for a number of updates):"]
     lines += _columns((f"{name}({', '.join(_needed(make))})", paper) for name, (make, paper) in PRESETS.items())
     last = (
-        "freerun methods NAME shows formula, reference, parameters and BibTeX; freerun keys gate, draw, engine and\n"
+        "freerun methods NAME shows formula, reference, parameters and BibTeX; freerun keys gate, draw, engine and "
         "schedule list what parameters of a method may be."
     )
     return "\n".join([*lines, "", last])
@@ -46,20 +46,20 @@ def _refuse_part(name: str) -> None:
         raise UserError(f"{name} is no method, but a {' and a '.join(where)}\n  help: {pages}")
 
 
-def describe_method(name: str) -> str:
-    """Formula, parameters, reference and BibTeX of a method, or what a preset makes."""
+def describe_method(name: str) -> tuple[str, str]:
+    """Formula, parameters and reference of a method with its BibTeX, or what a preset makes."""
     with loading(piped=False):
         from freerun.methods import METHODS, PRESETS
 
     if name in PRESETS:
-        return _preset(name, *PRESETS[name])
+        return _preset(name, *PRESETS[name]), ""
     if name not in METHODS:
         _refuse_part(name)
         _one(dict.fromkeys([*METHODS, *PRESETS]), name, "method")
     cls = METHODS[name]
     citation = cls.citation
     parts = [f"{name}: {cls.summary}", _indented(citation.formula), _parameters(cls)]
-    return "\n\n".join([*parts, citation.reference, citation.bibtex])
+    return "\n\n".join([*parts, citation.reference]), citation.bibtex
 
 
 _EXAMPLE = {"steps": 1000, "length": 20}
@@ -122,7 +122,7 @@ def list_recipes() -> str:
         [
             *lines,
             "",
-            "To begin: freerun recipes NAME > mine.toml, edit it (freerun keys lists what it may hold), and\n"
+            "To begin: freerun recipes NAME > mine.toml, edit it (freerun keys lists what it may hold), and "
             "freerun train mine.toml --out RUN; freerun train NAME --out RUN runs one as it is.",
         ]
     )
@@ -169,7 +169,7 @@ def _explained(rows: Iterable[tuple[str, str, str, str]]) -> list[str]:
         needed = "required" if default == "none: it is required" else f"default {default}"
         lines += [
             f"{key} ({value}; {needed})",
-            *textwrap.wrap(meaning, 100, initial_indent="  ", subsequent_indent="  "),
+            *textwrap.wrap(meaning, max(40, width_of(sys.stdout) - 4), initial_indent="  ", subsequent_indent="  "),
         ]
     return lines
 
@@ -360,13 +360,13 @@ def describe_keys(section: str) -> str:
     return "\n".join([*(_explained(key_rows(cls, leave_out)) or ["It has no keys."]), *more])
 
 
-def check(target: str) -> None:
+def check(target: str, overrides: Sequence[str] = ()) -> None:
     """``freerun check``: every finding; exit code 2 where one stands against the model."""
     with loading():
         from freerun.checks import examine
         from freerun.data.user_code import blamed, is_object
 
-    model, batch, examples, collate = _target(target)
+    model, batch, examples, collate = _target(target, overrides)
     try:
         report = examine(model, batch, examples=examples, collate=collate)
     except UserError:
@@ -382,12 +382,19 @@ def check(target: str) -> None:
         raise UserError(f"{target}: the model is refused: {names}")
 
 
-def _target(target: str) -> tuple[Any, Any, Any, Any]:
+def _target(target: str, overrides: Sequence[str]) -> tuple[Any, Any, Any, Any]:
     """Model and batch, or model, None, examples and collate."""
     from freerun.data.user_code import is_object
 
+    if overrides and not target.endswith(".toml"):
+        raise UserError(f"--set has an effect on a recipe (.toml) alone; {target} is none")
     if is_object(target):
         return _python_target(target)
+    if target.endswith(".toml"):
+        from freerun.recipes import load_recipe
+        from freerun.recipes.train import untrained
+
+        return (*untrained(load_recipe(target, overrides)), None, None)
     from freerun.recipes.load import load_run, trial_batch
 
     loaded = load_run(target)
@@ -405,6 +412,7 @@ def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
         got = f"({', '.join(type(part).__name__ for part in pair)})" if isinstance(pair, tuple) else type(pair).__name__
         raise UserError(
             f"{target}: must be (model, batch), (model, examples, collate) or a function that gives them; got {got}\n"
-            "  help: the check needs a freerun.Batch to try the model on, or examples and what makes one of them"
+            "  help: the check needs a freerun.Batch to try the model on, or examples and what makes one of them; of a "
+            "recipe with code of your own: freerun check RECIPE.toml"
         )
     return pair[0], None, pair[1], pair[2]

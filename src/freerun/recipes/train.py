@@ -20,6 +20,7 @@ from freerun.recipes.recipe import ModelSettings, PythonModel, Recipe
 from freerun.schedules import Schedule, value_at
 from freerun.tasks import task_of, trained_on
 from freerun.tasks.base import DataTask, full_score_name
+from freerun.tasks.batches import BatchTask
 from freerun.terminal import waiting, width_of, wrapped
 from freerun.training import TrainSettings, fit, preflight
 from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys, with_new_keys
@@ -187,6 +188,14 @@ def _shortest(task: DataTask) -> Batch:
 def build_data(settings: Any, model: ModelSettings) -> Any:
     """Return the data of a recipe, in the shape that its model reads."""
     return task_of(settings).load(settings, model)
+
+
+def untrained(recipe: Recipe) -> tuple[Module, Batch]:
+    """Return the model of a recipe before any training, and a small batch to try it on."""
+    data = build_data(recipe.data, recipe.model)
+    task = task_of(recipe.data)
+    batch = data.splits["dev"][0] if issubclass(task, BatchTask) else task.trial_batch(data.codec, 4)
+    return build_model(recipe, data), batch
 
 
 def build_task(recipe: Recipe, data: Any) -> DataTask:

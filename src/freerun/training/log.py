@@ -66,20 +66,22 @@ class _Lines(Progress):
         self._each, self._total, self._alone = total, total * (runs or 1), runs is None
         self._began = time.monotonic()
         self._last = self._began if self._alone else 0.0
-        self._start = done if self._alone else None
+        self._start: tuple[float, int] | None = (self._began, done) if self._alone else None
 
     def show(self, states: Sequence[RunState]) -> None:
         now, done = time.monotonic(), sum(state.updates for state in states)
-        self._start = done if self._start is None else self._start
+        if self._start is None or done == self._start[1]:  # loading is no training
+            self._start = (now, done)
         at_end = self._alone and done >= self._total
         if now - self._last < (_ALONE if self._alone else _MANY) and not at_end:
             return
         self._last = now
-        elapsed = now - self._began
-        speed = (done - self._start) / max(elapsed, 1e-9)
+        began, first = self._start
+        speed = (done - first) / max(now - began, 1e-9)
         # what first updates take foretells nothing
-        left = f"  {clock((self._total - done) / speed)} left" if speed > 0 and (self._alone or elapsed > 5) else ""
-        text = f"update {done}/{self._total}  {clock(elapsed)} elapsed{left}  "
+        enough = done - first >= min(20, self._total / 10)
+        left = f"  {clock((self._total - done) / speed)} left" if enough and speed > 0 else ""
+        text = f"update {done}/{self._total}  {clock(now - self._began)} elapsed{left}  "
         if self._alone:
             self.note(f"{text}{states[0].facts}  {speed:.1f} updates/s")
             return
