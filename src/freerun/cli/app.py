@@ -158,9 +158,9 @@ def diagnose(
 
 @app.command
 def compare(
-    recipe: str, /, *, out: Path, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
-    workers: Number = None, allow_change: Allow = (), executor: str = "local", ray_address: Text = None,
     recipe: str, /, *, out: Out, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    workers: Number = None, allow_change: Allow = (), executor: str = "local", ray_address: Text = None,
+) -> None:  # fmt: skip
     """Train every arm of a recipe with every seed, and write results.json and report.html.
 
     Parameters
