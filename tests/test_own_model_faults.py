@@ -331,3 +331,34 @@ def test_a_dimension_of_time_is_named(part):
 
     with pytest.raises(fr.UserError, match=rf"Timed\.{part}\(.*: a position has no dimension of time, so use \[:, 0\]"):
         fr.scheduled_sampling(0.5).run(Timed(), IDS, step=0)
+
+
+class Decay(torch.nn.Module):
+    """Predicts 0.9 of the distance to the level, as far as the model knows."""
+
+    def __init__(self, level=0.0):
+        super().__init__()
+        self.level, self.weight = level, torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, batch):
+        here = torch.nn.functional.pad(batch.history - self.level, (0, 0, 1, 0))[:, :-1]
+        return self.level + self.weight * here
+
+
+@pytest.mark.parametrize(("level", "unit"), [(0.0, 1.0), (20.0, 5.0), (3e7, 2e6)])
+def test_errors_of_values_are_in_standard_deviations_in_any_units(level, unit):
+    """NRMSE of evaluate and diagnose is one number, and that of normalised values, however far from 0 they lie."""
+    plain = torch.randn(6, 8, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    plain = (plain - plain.mean()) / plain.std(correction=0)
+    oracle = (0.5 * torch.nn.functional.pad(plain, (0, 0, 1, 0))[:, :-1] - plain).square().mean((1, 2)).sqrt()
+    free = plain.square().mean((1, 2)).sqrt()  # the first output is the level, and so are all
+    batch, model = fr.Batch(level + unit * plain), Decay(level)
+    scores, found = fr.evaluate(model, batch), fr.diagnose(model, batch)
+    assert scores.teacher_forced["nrmse"] == pytest.approx(float(oracle.quantile(0.5)), abs=1e-9)
+    assert scores.free_running["nrmse"] == pytest.approx(float(free.quantile(0.5)), abs=1e-9)
+    assert scores.free_running["diverged"] == 0
+    assert found.result.teacher_forced.nrmse.median == pytest.approx(scores.teacher_forced["nrmse"], abs=1e-9)
+    assert found.result.free_running.nrmse.median == pytest.approx(scores.free_running["nrmse"], abs=1e-9)
+    assert found.result.diverged == ()
+    window = found.result.sample_windows[0]
+    assert window.gold[0][0] == pytest.approx(float(batch.targets[0, 0, 0]))

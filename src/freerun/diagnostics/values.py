@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class DiagnosisOptions(Arguments):
         threshold: of the valid time, in standard deviations.
         names: of the channels; default: their numbers.
         scale: (mean, std), each (V,): sample windows are in ``mean + std * value``; None: as they are.
+        moments: (mean, std), each (V,), of values that are not normalised: what errors are in standard deviations of;
+            None: the values are normalised.
         naive: further naive baselines: name -> from (past, horizon) to (windows, horizon, V).
         long_series: (T, V) gold for the climate of a long free run, from the start of the first window on; None: none.
         draw: what is fed back; None: the model's output, or the mean of the distribution that it describes. Of ids: of
@@ -65,6 +67,7 @@ class DiagnosisOptions(Arguments):
     threshold: float = above(0, 0.4)
     names: tuple[str, ...] = ()
     scale: tuple[Tensor, Tensor] | None = None
+    moments: tuple[Tensor, Tensor] | None = None
     naive: Mapping[str, Callable[[Tensor, int], Tensor]] = field(default_factory=dict[str, Any])
     long_series: Tensor | None = None
     draw: Draw | None = None
@@ -89,12 +92,21 @@ class _Outputs:
     gold: Tensor
     past: Tensor | None
 
+    def normalised(self, moments: tuple[Tensor, Tensor] | None) -> _Outputs:
+        """The same in standard deviations from the mean."""
+        if moments is None:
+            return self
+        mean, std = (each.double().cpu() for each in moments)
+        parts = (self.teacher_forced, self.free_running, self.gold, self.past)
+        return _Outputs(*(cast(Tensor, None if part is None else (part.double() - mean) / std) for part in parts))
+
 
 def diagnose_values(
     model: Any, batches: Sequence[Batch], about: DiagnosisOptions, on_progress: Callable[[str], None]
 ) -> ValueDiagnosis:
     """See ``diagnose``."""
-    outputs = _both_ways(model, batches, about, on_progress)
+    raw = _both_ways(model, batches, about, on_progress)
+    outputs = raw.normalised(about.moments)
     gold, names = outputs.gold, about.names or tuple(f"channel {n}" for n in range(1, outputs.gold.shape[-1] + 1))
     free_errors = window_errors(outputs.free_running, gold)
     forced, free = Side.of(window_errors(outputs.teacher_forced, gold)), Side.of(free_errors)
@@ -121,7 +133,7 @@ def diagnose_values(
         diverged=tuple((n, lead) for n, lead in enumerate(first_divergence(outputs.free_running).tolist()) if lead),
         climate=climate,
         climate_note=note,
-        sample_windows=tuple(_sample_windows(model, batches, outputs, about)),
+        sample_windows=tuple(_sample_windows(model, batches, raw, about)),
         period=about.period,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from freerun.arguments import refused
@@ -13,7 +14,7 @@ from freerun.errors import UserError, refuse
 from freerun.experiments.results import Diagnosis, Evaluation
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.rollin.model import call_problems
-from freerun.tasks.batches import end_symbol, evaluate_batches, on_device, read_batches, run_freely
+from freerun.tasks.batches import end_symbol, evaluate_batches, moments, on_device, read_batches, run_freely
 
 
 def evaluate(
@@ -110,7 +111,8 @@ def diagnose(
     Args:
         model: any model; one of Hugging Face adapted by ``freerun.hf.adapt``.
         batches: a batch, a list, or a DataLoader; of values every row with the same horizon.
-        options: what is known of the data; the end symbol of ids is found where it ends every row.
+        options: what is known of the data; the end symbol of ids is found where it ends every row. Errors of values are
+            in standard deviations of these targets, as in ``evaluate``, if ``options.moments`` has no others.
         on_progress: called with what is being done, in words.
 
     Raises:
@@ -131,6 +133,8 @@ def diagnose(
         raise UserError(f"on_progress must be a function of a text; got {type(on_progress).__name__}")
     if options is None:
         options = DiagnosisOptions(end_symbol=end_symbol(listed) if listed[0].is_discrete else None)
+    if isinstance(options, DiagnosisOptions) and options.moments is None and not listed[0].is_discrete:  # pyright: ignore[reportUnnecessaryIsInstance]
+        options = replace(options, moments=moments(listed))
     here = [on_device(model, batch) for batch in listed]
     found = diagnose_batches(model, here, options, on_progress=on_progress)
     return Diagnosis(found, type(model).__name__)

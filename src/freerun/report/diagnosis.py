@@ -161,7 +161,8 @@ def _reading(result: Result) -> Raw:
         times = result["valid_time"]["median"] * exponent
         valid += f"The median is {times:.2f} Lyapunov times (one is 1/{_LAMBDA} = {1 / exponent:.4g} steps)."
     nrmse = (
-        "NRMSE: root mean squared error over a window and its channels, in standard deviations of the training part; "
+        "NRMSE: root mean squared error over a window and its channels, in standard deviations of the training part "
+        "(where there is none, of these targets); "
         "1 is the error of always predicting the mean. Teacher-forced: the history is gold, and the model predicts "
         "one step ahead; free-running: the history is its own output, as in use. The difference is what one-step "
         "training does not see."

@@ -112,9 +112,9 @@ class BatchData:
         self.lengths = [batch.time for batch in self.splits["train"]]
 
     @cached_property
-    def scale(self) -> Tensor | None:
-        """(values,) standard deviations of the training targets; None for ids."""
-        return deviations(self.splits["train"]) if self.values else None
+    def scale(self) -> tuple[Tensor, Tensor] | None:
+        """Means and standard deviations of the training targets, (values,) each; None for ids."""
+        return moments(self.splits["train"]) if self.values else None
 
     @cached_property
     def frequencies(self) -> tuple[float, ...]:
@@ -299,7 +299,7 @@ class BatchTask(DataTask):
                 rows = torch.arange(min(batch.size, left if items is not None else batch.size))
                 batches.append(batch.select(rows))
                 left -= len(rows)
-        return "test batches", batches, DiagnosisOptions(end_symbol=data.end)
+        return "test batches", batches, DiagnosisOptions(end_symbol=data.end, moments=data.scale)
 
 
 class ValueBatchTask(BatchTask):
@@ -340,11 +340,11 @@ def end_symbol(batches: Sequence[Batch]) -> int | None:
     return next(iter(lasts), None) if rows > 1 and longer else None
 
 
-def deviations(batches: Sequence[Batch]) -> Tensor:
-    """(values,) standard deviations of the targets that count; 1 where they are all the same."""
-    counted = torch.cat([batch.targets[batch.mask].double() for batch in batches])
+def moments(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of the targets that count, (values,) each; 1 where they are all the same."""
+    counted = torch.cat([batch.targets[batch.mask].double().cpu() for batch in batches])
     spread = counted.std(0, correction=0)
-    return torch.where(spread > 0, spread, 1.0)
+    return counted.mean(0), torch.where(spread > 0, spread, 1.0)
 
 
 def on_device(model: Any, batch: Batch) -> Batch:
@@ -360,7 +360,12 @@ def run_freely(model: Any, batch: Batch, end: int | None, margin: int = 0, key: 
 
 
 def evaluate_batches(
-    model: Any, batches: Sequence[Batch], *, end: int | None, scale: Tensor | None = None, margin: int = 5
+    model: Any,
+    batches: Sequence[Batch],
+    *,
+    end: int | None,
+    scale: tuple[Tensor, Tensor] | None = None,
+    margin: int = 5,
 ) -> Evaluation:
     """Scores on gold history and running freely, and those of every row.
 
@@ -368,19 +373,19 @@ def evaluate_batches(
         model: its mode is restored afterwards.
         batches: all of one kind.
         end: id of the end symbol, for ids.
-        scale: (values,) what errors are divided by; None: the standard deviations of these targets.
+        scale: (means, standard deviations), (values,) each: what errors are in; None: those of these targets.
         margin: entries of a free run beyond a batch's longest row, where there is an end symbol.
     """
     scores: list[dict[str, Tensor]] = []
     values = not batches[0].is_discrete
     if values and scale is None:
-        scale = deviations(batches)
+        scale = moments(batches)
     with eval_mode(model), torch.no_grad(), explained_errors(model):
         for batch in batches:
             here = on_device(model, batch)
             if values:
                 assert scale is not None
-                scores.append(_value_scores(model, here, scale.to(here.targets.device)))
+                scores.append(_value_scores(model, here, *(each.to(here.targets.device) for each in scale)))
             else:
                 scores.append(_id_scores(model, here, end, margin))
     joined = {name: _joined([each[name].cpu() for each in scores]) for name in scores[0]}
@@ -450,7 +455,7 @@ def _id_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
     return Evaluation(forced, free, items)
 
 
-def _value_scores(model: Any, batch: Batch, scale: Tensor) -> dict[str, Tensor]:
+def _value_scores(model: Any, batch: Batch, mean: Tensor, scale: Tensor) -> dict[str, Tensor]:
     where = answer_positions(batch)
     clipped = where.clamp_max(batch.time - 1)
     mask = batch.mask.gather(1, clipped) & (where < batch.time)
@@ -458,7 +463,7 @@ def _value_scores(model: Any, batch: Batch, scale: Tensor) -> dict[str, Tensor]:
     gold = batch.targets.gather(1, index).double()
     forced = point_prediction(model, forward(model, batch)).gather(1, index).double()
     free = run_freely(model, batch, None, key=fold(0, "forecast")).entries.double()
-    gone = first_divergence(free)
+    gone = first_divergence((free - mean) / scale)
     leads = torch.arange(1, where.shape[1] + 1, device=free.device)
     lost = (gone > 0)[:, None] & (leads >= gone[:, None])
 
