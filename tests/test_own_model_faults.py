@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import random
 import re
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -362,3 +364,63 @@ def test_errors_of_values_are_in_standard_deviations_in_any_units(level, unit):
     assert found.result.diverged == ()
     window = found.result.sample_windows[0]
     assert window.gold[0][0] == pytest.approx(float(batch.targets[0, 0, 0]))
+
+
+class Drawn(Decay):
+    """Draws its weight with NumPy and ``random``."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight.data += float(numpy.random.randn()) + random.random()
+
+
+def _values(number, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(number)
+    return [fr.Batch(torch.randn(4, 6, 1, dtype=torch.float64, generator=generator).to(dtype)) for _ in range(number)]
+
+
+def test_weights_drawn_by_numpy_are_seeded_and_labels_may_be_chinese(tmp_path):
+    data = {"train": _values(3), "dev": _values(1), "test": _values(2)}
+    arms = {"教师强制": fr.teacher_forcing(), "计划采样": fr.scheduled_sampling(0.5, gradient="none")}
+    state, plain = numpy.random.get_state()[1].tolist(), random.getstate()
+    found = fr.compare(Drawn, data, arms, seeds=[0, 1], updates=2, out=tmp_path / "all", progress=False)
+    assert sorted(path.name for path in (tmp_path / "all" / "runs").iterdir()) == [
+        "教师强制-0", "教师强制-1", "计划采样-0", "计划采样-1"
+    ]  # fmt: skip
+    assert "计划采样" in found.verdict
+    assert (numpy.random.get_state()[1].tolist(), random.getstate()) == (state, plain)
+
+
+def test_messages_of_folders_name_arguments_of_the_call(tmp_path):
+    data = {"train": _values(3), "dev": _values(1), "test": _values(2)}
+    method, folder = fr.teacher_forcing(), tmp_path / "run"
+    fr.fit(Decay(), data, method, updates=2, out=folder, progress=False)
+    with pytest.raises(fr.UserError, match="resume=True") as occupied:
+        fr.fit(Decay(), data, method, updates=2, out=folder, progress=False)
+    with pytest.raises(fr.UserError, match=r"train\.updates: the checkpoint has 2, this run 3") as other:
+        fr.fit(Decay(), data, method, updates=3, out=folder, resume=True, progress=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.json").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    arms = {"gold": method, "own": fr.scheduled_sampling(0.5, gradient="none")}
+    found = [occupied, other]
+    for name in ("mine", "file"):
+        with pytest.raises(fr.UserError) as foreign:
+            fr.compare(Decay, data, arms, seeds=[0], updates=1, out=tmp_path / name, progress=False)
+        assert "holds a comparison" not in str(foreign.value)
+        found.append(foreign)
+    assert not [each.value for each in found if "--" in str(each.value)]
+
+
+def test_numbers_of_two_types_are_named_by_every_call():
+    class Recurrent(Decay):
+        def __init__(self):
+            super().__init__()
+            self.rnn = torch.nn.RNN(1, 1, batch_first=True)
+
+        def forward(self, batch):
+            return self.rnn(torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1])[0]
+
+    for call in (fr.evaluate, fr.diagnose, lambda model, batches: fr.check_model(model, batches[0])):
+        with pytest.raises(fr.UserError, match="numbers of different types meet in the model"):
+            call(Recurrent(), _values(1))

@@ -13,7 +13,7 @@ from freerun.batch import Batch
 from freerun.checks import context, forward, protocols
 from freerun.checks.report import Check, Probe, Report, snapshot
 from freerun.errors import UserError
-from freerun.rollin.model import call_problems, eval_mode
+from freerun.rollin.model import call_problems, eval_mode, explained_errors
 from freerun.types import Cached, Detachable, Embedder, Encoder, Reader, Split, Stepper
 
 _ROWS = 8  # looked at most
@@ -124,7 +124,8 @@ def examine(
     batch = batch.select(torch.arange(min(batch.size, _ROWS), device=batch.history.device))
     before = snapshot(batch, "batch")
     with torch.no_grad(), eval_mode(model):
-        outputs = model(batch)
+        with explained_errors(model):
+            outputs = model(batch)
         findings = [Check(partial(forward.shape, outputs))(batch)]
         if findings[-1].status != "ok":
             return Report(tuple(findings))

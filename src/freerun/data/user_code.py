@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import random
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -137,6 +138,23 @@ def _imports(path: Path, content: bytes, folder: Path) -> Iterator[Path]:
         for length in range(1, len(parts) + 1):
             stem = root.joinpath(*parts[:length])
             yield from (each for each in (stem.with_suffix(".py"), stem / "__init__.py") if each.is_file())
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Seed PyTorch's generators, and, put back afterwards, those of ``random`` and NumPy, for a user's function."""
+    import numpy as np
+    import torch
+
+    plain, legacy = random.getstate(), np.random.get_state()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(legacy)
 
 
 _LOADED: dict[Path, bytes] = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +23,7 @@ from freerun.arguments import COUNT, OneOf, Range
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
 from freerun.comparison.verdict import margin_of
+from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, OccupiedError, UserError, display, refuse, whole
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
@@ -139,11 +142,34 @@ def fit(
         folder = folder_out or Path(scratch) / "run"
         chosen = _settings(task, settings, updates, learning_rate, seed)
         if resume and finished_summary(folder):
-            _refuse_other_run(model, task, method, chosen, folder)
-        _train(model, task, method, chosen, folder, resume=resume, progress=progress)
+            with _in_python():
+                _refuse_other_run(model, task, method, chosen, folder)
+        with _in_python():
+            _train(model, task, method, chosen, folder, resume=resume, progress=progress)
         _load_best(model, folder)
     found = task.evaluate(getattr(method, "deployed", lambda model: model)(model), "test")
     return Evaluation(found.teacher_forced, found.free_running, found.items, found.curves, values=task.data.values)
+
+
+_OPTIONS = (
+    (r"\n  help: to go on with the change, which is written down: --allow-change \S+", ""),
+    (r", or --overwrite to remove it|, remove it with --overwrite", ""),
+    (r"--resume", "resume=True"),
+    (r"--out", "out"),
+)
+"""Options of the command in messages, and what a caller in Python has in their stead."""
+
+
+@contextmanager
+def _in_python() -> Generator[None]:
+    """Errors inside that name options of the command name arguments of the call."""
+    try:
+        yield
+    except (OccupiedError, CheckpointError) as error:
+        problems = list(error.problems)
+        for option, argument in _OPTIONS:
+            problems = [re.sub(option, argument, problem) for problem in problems]
+        raise type(error)(problems) from error
 
 
 def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float, seed: int) -> TrainSettings:
@@ -281,10 +307,8 @@ def compare(  # noqa: PLR0917 - the public face
         comparison = Comparison(found, folder)
         weakref.finalize(comparison, shutil.rmtree, folder.parent, ignore_errors=True)
         return comparison
-    try:
+    with _in_python():
         check_output_dir(folder, resume=resume, overwrite=False)
-    except OccupiedError as error:
-        raise OccupiedError(f"{folder} holds a comparison: go on with resume=True, or give another folder") from error
     found = _run_all(make_model, task, arms, runs, folder, **how)
     return Comparison(found, folder)
 
@@ -435,8 +459,8 @@ def _seeds(seeds: Any) -> list[int]:
 
 
 def _made(make_model: Any, seed: int) -> Module:
-    torch.manual_seed(fold(seed, "init"))
-    model = make_model()
+    with seeded(fold(seed, "init")):
+        model = make_model()
     if not isinstance(model, Module):
         raise UserError(f"make_model() must return a torch.nn.Module; got {type(model).__name__}")
     return model
@@ -466,8 +490,8 @@ def _try_arms(make_model: Any, task: BatchTask, arms: Mapping[str, Any], updates
         )
     if _hashed(weights.weights_of(model)) != _hashed(weights.weights_of(again)):
         raise UserError(
-            "make_model() returned other initial weights under the same seed: draw them with PyTorch's generator, "
-            "which is seeded before each call, so that the arms of a seed begin with the same ones"
+            "make_model() returned other initial weights under the same seed: draw them with the generator of PyTorch, "
+            "NumPy (np.random) or random, which are seeded before each call: the arms of a seed begin with the same"
         )
     _rehearse(model, task, arms, updates)
 

@@ -191,8 +191,8 @@ class Arm:
 
     @property
     def slug(self) -> str:
-        """The label as a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label).strip("-.") or "arm"
+        """The label as a file name: letters and digits of any script."""
+        return re.sub(r"[^\w.-]+", "-", self.label).strip("-.") or "arm"
 
 
 def matched_label(value: Any) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, UserError, needing, visible
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
@@ -209,7 +210,8 @@ def build_model(recipe: Recipe, data: Any) -> Module:
     if isinstance(recipe.model, Pretrained):
         return _build_pretrained(recipe, recipe.model, data)
     if isinstance(recipe.model, PythonModel):
-        return recipe.model.build(*task_of(recipe.data).sizes(data))
+        with seeded(fold(recipe.seed, "init")):
+            return recipe.model.build(*task_of(recipe.data).sizes(data))
     limit = getattr(recipe.model, "max_positions", None)
     if limit is not None:  # it would run out of positions, maybe hours later at the test
         needed, words = task_of(recipe.data).positions(data, recipe.evaluate)

@@ -443,7 +443,9 @@ def explained_errors(model: Any) -> Generator[None]:
     """Errors inside that come of how the model reads a batch, as a UserError; others go through."""
     try:
         yield
-    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+    except UserError:
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if problem := _explained(error, model):
             raise UserError(problem) from error
         raise
@@ -453,9 +455,9 @@ def _explained(error: Exception, model: Any) -> str | None:
     text, name = str(error), type(model).__name__
     called = f"the model ({name}) is called as model(batch) with a freerun.Batch"
     read = "read batch.history (shifted by one inside) and batch.context, and return (batch, time, ...) outputs"
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError | ValueError):
         kinds = sorted({str(w.dtype) for w in model.parameters()}) if isinstance(model, nn.Module) else []
-        if not kinds or not re.search(r"same dtype|scalar type|Index put requires", text):
+        if not kinds or not re.search(r"same dtype|scalar type|Index put requires|does not match weight dtype", text):
             return None
         return (
             f"numbers of different types meet in the model ({name}), whose weights are {', '.join(kinds)} ({text}): "

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -20,7 +18,7 @@ from torch.nn import functional as F
 from freerun.arguments import Arguments, at_least, brief
 from freerun.batch import Batch, map_leaves
 from freerun.data.files import DataFile
-from freerun.data.user_code import user_function
+from freerun.data.user_code import seeded, user_function
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.token_runs import answer_positions
 from freerun.errors import UserError
@@ -225,10 +223,7 @@ class PythonData:
 @lru_cache(4)
 def _made(make: str, sha256: str, arguments: str) -> BatchData:
     function = user_function(make, "mine.py:make_data", sha256)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
+    with torch.random.fork_rng(), seeded(0):
         return BatchData(function(json.loads(arguments)))
 
 
