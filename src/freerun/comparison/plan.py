@@ -26,7 +26,7 @@ from freerun.training.run_folder import (
 
 MARKER = "comparison.json"
 _FILES = ("results.json", "results.json.part", "report.html", "report.html.part")
-_FOLDERS = ("runs", "recipes", "logs")
+_FOLDERS = ("runs", "recipes", "logs", "hypotheses")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -197,6 +197,8 @@ def _clear(out: Path, names: Collection[str]) -> None:
         remove_files(out / name for name in _FILES)
         remove_files(out / "recipes" / f"{name}.toml" for name in names)
         remove_files(out / "logs" / f"{name}.log" for name in names)
+        texts = out / "hypotheses"
+        remove_files([*(texts / f"{name}.txt" for name in names), *texts.glob("references*.txt")])
         for folder in runs:
             clear_run(folder)
     remove_empty([*runs, *(out / name for name in _FOLDERS)])

@@ -138,6 +138,8 @@ class TaskReport:
         item_noun: the same in short, for "other words".
         metrics: in the order of tables; the verdict is about the first one compared that exposure bias can move.
         notes: the meaning of the numbers, in sentences.
+        outputs: what a free run is cut into beside gold: symbols, words, characters, or "positions" (symbols that are
+            counted position by position); "continuation" is text without gold, "" no text.
         references: rows below the arms, with the data's own scores: name of the row, prefix of its scores' names.
         baselines: rows of forecasts without a trained model, which an arm should beat.
     """
@@ -147,6 +149,7 @@ class TaskReport:
     item_noun: str
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
+    outputs: Literal["symbols", "words", "characters", "positions", "continuation", ""] = ""
     references: tuple[tuple[str, str], ...] = ()
     baselines: tuple[tuple[str, str], ...] = ()
 
@@ -221,6 +224,7 @@ PAIRS = TaskReport(
     training_noun="training pairs",
     test_noun="test words",
     item_noun="words",
+    outputs="symbols",
     metrics=(
         Metric(
             "free_running.per", "free-running PER", "PER %", "PER on dev, %", "drawn",
@@ -306,6 +310,7 @@ TEXT = TaskReport(
     training_noun="training windows",
     test_noun="blocks of test text",
     item_noun="blocks",
+    outputs="continuation",
     # no verdict on novel words and repetition: less is better only down to the text's own share, which stands beside
     metrics=(
         Metric(
@@ -347,6 +352,7 @@ PARALLEL = TaskReport(
     training_noun="training pairs",
     test_noun="test sentences",
     item_noun="sentences",
+    outputs="words",
     metrics=(
         replace(_BLEU, axis="BLEU on dev", role="drawn"),
         _CHRF,
@@ -365,6 +371,7 @@ RECORDS = TaskReport(
     training_noun="training records",
     test_noun="test records",
     item_noun="records",
+    outputs="characters",
     metrics=(
         replace(_CHRF, role="drawn"),
         _BLEU,
@@ -407,6 +414,7 @@ BATCHES_OF_IDS = TaskReport(
     training_noun="training batches",
     test_noun="test rows",
     item_noun="rows",
+    outputs="symbols",
     metrics=(
         Metric(
             "free_running.edit_error", "free-running edit error", "edit error %", "edit error on dev, %", "drawn",
@@ -471,6 +479,7 @@ LEVELS = TaskReport(
     training_noun="training windows",
     test_noun="test windows",
     item_noun="windows",
+    outputs="positions",
     metrics=(
         _POSITION_ERROR,
         Metric(
@@ -502,6 +511,7 @@ LABELS = TaskReport(
     training_noun="training sequences",
     test_noun="test sequences",
     item_noun="sequences",
+    outputs="positions",
     metrics=(_POSITION_ERROR, _FORCED_POSITION_ERROR, replace(_LOSS, axis="nats per label, dev")),
     notes=(
         "Free-running: the history is the model's own labels, as in use, one greedy run of each sequence. "

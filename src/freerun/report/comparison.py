@@ -21,6 +21,7 @@ from freerun.comparison.verdict import (
     verdict_text,
 )
 from freerun.report import comparison_figures
+from freerun.report.browser import browser, compared_items, golds_of
 from freerun.report.page import (
     DASH,
     Raw,
@@ -34,7 +35,8 @@ from freerun.report.page import (
     table,
     write_page,
 )
-from freerun.report.run_data import data_lines, examples, header, load, sample_outputs
+from freerun.report.run_data import Tested, data_lines, examples, header, load, test_items
+from freerun.training.files import replace_file
 
 _LONGEST_SIGNATURE = 160
 
@@ -144,10 +146,10 @@ def _costs_section(results: Mapping[str, Any]) -> Raw:
     return table(heads, rows, "numbers cards", caption)
 
 
-def _differing_words(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> str:
+def _differing_words(results: Mapping[str, Any], tested: Tested, arms: Sequence[str]) -> str:
     """Words that one arm gets right and another wrong: how many, and some of them."""
     line = min(results["comparisons"], key=lambda line: line["control"], default=None)
-    differing = examples(results, out, (line["arm"], line["baseline"])) if line else None
+    differing = examples(tested, (line["arm"], line["baseline"])) if line else None
     if line is None or differing is None:
         return ""
     first, second = line["arm"], line["baseline"]
@@ -173,19 +175,6 @@ def _marked(output: str, wrong: bool) -> Raw:
     mark = "wrong" if wrong else "right"
     text = escape(output or "(nothing)")
     return Raw(f'<span class="{mark}"><span class="mark">{mark}</span> {text}</span>')
-
-
-def _sample_section(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> str:
-    """Outputs of every arm for some of the test items."""
-    rows: list[list[Raw]] = []
-    heading = "source"
-    for item, outputs in sample_outputs(results, out):
-        heading = "goes on from" if "prompt" in item else "source"
-        reference = item["reference"] if "reference" in item else item["references"][0]
-        texts = [item.get("prompt", item["source"]), reference, *(outputs[arm] for arm in arms)]
-        rows.append([Raw(f'<span class="text">{escape(text) or "(nothing)"}</span>') for text in texts])
-    caption = f"Evenly spaced test items, seed {results['runs'][0]['seed']}"
-    return table([heading, "reference", *arms], rows, "cards words", caption) if rows else ""
 
 
 def _methods_section(results: Mapping[str, Any]) -> Raw:
@@ -230,14 +219,72 @@ def _runs_section(results: Mapping[str, Any]) -> Raw:
     return table(heads, rows, "cards", "Every run (test scores of the weights with the best dev score)")
 
 
+_SIGNS = {"yes": "\N{CHECK MARK}", "no": "\N{MULTIPLICATION X}", "not decided": "?"}
+
+
+def verdict_box(found: Mapping[str, Any]) -> Raw:
+    """Return the verdict at a glance: the question, yes, no or not decided with the reason, and all of it in words."""
+    answer = str(found["answer"])
+    question = "Nothing was compared."
+    if found["arm"] is not None:
+        question = f"Did {found['arm']} pay, against {found['baseline']}?"
+    word = Raw(f"<strong>{answer.capitalize()}</strong>")
+    sign = f'<span class="sign" aria-hidden="true">{_SIGNS[answer]}</span>'
+    reason = escape(f": {found['reason']}" if found["reason"] else "")
+    # what needs no training is the first sentence
+    first, rest = str(found["sentence"]).partition(". ")[::2] if found["naive"] else ("", found["sentence"])
+    naive = paragraph(f"{first}.", "beaten") if first else ""
+    return Raw(
+        f'<div class="verdict answer-{answer.split()[0]}">{paragraph(question, "question")}'
+        f'{paragraph(Raw(f"{sign} {word}{reason}"), "answer")}{naive}{paragraph(rest)}</div>'
+    )
+
+
+def _hypotheses(results: Mapping[str, Any], tested: Tested, out: Path) -> Raw:
+    """Write each run's outputs and the references as text, an item a line; return where they are."""
+    if not task_report(results["recipe"]).outputs:
+        return Raw("")
+    golds = [golds_of(item) for item in next(iter(tested.values()))]
+    files = {Path(run["folder"]).name: tested[run["label"], run["seed"]] for run in results["runs"]}
+    texts = {f"{name}.txt": [str(item["output"]) for item in items] for name, items in files.items()}
+    names = ["references.txt", *(f"references-{n}.txt" for n in range(2, 1 + max(map(len, golds))))]
+    # an item with fewer references repeats its first, which changes no score
+    texts |= {name: [gold[n] if n < len(gold) else gold[0] for gold in golds] for n, name in enumerate(names)}
+    (out / "hypotheses").mkdir(exist_ok=True)
+    for name, lines in texts.items():
+        content = "".join(f"{' '.join(line.split())}\n" for line in lines)
+        replace_file(out / "hypotheses" / name, content.encode())
+    where = f"Outputs, an item a line: hypotheses/{next(iter(texts))} and so on; references: hypotheses/{names[0]}"
+    return paragraph(f"{where}{' to ' + names[-1] if names[1:] else ''}.", "note")
+
+
 def write(out: Path) -> Path:
-    """Make ``out/report.html`` from a finished comparison and return its path."""
+    """Make ``out/report.html`` from a finished comparison, and its outputs as text; return the page's path."""
     results = read(out)
-    runs = load(results, out)
-    arms = list(runs)
+    runs, tested = load(results, out), test_items(results, out)
     report = task_report(results["recipe"])
     differences = comparison_figures.differences(results) + _comparisons(results) if results["comparisons"] else ""
-    first = header(runs)
+    items = compared_items(report, tested)
+    browsed = browser(items, "items") + _hypotheses(results, tested, out) if items else ""
+    sections = (
+        ("Scores", _scores_section(results) + _reading_help(results)),
+        ("Differences", differences),
+        ("Forecasts", comparison_figures.forecasts(results, out)),
+        ("Examples", browsed),
+        ("Training", comparison_figures.training(runs, report)),
+        ("Replaced entries", comparison_figures.entries(runs)),
+        ("Costs", _costs_section(results)),
+        ("Words on which arms differ", _differing_words(results, tested, list(runs))),
+        ("Methods", _methods_section(results)),
+        ("Runs and data", _runs_section(results) + _data(results, out, header(runs))),
+        ("Recipe", preformatted(tomli_w.dumps(dict(results["recipe"])))),
+    )
+    name = str(results["recipe"].get("name", "comparison"))
+    return write_page(out / "report.html", "compare", name, verdict_box(results["verdict"]), sections)
+
+
+def _data(results: Mapping[str, Any], out: Path, first: Mapping[str, Any]) -> str:
+    report = task_report(results["recipe"])
     entries = {
         report.training_noun: first.get("examples"),
         report.test_noun: results["test_items"] or None,
@@ -246,19 +293,4 @@ def write(out: Path) -> Path:
         **results["runs"][0]["versions"],
     }
     printed = "\n".join(data_lines(results, out))
-    data = facts(entries) + (preformatted(printed) if printed else "")
-    sections = (
-        ("Scores", _scores_section(results) + _reading_help(results)),
-        ("Differences", differences),
-        ("Forecasts", comparison_figures.forecasts(results, out)),
-        ("Training", comparison_figures.training(runs, report)),
-        ("Replaced entries", comparison_figures.entries(runs)),
-        ("Costs", _costs_section(results)),
-        ("Words on which arms differ", _differing_words(results, out, arms)),
-        ("Sample outputs", _sample_section(results, out, arms)),
-        ("Methods", _methods_section(results)),
-        ("Runs and data", _runs_section(results) + data),
-        ("Recipe", preformatted(tomli_w.dumps(dict(results["recipe"])))),
-    )
-    name = str(results["recipe"].get("name", "comparison"))
-    return write_page(out / "report.html", "compare", name, results["verdict"]["sentence"], sections)
+    return facts(entries) + (preformatted(printed) if printed else "")

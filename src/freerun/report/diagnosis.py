@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from freerun.report.browser import browser, diagnosed_items
 from freerun.report.charts import (
     DASHES,
     INK,
@@ -62,7 +63,7 @@ def write_diagnosis(content: Result, path: Path) -> Path:
         runs: Sequence[Result] = content["runs"]
         sections = [
             ("Side by side", several(runs)),
-            *(each for run in runs for each in _sections(run, run["run"]["name"])),
+            *(each for n, run in enumerate(runs) for each in _sections(run, run["run"]["name"], n)),
         ]
         verdict = " ".join(
             f"{run['run']['name']}: {summary(run['diagnosis']).partition('. ')[0].rstrip('.')}." for run in runs
@@ -72,15 +73,16 @@ def write_diagnosis(content: Result, path: Path) -> Path:
     return write_page(path, "diagnose", name, summary(content["diagnosis"]), _sections(content))
 
 
-def _sections(content: Result, name: object = "") -> list[tuple[str, str]]:
+def _sections(content: Result, name: object = "", number: int = 0) -> list[tuple[str, str]]:
     run, result, data = content["run"], content["diagnosis"], content["data"]
     about = facts({"data": data["name"], **run["facts"], **run["versions"]}) + preformatted(run["signature"])
     if result["kind"] == "ids":
-        gold = result["free_running"] is not None
+        gold, noun = result["free_running"] is not None, data["item_noun"]
         sections = [
             ("Wrong choices", _wrong(result) + _ids_reading(data["item_noun"]) if gold else ""),
             ("Measures", tokens_section(result)),
             ("By position", _by_position(result) if gold else ""),
+            ("Examples", browser(rows, f"items-{number}") if (rows := diagnosed_items(result, noun)) else ""),
             ("Errors in the prefix", corruption_section(result)),
             ("Calibration", calibration_section(result)),
             ("Against an oracle", oracle_section(result)),

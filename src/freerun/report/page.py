@@ -31,19 +31,27 @@ def _html(value: object) -> str:
     return value if isinstance(value, Raw) else escape(value)
 
 
-def write_page(path: Path, kind: str, name: str, verdict: str, sections: Iterable[tuple[str, str]]) -> Path:
-    """Write a complete page or none, with its style sheet inside and nothing to load; return its path."""
-    style = (files("freerun.report") / "report.css").read_text(encoding="utf-8")
+# nothing is loaded, not even where a text from the data would ask for it
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_page(path: Path, kind: str, name: str, verdict: object, sections: Iterable[tuple[str, str]]) -> Path:
+    """Write a complete page or none, with style sheet and script inside and nothing to load; return its path."""
+    style, script = (
+        (files("freerun.report") / name).read_text(encoding="utf-8") for name in ("report.css", "page.js")
+    )
+    summary = verdict if isinstance(verdict, Raw) else paragraph(verdict, "verdict")
     body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections if content)
     title = {"compare": "comparison", "diagnose": "diagnosis", "evaluate": "evaluation"}[kind]
     partial = path.with_name(f"{path.name}.part")
     partial.write_text(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{escape(name)}: {title}</title><style>{style}</style></head><body><main>"
-        f'<header><p class="kind">freerun {kind}</p><h1>{escape(name)}</h1>{paragraph(verdict, "verdict")}</header>'
-        f"{body}</main></body></html>\n",
+        f'<header><p class="kind">freerun {kind}</p><h1>{escape(name)}</h1>{summary}</header>'
+        f"{body}</main><script>{script}</script></body></html>\n",
         encoding="utf-8",
     )
     return partial.replace(path)

@@ -140,13 +140,19 @@ class Examples:
     words: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, bool]]], ...]
 
 
-def examples(results: Mapping[str, Any], out: Path, pair: tuple[str, str], each: int = 5) -> Examples | None:
+Tested = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
+"""(arm, seed) -> the run's test items."""
+
+
+def test_items(results: Mapping[str, Any], out: Path) -> Tested:
+    """Return every run's test items."""
+    return {(run["label"], run["seed"]): run_folder.items(out / run["folder"]) for run in results["runs"]}
+
+
+def examples(tested: Tested, pair: tuple[str, str], each: int = 5) -> Examples | None:
     """Return words that one arm of a pair gets right and the other wrong, as many from either side."""
-    by_run: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-    for run in results["runs"]:
-        items = run_folder.items(out / run["folder"])
-        by_run[run["label"], run["seed"]] = {str(item["source"]): item for item in items}
-    seeds = [run["seed"] for run in results["runs"] if run["label"] == pair[0]]
+    by_run = {run: {str(item["source"]): item for item in items} for run, items in tested.items()}
+    seeds = [seed for arm, seed in tested if arm == pair[0]]
     if not all(by_run.values()) or not seeds or not all("wrong" in item for item in by_run[pair[0], seeds[0]].values()):
         return None
 
@@ -178,18 +184,3 @@ def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
     if len(entries) <= count:
         return list(entries)
     return [entries[(2 * i + 1) * len(entries) // (2 * count)] for i in range(count)]
-
-
-def sample_outputs(
-    results: Mapping[str, Any], out: Path, each: int = 4
-) -> list[tuple[Mapping[str, Any], dict[str, str]]]:
-    """Return some items with every arm's output, of tasks without right and wrong: translations, continuations."""
-    seed = results["runs"][0]["seed"]
-    by_arm = {run["label"]: run_folder.items(out / run["folder"]) for run in results["runs"] if run["seed"] == seed}
-    items = next(iter(by_arm.values()))
-    if not items or "wrong" in items[0] or "output" not in items[0]:  # words, and windows of values
-        return []
-    if any(len(other) != len(items) for other in by_arm.values()):
-        return []
-    numbers = _spread(range(len(items)), each)
-    return [(items[n], {arm: str(other[n]["output"]) for arm, other in by_arm.items()}) for n in numbers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,12 +53,14 @@ Naive = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to score on: how many, their batch by number, whether levels are near each other, what needs no model."""
+    """Rows to score on: how many, their batch by number, whether levels are near each other, what needs no model; and
+    names of observed and of output symbols, for items (none: their numbers)."""
 
     count: int
     make: Callable[[list[int]], Batch]
     ordered: bool
     naive: Mapping[str, Naive]
+    names: tuple[Sequence[str], Sequence[str]] | None = None
     __repr__ = brief
 
 
@@ -129,7 +131,9 @@ class SymbolTask(DataTask):
         """The rows of a split that are scored; the naive outputs with those of test."""
         chosen = evenly(self.data.count(split), self.items if split == "dev" else None)
         make = lambda numbers: self.data.rows(split, [chosen[n] for n in numbers])  # noqa: E731
-        return Rows(len(chosen), make, isinstance(self.data, LevelData), self.naive if split == "test" else {})
+        codec = self.data.codec
+        names = (codec.source, codec.target) if isinstance(codec, LabelCodec) else None
+        return Rows(len(chosen), make, names is None, self.naive if split == "test" else {}, names)
 
     @cached_property
     def naive(self) -> dict[str, Naive]:
@@ -149,7 +153,9 @@ class SymbolTask(DataTask):
         model: Module, codec: Any, settings: SymbolSettings, data: LevelData | LabelData, items: int | None
     ) -> DiagnosisInput:
         chosen = parts(evenly(data.count("test"), items), settings.batch_size)
-        return f"{data.name}, test part", [data.rows("test", part) for part in chosen], DiagnosisOptions()
+        names = data.codec.target if isinstance(data.codec, LabelCodec) else None
+        options = DiagnosisOptions(decode=names and (lambda ids: [names[each] for each in ids]))
+        return f"{data.name}, test part", [data.rows("test", part) for part in chosen], options
 
 
 class LevelTask(SymbolTask):
@@ -367,12 +373,14 @@ def evaluate_symbols(model: Module, rows: Rows, settings: SymbolSettings | None 
     """
     settings = settings or SymbolSettings()
     found: list[dict[str, Tensor]] = []
+    items: list[dict[str, Any]] = []
     for numbers in parts(range(rows.count), settings.batch_size):
         batch = rows.make(numbers)
         outputs = _outputs(model, batch)
         source = batch.context["source"]
         outputs |= {name: predict(source, batch.time) for name, predict in rows.naive.items()}
         found.append({"mask": batch.mask, "gold": batch.targets, **outputs})
+        items += _texts(batch, outputs["free_running"], rows.names)
     longest = max(part["gold"].shape[1] for part in found)
     joined = {
         name: torch.cat([F.pad(part[name], (0, longest - part[name].shape[1])) for part in found]) for name in found[0]
@@ -385,13 +393,30 @@ def evaluate_symbols(model: Module, rows: Rows, settings: SymbolSettings | None 
     if rows.ordered:
         columns |= {"near": own["near"], "distance": own["distance"]}
     lists = zip(*(column.tolist() for column in columns.values()), strict=True)
-    items = [{"source": f"row {n}", **dict(zip(columns, row, strict=True))} for n, row in enumerate(lists)]
+    items = [
+        {"source": f"row {n}", **text, **dict(zip(columns, row, strict=True))}
+        for n, (text, row) in enumerate(zip(items, lists, strict=True))
+    ]
     free = _scores(own, positions, rows.ordered)
     for name, each in counts.items():
         free |= {f"{name}_{score}": value for score, value in _scores(each, positions, rows.ordered).items()}
     gold_scores = {"loss": float(loss.sum()) / int(positions.sum()), **_scores(forced, positions, False)}
     curves = {name: _by_position(output, gold, mask) for name, output in joined.items()}
     return Evaluation(gold_scores, free, items, curves)
+
+
+def _texts(
+    batch: Batch, own: Tensor, names: tuple[Sequence[str], Sequence[str]] | None
+) -> Iterator[dict[str, Any]]:
+    """What is observed, gold and the free run of each row, symbols with blanks between them."""
+
+    def text(side: int, row: Tensor) -> str:
+        return " ".join(map(str, row.tolist()) if names is None else (names[side][n] for n in row.tolist()))
+
+    source, there = batch.context["source"], batch.context["source_mask"]
+    for row, mask in enumerate(batch.mask):
+        observed, output, gold = source[row][there[row]], own[row][mask], batch.targets[row][mask]
+        yield {"prompt": text(0, observed), "output": text(1, output), "references": [text(1, gold)]}
 
 
 def _outputs(model: Module, batch: Batch) -> dict[str, Tensor]:
