@@ -32,7 +32,8 @@ _CONTROLS = """<div class="controls" role="search" aria-label="examples">
 <kbd>\N{UPWARDS ARROW}</kbd> previous, <kbd>Page Down</kbd>, <kbd>Page Up</kbd>, <kbd>Home</kbd>, <kbd>End</kbd>; \
 <kbd>/</kbd> searches, <kbd>Esc</kbd> goes back to the list.</p>
 <p class="note" role="status" data-part="count"></p>
-<div class="two"><div><ul role="listbox" tabindex="0" aria-label="items" data-part="list"></ul>
+<div class="two"><div><p class="note" data-part="heads"></p>
+<ul role="listbox" tabindex="0" aria-label="items" data-part="list"></ul>
 <p class="turn"><button type="button" data-part="earlier">earlier</button> <span data-part="page"></span> \
 <button type="button" data-part="later">later</button></p></div>
 <div data-part="item" role="region" aria-label="the chosen item"></div></div>"""
@@ -97,6 +98,7 @@ class Items:
             own, golds = run.outputs[n], self.golds[n]
             return golds.index(own) if own in golds else own
 
+        arms = list(dict.fromkeys(run.arm for run in self.runs))
         content = {
             "unit": self.unit,
             "align": self.align,
@@ -108,6 +110,7 @@ class Items:
             "runs": [
                 {
                     "arm": run.arm,
+                    "number": arms.index(run.arm),
                     "seed": run.seed,
                     "mode": run.mode,
                     "out": [output(run, n) for n in chosen],
@@ -132,7 +135,9 @@ class Items:
         if count >= total:
             return list(range(total))
         counted = [run.errors for run in self.runs if run.errors is not None]
-        worst = sorted(range(total), key=lambda n: (-sum(each[n] for each in counted), n))[: count // 4 if counted else 0]
+        worst = sorted(range(total), key=lambda n: (-sum(each[n] for each in counted), n))[
+            : count // 4 if counted else 0
+        ]
         taken = set(worst)
         others = [n for n in range(total) if n not in taken]
         return sorted([*worst, *(others[n] for n in evenly(len(others), count - len(worst)))])
@@ -154,7 +159,9 @@ def browser(items: Items, name: str) -> Raw:
     total = items.of or len(items.sources)
     how = f"All {total:,} {items.noun}."
     if len(chosen) < len(items.sources) and any(run.errors is not None for run in items.runs):
-        how = f"{len(chosen):,} of {total:,} {items.noun}: the {len(chosen) // 4:,} with the most errors (mean over the "
+        how = (
+            f"{len(chosen):,} of {total:,} {items.noun}: the {len(chosen) // 4:,} with the most errors (mean over the "
+        )
         how += "runs), the others evenly spaced."
     elif len(chosen) < total:
         how = f"{len(chosen):,} of {total:,} {items.noun}, evenly spaced."
@@ -183,9 +190,7 @@ def _cell(kind: str, gold: str, own: str, mark: str, meaning: str) -> str:
     return f'<li><span aria-hidden="true">{_span(kind, gold, own, mark)}</span> {escape(meaning)}</li>'
 
 
-def compared_items(
-    report: TaskReport, tested: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
-) -> Items | None:
+def compared_items(report: TaskReport, tested: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]) -> Items | None:
     """The items of a comparison's runs, from (arm, seed) to test items in one order; None where there is no text."""
     from rapidfuzz.distance import Levenshtein
 
@@ -194,7 +199,9 @@ def compared_items(
         return None
     golds = [golds_of(item) for item in first]
     plain, positions = report.outputs == "continuation", report.outputs == "positions"
-    unit = "symbols" if positions else "characters" if plain else report.outputs
+    unit: Literal["symbols", "words", "characters"] = "symbols"
+    if report.outputs not in ("symbols", "positions"):
+        unit = "words" if report.outputs == "words" else "characters"
     cut = list[str] if unit == "characters" else str.split
     field = next((name for name in ("free_errors", "edits", "errors") if name in first[0]), None)
 

@@ -238,7 +238,7 @@ class Difference:
     """A row of the figure of differences."""
 
     title: str
-    arm: int
+    arm: int | None  # None: without training
     value: float
     low: float | None
     high: float | None
@@ -271,7 +271,7 @@ def differences(rows: Sequence[Difference], title: str, *, log: bool = False) ->
     layers = [zero.encode(x=alt.X("x:Q", scale=scale))]
     for number, row in enumerate(rows):
         bar = {"row": number, "x": row.value, "low": row.low, "high": row.high, "title": row.title}
-        base, colour = alt.Chart(alt.Data(values=[bar])).encode(y=y), arm(row.arm)
+        base, colour = alt.Chart(alt.Data(values=[bar])).encode(y=y), SOFT if row.arm is None else arm(row.arm)
         if row.low is not None:
             layers.append(base.mark_rule(color=colour, strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q"))
         seeds = alt.Chart(alt.Data(values=[{"row": number, "x": value} for value in row.seeds]))

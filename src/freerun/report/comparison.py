@@ -235,8 +235,8 @@ def verdict_box(found: Mapping[str, Any]) -> Raw:
     first, rest = str(found["sentence"]).partition(". ")[::2] if found["naive"] else ("", found["sentence"])
     naive = paragraph(f"{first}.", "beaten") if first else ""
     return Raw(
-        f'<div class="verdict answer-{answer.split()[0]}">{paragraph(question, "question")}'
-        f'{paragraph(Raw(f"{sign} {word}{reason}"), "answer")}{naive}{paragraph(rest)}</div>'
+        f'<div class="verdict answer-{answer.split(maxsplit=1)[0]}">{paragraph(question, "question")}'
+        f"{paragraph(Raw(f'{sign} {word}{reason}'), 'answer')}{naive}{paragraph(rest)}</div>"
     )
 
 
@@ -271,7 +271,7 @@ def write(out: Path) -> Path:
         ("Differences", differences),
         ("Forecasts", comparison_figures.forecasts(results, out)),
         ("Examples", browsed),
-        ("Training", comparison_figures.training(runs, report)),
+        ("Training", comparison_figures.training(results, runs)),
         ("Replaced entries", comparison_figures.entries(runs)),
         ("Costs", _costs_section(results)),
         ("Words on which arms differ", _differing_words(results, tested, list(runs))),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from freerun.comparison.verdict import cells, difference_text, interval_name, task_report, verdict_text
-from freerun.metrics.table import Metric, TaskReport
+from freerun.metrics.table import Metric
 from freerun.report import charts
 from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
 from freerun.report.page import DASH, Raw, Values, figure, grid, legend, numbers, numbers_at, table, thin_table
@@ -16,9 +16,11 @@ from freerun.report.run_data import Curve, Runs, curves, settled, shares
 from freerun.training.files import Count, read_json
 
 
-def training(runs: Runs, report: TaskReport) -> Raw:
-    """Draw the scores of the task on dev over training; those of one unit on one scale."""
+def training(results: Mapping[str, Any], runs: Runs) -> Raw:
+    """Draw the scores of the task on dev over training, with what needs no training; those of one unit on one scale."""
+    report = task_report(results["recipe"])
     by_score = {each.name: curves(runs, each.side, each.score) for each in report.curves}
+    beside: dict[str, None] = {}
     drawn: list[Raw] = []
     for each in report.curves:
         lines, domain = by_score[each.name], None
@@ -30,9 +32,29 @@ def training(runs: Runs, report: TaskReport) -> Raw:
             top = domain[1] if domain else max(value for curve in inside for _, value in curve.points)
             cut = any(value > top for curve in lines for _, value in curve.points)
             text = "Thick: mean over seeds; thin: each run." + (" The beginning lies above the figure." if cut else "")
-            svg = _curves_chart(inside, list(runs), each.axis, domain)
-            drawn.append(figure(each.title[0].upper() + each.title[1:], svg, (text, _last(lines)), _numbers(lines)))
-    return Raw(legend(_strokes(runs)) + grid(drawn)) if drawn else Raw("")
+            naive, part = untrained(results, runs, each)
+            beside |= dict.fromkeys(naive)
+            far = [f"{name} {value:.4g}" for name, value in naive.items() if value > 1.5 * top]
+            if naive:
+                text += f" Grey: without training, on {part}"
+                text += f"; above the figure: {', '.join(far)}." if far else "."
+                highest = max([top, *(1.05 * value for value in naive.values() if value <= 1.5 * top)])
+                domain = (min(domain[0] if domain else 0.0, *naive.values()), highest)
+            svg = _curves_chart(inside, list(runs), each.axis, domain, naive)
+            ends = _last(lines) + "".join(f" {name} {value:.4g}." for name, value in naive.items())
+            drawn.append(figure(each.title[0].upper() + each.title[1:], svg, (text, ends), _numbers(lines, naive)))
+    return Raw(legend([*_strokes(runs), *_strokes(beside, "naive")]) + grid(drawn)) if drawn else Raw("")
+
+
+def untrained(results: Mapping[str, Any], runs: Runs, metric: Metric) -> tuple[dict[str, float], str]:
+    """Values of a score without training, by name, and the split that they are of: dev if it was scored, else test."""
+    means = next(iter(cells(results).values()))
+    names = [(name, f"{prefix}{metric.score}") for name, prefix in task_report(results["recipe"]).beside]
+    on_dev = {name: curves(runs, metric.side, score) for name, score in names}
+    if dev := {name: lines[-1].points[-1][1] for name, lines in on_dev.items() if lines}:
+        return dev, "dev"
+    on_test = ((name, means.get(f"{metric.side}.{score}")) for name, score in names)
+    return {name: entry["mean"] for name, entry in on_test if entry and entry["mean"] is not None}, "the test part"
 
 
 def _strokes(labels: Iterable[str], kind: str = "arm") -> list[tuple[str, int, str]]:
@@ -72,16 +94,21 @@ def differences(results: Mapping[str, Any]) -> Raw:
         if not lines:
             continue
         rows = [_row(results, line, arms) for line in lines]
+        naive, far = _naive_rows(results, lines[0], each, rows)
+        rows, lines = [*rows, *naive], [*lines, *(lines[0] for _ in naive)]
         texts = [_texts(line, row, each) for line, row in zip(lines, rows, strict=True)]
         content = "; ".join(f"{row.title}: {text[0]}" for row, text in zip(rows, texts, strict=True))
         log = lines[0]["scale"] == "log"
         side, equal = "Right" if each.higher else "Left", "\N{MULTIPLICATION SIGN}1" if log else "zero"
         text = f"Dot: mean; bar: {interval_name(results)}{rings}. {side} of {equal} is better."
         text += f" Exposure bias cannot move it: {each.fixed}." if each.fixed else ""
+        text += " Grey: without training." if naive else ""
+        svg_rows = [row for row in rows if row.title not in far]
+        text += f" Beyond the figure: {', '.join(far)}." if far else ""
         title = (
             f"ratio in {each.title}" if log else ", ".join(filter(None, (f"difference in {each.title}", each.units)))
         )
-        svg = charts.differences(rows, title, log=log)
+        svg = charts.differences(svg_rows, title, log=log)
         numbers = table(
             ["difference", "mean", "low", "high", "seeds"],
             [[row.title, *text[:3], ", ".join(text[3:])] for row, text in zip(rows, texts, strict=True)],
@@ -107,6 +134,22 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     )
 
 
+def _naive_rows(
+    results: Mapping[str, Any], line: Mapping[str, Any], metric: Metric, rows: Sequence[charts.Difference]
+) -> tuple[list[charts.Difference], list[str]]:
+    """What needs no training against the baseline of a comparison; and titles of those that would flatten the rest."""
+    base = next(e["mean"] for e in results["summary"] if (e["arm"], e["metric"]) == (line["baseline"], metric.name))
+    scaled = math.log if line["scale"] == "log" else float
+    found = [
+        charts.Difference(
+            f"{name} \N{MINUS SIGN} {line['baseline']}", None, scaled(value) - scaled(base), None, None, ()
+        )
+        for name, value in untrained(results, {}, metric)[0].items()
+    ]
+    ends = [abs(end) for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None]
+    return found, [row.title for row in found if abs(row.value) > 6 * max(ends)]
+
+
 def _texts(line: Mapping[str, Any], row: charts.Difference, metric: Metric) -> list[str]:
     """Return the difference, the ends of its interval and the seeds' differences."""
     values = (row.value, row.low, row.high, *row.seeds)
@@ -123,17 +166,22 @@ def _last(lines: Sequence[Curve]) -> str:
     return f"At the end: {', '.join(ends)}." if ends else ""
 
 
-def _numbers(lines: Sequence[Curve]) -> Raw:
+def _numbers(lines: Sequence[Curve], naive: Mapping[str, float] | None = None) -> Raw:
     tables = {name: dict(curve.points) for name, curve in _means(lines).items()}
     steps = sorted({step for values in tables.values() for step in values})
+    tables |= {name: dict.fromkeys(steps, value) for name, value in (naive or {}).items()}
     rows = [[f"{step:g}", *(f"{t[step]:.4g}" if step in t else DASH for t in tables.values())] for step in steps]
     return thin_table(["updates", *tables], rows)
 
 
 def _curves_chart(
-    lines: Sequence[Curve], arms: Sequence[str], title: str, domain: tuple[float, float] | None = None
+    lines: Sequence[Curve],
+    arms: Sequence[str],
+    title: str,
+    domain: tuple[float, float] | None = None,
+    naive: Mapping[str, float] | None = None,
 ) -> str:
-    """Draw curves over updates: an arm's mean thick, its runs thin, the schedule as a wide band."""
+    """Draw curves over updates: an arm's mean thick, its runs thin, the schedule as a wide band, naive values level."""
 
     def line(curve: Curve) -> Line:
         number = arms.index(curve.arm)
@@ -146,9 +194,12 @@ def _curves_chart(
     ordered = sorted(lines, key=lambda curve: (not curve.planned, curve.number == -1, -arms.index(curve.arm)))
     steps, values = zip(*(point for curve in lines for point in curve.points), strict=True)
     domain = domain or (min(0.0, *values), 1.05 * max(*values, 1e-9))
-    return chart(
-        [line(curve) for curve in ordered], Axes("updates", title, x_domain=(0.0, max(steps)), y_domain=domain)
-    )
+    level = [
+        Line([(0.0, value), (max(steps), value)], SOFT, DASHES[(n + 1) % 6], 1.25)
+        for n, value in enumerate((naive or {}).values())
+    ]
+    axes = Axes("updates", title, x_domain=(0.0, max(steps)), y_domain=domain)
+    return chart([*level, *(line(curve) for curve in ordered)], axes)
 
 
 _SIDES = {"free_running": "Free-running error", "teacher_forced": "Teacher-forced error"}

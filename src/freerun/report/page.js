@@ -108,7 +108,12 @@ const browse = (root, data) => {
   const length = data.gold.map(golds => parts(golds[0]).length);
   const shown = () => runs.filter(run => run.seed === null || String(run.seed) === $("seed").value);
   const errors = (run, item) => run.err ? run.err[item] : null;
-  const label = run => run.arm;
+  const stroke = number => `<svg class="swatch" aria-hidden="true" viewBox="0 0 26 8"><path class="stroke-${number % 6}" d="M1 4H25"/></svg>`;
+  const heading = run => {
+    const head = make("h4", { class: "arm" }, run.arm);
+    head.insertAdjacentHTML("afterbegin", stroke(run.number));
+    return head;
+  };
   let list = [], at = 0;
 
   const measure = () => {
@@ -141,6 +146,8 @@ const browse = (root, data) => {
       list.sort((a, b) => keys.get(b) - keys.get(a) || a - b);
     }
     at = 0;
+    const heads = visible.filter(run => run.err).map(run => run.arm);
+    $("heads").textContent = heads.length ? `item; errors of ${heads.join(" \u00b7 ")}` : "item";
     $("count").textContent = `${list.length.toLocaleString("en")} of ${count.toLocaleString("en")} items match`;
     draw();
   };
@@ -188,7 +195,7 @@ const browse = (root, data) => {
   const best = (own, golds, how) => golds.map(gold => compared(own, gold, how(own, gold)))
     .reduce((a, b) => (b.errors < a.errors ? b : a));
   const block = (run, item) => {
-    const own = parts(output(run, item)), head = make("h4", {}, label(run));
+    const own = parts(output(run, item)), head = heading(run);
     if (run.mode === "plain") return make("div", { class: "run" }, head, make("p", { class: "text" }, whole(own) || "(nothing)"));
     const how = run.mode === "position" || $("align").value === "position" ? byPosition : align;
     const result = best(own, data.gold[item].map(parts), how);
@@ -201,12 +208,12 @@ const browse = (root, data) => {
       make("div", { class: "cells", "aria-hidden": "true" }, ...cells(result)));
   };
   const detail = item => {
-    const heading = make("h3", {}, data.source[item] || `item ${item + 1}`);
+    const title = make("h3", {}, data.source[item] || `item ${item + 1}`);
     const facts = make("p", { class: "note" }, `item ${data.number[item].toLocaleString("en")}, gold of ${length[item]} ${unit}`);
     const rows = [["gold", data.gold[item].map(gold => whole(gold)).join(" / ")]];
     if (data.prompt?.[item]) rows.unshift([data.heading, data.prompt[item]]);
     const lines = rows.map(([name, text]) => make("p", { class: "text" }, make("small", {}, `${name} `), text || "(nothing)"));
-    $("item").replaceChildren(heading, facts, ...lines, make("div", { class: "runs" }, ...shown().map(run => block(run, item))));
+    $("item").replaceChildren(title, facts, ...lines, make("div", { class: "runs" }, ...shown().map(run => block(run, item))));
   };
 
   const seeds = [...new Set(runs.map(run => run.seed).filter(seed => seed !== null))];

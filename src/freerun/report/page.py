@@ -37,9 +37,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 def write_page(path: Path, kind: str, name: str, verdict: object, sections: Iterable[tuple[str, str]]) -> Path:
     """Write a complete page or none, with style sheet and script inside and nothing to load; return its path."""
-    style, script = (
-        (files("freerun.report") / name).read_text(encoding="utf-8") for name in ("report.css", "page.js")
-    )
+    style, script = ((files("freerun.report") / name).read_text(encoding="utf-8") for name in ("report.css", "page.js"))
     summary = verdict if isinstance(verdict, Raw) else paragraph(verdict, "verdict")
     body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections if content)
     title = {"compare": "comparison", "diagnose": "diagnosis", "evaluate": "evaluation"}[kind]

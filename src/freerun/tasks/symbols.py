@@ -154,7 +154,7 @@ class SymbolTask(DataTask):
     ) -> DiagnosisInput:
         chosen = parts(evenly(data.count("test"), items), settings.batch_size)
         names = data.codec.target if isinstance(data.codec, LabelCodec) else None
-        options = DiagnosisOptions(decode=names and (lambda ids: [names[each] for each in ids]))
+        options = DiagnosisOptions(decode=None if names is None else lambda ids: [names[each] for each in ids])
         return f"{data.name}, test part", [data.rows("test", part) for part in chosen], options
 
 
@@ -405,13 +405,12 @@ def evaluate_symbols(model: Module, rows: Rows, settings: SymbolSettings | None 
     return Evaluation(gold_scores, free, items, curves)
 
 
-def _texts(
-    batch: Batch, own: Tensor, names: tuple[Sequence[str], Sequence[str]] | None
-) -> Iterator[dict[str, Any]]:
+def _texts(batch: Batch, own: Tensor, names: tuple[Sequence[str], Sequence[str]] | None) -> Iterator[dict[str, Any]]:
     """What is observed, gold and the free run of each row, symbols with blanks between them."""
 
     def text(side: int, row: Tensor) -> str:
-        return " ".join(map(str, row.tolist()) if names is None else (names[side][n] for n in row.tolist()))
+        ids: list[int] = row.tolist()
+        return " ".join(str(n) if names is None else names[side][n] for n in ids)
 
     source, there = batch.context["source"], batch.context["source_mask"]
     for row, mask in enumerate(batch.mask):
