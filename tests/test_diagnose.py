@@ -228,7 +228,7 @@ def compared(out: Path, escape: bool = False) -> dict[str, Any]:
             windows = [{**window, "window": n, "diverged_at": 9 if escape and n == 0 else None} for n in (0, 5, 9)]
             (folder / "test-forecasts.json").write_text(json.dumps(windows))
             runs.append({"label": label, "seed": seed, "folder": folder.name})
-    return {"runs": runs}
+    return {"runs": runs, "recipe": {"data": {"kind": "system"}}}
 
 
 def test_forecasts_of_a_report(tmp_path):

@@ -16,6 +16,7 @@ from freerun.comparison.results import read
 from freerun.report.charts import Axes, Line, chart
 from freerun.report.page import Raw, table
 from freerun.report.run_data import curves, examples, load, shares
+from freerun.report.run_data import test_items as items_of
 from simulated_runs import ARMS, arm, write_comparison
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}
@@ -65,8 +66,13 @@ def html(out):
 def check_page(html: str) -> int:
     """A page is small, loads nothing, and each figure has words and numbers; the number of figures."""
     assert len(html.encode()) < 1_000_000
+    assert "default-src 'none'" in html[:300]
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.DOTALL)
+    assert all("src" not in kind for kind, _ in scripts)
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon|https?:", scripts[-1][1])
+    html = re.sub(r"<script[^>]*>.*?</script>", "", html, flags=re.DOTALL)
     assert re.findall(r"(?i)\b(?:src|href|srcset|action)\s*=", html) == []
-    assert re.findall(r"(?i)https?:|//[a-z]|url\(|@import|<script|<link", html) == []
+    assert re.findall(r"(?i)https?:|//[a-z]|url\(|@import|<link", html) == []
     assert re.findall(r"#[0-9a-f]{6}", html[html.index("<body") :]) == []
     tags = Page(html).tags
     figures = sum(tag == "figure" for tag, _ in tags)
@@ -88,7 +94,7 @@ def test_it_is_small_loads_nothing_and_has_its_colours_from_the_style_sheet(html
 def test_its_parts_are_there_in_order(html):
     text = " ".join(Page(html).words)
     assert html.index("not shown to differ") < html.index("<table") < html.index("<figure")
-    heads = ["Scores", "Differences", "Training", "Replaced entries", "Costs", "Words on which arms differ"]
+    heads = ["Scores", "Differences", "Examples", "Training", "Replaced entries", "Costs", "Words on which arms differ"]
     heads += ["Methods", "Runs and data", "Recipe"]
     positions = [html.index(f"<h2>{head}</h2>") for head in heads]
     assert positions == sorted(positions)
@@ -123,7 +129,7 @@ def test_realised_share_and_schedule_and_matched_noise(out):
 
 
 def test_examples_are_from_both_sides(out):
-    found = examples(read(out), out, ("scheduled_sampling", "teacher_forcing"), each=3)
+    found = examples(items_of(read(out), out), ("scheduled_sampling", "teacher_forcing"), each=3)
     rights = [not outputs["scheduled_sampling"][1] for _, _, outputs in found.words]
     assert rights == [True] * 3 + [False] * 3
     assert all(sum(counts) == 200 for counts in found.counts.values())

@@ -19,6 +19,7 @@ INK, SOFT, GRID = "#b00001", "#b00002", "#b00003"
 ARMS = tuple(f"#a0000{i}" for i in range(6))
 _BASELINES = {
     "last_value": "last value", "last_period": "last period", "mean": "mean of training", "linear": "linear regression",
+    "most_frequent": "most frequent", "ngram": "n-gram",
 }  # fmt: skip
 _RULE = {"color": SOFT, "strokeDash": [2, 3]}
 _VARIABLES = {

@@ -21,6 +21,7 @@ def training(results: Mapping[str, Any], runs: Runs) -> Raw:
     report = task_report(results["recipe"])
     by_score = {each.name: curves(runs, each.side, each.score) for each in report.curves}
     beside: dict[str, None] = {}
+    several = "Thick: mean over seeds; thin: each run." if any(len(each) > 1 for each in runs.values()) else ""
     drawn: list[Raw] = []
     for each in report.curves:
         lines, domain = by_score[each.name], None
@@ -31,7 +32,7 @@ def training(results: Mapping[str, Any], runs: Runs) -> Raw:
             inside = lines if domain else settled(lines)
             top = domain[1] if domain else max(value for curve in inside for _, value in curve.points)
             cut = any(value > top for curve in lines for _, value in curve.points)
-            text = "Thick: mean over seeds; thin: each run." + (" The beginning lies above the figure." if cut else "")
+            text = several + (" The beginning lies above the figure." if cut else "")
             naive, part = untrained(results, runs, each)
             beside |= dict.fromkeys(naive)
             far = [f"{name} {value:.4g}" for name, value in naive.items() if value > 1.5 * top]
@@ -217,7 +218,8 @@ def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
         return Raw("")
     first = next(iter(by_run.values()))
     naive = {baseline_name(name): curve for name, curve in first.items() if name not in _SIDES}
-    drawn = [_errors(title, side, arms, by_run, naive) for side, title in _SIDES.items()]
+    log = task_report(results["recipe"]).outputs != "positions"  # wrong positions in percent
+    drawn = [_errors((title, side), arms, by_run, naive, log=log) for side, title in _SIDES.items()]
     return Raw(legend([*_strokes(arms), *_strokes(naive, "naive")]) + grid(drawn) + _windows(results, out, arms))
 
 
@@ -235,12 +237,14 @@ def _read(path: Path, shape: type[Any]) -> Any:
 
 
 def _errors(
-    title: str,
-    side: str,
+    titles: tuple[str, str],
     arms: Sequence[str],
     by_run: Mapping[tuple[str, int], Mapping[str, Values]],
     naive: Mapping[str, Values],
+    *,
+    log: bool,
 ) -> Raw:
+    title, side = titles
     by_arm = {label: [each[side] for (other, _), each in by_run.items() if other == label] for label in arms}
     means = {label: _mean(curves) for label, curves in by_arm.items()}
     lines = [Line(leads(curve), SOFT, DASHES[(n + 1) % 6], 1.25) for n, curve in enumerate(naive.values())]
@@ -252,8 +256,11 @@ def _errors(
     high = min(max([*every, *(value for curve in naive.values() for value in curve if value)], default=1.0), 100.0)
     low = max(min(every, default=0.01), high * 1e-6)
     axes = Axes("lead time, steps", "error, standard deviations", log=True, y_domain=(low / 1.15, high * 1.15))
-    columns = {**means, **(naive if side == "free_running" else {})}
-    text = "Mean over windows. Thick: mean over seeds; thin: each run. The scale is logarithmic."
+    if not log:
+        axes = Axes("position", "wrong positions, %", y_domain=(0.0, 1.05 * high))
+    columns = {**means, **naive}
+    several = "Thick: mean over seeds; thin: each run." if len(by_run) > len(arms) else ""
+    text = f"Mean over windows. {several}{' The scale is logarithmic.' * log}".replace("  ", " ").strip()
     if lost := [label for label, curve in means.items() if curve[-1] is None]:
         text += f" No mean where a window has escaped to infinity: {', '.join(lost)}."
     last = f"At the last lead time: {numbers_at(columns, infinite='infinite')}."
