@@ -131,6 +131,10 @@ def test_label_batches_and_naive_rows_equal_the_lists():
     assert set(scored.naive) == {"most_frequent", "ngram", "exact"}
     found = evaluate_symbols(lively(RecurrentLabeller(4, 4, size=8)), scored)
     assert found.free_running["exact_token_error"] == 0
+    for item, (observed, target) in zip(found.items, data.splits["test"], strict=True):  # names, not numbers
+        assert item["prompt"] == " ".join(data.codec.source[n] for n in observed)
+        assert item["references"] == [" ".join(data.codec.target[n] for n in target)]
+        assert len(item["output"].split()) == len(target)
     assert found.curves["ngram"][1:] == [0.0] * 6  # two symbols decide, where there are two
     assert found.free_running["most_frequent_token_error"] > 50
     problem = "sequence 1 must have one label a position"
@@ -155,6 +159,9 @@ def test_scores_equal_a_naive_loop():
         far = [abs(a - b) for a, b in zip(own, batch.targets[row].tolist(), strict=True)]
         assert found.items[row] == {
             "source": f"row {row}",
+            "prompt": " ".join(map(str, batch.context["source"][row].tolist())),
+            "output": " ".join(map(str, own)),
+            "references": [" ".join(map(str, batch.targets[row].tolist()))],
             "free_errors": sum(each > 0 for each in far),
             "forced_errors": int((forced != batch.targets[row]).sum()),
             "positions": 4,

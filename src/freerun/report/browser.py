@@ -1,4 +1,4 @@
-"""The browser of examples: what page.js shows of test items and outputs, packed small, and its controls."""
+"""The browser of examples: what page.js displays of test items and outputs, packed small, and its controls."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class RunOutputs:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """What is shown: sources and references with the outputs of some runs.
+    """What is displayed: sources and references with the outputs of some runs.
 
     Args:
         sources: text of each item.
@@ -129,7 +129,7 @@ class Items:
 
         >>> run = RunOutputs("a", ["x"] * 8, [0, 0, 5, 0, 0, 0, 9, 0])
         >>> Items([""] * 8, [["y"]] * 8, [run], "words", "symbols").sample(4)
-        [1, 4, 6, 7]
+        [0, 2, 4, 6]
         """
         total = len(self.sources)
         if count >= total:
@@ -154,7 +154,7 @@ class Items:
 
 
 def browser(items: Items, name: str) -> Raw:
-    """The browser of some items, ``name`` its id in the page; what is shown of how many stands above it."""
+    """The browser of some items, ``name`` its id in the page; how many of how many it holds stands above it."""
     chosen, text = items.fitting()
     total = items.of or len(items.sources)
     how = f"All {total:,} {items.noun}."
@@ -167,7 +167,7 @@ def browser(items: Items, name: str) -> Raw:
         how = f"{len(chosen):,} of {total:,} {items.noun}, evenly spaced."
     key = "".join(_cell(*each) for each in _KEY)
     return Raw(
-        paragraph(f"{how} Above each output is gold, cut into {items.unit}.", "note shown")
+        paragraph(f"{how} Above each output is gold, cut into {items.unit}.", "note")
         + f'<div class="browser" id="{name}" hidden>{_CONTROLS}'
         + f'<ul class="key" aria-label="marks">{key}</ul></div>'
         + '<noscript><p class="note">The browser of examples needs JavaScript; all else on this page does not.</p>'
