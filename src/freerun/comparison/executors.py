@@ -112,11 +112,11 @@ def launch(arguments: Sequence[str], log: Path, folder: str | None = None) -> su
         )
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE) -> None:
+def end(processes: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE, number: int = signal.SIGINT) -> None:
     """Ask processes to stop (they save a checkpoint first), wait, end those that do not."""
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
     deadline = time.monotonic() + patience
     for process in processes:
         try:
@@ -250,7 +250,7 @@ def train(arguments: Sequence[str], out: Path, name: str, folder: str, expected:
     except KeyboardInterrupt:
         pass
     finally:
-        end([process])
+        end([process], number=signal.SIGTERM)  # Ray blocks SIGINT in what it starts, and children inherit that
     return process.returncode
 
 
