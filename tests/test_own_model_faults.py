@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy
 import pytest
@@ -276,7 +277,8 @@ def test_extras_are_tensors_with_the_batch_first(extras, text):
     ids=["compile", "parallel"],
 )
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_a_wrapper_that_makes_two_loops_says_so_once(wrapped, instead):
+def test_a_wrapper_that_makes_two_loops_says_so_once(wrapped, instead, monkeypatch):
+    monkeypatch.setattr("freerun.rollin.model._WARNED", WeakKeyDictionary())
     model, method = Decoder(), fr.scheduled_sampling(0.5)
     outside = wrapped(model)
     with pytest.warns(UserWarning, match=f"training is a second loop.*{re.escape(instead)}"):

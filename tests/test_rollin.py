@@ -1,6 +1,7 @@
 """Exactness: every engine's history equals the naive loop's, entry for entry, and the gradient to 1e-10."""
 
 import warnings
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -220,7 +221,8 @@ def test_a_prompt_is_never_replaced(gate):
     assert torch.equal(fed.targets, batch.targets)
 
 
-def test_a_forward_that_costs_more_than_three_steps_says_so_once():
+def test_a_forward_that_costs_more_than_three_steps_says_so_once(monkeypatch):
+    monkeypatch.setattr("freerun.rollin.model._WARNED", WeakKeyDictionary())
     values = torch.randn(2, 8, 2, dtype=torch.float64)
     for method, words in (
         (fr.free_running(), "costs about 9 times teacher forcing. Its gradient goes through"),

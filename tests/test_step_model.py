@@ -1,6 +1,7 @@
 """A decoder step as a model: one loop whose roll-in is the training forward, equal to the loop that a person writes."""
 
 import copy
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -207,7 +208,8 @@ def test_what_start_and_step_return_is_checked():
     refused(["must define start(batch)"], fr.StepModel(), batch)
 
 
-def test_copies_and_wrappers_keep_it():
+def test_copies_and_wrappers_keep_it(monkeypatch):
+    monkeypatch.setattr("freerun.rollin.model._WARNED", WeakKeyDictionary())
     model, batch = lively(Bahdanau), ragged()
     method = fr.scheduled_sampling(0.5)
     loss = method(model, batch, STEP, KEY)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, TypeGuard, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.distributed as dist
@@ -301,22 +301,22 @@ def refuse_sharded(model: Any, what: str, instead: str) -> None:
         raise UserError(f"{what}, and the parameters of {type(model).__name__} are sharded (fully_shard): {instead}")
 
 
-_WARNED: WeakSet[Any] = WeakSet()
-"""Models whose price a warning named."""
+_WARNED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
+"""Classes of models, since a comparison makes many of one, with the remedies that warnings named."""
 
 
-def _warn_once(model: Any, text: str) -> None:
+def _warn_once(model: Any, text: str, remedy: str) -> None:
     inner = unwrap(model)
-    if isinstance(inner, nn.Module) and inner not in _WARNED:
-        _WARNED.add(inner)
-        warnings.warn(text, stacklevel=3)
+    if isinstance(inner, nn.Module) and remedy not in _WARNED.setdefault(type(inner), set()):
+        _WARNED[type(inner)].add(remedy)
+        warnings.warn(f"{text} {remedy}", stacklevel=3)
 
 
 def warn_price(model: Any, times: int, remedy: str) -> None:
     """Warn once that a step of a model with only a forward costs more than three times teacher forcing."""
     name = type(unwrap(model)).__name__
     if times > 3:
-        _warn_once(model, f"{name} has only a forward: this step costs about {times} times teacher forcing. {remedy}")
+        _warn_once(model, f"{name} has only a forward: this step costs about {times} times teacher forcing.", remedy)
 
 
 def warn_wrapped(wrapper: Any) -> None:
@@ -331,7 +331,8 @@ def warn_wrapped(wrapper: Any) -> None:
     _warn_once(
         wrapper,
         f"{type(inner).__name__} is in {kind}: its history is rolled in by a loop of its own, in evaluation mode, and "
-        f"training is a second loop. For one loop, which is both: {instead}",
+        "training is a second loop.",
+        f"For one loop, which is both: {instead}",
     )
 
 
