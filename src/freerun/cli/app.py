@@ -11,12 +11,15 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from freerun.cli import commands, diagnosing
+from freerun.cli import compare as comparing
 from freerun.errors import EXIT_CODES, UserError
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 Number = Annotated[int | None, Parameter(show_default=False)]
 Text = Annotated[str | None, Parameter(show_default=False)]
 Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+OutIfAny = Annotated[Path | None, Parameter(name=["--out", "-o"], show_default=False)]
+Amount = Annotated[float | None, Parameter(show_default=False)]
 File = Annotated[Path | None, Parameter(show_default=False)]
 Many = Parameter(negative=(), consume_multiple=False, show_default=False)
 Set = Annotated[
@@ -158,17 +161,22 @@ def diagnose(
 
 @app.command
 def compare(
-    recipe: str, /, *, out: Out, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
-    workers: Number = None, allow_change: Allow = (), executor: str = "local", ray_address: Text = None,
-) -> None:  # fmt: skip
-    """Train every arm of a recipe with every seed, and write results.json and report.html.
+    *what: str, out: OutIfAny = None, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
+    workers: Number = None, allow_change: Allow = (), plan: Switch = False, strict: Switch = False,
+    margin: Amount = None, higher: Switch = False, log: Switch = False, baseline: Text = None,
+    executor: str = "local", ray_address: Text = None,
+) -> int:  # fmt: skip
+    """Compare arms over seeds: those of a recipe, which are trained; of finished runs; or of files of scores.
+
+    Writes results.json, report.md, scores.csv, references.bib and, of runs, report.html.
 
     Parameters
     ----------
-    recipe
-        A TOML file with [compare], or the name of a recipe that comes with freerun.
+    what
+        A TOML file with [compare] or the name of a recipe that comes with freerun; or folders of finished runs; or
+        files of JSON lines with arm, seed, item and score.
     out
-        The comparison's folder.
+        The comparison's folder; needed by a recipe.
     resume
         Go on with the comparison in the folder.
     overwrite
@@ -181,11 +189,24 @@ def compare(
         local: in processes of this machine; ray: as tasks of a Ray cluster whose machines share the folder.
     ray_address
         HOST:PORT of the cluster, or local; if left out, RAY_ADDRESS, the cluster of this machine, or a new one on it.
+    plan
+        Train nothing: list the runs, what they would cost and which difference they could show.
+    strict
+        End with the verdict as exit code: 0 better, 20 uncontrolled, 21 as good, 22 undecided, 23 worse, 24 no verdict.
+    margin
+        Of runs and files: the largest difference that does not matter, as [compare] margin of a recipe.
+    higher
+        Of files: more of the score is better.
+    log
+        Of files: compare by ratios; scores must be positive.
+    baseline
+        Of files: the arm that the others are held against; teacher_forcing, or the first, if left out.
     """
-    commands.compare(
-        recipe, set_, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change, executor=executor,
-        ray_address=ray_address,
+    settings = comparing.CompareOptions(
+        out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change, strict=strict, margin=margin,
+        higher=higher, log=log, baseline=baseline, executor=executor, ray_address=ray_address,
     )  # fmt: skip
+    return comparing.compare(what, set_, settings, plan=plan)
 
 
 @app.command
@@ -238,7 +259,7 @@ def demo(*, out: File = None, open_: Annotated[bool, Parameter(name="--open", ne
     open_
         Show the page in the browser.
     """
-    commands.demo(out, show=open_)
+    comparing.demo(out, show=open_)
 
 
 @app.command
@@ -255,13 +276,13 @@ def check(target: str, /, *, set_: Set = ()) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; return 0, or raise UserError if it is wrong."""
+    """Run a command line; return its exit code, or raise UserError if it is wrong."""
     options: dict[str, Any] = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
     try:
-        app(list(arguments), **options)
+        code = app(list(arguments), **options)
     except CycloptsError as error:
         known = [name for name in app if not name.startswith("-")]
         command = f"{arguments[0]} " if arguments and arguments[0] in known else ""
         raise UserError(f"{' '.join(str(error).split())}\n  help: freerun {command}--help") from None
     sys.stdout.flush()
-    return 0
+    return code if isinstance(code, int) else 0

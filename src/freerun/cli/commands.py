@@ -280,51 +280,6 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
     print(json.dumps(scores, indent=2))
 
 
-def compare(
-    recipe: str, overrides: Sequence[str], out: Path, *, resume: bool, overwrite: bool, workers: int | None,
-    allow: Sequence[str], executor: str = "local", ray_address: str | None = None,
-) -> None:  # fmt: skip
-    """``freerun compare``: table, verdict and the report's path."""
-    read_source(find_recipe(recipe), overrides)  # a broken recipe is refused without PyTorch
-    with loading():
-        from rich.console import Console
-
-        from freerun import report
-        from freerun.comparison.run import compare as run_all
-        from freerun.comparison.verdict import table
-        from freerun.training.processes import launched_processes
-
-    if launched_processes() > 1:
-        raise UserError("freerun compare starts its own processes: run it without torchrun, with --workers N")
-    results = run_all(
-        recipe, overrides, out, resume=resume, overwrite=overwrite, workers=workers, allow=allow, executor=executor,
-        ray_address=ray_address,
-    )  # fmt: skip
-    width = width_of(sys.stdout)
-    Console(width=width).print(table(results, width))
-    print_lines(results["verdict"]["sentence"], hanging="")
-    with waiting() as display:
-        display("drawing the page", passing=True)
-        page = report.write(out)
-    print(visible(str(page)))
-
-
-def demo(out: Path | None, *, show: bool) -> None:
-    """``freerun demo``: the comparison of the recipe ``demo``, and its page in the browser."""
-    folder = Path("freerun-demo") if out is None else out
-    resume = (folder / "comparison.json").exists()
-    text = (
-        "freerun demo: forecast a chaotic series (Mackey-Glass) by teacher forcing, by scheduled sampling and by a "
-        f"control with noise, 3 seeds each; about a minute\nruns and page: {visible(str(folder))}"
-    )
-    print(wrapped(text, width_of(sys.stderr)), file=sys.stderr, flush=True)
-    compare("demo", (), folder, resume=resume, overwrite=False, workers=None, allow=())
-    if show:
-        import webbrowser
-
-        webbrowser.open((folder / "report.html").resolve().as_uri())
-
-
 def list_sections() -> str:
     """Return the sections of a recipe, and how to see their keys."""
     with loading(piped=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -156,6 +156,7 @@ def _line(pair: Pair, metric: Metric, value: Estimate, log: bool) -> Line:
         "step": None,
         "control": against.of == arm.label,
         "seeds": len(score.values) if isinstance(score, ItemScore) else len(score),
+        "design": None if value.design is None else asdict(value.design),
         "detectable": None,
         "seeds_needed": None,
         "verdict": "undecided",

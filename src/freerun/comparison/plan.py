@@ -25,7 +25,8 @@ from freerun.training.run_folder import (
 )
 
 MARKER = "comparison.json"
-_FILES = ("results.json", "results.json.part", "report.html", "report.html.part")
+_NAMES = ("results.json", "report.html", "report.md", "scores.csv", "references.bib")
+_FILES = (*_NAMES, *(f"{name}.part" for name in _NAMES))
 _FOLDERS = ("runs", "recipes", "logs", "hypotheses")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from freerun.comparison import verdict
+from freerun.comparison import outputs, verdict
 from freerun.comparison.arms import ArmScores, Score, comparisons, summary
 from freerun.comparison.plan import PlannedRun, Role, roles
 from freerun.comparison.statistics import ItemScore, Median, Pooled, Ratio, resample_counts
@@ -76,38 +76,49 @@ class _Results(TypedDict):
     runs: list[_Run]
     summary: list[_Mean]
     comparisons: list[_Comparison]
+    scores: dict[str, str]
     verdict: _Verdict
 
 
-def collect(recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path) -> dict[str, Any]:
-    """Return the content of results.json, from finished runs in ``out/runs``."""
-    summaries = {run.name: finished_summary(out / "runs" / run.name) for run in runs}
+def collect(
+    recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path, folders: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """Return the content of results.json, from finished runs in ``out/runs``, or in the folders named."""
+    where = {run.name: f"runs/{run.name}" if folders is None else str(folders[run.name]) for run in runs}
+    summaries = {name: finished_summary(out / folder) for name, folder in where.items()}
     missing = [name for name, summary in summaries.items() if not (summary and summary.get("finished"))]
     if missing:
         raise UserError(f"runs without a finished summary: {', '.join(missing)}; go on with --resume")
     known = roles(list({run.arm.label: run.arm for run in runs}.values()))
-    records = [_record(run, known[run.arm.label], summaries[run.name] or {}, out) for run in runs]
+    records = [_record(run, known[run.arm.label], summaries[run.name] or {}, out / where[run.name]) for run in runs]
+    records = [{**record, "folder": folder} for record, folder in zip(records, where.values(), strict=True)]
     _check_same_data(records)
-    tested = _tested_items(runs, out)
-    report = task_report(recipe)
-    arms = _arms(runs, records, tested, report)
-    count = len(next(iter(tested.values())))
-    counts = resample_counts(count)
+    return decided(recipe, records, _tested_items({name: out / folder for name, folder in where.items()}))
+
+
+def decided(
+    recipe: Mapping[str, Any], records: Sequence[Mapping[str, Any]], tested: Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return the content of results.json, from a record of every run and its test items, in one order."""
+    report, count = task_report(recipe), len(tested[0])
+    arms, counts = _arms(records, tested, report), resample_counts(count) if count else []
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": dict(recipe),
         "test_items": count,
-        "runs": records,
+        "runs": list(records),
         "summary": [line for arm in arms for line in summary(arm, counts, report)],
         "comparisons": comparisons(arms, counts, report, verdict.margin_of(recipe)),
     }
+    results["scores"] = {metric.name: outputs.signature(metric, results) for metric in report.compared}
     results["verdict"] = verdict.verdict(results)
     return results
 
 
 def write(results: Mapping[str, Any], out: Path) -> Path:
-    """Write results.json whole or not at all; return its path."""
+    """Write results.json whole or not at all, and what stands beside it; return its path."""
     path = out / "results.json"
+    outputs.write(results, out)
     replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return path
 
@@ -127,12 +138,13 @@ def read(out: Path) -> dict[str, Any]:
         )
     expect(results, _Results, str(path))
     for run in results["runs"]:
-        if Path(run["folder"]).parts != ("runs", Path(run["folder"]).name):
+        folder = Path(run["folder"])
+        if folder.parts != ("runs", folder.name) and not folder.is_absolute():
             raise CheckpointError(f"{path} is damaged: runs.folder must be runs/NAME; it is {run['folder']!r}")
     return results
 
 
-def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     test = summary.get("test", {})
     return {
         "label": run.arm.label,
@@ -147,8 +159,7 @@ def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], out: Path) 
         "versions": summary.get("versions", {}),
         "role": role.name,
         "control_of": role.of,
-        "folder": f"runs/{run.name}",
-        "has_items": (out / "runs" / run.name / "test-items.jsonl").exists(),
+        "has_items": (folder / "test-items.jsonl").exists(),
         **({"changes": summary["changes"]} if "changes" in summary else {}),
     }
 
@@ -162,9 +173,9 @@ def _check_same_data(records: Sequence[Mapping[str, Any]]) -> None:
         raise UserError(f"runs saw different data and cannot be compared: {lines}; start with --overwrite")
 
 
-def _tested_items(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[str, Any]]]:
+def _tested_items(folders: Mapping[str, Path]) -> list[list[dict[str, Any]]]:
     """Return the test items of every run, in the order of the first."""
-    tested = {run.name: items(out / "runs" / run.name) for run in runs}
+    tested = {name: items(folder) for name, folder in folders.items()}
     first = next(iter(tested))
     order = _identities(tested[first])
     for name, listed in tested.items():
@@ -174,7 +185,7 @@ def _tested_items(runs: Sequence[PlannedRun], out: Path) -> dict[str, list[dict[
                 f"runs {first} and {name} were tested on different items and cannot be compared; start with --overwrite"
             )
         tested[name] = [by_identity[identity] for identity in order]
-    return tested
+    return list(tested.values())
 
 
 def _identities(listed: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
@@ -188,20 +199,17 @@ def _identities(listed: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _arms(
-    runs: Sequence[PlannedRun],
-    records: Sequence[Mapping[str, Any]],
-    tested: Mapping[str, list[dict[str, Any]]],
-    report: TaskReport,
+    records: Sequence[Mapping[str, Any]], tested: Sequence[Sequence[Mapping[str, Any]]], report: TaskReport
 ) -> list[ArmScores]:
     arms: list[ArmScores] = []
-    for label in dict.fromkeys(run.arm.label for run in runs):
-        chosen = [(run, record) for run, record in zip(runs, records, strict=True) if run.arm.label == label]
-        chosen.sort(key=lambda pair: pair[0].seed)
-        scores: dict[str, Score] = dict(_scalars([record for _, record in chosen]))
+    for label in dict.fromkeys(record["label"] for record in records):
+        chosen = [pair for pair in zip(records, tested, strict=True) if pair[0]["label"] == label]
+        chosen.sort(key=lambda pair: pair[0]["seed"])
+        scores: dict[str, Score] = dict(_scalars([record for record, _ in chosen]))
         for measure in report.metrics:
-            score = _over_items(measure, [tested[run.name] for run, _ in chosen])
+            score = _over_items(measure, [listed for _, listed in chosen])
             scores |= {} if score is None else {measure.name: score}
-        first = chosen[0][1]
+        first = chosen[0][0]
         arms.append(ArmScores(label, str(first["method"]), first["role"], first["control_of"], scores))
     return arms
 
@@ -210,7 +218,7 @@ def _over_items(measure: Metric, tested: Sequence[Sequence[Mapping[str, Any]]]) 
     """Return a score of all seeds of an arm, from their items; None if they do not hold it, or nothing it counts."""
     rule = measure.items
     parts = () if rule is None else (rule.numerator, *([] if rule.denominator is None else [rule.denominator]))
-    if rule is None or any(part not in item for part in parts for listed in tested for item in listed):
+    if rule is None or not tested[0] or any(part not in item for part in parts for listed in tested for item in listed):
         return None
     if rule.median:  # JSON has no word for infinity: a score that is not finite is written as null
         values = [
@@ -242,6 +250,6 @@ def _scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
         for name in GAPS:
             if {f"free_running.{name}", f"teacher_forced.{name}"} <= set(numbers):
                 numbers[f"gap.{name}"] = numbers[f"free_running.{name}"] - numbers[f"teacher_forced.{name}"]
-        by_seed.append(numbers | {n: float(record[n]) for n in _COSTS if isinstance(record[n], int | float)})
+        by_seed.append(numbers | {n: float(record[n]) for n in _COSTS if isinstance(record.get(n), int | float)})
     shared = [name for name in by_seed[0] if all(name in numbers for numbers in by_seed)]
     return {name: [numbers[name] for numbers in by_seed] for name in shared}

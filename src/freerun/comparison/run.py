@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from freerun.arguments import COUNT, OneOf
 from freerun.comparison import results
+from freerun.comparison.design import could_see, finished_part, planned_lines, seeds_done
 from freerun.comparison.executors import EXECUTORS, LOST, Executor, Job, Options
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
 from freerun.comparison.verdict import margin_of, task_report
@@ -19,7 +20,7 @@ from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.read import stand_in
-from freerun.recipes.recipe import Arm, Recipe, matched_label
+from freerun.recipes.recipe import Arm, CompareSettings, Recipe, matched_label
 from freerun.recipes.train import (
     build_data,
     build_model,
@@ -149,9 +150,7 @@ def compare(
     """
     overrides = list(overrides)
     recipe = load_recipe(recipe_path, overrides)
-    settings = recipe.compare
-    if settings is None:
-        raise UserError(f"{recipe_path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
+    settings = _compared(recipe, recipe_path)
     if workers is not None:
         COUNT.check(workers=workers)
     OneOf(tuple(EXECUTORS)).check(executor=executor)
@@ -177,10 +176,14 @@ def compare(
         again = ["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags, *where]
         report = task_report(recipe_table(recipe))
         display = progress_for(recipe.train.updates, runs=len(runs), visible=progress)
-        for line in (*selection_note(recipe), *machines.header):
-            display.note(line)
-        _run_all(_Work(recipe, out, recipes, machines, shlex.join(again), report, flags), runs, display)
         listed = sorted(runs, key=lambda run: (settings.arms.index(run.arm), settings.seeds.index(run.seed)))
+
+        def design() -> str:
+            return could_see(recipe_table(recipe), listed, finished_part(recipe_table(recipe), listed, out))
+
+        for line in (*selection_note(recipe), *machines.header, design()):
+            display.note(line)
+        _run_all(_Work(recipe, out, recipes, machines, shlex.join(again), report, flags, design), runs, display)
         content = results.collect(recipe_table(recipe), listed, out)
         results.write(content, out)
     return content
@@ -252,6 +255,7 @@ class _Work:
     again: str
     report: TaskReport
     flags: list[str]
+    design: Callable[[], str]
     finished: set[str] = field(default_factory=set)
     running: list[Job] = field(default_factory=list)
     followers: dict[str, Follower] = field(default_factory=dict)
@@ -326,7 +330,10 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
                     waiting.remove(run)
                     work.start(run, display)
                 time.sleep(_POLL)
+                before = seeds_done(runs, work.finished)
                 waiting[:0] = [job.run for job in list(work.running) if work.look(job, display) == LOST]
+                if before < 2 <= seeds_done(runs, work.finished) < len({run.seed for run in runs}):
+                    display.note(work.design())
                 display.show([work.state(run) for run in runs])
         except Interrupt as interrupt:
             display.note("stopping the runs; they save a checkpoint first ...")
@@ -336,6 +343,23 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
         finally:
             work.machines.stop(work.running)
             display.close()
+
+
+def planned(recipe_path: str | Path, overrides: Iterable[str], out: Path | None, workers: int | None) -> list[str]:
+    """Return what ``compare`` would run, cost and could show, as lines; nothing is trained or written."""
+    recipe = load_recipe(recipe_path, list(overrides))
+    settings = _compared(recipe, recipe_path)
+    if workers is not None:
+        COUNT.check(workers=workers)
+    margin_of(recipe_table(recipe))
+    runs = plan(settings.arms, settings.seeds)
+    return planned_lines(recipe_table(recipe), runs, out, workers or settings.workers)
+
+
+def _compared(recipe: Recipe, path: str | Path) -> CompareSettings:
+    if recipe.compare is None:
+        raise UserError(f"{path}: [compare] is missing; add it with seeds and at least one [[compare.arms]]")
+    return recipe.compare
 
 
 def _result(summary: Mapping[str, Any], report: TaskReport) -> str:

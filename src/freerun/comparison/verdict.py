@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from freerun.errors import UserError
-from freerun.metrics.table import PAIRS, Metric, TaskReport
+from freerun.metrics.table import PAIRS, ItemReduction, Metric, TaskReport
 from freerun.tasks import DATA_KINDS, task_of
 
 if TYPE_CHECKING:
@@ -21,14 +21,27 @@ def task_report(recipe: Mapping[str, Any]) -> TaskReport:
     ('free_running.per', 'free_running.trigram_divergence')
     """
     data = recipe.get("data")
+    if isinstance(data, Mapping) and data.get("kind") == "scores":
+        return _scores(higher=bool(data.get("higher")), log=bool(data.get("log")))
     kind = data.get("kind") if isinstance(data, Mapping) else None
     return task_of(data).report if kind in DATA_KINDS else PAIRS
+
+
+def _scores(*, higher: bool, log: bool) -> TaskReport:
+    """The one score of files that other tools wrote."""
+    items = ItemReduction("score", scale=1.0)
+    score = Metric(
+        "free_running.score", "score", "score", "", "drawn", 4, "", "", higher, scale="log" if log else "linear",
+        items=items,
+    )  # fmt: skip
+    return TaskReport("", "test items", "items", (score,), ())
 
 
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Metric, heading and decimals of each column."""
     reported = task_report(results["recipe"])
-    return [*((each.name, each.heading, each.decimals) for each in reported.columns), ("seconds", "seconds", 0)]
+    times = [("seconds", "seconds", 0)] if any("seconds" in run for run in results["runs"]) else []
+    return [*((each.name, each.heading, each.decimals) for each in reported.columns), *times]
 
 
 def cell(entry: Mapping[str, Any] | None, decimals: int, *, interval: bool = True) -> str:
@@ -76,7 +89,7 @@ def table(results: Mapping[str, Any], width: int | None = None) -> Table:
 
     reported = task_report(results["recipe"])
     items = f", {results['test_items']:,} {reported.test_noun}" if results["test_items"] else ""
-    side = "free-running " if reported.primary.side == "free_running" else ""
+    side = "free-running " if reported.primary.title.startswith("free-running") else ""
     gaps = (each.title.rpartition(" ")[2] for each in reported.columns if each.side == "gap")
     gap = "".join(f"; free-running gap: free-running minus teacher-forced {name}" for name in gaps)
     frame: dict[str, Any] = {
@@ -370,7 +383,7 @@ def _seen(line: Mapping[str, Any], measure: Metric, margin: float | None) -> str
     """Return what an undecided comparison could have seen, and the seeds that would see the margin."""
     if line["detectable"] is None:
         return ""
-    text = f"; this design could have seen {_size(line['detectable'], line['scale'], measure, margin=True, log=True)}"
+    text = f"; this design could have seen {size_text(line['detectable'], line['scale'], measure)}"
     if not line["difference"] and margin is None:
         return text
     what = "a difference like this one" if margin is None else _size(margin, line["scale"], measure, margin=True)
@@ -387,6 +400,11 @@ def _size(value: float, scale: str, measure: Metric, *, margin: bool = False, lo
     if margin:
         return f"a factor of {times(factor)}"
     return f"{times(factor)} times {'smaller' if value < 0 else 'larger'}"
+
+
+def size_text(value: float, scale: str, measure: Metric) -> str:
+    """Return the size of a difference, which of a score on logarithms is a logarithm, as text."""
+    return _size(value, scale, measure, margin=True, log=True)
 
 
 def times(factor: float) -> str:

@@ -124,6 +124,23 @@ class Metric:
             "the teacher-forced number are equal"
         )
 
+    @property
+    def definition(self) -> str:
+        """How it is computed, in one formula.
+
+        >>> Metric("free_running.per", "", "", items=ItemReduction("errors", "length")).definition
+        '100*sum(errors)/sum(length)'
+        """
+        rule = self.items
+        if rule is None:
+            return "mean of the runs' own"
+        if rule.median:
+            return f"median({rule.numerator})"
+        if rule.pooled is not None:
+            return f"{getattr(rule.pooled, '__name__', 'function')}(sum({rule.numerator}))"
+        scale = "" if rule.scale == 1 else f"{rule.scale:.4g}*"
+        return f"{scale}sum({rule.numerator})/{'items' if rule.denominator is None else f'sum({rule.denominator})'}"
+
     def to_text(self, value: float, decimals: int | None = None) -> str:
         return f"{value:.{self.decimals if decimals is None else decimals}f}{self.sign}"
 
