@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, files, packages_distributions, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -41,5 +41,8 @@ def absent(extra: str) -> str:
     """``ABSENT`` for ``absent/sitecustomize.py``: the modules, and the packages, that freerun[extra] does not bring."""
     there = closure(extra)
     homes = {module: set(map(named, packages)) for module, packages in packages_distributions().items()}
-    modules = [module for module, packages in homes.items() if not packages & there]
+    # Ray brings copies of its own of these
+    copies = re.findall(r"/thirdparty_files/(\w+)", "\n".join(map(str, files("ray") or ())))
+    own = set(copies) if "ray" in there else set[str]()
+    modules = [module for module, packages in homes.items() if not packages & there and module not in own]
     return ",".join(sorted(modules)) + ";" + ",".join(sorted(set().union(*homes.values()) - there))
