@@ -15,7 +15,7 @@ from freerun import report
 from freerun.diagnostics.tokens import align_row
 from freerun.metrics.table import LEVELS, PARALLEL, TEXT
 from freerun.metrics.text import alignment
-from freerun.report.browser import LARGEST, Items, RunOutputs, browser, compared_items
+from freerun.report.browser import LARGEST, Items, RunOutputs, browser, compared_items, diagnosed_items
 from freerun.report.comparison import verdict_box
 from freerun.report.page import table, write_page
 from simulated_runs import write_comparison
@@ -240,6 +240,20 @@ def test_items_are_cut_as_their_task_counts_them():
     assert levels is not None
     assert (levels.align, levels.runs[0].errors, levels.heading) == ("position", [2], "observed")
     assert compared_items(LEVELS, {("a", 0): [{"source": "s", "free_errors": 2}]}) is None
+
+
+def test_rows_of_a_diagnosis_are_browsed_and_the_right_end_is_no_error():
+    row = {"row": 4, "source": "", "gold": ["a", "b"], "greedy": ["a"], "sampled": ["c", "b", "b"], "edits": 1}
+    ended, wrong = (row | {"teacher_forced": ["a", "b", last]} for last in ("(end)", "b"))
+    found = diagnosed_items({"examples": [ended, wrong], "free_running": {}, "rows": 9}, "words")
+    assert found is not None
+    assert [run.outputs for run in found.runs] == [[["a", "b"], ["a", "b", "b"]], [["a"]] * 2, [["c", "b", "b"]] * 2]
+    assert [(run.mode, run.errors) for run in found.runs] == [("position", None), ("edit", [1, 1]), ("edit", None)]
+    assert "2 of 9 words, evenly spaced." in browser(found, "rows")
+    text = diagnosed_items({"examples": [ended], "free_running": None, "rows": 1}, "texts")
+    assert text is not None
+    assert [run.mode for run in text.runs] == ["position", "plain", "plain"]
+    assert diagnosed_items({"examples": [], "free_running": {}, "rows": 9}, "words") is None
 
 
 def test_outputs_lie_as_text_an_item_a_line(out):

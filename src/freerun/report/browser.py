@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from freerun.diagnostics.ids import END
 from freerun.metrics.table import TaskReport
 from freerun.report.page import Raw, escape, paragraph
 from freerun.types import evenly
@@ -247,8 +248,16 @@ def diagnosed_items(diagnosis: Mapping[str, Any], noun: str) -> Items | None:
         ("sampled free run", "sampled", "edit" if gold else "plain"),
     ]
     edits = [each["edits"] for each in examples] if gold else None
+
+    def symbols(example: Mapping[str, Any], side: str) -> list[str]:
+        found = list(example[side])
+        # gold has no end symbol: the right choice of it is no error
+        if side == "teacher_forced" and len(found) > len(example["gold"]) and found[-1] == END:
+            found.pop()
+        return found
+
     runs = [
-        RunOutputs(name, [list(each[side]) for each in examples], edits if side == "greedy" else None, None, mode)
+        RunOutputs(name, [symbols(each, side) for each in examples], edits if side == "greedy" else None, None, mode)
         for name, side, mode in sides
     ]
     golds = [[list(each["gold"])] for each in examples]

@@ -166,7 +166,7 @@ def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> A
     def layer(kind: str, rows: Sequence[Mapping[str, Any]], style: Mapping[str, Any], **channels: Any) -> Any:
         return getattr(alt.Chart(alt.Data(values=rows)), f"mark_{kind}")(**style).encode(**channels)
 
-    x_axis = alt.Axis(tickCount=max(3, width // 70), labels=titled)
+    x_axis = alt.Axis(tickCount=max(3, width // 70), labelOverlap=True, labels=titled)
     x_scale = scale(axes.x_domain, **({} if axes.x_domain else {"zero": False}))
     x = alt.X("x:Q", title=axes.x if titled else None, scale=x_scale, axis=x_axis)
     numbers = {"format": "~g", "values": _ticks(axes.y_domain)} if axes.log and axes.y_domain else {}
@@ -265,7 +265,7 @@ def differences(rows: Sequence[Difference], title: str, *, log: bool = False) ->
     scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
     # in two lines where it is longer than the figure
     labels = {"labelExpr": "'\N{MULTIPLICATION SIGN}' + format(exp(datum.value), '.2~r')"} if log else {}
-    axis = alt.Axis(tickCount=5, **labels)
+    axis = alt.Axis(tickCount=5, labelOverlap=True, **labels)
     x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=axis)
     y = alt.Y("row:O", axis=None, sort=None)
     zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=SOFT, strokeDash=[3, 3])

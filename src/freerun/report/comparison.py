@@ -255,7 +255,8 @@ def _hypotheses(results: Mapping[str, Any], tested: Tested, out: Path) -> Raw:
         content = "".join(f"{' '.join(line.split())}\n" for line in lines)
         replace_file(out / "hypotheses" / name, content.encode())
     where = f"Outputs, an item a line: hypotheses/{next(iter(texts))} and so on; references: hypotheses/{names[0]}"
-    return paragraph(f"{where}{' to ' + names[-1] if names[1:] else ''}.", "note")
+    where += f" to {names[-1]}" if names[1:] else ""
+    return paragraph(f"{where}.", "note")
 
 
 def write(out: Path) -> Path:
@@ -293,4 +294,9 @@ def _data(results: Mapping[str, Any], out: Path, first: Mapping[str, Any]) -> st
         **results["runs"][0]["versions"],
     }
     printed = "\n".join(data_lines(results, out))
-    return facts(entries) + (preformatted(printed) if printed else "")
+    table_of_items = "Scores of every arm, seed and item: scores.csv." if (out / "scores.csv").exists() else ""
+    return (
+        facts(entries)
+        + paragraph(table_of_items, "note") * bool(table_of_items)
+        + preformatted(printed) * bool(printed)
+    )

@@ -443,7 +443,7 @@ def _wrong(result: Result) -> Raw:
                 DASH if ratio is None else f"{ratio:.2f}",
             ]
         )
-    heads = ["history", "wrong", "after a right choice", "after a wrong choice", "times"]
+    heads = ["history", "wrong", "after a right choice", "after a wrong choice", "ratio"]
     return table(heads, rows, "numbers cards", f"Choices against gold, position by position, {result['rows']:,} rows")
 
 
