@@ -121,7 +121,7 @@ CHECKS = {
     "make": check_make,
     "python": check_python,
 }
-OTHERS = {".", "ruff", "pyright", "uv"}
+OTHERS = {".", "ruff", "pyright", "uv", "ray"}
 COMMANDS = [(path, words) for path in TEXTS for words in commands(path)]
 
 

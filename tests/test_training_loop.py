@@ -395,7 +395,11 @@ def test_progress_off_a_terminal_is_plain_lines(tmp_path, capsys):
     train(tmp_path / "run", changed(updates=5), progress=True)
     printed = capsys.readouterr().err
     assert "dev after 0 updates: per " in printed
-    assert re.search(r"^update 5/5  loss [\d.]+  lr .*teacher_forcing_ratio 0.\d+ ", printed, re.MULTILINE)
+    assert re.search(
+        r"^update 5/5  0:\d\d elapsed  0:\d\d left  loss [\d.]+  teacher_forcing_ratio 0.\d+\n  dev ",
+        printed,
+        re.MULTILINE,
+    )
     assert "\x1b" not in printed
 
 

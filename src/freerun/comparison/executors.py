@@ -309,22 +309,22 @@ def _probe(ray: Any, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     token = out.resolve() / f".probe-{secrets.randbits(62)}"
     content = secrets.token_bytes(16)
-    asked: dict[Any, str] = {}
+    tried: dict[Any, str] = {}
     try:
         token.write_bytes(content)
         for machine in _machines(ray):
             there = NodeAffinitySchedulingStrategy(machine["NodeID"], soft=False)
             task = ray.remote(look).options(num_cpus=0, max_retries=1, scheduling_strategy=there)
             answer = task.remote(token.parent, token.name, content, _installed(), _PROBED)
-            asked[answer] = machine["NodeManagerHostname"]
-        _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER) if asked else ([], [])
-        problems = [f"{asked[task]} gave no answer within {_ANSWER:.0f} s: see `ray status`" for task in late]
-        for task in asked.keys() - set(late):
+            tried[answer] = machine["NodeManagerHostname"]
+        _, late = ray.wait(list(tried), num_returns=len(tried), timeout=_ANSWER) if tried else ([], [])
+        problems = [f"{tried[task]} gave no answer within {_ANSWER:.0f} s: see `ray status`" for task in late]
+        for task in tried.keys() - set(late):
             try:
                 problems += ray.get(task)
             except ray.exceptions.RayError as error:
                 last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                problems.append(f"{asked[task]} cannot run freerun: {last}\n  help: install the same version there")
+                problems.append(f"{tried[task]} cannot run freerun: {last}\n  help: install the same version there")
     finally:
         token.unlink(missing_ok=True)
         if made:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.draws import Draw, Sample, resolve
 from freerun.generation import Generated, generate, prompt_lengths
@@ -34,6 +35,8 @@ class Pass:
         hidden: (rows, size) the state at one position of each row, NaN where there is none; or (rows, 0).
     """
 
+    __repr__ = brief
+
     entries: Tensor
     mask: Tensor
     choice: Tensor
@@ -57,6 +60,8 @@ class Rows:
         limit: (rows,) entries that free runs were generated to.
     """
 
+    __repr__ = brief
+
     gold: Pass
     greedy: Pass
     sampled: Pass
@@ -68,6 +73,8 @@ class Rows:
 @dataclass(frozen=True, eq=False)
 class RunOptions:
     """What the passes need; ``margin``: entries of a free run beyond the longest gold row of its batch."""
+
+    __repr__ = brief
 
     end: int | None
     margin: int

@@ -110,34 +110,34 @@ class ErrorLaw:
         return f"errors({self.kind}, blocks={len(self.blocks)}, n={count:.0f}, sha={digest.hexdigest()[:8]})"
 
     @cached_property
-    def _tables(self) -> list[_Given]:
+    def _tables(self) -> list[_Law]:
         """The law of each block, and of all."""
-        return [_Given.of(block, self.kind == "symbols") for block in (*self.blocks, torch.cat(self.blocks))]
+        return [_Law.of(block, self.kind == "symbols") for block in (*self.blocks, torch.cat(self.blocks))]
 
-    def draw(self, step: int, given: Tensor, u: Tensor, gold: Tensor | None = None) -> Tensor:
+    def draw(self, step: int, condition: Tensor, u: Tensor, gold: Tensor | None = None) -> Tensor:
         """Draw what is fed at n entries.
 
         Args:
             step: the update; after the last block its law holds on.
-            given: (n,) gold symbols, or positions of values.
+            condition: (n,) gold symbols, or positions of values.
             u: (n,) uniform numbers.
             gold: (n, value) gold values; symbols have none.
         """
-        kept = given if gold is None else gold
-        if self.kind == "unknown" or not len(given):
+        kept = condition if gold is None else gold
+        if self.kind == "unknown" or not len(condition):
             return kept
         block, whole_run = self._tables[min(int(step) // self.size, len(self.blocks) - 1)], self._tables[-1]
-        at, found = block.find(given.cpu(), u.cpu())
-        later, known = whole_run.find(given.cpu(), u.cpu())
-        drawn = torch.where(found[:, None], block.values[at], whole_run.values[later]).to(given.device)
-        known = known.to(given.device)
+        at, found = block.find(condition.cpu(), u.cpu())
+        later, known = whole_run.find(condition.cpu(), u.cpu())
+        drawn = torch.where(found[:, None], block.values[at], whole_run.values[later]).to(condition.device)
+        known = known.to(condition.device)
         if gold is None:
-            return torch.where(known, drawn[:, 0].long(), given)
+            return torch.where(known, drawn[:, 0].long(), condition)
         return torch.where(known[:, None], gold + drawn.to(gold.dtype), gold)
 
 
 @dataclass(frozen=True, eq=False)
-class _Given:
+class _Law:
     """A table of a law: keys in rising order, where the rows of each begin and end, counts summed up, values."""
 
     keys: Tensor
@@ -146,7 +146,7 @@ class _Given:
     values: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, counted: bool) -> _Given:
+    def of(cls, rows: Tensor, counted: bool) -> _Law:
         ordered = rows[rows[:, 0].argsort(stable=True)]
         keys, sizes = ordered[:, 0].unique_consecutive(return_counts=True)
         counts = ordered[:, 2] if counted else torch.ones(len(ordered), dtype=torch.float64)
@@ -156,13 +156,13 @@ class _Given:
         padding = values.new_zeros(1, values.shape[1])
         return cls(keys, bounds, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), torch.cat([values, padding]))
 
-    def find(self, given: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    def find(self, condition: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) the row drawn for each key by inverse CDF, and whether the key is there."""
-        last = torch.full_like(given, len(self.values) - 1, dtype=torch.int64)
+        last = torch.full_like(condition, len(self.values) - 1, dtype=torch.int64)
         if not len(self.keys):
-            return last, torch.zeros_like(given, dtype=torch.bool)
-        at = torch.searchsorted(self.keys, given.double()).clamp_max(len(self.keys) - 1)
-        known = self.keys[at] == given.double()
+            return last, torch.zeros_like(condition, dtype=torch.bool)
+        at = torch.searchsorted(self.keys, condition.double()).clamp_max(len(self.keys) - 1)
+        known = self.keys[at] == condition.double()
         first, end = self.bounds[at], self.bounds[at + 1]
         level = self.summed[first] + u.double() * (self.summed[end] - self.summed[first])
         row = torch.searchsorted(self.summed, level, right=True) - 1
