@@ -426,3 +426,23 @@ def test_numbers_of_two_types_are_named_by_every_call():
     for call in (fr.evaluate, fr.diagnose, lambda model, batches: fr.check_model(model, batches[0])):
         with pytest.raises(fr.UserError, match="numbers of different types meet in the model"):
             call(Recurrent(), _values(1))
+
+
+class _HidesARow(torch.nn.Module):
+    """A padding mask hides the whole of a source: the softmax over nothing is NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = torch.nn.Linear(1, 3)
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        scores = torch.zeros(batch.context.shape).masked_fill(batch.context == 0, -torch.inf).softmax(-1)
+        return self.out(scores.sum(-1)[:, None, None].expand(*batch.history.shape, 1))
+
+
+def test_nan_before_the_first_update_is_not_blamed_on_the_learning_rate() -> None:
+    batch = fr.Batch(torch.tensor([[2, 1, 0], [1, 2, 0]]), context=torch.tensor([[1, 2], [0, 0]]))
+    with pytest.raises(fr.UserError, match="no update was made, so the learning rate is not the cause") as caught:
+        fr.fit(_HidesARow(), dict.fromkeys(DATA, batch), fr.teacher_forcing(), updates=2)
+    assert "lower train.lr" not in str(caught.value)
+    assert "check_model" in str(caught.value)

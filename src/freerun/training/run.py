@@ -89,19 +89,30 @@ class Run:
 
     def diverged(self, error: DivergedError) -> None:
         """Write down that training diverged, and add to the error what there is to go on with."""
-        step, settings, folder = self.state.step, self.job.settings, self.job.folder
+        step, settings = self.state.step, self.job.settings
         rate = learning_rate(max(step - 1, 0), settings)
-        good = max(checkpoints(folder), default=None)  # only finite numbers are ever saved
+        good = max(checkpoints(self.job.folder), default=None)  # only finite numbers are ever saved
         error.add(
             f"updates made: {step}; learning rate of the last {rate:g}; the last good checkpoint: "
             f"{good or 'none, as the first evaluation was not passed'}"
         )
+        if not step:
+            error.add(
+                "help: no update was made, so the learning rate is not the cause: look for NaN in these rows, for a "
+                "row that a padding mask hides wholly, and for weights that begin as NaN; "
+                "freerun.check_model(model, batch) names what it finds"
+            )
+        else:
+            self._add_rate_help(error, good)
+        self.metrics.write({"event": "diverged", "step": step, "lr": rate, "seed": settings.seed, "error": str(error)})
+
+    def _add_rate_help(self, error: DivergedError, good: Path | None) -> None:
+        settings, folder = self.job.settings, self.job.folder
         error.add(
             "help: begin anew with a lower train.lr, a longer train.warmup or a tighter train.clip than "
             f"{settings.clip:g}"
             + ("" if good is None else f"; --init {folder} begins with the best weights of this run")
         )
-        self.metrics.write({"event": "diverged", "step": step, "lr": rate, "seed": settings.seed, "error": str(error)})
 
     def lap(self, *, evaluation: bool = False) -> float:
         """Book the time since the last lap, as training or as evaluation; its wall seconds."""
