@@ -269,7 +269,7 @@ def test_a_comparison_goes_on_with_what_it_was_begun_with_or_not_at_all(tmp_path
 
     named = {"seeds": [0], "updates": 2, "out": tmp_path / "out", "progress": False}
     fr.compare(make_model, IDS, ARMS, **named)
-    refused("holds a comparison: go on with resume=True", fr.compare, make_model, IDS, ARMS, **named)
+    refused("holds a finished comparison: give another folder, resume=True", fr.compare, make_model, IDS, ARMS, **named)
     changed = {**ARMS, "own": fr.scheduled_sampling(0.25)}
     for data, arms, more, words in (
         (IDS, changed, {}, "run own-0 was begun with method.signature = scheduled_sampling"),

@@ -443,6 +443,36 @@ class _HidesARow(torch.nn.Module):
 def test_nan_before_the_first_update_is_not_blamed_on_the_learning_rate() -> None:
     batch = fr.Batch(torch.tensor([[2, 1, 0], [1, 2, 0]]), context=torch.tensor([[1, 2], [0, 0]]))
     with pytest.raises(fr.UserError, match="no update was made, so the learning rate is not the cause") as caught:
-        fr.fit(_HidesARow(), dict.fromkeys(DATA, batch), fr.teacher_forcing(), updates=2)
+        fr.fit(_HidesARow(), dict.fromkeys(DATA, batch), fr.teacher_forcing(), updates=2, check=False)
     assert "lower train.lr" not in str(caught.value)
     assert "check_model" in str(caught.value)
+
+
+# -- models that see their target are refused before anything is trained
+
+
+class Unshifted(LM):
+    def forward(self, batch: fr.Batch) -> Any:
+        return self.out(self.gru(self.embedding(batch.history))[0])
+
+
+class ReadsTargets(LM):
+    def forward(self, batch: fr.Batch) -> Any:
+        return self.out(self.gru(self.embedding(batch.targets))[0])
+
+
+@pytest.mark.parametrize(("leaky", "finding"), [(Unshifted, "unshifted_history"), (ReadsTargets, "reads_targets")])
+def test_a_leak_is_refused_by_fit_and_compare_before_the_first_update(leaky, finding, tmp_path):
+    data = {"train": [IDS], "dev": [IDS], "test": [IDS]}
+    calls = (
+        lambda **named: fr.fit(leaky(), data, fr.teacher_forcing(), updates=1, progress=False, **named),
+        lambda **named: fr.compare(
+            leaky, data, {"a": fr.teacher_forcing(), "b": fr.scheduled_sampling(0.5)}, seeds=[0], updates=1,
+            progress=False, out=tmp_path / "out", **named,
+        ),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(fr.UserError, match=f"{finding}: (?s:.*)check=False"):
+            call()
+        assert not (tmp_path / "out").exists()
+    assert "token_error" in calls[0](check=False).free_running

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from freerun.arguments import COUNT, OneOf, Range
+from freerun.checks import examine
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
 from freerun.comparison.verdict import margin_of
@@ -102,6 +103,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     settings: Any = None,
+    check: bool = True,
     progress: bool = True,
 ) -> Evaluation:
     """Train a model on batches, keep its best weights by free-running score on dev, and return its test scores.
@@ -119,6 +121,7 @@ def fit(
         resume: go on in ``out``.
         settings: a ``freerun.training.TrainSettings`` with everything else; updates, lr and seed are those above, an
             update is one batch where ``batch_size`` is left at its default, and batches are not sorted by length.
+        check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
         progress: show what happens, on standard error.
 
     Raises:
@@ -137,6 +140,8 @@ def fit(
     folder_out = _checked_plain(updates, learning_rate, out)
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     _check_model(model, method)
+    if check:
+        _refuse_model(model, task)
     _rehearse(model, task, {"": method}, updates)
     with tempfile.TemporaryDirectory() as scratch:
         folder = folder_out or Path(scratch) / "run"
@@ -246,6 +251,7 @@ def compare(  # noqa: PLR0917 - the public face
     resume: bool = False,
     settings: Any = None,
     margin: float | None = None,
+    check: bool = True,
     progress: bool = True,
 ) -> Comparison:
     """Train every arm with every seed, and say which differences the seeds and rows support.
@@ -267,6 +273,7 @@ def compare(  # noqa: PLR0917 - the public face
             update is one batch where ``batch_size`` is left at its default, and batches are not sorted by length.
         margin: the largest difference in the score of the verdict that does not matter (of values a factor, such as
             1.1): arms whose interval lies within are "as good".
+        check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
         progress: a line for each run, on standard error.
 
     Raises:
@@ -295,7 +302,7 @@ def compare(  # noqa: PLR0917 - the public face
     if margin is not None:
         Range(0, ends="(]").check(margin=margin)
         margin_of({**_recipe(task), "compare": (compared := {**compared, "margin": margin})})
-    _try_arms(make_model, task, arms, updates)
+    _try_arms(make_model, task, arms, updates, check=check)
     how: Any = {"settings": (settings, updates, learning_rate), "compared": compared, "progress": progress}
     if folder is None:
         folder = Path(tempfile.mkdtemp()) / "comparison"
@@ -466,7 +473,7 @@ def _made(make_model: Any, seed: int) -> Module:
     return model
 
 
-def _try_arms(make_model: Any, task: BatchTask, arms: Mapping[str, Any], updates: int) -> None:
+def _try_arms(make_model: Any, task: BatchTask, arms: Mapping[str, Any], updates: int, *, check: bool) -> None:
     """Try ``make_model`` and every arm, before a folder is made."""
     if isinstance(make_model, Module) or not callable(make_model):
         raise UserError(
@@ -493,7 +500,25 @@ def _try_arms(make_model: Any, task: BatchTask, arms: Mapping[str, Any], updates
             "make_model() returned other initial weights under the same seed: draw them with the generator of PyTorch, "
             "NumPy (np.random) or random, which are seeded before each call: the arms of a seed begin with the same"
         )
+    if check:
+        _refuse_model(model, task)
     _rehearse(model, task, arms, updates)
+
+
+_MEANINGLESS = (
+    "shape", "finite", "logits", "mask_polarity", "reads_targets", "causal", "unshifted_history", "reads_last_entry",
+    "holds_targets",
+)  # fmt: skip
+"""Findings with which no score means what its name says; others, such as padding that is seen, make a worse model."""
+
+
+def _refuse_model(model: Module, task: BatchTask) -> None:
+    """Refuse a model whose scores would mean nothing, such as one that sees its target."""
+    report = examine(model, on_device(model, task.data.splits["train"][0]))
+    problems = [f"{each.name}: {each.explanation}" for each in report.refused if each.name in _MEANINGLESS]
+    if problems:
+        problems[-1] += "\n  help: fr.check_model(model, batch) prints all findings; check=False trains it all the same"
+        raise UserError(problems)
 
 
 def _name(function: Any) -> str:
