@@ -93,7 +93,10 @@ def case(rng: random.Random, world: World, inside: Path, out: Path) -> tuple[str
     one = _one_file(rng, kind, path, inside)
     if how == "evaluate":
         return f"{title} {one.name}", lambda: commands.evaluate(world.runs[kind], one, None) or 0
-    return f"{title} {one.name}", lambda: commands.generate(world.runs[kind], one, None, None) or 0
+    return (
+        f"{title} {one.name}",
+        lambda: commands.generate(world.runs[kind], one, None, None, skip=rng.random() < 0.3) or 0,
+    )
 
 
 def _one_file(rng: random.Random, kind: str, path: Path, inside: Path) -> Path:

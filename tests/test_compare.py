@@ -271,7 +271,7 @@ def test_a_text_is_compared_by_its_free_run_and_shows_its_own_values(tmp_path):
     assert "the text itself" in text
     assert "6.12" in text
     page = report.write(tmp_path).read_text()
-    assert "Sample outputs" in page
+    assert "<h2>Examples</h2>" in page
     assert "<em>the text itself</em>" in page
     assert "free-running PER" not in page
 

@@ -377,7 +377,8 @@ def test_an_object_of_one_s_own(own, name, capsys):
 def test_an_object_of_values_with_options(own, capsys):
     out = ends(capsys, 0, "diagnose", "mine.py:series").out
     found = json.loads((own / "series-diagnosis" / "diagnosis.json").read_bytes())
-    assert found["diagnosis"]["free_running"]["rmse"] == [0, 0, 1]
+    # off by 1 in the last of three, in standard deviations of these targets
+    assert found["diagnosis"]["free_running"]["rmse"] == pytest.approx([0, 0, (9 / 8) ** 0.5])
     assert found["diagnosis"]["channels"] == ["height"]
     assert out.splitlines()[0].split() == ["measure", "free", "running", "teacher", "forced"]
 

@@ -219,7 +219,7 @@ def test_a_machine_without_the_folder_or_with_other_versions_is_named(tmp_path):
 def test_a_run_is_not_begun_for_ever_where_its_worker_is_lost_again_and_again(tmp_path):
     run = PlannedRun(arm("arm", "teacher_forcing"), 0)
     lost = Job(run, tmp_path / "logs" / "arm-0.log", None, reason="The node died.")
-    work: Any = run_module._Work(None, tmp_path, {}, None, "freerun compare R --resume", None, [])
+    work: Any = run_module._Work(None, tmp_path, {}, None, "freerun compare R --resume", None, [], str)
     for step in (0, 0, 100, 100):  # what it saves counts the losses anew
         (tmp_path / "runs" / "arm-0" / "checkpoints" / f"step-{step:08d}").mkdir(parents=True, exist_ok=True)
         work._lose(lost)

@@ -75,7 +75,7 @@ class ErrorLaw:
 
     >>> law = ErrorLaw.of([[{"kind": "symbols", "width": 3, "flat": [1, 3, 2]}]] * 30)
     >>> law, law.draw(0, torch.tensor([1, 0]), torch.tensor([0.5, 0.5])).tolist()
-    (errors(symbols, blocks=2, n=60, sha=ae43a4bd), [3, 0])
+    (errors(symbols, blocks=2, n=60, sha=75265ca9), [3, 0])
     """
 
     kind: str = "unknown"
