@@ -561,9 +561,8 @@ def recipe_table(recipe: Recipe, *, compare: bool = True) -> dict[str, Any]:
             for arm in recipe.compare.arms
         ]
         seeds, workers = list(recipe.compare.seeds), recipe.compare.workers
-        table["compare"] = {"seeds": seeds, "workers": workers, "arms": arms}
-        if recipe.compare.margin is not None:
-            table["compare"]["margin"] = recipe.compare.margin
+        margin = {} if recipe.compare.margin is None else {"margin": recipe.compare.margin}
+        table["compare"] = {"seeds": seeds, "workers": workers, "arms": arms, **margin}
     return table
 
 
