@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def out(tmp_path):
         line = {"arm": "scheduled_sampling", "baseline": "teacher_forcing", "metric": f"free_running.{score}"}
         folder = tmp_path / name
         folder.mkdir()
-        save(folder, {"runs": runs, "comparisons": [line | {"difference": -0.7}]})
+        save(folder, {"runs": runs, "comparisons": [line | {"difference": math.log(0.2 / 0.9)}]})
         (folder / "report.html").write_text(f"<html><svg></svg>{[label for label, _ in arms(name)]}</html>\n")
     return tmp_path
 
@@ -74,12 +75,12 @@ def test_a_run_that_is_missing_or_without_a_score_is_seen(out, name):
 def test_a_sign_the_other_way_round_is_seen_and_equal_errors_are_no_success(out):
     results = read(out / CHAOS)
     (line,) = results["comparisons"]
-    for difference in (0.7, -0.2):
+    for difference in (math.log(0.9 / 0.2), -0.2):
         save(out / CHAOS, results | {"comparisons": [line | {"difference": difference}]})
         assert "free-running NRMSE" in check_demo.problems(out)[0]
     save(out / CHAOS, results | {"comparisons": []})
     assert check_demo.problems(out)
-    for own, gold, difference in ((0.9, 0.2, 0.7), (0.5, 0.5, 0.0)):
+    for own, gold, difference in ((0.9, 0.2, math.log(0.9 / 0.2)), (0.5, 0.5, 0.0)):
         for run in results["runs"]:
             run["free_running"]["nrmse"] = own if run["label"] == "scheduled_sampling" else gold
         save(out / CHAOS, results | {"comparisons": [line | {"difference": difference}]})
