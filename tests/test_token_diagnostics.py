@@ -485,3 +485,37 @@ def test_options_that_cannot_be_honoured_are_refused():
     values = Batch(torch.zeros(2, 3, 1))
     refused("oracle is for ids", diagnose, lambda b: b.history * 0, values, DiagnosisOptions(oracle=world))
     refused("divergence must be one of", DiagnosisOptions, divergence="kl")
+
+
+# -- the outcome in words
+
+
+class _Counts:
+    """Counts on from the last entry; the first symbol is another one than gold's."""
+
+    def __init__(self, first, step=1):
+        self.first, self.step = first, step
+
+    def __call__(self, batch):
+        chosen = torch.cat([torch.full((batch.size, 1), self.first), (batch.history[:, :-1] + self.step) % 8], 1)
+        return 9 * torch.nn.functional.one_hot(chosen, 8).double()
+
+
+def test_a_lost_symbol_that_shifts_the_rest_is_no_exposure_bias():
+    """Free-running 2 3 4 5 6 7 0 against gold 1 2 3 4 5 6 7 0: wrong at every position, one symbol lost."""
+    rows = fr.Batch(torch.arange(1, 9).remainder(8).expand(24, 8))
+    shifted = str(fr.diagnose(_Counts(first=2), rows, fr.diagnostics.DiagnosisOptions(end_symbol=0)))
+    assert "by edit distance it is not" in " ".join(shifted.split())
+    assert "suffers from exposure bias" not in shifted
+    # from 3 on by odd numbers never to the end: on gold every second choice is right, on its own history none is near
+    rows = fr.Batch(torch.tensor([[1, 2, 4, 6, 7, 2, 4, 6]]).expand(24, 8))
+    lost = str(fr.diagnose(_Counts(first=3, step=2), rows, fr.diagnostics.DiagnosisOptions(end_symbol=None)))
+    assert "The model suffers from exposure bias" in " ".join(lost.split())
+
+
+def test_ends_of_shares_stay_between_zero_and_one():
+    assert share_interval(0, 200).low == 0.0
+    assert share_interval(200, 200).high == 1.0
+    few = repetition([[1, 2, 3, 4, 1, 2, 3, 4], *([[1, 2, 3, 4, 5, 6]] * 40)])
+    assert few.low == 0.0
+    assert 0 < few.value < few.high

@@ -146,7 +146,7 @@ def diagnose_ids(
         loss=ratio_of_sums(rows.gold.loss.sum(1), mask.sum(1).double()),
         entropy=ratio_of_sums(rows.gold.entropy.masked_fill(~mask, 0).sum(1), mask.sum(1).double()),
         entropy_by_position=_by_position(rows.gold.entropy, mask),
-        edit_error=ratio_of_sums(forced.sum(1).double(), torch.tensor([float(len(each)) for each in gold])),
+        edit_error=ratio_of_sums(forced.sum(1).double(), torch.tensor([float(len(each)) for each in gold])).within(0),
         after=error_ratio(forced, mask),
         after_free=error_ratio(free, mask) if reference else None,
         calibration=calibration(rows.gold.confidence, ~forced, mask, key=about.key),
@@ -347,7 +347,7 @@ def _corruption(kind: str, counts: Sequence[int], parts: Sequence[Tensor]) -> Co
         errors=tuple(counts),
         loss=tuple(ratio_of_sums(each[:, 0], positions) for each in sums),
         added=tuple(ratio_of_sums(each[:, 0] - sums[0][:, 0], positions) for each in sums),
-        wrong=tuple(ratio_of_sums(each[:, 1], positions) for each in sums),
+        wrong=tuple(ratio_of_sums(each[:, 1], positions).within(0, 1) for each in sums),
         by_distance=tuple(ratio_of_sums(a, c) for a, c in zip(added.unbind(1), counted.unbind(1), strict=True)),
     )
 

@@ -40,6 +40,11 @@ class Interval:
         """True if the interval includes a value; False without an interval."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high
 
+    def within(self, least: float, most: float = math.inf) -> Interval:
+        """The same with ends that leave no range: of a share 0 to 1."""
+        ends = [None if end is None else min(max(end, least), most) for end in (self.low, self.high)]
+        return Interval(self.value, ends[0], ends[1], self.count)
+
     def scaled(self, factor: float, shift: float = 0.0) -> Interval:
         """``factor * value + shift``, for a factor above 0."""
         value, low, high = (
@@ -96,7 +101,8 @@ def share_interval(events: int, of: int) -> Interval:
     share, z2 = events / of, _Z * _Z
     middle = (share + z2 / (2 * of)) / (1 + z2 / of)
     half = _Z * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of)) / (1 + z2 / of)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), of)
+    # rounding must not leave an end just beside 0 or 1
+    return Interval(share, middle - half if events else 0.0, middle + half if events < of else 1.0, of)
 
 
 def ratio_of_sums(top: Tensor, bottom: Tensor, count: int | None = None) -> Interval:

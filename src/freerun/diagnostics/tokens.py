@@ -253,7 +253,7 @@ def align_rows(rows: Sequence[RowAlignment], lengths: Sequence[int], needed: int
     could = [row for row in erring if row.left]
     counts = torch.tensor([row.counts for row in rows])
     return Aligned(
-        edit_error=ratio_of_sums(edits, torch.tensor(lengths).double(), int(edits.sum())),
+        edit_error=ratio_of_sums(edits, torch.tensor(lengths).double(), int(edits.sum())).within(0),
         exact=share_interval(len(rows) - len(erring), len(rows)),
         with_error=len(erring),
         rejoined=share_interval(sum(row.rejoins is not None for row in could), len(could)),
@@ -362,7 +362,12 @@ def calibration(confidence: Tensor, right: Tensor, mask: Tensor, bins: int = 15,
         (int(totals[0][n]), float(totals[1][n] / totals[0][n]), float(totals[2][n] / totals[0][n])) for n in filled
     )
     count, sure, hits = (part.sum(1) for part in parts)
-    return Calibration(bootstrap(ece, rows, key), ratio_of_sums(sure, count), ratio_of_sums(hits, count), listed)
+    return Calibration(
+        bootstrap(ece, rows, key),
+        ratio_of_sums(sure, count).within(0, 1),
+        ratio_of_sums(hits, count).within(0, 1),
+        listed,
+    )
 
 
 @dataclass(frozen=True)
@@ -484,7 +489,7 @@ def repetition(rows: Sequence[Ids], order: int = 4) -> Interval:
     COUNT.check(order=order)
     grams = [[tuple(row[n : n + order]) for n in range(len(row) - order + 1)] for row in rows]
     again = torch.tensor([len(each) - len(set(each)) for each in grams]).double()
-    return ratio_of_sums(again, torch.tensor([len(each) for each in grams]).double())
+    return ratio_of_sums(again, torch.tensor([len(each) for each in grams]).double()).within(0, 1)
 
 
 def overlap(rows: Sequence[Ids], texts: Sequence[Ids], order: int = 4) -> Tensor:

@@ -125,8 +125,10 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     seeds = dict.fromkeys(run["seed"] for run in results["runs"])
     pairs = [(by_run.get((line["arm"], seed)), by_run.get((line["baseline"], seed))) for seed in seeds]
     scaled = math.log if line["scale"] == "log" else float
+    # a label has half a page's width: what is exploratory has its verdict in the table below
+    decided = f": {verdict_text(results, line)}" if line["step"] else ""
     return charts.Difference(
-        f"{line['arm']} \N{MINUS SIGN} {line['baseline']}: {verdict_text(results, line)}",
+        f"{line['arm']} \N{MINUS SIGN} {line['baseline']}{decided}",
         arms.index(line["arm"]),
         line["difference"],
         line["low"],

@@ -381,12 +381,18 @@ def _ids_summary(result: Result) -> str:
         )
     points = f"{100 * abs(gap['gap']):.3g} points {'more' if gap['gap'] >= 0 else 'fewer'}"
     ends = " to ".join(f"{100 * gap[end]:+.3g}".replace("-", _MINUS) for end in ("low", "high"))
-    if gap["low"] > 0:
+    tokens = result["tokens"]
+    shares = [each["edit_error"]["value"] for each in (tokens["greedy"]["aligned"], tokens)]
+    edits = map(_percent, shares)
+    if gap["low"] > 0 and shares[0] > shares[1]:
         outcome = f"The model suffers from exposure bias: {_worst(result)}"
+    elif gap["low"] > 0:
+        outcome = (
+            f"Position by position the free run is worse, {_worst(result)}; by edit distance it is not: its errors "
+            "shift what follows, and cost no further symbols"
+        )
     else:
         outcome = "No exposure bias was found" if gap["high"] >= 0 else "The model is better on its own history"
-    tokens = result["tokens"]
-    edits = (_percent(each["edit_error"]["value"]) for each in (tokens["greedy"]["aligned"], tokens))
     return (
         f"{counted}: {points} (95 % interval {ends} over {rows:,} rows). {outcome}. These count position by position, "
         "where one lost symbol shifts all after it; by edit distance, as freerun evaluate and compare count, errors "
