@@ -298,7 +298,7 @@ class Echo(torch.nn.Module):
 
     def forward(self, batch):
         before = torch.nn.functional.pad(batch.history, (1, 0))[:, :-1]
-        return self.weight * torch.nn.functional.one_hot((before + 1) % 7, 7).double()
+        return 9 * self.weight * torch.nn.functional.one_hot((before + 1) % 7, 7).double()
 
 class Count(fr.StepModel):
     def __init__(self):
@@ -309,7 +309,7 @@ class Count(fr.StepModel):
         return torch.zeros(batch.size, dtype=torch.int64), torch.zeros(batch.size, 1)
 
     def step(self, entries, state):
-        return self.weight * torch.nn.functional.one_hot((entries + 1) % 7, 7).double(), state
+        return 9 * self.weight * torch.nn.functional.one_hot((entries + 1) % 7, 7).double(), state
 
 def halve(batch):
     return torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1] / 2
@@ -393,7 +393,7 @@ RUBBISH = {
     "needs": ["needs() raised TypeError", "missing 1 required"],
     "raises": ["raises() raised AttributeError", " in raises: def raises()"],
     "lazy_batches": ["mine.py: lazy raised KeyError: 'row 2'", "in lazy: raise KeyError"],
-    "shape": ["must return one floating-point tensor", "got (1, 2)"],
+    "shape": ["shape: outputs must be (2, 4, vocab)", "got (2, 2)", "help: freerun check mine.py:shape"],
     "text": ["error: ", "got str"],
     "breaks": ["mine.py: broken raised RuntimeError", "in broken: def broken(batch)"],
     "few": ["error: "],
@@ -411,6 +411,11 @@ def test_rubbish_is_refused_by_name(own, name, capsys):
     assert all(word in err for word in RUBBISH[name]), err
     assert "failed unexpectedly" not in err
     assert not (own / "out" / "diagnosis.json").exists()
+
+
+def test_what_is_diagnosed_is_checked_too(own, capsys):
+    assert "shape: outputs must be (2, 4, vocab)" in joined(ends(capsys, 2, "check", "mine.py:shape").out)
+    assert "causal: " in ends(capsys, 0, "check", "mine.py:pair").out
 
 
 def test_options_without_effect_on_an_object_are_refused(own, capsys):

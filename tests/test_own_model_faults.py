@@ -462,7 +462,7 @@ class ReadsTargets(LM):
 
 
 @pytest.mark.parametrize(("leaky", "finding"), [(Unshifted, "unshifted_history"), (ReadsTargets, "reads_targets")])
-def test_a_leak_is_refused_by_fit_and_compare_before_the_first_update(leaky, finding, tmp_path):
+def test_a_leak_is_refused_before_anything_is_trained_or_measured(leaky, finding, tmp_path):
     data = {"train": [IDS], "dev": [IDS], "test": [IDS]}
     calls = (
         lambda **named: fr.fit(leaky(), data, fr.teacher_forcing(), updates=1, progress=False, **named),
@@ -476,3 +476,10 @@ def test_a_leak_is_refused_by_fit_and_compare_before_the_first_update(leaky, fin
             call()
         assert not (tmp_path / "out").exists()
     assert "token_error" in calls[0](check=False).free_running
+    for measure in (fr.evaluate, fr.diagnose):
+        with pytest.raises(fr.UserError, match=f"{finding}: (?s:.*)check=False"):
+            measure(leaky(), IDS)
+        measure(leaky(), IDS, check=False)
+    arms = {"a": fr.teacher_forcing()}
+    found = fr.compare(leaky, data, arms, seeds=[0], updates=1, check=False, progress=False)
+    assert found.to_json()["recipe"]["compare"]["checked"] is False

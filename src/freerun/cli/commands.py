@@ -361,8 +361,10 @@ def _python_target(target: str) -> tuple[Any, Any, Any, Any]:
     from freerun.data.user_code import user_object
 
     pair = user_object(target)
-    if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Batch):
-        return (*pair, None, None)
+    if isinstance(pair, tuple) and len(pair) >= 2:  # as for diagnose: (model, batches), and options
+        first = pair[1][0] if isinstance(pair[1], list) and pair[1] else pair[1]
+        if isinstance(first, Batch):
+            return pair[0], first, None, None
     if not isinstance(pair, tuple) or len(pair) != 3 or not callable(pair[2]):
         got = f"({', '.join(type(part).__name__ for part in pair)})" if isinstance(pair, tuple) else type(pair).__name__
         raise UserError(

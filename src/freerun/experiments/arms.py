@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from freerun.arguments import COUNT, OneOf, Range
-from freerun.checks import examine
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
 from freerun.comparison.verdict import margin_of
 from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, OccupiedError, UserError, display, refuse, whole
+from freerun.experiments.measure import refuse_meaningless
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, ConfusionNoise, GaussianNoise, TokenNoise
@@ -141,7 +141,7 @@ def fit(
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     _check_model(model, method)
     if check:
-        _refuse_model(model, task)
+        refuse_meaningless(model, task.data.splits["train"][0])
     _rehearse(model, task, {"": method}, updates)
     with tempfile.TemporaryDirectory() as scratch:
         folder = folder_out or Path(scratch) / "run"
@@ -299,6 +299,8 @@ def compare(  # noqa: PLR0917 - the public face
     runs = plan(_arms(arms), _seeds(seeds))
     labelled = [{"label": label, "method": repr(method)} for label, method in arms.items()]
     compared: dict[str, Any] = {"seeds": _seeds(seeds), "arms": labelled}
+    if not check:
+        compared["checked"] = False
     if margin is not None:
         Range(0, ends="(]").check(margin=margin)
         margin_of({**_recipe(task), "compare": (compared := {**compared, "margin": margin})})
@@ -501,24 +503,8 @@ def _try_arms(make_model: Any, task: BatchTask, arms: Mapping[str, Any], updates
             "NumPy (np.random) or random, which are seeded before each call: the arms of a seed begin with the same"
         )
     if check:
-        _refuse_model(model, task)
+        refuse_meaningless(model, task.data.splits["train"][0])
     _rehearse(model, task, arms, updates)
-
-
-_MEANINGLESS = (
-    "shape", "finite", "logits", "mask_polarity", "reads_targets", "causal", "unshifted_history", "reads_last_entry",
-    "holds_targets",
-)  # fmt: skip
-"""Findings with which no score means what its name says; others, such as padding that is seen, make a worse model."""
-
-
-def _refuse_model(model: Module, task: BatchTask) -> None:
-    """Refuse a model whose scores would mean nothing, such as one that sees its target."""
-    report = examine(model, on_device(model, task.data.splits["train"][0]))
-    problems = [f"{each.name}: {each.explanation}" for each in report.refused if each.name in _MEANINGLESS]
-    if problems:
-        problems[-1] += "\n  help: fr.check_model(model, batch) prints all findings; check=False trains it all the same"
-        raise UserError(problems)
 
 
 def _name(function: Any) -> str:

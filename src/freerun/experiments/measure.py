@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from freerun.arguments import refused
 from freerun.batch import Batch, shape_of
+from freerun.checks import examine
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics import diagnose as diagnose_batches
 from freerun.errors import UserError, refuse
@@ -23,6 +24,7 @@ def evaluate(
     *,
     end: int | str | None = "auto",
     scores: Mapping[str, Callable[[Any, Batch], float]] | None = None,
+    check: bool = True,
 ) -> Evaluation:
     """Score a model on gold history and running freely.
 
@@ -34,6 +36,7 @@ def evaluate(
         batches: a batch, a list, or a DataLoader whose collate function makes them.
         end: id of the end symbol; None: there is none; "auto": the id that ends every row and stands nowhere else.
         scores: further free-running scores by name: from (``Generated``, batch) to a number; their mean over batches.
+        check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
 
     Raises:
         UserError: no batches, something else than batches, or ids and values mixed; a score that returns no number, or
@@ -47,7 +50,7 @@ def evaluate(
 
     What it is not: a comparison; one number says nothing of another seed. That is ``fr.compare``'s.
     """
-    listed = _listed(model, batches, "fr.evaluate(model, batches)")
+    listed = _listed(model, batches, "fr.evaluate(model, batches)", check=check)
     values = not listed[0].is_discrete
     own = _checked_scores(scores, [each.score for each in (BATCHES_OF_VALUES if values else BATCHES_OF_IDS).metrics])
     stop = end_symbol(listed) if end == "auto" else cast(int | None, end)
@@ -61,11 +64,33 @@ def evaluate(
     return Evaluation(found.teacher_forced, free, found.items, found.curves, values=values)
 
 
-def _listed(model: Any, batches: Any, call: str) -> list[Batch]:
+def _listed(model: Any, batches: Any, call: str, *, check: bool) -> list[Batch]:
     """The batches, of a model that can be called."""
     if not callable(model) or isinstance(model, type | Batch):
         raise UserError(call_problems(model, batches, call)[0])
-    return read_batches(batches)
+    listed = read_batches(batches)
+    if check:
+        refuse_meaningless(model, listed[0])
+    return listed
+
+
+_MEANINGLESS = (
+    "shape", "finite", "logits", "mask_polarity", "reads_targets", "causal", "unshifted_history", "reads_last_entry",
+    "holds_targets",
+)  # fmt: skip
+"""Findings with which no score means what its name says; others, such as padding that is seen, make a worse model."""
+
+
+_REMEDY = "fr.check_model(model, batch) prints all findings; check=False goes on all the same"
+
+
+def refuse_meaningless(model: Any, batch: Batch, remedy: str = _REMEDY) -> None:
+    """Refuse a model whose scores would mean nothing, such as one that sees its target."""
+    report = examine(model, on_device(model, batch))
+    problems = [f"{each.name}: {each.explanation}" for each in report.refused if each.name in _MEANINGLESS]
+    if problems:
+        problems[-1] += f"\n  help: {remedy}"
+        raise UserError(problems)
 
 
 def _checked_scores(scores: Any, taken: Sequence[str]) -> Mapping[str, Callable[[Any, Batch], Any]]:
@@ -102,6 +127,7 @@ def diagnose(
     batches: Batch | Iterable[Batch],
     options: DiagnosisOptions | None = None,
     *,
+    check: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Measure how much error grows when a model is fed its own output in place of gold (exposure bias).
@@ -113,6 +139,7 @@ def diagnose(
         batches: a batch, a list, or a DataLoader; of values every row with the same horizon.
         options: what is known of the data; the end symbol of ids is found where it ends every row. Errors of values are
             in standard deviations of these targets, as in ``evaluate``, if ``options.moments`` has no others.
+        check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
         on_progress: called with what is being done, in words.
 
     Raises:
@@ -128,7 +155,7 @@ def diagnose(
 
     What it is not: a verdict between methods; that is ``fr.compare``'s.
     """
-    listed = _listed(model, batches, "fr.diagnose(model, batches)")
+    listed = _listed(model, batches, "fr.diagnose(model, batches)", check=check)
     if not (on_progress is None or callable(on_progress)):
         raise UserError(f"on_progress must be a function of a text; got {type(on_progress).__name__}")
     if options is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from freerun.data.user_code import user_object
 from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, needing
-from freerun.experiments.measure import diagnose
+from freerun.experiments.measure import diagnose, refuse_meaningless
 from freerun.experiments.results import Diagnosis
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model
 from freerun.recipes.fields import read_section
@@ -57,10 +57,13 @@ class Subject:
     data: str = "batches of one's own"
     item_noun: str = "rows"
     fingerprint: str | None = None
+    own: bool = False  # not of transformers, whose adapter is known to shift and to mask
 
     def diagnose(self, on_progress: Callable[[str], None] | None = None) -> Diagnosis:
         """Measure it; see ``freerun.diagnose``."""
-        found = diagnose(self.model, self.batches, self.options, on_progress=on_progress)
+        if self.own:
+            refuse_meaningless(self.model, self.batches[0], f"freerun check {self.name} prints all findings")
+        found = diagnose(self.model, self.batches, self.options, check=False, on_progress=on_progress)
         facts = {name: value for name, value in self.facts.items() if value is not None}
         return replace(
             found, model=self.name, facts=facts, data=self.data, item_noun=self.item_noun, fingerprint=self.fingerprint
@@ -190,7 +193,7 @@ def read_object(target: str, rows: int | None = None) -> Subject:
     used = total if rows is None else min(rows, total)
     chosen = f"all {used:,}" if used == total else f"{used:,} of {total:,}, at even distances"
     facts = {"model": type(model).__name__, "rows": chosen}
-    return Subject(model, sampled(listed, rows), options, target, facts)
+    return Subject(model, sampled(listed, rows), options, target, facts, own=True)
 
 
 def sampled(batches: Sequence[Batch], rows: int | None) -> list[Batch]:
