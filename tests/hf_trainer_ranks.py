@@ -15,7 +15,19 @@ from peft import LoraConfig, get_peft_model
 
 import freerun as fr
 from freerun import hf
-from hf_trainer_world import CHECKPOINTING, WORLDS, apart, completions, falling, pairs, run, train, weights
+from hf_trainer_world import (
+    CHECKPOINTING,
+    WORLDS,
+    apart,
+    completions,
+    falling,
+    make,
+    pairs,
+    run,
+    tokenizer,
+    train,
+    weights,
+)
 
 GLOBAL_BATCH = 8
 # of one process: batch size and accumulation; of two
@@ -37,9 +49,25 @@ def scored(name: str, size: int = 2, draw: str = "greedy") -> Any:
     trainer = run(
         name, METHODS["scheduled_sampling"], double=True, max_steps=1, save_strategy="no",
         per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
-        per_device_eval_batch_size=size, trainer={"eval_dataset": data, "callbacks": [hf.Callback(draw)]},
+        per_device_eval_batch_size=size, trainer={"eval_dataset": data, "callbacks": [hf.Callback(draw=draw)]},
     )  # fmt: skip
     trainer.evaluate()
+    return trainer
+
+
+def stock(name: str, rows: Any = "all") -> Any:
+    """A stock trainer with the callback: seven rows on two ranks, five of them, or as many as the clocks allow."""
+    data = (pairs if name == "t5" else completions)(7, seed=5)
+    build, train_data, _, cls = WORLDS[name]
+    trainer = make(
+        cls, build().double(), train_data, max_steps=2, eval_strategy="steps", eval_steps=1,
+        learning_rate=0.0,  # transformers' own mean over ranks is not that over tokens
+        per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
+        per_device_eval_batch_size=2,
+        trainer={"eval_dataset": data, "processing_class": tokenizer(eos_token="w1", pad_token="w0")},
+    )  # fmt: skip
+    trainer.add_callback(hf.Callback(trainer, rows=rows))
+    trainer.train()
     return trainer
 
 
@@ -72,6 +100,8 @@ def cases(folder: Path) -> dict[str, Callable[[], Any]]:
     for name in ("t5", "llama"):
         found[f"{name} scored"] = lambda n=name: scored(n)
         found[f"{name} sampled"] = lambda n=name: scored(n, draw="sample")
+        for rows in ("all", 5, None):
+            found[f"{name} stock {rows}"] = lambda n=name, r=rows: stock(n, r)
         for part in ("unbroken", "resumed"):
             found[f"{name} {part}"] = lambda n=name, p=part: everything(n, folder / n, p == "resumed")
     return found
@@ -88,9 +118,13 @@ def main() -> None:
         trainer = case()
         mine = weights(trainer)
         everyones: list[Any] = [None] * trainer.accelerator.num_processes
+        scores = [{k: v for k, v in line.items() if "free_running_" in k and "cost" not in k}
+                  for line in trainer.state.log_history]  # fmt: skip
         torch.distributed.all_gather_object(everyones, mine)
         assert len(everyones) == 2, "one process was started, not two"
         assert apart(everyones[0], everyones[1]) == 0.0, name
+        torch.distributed.all_gather_object(everyones, scores)
+        assert everyones[0] == everyones[1], name
         if trainer.is_world_process_zero():
             torch.save({"weights": mine, "log": trainer.state.log_history}, folder / f"{name}.pt")
     torch.distributed.destroy_process_group()

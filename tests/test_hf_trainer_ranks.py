@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distributed_world import HERE, torchrun
-from hf_trainer_ranks import METHODS, cases, equal, everything, scored
+from hf_trainer_ranks import METHODS, cases, equal, everything, scored, stock
 from hf_trainer_world import WORLDS, apart, logged, weights
 
 pytestmark = [
@@ -46,6 +46,17 @@ def test_scores_are_those_of_one_process(two, name, kind, draw):
     one = scored(name, draw=draw)
     for key in ("teacher_forced_loss", "free_running_loss", "free_running_token_accuracy"):
         assert lines(two[f"{name} {kind}"], f"eval_{key}") == pytest.approx(logged(one, f"eval_{key}"), rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", ["all", 5])
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_stock_trainers_scores_are_those_of_one_process(two, name, rows):
+    """Each row once; that both ranks have the same numbers is asserted where they run."""
+    one = stock(name, rows)
+    keys = sorted({key for line in one.state.log_history for key in line if "_running_" in key or "_forced_" in key})
+    assert len(keys) == 11
+    for key in set(keys) - {"eval_free_running_cost"}:
+        assert lines(two[f"{name} stock {rows}"], key) == pytest.approx(logged(one, key), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

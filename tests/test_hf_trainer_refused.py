@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 import freerun as fr
 from builders import refused
@@ -128,9 +127,3 @@ def test_places_where_a_roll_in_would_hang_or_see_half_a_model():
     assert "DeepSpeed is not supported" in place_problems(Spread(deepspeed=True), SAMPLING)[0]
     parallel = SimpleNamespace(tp_enabled=True)
     assert "use data parallelism" in place_problems(Spread(parallel=parallel), SAMPLING)[0]
-
-
-def test_the_callback_in_a_trainer_that_would_never_call_it():
-    trainer = make(transformers.Trainer, llama(), COMPLETIONS, trainer={"callbacks": [hf.Callback()]})
-    refused(r"freerun\.hf\.MethodMixin before the trainer", trainer.train)
-    refused("batches must be at least 1", hf.Callback, batches=0)

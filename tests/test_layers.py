@@ -51,9 +51,11 @@ CORE = {line.partition(">")[0].removesuffix("-python").replace("-", "_") for lin
 # module -> the extra that brings it
 BROUGHT = {
     "torch.utils.tensorboard": "tensorboard", "tokenizers": "translate",
-    "sacrebleu": "translate", "polars": "series", "transformers": "hf", "datasets": "hf", "lightning": "lightning",
+    "sacrebleu": "translate", "polars": "series", "transformers": "hf", "accelerate": "hf", "datasets": "hf",
+    "lightning": "lightning",
     "freerun.models.huggingface": "hf", "freerun.integrations.hf_adapt": "hf",
     "freerun.integrations.hf_trainer": "hf", "freerun.integrations.hf_runner": "hf",
+    "freerun.integrations.hf_scores": "hf", "freerun.integrations.hf_generate": "hf",
     "freerun.integrations.lightning": "lightning", "ray": "ray",
 }  # fmt: skip
 # rooms that are entered through `needing` alone, and so may import the packages of one extra

@@ -14,7 +14,8 @@ from freerun.errors import needing
 
 if TYPE_CHECKING:
     from freerun.integrations.hf_adapt import adapt
-    from freerun.integrations.hf_trainer import Callback, MethodMixin, Seq2SeqTrainer, Trainer
+    from freerun.integrations.hf_scores import Callback
+    from freerun.integrations.hf_trainer import MethodMixin, Seq2SeqTrainer, Trainer
 
 __all__ = ["Callback", "MethodMixin", "Seq2SeqTrainer", "Trainer", "adapt"]
 
@@ -23,7 +24,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'freerun.hf' has no attribute {name!r}; it has {', '.join(__all__)}")
     with needing("hf", f"freerun.hf.{name}"):
-        home = importlib.import_module(f"freerun.integrations.{'hf_adapt' if name == 'adapt' else 'hf_trainer'}")
+        room = {"adapt": "hf_adapt", "Callback": "hf_scores"}.get(name, "hf_trainer")
+        home = importlib.import_module(f"freerun.integrations.{room}")
     return getattr(home, name)
 
 
