@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,12 +111,15 @@ class Automaton:
                 [0, 0, 0, 0, 0]])
         """
         COUNT.check(count=count, length=length)
-        noise = uniform(fold(seed, "world"), torch.arange(count)[:, None], torch.arange(length))
-        state, symbols = torch.zeros(count, dtype=torch.int64), list[Tensor]()
+        return Batch(self.walk(uniform(fold(seed, "world"), torch.arange(count)[:, None], torch.arange(length))))
+
+    def walk(self, noise: Tensor) -> Tensor:
+        """(rows, time) symbols drawn with these uniform numbers, by inverse cumulative distribution."""
+        state, symbols = torch.zeros(len(noise), dtype=torch.int64), list[Tensor]()
         for u in noise.unbind(1):
             symbols.append(_drawn(self.emission[state], u))
             state = self.successor[state, symbols[-1]]
-        return Batch(torch.stack(symbols, 1))
+        return torch.stack(symbols, 1)
 
     def occupancy(self, length: int) -> Tensor:
         """(length, states): probability of each state before each position, by dynamic programming."""
@@ -283,6 +286,94 @@ def random_automaton(
     return at(high)
 
 
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Labels that follow an automaton, and a noisy source: the task of labelling with every answer exact.
+
+    ``y`` as the automaton draws it; ``x_t = y_t`` with probability ``right``, else another symbol, uniformly. The task
+    is online: position t has x up to t, and history. ``right = 1 / symbols`` tells nothing, 1 everything.
+
+    Args:
+        automaton: of the labels.
+        right: probability that the source shows the label.
+
+    Raises:
+        UserError: a probability out of range; one symbol alone.
+
+    >>> world = Observed(random_automaton(entropy=0.7, length=10), right=0.5)
+    >>> batch = world.sample(2, 10)
+    >>> world.information(batch.context["source"]).shape
+    torch.Size([2, 10])
+    """
+
+    automaton: Automaton
+    right: float
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        problems = _UNIT.problems(right=self.right)
+        refuse(problems if self.automaton.symbols > 1 else [*problems, "a noisy source needs at least 2 symbols"])
+
+    @property
+    def emission(self) -> Tensor:
+        """(symbols, symbols) ``P(x_t | y_t)``."""
+        symbols = self.automaton.symbols
+        other = (1 - self.right) / (symbols - 1)
+        return torch.eye(symbols, dtype=torch.float64) * (self.right - other) + other
+
+    def sample(self, count: int, length: int, seed: int = 0) -> Batch:
+        """Draw ``count`` sequences: labels in ``targets``, ``context`` with source and source_mask (count, length)."""
+        COUNT.check(count=count, length=length)
+        return self.walks(seed, "observed", (count, length))
+
+    def walks(self, seed: int, name: str, shape: tuple[int, int]) -> Batch:
+        """``sample`` with random numbers of its own name."""
+        cells = torch.arange(shape[0])[:, None], torch.arange(shape[1])
+        moves, shows = (uniform(fold(seed, name, what), *cells) for what in ("label", "source"))
+        targets = self.automaton.walk(moves)
+        source = _drawn(self.emission[targets], shows)
+        return Batch(targets, context={"source": source, "source_mask": torch.ones_like(source, dtype=torch.bool)})
+
+    def conditionals(self, history: Tensor, source: Tensor) -> Tensor:
+        """``P(y_t | y_<t, x_<=t)`` on (rows, time) labels and observations: (rows, time, symbols)."""
+        joint = self.automaton.conditionals(history) * self.emission.T[source.cpu()]
+        return joint / joint.sum(2, keepdim=True)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Log-probabilities of ``conditionals``, so that a world is a model and an oracle: (batch, time, symbols)."""
+        return self.conditionals(batch.history, batch.context["source"][:, : batch.time]).log().to(batch.history.device)
+
+    def filtered(self, source: Tensor) -> Tensor:
+        """The exact filter ``P(y_t | x_<=t)`` by the forward algorithm: (rows, time, symbols).
+
+        Its largest entries are the best that any labeller without history, and so any free run, can do.
+        """
+        return torch.stack([joint.sum(1) for joint in self._joints(source)], 1)
+
+    def information(self, source: Tensor) -> Tensor:
+        """``I(y_t; y_<t | x_<=t)`` in nats at each position of these sources, (rows, time); its mean estimates theirs.
+
+        ``H(y_t | x_<=t) - E H(y_t | s_t, x_<=t)``, s_t the state that ``y_<t`` leads to: exact for each source.
+        """
+        found: list[Tensor] = []
+        for joint in self._joints(source):
+            alone = joint.sum(2)
+            known = (alone * _entropy(joint / alone[..., None].clamp_min(1e-300))).sum(1)
+            found.append(_entropy(joint.sum(1)) - known)
+        return torch.stack(found, 1)
+
+    def _joints(self, source: Tensor) -> Iterator[Tensor]:
+        """``P(s_t, y_t | x_<=t)`` at each position: (rows, states, symbols)."""
+        emission, after = self.automaton.emission, self.automaton.successor.flatten()
+        belief = torch.zeros(len(source), len(emission), dtype=torch.float64)
+        belief[:, 0] = 1.0
+        for seen in source.cpu().unbind(1):
+            joint = belief[..., None] * emission * self.emission.T[seen][:, None]
+            joint = joint / joint.sum((1, 2), keepdim=True)
+            yield joint
+            belief = torch.zeros_like(belief).index_add_(1, after, joint.flatten(1))
+
+
 @dataclass(frozen=True)
 class StickyRing(Arguments):
     """Labelling a walk on a ring while it is observed: the label stays, or moves to a neighbour; the source is noisy.
@@ -314,10 +405,9 @@ class StickyRing(Arguments):
         return self.stay * here + (1 - self.stay) / 2 * (here.roll(1, 1) + here.roll(-1, 1))
 
     @property
-    def emission(self) -> Tensor:
-        """(states, states) ``P(x_t | y_t)``."""
-        other = (1 - self.right) / (self.states - 1)
-        return torch.eye(self.states, dtype=torch.float64) * (self.right - other) + other
+    def world(self) -> Observed:
+        """The ring as a chain that is observed."""
+        return Observed(chain([1 / self.states] * self.states, self.transition), self.right)
 
     def sample(self, count: int, length: int = 60, seed: int = 0) -> Batch:
         """Draw ``count`` walks: labels in ``targets``, and ``context`` with source and source_mask (count, length).
@@ -327,57 +417,23 @@ class StickyRing(Arguments):
         (torch.Size([2, 5]), torch.Size([2, 5]))
         """
         COUNT.check(count=count, length=length)
-        rows, times = torch.arange(count)[:, None], torch.arange(length)
-        moves, shows = (uniform(fold(seed, "ring", what), rows, times) for what in ("label", "source"))
-        transition, emission, states = self.transition, self.emission, self.states
-        labels: list[Tensor] = []
-        for t in range(length):
-            law = transition[labels[-1]] if labels else torch.full((count, states), 1 / states, dtype=torch.float64)
-            labels.append(_drawn(law, moves[:, t]))
-        targets = torch.stack(labels, 1)
-        source = _drawn(emission[targets], shows)
-        return Batch(targets, context={"source": source, "source_mask": torch.ones_like(source, dtype=torch.bool)})
+        return self.world.walks(seed, "ring", (count, length))
 
     def conditionals(self, history: Tensor, source: Tensor) -> Tensor:
         """``P(y_t | y_<t, x_<=t)`` on (rows, time) labels and observations: (rows, time, states)."""
-        before = self.transition[history[:, :-1]]
-        first = before.new_full((len(history), 1, self.states), 1 / self.states)
-        joint = torch.cat([first, before], 1) * self.emission.T[source]
-        return joint / joint.sum(2, keepdim=True)
+        return self.world.conditionals(history, source)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Log-probabilities of ``conditionals``, so that a world is a model and an oracle: (batch, time, states)."""
-        return self.conditionals(batch.history, batch.context["source"][:, : batch.time]).log()
+        return self.world(batch)
 
     def filtered(self, source: Tensor) -> Tensor:
-        """The exact filter ``P(y_t | x_<=t)`` by the forward algorithm: (rows, time, states).
-
-        Its largest entries are the best that any labeller without history, and so any free run, can do.
-        """
-        transition, shows = self.transition, self.emission.T
-        belief = torch.full((len(source), self.states), 1 / self.states, dtype=torch.float64)
-        beliefs: list[Tensor] = []
-        for t, seen in enumerate(source.unbind(1)):
-            belief = (belief @ transition if t else belief) * shows[seen]
-            belief = belief / belief.sum(1, keepdim=True)
-            beliefs.append(belief)
-        return torch.stack(beliefs, 1)
+        """The exact filter ``P(y_t | x_<=t)``, see ``Observed.filtered``: (rows, time, states)."""
+        return self.world.filtered(source)
 
     def information(self, source: Tensor) -> Tensor:
-        """``I(y_t; y_<t | x_<=t)`` in nats at each position of these sources, (rows, time); its mean estimates theirs.
-
-        ``H(filtered_t) - E_{y_{t-1} | x_<=t} H(y_t | y_{t-1}, x_t)``: exact for each source, by the same recursion.
-        """
-        filtered, transition, shows = self.filtered(source), self.transition, self.emission.T
-        found = [torch.zeros(len(source), dtype=torch.float64)]
-        for t in range(1, source.shape[1]):
-            # (rows, y_{t-1}, y_t) after the source up to t
-            joint = filtered[:, t - 1, :, None] * transition * shows[source[:, t]][:, None]
-            joint = joint / joint.sum((1, 2), keepdim=True)
-            alone = joint.sum(2)
-            known = (alone * _entropy(joint / alone[..., None].clamp_min(1e-300))).sum(1)
-            found.append(_entropy(joint.sum(1)) - known)
-        return torch.stack(found, 1)
+        """``I(y_t; y_<t | x_<=t)`` in nats, see ``Observed.information``: (rows, time)."""
+        return self.world.information(source)
 
 
 def _law_problems(name: str, law: Tensor) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass, replace
@@ -15,13 +16,13 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, at_least, between, brief
+from freerun.arguments import Arguments, above, at_least, between, brief
 from freerun.batch import Batch
 from freerun.data.chorales import load_chorales
 from freerun.data.files import LONGEST, SPLITS, DataFile, first_problems, read_lines
 from freerun.data.series.inference import guess_separator, read_past, read_windows
 from freerun.data.symbols import LabelCodec, LabelData, LevelCodec, LevelData, Pair
-from freerun.data.worlds import StickyRing
+from freerun.data.worlds import Observed, StickyRing, random_automaton
 from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import NGram, fit_ngram
 from freerun.errors import UserError, collected, refuse
@@ -81,19 +82,81 @@ class RingSection(StickyRing):
 
     def problems(self) -> Iterable[str]:
         """Return which fields do not go together."""
-        object.__setattr__(self, "walks", tuple(self.walks))
-        if len(self.walks) != 3:
-            yield f"walks must be three numbers: train, dev and test; got {list(self.walks)}"
+        yield from _three(self)
 
     def load_symbols(self) -> LabelData:
-        """The walks, with the exact filter."""
-        splits: dict[str, list[Pair]] = {}
-        for split, count in zip(SPLITS, self.walks, strict=True):
-            walks = self.sample(count, self.length, seed=fold(self.seed, split))
-            splits[split] = list(zip(walks.context["source"].tolist(), walks.targets.tolist(), strict=True))
-        names = tuple(map(str, range(self.states)))
+        """The walks, with their law."""
         name = f"ring of {self.states} states, stay {self.stay:g}, right {self.right:g}, seed {self.seed}"
-        return LabelData(splits, LabelCodec(names, names), name, exact=lambda source: self.filtered(source).argmax(2))
+        return _walks(self, name)
+
+
+@dataclass(frozen=True)
+class AutomatonSection(Arguments):
+    """Walks of a random automaton of a chosen entropy, labelled while they are observed with errors.
+
+    The labels follow ``freerun.data.random_automaton``, the source is ``freerun.data.worlds.Observed``.
+
+    Args:
+        states: of the automaton.
+        symbols: labels, and symbols of the source.
+        entropy: of a label where those before are known and the source is not: nats a position, below log(symbols).
+        right: probability that the source shows the label; 1 / symbols: it tells nothing.
+        length: labels of a walk.
+        walks: numbers of training, dev and test walks.
+        seed: of the automaton and of the walks; the recipe's own seed does not change the data.
+    """
+
+    kind: Literal["automaton"] = "automaton"
+    states: int = between(1, 1000, 8)
+    symbols: int = between(2, 1000, 4)
+    entropy: float = above(0.0, 0.7)
+    right: float = between(0, 1, 0.6)
+    length: int = between(2, 10_000, 30)
+    walks: tuple[int, ...] = between(1, 10**6, (2048, 256, 512))
+    seed: int = between(0, 2**63 - 1, 0)
+
+    def problems(self) -> Iterable[str]:
+        """Return which fields do not go together."""
+        yield from _three(self)
+        if self.entropy >= math.log(self.symbols):
+            yield f"entropy must be below log(symbols) = {math.log(self.symbols):.4g} nats; got {self.entropy:g}"
+
+    @property
+    def world(self) -> Observed:
+        """The law of labels and source."""
+        labels = random_automaton(
+            self.states, self.symbols, entropy=self.entropy, length=self.length, seed=fold(self.seed, "automaton")
+        )
+        return Observed(labels, self.right)
+
+    def sample(self, count: int, length: int, seed: int = 0) -> Batch:
+        """Draw walks, see ``freerun.data.worlds.Observed``."""
+        return self.world.sample(count, length, seed)
+
+    def load_symbols(self) -> LabelData:
+        """The walks, with their law."""
+        name = (
+            f"automaton of {self.states} states and {self.symbols} symbols, entropy {self.entropy:g} nats, right "
+            f"{self.right:g}, seed {self.seed}"
+        )
+        return _walks(self, name)
+
+
+def _three(section: RingSection | AutomatonSection) -> Iterable[str]:
+    """What is wrong with the numbers of walks; they become a tuple."""
+    object.__setattr__(section, "walks", tuple(section.walks))
+    if len(section.walks) != 3:
+        yield f"walks must be three numbers: train, dev and test; got {list(section.walks)}"
+
+
+def _walks(section: RingSection | AutomatonSection, name: str) -> LabelData:
+    splits: dict[str, list[Pair]] = {}
+    world = section.world
+    for split, count in zip(SPLITS, section.walks, strict=True):
+        walks = section.sample(count, section.length, seed=fold(section.seed, split))
+        splits[split] = list(zip(walks.context["source"].tolist(), walks.targets.tolist(), strict=True))
+    names = tuple(map(str, range(world.automaton.symbols)))
+    return LabelData(splits, LabelCodec(names, names), name, exact=lambda source: world.filtered(source).argmax(2))
 
 
 @dataclass(frozen=True)
@@ -231,7 +294,9 @@ class LabelTask(SymbolTask):
 
     data: LabelData
     models = ("recurrent_labeller",)
-    data_sections: ClassVar[Mapping[str, type[Any]]] = {"ring": RingSection, "chorales": ChoralesSection}
+    data_sections: ClassVar[Mapping[str, type[Any]]] = {
+        "ring": RingSection, "automaton": AutomatonSection, "chorales": ChoralesSection,
+    }  # fmt: skip
     report: ClassVar[TaskReport] = LABELS
     one_output_per_line = True
 
