@@ -10,6 +10,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from freerun.cli.entry import main as command
 from freerun.comparison.executors import EXECUTORS, PATIENCE, Job, Options, Processes
@@ -67,7 +70,7 @@ def points() -> list[Point]:
 class Forks(Processes):
     """Runs in forks of this process: a run of two seconds does not begin with four of imports."""
 
-    def start(self, run, arguments: Sequence[str], log: Path) -> Job:
+    def start(self, run: Any, arguments: Sequence[str], log: Path) -> Job:
         log.parent.mkdir(parents=True, exist_ok=True)
         process = multiprocessing.get_context("fork").Process(target=_train, args=(list(arguments[2:]), log))
         process.start()
@@ -88,10 +91,12 @@ class Forks(Processes):
 
 def _train(arguments: list[str], log: Path) -> None:
     os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which stops its runs in order
-    with log.open("ab") as output:
+    with log.open("a", encoding="utf-8") as output:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
-    sys.exit(command(arguments))
+        sys.stdout = sys.stderr = output
+        code = command(arguments)
+    sys.exit(code)
 
 
 @contextmanager
@@ -99,16 +104,15 @@ def _forks(options: Options) -> Generator[Forks]:
     yield Forks(options.workers or options.processes)
 
 
-def run(chosen: Sequence[Point], out: Path, seeds: int, extra: Sequence[str] = (), workers: int = 1) -> None:
+def run(chosen: Sequence[Point], out: Path, seeds: int, workers: int = 1) -> None:
     """Run what is not finished of each point; what is finished stays."""
+    torch.set_num_threads(1)  # a fork cannot use threads that were started before
     if "fork" in multiprocessing.get_all_start_methods():
-        EXECUTORS["forks"] = _forks
+        EXECUTORS["local"] = _forks
     for number, point in enumerate(chosen, start=1):
         folder = out / point.name
         print(f"point {number} of {len(chosen)}: {point.command(out)}", file=sys.stderr, flush=True)
-        sets = [*point.overrides, f"compare.seeds={list(range(seeds))}", *extra]
-        executor = "forks" if "forks" in EXECUTORS else "local"
         compare(
-            RECIPES / point.recipe, sets, folder, resume=folder.exists(), workers=workers, executor=executor,
-            progress=False,
+            RECIPES / point.recipe, [*point.overrides, f"compare.seeds={list(range(seeds))}"], folder,
+            resume=folder.exists(), workers=workers, progress=False,
         )  # fmt: skip

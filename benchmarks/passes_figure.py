@@ -7,12 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["figure"]
+__all__ = ["AXIS", "FONT", "GREY", "figure", "named"]
 
 # greys and hues of docs/history.svg; short to long goes from gold to blue
 _HUES = ("#e3a82b", "#d9694a", "#9a5fb8", "#3b6fd6", "#2f8f8f", "#7a7a7a")
-_GREY, _GRID = "#7a7a7a", "#7a7a7a"
-_FONT = '-apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif'
+GREY = "#7a7a7a"
+FONT = '-apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif'
+AXIS: dict[str, Any] = {
+    "labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
+    "gridOpacity": 0.25, "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal", "titlePadding": 8,
+}  # fmt: skip
 _DESCRIPTION = (
     "Parallel passes of an exact roll-in, the certifying one included. A panel for each draw. From left to right the "
     "teacher forcing ratio falls from 0.9 to 0; a line for each length. {}"
@@ -29,14 +33,11 @@ def figure(found: Sequence[dict[str, Any]]) -> str:
     import vl_convert
 
     panels = [_panel(alt, found, draw, n == 0) for n, draw in enumerate(dict.fromkeys(one["draw"] for one in found))]
-    axis: dict[str, Any] = {
-        "labelColor": _GREY, "titleColor": _GREY, "domainColor": _GREY, "tickColor": _GREY, "gridColor": _GRID,
-        "gridOpacity": 0.25, "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal", "titlePadding": 8,
-    }  # fmt: skip
-    chart = alt.hconcat(*panels, spacing=32).configure(background="transparent", padding=6, font=_FONT)
-    chart = chart.configure_axis(**axis).configure_view(stroke=None)
-    chart = chart.configure_title(color=_GREY, fontSize=15, fontWeight=600, anchor="start", frame="group", offset=14)
-    return _named(vl_convert.vegalite_to_svg(chart.to_json(validate=False)), found)
+    chart = alt.hconcat(*panels, spacing=32).configure(background="transparent", padding=6, font=FONT)
+    chart = chart.configure_axis(**AXIS).configure_view(stroke=None)
+    chart = chart.configure_title(color=GREY, fontSize=15, fontWeight=600, anchor="start", frame="group", offset=14)
+    svg = vl_convert.vegalite_to_svg(chart.to_json(validate=False))
+    return named(svg, "Passes against ratio and length", _described(found))
 
 
 def _panel(alt: Any, found: Sequence[dict[str, Any]], draw: str, first: bool) -> Any:
@@ -84,8 +85,7 @@ def _apart(ends: list[dict[str, Any]], most: float) -> list[dict[str, Any]]:
     return placed
 
 
-def _named(svg: str, found: Sequence[dict[str, Any]]) -> str:
-    """With a title and a description for screen readers, and without the empty background."""
+def _described(found: Sequence[dict[str, Any]]) -> str:
     last = {
         draw: max((one for one in found if one["draw"] == draw), key=lambda one: one["jacobi_calls"])
         for draw in dict.fromkeys(one["draw"] for one in found)
@@ -94,9 +94,12 @@ def _named(svg: str, found: Sequence[dict[str, Any]]) -> str:
         f"{draw}: at most {one['jacobi_calls']:g}, at length {one['time']} and ratio {one['teacher_forcing_ratio']:g}"
         for draw, one in last.items()
     )
-    described = (
-        f'<title id="title">Passes against ratio and length</title><desc id="desc">{_DESCRIPTION.format(most)}</desc>'
-    )
+    return _DESCRIPTION.format(most)
+
+
+def named(svg: str, title: str, description: str) -> str:
+    """With a title and a description for screen readers, and without the empty background."""
+    described = f'<title id="title">{title}</title><desc id="desc">{description}</desc>'
     svg = re.sub(r' (aria-\w+|role|pointer-events)="[^"]*"', "", svg)
     svg = re.sub(r'<path class="(background|foreground)"[^>]*/>', "", svg)
     return re.sub(r"(<svg[^>]*)>", rf'\1 role="img" aria-labelledby="title desc">{described}', svg, count=1)

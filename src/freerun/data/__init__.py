@@ -10,12 +10,13 @@ from freerun.data.series import SeriesCodec, SeriesData, SeriesOptions, load_ser
 from freerun.data.systems import SYSTEMS, SystemOptions, load_system
 from freerun.data.text import TextCodec, TextData, TextOptions, load_text, read_text
 from freerun.data.tokenisers import Subwords, Vocabularies, Vocabulary
-from freerun.data.worlds import Automaton, StickyRing, chain, exact_error, random_automaton, trap_chain
+from freerun.data.worlds import Automaton, Observed, StickyRing, chain, exact_error, random_automaton, trap_chain
 
 __all__ = [
     "SYSTEMS",
     "TOYS",
     "Automaton",
+    "Observed",
     "PairCodec",
     "PairData",
     "PairOptions",
