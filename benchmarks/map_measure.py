@@ -56,12 +56,11 @@ def measured(point: Point, out: Path) -> list[Row]:
     rows: list[Row] = []
     for ratio, arms in _families(recipe).items():
         lost = [_losses(runs, arms, seed) for seed in seeds]
-        fixed = {
+        fixed: Row = {
             "world": point.world, "entropy": _entropy(recipe.data), "capacity": recipe.model.size,
             "ratio": ratio, "information": information, "information_estimate": sum(lost) / len(lost),
         }  # fmt: skip
-        told = fixed["information_estimate"] if information is None else information
-        fixed["cost"] = (1 - ratio) * told
+        fixed["cost"] = (1 - ratio) * (fixed["information_estimate"] if information is None else information)
         for arm, label in arms.items():
             each = []
             for seed in seeds:
@@ -235,11 +234,11 @@ def tables(rows: Sequence[Row]) -> str:
     means = [row for row in rows if row["seed"] == "all"]
     for own in (row for row in means if row["arm"] == "scheduled_sampling"):
         gains = {row["arm"]: row for row in means if _point(row) == _point(own)}
-        told = own["information_estimate"] if own["information"] is None else own["information"]
-        known = "" if own["information"] is not None else "about "
+        exact = own["information"] is not None
+        information = own["information" if exact else "information_estimate"]
         cells = [
             own["world"], f"{own['capacity']:g}", _cell(_interval(gains["teacher_forcing"], "ex_acc_err"), 0),
-            f"{known}{told:.2f}", f"{own['ratio']:g}", f"{own['wrong']:.1f}",
+            f"{'' if exact else 'about '}{information:.2f}", f"{own['ratio']:g}", f"{own['wrong']:.1f}",
             *(_cell(_interval(gains[arm], "gain"), 1) for arm in CONTROLS),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

@@ -12,8 +12,9 @@ import torch
 from scipy import stats
 
 import freerun as fr
+from builders import refused
 from freerun.comparison.plan import plan
-from freerun.data import Observed, exact_error, random_automaton
+from freerun.data import Automaton, Observed, exact_error, random_automaton
 from freerun.recipes import load_recipe
 
 LABELS = random_automaton(3, 3, entropy=0.8, length=4, seed=1)
@@ -52,6 +53,18 @@ def test_answers_of_an_observed_automaton_equal_enumeration():
             expected = [law[(*ys[:-1], y)] / before[ys[:-1]] for y in range(3)]
             found = WORLD.conditionals(torch.tensor([ys]), torch.tensor([source[: t + 1]]))[0, t]
             assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_impossible_worlds_are_refused(script):
+    refused("right must", Observed, LABELS, 1.2)
+    refused("at least 2 symbols", Observed, one_symbol(), 0.5)
+    path = script("map_runs").RECIPES / "map/automaton.toml"
+    refused(r"entropy must be below log\(symbols\)", load_recipe, path, ["data.entropy=1.4"])
+    refused("walks must be three numbers", load_recipe, path, ["data.walks=[2,3]"])
+
+
+def one_symbol() -> Automaton:
+    return Automaton(torch.ones(1, 1), torch.zeros(1, 1).long())
 
 
 def test_the_information_of_the_map_is_that_of_all_sequences(script):
