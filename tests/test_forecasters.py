@@ -7,6 +7,7 @@ import torch
 
 import freerun as fr
 from builders import assert_same_gradients, gradients, lively, refused
+from freerun.distributions import HEADS as HEADS_BY_NAME
 from freerun.keys import fold
 from freerun.models import (
     MODELS,
@@ -15,6 +16,10 @@ from freerun.models import (
     Seq2SeqModel,
     ShallowPLRNN,
     TransformerForecaster,
+    WindowScaled,
+    kind_of,
+    make_model,
+    window_scaled,
 )
 from freerun.types import Cached, Encoder, Stepper
 from oracles import coins, full_prefix_values
@@ -36,6 +41,8 @@ def batch_for(model, values: int = VALUES) -> fr.Batch:
     context = {"future": random(ROWS, time, covariates, seed=2)} if covariates else {}
     if model.layout == "past":
         context["past"] = random(ROWS, 5, values + observed + covariates, seed=1)
+    elif isinstance(model, WindowScaled):
+        context["known"] = torch.full((ROWS,), PAST)
     entries, mask = random(ROWS, time, values), (positions >= past) & (positions < ends)
     return fr.Batch(entries, mask=mask, context=context or None, rows=torch.arange(ROWS) + 10)
 
@@ -58,6 +65,32 @@ for name in ("", "covariates", "residual", "gaussian", "quantiles"):
     label, sizes = f"transformer, {name}".removesuffix(", "), {"size": 8, "layers": 2, "heads": 2, "max_positions": 64}
     changes = {"head": "quantiles"} if name == "quantiles" else CHANGES.get(name, {})
     CASES[label] = partial(TransformerForecaster, 3, **sizes | changes)
+
+
+def scaled(inner, **changes):
+    """A forecaster in units of the window; a regression with weights that are none's."""
+    model = window_scaled(inner, 3, getattr(inner, "observed", 0), head=inner.settings()["head"], **changes)
+    return model.fit_linear(random(5 * 3 + 1, 4 * 3, seed=9) / 8, 5, 4) if changes.get("linear") else model
+
+
+SCALINGS = {
+    "mean": {"centre": "mean"}, "last": {"centre": "last", "deviation": True},
+    "deviation": {"centre": "none", "deviation": True}, "linear": {"centre": "mean", "deviation": True, "linear": True},
+}  # fmt: skip
+for name, changes in SCALINGS.items():
+    for head in ("point", "gaussian", "student_t", "quantiles"):
+        own = {"size": 6, "head": head, "residual": name == "last"}
+        CASES[f"past, {name}, {head}"] = lambda own=own, changes=changes: scaled(
+            RecurrentForecaster(3, 2, 1, **own), **changes
+        )
+        if name != "linear":
+            CASES[f"sequence, {name}, {head}"] = lambda own=own, changes=changes: scaled(
+                PlainForecaster(3, **own), **changes
+            )
+    if name != "linear":
+        CASES[f"transformer, {name}"] = lambda changes=changes: scaled(
+            TransformerForecaster(3, size=8, layers=2, heads=2, max_positions=64), **changes
+        )
 POINT = [name for name in CASES if not any(head in name for head in HEADS)]
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
 
@@ -86,7 +119,9 @@ def test_stepping_equals_the_parallel_pass(name):
     slopes = gradients(model, expected.square().sum())
     assert_same_gradients(gradients(model, stepped(model, batch).square().sum()), slopes)
     model.float()
-    context = batch.context and {name: part.float() for name, part in batch.context.items()}
+    context = batch.context and {
+        name: part.float() if part.is_floating_point() else part for name, part in batch.context.items()
+    }
     single = fr.Batch(batch.targets.float(), mask=batch.mask, context=context)
     torch.testing.assert_close(model(single).double(), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(stepped(model, single), model(single), rtol=1e-4, atol=1e-5)
@@ -128,7 +163,8 @@ def test_every_check_passes(name):
     assert isinstance(model, Stepper)
     assert isinstance(model, Cached) == isinstance(model, TransformerForecaster)
     assert not fr.check_model(model, batch).refused
-    again = type(model)(**model.settings())
+    again = make_model(kind_of(model), **model.settings())
+    assert type(again) is type(model)
     again.load_state_dict(model.float().state_dict())
 
 
@@ -179,6 +215,8 @@ ROLLED = [
     "past, gru, 2", "past, lstm, 1", "past, covariates", "past, residual", "past, fed back", "past, gaussian",
     "sequence, gru, 1", "sequence, lstm, 2", "sequence, covariates", "sequence, gaussian", "transformer",
     "transformer, covariates", "transformer, residual", "transformer, gaussian", "shallow_plrnn",
+    "past, mean, point", "past, linear, point", "past, last, gaussian", "sequence, last, point",
+    "sequence, mean, gaussian", "transformer, mean",
 ]  # fmt: skip
 
 
@@ -227,7 +265,10 @@ def test_running_freely_is_the_roll_in_of_ratio_zero(name):
         close(fr.generate(model, batch, length=TIME, draw=draw, key=KEY).entries, rolled)
 
 
-@pytest.mark.parametrize("name", ["past, gru, 2", "sequence, covariates", "transformer, covariates"])
+@pytest.mark.parametrize(
+    "name",
+    ["past, gru, 2", "sequence, covariates", "transformer, covariates", "past, last, point", "past, linear, point"],
+)
 @pytest.mark.parametrize("gradient", ["none", "full", 2])
 def test_methods_train_every_weight(name, gradient):
     model, batch = small(name)
@@ -358,3 +399,98 @@ def test_models_are_found_by_name():
     layouts = {name: kind.layout for name, kind in MODELS.items() if hasattr(kind, "layout")}
     sequence = dict.fromkeys(("plain_forecaster", "transformer_forecaster", "shallow_plrnn"), "sequence")
     assert layouts == {"article": "past", "recurrent_forecaster": "past", **sequence}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if any(f", {scaling}" in name for scaling in SCALINGS)])
+def test_a_scaled_model_is_the_inner_one_in_the_windows_units(name):
+    """The reference by hand, row by row and position by position; heads by their mean and their quantiles of a law."""
+    model, batch = case(name)
+    head, past = model.inner.settings()["head"], model.layout == "past"
+    found = model(batch)
+    for row in range(ROWS):
+        known = batch.context["past"][row, :, :3] if past else batch.history[row, :PAST]
+        observed = batch.context["past"][row, :, 3:4] if past else None
+        at = [known] * batch.time if past else [known[: min(t, PAST)] for t in range(batch.time)]
+        centres = torch.stack([centre_of(part, model.centre) for part in at])
+        scales = torch.stack([deviation_of(part) if model.deviation else torch.ones(3) for part in at])
+        shift, fed = centres, centres[1:]
+        if model.linear:
+            flat = torch.cat([known[-5:].flatten(), torch.ones(1)])
+            first = (flat @ model.regression).view(4, 3)
+            again = torch.cat([torch.cat([known, first])[-5:].flatten(), torch.ones(1)])
+            shift = torch.cat([first, (again @ model.regression).view(4, 3)])[: batch.time]
+            fed = shift[:-1]
+        history = batch.history[row].clone()
+        history[:-1] = (history[:-1] - fed) / scales[1:]
+        context = dict(batch.context or {})
+        if past:
+            own = [(known - centres[0]) / scales[0], standard(observed, model), batch.context["past"][row, :, 4:]]
+            context["past"] = torch.cat(own, 1)[None]
+        context = {key: part if key == "past" else part[row : row + 1] for key, part in context.items()}
+        inner = model.inner(fr.Batch(history[None], mask=batch.mask[row : row + 1], context=context or None))[0]
+        if head == "point":
+            close(found[row], inner * scales + shift)
+            continue
+        law = HEADS_BY_NAME[head]()
+        close(law.mean(found[row]), law.mean(inner) * scales + shift)
+        uniforms = torch.full((batch.time, 3, law.noise_numbers), 0.3, dtype=torch.float64)
+        # the floor of a scale, 1e-4, is not scaled
+        torch.testing.assert_close(
+            law.sample(found[row], uniforms), law.sample(inner, uniforms) * scales + shift, rtol=1e-3, atol=1e-3
+        )
+
+
+def centre_of(known: torch.Tensor, centre: str) -> torch.Tensor:
+    if centre == "none" or not len(known):
+        return torch.zeros(3, dtype=torch.float64)
+    return known.mean(0) if centre == "mean" else known[-1]
+
+
+def deviation_of(known: torch.Tensor) -> torch.Tensor:
+    if len(known) == 0 or (len(known) == 1 and known.shape[0] == 1 and not len(known[1:])):
+        return torch.ones(3, dtype=torch.float64)
+    return (known.var(0, correction=0) + 1e-5).sqrt()
+
+
+def standard(observed: torch.Tensor, model) -> torch.Tensor:
+    centre = {"mean": observed.mean(0), "last": observed[-1], "none": 0 * observed[-1]}[model.centre]
+    scale = (observed.var(0, correction=0) + 1e-5).sqrt() if model.deviation else 1.0
+    return (observed - centre) / scale
+
+
+@pytest.mark.parametrize(
+    "name", ["past, mean, point", "past, last, point", "sequence, mean, point", "transformer, last"]
+)
+def test_a_level_that_is_added_to_a_window_is_added_to_its_forecast(name):
+    model, batch = case(name)
+    context = batch.context and {
+        key: torch.cat([part[..., :4] + 1e3, part[..., 4:]], -1) if key == "past" else part
+        for key, part in batch.context.items()
+    }
+    moved = fr.Batch(batch.targets + 1e3, mask=batch.mask, context=context)
+    length = TIME
+    runs = [fr.generate(model, each, length=length).entries for each in (batch, moved)]
+    torch.testing.assert_close(runs[1], runs[0] + 1e3, rtol=0, atol=1e-6)
+
+
+def test_a_model_over_a_regression_starts_where_the_regression_stands():
+    model = make_model("recurrent_forecaster", 2, size=4, centre="mean", linear=True).double()
+    weights, past = random(3 * 2 + 1, 4 * 2), random(5, 9, 2, seed=3)
+    batch = fr.Batch(random(5, 6, 2, seed=4), context={"past": past})
+    refused("is not fitted: call fit_linear", model, batch)
+    model.fit_linear(weights, 3, 4)
+    features = torch.cat([past[:, -3:].flatten(1), torch.ones(5, 1, dtype=torch.float64)], 1)
+    close(model(batch)[:, :4].flatten(1), features @ weights)
+    close(fr.generate(model, batch, length=4).entries.flatten(1), features @ weights)
+    refused("reads 3 steps of the past; got 2", model, batch.replace(context={"past": past[:, :2]}))
+
+
+def test_scalings_that_cannot_be_are_refused():
+    refused("centre must be one of none, mean, last; got 'median'", make_model, "plain_forecaster", 2, centre="median")
+    refused("linear needs a model of layout 'past'", make_model, "plain_forecaster", 2, linear=True)
+    refused(
+        "residual adds the last value, and linear", make_model, "recurrent_forecaster", 2, linear=True, residual=True
+    )
+    model = make_model("recurrent_forecaster", 2, 0, 1, centre="mean")
+    refused("of how many entries", make_model("plain_forecaster", 2, centre="mean"), fr.Batch(random(1, 2, 2)))
+    refused("at least 3 channels; got past", model, fr.Batch(random(1, 2, 2), context={"past": random(1, 4, 2)}))

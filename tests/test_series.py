@@ -67,7 +67,8 @@ def test_sequence_layout():
     assert batch.targets.shape == (2, 8, 2)
     assert torch.equal(batch.targets, batch.history)
     assert batch.mask.tolist() == batch.eligible.tolist() == [[False] * 5 + [True] * 3] * 2
-    assert (batch.context, batch.rows.tolist(), set(data.lengths)) == (None, [7, 9], {8})
+    assert {name: part.tolist() for name, part in batch.context.items()} == {"known": [5, 5]}
+    assert (batch.rows.tolist(), set(data.lengths)) == ([7, 9], {8})
     warm = series_from_arrays(wave(width=2), replace(options, warmup_loss=True), "sequence")
     assert warm.batch([0]).mask.tolist() == [[False] + [True] * 7]
     assert warm.batch([0]).eligible.tolist() == [[False] * 5 + [True] * 3]

@@ -75,6 +75,14 @@ class _Located(Arguments):
         """(..., numbers * V) -> (..., V)."""
         return self.split(outputs)[..., 0, :]
 
+    def moved(self, outputs: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """(..., numbers * V), (..., V), (..., V) -> the law of ``shift + scale x``; the floor of s stays as it is."""
+        m, raw, *others = self.split(outputs).unbind(-2)
+        wide = scale * F.softplus(raw)
+        # the inverse of softplus, which is the identity far out
+        raw = torch.where(wide > 20, wide, wide.clamp_max(20).expm1().clamp_min(torch.finfo(wide.dtype).tiny).log())
+        return torch.stack([m * scale + shift, raw, *others], -2).flatten(-2)
+
 
 @dataclass(frozen=True)
 class Gaussian(_Located):
@@ -180,6 +188,10 @@ class Quantiles(Arguments):
     def mean(self, outputs: Tensor) -> Tensor:
         """(..., levels * V) -> (..., V): the median."""
         return self.split(outputs)[..., self.levels.index(0.5), :]
+
+    def moved(self, outputs: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """(..., levels * V), (..., V), (..., V) -> the quantiles of ``shift + scale x``."""
+        return (self.split(outputs) * scale[..., None, :] + shift[..., None, :]).flatten(-2)
 
     def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
         """(..., levels * V) and uniforms (..., V, 1) -> (..., V): the inverse distribution function."""

@@ -8,6 +8,8 @@ from freerun.models.forecasting import (
     RecurrentForecaster,
     ShallowPLRNN,
     TransformerForecaster,
+    WindowScaled,
+    window_scaled,
 )
 from freerun.models.labeller import RecurrentLabeller
 from freerun.models.recurrent import RecurrentSeq2Seq
@@ -32,6 +34,8 @@ __all__ = [
     "TransformerLM",
     "TransformerSeq2Seq",
     "UnshiftedSeq2SeqModel",
+    "WindowScaled",
+    "window_scaled",
 ]
 
 MODELS: dict[str, type[Any]] = {
@@ -45,3 +49,29 @@ MODELS: dict[str, type[Any]] = {
     "transformer_forecaster": TransformerForecaster,
     "shallow_plrnn": ShallowPLRNN,
 }
+
+
+SCALED = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster")
+"""Kinds that take ``centre``, ``deviation`` and ``linear``, see ``WindowScaled``."""
+
+
+def make_model(
+    kind: str, *sizes: int, centre: Any = "none", deviation: Any = False, linear: Any = False, **settings: Any
+) -> Any:
+    """Return a model of a kind from the arguments that its ``settings()`` returned.
+
+    >>> make_model("recurrent_forecaster", 2, size=4, centre="mean").settings()["centre"]
+    'mean'
+    """
+    model = MODELS[kind](*sizes, **settings)
+    if centre == "none" and not deviation and not linear:
+        return model
+    own: dict[str, Any] = model.settings()
+    scaling = {"centre": centre, "deviation": deviation, "linear": linear}
+    return window_scaled(model, own["values"], own["observed"], **scaling, head=own["head"])
+
+
+def kind_of(model: Any) -> str | None:
+    """Return the kind of a model, None of one that is not in ``MODELS``."""
+    cls = type(model.inner if isinstance(model, WindowScaled) else model)
+    return next((name for name, listed in MODELS.items() if listed is cls), None)

@@ -12,7 +12,7 @@ from freerun.data.records import RecordCodec
 from freerun.diagnostics import as_json, diagnose
 from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, needing, out_of_memory, refuse
 from freerun.methods import NoHistory
-from freerun.models import MODELS
+from freerun.models import MODELS, make_model
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model, read_tokenizer
 from freerun.recipes.fields import read_section
 from freerun.recipes.recipe import MODEL_KINDS, PythonModel
@@ -119,7 +119,7 @@ def load_run(folder: str | Path) -> LoadedRun:
             weights.load_weights(model, weights.read_model(folder)[1], str(where.parent))
         else:
             values = weights.read_model(folder)[1]
-            model, codec = MODELS[kind](**info["settings"]), task.codec(describe)
+            model, codec = make_model(kind, **info["settings"]), task.codec(describe)
             weights.load_weights(model, values, str(where.parent))
             task.trial_batch(codec, 1)  # a description of other types fails here
     except (NotInstalledError, CheckpointError):

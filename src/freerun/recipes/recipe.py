@@ -20,7 +20,8 @@ from torch.nn import Module
 from freerun.arguments import Range, above, between, rule_field
 from freerun.data.user_code import user_function
 from freerun.errors import UserError
-from freerun.models import MODELS
+from freerun.models import MODELS, SCALED, make_model
+from freerun.models.forecasting.scaling import Centre
 from freerun.models.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class ModelSection:
     def make(self, *sizes: int) -> Module:
         """The untrained model."""
         arguments = {each.name: getattr(self, each.name) for each in fields(self)}
-        del arguments["kind"]
-        return self.model(*sizes, **arguments)
+        return make_model(arguments.pop("kind"), *sizes, **arguments)
 
     def __str__(self) -> str:
         own = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -52,7 +52,9 @@ class ModelSection:
             f"{own['layers']} layers, {own['heads']} heads" if "heads" in own else None,
         ]
         head = None if own.get("head", "point") == "point" else f"{own['head']} head"
-        return ", ".join(part for part in (*parts, f"size {own['size']}", head) if part)
+        centre = None if own.get("centre", "none") == "none" else f"centred by the window's {own['centre']}"
+        linear = "over a linear regression" if own.get("linear") else None
+        return ", ".join(part for part in (*parts, f"size {own['size']}", head, centre, linear) if part)
 
 
 def _arguments(cls: type[Any]) -> list[inspect.Parameter]:
@@ -69,6 +71,14 @@ _RANGES = {
 """The numbers that a recipe may give a model: what its class refuses, and sizes that no machine holds."""
 
 
+_SCALING = [
+    ("centre", Centre, field(default="none")),
+    ("deviation", bool, field(default=False)),
+    ("linear", bool, field(default=False)),
+]
+"""What ``window_scaled`` takes, of kinds that it is for."""
+
+
 def _model_section(kind: str, cls: type[Any]) -> type[Any]:
     hints = get_type_hints(cls.__init__)
     arguments = [
@@ -80,6 +90,8 @@ def _model_section(kind: str, cls: type[Any]) -> type[Any]:
         for each in _arguments(cls)
         if each.kind is each.KEYWORD_ONLY
     ]
+    if kind in SCALED:
+        arguments += _SCALING
     doc = f"``freerun.models.{cls.__name__}``: {inspect.getdoc(cls)}"
     return make_dataclass(
         f"{cls.__name__}Section",

@@ -220,7 +220,9 @@ def build_model(recipe: Recipe, data: Any) -> Module:
                 f"model.max_positions = {limit} is too small: {words}, so {needed} positions are needed"
                 f"\n  help: --set model.max_positions={needed}"
             )
-    return recipe.model.make(*task_of(recipe.data).sizes(data))
+    model = recipe.model.make(*task_of(recipe.data).sizes(data))
+    task_of(recipe.data).begin(model, data)
+    return model
 
 
 def _build_pretrained(recipe: Recipe, settings: Pretrained, data: RecordData) -> Module:

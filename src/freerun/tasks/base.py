@@ -149,6 +149,10 @@ class DataTask:
         raise NotImplementedError
 
     @staticmethod
+    def begin(model: Module, data: Any) -> None:
+        """Give an untrained model what it takes from the data before any training."""
+
+    @staticmethod
     def positions(data: Any, settings: Any) -> tuple[int, str]:
         """How many positions a model with a limit needs for the data, and what needs them, in words."""
         raise NotImplementedError

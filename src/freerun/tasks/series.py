@@ -31,7 +31,7 @@ from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold, uniform
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.metrics.table import SERIES, TaskReport
-from freerun.models import MODELS
+from freerun.models import MODELS, WindowScaled
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, missing_path, model_device, parts
 from freerun.types import evenly
@@ -177,18 +177,7 @@ class SeriesTask(DataTask):
     @cached_property
     def linear(self) -> LinearForecast:
         """Least squares from past to horizon, fitted to the training windows."""
-        data, size = self.data, _NAIVE_BATCH
-
-        def halves(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-            pairs = [past_and_horizon(batch, data.codec.horizon, data.codec.values) for batch in batches]
-            return torch.cat([past for past, _ in pairs]), torch.cat([horizon for _, horizon in pairs])
-
-        def train(numbers: list[int]) -> tuple[Tensor, Tensor]:
-            return halves(data.batch(part) for part in parts(numbers, size))
-
-        chosen = evenly(data.windows("dev"), 1024)
-        dev = halves(data.window_batch("dev", part) for part in parts(chosen, size))
-        return fit_linear(train, len(data.lengths), dev)
+        return linear_of(self.data)
 
     @staticmethod
     def load(settings: SeriesSection | SystemSection, model: Any) -> SeriesData:
@@ -203,6 +192,12 @@ class SeriesTask(DataTask):
     @staticmethod
     def sizes(data: SeriesData) -> tuple[int, ...]:
         return data.codec.values, data.codec.covariates, data.codec.observed
+
+    @staticmethod
+    def begin(model: Module, data: SeriesData) -> None:
+        if isinstance(model, WindowScaled) and model.linear:
+            linear = linear_of(data)
+            model.fit_linear(linear.weights, linear.steps, data.codec.horizon)
 
     @staticmethod
     def positions(data: SeriesData, settings: ForecastSettings) -> tuple[int, str]:
@@ -262,6 +257,22 @@ class SeriesTask(DataTask):
         )
         chosen = parts(evenly(data.windows("test"), items))
         return f"{data.name}, test part", [data.window_batch("test", part) for part in chosen], options
+
+
+def linear_of(data: SeriesData) -> LinearForecast:
+    """Ridge regression from past to horizon, fitted to training windows."""
+    size = _NAIVE_BATCH
+
+    def halves(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        pairs = [past_and_horizon(batch, data.codec.horizon, data.codec.values) for batch in batches]
+        return torch.cat([past for past, _ in pairs]), torch.cat([horizon for _, horizon in pairs])
+
+    def train(numbers: list[int]) -> tuple[Tensor, Tensor]:
+        return halves(data.batch(part) for part in parts(numbers, size))
+
+    chosen = evenly(data.windows("dev"), 1024)
+    dev = halves(data.window_batch("dev", part) for part in parts(chosen, size))
+    return fit_linear(train, len(data.lengths), dev)
 
 
 def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> Windows:

@@ -166,13 +166,13 @@ def load_weights(model: Module, tensors: dict[str, Tensor], origin: str, *, cast
 
 def write_model(folder: Path, weights: bytes, model: Module, task: Any) -> None:
     """Write the ``model`` folder of a run: weights, and model.json, by which the model is built again."""
-    from freerun.models import MODELS
+    from freerun.models import kind_of
 
     cls, settings = type(model), getattr(model, "settings", None)
     # a plug-in names its kind on its class: importing the class here would import its library
     named: Any = getattr(cls, "kind", None)
     other = named if isinstance(named, str) else f"{cls.__module__}:{cls.__qualname__}"
-    kind = next((name for name, listed in MODELS.items() if listed is cls), other)
+    kind = kind_of(model) or other
     arguments = settings() if callable(settings) else {}
     info = {"schema": 1, "kind": kind, "settings": arguments, "describe": task.describe()}
     saved_files: Any = getattr(task, "saved_files", None)
@@ -218,7 +218,7 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
 
 def _unlike(specs: Specs, info: dict[str, Any], where: str) -> list[str]:
     """Return how weights differ from those of the model that is described, without taking memory for it."""
-    from freerun.models import MODELS
+    from freerun.models import MODELS, make_model
 
     if info["kind"] not in MODELS:
         return []
@@ -228,7 +228,7 @@ def _unlike(specs: Specs, info: dict[str, Any], where: str) -> list[str]:
         return [f"settings.layers of {where} are {layers}, and there are {len(specs)} tensors"]
     try:
         with torch.device("meta"):
-            model = MODELS[info["kind"]](**settings)
+            model = make_model(info["kind"], **settings)
     except (UserError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
     weights = specs_of(_own(model))

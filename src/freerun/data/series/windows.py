@@ -104,8 +104,8 @@ class SeriesCodec:
 
         "past": targets are the horizon's values, and the context holds "past" (batch, past, channels) and, where there
         are covariates, "future" (batch, horizon, covariates). "sequence": targets are the whole window's values, the
-        past is a prompt, and "future" is (batch, past + horizon, covariates): at position t those *of* the step that
-        is predicted at t.
+        past is a prompt, "known" (batch,) its length, and "future" (batch, past + horizon, covariates): at position t
+        those *of* the step that is predicted at t.
 
         Args:
             block: (batch, past + horizon, channels) normalised.
@@ -124,7 +124,8 @@ class SeriesCodec:
         mask = eligible.clone()
         if warmup_loss:
             mask[:, 1:] = True
-        return Batch(targets, targets, mask, context=context or None, eligible=eligible, rows=rows)
+        context["known"] = torch.full((size,), past, device=block.device)
+        return Batch(targets, targets, mask, context=context, eligible=eligible, rows=rows)
 
     def past_batch(
         self, past: Tensor, future: Tensor | None = None, horizon: int | None = None, origin: str = "past"

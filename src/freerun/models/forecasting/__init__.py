@@ -1,6 +1,7 @@
 """Models for values: forecasters of series and simulators, each a Stepper."""
 
 from freerun.models.forecasting.recurrent import PlainForecaster, RecurrentForecaster, ShallowPLRNN
+from freerun.models.forecasting.scaling import WindowScaled, window_scaled
 from freerun.models.forecasting.transformer import TransformerForecaster
 
 __all__ = [
@@ -8,4 +9,6 @@ __all__ = [
     "RecurrentForecaster",
     "ShallowPLRNN",
     "TransformerForecaster",
+    "WindowScaled",
+    "window_scaled",
 ]
