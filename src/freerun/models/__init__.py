@@ -67,7 +67,7 @@ def make_model(
     if centre == "none" and not deviation and not linear:
         return model
     own: dict[str, Any] = model.settings()
-    scaling = {"centre": centre, "deviation": deviation, "linear": linear}
+    scaling: dict[str, Any] = {"centre": centre, "deviation": deviation, "linear": linear}
     return window_scaled(model, own["values"], own["observed"], **scaling, head=own["head"])
 
 

@@ -57,6 +57,22 @@ class ModelSection:
         return ", ".join(part for part in (*parts, f"size {own['size']}", head, centre, linear) if part)
 
 
+@dataclass(frozen=True)
+class ScaledSection(ModelSection):
+    """A forecaster in units of its window, ``freerun.models.WindowScaled``.
+
+    Args:
+        centre: what of a window's own past is taken off all that is read, fed back and predicted: its ``"mean"``, its
+            ``"last"`` value, or ``"none"``.
+        deviation: divide by the deviation of the window's own past, too.
+        linear: predict on top of a linear regression, which is fitted before training; the model starts there.
+    """
+
+    centre: Centre = "none"
+    deviation: bool = False
+    linear: bool = False
+
+
 def _arguments(cls: type[Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
@@ -71,14 +87,6 @@ _RANGES = {
 """The numbers that a recipe may give a model: what its class refuses, and sizes that no machine holds."""
 
 
-_SCALING = [
-    ("centre", Centre, field(default="none")),
-    ("deviation", bool, field(default=False)),
-    ("linear", bool, field(default=False)),
-]
-"""What ``window_scaled`` takes, of kinds that it is for."""
-
-
 def _model_section(kind: str, cls: type[Any]) -> type[Any]:
     hints = get_type_hints(cls.__init__)
     arguments = [
@@ -90,13 +98,11 @@ def _model_section(kind: str, cls: type[Any]) -> type[Any]:
         for each in _arguments(cls)
         if each.kind is each.KEYWORD_ONLY
     ]
-    if kind in SCALED:
-        arguments += _SCALING
     doc = f"``freerun.models.{cls.__name__}``: {inspect.getdoc(cls)}"
     return make_dataclass(
         f"{cls.__name__}Section",
         [("kind", str, kind), *arguments],
-        bases=(ModelSection,),
+        bases=(ScaledSection if kind in SCALED else ModelSection,),
         frozen=True,
         namespace={"model": cls, "__doc__": doc, "__module__": __name__},
     )

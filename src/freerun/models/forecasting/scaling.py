@@ -97,6 +97,8 @@ class WindowScaled(nn.Module):
     True
     """
 
+    regression: Tensor
+
     def __init__(
         self,
         model: nn.Module,
