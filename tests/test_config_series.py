@@ -289,3 +289,32 @@ def test_arms_whose_free_run_diverged_are_named_and_compared_with_nothing(tmp_pa
     # the one score left is measured on gold history
     assert "so there is no verdict" in results["verdict"]["sentence"]
     assert "one-step" not in results["verdict"]["sentence"]
+
+
+@pytest.mark.parametrize("kind", ["recurrent_forecaster", "plain_forecaster"])
+def test_a_scaled_model_is_trained_kept_and_used_again(tmp_path, kind):
+    """Over a regression the scores before training are the regression's; a run is loaded with what was fitted."""
+    scaling = ["model.centre=mean", "model.deviation=true", f"model.kind={kind}"]
+    linear = kind == "recurrent_forecaster"
+    if linear:
+        scaling.append("model.linear=true")
+    recipe = tiny(tmp_path, *scaling, "train.updates=2")
+    if linear:
+        model, task, _, _ = build(recipe)
+        free = task.evaluate(model, "dev").free_running
+        assert free["mse"] == pytest.approx(free["linear_mse"], rel=1e-2)  # of float32
+    assert "centred by the window's mean" in str(recipe.model)
+    summary = run_recipe(recipe, tmp_path / "run", progress=False)
+    run = load_run(tmp_path / "run")
+    assert (run.model.centre, run.model.deviation, bool(run.model.linear)) == ("mean", True, linear)
+    scores = evaluate_run(run)["free_running"]
+    assert scores["mse"] == pytest.approx(summary["test"]["free_running"]["mse"], rel=1e-6)
+
+
+def test_scalings_that_do_not_go_together_are_refused_by_key(tmp_path):
+    for changes, words in (
+        (("model.linear=true", "model.residual=true"), "residual adds the last value"),
+        (("model.kind=plain_forecaster", "model.linear=true"), "layout 'past'"),
+        (("model.centre=median",), "median"),
+    ):
+        refused(words, tiny, tmp_path, *changes)
