@@ -19,7 +19,8 @@ from freerun.keys import uniform
 
 __all__ = [
     "DRAWS", "Draw", "Expected", "Gaussian", "Greedy", "Point", "QuantileSample", "Sample", "StudentT", "check_width",
-    "expected", "fitting", "gaussian", "greedy", "point", "quantile_sample", "resolve", "sample", "student_t",
+    "expected", "fitting", "gaussian", "greedy", "is_plain", "point", "quantile_sample", "resolve", "sample",
+    "student_t",
 ]  # fmt: skip
 
 
@@ -153,6 +154,15 @@ class Sample(Arguments):
             dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
             logits = logits.masked_fill(dropped, -torch.inf)
         return logits
+
+
+def is_plain(draw: Draw) -> bool:
+    """Whether ids are sampled without a temperature or truncation of the draw's own.
+
+    >>> is_plain(Sample(coupling="gumbel")), is_plain(Sample(top_k=3)), is_plain(Greedy())
+    (True, False, False)
+    """
+    return isinstance(draw, Sample) and Sample(coupling=draw.coupling) == draw
 
 
 _BLOCK = 64

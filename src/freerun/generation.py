@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Never, Protocol
+from typing import Any, Never, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from freerun.arguments import at_least, between, brief, field_problems, unknown_argument
 from freerun.batch import Batch
 from freerun.distributions import HEADS
-from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, resolve
+from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, is_plain, resolve
 from freerun.errors import DivergedError, UserError, refuse, whole
 from freerun.keys import fold
 from freerun.rollin.model import (
@@ -27,7 +27,7 @@ from freerun.rollin.model import (
     uncached_autocast,
     unwrap,
 )
-from freerun.types import Cached, Encoder, Reader, Stepper
+from freerun.types import Cached, Encoder, GenerationDefaults, Reader, Ruled, Rules, Stepper
 
 
 def prompt_lengths(batch: Batch) -> Tensor:
@@ -42,14 +42,19 @@ def lockstep_groups(model: Any, prompts: Tensor) -> list[Tensor]:
     return [(prompts == length).nonzero().squeeze(1) for length in prompts.unique()]
 
 
-def start_decoding(model: Any, batch: Batch, prompts: Tensor, length: int) -> DecodingState:
-    """Start from the context and the first ``prompts`` (rows,) entries; everything else that the model reads is 0."""
+def blank_batch(batch: Batch, prompts: Tensor, length: int) -> Batch:
+    """The context and the first ``prompts`` (rows,) entries, and ``length`` more; all others are 0."""
     longest = int(prompts.max())
     known = torch.arange(longest + length, device=prompts.device) < prompts[:, None]
     history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
     history[known] = batch.history[:, :longest][known[:, :longest]]
     blank = batch.made(weights=None, eligible=None, rows=batch.row_numbers)
-    begun = blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
+    return blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
+
+
+def start_decoding(model: Any, batch: Batch, prompts: Tensor, length: int) -> DecodingState:
+    """Start from the context and the first ``prompts`` (rows,) entries; everything else that the model reads is 0."""
+    begun = blank_batch(batch, prompts, length)
     if has(model, Encoder):
         begun = model.encode(begun)
     return _Steps(model, begun, prompts) if has(model, Stepper) else _Forwards(model, begun, prompts)
@@ -115,10 +120,10 @@ class _Forwards:
         self.batch, self.done = batch.made(history=history), done + 1
 
 
-def log_probs(outputs: Tensor, end: int | None) -> Tensor:
+def log_probs(outputs: Tensor, ends: Sequence[int]) -> Tensor:
     """(n, vocab) log-probabilities, at least float32; NaN is refused."""
-    if end is not None and end >= outputs.shape[-1]:
-        raise UserError(f"end must be one of the model's {outputs.shape[-1]} ids; got {end}")
+    if wrong := [end for end in ends if end >= outputs.shape[-1]]:
+        raise UserError(f"end must be one of the model's {outputs.shape[-1]} ids; got {wrong[0]}")
     if outputs.dtype in (torch.bfloat16, torch.float16):
         outputs = outputs.float()
     scores = outputs.log_softmax(-1)
@@ -132,12 +137,13 @@ class Generated:
     """Outputs of a free run.
 
     Args:
-        entries: (batch, length) ids, ``end`` from the end on; (batch, n_best, length) where ``n_best > 1``,
-            best first; (batch, length, value) for values.
+        entries: (batch, length) ids, ``end`` (of several the first) after the end; (batch, n_best, length) where
+            ``n_best > 1``, best first; (batch, length, value) for values.
         lengths: (batch,) or (batch, n_best) int64: entries before the end symbol; ``length`` where none came.
         scores: (batch,) or (batch, n_best): log-probability of the entries, the end symbol included, under
-            the model itself (no temperature, truncation or length penalty in it); 0 for values. Where the
-            model allows fewer than n_best hypotheses, the missing ones have length 0 and score -inf.
+            the model itself (no temperature, truncation or length penalty in it; what its own generation forces or
+            forbids is); 0 for values. Where the model allows fewer than n_best hypotheses, the missing ones have
+            length 0 and score -inf.
     """
 
     __repr__ = brief
@@ -152,13 +158,28 @@ class GenerateOptions:
     """The arguments of ``generate``; beyond their bounds memory or float32 ends first."""
 
     length: int = between(1, 2**24)
-    end: int | None = at_least(0, hint="pass the id of the end symbol")
+    end: tuple[int, ...] = at_least(0, hint="pass the id of the end symbol")
     beams: int = between(1, 2**16)
     length_penalty: float = between(0, 32)
     n_best: int = between(1, 2**16)
+    own: GenerationDefaults | None = None
+    """The search of the model's own generation; None: ours."""
+
+    @property
+    def fill(self) -> int:
+        """What stands after an end."""
+        return self.end[0] if self.end else 0
+
+    def ending(self, entries: Tensor) -> Tensor:
+        """True where an entry is an end."""
+        if len(self.end) < 2:
+            return entries == (self.end[0] if self.end else -1)
+        return torch.isin(entries, torch.tensor(self.end, device=entries.device))
 
     def rank(self, scores: Tensor, length: int) -> Tensor:
-        """What beams are compared by: scores / ((5 + length) / 6) ** length_penalty."""
+        """Return what beams are compared by; in the model's own search ``scores / length ** length_penalty``."""
+        if self.own is not None:
+            return scores / length**self.own.length_penalty
         return scores / ((5 + length) / 6) ** self.length_penalty
 
 
@@ -170,8 +191,7 @@ class _Pool:
         self.rank = like.new_full((size, options.beams), -torch.inf)
         self.scores = self.rank.clone()
         self.lengths = torch.zeros(size, options.beams, dtype=torch.int64, device=like.device)
-        fill = 0 if options.end is None else options.end
-        self.entries = self.lengths.new_full((size, options.beams, options.length), fill)
+        self.entries = self.lengths.new_full((size, options.beams, options.length), options.fill)
 
     def add(self, rows: Tensor, entries: Tensor, scores: Tensor, made: int, length: int) -> None:
         """Hypotheses of rows ((n,)): entries (n, k, length), scores (n, k), -inf where there is none.
@@ -188,11 +208,17 @@ class _Pool:
         both = torch.cat([self.entries[rows], entries], 1)
         self.entries[rows] = both.gather(1, best[..., None].expand(-1, -1, both.shape[2]))
 
-    def settled(self, rows: Tensor, best: Tensor) -> Tensor:
-        """(n,) bool: the best still alive (scores (n,)) cannot enter the n_best any more.
+    def settled(self, rows: Tensor, best: Tensor, made: int) -> Tensor:
+        """(n,) bool: the best still alive (scores (n,), of ``made`` entries) cannot enter the n_best any more.
 
         A pool that is merely full is no reason to stop: what is alive may be far more probable.
         """
+        own, worst = self.options.own, self.rank[rows, -1]
+        if own is not None:  # transformers' rule, a guess where early_stopping is False
+            if own.early_stopping is True:
+                return worst.isfinite()
+            never = own.early_stopping == "never" and own.length_penalty > 0
+            return self.options.rank(best, self.options.length if never else made) <= worst
         reachable = self.options.rank(best, self.options.length)  # a score only falls, the divisor only grows
         return reachable <= self.rank[rows, self.options.n_best - 1]
 
@@ -203,23 +229,35 @@ class _Pool:
         return Generated(*(part[:, 0] if best == 1 else part for part in parts))
 
 
-def beam_search(decoding: DecodingState, size: int, options: GenerateOptions) -> Generated:
+Allowed = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(n, vocab) logits (or log-probabilities), (n,) rows, (n, t) entries made so far -> what generation makes of them."""
+
+
+def beam_search(
+    decoding: DecodingState, size: int, options: GenerateOptions, allowed: Allowed | None = None
+) -> Generated:
     """Return the ``n_best`` hypotheses of each row; rows that are done leave the model at once."""
     predicted = log_probs(decoding.predict(), options.end)
+    every = torch.arange(size, device=predicted.device)
+    if allowed is not None:
+        predicted = allowed(predicted, every, every[:, None][:, :0])
     pool = _Pool(size, options, predicted)
-    rows = torch.arange(size, device=predicted.device)
+    rows = every
     entries = pool.entries[:, :1].clone()  # (rows, alive, length)
     alive = predicted.new_zeros(size, 1)  # their scores; -inf: none
     for t in range(options.length):
+        width = alive.shape[1]
         if t > 0:
             predicted = log_probs(decoding.predict(), options.end)
-        width, vocab = alive.shape[1], predicted.shape[1]
+            if allowed is not None:
+                predicted = allowed(predicted, rows.repeat_interleave(width), entries[:, :, :t].flatten(0, 1))
+        vocab = predicted.shape[1]
         continued = (alive[:, :, None] + predicted.view(-1, width, vocab)).flatten(1)
-        scores, indices = _top(continued, min(2 * options.beams, width * vocab))
+        scores, indices = _top(continued, min(max(2, 1 + len(options.end)) * options.beams, width * vocab))
         parents, symbols = indices // vocab, indices % vocab
         reached = entries.gather(1, parents[..., None].expand(-1, -1, options.length))
         reached[:, :, t] = symbols
-        ends = torch.zeros_like(symbols, dtype=torch.bool) if options.end is None else symbols == options.end
+        ends = options.ending(symbols)
         first = torch.arange(scores.shape[1], device=scores.device) < options.beams
         pool.add(rows, reached, scores.masked_fill(~(ends & first), -torch.inf), t + 1, t)
         # the best that go on; where fewer do, the rest is dead weight of score -inf
@@ -230,7 +268,7 @@ def beam_search(decoding: DecodingState, size: int, options: GenerateOptions) ->
         if t + 1 == options.length:
             pool.add(rows, entries, alive, options.length, options.length)
             break
-        going = (~pool.settled(rows, alive[:, 0])).nonzero().squeeze(1)
+        going = (~pool.settled(rows, alive[:, 0], t + 1)).nonzero().squeeze(1)
         if going.numel() == 0:
             break
         states = (going[:, None] * width + parents[going]).flatten()
@@ -290,11 +328,11 @@ def generate(
     batch: Batch,
     *,
     length: int | None = None,
-    end: int | None = None,
-    beams: int = 1,
+    end: int | Sequence[int] | str | None = "auto",
+    beams: int | None = None,
     draw: str | Draw = "greedy",
     key: int = 0,
-    length_penalty: float = 0.0,
+    length_penalty: float | None = None,
     n_best: int = 1,
     **unknown: Never,
 ) -> Generated:
@@ -313,6 +351,10 @@ def generate(
     ``early_stopping`` "never" or False; otherwise theirs divides by ``n ** length_penalty``, and with True stops as
     soon as the pool is full.
 
+    A model of Hugging Face follows its own ``generation_config``: what that forces, forbids and penalises is applied
+    to every prediction, and its length, end symbols, beams, length penalty and early stopping hold where they are left
+    out here: ``generate(m, m.batch(**inputs))`` outputs what ``model.generate(**inputs, do_sample=False)`` outputs.
+
     Runs without gradient in evaluation mode and restores each submodule's mode. A model with the Stepper
     methods goes on position by position, any other reads a growing history; one with ``encode``
     encodes once. A ``Cached`` model reads all prompts in one call; another Stepper reads them position by
@@ -322,14 +364,18 @@ def generate(
         model: from Batch to (batch, time, vocab) logits or (batch, time, value) values.
         batch: only ``context``, ``rows``, the kind of ``targets`` (ids or values) and the prompts are used; targets
             and history may hold anything else, and the model reads zeros in its place.
-        length: entries to make at most for each row (2**24 at most), the end symbol included, the prompt not.
-        end: id of the end symbol; None: there is none, and every row runs to ``length``.
-        beams: 1 for greedy or sampling; more (2**16 at most) for beam search (ids only, with ``draw="greedy"``).
+        length: entries to make at most for each row (2**24 at most), the end symbol included, the prompt not; None:
+            those of the model's own generation settings.
+        end: id of the end symbol, or several; None: there is none, and every row runs to ``length``; "auto": those of
+            the model's own generation settings, none where it has none.
+        beams: 1 for greedy or sampling; more (2**16 at most) for beam search (ids only, with ``draw="greedy"``); None:
+            the model's own number where the draw is greedy, else 1.
         draw: "greedy", "sample" or a draw object; values are fed back as predicted ("point", the default), or for a
             model with a distribution head as its mean ("expected") or a sample ("gaussian" and so on).
         key: randomness is a function of (key, row, position), rows being ``batch.row_numbers`` and positions those
             of the history, the prompt included.
-        length_penalty: 0 to 32; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1).
+        length_penalty: 0 to 32; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1); None: the
+            search that the model's own generation settings name, 0 where they name none.
         n_best: how many hypotheses of the beam to return.
 
     Raises:
@@ -356,10 +402,24 @@ def generate(
     is there.
     """
     refuse(call_problems(model, batch, "generate(model, batch, length=...)"))
+    inner = unwrap(model)
+    own = inner.generation_defaults(batch) if has(inner, Ruled) and batch.is_discrete else None
+    # the model's own number of beams goes with its own search; others with what it names of one
+    searched = own if own is not None and length_penalty is None and (own.search or beams is None) else None
+    own = own or GenerationDefaults()
+    length = own.length if length is None else length
+    ends = own.ends if end == "auto" else _ends(end)
+    # beams are no default of a draw that samples
+    beams = (own.beams if draw in ("greedy", Greedy()) else 1) if beams is None else beams
+    penalty = 0.0 if length_penalty is None else length_penalty
     # a length under another name is not missing as well
-    options: Any = GenerateOptions(1 if unknown and length is None else length, end, beams, length_penalty, n_best)  # type: ignore[arg-type]
+    options: Any = GenerateOptions(
+        1 if unknown and length is None else length, ends, beams, penalty, n_best, searched,  # type: ignore[arg-type]
+    )  # fmt: skip
     problems = [unknown_argument("generate", name, _KNOWN) for name in unknown]
     problems += field_problems(options)
+    if not ends and end is not None and end != "auto":
+        problems.append("end holds no id: use end=None where there is no end symbol")
     if not problems and n_best > beams:
         problems.append(f"n_best must not exceed beams = {beams}; got {n_best}: raise beams")
     problems += _kind_problems(batch, options, draw)
@@ -367,7 +427,13 @@ def generate(
         problems.append(f"key must be a whole number; got {key!r}")
     refuse(problems)
     with explained_errors(model):
-        return _generate(unwrap(model), batch, options, draw, key)
+        return _generate(inner, batch, options, draw, key)
+
+
+def _ends(end: Any) -> tuple[Any, ...]:
+    if end is None:
+        return ()
+    return tuple(cast(Sequence[Any], end)) if isinstance(end, tuple | list) else (end,)
 
 
 _KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best")
@@ -392,8 +458,8 @@ def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> 
         problems.append(f"targets are real values, and draw {chosen!r} is for ids: use draw='point'")
     if many:
         problems.append(f"beams are for ids, and targets are real values: use beams=1; got {beams}")
-    if options.end is not None:
-        problems.append(f"real values have no end symbol: use end=None; got {options.end}")
+    if options.end:
+        problems.append(f"real values have no end symbol: use end=None; got {options.end[0]}")
     return problems
 
 
@@ -413,9 +479,10 @@ def _generate(model: Any, batch: Batch, options: GenerateOptions, draw: str | Dr
 
 def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw, key: int) -> Generated:
     prompts = prompt_lengths(batch)
+    allowed = _allowed(model, batch, prompts, options, sampled=is_plain(draw))
     decoding = start_decoding(model, batch, prompts, options.length)
     if options.beams > 1:
-        return beam_search(decoding, batch.size, options)
+        return beam_search(decoding, batch.size, options, allowed)
 
     def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
         # the key of a roll-in at step 0
@@ -424,7 +491,7 @@ def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw,
 
     every = torch.arange(batch.size, device=prompts.device)
     if batch.is_discrete:
-        return _ids(decoding, every, options, choose)
+        return _ids(decoding, every, options, choose, allowed)
     check_width(draw, decoding.predict(), batch.history.shape[2])
     entries: list[Tensor] = []
     for t in range(options.length):
@@ -434,26 +501,50 @@ def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw,
     return Generated(torch.stack(entries, 1), torch.full_like(every, options.length), entries[0].new_zeros(batch.size))
 
 
+def _allowed(model: Any, batch: Batch, prompts: Tensor, options: GenerateOptions, *, sampled: bool) -> Allowed | None:
+    """What the model's own generation makes of predictions; None: nothing."""
+    if not has(model, Ruled):
+        return None
+    begun = blank_batch(batch, prompts, options.length)
+    rules: Rules | None = model.generation_rules(begun, length=options.length, ends=options.end)
+    if rules is None:
+        return None
+
+    def allowed(outputs: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
+        made = entries.shape[1]
+        index = prompts[rows, None] + torch.arange(made, device=prompts.device)
+        prefixes = begun.history[rows].scatter(1, index, entries)
+        return rules.apply(outputs, prefixes, rows, prompts[rows] + made, sampled=sampled)
+
+    return allowed
+
+
 def _ids(
-    decoding: DecodingState, rows: Tensor, options: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor]
+    decoding: DecodingState,
+    rows: Tensor,
+    options: GenerateOptions,
+    choose: Callable[[Tensor, Tensor, int], Tensor],
+    allowed: Allowed | None,
 ) -> Generated:
     """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
     size, device = rows.numel(), rows.device  # rows: those still carried
-    fill = 0 if options.end is None else options.end
+    fill = options.fill
     entries = torch.full((size, options.length), fill, dtype=torch.int64, device=device)
     lengths = torch.full((size,), options.length, device=device)
     scores: Tensor | None = None
     open_ = torch.ones_like(rows, dtype=torch.bool)  # of these, not ended
     for t in range(options.length):
         outputs = decoding.predict()
+        if allowed is not None:
+            outputs = allowed(outputs, rows, entries[rows, :t])
         predicted = log_probs(outputs, options.end)
         chosen = torch.where(open_, choose(outputs, rows, t), fill)
         gained = predicted.gather(1, chosen[:, None]).squeeze(1)
         scores = predicted.new_zeros(size) if scores is None else scores
         scores[rows] += torch.where(open_, gained, 0)
         entries[rows, t] = chosen
-        if options.end is not None:
-            ended = open_ & (chosen == options.end)
+        if options.end:
+            ended = open_ & options.ending(chosen)
             lengths[rows[ended]] = t
             open_ = open_ & ~ended
         going = int(open_.sum())

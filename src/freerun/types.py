@@ -201,3 +201,54 @@ class Embedder(Protocol):
 
     def lookup(self, entries: Tensor) -> Tensor: ...
     def outputs_from(self, batch: Batch, vectors: Tensor) -> Tensor: ...
+
+
+class Rules(Protocol):
+    """What generation forces, forbids and reweighs in the rows of a batch, before an id is drawn.
+
+    ``apply(outputs, prefixes, rows, times)``: (n, vocab) logits -> (n, vocab), those of the n entries at ``times`` (n,)
+    of the batch's rows ``rows`` (n,); what stands before entry i is ``prefixes[i, : times[i]]``. ``sampled``: whether
+    an id is sampled from them without further truncation. ``select(rows)``: the rules of some rows.
+    """
+
+    def apply(
+        self, outputs: Tensor, prefixes: Tensor, rows: Tensor, times: Tensor, *, sampled: bool = False
+    ) -> Tensor: ...
+    def select(self, rows: Tensor) -> Rules: ...
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """How a model's own generation goes on where nothing else is named.
+
+    Args:
+        length: entries at most; None: no number is set.
+        ends: ids that end a row.
+        beams: of the search.
+        length_penalty: beams are compared by ``log P / n ** length_penalty``.
+        early_stopping: of the search, as in transformers: True, False or "never".
+        search: whether penalty or stopping are named, and hold for another number of beams too.
+    """
+
+    length: int | None = None
+    ends: tuple[int, ...] = ()
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    search: bool = False
+
+
+@runtime_checkable
+class Ruled(Protocol):
+    """A model whose generation follows rules beside its outputs (a Hugging Face model's ``generation_config``).
+
+    ``generation_rules(batch, length, ends)``: the rules of the batch's rows, or None; what counts in its mask is
+    generated. ``ends`` None: the model's own. ``generation_defaults(batch)``: for free runs. ``scored(batch)``: the
+    batch without the positions where generation forces the target: nothing is predicted there.
+    """
+
+    def generation_rules(
+        self, batch: Batch, *, length: int | None = None, ends: tuple[int, ...] | None = None
+    ) -> Rules | None: ...
+    def generation_defaults(self, batch: Batch) -> GenerationDefaults: ...
+    def scored(self, batch: Batch) -> Batch: ...

@@ -361,7 +361,7 @@ def _continued_quality(
         begun, taken = prefix_batch(batch)
         length = int((answer_positions(batch).shape[1] - taken).max())
         key = fold(about.key, number, "half")
-        run = generate(model, begun, length=length, end=about.end_symbol, draw=drawn(about.draw), key=key)
+        run = generate(model, begun, length=length, end=about.end_symbol, beams=1, draw=drawn(about.draw), key=key)
         halves += [row[:size].tolist() for row, size in zip(run.entries, run.lengths.tolist(), strict=True)]
     sizes = [len(row) // 2 for row in gold]
     left = [len(row) - size for row, size in zip(gold, sizes, strict=True)]

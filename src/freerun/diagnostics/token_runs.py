@@ -138,7 +138,7 @@ def _run_batch(model: Any, batch: Batch, options: RunOptions, key: int) -> Rows:
     length = where.shape[1] + _margin(model, int(where[:, 0].max()) + where.shape[1], options)
     runs: dict[str, Generated] = {}
     for name, draw in (("greedy", "greedy"), ("sampled", options.draw)):
-        runs[name] = generate(model, batch, length=length, end=options.end, draw=draw, key=fold(key, name))
+        runs[name] = generate(model, batch, length=length, end=options.end, beams=1, draw=draw, key=fold(key, name))
     on_gold = _Context(batch, where, entries, mask, _outputs(model, batch, where))
     contexts = {"gold": on_gold} | {name: _own_context(model, batch, run) for name, run in runs.items()}
     # the same position of each row for both states, not the first: there nothing of their own has been read

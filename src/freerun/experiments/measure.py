@@ -14,8 +14,9 @@ from freerun.diagnostics import diagnose as diagnose_batches
 from freerun.errors import UserError, refuse
 from freerun.experiments.results import Diagnosis, Evaluation
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
-from freerun.rollin.model import call_problems
+from freerun.rollin.model import call_problems, has, unwrap
 from freerun.tasks.batches import end_symbol, evaluate_batches, moments, on_device, read_batches, run_freely
+from freerun.types import Ruled
 
 
 def evaluate(
@@ -71,7 +72,8 @@ def _listed(model: Any, batches: Any, call: str, *, check: bool) -> list[Batch]:
     listed = read_batches(batches)
     if check:
         refuse_meaningless(model, listed[0])
-    return listed
+    inner = unwrap(model)
+    return [inner.scored(each) for each in listed] if has(inner, Ruled) else listed
 
 
 _MEANINGLESS = (

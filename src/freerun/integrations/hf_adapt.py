@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ from freerun.checks.report import Check, Finding, Probe, Verdict
 from freerun.checks.run import CHECKS
 from freerun.errors import UserError, out_of_memory
 from freerun.models import huggingface as hf
+from freerun.models.huggingface.rules import in_words
 from freerun.rollin.model import eval_mode, refuse_coupled_rows
 
 _ROWS, _TIME, _LONGER = 3, 7, 64
@@ -55,7 +56,7 @@ def unwrapped(model: nn.Module) -> Any:
     )
 
 
-def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
+def adapt(model: nn.Module, example: Mapping[str, Any] | None = None, generation_config: Any = "own") -> Any:
     """A Hugging Face model as a Model: ``m(m.batch(**collated))`` are its logits, aligned with the targets.
 
     Nothing is known of families. A few forwards on a small batch show whether the model is causal, where its last
@@ -66,6 +67,9 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
         model: a ``PreTrainedModel`` that generates, alone or within DDP, FSDP2, ``torch.compile`` or PEFT. What is
             differentiated goes through it as it is; roll-ins go through the model within.
         example: a collated batch to try the model on, where none can be invented: audio, images.
+        generation_config: whose settings free runs and roll-ins follow, as the model's own ``generate`` does: "own",
+            those of ``model.generation_config`` at each call; a ``GenerationConfig``; None: nobody's, every id is
+            chosen from the model's outputs as they are. ``m.findings`` has what is followed and what is not.
 
     Returns:
         A ``torch.nn.Module`` with ``batch``, ``inputs`` and the methods of the protocols in ``freerun.types`` that the
@@ -90,7 +94,22 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None) -> Any:
     # without an example, the findings on an earlier one hold
     if known is None or known[0][:2] != kind[:2] or (example is not None and known[0] != kind):
         known = _KNOWN[inner] = (kind, _examined(inner, example))
-    return _built(model, inner, *known[1])
+    if generation_config not in ("own", None) and not hasattr(generation_config, "eos_token_id"):
+        got = type(generation_config).__name__
+        raise UserError(f"generation_config must be 'own', a transformers GenerationConfig or None; got {got}")
+    adapter = _built(model, inner, *known[1])
+    adapter.follows = generation_config
+    adapter.findings += tuple(_generation(adapter.generation_config))
+    return adapter
+
+
+def _generation(config: Any) -> Iterator[Finding]:
+    """What of a generation configuration is followed, and what is not."""
+    followed, left = ("", "") if config is None else in_words(config)
+    if followed:
+        yield Finding("generation", "ok", f"free runs and roll-ins follow generation_config: {followed}")
+    if left:
+        yield Finding("generation", "not applicable", f"not followed, of generation_config: {left}")
 
 
 def _built(
@@ -113,7 +132,8 @@ def _built(
 def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
     bases = type(adapter).__bases__
-    return _built, (adapter.model, adapter.inner, bases, isinstance(adapter._halves, hf.SplitHead), adapter.findings)
+    halves = isinstance(adapter._halves, hf.SplitHead)
+    return _built, (adapter.model, adapter.inner, bases, halves, adapter.findings), {"follows": adapter.follows}
 
 
 def _halves(adapter: hf.HuggingFaceModel) -> hf.SplitHead:

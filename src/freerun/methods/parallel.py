@@ -105,7 +105,7 @@ class Parallel(TransformMethod):
                 keys = [fold(each, n) for each in keys]
             drawn = batch.replaceable & (index >= n)
             keep = toss(keys[0])
-            replacement = Replacement.of(batch, keep | ~drawn, draw, keys[1])
+            replacement = Replacement.of(batch, keep | ~drawn, draw, keys[1]).ruled(model, batch)
             own = torch.where(drawn, ~keep, own)
             before = history
             history = torch.where(drawn.view(*drawn.shape, *[1] * (history.dim() - 2)), batch.history, before)
@@ -136,6 +136,7 @@ def _drawn(model: Any, batch: Batch, replacement: Replacement, history: Tensor) 
     if replacement.number == 0:
         return history
     replacement.check(outputs, replacement.number)
+    outputs = replacement.allowed(outputs, batch.history)
     own = replacement.draw.choose(outputs, replacement.noise(outputs.shape[-1])).to(history.dtype)
     return history.index_put(replacement.positions, own)
 

@@ -245,7 +245,8 @@ class ScheduledSampling(TransformMethod):
             report |= {"gate_passes": calls} if calls else {}
         detached = self.gradient == "none"
         draw = draws.fitting(self.draw, batch)
-        return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
+        replacement = Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached)
+        return replacement.ruled(model, batch), report
 
 
 def _in_wrapper(model: Any) -> bool:

@@ -184,7 +184,8 @@ class TwoPass(TransformMethod):
         confident = gates.needs_confidence(gate) and ratio < 1
 
         def planned(keep: Tensor) -> Replacement:
-            return Replacement.of(batch, keep, self._mix().draw, fold(key, "draw", int(step)))
+            replacement = Replacement.of(batch, keep, self._mix().draw, fold(key, "draw", int(step)))
+            return replacement.ruled(model, batch)
 
         if not confident:
             keep = torch.ones_like(batch.mask) if ratio >= 1 else gates.kept(gate(batch, ratio, gate_key), batch)
@@ -214,7 +215,7 @@ class TwoPass(TransformMethod):
         picked = eval_logits_at(model, batch, rows, times) if first.any and whole is None else None
         if replacement.number:
             logits = whole[rows, times] if whole is not None else cast(Tensor, picked)
-            logits = logits if self.gradient == "full" else logits.detach()
+            logits = replacement.allowed(logits if self.gradient == "full" else logits.detach(), history)
             noise = replacement.noise(logits.shape[-1])
             history, own = self._entries(batch, first, replacement.draw.choose(logits.detach(), noise), step, key)
             if self.mix not in HARD:

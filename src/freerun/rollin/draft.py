@@ -199,5 +199,5 @@ def _failing(outputs: Tensor, history: Tensor, replacement: Replacement) -> Tens
     """The rows ((n,), rising) with an entry that these outputs would not have chosen."""
     rows, times = replacement.positions
     every = torch.arange(replacement.number, device=history.device)
-    own = replacement.choose(outputs[rows, times], lambda logits: logits, every).to(history.dtype)
+    own = replacement.choose(outputs[rows, times], lambda logits: logits, every, history).to(history.dtype)
     return rows[~equal_entries(own, history[rows, times])].unique()

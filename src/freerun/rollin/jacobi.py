@@ -109,7 +109,7 @@ class _Passes:
             return
         pending = self._pending
         rows, times = (each[pending] for each in self.replacement.positions)
-        own = self.replacement.choose(*self._before(rows, times), pending).to(self.history.dtype)
+        own = self.replacement.choose(*self._before(rows, times), pending, self.history).to(self.history.dtype)
         self.rows += self.batch.size if self._live is None else len(self._live)
         changed = ~equal_entries(own, self.history[rows, times])
         moved = int(changed.sum())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.draws import Draw, check_width
-from freerun.rollin.model import checked_rows
+from freerun.draws import Draw, check_width, is_plain
+from freerun.rollin.model import checked_rows, has, unwrap
+from freerun.types import Ruled, Rules
 
 _NUMBERS = 2**22
 """How many logits, or numbers of noise, are held at once where more would be made of them: 16 to 32 MiB."""
@@ -75,6 +77,7 @@ class Replacement:
         row_ids: (batch,) the rows' numbers in the global batch, which noise is a function of.
         key: what the noise is derived from.
         detached: whether own values are fed without their gradient.
+        rules: what generation makes of a prediction before an id is drawn; None: nothing.
     """
 
     __repr__ = brief
@@ -85,6 +88,7 @@ class Replacement:
     row_ids: Tensor
     key: int
     detached: bool = False
+    rules: Rules | None = None
 
     @classmethod
     def of(cls, batch: Batch, keep: Tensor, draw: Draw, key: int, detached: bool = False) -> Replacement:
@@ -92,6 +96,14 @@ class Replacement:
         fixed = batch.replaceable.logical_not()
         keep = keep | fixed if keep.dtype == torch.bool else torch.where(fixed, 1.0, keep).to(keep.dtype)
         return cls(batch.history, keep, draw, batch.row_numbers, key, detached)
+
+    def ruled(self, model: Any, batch: Batch) -> Replacement:
+        """The same under the rules of the model's own generation, if it has some and they are not there yet."""
+        inner = unwrap(model)
+        if self.rules is not None or self.number == 0 or not has(inner, Ruled):
+            return self
+        rules = inner.generation_rules(batch)
+        return self if rules is None else replace(self, rules=rules)
 
     @property
     def replaced(self) -> Tensor:
@@ -116,7 +128,8 @@ class Replacement:
 
     def select(self, rows: Tensor) -> Replacement:
         """That of some rows ((m,), rising), which become rows 0 to m-1."""
-        return Replacement(self.gold[rows], self.keep[rows], self.draw, self.row_ids[rows], self.key, self.detached)
+        rules = None if self.rules is None else self.rules.select(rows)
+        return replace(self, gold=self.gold[rows], keep=self.keep[rows], row_ids=self.row_ids[rows], rules=rules)
 
     def noise(self, vocab: int, part: slice | Tensor = slice(None)) -> Tensor | None:
         """Noise for a part of the replaced entries."""
@@ -128,7 +141,15 @@ class Replacement:
         """All noise at once, where it does not grow with the vocabulary."""
         return self.noise(0) if self.draw.noise_size(2) <= 1 else None
 
-    def choose(self, hidden: Tensor, head: Callable[[Tensor], Tensor], chosen: Tensor) -> Tensor:
+    def allowed(self, outputs: Tensor, history: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """(m, vocab) outputs of the replaced entries ``chosen``, as generation takes them after what ``history`` holds
+        before each."""
+        if self.rules is None:
+            return outputs
+        rows, times = (each[chosen] for each in self.positions)
+        return self.rules.apply(outputs, history[rows], rows, times, sampled=is_plain(self.draw))
+
+    def choose(self, hidden: Tensor, head: Callable[[Tensor], Tensor], chosen: Tensor, history: Tensor) -> Tensor:
         """The replaced entries ``chosen`` ((m,) numbers), from what the model holds before each.
 
         Logits and noise are made for so many entries at a time that neither grows with batch, time and vocabulary
@@ -138,6 +159,7 @@ class Replacement:
             hidden: (m, size), or the outputs themselves where ``head`` is the identity.
             head: from hidden vectors to outputs.
             chosen: numbers of the entries.
+            history: (batch, time) what stands before each.
 
         Raises:
             UserError: outputs of which the draw cannot make a value.
@@ -149,7 +171,7 @@ class Replacement:
         vocab, shared, found = first.shape[-1], self.shared_noise, []
         for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True):
             noise = shared[numbers] if shared is not None else self.noise(vocab, numbers)
-            found.append(self.draw.choose(head(part), noise))
+            found.append(self.draw.choose(self.allowed(head(part), history, numbers), noise))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def check(self, outputs: Tensor, rows: int) -> Tensor:

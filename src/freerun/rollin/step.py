@@ -71,6 +71,8 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
                 replacement.check(outputs, count)
             part = slice(start, start + count)
             noise = noises[t] if noises is not None else replacement.noise(outputs.shape[-1], part)
+            if replacement.rules is not None:
+                outputs = replacement.allowed(outputs, history.t(), part)
             own = replacement.draw.choose(outputs, noise).to(history.dtype)
             history[t].index_copy_(0, rows, own)
             if t < last:

@@ -103,7 +103,7 @@ class _Walk:
         rows = (self.entry[:, 0] >= 0).nonzero().squeeze(1)
         if rows.numel():
             outputs = self.model.output(self.state, rows)
-            own = self.replacement.choose(outputs, lambda each: each, self.entry[rows, 0])
+            own = self.replacement.choose(outputs, lambda each: each, self.entry[rows, 0], self.history)
             self.history[rows, 0] = own.to(self.history.dtype)
 
     def read(self) -> None:
@@ -135,7 +135,7 @@ class _Walk:
         entry = self.entry[rows, times]
         chosen = (entry >= 0).nonzero().squeeze(1)
         of, rows, times, entry = of[chosen], rows[chosen], times[chosen], entry[chosen]
-        own = self.replacement.choose(hidden[chosen], self.model.head, entry).to(self.history.dtype)
+        own = self.replacement.choose(hidden[chosen], self.model.head, entry, self.history).to(self.history.dtype)
         if self.width == 1:
             self.history[rows, times] = own
             return reach

@@ -351,7 +351,8 @@ def on_device(model: Any, batch: Batch) -> Batch:
 def run_freely(model: Any, batch: Batch, end: int | None, margin: int = 0, key: int = 0) -> Generated:
     """What a model outputs running freely, greedily or in points: each row's answer, and ``margin`` entries more."""
     draw = "greedy" if batch.is_discrete else draw_for(model)
-    return generate(model, batch, length=answer_positions(batch).shape[1] + margin, end=end, draw=draw, key=key)
+    length = answer_positions(batch).shape[1] + margin
+    return generate(model, batch, length=length, end=end, beams=1, draw=draw, key=key)
 
 
 def evaluate_batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from freerun.models.huggingface.model import (
     table_of,
     two_dimensional,
 )
+from freerun.models.huggingface.rules import prepared
 
 _DECODER = ("labels", "decoder_input_ids", "decoder_attention_mask")
 
@@ -45,6 +47,8 @@ class EncoderDecoder(HuggingFaceModel):
         decoder_attention_mask: Tensor | None = None,
         replaceable: Tensor | None = None,
         rows: Tensor | None = None,
+        forced_bos_token_id: Any = "own",
+        decoder_start_token_id: Any = None,
         **source: Any,
     ) -> Batch:
         """A collator's tensors as a Batch; ``inputs`` reverses it.
@@ -56,10 +60,15 @@ class EncoderDecoder(HuggingFaceModel):
             decoder_attention_mask: (batch, time), 0 = padding on the right; no output depends on it.
             replaceable: (batch, time) bool: labels that may be replaced; None: all that count.
             rows: (batch,) the examples' numbers in the optimizer step's global batch; default 0..batch-1.
+            forced_bos_token_id: what generation forces first: an id, (batch,) ids (a language for each row) or
+                (batch, n), -1 where nothing is forced; None: nothing. "own": what the model's own generation settings
+                force (``forced_bos_token_id``; of Whisper the language and task).
+            decoder_start_token_id: the decoder's first id, or (batch,) of them; None: the model's own.
             source: what the encoder reads: ``input_ids`` or ``input_features``, ``attention_mask`` and so on.
 
-        An entry that the decoder reads is replaced only where it is the label before it: start symbols, language ids
-        and prefixes stay.
+        An entry that the decoder reads is replaced only where it is the label before it: start symbols and prefixes
+        stay, and so do ids that generation forces, whatever the label. A forced id counts in the loss, as in the
+        model's own; scores (``fr.evaluate``, ``fr.diagnose``) leave it out.
 
         Raises:
             UserError: shapes or ids that do not fit, nothing to learn, no pad or start symbol.
@@ -70,11 +79,17 @@ class EncoderDecoder(HuggingFaceModel):
         size = next((value.shape[0] for k, value in arguments.items() if k in source and isinstance(value, Tensor)), 0)
         self._check(arguments, size, rows, replaceable)
         fed = self.shifted(labels, size) if decoder_input_ids is None else decoder_input_ids
+        if decoder_start_token_id is not None:
+            start = by_row("decoder_start_token_id", decoder_start_token_id, size, self.target_vocab, fed.device)
+            fed = torch.cat([start[:, :1], fed[:, 1:]], 1)
+        forced = self._forced_ids(forced_bos_token_id, labels, size, arguments, fed)
+        if labels is None and self.forces_prompt and forced is not None and fed.shape[1] == 1:
+            fed = torch.cat([fed, forced], 1)
         # history entry t is the decoder's id t + 1; the last one is never read
         indices = torch.arange(fed.numel(), device=fed.device).view_as(fed)[:, 1:]
         layout = Layout({**arguments, "decoder_input_ids": fed}, torch.nn.functional.pad(indices, (0, 1), value=-1))
         tensors = batch_first({name: value for name, value in arguments.items() if name in source}, size)
-        context = SourceContext(fed[:, :1], tensors, layout=layout)
+        context = SourceContext(fed[:, :1], tensors, layout=layout, forced=forced)
         self.refuse_longer(fed.shape[1])
         if labels is None:
             history = torch.cat([fed[:, 1:], fed.new_zeros(len(fed), 1)], 1)
@@ -87,9 +102,68 @@ class EncoderDecoder(HuggingFaceModel):
         targets = labels.masked_fill(~mask, 0)
         history = torch.cat([fed[:, 1:], targets[:, -1:]], 1)
         eligible = mask & (history == targets)
+        if forced is not None:
+            width = min(forced.shape[1], eligible.shape[1])
+            eligible[:, :width] &= forced[:, :width] < 0
         if replaceable is not None:
             eligible = eligible & replaceable
         return Batch(targets, history, mask, context, eligible=eligible, rows=rows)
+
+    @property
+    def forces_prompt(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether forced ids are a prompt to ``generate``, and no output: Whisper's."""
+        return hasattr(self.inner, "_retrieve_init_tokens")
+
+    def _forced_ids(
+        self, named: Any, labels: Tensor | None, size: int, arguments: Mapping[str, Any], fed: Tensor
+    ) -> Tensor | None:
+        """(batch, n) the ids that generation forces first, -1: none; None: nothing is forced."""
+        config = self.generation_config
+        if named is None or (isinstance(named, str) and config is None):
+            return None
+        if not isinstance(named, str):
+            return by_row("forced_bos_token_id", named, size, self.target_vocab, fed.device)
+        if self.forces_prompt:
+            return self._whisper_prompt(config, labels, size, arguments, fed)
+        if fed.shape[1] > 1 and labels is None:  # transformers forces the id after the start alone
+            return None
+        known = getattr(config, "forced_bos_token_id", None)
+        if known is None:
+            return None
+        if labels is not None:
+            first = labels[:, 0]
+            _warn_other_language(type(self.inner).__name__, known, first[(first != known) & (first != -100)])
+        return torch.full((size, 1), int(known), device=fed.device)
+
+    def _whisper_prompt(
+        self, config: Any, labels: Tensor | None, size: int, arguments: Mapping[str, Any], fed: Tensor
+    ) -> Tensor | None:
+        """Language, task and timestamps: the ids of these kinds that labels begin with, or what ``generate`` makes."""
+        if labels is not None:
+            kinds = [*whisper_ids(config, self.inner.config)]
+            known = torch.tensor(kinds, dtype=labels.dtype, device=labels.device)
+            leading = torch.isin(labels[:, :3], known).long().cumprod(1).bool()
+            return labels[:, :3].masked_fill(~leading, -1) if bool(leading.any()) else None
+        if fed.shape[1] > 1:
+            return None
+        config = prepared(self.inner, config)
+        config.return_timestamps = getattr(config, "return_timestamps", None) or False
+        features = arguments.get(self.inner.main_input_name)
+        if not (whisper_ids(config, self.inner.config) or getattr(config, "lang_to_id", None)):
+            return None
+        training = [module for module in self.inner.modules() if module.training]
+        for module in training:  # a language that nobody names is detected, by a forward
+            module.training = False
+        try:
+            with torch.no_grad():
+                prompt = self.inner._retrieve_init_tokens(
+                    features, batch_size=size, generation_config=config, config=self.inner.config,
+                    num_segment_frames=getattr(features, "shape", (0,))[-1], kwargs={},
+                )  # fmt: skip
+        finally:
+            for module in training:
+                module.training = True
+        return prompt[:, 1:].to(fed.device) if prompt.shape[1] > 1 else None
 
     def _check(self, arguments: Mapping[str, Any], size: int, rows: Any, replaceable: Any) -> None:
         """Refuse what the decoder reads and predicts where it does not fit together, or does not fit ``size`` rows."""
@@ -202,6 +276,47 @@ class EncoderDecoder(HuggingFaceModel):
     def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """The source and the decoder's ids."""
         return {**self.source(context), **self.read_ids(context, history, vectors, "decoder_")}
+
+
+def whisper_ids(config: Any, of_model: Any) -> set[int]:
+    """The ids of languages and tasks that Whisper's settings name."""
+    found = {
+        *(getattr(config, "lang_to_id", None) or {}).values(),
+        *(getattr(config, "task_to_id", None) or {}).values(),
+    }
+    stamps = getattr(config, "no_timestamps_token_id", None)
+    forced = getattr(config, "forced_decoder_ids", None) or getattr(of_model, "forced_decoder_ids", None) or []
+    return found | {each for each in (stamps, *(pair[1] for pair in forced)) if each is not None}
+
+
+def by_row(name: str, ids: Any, size: int, vocab: int, device: torch.device) -> Tensor:
+    """(batch, n) ids of an argument that is one id, one for each row, or several."""
+    found = torch.as_tensor(ids, device=device)
+    shape = tuple(found.shape)
+    if found.dim() == 0:
+        found = found.expand(size)
+    found = found[:, None] if found.dim() == 1 else found
+    if found.dim() != 2 or found.shape[0] != size or found.is_floating_point() or found.dtype == torch.bool:
+        raise UserError(f"{name} must be an id, or ids by row (batch,) with batch = {size}; got {shape} {found.dtype}")
+    if bool(((found < -1) | (found >= vocab)).any()):
+        raise UserError(f"{name} holds {int(found.max())}, and the model has {vocab} ids; -1 is none")
+    return found.long()
+
+
+_WARNED: set[tuple[str, int]] = set()
+
+
+def _warn_other_language(name: str, known: int, others: Tensor) -> None:
+    if not others.numel() or (name, known) in _WARNED:
+        return
+    _WARNED.add((name, known))
+    warnings.warn(
+        f"labels begin with {int(others[0])}, and {name}.generate forces {known} there (generation_config."
+        "forced_bos_token_id): the model would be trained on one first id and run freely after another. Languages by "
+        "row: m.batch(..., forced_bos_token_id=labels[:, 0]); another language: set generation_config."
+        "forced_bos_token_id to it, or to None",
+        stacklevel=4,
+    )
 
 
 def _lacking(names: list[str]) -> list[str]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.rules import GenerationRules, end_ids, prepared, settings_of
+from freerun.types import GenerationDefaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +42,13 @@ class SourceContext:
     others: Mapping[str, Tensor] = field(default_factory=dict)  # other arguments of the forward, batch first
     encoded: Tensor | None = None  # (rows, source_time, size) what the encoder made of the source; None: not encoded
     layout: Layout | None = None  # of the complete batch; None once rows have been selected
+    forced: Tensor | None = None  # (rows, n) ids that generation forces at the history's beginning, -1: none
 
     def select(self, rows: Tensor) -> SourceContext:
         """The requested rows."""
         source, others = ({k: v[rows] for k, v in part.items()} for part in (self.source, self.others))
-        return SourceContext(self.first[rows], source, others, None if self.encoded is None else self.encoded[rows])
+        encoded, forced = (None if part is None else part[rows] for part in (self.encoded, self.forced))
+        return SourceContext(self.first[rows], source, others, encoded, forced=forced)
 
     def to(self, device: torch.device | str) -> SourceContext:
         """The same on another device."""
@@ -53,8 +57,8 @@ class SourceContext:
         if self.layout is not None:
             tensors = {k: v.to(device) for k, v in self.layout.arguments.items() if isinstance(v, Tensor)}
             layout = Layout({**self.layout.arguments, **tensors}, self.layout.indices.to(device))
-        encoded = None if self.encoded is None else self.encoded.to(device)
-        return SourceContext(self.first.to(device), source, others, encoded, layout)
+        encoded, forced = (None if part is None else part.to(device) for part in (self.encoded, self.forced))
+        return SourceContext(self.first.to(device), source, others, encoded, layout, forced)
 
 
 def batch_first(arguments: Mapping[str, Any], size: int) -> dict[str, Tensor]:
@@ -210,6 +214,8 @@ class HuggingFaceModel(nn.Module):
     kind: ClassVar[str] = "huggingface"  # in model.json; its settings are in files of its own
     is_encoder_decoder: bool
     findings: tuple[Any, ...] = ()
+    follows: Any = None
+    """Whose generation settings free runs and roll-ins follow: "own", a ``GenerationConfig``, or None, nobody's."""
 
     def __init__(self, model: nn.Module, inner: Any) -> None:
         super().__init__()
@@ -283,6 +289,73 @@ class HuggingFaceModel(nn.Module):
         if layout is None:
             raise UserError("rows have been selected from this batch: give inputs() the complete one")
         return layout
+
+    # -- generation, as the model's own
+
+    @property
+    def generation_config(self) -> Any:
+        """The ``GenerationConfig`` that free runs and roll-ins follow; None: none."""
+        return self.inner.generation_config if isinstance(self.follows, str) else self.follows
+
+    def generation_defaults(self, batch: Batch) -> GenerationDefaults:
+        """How a free run goes on where nothing else is named; without settings to one entry after another."""
+        if self.generation_config is None:
+            return GenerationDefaults()
+        config = prepared(self.inner, self.generation_config)
+        known = 1 + int((~(batch.replaceable | batch.mask)).long().cumprod(1).sum(1).max())
+        length = config.max_new_tokens
+        if length is None and config.max_length is not None:
+            length = max(1, config.max_length - known)
+        beams = config.num_beams or 1
+        penalty, stopping = config.length_penalty or 0.0, config.early_stopping or False
+        named = [getattr(self.generation_config, name, None) for name in ("length_penalty", "early_stopping")]
+        search = any(each is not None for each in named)
+        return GenerationDefaults(length or 20, end_ids(config), beams, penalty, stopping, search)
+
+    def generation_rules(
+        self, batch: Batch, *, length: int | None = None, ends: tuple[int, ...] | None = None
+    ) -> GenerationRules | None:
+        """What generation forces, forbids and reweighs in the rows of a batch; None: nothing."""
+        raw, context = self.generation_config, context_of(batch)
+        if raw is None or not (settings_of(raw) or context.forced is not None or getattr(raw, "do_sample", False)):
+            return None
+        config = prepared(self.inner, raw)
+        stops = end_ids(config) if ends is None else ends
+        config._eos_token_tensor = torch.tensor(stops, device=context.first.device) if stops else None
+        if not stops:
+            config.exponential_decay_length_penalty = None
+        source = context.source.get("input_ids")
+        if context.source and (source is None or source.dim() != 2):
+            config.encoder_repetition_penalty = config.encoder_no_repeat_ngram_size = source = None
+        generated = batch.mask
+        if self.forces_prompt and context.forced is not None:
+            generated = generated & ~self._forced(batch)
+        index = torch.arange(1, batch.time + 1, device=generated.device)
+        starts = 1 + torch.where(generated, 0, index).cummax(1).values
+        return GenerationRules(self.inner, config, context.first, starts, source, context.forced, length)
+
+    forces_prompt: ClassVar[bool] = False
+    """Whether forced ids are a prompt to ``generate``, and no output."""
+
+    def _forced(self, batch: Batch) -> Tensor:
+        """(rows, time) bool: positions at which generation forces an id."""
+        forced = context_of(batch).forced
+        where = torch.zeros_like(batch.mask)
+        if forced is not None:
+            width = min(batch.time, forced.shape[1])
+            where[:, :width] = forced[:, :width] >= 0
+        return where
+
+    def scored(self, batch: Batch) -> Batch:
+        """The batch without the positions at which generation forces the target: nothing is predicted there."""
+        where = self._forced(batch)
+        if not bool(where.any()):
+            return batch
+        forced = context_of(batch).forced
+        assert forced is not None
+        width = min(batch.time, forced.shape[1])
+        where[:, :width] &= batch.targets[:, :width] == forced[:, :width]
+        return batch.made(mask=batch.mask & ~where, eligible=batch.replaceable & ~where)
 
     def refuse_longer(self, time: int) -> None:
         """Refuse a row of more tokens than the model has positions."""
