@@ -91,7 +91,7 @@ def test_what_one_process_raises_all_raise(quick):
 def test_only_the_first_process_writes(quick):
     folder = quick / "recurrent-ddp"
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoints", "metrics.jsonl", "model", "summary.json", "test-items.jsonl",
+        "checkpoints", "metrics.jsonl", "model", "summary.json", "test-items.jsonl", "train-fed.json",
     }  # fmt: skip
     assert len(lines(folder, "header")) == 1
     assert lines(folder, "header")[0]["processes"] == 2

@@ -49,7 +49,7 @@ def stopped_at(folder: Path, calls: int, **options: Any) -> None:
 
 def test_what_a_run_leaves(finished):
     assert {path.name for path in finished.iterdir()} == {
-        "checkpoints", "metrics.jsonl", "model", "summary.json", "test-items.jsonl",
+        "checkpoints", "metrics.jsonl", "model", "summary.json", "test-items.jsonl", "train-fed.json",
     }  # fmt: skip
     header, *rest = lines(finished)
     assert header["event"] == "header"

@@ -314,6 +314,8 @@ class Batch(Arguments):
 
     # no id of the targets is above it; an upper bound in batches made from others
     largest: ClassVar[int] = -1
+    # (batch, time) bool: entries that a method replaced, by gold's equal too; None: it is not known, or none
+    replaced: ClassVar[Tensor | None] = None
 
     def __post_init__(self) -> None:
         refuse(part_problems(self))
@@ -388,6 +390,7 @@ class Batch(Arguments):
         for name in PARTS:
             object.__setattr__(batch, name, changes[name] if name in changes else getattr(self, name))
         object.__setattr__(batch, "largest", self.largest)
+        object.__setattr__(batch, "replaced", changes.get("replaced", self.replaced))
         return batch
 
     def select(self, rows: Tensor) -> Batch:
@@ -399,7 +402,9 @@ class Batch(Arguments):
             parts = {name: None if (part := getattr(self, name)) is None else part[rows] for name in names}
         except IndexError:
             raise UserError(f"rows to select must lie in 0 to {self.size - 1}; got {rows.tolist()[:8]}") from None
-        return self.made(**parts, context=select_rows(self.context, rows), rows=self.row_numbers[rows])
+        replaced = None if self.replaced is None else self.replaced[rows]
+        context = select_rows(self.context, rows)
+        return self.made(**parts, context=context, rows=self.row_numbers[rows], replaced=replaced)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
@@ -407,7 +412,7 @@ class Batch(Arguments):
             torch.device(device)
         except (RuntimeError, TypeError):
             raise UserError(f"a Batch moves to a device, such as 'cpu' or 'cuda:0'; got {device!r}") from None
-        return self.made(**{name: to_device(getattr(self, name), device) for name in PARTS})
+        return self.made(**{name: to_device(getattr(self, name), device) for name in (*PARTS, "replaced")})
 
 
 def select_rows(tree: Any, rows: Tensor) -> Any:

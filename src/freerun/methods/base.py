@@ -442,7 +442,7 @@ def rollout_with_grad(
                 used = objectives.resolve(objective, batch)
                 done = unroll(model, batch, replacement, engine, cut_every=cut, objective=used)
     report = {**replacement_counts(batch, done.history, replacement.number), **done.report()}
-    fed = batch.made(history=done.history)
+    fed = batch.made(history=done.history, replaced=replacement.replaced)
     if done.total is not None and done.count is not None:
         return Outcome(done.total, done.count, cast(Tensor, done.outputs), fed, report)
     return method.finish(cast(Tensor, done.outputs), fed, report)

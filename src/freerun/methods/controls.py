@@ -233,7 +233,7 @@ class ConfusionNoise(TransformMethod):
             drawn = self.law.draw(step, gold, u) if batch.is_discrete else self.law.draw(step, times, u, gold)
             history = history.index_put((rows, times), drawn.to(history.dtype))
         report = replacement_counts(batch, history, len(rows))
-        return batch.made(history=history), {"rate": rate, **report, "passes": 0, "engine": "none"}
+        return batch.made(history=history, replaced=chosen), {"rate": rate, **report, "passes": 0, "engine": "none"}
 
 
 confusion_noise = ConfusionNoise
@@ -303,7 +303,7 @@ def refuse_no_history(method: Any) -> None:
 def without_history(batch: Batch) -> Batch:
     """The batch with zeros for what may be replaced of its history; prompts stay."""
     where = batch.replaceable if batch.is_discrete else batch.replaceable[..., None]
-    return batch.made(history=batch.history.masked_fill(where, 0))
+    return batch.made(history=batch.history.masked_fill(where, 0), replaced=batch.replaceable)
 
 
 class WithoutHistory(nn.Module):

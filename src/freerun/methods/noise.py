@@ -112,7 +112,7 @@ class TokenNoise(TransformMethod):
             drawn = self._symbols(model, batch, rows, times, u)
             history = history.index_put((rows, times), drawn.to(history.dtype))
         report = replacement_counts(batch, history, len(rows))
-        return batch.made(history=history), {"rate": rate, **report, "passes": 0, "engine": "none"}
+        return batch.made(history=history, replaced=replace), {"rate": rate, **report, "passes": 0, "engine": "none"}
 
     def _symbols(self, model: Any, batch: Batch, rows: Tensor, times: Tensor, u: Tensor) -> Tensor:
         gold = batch.history[rows, times]
@@ -269,7 +269,7 @@ class GaussianNoise(TransformMethod):
             history = history.index_put((rows, times), history[rows, times] + (std * drawn).to(history.dtype))
         report = replacement_counts(batch, history, len(rows))
         level = float(std.square().mean().sqrt())
-        return batch.made(history=history), {
+        return batch.made(history=history, replaced=noisy), {
             "std": level, "rate": rate, **report, "passes": passes, "work": float(passes), "engine": "none",
         }  # fmt: skip
 

@@ -122,7 +122,7 @@ class Parallel(TransformMethod):
             "exact": float(exact),
             "certified": "construction" if exact else "no",
         }
-        return batch.made(history=history), report
+        return batch.made(history=history, replaced=own), report
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: the passes, then an ordinary forward."""

@@ -165,7 +165,7 @@ class ScheduledSampling(TransformMethod):
         replacement, report = self._replacement(model, batch, step, key)
         done = (soft_mix if self._soft else roll_in)(model, batch, replacement, self.engine)
         counts = replacement_counts(batch, done.history, replacement.number)
-        return batch.made(history=done.history), {**report, **counts, **done.report()}
+        return batch.made(history=done.history, replaced=replacement.replaced), {**report, **counts, **done.report()}
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
@@ -205,7 +205,7 @@ class ScheduledSampling(TransformMethod):
             with torch.no_grad(), asking(model, batch):
                 drafted = draft_roll_in(model, batch, replacement, self._engine, shared)
             done = certified_forward(model, shared, replacement, drafted)
-        fed = batch.made(history=done.history)
+        fed = batch.made(history=done.history, replaced=replacement.replaced)
         report |= {**replacement_counts(batch, done.history, replacement.number), **done.report()}
         return self.finish(cast(Tensor, done.outputs), fed, report)
 

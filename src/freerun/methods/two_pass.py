@@ -231,7 +231,7 @@ class TwoPass(TransformMethod):
             "exact": float(replacement.number == 0),
             "certified": "no" if replacement.number else "construction",
         }
-        return SecondInput(batch.made(history=history), vectors, first, report)
+        return SecondInput(batch.made(history=history, replaced=replacement.replaced), vectors, first, report)
 
     def _entries(self, batch: Batch, first: First, own: Tensor, step: int, key: int) -> tuple[Tensor, Tensor]:
         """The history in symbols, and which replaced entries are the model's own: (n,) bool."""

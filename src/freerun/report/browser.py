@@ -38,12 +38,19 @@ _CONTROLS = """<div class="controls" role="search" aria-label="examples">
 <p class="turn"><button type="button" data-part="earlier">earlier</button> <span data-part="page"></span> \
 <button type="button" data-part="later">later</button></p></div>
 <div data-part="item" role="region" aria-label="the chosen item"></div></div>"""
-_KEY = (
+Key = Sequence[tuple[str, str, str, str, str]]
+"""Marks: kind, gold, entry, text below, and what they mean."""
+ALIGNED: Key = (
     ("other", "sit", "sat", "", "another symbol"),
     ("lost", "on", "", "", "lost"),
     ("extra", "", "on", "", "one too many"),
     ("other first", "a", "o", "\N{BLACK UP-POINTING TRIANGLE} first", "first divergence"),
     ("equal rejoins", "mat", "mat", "\N{LEFTWARDS ARROW WITH HOOK} rejoins", "3 right in a row, or all that is left"),
+)
+FED: Key = (
+    ("", "mat", "mat", "", "gold"),
+    ("own", "mat", "mat", "", "in place of gold, and equal to it"),
+    ("own wrong", "sit", "sat", "", "in place of gold, another symbol"),
 )
 
 
@@ -56,14 +63,17 @@ class RunOutputs:
         outputs: text, or symbols.
         errors: of each item; None where nothing is counted.
         seed: None where there is only one run of an arm.
-        mode: "edit" to align with gold by edit distance, "position" position by position, "plain" not at all.
+        mode: "edit" to align with gold by edit distance, "position" position by position, "plain" not at all, "fed": a
+            history that was fed in training.
+        own: of "fed": the positions of each row's entries in place of gold.
     """
 
     arm: str
     outputs: Sequence[Entries]
     errors: Sequence[float] | None
     seed: int | None = None
-    mode: Literal["edit", "position", "plain"] = "edit"
+    mode: Literal["edit", "position", "plain", "fed"] = "edit"
+    own: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +126,7 @@ class Items:
                     "mode": run.mode,
                     "out": [output(run, n) for n in chosen],
                     "err": None if run.errors is None else [run.errors[n] for n in chosen],
+                    **({"own": [run.own[n] for n in chosen]} if run.own else {}),
                 }
                 for run in self.runs
             ],
@@ -154,7 +165,7 @@ class Items:
             count = max(1, min(count - 1, int(0.95 * count * LARGEST / len(text))))
 
 
-def browser(items: Items, name: str) -> Raw:
+def browser(items: Items, name: str, marks: Key = ALIGNED) -> Raw:
     """The browser of some items, ``name`` its id in the page; how many of how many it holds stands above it."""
     chosen, text = items.fitting()
     total = items.of or len(items.sources)
@@ -166,19 +177,16 @@ def browser(items: Items, name: str) -> Raw:
         how += "runs), the others evenly spaced."
     elif len(chosen) < total:
         how = f"{len(chosen):,} of {total:,} {items.noun}, evenly spaced."
-    key = "".join(_cell(*each) for each in _KEY)
+    key = "".join(_cell(*each) for each in marks)
     return Raw(
-        paragraph(f"{how} Above each output is gold, cut into {items.unit}.", "note")
+        paragraph(
+            f"{how} Above each {'entry fed' if marks is FED else 'output'} is gold, cut into {items.unit}.", "note"
+        )
         + f'<div class="browser" id="{name}" hidden>{_CONTROLS}'
         + f'<ul class="key" aria-label="marks">{key}</ul></div>'
         + '<noscript><p class="note">The browser of examples needs JavaScript; all else on this page does not.</p>'
         + f'</noscript><script type="text/plain" id="{name}-data">{text}</script>'
     )
-
-
-def cells(columns: Sequence[tuple[str, str, str, str]]) -> Raw:
-    """Entries under gold, as the browser draws them: (kind, gold, entry, mark) each."""
-    return Raw(f'<div class="cells">{"".join(_span(*each) for each in columns)}</div>')
 
 
 def _span(kind: str, gold: str, own: str, mark: str) -> str:

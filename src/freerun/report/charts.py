@@ -39,6 +39,7 @@ class Line:
     dash: Sequence[int] = (1, 0)
     width: float = 2.0
     opacity: float = 1.0
+    dots: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,29 +131,29 @@ def window_chart(
     styles: Mapping[str, Line],
     *,
     bands: Sequence[tuple[Rows, Rows]] = (),
+    title: str = "steps from the last known value",
 ) -> tuple[str, dict[str, list[float | None]]]:
     """Draw past and gold of a window with runs, a panel a channel: SVG, and the columns of its table.
 
     ``styles`` are the runs' lines, in the order in which they are drawn; ``bands`` pairs of a lower and an upper edge.
     """
     begin, horizon = 1.0 - len(window["past"]), len(window["gold"])
+    reference = "gold" if "gold" not in runs else "gold (reference)"  # an arm may be called gold
     drawn: list[Panel] = []
     columns: dict[str, list[float | None]] = {}
     for channel, domain in enumerate(domains):
         by_name = {
-            name: [row[channel] for row in rows] for name, rows in ({"gold": window["gold"]} | dict(runs)).items()
+            name: [row[channel] for row in rows] for name, rows in ({reference: window["gold"]} | dict(runs)).items()
         }
         suffix = f", {channels[channel]}" if len(domains) > 1 else ""
         columns |= {f"{name}{suffix}": values for name, values in by_name.items()}
-        gold = leads(by_name["gold"])
+        gold = leads(by_name[reference])
         past = [(begin + n, row[channel]) for n, row in enumerate(window["past"])]
         lines = [Line([*past, gold[0]], INK, width=1.25, opacity=0.55), Line(gold, INK, width=2)]
         lines += [replace(style, points=leads(by_name[name])) for name, style in styles.items()]
         edges = [[leads([row[channel] for row in edge]) for edge in pair] for pair in bands]
         fills = [Band([(x, a, b) for (x, a), (_, b) in zip(low, high, strict=True)], ARMS[1]) for low, high in edges]
-        axes = Axes(
-            "steps from the last known value", channels[channel], False, (begin, float(horizon)), domain, begin=0.0
-        )
+        axes = Axes(title, channels[channel], False, (begin, float(horizon)), domain, begin=0.0 if begin < 1 else None)
         drawn.append(Panel(lines, fills, axes))
     return panels(drawn), columns
 
@@ -188,6 +189,10 @@ def _layered(panel: Panel, width: int, height: int, *, titled: bool = True) -> A
             style = {"color": line.colour, "strokeWidth": line.width, "opacity": line.opacity, "strokeJoin": "round"}
             dash = {} if tuple(line.dash) == (1, 0) else {"strokeDash": list(line.dash)}
             layers.append(layer("line", rows, style | dash, x=x, y=y, order="n:Q"))
+            if line.dots:
+                inside = [row for row in rows if (row["x"], row["y"]) in line.points]
+                dot = {"color": line.colour, "size": 12 * line.width, "opacity": line.opacity}
+                layers.append(layer("circle", inside, dot, x=x, y=y))
     return alt.layer(*layers).properties(width=width, height=height)
 
 

@@ -22,6 +22,7 @@ from freerun.comparison.verdict import (
 )
 from freerun.report import comparison_figures
 from freerun.report.browser import browser, compared_items, golds_of
+from freerun.report.fed import fed_section
 from freerun.report.page import (
     DASH,
     Raw,
@@ -272,6 +273,7 @@ def write(out: Path) -> Path:
         ("Differences", differences),
         ("Forecasts", comparison_figures.forecasts(results, out)),
         ("Examples", browsed),
+        ("Fed in training", fed_section(results, out)),
         ("Training", comparison_figures.training(results, runs)),
         ("Replaced entries", comparison_figures.entries(runs)),
         ("Costs", _costs_section(results)),

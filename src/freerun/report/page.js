@@ -194,9 +194,20 @@ const browse = (root, data) => {
   };
   const best = (own, golds, how) => golds.map(gold => compared(own, gold, how(own, gold)))
     .reduce((a, b) => (b.errors < a.errors ? b : a));
+  const fed = (run, item, head, entries) => {
+    const gold = parts(data.gold[item][0]), own = new Set(run.own[item]);
+    const wrong = errors(run, item);
+    const words = `${own.size} of ${gold.length} entries in place of gold, ${wrong} of them another symbol`;
+    const kind = n => !own.has(n) ? "" : entries[n] === gold[n] ? "own" : "own wrong";
+    return make("div", { class: "run" }, head, make("p", { class: "note" }, words),
+      make("p", { class: "hidden" }, `fed: ${whole(entries)}`),
+      make("div", { class: "cells", "aria-hidden": "true" }, ...gold.map((each, n) => make("span",
+        { class: `cell ${kind(n)}` }, make("i", {}, each || "\u00b7"), make("b", {}, entries[n] || "\u00b7")))));
+  };
   const block = (run, item) => {
     const own = parts(output(run, item)), head = heading(run);
     if (run.mode === "plain") return make("div", { class: "run" }, head, make("p", { class: "text" }, whole(own) || "(nothing)"));
+    if (run.mode === "fed") return fed(run, item, head, own);
     const how = run.mode === "position" || $("align").value === "position" ? byPosition : align;
     const result = best(own, data.gold[item].map(parts), how);
     const at = n => result.cells[n].at + 1;
@@ -224,6 +235,7 @@ const browse = (root, data) => {
   if (counted.length > 1) orders.push(["spread", "largest difference first"], ...counted.map(arm => [`run:${arm}`, `worst first: ${arm}`]));
   $("order").append(...[...orders, ["file", "as in the file"]].map(([value, text]) => make("option", { value }, text)));
   if (!counted.length) for (const name of ["few", "align"]) $(name).closest("label").hidden = true;
+  if (runs.every(run => run.mode === "fed")) $("align").closest("label").hidden = true;
   $("align").value = data.align;
   let waiting;
   for (const name of ["search", "short", "long", "few", "many"])

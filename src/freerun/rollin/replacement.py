@@ -105,7 +105,7 @@ class Replacement:
         rules = inner.generation_rules(batch)
         return self if rules is None else replace(self, rules=rules)
 
-    @property
+    @cached_property
     def replaced(self) -> Tensor:
         """(batch, time) bool: entries that are not all gold."""
         return ~self.keep if self.keep.dtype == torch.bool else self.keep < 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from freerun.generation import generate
 from freerun.metrics.outputs import sequence_errors
 from freerun.metrics.text import bleu_signature
 from freerun.rollin.model import eval_mode
-from freerun.types import Outcome
+from freerun.types import Outcome, evenly
 
 if TYPE_CHECKING:
     from freerun.diagnostics import DiagnosisOptions
@@ -45,6 +45,29 @@ class Evaluation:
     items: list[dict[str, Any]] = field(default_factory=list)
     curves: Mapping[str, list[float]] = field(default_factory=dict[str, list[float]])
     forecasts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Some training examples, and how they are displayed.
+
+    Args:
+        batch: a row each.
+        sources: in words, of each row.
+        sample: which they are, in words.
+        decode: of ids: to their symbols; None: the numbers.
+        in_units: of values: from normalised to those of the data; None: they are.
+        channels: of values: their names.
+    """
+
+    __repr__ = brief
+
+    batch: Batch
+    sources: Sequence[str]
+    sample: str
+    decode: Callable[[Sequence[int]], Sequence[str]] | None = None
+    in_units: Callable[[Tensor], Tensor] | None = None
+    channels: Sequence[str] = ()
 
 
 class Task(Protocol):
@@ -125,6 +148,18 @@ class DataTask:
     def batch(self, indices: Sequence[int], rows: Tensor) -> Batch:
         """The training batch of some examples; see the data's ``batch``."""
         return self.data.batch(indices, rows)
+
+    def examples(self, count: int) -> Examples:
+        """At most ``count`` training examples, evenly spaced."""
+        chosen = evenly(len(self.lengths), count)
+        found = self.named(self.batch(chosen, torch.arange(len(chosen))), chosen)
+        sample = f"{len(chosen)} of {len(self.lengths):,} {self.report.training_noun}, evenly spaced"
+        return replace(found, sample=sample)
+
+    def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
+        """The batch of training examples of these numbers, with how it is displayed."""
+        noun = self.report.training_noun.removesuffix("s")
+        return Examples(batch, [f"{noun} {n + 1:,}" for n in numbers], self.report.training_noun)
 
     def describe(self) -> dict[str, Any]:
         """What a user of the trained model needs: see the codec's ``describe``."""

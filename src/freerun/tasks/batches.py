@@ -27,7 +27,7 @@ from freerun.keys import fold
 from freerun.metrics.outputs import first_divergence
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
 from freerun.rollin.model import eval_mode, explained_errors, forward
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples
 from freerun.tasks.series import median
 from freerun.types import evenly
 
@@ -245,6 +245,14 @@ class BatchTask(DataTask):
         return evaluate_batches(
             model, batches, end=self.data.end, scale=self.data.scale, margin=self.settings.length_margin
         )
+
+    def examples(self, count: int) -> Examples:
+        """At most ``count`` rows of the first training batch, evenly spaced: rows of several may have no one length."""
+        batch = self.data.splits["train"][0]
+        chosen = evenly(batch.size, count)
+        part = batch.select(torch.tensor(chosen, device=batch.targets.device))
+        sample = f"{len(chosen)} of {batch.size:,} rows of the first training batch, evenly spaced"
+        return Examples(part, [f"row {n + 1}" for n in chosen], sample)
 
     @staticmethod
     def load(settings: PythonData, model: object) -> BatchData:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +25,7 @@ from freerun.tasks.base import (
     DataTask,
     DiagnosisInput,
     Evaluation,
+    Examples,
     free_run,
     missing_path,
     parts,
@@ -197,6 +198,11 @@ class PairTask(DataTask):
     def sizes(data: PairData) -> tuple[int, ...]:
         return data.codec.sizes
 
+    def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
+        pairs = list(self.data.splits["train"].flat())
+        sources = ["".join(pairs[n][0]) for n in numbers]
+        return replace(super().named(batch, numbers), sources=sources, decode=_decoded(self.data.codec))
+
     @staticmethod
     def positions(data: PairData, settings: EvaluateSettings) -> tuple[int, str]:
         source, target = data.longest_sides
@@ -289,9 +295,15 @@ class PairTask(DataTask):
             end_symbol=0,
             length_margin=max(0, codec.longest + settings.length_margin + 1 - longest),
             sources=["".join(source) if words else str(source) for source in (sources[n] for n in chosen)],
-            decode=lambda ids: [" ".join(codec.decode([each])) if words else codec.decode([each]) for each in ids],
+            decode=_decoded(codec),
         )
         return pairs.origin, batches, options
+
+
+def _decoded(codec: PairCodec) -> Callable[[Sequence[int]], list[str]]:
+    """From ids to a text each: a symbol, or the subword's."""
+    words = isinstance(codec.tokeniser, Vocabularies)
+    return lambda ids: [" ".join(codec.decode([each])) if words else str(codec.decode([each])) for each in ids]
 
 
 class TranslateTask(PairTask):

@@ -43,6 +43,7 @@ from freerun.tasks.base import (
     DataTask,
     DiagnosisInput,
     Evaluation,
+    Examples,
     free_run,
     missing_path,
     parts,
@@ -139,6 +140,13 @@ class RecordTask(DataTask):
     def evaluate(self, model: Module, split: str) -> Evaluation:
         records, encoded = self.data.evaluation(split, self.items if split == "dev" else None)
         return evaluate_records(model, self.data.codec, records, encoded, self.settings)
+
+    def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
+        records, tokenizer = self.data.splits["train"].records, self.data.codec.tokenizer
+        prompts = [records[n].prompt for n in numbers]
+        sources = [each if isinstance(each, str) else str(each[-1].get("content", "")) for each in prompts]
+        decode = lambda ids: [tokenizer.decode([each]) for each in ids]  # noqa: E731
+        return replace(super().named(batch, numbers), sources=sources, decode=decode)
 
     def saved_files(self, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
         """What ``from_pretrained`` reads: the model with these weights, and its tokenizer."""

@@ -33,7 +33,7 @@ from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, va
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS, WindowScaled
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, missing_path, model_device, parts
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
 from freerun.types import evenly
 
 _NAIVE_BATCH = 1024
@@ -164,6 +164,10 @@ class SeriesTask(DataTask):
         if split == "dev":
             return scores
         return replace(scores, forecasts=complete_windows(model, self.windows(split), self.settings, self.data.codec))
+
+    def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
+        codec = self.data.codec
+        return replace(super().named(batch, numbers), in_units=codec.denormalise, channels=codec.names)
 
     def windows(self, split: str) -> Windows:
         """The windows of a split that are scored, with the naive rows for them."""

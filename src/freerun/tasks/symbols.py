@@ -30,7 +30,7 @@ from freerun.generation import generate
 from freerun.keys import bits, fold, uniform
 from freerun.metrics.table import LABELS, LEVELS, TaskReport
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, model_device, parts
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, model_device, parts
 from freerun.types import evenly
 
 _ORDERS = range(2, 9)
@@ -197,6 +197,14 @@ class SymbolTask(DataTask):
         codec = self.data.codec
         names = (codec.source, codec.target) if isinstance(codec, LabelCodec) else None
         return Rows(len(chosen), make, names is None, self.naive if split == "test" else {}, names)
+
+    def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
+        codec, found = self.data.codec, super().named(batch, numbers)
+        if not isinstance(codec, LabelCodec):
+            return found
+        there = zip(batch.context["source"], batch.context["source_mask"], strict=True)
+        sources = [" ".join(codec.source[n] for n in row[mask].tolist()) for row, mask in there]
+        return replace(found, sources=sources, decode=lambda ids: [codec.target[each] for each in ids])
 
     @cached_property
     def naive(self) -> dict[str, Naive]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,7 +24,7 @@ from freerun.metrics.outputs import correct
 from freerun.metrics.table import TEXT, TaskReport
 from freerun.metrics.text import distinct_words, js_divergence, novel_words, repetition, trigrams
 from freerun.rollin.model import eval_mode
-from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, missing_path, model_device, parts
+from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
 from freerun.types import evenly
 
 
@@ -82,6 +82,9 @@ class TextTask(DataTask):
         blocks = self.items if split == "dev" else None
         text, training = self.data.parts[split], self.data.parts["train"]
         return evaluate_text(model, self.data.codec, text, training, self.settings, items=blocks)
+
+    def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
+        return replace(super().named(batch, numbers), decode=lambda ids: list(self.data.codec.text(ids)))
 
     @staticmethod
     def load(settings: TextSection, model: object) -> TextData:

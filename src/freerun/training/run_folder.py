@@ -24,7 +24,7 @@ from freerun.training.log import Event
 
 RUN_FILES = (
     "recipe.toml", "metrics.jsonl", "summary.json", "test-items.jsonl", "test-curves.json", "test-forecasts.json",
-    "diagnosis.json", "diagnosis.html", "diagnosis.html.part", "lock",
+    "train-fed.json", "diagnosis.json", "diagnosis.html", "diagnosis.html.part", "lock",
 )  # fmt: skip
 RUN_FOLDERS = ("checkpoints", "model", "tensorboard")
 STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", MANIFEST)

@@ -1,0 +1,93 @@
+"""What a run feeds some of its training examples at the end: gold, and the entries in place of gold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.batch import Batch
+from freerun.diagnostics.ids import END
+from freerun.keys import fold
+from freerun.rollin.model import eval_mode
+from freerun.tasks.base import Examples, model_device
+from freerun.training.files import replace_file
+from freerun.training.log import jsonable
+from freerun.training.run import Run
+
+FILE = "train-fed.json"
+ROWS = 12
+"""Training examples that are recorded."""
+_ENTRIES = 400  # of a row
+_CHANNELS = 4
+
+
+def record_fed(run: Run) -> None:
+    """Write ``train-fed.json``: histories by the gates and draws of the last update, and the weights after it.
+
+    Every process computes them, as a method may call a sharded model; the first one writes.
+    """
+    processes, task = run.parts.processes, run.job.task
+    processes.at("the histories fed at the end")
+    examples: Any = getattr(task, "examples", None)  # a task of one's own may have none
+    if not run.state.step or examples is None:
+        return
+    with run.parts.wrapped.gathered(), processes.raise_on_all_ranks():
+        found = _fed(run, examples(ROWS))
+        if found is not None and processes.first:
+            replace_file(run.job.folder / FILE, json.dumps(jsonable(found), ensure_ascii=False).encode())
+
+
+def _fed(run: Run, examples: Examples) -> dict[str, Any] | None:
+    """Content of the file; None where the entries fed are aligned with no gold history."""
+    model, settings = run.parts.model, run.job.settings
+    device, step = model_device(model), run.plan.at(run.state.step - 1).step
+    batch = examples.batch.to(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices), eval_mode(model):
+        torch.manual_seed(fold(settings.seed, "fed"))
+        outcome = run.job.method.run(model, batch, step, fold(settings.seed, "train"))
+    fed = outcome.fed
+    if fed.time < batch.time:  # cut to its horizon
+        cut = ("targets", "history", "mask", "eligible")
+        parts = {name: None if (part := getattr(batch, name)) is None else part[:, : fed.time] for name in cut}
+        batch = batch.made(**parts)
+    if fed.history.shape != batch.history.shape:
+        return None
+    return {
+        "kind": "ids" if batch.is_discrete else "values",
+        "step": int(step),
+        "teacher_forcing_ratio": outcome.report.get("teacher_forcing_ratio"),
+        "sample": examples.sample,
+        "channels": list(examples.channels[:_CHANNELS]),
+        "rows": list(_rows(examples, batch.to("cpu"), fed.to("cpu"))),
+    }
+
+
+def _rows(examples: Examples, batch: Batch, fed: Batch) -> Iterator[dict[str, Any]]:
+    """A row each: its source, gold, and the entries in place of it as (position, entry), from 0.
+
+    Ids from the first that may be replaced on, values from the first on; not the last, which is read by nothing.
+    """
+    replaced, decode = fed.replaced, examples.decode
+    if replaced is None:
+        replaced = fed.history != batch.history
+        replaced = replaced if batch.is_discrete else replaced.any(-1)
+
+    def entries(history: Tensor) -> list[Any]:
+        if batch.is_discrete:
+            return [str(each) or END for each in (history.tolist() if decode is None else decode(history.tolist()))]
+        values = history if examples.in_units is None else examples.in_units(history)
+        return [[float(f"{each:.6g}") for each in row[:_CHANNELS]] for row in values.detach().tolist()]
+
+    for row, source in enumerate(examples.sources):
+        able, counts = batch.replaceable[row], batch.mask[row] | batch.replaceable[row]
+        first = int(able.int().argmax()) if batch.is_discrete else 0
+        last = int(counts.nonzero().max()) if bool(counts.any()) else 0
+        part = slice(first, min(last, first + _ENTRIES))
+        at = replaced[row, part].nonzero()[:, 0]
+        own = zip(at.tolist(), entries(fed.history[row, part][at]), strict=True)
+        yield {"source": source, "gold": entries(batch.history[row, part]), "fed": [list(pair) for pair in own]}
