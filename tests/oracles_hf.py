@@ -24,7 +24,7 @@ NUMBERS = [10, 13, 11, 12]
 class Row:
     """One example as a model gets it by itself."""
 
-    source: Mapping[str, Tensor]  # arguments of its forward besides the history, one row
+    source: Mapping[str, Any]  # arguments of its forward besides the history, one row; functions of the ids are called
     first: int  # the id that nothing predicts: a text's first, a decoder's start
     gold: tuple[int, ...]  # the ids after it
     counts: tuple[bool, ...]  # of each of them, whether it is to be learnt
@@ -68,7 +68,8 @@ def predicted(model: Any, row: Row, history: list[int] | tuple[int, ...]) -> Ten
     """(len(history) + 1, vocab) logits: line t predicts the entry after ``history[:t]``."""
     ids = torch.tensor([[row.first, *history]])
     if not model.config.is_encoder_decoder:
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
+        more = {name: value(ids) if callable(value) else value for name, value in row.source.items()}
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more, use_cache=False).logits[0]
     mask = {"decoder_attention_mask": torch.ones_like(ids)}
     return model(**row.source, decoder_input_ids=ids, **mask, use_cache=False).logits[0]
 

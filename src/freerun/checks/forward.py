@@ -191,7 +191,7 @@ def history_order(probe: Probe) -> Verdict:
     """The order of the history moves outputs."""
     earlier = any(any(far[j + 2 :]) for j, far in probe.reactions.items())
     half = probe.batch.time // 2
-    if not earlier or half < 2:
+    if not earlier or half < 2 or bool(probe.fixed(probe.batch.history[:, :half]).any()):
         return ("not applicable", "no output depends on an entry before the last one, or the batch is too short")
     after = probe.everywhere
     after[:, : half + 1] = False  # the last entry that these read stays as it is
@@ -233,7 +233,9 @@ def length_inert(probe: Probe) -> Verdict:
     batch = probe.batch
     if batch.time < 2:
         return ("not applicable", "the batch has one position")
-    for time in sorted({1, batch.time // 2, batch.time - 1} - {0}):
+    fixed = probe.fixed(batch.history).any(0).nonzero()
+    least = 2 + int(fixed.max()) if fixed.numel() else 1
+    for time in sorted({max(time, least) for time in (1, batch.time // 2, batch.time - 1)} - {batch.time}):
         parts = ("targets", "history", "mask", "weights", "eligible")
         cut = {name: None if getattr(batch, name) is None else getattr(batch, name)[:, :time] for name in parts}
         tried = f"the batch's first {time} of {batch.time} positions with the context unchanged"

@@ -117,8 +117,9 @@ def cache_equals_forward(probe: Probe) -> Verdict:
     """Reading at places of one's own, taken back and read again."""
     model, batch = probe.model, probe.batch
     history, device = batch.history, batch.history.device
-    # rows at positions of their own: row r has read r % 3 entries more than two, then one is taken back
-    counts = torch.tensor([min(2 + r % 3, batch.time - 1) for r in range(batch.size)], device=device)
+    # rows at positions of their own: row r reads r % 3 entries more than two after its prompt, then one is taken back
+    more = torch.arange(batch.size, device=device) % 3 + 2
+    counts = ((~batch.mask).long().cumprod(1).sum(1) + more).clamp_max(batch.time - 1)
     if int(counts.min()) < 2:
         return ("not applicable", "the batch is shorter than 3 positions")
     rows = torch.arange(batch.size, device=device).repeat_interleave(counts)

@@ -159,7 +159,7 @@ class Probe:
         """Return entries that all differ where ``where`` ((batch, time) bool) is True."""
         if not self.batch.is_discrete:
             return torch.where(where[..., None], entries.nan_to_num() * 0.5 + 1.0, entries)
-        known = self._known
+        where, known = where & ~self.fixed(entries), self._known
         if len(known) < 2:
             return torch.where(where, (entries + 1) % self.outputs.shape[-1], entries)
         return torch.where(where, known[(torch.searchsorted(known, entries) + 1) % len(known)], entries)
@@ -168,7 +168,12 @@ class Probe:
     def _known(self) -> Tensor:
         """Ids that the model is known to read."""
         batch = self.batch
-        return torch.cat([batch.history[batch.mask], batch.history[batch.replaceable]]).unique()
+        known = torch.cat([batch.history[batch.mask], batch.history[batch.replaceable]]).unique()
+        return known[~self.fixed(known)]
+
+    def fixed(self, entries: Tensor) -> Tensor:
+        """Whether ids stand for something in the context, such as images: a history without them fits it no more."""
+        return torch.isin(entries, entries.new_tensor(getattr(self.batch.context, "placeholders", ())))
 
     def with_history(self, where: Tensor, tried: str) -> Tensor:
         """The outputs when the history is another one there."""

@@ -21,8 +21,8 @@ from freerun.rollin.model import eval_mode, refuse_coupled_rows
 _ROWS, _TIME, _LONGER = 3, 7, 64
 """Rows and positions of the trial batches, where the model has as many."""
 
-_Able = tuple[tuple[type[hf.HuggingFaceModel], ...], bool, tuple[Finding, ...]]
-"""The parts of an adapter's class, whether the model comes in halves, and the findings."""
+_Able = tuple[tuple[type[hf.HuggingFaceModel], ...], bool, tuple[Finding, ...], frozenset[str] | None]
+"""The parts of an adapter's class, whether the model comes in halves, the findings, and what it was tried on."""
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
 
@@ -89,18 +89,25 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None, generation
     What it is not: a copy, or a trainer; see ``freerun.hf.Trainer``.
     """
     inner = unwrapped(model)
-    kind = (inner.config._attn_implementation, inner.dtype, tuple(sorted(example or ())))
-    known = _KNOWN.get(inner)
-    # without an example, the findings on an earlier one hold
-    if known is None or known[0][:2] != kind[:2] or (example is not None and known[0] != kind):
-        known = _KNOWN[inner] = (kind, _examined(inner, example))
     if generation_config not in ("own", None) and not hasattr(generation_config, "eos_token_id"):
         got = type(generation_config).__name__
         raise UserError(f"generation_config must be 'own', a transformers GenerationConfig or None; got {got}")
-    adapter = _built(model, inner, *known[1])
-    adapter.follows = generation_config
+    adapter = _built(model, inner, *_known(inner, example))
+    adapter.examine, adapter.follows = _examine_anew, generation_config
     adapter.findings += tuple(_generation(adapter.generation_config))
     return adapter
+
+
+def _known(inner: Any, example: Mapping[str, Any] | None) -> _Able:
+    """What the model can do, from earlier forwards or new ones."""
+    kind = (inner.config._attn_implementation, inner.dtype)
+    known = _KNOWN.get(inner)
+    more = set(example or ()) - {"labels", "replaceable", "rows"}
+    # without an example, the findings on an earlier one hold
+    tried = known[1][3] if known is not None and known[0] == kind else None
+    if known is None or known[0] != kind or (example is not None and (tried is None or not tried.issuperset(more))):
+        known = _KNOWN[inner] = (kind, _found(inner, example))
+    return known[1]
 
 
 def _generation(config: Any) -> Iterator[Finding]:
@@ -112,28 +119,56 @@ def _generation(config: Any) -> Iterator[Finding]:
         yield Finding("generation", "not applicable", f"not followed, of generation_config: {left}")
 
 
-def _built(
-    model: nn.Module,
-    inner: Any,
-    bases: tuple[type[hf.HuggingFaceModel], ...],
-    halves: bool,
-    findings: tuple[Finding, ...] = (),
-) -> Any:
-    name = "".join(base.__name__ for base in bases)
-    adapter = type(name, bases, {"__reduce__": _reduced})(model, inner)
-    adapter.findings = findings
-    if halves:
-        adapter._halves = _halves(adapter)
+def _found(inner: Any, example: Mapping[str, Any] | None) -> _Able:
+    try:
+        return _examined(inner, example)
+    except UserError as error:
+        if example is not None or not hf.placeholder_ids(inner.config):
+            raise
+        # a model that reads images with its ids may be another without: its first batch shows it
+        base = hf.EncoderDecoder if inner.config.is_encoder_decoder else hf.CausalModel
+        return (base,), False, (Finding("ids alone", "not applicable", str(error)),), None
+
+
+def _examine_anew(adapter: Any, arguments: Mapping[str, Any]) -> None:
+    """Let a batch that holds more than ids show what the model can do with it."""
+    _enable(adapter, *_known(adapter.inner, arguments))
+    adapter.findings += tuple(_generation(adapter.generation_config))
+
+
+def _built(model: nn.Module, inner: Any, *able: Any) -> Any:
+    adapter = hf.HuggingFaceModel(model, inner)
+    _enable(adapter, *able)
     # a new module is in training mode; the model's own mode is what counts
     adapter.training = model.training
     return adapter
 
 
+def _enable(
+    adapter: Any,
+    bases: tuple[type[hf.HuggingFaceModel], ...],
+    halves: bool,
+    findings: tuple[Finding, ...] = (),
+    tried: frozenset[str] | None = frozenset(),
+) -> None:
+    """Give an adapter the methods that its model honours."""
+    name = "".join(base.__name__ for base in bases)
+    adapter.__class__ = type(name, bases, {"__reduce__": _reduced})
+    adapter.findings, adapter.tried = findings, tried
+    adapter._halves = _halves(adapter) if halves else hf.WholeHead()
+
+
 def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
-    bases = type(adapter).__bases__
-    halves = isinstance(adapter._halves, hf.SplitHead)
-    return _built, (adapter.model, adapter.inner, bases, halves, adapter.findings), {"follows": adapter.follows}
+    able = type(adapter).__bases__, isinstance(adapter._halves, hf.SplitHead), adapter.findings, adapter.tried
+    examines = adapter.examine is not None
+    return _restored, (adapter.model, adapter.inner, examines, *able), {"follows": adapter.follows}
+
+
+def _restored(model: nn.Module, inner: Any, examines: bool, *able: Any) -> Any:
+    adapter = _built(model, inner, *able)
+    adapter.examine = _examine_anew if examines else None
+    return adapter
 
 
 def _halves(adapter: hf.HuggingFaceModel) -> hf.SplitHead:
@@ -146,9 +181,7 @@ def _halves(adapter: hf.HuggingFaceModel) -> hf.SplitHead:
         one = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
         if not adapter.is_encoder_decoder:
             return {"input_ids": one}
-        from transformers.modeling_outputs import BaseModelOutput
-
-        return {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[:, :1]), "decoder_input_ids": one}  # pyright: ignore
+        return {"encoder_outputs": hf.answer(hidden[:, :1]), "decoder_input_ids": one}
 
     return hf.SplitHead(inner, trunk, stub)
 
@@ -163,64 +196,94 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
     refuse_coupled_rows(inner)
     base = hf.EncoderDecoder if inner.config.is_encoder_decoder else hf.CausalModel
     with eval_mode(inner):
-        plain = _built(inner, inner, (base,), halves=False)
-        batch, outputs, longer = _tried(plain, example)
+        plain = _built(inner, inner, (base,), False)
+        batch, outputs, tried = _tried(plain, example, _TIME)
+        longer, at_length = batch, outputs
+        if example is None:
+            longer, at_length, _ = _tried(plain, None, _LONGER)
         # two calls of one shape differ in nothing, but for sums that are not taken twice in one order
         tight = _Spread(plain, batch, outputs, 10 * torch.finfo(torch.float32).eps)
         looser = _Spread(plain, batch, outputs, _roundings(outputs, 200, 4))
         findings = [CHECKS[name](looser if name in _SHAPED else tight) for name in _HELD]
         # only longer rows show attention in chunks or by hashing
-        long = _Spread(plain, longer, plain(longer), looser.share)
+        long = _Spread(plain, longer, at_length, looser.share)
         findings += [replace(CHECKS[name](long), name=f"{name}_at_{longer.time}") for name in _AT_LENGTH]
         # what a checked model is only warned of: an adapted one that reads no history is an encoder
         if refused := [finding for finding in findings if finding.status in ("refused", "warning")]:
             name = type(inner).__name__
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
-
-        def has(what: str, *parts: type[hf.HuggingFaceModel], halves: bool) -> bool:
-            adapter = _built(inner, inner, (*parts, base), halves)
-            probe = _Spread(adapter, batch, outputs, _roundings(outputs, 20, 0.4))
-            names, fine = _CAPABILITIES[what]
-            tried = (_CHECKS[name](probe) for name in names)
-            failed = next((finding for finding in tried if finding.status != "ok"), None)
-            findings.append(
-                Finding(what, "not applicable", failed.explanation) if failed else Finding(what, "ok", fine)
-            )
-            return failed is None
-
-        halves = has("split", halves=True)
-        able: list[type[hf.HuggingFaceModel]] = []
-        if base is hf.CausalModel and not local(inner.config) and has("cached", hf.RaggedDecoding, halves=halves):
-            able.append(hf.RaggedDecoding)
-        elif has("step", hf.CachedDecoding, halves=halves):
-            able.append(hf.ChunkedDecoding if has("read", hf.ChunkedDecoding, halves=halves) else hf.CachedDecoding)
-        if has("vectors", hf.EmbeddingInputs, halves=halves):
-            able.append(hf.EmbeddingInputs)
-    return (*able, base), halves, tuple(findings)
+        bases, halves, found = _capabilities(inner, base, batch, outputs)
+    return (*bases, base), halves, (*findings, *found), tried
 
 
-def _tried(plain: Any, example: Mapping[str, Any] | None) -> tuple[Batch, Tensor, Batch]:
-    """A small batch, the model's logits there, and a longer batch."""
+def _capabilities(
+    inner: Any, base: type[hf.HuggingFaceModel], batch: Batch, outputs: Tensor
+) -> tuple[list[type[hf.HuggingFaceModel]], bool, list[Finding]]:
+    """What a model can do beyond a forward, each tried with what was found before it."""
+    able: list[type[hf.HuggingFaceModel]] = []
+    findings: list[Finding] = []
+    halves = True
+
+    def has(what: str, *parts: type[hf.HuggingFaceModel]) -> bool:
+        names, fine = _CAPABILITIES[what]
+        try:
+            adapter = _built(inner, inner, (*parts, *able, base), halves)
+        except (AttributeError, NotImplementedError, UserError) as error:
+            findings.append(Finding(what, "not applicable", str(error)))
+            return False
+        probe = _Spread(adapter, batch, outputs, _roundings(outputs, 20, 0.4))
+        tried = (_CHECKS[name](probe) for name in names)
+        failed = next((finding for finding in tried if finding.status != "ok"), None)
+        findings.append(Finding(what, "not applicable", failed.explanation) if failed else Finding(what, "ok", fine))
+        return failed is None
+
+    halves = has("split")
+    encoding = hf.SourceEncoding if base is hf.EncoderDecoder else hf.MediaEncoding
+    if (base is hf.EncoderDecoder or batch.context.media.known is not None) and has("encode", encoding):
+        able.append(encoding)
+    seen = not hf.is_local(inner.config) or hf.masks_by_distance(inner)
+    if base is hf.CausalModel and seen and has("cached", hf.RaggedDecoding):
+        able.insert(0, hf.RaggedDecoding)
+    elif has("step", hf.CachedDecoding):
+        able.insert(0, hf.ChunkedDecoding if has("read", hf.ChunkedDecoding) else hf.CachedDecoding)
+    if has("vectors", hf.EmbeddingInputs):
+        able.append(hf.EmbeddingInputs)
+    # the more special before what they are made of
+    return sorted(able, key=lambda part: issubclass(part, base)), halves, findings
+
+
+def _tried(plain: Any, example: Mapping[str, Any] | None, longest: int) -> tuple[Batch, Tensor, frozenset[str]]:
+    """A batch, the model's logits there, and the names of what was in it."""
     try:
-        batch = trial_batch(plain, example)
-        return batch, plain(batch), trial_batch(plain, example, _LONGER)
+        batch, names = trial_batch(plain, example, longest)
+        return batch, plain(batch), names
     except UserError:
         raise
     except Exception as error:  # whatever a model raises for an invented batch
         if out_of_memory(error):
             raise
         line = (str(error).splitlines() or [""])[0]
+        what = "the example" if example is not None else f"a batch of {min(longest, plain.limit or longest)} tokens"
+        advice = (
+            ": is it as its collator makes it, complete, and does model(**example) go through?" if example is not None
+            else ". If it needs more than ids, give hf.adapt(model, example=batch) a batch as your collator makes it"
+        )  # fmt: skip
         raise UserError(
-            f"{type(plain.inner).__name__} raised {type(error).__name__} on a small batch: {line}. If it needs more "
-            "than ids, give hf.adapt(model, example=batch) a batch as your collator makes it"
+            f"{type(plain.inner).__name__} raised {type(error).__name__} on {what}: {line}{advice}"
         ) from error
 
 
-def trial_batch(m: hf.HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME) -> Batch:
-    """Return three rows of different lengths, of an example, or of invented ids: ordinary ones, and one pad."""
+def trial_batch(
+    m: hf.HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME
+) -> tuple[Batch, frozenset[str]]:
+    """Three rows of an example, or of invented ids of different lengths, one pad among them; and the names of all."""
     adapter: Any = m
     if example is not None:
-        return adapter.batch(**{k: v[:_ROWS] if isinstance(v, Tensor) and v.dim() else v for k, v in example.items()})
+        batch: Batch = adapter.batch(**_with_labels(m, example))
+        # rows that have images first
+        known = batch.context.media.known
+        order = torch.arange(batch.size) if known is None else (known == 0).long().argsort(stable=True).cpu()
+        return batch.select(order[:_ROWS].to(batch.history.device)), frozenset(example)
     time = min(longest, m.limit or longest)
     ids = _ids(m, time, m.target_vocab)
     pad = getattr(m.inner.config, "pad_token_id", None)
@@ -230,7 +293,21 @@ def trial_batch(m: hf.HuggingFaceModel, example: Mapping[str, Any] | None, longe
     present = torch.arange(time) < lengths[:, None]
     labels = ids.masked_fill(~present, -100)
     read = _source(m) if m.is_encoder_decoder else {"input_ids": ids, "attention_mask": present.long()}
-    return adapter.batch(**{k: v.to(m.inner.device) for k, v in {**read, "labels": labels}.items()})
+    return adapter.batch(**{k: v.to(m.inner.device) for k, v in {**read, "labels": labels}.items()}), frozenset(read)
+
+
+def _with_labels(m: hf.HuggingFaceModel, example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example with labels, where it is a batch of prompts."""
+    batch = {name: value for name, value in example.items() if name not in ("replaceable", "rows")}
+    if batch.get("labels") is not None:
+        return batch
+    if not m.is_encoder_decoder:
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+        return {**batch, "labels": ids if mask is None else ids.masked_fill(mask == 0, -100)}
+    size = next(len(value) for value in batch.values() if isinstance(value, Tensor))
+    ids = _ids(m, min(_TIME, m.limit or _TIME), m.target_vocab)
+    labels = ids[torch.arange(size) % _ROWS].to(m.inner.device)
+    return {**{name: value for name, value in batch.items() if not name.startswith("decoder_")}, "labels": labels}
 
 
 def _ids(m: hf.HuggingFaceModel, time: int, vocab: int) -> Tensor:
@@ -257,15 +334,6 @@ def _source(m: hf.HuggingFaceModel) -> dict[str, Tensor]:
         )
     shape = (_ROWS, config.num_mel_bins, 2 * config.max_source_positions)
     return {name: torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(m.inner.dtype)}
-
-
-def local(config: Any) -> bool:
-    """Whether a layer looks back only so far, which a probe of a few positions cannot see."""
-    config = config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return kinds != {"full_attention"} or any(
-        getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size", "window_size")
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,6 +377,23 @@ def _keeps_all(probe: Probe) -> Verdict:
 
 
 _CHECKS = {**CHECKS, "keeps_all": Check(_keeps_all, "the first state", "step by step")}
+
+
+def _encoded_rows(probe: Probe) -> Verdict:
+    """Rows of an encoded batch are theirs."""
+    batch = probe.batch
+    encoded = probe.model.encode(batch)
+    if encoded is batch:
+        return ("not applicable", "the model encodes within its forward")
+    turned = torch.arange(batch.size - 1, -1, -1, device=batch.history.device)
+    for rows in (turned, turned[:1]):
+        outputs, counted = probe.run(encoded.select(rows), "rows of an encoded batch"), batch.mask[rows]
+        if far := probe.apart(outputs[counted], probe.outputs[rows][counted]):
+            return f"outputs of rows selected from an encoded batch are {far:.2g} away from theirs"
+    return None
+
+
+_CHECKS["encoded_rows"] = Check(_encoded_rows, "rows of an encoded batch", "the source is encoded in every pass")
 _STEPPER = ("step_equals_parallel", "stepper_state", "stepper_select")
 _READER = ("keeps_all", "read_equals_steps")
 _CAPABILITIES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -316,5 +401,6 @@ _CAPABILITIES: dict[str, tuple[tuple[str, ...], str]] = {
     "step": (_STEPPER, "the model's own cache gives the logits of the forward"),
     "read": (_READER, "several entries can be read at once"),
     "cached": ((*_STEPPER, *_READER, "cache_equals_forward"), "rows can be read at positions of their own"),
+    "encode": (("encode_equals_forward", "encoded_rows"), "sources and images are encoded once"),
     "vectors": (("vectors_equal_ids",), "histories can be vectors"),
 }

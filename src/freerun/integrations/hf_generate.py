@@ -120,8 +120,10 @@ def generate(
     for members in groups.values():
         group = [some[number] for number in members]
         picked = context.select(torch.tensor([turn.row for turn in group], device=context.first.device))
-        arguments: dict[str, Any] = {**picked.source, **picked.others, **_prompts(adapter, group, picked.first)}
-        begin = max(len(turn.prompt) for turn in group)
+        lengths = [len(turn.prompt) for turn in group]
+        others = picked.media.on_the_left(lengths)
+        arguments: dict[str, Any] = {**picked.source, **others, **_prompts(adapter, group, picked.first)}
+        begin = max(lengths)
         if free_length:
             room = max(turn.cap for turn in group)
             arguments["max_new_tokens"] = max(1, room if adapter.limit is None else min(room, adapter.limit - begin))

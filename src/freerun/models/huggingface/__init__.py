@@ -1,9 +1,17 @@
 """Hugging Face models as Models of freerun; ``freerun.hf.adapt`` makes them."""
 
-from freerun.models.huggingface.cache import CachedDecoding, ChunkedDecoding, RaggedDecoding, keeps_all
-from freerun.models.huggingface.causal import CausalModel
-from freerun.models.huggingface.encoder_decoder import EncoderDecoder
-from freerun.models.huggingface.model import EmbeddingInputs, HuggingFaceModel, SplitHead
+from freerun.models.huggingface.cache import (
+    CachedDecoding,
+    ChunkedDecoding,
+    RaggedDecoding,
+    is_local,
+    keeps_all,
+    masks_by_distance,
+)
+from freerun.models.huggingface.causal import CausalModel, MediaEncoding
+from freerun.models.huggingface.encoder_decoder import EncoderDecoder, SourceEncoding
+from freerun.models.huggingface.media import placeholder_ids
+from freerun.models.huggingface.model import EmbeddingInputs, HuggingFaceModel, SplitHead, WholeHead, answer
 
 __all__ = [
     "CachedDecoding",
@@ -12,7 +20,14 @@ __all__ = [
     "EmbeddingInputs",
     "EncoderDecoder",
     "HuggingFaceModel",
+    "MediaEncoding",
     "RaggedDecoding",
+    "SourceEncoding",
     "SplitHead",
+    "WholeHead",
+    "answer",
+    "is_local",
     "keeps_all",
+    "masks_by_distance",
+    "placeholder_ids",
 ]

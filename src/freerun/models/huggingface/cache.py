@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.media import Media
 from freerun.models.huggingface.model import HuggingFaceModel, SourceContext, context_of
 from freerun.types import Encoder
 
@@ -37,6 +40,8 @@ class CachedDecoding(HuggingFaceModel):
 
     def start(self, batch: Batch) -> _State:
         """The state that predicts position 0."""
+        if context_of(batch).media.prefilled:
+            raise UserError("images are read in one call, up to positions of each row's own, which this cache cannot")
         if isinstance(self, Encoder):
             batch = self.encode(batch)
         return self._read(None, context_of(batch).first, context_of(batch))
@@ -73,7 +78,8 @@ class CachedDecoding(HuggingFaceModel):
     def step_arguments(self, context: SourceContext, ids: Tensor, length: int) -> dict[str, Any]:
         """Arguments of the forward that reads more ids, up to ``length`` in all."""
         if not self.is_encoder_decoder:
-            return {"input_ids": ids, **context.others}
+            positions = torch.arange(length - ids.shape[1], length, device=ids.device).expand(len(ids), -1)
+            return {"input_ids": ids, **context.media.later(positions)}
         encoder_decoder: Any = self
         mask = torch.ones(len(ids), length, dtype=torch.int64, device=ids.device)
         more = {"decoder_attention_mask": mask} if self.accepts("decoder_attention_mask") else {}
@@ -86,6 +92,28 @@ class ChunkedDecoding(CachedDecoding):
     def read(self, state: _State, inputs: Tensor) -> _State:
         """Read the next n entries (rows, n) of every row."""
         return self._read(state, inputs, state.context)
+
+
+def is_local(config: Any) -> bool:
+    """Whether a layer looks back only so far, which a probe of a few positions cannot see."""
+    config = config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds != {"full_attention"} or any(getattr(config, name, None) is not None for name in _WINDOWS)
+
+
+def masks_by_distance(inner: Any) -> bool:
+    """Whether layers that look back only so far do so by transformers' own mask, which counts from the last token."""
+    config = inner.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    chunks = (
+        getattr(config, "attention_chunk_size", None) is not None or getattr(config, "window_size", None) is not None
+    )
+    module = sys.modules[type(inner.get_decoder()).__module__]
+    return kinds <= {"full_attention", "sliding_attention"} and not chunks and hasattr(module, _SLIDING)
+
+
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+_SLIDING = "create_sliding_window_causal_mask"
 
 
 def keeps_all(cache: Any) -> bool:
@@ -126,6 +154,8 @@ class _Reading:
     rows: Tensor | None  # None: all, in order, and at the same positions
     positions: Tensor
     keys: int
+    # (n * keys,) where each row's keys are held, its own token last, so that all look back equally far; None: as held
+    behind: Tensor | None = None
 
 
 class _Layer(DynamicLayer):
@@ -154,6 +184,9 @@ class _Layer(DynamicLayer):
             return held[:, : at.keys].transpose(1, 2)
         slots = at.rows * held.shape[1] + at.positions.squeeze(1)
         held.flatten(0, 1).index_copy_(0, slots, new.squeeze(1))
+        if at.behind is not None:
+            kept = held.flatten(0, 1).index_select(0, at.behind)
+            return kept.view(len(slots), at.keys, *held.shape[2:]).transpose(1, 2)
         return held[:, : at.keys].index_select(0, at.rows).transpose(1, 2)
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
@@ -197,6 +230,11 @@ class _Store(Cache):
             self.hidden = hidden.new_zeros(self.rows, self.capacity, hidden.shape[-1])
         self.hidden[rows, positions] = hidden
 
+    def hidden_at(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """(n, size) hidden vectors."""
+        assert self.hidden is not None
+        return self.hidden[rows, positions]
+
 
 def _copied_rows(part: Tensor, rows: Tensor | None, capacity: int) -> Tensor:
     """(rows, positions, ...) -> a copy with room for ``capacity`` positions."""
@@ -212,6 +250,10 @@ class _RaggedState:
     lengths: Tensor  # (rows,) tokens read, the first one included
     common_length: int | None  # that length where it is the same for all rows
     context: SourceContext
+    held: Tensor | None = (
+        None  # (rows,) tokens that were read with images, prompts whole, before the others; None: none
+    )
+    shift: Tensor | None = None  # (rows, 1) what the model's positions are beyond ours; None: nothing
 
 
 class RaggedDecoding(ChunkedDecoding):
@@ -219,7 +261,13 @@ class RaggedDecoding(ChunkedDecoding):
 
     Tokens of one call stand at positions of their own. Where all rows stand at the same one they are read side by side;
     else every token is a row of one token, whose keys are looked up for it, so that nothing is computed for padding.
+    Images are read once, at the start, with all tokens of their rows up to the last of them.
     """
+
+    @cached_property
+    def looks_back_so_far(self) -> bool:
+        """Whether a layer looks back only so far."""
+        return is_local(self.inner.config)
 
     def start(self, batch: Batch) -> Any:
         """The state that predicts position 0."""
@@ -227,7 +275,38 @@ class RaggedDecoding(ChunkedDecoding):
         size = len(context.first)
         lengths = torch.zeros(size, dtype=torch.int64, device=context.first.device)
         state = _RaggedState(_Store(size, batch.time + 1), 0, lengths, 0, context)
+        if context.media.prefilled:
+            return self._with_images(batch, state, context.media)
         return self.advance(state, context.first.squeeze(1), torch.ones_like(lengths))[0]
+
+    def _with_images(self, batch: Batch, state: _RaggedState, media: Media) -> _RaggedState:
+        if isinstance(self, Encoder):
+            media = context_of(self.encode(batch)).media
+        held, store = (~(batch.replaceable | batch.mask)).long().cumprod(1).sum(1) + 1, state.store
+        if media.known is not None:
+            held = torch.maximum(held, media.known + 1)
+        reach = int(held.max())
+        self.refuse_longer(reach)
+        ids = torch.cat([state.context.first, batch.history[:, : reach - 1]], 1)
+        positions = torch.arange(reach, device=ids.device).expand(len(ids), -1)
+        store.reading = _Reading(None, positions, reach)
+        origin: list[Tensor | None] = []
+        hook = self.inner.get_decoder().register_forward_pre_hook(
+            lambda _, __, named: origin.append(named.get("position_ids")), with_kwargs=True
+        )
+        try:
+            hidden = self._call(store, ids, None, None, media.arguments(reach))
+        finally:
+            hook.remove()
+        rows, times = (positions < held[:, None]).nonzero(as_tuple=True)
+        store.remember(rows, times, hidden[rows, times])
+        # what it keeps of an earlier call means nothing where there are no images
+        shift = None if media.known is None else getattr(self.inner.base_model, "rope_deltas", None)
+        shift = torch.zeros_like(held)[:, None] if shift is None else shift.reshape(-1, 1).expand(len(held), 1)
+        if origin and origin[0] is not None:  # (rows, time), or of several dimensions before
+            shift = shift + origin[0].reshape(-1, origin[0].shape[-1])[:1, :1]
+        context = replace(state.context, media=replace(state.context.media, features=media.features))
+        return _RaggedState(store, store.version, torch.ones_like(held), None, context, held, shift)
 
     def step(self, state: Any, inputs: Tensor) -> Any:
         """Read the next entry (rows,) of every row."""
@@ -245,7 +324,8 @@ class RaggedDecoding(ChunkedDecoding):
     def select(self, state: Any, rows: Tensor) -> Any:
         """Rows picked, repeated or dropped."""
         store = state.store.copied(rows)
-        return _RaggedState(store, 0, state.lengths[rows], state.common_length, state.context.select(rows))
+        held, shift = (None if part is None else part[rows] for part in (state.held, state.shift))
+        return _RaggedState(store, 0, state.lengths[rows], state.common_length, state.context.select(rows), held, shift)
 
     def crop(self, state: Any, lengths: Tensor) -> Any:
         """Forget what was read beyond ``lengths`` entries of the history of each row."""
@@ -265,14 +345,27 @@ class RaggedDecoding(ChunkedDecoding):
         of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         nth = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[of]
         positions = state.lengths[of] + nth
+        if state.held is not None:
+            self._read_unheld(state, store, inputs, of, positions)
+            return replace(state, store=store, version=store.version, lengths=state.lengths + counts), store.hidden_at(
+                of, positions
+            )
         if state.common_length is not None and len(counts) * width <= self._worth(reach) * total:
             ids = inputs.new_zeros(len(counts), width).index_put((of, nth), inputs)
             hidden = self._side_by_side(store, ids, state.common_length, state.context)[of, nth]
         else:
-            hidden = self._one_by_one(store, state.context, inputs, of, positions)
+            hidden = self._one_by_one(store, state, inputs, of, positions)
         store.remember(of, positions, hidden)
         common = reach if state.common_length is not None and total == len(counts) * width else None
         return _RaggedState(store, store.version, state.lengths + counts, common, state.context), hidden
+
+    def _read_unheld(self, state: _RaggedState, store: _Store, inputs: Tensor, of: Tensor, positions: Tensor) -> None:
+        """Read the tokens that were not read with images."""
+        assert state.held is not None
+        new = positions >= state.held[of]
+        if bool(new.any()):
+            of, positions = of[new], positions[new]
+            store.remember(of, positions, self._one_by_one(store, state, inputs[new], of, positions))
 
     def _worth(self, keys: int) -> float:
         """How many times as many tokens, read row by row, cost less than looking up so many keys for each."""
@@ -283,11 +376,9 @@ class RaggedDecoding(ChunkedDecoding):
         reach = start + ids.shape[1]
         positions = torch.arange(start, reach, device=ids.device).expand(len(ids), -1)
         store.reading = _Reading(None, positions, reach)
-        return self._call(store, ids, positions, None, context)
+        return self._call(store, ids, positions, None, context.media.later(positions))
 
-    def _one_by_one(
-        self, store: _Store, context: SourceContext, inputs: Tensor, of: Tensor, positions: Tensor
-    ) -> Tensor:
+    def _one_by_one(self, store: _Store, state: _RaggedState, inputs: Tensor, of: Tensor, positions: Tensor) -> Tensor:
         """(n, size) hidden vectors of n tokens at positions and rows of their own."""
         parts: list[Tensor] = []
         size = self.inner.config.get_text_config(decoder=True).hidden_size
@@ -295,16 +386,21 @@ class RaggedDecoding(ChunkedDecoding):
         for part in torch.arange(len(inputs), device=inputs.device).split(most):
             at = positions[part, None]
             keys = int(at.max()) + 1
-            store.reading = _Reading(of[part], at, keys)
-            mask = (torch.arange(keys, device=at.device) <= at).long()
-            others = context if not context.others else context.select(of[part])
-            parts.append(self._call(store, inputs[part, None], at, mask, others)[:, 0])
+            columns = torch.arange(keys, device=at.device)
+            if self.looks_back_so_far:
+                behind = (of[part, None] * store.capacity + (at - (keys - 1) + columns).clamp_min(0)).flatten()
+                store.reading, mask = _Reading(of[part], at, keys, behind), columns >= keys - 1 - at
+            else:
+                store.reading, mask = _Reading(of[part], at, keys), columns <= at
+            others = state.context.media.later(at, of[part])
+            where = at if state.shift is None else at + state.shift[of[part]]
+            parts.append(self._call(store, inputs[part, None], where, mask.long(), others)[:, 0])
         return torch.cat(parts)
 
     def _call(
-        self, store: _Store, ids: Tensor, positions: Tensor, mask: Tensor | None, context: SourceContext
+        self, store: _Store, ids: Tensor, positions: Tensor | None, mask: Tensor | None, others: dict[str, Any]
     ) -> Tensor:
-        where = {"position_ids": positions} if self.accepts("position_ids") else {}
-        arguments = {"input_ids": ids, "attention_mask": mask, **where, **context.others}
+        where = {"position_ids": positions} if positions is not None and self.accepts("position_ids") else {}
+        arguments = {"input_ids": ids, "attention_mask": mask, **where, **others}
         call = lambda: self.inner(**arguments, past_key_values=store, use_cache=True, return_dict=True)  # noqa: E731
         return self._halves.hidden(call)[0]

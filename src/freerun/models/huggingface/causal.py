@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils.generic import ModelOutput
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.media import Carried, Cutting, Media, features_of, modality_of
 from freerun.models.huggingface.model import (
     HuggingFaceModel,
     Layout,
     SourceContext,
-    batch_first,
+    context_of,
     id_problems,
     row_problems,
     shape_problems,
@@ -101,20 +104,62 @@ def _numbers(row: Tensor, rows: Tensor | None, size: int, *, packed: bool) -> Te
     return numbers[row] * _DOCUMENTS + torch.arange(len(row), device=row.device) - first
 
 
-def _others(arguments: Mapping[str, Any], shape: torch.Size, row: Tensor) -> dict[str, Tensor]:
-    known = {"input_ids", "attention_mask", "position_ids", "labels", *_PACKED}
-    others = batch_first({name: value for name, value in arguments.items() if name not in known}, shape[0])
-    by_token = [name for name, value in others.items() if value.shape[:2] == shape]
-    if by_token:
-        raise UserError(
-            f"{', '.join(by_token)}: the model would need this for its own tokens too, which is not "
-            "supported: leave it out of the collator"
+_FED = ("inputs_embeds", "past_key_values", "cache_params", "use_cache", "return_dict", "logits_to_keep")
+"""Arguments of a forward that are freerun's to give."""
+
+
+def _media(m: HuggingFaceModel, arguments: Mapping[str, Any], row: Tensor, index: Tensor) -> Media:
+    """What a forward takes besides ids, with the ways to cut it; ``index`` (rows, time) as of ``_placed``."""
+    ids = arguments["input_ids"]
+    others = {n: v for n, v in arguments.items() if n not in {*_OWN, *_PACKED}}
+    problems = [f"{name} is freerun's to give: leave it out of the batch" for name in others if name in _FED]
+    problems += [
+        f"{name} is no argument of {type(m.inner).__name__}.forward: leave it out of the collator"
+        for name in others
+        if not (m.accepts(name) or m.takes_any or name in _FED)
+    ]
+    there = index >= 0
+    laid = ids.flatten()[index.clamp_min(0)].masked_fill(~there, -1)
+    cutting = Cutting(m.inner, arguments, laid)
+    parts: dict[str, Carried] = {}
+    for name, value in others.items():
+        if (
+            isinstance(value, Tensor)
+            and value.shape[:2] == ids.shape
+            and (value.dim() == 2 or modality_of(name) is None)
+        ):
+            parts[name] = _by_token(m.inner, name, value, there, index)
+            continue
+        part = (
+            cutting.carried(name) if len(row) == len(ids) or not isinstance(value, Tensor) else _UNPACKED.format(name)
         )
-    if others and len(row) > shape[0]:
-        raise UserError(
-            f"packed rows are taken apart into documents, and {', '.join(others)} cannot be: leave packing off"
-        )
-    return {name: value[row] for name, value in others.items()}
+        if isinstance(part, str):
+            problems.append(part)
+        else:
+            parts[name] = part
+    if problems:
+        raise UserError(problems)
+    placeholders = tuple(i for ids in cutting.placeholders.values() for i in ids)
+    tokens = {n: t for n, t in cutting.tokens.items() if any(part.modality == n for part in parts.values())}
+    known = None
+    if any(bool(counts.any()) for counts in tokens.values()):
+        stands = torch.isin(laid, laid.new_tensor(placeholders))
+        known = (stands.flip(1).cumsum(1) > 0).sum(1).sub(1).clamp_min(0)
+    return Media(parts, placeholders, tokens, known=known)
+
+
+_OWN = {"input_ids", "attention_mask", "position_ids", "labels"}
+_UNPACKED = "packed rows are taken apart into documents, and {} cannot be: leave packing off"
+
+
+def _by_token(inner: Any, name: str, value: Tensor, there: Tensor, index: Tensor) -> Carried:
+    """An argument that goes by tokens, laid out like them, and continued as the model's ``generate`` does."""
+    laid = value.flatten(0, 1)[index.clamp_min(0)]
+    rows = torch.arange(len(laid), device=laid.device)
+    last = laid[rows, there.sum(1) - 1][:, None]
+    fill = inner._update_model_kwargs_for_generation(ModelOutput(), {name: last})[name][:, -1:]
+    beyond = there.view(*there.shape, *[1] * (laid.dim() - 2))
+    return Carried(torch.where(beyond, laid, fill), fill=fill)
 
 
 class CausalModel(HuggingFaceModel):
@@ -135,8 +180,8 @@ class CausalModel(HuggingFaceModel):
     ) -> Batch:
         """A collator's tensors as a Batch; ``inputs`` reverses it.
 
-        Targets and history are the tokens after each row's first. Prompts, padding and a row's first token are never
-        replaced, and only tokens that ``labels`` hold count.
+        Targets and history are the tokens after each row's first. Prompts, padding, a row's first token, and what comes
+        before its last image are never replaced, and only tokens that ``labels`` hold count.
 
         Args:
             input_ids: (batch, time) ids, padded on either side or packed.
@@ -146,7 +191,8 @@ class CausalModel(HuggingFaceModel):
             position_ids: (batch, time) counting 0, 1, ... in every row, and from 0 again in every packed document.
             replaceable: (batch, time) bool: tokens that may be replaced, of those that count; None: all.
             rows: (batch,) the examples' numbers in the optimizer step's global batch; default 0..batch-1.
-            others: further arguments of the model's forward, batch first.
+            others: further arguments of the model's forward: one for each row or for each token; images, videos and
+                audio that ids stand for, in the order of the rows, however many a row has.
 
         Raises:
             UserError: shapes, ids or positions that do not fit, nothing to learn, or more tokens than positions.
@@ -167,8 +213,9 @@ class CausalModel(HuggingFaceModel):
         flat = ids.flatten()[index.clamp_min(0)].masked_fill(~there, 0)
         history = flat[:, 1:].contiguous()
         numbers = _numbers(row, rows, ids.shape[0], packed=bool((start.sum(1) > 1).any()))
-        others = _others({k: v for k, v in arguments.items() if k in self._accepted}, ids.shape, row)
-        context = SourceContext(flat[:, :1], others=others, layout=Layout(arguments, index[:, 1:]))
+        media = _media(self, arguments, row, index)
+        context = SourceContext(flat[:, :1], media=media, layout=Layout(arguments, index[:, 1:]))
+        self.try_anew(arguments)
         self.refuse_longer(history.shape[1])
         if labels is None:  # a prompt: what comes after it is generated
             return Batch(
@@ -181,7 +228,9 @@ class CausalModel(HuggingFaceModel):
                 "no token of the batch is to be learned: all labels are -100 (a row's first token never counts: "
                 "nothing predicts it); was the completion cut off at max_length?"
             )
-        eligible = mask & (expected == history)
+        eligible = mask & (expected == history) & ~torch.isin(history, history.new_tensor(media.placeholders))
+        if media.known is not None:  # what comes before an image is read together with it
+            eligible = eligible & (torch.arange(time, device=ids.device) >= media.known[:, None])
         if replaceable is not None:
             eligible = eligible & replaceable.flatten()[index.clamp_min(0)][:, 1:]
         return Batch(torch.where(mask, expected, history), history, mask, context, eligible=eligible, rows=numbers)
@@ -204,4 +253,27 @@ class CausalModel(HuggingFaceModel):
 
     def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """The decoder's ids, whose padding has been taken out."""
-        return {**self.read_ids(context, history, vectors), **context.others}
+        read = self.read_ids(context, history, vectors)
+        return {**read, **context.media.arguments(1 + history.shape[1])}
+
+
+class MediaEncoding(CausalModel):
+    """One that takes images encoded before: ``freerun.types.Encoder``."""
+
+    def encode(self, batch: Batch) -> Batch:
+        """The batch with its images encoded; one without, or encoded already, is returned.
+
+        What is to be differentiated through a wrapper is not, as its encoder runs inside it.
+        """
+        context = context_of(batch)
+        media = context.media
+        inside = torch.is_grad_enabled() and self.model is not self.inner
+        if media.known is None or media.features is not None or inside:
+            return batch
+        arguments = {name: part.value for name, part in media.parts.items()}
+        used = {name: tokens for name, tokens in media.tokens.items() if bool(tokens.any())}
+        features = {name: features_of(self.inner, name, arguments, tokens) for name, tokens in used.items()}
+        found = {name: part for name, part in features.items() if part is not None}
+        if len(found) < len(used) or not self.accepts("mm_encoder_outputs"):
+            return batch
+        return batch.made(context=replace(context, media=replace(media, features=found)))

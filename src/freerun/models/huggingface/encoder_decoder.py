@@ -13,11 +13,12 @@ from torch import Tensor
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.media import Carried, Media
 from freerun.models.huggingface.model import (
+    Encoded,
     HuggingFaceModel,
     Layout,
     SourceContext,
-    batch_first,
     context_of,
     id_problems,
     positions,
@@ -27,6 +28,9 @@ from freerun.models.huggingface.model import (
     two_dimensional,
 )
 from freerun.models.huggingface.rules import prepared
+
+_FED = ("encoder_outputs", "past_key_values", "decoder_inputs_embeds", "use_cache", "return_dict")
+"""Arguments of a forward that are freerun's to give."""
 
 _DECODER = ("labels", "decoder_input_ids", "decoder_attention_mask")
 
@@ -88,8 +92,10 @@ class EncoderDecoder(HuggingFaceModel):
         # history entry t is the decoder's id t + 1; the last one is never read
         indices = torch.arange(fed.numel(), device=fed.device).view_as(fed)[:, 1:]
         layout = Layout({**arguments, "decoder_input_ids": fed}, torch.nn.functional.pad(indices, (0, 1), value=-1))
-        tensors = batch_first({name: value for name, value in arguments.items() if name in source}, size)
-        context = SourceContext(fed[:, :1], tensors, layout=layout, forced=forced)
+        tensors = {name: value for name, value in source.items() if isinstance(value, Tensor)}
+        others = {name: Carried(value) for name, value in source.items() if value is not None and name not in tensors}
+        context = SourceContext(fed[:, :1], tensors, Media(others), layout=layout, forced=forced)
+        self.try_anew(arguments)
         self.refuse_longer(fed.shape[1])
         if labels is None:
             history = torch.cat([fed[:, 1:], fed.new_zeros(len(fed), 1)], 1)
@@ -198,7 +204,22 @@ class EncoderDecoder(HuggingFaceModel):
         return {"decoder_attention_mask": torch.ones_like(fed), **layout.arguments, "decoder_input_ids": fed}
 
     def _refuse_source(self, source: Mapping[str, Any]) -> None:
-        name = self.inner.main_input_name
+        name, problems = self.inner.main_input_name, list[str]()
+        size = next((len(value) for value in source.values() if isinstance(value, Tensor) and value.dim()), 0)
+        for each, value in source.items():
+            if each in _FED:
+                problems.append(f"{each} is freerun's to give: leave it out of the batch")
+            elif not (self.accepts(each) or self.takes_any):
+                problems.append(
+                    f"{each} is no argument of {type(self.inner).__name__}.forward: leave it out of the collator"
+                )
+            elif isinstance(value, Tensor) and (value.dim() == 0 or len(value) != size):
+                problems.append(
+                    f"{each} {tuple(value.shape)} does not have an entry for each of the {size} rows, and nothing "
+                    "shows which belong to which row: give one for each row, or leave it out of the collator"
+                )
+        if problems:
+            raise UserError(problems)
         if not any(isinstance(source.get(n), Tensor) for n in (name, "inputs_embeds")):
             raise UserError(f"the encoder reads {name}, which is missing; got {', '.join(source) or 'nothing'}")
         ids = source.get("input_ids")
@@ -243,6 +264,30 @@ class EncoderDecoder(HuggingFaceModel):
 
     # -- the source
 
+    def source(self, context: SourceContext) -> dict[str, Any]:
+        """The arguments of the forward that hold what the decoder attends to."""
+        others = {**context.source, **context.media.arguments(0)}
+        if context.encoded is None:
+            return others
+        read = {name for name in self.read_by_encoder(others) if name != "attention_mask" or not self.accepts(name)}
+        kept = {name: value for name, value in others.items() if name not in read}
+        return {**kept, "encoder_outputs": context.encoded.output}
+
+    def read_by_encoder(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the arguments that the encoder reads."""
+        known = inspect.signature(type(self.inner.get_encoder()).forward).parameters
+        open_ = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+        others = ("decoder_", "cross_attn")
+        return {k: v for k, v in arguments.items() if k in known or (open_ and not k.startswith(others))}
+
+    def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
+        """The source and the decoder's ids."""
+        return {**self.source(context), **self.read_ids(context, history, vectors, "decoder_")}
+
+
+class SourceEncoding(EncoderDecoder):
+    """One whose encoder can be run by itself: ``freerun.types.Encoder``."""
+
     def encode(self, batch: Batch) -> Batch:
         """The batch with its source encoded; one that is encoded already is returned.
 
@@ -253,29 +298,14 @@ class EncoderDecoder(HuggingFaceModel):
         inside = torch.is_grad_enabled() and (self.model is not self.inner or self._augments())
         if context.encoded is not None or inside:
             return batch
-        encoder = self.inner.get_encoder()
-        known = inspect.signature(type(encoder).forward).parameters
-        open_ = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-        accepted = {k: v for k, v in context.source.items() if open_ or k in known}
-        return batch.made(context=replace(context, encoded=encoder(**accepted, return_dict=True)[0]))
+        read = self.read_by_encoder({**context.source, **context.media.arguments(0)})
+        output = self.inner.get_encoder()(**read, return_dict=True)
+        return batch.made(context=replace(context, encoded=Encoded.of(output)))
 
     def _augments(self) -> bool:
         config = self.inner.config
         shares = [getattr(config, name, 0) or 0 for name in ("mask_time_prob", "mask_feature_prob")]
         return self.inner.training and getattr(config, "apply_spec_augment", False) and max(shares) > 0
-
-    def source(self, context: SourceContext) -> dict[str, Any]:
-        """The arguments of the forward that hold what the decoder attends to."""
-        if context.encoded is None:
-            return dict(context.source)
-        from transformers.modeling_outputs import BaseModelOutput
-
-        mask = {"attention_mask": context.source["attention_mask"]} if "attention_mask" in context.source else {}
-        return {**mask, "encoder_outputs": BaseModelOutput(last_hidden_state=context.encoded)}  # pyright: ignore
-
-    def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
-        """The source and the decoder's ids."""
-        return {**self.source(context), **self.read_ids(context, history, vectors, "decoder_")}
 
 
 def whisper_ids(config: Any, of_model: Any) -> set[int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.media import Media, apart_from
 from freerun.models.huggingface.rules import GenerationRules, end_ids, prepared, settings_of
 from freerun.types import GenerationDefaults
 
@@ -33,37 +34,60 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """What an encoder returned, batch first."""
+
+    kind: type
+    parts: Mapping[str, Tensor]  # (rows, source_time, ...): hidden vectors, and a mask where it makes one
+
+    @classmethod
+    def of(cls, output: Any) -> Encoded:
+        """The tensors of an output."""
+        return cls(type(output), {name: part for name, part in output.items() if isinstance(part, Tensor)})
+
+    @property
+    def output(self) -> Any:
+        """As the model's forward takes it."""
+        return self.kind(**self.parts)
+
+    def select(self, rows: Tensor) -> Encoded:
+        """The requested rows."""
+        return Encoded(self.kind, {name: part[rows] for name, part in self.parts.items()})
+
+
+@dataclass(frozen=True, eq=False)
 class SourceContext:
     """The context of a batch for a Hugging Face model."""
 
     first: Tensor  # (rows, 1) ids read before the history: the start symbol, a language's id, a prompt's first token
     # what the encoder reads, by argument, batch first; empty for a decoder alone
     source: Mapping[str, Tensor] = field(default_factory=dict)
-    others: Mapping[str, Tensor] = field(default_factory=dict)  # other arguments of the forward, batch first
-    encoded: Tensor | None = None  # (rows, source_time, size) what the encoder made of the source; None: not encoded
+    media: Media = field(default_factory=Media)  # other arguments of the forward
+    encoded: Encoded | None = None  # what the encoder made of the source; None: not encoded
     layout: Layout | None = None  # of the complete batch; None once rows have been selected
     forced: Tensor | None = None  # (rows, n) ids that generation forces at the history's beginning, -1: none
 
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Ids that stand for images and the like: a history without them fits no more."""
+        return self.media.placeholders
+
     def select(self, rows: Tensor) -> SourceContext:
         """The requested rows."""
-        source, others = ({k: v[rows] for k, v in part.items()} for part in (self.source, self.others))
-        encoded, forced = (None if part is None else part[rows] for part in (self.encoded, self.forced))
-        return SourceContext(self.first[rows], source, others, encoded, forced=forced)
+        source = {name: part[rows] for name, part in self.source.items()}
+        encoded = None if self.encoded is None else self.encoded.select(rows)
+        forced = None if self.forced is None else self.forced[rows]
+        return SourceContext(self.first[rows], source, self.media.select(rows), encoded, forced=forced)
 
     def to(self, device: torch.device | str) -> SourceContext:
         """The same on another device."""
-        source, others = ({k: v.to(device) for k, v in part.items()} for part in (self.source, self.others))
+        source = {name: part.to(device) for name, part in self.source.items()}
         layout = None
         if self.layout is not None:
             tensors = {k: v.to(device) for k, v in self.layout.arguments.items() if isinstance(v, Tensor)}
             layout = Layout({**self.layout.arguments, **tensors}, self.layout.indices.to(device))
-        encoded, forced = (None if part is None else part.to(device) for part in (self.encoded, self.forced))
-        return SourceContext(self.first.to(device), source, others, encoded, layout, forced)
-
-
-def batch_first(arguments: Mapping[str, Any], size: int) -> dict[str, Tensor]:
-    """The tensors among keyword arguments whose first dimension is the batch's."""
-    return {k: v for k, v in arguments.items() if isinstance(v, Tensor) and v.dim() and v.shape[0] == size}
+        forced = None if self.forced is None else self.forced.to(device)
+        return SourceContext(self.first.to(device), source, self.media.to(device), None, layout, forced)
 
 
 def context_of(batch: Batch) -> SourceContext:
@@ -133,6 +157,13 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     return ropes + [inner for part in ropes for inner in part.values() if isinstance(inner, dict)]
 
 
+_ORDINARY = (
+    "input_ids", "labels", "position_ids", "decoder_input_ids", "decoder_attention_mask",
+    "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+)  # fmt: skip
+"""What every model can be given: nothing has to be tried anew for it."""
+
+
 class WholeHead:
     """No halves: the hidden vectors are the logits."""
 
@@ -182,20 +213,23 @@ class SplitHead:
         return output.logits.reshape(*shape[:-1], -1)
 
 
-@contextmanager
-def _answering(trunk: nn.Module, hidden: Tensor) -> Generator[None]:
+def answer(hidden: Tensor) -> Any:
+    """Output of a trunk or an encoder that holds hidden vectors, and None for every other output."""
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     class Answer(BaseModelOutputWithPast):
-        """The hidden vectors, and None for every other output."""
-
         def __getattr__(self, name: str) -> None:
             if name.startswith("_"):
                 raise AttributeError(name)
 
-    answer = Answer(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+    return Answer(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _answering(trunk: nn.Module, hidden: Tensor) -> Generator[None]:
+    answered = answer(hidden)
     before = trunk.__dict__.get("forward")
-    trunk.forward = lambda *_, **__: answer
+    trunk.forward = lambda *_, **__: answered
     try:
         yield
     finally:
@@ -216,6 +250,9 @@ class HuggingFaceModel(nn.Module):
     findings: tuple[Any, ...] = ()
     follows: Any = None
     """Whose generation settings free runs and roll-ins follow: "own", a ``GenerationConfig``, or None, nobody's."""
+    # tries the model anew on a batch that holds more than what it was tried on
+    examine: Callable[[Any, Mapping[str, Any]], None] | None = None
+    tried: frozenset[str] | None = frozenset()  # None: on nothing
 
     def __init__(self, model: nn.Module, inner: Any) -> None:
         super().__init__()
@@ -224,7 +261,9 @@ class HuggingFaceModel(nn.Module):
         object.__setattr__(self, "_inner", inner)
         self._halves: SplitHead | WholeHead = WholeHead()
         self.limit = positions(inner)  # None: as many as one likes
-        self._accepted = frozenset(inspect.signature(type(inner).forward).parameters)
+        parameters = inspect.signature(type(inner).forward).parameters
+        self._accepted = frozenset(parameters)
+        self.takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
     @property
     def inner(self) -> Any:
@@ -238,6 +277,13 @@ class HuggingFaceModel(nn.Module):
 
     def _embeddings(self) -> Any:
         return table_of(self.inner)
+
+    def try_anew(self, arguments: Mapping[str, Any]) -> None:
+        """Find out again what the model can do, where a batch holds more than what it was tried on."""
+        if self.examine is None:
+            return
+        if self.tried is None or not self.tried.union(_ORDINARY).issuperset(arguments):
+            self.examine(self, arguments)
 
     def accepts(self, name: str) -> bool:
         """Whether the model's forward has an argument of that name."""
@@ -262,8 +308,19 @@ class HuggingFaceModel(nn.Module):
         self.refuse_longer(batch.time)
         # a wrapper has to see what is differentiated; what is not must not wait for other processes
         model = self.model if torch.is_grad_enabled() else self.inner
-        arguments = self.arguments(context, batch.history[:, :-1], vectors)
-        return model(**arguments, use_cache=False, return_dict=True)
+        history = batch.history[:, :-1]
+        arguments = self.arguments(context, history, vectors)
+        with apart_from(self.inner, self.own_placeholders(context, history) if vectors is None else None):
+            return model(**arguments, use_cache=False, return_dict=True)
+
+    def own_placeholders(self, context: SourceContext, history: Tensor) -> Tensor | None:
+        """(rows, 1 + time) bool: ids of images that are the model's own output; None: there are none."""
+        known = context.media.known
+        if known is None:
+            return None
+        stands = torch.isin(history, history.new_tensor(context.placeholders))
+        own = stands & (torch.arange(history.shape[1], device=history.device) >= known[:, None])
+        return torch.nn.functional.pad(own, (1, 0)) if bool(own.any()) else None
 
     def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """Of the forward that reads the first entry and then the history (or its vectors)."""
