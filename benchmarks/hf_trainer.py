@@ -1,6 +1,7 @@
-"""The price of method= with teacher forcing: a trainer's step against the stock trainer's.
+"""The price of method= with teacher forcing: a trainer's step against the stock trainer's; and of hf.Callback.
 
 Run: python benchmarks/hf_trainer.py [--model gpt2 t5] [--repetitions 40]
+     python benchmarks/hf_trainer.py --callback [--steps 120] [--every 40]
 """
 
 from __future__ import annotations
@@ -67,13 +68,68 @@ def added(trainer: Any, inputs: Any, clock: Any, repetitions: int) -> float:
     return statistics.median(seconds)
 
 
+def rows(number: int, causal: bool) -> list[dict[str, list[int]]]:
+    """Prompts (or sources) of 16 to 32 ids, and references of 8 to 32 that repeat their beginning."""
+    g = torch.Generator().manual_seed(0)
+    made: list[dict[str, list[int]]] = []
+    for _ in range(number):
+        long, short = (int(torch.randint(low, 33, (), generator=g)) for low in (16, 8))
+        source = torch.randint(2, VOCAB, (long,), generator=g).tolist()
+        reference = [*source[: short - 1], 1]
+        made.append({"input_ids": [*source, *reference], "labels": [-100] * long + reference} if causal else
+                    {"input_ids": source, "labels": reference})  # fmt: skip
+    return made
+
+
+def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Padded on the right."""
+    padded = {
+        name: torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(row[name]) for row in batch], batch_first=True, padding_value=-100
+        )
+        for name in ("input_ids", "labels")
+    }
+    ids = padded["input_ids"]
+    return {"input_ids": ids.clamp_min(0), "attention_mask": (ids != -100).long(), "labels": padded["labels"]}
+
+
+def callback(name: str, build: Any, steps: int, every: int) -> None:
+    """A stock trainer with the callback at its default: what its scores take of the training time."""
+    arguments = transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, report_to=[], log_level="error", disable_tqdm=True,
+        per_device_train_batch_size=ROWS, max_steps=steps, eval_strategy="steps", eval_steps=every, save_strategy="no",
+    )  # fmt: skip
+    model = build()
+    model.generation_config.eos_token_id = 1
+    causal = not model.config.is_encoder_decoder
+    trainer = transformers.Trainer(
+        model, arguments, train_dataset=rows(2000, causal), eval_dataset=rows(500, causal), data_collator=collate
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(hf.Callback(trainer))
+    trainer.train()
+    print(f"{name}: d256 L4, {ROWS} rows, {steps} steps, evaluated every {every}; 500 rows to choose from")
+    for line in trainer.state.log_history:
+        if "eval_free_running_rows" in line:
+            shown = {key: line[f"eval_free_running_{key}"] for key in ("rows", "cost", "loss", "edit_distance")}
+            print("  step {:4}: {rows:4.0f} rows, {cost:.1%} of the training time, free-running loss {loss:.2f}, "
+                  "edit distance {edit_distance:.2f}".format(line["step"], **shown))  # fmt: skip
+
+
 def main() -> None:
     """Interleaved steps, medians of CPU seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["gpt2", "t5"], choices=["gpt2", "t5"])
     parser.add_argument("--repetitions", type=int, default=40)
+    parser.add_argument("--callback", action="store_true", help="the cost of hf.Callback's scores instead")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--every", type=int, default=40)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.callback:
+        for name in chosen.model:
+            callback(name, {"gpt2": gpt2, "t5": t5}[name], chosen.steps, chosen.every)
+        return
     clock = clock_of("cpu")
     for name in chosen.model:
         build = {"gpt2": gpt2, "t5": t5}[name]

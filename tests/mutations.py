@@ -16,6 +16,10 @@ CHECK = _FAMILIES + "test_a_family_passes_its_check_and_keeps_what_it_can"
 STATES = _FAMILIES + "test_a_state_may_be_left_and_come_back_to"
 DROPOUT = _TRAPS + "test_dropout_rests_in_the_roll_in_and_works_in_the_loss"
 PADS = _TRAPS + "test_a_models_own_pad_and_start_are_symbols_like_others"
+HOLES = "tests/test_hf_holes.py::test_holes_in_a_completion_neither_count_nor_are_replaced"
+PACKED = "tests/test_hf_holes.py::test_packed_documents_are_numbered_by_the_global_row"
+UNITS = "tests/test_hf_holes.py::test_schedules_count_steps_samples_and_epochs"
+INSIDE = "tests/test_hf_holes.py::test_an_encoder_runs_inside_the_wrapper_where_it_has_a_gradient"
 END = _TRAPS + "test_an_end_symbol_that_the_model_says_ends_nothing"
 
 
@@ -30,6 +34,7 @@ class Mutation:
         wrong: what is put in its place.
         tests: those of which at least one must fail.
         times: how often the text stands there.
+        each: every one of the tests must fail: one of every group of families.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Mutation:
     wrong: str
     tests: tuple[str, ...]
     times: int = 1
+    each: bool = False
 
     def find(self, source: Path) -> tuple[Path, int, int]:
         """The file below ``source``, and where in its text the function begins and ends."""
@@ -157,4 +163,44 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("vectors are scaled twice", "EmbeddingInputs.lookup", "return self._embeddings()(entries)",
              "return 4 * self._embeddings()(entries)",
              (_TRAPS + "test_soft_mixtures_are_looked_up_as_the_model_looks_up_symbols[gemma2-none]",)),
+    Mutation("holes of -100 within a completion count", "CausalModel.batch",
+             "expected = labels.flatten()[index.clamp_min(0)].masked_fill(~there, -100)[:, 1:]",
+             "expected = labels.flatten()[index.clamp_min(0)].masked_fill(~there, -100)[:, 1:]\n"
+             "        seen = (expected != -100).long()\n"
+             "        inside = seen.cummax(1).values * seen.flip(1).cummax(1).values.flip(1) > 0\n"
+             "        expected = torch.where(inside, history, expected)",
+             tuple(f"{HOLES}[{name}]" for name in ("gpt2", "mistral", "mamba")), each=True),
+    Mutation("holes of -100 within a completion are replaced", "CausalModel.batch",
+             "eligible = mask & (expected == history)",
+             "seen = mask.long()\n"
+             "        eligible = seen.cummax(1).values * seen.flip(1).cummax(1).values.flip(1) > 0",
+             tuple(f"{HOLES}[{name}]" for name in ("gpt2", "mistral", "mamba")), each=True),
+    Mutation("holes of -100 within labels are replaced", "EncoderDecoder.batch",
+             "eligible = mask & (history == targets)", "eligible = mask.flip(1).long().cummax(1).values.flip(1) > 0",
+             tuple(f"{HOLES}[{name}]" for name in ("t5", "bart")), each=True),
+    Mutation("holes of -100 within labels count", "EncoderDecoder.batch", "mask = labels != -100",
+             "mask = (labels != -100).long().flip(1).cummax(1).values.flip(1) > 0\n"
+             "        labels = labels.clamp_min(0)",
+             tuple(f"{HOLES}[{name}]" for name in ("t5", "bart")), each=True),
+    Mutation("packed documents are numbered by the micro-batch's row", "_numbers", "if rows is None else",
+             "if rows is None or packed else", (*(f"{PACKED}[{name}]" for name in ("gpt2", "mistral")),
+             "tests/test_hf_holes.py::test_packed_micro_batches_are_one_big_batch[(2, 4)]"), each=True),
+    Mutation("rows are numbered by the micro-batch", "AccumulationWindow.rows",
+             "first = (self.micro * self.world + self.rank) * self.size", "first = 0",
+             ("tests/test_hf_holes.py::test_packed_micro_batches_are_one_big_batch[(2, 4)]",
+              "tests/test_hf_trainer.py::test_accumulation_is_one_big_batch[sampling-t5-4]",
+              "tests/test_hf_trainer.py::test_accumulation_is_one_big_batch[sampling-llama-4]"), each=True),
+    Mutation("the first tokens of packed documents are targets", "has_targets", "first = first | (positions == 0)",
+             "first = first & (positions == 0)",
+             ("tests/test_hf_holes.py::"
+              "test_a_packed_micro_batch_of_which_only_first_tokens_have_labels_has_nothing_to_learn",)),
+    Mutation("an encoder with gradient runs outside of the wrapper", "EncoderDecoder.encode",
+             "(self.model is not self.inner or self._augments())", "self._augments()",
+             tuple(f"{INSIDE}[{name}]" for name in ("t5", "bart", "bert2gpt2")), each=True),
+    Mutation("a step's samples forget the accumulation", "MethodRunner._step",
+             " * self.trainer.args.gradient_accumulation_steps", "", (UNITS + "[sample-(2, 4)]",)),
+    Mutation("a schedule of samples counts steps", "MethodRunner._step", "sample=samples", "sample=step",
+             tuple(f"{UNITS}[sample-{split}]" for split in ("(8, 1)", "(2, 4)")), each=True),
+    Mutation("a schedule of epochs stands still", "MethodRunner._step", "epoch=self.trainer.state.epoch or 0.0",
+             "epoch=0.0", tuple(f"{UNITS}[epoch-{split}]" for split in ("(8, 1)", "(2, 4)")), each=True),
 )  # fmt: skip

@@ -94,9 +94,9 @@ def main(words: list[str]) -> int:
             _copied(root)
             broken(root / "src", mutation)
             code, run, red = tried(root, [str(root / test) for test in mutation.tests])
-            noticed = code == 1 and bool(red)
+            noticed = code == 1 and len(red) >= (len(mutation.tests) if mutation.each else 1)
             unnoticed += not noticed
-            noticed_by = ", ".join(red) if noticed else f"NOTHING ({run} tests, exit {code})"
+            noticed_by = ", ".join(red) if noticed else f"NOTHING ({run} tests, exit {code}, red: {', '.join(red)})"
             print(f"| {mutation.name} | {noticed_by} |", flush=True)
     return unnoticed
 
