@@ -197,10 +197,10 @@ class Callback(TrainerCallback):
         training = self._clock.training(started if began is None else began)
         data, world = _Rows(dataloader), trainer.accelerator.num_processes
         size = max(1, trainer.args.per_device_eval_batch_size)
-        number, budget = self._size(trainer, data, prefix, training)
+        number, budget, slowly = self._size(trainer, data, prefix, training)
         order = data.order(number) if number < len(data) or budget is not None else range(len(data))
         sums, outputs, devices = torch.zeros(5, dtype=torch.float64), list[Generated](), _devices(trainer)
-        done, per_rank = 0, 1 if budget is not None else size
+        done, per_rank = 0, 1 if slowly else size
         with eval_mode(trainer.model), torch.random.fork_rng(devices):
             while done < number:
                 chunk = order[done : min(done + per_rank * world, number)]
@@ -226,28 +226,28 @@ class Callback(TrainerCallback):
             self._warn_of_cost(trainer, found, done)
         return found
 
-    def _size(self, trainer: Any, data: _Rows, prefix: str, training: float) -> tuple[int, float | None]:
-        """Rows to score; and the seconds they may take where that decides, else None."""
+    def _size(self, trainer: Any, data: _Rows, prefix: str, training: float) -> tuple[int, float | None, bool]:
+        """Rows to score; the seconds they may take, None: any; and whether nothing is known of what a row takes."""
         size = trainer.args.per_device_eval_batch_size * trainer.accelerator.num_processes
         most = min(len(data), len(data) if self.batches is None else self.batches * size)
         if self.rows is not None:
-            return (most if self.rows == "all" else min(most, int(self.rows))), None
-        known = [
-            int(line[key]) for key in (f"{prefix}_free_running_rows", "eval_free_running_rows")
-            for line in trainer.state.log_history if key in line and line.get("step", 0) > 0
-        ]  # fmt: skip
+            return (most if self.rows == "all" else min(most, int(self.rows))), None, False
+        keys = (f"{prefix}_free_running_rows", "eval_free_running_rows")
+        lines = [line for line in trainer.state.log_history if line.get("step", 0) > 0]
+        known = next((found for key in keys if (found := [int(line[key]) for line in lines if key in line])), [])
         sets = len(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else 1
         budget = self.cost * -_latest(trainer, -training) / sets
         if not trainer.is_in_train:
-            return min(most, known[-1] if known else _OUTSIDE), None
+            return min(most, known[-1] if known else _OUTSIDE), None, False
         if trainer.state.global_step == 0:  # before any step nothing can be measured
-            return min(most, size), None
+            return min(most, size), None, False
         if not known:
-            return most, _FIRST * budget
+            return most, _FIRST * budget, True
         left, each = self._clock.left(prefix, budget)
         if not each:  # resumed
-            return min(most, known[-1]), None
-        return min(most, max(known[-1], _ENOUGH), max(1, int(left / each))), None
+            return min(most, known[-1]), None, False
+        grown = min(_ENOUGH, int(_FIRST * left / each))
+        return min(most, max(known[-1], grown), max(1, int(left / each))), left, False
 
     def _chunk(
         self, trainer: Any, dataloader: Any, data: _Rows, chunk: Any, per_rank: int
