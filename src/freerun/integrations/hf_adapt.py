@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,8 +21,16 @@ from freerun.rollin.model import eval_mode, refuse_coupled_rows
 _ROWS, _TIME, _LONGER = 3, 7, 64
 """Rows and positions of the trial batches, where the model has as many."""
 
-_Able = tuple[tuple[type[hf.HuggingFaceModel], ...], bool, tuple[Finding, ...], frozenset[str] | None]
-"""The parts of an adapter's class, whether the model comes in halves, the findings, and what it was tried on."""
+
+class _Able(NamedTuple):
+    """What a model can do."""
+
+    bases: tuple[type[hf.HuggingFaceModel], ...]  # of its adapter's class
+    halves: bool = False
+    findings: tuple[Finding, ...] = ()
+    tried: frozenset[str] | None = frozenset()  # arguments that it was tried on; None: nothing
+    limit: int | None = None  # tokens that it can read; None: what its configuration names
+
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
 
@@ -92,7 +100,7 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None, generation
     if generation_config not in ("own", None) and not hasattr(generation_config, "eos_token_id"):
         got = type(generation_config).__name__
         raise UserError(f"generation_config must be 'own', a transformers GenerationConfig or None; got {got}")
-    adapter = _built(model, inner, *_known(inner, example))
+    adapter = _built(model, inner, _known(inner, example))
     adapter.examine, adapter.follows = _examine_anew, generation_config
     adapter.findings += tuple(_generation(adapter.generation_config))
     return adapter
@@ -104,7 +112,7 @@ def _known(inner: Any, example: Mapping[str, Any] | None) -> _Able:
     known = _KNOWN.get(inner)
     more = set(example or ()) - {"labels", "replaceable", "rows"}
     # without an example, the findings on an earlier one hold
-    tried = known[1][3] if known is not None and known[0] == kind else None
+    tried = known[1].tried if known is not None and known[0] == kind else None
     if known is None or known[0] != kind or (example is not None and (tried is None or not tried.issuperset(more))):
         known = _KNOWN[inner] = (kind, _found(inner, example))
     return known[1]
@@ -127,46 +135,42 @@ def _found(inner: Any, example: Mapping[str, Any] | None) -> _Able:
             raise
         # a model that reads images with its ids may be another without: its first batch shows it
         base = hf.EncoderDecoder if inner.config.is_encoder_decoder else hf.CausalModel
-        return (base,), False, (Finding("ids alone", "not applicable", str(error)),), None
+        return _Able((base,), findings=(Finding("ids alone", "not applicable", str(error)),), tried=None)
 
 
 def _examine_anew(adapter: Any, arguments: Mapping[str, Any]) -> None:
     """Let a batch that holds more than ids show what the model can do with it."""
-    _enable(adapter, *_known(adapter.inner, arguments))
+    _enable(adapter, _known(adapter.inner, arguments))
     adapter.findings += tuple(_generation(adapter.generation_config))
 
 
-def _built(model: nn.Module, inner: Any, *able: Any) -> Any:
+def _built(model: nn.Module, inner: Any, able: _Able) -> Any:
     adapter = hf.HuggingFaceModel(model, inner)
-    _enable(adapter, *able)
+    _enable(adapter, able)
     # a new module is in training mode; the model's own mode is what counts
     adapter.training = model.training
     return adapter
 
 
-def _enable(
-    adapter: Any,
-    bases: tuple[type[hf.HuggingFaceModel], ...],
-    halves: bool,
-    findings: tuple[Finding, ...] = (),
-    tried: frozenset[str] | None = frozenset(),
-) -> None:
+def _enable(adapter: Any, able: _Able) -> None:
     """Give an adapter the methods that its model honours."""
-    name = "".join(base.__name__ for base in bases)
-    adapter.__class__ = type(name, bases, {"__reduce__": _reduced})
-    adapter.findings, adapter.tried = findings, tried
-    adapter._halves = _halves(adapter) if halves else hf.WholeHead()
+    name = "".join(base.__name__ for base in able.bases)
+    adapter.__class__ = type(name, able.bases, {"__reduce__": _reduced})
+    adapter.findings, adapter.tried = able.findings, able.tried
+    adapter.limit = adapter.limit if able.limit is None else able.limit
+    adapter._halves = _halves(adapter) if able.halves else hf.WholeHead()
 
 
 def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
-    able = type(adapter).__bases__, isinstance(adapter._halves, hf.SplitHead), adapter.findings, adapter.tried
+    halves = isinstance(adapter._halves, hf.SplitHead)
+    able = _Able(type(adapter).__bases__, halves, adapter.findings, adapter.tried, adapter.limit)
     examines = adapter.examine is not None
-    return _restored, (adapter.model, adapter.inner, examines, *able), {"follows": adapter.follows}
+    return _restored, (adapter.model, adapter.inner, able, examines), {"follows": adapter.follows}
 
 
-def _restored(model: nn.Module, inner: Any, examines: bool, *able: Any) -> Any:
-    adapter = _built(model, inner, *able)
+def _restored(model: nn.Module, inner: Any, able: _Able, examines: bool) -> Any:
+    adapter = _built(model, inner, able)
     adapter.examine = _examine_anew if examines else None
     return adapter
 
@@ -196,11 +200,9 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
     refuse_coupled_rows(inner)
     base = hf.EncoderDecoder if inner.config.is_encoder_decoder else hf.CausalModel
     with eval_mode(inner):
-        plain = _built(inner, inner, (base,), False)
+        plain = _built(inner, inner, _Able((base,)))
         batch, outputs, tried = _tried(plain, example, _TIME)
-        longer, at_length = batch, outputs
-        if example is None:
-            longer, at_length, _ = _tried(plain, None, _LONGER)
+        longer, at_length = (batch, outputs) if example is not None else _longer(plain)
         # two calls of one shape differ in nothing, but for sums that are not taken twice in one order
         tight = _Spread(plain, batch, outputs, 10 * torch.finfo(torch.float32).eps)
         looser = _Spread(plain, batch, outputs, _roundings(outputs, 200, 4))
@@ -213,7 +215,7 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
             name = type(inner).__name__
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
         bases, halves, found = _capabilities(inner, base, batch, outputs)
-    return (*bases, base), halves, (*findings, *found), tried
+    return _Able((*bases, base), halves, (*findings, *found), tried, plain.limit)
 
 
 def _capabilities(
@@ -227,7 +229,7 @@ def _capabilities(
     def has(what: str, *parts: type[hf.HuggingFaceModel]) -> bool:
         names, fine = _CAPABILITIES[what]
         try:
-            adapter = _built(inner, inner, (*parts, *able, base), halves)
+            adapter = _built(inner, inner, _Able((*parts, *able, base), halves))
         except (AttributeError, NotImplementedError, UserError) as error:
             findings.append(Finding(what, "not applicable", str(error)))
             return False
@@ -254,27 +256,59 @@ def _capabilities(
 
 def _tried(plain: Any, example: Mapping[str, Any] | None, longest: int) -> tuple[Batch, Tensor, frozenset[str]]:
     """A batch, the model's logits there, and the names of what was in it."""
+    inputs = [{}] if example is not None else list(_sources(plain))
+    for n, source in enumerate(inputs):
+        try:
+            batch, names = trial_batch(plain, example, longest, source)
+            return batch, plain(batch), names
+        except UserError:
+            if n + 1 == len(inputs):
+                raise
+        except Exception as error:  # whatever a model raises for an invented batch
+            if out_of_memory(error):
+                raise
+            if n + 1 == len(inputs):
+                raise _UnreadError(_unread(plain, example, longest, error)) from error
+    raise UserError(
+        f"{type(plain.inner).__name__} reads {plain.inner.main_input_name}, and no such input can be made up: give "
+        "hf.adapt(model, example=batch) a batch as your collator makes it"
+    )
+
+
+class _UnreadError(UserError):
+    """A batch that a model raises for."""
+
+
+def _unread(plain: Any, example: Mapping[str, Any] | None, longest: int, error: Exception) -> str:
+    line = (str(error).splitlines() or [""])[0]
+    what = "the example" if example is not None else f"a batch of {min(longest, plain.limit or longest)} tokens"
+    advice = (
+        ": is it complete, as its collator makes it, and does model(**example) go through?" if example is not None
+        else ". If it needs more than ids, give hf.adapt(model, example=batch) a batch as your collator makes it"
+    )  # fmt: skip
+    return f"{type(plain.inner).__name__} raised {type(error).__name__} on {what}: {line}{advice}"
+
+
+def _longer(plain: Any) -> tuple[Batch, Tensor]:
+    """A longer batch and its logits; where the model raises, the longest that it can read, which is its limit."""
+    reads, fails = _TIME, min(_LONGER, plain.limit or _LONGER)
     try:
-        batch, names = trial_batch(plain, example, longest)
-        return batch, plain(batch), names
-    except UserError:
-        raise
-    except Exception as error:  # whatever a model raises for an invented batch
-        if out_of_memory(error):
-            raise
-        line = (str(error).splitlines() or [""])[0]
-        what = "the example" if example is not None else f"a batch of {min(longest, plain.limit or longest)} tokens"
-        advice = (
-            ": is it as its collator makes it, complete, and does model(**example) go through?" if example is not None
-            else ". If it needs more than ids, give hf.adapt(model, example=batch) a batch as your collator makes it"
-        )  # fmt: skip
-        raise UserError(
-            f"{type(plain.inner).__name__} raised {type(error).__name__} on {what}: {line}{advice}"
-        ) from error
+        return _tried(plain, None, fails)[:2]
+    except _UnreadError:
+        while fails - reads > 1:
+            middle = (reads + fails) // 2
+            try:
+                _tried(plain, None, middle)
+                reads = middle
+            except _UnreadError:
+                fails = middle
+    batch, outputs, _ = _tried(plain, None, reads)
+    plain.limit = batch.time
+    return batch, outputs
 
 
 def trial_batch(
-    m: hf.HuggingFaceModel, example: Mapping[str, Any] | None, longest: int = _TIME
+    m: hf.HuggingFaceModel, example: Mapping[str, Any] | None, longest: int, source: Mapping[str, Tensor]
 ) -> tuple[Batch, frozenset[str]]:
     """Three rows of an example, or of invented ids of different lengths, one pad among them; and the names of all."""
     adapter: Any = m
@@ -292,7 +326,7 @@ def trial_batch(
     lengths = torch.tensor([time, time - 1, max(time // 2, 2)])
     present = torch.arange(time) < lengths[:, None]
     labels = ids.masked_fill(~present, -100)
-    read = _source(m) if m.is_encoder_decoder else {"input_ids": ids, "attention_mask": present.long()}
+    read = source if m.is_encoder_decoder else {"input_ids": ids, "attention_mask": present.long()}
     return adapter.batch(**{k: v.to(m.inner.device) for k, v in {**read, "labels": labels}.items()}), frozenset(read)
 
 
@@ -320,20 +354,43 @@ def _ids(m: hf.HuggingFaceModel, time: int, vocab: int) -> Tensor:
     return usable[torch.randint(len(usable), (_ROWS, time), generator=generator)]
 
 
-def _source(m: hf.HuggingFaceModel) -> dict[str, Tensor]:
-    name = m.inner.main_input_name
-    if name == "input_ids":
-        table: Any = m.inner.get_encoder().get_input_embeddings()
-        ids = _ids(m, 5, table.num_embeddings)
-        return {"input_ids": ids, "attention_mask": (torch.arange(5) < torch.tensor([[5], [4], [3]])).long()}
-    config = m.inner.config
-    if name != "input_features" or not hasattr(config, "num_mel_bins") or not hasattr(config, "max_source_positions"):
-        raise UserError(
-            f"{type(m.inner).__name__} reads {name}, and no such input can be made up: give hf.adapt(model, "
-            "example=batch) a batch as your collator makes it"
-        )
-    shape = (_ROWS, config.num_mel_bins, 2 * config.max_source_positions)
-    return {name: torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(m.inner.dtype)}
+def _sources(m: hf.HuggingFaceModel) -> Iterator[dict[str, Tensor]]:
+    """What an encoder may read, invented, one after another until the model takes it."""
+    inner, name = m.inner, m.inner.main_input_name
+    if not m.is_encoder_decoder:
+        yield {}
+    elif name == "input_ids":
+        ids = _ids(m, 5, hf.table_of(inner.get_encoder()).weight.shape[0])
+        yield {name: ids, "attention_mask": (torch.arange(5) < torch.tensor([[5], [4], [3]])).long()}
+    else:
+        generator = torch.Generator().manual_seed(0)
+        for each, shape in _shapes(inner.config, name):
+            # of patches the first two numbers are positions
+            made = {each: torch.randn(shape, generator=generator).abs().to(inner.dtype)}
+            if m.accepts("attention_mask") and each != "pixel_values":
+                time = shape[1] if len(shape) == 2 or shape[1] > shape[2] else shape[2]
+                yield {**made, "attention_mask": torch.ones(_ROWS, time, dtype=torch.int64)}
+            yield made
+
+
+def _shapes(config: Any, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the audio and images that a configuration speaks of."""
+    parts = [config, *(getattr(config, part, None) for part in ("encoder", "audio_config", "vision_config"))]
+
+    def number(*names: str) -> int | None:
+        found = (getattr(part, each, None) for part in parts for each in names)
+        return next((value[0] if isinstance(value, list | tuple) else value for value in found if value), None)
+
+    if name in ("inputs", "input_features") and (mel := number("num_mel_bins", "input_feat_per_channel")):
+        if positions := number("max_source_positions"):
+            yield "input_features", (_ROWS, mel, 2 * positions)
+        yield "input_features", (_ROWS, 8 * mel, mel)
+    if name in ("inputs", "input_values"):
+        yield "input_values", (_ROWS, 4000)
+    if name == "pixel_values" and (size := number("image_size")):
+        yield name, (_ROWS, number("num_channels") or 3, size, size)
+    if name == "flattened_patches" and (size := number("patch_embed_hidden_size")):
+        yield name, (_ROWS, 8, size + 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from freerun.models.huggingface.cache import (
 from freerun.models.huggingface.causal import CausalModel, MediaEncoding
 from freerun.models.huggingface.encoder_decoder import EncoderDecoder, SourceEncoding
 from freerun.models.huggingface.media import placeholder_ids
-from freerun.models.huggingface.model import EmbeddingInputs, HuggingFaceModel, SplitHead, WholeHead, answer
+from freerun.models.huggingface.model import EmbeddingInputs, HuggingFaceModel, SplitHead, WholeHead, answer, table_of
 
 __all__ = [
     "CachedDecoding",
@@ -30,4 +30,5 @@ __all__ = [
     "keeps_all",
     "masks_by_distance",
     "placeholder_ids",
+    "table_of",
 ]

@@ -220,8 +220,11 @@ class EncoderDecoder(HuggingFaceModel):
                 )
         if problems:
             raise UserError(problems)
-        if not any(isinstance(source.get(n), Tensor) for n in (name, "inputs_embeds")):
-            raise UserError(f"the encoder reads {name}, which is missing; got {', '.join(source) or 'nothing'}")
+        names = ("input_values", "input_features") if name == "inputs" else (name,)
+        if not any(isinstance(source.get(each), Tensor) for each in (*names, "inputs_embeds")):
+            raise UserError(
+                f"the encoder reads {' or '.join(names)}, which is missing; got {', '.join(source) or 'nothing'}"
+            )
         ids = source.get("input_ids")
         if isinstance(ids, Tensor) and ids.dim() == 2:
             encoder = self.inner.get_encoder()
