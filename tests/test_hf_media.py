@@ -243,3 +243,25 @@ def test_what_cannot_be_given_to_rows_is_refused_by_name(case):
     make, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         adapted("llava").batch(**make())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_trainer_learns_with_its_images_like_the_stock_one(tmp_path):
+    """Four rows with two images each: the logged loss is transformers' own."""
+    import transformers
+
+    inputs = MEDIA["llava"].inputs(images=[2, 2, 2, 2])
+    losses: list[list[float]] = []
+    for kind, more in ((transformers.Trainer, {}), (hf.Trainer, {"method": fr.teacher_forcing()})):
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), max_steps=2, logging_steps=1, use_cpu=True, report_to="none", save_strategy="no",
+            per_device_train_batch_size=4, dataloader_pin_memory=False, remove_unused_columns=False, learning_rate=0.01,
+        )  # fmt: skip
+        data: Any = list(range(4))
+        trainer = kind(
+            MEDIA["llava"].build(), arguments, train_dataset=data, data_collator=lambda _: dict(inputs), **more
+        )
+        trainer.train()
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[0][0] == pytest.approx(MEDIA["llava"].build()(**inputs).loss.item(), rel=1e-5)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from freerun.batch import Batch
 from freerun.checks.report import Check, Finding, Probe, Verdict
@@ -30,6 +31,7 @@ class _Able(NamedTuple):
     findings: tuple[Finding, ...] = ()
     tried: frozenset[str] | None = frozenset()  # arguments that it was tried on; None: nothing
     limit: int | None = None  # tokens that it can read; None: what its configuration names
+    shifts: bool = True  # whether its own loss shifts labels
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
@@ -158,13 +160,14 @@ def _enable(adapter: Any, able: _Able) -> None:
     adapter.__class__ = type(name, able.bases, {"__reduce__": _reduced})
     adapter.findings, adapter.tried = able.findings, able.tried
     adapter.limit = adapter.limit if able.limit is None else able.limit
+    adapter.shifts = able.shifts
     adapter._halves = _halves(adapter) if able.halves else hf.WholeHead()
 
 
 def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
     halves = isinstance(adapter._halves, hf.SplitHead)
-    able = _Able(type(adapter).__bases__, halves, adapter.findings, adapter.tried, adapter.limit)
+    able = _Able(type(adapter).__bases__, halves, adapter.findings, adapter.tried, adapter.limit, adapter.shifts)
     examines = adapter.examine is not None
     return _restored, (adapter.model, adapter.inner, able, examines), {"follows": adapter.follows}
 
@@ -215,7 +218,8 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
             name = type(inner).__name__
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
         bases, halves, found = _capabilities(inner, base, batch, outputs)
-    return _Able((*bases, base), halves, (*findings, *found), tried, plain.limit)
+        shifts = base is hf.EncoderDecoder or _shifts(inner, batch)
+    return _Able((*bases, base), halves, (*findings, *found), tried, plain.limit, shifts)
 
 
 def _capabilities(
@@ -252,6 +256,26 @@ def _capabilities(
         able.append(hf.EmbeddingInputs)
     # the more special before what they are made of
     return sorted(able, key=lambda part: issubclass(part, base)), halves, findings
+
+
+def _shifts(inner: Any, batch: Batch) -> bool:
+    """Whether the model's own loss compares a position with the next label, and not with its own."""
+    ids = torch.cat([batch.context.first, batch.history], 1)
+    labels = torch.cat([torch.full_like(ids[:, :1], -100), batch.targets.masked_fill(~batch.mask, -100)], 1)
+    try:
+        more = batch.context.media.arguments(ids.shape[1])
+        output = inner(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, **more, return_dict=True)
+        own = float(output.loss)
+    except Exception as error:  # a model without a loss of its own, or one that needs more for it
+        if out_of_memory(error):
+            raise
+        return True
+    logits = output.logits.float()
+
+    def far(predicted: Tensor, expected: Tensor) -> float:
+        return abs(float(cross_entropy(predicted.flatten(0, 1), expected.flatten())) - own)
+
+    return far(logits, labels) >= min(far(logits[:, :-1], labels[:, 1:]), 1e-3 * (1 + abs(own)))
 
 
 def _tried(plain: Any, example: Mapping[str, Any] | None, longest: int) -> tuple[Batch, Tensor, frozenset[str]]:

@@ -198,6 +198,7 @@ class RecordCodec:
     def _batch(self, rows_of_ids: Sequence[Sequence[int]], **options: Any) -> Batch:
         if self.model is None:
             raise UserError("records become batches by their model: bind one first")
+        self.model.shifts = True  # these labels are at their ids, whatever the class's own loss takes them for
         ids, mask = self._padded(rows_of_ids, self.tokenizer.pad_token_id or 0)
         return self.model.batch(input_ids=ids, attention_mask=mask.long(), **options)
 

@@ -162,6 +162,60 @@ def _by_token(inner: Any, name: str, value: Tensor, there: Tensor, index: Tensor
     return Carried(torch.where(beyond, laid, fill), fill=fill)
 
 
+def _shift_problems(name: str, ids: Tensor, labels: Tensor, *, shifts: bool) -> list[str]:
+    """Labels that stand where the model's own loss does not look for them."""
+    counted = labels != -100
+    number = int(counted.sum())
+    same = int(((labels == ids) & counted).sum())
+    later = int(((labels[:, :-1] == ids[:, 1:]) & counted[:, :-1]).sum())
+    right, wrong = (same, later) if shifts else (later, same)
+    if number < 4 or 2 * wrong <= number or right >= wrong:
+        return []
+    row = int(counted.sum(1).argmax())
+    pattern = f"row {row} has ids {ids[row].tolist()[:10]} and labels {labels[row].tolist()[:10]}"
+    if shifts:
+        return [
+            f"labels are the ids one position later ({pattern}), and {name} shifts them itself: it would learn to "
+            "predict the token after the next. Do not shift in the collator: labels = input_ids, -100 where nothing is "
+            "to be learned"
+        ]
+    return [
+        f"labels are the ids at their own positions ({pattern}), and {name} does not shift them: its loss would teach "
+        "it to repeat the token that it reads. Shift in the collator: labels[:, :-1] = input_ids[:, 1:], "
+        "labels[:, -1] = -100"
+    ]
+
+
+def _at_their_ids(
+    arguments: Mapping[str, Any], replaceable: Tensor | None
+) -> tuple[dict[str, Any], Tensor | None, Tensor]:
+    """A batch whose labels are the next ids, as one with labels at their ids; each id's index in the first, -1: none.
+
+    Ids are a column longer, as a row's last label may be none of them.
+    """
+    ids, labels = arguments["input_ids"], arguments["labels"]
+    if packed := [name for name in ("position_ids", *_PACKED) if arguments.get(name) is not None]:
+        raise UserError(
+            f"{', '.join(packed)}: rows whose labels are shifted by the collator cannot be packed: leave packing off"
+        )
+    present = _present(arguments)
+    rows = torch.arange(len(ids), device=ids.device)
+    last = present.shape[1] - 1 - present.flip(1).long().argmax(1)
+    index = torch.nn.functional.pad(torch.arange(ids.numel(), device=ids.device).view_as(ids), (0, 1), value=-1)
+    wider = {n: torch.nn.functional.pad(v, (0, 1)) for n, v in arguments.items()
+             if isinstance(v, Tensor) and v.shape == ids.shape}  # fmt: skip
+    wider["attention_mask"] = torch.nn.functional.pad(present.long(), (0, 1))
+    rows = rows[labels[rows, last] != -100]
+    at = last[rows]
+    wider["input_ids"][rows, at + 1], wider["attention_mask"][rows, at + 1] = labels[rows, at], 1
+    index[rows, at + 1] = -1
+    wider["labels"] = torch.nn.functional.pad(labels, (1, 0), value=-100).masked_fill(
+        wider["attention_mask"] == 0, -100
+    )
+    replaceable = None if replaceable is None else torch.nn.functional.pad(replaceable, (0, 1), value=True)
+    return {**arguments, **wider}, replaceable, index.flatten()
+
+
 class CausalModel(HuggingFaceModel):
     """A decoder alone."""
 
@@ -186,8 +240,9 @@ class CausalModel(HuggingFaceModel):
         Args:
             input_ids: (batch, time) ids, padded on either side or packed.
             attention_mask: (batch, time), 0 = padding; None: there is none.
-            labels: (batch, time) the ids, -100 where nothing is to be learned (prompt, padding); not shifted, as for
-                the model's own loss. None: prompts to continue (``freerun.generate``), nothing counts.
+            labels: (batch, time) the ids, -100 where nothing is to be learned (prompt, padding), as for the model's
+                own loss: not shifted, but for classes that do not shift them (``m.shifts`` is False:
+                ``BartForCausalLM``). None: prompts to continue (``freerun.generate``), nothing counts.
             position_ids: (batch, time) counting 0, 1, ... in every row, and from 0 again in every packed document.
             replaceable: (batch, time) bool: tokens that may be replaced, of those that count; None: all.
             rows: (batch,) the examples' numbers in the optimizer step's global batch; default 0..batch-1.
@@ -199,7 +254,15 @@ class CausalModel(HuggingFaceModel):
         """
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **others}
         arguments = {k: v for k, v in {**arguments, "position_ids": position_ids}.items() if v is not None}
-        arguments = _checked(arguments, rows, replaceable, self.target_vocab)
+        collated = arguments = _checked(arguments, rows, replaceable, self.target_vocab)
+        at: Tensor | None = None
+        if labels is not None:
+            name = type(self.inner).__name__
+            if problems := _shift_problems(name, arguments["input_ids"], labels, shifts=self.shifts):
+                raise UserError(problems)
+            if not self.shifts:
+                arguments, replaceable, at = _at_their_ids(arguments, replaceable)
+                labels = arguments["labels"]
         ids = arguments["input_ids"]
         present = _present(arguments)
         start = _starts(arguments, present)
@@ -214,7 +277,8 @@ class CausalModel(HuggingFaceModel):
         history = flat[:, 1:].contiguous()
         numbers = _numbers(row, rows, ids.shape[0], packed=bool((start.sum(1) > 1).any()))
         media = _media(self, arguments, row, index)
-        context = SourceContext(flat[:, :1], media=media, layout=Layout(arguments, index[:, 1:]))
+        own = index if at is None else torch.where(there, at[index.clamp_min(0)], -1)
+        context = SourceContext(flat[:, :1], media=media, layout=Layout(collated, own[:, 1:]))
         self.try_anew(arguments)
         self.refuse_longer(history.shape[1])
         if labels is None:  # a prompt: what comes after it is generated

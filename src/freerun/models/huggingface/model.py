@@ -248,6 +248,8 @@ class HuggingFaceModel(nn.Module):
     kind: ClassVar[str] = "huggingface"  # in model.json; its settings are in files of its own
     is_encoder_decoder: bool
     findings: tuple[Any, ...] = ()
+    shifts: bool = True
+    """Whether the model's own loss compares a position with the next label; else the collator has shifted them."""
     follows: Any = None
     """Whose generation settings free runs and roll-ins follow: "own", a ``GenerationConfig``, or None, nobody's."""
     # tries the model anew on a batch that holds more than what it was tried on
