@@ -194,16 +194,24 @@ def test_plain_text_columns_sampling_and_batch_size(world, capsys):
     assert greedy(diagnosed(capsys, pairs, data="splits")[0]["diagnosis"]) == greedy(few["diagnosis"])
 
 
-def test_what_generate_would_do_otherwise_is_named(world, tmp_path, capsys):
+def test_settings_of_generation_are_followed_and_what_is_not_is_named(world, tmp_path, capsys):
     shutil.copytree(world("bart") / "model", tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
-    settings |= {"num_beams": 4, "no_repeat_ngram_size": 3}
+    settings |= {
+        "num_beams": 4,
+        "no_repeat_ngram_size": 3,
+        "stop_strings": ["!"],
+        "suppress_tokens": list(range(4, 300)),
+    }
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
     shutil.copy(world("bart") / "data.jsonl", tmp_path)
     found, printed = diagnosed(capsys, tmp_path)
-    named = "num_beams = 4, no_repeat_ngram_size = 3 of generation_config: free runs are greedy"
+    named = "stop_strings = ['!']; num_beams = 4: free runs are greedy"
     assert f"not applied: {named}" in joined(printed.err)
     assert found["run"]["facts"]["not applied"] == named
+    assert "no_repeat_ngram_size = 3" in found["run"]["facts"]["generation_config"]
+    plain, _ = diagnosed(capsys, world("bart"))
+    assert found["diagnosis"] != plain["diagnosis"]
 
 
 def wrong_folders(world, root):

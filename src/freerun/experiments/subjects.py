@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 USUAL = 200
 """Records of a file that are used where no number is set."""
 
-_SEARCH = (
-    "num_beams", "repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
-    "sequence_bias", "min_length", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "do_sample",
-    "forced_bos_token_id",
-)  # fmt: skip
-"""Keys of a ``generation_config`` with which ``generate`` outputs something else than the model's own choices."""
-
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -118,7 +111,7 @@ def read_pretrained(
         "records": "; ".join([used, *notes]),
         "columns": ", ".join(records.codec.columns.values()),
         "compared": "the second half of each text, after the first" if records.codec.shape == "text" else None,
-        "not applied": _ignored(loaded) or None,
+        **_generation(model),
     }
     return Subject(model, batches, options, Path(folder).name, facts, data, "records", records.fingerprint)
 
@@ -153,11 +146,16 @@ def _with_option(problems: Sequence[str]) -> list[str]:
     return [*others, last]
 
 
-def _ignored(model: Any) -> str:
-    """What of the model's generation_config the greedy free run leaves out."""
-    settings = model.generation_config.to_diff_dict()
-    named = [f"{name} = {settings[name]}" for name in _SEARCH if settings.get(name)]
-    return f"{', '.join(named)} of generation_config: free runs are greedy" if named else ""
+def _generation(model: Any) -> dict[str, str | None]:
+    """What of the model's generation_config free runs follow, and what not: those of a diagnosis have no beams."""
+    from freerun.models.huggingface.rules import in_words
+
+    followed, left = in_words(model.generation_config)
+    beams = getattr(model.generation_config, "num_beams", None) or 1
+    left = "; ".join(
+        [*([left] if left else []), *([f"num_beams = {beams}: free runs are greedy"] if beams > 1 else [])]
+    )
+    return {"generation_config": followed or None, "not applied": left or None}
 
 
 def read_object(target: str, rows: int | None = None) -> Subject:

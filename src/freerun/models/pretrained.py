@@ -132,6 +132,12 @@ def model_positions(config: Any) -> int | None:
     return configured_positions(config)
 
 
+def end_ids(config: Any) -> tuple[int, ...]:
+    """The ids that end a row by a generation configuration."""
+    ends = getattr(config, "eos_token_id", None)
+    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+
+
 def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> dict[str, bytes]:
     """What ``save_pretrained`` writes of a model with some weights and of its tokenizer, file by file."""
     first: dict[int, str] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freerun.data.records.codec import language_id
 from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, UserError, needing, visible
 from freerun.keys import fold
@@ -242,8 +243,34 @@ def _build_pretrained(recipe: Recipe, settings: Pretrained, data: RecordData) ->
         adapted: Module = adapt(model)
     data.bind(adapted)
     if not data.codec.causal:
+        _force_language(adapted, data, settings.path)
         _check_start(adapted, data, settings.path)
     return adapted
+
+
+def _force_language(adapted: Any, data: RecordData, path: str) -> None:
+    """Let free runs begin with the language that all targets begin with; refuse one that forces another.
+
+    Raises:
+        UserError: the model's generation settings force another first id than the targets have.
+    """
+    encoded = data.splits["train"].encoded
+    firsts = {one.target[0] for one in encoded}
+    if any(one.language for one in encoded) or len(firsts) != 1:
+        return
+    (first,) = firsts
+    tokenizer, settings = data.codec.tokenizer, adapted.inner.generation_config
+    forced = settings.forced_bos_token_id
+    language = getattr(tokenizer, "tgt_lang", None)
+    if forced is None and language and first == language_id(tokenizer, language):
+        settings.forced_bos_token_id = first
+    elif forced is not None and forced != first and language:
+        name = tokenizer.convert_ids_to_tokens
+        raise UserError(
+            f"{path}: the targets begin with {name(first)!r}, and its generation settings force {name(forced)!r} there "
+            f"(forced_bos_token_id = {forced})\n  help: set it to {first} in generation_config.json, or "
+            "tokenizer.tgt_lang to its language; for languages by row set data.language_column"
+        )
 
 
 def _complete_config(model: Any, codec: RecordCodec) -> None:
@@ -264,6 +291,8 @@ def _complete_config(model: Any, codec: RecordCodec) -> None:
 
 def _check_start(adapted: Any, data: RecordData, path: str) -> None:
     """Refuse a decoder that begins with another symbol in training than in free running: with another language's."""
+    if any(one.language for one in data.splits["train"].encoded):
+        return  # each row has its own
     # some models take it from the labels' end, which a cut takes away: of the longest first
     labels = max((one.target for one in data.splits["train"].encoded), key=len)
     labelled = int(adapted.shifted(torch.tensor([labels], device=adapted.inner.device), 1)[0, 0])
@@ -291,6 +320,7 @@ def header(
     return [
         *lines,
         f"model: {recipe.model}, {parameters:,} parameters",
+        *(f"  {each.explanation}" for each in getattr(model, "findings", ()) if each.name == "generation"),
         f"training: {settings.updates:,} updates of {settings.batch_size}, {settings.optimizer}, lr {settings.lr:g}",
         *selection_note(recipe),
         *([f"processes: {processes}, {settings.parallel}"] if processes > 1 else []),

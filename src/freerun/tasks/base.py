@@ -310,9 +310,9 @@ def teacher_forced_errors(model: Module, make: Make, lengths: Sequence[int], bat
 
 
 def free_run(
-    model: Module, make: Make, lengths: Sequence[int], settings: Any, length: int, *, end: int | None = 0
+    model: Module, make: Make, lengths: Sequence[int], settings: Any, length: int, *, end: int | list[int] | None = 0
 ) -> list[list[int]]:
-    """At most ``length`` output ids for each example: up to the end symbol ``end``, and zeros after it."""
+    """At most ``length`` output ids for each example: up to the end symbol ``end``, and that (the first) after it."""
     outputs: list[list[int]] = [[]] * len(lengths)
     beams, penalty = settings.beams, settings.length_penalty
     with eval_mode(model), torch.no_grad():

@@ -32,13 +32,21 @@ from freerun.data.records import (
     trial_encoded,
     with_end,
 )
-from freerun.data.records.files import messages_problem, text_problem
+from freerun.data.records.codec import language_problem
+from freerun.data.records.files import LANGUAGES, messages_problem, text_problem
 from freerun.data.tables import parsed
 from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, display, listed, refuse, visible
 from freerun.metrics.table import RECORDS, TaskReport
 from freerun.metrics.text import bleu_signature, score_texts
-from freerun.models.pretrained import Pretrained, model_positions, read_config, read_tokenizer, saved_files
+from freerun.models.pretrained import (
+    Pretrained,
+    end_ids,
+    model_positions,
+    read_config,
+    read_tokenizer,
+    saved_files,
+)
 from freerun.tasks.base import (
     DataTask,
     DiagnosisInput,
@@ -102,8 +110,10 @@ class AnswerSettings(Arguments):
     """How answers are scored, on dev while training and on test at the end.
 
     Args:
-        beams: 1: greedy; more: beam search of that width.
-        length_penalty: as in ``generate``: 0 compares beams by log-probability; no effect with one beam.
+        beams: 1: greedy; more: beam search of that width; None: the number in the model's own generation settings,
+            with their length penalty and stopping.
+        length_penalty: as in ``generate``: 0 compares beams by log-probability; no effect with one beam; None: the
+            model's own.
         length: tokens that an answer may have, the end symbol included (None: those of the longest training answer, and
             ``length_margin`` more).
         length_margin: see ``length``.
@@ -113,8 +123,8 @@ class AnswerSettings(Arguments):
         UserError: values out of range; all problems at once.
     """
 
-    beams: int = between(1, 100, 1)
-    length_penalty: float = between(0, 100, 0.0)
+    beams: int | None = between(1, 100, None)
+    length_penalty: float | None = between(0, 100, None)
     length: int | None = between(1, 100_000, None)
     length_margin: int = between(0, 10_000, 5)
     batch_size: int = at_least(1, 16, semantic=False)
@@ -191,7 +201,7 @@ class RecordTask(DataTask):
         else:
             name, (records, encoded) = str(file.path), _from_file(model, codec, settings, file)
         scores = evaluate_records(model, codec, records, encoded, settings)
-        facts = {"data": name, "records": len(records), "beams": settings.beams}
+        facts = {"data": name, "records": len(records), "beams": own_beams(model, settings)}
         return {**facts, "length": settings.most(codec), "bleu": bleu_signature("13a")}, scores
 
     @staticmethod
@@ -203,10 +213,11 @@ class RecordTask(DataTask):
         for origin, line in zip(origins, lines, strict=True):
             found.append([])
             try:
-                _, text = _read_object(codec, line) if objects else (None, unescaped(line))
+                row, text = _read_object(codec, line) if objects else (None, unescaped(line))
                 if not text or (isinstance(text, str) and not text.strip()):
                     raise ValueError("is empty; expected a source or prompt")
-                (ids,) = codec.prompts([text])
+                _, source = _languages(codec, row)
+                (ids,) = codec.prompts([text], source)
                 _check_positions(model, codec, len(ids), settings)
             except ValueError as error:
                 found[-1].append(f"{origin}: {error}")
@@ -221,7 +232,9 @@ class RecordTask(DataTask):
         """
         objects = _are_objects(lines)
         read = [_read_object(codec, line) if objects else (None, unescaped(line)) for line in lines]
-        outputs = free_outputs(model, codec, codec.prompts([text for _, text in read]), settings)
+        languages = [_languages(codec, row) for row, _ in read]
+        prompts = [codec.prompts([text], source)[0] for (_, text), (_, source) in zip(read, languages, strict=True)]
+        outputs = free_outputs(model, codec, prompts, settings, [target for target, _ in languages])
         return [
             escaped(text) if row is None else _object_line({**row, "output": text})
             for (row, _), text in zip(read, outputs, strict=True)
@@ -292,18 +305,24 @@ def evaluate_records(
 ) -> Evaluation:
     """Scores of a model on records, teacher-forced (of plain text over all tokens) and free-running."""
     settings = settings or AnswerSettings()
-    make = codec.training_batch if codec.shape == "text" else codec.answer_batch
-    positions = sum(len(one.target) + (len(one.prompt) - 1 if codec.shape == "text" else 0) for one in encoded)
-    losses, errors = teacher_forced_errors(
-        model, lambda chosen: make([encoded[i] for i in chosen]), [len(one) for one in encoded], settings.batch_size
-    )
+    positions = 0  # that are predicted: not what generation forces
+
+    def make(chosen: list[int]) -> Batch:
+        nonlocal positions
+        batched = codec.training_batch if codec.shape == "text" else codec.answer_batch
+        batch = batched([encoded[i] for i in chosen])
+        positions += int(batch.mask.sum())
+        return batch
+
+    losses, errors = teacher_forced_errors(model, make, [len(one) for one in encoded], settings.batch_size)
     loss = float(losses.sum()) / positions
     gold = {
         "loss": loss,
         "perplexity": math.exp(loss) if loss < 700 else math.inf,
         "token_accuracy": 100 - 100 * int(errors.sum()) / positions,
     }
-    outputs = free_outputs(model, codec, [one.prompt for one in encoded], settings)
+    languages = [one.language for one in encoded]
+    outputs = free_outputs(model, codec, [one.prompt for one in encoded], settings, languages)
     references = [codec.reference(record, one) for record, one in zip(records, encoded, strict=True)]
     own, scores = score_texts(outputs, references)
     items = [
@@ -314,14 +333,27 @@ def evaluate_records(
 
 
 def free_outputs(
-    model: Module, codec: RecordCodec, prompts: Sequence[Sequence[int]], settings: AnswerSettings | None = None
+    model: Module,
+    codec: RecordCodec,
+    prompts: Sequence[Sequence[int]],
+    settings: AnswerSettings | None = None,
+    languages: Sequence[str] = (),
 ) -> list[str]:
-    """The free-running output after each prompt (or source), as text."""
+    """The free-running output after each prompt (or source), as text, each in its language."""
     settings = settings or AnswerSettings()
-    make = lambda chosen: codec.prompt_batch([prompts[i] for i in chosen])  # noqa: E731
+    named = list(languages) or [""] * len(prompts)
+    make = lambda chosen: codec.prompt_batch([prompts[i] for i in chosen], [named[i] for i in chosen])  # noqa: E731
     lengths = [len(prompt) for prompt in prompts]
-    outputs = free_run(model, make, lengths, settings, settings.most(codec), end=codec.end)
+    known: Any = getattr(model, "generation_config", None)
+    ends = [end for end in (codec.end, *(end_ids(known) if known is not None else ())) if end is not None]
+    outputs = free_run(model, make, lengths, settings, settings.most(codec), end=list(dict.fromkeys(ends)) or None)
     return [codec.text(entries) for entries in outputs]
+
+
+def own_beams(model: Any, settings: AnswerSettings) -> int:
+    """Beams of the search: those of the settings, or of the model's own."""
+    config = getattr(model, "generation_config", None)
+    return settings.beams or getattr(config, "num_beams", None) or 1
 
 
 def _codec(settings: RecordsSection, model: Pretrained, tokenizer: Any, causal: bool, records: Records) -> RecordCodec:
@@ -349,6 +381,8 @@ def _codec(settings: RecordsSection, model: Pretrained, tokenizer: Any, causal: 
             "give one with model.chat_template = FILE (Jinja), or train on prompt and completion without chat"
         )
     problems: list[str] = []
+    if settings.languages and shape != "pairs":
+        problems.append(f"data.{next(iter(settings.languages))}_column is for source and target: leave it out")
     if settings.prefix and (codec.uses_chat_template or shape == "text"):
         what = "a chat" if codec.uses_chat_template else "plain text"
         problems.append(f"data.prefix has no effect on {what}: leave it out")
@@ -394,6 +428,27 @@ def _read_object(codec: RecordCodec, line: str) -> tuple[dict[str, Any] | None, 
     if cell is None or isinstance(cell, str):
         return row, cell
     return row, tuple(cell[:-1] if cell and cell[-1]["role"] == "assistant" else cell)
+
+
+def _languages(codec: RecordCodec, row: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The languages of a row's target and source; ValueError if it names none and the codec needs one."""
+    found: list[str] = []
+    for part in LANGUAGES:
+        column = codec.columns.get(part)
+        if column is None:
+            found.append("")
+            continue
+        if row is None:
+            first = next(iter(codec.columns.values()))
+            example = json.dumps({first: "...", column: "..."})
+            raise ValueError(f"the language of each line is needed: give lines of JSON, {example}")
+        name = row.get(column)
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"has no language in {column!r}; it has {listed(row)}")
+        if problem := language_problem(codec.tokenizer, name.strip()):
+            raise ValueError(problem)
+        found.append(name.strip())
+    return found[0], found[1]
 
 
 def _source(record: Record) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import check_description
 from freerun.data.records.files import Message, Record
-from freerun.errors import UserError, out_of_memory
+from freerun.errors import UserError, display, listed, out_of_memory
 
 _SAVED = ("shape", "columns", "causal", "prefix", "chat", "separator", "end", "longest")
 
@@ -30,6 +31,7 @@ class Encoded:
         target: what follows it, with its end symbol.
         learned: positions in ``prompt`` that carry loss too: earlier answers, or all of a text.
         merged: whether the prompt ends within a token of prompt and completion as one.
+        language: of the target, where each row has its own; "": that of the tokenizer.
     """
 
     __repr__ = brief
@@ -38,6 +40,7 @@ class Encoded:
     target: tuple[int, ...]
     learned: frozenset[int] = frozenset()
     merged: bool = False
+    language: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -87,7 +90,7 @@ class RecordCodec:
         more; where they merge over the boundary, those the completion has alone.
         """
         if not self.causal:
-            return [*self._pairs(records)], []
+            return self._pairs(records)
         encoded: list[Encoded | None] = []
         problems: list[str] = []
         if self.uses_chat_template:
@@ -118,11 +121,48 @@ class RecordCodec:
         ends = list(ids[-1:]) == [end] or (len(ids) > 2 and ids[-2] == end and ids[-1] in special_ids(self.tokenizer))
         return tuple(ids) if end is None or ends else (*ids, end)
 
-    def _pairs(self, records: Sequence[Record]) -> list[Encoded]:
+    def _pairs(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
+        encoded: list[Encoded | None] = [None] * len(records)
+        problems = [
+            f"{record.origin}: {problem}"
+            for record in records
+            for language in (record.source_language, record.language)
+            if (problem := language_problem(self.tokenizer, language))
+        ]
+        groups: dict[tuple[str, str], list[int]] = {}
+        for number, record in enumerate(records):
+            if not any(language_problem(self.tokenizer, each) for each in (record.source_language, record.language)):
+                groups.setdefault((record.source_language, record.language), []).append(number)
+        for (source, target), numbers in groups.items():
+            chosen = [records[number] for number in numbers]
+            for number, one in zip(numbers, self._pairs_of(chosen, source, target), strict=True):
+                encoded[number] = one
+        return encoded, problems
+
+    def _pairs_of(self, records: Sequence[Record], source: str, target: str) -> list[Encoded]:
+        """Records of one pair of languages."""
         sources = [f"{self.prefix}{record.prompt}" for record in records]
-        ids = self.tokenizer(sources, text_target=[record.target for record in records], verbose=False)
-        sides = zip(ids["input_ids"], ids["labels"], strict=True)
-        return [Encoded(tuple(source), self._ended(target)) for source, target in sides]
+        with speaking(self.tokenizer, source, target):
+            ids = self.tokenizer(sources, text_target=[record.target for record in records], verbose=False)
+        own = language_id(self.tokenizer, target) if target else None
+        made: list[Encoded] = []
+        for prompt, labels in zip(ids["input_ids"], ids["labels"], strict=True):
+            ended = self._ended(labels)
+            # tokenizers put the language first, or last (where the decoder starts with it); others know none
+            if own is not None and own not in (ended[0], ended[-1]):
+                ended = (own, *ended)
+            made.append(Encoded(tuple(prompt), ended, language=target))
+        return made
+
+    def decoder(self, languages: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the model's ``batch`` that name what each row's decoder begins with."""
+        if not any(languages):
+            return {}
+        ids = torch.tensor([language_id(self.tokenizer, each) for each in languages])
+        with speaking(self.tokenizer, "", languages[0]):
+            labels = self.tokenizer(text_target=["a"], verbose=False)["input_ids"][0]
+        last = labels[-1] == int(ids[0]) != labels[0]
+        return {"decoder_start_token_id": ids, "forced_bos_token_id": None} if last else {"forced_bos_token_id": ids}
 
     def _completions(self, records: Sequence[Record]) -> list[Encoded]:
         prompts = self.prompts([str(record.prompt) for record in records])
@@ -148,13 +188,14 @@ class RecordCodec:
     def _messages(self, prompt: str | tuple[Message, ...]) -> tuple[Message, ...]:
         return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
 
-    def prompts(self, texts: Sequence[str | tuple[Message, ...]]) -> list[list[int]]:
-        """Return the ids of prompts to answer; raise ValueError if the chat template refuses one."""
+    def prompts(self, texts: Sequence[str | tuple[Message, ...]], language: str = "") -> list[list[int]]:
+        """Return the ids of prompts to answer, in a language; raise ValueError if the chat template refuses one."""
         if self.uses_chat_template:
             return [prompt_ids(self.tokenizer, self._messages(text)) for text in texts]
         plain = [f"{self.prefix}{text}" for text in texts]
         if not self.causal:
-            return self._ids(plain)
+            with speaking(self.tokenizer, language, ""):
+                return self._ids(plain)
         eos = self.tokenizer.eos_token_id
         # a prompt does not end: there is something to come
         return [ids[:-1] if ids and ids[-1] == eos else ids for ids in self._ids(plain)]
@@ -177,7 +218,8 @@ class RecordCodec:
         """Return a batch with loss on answers and on all that ``learned`` names."""
         if not self.causal:
             labels, _ = self._padded([one.target for one in chosen], -100)
-            return self._batch([one.prompt for one in chosen], labels=labels, rows=rows)
+            begin = self.decoder([one.language for one in chosen])
+            return self._batch([one.prompt for one in chosen], labels=labels, rows=rows, **begin)
         labels, _ = self._padded(
             [
                 [*(n if position in one.learned else -100 for position, n in enumerate(one.prompt)), *one.target]
@@ -188,12 +230,13 @@ class RecordCodec:
         return self._batch([(*one.prompt, *one.target) for one in chosen], labels=labels, rows=rows)
 
     def answer_batch(self, chosen: Sequence[Encoded], rows: Tensor | None = None) -> Batch:
-        """Return a batch with loss on the last answers alone."""
-        return self.training_batch([replace(one, learned=frozenset()) for one in chosen], rows)
+        """Return a batch of the last answers alone, without what generation forces: nothing is predicted there."""
+        batch = self.training_batch([replace(one, learned=frozenset()) for one in chosen], rows)
+        return self.model.scored(batch)
 
-    def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> Batch:
-        """Return a batch of prompts to continue."""
-        return self._batch(prompts)
+    def prompt_batch(self, prompts: Sequence[Sequence[int]], languages: Sequence[str] = ()) -> Batch:
+        """Return a batch of prompts to continue, each in a language."""
+        return self._batch(prompts, **self.decoder(languages))
 
     def _batch(self, rows_of_ids: Sequence[Sequence[int]], **options: Any) -> Batch:
         if self.model is None:
@@ -230,6 +273,48 @@ class RecordCodec:
         if description["tokenizer"] != [codec.vocabulary]:
             raise UserError("the tokenizer is not the one that the model was trained with: its files have changed")
         return codec
+
+
+_WRITTEN = ("{}", "__{}__", "<{}>", "<2{}>", "<|{}|>", ">>{}<<")
+"""How vocabularies write the symbol of a language."""
+
+
+def language_id(tokenizer: Any, language: str) -> int | None:
+    """The id of a language's symbol; None: the tokenizer has none."""
+    codes = getattr(tokenizer, "lang_code_to_id", None) or {}
+    if language in codes:
+        return int(codes[language])
+    special = special_ids(tokenizer)
+    for form in _WRITTEN:
+        number = tokenizer.convert_tokens_to_ids(form.format(language))
+        if number is not None and number in special and number != tokenizer.unk_token_id:
+            return int(number)
+    return None
+
+
+def language_problem(tokenizer: Any, language: str) -> str:
+    """Return what is wrong with the name of a language, or \"\"."""
+    if not language or language_id(tokenizer, language) is not None:
+        return ""
+    known = [str(token) for token in tokenizer.all_special_tokens]
+    return (
+        f"{display(language, 40)} is no language of the tokenizer; its special symbols are {listed(known) or 'none'}: "
+        "write it as the tokenizer does, or add its symbol (tokenizer.add_special_tokens, resize_token_embeddings)"
+    )
+
+
+@contextmanager
+def speaking(tokenizer: Any, source: str, target: str) -> Generator[None]:
+    """The tokenizer set to a pair of languages inside; "" is its own."""
+    languages = {name: each for name, each in (("src_lang", source), ("tgt_lang", target)) if each}
+    before = {name: getattr(tokenizer, name) for name in languages if hasattr(tokenizer, name)}
+    for name in before:
+        setattr(tokenizer, name, languages[name])
+    try:
+        yield
+    finally:
+        for name, each in before.items():
+            setattr(tokenizer, name, each)
 
 
 def encoded_text(ids: Sequence[int]) -> Encoded:

@@ -110,9 +110,9 @@ def _cut(one: Encoded, limits: Limits, codec: RecordCodec) -> Encoded:
     if not codec.causal:
         allowed = _least(limits.max_source, most, len(one.prompt))
         if len(one.prompt) <= allowed:
-            return Encoded(one.prompt, target)
+            return replace(one, target=target)
         # the encoder's own end symbol stays
-        return Encoded((*one.prompt[: allowed - 1], one.prompt[-1]), target)
+        return replace(one, prompt=(*one.prompt[: allowed - 1], one.prompt[-1]), target=target)
     if codec.shape == "text":
         return encoded_text((*one.prompt, *one.target)[: _least(limits.max_target, most, len(one))])
     if most is not None:
@@ -217,7 +217,10 @@ def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> Record
 def with_end(codec: RecordCodec, encoded: Sequence[Encoded]) -> RecordCodec:
     """A codec with the end symbol and the longest answer of some records."""
     # what ends an answer: the special symbol that most answers end with, else the tokenizer's own
-    last, _ = Counter(one.target[-1] for one in encoded).most_common(1)[0]
+    own = codec.tokenizer.eos_token_id
+    last, _ = Counter(own if one.language and own in one.target else one.target[-1] for one in encoded).most_common(1)[
+        0
+    ]
     end: int | None = last if last in special_ids(codec.tokenizer) else codec.tokenizer.eos_token_id
     longest = max(len(one.target) - (one.target[-1] == end) for one in encoded)
     return replace(codec, end=end, longest=longest)

@@ -42,6 +42,9 @@ class RecordOptions(Arguments):
         split_seed: of the shares.
         empty: "error", or "drop" rows with an empty part.
         limit: training rows that are kept; None: all.
+        language_column: column of the language of each row's target, as the tokenizer calls it ("fr_XX", "fra_Latn",
+            "fr"); with ``source`` and ``target``. Its id begins the target, and free runs are made to begin with it.
+        source_language_column: the same of the source.
 
     Raises:
         UserError: a value is not allowed; all of them at once.
@@ -63,6 +66,14 @@ class RecordOptions(Arguments):
     split_seed: int = between(0, 2**63 - 1, 0)
     empty: Literal["error", "drop"] = one_of(("error", "drop"), "error")
     limit: int | None = at_least(1, None)
+    language_column: str | None = None
+    source_language_column: str | None = None
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """The columns of languages that are named, by part."""
+        named = {"language": self.language_column, "source_language": self.source_language_column}
+        return {part: name for part, name in named.items() if name is not None}
 
     @property
     def columns(self) -> dict[str, str]:
@@ -154,6 +165,9 @@ def _from_tables(
     """The records of each table; ``problems`` are those of the files, reported together with those of the rows."""
     try:
         shape, columns = _shape_of(options.columns, next(iter(tables.values())))
+        if options.languages and shape != "pairs":
+            raise UserError(f"languages by row are for source and target; the records are {shape}")
+        columns |= options.languages
     except UserError as error:
         raise UserError([*problems, *error.problems]) from None
     splits: dict[str, list[Record]] = {}
@@ -240,6 +254,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     """The splits of a data set that was saved to a folder, or published."""
     read = list(options.columns.values()) or [part for parts in SHAPES.values() for part in parts]
+    read += options.languages.values()
     loaded = _loaded(path)
     splits: Mapping[str, Any] = loaded if hasattr(loaded, "values") else {"train": loaded}
     tables: dict[str, DataTable] = {}
@@ -309,6 +324,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 """What records can be -> the parts that a column is named for."""
+LANGUAGES = ("language", "source_language")
+"""Parts that name a row's languages, beside those of a shape."""
 Message = Mapping[str, Any]
 
 
@@ -320,6 +337,8 @@ class Record:
         origin: the file and the line.
         prompt: source or prompt; of messages all but the last; "" of plain text.
         target: target, completion, the last message's content, or the text.
+        language: of the target; "": that of the tokenizer.
+        source_language: the same of the source.
     """
 
     __repr__ = brief
@@ -327,6 +346,8 @@ class Record:
     origin: str
     prompt: str | tuple[Message, ...]
     target: str
+    language: str = ""
+    source_language: str = ""
 
 
 def _shape_of(named: Mapping[str, str], table: DataTable) -> tuple[str, dict[str, str]]:
@@ -370,7 +391,8 @@ def _table_records(
         if isinstance(record, str):
             problems.append(f"{table.locate(number)}: {record}")
         else:
-            records.append(record)
+            named = {part: str(cells[columns[part]]).strip() for part in LANGUAGES if part in columns}
+            records.append(replace(record, **named) if named else record)
     if not records and not problems:
         reason = f"nothing is left: {counted(left_out, 'row')} with an empty column" if len(table) else "holds no row"
         problems.append(f"{table.origin}: {reason}")
@@ -390,7 +412,7 @@ def _record(origin: str, cells: Mapping[str, Any], shape: str) -> Record | str:
             return f"column {name!r} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
         if wrong := text_problem(cell):
             return f"column {name!r} {wrong}"
-    *prompt, target = cells.values()
+    *prompt, target = list(cells.values())[: len(SHAPES[shape])]
     return Record(origin, prompt[0] if prompt else "", target)
 
 

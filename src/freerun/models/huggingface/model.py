@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.models.huggingface.media import Media, apart_from
-from freerun.models.huggingface.rules import GenerationRules, end_ids, prepared, settings_of
+from freerun.models.huggingface.rules import GenerationRules, prepared, settings_of
+from freerun.models.pretrained import end_ids
 from freerun.types import GenerationDefaults
 
 

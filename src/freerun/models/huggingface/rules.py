@@ -83,14 +83,6 @@ def prepared(inner: Any, config: Any) -> Any:
     return found
 
 
-def end_ids(config: Any) -> tuple[int, ...]:
-    """The ids that end a row."""
-    ends = getattr(config, "eos_token_id", None)
-    if isinstance(ends, Tensor):
-        ends = ends.flatten().tolist()
-    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
-
-
 @dataclass(frozen=True, eq=False)
 class GenerationRules:
     """transformers' own logits processors for the rows of a batch: ``freerun.types.Rules``.
