@@ -377,9 +377,17 @@ class HuggingFaceModel(nn.Module):
     ) -> GenerationRules | None:
         """What generation forces, forbids and reweighs in the rows of a batch; None: nothing."""
         raw, context = self.generation_config, context_of(batch)
-        if raw is None or not (settings_of(raw) or context.forced is not None or getattr(raw, "do_sample", False)):
+        if raw is None:  # what rows name is forced all the same
+            from transformers import GenerationConfig
+
+            config = GenerationConfig()
+        else:
+            # another configuration is completed by the model's own, as generate completes it
+            config = raw if isinstance(self.follows, str) else prepared(self.inner, raw)
+        if context.forced is None and not settings_of(config) and not config.do_sample:
             return None
-        config = prepared(self.inner, raw)
+        if config is raw:
+            config = prepared(self.inner, raw)
         stops = end_ids(config) if ends is None else ends
         config._eos_token_tensor = torch.tensor(stops, device=context.first.device) if stops else None
         if not stops:
