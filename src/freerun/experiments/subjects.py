@@ -148,8 +148,8 @@ def _with_option(problems: Sequence[str]) -> list[str]:
 
 def _generation(model: Any) -> dict[str, str | None]:
     """What of the model's generation_config free runs follow, and what not: those of a diagnosis have no beams."""
-    from freerun.models.huggingface.rules import in_words
-
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.models.huggingface.rules import in_words
     followed, left = in_words(model.generation_config)
     beams = getattr(model.generation_config, "num_beams", None) or 1
     left = "; ".join(
