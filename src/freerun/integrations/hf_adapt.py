@@ -247,8 +247,8 @@ def _capabilities(
     encoding = hf.SourceEncoding if base is hf.EncoderDecoder else hf.MediaEncoding
     if (base is hf.EncoderDecoder or batch.context.media.known is not None) and has("encode", encoding):
         able.append(encoding)
-    seen = not hf.is_local(inner.config) or hf.masks_by_distance(inner)
-    if base is hf.CausalModel and seen and has("cached", hf.RaggedDecoding):
+    seen = base is hf.EncoderDecoder or not hf.is_local(inner.config) or hf.masks_by_distance(inner)
+    if seen and has("cached", hf.RaggedDecoding):
         able.insert(0, hf.RaggedDecoding)
     elif has("step", hf.CachedDecoding):
         able.insert(0, hf.ChunkedDecoding if has("read", hf.ChunkedDecoding) else hf.CachedDecoding)

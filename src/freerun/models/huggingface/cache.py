@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from freerun.batch import Batch
 from freerun.errors import UserError
@@ -204,6 +206,8 @@ class _Store(Cache):
         self.rows, self.capacity, self.version = rows, capacity, 0
         self.hidden: Tensor | None = None  # (rows, capacity, size)
         self.reading: _Reading = _Reading(None, torch.zeros(0, 0), 0)
+        # (rows, heads, source, width) keys and values of an encoder's output, by layer
+        self.cross: list[tuple[Tensor, Tensor]] = []
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:  # called before there is a layer
         return self.reading.keys - self.reading.positions.shape[1]
@@ -221,6 +225,7 @@ class _Store(Cache):
             new.is_initialized = True
             new.held = tuple(_copied_rows(part, rows, store.capacity) for part in layer.held)  # pyright: ignore
             store.layers.append(new)
+        store.cross = self.cross if rows is None else [(keys[rows], values[rows]) for keys, values in self.cross]
         store.hidden = None if self.hidden is None else _copied_rows(self.hidden, rows, store.capacity)
         return store
 
@@ -265,9 +270,9 @@ class RaggedDecoding(ChunkedDecoding):
     """
 
     @cached_property
-    def looks_back_so_far(self) -> bool:
-        """Whether a layer looks back only so far."""
-        return is_local(self.inner.config)
+    def counts_back(self) -> bool:
+        """Whether a layer looks back only so far, or knows positions by how far back they are."""
+        return self.is_encoder_decoder or is_local(self.inner.config)
 
     def start(self, batch: Batch) -> Any:
         """The state that predicts position 0."""
@@ -275,13 +280,14 @@ class RaggedDecoding(ChunkedDecoding):
         size = len(context.first)
         lengths = torch.zeros(size, dtype=torch.int64, device=context.first.device)
         state = _RaggedState(_Store(size, batch.time + 1), 0, lengths, 0, context)
+        if isinstance(self, Encoder):
+            context = context_of(self.encode(batch))
+            state = replace(state, context=context)
         if context.media.prefilled:
             return self._with_images(batch, state, context.media)
         return self.advance(state, context.first.squeeze(1), torch.ones_like(lengths))[0]
 
     def _with_images(self, batch: Batch, state: _RaggedState, media: Media) -> _RaggedState:
-        if isinstance(self, Encoder):
-            media = context_of(self.encode(batch)).media
         held, store = (~(batch.replaceable | batch.mask)).long().cumprod(1).sum(1) + 1, state.store
         if media.known is not None:
             held = torch.maximum(held, media.known + 1)
@@ -305,8 +311,7 @@ class RaggedDecoding(ChunkedDecoding):
         shift = torch.zeros_like(held)[:, None] if shift is None else shift.reshape(-1, 1).expand(len(held), 1)
         if origin and origin[0] is not None:  # (rows, time), or of several dimensions before
             shift = shift + origin[0].reshape(-1, origin[0].shape[-1])[:1, :1]
-        context = replace(state.context, media=replace(state.context.media, features=media.features))
-        return _RaggedState(store, store.version, torch.ones_like(held), None, context, held, shift)
+        return _RaggedState(store, store.version, torch.ones_like(held), None, state.context, held, shift)
 
     def step(self, state: Any, inputs: Tensor) -> Any:
         """Read the next entry (rows,) of every row."""
@@ -376,7 +381,8 @@ class RaggedDecoding(ChunkedDecoding):
         reach = start + ids.shape[1]
         positions = torch.arange(start, reach, device=ids.device).expand(len(ids), -1)
         store.reading = _Reading(None, positions, reach)
-        return self._call(store, ids, positions, None, context.media.later(positions))
+        others = self._source_of(context) if self.is_encoder_decoder else context.media.later(positions)
+        return self._call(store, ids, positions, None, others)
 
     def _one_by_one(self, store: _Store, state: _RaggedState, inputs: Tensor, of: Tensor, positions: Tensor) -> Tensor:
         """(n, size) hidden vectors of n tokens at positions and rows of their own."""
@@ -387,12 +393,15 @@ class RaggedDecoding(ChunkedDecoding):
             at = positions[part, None]
             keys = int(at.max()) + 1
             columns = torch.arange(keys, device=at.device)
-            if self.looks_back_so_far:
+            if self.counts_back:
                 behind = (of[part, None] * store.capacity + (at - (keys - 1) + columns).clamp_min(0)).flatten()
                 store.reading, mask = _Reading(of[part], at, keys, behind), columns >= keys - 1 - at
             else:
                 store.reading, mask = _Reading(of[part], at, keys), columns <= at
-            others = state.context.media.later(at, of[part])
+            if self.is_encoder_decoder:
+                others = self._source_of(state.context.select(of[part]))
+            else:
+                others = state.context.media.later(at, of[part])
             where = at if state.shift is None else at + state.shift[of[part]]
             parts.append(self._call(store, inputs[part, None], where, mask.long(), others)[:, 0])
         return torch.cat(parts)
@@ -400,7 +409,39 @@ class RaggedDecoding(ChunkedDecoding):
     def _call(
         self, store: _Store, ids: Tensor, positions: Tensor | None, mask: Tensor | None, others: dict[str, Any]
     ) -> Tensor:
-        where = {"position_ids": positions} if positions is not None and self.accepts("position_ids") else {}
-        arguments = {"input_ids": ids, "attention_mask": mask, **where, **others}
-        call = lambda: self.inner(**arguments, past_key_values=store, use_cache=True, return_dict=True)  # noqa: E731
-        return self._halves.hidden(call)[0]
+        side = "decoder_" if self.is_encoder_decoder else ""
+        name = f"{side}position_ids"
+        where = {name: positions} if positions is not None and self.accepts(name) else {}
+        arguments = {f"{side}input_ids": ids, f"{side}attention_mask": mask, **where, **others}
+        cache = self._with_cross(store) if self.is_encoder_decoder else store
+        call = lambda: self.inner(**arguments, past_key_values=cache, use_cache=True, return_dict=True)  # noqa: E731
+        with self._at(positions) if self.is_encoder_decoder and not where else nullcontext():
+            hidden = self._halves.hidden(call)[0]
+        if self.is_encoder_decoder and not store.cross:
+            store.cross = [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
+        return hidden
+
+    def _source_of(self, context: SourceContext) -> dict[str, Any]:
+        encoder_decoder: Any = self
+        return encoder_decoder.source(context)
+
+    def _with_cross(self, store: _Store) -> Any:
+        """The cache with what the rows being read attend to in their source, which is computed once."""
+        cross, rows = DynamicCache(), store.reading.rows
+        for n, (keys, values) in enumerate(store.cross):
+            cross.update(*((keys, values) if rows is None else (keys[rows], values[rows])), n)
+        return EncoderDecoderCache(store, cross)
+
+    @contextmanager
+    def _at(self, positions: Tensor | None) -> Generator[None]:
+        """Learnt or sinusoidal positions are those of each token, where the decoder counts them by the call."""
+        table = getattr(self.inner.get_decoder(), "embed_positions", None)
+        if not isinstance(table, nn.Embedding) or positions is None:
+            yield
+            return
+        at = positions + getattr(table, "offset", 0)
+        hook = table.register_forward_hook(lambda module, *_: nn.functional.embedding(at, module.weight))
+        try:
+            yield
+        finally:
+            hook.remove()
