@@ -39,6 +39,9 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ratios", default="0.9,0.75,0.5,0")
     parser.add_argument("--prompt", type=int, default=0, help="this many of --time are a prompt")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--model", default="gpt2", choices=("gpt2", "t5"), help="t5: --layers on both sides, no training"
+    )
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile of what is differentiated")
     parser.add_argument("--by-hand", action="store_true", help="also the loops people write")
@@ -46,13 +49,19 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def gpt2(options: argparse.Namespace) -> Any:
-    """A GPT-2."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def model_of(options: argparse.Namespace) -> Any:
+    """A GPT-2 or a T5."""
+    from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     torch.manual_seed(0)
+    if options.model == "t5":
+        shape = {"d_model": options.size, "d_kv": options.size // options.heads, "d_ff": 4 * options.size}
+        return T5ForConditionalGeneration(T5Config(
+            **shape, vocab_size=options.vocab, num_layers=options.layers, num_heads=options.heads, dropout_rate=0.0,
+            decoder_start_token_id=0, pad_token_id=0, eos_token_id=None,
+        )).to(options.device)  # fmt: skip
     config = GPT2Config(
         vocab_size=options.vocab, n_positions=options.time + 1, n_embd=options.size, n_layer=options.layers,
         n_head=options.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
@@ -79,6 +88,9 @@ def text(options: argparse.Namespace, rows: int, key: int) -> Tensor:
 def batch_of(m: Any, options: argparse.Namespace, key: int) -> fr.Batch:
     """A batch as from a collator."""
     ids = text(options, options.batch, key).to(options.device)
+    if options.model == "t5":
+        ids = ids[:, 1:].clamp_min(1)
+        return m.batch(input_ids=ids.flip(1), attention_mask=torch.ones_like(ids), labels=ids)
     labels = ids.clone()
     labels[:, : options.prompt + 1] = -100
     return m.batch(input_ids=ids, labels=labels)
@@ -152,8 +164,9 @@ def steps_of(m: Any, batch: fr.Batch, ratio: float, options: argparse.Namespace)
         def step(n: int) -> None:
             with torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.bf16):
                 gold = m.inputs(batch)
-                fed = gold["input_ids"] if make is None else make(m.inner, batch, ratio, n)
-                loss = m.model(input_ids=fed, labels=gold["labels"], use_cache=False).loss
+                if make is not None:
+                    gold["input_ids"] = make(m.inner, batch, ratio, n)
+                loss = m.model(**gold, use_cache=False).loss
             backward(loss)
 
         return step
@@ -168,7 +181,7 @@ def steps_of(m: Any, batch: fr.Batch, ratio: float, options: argparse.Namespace)
 
 def lines(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A line for each ratio."""
-    inner = gpt2(options)
+    inner = model_of(options)
     m = hf.adapt(inner)
     train(m, options)
     m = hf.adapt(torch.compile(inner)) if options.compile else m

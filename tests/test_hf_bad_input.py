@@ -201,7 +201,7 @@ def test_rows_that_were_selected_have_no_way_back():
     refused("complete", m.inputs, batch.select(torch.tensor([0])))
 
 
-@pytest.mark.parametrize(("name", "engine"), [("t5", "window"), ("mamba", "window"), ("m2m_100", "step")])
+@pytest.mark.parametrize(("name", "engine"), [("bert2bert", "window"), ("mamba", "window"), ("m2m_100", "step")])
 def test_an_engine_that_a_model_has_not_the_methods_for_is_refused(name, engine):
     m = adapted(name)
     inputs = causal_inputs() if name == "mamba" else seq2seq_inputs(name)

@@ -222,7 +222,24 @@ def test_inputs_are_the_models_own_arguments(name, padding):
     assert model(**mixed).loss.item() == pytest.approx(outcome.loss.item(), rel=1e-6)
 
 
-RAGGED = {"gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3", "opt", "bloom", "gpt_neox", "cohere", "granite"}
+RAGGED = {
+    "gpt2",
+    "llama",
+    "qwen3",
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "opt",
+    "bloom",
+    "gpt_neox",
+    "cohere",
+    "granite",
+    "t5",
+    "bart",
+    "mbart",
+    "marian",
+    "whisper",
+}
 
 
 @pytest.mark.parametrize("name", EACH)
