@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -413,7 +413,7 @@ class RaggedDecoding(ChunkedDecoding):
         name = f"{side}position_ids"
         where = {name: positions} if positions is not None and self.accepts(name) else {}
         arguments = {f"{side}input_ids": ids, f"{side}attention_mask": mask, **where, **others}
-        cache = self._with_cross(store) if self.is_encoder_decoder else store
+        cache: Any = self._with_cross(store) if self.is_encoder_decoder else store
         call = lambda: self.inner(**arguments, past_key_values=cache, use_cache=True, return_dict=True)  # noqa: E731
         with self._at(positions) if self.is_encoder_decoder and not where else nullcontext():
             hidden = self._halves.hidden(call)[0]
@@ -439,8 +439,8 @@ class RaggedDecoding(ChunkedDecoding):
         if not isinstance(table, nn.Embedding) or positions is None:
             yield
             return
-        at = positions + getattr(table, "offset", 0)
-        hook = table.register_forward_hook(lambda module, *_: nn.functional.embedding(at, module.weight))
+        at, weights = positions + getattr(table, "offset", 0), cast(Any, table)
+        hook = table.register_forward_hook(lambda *_: nn.functional.embedding(at, weights.weight))
         try:
             yield
         finally:
