@@ -82,11 +82,16 @@ of = "scheduled_sampling"
 | `matched` | as many random errors at each update | own errors teach more than any errors |
 | `confusion` | as many errors, drawn as the arm's model made them | own errors teach more than their like |
 | `equal_cost` | gold, for as many forwards as the arm's run took | that more computing is not the reason |
+| `equal_seconds` | gold, for as many updates as the arm's training time had room for | nor more time |
 | `no_history` | the same entry everywhere, in scoring and use too | that a history is of use |
 
 Matched errors are `token_noise`, of values `gaussian_noise` as large as the arm's own. Confusions are counted in
 blocks of 25 updates: what the model fed in place of each symbol; of values, how far it was off at each lead time. The
-run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). In
+run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). The
+run that `equal_seconds` controls times 24 updates of teacher forcing on its own batches when it has been trained
+(`train.time_gold`); its training time, in seconds of the processor, divided by theirs is the control's number of
+updates. Both numbers stand in the run's `summary.json` and in `results.json` (`gold_update`), so that a resumed
+comparison repeats them; another machine may come to another number. In
 Python they are `fr.control("confusion", label)` and so on. What needs no model at all (the last value, the most
 frequent symbol, an n-gram ...) stands below the arms in every table of series and symbols.
 

@@ -20,7 +20,7 @@ from freerun.recipes.train import run_recipe
 from tiny_recipes import ends, toml, write
 
 OWN = {"label": "own", "method": {"name": "scheduled_sampling", "teacher_forcing_ratio": 0.3}}
-WORDS = ("matched", "confusion", "equal_cost", "no_history")
+WORDS = ("matched", "confusion", "equal_cost", "equal_seconds", "no_history")
 RING = {
     "name": "tiny",
     "data": {"kind": "ring", "walks": [24, 6, 8], "length": 6},
@@ -225,13 +225,15 @@ def test_arms_by_a_word_become_methods(tmp_path):
     found = {arm.label: arm for arm in recipe.compare.arms}
     assert found["matched"].method.parameters == {"rate": {"matched_to": "own"}, "exclude_gold": True}
     assert found["confusion"].method.parameters == {"rate": {"matched_to": "own"}, "law": {"matched_to": "own"}}
-    assert [found[word].method.name for word in ("equal_cost", "no_history")] == ["teacher_forcing", "no_history"]
+    assert [found[word].method.name for word in ("equal_cost", "equal_seconds", "no_history")] == [
+        "teacher_forcing", "teacher_forcing", "no_history"
+    ]  # fmt: skip
     assert {label: (role.name, role.of) for label, role in roles(recipe.compare.arms).items()} == {
         "teacher_forcing": ("baseline", None), "own": ("method", None),
         **{word: (f"control:{word}", "own") for word in WORDS},
     }  # fmt: skip
     assert [run.name for run in plan(recipe.compare.arms, [0]) if run.after] == [
-        "matched-0", "confusion-0", "equal_cost-0"
+        "matched-0", "confusion-0", "equal_cost-0", "equal_seconds-0"
     ]  # fmt: skip
     assert recipe_table(recipe)["compare"]["arms"][3]["of"] == "own"
     values = {
@@ -247,7 +249,10 @@ def test_arms_by_a_word_become_methods(tmp_path):
 
 
 WRONG = {
-    "word": (arms("confused"), "`control` must be one of matched, confusion, equal_cost, no_history; got 'confused'"),
+    "word": (
+        arms("confused"),
+        "`control` must be one of matched, confusion, equal_cost, equal_seconds, no_history; got 'confused'",
+    ),
     "of": (
         arms("matched", of="gold"),
         "`of` must be the label of an arm that feeds the model's own outputs; got 'gold'",
@@ -272,13 +277,17 @@ def test_a_comparison_runs_every_control(tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     runs = {run["label"]: run for run in results["runs"]}
     assert runs["equal_cost"]["updates"] == round(runs["own"]["decoder_passes"]) > 5
+    gold = runs["own"]["gold_update"]
+    assert (gold["clock"], gold["updates"]) == ("cpu_seconds", 5)
+    assert runs["equal_seconds"]["updates"] == max(1, round(runs["own"]["cpu_seconds"] / gold["seconds"])) > 1
+    assert "gold_update" not in runs["teacher_forcing"]
     assert runs["no_history"]["free_running"]["token_error"] == runs["no_history"]["teacher_forced"]["token_error"]
     lines = [json.loads(line) for line in (tmp_path / "out/runs/own-0/metrics.jsonl").read_text().splitlines()]
     law = ErrorLaw.of([line["errors"] for line in lines if line["event"] == "update"])
     assert repr(law) in runs["confusion"]["signature"]
     assert {run["role"] for run in results["runs"]} == {"baseline", "method", *(f"control:{word}" for word in WORDS)}
     again = ends(capsys, 0, "compare", path, "--out", tmp_path / "out", "--resume")[1]
-    assert "6 of 6 runs were finished before and are kept" in again
+    assert "7 of 7 runs were finished before and are kept" in again
 
 
 def test_controls_of_a_model_of_ones_own():
@@ -289,9 +298,15 @@ def test_controls_of_a_model_of_ones_own():
     result = fr.compare(lambda: seq2seq("gru"), batches, methods, seeds=[0], updates=3, progress=False)
     runs = {run["label"]: run for run in result.results["runs"]}
     assert runs["equal_cost"]["updates"] == round(runs["own"]["decoder_passes"]) > 3
+    seconds = runs["own"]["cpu_seconds"] / runs["own"]["gold_update"]["seconds"]
+    assert runs["equal_seconds"]["updates"] == max(1, round(seconds)) > 1
     assert runs["confusion"]["signature"].startswith("confusion_noise(rate=table(n=3")
     assert runs["no_history"]["free_running"]["token_error"] == runs["no_history"]["teacher_forced"]["token_error"]
-    refused(["word must be one of matched, confusion, equal_cost, no_history; got 'noise'"], fr.control, "noise")
+    refused(
+        ["word must be one of matched, confusion, equal_cost, equal_seconds, no_history; got 'noise'"],
+        fr.control,
+        "noise",
+    )
     refused(["arm c: control('confusion') means the one arm", "there is none"], fr.compare, lambda: seq2seq("gru"),
             batches, {"gold": fr.teacher_forcing(), "c": fr.control("confusion")}, seeds=[0], updates=1)  # fmt: skip
     g = torch.Generator().manual_seed(0)

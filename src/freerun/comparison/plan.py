@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from freerun.errors import CheckpointError, OccupiedError, UserError
-from freerun.recipes.recipe import Arm, MethodSettings, matched_label
+from freerun.recipes.recipe import EQUAL, Arm, MethodSettings, matched_label
 from freerun.training.files import clean, expect, read_json, remove_files, replace_file, versioned
 from freerun.training.run_folder import (
     FolderLock,
@@ -50,9 +50,24 @@ class PlannedRun:
         return f"{self.arm.slug}-{self.seed}"
 
     def updates(self, runs: Path, updates: int) -> int:
-        """Return how many updates this run makes: of a control of equal cost as many as the reference's forwards."""
-        summary = finished_summary(runs / self.after) if self.after and self.arm.control == "equal_cost" else None
-        return round(summary.get("decoder_passes", updates)) if summary else updates
+        """Return how many updates this run makes: of a control of equal cost as the reference's finished run cost.
+
+        Raises:
+            UserError: a control of equal seconds, and a reference that has not timed teacher forcing.
+        """
+        summary = finished_summary(runs / self.after) if self.after and self.arm.control in EQUAL else None
+        if summary is None:
+            return updates
+        if self.arm.control == "equal_cost":
+            return round(summary.get("decoder_passes", updates))
+        timed = summary.get("gold_update")
+        if not timed:
+            raise UserError(
+                f"run {self.name}: {runs / self.after} has timed no update of teacher forcing (train.time_gold), by "
+                f"which control = {self.arm.control!r} divides its seconds: it was finished before this control was added, "
+                "or trained in several processes\n  help: compare in another folder"
+            )
+        return max(1, round(summary[timed["clock"]] / timed["seconds"]))
 
     def method(self, runs: Path) -> MethodSettings:
         """Return the method of this run; a matched value is read from the reference's ``metrics.jsonl``."""
@@ -139,6 +154,13 @@ def roles(arms: Sequence[Arm]) -> dict[str, Role]:
         else:
             found[arm.label] = Role(f"control:{arm.control}", arm.reference or of)
     return found
+
+
+def recorded(label: str, arms: Iterable[Arm]) -> dict[str, bool]:
+    """Return what an arm's runs record beside their numbers, as settings of training: what other arms are made of."""
+    words = {arm.control for arm in arms if arm.reference == label}
+    settings = {"record_errors": "confusion", "time_gold": "equal_seconds"}
+    return {name: True for name, word in settings.items() if word in words}
 
 
 def ready(waiting: Sequence[PlannedRun], finished: set[str]) -> PlannedRun | None:

@@ -154,6 +154,7 @@ def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], folder: Pat
         "free_running": test.get("free_running", {}),
         "teacher_forced": test.get("teacher_forced", {}),
         **{name: summary.get(name) for name in _COSTS},
+        **({"gold_update": summary["gold_update"]} if "gold_update" in summary else {}),
         "best": summary.get("best", {}),
         "data": summary.get("data"),
         "versions": summary.get("versions", {}),

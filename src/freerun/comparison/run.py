@@ -14,13 +14,13 @@ from freerun.arguments import COUNT, OneOf
 from freerun.comparison import results
 from freerun.comparison.design import could_see, finished_part, planned_lines, seeds_done
 from freerun.comparison.executors import EXECUTORS, LOST, Executor, Job, Options
-from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready
+from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready, recorded
 from freerun.comparison.verdict import margin_of, task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.read import stand_in
-from freerun.recipes.recipe import Arm, CompareSettings, Recipe, matched_label
+from freerun.recipes.recipe import EQUAL, Arm, CompareSettings, Recipe, matched_label
 from freerun.recipes.train import (
     build_data,
     build_model,
@@ -235,15 +235,8 @@ def _write_recipes(tables: Mapping[str, dict[str, Any]], out: Path) -> dict[str,
 def _table(recipe: Recipe, run: PlannedRun, out: Path) -> dict[str, Any]:
     settings, runs = recipe.train, out / "runs"
     train = replace(settings, seed=run.seed, threads=1, updates=run.updates(runs, settings.updates))
-    if run.arm.label in _recorded(recipe):
-        train = replace(train, record_errors=True)
+    train = replace(train, **recorded(run.arm.label, () if recipe.compare is None else recipe.compare.arms))
     return recipe_table(replace(recipe, seed=run.seed, method=run.method(out / "runs"), train=train), compare=False)
-
-
-def _recorded(recipe: Recipe) -> set[str | None]:
-    """Labels of the arms whose own errors another arm draws from."""
-    arms = () if recipe.compare is None else recipe.compare.arms
-    return {arm.reference for arm in arms if "law" in arm.method.parameters}
 
 
 @dataclass(eq=False)
@@ -273,7 +266,7 @@ class _Work:
 
     def prepare(self, run: PlannedRun) -> None:
         """Write the recipe of a run whose length is known now that its reference has finished."""
-        if run.arm.control == "equal_cost" and not finished_summary(self.folder(run)):
+        if run.arm.control in EQUAL and not finished_summary(self.folder(run)):
             write_recipe(self.recipes[run.name], _table(self.recipe, run, self.out))
 
     def start(self, run: PlannedRun, display: Progress) -> None:

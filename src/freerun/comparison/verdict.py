@@ -342,6 +342,7 @@ _CONTROLS = {
     "matched": "its matched noise control",
     "confusion": "its confusion noise control",
     "equal_cost": "its control of equal cost",
+    "equal_seconds": "its control of equal seconds",
     "no_history": "its control without history",
 }
 

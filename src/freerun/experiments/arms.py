@@ -21,7 +21,7 @@ from torch.nn import Module
 
 from freerun.arguments import COUNT, OneOf, Range
 from freerun.comparison import results
-from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan
+from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, recorded
 from freerun.comparison.verdict import margin_of
 from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, OccupiedError, UserError, display, refuse, whole
@@ -31,7 +31,7 @@ from freerun.keys import fold
 from freerun.methods import METHODS, ConfusionNoise, GaussianNoise, TokenNoise
 from freerun.methods.base import eval_logits, rehearsal
 from freerun.recipes.fields import measured, measured_law
-from freerun.recipes.recipe import CONTROLS, Arm, MethodSettings, Word
+from freerun.recipes.recipe import CONTROLS, EQUAL, Arm, MethodSettings, Word
 from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
@@ -63,7 +63,8 @@ def control(word: Word, arm: str | None = None) -> Control:
         word: ``"matched"``: see ``matched_noise``. ``"confusion"``: as many errors, drawn as the arm's model made them
             in place of each symbol (of values: at each lead time), in the same 25 updates: "own errors" against
             "plausible ones". ``"equal_cost"``: teacher forcing for as many forwards as the arm's run took.
-            ``"no_history"``: a decoder whose history is the same entry everywhere.
+            ``"equal_seconds"``: for as many updates as its training time had room for. ``"no_history"``: a decoder
+            whose history is the same entry everywhere.
         arm: label of the arm; None: of the one arm that feeds the model's own outputs.
 
     Raises:
@@ -334,10 +335,8 @@ def _run_all(
     progress: bool,
 ) -> dict[str, Any]:
     """Train what is not finished, one run after the other; the content of results.json, which is written."""
-    recorded = {run.arm.reference for run in runs if run.arm.control == "confusion"}
-    each = {
-        run.name: replace(_settings(task, *settings, run.seed), record_errors=run.arm.label in recorded) for run in runs
-    }
+    planned = {run.arm.label: run.arm for run in runs}.values()
+    each = {run.name: replace(_settings(task, *settings, run.seed), **recorded(run.arm.label, planned)) for run in runs}
     tables = {run.name: _table(make_model, task, arms[run.arm.label], each[run.name]) for run in runs}
     with FolderLock(folder):
         _refuse_changed(folder, tables)
@@ -537,7 +536,7 @@ def _rehearse(model: Module, task: BatchTask, arms: Mapping[str, Any], updates: 
 def _control(word: Word, task: BatchTask, model: Module, reference: Path) -> Any:
     """The method of a control of a finished run."""
     metrics = reference / "metrics.jsonl"
-    if word in ("equal_cost", "no_history"):
+    if word in (*EQUAL, "no_history"):
         return METHODS[CONTROLS[word]("", task.data.values)["name"]]()
     if word == "confusion":
         return ConfusionNoise(measured(metrics), measured_law(metrics))

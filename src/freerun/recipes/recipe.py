@@ -167,7 +167,7 @@ class MethodSettings:
         return {"name": self.name, **self.parameters}
 
 
-Word = Literal["matched", "confusion", "equal_cost", "no_history"]
+Word = Literal["matched", "confusion", "equal_cost", "equal_seconds", "no_history"]
 """A control, in a recipe; see ``CONTROLS``."""
 
 
@@ -182,8 +182,8 @@ class Arm:
             but not the model's own; ``rate = "matched"`` is that of the one arm with the model's own outputs.
         control: instead of a method a control by its word: ``matched``: random errors, as many at each update.
             ``confusion``: as many, drawn as the model confused each symbol (of values: its own residuals at each lead
-            time) in the same 25 updates. ``equal_cost``: teacher forcing for as many forwards. ``no_history``: the
-            same entry everywhere.
+            time) in the same 25 updates. ``equal_cost``: teacher forcing for as many forwards. ``equal_seconds``: for
+            as many updates as the arm's training time had room for. ``no_history``: the same entry everywhere.
         of: label of the arm that it controls; may be left out where one arm feeds the model's own outputs.
 
     >>> Arm("from 1 to 0.5", MethodSettings("scheduled_sampling")).slug
@@ -203,7 +203,7 @@ class Arm:
     @property
     def reference(self) -> str | None:
         """Label of the arm whose run must have finished before this one's: something in it is measured; or None."""
-        if self.control == "equal_cost":
+        if self.control in EQUAL:
             return self.of
         return next(filter(None, map(matched_label, self.method.parameters.values())), None)
 
@@ -233,13 +233,18 @@ CONTROLS: dict[Word, Callable[[str, bool], dict[str, Any]]] = {
     "matched": _matched,
     "confusion": _confusion,
     "equal_cost": lambda of, values: {"name": "teacher_forcing"},
+    "equal_seconds": lambda of, values: {"name": "teacher_forcing"},
     "no_history": lambda of, values: {"name": "no_history"},
 }
 """Word of a control -> from the label of the arm it controls, and whether targets are values, to its method's table.
 
 ``matched``: as many random errors at each update. ``confusion``: as many, drawn as the arm made them. ``equal_cost``:
-teacher forcing for as many forwards as the arm's run took. ``no_history``: a decoder that sees the context alone.
+teacher forcing for as many forwards as the arm's run took. ``equal_seconds``: for as many updates as the seconds of its
+training are worth, by updates of teacher forcing that the run timed at its end. ``no_history``: a decoder that sees the
+context alone.
 """
+EQUAL = ("equal_cost", "equal_seconds")
+"""Controls that are as long as the arm's run was dear."""
 
 
 @dataclass(frozen=True)

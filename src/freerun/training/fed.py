@@ -1,9 +1,12 @@
-"""What a run feeds some of its training examples at the end: gold, and the entries in place of gold."""
+"""What a run measures once it is trained: the histories that it feeds, and what an update on gold costs."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,18 +14,25 @@ from torch import Tensor
 
 from freerun.batch import Batch
 from freerun.diagnostics.ids import END
+from freerun.errors import DivergedError
 from freerun.keys import fold
+from freerun.methods.scheduled_sampling import TeacherForcing
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import Examples, model_device
+from freerun.training import weights
 from freerun.training.files import replace_file
 from freerun.training.log import jsonable
+from freerun.training.parallelize import ParallelRun
 from freerun.training.run import Run
+from freerun.training.update import update
+from freerun.types import evenly
 
 FILE = "train-fed.json"
 ROWS = 12
 """Training examples that are recorded."""
 _ENTRIES = 400  # of a row
 _CHANNELS = 4
+_TIMED = 24  # updates, spread over the run
 
 
 def record_fed(run: Run) -> None:
@@ -35,10 +45,39 @@ def record_fed(run: Run) -> None:
     examples: Any = getattr(task, "examples", None)  # a task of one's own may have none
     if not run.state.step or examples is None:
         return
+    run.lap()
     with run.parts.wrapped.gathered(), processes.raise_on_all_ranks():
         found = _fed(run, examples(ROWS))
         if found is not None and processes.first:
             replace_file(run.job.folder / FILE, json.dumps(jsonable(found), ensure_ascii=False).encode())
+    run.lap(evaluation=True)
+
+
+def time_gold(run: Run) -> None:
+    """Time updates by teacher forcing on the run's batches, where ``train.time_gold`` asks for it; weights come back.
+
+    Of several processes nothing is timed.
+    """
+    settings, parts = run.job.settings, run.parts
+    if not settings.time_gold or parts.processes.size > 1:
+        return
+    run.lap()
+    before = {name: tensor.clone() for name, tensor in weights.weights_of(parts.model).items()}
+    method: Any = TeacherForcing()
+    gold = replace(parts, ema=None, wrapped=ParallelRun(parts.model, method))
+    on_cpu = model_device(parts.model).type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
+    steps = evenly(settings.updates, _TIMED)
+    parts.model.train()
+    with suppress(DivergedError):  # then nothing is known, and the control says so
+        update(gold, run.job.task, settings, run.plan.at(steps[0]))  # what is allocated once is no update's cost
+        start = clock()
+        for step in steps:
+            update(gold, run.job.task, settings, run.plan.at(step))
+        seconds = (clock() - start) / len(steps)
+        run.gold_update = {"clock": "cpu_seconds" if on_cpu else "seconds", "seconds": seconds, "updates": len(steps)}
+    weights.load_weights(parts.model, before, "the run")
+    run.lap(evaluation=True)
 
 
 def _fed(run: Run, examples: Examples) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint, weights
 from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
-from freerun.training.fed import record_fed
+from freerun.training.fed import record_fed, time_gold
 from freerun.training.files import opened
 from freerun.training.log import Board, Metrics, Unwritten, board_class, progress_for
 from freerun.training.optim import Ema, Needed, make_optimizer
@@ -161,6 +161,7 @@ def _train_and_test(run: Run) -> dict[str, Any]:
         try:
             _train(run)
             record_fed(run)
+            time_gold(run)
             return final_test(run)
         except DivergedError as error:
             run.diverged(error)

@@ -51,6 +51,7 @@ class TrainSettings(Arguments):
         seed: of batches, dropout and the method's coins and noise.
         record_errors: also write what was fed in place of gold, for ``confusion_noise``; a comparison with that control
             sets it.
+        time_gold: at the end also time updates by teacher forcing, for the control ``equal_seconds``, which sets it.
         tensorboard: also write TensorBoard files (needs the extra ``tensorboard``).
         parallel: what several processes keep: ``ddp`` all of weights, gradients and optimizer state in each, ``fsdp`` a
             share of them between the steps. One process ignores it.
@@ -89,6 +90,7 @@ class TrainSettings(Arguments):
     keep: int = at_least(1, 2, semantic=False)
     seed: int = between(0, 2**63 - 1, 0)
     record_errors: bool = field(default=False, metadata={"semantic": False})
+    time_gold: bool = field(default=False, metadata={"semantic": False})
     tensorboard: bool = field(default=False, metadata={"semantic": False})
     parallel: Literal["ddp", "fsdp"] = one_of(("ddp", "fsdp"), "ddp", semantic=False)
     device: Literal["given", "cpu", "cuda"] = one_of(("given", "cpu", "cuda"), "given", semantic=False)

@@ -70,6 +70,7 @@ class Run:
     state: TrainState
     fresh: bool
     flag: StopFlag
+    gold_update: dict[str, Any] = field(default_factory=dict[str, Any])
     change: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     dev: str = ""  # the newest score, as progress displays it
     _mark: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
@@ -331,6 +332,7 @@ def _test(run: Run, content: bytes) -> dict[str, Any]:
             "evaluation_seconds": round(state.evaluation_seconds, 3),
             "cpu_seconds_total": round(state.cpu_seconds + state.evaluation_cpu_seconds, 3),
             "decoder_passes": state.decoder_passes,
+            **({"gold_update": run.gold_update} if run.gold_update else {}),
             "replaced_share": state.replaced / state.eligible if state.eligible else math.nan,
             "best": {
                 "step": state.best_step,

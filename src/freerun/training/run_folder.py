@@ -50,6 +50,12 @@ class _Best(TypedDict):
     value: NotRequired[float | None]
 
 
+class _GoldUpdate(TypedDict):
+    clock: Literal["cpu_seconds", "seconds"]
+    seconds: float
+    updates: Count
+
+
 class _Summary(TypedDict):
     finished: Literal[True]
     method: str
@@ -64,6 +70,7 @@ class _Summary(TypedDict):
     seconds: NotRequired[float]
     cpu_seconds: NotRequired[float]
     decoder_passes: NotRequired[float]
+    gold_update: NotRequired[_GoldUpdate]
 
 
 class _Item(TypedDict):
