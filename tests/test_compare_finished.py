@@ -14,9 +14,10 @@ from freerun.comparison.finished import compare_lines, compare_runs
 from freerun.comparison.outputs import markdown
 from freerun.comparison.plan import plan
 from freerun.comparison.results import read
+from freerun.comparison.run import compare as run_all
 from freerun.errors import UserError
 from simulated_runs import ARMS, RECIPE, arm, word_list, write_comparison, write_lines, write_run
-from tiny_recipes import ends, toml
+from tiny_recipes import SAMPLING, ends, toml, write
 
 STRICT = {"better": 0, "uncontrolled": 20, "as good": 21, "undecided": 22, "worse": 23, "no verdict": 24}
 
@@ -260,3 +261,28 @@ def test_the_cost_of_what_is_left_comes_from_finished_runs_of_the_arm(three, tmp
     expected = sum(2 * sum(each) / 3 for each in seconds.values())
     assert "scheduled_sampling-2 finished" in printed
     assert f"4 runs are left: about {expected / 60:.0f} min of training" in printed
+
+
+@pytest.mark.slow(reason="trains fourteen runs, a process each")
+def test_every_control_is_known_from_the_recipes_of_finished_runs(tmp_path):
+    """Two seeds of every control, compared again from their folders: roles, labels and the verdict are the same."""
+    arms = [
+        {"method": {"name": "teacher_forcing"}}, {"label": "own", "method": SAMPLING},
+        *({"control": word} for word in ("matched", "confusion", "equal_cost", "equal_seconds", "no_history")),
+    ]  # fmt: skip
+    table = {
+        "name": "tiny",
+        "data": {"kind": "ring", "length": 8, "walks": [24, 4, 6], "states": 4},
+        "model": {"size": 4},
+        "train": {"updates": 3, "batch_size": 4, "evaluate_every": 3, "save_every": 3},
+        "compare": {"seeds": [0, 1], "arms": arms},
+    }
+    made = run_all(write(tmp_path, toml(**table)), [], tmp_path / "out", progress=False)
+    folders = [tmp_path / "out" / run["folder"] for run in made["runs"]]
+    found = compare_runs(folders)
+    named = {"own": "scheduled_sampling", "matched": "token_noise", "confusion": "confusion_noise"}
+    roles = {(named.get(run["label"], run["label"]), run["role"]) for run in made["runs"]}
+    assert {(run["label"], run["role"]) for run in found["runs"]} == roles
+    assert {role for _, role in roles} >= {f"control:{each}" for each in ("equal_cost", "equal_seconds", "no_history")}
+    assert {run["control_of"] for run in found["runs"]} == {None, "scheduled_sampling"}
+    assert found["verdict"]["word"] == made["verdict"]["word"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from builders import raises, refused
+from freerun.comparison import executors
 from freerun.comparison import run as run_module
 from freerun.comparison.executors import EXECUTORS, Job, Options, look
 from freerun.comparison.plan import PlannedRun
@@ -225,3 +226,51 @@ def test_a_run_is_not_begun_for_ever_where_its_worker_is_lost_again_and_again(tm
         work._lose(lost)
     words = "run arm-0 lost its worker 3 times in a row and saved nothing new (The node died.)"
     raises(ResourceError, re.escape(words), work._lose, lost)
+
+
+class StandIn:
+    """A Ray of which only what a comparison asks before its first task is there."""
+
+    def __init__(self, nodes: list[dict[str, Any]], failure: Exception | None = None) -> None:
+        self._nodes, self._failure, self.started = nodes, failure, 0
+
+    def init(self, *_: Any, **__: Any) -> None:
+        self.started += 1
+        if self._failure:
+            raise self._failure
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._nodes
+
+
+def node(**resources: float) -> dict[str, Any]:
+    return {"Alive": True, "Resources": resources, "NodeManagerHostname": "one"}
+
+
+def test_a_ray_that_does_not_start_on_this_machine_is_named(tmp_path):
+    """Ray ends a start that takes too long in a bare Exception."""
+    for failure in (Exception("The current node timed out during startup"), RuntimeError("no ports"), OSError("full")):
+        ray = StandIn([], failure)
+        words = [f"Ray did not start on this machine: {failure}", "without Ray: --executor local"]
+        refused(words, executors._connect, ray, Options(tmp_path, address="local"))
+        assert ray.started == 1
+
+
+def test_a_gpu_is_needed_on_a_machine_of_the_cluster_and_not_here(tmp_path):
+    needed = Options(tmp_path, gpu=True)
+    words = ["train.device = 'cuda', and no machine of the Ray cluster has a GPU (one)"]
+    refused(words, executors._refuse_without_gpu, StandIn([node(CPU=2)]), needed)
+    executors._refuse_without_gpu(StandIn([node(CPU=2), node(CPU=1, GPU=1)]), needed)
+    executors._refuse_without_gpu(StandIn([node(CPU=2)]), Options(tmp_path))
+
+
+def test_a_plan_and_the_start_say_what_the_design_can_show(tmp_path, capsys):
+    path = recipe(tmp_path, updates=2)
+    planned = ends(capsys, 0, "compare", path, "--plan")[0]
+    assert "2 seeds of 2 arms: differences in " in " ".join(planned.split())
+    assert "in its own unit when two seeds have finished" in " ".join(planned.split())
+    started = ends(capsys, 0, "compare", path, "--out", tmp_path / "out")[1]
+    assert "2 seeds of 2 arms: differences in " in " ".join(started.split())
+    finished = ends(capsys, 0, "compare", path, "--out", tmp_path / "out", "--plan")[0]
+    assert "all runs are finished" in finished
+    assert "from the spread of 2 seeds" in " ".join(finished.split())

@@ -118,7 +118,8 @@ def test_positions_that_do_not_count_are_in_neither_side_of_an_edit_distance():
     padded = torch.cat([gold, torch.zeros(2, 9).long()], 1)
     for end in (0, None):
         found = fr.evaluate(Copies(), fr.Batch(gold, mask=mask, context=padded), end=end)
-        assert found.free_running == {"edit_error": 0.0, "token_error": 0.0, "exact_match": 100.0}
+        own = {name: value for name, value in found.free_running.items() if not name.startswith("most_frequent")}
+        assert own == {"edit_error": 0.0, "token_error": 0.0, "exact_match": 100.0}
 
 
 def test_a_finished_fit_goes_on_with_its_best_weights_or_is_refused(tmp_path):
@@ -290,3 +291,44 @@ def test_a_comparison_goes_on_with_what_it_was_begun_with_or_not_at_all(tmp_path
             lambda: Wider().double(), IDS, ARMS, **named, resume=True)  # fmt: skip
     more = fr.compare(make_model, IDS, {**ARMS, "free": fr.free_running()}, **named | {"seeds": [0, 1]}, resume=True)
     assert len(more.results["runs"]) == 8
+
+
+def test_what_needs_no_model_stands_beside_and_nothing_is_right_after_an_output_has_ended():
+    gold = torch.tensor([[1, 1, 2, 0], [1, 3, 1, 0]])
+    early = torch.tensor([[1, 0, 0, 0], [1, 3, 1, 0]])  # the first ends after one symbol
+    found = fr.evaluate(Copies(), fr.Batch(gold, context=torch.cat([early, torch.zeros(2, 9).long()], 1)), end=0)
+    # wrong: position 2, 3 and the end, which the output has had before
+    assert found.free_running["token_error"] == pytest.approx(100 * 3 / 8)
+    # 1 for every symbol: 2 of 6 differ
+    assert found.free_running["most_frequent_edit_error"] == pytest.approx(100 * 2 / 6)
+    assert found.free_running["most_frequent_token_error"] == pytest.approx(100 * 2 / 8)
+    assert found.items[0]["output"] == "1"
+    assert found.items[0]["references"] == ["1 1 2"]
+    values = torch.tensor([[[1.0], [3.0], [4.0]], [[0.0], [0.0], [-4.0]]])
+    batch = fr.Batch(values, mask=torch.tensor([[False, True, True]] * 2))
+    model = lambda each: torch.nn.functional.pad(each.history, (0, 0, 1, 0))[:, :-1]  # noqa: E731
+    free = fr.evaluate(model, batch).free_running
+    counted = values[batch.mask].double()
+    std, mean = counted.std(correction=0), counted.mean()
+    expected = (((counted - torch.tensor([[1.0], [1.0], [0.0], [0.0]])) / std) ** 2).mean()
+    assert free["last_value_mse"] == pytest.approx(float(expected))
+    assert free["mean_mse"] == pytest.approx(float((((counted - mean) / std) ** 2).mean()))
+    assert free["mse"] == pytest.approx(free["last_value_mse"])  # the model repeats its last value
+
+
+def test_arguments_of_another_name_and_files_of_another_kind_are_refused(tmp_path):
+    gold = torch.tensor([[1, 2, 0], [2, 1, 0]])
+    batch = fr.Batch(gold, context=torch.cat([gold, torch.zeros(2, 9).long()], 1))
+    refused(["'lr': did you mean learning_rate?", "TrainSettings(clip=...)", "'foo': it takes make_model"],
+            fr.compare, None, {}, {}, lr=0.1, clip=1.0, foo=1)  # fmt: skip
+    refused(["fr.fit has no argument 'epochs': did you mean updates?"], fr.fit, None, {}, None, epochs=3)
+    refused(["fr.evaluate has no argument 'metrics': did you mean scores?"], fr.evaluate, Copies(), batch, metrics=1)
+    refused(["fr.diagnose has no argument 'end'", "end_symbol=..."], fr.diagnose, Copies(), batch, end=0)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"schema": 3, "comparisons": [], "runs": []}))
+    refused(["is a comparison's, and would be replaced"], fr.evaluate(Copies(), batch, end=0).save, path)
+    for decode, word in ((["<end>", "A", "B b"], "A B\N{OPEN BOX}b"), (lambda ids: f"s{ids[0]}", "s1 s2")):
+        task = batch_task(BatchData({"train": [batch], "dev": [batch], "test": [batch]}, end=0, decode=decode))
+        assert task.evaluate(Copies(), "test").items[0]["references"] == [word]
+    refused(["decode must be a list of the ids' names"], BatchData, {"train": [batch], "dev": [batch], "test": [batch]},
+            decode=7)  # fmt: skip

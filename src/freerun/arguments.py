@@ -285,6 +285,20 @@ def unknown_argument(called: str, name: str, known: Sequence[str]) -> str:
     return f"{called} has no argument {name!r}: {how}"
 
 
+def refuse_unknown(called: str, unknown: Iterable[str], known: Sequence[str], meant: Mapping[str, str]) -> None:
+    """Refuse arguments that a function does not have; ``meant``: what to do instead, for some.
+
+    >>> refuse_unknown("fit", ["lr"], ["learning_rate"], {"lr": "did you mean learning_rate?"})
+    Traceback (most recent call last):
+    freerun.errors.UserError: fit has no argument 'lr': did you mean learning_rate?
+    """
+    problems = [
+        f"{called} has no argument {name!r}: {meant[name]}" if name in meant else unknown_argument(called, name, known)
+        for name in unknown
+    ]
+    refuse(problems)
+
+
 @cache
 def _takes(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
     """Arguments by position, all of them, and those without a default."""

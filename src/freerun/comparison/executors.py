@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from freerun.errors import OccupiedError, UserError, listed, needing, refuse
+from freerun.errors import OccupiedError, ResourceError, UserError, listed, needing, refuse
 from freerun.signals import LIFELINE
 
 if TYPE_CHECKING:
@@ -300,6 +300,15 @@ def _hosts(ray: Any) -> str:
     return listed(machine["NodeManagerHostname"] for machine in _machines(ray)) or "none yet"
 
 
+def _refuse_without_gpu(ray: Any, options: Options) -> None:
+    """Refuse runs that need a GPU where no machine of the cluster has one: they would wait for ever."""
+    if options.gpu and not any(machine["Resources"].get("GPU", 0) >= 1 for machine in _machines(ray)):
+        raise UserError(
+            f"train.device = 'cuda', and no machine of the Ray cluster has a GPU ({_hosts(ray)}): add one, `ray start "
+            "--address=FIRST:6379 --num-gpus=N`, or give --set train.device=cpu"
+        )
+
+
 def _probe(ray: Any, out: Path) -> None:
     """Refuse machines that do not share the folder, or have other versions, before anything of it is changed."""
     with needing("ray", "--executor ray"):
@@ -350,8 +359,14 @@ def _connect(ray: Any, options: Options) -> None:
                     raise
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init("local", num_cpus=options.workers, include_dashboard=False, object_store_memory=_STORE, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        text = f"no Ray cluster at {named}: {' '.join(str(error).split())}\n  {_REMEDY}; for a cluster with tokens set "
+    except Exception as error:  # a node that does not start in time is a bare one
+        why = " ".join(str(error).split()) or type(error).__name__
+        if named in (None, "local"):
+            raise ResourceError(
+                f"Ray did not start on this machine: {why}\n  help: try again when the machine has memory and time to "
+                "spare, `ray stop` ends what is left of another one; without Ray: --executor local"
+            ) from None
+        text = f"no Ray cluster at {named}: {why}\n  {_REMEDY}; for a cluster with tokens set "
         raise UserError(f"{text}RAY_AUTH_MODE=token") from None
     finally:
         with suppress(ValueError):  # Ray has a handler of its own, which would end us without a word
@@ -387,6 +402,7 @@ def on_ray(options: Options) -> Generator[Tasks]:
     if ours:
         _connect(ray, options)
     try:
+        _refuse_without_gpu(ray, options)
         _probe(ray, options.out)
         yield Tasks(ray, options)
     finally:

@@ -6,23 +6,28 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun
 from freerun.errors import UserError, display, refuse
-from freerun.recipes.recipe import Arm, MethodSettings
+from freerun.recipes.recipe import EQUAL, Arm, MethodSettings, Word
 from freerun.training.changes import flat
 from freerun.training.run_folder import finished_summary, read_recipe_file
 
-_NOT_SETTINGS = ("seed", "name", "train.threads", "train.seed")
+_NOT_SETTINGS = ("seed", "name", "train.threads", "train.seed", "train.record_errors", "train.time_gold")
 _KEYS = ("arm", "seed", "item", "score", "control_of")
 _MOST_PROBLEMS = 20
 
 
 def compare_runs(folders: Sequence[Path], margin: float | None = None) -> dict[str, Any]:
     """Return the content of results.json of finished runs: arms are what differs beside the seed, labelled by it.
+
+    Controls are known by their recipes: noise by the run that its rate was measured in, ``no_history`` by its method,
+    and teacher forcing for as many updates as another run's forwards or seconds are worth by that number.
 
     Args:
         folders: of finished runs, on the same data, every arm with the same seeds.
@@ -33,9 +38,14 @@ def compare_runs(folders: Sequence[Path], margin: float | None = None) -> dict[s
     """
     tables = {folder: _settings(folder) for folder in folders}
     keys = dict.fromkeys(key for table, _ in tables.values() for key in table)
+    equal = {folder: found for folder in folders if (found := _equal(folder, tables))}
+    # their updates differ from seed to seed
+    tables_of_arms = {folder: table for folder, table in tables.items() if folder not in equal}
     texts = {folder: json.dumps({key: str(table.get(key)) for key in keys}) for folder, (table, _) in tables.items()}
-    labels = _labels(tables, texts)
-    runs = [_planned(folder, tables, labels) for folder in folders]
+    labels = _labels(tables_of_arms, texts)
+    several = len({labels[of] for _, of in equal.values()}) > 1
+    labels |= {folder: f"{word} of {labels[of]}" if several else word for folder, (word, of) in equal.items()}
+    runs = [_planned(folder, tables, labels, equal) for folder in folders]
     _check_crossed([(run.arm.label, run.seed, str(folder)) for run, folder in zip(runs, folders, strict=True)])
     first = next(iter(labels))
     recipe: dict[str, Any] = {**(read_recipe_file(first / "recipe.toml") or {}), "name": "runs"}
@@ -75,11 +85,40 @@ def _labels(
     return found
 
 
+def _equal(folder: Path, tables: Mapping[Path, tuple[Mapping[str, Any], Any]]) -> tuple[Word, Path] | None:
+    """Return the word of a control that is as long as another run was dear, and that run; None of any other run."""
+    own = tables[folder]
+    if own[1]["method"]["name"] != "teacher_forcing":
+        return None
+
+    def rest(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in table.items() if key != "train.updates" and not key.startswith("method.")}
+
+    updates = own[0].get("train.updates")
+    for other, (table, recipe) in tables.items():
+        if recipe.get("seed") != own[1].get("seed") or recipe["method"]["name"] == "teacher_forcing":
+            continue
+        if rest(table) != rest(own[0]) or updates == table.get("train.updates"):
+            continue
+        run = PlannedRun(Arm("", MethodSettings("teacher_forcing")), 0, other.name)
+        for word in EQUAL:
+            arm = Arm("", MethodSettings("teacher_forcing"), word, "")
+            with suppress(UserError):  # it has timed no update
+                if replace(run, arm=arm).updates(other.parent, 0) == updates:
+                    return word, other
+    return None
+
+
 def _planned(
-    folder: Path, tables: Mapping[Path, tuple[Any, Mapping[str, Any]]], labels: Mapping[Path, str]
-) -> PlannedRun:
+    folder: Path, tables: Mapping[Path, tuple[Any, Mapping[str, Any]]], labels: Mapping[Path, str],
+    equal: Mapping[Path, tuple[Word, Path]],
+) -> PlannedRun:  # fmt: skip
     """One run as a comparison plans it; a rate measured on another of these runs makes it that arm's control."""
     recipe = tables[folder][1]
+    if folder in equal:
+        word, of = equal[folder]
+        arm = Arm(labels[folder], MethodSettings("teacher_forcing"), word, labels[of])
+        return PlannedRun(arm, int(recipe.get("seed", 0)))
     parameters = {key: value for key, value in recipe["method"].items() if key != "name"}
     reference: dict[str, Any] | None = None
     for value in parameters.values():

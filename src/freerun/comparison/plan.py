@@ -55,7 +55,8 @@ class PlannedRun:
         Raises:
             UserError: a control of equal seconds, and a reference that has not timed teacher forcing.
         """
-        summary = finished_summary(runs / self.after) if self.after and self.arm.control in EQUAL else None
+        reference = runs / str(self.after)
+        summary = finished_summary(reference) if self.after and self.arm.control in EQUAL else None
         if summary is None:
             return updates
         if self.arm.control == "equal_cost":
@@ -63,8 +64,8 @@ class PlannedRun:
         timed = summary.get("gold_update")
         if not timed:
             raise UserError(
-                f"run {self.name}: {runs / self.after} has timed no update of teacher forcing (train.time_gold), by "
-                f"which control = {self.arm.control!r} divides its seconds: it was finished before this control was added, "
+                f"run {self.name}: {reference} has timed no update of teacher forcing (train.time_gold), by "
+                f"which control = {self.arm.control!r} divides its seconds: finished before the control was added, "
                 "or trained in several processes\n  help: compare in another folder"
             )
         return max(1, round(summary[timed["clock"]] / timed["seconds"]))

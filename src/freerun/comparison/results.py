@@ -17,8 +17,9 @@ from freerun.comparison.statistics import ItemScore, Median, Pooled, Ratio, resa
 from freerun.comparison.verdict import task_report
 from freerun.errors import CheckpointError, UserError
 from freerun.metrics.table import GAPS, Metric, TaskReport
+from freerun.tasks.base import full_score_name
 from freerun.training.files import Count, expect, read_json, replace_file, versioned
-from freerun.training.run_folder import finished_summary, items
+from freerun.training.run_folder import finished_summary, first_events, items
 
 SCHEMA = 3
 _COSTS = ("seconds", "cpu_seconds", "decoder_passes", "updates")
@@ -144,6 +145,18 @@ def read(out: Path) -> dict[str, Any]:
     return results
 
 
+def _first_dev(folder: Path, select: str | None) -> float | None:
+    """The dev score that selects of the weights that a run began with; None where it was not scored."""
+    if select is None:
+        return None
+    full = full_score_name(select)
+    side = next(side for side in ("free_running", "teacher_forced") if full.startswith(side))
+    event = next((event for event in first_events(folder) if event.get("event") == "evaluate"), None)
+    if event is None or event.get("step") != 0:
+        return None
+    return event.get(side, {}).get(full.removeprefix(f"{side}_"))
+
+
 def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     test = summary.get("test", {})
     return {
@@ -154,6 +167,7 @@ def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], folder: Pat
         "free_running": test.get("free_running", {}),
         "teacher_forced": test.get("teacher_forced", {}),
         **{name: summary.get(name) for name in _COSTS},
+        "untrained": _first_dev(folder, summary.get("best", {}).get("select")),
         **({"gold_update": summary["gold_update"]} if "gold_update" in summary else {}),
         "best": summary.get("best", {}),
         "data": summary.get("data"),

@@ -160,7 +160,9 @@ def compare(
     runs = plan(settings.arms, settings.seeds)
     needed = overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs)
     if needed:
-        _check_start(recipe, settings.arms)
+        elsewhere = executor == "ray" and recipe.train.device == "cuda"  # the executor looks for a GPU
+        checked = replace(recipe, train=replace(recipe.train, device="given")) if elsewhere else recipe
+        _check_start(checked, settings.arms)
     options = Options(out, workers, settings.workers, recipe.train.device == "cuda", ray_address)
     with EXECUTORS[executor if needed else "local"](options) as machines, FolderLock(out):
         check_output_dir(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile

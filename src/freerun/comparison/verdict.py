@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from freerun.errors import UserError
-from freerun.metrics.table import PAIRS, ItemReduction, Metric, TaskReport
+from freerun.metrics.table import PAIRS, ItemReduction, Metric, TaskReport, higher_is_better
 from freerun.tasks import DATA_KINDS, task_of
 
 if TYPE_CHECKING:
@@ -112,15 +112,20 @@ def table(results: Mapping[str, Any], width: int | None = None) -> Table:
     if width is None or Console(width=10_000).measure(wide).maximum <= width:
         return wide
     tall = Table(**frame)
-    tall.add_column("score")
+    tall.add_column("score", overflow="fold")
     tall.add_column("arm", overflow="fold")
     tall.add_column(Text("mean [low, high]"), justify="right", overflow="fold")
+    narrow = Table(**frame)
+    narrow.add_column(Text("score: arm, mean [low, high]"), overflow="fold")
     for number, (_, heading, _) in enumerate(scores):
         rows = [(arm, texts[number]) for arm, texts in arms]
         rows += [(name, texts[number]) for name, texts in others if texts[number] != cell(None, 0)]
+        narrow.add_row(Text(heading, style="bold"))
         for row, (name, text) in enumerate(rows):
-            tall.add_row(heading if row == 0 else "", Text(name), Text(text), end_section=row == len(rows) - 1)
-    return tall
+            last = row == len(rows) - 1
+            tall.add_row(heading if row == 0 else "", Text(name), Text(text), end_section=last)
+            narrow.add_row(Text(f"  {name}  {text}"), end_section=last)
+    return tall if Console(width=10_000).measure(tall).maximum <= width else narrow
 
 
 FEW_SEEDS = 5
@@ -213,6 +218,7 @@ def verdict(results: Mapping[str, Any]) -> dict[str, Any]:
             word = "better" if why in ("own errors", "any errors") else "uncontrolled"
     answers = {"better": "yes", "uncontrolled": "yes", "worse": "no", "as good": "no"}
     naive = _beaten(results, measure) if measure else []
+    unlearnt = not naive and _unlearnt(results)
     found: dict[str, Any] = {
         "word": word,
         "answer": answers.get(word, "not decided"),
@@ -227,6 +233,7 @@ def verdict(results: Mapping[str, Any]) -> dict[str, Any]:
             for line in steps
         ],
         "naive": naive,
+        "unlearnt": unlearnt,
         "seeds": _seeds(results),
         "hint": 1 < _seeds(results) < FEW_SEEDS,
     }
@@ -261,7 +268,7 @@ def sentence(results: Mapping[str, Any]) -> str:
     measure = task_report(results["recipe"]).metric(metric)
     lines = [line for line in results["comparisons"] if line["metric"] == metric]
     steps = [line for line in lines if line["step"]]
-    naive = "".join(f"{text}. " for text in _beaten_text(results, measure))
+    naive = "".join(f"{text}. " for text in _beaten_text(results, measure) or _unlearnt_text(results))
     if not steps:
         none = "the first method has no value of it to compare, so there is no verdict"
         return naive + "; ".join([*_diverged(results), none]) + f" ({_basis(results)})."
@@ -335,6 +342,33 @@ def _beaten_text(results: Mapping[str, Any], measure: Metric) -> list[str]:
     return [
         f"No arm beats {first['name']}, which needs no training: {measure.to_text(first['value'])} against "
         f"{measure.to_text(best)} of the best arm in {measure.title}"
+    ]
+
+
+_LEARNT = 0.05
+
+
+def _unlearnt(results: Mapping[str, Any]) -> bool:
+    """True if no run's best score on dev is better by 5 % than that of the weights that it began with."""
+    for run in results["runs"]:
+        first, best = run.get("untrained"), run["best"].get("value")
+        if first is None or best is None:
+            return False
+        higher = higher_is_better(str(run["best"].get("select")))
+        gain = best - first if higher else first - best
+        if gain > _LEARNT * abs(first):
+            return False
+    return bool(results["runs"])
+
+
+def _unlearnt_text(results: Mapping[str, Any]) -> list[str]:
+    if not _unlearnt(results):
+        return []
+    run = min(results["runs"], key=lambda each: each["best"]["value"])
+    return [
+        f"No arm has learnt: the best dev score of every run, {run['best']['select']}, lies within 5 % of that of the "
+        f"weights that it began with ({run['label']}, seed {run['seed']}: {run['best']['value']:.4g} after "
+        f"{run['untrained']:.4g})"
     ]
 
 

@@ -6,20 +6,19 @@ import hashlib
 import inspect
 import re
 import shutil
-import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Never, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.arguments import COUNT, OneOf, Range
+from freerun.arguments import COUNT, OneOf, Range, refuse_unknown
 from freerun.comparison import results
 from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, recorded
 from freerun.comparison.verdict import margin_of
@@ -36,6 +35,7 @@ from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
 from freerun.training.checkpoint import newest
+from freerun.training.log import Progress, RunState, progress_for
 from freerun.training.loop import fit as train
 from freerun.training.loop import identity_of
 from freerun.training.optim import Needed
@@ -106,6 +106,7 @@ def fit(
     settings: Any = None,
     check: bool = True,
     progress: bool = True,
+    **unknown: Never,
 ) -> Evaluation:
     """Train a model on batches, keep its best weights by free-running score on dev, and return its test scores.
 
@@ -138,6 +139,7 @@ def fit(
 
     What it is not: a trainer for many machines from Python; start the command under ``torchrun`` for that.
     """
+    _refuse_unknown("fr.fit", unknown)
     folder_out = _checked_plain(updates, learning_rate, out)
     task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
     _check_model(model, method)
@@ -176,6 +178,24 @@ def _in_python() -> Generator[None]:
         for option, argument in _OPTIONS:
             problems = [re.sub(option, argument, problem) for problem in problems]
         raise type(error)(problems) from error
+
+
+_MEANT = {
+    **dict.fromkeys(("lr", "rate"), "did you mean learning_rate?"),
+    **dict.fromkeys(("steps", "epochs", "iterations", "max_steps"), "did you mean updates? One is one batch"),
+    **dict.fromkeys(("loss", "objective"), "it belongs to the method: fr.teacher_forcing(objective=...)"),
+    **dict.fromkeys(("resume_from", "folder", "path"), "did you mean out, with resume=True to go on?"),
+    "seed": "did you mean seeds, a list?",
+    "verbose": "did you mean progress?",
+}
+
+
+def _refuse_unknown(called: str, unknown: Mapping[str, Any]) -> None:
+    """Refuse arguments of other names; those of ``TrainSettings`` stand in ``settings``."""
+    known = [each for each in inspect.signature(fit if called == "fr.fit" else compare).parameters if each != "unknown"]
+    fields_ = {each.name for each in fields(TrainSettings)} - {"lr", "seed", "updates"}
+    held = {name: f"it is one of settings: settings=freerun.training.TrainSettings({name}=...)" for name in fields_}
+    refuse_unknown(called, unknown, known, {**held, **_MEANT})
 
 
 def _settings(task: BatchTask, settings: Any, updates: int, learning_rate: float, seed: int) -> TrainSettings:
@@ -235,7 +255,7 @@ def _check_model(model: Any, method: Any) -> None:
 
 
 def _train(
-    model: Any, task: BatchTask, method: Any, settings: Any, folder: Path, *, resume: bool, progress: bool
+    model: Any, task: BatchTask, method: Any, settings: Any, folder: Path, *, resume: bool, progress: bool | Progress
 ) -> dict[str, Any]:
     return train(model, task, method, settings, folder, resume=resume, progress=progress, recipe=_recipe(task))
 
@@ -252,8 +272,10 @@ def compare(  # noqa: PLR0917 - the public face
     resume: bool = False,
     settings: Any = None,
     margin: float | None = None,
+    decode: Any = None,
     check: bool = True,
     progress: bool = True,
+    **unknown: Never,
 ) -> Comparison:
     """Train every arm with every seed, and say which differences the seeds and rows support.
 
@@ -274,8 +296,9 @@ def compare(  # noqa: PLR0917 - the public face
             update is one batch where ``batch_size`` is left at its default, and batches are not sorted by length.
         margin: the largest difference in the score of the verdict that does not matter (of values a factor, such as
             1.1): arms whose interval lies within are "as good".
+        decode: of ids, for the page: a list of their names, a mapping, or a function of a list of ids; None: numbers.
         check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
-        progress: a line for each run, on standard error.
+        progress: how far the runs are, and a line for each that is finished, on standard error.
 
     Raises:
         UserError: what is wrong with model, data, arms or settings, before the first update.
@@ -289,13 +312,16 @@ def compare(  # noqa: PLR0917 - the public face
     ...     arms={"gold": fr.teacher_forcing(), "sampled": fr.scheduled_sampling(0.5)},
     ...     seeds=[0, 1], updates=2, progress=False,
     ... )
-    >>> found.verdict.startswith("sampled was not shown to differ from gold in free-running edit error")
+    >>> "sampled was not shown to differ from gold in free-running edit error" in found.verdict
     True
 
     What it is not: a search for the best settings; every arm has the same.
     """
+    _refuse_unknown("fr.compare", unknown)
     folder = _checked_plain(updates, learning_rate, out)
-    task = batch_task(data if isinstance(data, BatchData) else BatchData(data))
+    if decode is not None and isinstance(data, BatchData):
+        raise UserError("decode belongs to the BatchData where you make one: BatchData(splits, decode=...)")
+    task = batch_task(data if isinstance(data, BatchData) else BatchData(data, decode=decode))
     arms = _name_matched(arms)
     runs = plan(_arms(arms), _seeds(seeds))
     labelled = [{"label": label, "method": repr(method)} for label, method in arms.items()]
@@ -338,12 +364,16 @@ def _run_all(
     planned = {run.arm.label: run.arm for run in runs}.values()
     each = {run.name: replace(_settings(task, *settings, run.seed), **recorded(run.arm.label, planned)) for run in runs}
     tables = {run.name: _table(make_model, task, arms[run.arm.label], each[run.name]) for run in runs}
-    with FolderLock(folder):
+    with FolderLock(folder), ExitStack() as stack:
         _refuse_changed(folder, tables)
         claim_output_dir(folder, [run.name for run in runs], overwrite=False)
+        display = progress_for(settings[1], runs=len(runs), visible=progress)
+        states = {run.name: RunState(run.name, "waiting", 0) for run in runs}
+        stack.callback(display.close)
         for number, run in enumerate(runs):
             where = folder / "runs" / run.name
             if finished_summary(where):
+                states[run.name] = RunState(run.name, "done", settings[1])
                 continue
             model = _made(make_model, run.seed)
             if _hashed(weights.weights_of(model)) != tables[run.name]["model"]["initial_weights"]:
@@ -359,11 +389,12 @@ def _run_all(
             (folder / "recipes").mkdir(exist_ok=True)
             write_recipe(folder / "recipes" / f"{run.name}.toml", tables[run.name])
             chosen = replace(each[run.name], updates=run.updates(folder / "runs", settings[1]))
-            summary = _train(model, task, method, chosen, where, resume=where.exists(), progress=False)
-            if progress:
-                value = summary["test"]["free_running"].get(task.report.primary.score)
-                score = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
-                print(f"{run.name}{score} ({number + 1} of {len(runs)})", file=sys.stderr, flush=True)
+            own = _OneOfMany(run.name, display, states)
+            summary = _train(model, task, method, chosen, where, resume=where.exists(), progress=own)
+            value = summary["test"]["free_running"].get(task.report.primary.score)
+            score = "" if value is None else f": {task.report.primary.title} {task.report.primary.to_text(value)}"
+            display.note(f"{run.name}{score} ({number + 1} of {len(runs)})")
+            states[run.name] = RunState(run.name, "done", chosen.updates)
         recipe = {
             "name": "comparison",
             **_recipe(task),
@@ -374,6 +405,19 @@ def _run_all(
         found = results.collect(recipe, sorted(runs, key=lambda run: order.index(run.arm.label)), folder)
         results.write(found, folder)
     return found
+
+
+@dataclass(eq=False)
+class _OneOfMany(Progress):
+    """The display of one run of a comparison, in that of all: how far it is, and none of its notes."""
+
+    name: str
+    whole: Progress
+    states: dict[str, RunState]
+
+    def show(self, states: Sequence[RunState]) -> None:
+        self.states[self.name] = replace(states[0], name=self.name)
+        self.whole.show(list(self.states.values()))
 
 
 def _table(make_model: Callable[[], Module], task: BatchTask, method: Any, settings: TrainSettings) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Never, cast
 
-from freerun.arguments import refused
+from freerun.arguments import refuse_unknown, refused
 from freerun.batch import Batch, shape_of
 from freerun.checks import examine
 from freerun.diagnostics import DiagnosisOptions
@@ -15,7 +15,16 @@ from freerun.errors import UserError, refuse
 from freerun.experiments.results import Diagnosis, Evaluation
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.rollin.model import call_problems, has, unwrap
-from freerun.tasks.batches import end_symbol, evaluate_batches, moments, on_device, read_batches, run_freely
+from freerun.tasks.batches import (
+    Scored,
+    end_symbol,
+    evaluate_batches,
+    moments,
+    on_device,
+    read_batches,
+    run_freely,
+    symbols_of,
+)
 from freerun.types import Ruled
 
 
@@ -26,11 +35,14 @@ def evaluate(
     end: int | str | None = "auto",
     scores: Mapping[str, Callable[[Any, Batch], float]] | None = None,
     check: bool = True,
+    **unknown: Never,
 ) -> Evaluation:
     """Score a model on gold history and running freely.
 
-    Of ids: loss, token error (position by position), edit error and exact matches, greedily. Of values: NRMSE and mean
-    squared error over each row, in standard deviations of these targets, and the median error by lead time.
+    Of ids: loss, token error (position by position; nothing is right after an output's own end), edit error and exact
+    matches, greedily. Of values: NRMSE and mean squared error over each row, in standard deviations of these targets,
+    and the median error by lead time. Beside them what needs no model: of ids the most frequent one, of values the last
+    known one and the mean.
 
     Args:
         model: from a Batch to (batch, time, vocab) or (batch, time, value) outputs; its mode is restored afterwards.
@@ -47,15 +59,16 @@ def evaluate(
     >>> model = fr.models.RecurrentSeq2Seq(source_vocab=5, target_vocab=4, size=8)
     >>> source = {"source": torch.tensor([[3, 4]]), "source_mask": torch.ones(1, 2, dtype=torch.bool)}
     >>> sorted(fr.evaluate(model, fr.Batch(torch.tensor([[2, 1, 0]]), context=source)).free_running)
-    ['edit_error', 'exact_match', 'token_error']
+    ['edit_error', 'exact_match', 'most_frequent_edit_error', 'most_frequent_token_error', 'token_error']
 
     What it is not: a comparison; one number says nothing of another seed. That is ``fr.compare``'s.
     """
+    refuse_unknown("fr.evaluate", unknown, ("end", "scores", "check"), {"metrics": "did you mean scores?"})
     listed = _listed(model, batches, "fr.evaluate(model, batches)", check=check)
     values = not listed[0].is_discrete
     own = _checked_scores(scores, [each.score for each in (BATCHES_OF_VALUES if values else BATCHES_OF_IDS).metrics])
     stop = end_symbol(listed) if end == "auto" else cast(int | None, end)
-    found = evaluate_batches(model, listed, end=stop)
+    found = evaluate_batches(model, listed, Scored(stop))
     sums = dict.fromkeys(own, 0.0)
     for batch in (on_device(model, each) for each in listed if own):
         generated = run_freely(model, batch, stop)
@@ -124,13 +137,18 @@ def _number(name: str, value: Any) -> float:
         ) from error
 
 
+_END = "it belongs to the options: options=freerun.diagnostics.DiagnosisOptions(end_symbol=...)"
+
+
 def diagnose(
     model: Any,
     batches: Batch | Iterable[Batch],
     options: DiagnosisOptions | None = None,
     *,
+    decode: Any = None,
     check: bool = True,
     on_progress: Callable[[str], None] | None = None,
+    **unknown: Never,
 ) -> Diagnosis:
     """Measure how much error grows when a model is fed its own output in place of gold (exposure bias).
 
@@ -141,6 +159,7 @@ def diagnose(
         batches: a batch, a list, or a DataLoader; of values every row with the same horizon.
         options: what is known of the data; the end symbol of ids is found where it ends every row. Errors of values are
             in standard deviations of these targets, as in ``evaluate``, if ``options.moments`` has no others.
+        decode: of ids, for the page: a list of their names, a mapping, or a function of a list of ids; None: numbers.
         check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
         on_progress: called with what is being done, in words.
 
@@ -157,6 +176,8 @@ def diagnose(
 
     What it is not: a verdict between methods; that is ``fr.compare``'s.
     """
+    known = ("options", "decode", "check", "on_progress")
+    refuse_unknown("fr.diagnose", unknown, known, dict.fromkeys(("end", "end_symbol"), _END))
     listed = _listed(model, batches, "fr.diagnose(model, batches)", check=check)
     if not (on_progress is None or callable(on_progress)):
         raise UserError(f"on_progress must be a function of a text; got {type(on_progress).__name__}")
@@ -164,6 +185,8 @@ def diagnose(
         options = DiagnosisOptions(end_symbol=end_symbol(listed) if listed[0].is_discrete else None)
     if isinstance(options, DiagnosisOptions) and options.moments is None and not listed[0].is_discrete:  # pyright: ignore[reportUnnecessaryIsInstance]
         options = replace(options, moments=moments(listed))
+    if decode is not None and isinstance(options, DiagnosisOptions):  # pyright: ignore[reportUnnecessaryIsInstance]
+        options = replace(options, decode=symbols_of(decode, listed[0]))
     here = [on_device(model, batch) for batch in listed]
     found = diagnose_batches(model, here, options, on_progress=on_progress)
     return Diagnosis(found, type(model).__name__)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+from freerun.comparison.plan import MARKER
 from freerun.diagnostics.results import Diagnosis as Measured
 from freerun.diagnostics.results import IdDiagnosis, IdSide, as_json
 from freerun.errors import OccupiedError, UserError
@@ -19,6 +21,8 @@ _SIDES = ("teacher_forced", "free_running")
 
 class _Result:
     """What the results have in common: they print as a table, and are saved as a page or as JSON."""
+
+    _kind: ClassVar[str]
 
     def rows(self) -> list[dict[str, Any]]:
         """The numbers, a row each."""
@@ -50,8 +54,8 @@ class _Result:
             raise UserError(f"{path}: save as .html (a page) or .json; got {path.suffix or 'no ending'}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not _is_ours(path):
-                raise OccupiedError(f"{path} is there already, and no result of freerun: save under another name")
+            if path.exists():
+                self._refuse_other(path)
             if path.suffix == ".html":
                 self._write_page(path)
             else:
@@ -61,6 +65,17 @@ class _Result:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         return path
+
+    def _refuse_other(self, path: Path) -> None:
+        """Refuse to replace what is no result of freerun, or a result of another kind or of another comparison."""
+        kind = _kind_of(path)
+        if kind is None:
+            raise OccupiedError(f"{path} is there already, and no result of freerun: save under another name")
+        folder: Any = getattr(self, "folder", None)
+        inside = path.name in ("results.json", "report.html") and (path.parent / MARKER).exists()
+        if kind != self._kind or (inside and (folder is None or folder.resolve() != path.parent.resolve())):
+            what = "another comparison's" if kind == self._kind else f"{_ARTICLES[kind]}'s"
+            raise OccupiedError(f"{path} is {what}, and would be replaced: save under another name")
 
     def _write_page(self, path: Path) -> None:
         raise NotImplementedError
@@ -76,18 +91,25 @@ class _Result:
         return table(heads, [[_cell(value) for value in row.values()] for row in rows], "numbers")
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether ``save`` wrote a file."""
+_ARTICLES = {"evaluate": "an evaluation", "diagnose": "a diagnosis", "compare": "a comparison"}
+
+
+def _kind_of(path: Path) -> str | None:
+    """What wrote a file: "evaluate", "diagnose" or "compare"; None: something else."""
     if not path.is_file():
-        return False
+        return None
     content = path.read_bytes()
     if path.suffix == ".html":
-        return b'<p class="kind">freerun ' in content
+        found = re.search(rb'<p class="kind">freerun (evaluate|diagnose|compare)<', content)
+        return found[1].decode() if found else None
     try:
-        found = json.loads(content)
+        held: Any = json.loads(content)
     except ValueError:
-        return False
-    return isinstance(found, dict) and "schema" in found and bool({_SIDES[0], "diagnosis", "comparisons"} & set(found))
+        return None
+    if not isinstance(held, dict) or "schema" not in held:
+        return None
+    keys = {"comparisons": "compare", "diagnosis": "diagnose", _SIDES[0]: "evaluate"}
+    return next((kind for key, kind in keys.items() if key in held), None)
 
 
 def _cell(value: Any) -> str:
@@ -126,6 +148,7 @@ class Evaluation(Scores, _Result):
         curves: of values, the median error by lead time on both sides.
     """
 
+    _kind: ClassVar[str] = "evaluate"
     values: bool = False
 
     def rows(self) -> list[dict[str, Any]]:
@@ -133,6 +156,7 @@ class Evaluation(Scores, _Result):
         report = BATCHES_OF_VALUES if self.values else BATCHES_OF_IDS
         names = dict.fromkeys([*self.free_running, *self.teacher_forced])
         known = {each.score: each for each in report.metrics}
+        known |= {f"{prefix}{score}": each for _, prefix in report.baselines for score, each in tuple(known.items())}
         return [
             {
                 "score": name.replace("_", " "),
@@ -176,6 +200,7 @@ class Diagnosis(_Result):
         fingerprint: of the data.
     """
 
+    _kind: ClassVar[str] = "diagnose"
     result: Measured
     model: str = "model"
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -270,6 +295,7 @@ class Comparison(_Result):
         folder: where the runs are; a temporary one goes with the object.
     """
 
+    _kind: ClassVar[str] = "compare"
     results: Mapping[str, Any]
     folder: Path
 

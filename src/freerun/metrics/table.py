@@ -456,6 +456,7 @@ BATCHES_OF_IDS = TaskReport(
         "decoding a row is right exactly where every teacher-forced choice is, so that their share says nothing of "
         "exposure bias.",
     ),
+    baselines=(("most frequent", "most_frequent_"),),
 )  # fmt: skip
 
 BATCHES_OF_VALUES = TaskReport(
@@ -482,6 +483,7 @@ BATCHES_OF_VALUES = TaskReport(
         "root mean squared error of a row, median over rows. MSE: mean over rows and positions; a row that left the "
         "finite numbers leaves no mean.",
     ),
+    baselines=(("last value", "last_value_"), ("mean", "mean_")),
 )  # fmt: skip
 
 _POSITION_ERROR = replace(

@@ -243,7 +243,7 @@ teacher forcing for as many forwards as the arm's run took. ``equal_seconds``: f
 training are worth, by updates of teacher forcing that the run timed at its end. ``no_history``: a decoder that sees the
 context alone.
 """
-EQUAL = ("equal_cost", "equal_seconds")
+EQUAL: tuple[Word, ...] = ("equal_cost", "equal_seconds")
 """Controls that are as long as the arm's run was dear."""
 
 

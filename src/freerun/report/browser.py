@@ -212,7 +212,8 @@ def compared_items(report: TaskReport, tested: Mapping[tuple[str, int], Sequence
     if report.outputs not in ("symbols", "positions"):
         unit = "words" if report.outputs == "words" else "characters"
     cut = list[str] if unit == "characters" else str.split
-    field = next((name for name in ("free_errors", "edits", "errors") if name in first[0]), None)
+    counted = ("free_errors", "edits", "errors") if positions else ("edits", "errors", "free_errors")
+    field = next((name for name in counted if name in first[0]), None)
 
     def errors(items: Sequence[Mapping[str, Any]]) -> list[float] | None:
         if plain:

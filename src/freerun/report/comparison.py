@@ -233,7 +233,11 @@ def verdict_box(found: Mapping[str, Any]) -> Raw:
     sign = f'<span class="sign" aria-hidden="true">{_SIGNS[answer]}</span>'
     reason = escape(f": {found['reason']}" if found["reason"] else "")
     # what needs no training is the first sentence
-    first, rest = str(found["sentence"]).partition(". ")[::2] if found["naive"] else ("", found["sentence"])
+    first, rest = (
+        str(found["sentence"]).partition(". ")[::2]
+        if found["naive"] or found.get("unlearnt")
+        else ("", found["sentence"])
+    )
     naive = paragraph(f"{first}.", "beaten") if first else ""
     return Raw(
         f'<div class="verdict answer-{answer.split(maxsplit=1)[0]}">{paragraph(question, "question")}'

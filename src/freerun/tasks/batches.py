@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, cast
@@ -67,6 +67,42 @@ def read_batches(batches: Any, name: str = "batches") -> list[Batch]:
     return listed
 
 
+Decode = Callable[[Sequence[int]], list[str]]
+"""From ids to a symbol each."""
+
+
+def symbols_of(decode: Any, batch: Batch) -> Decode | None:
+    """From ids to a symbol each, by a list or mapping of names, or by a function of a list of ids; None: for None.
+
+    A function may return a symbol for each id, or one text, as a tokenizer does: it is called with one id at a time.
+
+    Raises:
+        UserError: something else, or a function that fails for ids of the batch.
+
+    >>> symbols_of({1: "a"}, Batch(torch.tensor([[1, 0]])))([1, 0])
+    ['a', '0']
+    """
+    if decode is None:
+        return None
+
+    def one(number: int) -> str:
+        if callable(decode):
+            found: Any = decode([number])
+            return found if isinstance(found, str) else str(next(iter(found), ""))
+        listed = cast(Mapping[int, Any], decode if isinstance(decode, Mapping) else dict(enumerate(decode)))
+        return str(listed.get(number, number))
+
+    rule = "decode must be a list of the ids' names, a mapping, or a function from a list of ids to their names"
+    if not (callable(decode) or isinstance(decode, Mapping | Sequence)) or isinstance(decode, str):
+        raise UserError(f"{rule}; got {_kind(decode)}")
+    try:
+        one(int(batch.targets[batch.mask][0]))
+    except Exception as error:
+        raise UserError(f"{rule}; called as decode([id]), it raised {type(error).__name__}: {error}") from error
+    # symbols stand with blanks between them
+    return lambda ids: ["\N{OPEN BOX}".join(one(number).split(" ")) or "(empty)" for number in ids]
+
+
 def _kind(value: Any) -> str:
     return type(value).__name__
 
@@ -78,6 +114,7 @@ class BatchData:
         splits: "train", "dev" and "test": lists of ``freerun.Batch``, or DataLoaders whose collate function makes them.
         end: id of the end symbol; None: there is none; "auto": the id that ends every row of all batches and stands
             nowhere else in them, if there is one.
+        decode: of ids, for people: a list of their names, a mapping, or a function of a list of ids; None: numbers.
 
     Raises:
         UserError: a missing split, or what ``read_batches`` refuses; all problems at once.
@@ -85,7 +122,7 @@ class BatchData:
 
     __repr__ = brief
 
-    def __init__(self, splits: Mapping[str, Any], end: int | str | None = "auto") -> None:
+    def __init__(self, splits: Mapping[str, Any], end: int | str | None = "auto", decode: Any = None) -> None:
         if not isinstance(splits, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError(f"data must map train, dev and test to batches; got {_kind(splits)}")
         problems = [f"data[{name!r}] is missing: batches of {name}" for name in SPLITS if name not in splits]
@@ -107,6 +144,7 @@ class BatchData:
         everything = [batch for batches in self.splits.values() for batch in batches]
         self.values = not everything[0].is_discrete
         self.end = end_symbol(everything) if end == "auto" else cast(int | None, end)
+        self.decode = None if self.values else symbols_of(decode, everything[0])
         self.lengths = [batch.time for batch in self.splits["train"]]
 
     @cached_property
@@ -242,9 +280,9 @@ class BatchTask(DataTask):
         batches = self.data.splits[split]
         if split == "dev":
             batches = [batches[n] for n in evenly(len(batches), self.items)]
-        return evaluate_batches(
-            model, batches, end=self.data.end, scale=self.data.scale, margin=self.settings.length_margin
-        )
+        data = self.data
+        about = Scored(data.end, data.scale, self.settings.length_margin, data.frequencies, data.decode)
+        return evaluate_batches(model, batches, about)
 
     def examples(self, count: int) -> Examples:
         """At most ``count`` rows of the first training batch, evenly spaced: rows of several may have no one length."""
@@ -252,7 +290,7 @@ class BatchTask(DataTask):
         chosen = evenly(batch.size, count)
         part = batch.select(torch.tensor(chosen, device=batch.targets.device))
         sample = f"{len(chosen)} of {batch.size:,} rows of the first training batch, evenly spaced"
-        return Examples(part, [f"row {n + 1}" for n in chosen], sample)
+        return Examples(part, [f"row {n + 1}" for n in chosen], sample, self.data.decode)
 
     @staticmethod
     def load(settings: PythonData, model: object) -> BatchData:
@@ -276,9 +314,8 @@ class BatchTask(DataTask):
         """The number of test rows, and the scores on them."""
         if file is not None or data is None:
             raise UserError("batches of Python code are in no file: leave --data out, and change the function instead")
-        scores = evaluate_batches(
-            model, data.splits["test"], end=data.end, scale=data.scale, margin=settings.length_margin
-        )
+        about = Scored(data.end, data.scale, settings.length_margin, data.frequencies, data.decode)
+        scores = evaluate_batches(model, data.splits["test"], about)
         return {"data": "test batches", "rows": len(scores.items)}, scores
 
     @staticmethod
@@ -302,7 +339,7 @@ class BatchTask(DataTask):
                 rows = torch.arange(min(batch.size, left if items is not None else batch.size))
                 batches.append(batch.select(rows))
                 left -= len(rows)
-        return "test batches", batches, DiagnosisOptions(end_symbol=data.end, moments=data.scale)
+        return "test batches", batches, DiagnosisOptions(end_symbol=data.end, moments=data.scale, decode=data.decode)
 
 
 class ValueBatchTask(BatchTask):
@@ -363,27 +400,51 @@ def run_freely(model: Any, batch: Batch, end: int | None, margin: int = 0, key: 
     return generate(model, batch, length=length, end=end, beams=1, draw=draw, key=key)
 
 
-def evaluate_batches(
-    model: Any,
-    batches: Sequence[Batch],
-    *,
-    end: int | None,
-    scale: tuple[Tensor, Tensor] | None = None,
-    margin: int = 5,
-) -> Evaluation:
-    """Scores on gold history and running freely, and those of every row.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """How batches are scored.
+
+    Args:
+        end: id of the end symbol, for ids.
+        scale: (means, standard deviations), (values,) each: what errors are in; None: those of these targets.
+        margin: entries of a free run beyond a batch's longest row, where there is an end symbol.
+        frequencies: how often each id stands in training; (): in these targets.
+        decode: from ids to their symbols; None: the numbers.
+    """
+
+    __repr__ = brief
+
+    end: int | None = None
+    scale: tuple[Tensor, Tensor] | None = None
+    margin: int = 5
+    frequencies: Sequence[float] = ()
+    decode: Decode | None = None
+
+    def frequent(self, batches: Sequence[Batch]) -> int:
+        """The most frequent id, but for the end symbol."""
+        counts = torch.tensor(self.frequencies)
+        if not len(counts):
+            counts = torch.bincount(torch.cat([batch.targets[batch.mask].cpu() for batch in batches]))
+        if self.end is not None and self.end < len(counts):
+            counts[self.end] = -1
+        return int(counts.argmax())
+
+
+def evaluate_batches(model: Any, batches: Sequence[Batch], about: Scored) -> Evaluation:
+    """Scores on gold history and running freely, those of every row, and those of what needs no model.
+
+    Of ids that is the most frequent one, as often as gold has ids; of values the last one known and the mean.
 
     Args:
         model: its mode is restored afterwards.
         batches: all of one kind.
-        end: id of the end symbol, for ids.
-        scale: (means, standard deviations), (values,) each: what errors are in; None: those of these targets.
-        margin: entries of a free run beyond a batch's longest row, where there is an end symbol.
+        about: how they are scored.
     """
     scores: list[dict[str, Tensor]] = []
+    texts: list[tuple[str, str]] = []
     values = not batches[0].is_discrete
-    if values and scale is None:
-        scale = moments(batches)
+    scale = moments(batches) if values and about.scale is None else about.scale
+    frequent = 0 if values else about.frequent(batches)
     with eval_mode(model), torch.no_grad(), explained_errors(model):
         for batch in batches:
             here = on_device(model, batch)
@@ -391,18 +452,26 @@ def evaluate_batches(
                 assert scale is not None
                 scores.append(_value_scores(model, here, *(each.to(here.targets.device) for each in scale)))
             else:
-                scores.append(_id_scores(model, here, end, margin))
+                found, pairs = _id_scores(model, here, about, frequent)
+                scores.append(found)
+                texts += pairs
     joined = {name: _joined([each[name].cpu() for each in scores]) for name in scores[0]}
     if not bool((joined["positions"] > 0).any()):
         raise UserError("the batches have no position that counts (mask True)")
     kept = joined["positions"] > 0
     joined = {name: column[kept] for name, column in joined.items()}
-    return (_value_evaluation if values else _id_evaluation)(joined)
+    if values:
+        return _value_evaluation(joined)
+    return _id_evaluation(joined, [text for text, there in zip(texts, kept.tolist(), strict=True) if there])
 
 
-def _id_scores(model: Any, batch: Batch, end: int | None, margin: int) -> dict[str, Tensor]:
+def _id_scores(
+    model: Any, batch: Batch, about: Scored, frequent: int
+) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
+    """Numbers of each row; its output and reference in symbols, with blanks between them."""
     from rapidfuzz.distance import Levenshtein
 
+    end = about.end
     outputs = forward(model, batch).float()
     losses = F.cross_entropy(outputs.transpose(1, 2), batch.targets.masked_fill(~batch.mask, 0), reduction="none")
     wrong = (outputs.argmax(-1) != batch.targets) & batch.mask
@@ -410,10 +479,16 @@ def _id_scores(model: Any, batch: Batch, end: int | None, margin: int) -> dict[s
     inside = where < batch.time
     clipped = where.clamp_max(batch.time - 1)
     gold, mask = batch.targets.gather(1, clipped), batch.mask.gather(1, clipped) & inside
-    run = run_freely(model, batch, end, 0 if end is None else margin)
-    free = (run.entries[:, : where.shape[1]] != gold) & mask
+    run = run_freely(model, batch, end, 0 if end is None else about.margin)
+    free = run.entries[:, : where.shape[1]] != gold
+    if end is not None:  # an output that has ended has nothing at the positions after, not another end
+        free |= torch.arange(where.shape[1], device=free.device) > run.lengths[:, None]
+    free &= mask
     edits: list[int] = []
     sizes: list[int] = []
+    most: list[int] = []
+    texts: list[tuple[str, str]] = []
+    decode = about.decode or (lambda ids: [str(each) for each in ids])
     for row in range(batch.size):
         counted = mask[row].tolist()
         last = max((t for t, each in enumerate(counted) if each), default=-1)
@@ -424,21 +499,26 @@ def _id_scores(model: Any, batch: Batch, end: int | None, margin: int) -> dict[s
         reference = [each for each in reference if each != end]
         edits.append(Levenshtein.distance(output, reference))
         sizes.append(len(reference))
-    return {
+        most.append(reference.count(frequent))
+        texts.append((" ".join(decode(output)), " ".join(decode(reference))))
+    numbers = {
         "positions": batch.mask.sum(1),
         "loss": losses.double().masked_fill(~batch.mask, 0).sum(1),
         "forced_errors": wrong.sum(1),
         "free_errors": free.sum(1),
         "edits": torch.tensor(edits),
         "length": torch.tensor(sizes),
+        "most_frequent": torch.tensor(most),
     }
+    return numbers, texts
 
 
-def _id_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
+def _id_evaluation(scores: Mapping[str, Tensor], texts: Sequence[tuple[str, str]]) -> Evaluation:
     positions, length = float(scores["positions"].sum()), float(scores["length"].sum())
     items = [
         {
-            "source": f"row {n}", "edits": edits, "length": size, "free_errors": free, "forced_errors": forced,
+            "source": f"row {n}", "output": texts[n][0], "references": [texts[n][1]], "edits": edits, "length": size,
+            "free_errors": free, "forced_errors": forced,
             "positions": count, "right": edits == 0,
         }
         for n, (edits, size, free, forced, count) in enumerate(
@@ -455,6 +535,11 @@ def _id_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
         "edit_error": 100 * float(scores["edits"].sum()) / length if length else math.nan,
         "token_error": 100 * float(scores["free_errors"].sum()) / positions,
         "exact_match": 100 * float((scores["edits"] == 0).double().mean()),
+    }
+    missed = length - float(scores["most_frequent"].sum())
+    free |= {
+        "most_frequent_edit_error": 100 * missed / length if length else math.nan,
+        "most_frequent_token_error": 100 * missed / positions,
     }
     return Evaluation(forced, free, items)
 
@@ -477,7 +562,15 @@ def _value_scores(model: Any, batch: Batch, mean: Tensor, scale: Tensor) -> dict
 
     squares, positions = errors(free, lost), mask.sum(1)
     count = positions.clamp_min(1)
+    last = batch.history[torch.arange(batch.size), (where[:, 0] - 1).clamp_min(0)].double()
+    known = (where[:, 0] > 0) & last.isfinite().all(-1)
+    last = torch.where(known[:, None], last, mean.to(last.dtype))  # of a row without a past the mean
     return {
+        "known": known,
+        **{
+            name: errors(prediction.expand_as(gold)).sum(1)
+            for name, prediction in (("last_value", last[:, None]), ("mean", mean))
+        },
         "positions": positions,
         "squared": squares.sum(1),
         "nrmse": (squares.sum(1) / count).sqrt(),
@@ -502,6 +595,9 @@ def _value_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
         "mse": float(scores["squared"].sum() / scores["positions"].sum()),
         "diverged": 100 * float((scores["diverged_at"] > 0).double().mean()),
     }
+    for name in ("last_value", "mean") if bool(scores["known"].any()) else ("mean",):
+        free[f"{name}_nrmse"] = median((scores[name] / scores["positions"]).sqrt())
+        free[f"{name}_mse"] = float(scores[name].sum() / scores["positions"].sum())
     forced = {"nrmse": median(scores["one_step_nrmse"])}
     curves = {
         "free_running": scores["by_lead"].nanmedian(0).values.tolist(),

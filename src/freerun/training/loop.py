@@ -21,7 +21,7 @@ from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
 from freerun.training.fed import record_fed, time_gold
 from freerun.training.files import opened
-from freerun.training.log import Board, Metrics, Unwritten, board_class, progress_for
+from freerun.training.log import Board, Metrics, Progress, Unwritten, board_class, progress_for
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
 from freerun.training.plan import BatchPlan, TrainSettings
@@ -85,7 +85,7 @@ def fit(
     folder: Path,
     *,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Progress = True,
     recipe: dict[str, Any] | None = None,
     init: Path | None = None,
     allow: Collection[str] = (),
@@ -108,7 +108,7 @@ def fit(
         settings: how long and how fast.
         folder: the run's folder; created where it is missing.
         resume: go on from the newest valid checkpoint; of a finished run return the summary at once.
-        progress: display what happens, on standard error.
+        progress: display what happens, on standard error; or a display of one's own.
         recipe: the resolved recipe, kept in the checkpoints and compared on resume.
         init: a run's folder whose best weights are the initial ones.
         allow: keys that may be others than those the run was begun with, such as ``train.lr``, ``data`` or ``method``;
@@ -180,7 +180,9 @@ def _train_and_test(run: Run) -> dict[str, Any]:
                 raise stopped(interrupt.number, f"{done}; a checkpoint is saved: go on with --resume") from None
 
 
-def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, resume: bool, progress: bool) -> Run:
+def _open(
+    job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, resume: bool, progress: bool | Progress
+) -> Run:
     model, settings, folder = job.model, job.settings, job.folder
     identity = processes.on_main_rank(lambda: identity_of(job))
     saved: Saved | None = None
@@ -207,7 +209,9 @@ def _open(job: Job, processes: Processes, flag: StopFlag, held: Held | None, *, 
     with processes.raise_on_all_ranks():
         board = Board(folder, state.step, on=settings.tensorboard and processes.first)
         metrics = Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten()
-        display = progress_for(settings.updates, done=state.step, visible=progress and processes.first)
+        display = progress
+        if not isinstance(display, Progress):
+            display = progress_for(settings.updates, done=state.step, visible=display and processes.first)
         run = Run(job, parts, plan, identity, metrics, display, board, state, fresh=not before, flag=flag)
     if before not in (0, processes.size):
         run.progress.note(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
 import socket
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NotRequired, Self, TypedDict
@@ -255,6 +256,19 @@ def finished_summary(folder: Path) -> dict[str, Any] | None:
     except CheckpointError as error:
         raise CheckpointError(f"{error}\n  help: remove it; --resume makes it anew from the checkpoints") from None
     return summary
+
+
+def first_events(folder: Path, most: int = 64) -> Iterator[Mapping[str, Any]]:
+    """The first lines of a run's metrics.jsonl, as far as they can be read."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in itertools.islice(file, most):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
 
 
 def items(folder: Path) -> list[dict[str, Any]]:
