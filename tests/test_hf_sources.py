@@ -1,5 +1,6 @@
 """Audio and images for encoders, position limits under any name, and whose shift of the labels it is."""
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -137,6 +138,23 @@ def test_a_limit_that_nothing_names_is_found():
     assert torch.isfinite(fr.scheduled_sampling(0.5)(m, m.batch(input_ids=ids, labels=ids), step=0))
     with pytest.raises(UserError, match="13 tokens to read, and the model has 12 positions"):
         m.batch(input_ids=torch.full((1, 14), 5), labels=torch.full((1, 14), 5))
+
+
+def test_rotary_positions_go_beyond_the_trained_length_when_requested():
+    model = FAMILIES["llama"].build()
+    ids = torch.randint(4, VOCAB, (2, 40), generator=torch.Generator().manual_seed(4))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    with pytest.raises(UserError, match="39 tokens to read, and the model has 24 positions"):
+        hf.adapt(model).batch(**inputs)
+    m = copy.deepcopy(hf.adapt(model, beyond_trained_length=True))
+    batch = m.batch(**inputs, rows=torch.tensor([0, 1]))
+    assert fr.teacher_forcing()(m, batch, step=0).item() == pytest.approx(model(**inputs).loss.item(), rel=1e-6)
+    rows = oracle.causal_rows(inputs, [0, 1])
+    histories = [full_prefix(model, row, 0.8, "sample", KEY, STEP) for row in rows]
+    for engine in engines(m):
+        assert_histories(fr.scheduled_sampling(0.8, engine=engine).run(m, batch, STEP, KEY).fed, histories)
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel has no rotary positions but a table of them \(wpe"):
+        hf.adapt(FAMILIES["gpt2"].build(), beyond_trained_length=True)
 
 
 def test_what_a_model_raises_is_no_bare_traceback():

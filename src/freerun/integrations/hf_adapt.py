@@ -66,7 +66,13 @@ def unwrapped(model: nn.Module) -> Any:
     )
 
 
-def adapt(model: nn.Module, example: Mapping[str, Any] | None = None, generation_config: Any = "own") -> Any:
+def adapt(
+    model: nn.Module,
+    example: Mapping[str, Any] | None = None,
+    generation_config: Any = "own",
+    *,
+    beyond_trained_length: bool = False,
+) -> Any:
     """A Hugging Face model as a Model: ``m(m.batch(**collated))`` are its logits, aligned with the targets.
 
     Nothing is known of families. A few forwards on a small batch show whether the model is causal, where its last
@@ -80,13 +86,16 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None, generation
         generation_config: whose settings free runs and roll-ins follow, as the model's own ``generate`` does: "own",
             those of ``model.generation_config`` at each call; a ``GenerationConfig``; None: nobody's, every id is
             chosen from the model's outputs as they are. ``m.findings`` has what is followed and what is not.
+        beyond_trained_length: take rows of more tokens than ``config.max_position_embeddings``: models with rotary
+            positions alone, which compute them for any length.
 
     Returns:
         A ``torch.nn.Module`` with ``batch``, ``inputs`` and the methods of the protocols in ``freerun.types`` that the
         model honours; it shares all weights with ``model``.
 
     Raises:
-        UserError: the model breaks the contract (by the name of the probe), or an example is needed.
+        UserError: the model breaks the contract (by the name of the probe), an example is needed, or the model's
+            positions do not go beyond its length.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> gpt = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=16, n_embd=8, n_layer=1, n_head=2))
@@ -104,6 +113,10 @@ def adapt(model: nn.Module, example: Mapping[str, Any] | None = None, generation
         raise UserError(f"generation_config must be 'own', a transformers GenerationConfig or None; got {got}")
     adapter = _built(model, inner, _known(inner, example))
     adapter.examine, adapter.follows = _examine_anew, generation_config
+    if beyond_trained_length:
+        if problem := hf.ends_with_its_length(inner):
+            raise UserError(f"beyond_trained_length=True: {type(inner).__name__} {problem}")
+        adapter.limit, adapter.beyond = None, True
     adapter.findings += tuple(_generation(adapter.generation_config))
     return adapter
 
@@ -159,7 +172,7 @@ def _enable(adapter: Any, able: _Able) -> None:
     name = "".join(base.__name__ for base in able.bases)
     adapter.__class__ = type(name, able.bases, {"__reduce__": _reduced})
     adapter.findings, adapter.tried = able.findings, able.tried
-    adapter.limit = adapter.limit if able.limit is None else able.limit
+    adapter.limit = adapter.limit if able.limit is None or adapter.beyond else able.limit
     adapter.shifts = able.shifts
     adapter._halves = _halves(adapter) if able.halves else hf.WholeHead()
 
@@ -169,7 +182,11 @@ def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     halves = isinstance(adapter._halves, hf.SplitHead)
     able = _Able(type(adapter).__bases__, halves, adapter.findings, adapter.tried, adapter.limit, adapter.shifts)
     examines = adapter.examine is not None
-    return _restored, (adapter.model, adapter.inner, able, examines), {"follows": adapter.follows}
+    return (
+        _restored,
+        (adapter.model, adapter.inner, able, examines),
+        {name: getattr(adapter, name) for name in ("follows", "limit", "beyond")},
+    )
 
 
 def _restored(model: nn.Module, inner: Any, able: _Able, examines: bool) -> Any:

@@ -11,7 +11,15 @@ from freerun.models.huggingface.cache import (
 from freerun.models.huggingface.causal import CausalModel, MediaEncoding
 from freerun.models.huggingface.encoder_decoder import EncoderDecoder, SourceEncoding
 from freerun.models.huggingface.media import placeholder_ids
-from freerun.models.huggingface.model import EmbeddingInputs, HuggingFaceModel, SplitHead, WholeHead, answer, table_of
+from freerun.models.huggingface.model import (
+    EmbeddingInputs,
+    HuggingFaceModel,
+    SplitHead,
+    WholeHead,
+    answer,
+    ends_with_its_length,
+    table_of,
+)
 
 __all__ = [
     "CachedDecoding",
@@ -26,6 +34,7 @@ __all__ = [
     "SplitHead",
     "WholeHead",
     "answer",
+    "ends_with_its_length",
     "is_local",
     "keeps_all",
     "masks_by_distance",

@@ -151,6 +151,24 @@ def configured_positions(config: Any, *, encoder: bool = False) -> int | None:
     return min((number for number in limits if isinstance(number, int) and number > 0), default=None)
 
 
+def ends_with_its_length(inner: Any) -> str | None:
+    """Why a model cannot read more tokens than its configuration names, or None: its positions are rotations."""
+    ropes = _ropes(inner.config.get_text_config(decoder=True))
+    if switching := [rope["rope_type"] for rope in ropes if rope.get("rope_type") in _SWITCHING]:
+        return (
+            f"rotates a whole call otherwise once it is longer than trained ({switching[0]}): what a cache holds, and "
+            "other rows, would change"
+        )
+    tables = [
+        name for name, module in inner.get_decoder().named_modules()
+        if isinstance(module, nn.Embedding) and any(part in name.rsplit(".", 1)[-1] for part in ("pos", "wpe"))
+    ]  # fmt: skip
+    rotates = any("rotary" in type(module).__name__.lower() for module in inner.get_decoder().modules())
+    if tables or not rotates:
+        return f"has no rotary positions{f' but a table of them ({tables[0]})' if tables else ''}: cut the rows"
+    return None
+
+
 def _ropes(config: Any) -> list[dict[str, Any]]:
     """The settings of rotations, for all layers or for each kind of them."""
     settings = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
@@ -249,6 +267,7 @@ class HuggingFaceModel(nn.Module):
     kind: ClassVar[str] = "huggingface"  # in model.json; its settings are in files of its own
     is_encoder_decoder: bool
     findings: tuple[Any, ...] = ()
+    beyond: bool = False  # reads more tokens than its configuration names
     shifts: bool = True
     """Whether the model's own loss compares a position with the next label; else the collator has shifted them."""
     follows: Any = None
