@@ -1,5 +1,5 @@
-# make demo: in .venv-demo, train and compare on a chaotic series and on real words, print the tables and the reports'
-# paths; goes on where it was stopped
+# make demo: in .venv-demo, train and compare on a chaotic series, first as symbols, then as values, and on real words; print
+# the tables and the reports' paths; goes on where it was stopped
 # make test: in .venv, run the quick checks; make test-all adds the slow ones
 # Two environments, so that what the checks install cannot hide what the demo lacks.
 PYTHON ?= python3
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(call install,$(VENV),dev)
 
 demo: $(DEMO)/.installed
-	@for name in mackey-glass-demo g2p-demo; do \
+	@for name in symbols-demo mackey-glass-demo g2p-demo; do \
 	again=--overwrite; \
 	if test -e out/$$name/comparison.json && ! test -e out/$$name/results.json; then again=--resume; fi; \
 	echo "freerun compare recipes/$$name.toml --out out/$$name $$again"; \

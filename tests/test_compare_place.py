@@ -67,20 +67,21 @@ def test_the_demo_goes_on_where_it_was_stopped(tmp_path):
     put(tmp_path, "pyproject.toml", "constraints.txt", command, installed, text='#!/bin/sh\necho "$@"\n')
     os.utime(tmp_path / installed, (2**31, 2**31))
     (tmp_path / command).chmod(0o755)
-    chaos, words = "mackey-glass-demo", "g2p-demo"
+    names = symbols, chaos, words = "symbols-demo", "mackey-glass-demo", "g2p-demo"
 
     def flags():
         # the suite itself may run under make, whose variables would reach this one
         env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
         done = subprocess.run(["make", "demo"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
         lines = [line.split() for line in done.stdout.splitlines() if line.startswith("compare ")]
-        assert [line[1] for line in lines] == [f"recipes/{chaos}.toml", f"recipes/{words}.toml"]
+        assert [line[1] for line in lines] == [f"recipes/{name}.toml" for name in names]
         return [line[-1] for line in lines]
 
-    assert flags() == ["--overwrite", "--overwrite"]
-    put(tmp_path / "out", f"{chaos}/{MARKER}", f"{words}/{MARKER}")
-    assert flags() == ["--resume", "--resume"]
-    put(tmp_path / "out", f"{chaos}/results.json")
-    assert flags() == ["--overwrite", "--resume"]
+    new, on = "--overwrite", "--resume"
+    assert flags() == [new, new, new]
+    put(tmp_path / "out", *(f"{name}/{MARKER}" for name in names))
+    assert flags() == [on, on, on]
+    put(tmp_path / "out", f"{symbols}/results.json", f"{chaos}/results.json")
+    assert flags() == [new, new, on]
     put(tmp_path / "out", f"{words}/results.json")
-    assert flags() == ["--overwrite", "--overwrite"]
+    assert flags() == [new, new, new]
