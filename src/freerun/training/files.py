@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 from types import NoneType, UnionType
@@ -200,16 +201,21 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
 def _object_problem(value: Any, shape: Any, name: str) -> str:
     if not isinstance(value, dict):
         return _wrong(name, _WORDS[dict], value)
-    hints = get_type_hints(shape, include_extras=True)
-    optional = {key for key, hint in hints.items() if get_origin(hint) is NotRequired}
-    if is_dataclass(shape):
-        optional = {f.name for f in fields(shape) if f.default is not MISSING or f.default_factory is not MISSING}
-        if unknown := [key for key in value if key not in hints]:
-            return f"this freerun does not know {_inside(name, unknown[0])}; a later one may"
+    hints, optional = _fields(shape)
+    if is_dataclass(shape) and (unknown := [key for key in value if key not in hints]):
+        return f"this freerun does not know {_inside(name, unknown[0])}; a later one may"
     if missing := [key for key in hints if key not in value and key not in optional]:
         return f"{_inside(name, missing[0])} is missing"
     problems = (_problem(value[key], hint, f"{name}.{key}") for key, hint in hints.items() if key in value)
     return next(filter(None, problems), "")
+
+
+@cache  # a file has a line for each test item, and to evaluate a shape's annotations takes longer than to check one
+def _fields(shape: Any) -> tuple[dict[str, Any], set[str]]:
+    hints = get_type_hints(shape, include_extras=True)
+    if is_dataclass(shape):
+        return hints, {f.name for f in fields(shape) if f.default is not MISSING or f.default_factory is not MISSING}
+    return hints, {key for key, hint in hints.items() if get_origin(hint) is NotRequired}
 
 
 def _inside(name: str, key: Any) -> str:
