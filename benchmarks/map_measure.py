@@ -30,7 +30,7 @@ CONTROLS = ("teacher_forcing", "matched", "confusion", "no_history")
 COLUMNS = (
     "world", "entropy", "capacity", "ratio", "arm", "seed", "wrong", "gain", "gain_low", "gain_high",
     "ex_acc_err", "ex_acc_err_low", "ex_acc_err_high", "excess_wrong", "excess_wrong_low", "excess_wrong_high",
-    "own_nats", "gold_nats", "gain_nats", "information", "information_estimate", "cost",
+    "own_nats", "gold_nats", "gain_nats", "price_nats", "information", "information_estimate", "cost",
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -70,8 +70,10 @@ def measured(point: Point, out: Path) -> list[Row]:
                 row |= errors[label, seed] | {"excess_wrong": 100 * (wrong / forced - 1)}
                 if arm != "scheduled_sampling":
                     row["gain"] = wrong - pair[1]["free_running"][score]
-                    if "own_nats" in row:
-                        row["gain_nats"] = row["own_nats"] - errors[arms["scheduled_sampling"], seed]["own_nats"]
+                if arm != "scheduled_sampling" and "own_nats" in row:
+                    own = errors[arms["scheduled_sampling"], seed]
+                    row["gain_nats"] = row["own_nats"] - own["own_nats"]
+                    row["price_nats"] = own["gold_nats"] - row["gold_nats"]
                 each.append(row)
             rows += [*each, {**fixed, "arm": arm, "seed": "all", **_over_seeds(each)}]
     return rows
@@ -80,7 +82,7 @@ def measured(point: Point, out: Path) -> list[Row]:
 def _over_seeds(rows: Sequence[Row]) -> Row:
     """Means over seeds, with Student's intervals where a reader needs them; excesses are ratios: on logarithms."""
     found: Row = {}
-    for name in ("wrong", "gain", "ex_acc_err", "excess_wrong", "own_nats", "gold_nats", "gain_nats"):
+    for name in ("wrong", "gain", "ex_acc_err", "excess_wrong", "own_nats", "gold_nats", "gain_nats", "price_nats"):
         if not all(name in row for row in rows):
             continue
         values = torch.tensor([row[name] for row in rows]).double()
@@ -193,7 +195,7 @@ def rank_correlation(found: Sequence[tuple[str, float, float]], resamples: int =
     1.0
     """
     worlds = list(dict.fromkeys(world for world, _, _ in found))
-    number = torch.tensor([worlds.index(world) for world, _, _ in found])
+    number = torch.tensor([worlds.index(world) for world, _, _ in found], dtype=torch.int64)
     x, y = (torch.tensor([each[n] for each in found]).double() for n in (1, 2))
 
     def statistic(weights: Tensor) -> Tensor:
@@ -222,16 +224,36 @@ PREDICTORS = {
 }  # fmt: skip
 
 
+RESPONSES = (
+    ("gain", "{}, points of free-running error", CONTROLS),
+    ("gain_nats", "{}, nats on own samples", CONTROLS),
+    ("price_nats", "*price* against {}, nats on gold", CONTROLS[:1]),
+)
+
+
 def tables(rows: Sequence[Row]) -> str:
-    """Rank correlations, and every point, as Markdown."""
-    lines = ["| gain of scheduled sampling over | " + " | ".join(PREDICTORS.values()) + " |", "| --- " * 5 + "|"]
-    for response, unit in (("gain", "points of error"), ("gain_nats", "nats on own samples")):
-        for arm in CONTROLS:
-            cells = [_cell(rank_correlation(pairs(rows, each, arm, response)), 2) for each in PREDICTORS]
-            lines.append(f"| {arm}, {unit} | " + " | ".join(cells) + " |")
-    head = ["world", "units", "ExAccErr, %", "I, nats", "ratio", "wrong, %", *(f"over {arm}" for arm in CONTROLS)]
-    lines += ["", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    """Rank correlations over all worlds and over automata alone; how often it is better; every point: as Markdown."""
+    lines: list[str] = []
+    automata = [row for row in rows if row["world"].startswith("automaton")]
+    for name, chosen in (("all worlds with a known law", rows), ("automata alone", automata)):
+        lines += [f"| {name}: gain over | " + " | ".join(PREDICTORS.values()) + " |", "| --- " * 5 + "|"]
+        for response, title, arms in RESPONSES:
+            for arm in arms:
+                cells = [_cell(rank_correlation(pairs(chosen, each, arm, response)), 2) for each in PREDICTORS]
+                lines.append(f"| {title.format(arm.replace('_', ' '))} | " + " | ".join(cells) + " |")
+        lines.append("")
     means = [row for row in rows if row["seed"] == "all"]
+    lines += [*(f"over {arm.replace('_', ' ')}: {_counts(means, arm)}" for arm in CONTROLS), ""]
+    head = [
+        "world",
+        "units",
+        "ExAccErr, %",
+        "I, nats",
+        "ratio",
+        "wrong, %",
+        *(f"over {arm.replace('_', ' ')}" for arm in CONTROLS),
+    ]
+    lines += ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for own in (row for row in means if row["arm"] == "scheduled_sampling"):
         gains = {row["arm"]: row for row in means if _point(row) == _point(own)}
         exact = own["information"] is not None
@@ -243,6 +265,14 @@ def tables(rows: Sequence[Row]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _counts(means: Sequence[Row], arm: str) -> str:
+    known = [row for row in means if row["arm"] == arm and row["gain_low"] is not None]
+    better, worse = (
+        sum(test(row) for row in known) for test in (lambda r: r["gain_low"] > 0, lambda r: r["gain_high"] < 0)
+    )
+    return f"better in {better} of {len(known)} points, worse in {worse}, not decided in {len(known) - better - worse}"
 
 
 def _interval(row: Row, name: str) -> Interval:
