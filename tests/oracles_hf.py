@@ -70,7 +70,8 @@ def predicted(model: Any, row: Row, history: list[int] | tuple[int, ...]) -> Ten
     if not model.config.is_encoder_decoder:
         more = {name: value(ids) if callable(value) else value for name, value in row.source.items()}
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more, use_cache=False).logits[0]
-    mask = {"decoder_attention_mask": torch.ones_like(ids)}
+    takes = "decoder_attention_mask" in inspect.signature(type(model).forward).parameters
+    mask = {"decoder_attention_mask": torch.ones_like(ids)} if takes else {}
     return model(**row.source, decoder_input_ids=ids, **mask, use_cache=False).logits[0]
 
 

@@ -198,6 +198,8 @@ def _restored(model: nn.Module, inner: Any, able: _Able, examines: bool) -> Any:
 def _halves(adapter: hf.HuggingFaceModel) -> hf.SplitHead:
     inner = adapter.inner
     trunk = inner.get_decoder()
+    if not hasattr(trunk, "get_output_embeddings"):
+        trunk = inner.base_model  # a head that has the name of a decoder
     while trunk.get_output_embeddings() is not None and trunk.base_model is not trunk:
         trunk = trunk.base_model  # a decoder that is a model with a head itself
 

@@ -82,7 +82,7 @@ def differs_by_mode(model: Any) -> bool:
 
 
 def refuse_coupled_rows(model: Any) -> None:
-    """Refuse a model in which, even in evaluation mode, a row's outputs depend on what else is in the batch.
+    """Refuse a model in which, even in evaluation mode, a row's outputs depend on what else is in the call.
 
     Raises:
         UserError: batch normalisation without running statistics, or routing to experts of limited capacity; by name.
@@ -101,8 +101,8 @@ def refuse_coupled_rows(model: Any) -> None:
         if capacity is not None:
             raise UserError(
                 f"{name or 'the model'} ({kind}) routes to experts of limited capacity ({capacity} = "
-                f"{getattr(module, capacity)}), so that a row's own output depends on the other rows: use routing that "
-                "drops no tokens"
+                f"{getattr(module, capacity)}), so that an output depends on what else is in the call (other rows, or "
+                "more of the sequence than a cached step reads): use routing that drops no tokens"
             )
 
 

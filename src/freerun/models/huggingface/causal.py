@@ -17,6 +17,7 @@ from freerun.models.huggingface.model import (
     HuggingFaceModel,
     Layout,
     SourceContext,
+    behind_padding,
     context_of,
     id_problems,
     row_problems,
@@ -32,7 +33,7 @@ _PACKED = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_len
 """What collators that pack rows give besides position_ids."""
 
 
-def _checked(arguments: Mapping[str, Any], rows: Any, replaceable: Any, vocab: int) -> Mapping[str, Any]:
+def _checked(arguments: Mapping[str, Any], rows: Any, replaceable: Any, table: int, vocab: int) -> Mapping[str, Any]:
     """The arguments if they fit together; positions that are the same for all rows are written out."""
     ids, positions = arguments["input_ids"], arguments.get("position_ids")
     if problems := two_dimensional("input_ids", ids):
@@ -42,7 +43,7 @@ def _checked(arguments: Mapping[str, Any], rows: Any, replaceable: Any, vocab: i
     problems = shape_problems(arguments, ids.shape, ("attention_mask", "labels", "position_ids"))
     problems += row_problems(rows, replaceable, ids.shape)
     if not problems:
-        problems = id_problems("input_ids", ids, vocab) + id_problems("labels", arguments.get("labels"), vocab)
+        problems = id_problems("input_ids", ids, table) + id_problems("labels", arguments.get("labels"), vocab)
     if problems:
         raise UserError(problems)
     return arguments
@@ -254,7 +255,8 @@ class CausalModel(HuggingFaceModel):
         """
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **others}
         arguments = {k: v for k, v in {**arguments, "position_ids": position_ids}.items() if v is not None}
-        collated = arguments = _checked(arguments, rows, replaceable, self.target_vocab)
+        table = self._embeddings().weight.shape[0]
+        collated = arguments = _checked(arguments, rows, replaceable, table, self.target_vocab)
         at: Tensor | None = None
         if labels is not None:
             name = type(self.inner).__name__
@@ -302,7 +304,8 @@ class CausalModel(HuggingFaceModel):
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Keyword arguments for the model's own forward: those of ``batch``, with its history in them.
 
-        Where tokens are padded on the left and the batch has no ``position_ids``, some that skip the padding are added.
+        Where tokens are padded on the left and the batch has no ``position_ids``, some that skip the padding are added,
+        unless the model counts by its ids.
 
         Raises:
             UserError: rows have been selected from the batch.
@@ -310,7 +313,7 @@ class CausalModel(HuggingFaceModel):
         layout = self.layout_of(batch)
         arguments = {**layout.arguments, "input_ids": layout.filled(layout.arguments["input_ids"], batch.history)}
         mask = arguments.get("attention_mask")
-        unset = "position_ids" not in arguments and self.accepts("position_ids")
+        unset = "position_ids" not in arguments and self.accepts("position_ids") and not behind_padding(self.inner)
         if mask is not None and unset and bool((mask[:, :-1] < mask[:, 1:]).any()):
             arguments["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
         return arguments

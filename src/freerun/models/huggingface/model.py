@@ -131,12 +131,17 @@ def positions(part: Any, *, encoder: bool = False) -> int | None:
     configured = configured_positions(part.config, encoder=encoder)
     # a table that begins behind the row of the padding
     limits = [] if configured is None else [configured]
-    limits += [
-        table.num_embeddings - table.padding_idx - 1
+    limits += [table.num_embeddings - table.padding_idx - 1 for table in behind_padding(part)]
+    return min(limits) if limits else None
+
+
+def behind_padding(part: Any) -> list[Any]:
+    """Tables of positions that begin behind the row of the padding: such a model counts by its ids that are no pads."""
+    return [
+        table
         for name, table in part.named_modules()
         if isinstance(table, nn.Embedding) and "position" in name and table.padding_idx is not None
     ]
-    return min(limits) if limits else None
 
 
 def configured_positions(config: Any, *, encoder: bool = False) -> int | None:
@@ -294,8 +299,9 @@ class HuggingFaceModel(nn.Module):
 
     @property
     def target_vocab(self) -> int:
-        """Ids that may be fed."""
-        return self._embeddings().weight.shape[0]
+        """Ids that may be predicted, and fed; a table may have more rows, for images and their like."""
+        rows, head = self._embeddings().weight.shape[0], getattr(self.inner.get_output_embeddings(), "weight", None)
+        return rows if head is None else min(rows, head.shape[0])
 
     def _embeddings(self) -> Any:
         return table_of(self.inner)

@@ -1,0 +1,535 @@
+"""One class of transformers tried whole: right, refused with a reason that holds, not runnable, or our fault."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import freerun as fr
+import oracles_hf as oracle
+from builders import gradients
+from families import COMPLETIONS, LENGTHS, PROMPTS, shake
+from family_configs import ORDINARY, model_of, tiny
+from family_inputs import extras, source_of
+from freerun import hf
+from freerun.errors import UserError
+from freerun.types import Cached
+from oracles_hf import KEY, NUMBERS, STEP, Row, assert_histories, engines
+
+SHAKEN = [(seed, *weights) for seed in range(4) for weights in ((0.3, 2.2), (0.6, 1.8), (1.0, 1.2), (0.1, 2.2))]
+
+
+class Fault(Exception):
+    """freerun raised what is no refusal, or gave another number."""
+
+
+class NotRunnable(Exception):
+    """transformers itself raised."""
+
+
+@dataclass
+class Entry:
+    """A line of the table."""
+
+    name: str
+    mapping: str
+    verdict: str = ""
+    engines: list[str] = field(default_factory=list)
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    parameters: int = 0
+
+
+@dataclass
+class Bounds:
+    """Relative distances of losses and gradients that are hoped for, and that are allowed; the largest ones found."""
+
+    loss: float
+    gradient: float
+    most_loss: float
+    most_gradient: float
+    wide: bool = True  # all was within the first two
+
+    def near(self, what: str, found: Tensor, expected: Tensor) -> None:
+        a, b = float(found.detach()), float(expected.detach())
+        far = abs(a - b) / max(abs(b), 1.0)
+        if not far <= self.most_loss:
+            raise Fault(f"{what}: {a:.12g}, expected {b:.12g}")
+        self.wide &= far <= self.loss
+
+    def same_gradient(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+        largest = max(float(g.nan_to_num().abs().max()) for g in expected.values())
+        for name, wanted in expected.items():
+            if not torch.equal(wanted.isnan(), found[name].isnan()):
+                raise Fault(f"gradient of {name} is NaN at other places than that of the row-by-row loop")
+            far = float((wanted - found[name]).nan_to_num().abs().max())
+            if not far <= self.most_gradient * largest:
+                raise Fault(f"gradient of {name} differs by {far:.3g}, the largest is {largest:.3g}")
+            self.wide &= far <= self.gradient * largest
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400]
+
+
+def tried(entry: Entry, kind: type[Any]) -> Entry:
+    """Fill in what was found of a class."""
+    try:
+        model, inputs, rows = _prepared(entry, kind)
+    except NotRunnable as error:
+        entry.verdict, entry.reason = "not runnable", str(error)
+        return entry
+    try:
+        m = hf.adapt(model, **extras(model, inputs))
+    except UserError as error:
+        _refused(entry, error, model, rows)
+        return entry
+    except Exception as error:
+        entry.verdict, entry.reason = "our fault", f"adapt: {one_line(error)} at {where(error)}"
+        return entry
+    try:
+        bounds = _bounds(entry, model, rows[0])
+        _compared(entry, model, m, inputs, rows, bounds)
+        if not bounds.wide:
+            entry.notes.append("computes in float32 in places")
+        entry.verdict = "right"
+    except Fault as error:
+        entry.verdict, entry.reason = "our fault", str(error)
+    except UserError as error:
+        _refused(entry, error, model, rows)
+    except Exception as error:
+        entry.verdict, entry.reason = "our fault", f"{one_line(error)} at {where(error)}"
+    return entry
+
+
+def where(error: BaseException) -> str:
+    """The last lines of freerun and of all in a traceback."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "freerun" in f.filename]
+    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in [frames[-1], *ours[-1:]])
+
+
+def texts() -> list[Tensor]:
+    """Prompt and completion of four texts."""
+    g = torch.Generator().manual_seed(5)
+    return [torch.randint(ORDINARY.start, ORDINARY.stop, (p + c,), generator=g)
+            for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]  # fmt: skip
+
+
+def collated(model: Any, padding: str) -> dict[str, Tensor]:
+    """What a collator makes for a model."""
+    if model.config.is_encoder_decoder:
+        g = torch.Generator().manual_seed(6)
+        labels = torch.randint(ORDINARY.start, ORDINARY.stop, (len(LENGTHS), max(LENGTHS)), generator=g)
+        labels[torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None]] = -100
+        return {**source_of(model, len(LENGTHS), padding), "labels": labels}
+    made, time = texts(), max(p + c for p, c in zip(PROMPTS, COMPLETIONS, strict=True))
+    ids, targets = torch.zeros(len(made), time, dtype=torch.int64), torch.full((len(made), time), -100)
+    mask = torch.zeros_like(ids)
+    for r, row in enumerate(made):
+        begin = 0 if padding == "right" else time - len(row)
+        ids[r, begin : begin + len(row)], mask[r, begin : begin + len(row)] = row, 1
+        targets[r, begin + PROMPTS[r] : begin + len(row)] = row[PROMPTS[r] :]
+    return {"input_ids": ids, "attention_mask": mask, "labels": targets}
+
+
+def rows_of(model: Any, inputs: dict[str, Tensor]) -> list[Row]:
+    """The examples by themselves, with the first decoder id that the model's own shift gives."""
+    if not model.config.is_encoder_decoder:
+        return oracle.causal_rows(inputs, NUMBERS)
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    first = [model.config.decoder_start_token_id] * len(NUMBERS)
+    if own is not None:
+        first = own(labels=inputs["labels"])[:, 0].tolist()
+    rows = oracle.seq2seq_rows(inputs, 0, NUMBERS)
+    return [Row(row.source, start, row.gold, row.counts, row.number) for row, start in zip(rows, first, strict=True)]
+
+
+def _prepared(entry: Entry, kind: type[Any]) -> tuple[Any, dict[str, Tensor], list[Row]]:
+    """A lively model in the widest type that it computes in, and its batch."""
+    torch.manual_seed(0)
+    try:
+        model = model_of(entry.name, tiny(kind)).eval()
+    except Exception as error:
+        raise NotRunnable(f"built: {one_line(error)}") from error
+    entry.parameters = sum(p.numel() for p in model.parameters())
+    if not model.can_generate():
+        return model, collated(model, "right"), []
+    try:
+        for dtype in (torch.float64, torch.float32):
+            try:
+                model = model.to(dtype)
+                inputs = collated(model, "right")
+                with torch.no_grad():
+                    rows = rows_of(model, inputs)
+                    if dtype == torch.float64 and not oracle.predicted(model, rows[0], rows[0].gold).isfinite().all():
+                        raise ArithmeticError("not finite in float64")
+                break
+            except Exception:
+                if dtype == torch.float32:
+                    raise
+        _lively(entry, model, rows)
+    except Exception as error:
+        raise NotRunnable(f"its own forward: {one_line(error)} at {where(error)}") from error
+    return model, inputs, rows
+
+
+@torch.no_grad()
+def _lively(entry: Entry, model: Any, rows: list[Row]) -> None:
+    """Shake the weights until free runs differ."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    best, chosen = -1, SHAKEN[0]
+    for weights in SHAKEN:
+        model.load_state_dict(before)
+        shake(model, *weights)
+        free = [oracle.full_prefix(model, row, 0.0, "greedy", KEY, STEP) for row in rows]
+        finite = all(bool(oracle.predicted(model, r, h).isfinite().all()) for r, h in zip(rows, free, strict=True))
+        score = min(len({tuple(f[row.prompt :]) for f, row in zip(free, rows, strict=True)}), 3) + min(
+            len({s for f, row in zip(free, rows, strict=True) for s in f[row.prompt :]}), 6
+        ) if finite else -1  # fmt: skip
+        if score > best:
+            best, chosen = score, weights
+        if score == 9:
+            break
+    model.load_state_dict(before)
+    shake(model, *chosen)
+    if best < 7:
+        entry.notes.append(f"dull weights (liveliness {best} of 9)")
+
+
+def _bounds(entry: Entry, model: Any, row: Row) -> Bounds:
+    """How near numbers must be: float32 anywhere in the model rounds sums of another order otherwise."""
+    kept: set[torch.dtype] = set()
+
+    def pack(saved: Tensor) -> Tensor:
+        kept.add(saved.dtype)
+        return saved
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        logits = oracle.predicted(model, row, row.gold)
+    if model.dtype == torch.float32:
+        entry.notes.append("runs in float32 alone")
+        return Bounds(1e-5, 2e-4, 1e-5, 2e-4)
+    single = logits.dtype != torch.float64 or bool(kept & {torch.float32, torch.bfloat16, torch.float16})
+    return Bounds(1e-10, 1e-9, *((2e-6, 2e-5) if single else (1e-10, 1e-9)))
+
+
+# -- right
+
+
+def _compared(entry: Entry, model: Any, m: Any, inputs: dict[str, Tensor], rows: list[Row], bounds: Bounds) -> None:
+    batch = m.batch(**inputs, rows=torch.tensor(NUMBERS))
+    golds = [list(row.gold) for row in rows]
+    naive = oracle.loss(model, rows, golds)
+    plain = fr.teacher_forcing().run(m, batch, STEP, KEY)
+    bounds.near("teacher-forced loss and the row-by-row loop", plain.loss, naive)
+    _own_loss(entry, model, m, inputs, rows, plain.loss)
+    _sides(entry, model, m, batch)
+    entry.engines = ["auto", *engines(m), "draft", *(["Window(3)"] if isinstance(m, Cached) else [])]
+    free = [oracle.full_prefix(model, row, 0.0, "greedy", KEY, STEP) for row in rows]
+    _generated(entry, model, rows, free)
+    _drop_refusing(entry, m, batch)
+    for engine, called in _called(entry.engines):
+        fed = fr.free_running(draw="greedy", engine=engine).run(m, batch, STEP, KEY).fed
+        _same(f"ratio 0 by {called}", fed, free)
+    for draw in ("sample", "gumbel"):
+        drawn = fr.draws.Sample() if draw == "sample" else fr.draws.Sample(coupling="gumbel")
+        mixed = [oracle.full_prefix(model, row, 0.5, draw, KEY, STEP) for row in rows]
+        expected = oracle.loss(model, rows, mixed)
+        wanted = gradients(model, expected)
+        if any(bool(g.isnan().any()) for g in wanted.values()) and draw == "sample":
+            entry.notes.append("its own gradient is NaN in places")
+        for engine, called in _called(entry.engines):
+            outcome = fr.scheduled_sampling(0.5, draw=drawn, engine=engine).run(m, batch, STEP, KEY)
+            _same(f"{draw} at .5 by {called}", outcome.fed, mixed)
+            bounds.near(f"loss at .5 by {called}", outcome.loss, expected)
+            if engine == "auto":
+                bounds.same_gradient(gradients(model, outcome.loss), wanted)
+
+
+def _drop_refusing(entry: Entry, m: Any, batch: Any) -> None:
+    """Engines that refuse this model by name, of which there may be some, but neither auto nor jacobi."""
+    for engine, called in list(_called(entry.engines)):
+        if called in ("auto", "jacobi"):
+            continue
+        try:
+            fr.free_running(draw="greedy", engine=engine).run(m, batch, STEP, KEY)
+        except UserError as error:
+            entry.engines.remove(called)
+            entry.notes.append(f"{called} is refused: {' '.join(str(error).split())[:160]}")
+
+
+def _called(names: list[str]) -> Iterator[tuple[Any, str]]:
+    for name in names:
+        yield (fr.Window(3) if name == "Window(3)" else name), name
+
+
+def _near(what: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
+    a, b = float(found.detach()), float(expected.detach())
+    if not abs(a - b) <= tolerance * max(abs(b), 1.0):
+        raise Fault(f"{what}: {a:.12g}, expected {b:.12g}")
+
+
+def _same(what: str, fed: Any, histories: list[list[int]]) -> None:
+    try:
+        assert_histories(fed, histories)
+    except AssertionError:
+        got = [fed.history[r, : len(h)].tolist() for r, h in enumerate(histories)]
+        r = next(r for r, (a, b) in enumerate(zip(got, histories, strict=True)) if a != b)
+        raise Fault(f"{what}: row {r} has {got[r]}, expected {histories[r]}") from None
+
+
+def _own_loss(entry: Entry, model: Any, m: Any, inputs: dict[str, Tensor], rows: list[Row], ours: Tensor) -> None:
+    """The model's own loss on the batch; a class that does not shift labels gets shifted ones."""
+    try:
+        theirs = model(**oracle.own_arguments(model, inputs)).loss
+    except Exception as error:
+        entry.notes.append(f"its own loss raises {one_line(error)[:120]}")
+        return
+    if theirs is None:
+        entry.notes.append("the class computes no loss")
+        return
+    theirs, ours = theirs.detach(), ours.detach()
+    if abs(float(theirs) - float(ours)) <= 2e-5 * max(1.0, abs(float(ours))):
+        return
+    shifted = {**inputs, "labels": torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)}
+    moved = model(**oracle.own_arguments(model, shifted)).loss.detach()
+    if not model.config.is_encoder_decoder and abs(float(moved) - float(ours)) <= 2e-5:
+        entry.notes.append("its own loss does not shift labels")
+        try:
+            again = fr.teacher_forcing().run(m, m.batch(**shifted), STEP, KEY).loss
+        except UserError as error:
+            entry.notes.append(f"labels shifted beforehand are refused: {' '.join(str(error).split())[:120]}")
+            return
+        _near("labels shifted for a class that does not shift (H2), its own loss", again, moved, 2e-5)
+        return
+    own = _own_rows(model, inputs, rows)
+    note = "its own loss on a padded batch is not that of its rows" if own else "its own loss is another quantity"
+    entry.notes.append(f"{note}: {float(theirs.detach()):.4f} against {float(ours.detach()):.4f}")
+
+
+@torch.no_grad()
+def _own_rows(model: Any, inputs: dict[str, Tensor], rows: list[Row]) -> bool:
+    """Whether the model's own loss of every row by itself is that of the row's prefixes."""
+    for r, row in enumerate(rows):
+        one = {k: v[r : r + 1] for k, v in inputs.items()}
+        if not model.config.is_encoder_decoder:
+            keep = one["attention_mask"][0].bool()
+            one = {k: v[:, keep] for k, v in one.items()}
+        else:
+            one["labels"] = one["labels"][one["labels"] != -100][None]
+        theirs = model(**one).loss
+        if abs(float(theirs) - float(oracle.loss(model, [row], [list(row.gold)]))) > 2e-5:
+            return False
+    return True
+
+
+def _sides(entry: Entry, model: Any, m: Any, batch: Any) -> None:
+    """Padding on the left gives the same batch."""
+    left = collated(model, "left")
+    other = m.batch(**left, rows=torch.tensor(NUMBERS))
+    if not model.config.is_encoder_decoder and not torch.equal(other.history, batch.history):
+        raise Fault("padding on the left gives another batch")
+    found = fr.teacher_forcing().run(m, other, STEP, KEY).loss
+    rows = rows_of(model, left)
+    _near("loss with padding on the left", found, oracle.loss(model, rows, [list(r.gold) for r in rows]), 2e-5)
+    _inputs_left(entry, model, m, other, left, found)
+    back = m.inputs(batch)
+    for name in ("input_ids", "labels"):
+        if name in back and name != "labels" and not torch.equal(back[name], collated(model, "right")[name]):
+            raise Fault(f"inputs() does not give {name} back")
+
+
+@torch.no_grad()
+def _inputs_left(entry: Entry, model: Any, m: Any, batch: Any, left: dict[str, Tensor], ours: Tensor) -> None:
+    """What inputs() returns for padding on the left gives the loss of the rows, where any positions do."""
+    losses: dict[str, float] = {}
+    for called, arguments in (
+        ("ours", m.inputs(batch)),
+        ("none", left),
+        ("counted", oracle.own_arguments(model, left)),
+    ):
+        try:
+            loss = model(**arguments).loss
+        except Exception:
+            return
+        if loss is None:
+            return
+        losses[called] = abs(float(loss) - float(ours.detach()))
+    if losses["ours"] > 2e-5 and min(losses.values()) < 2e-5:
+        raise Fault(
+            f"inputs() of a batch padded on the left gives a loss {losses['ours']:.3g} away from that of its rows"
+        )
+    if min(losses.values()) > 2e-5 and not any("shift" in note for note in entry.notes):
+        entry.notes.append("its own loss with padding on the left is not that of its rows")
+
+
+def _generated(entry: Entry, model: Any, rows: list[Row], free: list[list[int]]) -> None:
+    """The model's own generate, row by row."""
+    for more in ({}, {"use_cache": False}):
+        try:
+            spoken = [
+                oracle.generated(model, [row], len(row.gold) - row.prompt, **more, **_first(model, row))[0].tolist()
+                for row in rows
+            ]
+        except Exception as error:
+            entry.notes.append(f"its own generate({_said(more)}) raises {one_line(error)[:160]}")
+            continue
+        if [[*row.gold[: row.prompt], *s] for row, s in zip(rows, spoken, strict=True)] == free:
+            return
+        entry.notes.append(f"its own generate({_said(more)}) is not the argmax of its own forward")
+
+
+def _first(model: Any, row: Row) -> dict[str, int]:
+    """The decoder's first id, which is not always the configuration's (a language's)."""
+    return {"decoder_start_token_id": row.first} if model.config.is_encoder_decoder else {}
+
+
+def _said(more: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in more.items())
+
+
+# -- refused
+
+
+def _refused(entry: Entry, error: UserError, model: Any, rows: list[Row]) -> None:
+    entry.reason = " ".join(str(error).split())
+    evidence = _holds(entry.reason, model, rows)
+    entry.verdict = "refused" if evidence else "our fault"
+    entry.notes.append(evidence or "the reason could not be confirmed")
+
+
+@torch.no_grad()
+def _holds(reason: str, model: Any, rows: list[Row]) -> str:
+    """What confirms a refusal, by calls of the model alone; empty: nothing does."""
+    for part, confirm in _REASONS.items():
+        if part in reason and (found := confirm(model, rows)):
+            return found
+    return ""
+
+
+def _generates(model: Any, rows: list[Row]) -> str:
+    return "" if model.can_generate() else "can_generate() is False"
+
+
+def _moved(model: Any, row: Row, before: list[int], after: list[int], upto: int) -> float:
+    a, b = (oracle.predicted(model, row, h) for h in (before, after))
+    return float((a[: upto + 1] - b[: upto + 1]).abs().max() / a.abs().max())
+
+
+def _other(symbol: int) -> int:
+    return ORDINARY.start + (symbol + 1 - ORDINARY.start) % len(ORDINARY)
+
+
+def _not_causal(model: Any, rows: list[Row]) -> str:
+    row = rows[1]
+    for t in range(len(row.gold)):
+        after = [*row.gold[:t], _other(row.gold[t]), *row.gold[t + 1 :]]
+        far = _moved(model, row, list(row.gold), after, t)
+        if far > 1e-5:
+            return f"another id at {t + 1} moves the logits at or before {t} by {far:.2g} of the largest"
+    return ""
+
+
+def _reads_none(model: Any, rows: list[Row]) -> str:
+    row = rows[1]
+    after = [_other(symbol) for symbol in row.gold]
+    far = _moved(model, row, list(row.gold), after, len(row.gold))
+    return f"all ids changed move no logits (by {far:.2g})" if far < 1e-6 else ""
+
+
+def _depends_on_length(model: Any, rows: list[Row]) -> str:
+    g = torch.Generator().manual_seed(1)
+    for row in rows[:2]:
+        for time in (len(row.gold), 60):
+            longer = torch.randint(ORDINARY.start, ORDINARY.stop, (time,), generator=g).tolist()
+            whole = oracle.predicted(model, row, longer)
+            for n in range(1, time, max(1, time // 8)):
+                far = float((whole[: n + 1] - oracle.predicted(model, row, longer[:n])).abs().max() / whole.abs().max())
+                if far > 1e-5:
+                    return f"the first {n} of {time} logits differ by {far:.2g} from those of the prefix alone"
+    return ""
+
+
+def _depends_on_rows(model: Any, rows: list[Row]) -> str:
+    if model.config.is_encoder_decoder:
+        return ""
+    g = torch.Generator().manual_seed(1)
+    for time in (7, 60):
+        ids = torch.randint(ORDINARY.start, ORDINARY.stop, (3, time), generator=g)
+        whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        alone = model(input_ids=ids[:1], attention_mask=torch.ones_like(ids[:1])).logits
+        if (far := float((whole[:1] - alone).abs().max() / whole.abs().max())) > 1e-5:
+            return f"a row of {time} ids beside two others differs by {far:.2g}"
+    return ""
+
+
+def _capacity(model: Any, rows: list[Row]) -> str:
+    """With room for one token in each expert: a row beside others, in training mode without dropout, and a step."""
+    routers = [m for m in model.modules() if getattr(m, "expert_capacity", None)]
+    held = [m.expert_capacity for m in routers]
+    time = min(len(row.gold) for row in rows)
+    ids = torch.tensor([[row.first, *row.gold[:time]] for row in rows])
+    source = {name: torch.cat([row.source[name] for row in rows]) for name in rows[0].source}
+    for m in model.modules():
+        m.train(not isinstance(m, torch.nn.Dropout) and bool(routers))
+    try:
+        for m in routers:
+            m.expert_capacity = 1
+        beside = model(**source, decoder_input_ids=ids, use_cache=False).logits[:1]
+        alone = model(**rows[0].source, decoder_input_ids=ids[:1], use_cache=False).logits
+        model.eval()
+        first = model(**rows[0].source, decoder_input_ids=ids[:1, :-1])
+        last = model(**rows[0].source, decoder_input_ids=ids[:1, -1:], past_key_values=first.past_key_values).logits
+        whole = model(**rows[0].source, decoder_input_ids=ids[:1], use_cache=False).logits
+    finally:
+        model.eval()
+        for m, capacity in zip(routers, held, strict=True):
+            m.expert_capacity = capacity
+    far = float((beside - alone).abs().max() / alone.abs().max())
+    step = float((whole[0, -1] - last[0, -1]).abs().max() / whole.abs().max())
+    found = f"with room for one token a row beside others differs by {far:.2g}, a step over the cache by {step:.2g}"
+    return found if max(far, step) > 1e-5 else ""
+
+
+def _random(model: Any, rows: list[Row]) -> str:
+    far = _moved(model, rows[1], list(rows[1].gold), list(rows[1].gold), len(rows[1].gold))
+    return f"two calls differ by {far:.2g}" if far > 1e-7 else ""
+
+
+def _not_finite(model: Any, rows: list[Row]) -> str:
+    logits = oracle.predicted(model, rows[1], rows[1].gold)
+    return "" if bool(logits.isfinite().all()) else "logits of its own forward are not finite"
+
+
+def _streams(model: Any, rows: list[Row]) -> str:
+    logits = oracle.predicted(model, rows[1], rows[1].gold)
+    return f"logits {tuple(logits.shape)} for {len(rows[1].gold) + 1} ids"
+
+
+_REASONS: dict[str, Callable[[Any, list[Row]], str]] = {
+    "does not generate": _generates,
+    "causal": _not_causal,
+    "unshifted_history": _not_causal,
+    "reads_last_entry": _not_causal,
+    "reads_targets": _not_causal,
+    "uses_history": _reads_none,
+    "length_inert": _depends_on_length,
+    "rows_independent": _depends_on_rows,
+    "deterministic": _random,
+    "finite": _not_finite,
+    "codebooks": _streams,
+    "limited capacity": _capacity,
+}
+
+
+def signature(model: Any) -> set[str]:
+    """Arguments of a model's forward."""
+    return set(inspect.signature(type(model).forward).parameters)
