@@ -140,7 +140,7 @@ def shake(model: nn.Module, seed: float, lookup: float, gain: float) -> None:
             noise = torch.randn(weight.shape, generator=g, dtype=torch.float64)
             if id(weight) in looked_up:
                 weight.copy_(lookup * noise)
-            elif weight.dim() == 1 or "norm" in name or "A_log" in name or "logits_bias" in name:
+            elif weight.dim() <= 1 or "norm" in name or "A_log" in name or "logits_bias" in name:
                 weight.add_(0.3 * noise)
             else:
                 across = 0.5 if any(part in name.lower() for part in ("encoder_attn", "crossatt", "encdec")) else 1.0

@@ -29,6 +29,10 @@ class Fault(Exception):
 class NotRunnable(Exception):
     """transformers itself raised."""
 
+    def __init__(self, text: str, model: Any = None) -> None:
+        super().__init__(text)
+        self.model = model
+
 
 @dataclass
 class Entry:
@@ -83,6 +87,8 @@ def tried(entry: Entry, kind: type[Any]) -> Entry:
         model, inputs, rows = _prepared(entry, kind)
     except NotRunnable as error:
         entry.verdict, entry.reason = "not runnable", str(error)
+        if error.model is not None:
+            _adapt_refuses(entry, error.model)
         return entry
     try:
         m = hf.adapt(model, **extras(model, inputs))
@@ -105,6 +111,18 @@ def tried(entry: Entry, kind: type[Any]) -> Entry:
     except Exception as error:
         entry.verdict, entry.reason = "our fault", f"{one_line(error)} at {where(error)}"
     return entry
+
+
+def _adapt_refuses(entry: Entry, model: Any) -> None:
+    """What does not run by itself is refused by adapt, by name."""
+    try:
+        hf.adapt(model)
+    except UserError as error:
+        entry.notes.append(f"hf.adapt: {' '.join(str(error).split())}")
+    except Exception as error:
+        entry.verdict, entry.reason = "our fault", f"adapt: {one_line(error)} at {where(error)}"
+    else:
+        entry.notes.append("hf.adapt takes it")
 
 
 def where(error: BaseException) -> str:
@@ -177,7 +195,7 @@ def _prepared(entry: Entry, kind: type[Any]) -> tuple[Any, dict[str, Tensor], li
                     raise
         _lively(entry, model, rows)
     except Exception as error:
-        raise NotRunnable(f"its own forward: {one_line(error)} at {where(error)}") from error
+        raise NotRunnable(f"its own forward: {one_line(error)} at {where(error)}", model) from error
     return model, inputs, rows
 
 
@@ -376,7 +394,9 @@ def _generated(entry: Entry, model: Any, rows: list[Row], free: list[list[int]])
     for more in ({}, {"use_cache": False}):
         try:
             spoken = [
-                oracle.generated(model, [row], len(row.gold) - row.prompt, **more, **_first(model, row))[0].tolist()
+                oracle.generated(model, [row], len(row.gold) - row.prompt, num_beams=1, **more, **_first(model, row))[
+                    0
+                ].tolist()
                 for row in rows
             ]
         except Exception as error:

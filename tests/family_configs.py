@@ -70,6 +70,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4},
     "HrmTextConfig": {"num_layers_per_stack": None},
     "NllbMoeConfig": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
+    "MoonshineConfig": {"encoder_num_key_value_heads": HEADS, "decoder_num_key_value_heads": HEADS},
     "XLMConfig": {"causal": True},
     "xLSTMConfig": {"hidden_size": 128, "embedding_dim": None, "num_blocks": None},
     "RecurrentGemmaConfig": {"num_hidden_layers": 3},

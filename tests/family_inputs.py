@@ -12,7 +12,7 @@ SOURCE = 6
 
 def source_of(model: Any, rows: int, padding: str) -> dict[str, Tensor]:
     """The encoder's arguments for so many rows."""
-    name = model.main_input_name
+    name = getattr(model.get_encoder(), "main_input_name", model.main_input_name)
     g = torch.Generator().manual_seed(7)
     if name == "input_ids":
         ids = torch.randint(ORDINARY.start, ORDINARY.stop, (rows, SOURCE), generator=g)
@@ -22,8 +22,6 @@ def source_of(model: Any, rows: int, padding: str) -> dict[str, Tensor]:
             mask = mask.flip(1)
         return {"input_ids": ids * mask, "attention_mask": mask}
     shape = _SHAPES[name](model)
-    if name == "inputs":
-        name = "input_values"
     return {name: torch.randn(rows, *shape, generator=g, dtype=torch.float64).to(model.dtype)}
 
 
@@ -31,7 +29,7 @@ def _features(model: Any) -> tuple[int, ...]:
     c = model.config
     if hasattr(c, "num_mel_bins"):
         return (c.num_mel_bins, 2 * c.max_source_positions)
-    return (32, getattr(c, "input_feat_per_channel", 80))
+    return (32, getattr(c, "feature_projection_input_dim", getattr(c, "input_feat_per_channel", 80)))
 
 
 def _image(model: Any) -> tuple[int, ...]:
@@ -43,7 +41,6 @@ def _image(model: Any) -> tuple[int, ...]:
 
 _SHAPES: dict[str, Any] = {
     "input_features": _features,
-    "inputs": lambda model: (1600,),
     "input_values": lambda model: (1600,),
     "pixel_values": _image,
     "flattened_patches": lambda model: (8, model.config.vision_config.patch_embed_hidden_size + 2),
@@ -52,4 +49,4 @@ _SHAPES: dict[str, Any] = {
 
 def extras(model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """``example=`` for a model whose input cannot be made up."""
-    return {} if model.main_input_name == "input_ids" else {"example": inputs}
+    return {} if "input_ids" in inputs else {"example": inputs}

@@ -38,12 +38,14 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("families.jsonl"), help="what was found, a line a class")
     parser.add_argument("--mapping", choices=_TITLES, help="classes of one mapping alone")
     parser.add_argument("--only", nargs="*", default=[], help="these classes alone, and again")
+    parser.add_argument("--backwards", action="store_true", help="from the last class on, beside another process")
     parser.add_argument("--again", action="store_true", help="also classes that were found to be other than right")
     arguments = parser.parse_args()
     from family_configs import classes
 
     known = read(arguments.state)
-    for name, (mapping, kind) in classes().items():
+    found = list(classes().items())
+    for name, (mapping, kind) in found[::-1] if arguments.backwards else found:
         if (arguments.only and name not in arguments.only) or arguments.mapping not in (None, mapping):
             continue
         old = known.get(name)

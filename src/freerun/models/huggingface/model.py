@@ -128,7 +128,8 @@ def table_of(part: Any) -> Any:
 
 def positions(part: Any, *, encoder: bool = False) -> int | None:
     """Tokens that a model has positions for; None: as many as one likes."""
-    configured = configured_positions(part.config, encoder=encoder)
+    config = getattr(part, "config", None)
+    configured = None if config is None else configured_positions(config, encoder=encoder)
     # a table that begins behind the row of the padding
     limits = [] if configured is None else [configured]
     limits += [table.num_embeddings - table.padding_idx - 1 for table in behind_padding(part)]
