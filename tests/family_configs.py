@@ -83,7 +83,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "BambaConfig": {"attn_layer_indices": [1]},
     "ReformerConfig": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 8)},
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
-    "Mamba2Config": {"num_heads": 2 * HEADS},
+    "Mamba2Config": {"num_heads": 2 * HEADS, "n_groups": 2},
     "ZambaConfig": {
         "attention_hidden_size": 2 * WIDTH,
         "attention_head_dim": WIDTH,
@@ -109,7 +109,25 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Glm5NextTextConfig": {"index_kpool": 2},
     "DeepseekOcr2TextConfig": {"mlp_layer_types": ["dense", "sparse"]},
     "Granite4VisionConfig": {"deepstack_layer_map": [(0, 0)]},
-    **dict.fromkeys(("Ernie4_5_VLMoeTextConfig", "Glm4vTextConfig", "Glm46VTextConfig", "GlmOcrTextConfig"), _SECTIONS),
+    **dict.fromkeys(
+        (
+            "Ernie4_5_VLMoeTextConfig",
+            "Glm4vTextConfig",
+            "GlmOcrTextConfig",
+            "PaddleOCRTextConfig",
+            "Qwen2VLTextConfig",
+            "Qwen2_5_VLTextConfig",
+            "HunYuanVLTextConfig",
+            "Qwen2_5OmniTextConfig",
+            "Qwen3OmniMoeTextConfig",
+        ),
+        _SECTIONS,
+    ),
+    "Qwen2_5OmniThinkerConfig": {"vision_start_token_id": 30},
+    "Qwen3OmniMoeThinkerConfig": {"vision_start_token_id": 30},
+    "Step3p7TextConfig": {"sliding_window": 4},
+    "LongcatFlashConfig": {"head_dim": _HEAD // 2},
+    "RadioConfig": {"video_temporal_patch_size": 2},
     "Glm4vMoeTextConfig": {
         "rope_parameters": {**_SECTIONS["rope_parameters"], "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
     },
