@@ -50,7 +50,7 @@ def test_a_wrong_number_is_found(monkeypatch):
     def of_others(model, **more):
         other = copy.deepcopy(model)
         with torch.no_grad():
-            other.lm_head.weight.mul_(1 + 1e-6)
+            other.lm_head.weight.mul_(1 + 1e-3)
         return true(other, **more)
 
     monkeypatch.setattr(hf, "adapt", of_others)
@@ -77,11 +77,12 @@ def test_ids_beyond_the_outputs_may_be_read_and_not_predicted():
         m.batch(input_ids=ids, labels=ids)
 
 
-def test_padding_on_the_left_of_a_model_that_counts_by_its_ids():
-    """Roberta numbers positions itself, from behind its padding: inputs() adds none."""
-    name = "CamembertForCausalLM"
+@pytest.mark.parametrize("name", ["CamembertForCausalLM", "Kosmos2_5ForConditionalGeneration", "GPT2LMHeadModel"])
+def test_padding_on_the_left_of_a_model_that_counts_by_its_ids(name):
+    """The first two number positions themselves, from behind their padding, by a table or by sines: none are added."""
     model = model_of(name, tiny(classes()[name][1])).eval()
     m = hf.adapt(model)
+    assert m.from_zero == (name == "GPT2LMHeadModel")
     ids, there = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5]]), torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
     batch = m.batch(input_ids=ids, attention_mask=there, labels=ids.masked_fill(there == 0, -100))
     alone = torch.nn.functional.cross_entropy(m(batch)[batch.mask], batch.targets[batch.mask])

@@ -32,6 +32,7 @@ class _Able(NamedTuple):
     tried: frozenset[str] | None = frozenset()  # arguments that it was tried on; None: nothing
     limit: int | None = None  # tokens that it can read; None: what its configuration names
     shifts: bool = True  # whether its own loss shifts labels
+    from_zero: bool = True  # whether a first token is at position 0
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, _Able]] = WeakKeyDictionary()
@@ -173,14 +174,15 @@ def _enable(adapter: Any, able: _Able) -> None:
     adapter.__class__ = type(name, able.bases, {"__reduce__": _reduced})
     adapter.findings, adapter.tried = able.findings, able.tried
     adapter.limit = adapter.limit if able.limit is None or adapter.beyond else able.limit
-    adapter.shifts = able.shifts
+    adapter.shifts, adapter.from_zero = able.shifts, able.from_zero
     adapter._halves = _halves(adapter) if able.halves else hf.WholeHead()
 
 
 def _reduced(adapter: hf.HuggingFaceModel) -> tuple[Any, ...]:
     """How it is pickled and copied: its class is made by what the model can do."""
     halves = isinstance(adapter._halves, hf.SplitHead)
-    able = _Able(type(adapter).__bases__, halves, adapter.findings, adapter.tried, adapter.limit, adapter.shifts)
+    able = _Able(type(adapter).__bases__, halves, adapter.findings, adapter.tried, adapter.limit, adapter.shifts,
+                 adapter.from_zero)  # fmt: skip
     examines = adapter.examine is not None
     return (
         _restored,
@@ -238,7 +240,24 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
             raise UserError([f"{name}: {finding.name}: {finding.explanation}" for finding in refused])
         bases, halves, found = _capabilities(inner, base, batch, outputs)
         shifts = base is hf.EncoderDecoder or _shifts(inner, batch)
-    return _Able((*bases, base), halves, (*findings, *found), tried, plain.limit, shifts)
+        from_zero = not plain.accepts("position_ids") or _counts_from_zero(plain, batch)
+    return _Able((*bases, base), halves, (*findings, *found), tried, plain.limit, shifts, from_zero)
+
+
+def _counts_from_zero(plain: Any, batch: Batch) -> bool:
+    """Whether positions 0, 1, ... are what the model takes ids without positions to stand at."""
+    arguments = plain.arguments(batch.context, batch.history[:, :-1])
+    if batch.context.media.parts or "input_ids" not in arguments or "position_ids" in arguments:
+        return True
+    counted = torch.arange(batch.time, device=batch.history.device).repeat(batch.size, 1)
+    try:
+        own, other = (plain.inner(**arguments, **more, use_cache=False, return_dict=True).logits.float()
+                      for more in ({}, {"position_ids": counted}))  # fmt: skip
+    except Exception as error:  # positions of another shape
+        if out_of_memory(error):
+            raise
+        return False
+    return torch.allclose(own[:, 0], other[:, 0], rtol=0, atol=1e-5 * float(own.abs().max()))
 
 
 def _capabilities(

@@ -17,7 +17,6 @@ from freerun.models.huggingface.model import (
     HuggingFaceModel,
     Layout,
     SourceContext,
-    behind_padding,
     context_of,
     id_problems,
     row_problems,
@@ -313,8 +312,8 @@ class CausalModel(HuggingFaceModel):
         layout = self.layout_of(batch)
         arguments = {**layout.arguments, "input_ids": layout.filled(layout.arguments["input_ids"], batch.history)}
         mask = arguments.get("attention_mask")
-        unset = "position_ids" not in arguments and self.accepts("position_ids") and not behind_padding(self.inner)
-        if mask is not None and unset and bool((mask[:, :-1] < mask[:, 1:]).any()):
+        unset = "position_ids" not in arguments and self.accepts("position_ids")
+        if mask is not None and unset and bool((mask[:, :-1] < mask[:, 1:]).any()) and self.from_zero:
             arguments["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
         return arguments
 

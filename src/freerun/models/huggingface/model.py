@@ -132,17 +132,12 @@ def positions(part: Any, *, encoder: bool = False) -> int | None:
     configured = None if config is None else configured_positions(config, encoder=encoder)
     # a table that begins behind the row of the padding
     limits = [] if configured is None else [configured]
-    limits += [table.num_embeddings - table.padding_idx - 1 for table in behind_padding(part)]
-    return min(limits) if limits else None
-
-
-def behind_padding(part: Any) -> list[Any]:
-    """Tables of positions that begin behind the row of the padding: such a model counts by its ids that are no pads."""
-    return [
-        table
+    limits += [
+        table.num_embeddings - table.padding_idx - 1
         for name, table in part.named_modules()
         if isinstance(table, nn.Embedding) and "position" in name and table.padding_idx is not None
     ]
+    return min(limits) if limits else None
 
 
 def configured_positions(config: Any, *, encoder: bool = False) -> int | None:
@@ -275,6 +270,7 @@ class HuggingFaceModel(nn.Module):
     findings: tuple[Any, ...] = ()
     beyond: bool = False  # reads more tokens than its configuration names
     shifts: bool = True
+    from_zero: bool = True  # positions; else from behind the padding, by the ids that are no pads
     """Whether the model's own loss compares a position with the next label; else the collator has shifted them."""
     follows: Any = None
     """Whose generation settings free runs and roll-ins follow: "own", a ``GenerationConfig``, or None, nobody's."""
