@@ -179,6 +179,7 @@ def test_generation_in_evaluation_works():
     assert logged(trainer, "eval_seen") == [4.0]
 
 
+@pytest.mark.filterwarnings("ignore:2 of the 8 rows")
 def test_a_micro_batch_without_anything_to_learn_adds_nothing():
     data = completions(8)
     for row in data[2:4]:

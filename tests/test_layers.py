@@ -56,6 +56,7 @@ BROUGHT = {
     "freerun.models.huggingface": "hf", "freerun.integrations.hf_adapt": "hf",
     "freerun.integrations.hf_trainer": "hf", "freerun.integrations.hf_runner": "hf",
     "freerun.integrations.hf_scores": "hf", "freerun.integrations.hf_generate": "hf",
+    "freerun.integrations.hf_mistakes": "hf",
     "freerun.integrations.lightning": "lightning", "ray": "ray",
 }  # fmt: skip
 # rooms that are entered through `needing` alone, and so may import the packages of one extra

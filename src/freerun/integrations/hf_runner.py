@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.integrations.hf_adapt import adapt
+from freerun.integrations.hf_mistakes import label_notices, label_problems, tokenizer_problems
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
 from freerun.methods.controls import refuse_no_history
@@ -246,6 +247,8 @@ class MethodRunner:
                 "no token of the first optimizer step is to be learnt: all labels are -100; was the completion cut off "
                 "with the prompt at max_length, or was everything masked as prompt?"
             )
+        else:
+            problems += label_problems(trainer, adapter, samples)
         if not any(parameter.requires_grad for parameter in adapter.parameters()):
             problems.append("no parameter of the model requires a gradient: unfreeze some, or add an adapter (LoRA)")
         try:
@@ -254,6 +257,7 @@ class MethodRunner:
             problems += error.problems
         if problems:
             raise UserError(problems)
+        label_notices(trainer, adapter, samples)
         # where none learns anything, making the batch raises why
         batch = collated_batch(adapter, next((each for each in samples if has_targets(adapter, each)), samples[0]))
         # on the model within: processes need not wait for each other, and nothing is compiled for one row
@@ -300,26 +304,6 @@ def place_problems(trainer: Any, method: Any) -> list[str]:
     if any(getattr(parallel, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp")):
         problems.append(
             "tensor, context and sequence parallelism are not supported with a method: use data parallelism"
-        )
-    return problems
-
-
-def tokenizer_problems(trainer: Any, inner: Any) -> list[str]:
-    """Return what is wrong with a tokenizer: not the model's, or unable to pad."""
-    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-    problems: list[str] = []
-    if tokenizer is not None and hasattr(tokenizer, "__len__"):
-        known = inner.get_input_embeddings().num_embeddings
-        if len(tokenizer) > known:
-            problems.append(
-                f"the tokenizer has {len(tokenizer)} symbols and the model {known}: take the model's own tokenizer, or "
-                "model.resize_token_embeddings(len(tokenizer))"
-            )
-    padding = getattr(trainer.data_collator, "tokenizer", None)
-    if padding is not None and getattr(padding, "pad_token", "") is None:
-        problems.append(
-            "the collator's tokenizer has no pad token, so that rows of different length cannot be made one batch: "
-            "tokenizer.pad_token = tokenizer.eos_token (labels of padding are -100, so nothing is learnt from it)"
         )
     return problems
 

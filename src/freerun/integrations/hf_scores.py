@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from freerun.errors import UserError, listed
 from freerun.integrations.hf_generate import Generated, end_ids, generate, has_length, turns
+from freerun.integrations.hf_mistakes import tokenizer_of
 from freerun.integrations.hf_runner import adapted, collated_batch, has_targets
 from freerun.keys import bits
 from freerun.methods import free_running, teacher_forcing
@@ -160,7 +161,7 @@ class Callback(TrainerCallback):
     def _problems(self, args: Any) -> list[str]:
         best = (args.metric_for_best_model or "").removeprefix("eval_")
         better = _HIGHER.get(best)
-        if best == "free_running_chrf" and _tokenizer(self.trainer) is None:
+        if best == "free_running_chrf" and _decoder_of(self.trainer) is None:
             return ["metric_for_best_model='eval_free_running_chrf' needs texts: give the trainer processing_class="]
         if best in ("free_running_rows", "free_running_cost", "free_running_length_ratio"):
             return [f"metric_for_best_model={best!r} has no better direction: {listed(_HIGHER)} have one"]
@@ -304,7 +305,7 @@ class Callback(TrainerCallback):
         return generate(adapter, batch, some, settings, free_length=self._free_length)
 
     def _text_scores(self, trainer: Any, outputs: list[Generated]) -> dict[str, float]:
-        tokenizer = _tokenizer(trainer)
+        tokenizer = _decoder_of(trainer)
         if not outputs:
             _once(self, "hf.Callback: no row has a prompt (its first token is learnt): nothing is generated for it")
             return {}
@@ -413,9 +414,9 @@ def _devices(trainer: Any) -> list[Any]:
     return [trainer.args.device] if trainer.args.device.type == "cuda" else []
 
 
-def _tokenizer(trainer: Any) -> Any:
-    """The trainer's tokenizer, or that of its processor; None: there is none."""
-    found = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+def _decoder_of(trainer: Any) -> Any:
+    """What makes texts of ids; None: nothing."""
+    found = tokenizer_of(trainer)
     return found if hasattr(found, "batch_decode") else None
 
 

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from freerun.errors import UserError
+from freerun.integrations.hf_mistakes import without_labels
 from freerun.integrations.hf_runner import MethodRunner
 from freerun.integrations.hf_scores import Callback
 
@@ -46,6 +47,9 @@ class MethodMixin(Base):
         self._bind_callbacks()
         if method is None:
             return
+        after = type(self).__mro__[type(self).__mro__.index(MethodMixin) + 1]
+        if problems := without_labels(self, after.__name__):
+            raise UserError(problems)
         self._applied = MethodRunner(self, method, _loss_from(self))
         if self._applied.loss_from == "method":
             # the loss is divided by the full window's count already
