@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from freerun.models.huggingface.rules import end_ids
+from freerun.models.pretrained import end_ids
 
 Inputs = Mapping[str, Any]
 
