@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 import freerun as fr
 from builders import ForwardOnly, ragged, refused, seq2seq
 from freerun.comparison.results import read
-from freerun.tasks.batches import BatchData, batch_task, end_symbol
+from freerun.tasks.batch_data import BatchData, end_symbol
+from freerun.tasks.batches import batch_task
 from freerun.training import TrainSettings
 from step_models import Bahdanau, Values, lively, numbers
 

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from freerun.errors import OccupiedError, ResourceError, UserError, listed, needing, refuse
+from freerun.errors import OccupiedError, ResourceError, UserError, listed, needing, out_of_memory, refuse
 from freerun.signals import LIFELINE
 
 if TYPE_CHECKING:
@@ -360,6 +360,8 @@ def _connect(ray: Any, options: Options) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init("local", num_cpus=options.workers, include_dashboard=False, object_store_memory=_STORE, **quiet)
     except Exception as error:  # a node that does not start in time is a bare one
+        if out_of_memory(error):
+            raise
         why = " ".join(str(error).split()) or type(error).__name__
         if named in (None, "local"):
             raise ResourceError(

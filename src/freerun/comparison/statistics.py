@@ -186,9 +186,9 @@ def seed_variance(arms: Array) -> tuple[Array, Array, Array]:
     Of two arms it is the variance of their differences, with S-1 degrees of freedom: Student's paired test. A third
     arm lends its seeds, in an analysis of variance of arms and seeds: the mean square of what arm and seed leave, with
     (A-1)(S-1) degrees of freedom. Where the seeds' own mean square is below twice that (it nearly always is: runs of
-    one seed have little in common), both are pooled, with A(S-1) (pooling after a preliminary test: Bancroft 1944). Arms may
-    deviate unequally, so three tenths of the variance stay the pair's own, and a factor widens it: at 5 % false alarms
-    are at most 5.5 % where one arm's seeds deviate twice as much as the others' (tests/test_power.py).
+    one seed have little in common), both are pooled, with A(S-1) (pooling after a preliminary test: Bancroft 1944).
+    Arms may deviate unequally, so three tenths of the variance stay the pair's own, and a factor widens it: at 5 %
+    false alarms are at most 5.5 % where one arm's seeds deviate twice as much as the others' (tests/test_power.py).
 
     Args:
         arms: (..., arms, seeds) scores; 2 or 3 arms.

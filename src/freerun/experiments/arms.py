@@ -31,7 +31,8 @@ from freerun.methods import METHODS, ConfusionNoise, GaussianNoise, TokenNoise
 from freerun.methods.base import eval_logits, rehearsal
 from freerun.recipes.fields import measured, measured_law
 from freerun.recipes.recipe import CONTROLS, EQUAL, Arm, MethodSettings, Word
-from freerun.tasks.batches import BatchData, BatchTask, batch_task, on_device
+from freerun.tasks.batch_data import BatchData
+from freerun.tasks.batches import BatchTask, batch_task, on_device
 from freerun.training import TrainSettings, weights
 from freerun.training.changes import OtherRunError, flat, section_keys
 from freerun.training.checkpoint import newest

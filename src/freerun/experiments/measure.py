@@ -15,16 +15,8 @@ from freerun.errors import UserError, refuse
 from freerun.experiments.results import Diagnosis, Evaluation
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.rollin.model import call_problems, has, unwrap
-from freerun.tasks.batches import (
-    Scored,
-    end_symbol,
-    evaluate_batches,
-    moments,
-    on_device,
-    read_batches,
-    run_freely,
-    symbols_of,
-)
+from freerun.tasks.batch_data import end_symbol, moments, read_batches, symbols_of
+from freerun.tasks.batches import Scored, evaluate_batches, on_device, run_freely
 from freerun.types import Ruled
 
 

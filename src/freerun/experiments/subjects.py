@@ -16,7 +16,7 @@ from freerun.experiments.results import Diagnosis
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model
 from freerun.recipes.fields import read_section
 from freerun.recipes.source import KeyLines, RecipeSource
-from freerun.tasks.batches import read_batches
+from freerun.tasks.batch_data import read_batches
 from freerun.tasks.records import AnswerSettings, RecordsSection, RecordTask, load_answers
 from freerun.types import evenly
 

@@ -181,7 +181,7 @@ _ORDINARY = (
     "input_ids", "labels", "position_ids", "decoder_input_ids", "decoder_attention_mask",
     "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
 )  # fmt: skip
-"""What every model can be given: nothing has to be tried anew for it."""
+"""What every model takes: nothing has to be tried anew for it."""
 
 
 class WholeHead:
