@@ -1,8 +1,10 @@
 """A real Chromium without a window, spoken to over a pipe: keys, pictures, what it wrote and asked for."""
 
 import base64
+import gzip
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -118,3 +120,10 @@ def chromium(profile: Path) -> Iterator[Tab]:
         process.wait(20)
         os.close(ours_out)
         os.close(ours_in)
+
+
+def packed(html: str, name: str) -> dict[str, Any]:
+    """The data behind a browser of rows on a page."""
+    text = re.search(rf'id="{name}-data">([^<]*)<', html)
+    assert text
+    return json.loads(gzip.decompress(base64.b64decode(text[1])))

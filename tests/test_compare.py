@@ -216,6 +216,35 @@ def test_a_simple_forecast_that_no_arm_beats_is_named(linear, beaten):
     assert "0.4000 against 0.5000, 2.7 times smaller (95 % interval 1.49 to 5.0)" in verdict
 
 
+@pytest.mark.parametrize(
+    ("select", "first", "best", "unlearnt"),
+    [
+        ("per", 80.0, [78.0, 76.0], True), ("per", 80.0, [78.0, 75.9], False), ("per", None, [78.0, 77.0], False),
+        ("sequence_accuracy", 40.0, [41.0, 42.0], True), ("sequence_accuracy", 40.0, [41.0, 42.1], False),
+    ],
+)  # fmt: skip
+def test_models_that_have_learnt_nothing_are_the_first_sentence(tmp_path, select, first, best, unlearnt):
+    """Learnt: one run's best dev score is better by more than 5 % than that of the weights that it began with."""
+    write_comparison(tmp_path, words=60, updates=20)
+    runs = plan(ARMS, [0, 1])
+    for run in runs:
+        folder = tmp_path / "runs" / run.name
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["best"] = {"select": select, "step": 1, "value": best[run.name == "token_noise-1"]}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        event = {"event": "evaluate", "step": 0, "split": "dev", "teacher_forced": {}, "free_running": {select: first}}
+        lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join([lines[0], json.dumps(event) + "\n", *lines[1:]]))
+    results = collect(read(tmp_path)["recipe"], runs, tmp_path)
+    write(results, tmp_path)
+    assert results["verdict"]["unlearnt"] is unlearnt
+    of = f"(token_noise, seed 1: {best[1]:.4g} after {first or 0:.4g})"
+    words = f"No arm has learnt: the best dev score of every run, {select}, lies within 5 % of that of the weights that"
+    assert results["verdict"]["sentence"].startswith(f"{words} it began with {of}. ") is unlearnt
+    page = report.write(tmp_path).read_text(encoding="utf-8")
+    assert (f'<p class="beaten">{words} it began with {of}.</p>' in page) is unlearnt
+
+
 def test_where_higher_is_better_the_words_turn_round(tmp_path):
     runs = plan(ARMS[:2], range(5))
     for run in runs:
@@ -383,7 +412,7 @@ def test_eighty_columns_hold_count_and_times_of_a_run(monkeypatch, runs, name, f
     assert len(line) <= 80
 
 
-@pytest.mark.parametrize("columns", [None, "80", "200"])
+@pytest.mark.parametrize("columns", [None, "40", "80", "200"])
 def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch, columns):
     results = write_comparison(tmp_path, words=60, updates=20)
     monkeypatch.setattr("freerun.comparison.run.compare", lambda *_, **__: results)
@@ -398,6 +427,11 @@ def test_the_table_keeps_to_the_columns_there_are(tmp_path, capsys, monkeypatch,
     assert len(re.findall(r"\[-?\d+\.", text)) == 4 * 3
     assert all(heading in text for heading in ("PER %", "WER %", "teacher-forced loss", "free-running gap", "seconds"))
     assert max(map(len, text.splitlines())) <= int(columns or 80)
+    if columns == "40":  # one column: a score, and below it an arm a line, with both ends of its interval
+        rows = " ".join(line.strip(" │") for line in lines)
+        labels = "".join(rf" {each.label} +\d+\.\d+ \[\d+\.\d+, \d+\.\d+\]" for each in ARMS)
+        assert re.search(rf" PER %{labels} ", rows)
+        assert len(re.findall(r"\[[^]\n]+\] *│", text)) == 4 * 3, "no interval goes on in another line"
 
 
 HERE = Processes(2)

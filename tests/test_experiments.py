@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import freerun as fr
+from browser import packed
 from builders import ForwardOnly, ragged, refused, seq2seq
 from freerun.comparison.results import read
 from freerun.tasks.batch_data import BatchData, end_symbol
@@ -333,3 +334,82 @@ def test_arguments_of_another_name_and_files_of_another_kind_are_refused(tmp_pat
         assert task.evaluate(Copies(), "test").items[0]["references"] == [word]
     refused(["decode must be a list of the ids' names"], BatchData, {"train": [batch], "dev": [batch], "test": [batch]},
             decode=7)  # fmt: skip
+
+
+class Renames(torch.nn.Module):
+    """Outputs its source's ids by a table that it learns; at the start the third id is not known to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows = 5.0 * torch.eye(4)
+        rows[3] = rows[2]
+        self.rows = torch.nn.Parameter(rows)
+
+    def forward(self, batch):
+        return self.rows[batch.context["source"][:, : batch.time]]
+
+
+NAMES = torch.tensor([[1, 2, 3, 0], [2, 3, 1, 0], [1, 1, 2, 0], [3, 2, 1, 0]])
+SPLIT = [fr.Batch(NAMES, context={"source": torch.nn.functional.pad(NAMES, (0, 9))})]
+RENAMED = {"train": SPLIT, "dev": SPLIT, "test": SPLIT}
+TWO = {"gold": fr.teacher_forcing(), "own": fr.scheduled_sampling(0.5)}
+
+
+@pytest.mark.parametrize(("rate", "learns"), [(1e-7, False), (1.0, True)])
+def test_that_no_arm_has_learnt_is_the_first_sentence_where_none_has(rate, learns):
+    """Three of the twelve ids are unknown at the start: an edit error of 25 %, and 0 once they are learnt."""
+    found = fr.compare(Renames, RENAMED, TWO, seeds=[0, 1], updates=4, learning_rate=rate, progress=False)
+    runs = found.results["runs"]
+    assert {run["untrained"] for run in runs} == {25.0}
+    assert {run["free_running"]["edit_error"] for run in runs} == {0.0 if learns else 25.0}
+    assert found.verdict.startswith("No arm has learnt: ") is not learns
+    assert found.results["verdict"]["unlearnt"] is not learns
+    assert ("No arm has learnt: " in found._repr_html_()) is not learns
+
+
+def test_a_comparison_tells_how_many_updates_are_made(capsys, monkeypatch):
+    monkeypatch.setattr("freerun.training.log._MANY", 0.0)  # a line an update
+    fr.compare(Renames, RENAMED, TWO, seeds=[0, 1], updates=3)
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("loading", "reading"))]
+    counts = [int(line.split("/")[0].split()[1]) for line in lines if line.startswith("update ")]
+    assert counts == list(range(1, 13)), "every update of four runs"
+    assert all("/12  " in line for line in lines if line.startswith("update "))
+    of_runs = [line.rpartition("  ")[2] for line in lines if line.startswith("update ")]
+    assert of_runs == [f"{done} of 4 runs done" for done in range(4) for _ in range(3)]
+    own = [line.split()[:2] for line in lines if line.startswith("  ") and "/3  " in line]
+    names = ["gold-0", "own-0", "gold-1", "own-1"]
+    assert own == [[f"{n}/3", name] for name in names for n in (1, 2, 3)]
+    ends = [line.partition(":")[0] for line in lines if line.endswith("of 4)")]
+    assert ends == names
+
+
+def test_names_of_ids_are_what_the_page_displays(tmp_path):
+    arguments = {"seeds": [0], "updates": 2, "learning_rate": 1e-7, "progress": False}
+    found = fr.compare(Renames, RENAMED, TWO, **arguments, decode=["<end>", "ah", "bee", "sea"])
+    page = found.save(tmp_path / "page.html").read_text(encoding="utf-8")
+    items, fed = packed(page, "items"), packed(page, "fed")
+    assert items["gold"] == [["ah bee sea"], ["bee sea ah"], ["ah ah bee"], ["sea bee ah"]]
+    # the third name is not known; 0: as gold
+    assert [run["out"] for run in items["runs"]] == [["ah bee bee", "bee bee ah", 0, "bee bee ah"]] * 2
+    assert fed["gold"] == [[gold[0].split()] for gold in items["gold"]]
+    assert fed["runs"][1]["out"] != [0, 0, 0, 0]
+    assert {name for row in fed["runs"][1]["out"] if row for name in row} <= {"ah", "bee", "sea"}
+    assert items["source"] == fed["source"] == ["row 1", "row 2", "row 3", "row 4"]
+    refused("decode belongs to the BatchData", fr.compare, Renames, BatchData(RENAMED), TWO, decode=["a"])
+
+
+def test_results_of_another_comparison_are_not_replaced(tmp_path):
+    arguments = {"updates": 2, "progress": False}
+    first = fr.compare(Renames, RENAMED, TWO, seeds=[0], out=tmp_path / "one", **arguments)
+    second = fr.compare(Renames, RENAMED, TWO, seeds=[1], out=tmp_path / "two", **arguments)
+    path = tmp_path / "one" / "results.json"
+    before = path.read_bytes()
+    refused([f"{path} is another comparison's, and would be replaced: save under another name"], second.save, path)
+    assert path.read_bytes() == before
+    page = first.save(tmp_path / "one" / "report.html")
+    kept = page.read_bytes()
+    refused([f"{page} is another comparison's, and would be replaced"], second.save, page)
+    assert page.read_bytes() == kept
+    first.save(path)  # its own
+    copied = second.save(tmp_path / "copy.json")
+    assert json.loads(first.save(copied).read_text()) == first.results, "beside no runs a saved result may be replaced"

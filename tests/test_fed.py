@@ -1,7 +1,5 @@
 """What was fed in training is recorded as it was fed, and displayed with the entries in place of gold marked."""
 
-import base64
-import gzip
 import json
 import re
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import freerun as fr
+from browser import packed
 from freerun import report
 from freerun.batch import Batch
 from freerun.gates import Token
@@ -122,12 +121,6 @@ def test_every_kind_of_task_names_its_examples(kind, tmp_path):
     elif kind == "ring":
         assert list(found.decode([0, 2])) == ["0", "2"]
         assert len(found.sources[0].split()) == 8
-
-
-def packed(html: str, name: str) -> dict[str, Any]:
-    text = re.search(rf'id="{name}-data">([^<]*)<', html)
-    assert text
-    return json.loads(gzip.decompress(base64.b64decode(text[1])))
 
 
 def write_fed(out: Path, rows: list[dict[str, Any]], kind: str = "ids", channels: tuple[str, ...] = ()) -> None:

@@ -124,7 +124,8 @@ def table(results: Mapping[str, Any], width: int | None = None) -> Table:
         for row, (name, text) in enumerate(rows):
             last = row == len(rows) - 1
             tall.add_row(heading if row == 0 else "", Text(name), Text(text), end_section=last)
-            narrow.add_row(Text(f"  {name}  {text}"), end_section=last)
+            fits = width is None or len(name) + len(text) <= width - 8  # of which the frame takes four
+            narrow.add_row(Text(f"  {name}  {text}" if fits else f"  {name}\n    {text}"), end_section=last)
     return tall if Console(width=10_000).measure(tall).maximum <= width else narrow
 
 
@@ -351,11 +352,10 @@ _LEARNT = 0.05
 def _unlearnt(results: Mapping[str, Any]) -> bool:
     """True if no run's best score on dev is better by 5 % than that of the weights that it began with."""
     for run in results["runs"]:
-        first, best = run.get("untrained"), run["best"].get("value")
-        if first is None or best is None:
+        first, best = run.get("untrained"), run.get("best", {})
+        if first is None or best.get("value") is None:
             return False
-        higher = higher_is_better(str(run["best"].get("select")))
-        gain = best - first if higher else first - best
+        gain = best["value"] - first if higher_is_better(str(best.get("select"))) else first - best["value"]
         if gain > _LEARNT * abs(first):
             return False
     return bool(results["runs"])
@@ -364,7 +364,8 @@ def _unlearnt(results: Mapping[str, Any]) -> bool:
 def _unlearnt_text(results: Mapping[str, Any]) -> list[str]:
     if not _unlearnt(results):
         return []
-    run = min(results["runs"], key=lambda each: each["best"]["value"])
+    better = max if higher_is_better(str(results["runs"][0]["best"]["select"])) else min
+    run = better(results["runs"], key=lambda each: each["best"]["value"])
     return [
         f"No arm has learnt: the best dev score of every run, {run['best']['select']}, lies within 5 % of that of the "
         f"weights that it began with ({run['label']}, seed {run['seed']}: {run['best']['value']:.4g} after "

@@ -307,8 +307,8 @@ def _id_evaluation(scores: Mapping[str, Tensor], texts: Sequence[tuple[str, str]
     positions, length = float(scores["positions"].sum()), float(scores["length"].sum())
     items = [
         {
-            "source": f"row {n}", "output": texts[n][0], "references": [texts[n][1]], "edits": edits, "length": size,
-            "free_errors": free, "forced_errors": forced,
+            "source": f"row {n + 1}", "output": texts[n][0], "references": [texts[n][1]], "edits": edits,
+            "length": size, "free_errors": free, "forced_errors": forced,
             "positions": count, "right": edits == 0,
         }
         for n, (edits, size, free, forced, count) in enumerate(
@@ -375,7 +375,7 @@ def _value_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
     names = ("nrmse", "one_step_nrmse", "squared", "positions", "diverged_at")
     columns = {name: scores[name].tolist() for name in names}
     items = [
-        {"source": f"row {n}", **{name: column[n] for name, column in columns.items()}}
+        {"source": f"row {n + 1}", **{name: column[n] for name, column in columns.items()}}
         for n in range(len(columns["nrmse"]))
     ]
     for item in items:
