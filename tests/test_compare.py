@@ -214,6 +214,14 @@ def test_a_simple_forecast_that_no_arm_beats_is_named(linear, beaten):
     assert verdict.startswith(lost) != beaten
     assert "scheduled_sampling is better than teacher_forcing" in verdict
     assert "0.4000 against 0.5000, 2.7 times smaller (95 % interval 1.49 to 5.0)" in verdict
+    alone = {**results, "runs": [run for run in runs if run["seed"] == 0]}
+    for difference, way in (
+        (-1.0, "2.7 times smaller than"),
+        (-3e-4, "1.0003 times smaller than"),
+        (1e-6, "level with"),
+    ):
+        one = sentence({**alone, "comparisons": [{**line, "difference": difference, "verdict": "no verdict"}]})
+        assert f"scheduled_sampling is {way} teacher_forcing in free-running NRMSE" in one
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ def test_a_comparison_prints_saves_and_goes_on(model, data, tmp_path, capsys):
     assert [run["free_running"] for run in alone.results["runs"]] == [r["free_running"] for r in result.results["runs"]]
     for text in (str(result), result.save(tmp_path / "page.html").read_text(encoding="utf-8")):
         assert "matched noise control noise" in " ".join(text.split())
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ("own / gold" if model is Values else "own \N{MINUS SIGN} gold") in page
+    assert ("1 is better" in page) == (model is Values), "1 is equal of ratios, zero of differences"
     assert json.loads(result.save(tmp_path / "a.json").read_text())["verdict"]["sentence"] == result.verdict
     assert len(result.to_frame()) == len(result.results["summary"])
     shown = result._repr_html_()

@@ -1,6 +1,8 @@
 """report.html: whole, offline, readable without JavaScript, small; and as a real browser shows it."""
 
+import itertools
 import json
+import math
 import re
 import subprocess
 from html import escape
@@ -13,6 +15,7 @@ import pytest
 from builders import refused
 from freerun import report
 from freerun.comparison.results import read
+from freerun.report import charts
 from freerun.report.charts import Axes, Line, chart
 from freerun.report.page import Raw, table
 from freerun.report.run_data import curves, examples, load, shares
@@ -190,3 +193,15 @@ def test_small_numbers_do_not_run_into_the_title_of_their_axis():
     labels = re.findall(r">([^<>]*e[^<>]*)</text>", svg)
     assert "1.2e-5" in labels
     assert "0.0000" not in svg
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.0009, 0.0004), (-0.04, 0.01), (-0.3, 0.1), (-2.5, 0.4)])
+def test_no_two_ticks_of_ratios_are_written_alike_and_each_is_right(low, high):
+    row = charts.Difference("a / b", 0, (low + high) / 2, low, high, ())
+    drawn = charts.differences([row], "ratio in NRMSE", log=True)
+    ticks = [float(text) for text in re.findall(r">\N{MULTIPLICATION SIGN}([\d.]+)<", drawn)]
+    assert len(set(ticks)) == len(ticks) >= 3
+    assert 1.0 in ticks
+    logs = [math.log(tick) for tick in ticks]
+    steps = [b - a for a, b in itertools.pairwise(logs)]
+    assert max(steps) < 1.3 * min(steps), "the axis is one of logarithms"

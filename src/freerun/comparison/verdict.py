@@ -124,7 +124,7 @@ def table(results: Mapping[str, Any], width: int | None = None) -> Table:
         for row, (name, text) in enumerate(rows):
             last = row == len(rows) - 1
             tall.add_row(heading if row == 0 else "", Text(name), Text(text), end_section=last)
-            fits = width is None or len(name) + len(text) <= width - 8  # of which the frame takes four
+            fits = len(name) + len(text) <= width - 8  # of which the frame takes four
             narrow.add_row(Text(f"  {name}  {text}" if fits else f"  {name}\n    {text}"), end_section=last)
     return tall if Console(width=10_000).measure(tall).maximum <= width else narrow
 
@@ -390,8 +390,9 @@ def _baseline(line: Mapping[str, Any]) -> str:
 def _one_seed(line: Mapping[str, Any], measure: Metric, summary: Sequence[Mapping[str, Any]]) -> str:
     """Return a difference without a verdict: one seed is no evidence for others."""
     way = "level with"
-    if line["difference"] and line["scale"] == "log":
-        way = f"{_size(line['difference'], 'log', measure)} than"
+    if line["scale"] == "log":
+        if times(math.exp(min(line["difference"], 700.0))) != times(1.0):
+            way = f"{_size(line['difference'], 'log', measure)} than"
     elif line["difference"]:
         way = (
             f"{'lower' if line['difference'] < 0 else 'higher'} by {_size(line['difference'], 'linear', measure)} than"
@@ -446,9 +447,11 @@ def size_text(value: float, scale: str, measure: Metric) -> str:
 def times(factor: float) -> str:
     """Return a factor as text.
 
-    >>> times(1.084), times(4.12), times(123.4), times(0.243)
-    ('1.08', '4.1', '123', '0.24')
+    >>> times(1.084), times(4.12), times(123.4), times(0.243), times(0.9993), times(1.0)
+    ('1.08', '4.1', '123', '0.24', '0.9993', '1.00')
     """
+    if 5e-5 < abs(factor - 1) < 0.005:
+        return f"{factor:.4f}"
     return f"{factor:.2f}" if factor < 2 else f"{factor:.1f}" if factor < 100 else f"{factor:.0f}"
 
 
@@ -462,6 +465,12 @@ def _difference(line: Mapping[str, Any], measure: Metric) -> str:
     else:
         number = f"a difference of {signed(line['difference'], measure.decimals)} {measure.unit}".rstrip()
     return f"{number} ({'no interval' if None in ends else f'95 % interval {interval_text(line, measure)}'})"
+
+
+def pair_text(line: Mapping[str, Any]) -> str:
+    """Return what a comparison is of: ``a / b`` of ratios, else ``a`` less ``b``."""
+    sign = "/" if line["scale"] == "log" else "\N{MINUS SIGN}"
+    return f"{line['arm']} {sign} {line['baseline']}"
 
 
 def difference_text(line: Mapping[str, Any], measure: Metric, end: str = "difference") -> str:

@@ -267,10 +267,12 @@ def differences(rows: Sequence[Difference], title: str, *, log: bool = False) ->
     """
     alt = _altair()
     ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None)]
-    scale = alt.Scale(domain=list(_widened(min(ends), max(ends), 0.05)), nice=False)
+    low, high = _widened(min(ends), max(ends), 0.05)
+    scale = alt.Scale(domain=[low, high], nice=False)
+    digits = max(2, 1 + math.ceil(-math.log10((high - low) / 10)))  # of ratios, that no two ticks are equal
     # in two lines where it is longer than the figure
-    labels = {"labelExpr": "'\N{MULTIPLICATION SIGN}' + format(exp(datum.value), '.2~r')"} if log else {}
-    axis = alt.Axis(tickCount=5, labelOverlap=True, **labels)
+    ratio = f"'\N{MULTIPLICATION SIGN}' + format(exp(datum.value), '.{digits}~r')"
+    axis = alt.Axis(tickCount=5, labelOverlap=True, **({"labelExpr": ratio} if log else {}))
     x = alt.X("x:Q", title=title if len(title) < 52 else title.rsplit(", ", 1), scale=scale, axis=axis)
     y = alt.Y("row:O", axis=None, sort=None)
     zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=SOFT, strokeDash=[3, 3])

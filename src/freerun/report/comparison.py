@@ -16,6 +16,7 @@ from freerun.comparison.verdict import (
     difference_text,
     interval_name,
     interval_text,
+    pair_text,
     references,
     task_report,
     verdict_text,
@@ -94,15 +95,18 @@ def _comparisons(results: Mapping[str, Any]) -> Raw:
         rows.append(
             [
                 Raw(f"<span>{escape(metric.title)} {aside}</span>"),
-                f"{line['arm']} \N{MINUS SIGN} {line['baseline']}" + (" (its control)" if line["control"] else ""),
+                pair_text(line) + (" (its control)" if line["control"] else ""),
                 difference_text(line, metric),
                 interval,
                 _probability(line["probability_better"]),
                 Raw(f'<span class="verdict-{line["verdict"].split()[0]}">{verdict_text(results, line)}</span>'),
             ]
         )
-    heads = ["score", "difference of", "mean", interval_name(results), "probability better", "verdict"]
-    caption = f"Differences paired by seed and over {report.test_noun}; below zero is better"
+    logs = {line["scale"] == "log" for line in results["comparisons"]}
+    equal = " and ".join(("zero", "\N{MULTIPLICATION SIGN}1")[log] for log in sorted(logs))
+    of = " or ".join(("difference", "ratio")[log] for log in sorted(logs))
+    heads = ["score", f"{of} of", "mean", interval_name(results), "probability better", "verdict"]
+    caption = f"Paired by seed and over {report.test_noun}; below {equal} is better"
     higher = " and ".join(each.title for each in report.compared if each.higher)
     return table(heads, rows, "cards", caption + (f", but above it for {higher}" if higher else ""))
 

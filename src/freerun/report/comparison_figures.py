@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from freerun.comparison.verdict import cells, difference_text, interval_name, task_report, verdict_text
+from freerun.comparison.verdict import cells, difference_text, interval_name, pair_text, task_report, verdict_text
 from freerun.metrics.table import Metric
 from freerun.report import charts
 from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
@@ -111,11 +111,11 @@ def differences(results: Mapping[str, Any]) -> Raw:
         )
         svg = charts.differences(svg_rows, title, log=log)
         numbers = table(
-            ["difference", "mean", "low", "high", "seeds"],
+            ["ratio" if log else "difference", "mean", "low", "high", "seeds"],
             [[row.title, *text[:3], ", ".join(text[3:])] for row, text in zip(rows, texts, strict=True)],
             "numbers",
         )
-        drawn.append(figure(f"Differences in {each.title}", svg, (text, content), numbers))
+        drawn.append(figure(f"{'Ratios' if log else 'Differences'} in {each.title}", svg, (text, content), numbers))
     return grid(drawn) if drawn else Raw("")
 
 
@@ -128,7 +128,7 @@ def _row(results: Mapping[str, Any], line: Mapping[str, Any], arms: Sequence[str
     # a label has half a page's width: what is exploratory has its verdict in the table below
     decided = f": {verdict_text(results, line)}" if line["step"] else ""
     return charts.Difference(
-        f"{line['arm']} \N{MINUS SIGN} {line['baseline']}{decided}",
+        f"{pair_text(line)}{decided}",
         arms.index(line["arm"]),
         line["difference"],
         line["low"],
@@ -144,9 +144,7 @@ def _naive_rows(
     base = next(e["mean"] for e in results["summary"] if (e["arm"], e["metric"]) == (line["baseline"], metric.name))
     scaled = math.log if line["scale"] == "log" else float
     found = [
-        charts.Difference(
-            f"{name} \N{MINUS SIGN} {line['baseline']}", None, scaled(value) - scaled(base), None, None, ()
-        )
+        charts.Difference(pair_text({**line, "arm": name}), None, scaled(value) - scaled(base), None, None, ())
         for name, value in untrained(results, {}, metric)[0].items()
     ]
     ends = [abs(end) for row in rows for end in (row.value, row.low, row.high, *row.seeds) if end is not None]

@@ -467,7 +467,7 @@ def evaluate_symbols(model: Module, rows: Rows, settings: SymbolSettings | None 
         columns |= {"near": own["near"], "distance": own["distance"]}
     lists = zip(*(column.tolist() for column in columns.values()), strict=True)
     items = [
-        {"source": f"row {n + 1}", **text, **dict(zip(columns, row, strict=True))}
+        {"source": f"row {n}", **text, **dict(zip(columns, row, strict=True))}
         for n, (text, row) in enumerate(zip(items, lists, strict=True))
     ]
     free = _scores(own, positions, rows.ordered)
