@@ -101,7 +101,8 @@ def replayed_masks(model: Any, batch: fr.Batch, ratio: float, key: int) -> fr.Ou
     with torch.no_grad():
         for _ in range(plan.longest + 1):
             torch.manual_seed(key)
-            own = plan.choose(model.hidden(batch.replace(history=history))[plan.positions], model.head, every)
+            hidden = model.hidden(batch.replace(history=history))[plan.positions]
+            own = plan.choose(hidden, model.head, every, history)
             passes += 1
             if torch.equal(own, history[plan.positions]):
                 break

@@ -98,8 +98,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("wrong positions after left padding, on the way back", "CausalModel.inputs",
              "(mask.long().cumsum(1) - 1).clamp_min(0)", "torch.arange(mask.shape[1]).expand_as(mask)",
              (BACK + "[gpt2-left]", _TRAPS + "test_padding_enters_nothing")),
-    Mutation("wrong positions over the cache", "RaggedDecoding._call", 'where = {"position_ids": positions}',
-             'where = {"position_ids": positions + (positions > 4)}', (ZERO + "[gpt2]", CHECK + "[gpt2]")),
+    Mutation("wrong positions over the cache", "RaggedDecoding._call", "where = {name: positions}",
+             "where = {name: positions + (positions > 4)}", (ZERO + "[gpt2]", CHECK + "[gpt2]")),
     Mutation("coins hang on the padding", "CausalModel.batch", "numbers = _numbers(row, rows,",
              "numbers = (~present).sum(1)[row] + _numbers(row, rows,",
              (MIXED + "[llama-sample]", _TRAPS + "test_padding_enters_nothing")),
@@ -115,10 +115,11 @@ MUTATIONS: tuple[Mutation, ...] = (
              "eligible = mask", (_FAMILIES + "test_a_prefix_that_the_user_gives_is_never_replaced",)),
     Mutation("packed documents are one text", "_starts", "starts = present & ((positions == 0) | first)",
              "return first", (_FAMILIES + "test_packed_documents_are_rows_of_their_own",)),
-    Mutation("the history comes back a place too early", "CausalModel.batch", "layout=Layout(arguments, index[:, 1:])",
-             "layout=Layout(arguments, index[:, :-1])", (BACK + "[llama-right]",)),
+    Mutation("the history comes back a place too early", "CausalModel.batch", "layout=Layout(collated, own[:, 1:])",
+             "layout=Layout(collated, own[:, :-1])", (BACK + "[llama-right]",)),
     Mutation("the end symbol cuts the loss", "ScheduledSampling.mix_history",
-             "return batch.made(history=done.history), {**report, **counts, **done.report()}",
+             "return batch.made(history=done.history, replaced=replacement.replaced), "
+             "{**report, **counts, **done.report()}",
              "ended = (done.history == getattr(model.inner.config, 'eos_token_id', None) or -1) & batch.replaceable\n"
              "        gone = ended.cumsum(1) - ended.long() > 0\n"
              "        fed = batch.replace(history=done.history, mask=batch.mask & ~gone)\n"
@@ -195,7 +196,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "first = first & (positions == 0)",
              ("tests/test_hf_holes.py::"
               "test_a_packed_micro_batch_of_which_only_first_tokens_have_labels_has_nothing_to_learn",)),
-    Mutation("an encoder with gradient runs outside of the wrapper", "EncoderDecoder.encode",
+    Mutation("an encoder with gradient runs outside of the wrapper", "SourceEncoding.encode",
              "(self.model is not self.inner or self._augments())", "self._augments()",
              tuple(f"{INSIDE}[{name}]" for name in ("t5", "bart", "bert2gpt2")), each=True),
     Mutation("a step's samples forget the accumulation", "MethodRunner._step",

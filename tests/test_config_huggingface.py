@@ -178,9 +178,9 @@ def test_rows_that_are_left_out_are_counted(recipe, tmp_path, capsys):
 
 def test_a_method_the_model_cannot_honour(recipe):
     method = 'name = "scheduled_sampling"\nteacher_forcing_ratio = { schedule = "linear", start = 1.0, end = 0.5 }\n' \
-        'engine = "window"'  # fmt: skip
+        'gate = "blend"'  # fmt: skip
     problems = refused(recipe("t5", "pairs", method=method))
-    assert "window" in problems[0]
+    assert "blend" in problems[0]
 
 
 def test_a_decoder_that_begins_otherwise_in_training_than_in_free_running(recipe, tmp_path):

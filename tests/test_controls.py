@@ -281,7 +281,8 @@ def test_a_comparison_runs_every_control(tmp_path, capsys):
     assert (gold["clock"], gold["updates"]) == ("cpu_seconds", 5)
     assert runs["equal_seconds"]["updates"] == max(1, round(runs["own"]["cpu_seconds"] / gold["seconds"])) > 1
     assert "gold_update" not in runs["teacher_forcing"]
-    assert runs["no_history"]["free_running"]["token_error"] == runs["no_history"]["teacher_forced"]["token_error"]
+    # it reads nothing of either history; in free running nothing is right after an end of its own
+    assert runs["no_history"]["free_running"]["token_error"] >= runs["no_history"]["teacher_forced"]["token_error"]
     lines = [json.loads(line) for line in (tmp_path / "out/runs/own-0/metrics.jsonl").read_text().splitlines()]
     law = ErrorLaw.of([line["errors"] for line in lines if line["event"] == "update"])
     assert repr(law) in runs["confusion"]["signature"]
@@ -301,7 +302,8 @@ def test_controls_of_a_model_of_ones_own():
     seconds = runs["own"]["cpu_seconds"] / runs["own"]["gold_update"]["seconds"]
     assert runs["equal_seconds"]["updates"] == max(1, round(seconds)) > 1
     assert runs["confusion"]["signature"].startswith("confusion_noise(rate=table(n=3")
-    assert runs["no_history"]["free_running"]["token_error"] == runs["no_history"]["teacher_forced"]["token_error"]
+    # it reads nothing of either history; in free running nothing is right after an end of its own
+    assert runs["no_history"]["free_running"]["token_error"] >= runs["no_history"]["teacher_forced"]["token_error"]
     refused(
         ["word must be one of matched, confusion, equal_cost, equal_seconds, no_history; got 'noise'"],
         fr.control,

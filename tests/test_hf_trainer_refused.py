@@ -8,6 +8,7 @@ import torch
 
 import freerun as fr
 from builders import refused
+from families import FAMILIES
 from freerun import hf
 from hf_trainer_world import COMPLETIONS, END, PAIRS, VOCAB, collate, llama, make, t5, tokenizer, weights
 
@@ -64,7 +65,9 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "noise on values": (of_method(fr.gaussian_noise(1.0)), ("gaussian_noise",)),
     "a gate for values": (of_method(fr.scheduled_sampling(0.5, gate="blend")), ("gate='blend' mixes values",)),
     "a gradient through ids": (of_method(fr.scheduled_sampling(0.5, gradient="full")), ("gradient",)),
-    "an engine needed late": (lambda: make(hf.Seq2SeqTrainer, t5(), PAIRS, LATE), ("engine='window' needs",)),
+    "an engine needed late": (
+        lambda: make(hf.Trainer, FAMILIES["mamba"].build(torch.float32), COMPLETIONS, LATE),
+        ("engine='window' needs",)),
     "a schedule that leaves its range": (of_method(BEYOND, steps=80), ("teacher_forcing_ratio must lie in [0, 1]",)),
     "a count that is not known beforehand": (of_method(fr.scheduled_sampling(0.5, objective=halved)), (
         "a count that is known before the forward",)),

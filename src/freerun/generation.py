@@ -157,6 +157,8 @@ class Generated:
 class GenerateOptions:
     """The arguments of ``generate``; beyond their bounds memory or float32 ends first."""
 
+    __repr__ = brief
+
     length: int = between(1, 2**24)
     end: tuple[int, ...] = at_least(0, hint="pass the id of the end symbol")
     beams: int = between(1, 2**16)

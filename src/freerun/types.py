@@ -230,6 +230,8 @@ class GenerationDefaults:
         search: whether penalty or stopping are named, and hold for another number of beams too.
     """
 
+    __repr__ = brief
+
     length: int | None = None
     ends: tuple[int, ...] = ()
     beams: int = 1

@@ -45,7 +45,7 @@ def label_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
     """Return the mistakes that every row of a first optimizer step shows.
 
     Args:
-        trainer: whose tokenizer and collator are asked for.
+        trainer: whose tokenizer and collator are read.
         adapter: of its model.
         samples: the step's micro-batches, with labels.
     """
