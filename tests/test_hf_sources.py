@@ -180,7 +180,7 @@ def shifted(padding: str = "right") -> dict[str, Tensor]:
 
 @cache
 def bart() -> Any:
-    settings = {**FAMILIES["bart"].settings, "is_decoder": True, "is_encoder_decoder": False}
+    settings = {**FAMILIES["bart"].settings, "is_decoder": True, "is_encoder_decoder": False, "dropout": 0.0}
     torch.manual_seed(0)
     model = tf.BartForCausalLM(tf.BartConfig(**settings)).double().eval()
     shake(model, 1, 0.3, 2.2)
@@ -222,13 +222,24 @@ def test_labels_where_the_class_does_not_look_for_them_are_refused(model, inputs
         hf.adapt(model()).batch(**inputs())
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_shifted_labels_are_refused_in_a_trainer_before_the_first_step(tmp_path):
+def trainer_of(model: Any, folder: Any) -> Any:
+    """A trainer of one step on labels that the collator shifted."""
     inputs = shifted()
     data = [{key: value[r] for key, value in inputs.items()} for r in range(4)]
-    arguments = tf.TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", save_strategy="no",
-                                     per_device_train_batch_size=4, dataloader_pin_memory=False)  # fmt: skip
-    trainer = hf.Trainer(FAMILIES["gpt2"].build(), arguments, train_dataset=data, method=fr.scheduled_sampling(0.5))
-    with pytest.raises(UserError, match="one position on"):
+    arguments = tf.TrainingArguments(str(folder), max_steps=1, use_cpu=True, report_to="none", save_strategy="no",
+                                     per_device_train_batch_size=4, dataloader_pin_memory=False,
+                                     logging_steps=1)  # fmt: skip
+    return hf.Trainer(model, arguments, train_dataset=data, method=fr.teacher_forcing())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_shifted_labels_in_a_trainer_are_learnt_or_refused_before_the_first_step(tmp_path):
+    trainer = trainer_of(FAMILIES["gpt2"].build(), tmp_path)
+    with pytest.raises(UserError, match=r"one position (later|on)"):
         trainer.train()
     assert trainer.state.global_step == 0
+    model = copy.deepcopy(bart())
+    expected = model(**shifted()).loss.item()
+    trainer = trainer_of(model, tmp_path)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)

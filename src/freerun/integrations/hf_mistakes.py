@@ -152,7 +152,7 @@ def _causal_problems(trainer: Any, adapter: Any, rows: Sequence[_Row]) -> Iterat
     own = sum(int((row.labels == _ids(row))[row.counted].sum()) for row in counted)
     following = sum(int((row.labels[:-1] == _ids(row)[1:])[row.counted[:-1]].sum()) for row in counted)
     number = sum(int(row.counted.sum()) for row in counted)
-    if number and own < 0.5 * number < 0.8 * number <= following:
+    if adapter.shifts and number and own < 0.5 * number < 0.8 * number <= following:
         yield (
             f"labels are the ids one position on ({following} of {number}): the collator has shifted them, and models "
             "and methods shift again, so that the token after the next would be learnt: labels = input_ids.clone()"
