@@ -131,3 +131,26 @@ def test_lora_checkpointing_and_half_precision():
     assert moved
     assert all("lora" in name for name in moved)
     assert min(logged(trainer, "replaced_share")) > 0
+
+
+def test_the_callback_scores_a_stock_trainer():
+    """The loss over all tokens beside TRL's, a mean over batches; outputs by the model's own generate, row by row."""
+    trainer = sft(SFTTrainer)
+    trainer.eval_dataset = trainer.train_dataset
+    trainer.add_callback(hf.Callback(trainer))
+    scores, rows = trainer.evaluate(), list(trainer.train_dataset)
+    assert scores["eval_teacher_forced_loss"] == pytest.approx(scores["eval_loss"], rel=0.02)
+    assert scores["eval_free_running_loss"] > 0
+    assert scores["eval_free_running_rows"] == len(rows)
+    ends, right = set(trainer.model.generation_config.eos_token_id), 0
+
+    def cut(ids: list[int]) -> list[int]:
+        return list(itertools.takewhile(lambda each: each not in ends, ids))
+
+    for row in rows:
+        first = row["labels"].count(-100)
+        ids = torch.tensor([row["input_ids"][:first]])
+        own = trainer.model.eval().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40)
+        right += cut(own[0, first:].tolist()) == cut(row["labels"][first:])
+    assert 0 < right < len(rows)
+    assert scores["eval_free_running_exact_match"] == pytest.approx(right / len(rows))
