@@ -19,6 +19,7 @@ from pathlib import Path
 import map_figure
 import map_measure
 import map_runs
+from freerun.errors import UserError
 from freerun.training.files import replace_file
 
 
@@ -32,6 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every recipe, as in freerun")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("CSV", "SVG"), help="draw a data file; nothing is run")
     options = parser.parse_args(arguments)
+    try:
+        _run(parser, options)
+    except (UserError, OSError, KeyError) as error:
+        missing = f"{options.draw and options.draw[0]}: no data file of the map: it has no column {error}"
+        parser.error(missing if isinstance(error, KeyError) else str(error))
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Draw, or run and measure; what was measured before and is not run again stays in the data file."""
     if (options.out is None) == (options.draw is None):
         parser.error("expected a folder for the runs, or --draw CSV SVG")
     if options.draw:
@@ -48,8 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for point in chosen:
         print(f"measuring {point.name}", file=sys.stderr, flush=True)
         rows += map_measure.measured(point, options.out)
-    map_measure.write(rows, options.out / "map.csv")
-    rows = map_measure.read(options.out / "map.csv")
+    data = options.out / "map.csv"
+    new = {(row["world"], row["capacity"]) for row in rows}
+    before = map_measure.read(data) if data.exists() else []
+    map_measure.write([row for row in before if (row["world"], row["capacity"]) not in new] + rows, data)
+    rows = map_measure.read(data)
     replace_file(options.out / "map.svg", map_figure.figure(rows).encode())
     print(map_measure.tables(rows))
 

@@ -247,7 +247,8 @@ def test_models_that_have_learnt_nothing_are_the_first_sentence(tmp_path, select
     write(results, tmp_path)
     assert results["verdict"]["unlearnt"] is unlearnt
     of = f"(token_noise, seed 1: {best[1]:.4g} after {first or 0:.4g})"
-    words = f"No arm has learnt: the best dev score of every run, {select}, lies within 5 % of that of the weights that"
+    words = f"Training has hardly moved any arm: the best dev score of every run, {select}, lies within 5 % of that of "
+    words += "the weights that"
     assert results["verdict"]["sentence"].startswith(f"{words} it began with {of}. ") is unlearnt
     page = report.write(tmp_path).read_text(encoding="utf-8")
     assert (f'<p class="beaten">{words} it began with {of}.</p>' in page) is unlearnt

@@ -491,6 +491,18 @@ def test_scalings_that_cannot_be_are_refused():
     refused(
         "residual adds the last value, and linear", make_model, "recurrent_forecaster", 2, linear=True, residual=True
     )
+    inner = RecurrentForecaster(2, size=4)
+    for changes, words in (
+        ({"head": "gauss"}, "head must be one of point"), ({"linear": (3,)}, "linear must be True"),
+        ({"observed": -1}, "observed must be a whole number"), ({"values": 0}, "values must be a whole number"),
+    ):  # fmt: skip
+        refused(words, partial(window_scaled, inner, **{"values": 2, **changes}))
+    batch = fr.Batch(torch.zeros(1, 2, 2), context={"past": torch.ones(1, 4, 2)})
+    refused("is not fitted", window_scaled(inner, 2, linear=(4, 3)), batch)
+    refused("made without linear", window_scaled(inner, 2).fit_linear, torch.zeros(9, 6), 4, 3)
+    refused(r"must be \(9, 6\)", window_scaled(inner, 2, linear=True).fit_linear, torch.zeros(4, 3), 4, 3)
+    below = fr.Batch(torch.zeros(1, 2, 2), context={"known": torch.tensor([-1])})
+    refused(r"of how many entries .* got \[-1\]", make_model("plain_forecaster", 2, centre="mean"), below)
     model = make_model("recurrent_forecaster", 2, 0, 1, centre="mean")
     refused("of how many entries", make_model("plain_forecaster", 2, centre="mean"), fr.Batch(random(1, 2, 2)))
     refused("at least 3 channels; got past", model, fr.Batch(random(1, 2, 2), context={"past": random(1, 4, 2)}))

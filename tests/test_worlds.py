@@ -149,6 +149,11 @@ def test_impossible_worlds_are_refused():
     refused("same symbols", exact_error, SMALL, trap_chain()[0], 4)
     refused("entropy must", random_automaton, entropy=2.0)
     refused("stay must lie in", StickyRing, stay=1.0)
+    ring = StickyRing()
+    for strange in (-1, ring.states):
+        for ask in (ring.filtered, ring.information):
+            refused(f"sources hold the symbols 0 to {ring.states - 1}; got", ask, torch.tensor([[0, strange]]))
+    refused("source", ring.filtered, torch.tensor([0, 1]))
 
 
 # the ring

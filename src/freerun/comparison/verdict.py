@@ -367,9 +367,9 @@ def _unlearnt_text(results: Mapping[str, Any]) -> list[str]:
     better = max if higher_is_better(str(results["runs"][0]["best"]["select"])) else min
     run = better(results["runs"], key=lambda each: each["best"]["value"])
     return [
-        f"No arm has learnt: the best dev score of every run, {run['best']['select']}, lies within 5 % of that of the "
-        f"weights that it began with ({run['label']}, seed {run['seed']}: {run['best']['value']:.4g} after "
-        f"{run['untrained']:.4g})"
+        f"Training has hardly moved any arm: the best dev score of every run, {run['best']['select']}, lies within 5 % "
+        f"of that of the weights that it began with ({run['label']}, seed {run['seed']}: {run['best']['value']:.4g} "
+        f"after {run['untrained']:.4g})"
     ]
 
 

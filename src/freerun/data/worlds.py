@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freerun.arguments import COUNT, Arguments, Range, brief, rule_field
-from freerun.batch import Batch
+from freerun.batch import Batch, must_be
 from freerun.errors import UserError, refuse
 from freerun.keys import fold, uniform
 from freerun.metrics.accumulation import accumulated_error, divergence, excess_accumulated_error
@@ -365,6 +365,11 @@ class Observed:
     def _joints(self, source: Tensor) -> Iterator[Tensor]:
         """``P(s_t, y_t | x_<=t)`` at each position: (rows, states, symbols)."""
         emission, after = self.automaton.emission, self.automaton.successor.flatten()
+        must_be("rows, time", "int64", source=source)
+        if source.numel() and not 0 <= int(source.min()) <= int(source.max()) < emission.shape[1]:
+            raise UserError(
+                f"sources hold the symbols 0 to {emission.shape[1] - 1}; got {int(source.min())} to {int(source.max())}"
+            )
         belief = torch.zeros(len(source), len(emission), dtype=torch.float64)
         belief[:, 0] = 1.0
         for seen in source.cpu().unbind(1):

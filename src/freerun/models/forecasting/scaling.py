@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from freerun.batch import Batch
 from freerun.distributions import HEADS
 from freerun.errors import UserError, refuse
-from freerun.models.forecasting.inputs import check_history
+from freerun.models.forecasting.inputs import HEAD_NAMES, check_history
 from freerun.types import Detachable, Encoder, Stepper
 
 Centre = Literal["none", "mean", "last"]
@@ -110,7 +110,7 @@ class WindowScaled(nn.Module):
         linear: bool | tuple[int, int] = False,
         head: str = "point",
     ) -> None:
-        refuse(scaling_problems(model, centre, linear))
+        refuse(scaling_problems(model, (values, observed), centre, linear, head))
         super().__init__()
         self.inner, self.values, self.observed = model, values, observed
         self.centre, self.deviation, self.linear, self.head_name = centre, deviation, linear, head
@@ -126,12 +126,25 @@ class WindowScaled(nn.Module):
     def settings(self) -> dict[str, Any]:
         """The inner model's arguments and these."""
         own = {"centre": self.centre, "deviation": self.deviation, "linear": self.linear}
-        return {**self.inner.settings(), **own}  # pyright: ignore[reportCallIssue]
+        inner: Any = getattr(self.inner, "settings", dict)
+        return {**inner(), **own}
 
     def fit_linear(self, weights: Tensor, steps: int, horizon: int) -> Self:
-        """Take the weights (steps * values + 1, horizon * values) of a linear regression; see ``SeriesTask.begin``."""
+        """Take the weights (steps * values + 1, horizon * values) of a linear regression.
+
+        Raises:
+            UserError: the model was not made with ``linear``; weights of another shape.
+        """
+        if not self.linear:
+            raise UserError("the model was made without linear: make it with linear=True, then fit the regression")
+        shape = (steps * self.values + 1, horizon * self.values)
+        if tuple(weights.shape) != shape:
+            raise UserError(
+                f"weights of {steps} steps, a horizon of {horizon} and {self.values} values must be {shape}: a row for "
+                f"every value of every step and one of ones; got {tuple(weights.shape)}"
+            )
         self.linear = (steps, horizon)
-        like = next(self.inner.parameters())
+        like = next(self.inner.parameters(), weights)
         self.register_buffer("regression", weights.to(like))
         out = getattr(self.inner, "out", None)
         if isinstance(out, nn.Linear):
@@ -186,7 +199,7 @@ class WindowScaled(nn.Module):
 
     def _forecast(self, past: Tensor, time: int) -> Tensor:
         """(batch, at least time, values): the regression's forecast; beyond its horizon it reads its own."""
-        if not isinstance(self.linear, tuple | list):
+        if not isinstance(self.linear, tuple | list) or not bool(self.regression.any()):
             raise UserError("the linear regression is not fitted: call fit_linear(weights, steps, horizon) first")
         (steps, horizon), found = self.linear, past[:, :0]
         if past.shape[1] < steps:
@@ -200,10 +213,12 @@ class WindowScaled(nn.Module):
     def _prefix(self, batch: Batch) -> tuple[Batch, _Reference]:
         """Of a history that begins with what is known: at each position of what is known before it."""
         lengths = batch.context.get("known") if isinstance(batch.context, dict) else None
-        if not isinstance(lengths, Tensor) or lengths.shape != (batch.size,) or lengths.is_floating_point():
+        right = isinstance(lengths, Tensor) and lengths.shape == (batch.size,) and not lengths.is_floating_point()
+        if not isinstance(lengths, Tensor) or not right or bool((lengths < 0).any()):
+            got = lengths.tolist() if isinstance(lengths, Tensor) and right else _described(batch.context, "known")
             raise UserError(
                 "window_scaled needs Batch.context = {'known': (batch,) whole numbers}: of how many entries that the "
-                f"history begins with a window's level is taken; got {_described(batch.context, 'known')}"
+                f"history begins with a window's level is taken (a batch may be cut before their end); got {got}"
             )
         known = torch.arange(batch.time, device=lengths.device) < lengths[:, None]
         longest = int(known.sum(1).max())
@@ -292,9 +307,19 @@ def window_scaled(
     return cls(model, values, observed, centre=centre, deviation=deviation, linear=linear, head=head)
 
 
-def scaling_problems(model: Any, centre: Any, linear: Any) -> list[str]:
-    """Return what is wrong with the arguments of a scaling."""
+def scaling_problems(model: Any, sizes: tuple[Any, Any], centre: Any, linear: Any, head: Any) -> list[str]:
+    """Return what is wrong with the arguments of a scaling; sizes: values, observed."""
     problems = [f"centre must be one of {', '.join(CENTRES)}; got {centre!r}"] if centre not in CENTRES else []
+    problems += [
+        f"{name} must be a whole number of at least {least}; got {size!r}"
+        for name, least, size in (("values", 1, sizes[0]), ("observed", 0, sizes[1]))
+        if not isinstance(size, int) or isinstance(size, bool) or size < least
+    ]
+    if head not in HEAD_NAMES:
+        problems.append(f"head must be one of {', '.join(HEAD_NAMES)}; got {head!r}")
+    pair = isinstance(linear, tuple | list) and len(linear) == 2 and all(type(n) is int and n > 0 for n in linear)
+    if not isinstance(linear, bool) and not pair:
+        problems.append(f"linear must be True, False, or the steps read and the horizon of a saved one; got {linear!r}")
     if linear and getattr(model, "layout", "past") != "past":
         problems.append("linear needs a model of layout 'past' (recurrent_forecaster): leave it out")
     if linear and getattr(model, "residual", False):
