@@ -199,6 +199,7 @@ class ScheduledSampling(TransformMethod):
         """A draft that the training forward certifies: the roll-in has no certifying pass of its own."""
         shared = encode_once(model, known)
         replacement, report = self._replacement(model, shared, step, key)
+        replacement = replacement.ruled(model, shared)
         if replacement.number == 0:
             done = RollIn(shared.history, outputs=forward(model, shared))
         else:
@@ -245,8 +246,7 @@ class ScheduledSampling(TransformMethod):
             report |= {"gate_passes": calls} if calls else {}
         detached = self.gradient == "none"
         draw = draws.fitting(self.draw, batch)
-        replacement = Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached)
-        return replacement.ruled(model, batch), report
+        return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
 
 
 def _in_wrapper(model: Any) -> bool:

@@ -103,7 +103,8 @@ def roll_in(model: Any, batch: Batch, replacement: Replacement, engine: Engine =
     steps = stepping(model) if hasattr(type(model), "stepper") else model
     if not choosing:
         using.check(steps)
-    replacement = replacement.ruled(model, batch)
+    if hasattr(type(model), "generation_rules"):
+        replacement = replacement.ruled(model, batch)
     if not any_rank(model, replacement.number > 0):
         return RollIn(batch.history)
     if wrapper is not model:
