@@ -19,7 +19,6 @@ from freerun.models import (
     WindowScaled,
     kind_of,
     make_model,
-    window_scaled,
 )
 from freerun.types import Cached, Encoder, Stepper
 from oracles import coins, full_prefix_values
@@ -69,7 +68,7 @@ for name in ("", "covariates", "residual", "gaussian", "quantiles"):
 
 def scaled(inner, **changes):
     """A forecaster in units of the window; a regression with weights that are none's."""
-    model = window_scaled(inner, 3, getattr(inner, "observed", 0), head=inner.settings()["head"], **changes)
+    model = WindowScaled(inner, 3, getattr(inner, "observed", 0), head=inner.settings()["head"], **changes)
     return model.fit_linear(random(5 * 3 + 1, 4 * 3, seed=9) / 8, 5, 4) if changes.get("linear") else model
 
 
@@ -496,11 +495,11 @@ def test_scalings_that_cannot_be_are_refused():
         ({"head": "gauss"}, "head must be one of point"), ({"linear": (3,)}, "linear must be True"),
         ({"observed": -1}, "observed must be a whole number"), ({"values": 0}, "values must be a whole number"),
     ):  # fmt: skip
-        refused(words, partial(window_scaled, inner, **{"values": 2, **changes}))
+        refused(words, partial(WindowScaled, inner, **{"values": 2, **changes}))
     batch = fr.Batch(torch.zeros(1, 2, 2), context={"past": torch.ones(1, 4, 2)})
-    refused("is not fitted", window_scaled(inner, 2, linear=(4, 3)), batch)
-    refused("made without linear", window_scaled(inner, 2).fit_linear, torch.zeros(9, 6), 4, 3)
-    refused(r"must be \(9, 6\)", window_scaled(inner, 2, linear=True).fit_linear, torch.zeros(4, 3), 4, 3)
+    refused("is not fitted", WindowScaled(inner, 2, linear=(4, 3)), batch)
+    refused("made without linear", WindowScaled(inner, 2).fit_linear, torch.zeros(9, 6), 4, 3)
+    refused(r"must be \(9, 6\)", WindowScaled(inner, 2, linear=True).fit_linear, torch.zeros(4, 3), 4, 3)
     below = fr.Batch(torch.zeros(1, 2, 2), context={"known": torch.tensor([-1])})
     refused(r"of how many entries .* got \[-1\]", make_model("plain_forecaster", 2, centre="mean"), below)
     model = make_model("recurrent_forecaster", 2, 0, 1, centre="mean")

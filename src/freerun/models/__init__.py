@@ -9,7 +9,6 @@ from freerun.models.forecasting import (
     ShallowPLRNN,
     TransformerForecaster,
     WindowScaled,
-    window_scaled,
 )
 from freerun.models.labeller import RecurrentLabeller
 from freerun.models.recurrent import RecurrentSeq2Seq
@@ -35,7 +34,6 @@ __all__ = [
     "TransformerSeq2Seq",
     "UnshiftedSeq2SeqModel",
     "WindowScaled",
-    "window_scaled",
 ]
 
 MODELS: dict[str, type[Any]] = {
@@ -68,7 +66,7 @@ def make_model(
         return model
     own: dict[str, Any] = model.settings()
     scaling: dict[str, Any] = {"centre": centre, "deviation": deviation, "linear": linear}
-    return window_scaled(model, own["values"], own["observed"], **scaling, head=own["head"])
+    return WindowScaled(model, own["values"], own["observed"], **scaling, head=own["head"])
 
 
 def kind_of(model: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Models for values: forecasters of series and simulators, each a Stepper."""
 
 from freerun.models.forecasting.recurrent import PlainForecaster, RecurrentForecaster, ShallowPLRNN
-from freerun.models.forecasting.scaling import WindowScaled, window_scaled
+from freerun.models.forecasting.scaling import WindowScaled
 from freerun.models.forecasting.transformer import TransformerForecaster
 
 __all__ = [
@@ -10,5 +10,4 @@ __all__ = [
     "ShallowPLRNN",
     "TransformerForecaster",
     "WindowScaled",
-    "window_scaled",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class WindowScaled(nn.Module):
     What it is not: RevIN's learned affine map, and a scale for the loss: errors count in the units of the batch.
 
     >>> from freerun.models import RecurrentForecaster
-    >>> model = window_scaled(RecurrentForecaster(1, size=8), 1, centre="last")
+    >>> model = WindowScaled(RecurrentForecaster(1, size=8), 1, centre="last")
     >>> past, values = torch.randn(2, 9, 1), torch.zeros(2, 5, 1)
     >>> low, high = (model(Batch(values + by, context={"past": past + by})) for by in (0, 1000))
     >>> bool(torch.allclose(low + 1000, high, atol=1e-2))
@@ -98,6 +98,13 @@ class WindowScaled(nn.Module):
     """
 
     regression: Tensor
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """A Stepper where the model is one."""
+        model = arguments[0] if arguments else named.get("model")
+        if cls is WindowScaled and isinstance(model, Stepper):
+            return super().__new__(cast(type[Self], _Detached if isinstance(model, Detachable) else _Stepped))
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -180,7 +187,7 @@ class WindowScaled(nn.Module):
         past = batch.context.get("past") if isinstance(batch.context, dict) else None
         if not isinstance(past, Tensor) or past.dim() != 3 or past.shape[-1] < self.values + self.observed:
             raise UserError(
-                "window_scaled needs Batch.context = {'past': (batch, past_time, channels)} with at least "
+                "WindowScaled needs Batch.context = {'past': (batch, past_time, channels)} with at least "
                 f"{self.values + self.observed} channels; got {_described(batch.context, 'past')}"
             )
         known, rest = past.split([self.values + self.observed, past.shape[-1] - self.values - self.observed], -1)
@@ -217,7 +224,7 @@ class WindowScaled(nn.Module):
         if not isinstance(lengths, Tensor) or not right or bool((lengths < 0).any()):
             got = lengths.tolist() if isinstance(lengths, Tensor) and right else _described(batch.context, "known")
             raise UserError(
-                "window_scaled needs Batch.context = {'known': (batch,) whole numbers}: of how many entries that the "
+                "WindowScaled needs Batch.context = {'known': (batch,) whole numbers}: of how many entries that the "
                 f"history begins with a window's level is taken (a batch may be cut before their end); got {got}"
             )
         known = torch.arange(batch.time, device=lengths.device) < lengths[:, None]
@@ -283,28 +290,6 @@ class _Detached(_Stepped):
     def detach(self, state: _State) -> _State:
         """The same state without the gradient into what came before."""
         return _State(self.inner.detach(state.inner), state.position, state.reference)
-
-
-def window_scaled(
-    model: nn.Module,
-    values: int,
-    observed: int = 0,
-    *,
-    centre: Centre = "mean",
-    deviation: bool = False,
-    linear: bool | tuple[int, int] = False,
-    head: str = "point",
-) -> WindowScaled:
-    """Return ``WindowScaled`` of these arguments, which can be stepped where the model can.
-
-    >>> from freerun.models import PlainForecaster
-    >>> model = window_scaled(PlainForecaster(1, size=8), 1)
-    >>> mask = torch.arange(6)[None] >= 3  # three values are known, three are predicted
-    >>> model(Batch(torch.randn(1, 6, 1), mask=mask, context={"known": torch.tensor([3])})).shape
-    torch.Size([1, 6, 1])
-    """
-    cls = _Detached if isinstance(model, Detachable) else _Stepped if isinstance(model, Stepper) else WindowScaled
-    return cls(model, values, observed, centre=centre, deviation=deviation, linear=linear, head=head)
 
 
 def scaling_problems(model: Any, sizes: tuple[Any, Any], centre: Any, linear: Any, head: Any) -> list[str]:
