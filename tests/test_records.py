@@ -70,7 +70,7 @@ BAD = [
     ("x.csv", "source,target,source\na,b,c\n", "x.csv:1: the column 'source' is there 2 times; give every column its"),
     ("x.csv", "source;target\na;b\n", "x.csv:1: has one column, 'source;target'; is the separator ',' right?"),
     ("x.csv", 'source,target\n"a\nb",c\nd,e,f\n', "x.csv:4: has 3 cells, and the first line names 2 columns"),
-    ("x.csv", 'source,target\na,"b\nc\n', "x.csv:2: unexpected end of data: a cell that holds a separator, a quote"),
+    ("x.csv", 'source,target\na,"b\nc,d\n', "x.csv:2: unexpected end of data: a cell that holds a separator, a quote"),
     ("x.csv", "source,target\na,\n", "x.csv:2: column 'target' is empty"),
     ("x.parquet", "no parquet", "x.parquet: cannot be read as Parquet: "),
     ("x.dat", "a\n", "x.dat: cannot tell what it holds from its ending '.dat'; it may be .jsonl, .ndjson, .json, .csv"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import importlib
+import lzma
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,10 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "compression.zstd"}
+"""How a compressed file's name ends -> the module that unpacks it."""
 
 
 def check_description(description: Mapping[str, Any], kind: str, needed: Mapping[str, type]) -> None:
@@ -89,13 +96,31 @@ def refuse_no_file(path: Path, expected: str) -> None:
         raise UserError(f"{path}: is a device; expected {expected}")
 
 
+def content_ending(path: Path) -> str:
+    """The ending of a file's name in lower case, without that of a compression."""
+    return path.with_suffix("").suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
+
+
+def uncompressed(path: Path) -> bytes:
+    """The bytes of a file, unpacked where its name ends so; raise UserError if it cannot be."""
+    raw, ending = path.read_bytes(), path.suffix.lower()
+    if ending not in COMPRESSED:
+        return raw
+    try:
+        return importlib.import_module(COMPRESSED[ending]).decompress(raw)
+    except ModuleNotFoundError:
+        raise UserError(f"{path}: this Python cannot unpack {ending}: unpack it first, zstd -d {path.name}") from None
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path}: is no whole {ending} file: {str(error) or type(error).__name__}") from None
+
+
 def read_lines(
     path: Path, encoding: str = "utf-8", expected: str = "one pair of word and symbols a line"
 ) -> tuple[list[Line], list[Line]]:
     """The lines of a text file with their numbers (from 1), and a message for every line that is not text."""
     refuse_no_file(path, "a text file")
     refuse(encoding_problems(encoding))
-    raw = path.read_bytes()
+    raw = uncompressed(path)
     if not raw.strip():
         raise UserError(f"{path}: the file is empty; expected {expected}")
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
@@ -116,6 +141,10 @@ def read_lines(
     problems: list[Line] = []
     for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         try:
+            if b"\0" in line:
+                wide = "; the file may be UTF-16: set encoding" if line.count(b"\0") * 3 > len(line) else ""
+                problems.append((number, f"{path}:{number}: holds a NUL byte, which is no text{wide}; delete it"))
+                continue
             lines.append((number, line.decode(encoding)))
         except UnicodeDecodeError as error:
             wrong = " ".join(f"0x{byte:02X}" for byte in line[error.start : max(error.end, error.start + 1)])

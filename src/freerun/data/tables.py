@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -21,7 +20,17 @@ from typing import Any
 import numpy as np
 
 from freerun.arguments import brief
-from freerun.data.files import LARGEST, Array, first_problems, lines_of_column, read_lines, refuse_no_file, user_path
+from freerun.data.delimited import other_separator, read_cells
+from freerun.data.files import (
+    LARGEST,
+    Array,
+    content_ending,
+    first_problems,
+    lines_of_column,
+    read_lines,
+    refuse_no_file,
+    user_path,
+)
 from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
 ENDINGS = {
@@ -54,6 +63,7 @@ class DataTable:
         columns: all names, in order.
         cells: column -> its cells, a list or a polars series; a column that nobody reads may be left out.
         locate: row -> where it stands.
+        notes: what was found out about the file, for its reader to know.
     """
 
     __repr__ = brief
@@ -62,6 +72,7 @@ class DataTable:
     columns: tuple[str, ...]
     cells: Mapping[str, Any]
     locate: Callable[[int], str]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.cells.values()), ()))
@@ -187,8 +198,9 @@ def _stamp(cell: Any) -> datetime | None:
 
 
 def read_rows(
-    path: Path, *, format: str | None = None, separator: str = ",", encoding: str = "utf-8"
-) -> tuple[DataTable, list[str]]:
+    path: Path, *, format: str | None = None, separator: str = ",", encoding: str = "utf-8",
+    quoting: str | None = None, header: bool | None = None, known: Collection[str] = (),
+) -> tuple[DataTable, list[str]]:  # fmt: skip
     """Return the rows of one file, and what is wrong with it (at most 20 problems and a count of the rest).
 
     Args:
@@ -196,11 +208,14 @@ def read_rows(
         format: one of ``FORMATS`` but "datasets"; None: by its ending.
         separator: of a CSV file.
         encoding: of a text file; a byte order mark is dropped.
+        quoting: of a CSV or TSV file, see ``read_cells``.
+        header: of the same.
+        known: the same; where there are any, a text file of which every line holds a tab is a TSV file.
 
     Raises:
         UserError: nothing of the file can be read.
     """
-    kind = format or ENDINGS.get(path.suffix.lower())
+    kind = format or ENDINGS.get(content_ending(path))
     if kind is None:
         raise UserError(
             f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
@@ -215,6 +230,8 @@ def read_rows(
     }.get(kind, "names of columns, then a row a line")  # fmt: skip
     lines, broken = read_lines(path, encoding, expected)
     problems = first_problems(str(path), [text for _, text in broken])
+    if kind == "txt" and not format and known and all("\t" in text for _, text in lines if text.strip()):
+        kind = "tsv"
     if kind == "jsonl":
         rows, more = _json_lines(path, lines)
     elif kind == "txt":  # a text a line, in a column of that name
@@ -224,8 +241,10 @@ def read_rows(
     elif kind == "json":
         rows, more = _json(path, "\n".join(text for _, text in lines))
     else:
-        names, rows, more = _csv(path, [text for _, text in lines], "\t" if kind == "tsv" else separator)
-        return _of_rows(path, rows, names), first_problems(str(path), more)
+        mark = "\t" if kind == "tsv" else separator
+        cells = read_cells(path, [text for _, text in lines], mark, quoting=quoting, header=header, known=known)
+        table = replace(_of_rows(path, cells.rows, cells.names), notes=tuple(cells.notes))
+        return table, first_problems(str(path), cells.problems)
     return _of_rows(path, rows), first_problems(str(path), [*problems, *more])
 
 
@@ -299,54 +318,6 @@ def _json(path: Path, text: str) -> tuple[list[tuple[str, Row]], list[str]]:
     return ([] if problems else rows), problems
 
 
-def _csv(path: Path, lines: Sequence[str], separator: str) -> tuple[Sequence[str], list[tuple[str, Row]], list[str]]:
-    rows: list[tuple[str, Row]] = []
-    problems: list[str] = []
-    names: list[str] = []
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
-    begin = 1
-    limit = csv.field_size_limit(2**31 - 1)  # it is the process's, and put back
-    try:
-        for cells in reader:
-            at, begin = f"{path}:{begin}", reader.line_num + 1
-            if not names:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                names = cells
-                if wrong := _other_separator(at, names, separator):
-                    return (), [], [wrong]
-                problems += [
-                    f"{at}: the column {name!r} is there {count} times; give every column its own name"
-                    for name, count in Counter(names).items()
-                    if count > 1 and name
-                ]
-            elif cells and len(cells) != len(names):
-                more = "; take out what is too much, or put a cell that holds a separator in quotes"
-                size = f"has {len(cells)} cells, and the first line names {len(names)} columns"
-                problems.append(f"{at}: {size}{more if len(cells) > len(names) else ''}")
-            elif cells:
-                rows.append((at, dict(zip(names, cells, strict=True))))
-    except csv.Error as error:
-        problems.append(
-            f"{path}:{begin}: {error}: a cell that holds a separator, a quote or a line end stands in quotes, and "
-            'quotes in it are doubled, "like ""this"""'
-        )
-    finally:
-        csv.field_size_limit(limit)
-    return names, rows, problems
-
-
-def _other_separator(at: str, names: Sequence[str], separator: str) -> str | None:
-    """The problem of a heading that is one column and holds another separator."""
-    marks = [mark for mark in ";\t,|" if mark != separator and mark in names[0]]
-    if len(names) > 1 or not marks:
-        return None
-    return (
-        f"{at}: has one column, {names[0]!r}; is the separator {separator!r} right? Where it is {marks[0]!r}, set "
-        f"separator = {json.dumps(marks[0])}"
-    )
-
-
 def read_table(path: str | Path, separator: str = ",") -> DataTable:
     """A CSV file (first line: names of columns) or a Parquet file (by its ending)."""
     file = user_path(path)
@@ -362,7 +333,7 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
             frame = readable(file, read, "CSV")
         except UserError as error:
             lines, broken = read_lines(file, expected="names of columns, then a row for every step")
-            problems = [text for _, text in broken] or _csv(file, [text for _, text in lines], separator)[2]
+            problems = [text for _, text in broken] or read_cells(file, [text for _, text in lines], separator).problems
             raise UserError(first_problems(str(file), problems or error.problems)) from None
     problems = [
         f"{file}: column {double[1]!r} is there more than once; give every column its own name"
@@ -387,7 +358,7 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
 def _csv_problems(file: Path, frame: Any, separator: str) -> list[str]:
     """What is wrong with the first line of a CSV file, or cells with a line break: a quote is missing somewhere."""
     names: list[str] = frame.columns
-    if wrong := _other_separator(str(file), names, separator):
+    if wrong := other_separator(str(file), names, separator):
         return [wrong]
     if long := [number for number, name in enumerate(names, start=1) if len(name) > LONGEST]:
         size = len(names[long[0] - 1])

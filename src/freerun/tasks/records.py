@@ -33,7 +33,9 @@ from freerun.data.records import (
     with_end,
 )
 from freerun.data.records.codec import language_problem
-from freerun.data.records.files import LANGUAGES, messages_problem, text_problem
+from freerun.data.records.columns import fields_of
+from freerun.data.records.files import LANGUAGES
+from freerun.data.records.messages import conversation_of, text_problem
 from freerun.data.tables import parsed
 from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, display, listed, refuse, visible
@@ -69,7 +71,6 @@ class RecordsSection(RecordOptions):
         path: the training file; a folder with ``train.*``, ``dev.*`` and ``test.*``, or one that
             ``Dataset.save_to_disk`` wrote; with ``format = "datasets"`` also a published data set's name.
         prefix: stands before every source and prompt ("translate English to German: ").
-        chat: put prompts and completions into the tokenizer's chat template.
         max_source: tokens of a source or prompt (None: any that the model has positions for).
         max_target: tokens of the output, the end symbol included; of plain text all of it.
         too_long: "error", "drop" or "cut": records with more; of prompts the end is kept, else the beginning.
@@ -78,7 +79,6 @@ class RecordsSection(RecordOptions):
     kind: Literal["records"] = "records"
     path: str | None = None
     prefix: str = ""
-    chat: bool = False
     max_source: int | None = at_least(1, None)
     max_target: int | None = at_least(1, None)
     too_long: Literal["error", "drop", "cut"] = "error"
@@ -213,7 +213,7 @@ class RecordTask(DataTask):
         for origin, line in zip(origins, lines, strict=True):
             found.append([])
             try:
-                row, text = _read_object(codec, line) if objects else (None, unescaped(line))
+                row, text = _read_object(codec, line) if objects else (None, codec.prompt_of_line(unescaped(line)))
                 if not text or (isinstance(text, str) and not text.strip()):
                     raise ValueError("is empty; expected a source or prompt")
                 _, source = _languages(codec, row)
@@ -231,7 +231,9 @@ class RecordTask(DataTask):
         a line break is written ``\n``, a tab ``\t``.
         """
         objects = _are_objects(lines)
-        read = [_read_object(codec, line) if objects else (None, unescaped(line)) for line in lines]
+        read = [
+            _read_object(codec, line) if objects else (None, codec.prompt_of_line(unescaped(line))) for line in lines
+        ]
         languages = [_languages(codec, row) for row, _ in read]
         prompts = [codec.prompts([text], source)[0] for (_, text), (_, source) in zip(read, languages, strict=True)]
         outputs = free_outputs(model, codec, prompts, settings, [target for target, _ in languages])
@@ -277,7 +279,7 @@ def load_answers(settings: RecordsSection, model: Pretrained, items: int | None 
     fitted = fit_lengths(codec, chosen.splits["test"], limits, found.name)
     refuse(fitted.problems)
     notes = [*(f"dropped: {text}" for text in found.dropped["test"]), *fitted.notes]
-    data = RecordData({"test": fitted}, with_end(codec, fitted.encoded), found.name, {"test": notes})
+    data = RecordData({"test": fitted}, with_end(codec, fitted.encoded), found.name, {"test": notes}, found.notes)
     return data, len(rows)
 
 
@@ -374,6 +376,8 @@ def _codec(settings: RecordsSection, model: Pretrained, tokenizer: Any, causal: 
         prefix=settings.prefix,
         chat=settings.chat,
         separator=settings.separator,
+        quoting=settings.quoting,
+        header=settings.header,
     )
     if codec.uses_chat_template and not tokenizer.chat_template:
         raise UserError(
@@ -403,7 +407,7 @@ def _are_objects(lines: Sequence[str]) -> bool:
 
 def _read_object(codec: RecordCodec, line: str) -> tuple[dict[str, Any] | None, Any]:
     """A line's JSON object and the source or prompt in it; ValueError if there is none."""
-    column = next(iter(codec.columns.values()))
+    column = fields_of(next(iter(codec.columns.values())))[0]
     if not line.strip():
         return None, ""
     try:
@@ -412,15 +416,16 @@ def _read_object(codec: RecordCodec, line: str) -> tuple[dict[str, Any] | None, 
         raise ValueError(f"no JSON: {error}; the first line is an object, so all must be") from None
     if not isinstance(row, dict):
         raise ValueError(f"is no object; the first line is one, so all must be: {{{json.dumps(column)}: ...}}")
-    if column not in row:
+    if column.partition(".")[0] not in row and column not in row:
         raise ValueError(f"has no {column!r}; it has {listed(row) or 'nothing'}")
     if "output" in row:
         raise ValueError("has an 'output' already, where the answer is written: rename it, or leave it out")
-    cell = row[column]
+    cell = codec.prompt_of(row)
     if cell is None or isinstance(cell, str):
         problem = text_problem(cell)
     elif codec.shape == "messages":
-        problem = messages_problem(cell)
+        cell = conversation_of(cell)
+        problem = cell if isinstance(cell, str) else ""
     else:
         problem = f"holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
     if problem:
@@ -465,7 +470,8 @@ def _from_file(
     model: Any, codec: RecordCodec, settings: AnswerSettings, file: DataFile
 ) -> tuple[list[Record], list[Encoded]]:
     limits = Limits(positions=model.limit)
-    options = RecordOptions(encoding=file.encoding, separator=codec.separator)
+    how: dict[str, Any] = {name: getattr(codec, name) for name in ("separator", "quoting", "header")}
+    options = RecordOptions(encoding=file.encoding, **how)
     further = lambda sound: fit_lengths(codec, sound, limits, str(file.path)).problems  # noqa: E731
     records = read_records(file.path, codec.shape, codec.columns, options, further)
     fitted = fit_lengths(codec, records, limits, str(file.path))

@@ -1,6 +1,7 @@
 """Records: sources with targets, prompts with completions, conversations and texts, from files, as ids."""
 
 from freerun.data.records.codec import Encoded, RecordCodec
+from freerun.data.records.columns import SHAPES
 from freerun.data.records.data import (
     Limits,
     RecordData,
@@ -10,7 +11,7 @@ from freerun.data.records.data import (
     trial_encoded,
     with_end,
 )
-from freerun.data.records.files import SHAPES, Record, RecordOptions, Records, load_records, load_rows, read_records
+from freerun.data.records.files import Record, RecordOptions, Records, load_records, load_rows, read_records
 from freerun.data.tables import FORMATS, read_rows
 
 __all__ = [

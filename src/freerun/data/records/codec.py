@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,15 @@ from torch import Tensor
 from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import check_description
-from freerun.data.records.files import Message, Record
-from freerun.errors import UserError, display, listed, out_of_memory
+from freerun.data.records.chat import conversation, prompt_ids, special_ids
+from freerun.data.records.columns import fields_of, filled
+from freerun.data.records.files import Record
+from freerun.data.records.messages import Message
+from freerun.errors import UserError, display, listed
 
 _SAVED = ("shape", "columns", "causal", "prefix", "chat", "separator", "end", "longest")
+_LATER = ("quoting", "header")
+"""Saved too; runs of earlier versions have them not."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Encoded:
         learned: positions in ``prompt`` that carry loss too: earlier answers, or all of a text.
         merged: whether the prompt ends within a token of prompt and completion as one.
         language: of the target, where each row has its own; "": that of the tokenizer.
+        unlearned: earlier turns of the assistant without loss, since the chat template rewrites them.
     """
 
     __repr__ = brief
@@ -41,6 +46,7 @@ class Encoded:
     learned: frozenset[int] = frozenset()
     merged: bool = False
     language: str = ""
+    unlearned: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -58,6 +64,8 @@ class RecordCodec:
         prefix: stands before every source.
         chat: whether prompts and completions are put into the tokenizer's chat template.
         separator: of CSV files.
+        quoting: of CSV and TSV files.
+        header: of the same.
         end: id that ends an answer; None: there is none.
         longest: ids of the longest training answer, without the end symbol.
         model: an adapted model, which makes the batches.
@@ -72,6 +80,8 @@ class RecordCodec:
     prefix: str = ""
     chat: bool = False
     separator: str = ","
+    quoting: str | None = None
+    header: bool | None = None
     end: int | None = None
     longest: int = 0
     model: Any = None
@@ -179,14 +189,21 @@ class RecordCodec:
         return [encoded_text(self._ended(ids)) for ids in self._ids([record.target for record in records])]
 
     def _conversation(self, record: Record) -> Encoded:
-        answer = {"role": "assistant", "content": record.target}
-        ids, spoken = conversation(self.tokenizer, (*self._messages(record.prompt), answer))
-        start = len(spoken) - next((n for n, one in enumerate(reversed(spoken)) if not one), len(spoken))
-        learned = frozenset(position for position in range(start) if spoken[position])
-        return Encoded(tuple(ids[:start]), tuple(ids[start:]), learned)
+        answer = {"role": "assistant", "content": record.target, **record.answer}
+        found = conversation(self.tokenizer, (*self._messages(record.prompt), answer))
+        return Encoded(tuple(found.prompt), tuple(found.target), found.learned, found.merged, unlearned=found.unlearned)
 
     def _messages(self, prompt: str | tuple[Message, ...]) -> tuple[Message, ...]:
         return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+
+    def prompt_of(self, row: Mapping[str, Any]) -> Any:
+        """The source or prompt in a row, as the training rows have it; None where there is none."""
+        return filled(row, next(iter(self.columns.values())))
+
+    def prompt_of_line(self, line: str) -> Any:
+        """The source or prompt of a plain line; in a template of several columns the line is the first of them."""
+        name = next(iter(self.columns.values()), "")
+        return filled({fields_of(name)[0]: line}, name) if "{" in name else line
 
     def prompts(self, texts: Sequence[str | tuple[Message, ...]], language: str = "") -> list[list[int]]:
         """Return the ids of prompts to answer, in a language; raise ValueError if the chat template refuses one."""
@@ -209,8 +226,9 @@ class RecordCodec:
         return str(self.tokenizer.decode(numbers, skip_special_tokens=True)).strip()
 
     def reference(self, record: Record, encoded: Encoded) -> str:
-        """What an answer is compared with: the record's own text; of plain text its second half."""
-        return self.text(encoded.target) if self.shape == "text" else record.target.strip()
+        """The text that an answer is compared with: of chats as the template has it, of texts their second half."""
+        own = self.shape == "text" or self.uses_chat_template
+        return self.text(encoded.target) if own else record.target.strip()
 
     # -- batches
 
@@ -256,7 +274,7 @@ class RecordCodec:
 
     def describe(self) -> dict[str, Any]:
         """Return what is saved with a model, as JSON types; the tokenizer lies beside it in its own files."""
-        facts = {name: getattr(self, name) for name in _SAVED}
+        facts = {name: getattr(self, name) for name in (*_SAVED, *_LATER)}
         return {"kind": "records", **facts, "columns": dict(self.columns), "tokenizer": [self.vocabulary]}
 
     @property
@@ -269,7 +287,8 @@ class RecordCodec:
     def from_description(cls, description: Mapping[str, Any], tokenizer: Any, model: Any = None) -> RecordCodec:
         """Return the codec of a description; raise UserError if that or the tokenizer is another one."""
         check_description(description, "records", dict.fromkeys((*_SAVED, "tokenizer"), object))
-        codec = cls(tokenizer, **{name: description[name] for name in _SAVED}, model=model)
+        facts = {name: description[name] for name in (*_SAVED, *_LATER) if name in description}
+        codec = cls(tokenizer, **facts, model=model)
         if description["tokenizer"] != [codec.vocabulary]:
             raise UserError("the tokenizer is not the one that the model was trained with: its files have changed")
         return codec
@@ -321,106 +340,3 @@ def encoded_text(ids: Sequence[int]) -> Encoded:
     """A plain text, of which all is learned and the second half is compared."""
     half = max(1, len(ids) // 2)
     return Encoded(tuple(ids[:half]), tuple(ids[half:]), frozenset(range(half)))
-
-
-_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""How a template marks the assistant's words."""
-
-
-def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids that stand for no text: ends of turns, start symbols and so on."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(added | set(tokenizer.all_special_ids))
-
-
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Ids of a conversation up to where the assistant is to begin."""
-    return _ids(tokenizer, messages, add_generation_prompt=True)
-
-
-def conversation(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    """Return the ids of a conversation up to the end of its last message, and True for those of the assistant."""
-    if _MARKED.search(str(tokenizer.chat_template)):
-        rendered = _render(tokenizer, messages, return_assistant_tokens_mask=True)
-        ids, spoken = list(rendered["input_ids"]), [bool(one) for one in rendered["assistant_masks"]]
-        if not any(spoken):
-            raise ValueError("the chat template marks nothing of it as the assistant's")
-        _check_ends(tokenizer, ids, spoken)
-    else:
-        ids, spoken = _by_prefix(tokenizer, messages)
-    end = len(spoken) - spoken[::-1].index(True)
-    return ids[:end], spoken[:end]
-
-
-def _by_prefix(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    """The ids of a conversation and True for the assistant's: those by which an answer lengthens it."""
-    complete = _ids(tokenizer, messages)
-    special = special_ids(tokenizer)
-    spoken = [False] * len(complete)
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = prompt_ids(tokenizer, messages[:number])
-        after = _ids(tokenizer, messages[: number + 1])
-        if complete[: len(before)] != before or complete[: len(after)] != after:
-            if number + 1 == len(messages):
-                raise ValueError(
-                    "the chat template does not begin the whole conversation as it begins the one before the last "
-                    "message, so that message cannot be separated: mark it in the template with {% generation %}"
-                )
-            continue
-        _check_header(tokenizer, messages[: number + 1], before, after)
-        end = max((at for at in range(len(before), len(after)) if complete[at] in special), default=None)
-        # a line end after the end of the turn is the template's, not the assistant's
-        ended = end is not None and not str(tokenizer.decode(after[end + 1 :])).strip()
-        for position in range(len(before), end + 1 if end is not None and ended else len(after)):
-            spoken[position] = True
-    if not any(spoken):
-        raise ValueError("the chat template leaves the last message empty")
-    return complete, spoken
-
-
-def _check_ends(tokenizer: Any, ids: Sequence[int], spoken: Sequence[bool]) -> None:
-    """Raise ValueError if a marked answer ends before an unmarked special symbol that ends the turn."""
-    special = special_ids(tokenizer)
-    for position in range(1, len(ids)):
-        if not spoken[position - 1] or spoken[position] or ids[position] not in special:
-            continue
-        last = position - 1
-        while spoken[last] and last and not str(tokenizer.decode([ids[last]])).strip():
-            last -= 1
-        if ids[last] not in special:
-            symbol = tokenizer.convert_ids_to_tokens(ids[position])
-            raise ValueError(
-                f"the chat template marks an answer without the {symbol!r} after it, so no answer would learn to stop: "
-                "put the symbol that ends a turn before {% endgeneration %}"
-            )
-
-
-def _check_header(tokenizer: Any, messages: Sequence[Message], before: list[int], after: list[int]) -> None:
-    """Raise ValueError if the template leaves it to the model to write whose turn it is."""
-    if before != _ids(tokenizer, messages[:-1]):
-        return
-    # blanks apart, which some tokenizers change; content that the template changes is not found, and not judged
-    text, content = (
-        "".join(str(one).split()) for one in (tokenizer.decode(after[len(before) :]), messages[-1]["content"])
-    )
-    if text.find(content) > 0:
-        raise ValueError(
-            f"the chat template takes no notice of add_generation_prompt, so {text[: text.find(content)]!r} before an "
-            "answer would be learnt as its words: let the template write it where add_generation_prompt is true, or "
-            "mark the answers with {% generation %}"
-        )
-
-
-def _ids(tokenizer: Any, messages: Sequence[Message], **options: bool) -> list[int]:
-    return list(_render(tokenizer, messages, **options)["input_ids"])
-
-
-def _render(tokenizer: Any, messages: Sequence[Message], **options: bool) -> Any:
-    try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
-    except Exception as error:  # a template's own, of many kinds: roles that must alternate, an unknown role
-        if out_of_memory(error):
-            raise
-        raise ValueError(f"the chat template refuses it: {(str(error).splitlines() or [''])[0]}") from error

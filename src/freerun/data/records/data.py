@@ -16,7 +16,8 @@ from torch import Tensor
 from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import SPLITS, counted, first_problems, part_of
-from freerun.data.records.codec import Encoded, RecordCodec, encoded_text, special_ids
+from freerun.data.records.chat import special_ids
+from freerun.data.records.codec import Encoded, RecordCodec, encoded_text
 from freerun.data.records.files import Record, Records
 from freerun.errors import refuse
 from freerun.keys import bits
@@ -80,6 +81,8 @@ def fit_lengths(codec: RecordCodec, records: Sequence[Record], limits: Limits, o
     notes = [f"dropped: {counted(dropped, 'row')} too long"] if dropped else []
     notes += [f"{counted(cut, 'row')} cut"] if cut else []
     notes += [f"{counted(merged, 'prompt')} ending within a token"] if merged else []
+    turns = sum(one.unlearned for one in encoded)
+    notes += [f"{counted(turns, 'assistant turn')} not learnt: the chat template rewrites them"] if turns else []
     if not kept and not problems:
         problems.append(f"{origin}: nothing is left: every row is too long; raise max_source or max_target")
     return FittedRecords([record for record, _ in kept], encoded, notes, first_problems(origin, problems))
@@ -137,6 +140,7 @@ class RecordData:
     codec: RecordCodec
     name: str
     notes: Mapping[str, Sequence[str]]
+    facts: Sequence[str] = ()
 
     def bind(self, model: Any) -> None:
         """Let a model make the batches."""
@@ -194,6 +198,7 @@ class RecordData:
             lines.append(f"{split}: {counted(len(encoded), 'record')}" + (f" ({'; '.join(notes)})" if notes else ""))
         train = self.splits["train"].encoded
         prompt, target = (sum(len(getattr(one, side)) for one in train) / len(train) for side in ("prompt", "target"))
+        lines += self.facts
         end = self.codec.end
         symbol = "no end symbol" if end is None else repr(self.codec.tokenizer.convert_ids_to_tokens(end))
         return [
@@ -211,7 +216,7 @@ def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> Record
         split: [*(f"dropped: {text}" for text in records.dropped.get(split, ())), *fitted.notes]
         for split, fitted in splits.items()
     }
-    return RecordData(splits, with_end(codec, splits["train"].encoded), records.name, notes)
+    return RecordData(splits, with_end(codec, splits["train"].encoded), records.name, notes, records.notes)
 
 
 def with_end(codec: RecordCodec, encoded: Sequence[Encoded]) -> RecordCodec:

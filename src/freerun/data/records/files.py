@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from freerun.arguments import Arguments, at_least, between, brief, is_number, one_of
-from freerun.data.files import SPLITS, counted, encoding_problems, first_problems, missing_message, user_path
-from freerun.data.tables import ENDINGS, FORMATS, DataTable, parsed, read_rows
+from freerun.data.files import (
+    COMPRESSED,
+    SPLITS,
+    content_ending,
+    counted,
+    encoding_problems,
+    first_problems,
+    missing_message,
+    user_path,
+)
+from freerun.data.records.columns import (
+    SHAPES,
+    TRANSLATION,
+    USUAL,
+    absent_columns,
+    cell_of,
+    fields_of,
+    filled,
+    is_blank,
+    shape_of,
+    unused_columns,
+)
+from freerun.data.records.messages import Message, answered, text_problem
+from freerun.data.tables import ENDINGS, FORMATS, DataTable, read_rows
 from freerun.errors import UserError, collected, display, listed, needing, out_of_memory
 from freerun.keys import bits, fold
 
@@ -30,12 +52,17 @@ class RecordOptions(Arguments):
         source: column of what an encoder reads; with ``target``. Where no column is named, they are looked for by these
             names.
         target: column of what the decoder is to output.
-        prompt: column of what a causal model reads; with ``completion``.
+        prompt: column of what a causal model reads; with ``completion``. This and the other texts may be a template of
+            several columns, such as "{question} {context}"; a paragraph whose columns are empty in a row is left out.
         completion: column of what it is to output.
-        messages: column of conversations, lists of {role, content}; the assistant's are learned.
+        messages: column of conversations, lists of {role, content} or {from, value}; the assistant's are learned.
         text: column of plain text, all of which is learned.
+        chat: put prompts and completions into the tokenizer's chat template.
         format: one of ``FORMATS``; None: by the ending.
         separator: of CSV files.
+        quoting: of CSV and TSV files: "minimal": a cell in quotation marks may hold separators and line ends; "none":
+            they are letters; None: as the file's lines fit.
+        header: whether the first line names the columns; without, they are "1", "2" and so on; None: found.
         encoding: of text files.
         dev: a file, or the share of the training rows that are set aside where there is none.
         test: the same.
@@ -58,8 +85,11 @@ class RecordOptions(Arguments):
     completion: str | None = None
     messages: str | None = None
     text: str | None = None
+    chat: bool = False
     format: Literal["jsonl", "json", "csv", "tsv", "parquet", "txt", "datasets"] | None = one_of(FORMATS, None)
     separator: str = ","
+    quoting: Literal["minimal", "none"] | None = one_of(("minimal", "none"), None)
+    header: bool | None = None
     encoding: str = "utf-8"
     dev: str | float = 0.05
     test: str | float = 0.05
@@ -91,12 +121,16 @@ class RecordOptions(Arguments):
             yield f"dev and test must leave something to train on; got {self.dev} and {self.test}"
         if not isinstance(self.separator, str) or len(self.separator) != 1 or self.separator in '\r\n"\0':
             yield f"separator must be one character; got {self.separator!r}"
+        for name in self.columns.values():
+            with collected(wrong := list[str]()):
+                fields_of(name)
+            yield from wrong
         yield from encoding_problems(self.encoding)
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Records in three splits, the column of each part, and what was left out of each split, in words."""
+    """Records in three splits, the column of each part, what was left out of each split and how files were read."""
 
     __repr__ = brief
 
@@ -105,6 +139,7 @@ class Records:
     splits: Mapping[str, list[Record]]
     name: str
     dropped: Mapping[str, list[str]]
+    notes: tuple[str, ...] = ()
 
 
 def load_records(
@@ -164,7 +199,7 @@ def _from_tables(
 ) -> Records:  # fmt: skip
     """The records of each table; ``problems`` are those of the files, reported together with those of the rows."""
     try:
-        shape, columns = _shape_of(options.columns, next(iter(tables.values())))
+        shape, columns = shape_of(options.columns, next(iter(tables.values())), bare=options.chat)
         if options.languages and shape != "pairs":
             raise UserError(f"languages by row are for source and target; the records are {shape}")
         columns |= options.languages
@@ -172,11 +207,17 @@ def _from_tables(
         raise UserError([*problems, *error.problems]) from None
     splits: dict[str, list[Record]] = {}
     dropped: dict[str, list[str]] = {}
+    used = "; ".join(f"{part} from {', '.join(fields_of(name))}" for part, name in columns.items())
+    unused = list(dict.fromkeys(name for table in tables.values() for name in unused_columns(columns, table)))
+    notes = [f"columns: {used}" + (f"; not used: {listed(unused)}" if unused else "")]
+    notes += [note for table in tables.values() for note in table.notes]
     for split, table in tables.items():
-        splits[split], left_out, wrong = _table_records(table, shape, columns, options.empty)
+        splits[split], counts, wrong = _table_records(table, shape, columns, options.empty)
         problems += wrong
+        left_out = counts.pop("with an empty column", 0)
         dropped[split] = [f"{counted(left_out, 'row')} with an empty column"] if left_out else []
-    found = Records(shape, columns, splits, path, dropped)
+        notes += [f"{table.origin}: {counted(number, 'row')} {what}" for what, number in counts.items()]
+    found = Records(shape, columns, splits, path, dropped, tuple(dict.fromkeys(notes)))
     if problems:
         raise UserError(list(dict.fromkeys([*problems, *_further(further, found)])))
     return found
@@ -197,11 +238,22 @@ def read_records(
     further: Callable[[list[Record]], list[str]] | None = None,
 ) -> list[Record]:
     """Return all records of one file; ``further`` finds what else is wrong with the sound ones where rows are wrong."""
-    table, problems = read_rows(path, separator=options.separator, encoding=options.encoding)
+    table, problems = _read(path, options, columns)
     records, _, wrong = _table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
     if problems or wrong:
         raise UserError([*problems, *wrong, *(_further(further, records) if records else [])])
     return records
+
+
+def _read(path: Path, options: RecordOptions, columns: Mapping[str, str]) -> tuple[DataTable, list[str]]:
+    """The rows of a file whose columns are named, or looked for."""
+    names = columns.values() if columns else [name for _, usual in USUAL for name in usual.values()]
+    known = {field for name in names for field in (name, *fields_of(name))}
+    known -= set() if columns else {"1", "2"}
+    return read_rows(
+        path, format=options.format, separator=options.separator, encoding=options.encoding, quoting=options.quoting,
+        header=options.header, known=() if "text" in columns else known,
+    )  # fmt: skip
 
 
 def _is_saved(path: Path) -> bool:
@@ -230,8 +282,7 @@ def _tables(path: str, options: RecordOptions) -> tuple[dict[str, DataTable], li
     format = None if options.format == "datasets" else options.format
     for split in [split for split in SPLITS if split in files]:
         with collected(problems):
-            file, separator = files[split], options.separator
-            table, wrong = read_rows(file, format=format, separator=separator, encoding=options.encoding)
+            table, wrong = _read(files[split], replace(options, format=format), options.columns)
             problems += wrong
             if len(table) or not wrong:
                 tables[split] = table
@@ -242,7 +293,9 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     """The file of each split that a folder has."""
     files: dict[str, Path] = {}
     for split, names in SPLITS.items():
-        fitting = sorted(f for f in folder.iterdir() if f.stem in names and f.suffix.lower() in TABLES and f.is_file())
+        fitting = sorted(
+            f for f in folder.iterdir() if _stem(f) in names and content_ending(f) in TABLES and f.is_file()
+        )
         if len(fitting) > 1:
             several = ", ".join(file.name for file in fitting)
             raise UserError(f"{folder}: several files could be {split}: {several}; give the files themselves")
@@ -251,10 +304,17 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _stem(file: Path) -> str:
+    """The name of a file without its ending, and without that of a compression."""
+    return (file.with_suffix("") if file.suffix.lower() in COMPRESSED else file).stem
+
+
 def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     """The splits of a data set that was saved to a folder, or published."""
-    read = list(options.columns.values()) or [part for parts in SHAPES.values() for part in parts]
-    read += options.languages.values()
+    parts = [*options.columns.values()] or [name for _, usual in USUAL for name in usual.values()]
+    parts += options.languages.values()
+    fields = {field for part in parts for field in (part, *fields_of(part))}
+    read = fields | {field.partition(".")[0] for field in fields} | {TRANSLATION}
     loaded = _loaded(path)
     splits: Mapping[str, Any] = loaded if hasattr(loaded, "values") else {"train": loaded}
     tables: dict[str, DataTable] = {}
@@ -317,16 +377,8 @@ def _order(rows: int, seed: int) -> list[int]:
     return torch.argsort(bits(fold(seed, "records"), torch.arange(rows)), stable=True).tolist()
 
 
-SHAPES: dict[str, tuple[str, ...]] = {
-    "pairs": ("source", "target"),
-    "completions": ("prompt", "completion"),
-    "messages": ("messages",),
-    "text": ("text",),
-}
-"""What records can be -> the parts that a column is named for."""
 LANGUAGES = ("language", "source_language")
 """Parts that name a row's languages, beside those of a shape."""
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -337,6 +389,7 @@ class Record:
         origin: the file and the line.
         prompt: source or prompt; of messages all but the last; "" of plain text.
         target: target, completion, the last message's content, or the text.
+        answer: what else the last message holds: calls of tools, reasoning.
         language: of the target; "": that of the tokenizer.
         source_language: the same of the source.
     """
@@ -346,111 +399,65 @@ class Record:
     origin: str
     prompt: str | tuple[Message, ...]
     target: str
+    answer: Message = field(default_factory=dict[str, Any])
     language: str = ""
     source_language: str = ""
 
 
-def _shape_of(named: Mapping[str, str], table: DataTable) -> tuple[str, dict[str, str]]:
-    """Return what the records are and the column of each part: as named, or the first shape that the table has."""
-    if not named:
-        for shape, parts in SHAPES.items():
-            if shape != "text" and all(part in table.columns for part in parts):
-                return shape, {part: part for part in parts}
-        raise UserError(
-            f"{table.origin}: cannot tell which columns to use; it has {listed(table.columns) or 'none'}; name "
-            "them: source and target (encoder-decoder), prompt and completion, messages, or text"
-        )
-    for shape, parts in SHAPES.items():
-        if set(parts) == set(named):
-            return shape, dict(named)
-    sets = "; ".join(" and ".join(parts) for parts in SHAPES.values())
-    raise UserError(f"columns are named for {', '.join(named)}; one of these is needed, whole: {sets}")
-
-
 def _table_records(
     table: DataTable, shape: str, columns: Mapping[str, str], empty: str
-) -> tuple[list[Record], int, list[str]]:
-    """Return a table's records, the number of empty rows left out, and what is wrong with the other rows."""
-    if absent := [name for name in columns.values() if name not in table.columns]:
+) -> tuple[list[Record], dict[str, int], list[str]]:
+    """Return a table's records; how many rows were left out or lack an optional column; what is wrong with others."""
+    if absent := list(absent_columns(columns, table)):
         has = listed(table.columns) or "none"
-        return [], 0, [f"{table.origin}: has no column {name!r}; its columns are {has}" for name in absent]
+        return [], {}, [f"{table.origin}: has no column {name!r}; its columns are {has}" for name in absent]
     records: list[Record] = []
     problems: list[str] = []
-    left_out = 0
+    counts: Counter[str] = Counter()
+    further = [field for name in columns.values() for field in fields_of(name)[1:]]
     for number, row in enumerate(table.rows):
-        cells = {name: row.get(name) for name in columns.values()}
-        blank = next((name for name, cell in cells.items() if _is_blank(cell)), None)
+        cells = {name: filled(row, name) for name in columns.values()}
+        blank = next((fields_of(name)[0] for name, cell in cells.items() if is_blank(cell)), None)
         if blank is not None and empty == "drop":
-            left_out += 1
+            counts["with an empty column"] += 1
             continue
         if blank is not None:
-            state = "missing" if blank not in row else "null" if row[blank] is None else "empty"
+            cell = cell_of(row, blank)
+            state = "null" if blank in row and cell is None else "missing" if cell is None else "empty"
             record = f'column {blank!r} is {state}; fill it in, delete the row, or set empty = "drop"'
         else:
             record = _record(table.locate(number), cells, shape)
+            counts.update(f"without {field!r}" for field in further if is_blank(cell_of(row, field)))
         if isinstance(record, str):
             problems.append(f"{table.locate(number)}: {record}")
         else:
             named = {part: str(cells[columns[part]]).strip() for part in LANGUAGES if part in columns}
             records.append(replace(record, **named) if named else record)
     if not records and not problems:
-        reason = f"nothing is left: {counted(left_out, 'row')} with an empty column" if len(table) else "holds no row"
+        left_out = counted(counts["with an empty column"], "row")
+        reason = f"nothing is left: {left_out} with an empty column" if len(table) else "holds no row"
         problems.append(f"{table.origin}: {reason}")
-    return records, left_out, first_problems(table.origin, problems)
+    return records, counts, first_problems(table.origin, problems)
 
 
 def _record(origin: str, cells: Mapping[str, Any], shape: str) -> Record | str:
     """The record in the cells of a row, or what is wrong with them."""
     if shape == "messages":
         ((name, cell),) = cells.items()
-        messages = _messages(cell)
+        messages = answered(cell)
         if isinstance(messages, str):
             return f"column {name!r} {messages}"
-        return Record(origin, messages[:-1], str(messages[-1]["content"]))
+        *prompt, last = messages
+        more = {key: part for key, part in last.items() if key not in ("role", "content")}
+        return Record(origin, tuple(prompt), str(last.get("content") or ""), more)
     for name, cell in cells.items():
         if not isinstance(cell, str):
-            return f"column {name!r} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
+            return f"column {_label(name)} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"
         if wrong := text_problem(cell):
-            return f"column {name!r} {wrong}"
+            return f"column {_label(name)} {wrong}"
     *prompt, target = list(cells.values())[: len(SHAPES[shape])]
     return Record(origin, prompt[0] if prompt else "", target)
 
 
-def _is_blank(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, list) and not cell)
-
-
-def text_problem(cell: Any) -> str:
-    """Return what is wrong with a text that no file can hold, or \"\"."""
-    half = re.search("[\ud800-\udfff]", cell) if isinstance(cell, str) else None
-    return f"holds half of a surrogate pair, {display(half[0])}, which is no character" if half else ""
-
-
-def messages_problem(cell: Any) -> str:
-    """Return what is wrong with a conversation, whoever speaks last, or \"\"."""
-    if not isinstance(cell, Sequence) or not all(isinstance(message, Mapping) for message in cell):
-        return 'holds no conversation; expected a list of {"role": ..., "content": ...}'
-    for number, message in enumerate(cell, start=1):
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            return f"has no role and content, both text, in message {number}"
-        if wrong := text_problem(message["role"]) or text_problem(message["content"]):
-            return f"{wrong}, in message {number}"
-    return ""
-
-
-def _messages(cell: Any) -> tuple[Message, ...] | str:
-    """A conversation that ends with the assistant, or what is wrong with it."""
-    if isinstance(cell, str):
-        try:
-            cell = parsed(cell)
-        except ValueError:
-            return "holds text that is no JSON; expected a list of {role, content}"
-    if problem := messages_problem(cell):
-        return problem
-    role = cell[-1]["role"]
-    if role != "assistant":
-        return f"ends with a message of {display(role, 40)}; the last must be the assistant's: it is what is learnt"
-    if not cell[-1]["content"].strip():
-        return "ends with an empty message; there is nothing to learn in it"
-    # columns of Parquet have every key in every message
-    return tuple({key: part for key, part in message.items() if part is not None} for message in cell)
+def _label(name: str) -> str:
+    return " or ".join(map(repr, fields_of(name)))
