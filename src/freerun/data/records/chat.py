@@ -10,7 +10,7 @@ from typing import Any
 
 from freerun.arguments import brief
 from freerun.data.records.messages import Message
-from freerun.errors import out_of_memory
+from freerun.errors import needing, out_of_memory
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """How a template marks the assistant's words."""
@@ -106,7 +106,8 @@ def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
 
 def _marked(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span], int]:
     """A conversation as text, what its template marks as the assistant's, and the number of turns that it does not."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+    with needing("hf", "a chat template"):
+        from transformers.utils.chat_template_utils import render_jinja_template
 
     # as apply_chat_template does; its own mask of tokens misses those of which the tokenizer leaves out a blank
     text = _text(tokenizer, messages)
