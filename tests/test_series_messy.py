@@ -217,7 +217,7 @@ HOSTILE = [
     (b'a,b\n1,"2\n3,4\n5,6\n', "unexpected end of data"),
     (b"a,b\n1,2\x00\n3,4\n", "is not a number"),
     (b"a," + b"b" * 200_000 + b"\n1,2\n3,4\n", "the name of column 2 has 200,000 characters"),
-    (b"a,b\n" + b"1," * 5_000_000 + b"\n", "has 5000001 cells"),
+    (b"a,b\n" + b"1," * 5_000_000 + b"\n", "has 5,000,001 cells"),
 ]
 
 

@@ -99,7 +99,7 @@ def _spoken_by_prefixes(tokenizer: Any, text: str, spans: Sequence[Span]) -> tup
 
 
 def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """How many entries two sequences begin with alike."""
+    """The number of entries of the longest prefix that two sequences share."""
     shorter = min(len(first), len(second))
     return next((n for n in range(shorter) if first[n] != second[n]), shorter)
 
@@ -176,14 +176,14 @@ def _turn(tokenizer: Any, messages: Sequence[Message], number: int, text: str, b
         last = max((found.end() for found in special.finditer(after, begin)), default=len(after))
         # a line end after the end of the turn is the template's, not the assistant's
         return begin, len(after) if after[last:].strip() else last
-    place = _written(tokenizer, messages, number, text)
-    if place is None or "".join(text[slice(*place)].split()) != "".join(content.split()):
+    own = _written(tokenizer, messages, number, text)
+    if own is None or "".join(text[slice(*own)].split()) != "".join(content.split()):
         return None
     if begin is not None:
-        _check_header(tokenizer, messages[:number], text[begin : place[1]], content, begin)
-    end = special.match(text, place[1] + len(text[place[1] :]) - len(text[place[1] :].lstrip()))
+        _check_header(tokenizer, messages[:number], text[begin : own[1]], content, begin)
+    end = special.match(text, own[1] + len(text[own[1] :]) - len(text[own[1] :].lstrip()))
     closing = [found[0] for found in special.finditer(text) if not text[found.end() :].strip()]
-    return place[0] if begin is None else min(begin, place[0]), end.end() if end and end[0] in closing else place[1]
+    return own[0] if begin is None else min(begin, own[0]), end.end() if end and end[0] in closing else own[1]
 
 
 def _written(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> Span | None:
