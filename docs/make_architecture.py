@@ -22,7 +22,7 @@ ROWS = (
     ("plug-ins", ("models", "data")),
     ("the literature", ("methods", "generation", "checks", "diagnostics")),
     ("kernel", ("rollin", "transforms")),
-    ("pure functions", ("schedules", "gates", "draws", "objectives", "metrics")),
+    ("pure functions", ("schedules", "gates", "draws", "objectives", "regression", "metrics")),
     ("foundations", ("errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions")),
 )
 WIDTH, BAND, HEIGHT, LEFT = 960, 92, 34, 150

@@ -69,7 +69,7 @@ for name in ("", "covariates", "residual", "gaussian", "quantiles"):
 def scaled(inner, **changes):
     """A forecaster in units of the window; a regression with weights that are none's."""
     model = WindowScaled(inner, 3, getattr(inner, "observed", 0), head=inner.settings()["head"], **changes)
-    return model.fit_linear(random(5 * 3 + 1, 4 * 3, seed=9) / 8, 5, 4) if changes.get("linear") else model
+    return model.fit_linear(random(1, 5 * 3 + 1, 4 * 3, seed=9) / 8, 5, 4) if changes.get("linear") else model
 
 
 SCALINGS = {
@@ -415,9 +415,9 @@ def test_a_scaled_model_is_the_inner_one_in_the_windows_units(name):
         shift, fed = centres, centres[1:]
         if model.linear:
             flat = torch.cat([known[-5:].flatten(), torch.ones(1)])
-            first = (flat @ model.regression).view(4, 3)
+            first = (flat @ model.regression[0]).view(4, 3)
             again = torch.cat([torch.cat([known, first])[-5:].flatten(), torch.ones(1)])
-            shift = torch.cat([first, (again @ model.regression).view(4, 3)])[: batch.time]
+            shift = torch.cat([first, (again @ model.regression[0]).view(4, 3)])[: batch.time]
             fed = shift[:-1]
         history = batch.history[row].clone()
         history[:-1] = (history[:-1] - fed) / scales[1:]
@@ -474,13 +474,13 @@ def test_a_level_that_is_added_to_a_window_is_added_to_its_forecast(name):
 
 def test_a_model_over_a_regression_starts_where_the_regression_stands():
     model = make_model("recurrent_forecaster", 2, size=4, centre="mean", linear=True).double()
-    weights, past = random(3 * 2 + 1, 4 * 2), random(5, 9, 2, seed=3)
+    weights, past = random(1, 3 * 2 + 1, 4 * 2), random(5, 9, 2, seed=3)
     batch = fr.Batch(random(5, 6, 2, seed=4), context={"past": past})
     refused("is not fitted: call fit_linear", model, batch)
     model.fit_linear(weights, 3, 4)
     features = torch.cat([past[:, -3:].flatten(1), torch.ones(5, 1, dtype=torch.float64)], 1)
-    close(model(batch)[:, :4].flatten(1), features @ weights)
-    close(fr.generate(model, batch, length=4).entries.flatten(1), features @ weights)
+    close(model(batch)[:, :4].flatten(1), features @ weights[0])
+    close(fr.generate(model, batch, length=4).entries.flatten(1), features @ weights[0])
     refused("reads 3 steps of the past; got 2", model, batch.replace(context={"past": past[:, :2]}))
 
 
@@ -497,9 +497,10 @@ def test_scalings_that_cannot_be_are_refused():
     ):  # fmt: skip
         refused(words, partial(WindowScaled, inner, **{"values": 2, **changes}))
     batch = fr.Batch(torch.zeros(1, 2, 2), context={"past": torch.ones(1, 4, 2)})
-    refused("is not fitted", WindowScaled(inner, 2, linear=(4, 3)), batch)
-    refused("made without linear", WindowScaled(inner, 2).fit_linear, torch.zeros(9, 6), 4, 3)
-    refused(r"must be \(9, 6\)", WindowScaled(inner, 2, linear=True).fit_linear, torch.zeros(4, 3), 4, 3)
+    refused("is not fitted", WindowScaled(inner, 2, linear=(4, 3, 1)), batch)
+    refused("made without linear", WindowScaled(inner, 2).fit_linear, torch.zeros(1, 9, 6), 4, 3)
+    several = r"must be \(1, 9, 6\) or \(2, 5, 3\)"
+    refused(several, WindowScaled(inner, 2, linear=True).fit_linear, torch.zeros(1, 4, 3), 4, 3)
     below = fr.Batch(torch.zeros(1, 2, 2), context={"known": torch.tensor([-1])})
     refused(r"of how many entries .* got \[-1\]", make_model("plain_forecaster", 2, centre="mean"), below)
     model = make_model("recurrent_forecaster", 2, 0, 1, centre="mean")

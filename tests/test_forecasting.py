@@ -10,12 +10,14 @@ from torch import nn
 
 import freerun as fr
 from builders import refused
+from freerun import regression
 from freerun.comparison.statistics import Median, estimate, resample_counts
 from freerun.data import SeriesOptions, series_from_arrays
 from freerun.data.series.windows import Windows
-from freerun.diagnostics.naive import fit_linear, naive_forecasts
+from freerun.diagnostics.naive import naive_forecasts
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.models import PlainForecaster, RecurrentForecaster
+from freerun.regression import fit_linear
 from freerun.tasks.series import ForecastSettings, SeriesTask, evaluate_windows, forecast, hide_horizon, median
 from freerun.training import TrainSettings, fit
 from freerun.training.log import jsonable
@@ -195,14 +197,44 @@ def test_naive_rows_by_hand():
     assert "last_period_mse" not in SeriesTask(without).evaluate(model_of("past"), "dev").free_running
 
 
-def test_ridge_is_the_closed_form():
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_ridge_is_the_closed_form(centred, groups, monkeypatch):
     random = np.random.default_rng(0)
     past, horizon = (torch.from_numpy(random.normal(size=(60, steps, 2))) for steps in (5, 3))
-    linear = fit_linear(lambda numbers: (past[numbers], horizon[numbers]), 60, (past[:9], horizon[:9]))
-    x = torch.cat([past.flatten(1), torch.ones(60, 1, dtype=torch.float64)], 1)
-    expected = torch.linalg.solve(x.T @ x + linear.ridge * 60 * torch.eye(11), x.T @ horizon.flatten(1))
-    assert torch.allclose(linear.weights, expected, atol=1e-10)
+    monkeypatch.setattr(regression, "_RIDGES", (0.1,))
+    choices = [regression._Variant(groups, centred)]
+    train, dev = (regression._summed(choices, [(past[:n], horizon[:n]) for n in ends], 5)[0] for ends in ([60], [9]))
+    error, linear = choices[0].fitted(train, dev, 5)
+    for own in range(groups):
+        chosen = slice(None) if groups == 1 else slice(own, own + 1)
+        last = past[:, -1:, chosen] * centred
+        x = torch.cat([(past[..., chosen] - last).flatten(1), torch.ones(60, 1, dtype=torch.float64)], 1)
+        expected = torch.linalg.solve(
+            x.T @ x + 0.1 * 60 * torch.eye(x.shape[1]), x.T @ (horizon[..., chosen] - last).flatten(1)
+        )
+        found = linear(past, 3)[..., chosen]
+        assert torch.allclose(found, (x @ expected).view(60, 3, -1) + last, atol=1e-10)
+    assert error == pytest.approx(float((linear(past[:9], 3) - horizon[:9]).square().sum() / 9), rel=1e-9)
     assert naive_forecasts(past, 3, None, {"linear": linear})["linear"].shape == (60, 3, 2)
+
+
+def test_a_regression_is_chosen_on_dev_and_is_the_same_in_pieces():
+    """A walk far from where it was trained is repeated, values that read each other are fitted together."""
+    walks = torch.from_numpy(np.random.default_rng(1).normal(size=(900, 1)).cumsum(0))
+    windows = walks.unfold(0, 12, 1).transpose(1, 2)
+    train, far = (windows[:600, :8], windows[:600, 8:]), (windows[700:, :8] + 500, windows[700:, 8:] + 500)
+    linear = fit_linear([train], [far], 8, 1)
+    copy = (far[0][:, -1:] - far[1]).square().mean()
+    assert (linear(far[0], 4) - far[1]).square().mean() < 1.02 * copy
+    cut = [list(zip(*(half.split(70) for half in each), strict=True)) for each in (train, far)]
+    pieces = fit_linear(*cut, 8, 1)
+    assert torch.allclose(pieces.weights, linear.weights, atol=1e-9)
+    driver = torch.from_numpy(np.random.default_rng(2).normal(size=(900, 1)))
+    led = torch.cat([driver, driver.roll(3, 0)], 1).unfold(0, 8, 1).transpose(1, 2)[5:]
+    together = fit_linear([(led[:600, :6], led[:600, 6:])], [(led[600:, :6], led[600:, 6:])], 6, 2)
+    assert len(together.weights) == 1
+    assert (together(led[:, :6], 2) - led[:, 6:])[..., 1].abs().max() < 0.1
 
 
 def test_dev_windows_are_spread_and_test_is_complete():

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "freerun"
 # import order; the modules of row 2 do not know each other
 ROWS = [
     ["errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions"],
-    ["schedules", "gates", "draws", "objectives", "metrics"],
+    ["schedules", "gates", "draws", "objectives", "regression", "metrics"],
     ["rollin", "transforms"],
     ["methods", "generation", "checks", "diagnostics"],
     ["models", "data"],

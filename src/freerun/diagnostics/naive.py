@@ -97,10 +97,6 @@ def _check(past: Tensor, horizon: int, needed: int) -> None:
     refuse(problems + COUNT.problems(horizon=horizon))
 
 
-_FEATURES, _WINDOWS = 1024, 4096
-_RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
-
-
 def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, Tensor]:
     """(windows, past, values) and (windows, horizon, values) of a batch of either layout, float64."""
     if isinstance(batch.context, dict) and "past" in batch.context:
@@ -108,41 +104,6 @@ def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, T
     else:
         past = batch.targets[:, : batch.targets.shape[1] - horizon]
     return past.double(), batch.targets[:, -horizon:].double()
-
-
-@dataclass(frozen=True, eq=False)
-class LinearForecast:
-    """Ridge regression with weights (steps * values + 1, horizon * values), from the last steps of the past."""
-
-    weights: Tensor
-    steps: int
-    ridge: float
-    __repr__ = brief
-
-    def __call__(self, past: Tensor, horizon: int) -> Tensor:
-        """(windows, past, values) float64 -> (windows, horizon, values)."""
-        return (_features(past, self.steps) @ self.weights).unflatten(1, (horizon, past.shape[2]))
-
-
-def fit_linear(
-    train: Callable[[list[int]], tuple[Tensor, Tensor]], windows: int, dev: tuple[Tensor, Tensor]
-) -> LinearForecast:
-    """Ridge regression from past to all of the horizon, ``W = (X'X + r n I)^-1 X'Y``, with the r that is best on dev.
-
-    It reads the last 1024 numbers of the past at most, of 4096 evenly spread training windows at most.
-    """
-    count = min(windows, _WINDOWS)
-    past, horizon = train([number * windows // count for number in range(count)])
-    steps = max(1, min(past.shape[1], _FEATURES // past.shape[2]))
-    x, y = _features(past, steps), horizon.flatten(1)
-    spectrum, basis = torch.linalg.eigh(x.T @ x / len(x))
-    projected = basis.T @ (x.T @ y) / len(x)
-    candidates: list[tuple[float, LinearForecast]] = []
-    for ridge in _RIDGES:
-        weights = basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
-        each = LinearForecast(weights, steps, ridge)
-        candidates.append((float((each(dev[0], horizon.shape[1]) - dev[1]).square().mean()), each))
-    return min(candidates, key=lambda pair: pair[0])[1]
 
 
 def naive_forecasts(
@@ -154,11 +115,6 @@ def naive_forecasts(
         forecasts["last_period"] = last_period(past, horizon, period)
     forecasts["mean"] = mean(past, horizon)
     return forecasts | {name: forecast(past, horizon).to(past) for name, forecast in further.items()}
-
-
-def _features(past: Tensor, steps: int) -> Tensor:
-    flat = past[:, -steps:].flatten(1)
-    return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +23,7 @@ from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
 from freerun.data.symbols import Binning, LevelData, quantised
 from freerun.data.systems import SystemOptions, load_system, system_named
 from freerun.diagnostics import DiagnosisOptions
-from freerun.diagnostics.naive import LinearForecast, fit_linear, naive_forecasts, past_and_horizon
+from freerun.diagnostics.naive import naive_forecasts, past_and_horizon
 from freerun.diagnostics.values import CHANNELS, sample_window
 from freerun.draws import DRAWS
 from freerun.errors import UserError, collected, refuse
@@ -32,11 +32,13 @@ from freerun.keys import fold, uniform
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS, WindowScaled
+from freerun.regression import LinearForecast, fit_linear
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
 from freerun.types import evenly
 
-_NAIVE_BATCH = 1024
+_CELLS = 2**22
+"""Values of the windows that are forecast and scored at a time; changes no number."""
 _LONGEST = 4000
 """Steps of the test part that a diagnosis runs freely over."""
 
@@ -263,41 +265,47 @@ class SeriesTask(DataTask):
         return f"{data.name}, test part", [data.window_batch("test", part) for part in chosen], options
 
 
+@lru_cache(1)
 def linear_of(data: SeriesData) -> LinearForecast:
-    """Ridge regression from past to horizon, fitted to training windows."""
-    size = _NAIVE_BATCH
+    """Ridge regression from past to horizon: of at most 4,096 training windows, chosen by 1,024 of dev."""
 
-    def halves(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        pairs = [past_and_horizon(batch, data.codec.horizon, data.codec.values) for batch in batches]
-        return torch.cat([past for past, _ in pairs]), torch.cat([horizon for _, horizon in pairs])
+    def halves(count: int, most: int, batch: Callable[[list[int]], Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in parts(evenly(count, most), fitting(batch([0]))):
+            yield past_and_horizon(batch(part), data.codec.horizon, data.codec.values)
 
-    def train(numbers: list[int]) -> tuple[Tensor, Tensor]:
-        return halves(data.batch(part) for part in parts(numbers, size))
+    train = halves(len(data.lengths), 4096, data.batch)
+    dev = halves(data.windows("dev"), 1024, lambda part: data.window_batch("dev", part))
+    return fit_linear(train, dev, data.codec.past, data.codec.values)
 
-    chosen = evenly(data.windows("dev"), 1024)
-    dev = halves(data.window_batch("dev", part) for part in parts(chosen, size))
-    return fit_linear(train, len(data.lengths), dev)
+
+def fitting(window: Batch, most: int = 1024) -> int:
+    """How many windows are held at a time: ``most``, and fewer of such that are long or wide."""
+    context: Any = window.context
+    past = context["past"].numel() if isinstance(context, dict) and "past" in context else 0
+    return max(1, min(most, _CELLS // (window.targets.numel() + past)))
 
 
 def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> Windows:
     """The windows with the scores of the forecasts that need no model; of the linear one where it was fitted."""
-    forecasts: dict[str, list[Tensor]] = {}
-    gold: list[Tensor] = []
+    found: dict[str, list[tuple[Tensor, ...]]] = {}
     further = {} if linear is None else {"linear": linear}
-    for numbers in parts(range(windows.count), _NAIVE_BATCH):
-        past, horizon = past_and_horizon(windows.make(numbers), windows.horizon, codec.values)
-        gold.append(horizon)
+    for numbers in parts(range(windows.count), fitting(windows.make([0]))):
+        past, gold = past_and_horizon(windows.make(numbers), windows.horizon, codec.values)
         for name, prediction in naive_forecasts(past, windows.horizon, codec.period, further).items():
-            forecasts.setdefault(name, []).append(prediction)
-    rows = {name: _naive_scores(torch.cat(predictions), torch.cat(gold)) for name, predictions in forecasts.items()}
+            found.setdefault(name, []).append(_naive_scores(prediction, gold))
+    rows: dict[str, tuple[dict[str, float], list[float]]] = {}
+    for name, scores in found.items():
+        errors, squared, absolute, by_lead = (torch.cat(each) for each in zip(*scores, strict=True))
+        row = {"nrmse": median(errors), "mse": float(squared.mean()), "mae": float(absolute.mean())}
+        rows[name] = row, (by_lead.sum(0) / windows.count).tolist()
     return replace(windows, naive=rows)
 
 
-def _naive_scores(prediction: Tensor, gold: Tensor) -> tuple[dict[str, float], list[float]]:
-    """The scores of a forecast and its error by lead time."""
+def _naive_scores(prediction: Tensor, gold: Tensor) -> tuple[Tensor, ...]:
+    """(windows,) NRMSE, mean squared and mean absolute error, and (1, horizon) the sum of errors by lead time."""
     error = prediction - gold
-    scores = {"nrmse": median(nrmse(prediction, gold)), "mse": float(error.square().mean())}
-    return {**scores, "mae": float(error.abs().mean())}, rmse_by_horizon(prediction, gold).mean(0).tolist()
+    squared, absolute = error.square().mean((1, 2)), error.abs().mean((1, 2))
+    return nrmse(prediction, gold), squared, absolute, rmse_by_horizon(prediction, gold).sum(0, keepdim=True)
 
 
 def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
@@ -311,7 +319,7 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
         raise UserError("there are no windows to score on: give a longer series, or a shorter past or horizon")
     batches = [
         _scores(model, windows.make(numbers), windows.horizon, settings)
-        for numbers in parts(range(windows.count), settings.batch_size)
+        for numbers in parts(range(windows.count), fitting(windows.make([0]), settings.batch_size))
     ]
     scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     lost, one_step = scores["diverged_at"] > 0, scores["one_step_nrmse"]

@@ -13,6 +13,7 @@ from freerun.batch import Batch
 from freerun.distributions import HEADS
 from freerun.errors import UserError, refuse
 from freerun.models.forecasting.inputs import HEAD_NAMES, check_history
+from freerun.regression import linear_forecast
 from freerun.types import Detachable, Encoder, Stepper
 
 Centre = Literal["none", "mean", "last"]
@@ -114,7 +115,7 @@ class WindowScaled(nn.Module):
         *,
         centre: Centre = "mean",
         deviation: bool = False,
-        linear: bool | tuple[int, int] = False,
+        linear: bool | tuple[int, int, int] = False,
         head: str = "point",
     ) -> None:
         refuse(scaling_problems(model, (values, observed), centre, linear, head))
@@ -122,8 +123,7 @@ class WindowScaled(nn.Module):
         self.inner, self.values, self.observed = model, values, observed
         self.centre, self.deviation, self.linear, self.head_name = centre, deviation, linear, head
         if isinstance(linear, tuple | list):
-            steps, horizon = linear
-            self.register_buffer("regression", torch.zeros(steps * values + 1, horizon * values))
+            self.register_buffer("regression", torch.zeros(self._regression_shape(*linear)))
 
     @property
     def layout(self) -> str:
@@ -137,20 +137,20 @@ class WindowScaled(nn.Module):
         return {**inner(), **own}
 
     def fit_linear(self, weights: Tensor, steps: int, horizon: int) -> Self:
-        """Take the weights (steps * values + 1, horizon * values) of a linear regression.
+        """Take the weights of a linear regression, see ``freerun.regression.LinearForecast``.
 
         Raises:
             UserError: the model was not made with ``linear``; weights of another shape.
         """
         if not self.linear:
             raise UserError("the model was made without linear: make it with linear=True, then fit the regression")
-        shape = (steps * self.values + 1, horizon * self.values)
-        if tuple(weights.shape) != shape:
+        shapes = [self._regression_shape(steps, horizon, groups) for groups in sorted({1, self.values})]
+        if tuple(weights.shape) not in shapes:
             raise UserError(
-                f"weights of {steps} steps, a horizon of {horizon} and {self.values} values must be {shape}: a row for "
-                f"every value of every step and one of ones; got {tuple(weights.shape)}"
+                f"weights of {steps} steps, a horizon of {horizon} and {self.values} values must be "
+                f"{' or '.join(map(str, shapes))}: (groups, inputs and a one, outputs); got {tuple(weights.shape)}"
             )
-        self.linear = (steps, horizon)
+        self.linear = (steps, horizon, len(weights))
         like = next(self.inner.parameters(), weights)
         self.register_buffer("regression", weights.to(like))
         out = getattr(self.inner, "out", None)
@@ -159,6 +159,10 @@ class WindowScaled(nn.Module):
                 for part in (out.weight, out.bias):
                     part[: self.values].zero_()
         return self
+
+    def _regression_shape(self, steps: int, horizon: int, groups: int) -> tuple[int, int, int]:
+        width = self.values // groups
+        return groups, steps * width + 1, horizon * width
 
     # -- the complete sequence at once
 
@@ -208,13 +212,12 @@ class WindowScaled(nn.Module):
         """(batch, at least time, values): the regression's forecast; beyond its horizon it reads its own."""
         if not isinstance(self.linear, tuple | list) or not bool(self.regression.any()):
             raise UserError("the linear regression is not fitted: call fit_linear(weights, steps, horizon) first")
-        (steps, horizon), found = self.linear, past[:, :0]
+        (steps, horizon, _), found = self.linear, past[:, :0]
         if past.shape[1] < steps:
             raise UserError(f"the linear regression reads {steps} steps of the past; got {past.shape[1]}")
         while found.shape[1] < time:
-            flat = torch.cat([past, found], 1)[:, -steps:].flatten(1)
-            flat = torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
-            found = torch.cat([found, (flat @ self.regression).unflatten(1, (horizon, self.values))], 1)
+            known = torch.cat([past, found], 1)
+            found = torch.cat([found, linear_forecast(known, self.regression, steps, horizon)], 1)
         return found
 
     def _prefix(self, batch: Batch) -> tuple[Batch, _Reference]:
@@ -302,9 +305,11 @@ def scaling_problems(model: Any, sizes: tuple[Any, Any], centre: Any, linear: An
     ]
     if head not in HEAD_NAMES:
         problems.append(f"head must be one of {', '.join(HEAD_NAMES)}; got {head!r}")
-    pair = isinstance(linear, tuple | list) and len(linear) == 2 and all(type(n) is int and n > 0 for n in linear)
-    if not isinstance(linear, bool) and not pair:
-        problems.append(f"linear must be True, False, or the steps read and the horizon of a saved one; got {linear!r}")
+    saved = isinstance(linear, tuple | list) and len(linear) == 3 and all(type(n) is int and n > 0 for n in linear)
+    if not isinstance(linear, bool) and not saved:
+        problems.append(
+            f"linear must be True, False, or the steps read, the horizon and the groups of a saved one; got {linear!r}"
+        )
     if linear and getattr(model, "layout", "past") != "past":
         problems.append("linear needs a model of layout 'past' (recurrent_forecaster): leave it out")
     if linear and getattr(model, "residual", False):
