@@ -18,6 +18,7 @@ DROPOUT = _TRAPS + "test_dropout_rests_in_the_roll_in_and_works_in_the_loss"
 PADS = _TRAPS + "test_a_models_own_pad_and_start_are_symbols_like_others"
 HOLES = "tests/test_hf_holes.py::test_holes_in_a_completion_neither_count_nor_are_replaced"
 PACKED = "tests/test_hf_holes.py::test_packed_documents_are_numbered_by_the_global_row"
+FIRSTS = "tests/test_hf_holes.py::test_documents_that_learn_nothing_move_no_coins"
 UNITS = "tests/test_hf_holes.py::test_schedules_count_steps_samples_and_epochs"
 INSIDE = "tests/test_hf_holes.py::test_an_encoder_runs_inside_the_wrapper_where_it_has_a_gradient"
 END = _TRAPS + "test_an_end_symbol_that_the_model_says_ends_nothing"
@@ -185,13 +186,15 @@ MUTATIONS: tuple[Mutation, ...] = (
              "        labels = labels.clamp_min(0)",
              tuple(f"{HOLES}[{name}]" for name in ("t5", "bart")), each=True),
     Mutation("packed documents are numbered by the micro-batch's row", "_numbers", "if rows is None else",
-             "if rows is None or packed else", (*(f"{PACKED}[{name}]" for name in ("gpt2", "mistral")),
-             "tests/test_hf_holes.py::test_packed_micro_batches_are_one_big_batch[(2, 4)]"), each=True),
-    Mutation("rows are numbered by the micro-batch", "AccumulationWindow.rows",
-             "first = (self.micro * self.world + self.rank) * self.size", "first = 0",
-             ("tests/test_hf_holes.py::test_packed_micro_batches_are_one_big_batch[(2, 4)]",
+             "if rows is None or packed else", tuple(f"{PACKED}[{name}]" for name in ("gpt2", "mistral")), each=True),
+    Mutation("rows are numbered by the micro-batch", "AccumulationWindow.numbered",
+             "self.firsts[self.micro] + number", "number",
+             ("tests/test_hf_holes.py::test_packed_micro_batches_are_one_big_batch[padded-(2, 4)]",
+              "tests/test_hf_holes.py::test_packed_micro_batches_are_one_big_batch[flattened-(2, 4)]",
               "tests/test_hf_trainer.py::test_accumulation_is_one_big_batch[sampling-t5-4]",
               "tests/test_hf_trainer.py::test_accumulation_is_one_big_batch[sampling-llama-4]"), each=True),
+    Mutation("documents are numbered by their layout", "AccumulationWindow.numbered", "batch.mask.any(1).cumsum(0)",
+             "torch.ones_like(batch.mask[:, 0]).cumsum(0)", (FIRSTS,)),
     Mutation("the first tokens of packed documents are targets", "has_targets", "first = first | (positions == 0)",
              "first = first & (positions == 0)",
              ("tests/test_hf_holes.py::"

@@ -107,21 +107,40 @@ def collated_pairs(rows: Any) -> Any:
     return in_pairs([document for row in rows for document in row["pair"]])
 
 
-@pytest.mark.parametrize("split", [(2, 4), (4, 2)], ids=str)
-def test_packed_micro_batches_are_one_big_batch(split):
-    """Coins of a document depend on its row in the step's global batch, not on its row in the micro-batch."""
-    size, accumulate = split
-    options: Any = {"max_steps": 2, "trainer": {"data_collator": collated_pairs}}
-    options["remove_unused_columns"] = False
-    whole, parts = (
-        train(
-            hf.Trainer, llama().double(), pairs_of(COMPLETIONS), fr.scheduled_sampling(0.4),
-            per_device_train_batch_size=b, gradient_accumulation_steps=a, **options,
-        )
-        for b, a in ((8, 1), (size, accumulate))
+def flattened(rows: Any) -> Any:
+    """All documents in one row, as padding-free collators make them."""
+    documents = [document for row in rows for document in row["pair"]]
+    whole = {name: torch.tensor([[t for row in documents for t in row[name]]]) for name in ("input_ids", "labels")}
+    return {**whole, "position_ids": torch.tensor([[t for row in documents for t in range(len(row["labels"]))]])}
+
+
+def of_pairs(collator: Any, size: int, accumulate: int, data: Any = COMPLETIONS, rows: int = 2) -> Any:
+    return train(
+        hf.Trainer, llama().double(), pairs_of(data)[: 8 * rows], fr.scheduled_sampling(0.4), max_steps=rows,
+        per_device_train_batch_size=size, gradient_accumulation_steps=accumulate, remove_unused_columns=False,
+        train_sampling_strategy="sequential", trainer={"data_collator": collator},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("split", [(8, 1), (2, 4), (1, 8)], ids=str)
+@pytest.mark.parametrize("collator", [collated_pairs, flattened], ids=["padded", "flattened"])
+def test_packed_micro_batches_are_one_big_batch(collator, split):
+    """Coins of a document depend on its number in the step's global batch, not on its row, nor on the layout."""
+    whole, parts = of_pairs(collated_pairs, 8, 1), of_pairs(collator, *split)
     assert logged(parts, "replaced_share") == logged(whole, "replaced_share")
     assert apart(weights(whole), weights(parts)) < 1e-9
+
+
+def test_documents_that_learn_nothing_move_no_coins():
+    """Padding, or a document without labels, between those that are learnt."""
+
+    def between(rows: Any) -> Any:
+        nothing = {"input_ids": [4, 5], "labels": [-100, -100]}
+        return flattened([{"pair": [row["pair"][0], nothing, *row["pair"][1:]]} for row in rows])
+
+    whole, other = of_pairs(flattened, 8, 1), of_pairs(between, 2, 4)
+    assert logged(other, "replaced_share") == logged(whole, "replaced_share")
+    assert apart(weights(whole), weights(other)) < 1e-9
 
 
 def test_a_packed_micro_batch_of_which_only_first_tokens_have_labels_has_nothing_to_learn():

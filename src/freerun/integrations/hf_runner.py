@@ -28,20 +28,17 @@ Inputs = Mapping[str, Any]
 class AccumulationWindow:
     """The micro-batches of one optimizer step on this rank."""
 
-    size: int  # rows that a micro-batch has numbers for
+    firsts: list[int]  # of each micro-batch, the number of its first learnt row in the step's global batch
     count: Tensor  # what the step's loss is divided by
-    number: int  # of its micro-batches
-    rank: int = 0
     world: int = 1
     share: bool = True  # the count is that of all ranks, as trainers have it; else a step is the mean of ranks' means
     micro: int = 0  # the number of the micro-batch that is next
 
-    def rows(self, labels: Tensor) -> Tensor:
-        """(batch,) int64: the next micro-batch's rows in the optimizer step's global batch."""
-        # a sampler deals batches out in turn: micro-batch j of rank r is batch j * world + r of the step
-        first = (self.micro * self.world + self.rank) * self.size
-        self.micro += 1
-        return first + torch.arange(len(labels), device=labels.device)
+    def numbered(self, batch: Batch) -> Batch:
+        """The next micro-batch, its rows numbered in the optimizer step's global batch."""
+        # rows that learn nothing draw nothing: how a collator lays out padding and documents does not enter
+        number = (batch.mask.any(1).cumsum(0) - 1).clamp_min(0)
+        return batch.made(rows=self.firsts[self.micro] + number)
 
     def loss(self, total: Tensor) -> Tensor:
         """A micro-batch's share of the step's mean loss."""
@@ -146,40 +143,42 @@ class MethodRunner:
                 "no part in the last optimizer step. Call it, and change its loss; or let the class come after "
                 "freerun.hf.MethodMixin (class Mine(hf.MethodMixin, YourTrainer)): its loss is taken on swapped ids"
             )
-        count = torch.stack([self._count(adapter, sample).to(device) for sample in samples]).sum()
-        # a sampler of one's own may make larger micro-batches than the arguments have
-        sizes = [len(sample["labels"]) for sample in samples]
-        largest = torch.tensor([max(self._micro_batch_size(), *sizes)], device=device)
+        each = [self._counted(adapter, sample) for sample in samples]
+        count = torch.stack([counted.to(device) for counted, _ in each]).sum()
         accelerator, share = self.trainer.accelerator, bool(self.trainer.args.average_tokens_across_devices)
+        # a sampler deals batches out in turn: micro-batch j of rank r is batch j * world + r of the step
+        width = max(len(samples), self.trainer.args.gradient_accumulation_steps)
+        rows = torch.tensor([rows for _, rows in each] + [0] * (width - len(samples)), device=device)[None]
         if accelerator.num_processes > 1:
-            largest = accelerator.gather(largest)
+            rows = accelerator.gather(rows)
             count = accelerator.gather(count[None]).sum() if share else count
+        before = rows.T.flatten().cumsum(0).view(width, -1) - rows.T
+        firsts = before[: len(samples), accelerator.process_index].tolist()
         # where nothing counts the loss is 0, and so is its gradient
-        count, ranks = torch.where(count == 0, 1, count), (accelerator.process_index, accelerator.num_processes)
-        self._window = AccumulationWindow(int(largest.max()), count, len(samples), *ranks, share)
+        count = torch.where(count == 0, 1, count)
+        self._window = AccumulationWindow(firsts, count, accelerator.num_processes, share)
         return count
 
     def loss(self, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The next micro-batch's share of the step's mean loss, and its logits aligned with the targets."""
         adapter, window = self.adapter(model), self._current(model, inputs)
-        rows = window.rows(inputs["labels"])
-        if not has_targets(adapter, inputs):
+        batch = self._next(adapter, window, inputs)
+        if batch is None:
             # every parameter takes part, with a gradient of 0
             plain = self.plain_inputs(model, inputs)
             logits = model(**{name: value for name, value in plain.items() if name != "labels"}).logits
             return logits[torch.zeros_like(logits, dtype=torch.bool)].sum(), logits
         with self.trainer.accelerator.autocast():
-            outcome = self.method.run(adapter, collated_batch(adapter, inputs, rows), self._step(), self._key())
+            outcome = self.method.run(adapter, batch, self._step(), self._key())
         self._stats.add(outcome.report)
         return window.loss(outcome.total), outcome.outputs
 
     def mixed_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """The next micro-batch as the model's own forward takes it, with the ids that the method feeds."""
-        adapter, window = self.adapter(model), self._current(model, inputs)
-        rows = window.rows(inputs["labels"])
-        if not has_targets(adapter, inputs):
+        adapter = self.adapter(model)
+        batch = self._next(adapter, self._current(model, inputs), inputs)
+        if batch is None:
             return self.plain_inputs(model, inputs)
-        batch: Batch = collated_batch(adapter, inputs, rows)
         with self.trainer.accelerator.autocast():
             if hasattr(self.method, "mix_history"):
                 fed, report = self.method.mix_history(adapter, batch, self._step(), self._key())
@@ -210,16 +209,24 @@ class MethodRunner:
         return smoothed(self._unsmoothed, self.trainer.args.label_smoothing_factor)
 
     def _current(self, model: nn.Module, inputs: Inputs) -> AccumulationWindow:
-        if self._window is not None and self._window.micro < self._window.number:
+        if self._window is not None and self._window.micro < len(self._window.firsts):
             return self._window
         # called by hand: a window of this batch alone
-        count = self._count(self.adapter(model), inputs)
-        return AccumulationWindow(len(inputs["labels"]), torch.where(count == 0, 1, count), 1)
+        count, _ = self._counted(self.adapter(model), inputs)
+        return AccumulationWindow([0], torch.where(count == 0, 1, count))
 
-    def _count(self, adapter: Any, sample: Inputs) -> Tensor:
+    def _next(self, adapter: Any, window: AccumulationWindow, inputs: Inputs) -> Batch | None:
+        """The window's next micro-batch; None where nothing of it is learnt."""
+        batch = window.numbered(collated_batch(adapter, inputs)) if has_targets(adapter, inputs) else None
+        window.micro += 1
+        return batch
+
+    def _counted(self, adapter: Any, sample: Inputs) -> tuple[Tensor, int]:
+        """What a micro-batch adds to the count that the step's loss is divided by, and how many of its rows learn."""
         if not has_targets(adapter, sample):
-            return sample["labels"].new_zeros(())
-        return loss_count(self.method, collated_batch(adapter, sample), self._step())
+            return sample["labels"].new_zeros(()), 0
+        batch = collated_batch(adapter, sample)
+        return loss_count(self.method, batch, self._step()), int(batch.mask.any(1).sum())
 
     def _key(self) -> int:
         return fold(self.trainer.args.seed, "train")
