@@ -121,3 +121,37 @@ def test_beam_search_is_that_of_a_llama(beams):
 def test_beam_search_is_that_of_a_pegasus(beams):
     hf, (batch, inputs) = pegasus("gelu", torch.float64), sources()
     assert_same_beams(hf, translator(hf), inputs, [batch], beams)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_the_head_of_an_adapted_model_computes_what_is_used_and_nothing_twice(family):
+    import transformers
+
+    from freerun import hf, scheduled_sampling
+
+    torch.manual_seed(0)
+    if family == "gpt2":
+        config = transformers.GPT2Config(vocab_size=11, n_positions=32, n_embd=16, n_layer=2, n_head=2,
+                                         bos_token_id=1, eos_token_id=None)  # fmt: skip
+        model = transformers.GPT2LMHeadModel(config).eval()
+    else:
+        config = transformers.T5Config(vocab_size=11, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+                                       decoder_start_token_id=0, eos_token_id=None)  # fmt: skip
+        model = transformers.T5ForConditionalGeneration(config).eval()
+    m = hf.adapt(model)
+    computed = []
+    model.lm_head.register_forward_hook(lambda _, __, logits: computed.append(logits[..., 0].numel()))
+    ids = torch.randint(1, 11, (4, 6))
+
+    made = generate(m, m.batch(input_ids=ids), length=7).entries
+    assert sum(computed) == 4 * 7
+    their = model.generate(ids, do_sample=False, max_new_tokens=7, attention_mask=torch.ones_like(ids), pad_token_id=0)
+    assert torch.equal(made, their[:, -7:])
+
+    batch = m.batch(input_ids=ids, labels=ids)
+    for ratio, engine in ((0.0, "window"), (0.0, "step"), (0.5, "window"), (0.5, "step")):
+        method = scheduled_sampling(ratio, engine=engine)
+        replaced = method.run(m, batch, 0, 1).report["replaced"]
+        computed.clear()
+        method.transform(m, batch, 0, 1)
+        assert replaced <= sum(computed) <= replaced + 1  # or one more, for the width of the outputs

@@ -121,6 +121,10 @@ class Replacement:
         """How many entries are replaced."""
         return self.positions[0].numel()
 
+    @cached_property
+    def _seen(self) -> dict[str, int]:
+        return {}
+
     @property
     def longest(self) -> int:
         """The largest number of replaced entries in one row."""
@@ -166,12 +170,16 @@ class Replacement:
         """
         if len(chosen) == 0:
             return chosen
-        first = self.check(head(hidden[:1]), 1)
-        at_once = max(1, _NUMBERS // first[0].numel())
-        vocab, shared, found = first.shape[-1], self.shared_noise, []
+        # the width of the outputs is seen once a roll-in
+        if "width" not in self._seen:
+            self._seen["width"] = self.check(head(hidden[:1]), 1).shape[-1]
+        vocab = self._seen["width"]
+        at_once = max(1, _NUMBERS // vocab)
+        shared, found = self.shared_noise, []
         for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True):
             noise = shared[numbers] if shared is not None else self.noise(vocab, numbers)
-            found.append(self.draw.choose(self.allowed(head(part), history, numbers), noise))
+            outputs = checked_rows(head(part), len(part))
+            found.append(self.draw.choose(self.allowed(outputs, history, numbers), noise))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def check(self, outputs: Tensor, rows: int) -> Tensor:

@@ -208,12 +208,20 @@ class _Store(Cache):
         self.reading: _Reading = _Reading(None, torch.zeros(0, 0), 0)
         # (rows, heads, source, width) keys and values of an encoder's output, by layer
         self.cross: list[tuple[Tensor, Tensor]] = []
+        # reads one after another whose outputs were used in all rows: the next one makes them in the same forward
+        self.used, self.unused = 0, True
+        self.logits: Tensor | None = None  # (rows, vocab) of the last read
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:  # called before there is a layer
         return self.reading.keys - self.reading.positions.shape[1]
 
     def get_mask_sizes(self, *_: Any, **__: Any) -> tuple[int, int]:
         return self.reading.keys, 0
+
+    def reads_whole(self, entries: int) -> bool:
+        """Whether the next read of so many entries a row is to make outputs at once."""
+        self.used, self.unused, self.logits = 0 if self.unused else self.used, True, None
+        return entries == 1 and self.used > 1
 
     def copied(self, rows: Tensor | None = None, capacity: int = 0) -> _Store:
         """A copy, of the requested rows, with room for at least so many positions."""
@@ -226,11 +234,12 @@ class _Store(Cache):
             new.held = tuple(_copied_rows(part, rows, store.capacity) for part in layer.held)  # pyright: ignore
             store.layers.append(new)
         store.cross = self.cross if rows is None else [(keys[rows], values[rows]) for keys, values in self.cross]
+        store.used, store.unused = self.used, self.unused
         store.hidden = None if self.hidden is None else _copied_rows(self.hidden, rows, store.capacity)
         return store
 
-    def remember(self, rows: Tensor, positions: Tensor, hidden: Tensor) -> None:
-        """Keep (n, size) hidden vectors at their rows and positions."""
+    def remember(self, rows: Tensor | slice, positions: Tensor | slice, hidden: Tensor) -> None:
+        """Keep hidden vectors, (n, size) or (rows, q, size), at their rows and positions."""
         if self.hidden is None:
             self.hidden = hidden.new_zeros(self.rows, self.capacity, hidden.shape[-1])
         self.hidden[rows, positions] = hidden
@@ -323,8 +332,14 @@ class RaggedDecoding(ChunkedDecoding):
 
     def output(self, state: Any, rows: Tensor | None = None) -> Tensor:
         """(rows, vocab) logits at the next position, of the requested rows."""
-        rows = torch.arange(state.store.rows, device=state.lengths.device) if rows is None else rows
-        return self.head(state.store.hidden[rows, state.lengths[rows] - 1])
+        store = state.store
+        if rows is None and state.common_length is not None:
+            store.used, store.unused = store.used + 1, False
+            if store.logits is not None and state.version == store.version:
+                return store.logits
+            return self.head(store.hidden[:, state.common_length - 1])
+        rows = torch.arange(store.rows, device=state.lengths.device) if rows is None else rows
+        return self.head(store.hidden[rows, state.lengths[rows] - 1])
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """Rows picked, repeated or dropped."""
@@ -347,6 +362,12 @@ class RaggedDecoding(ChunkedDecoding):
             room = store.capacity if reach <= store.capacity else max(reach, 2 * store.capacity)
             store = store.copied(capacity=room)
         store.version += 1
+        if state.common_length is not None and total == len(counts) * width:
+            hidden = self._side_by_side(store, inputs.view(-1, width), state.common_length, state.context)
+            store.remember(slice(None), slice(state.common_length, reach), hidden)
+            return _RaggedState(store, store.version, state.lengths + counts, reach, state.context), hidden.flatten(
+                0, 1
+            )
         of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         nth = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[of]
         positions = state.lengths[of] + nth
@@ -361,8 +382,7 @@ class RaggedDecoding(ChunkedDecoding):
         else:
             hidden = self._one_by_one(store, state, inputs, of, positions)
         store.remember(of, positions, hidden)
-        common = reach if state.common_length is not None and total == len(counts) * width else None
-        return _RaggedState(store, store.version, state.lengths + counts, common, state.context), hidden
+        return _RaggedState(store, store.version, state.lengths + counts, None, state.context), hidden
 
     def _read_unheld(self, state: _RaggedState, store: _Store, inputs: Tensor, of: Tensor, positions: Tensor) -> None:
         """Read the tokens that were not read with images."""
@@ -374,7 +394,7 @@ class RaggedDecoding(ChunkedDecoding):
 
     def _worth(self, keys: int) -> float:
         """How many times as many tokens, read row by row, cost less than looking up so many keys for each."""
-        return 1 + 2 * keys / self.inner.config.get_text_config(decoder=True).hidden_size
+        return 1 + 2 * keys / self.size
 
     def _side_by_side(self, store: _Store, ids: Tensor, start: int, context: SourceContext) -> Tensor:
         """(rows, n, size) hidden vectors of ids (rows, n) that stand at ``start`` and after it in every row."""
@@ -387,8 +407,7 @@ class RaggedDecoding(ChunkedDecoding):
     def _one_by_one(self, store: _Store, state: _RaggedState, inputs: Tensor, of: Tensor, positions: Tensor) -> Tensor:
         """(n, size) hidden vectors of n tokens at positions and rows of their own."""
         parts: list[Tensor] = []
-        size = self.inner.config.get_text_config(decoder=True).hidden_size
-        most = max(1, _GATHERED // (size * (int(positions.max()) + 1)))
+        most = max(1, _GATHERED // (self.size * (int(positions.max()) + 1)))
         for part in torch.arange(len(inputs), device=inputs.device).split(most):
             at = positions[part, None]
             keys = int(at.max()) + 1
@@ -415,8 +434,10 @@ class RaggedDecoding(ChunkedDecoding):
         arguments = {f"{side}input_ids": ids, f"{side}attention_mask": mask, **where, **others}
         cache: Any = self._with_cross(store) if self.is_encoder_decoder else store
         call = lambda: self.inner(**arguments, past_key_values=cache, use_cache=True, return_dict=True)  # noqa: E731
+        whole = store.reads_whole(ids.shape[1]) and store.reading.rows is None
         with self._at(positions) if self.is_encoder_decoder and not where else nullcontext():
-            hidden = self._halves.hidden(call)[0]
+            hidden, output = self._halves.hidden(call, whole=whole)
+        store.logits = output.logits[:, -1] if whole else None
         if self.is_encoder_decoder and not store.cross:
             store.cross = [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
         return hidden
@@ -428,8 +449,13 @@ class RaggedDecoding(ChunkedDecoding):
     def _with_cross(self, store: _Store) -> Any:
         """The cache with what the rows being read attend to in their source, which is computed once."""
         cross, rows = DynamicCache(), store.reading.rows
-        for n, (keys, values) in enumerate(store.cross):
-            cross.update(*((keys, values) if rows is None else (keys[rows], values[rows])), n)
+        for keys, values in store.cross:
+            layer = DynamicLayer()  # not by its update, which would copy
+            layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+            layer.keys, layer.values = (keys, values) if rows is None else (
+                keys.index_select(0, rows), values.index_select(0, rows)
+            )  # fmt: skip
+            cross.layers.append(layer)
         return EncoderDecoderCache(store, cross)
 
     @contextmanager

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -278,10 +279,15 @@ class EncoderDecoder(HuggingFaceModel):
 
     def read_by_encoder(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the arguments that the encoder reads."""
-        known = inspect.signature(type(self.inner.get_encoder()).forward).parameters
-        open_ = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+        known, open_ = self._encoder_takes
         others = ("decoder_", "cross_attn")
         return {k: v for k, v in arguments.items() if k in known or (open_ and not k.startswith(others))}
+
+    @cached_property
+    def _encoder_takes(self) -> tuple[frozenset[str], bool]:
+        """Names of the encoder's arguments, and whether it takes any other."""
+        known = inspect.signature(type(self.inner.get_encoder()).forward).parameters
+        return frozenset(known), any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
 
     def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """The source and the decoder's ids."""

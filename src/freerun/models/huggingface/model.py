@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -187,7 +188,7 @@ _ORDINARY = (
 class WholeHead:
     """No halves: the hidden vectors are the logits."""
 
-    def hidden(self, call: Callable[[], Any]) -> tuple[Tensor, Any]:
+    def hidden(self, call: Callable[[], Any], *, whole: bool = False) -> tuple[Tensor, Any]:
         """Run a forward; its logits (rows, time, vocab) and its output."""
         output = call()
         return output.logits, output
@@ -200,7 +201,7 @@ class WholeHead:
 class SplitHead:
     """The trunk and what the model's own forward makes of its output: scaling, head, bias, soft-capping.
 
-    Both halves are the model's own code: the first is a forward whose head sees a single position, the second a forward
+    Both halves are the model's own code: the first is a forward whose head sees no position, the second a forward
     whose trunk is answered from memory. ``stub`` returns the arguments with which the model's forward reaches the trunk
     and needs nothing else of importance; a probe shows whether both halves together are the model.
     """
@@ -210,13 +211,13 @@ class SplitHead:
         self.trunk = trunk
         self.stub = stub
 
-    def hidden(self, call: Callable[[], Any]) -> tuple[Tensor, Any]:
-        """Run a forward; the trunk's output (rows, time, size), and the forward's with logits of one position."""
+    def hidden(self, call: Callable[[], Any], *, whole: bool = False) -> tuple[Tensor, Any]:
+        """Run a forward; the trunk's output (rows, time, size), and the forward's, with logits if it is to be whole."""
         held: list[Tensor] = []
         hooks = [self.trunk.register_forward_hook(lambda _, __, out: held.append(out[0]))]
         head = self.inner.get_output_embeddings()
-        if head is not None:
-            hooks.append(head.register_forward_pre_hook(lambda _, args: (args[0][:, :1], *args[1:])))
+        if head is not None and not whole:
+            hooks.append(head.register_forward_pre_hook(lambda _, args: (args[0][:, :0], *args[1:])))
         try:
             output = call()
         finally:
@@ -235,6 +236,11 @@ class SplitHead:
 
 def answer(hidden: Tensor) -> Any:
     """Output of a trunk or an encoder that holds hidden vectors, and None for every other output."""
+    return _answer_class()(last_hidden_state=hidden)
+
+
+@cache
+def _answer_class() -> Any:
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     class Answer(BaseModelOutputWithPast):
@@ -242,7 +248,7 @@ def answer(hidden: Tensor) -> Any:
             if name.startswith("_"):
                 raise AttributeError(name)
 
-    return Answer(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+    return Answer
 
 
 @contextmanager
@@ -309,6 +315,11 @@ class HuggingFaceModel(nn.Module):
             return
         if self.tried is None or not self.tried.union(_ORDINARY).issuperset(arguments):
             self.examine(self, arguments)
+
+    @cached_property
+    def size(self) -> int:
+        """Numbers of a hidden vector of the decoder."""
+        return self.inner.config.get_text_config(decoder=True).hidden_size
 
     def accepts(self, name: str) -> bool:
         """Whether the model's forward has an argument of that name."""
