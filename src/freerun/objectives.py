@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, between, nearest, refused
+from freerun.arguments import Arguments, above, at_least, between, nearest, refused
 from freerun.batch import Batch, must_be, shape_of
 from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError, refuse
@@ -79,55 +79,155 @@ class CrossEntropy(Arguments):
         return (each * weights).sum(), weights.sum()
 
 
-@dataclass(frozen=True)
-class MeanSquaredError(Arguments):
+@dataclass(frozen=True, repr=False, kw_only=True)
+class OfValues(Arguments):
+    """A loss of real values, summed over channels with weights of their own.
+
+    Args:
+        channel_weights: (V,) what the loss of each channel counts, at least 0; None: all 1. ``count`` is their sum
+            times the weights of the positions, so that the mean stays a mean.
+    """
+
+    channel_weights: tuple[float, ...] | None = at_least(0, None)
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.channel_weights, list):
+            object.__setattr__(self, "channel_weights", tuple(self.channel_weights))
+        super().__post_init__()
+
+    def problems(self) -> Iterable[str]:
+        """Return what is wrong with the weights together, a line each."""
+        weights = self.channel_weights
+        if not isinstance(weights, tuple | None):
+            yield f"channel_weights must be a number for each channel, (1.0, 0.5, ...); got {weights!r}"
+        elif weights is not None and not any(weights):
+            yield f"channel_weights must hold one above 0; got {weights}"
+
+    def __repr__(self) -> str:
+        # part of a run's identity: what is not the default, but levels always
+        named = [each for each in fields(self) if each.name == "levels" or getattr(self, each.name) != each.default]
+        return f"{type(self).__name__}({', '.join(f'{each.name}={getattr(self, each.name)!r}' for each in named)})"
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of the model's output that it reads for a value."""
+        return 1
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(..., numbers * V) and (..., V) -> (..., V), the loss of each value."""
+        raise NotImplementedError
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs (batch, time, numbers * value) -> (total, count)."""
+        _refuse_others(outputs, batch)
+        if batch.is_discrete:
+            raise UserError(f"{self.name} needs values as targets; these are ids: use objective='cross_entropy'")
+        got, width, numbers = outputs.shape[-1], batch.targets.shape[2], self.numbers
+        if got != numbers * width:
+            use = _FITTING.get(got // width) if got % width == 0 else None
+            raise UserError(
+                f"{self.name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {got} a position, "
+                f"and the targets have {width} values{f': use {use}' if use else ''}"
+            )
+        if self.channel_weights is not None and len(self.channel_weights) != width:
+            raise UserError(f"channel_weights are {len(self.channel_weights)}, and the targets have {width} values")
+        values, targets, weights = _chosen(outputs, batch)
+        each = _wide(self.each(values, targets))
+        share = float(each.shape[-1])
+        if self.channel_weights is not None:
+            of_channel = each.new_tensor(self.channel_weights)
+            # by selection: what weighs nothing may be NaN
+            each, share = each[:, of_channel > 0] * of_channel[of_channel > 0], sum(self.channel_weights)
+        if weights is None:
+            return each.sum(), torch.full((), len(each) * share, dtype=each.dtype, device=each.device)
+        return (each * weights[:, None]).sum(), weights.sum() * share
+
+
+_FITTING = {
+    1: "objective='mse', 'mae' or 'huber'",
+    2: "objective='gaussian_nll'",
+    3: "objective='student_t_nll' or 'pinball', after the model's head",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class MeanSquaredError(OfValues):
     """``sum_t w_t |outputs_t - target_t|^2``; count is the sum of weights times the value's width.
 
     >>> batch = Batch(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
     >>> total, count = MeanSquaredError()(torch.ones(1, 2, 3), batch)
     >>> float(total), int(count)
     (6.0, 6)
+    >>> total, count = MeanSquaredError(channel_weights=(1.0, 0.5, 0.0))(torch.ones(1, 2, 3), batch)
+    >>> float(total), float(count)
+    (3.0, 3.0)
     """
 
-    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, time, value) -> (total, count)."""
-        return _of_values("mse", 1, partial(F.mse_loss, reduction="none"), outputs, batch)
+    name: ClassVar[str] = "mse"
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The squared errors."""
+        return F.mse_loss(outputs, targets, reduction="none")
 
 
-_FITTING = {
-    1: "objective='mse'",
-    2: "objective='gaussian_nll'",
-    3: "objective='student_t_nll' or 'pinball', after the model's head",
-}
+@dataclass(frozen=True, repr=False)
+class MeanAbsoluteError(OfValues):
+    """``sum_t w_t sum_v |outputs_tv - target_tv|``; count as for ``MeanSquaredError``.
+
+    >>> batch = Batch(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool))
+    >>> total, count = MeanAbsoluteError()(torch.tensor([[[3.0, -1.0]]]), batch)
+    >>> float(total), int(count)
+    (4.0, 2)
+    """
+
+    name: ClassVar[str] = "mae"
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The absolute errors."""
+        return F.l1_loss(outputs, targets, reduction="none")
 
 
-def _of_values(
-    name: str, numbers: int, loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Batch
-) -> tuple[Tensor, Tensor]:
-    """(total, count) of a loss of values, with so many model outputs per value."""
-    _refuse_others(outputs, batch)
-    if batch.is_discrete:
-        raise UserError(f"{name} needs values as targets; these are ids: use objective='cross_entropy'")
-    got, width = outputs.shape[-1], batch.targets.shape[2]
-    if got != numbers * width:
-        use = _FITTING.get(got // width) if got % width == 0 else None
-        raise UserError(
-            f"{name} reads {numbers} number{'s' * (numbers > 1)} a value; the model gives {got} a position, and the "
-            f"targets have {width} values{f': use {use}' if use else ''}"
-        )
-    values, targets, weights = _chosen(outputs, batch)
-    each = _wide(loss(values, targets))
-    if weights is None:
-        return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
-    return (each * weights[:, None]).sum(), weights.sum() * each.shape[-1]
+@dataclass(frozen=True, repr=False)
+class Huber(OfValues):
+    """``sum_t w_t sum_v h(e)``, ``h(e) = e^2 / 2`` to ``|e| = delta``, beyond it ``delta (|e| - delta / 2)``.
+
+    Args:
+        delta: error from which the loss is linear, in the units of the targets.
+
+    >>> batch = Batch(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool))
+    >>> total, count = Huber()(torch.tensor([[[3.0, -1.0]]]), batch)
+    >>> float(total), int(count)
+    (3.0, 2)
+
+    Reference: Huber, P. J. (1964). Robust estimation of a location parameter. Annals of Mathematical Statistics 35.
+    """
+
+    delta: float = above(0, 1.0)
+
+    name: ClassVar[str] = "huber"
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The errors by Huber's function."""
+        return F.huber_loss(outputs, targets, reduction="none", delta=self.delta)
 
 
-def _of_head(name: str, head: Distribution, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    return _of_values(name, head.parameters, head.loss, outputs, batch)
+class _OfHead(OfValues):
+    @property
+    def head(self) -> Distribution:
+        raise NotImplementedError
+
+    @property
+    def numbers(self) -> int:
+        return self.head.parameters
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.head.loss(outputs, targets)
 
 
-@dataclass(frozen=True)
-class GaussianNLL(Arguments):
+@dataclass(frozen=True, repr=False)
+class GaussianNLL(_OfHead):
     """``-sum_t w_t log N(target_t; m_t, s_t^2)`` in nats, over all values; count as for ``MeanSquaredError``.
 
     >>> batch = Batch(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
@@ -136,13 +236,12 @@ class GaussianNLL(Arguments):
     (0.919, 2)
     """
 
-    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, time, 2 * value) of a Gaussian head -> (total, count)."""
-        return _of_head("gaussian_nll", Gaussian(), outputs, batch)
+    name: ClassVar[str] = "gaussian_nll"
+    head: ClassVar[Distribution] = Gaussian()  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@dataclass(frozen=True)
-class StudentTNLL(Arguments):
+@dataclass(frozen=True, repr=False)
+class StudentTNLL(_OfHead):
     """``-sum_t w_t log p(target_t)`` in nats under a Student-t head; count as for ``MeanSquaredError``.
 
     >>> batch = Batch(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.ones(1, 2, dtype=torch.bool))
@@ -150,13 +249,12 @@ class StudentTNLL(Arguments):
     2
     """
 
-    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, time, 3 * value) of a Student-t head -> (total, count)."""
-        return _of_head("student_t_nll", StudentT(), outputs, batch)
+    name: ClassVar[str] = "student_t_nll"
+    head: ClassVar[Distribution] = StudentT()  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@dataclass(frozen=True)
-class Pinball(Arguments):
+@dataclass(frozen=True, repr=False)
+class Pinball(_OfHead):
     """``sum_t w_t sum_q max(q e, (q - 1) e)``, ``e = target - quantile``; count as for ``MeanSquaredError``.
 
     Args:
@@ -170,20 +268,26 @@ class Pinball(Arguments):
 
     levels: tuple[float, ...] = (0.1, 0.5, 0.9)
 
+    name: ClassVar[str] = "pinball"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", Quantiles(self.levels).levels)
+        super().__post_init__()
 
-    def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, time, levels * value) of a quantile head -> (total, count)."""
-        return _of_head("pinball", Quantiles(self.levels), outputs, batch)
+    @property
+    def head(self) -> Distribution:
+        """The quantiles."""
+        return Quantiles(self.levels)
 
 
-cross_entropy, mse = CrossEntropy, MeanSquaredError
+cross_entropy, mse, mae, huber = CrossEntropy, MeanSquaredError, MeanAbsoluteError, Huber
 gaussian_nll, student_t_nll, pinball = GaussianNLL, StudentTNLL, Pinball
 
 OBJECTIVES: dict[str, type[Any]] = {
     "cross_entropy": CrossEntropy,
     "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "huber": Huber,
     "gaussian_nll": GaussianNLL,
     "student_t_nll": StudentTNLL,
     "pinball": Pinball,
@@ -201,9 +305,10 @@ def check(objective: Any) -> list[str]:
     hint = refused(objective, 2)
     if callable(objective) and not hint:
         return []
-    near = _MEANT.get(objective) or nearest(objective, OBJECTIVES) if isinstance(objective, str) else None
+    word = objective if isinstance(objective, str) else getattr(objective, "__name__", type(objective).__name__)
+    near = _MEANT.get(word) or (nearest(word, OBJECTIVES) if objective is word else None)
     rule = f"objective must be one of {', '.join(['auto', *OBJECTIVES])} or a function"
-    return [f"{rule}; got {objective!r}{f': did you mean {near!r}?' if near else hint}"]
+    return [f"{rule}; got {objective!r}{hint}{f': did you mean {near!r}?' if near else ''}"]
 
 
 def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -226,7 +331,14 @@ def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[T
     )
 
 
-_MEANT = {"ce": "cross_entropy", "nll": "cross_entropy", "xent": "cross_entropy", "l2": "mse", "quantile": "pinball"}
+_MEANT = {
+    "ce": "cross_entropy", "nll": "cross_entropy", "xent": "cross_entropy", "l1": "mae", "l2": "mse",
+    "quantile": "pinball", "smooth_l1": "huber",
+    "L1Loss": "mae", "l1_loss": "mae", "MSELoss": "mse", "mse_loss": "mse", "HuberLoss": "huber",
+    "huber_loss": "huber", "SmoothL1Loss": "huber", "smooth_l1_loss": "huber", "CrossEntropyLoss": "cross_entropy",
+    "cross_entropy": "cross_entropy", "NLLLoss": "cross_entropy", "nll_loss": "cross_entropy",
+    "GaussianNLLLoss": "gaussian_nll", "gaussian_nll_loss": "gaussian_nll",
+}  # fmt: skip
 
 
 def resolve(objective: str | Objective, batch: Batch) -> Objective:

@@ -30,8 +30,8 @@ def list_methods() -> str:
     lines += ["", "Presets in Python (methods with their published settings, made for a number of updates):"]
     lines += _columns((f"{name}({', '.join(_needed(make))})", paper) for name, (make, paper) in PRESETS.items())
     last = (
-        "freerun methods NAME shows formula, reference, parameters and BibTeX; freerun keys gate, draw, engine and "
-        "schedule list what parameters of a method may be."
+        "freerun methods NAME shows formula, reference, parameters and BibTeX; freerun keys gate, draw, engine, "
+        "objective and schedule list what parameters of a method may be."
     )
     return "\n".join([*lines, "", last])
 

@@ -15,6 +15,7 @@ from freerun.draws import DRAWS
 from freerun.errors import DATA, UserError, display, visible
 from freerun.gates import GATES
 from freerun.methods import ErrorLaw
+from freerun.objectives import OBJECTIVES
 from freerun.recipes.source import KeyPath, RecipeSource, dotted
 from freerun.rollin import ENGINES
 from freerun.schedules import SCHEDULES, Table
@@ -252,7 +253,7 @@ def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) 
     if "measured" in value:
         return _measured(value, path, report)
     families: dict[str, Mapping[str, type[Any]]] = {
-        "schedule": SCHEDULES, "draw": DRAWS, "gate": GATES, "engine": ENGINES
+        "schedule": SCHEDULES, "draw": DRAWS, "gate": GATES, "engine": ENGINES, "objective": OBJECTIVES
     }  # fmt: skip
     kinds = [kind for kind in families if kind in value]
     if len(kinds) != 1:

@@ -15,6 +15,7 @@ from freerun.arguments import Range
 from freerun.draws import DRAWS
 from freerun.gates import GATES
 from freerun.methods import METHODS
+from freerun.objectives import OBJECTIVES
 from freerun.recipes.fields import required, section_fields
 from freerun.recipes.read import SUPPLIED
 from freerun.recipes.recipe import MODEL_KINDS, Arm, CompareSettings
@@ -27,7 +28,8 @@ Row = tuple[str, str, str, str]
 
 
 FAMILIES: dict[str, Mapping[str, type[Any]]] = {
-    "method": METHODS, "schedule": SCHEDULES, "gate": GATES, "draw": DRAWS, "engine": ENGINES
+    "method": METHODS, "schedule": SCHEDULES, "gate": GATES, "draw": DRAWS, "engine": ENGINES,
+    "objective": OBJECTIVES,
 }  # fmt: skip
 """What stands in a method: the word that begins its table -> name -> class."""
 
@@ -100,7 +102,7 @@ def _named(part: Any) -> str:
         return plain[part]
     family = [word for word, known in FAMILIES.items() if part in known.values()]
     word = getattr(part, "__name__", "").lower()
-    return family[0] if family else word if word in FAMILIES else "function" if word == "objective" else "table"
+    return family[0] if family else word if word in FAMILIES else "table"
 
 
 def _default(each: Field[Any]) -> str:

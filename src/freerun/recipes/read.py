@@ -345,6 +345,7 @@ def _kind_of_targets(values: bool) -> str:
 def _objective_problem(objective: Any, trained: TargetFacts) -> tuple[str, str | None] | None:
     """Problem and help where a loss does not fit the data or the model's head."""
     allowed = ["auto", *trained.objectives]
+    objective = next((name for name, cls in OBJECTIVES.items() if type(objective) is cls), objective)
     if objective in allowed:
         return None
     use = f"use {' or '.join(allowed)}"

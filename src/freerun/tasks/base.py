@@ -339,6 +339,8 @@ def missing_path(what: str, example: str) -> str:
 
 _OWN_LOSS = {"gaussian": "gaussian_nll", "student_t": "student_t_nll", "quantiles": "pinball"}
 """The loss of each distribution that a model may predict of a value."""
+_OF_POINTS = ("mse", "mae", "huber")
+"""The losses of a model that predicts the value itself."""
 
 
 @dataclass(frozen=True)
@@ -360,8 +362,8 @@ class TargetFacts:
         from freerun.objectives import OBJECTIVES
 
         if not self.values:
-            return [name for name in OBJECTIVES if name not in ("mse", *_OWN_LOSS.values())]
-        return ["mse"] if self.head == "point" else [_OWN_LOSS[self.head]]
+            return [name for name in OBJECTIVES if name not in (*_OF_POINTS, *_OWN_LOSS.values())]
+        return [*_OF_POINTS] if self.head == "point" else [_OWN_LOSS[self.head]]
 
     def settled(self, cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments with what a model of distributions needs: its own loss, and its mean as feedback."""
