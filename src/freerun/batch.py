@@ -13,8 +13,9 @@ from torch import Tensor
 from freerun.arguments import Arguments, nearest
 from freerun.errors import UserError, refuse
 
-PARTS = ("targets", "history", "mask", "context", "weights", "eligible", "rows")
-_PER_POSITION = ("mask", "weights", "eligible")
+PARTS = ("targets", "history", "mask", "context", "weights", "eligible", "rows", "present")
+PER_POSITION = ("mask", "weights", "eligible", "present")
+"""Parts that are cut with the positions, beside targets and history."""
 _DEEPEST = 64  # levels of a context
 _SMALLEST = 1.2e-38  # below, float32 keeps few digits
 _ENOUGH = 4  # so many positions equal to their neighbours are no accident: the history is shifted
@@ -65,7 +66,7 @@ def part_problems(batch: Any) -> list[str]:
     if odd := [f"{name} must be an ordinary dense tensor; got {how}" for name in PARTS if (how := _odd(batch, name))]:
         return odd
     problems = _target_problems(targets)
-    for name in ("history", "rows", *_PER_POSITION):
+    for name in ("history", "rows", *PER_POSITION):
         part = getattr(batch, name)
         if part is None:
             continue
@@ -130,9 +131,13 @@ def _fitting(name: str, part: Tensor, targets: Tensor) -> list[str]:
         if got != shape:
             problems.append(f"history must be aligned with targets {shape}; got {got}")
         return problems
-    expected = shape[:1] if name == "rows" else shape[:2]
+    if name == "present" and not targets.is_floating_point():
+        return ["present is of values, and targets are ids: leave out positions with mask"]
+    expected = {"rows": shape[:1], "present": shape}.get(name, shape[:2])
     if got != expected:
-        problems.append(f"{name} must be ({'batch,' if name == 'rows' else 'batch, time'}) = {expected}; got {got}")
+        words = {"rows": "batch,", "present": "batch, time, value"}.get(name, "batch, time")
+        channels = ": a mask by channel is present=" if name == "mask" and got == shape else ""
+        problems.append(f"{name} must be ({words}) = {expected}; got {got}{channels}")
     if name == "weights":
         fine, rule = part.dtype.is_floating_point, f"real numbers; got {part.dtype}: use weights.float()"
     elif name == "rows":
@@ -249,11 +254,17 @@ def _negative(batch: Any, left_out: bool) -> list[str]:
 
 def _not_finite(batch: Any) -> list[str]:
     problems: list[str] = []
+    present = True if batch.present is None else batch.present
+    missing = "" if batch.present is not None else "; where single values are missing, pass present=targets.isfinite()"
     for name, where, how in (
-        ("targets", batch.mask, "leave them out with mask, or fill them"),
-        ("history", batch.mask | batch.replaceable, "fill them, or set mask and eligible to False there"),
+        ("targets", batch.mask[..., None] & present, f"leave them out with mask, or fill them{missing}"),
+        (
+            "history",
+            (batch.mask | batch.replaceable)[..., None] & (~batch.replaceable[..., None] | present),
+            f"fill them, or set mask and eligible to False there{missing}",
+        ),
     ):
-        number = int((~getattr(batch, name).isfinite().all(-1) & where).sum())
+        number = int((~getattr(batch, name).isfinite() & where).any(-1).sum())
         if number and not (problems and batch.history is batch.targets):
             problems.append(f"{name} hold NaN or infinity at {number} positions that count: {how}")
     return problems
@@ -296,6 +307,9 @@ class Batch(Arguments):
         eligible: (batch, time) bool: history entries that may be replaced; default: ``mask``.
         rows: (batch,) int64: the example's number in the optimizer step's global batch; default 0..batch-1.
             Randomness is a function of it, so that ranks and micro-batches do not matter; equal numbers draw the same.
+        present: (batch, time, value) bool, of values: those of the targets that are there; default: all. A missing one
+            counts in no loss or score, and where it would be fed as gold, in an entry that may be replaced, the model's
+            own output is. What targets and history hold there does not matter: it becomes NaN.
 
     Raises:
         UserError: where shapes or types disagree, or values cannot be fed or learned; all problems at once.
@@ -311,6 +325,7 @@ class Batch(Arguments):
     weights: Tensor | None = None
     eligible: Tensor | None = None
     rows: Tensor | None = None
+    present: Tensor | None = None
 
     # no id of the targets is above it; an upper bound in batches made from others
     largest: ClassVar[int] = -1
@@ -326,12 +341,24 @@ class Batch(Arguments):
         left_out = parts.history is None
         if left_out:
             object.__setattr__(self, "history", self.targets)
+        if parts.present is not None:
+            self._leave_out(parts.present)
         problems, largest, lowest = value_problems(self, left_out)
         problems += context_problems(self.context, self.size)
         refuse(problems)
         if left_out and lowest < 0 and self.is_discrete:  # padding that an embedding could not look up
             object.__setattr__(self, "history", self.targets.clamp_min(0))
         object.__setattr__(self, "largest", largest)
+
+    def _leave_out(self, present: Tensor) -> None:
+        """Values that are missing are NaN in the targets, and where they may be replaced in the history; a position
+        without any does not count."""
+        eligible = self.replaceable
+        missing = ~present & eligible[..., None]
+        object.__setattr__(self, "history", self.history.masked_fill(missing, math.nan))
+        object.__setattr__(self, "targets", self.targets.masked_fill(~present, math.nan))
+        object.__setattr__(self, "eligible", eligible)
+        object.__setattr__(self, "mask", self.mask & present.any(-1))
 
     def __repr__(self) -> str:
         kind = "ids" if self.is_discrete else str(self.targets.dtype).removeprefix("torch.")
@@ -342,6 +369,8 @@ class Batch(Arguments):
         parts.append(f"{int(self.mask.sum())} of {self.mask.numel()} counted")
         if self.eligible is not None:
             parts.append(f"{int(self.eligible.sum())} eligible")
+        if self.present is not None:
+            parts.append(f"{int((~self.present).sum())} values missing")
         if self.context is not None:
             parts.append(f"context={shape_of(self.context)}")
         parts += [name for name in ("weights", "rows") if getattr(self, name) is not None]
@@ -366,6 +395,15 @@ class Batch(Arguments):
     def replaceable(self) -> Tensor:
         """(batch, time) bool: entries of the history that a roll-in may replace."""
         return self.mask if self.eligible is None else self.eligible
+
+    @property
+    def missing(self) -> Tensor | None:
+        """(batch, time, value) bool: values that the history still lacks, and the model's own output stands in for;
+        None where it lacks none."""
+        if self.present is None:
+            return None
+        lacking = ~self.present & self.replaceable[..., None] & self.history.isnan()
+        return lacking if bool(lacking.any()) else None
 
     @property
     def row_numbers(self) -> Tensor:
@@ -397,7 +435,7 @@ class Batch(Arguments):
         """Return some rows ((n,) int64), context included."""
         if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.dim() != 1:
             raise UserError(f"rows to select must be a tensor (n,) of int64; got {shape_of(rows)}")
-        names = ("targets", "history", *_PER_POSITION)
+        names = ("targets", "history", *PER_POSITION)
         try:
             parts = {name: None if (part := getattr(self, name)) is None else part[rows] for name in names}
         except IndexError:

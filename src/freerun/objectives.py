@@ -134,7 +134,10 @@ class OfValues(Arguments):
         if self.channel_weights is not None and len(self.channel_weights) != width:
             raise UserError(f"channel_weights are {len(self.channel_weights)}, and the targets have {width} values")
         values, targets, weights = _chosen(outputs, batch)
-        each = _wide(self.each(values, targets))
+        there = None if batch.present is None else ~targets.isnan()
+        each = _wide(self.each(values, targets if there is None else targets.masked_fill(~there, 0.0)))
+        if there is not None:
+            return self._of_present(each, there, weights)
         share = float(each.shape[-1])
         if self.channel_weights is not None:
             of_channel = each.new_tensor(self.channel_weights)
@@ -143,6 +146,15 @@ class OfValues(Arguments):
         if weights is None:
             return each.sum(), torch.full((), len(each) * share, dtype=each.dtype, device=each.device)
         return (each * weights[:, None]).sum(), weights.sum() * share
+
+    def _of_present(self, each: Tensor, there: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(total, count) of (n, V) losses over the values that are there."""
+        share = there.to(each.dtype)
+        if self.channel_weights is not None:
+            share = share * each.new_tensor(self.channel_weights)
+        if weights is not None:
+            share = share * weights[:, None]
+        return (each[share > 0] * share[share > 0]).sum(), share.sum()
 
 
 _FITTING = {

@@ -46,6 +46,7 @@ def within_horizon(batch: Batch, horizon: int) -> Batch:
         mask=(batch.mask & inside)[:, :time],
         weights=None if batch.weights is None else batch.weights[:, :time],
         eligible=(batch.replaceable & inside)[:, :time],
+        present=None if batch.present is None else batch.present[:, :time],
     )
 
 

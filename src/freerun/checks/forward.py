@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freerun.batch import Batch
+from freerun.batch import PER_POSITION, Batch
 from freerun.checks.report import Probe, Verdict, distance
 
 
@@ -236,7 +236,7 @@ def length_inert(probe: Probe) -> Verdict:
     fixed = probe.fixed(batch.history).any(0).nonzero()
     least = 2 + int(fixed.max()) if fixed.numel() else 1
     for time in sorted({max(time, least) for time in (1, batch.time // 2, batch.time - 1)} - {batch.time}):
-        parts = ("targets", "history", "mask", "weights", "eligible")
+        parts = ("targets", "history", *PER_POSITION)
         cut = {name: None if getattr(batch, name) is None else getattr(batch, name)[:, :time] for name in parts}
         tried = f"the batch's first {time} of {batch.time} positions with the context unchanged"
         outputs = probe.run(batch.made(**cut), tried)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ from freerun.data.files import (
     refuse_no_file,
     user_path,
 )
+from freerun.data.times import Stamp, fitting_formats, formatted_time, iso_time
 from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
 ENDINGS = {
@@ -45,13 +46,24 @@ MISSING = ("", "nan", "na", "n/a", "null", "none")
 ABSENT = object()
 """The cell of a row that has no such key."""
 Row = Mapping[str, Any]
-Stamp = datetime | float
 _ERRORS = RLock()
 """Held while standard error is somewhere else: of two threads one would put back the other's file."""
 _DAYS = tuple(day.toordinal() - date(1970, 1, 1).toordinal() for day in (date.min, date.max))
 """The first and the last day that Python has, counted from 1970."""
 _UNITS = {None: 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 """Unit of time -> how many a day has."""
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """How numbers and times stand in a table; its fields are those of ``SeriesOptions``."""
+
+    separator: str = ","
+    decimal: str = "."
+    thousands: str | None = None
+    time_format: str | None = None
+    time_zone: str | None = None
+    __repr__ = brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +76,7 @@ class DataTable:
         cells: column -> its cells, a list or a polars series; a column that nobody reads may be left out.
         locate: row -> where it stands.
         notes: what was found out about the file, for its reader to know.
+        form: how numbers and times stand in it.
     """
 
     __repr__ = brief
@@ -73,6 +86,7 @@ class DataTable:
     cells: Mapping[str, Any]
     locate: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    form: TableForm = TableForm()
 
     def __len__(self) -> int:
         return len(next(iter(self.cells.values()), ()))
@@ -98,19 +112,35 @@ class DataTable:
 
     def _is_numeric(self, name: str) -> bool:
         numbers, wrong = self.numbers(name)
-        meant = sum(bool(_with_commas(self.cells[name][row])) for row in wrong)
+        meant = sum(bool(self._meant(self.cells[name][row])) for row in wrong)
         count = int((~np.isnan(numbers)).sum()) + meant
         return count > 0 and count >= len(wrong) - meant
 
+    def flags(self, name: str) -> bool:
+        """True if a column holds true and false only."""
+        with needing("series", "reading series"):
+            import polars as pl
+        column = self.cells[name]
+        if column.dtype != pl.String:
+            return column.dtype == pl.Boolean
+        words = column.str.strip_chars().str.to_lowercase()
+        return bool(words.is_in(("true", "false", *MISSING)).fill_null(True).all()) and bool(
+            words.is_in(("true", "false")).any()
+        )
+
     def numbers(self, name: str) -> tuple[Array, list[int]]:
-        """(rows,) numbers with NaN where there is none, and the rows whose text is none."""
+        """(rows,) numbers with NaN where there is none, and the rows whose text is none; true is 1, false 0."""
         with needing("series", "reading series"):
             import polars as pl
         column = self.cells[name]
         if column.dtype == pl.String:
             text = column.str.strip_chars()
-            numbers = text.cast(pl.Float64, strict=False)
             empty = text.is_null() | text.str.to_lowercase().is_in(MISSING)
+            if self.flags(name):
+                numbers = (text.str.to_lowercase() == "true").cast(pl.Float64)
+                numbers = numbers.zip_with(~empty, pl.Series([None] * len(text), dtype=pl.Float64))
+            else:
+                numbers = self._plain(text).cast(pl.Float64, strict=False)
             wrong = (numbers.is_null() & ~empty).arg_true().to_list()
         elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
             numbers, wrong = column.cast(pl.Float64), []
@@ -118,6 +148,17 @@ class DataTable:
             numbers = pl.Series([None] * len(column), dtype=pl.Float64)
             wrong = column.is_not_null().arg_true().to_list()
         return numbers.fill_null(float("nan")).to_numpy().astype(np.float64), wrong
+
+    def _plain(self, text: Any) -> Any:
+        """Texts with a point for the decimal mark and none for thousands; as they are where they stand otherwise."""
+        decimal, thousands = self.form.decimal, self.form.thousands
+        if thousands:
+            mark = re.escape(thousands)
+            grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({mark}\d{{3}})+({re.escape(decimal)}\d*)?$")
+            text = text.str.replace_all(thousands, "", literal=True).zip_with(grouped.fill_null(False), text)
+        if decimal != ".":  # a point marks nothing then
+            text = text.str.replace_all(".", "?", literal=True).str.replace_all(decimal, ".", literal=True)
+        return text
 
     def block(self, names: Sequence[str], fill: Sequence[float] | None = None) -> tuple[Array, list[str]]:
         """(rows, names) numbers, and a line for each cell that is none; ``fill``, or counted numbers, replace them."""
@@ -132,13 +173,18 @@ class DataTable:
 
     def _no_number(self, name: str, row: int) -> str:
         cell = self.cells[name][row]
-        meant = _with_commas(cell)
+        meant = self._meant(cell)
         advice = (
             "",
-            "; write it with a point, {}",
-            "; write {} if the comma marks the decimals, {} if it marks thousands",
+            '; write it with a point, {}, or set decimal = ","',
+            '; write {} if the comma marks the decimals, {} if it marks thousands, or set decimal or thousands = ","',
         )[len(meant)].format(*meant)
+        if self.form.decimal != "." and isinstance(cell, str) and "." in cell:
+            advice = f'; decimals are marked by {self.form.decimal!r}: set thousands = "." where a point groups digits'
         return f"{self.locate(row)}, column {name!r}: {display(str(cell), 40)} is not a number{advice}"
+
+    def _meant(self, cell: Any) -> list[str]:
+        return _with_commas(cell) if self.form.decimal == "." else []
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
         """Name and rows of each series, in the order in which they begin; None: the table is one."""
@@ -150,29 +196,66 @@ class DataTable:
         return [(f"{self.origin}, {column} {display(name)[1:-1]}", np.array(rows)) for name, rows in groups.items()]
 
     def stamps(self, name: str, *, dates: bool = False) -> tuple[list[Stamp], list[str]]:
-        """Time of each row: numbers as such, or ISO dates and times (in UTC); and what is wrong."""
-
-        def line(row: int) -> str:
-            cell, at = cells[row], f"{self.locate(row)}, column {name!r}:"
-            if numeric:
-                limit = f"the others are numbers, and none may be beyond {LARGEST:g}"
-                return f"{at} {display(cell, 40)} is no time stamp; {limit}"
-            there = f"{display(str(cell), 40)} is no ISO time"
-            got = "there is no time stamp of the years 1 to 9999" if cell in (None, "") else there
-            return f"{at} {got}; write it as 2020-12-31 23:00:00"
-
+        """Time of each row: numbers as such, or dates and times, with their offset from UTC; and what is wrong."""
+        numeric = self.form.time_format is None and self._is_numeric(name) and not self._compact(name)
         stamps: list[Stamp | None]
-        if numeric := self._is_numeric(name):
+        if numeric:
             cells = self.cells[name]
             stamps = [number if abs(number) <= LARGEST else None for number in self.numbers(name)[0].tolist()]
         else:
             cells = self.values(name)
-            stamps = [_stamp(cell) for cell in cells]
+            stamps = [self._time(cell) for cell in cells]
         wrong = [row for row, stamp in enumerate(stamps) if stamp is None]
-        problems = lines_of_column(wrong, len(cells), line)
+        problems = lines_of_column(wrong, len(cells), lambda row: self._no_time(name, row, cells, numeric))
+        offsets = [row for row, stamp in enumerate(stamps) if isinstance(stamp, datetime) and stamp.tzinfo is not None]
+        if offsets and len(offsets) + len(wrong) < len(stamps):
+            some = set(offsets) if 2 * len(offsets) <= len(stamps) else set(range(len(stamps))) - {*offsets, *wrong}
+            have = "has an offset from UTC, and others have none" if some <= {*offsets} else "has no offset from UTC"
+            text = f"column {name!r}: {have}; write all times alike"
+            problems += lines_of_column(sorted(some), len(stamps), lambda row: f"{self.locate(row)}, {text}")
         if dates and numeric and not problems:
-            problems = [f"{self.origin}, column {name!r}: holds numbers; calendar covariates need dates"]
+            problems = [
+                f"{self.origin}, column {name!r}: holds numbers; calendar covariates need dates: set time_format where "
+                'they are dates, such as "%Y%m"'
+            ]
         return [datetime.min if stamp is None else stamp for stamp in stamps], problems
+
+    def _time(self, cell: Any) -> datetime | None:
+        cell = cell if isinstance(cell, str | date) else str(cell)
+        form = self.form.time_format
+        return iso_time(cell) if form is None else formatted_time(cell, form)
+
+    def dated(self, name: str) -> bool:
+        """True if every cell of a column is a date or a time, not a number."""
+        cells = self.cells[name]
+        first = next(iter(cells.drop_nulls().head(1).to_list()), None)
+        if cells.null_count() or first is None or not (self._time(first) or self._compact(name)):
+            return False
+        if self.form.time_format is None and self._is_numeric(name):
+            return self._compact(name)
+        return all(self._time(cell) is not None for cell in self.values(name))
+
+    def _compact(self, name: str) -> bool:
+        """True if a column of numbers holds dates as 20201231 only."""
+        numbers, wrong = self.numbers(name)
+        whole = not wrong and len(numbers) > 0 and bool(((numbers >= 1e7) & (numbers < 1e8) & (numbers % 1 == 0)).all())
+        return whole and all(iso_time(str(int(number))) is not None for number in np.unique(numbers).tolist())
+
+    def _no_time(self, name: str, row: int, cells: Sequence[Any], numeric: bool) -> str:
+        cell, at = cells[row], f"{self.locate(row)}, column {name!r}:"
+        if numeric:
+            limit = f"the others are numbers, and none may be beyond {LARGEST:g}"
+            return f"{at} {display(cell, 40)} is no time stamp; {limit}"
+        if cell in (None, ""):
+            return f"{at} there is no time stamp of the years 1 to 9999; write it as 2020-12-31 23:00:00"
+        form = self.form.time_format
+        if form is not None:
+            return f"{at} {display(str(cell), 40)} does not fit time_format = {json.dumps(form)}"
+        meant = " or ".join(
+            f"time_format = {json.dumps(each)}" for each in fitting_formats(list(dict.fromkeys(cells))[:500])[:2]
+        )
+        there = f"{at} {display(str(cell), 40)} is no ISO time; "
+        return there + (f"set {meant}" if meant else "write it as 2020-12-31 23:00:00, or set time_format")
 
 
 def _with_commas(cell: Any) -> list[str]:
@@ -181,20 +264,6 @@ def _with_commas(cell: Any) -> list[str]:
     decimal = re.fullmatch(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?", text)
     thousands = re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", text)
     return [text.replace(".", "").replace(",", ".")] * bool(decimal) + [text.replace(",", "")] * bool(thousands)
-
-
-def _stamp(cell: Any) -> datetime | None:
-    if isinstance(cell, str):
-        try:
-            cell = datetime.fromisoformat(cell.strip())
-        except ValueError:
-            return None
-    if isinstance(cell, datetime):
-        try:
-            return cell if cell.tzinfo is None else cell.astimezone(UTC).replace(tzinfo=None)
-        except OverflowError:  # in the first or the last hours that there are
-            return None
-    return datetime(cell.year, cell.month, cell.day) if isinstance(cell, date) else None
 
 
 def read_rows(
@@ -318,9 +387,10 @@ def _json(path: Path, text: str) -> tuple[list[tuple[str, Row]], list[str]]:
     return ([] if problems else rows), problems
 
 
-def read_table(path: str | Path, separator: str = ",") -> DataTable:
+def read_table(path: str | Path, form: TableForm | None = None) -> DataTable:
     """A CSV file (first line: names of columns) or a Parquet file (by its ending)."""
-    file = user_path(path)
+    file, form = user_path(path), form or TableForm()
+    separator = form.separator
     with needing("series", "reading series"):
         import polars as pl
     refuse_no_file(file, "a CSV or Parquet file")
@@ -344,7 +414,7 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
     refuse(problems + ([] if parquet else _csv_problems(file, frame, separator)))
     if parquet:
-        return _of_frame(file, frame)
+        return replace(_of_frame(file, frame), form=form)
     # rows with their lines, without blank lines (in one column a blank line is a missing value)
     there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
     lines = np.flatnonzero(there) + 2
@@ -352,7 +422,7 @@ def read_table(path: str | Path, separator: str = ",") -> DataTable:
         frame = frame.filter(there)
     elif len(lines) != len(frame):
         lines = np.arange(len(frame)) + 2
-    return replace(_of_frame(file, frame), locate=lambda row: f"{file}:{lines[row]}")
+    return replace(_of_frame(file, frame), locate=lambda row: f"{file}:{lines[row]}", form=form)
 
 
 def _csv_problems(file: Path, frame: Any, separator: str) -> list[str]:
@@ -385,7 +455,7 @@ def _is_value(name: str) -> bool:
     try:
         float(name)
     except ValueError:
-        return _stamp(name) is not None
+        return iso_time(name) is not None
     return True
 
 

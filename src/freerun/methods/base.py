@@ -15,7 +15,7 @@ from freerun import draws, gates, objectives
 from freerun.arguments import Arguments, unknown_argument
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.keys import key_number
+from freerun.keys import fold, key_number
 from freerun.methods.report import replacement_counts
 from freerun.rollin import (
     Engine,
@@ -133,7 +133,8 @@ class TransformMethod(Arguments):
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """Return the batch that is fed, from one already cut to the horizon and its loss steps."""
-        return self.mix_history(model, zero_unused(batch), step, key)[0]
+        fed, report = self.mix_history(model, zero_unused(batch), step, key)
+        return fed if fed.missing is None else self.fill(model, fed, report, step, key).fed
 
     def apply_horizon(self, batch: Batch, step: int) -> Batch:
         """The batch cut to the horizon, with the loss on the steps of ``loss_on``."""
@@ -159,7 +160,16 @@ class TransformMethod(Arguments):
         """
         shared = encode_once(model, zero_unused(batch))
         fed, report = self.mix_history(model, shared, step, key)
+        if fed.missing is not None:
+            return self.fill(model, fed.made(context=batch.context), report, step, key)
         return self.finish(forward(model, fed), fed.made(context=batch.context), report)
+
+    def fill(self, model: Any, fed: Batch, report: dict[str, float | str], step: int, key: int) -> Outcome:
+        """The outcome of a batch whose history lacks values: the model's own output stands in, with its gradient."""
+        replacement = standing_in(fed, self, fold(key, "draw", int(step)))
+        outcome = rollout_with_grad(self, model, fed, replacement, gradient="full", engine="auto", off=False)
+        more = {name: float(report.get(name, 0)) + float(outcome.report[name]) for name in ("passes", "work")}
+        return replace(outcome, report={**outcome.report, **report, **more, "filled": replacement.number})
 
     def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
@@ -287,6 +297,36 @@ def zero_unused(batch: Batch) -> Batch:
     return batch.made(history=batch.history.masked_fill(unused, 0.0)) if bool(unused.any()) else batch
 
 
+_HEADS = {"GaussianNLL": "gaussian", "StudentTNLL": "student_t", "Pinball": "quantiles"}
+"""The head of each loss of a distribution, whose mean stands in for gold that is missing."""
+
+
+def standing_in(batch: Batch, method: Any = None, key: int = 0) -> Replacement:
+    """What stands in for the values that a history lacks, by a method's draw, or the mean of its objective's law."""
+    draw: Any = getattr(method, "draw", "auto")
+    if isinstance(draw, str) and draw == "auto":
+        objective = type(objectives.resolve(getattr(method, "objective", "auto"), batch)).__name__
+        draw = draws.Expected(_HEADS[objective]) if objective in _HEADS else draw
+    return Replacement.of(batch, torch.ones_like(batch.mask), draws.fitting(draw, batch), key)
+
+
+def gold_outputs(model: Any, batch: Batch, draw: str | draws.Draw = "auto", key: int = 0) -> tuple[Tensor, Tensor]:
+    """Outputs for the gold history, and that history: where it lacks values, the model's own stand in.
+
+    Args:
+        model: called in the mode it is in, with a gradient where one is on.
+        batch: its history gold.
+        draw: of the values that stand in; "auto": as predicted.
+        key: for draws with noise.
+    """
+    if batch.missing is None:
+        return forward(model, batch), batch.history
+    replacement = Replacement.of(batch, torch.ones_like(batch.mask), draws.fitting(draw, batch), key)
+    with repeatable(unwrap(model), batch):
+        done = unroll(model, encode_once(model, batch), replacement, "auto")
+    return cast(Tensor, done.outputs), done.history
+
+
 def in_range(name: str, setting: Any, value: float, step: float, allowed: tuple[float, float]) -> str | None:
     """The problem with a parameter's value, or None.
 
@@ -314,7 +354,7 @@ def eval_logits(model: Any, batch: Batch) -> Tensor:
     """Return a model's outputs in evaluation mode, without gradient: (batch, time, ...)."""
     model = unwrap(model)
     with asking(model, batch):
-        return forward(model, batch)
+        return gold_outputs(model, batch)[0]
 
 
 @torch.no_grad()
@@ -367,6 +407,11 @@ def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
     """``add_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
     batch = zero_unused(batch)
+    if batch.missing is not None:
+        filled = method.fill(model, batch, {}, 0, 0)
+        more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
+        outcome = replace(outcome, report={**outcome.report, **more})
+        return add_gold_loss(method, outcome, filled.outputs, batch)
     replaced = any_rank(model, float(outcome.report["replaced"]) > 0)
     # a gradient that is cut leaves the outputs without a graph
     if not replaced and outcome.outputs.requires_grad == outcome.total.requires_grad:

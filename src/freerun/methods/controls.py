@@ -49,6 +49,8 @@ def own_errors(batch: Batch, history: Tensor) -> dict[str, Any]:
             f"{tuple(batch.history.shape)}"
         )
     wrong, gold = history.detach() != batch.history, batch.history.detach()
+    if batch.present is not None:  # of an entry with a missing value nothing is recorded
+        wrong &= ~gold.isnan().any(-1, keepdim=True)
     wrong &= batch.replaceable if batch.is_discrete else batch.replaceable[..., None]
     if batch.is_discrete:
         pairs, counts = torch.stack([gold[wrong], history[wrong]]).unique(dim=1, return_counts=True)

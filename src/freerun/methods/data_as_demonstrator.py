@@ -148,7 +148,10 @@ class DataAsDemonstratorOnline(TransformMethod):
         shared = encode_once(model, zero_unused(batch))
         mixed, report = self.mix_history(model, shared, step, key)
         own = self.finish(forward(model, mixed), mixed.made(context=batch.context), report)
-        gold = self.finish(forward(model, shared), shared, replacement_counts(shared, shared.history, 0))
+        if shared.missing is not None:
+            gold = self.fill(model, shared, {}, step, key)
+        else:
+            gold = self.finish(forward(model, shared), shared, replacement_counts(shared, shared.history, 0))
         more = {name: float(report[name]) + 1 for name in ("passes", "work")}
         return Outcome(own.total + gold.total, own.count + gold.count, own.outputs, own.fed, {**report, **more})
 

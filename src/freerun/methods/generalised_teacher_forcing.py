@@ -11,7 +11,7 @@ from torch import Tensor
 from freerun import draws
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.methods.base import SHARED, Citation, TransformMethod, zero_unused
+from freerun.methods.base import SHARED, Citation, TransformMethod, gold_outputs, zero_unused
 from freerun.methods.multi_step import refuse_ids
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
@@ -109,7 +109,11 @@ class GeneralisedTeacherForcing(TransformMethod):
         refuse_ids(self.name, batch)
         if self.alpha != "adaptive":
             return self.value("alpha", step), 0.0
-        alpha = least_forcing(jacobians(model, zero_unused(batch)), batch.replaceable)
+        known = zero_unused(batch)
+        if known.missing is not None:
+            with torch.no_grad(), asking(unwrap(model), known):
+                known = known.made(history=gold_outputs(unwrap(model), known, self.draw)[1])
+        alpha = least_forcing(jacobians(model, known), batch.replaceable)
         # a forward over all positions, and as many backward as there are channels
         return alpha, 1.0 + batch.history.shape[-1]
 

@@ -289,7 +289,8 @@ class GaussianNoise(TransformMethod):
                 "the model predicts a distribution; set std to a number"
             )
         # where noise may fall, wherever the loss lies: the two are independent choices
-        std = (outputs - batch.history)[batch.replaceable].double().square().mean(0).sqrt()
+        far = (outputs - batch.history)[batch.replaceable].double().square()
+        std = (far.mean(0) if batch.present is None else far.nanmean(0)).sqrt()
         if not bool(std.isfinite().all()):
             raise UserError(f"std='matched' cannot be measured: the model's one-step error is {std.tolist()}")
         return std, 1

@@ -112,10 +112,12 @@ def replacement_counts(batch: Batch, history: Tensor, replaced: int) -> dict[str
 
     For values also ``squared_deviation``: summed over entries, the mean over channels of (fed - gold) squared.
     """
-    changed = history != batch.history
+    gold, changed = batch.history, history != batch.history
+    if batch.present is not None:  # what stands in for a missing value differs from nothing
+        gold, changed = torch.where(gold.isnan(), history.detach(), gold), changed & ~gold.isnan()
     report: dict[str, float | str] = {"eligible": int(batch.replaceable.sum()), "replaced": replaced}
     if changed.dim() == 3:
         changed = changed.any(-1)
-        far = (history.detach() - batch.history.detach())[changed].double()
+        far = (history.detach() - gold.detach())[changed].double()
         report["squared_deviation"] = float(far.square().mean(-1).sum())
     return {**report, "disagreeing": int(torch.count_nonzero(changed))}

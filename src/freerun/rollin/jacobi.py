@@ -72,7 +72,7 @@ def jacobi_roll_in(
     Raises:
         UserError: where an exact roll-in does not settle: the model is not causal, or random in eval mode.
     """
-    walk = _Passes(model, batch, replacement, batch.history if start is None else start, tolerance)
+    walk = _Passes(model, batch, replacement, replacement.gold if start is None else start, tolerance)
     limit = max_over_ranks(model, replacement.longest + 1) if passes is None else passes
     # a choice that depends on the last bit may change once rows are dropped: allow it time to settle
     for n in range(1, limit + (_SETTLING if passes is None else 0) + 1):

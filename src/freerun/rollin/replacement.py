@@ -72,7 +72,7 @@ class Replacement:
     Args:
         gold: (batch, time) ids or (batch, time, value).
         keep: (batch, time) bool, True = gold, or for values shares of gold in [0, 1]; True (or 1) where an entry may
-            not be replaced.
+            not be replaced. (batch, time, value) where gold is missing in some channels, False (or 0) there.
         draw: from a prediction to an entry.
         row_ids: (batch,) the rows' numbers in the global batch, which noise is a function of.
         key: what the noise is derived from.
@@ -92,10 +92,14 @@ class Replacement:
 
     @classmethod
     def of(cls, batch: Batch, keep: Tensor, draw: Draw, key: int, detached: bool = False) -> Replacement:
-        """What a gate's ``keep`` leaves to the model; entries that may not be replaced are kept."""
+        """What a gate's ``keep`` leaves to the model; entries that may not be replaced are kept, missing values not."""
         fixed = batch.replaceable.logical_not()
         keep = keep | fixed if keep.dtype == torch.bool else torch.where(fixed, 1.0, keep).to(keep.dtype)
-        return cls(batch.history, keep, draw, batch.row_numbers, key, detached)
+        gold, missing = batch.history, batch.missing
+        if missing is not None:
+            keep = keep[..., None].expand_as(missing).masked_fill(missing, 0)
+            gold = gold.masked_fill(missing, 0.0)
+        return cls(gold, keep, draw, batch.row_numbers, key, detached)
 
     def ruled(self, model: Any, batch: Batch) -> Replacement:
         """The same under the rules of the model's own generation, if it has some and they are not there yet."""
@@ -108,7 +112,8 @@ class Replacement:
     @cached_property
     def replaced(self) -> Tensor:
         """(batch, time) bool: entries that are not all gold."""
-        return ~self.keep if self.keep.dtype == torch.bool else self.keep < 1
+        own = ~self.keep if self.keep.dtype == torch.bool else self.keep < 1
+        return own if own.dim() == 2 else own.any(-1)
 
     @cached_property
     def positions(self) -> tuple[Tensor, Tensor]:
@@ -180,7 +185,14 @@ class Replacement:
             noise = shared[numbers] if shared is not None else self.noise(vocab, numbers)
             outputs = checked_rows(head(part), len(part))
             found.append(self.draw.choose(self.allowed(outputs, history, numbers), noise))
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return self.completed(found[0] if len(found) == 1 else torch.cat(found), chosen)
+
+    def completed(self, own: Tensor, chosen: Tensor | slice) -> Tensor:
+        """(m, ...) own entries, with gold in the channels that keep it, where these differ in an entry."""
+        if self.keep.dim() == 2:
+            return own
+        at = tuple(each[chosen] for each in self.positions)
+        return torch.where(self.keep[at], self.gold[at], own.to(self.gold.dtype))
 
     def check(self, outputs: Tensor, rows: int) -> Tensor:
         """Outputs (rows, numbers), refused where they are none or the draw cannot make of them what is fed back."""
@@ -234,7 +246,7 @@ class Replacement:
 
     def _mixed(self, own: Tensor, gold: Tensor, keep: Tensor) -> Tensor:
         own = (own.detach() if self.detached else own).to(gold.dtype)
-        keep = keep[..., None]
+        keep = keep if keep.dim() == gold.dim() else keep[..., None]
         if keep.dtype == torch.bool:
             return torch.where(keep, gold, own)
         # at the ends exactly one of both: 0 times an infinite value would be NaN

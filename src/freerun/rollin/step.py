@@ -52,7 +52,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
     shared = replacement.shared_noise
     noises = None if shared is None else shared.split(counts)
     last, size = int(times[-1]), batch.size
-    history = batch.history.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
+    history = replacement.gold.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
     embed = _embedding(model, batch, history[:last], state)
     inputs = embed(history[:last])
@@ -73,7 +73,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
             noise = noises[t] if noises is not None else replacement.noise(outputs.shape[-1], part)
             if replacement.rules is not None:
                 outputs = replacement.allowed(outputs, history.t(), part)
-            own = replacement.draw.choose(outputs, noise).to(history.dtype)
+            own = replacement.completed(replacement.draw.choose(outputs, noise), part).to(history.dtype)
             history[t].index_copy_(0, rows, own)
             if t < last:
                 inputs[t].index_copy_(0, rows, embed(own))

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from freerun.batch import Batch, map_leaves
+from freerun.batch import PER_POSITION, Batch, map_leaves
 from freerun.errors import UserError
 from freerun.objectives import Objective, scored
 from freerun.rollin.jacobi import Jacobi, Passes
@@ -27,7 +27,7 @@ from freerun.rollin.roll_in import Auto, Engine, resolve_engine
 from freerun.rollin.step import Stepwise
 from freerun.types import Detachable, Stepper
 
-_ALONG_TIME = ("targets", "history", "mask", "weights", "eligible")
+_ALONG_TIME = ("targets", "history", *PER_POSITION)
 
 
 def check_unroll(model: Any, engine: Engine, cut_every: int | None = None) -> None:
@@ -130,7 +130,7 @@ def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | 
             "has dropout or batch normalisation in training mode: set dropout to 0, give the model a Stepper "
             "(start, embed, step, output, select), or use gradient='none'"
         )
-    history = batch.history
+    history = replacement.gold
     needed = max_over_ranks(model, replacement.longest)
     passes = needed if limit is None else min(limit, needed)
     warn_price(

@@ -76,7 +76,7 @@ class _Walk:
 
     def __init__(self, model: Cached, batch: Batch, replacement: Replacement, width: int) -> None:
         self.model, self.replacement, self.width = model, replacement, width
-        self.history = batch.history.clone()
+        self.history = replacement.gold.clone()
         device = self.history.device
         # which replaced entry stands where, -1: none; one column more, for the prediction after the last entry
         self.entry = torch.full((batch.size, batch.time + 1), -1, device=device)

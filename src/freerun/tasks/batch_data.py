@@ -174,7 +174,7 @@ class BatchData:
             for batch in self.splits[name]:
                 digest.update(name.encode())
                 parts = (batch.targets, batch.history, batch.mask, batch.weights, batch.eligible, batch.context)
-                map_leaves(parts, add)
+                map_leaves(parts if batch.present is None else (*parts, batch.present), add)
         return digest.hexdigest()[:16]
 
     @property

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,8 +15,8 @@ from torch.nn import Module
 from freerun.arguments import Arguments, OneOf, above, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile
-from freerun.data.series.building import load_series
-from freerun.data.series.inference import forecast_table, guess_separator, read_past, read_windows
+from freerun.data.series.inference import forecast_table, read_future, read_windows
+from freerun.data.series.loading import load_series
 from freerun.data.series.options import Layout, SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
 from freerun.data.symbols import Binning, LevelData, quantised
@@ -130,6 +129,7 @@ class ForecastSettings(Arguments):
             outputs (of quantiles the median); "gaussian", "student_t" or "quantile_sample" is one draw from that.
         threshold: error, in standard deviations of the training part, that ends the valid time.
         batch_size: windows at a time; changes no number.
+        length: steps that ``freerun generate`` forecasts after a table's newest row; None: ``data.horizon``.
 
     Raises:
         UserError: values out of range; all problems at once.
@@ -140,6 +140,7 @@ class ForecastSettings(Arguments):
     )
     threshold: float = above(0, 0.4)
     batch_size: int = at_least(1, 256, semantic=False)
+    length: int | None = at_least(1, None, semantic=False)
 
 
 class SeriesTask(DataTask):
@@ -234,10 +235,9 @@ class SeriesTask(DataTask):
         model: Module, codec: SeriesCodec, settings: ForecastSettings, lines: Sequence[str]
     ) -> list[str]:
         """A CSV table of the steps to come, in the units of the data, from the path of a table of the past."""
-        path = Path(lines[0])
-        batch = read_past(path, codec, codec.horizon, guess_separator(path))
-        output = forecast(model, batch, codec.horizon, settings.draw)
-        return forecast_table(codec, codec.denormalise(output[0].cpu().double()))
+        future = read_future(lines[0], codec, settings.length)
+        output = forecast(model, future.batch.to(model_device(model)), future.steps, settings.draw)
+        return forecast_table(codec, codec.denormalise(output[0].cpu().double()), future)
 
     @staticmethod
     def trial_batch(codec: SeriesCodec, rows: int) -> Batch:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from csv import writer
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,7 +17,7 @@ from freerun.arguments import Arguments, above, at_least, between, brief
 from freerun.batch import Batch
 from freerun.data.chorales import load_chorales
 from freerun.data.files import LONGEST, SPLITS, DataFile, first_problems, read_lines
-from freerun.data.series.inference import guess_separator, read_past, read_windows
+from freerun.data.series.inference import forecast_table, read_future, read_windows
 from freerun.data.symbols import LabelCodec, LabelData, LevelCodec, LevelData, Pair
 from freerun.data.worlds import Observed, StickyRing, random_automaton
 from freerun.diagnostics import DiagnosisOptions
@@ -46,6 +43,17 @@ class SymbolSettings(Arguments):
     """
 
     batch_size: int = at_least(1, 256, semantic=False)
+
+
+@dataclass(frozen=True)
+class LevelSettings(SymbolSettings):
+    """How models of levels are scored, on dev while training and on test at the end; they run greedily.
+
+    Args:
+        length: levels that ``freerun generate`` forecasts after a table's newest row; None: ``data.horizon``.
+    """
+
+    length: int | None = at_least(1, None, semantic=False)
 
 
 Naive = Callable[[Tensor, int], Tensor]
@@ -235,6 +243,7 @@ class LevelTask(SymbolTask):
     data: LevelData
     models = ("recurrent", "transformer")
     data_sections: ClassVar[Mapping[str, type[Any]]] = {}  # those of series, with ``levels``
+    evaluate_section = LevelSettings
     report: ClassVar[TaskReport] = LEVELS
     outputs_table = True
 
@@ -278,17 +287,13 @@ class LevelTask(SymbolTask):
         return {**facts, "levels": len(codec.centres)}, evaluate_symbols(model, rows, settings)
 
     @staticmethod
-    def generate_lines(model: Module, codec: LevelCodec, settings: SymbolSettings, lines: Sequence[str]) -> list[str]:
+    def generate_lines(model: Module, codec: LevelCodec, settings: LevelSettings, lines: Sequence[str]) -> list[str]:
         """A CSV table of the steps to come, as levels and as their values, from the path of a table of the past."""
-        path = Path(lines[0])
-        batch = codec.batch(read_past(path, codec.series, codec.series.horizon, guess_separator(path)))
-        levels = generate(model, batch.to(model_device(model)), length=codec.series.horizon).entries[0].cpu()
-        table = io.StringIO()
-        rows = writer(table, lineterminator="\n")
-        rows.writerow(["lead", "level", *codec.series.names])
-        pairs = zip(levels.tolist(), codec.values(levels).tolist(), strict=True)
-        rows.writerows([lead, level, f"{value:.7g}"] for lead, (level, value) in enumerate(pairs, start=1))
-        return table.getvalue().rstrip("\n").split("\n")
+        future = read_future(lines[0], codec.series, settings.length)
+        batch = codec.batch(future.batch).to(model_device(model))
+        levels = generate(model, batch, length=future.steps).entries[0].cpu()
+        columns = torch.stack([levels.double(), codec.values(levels).double()], 1)
+        return forecast_table(codec.series, columns, future, ("level", *codec.series.names))
 
     @staticmethod
     def trial_batch(codec: LevelCodec, rows: int) -> Batch:

@@ -1,25 +1,23 @@
-"""From arrays and files to ``SeriesData``: checked pieces, splits in time, scales of the training rows, windows."""
+"""From series in order of time to ``SeriesData``: gaps filled, splits in time, scales of the training rows, windows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from freerun.arguments import brief
-from freerun.data.files import LARGEST, SPLITS, Array, counted, few_lines, first_problems, lines_of_column
-from freerun.data.series.options import Layout, SeriesOptions, check_layout, with_targets
-from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, step_between, uneven
+from freerun.data.files import LARGEST, SPLITS, Array, counted, few_lines, first_problems
+from freerun.data.series.options import Layout, SeriesOptions
+from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
-from freerun.data.tables import DataTable, Stamp, read_table
-from freerun.errors import UserError, listed, refuse
+from freerun.data.times import Stamp
+from freerun.errors import listed, refuse
 
 FARTHEST, FARTHEST_RAW = 1e9, 1e15
 """The largest distance from the mean of the training rows, in deviations; without normalisation the largest size."""
@@ -67,7 +65,7 @@ def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, l
     """Values (rows, columns) without NaN, how many of each column were filled, and what could not be.
 
     ``policy`` "linear" draws a line between the values before and after where both are in the same split (``ends``),
-    and takes the value before elsewhere.
+    and takes the value before elsewhere; "mask" takes that and leaves NaN where none is before.
 
     >>> x = np.array([[1.0], [np.nan], [3.0], [np.nan], [np.nan], [6.0]])
     >>> fill_gaps(x, [0, 4, 5, 6], "linear")[0][:, 0].tolist()
@@ -75,12 +73,14 @@ def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, l
     """
     missing, faults = np.isnan(values), too_large(values)
     if policy == "error":
-        text = 'is missing; give a number, or set missing = "last" or "linear"'
+        text = 'is missing; give a number, or set missing = "mask", "last" or "linear"'
         return values, [0] * values.shape[1], [*faults, (missing, text)]
     # the number of the newest row that has a value, or -1
     rows = np.arange(len(values))[:, None]
     before = np.maximum.accumulate(np.where(missing, -1, rows), axis=0)
-    faults.append((before < 0, "is missing, and so is all before it: there is nothing to fill it from; cut these rows"))
+    if policy != "mask":
+        text = 'is missing, and so is all before it: there is nothing to fill it from; cut these rows, or set missing = "mask"'
+        faults.append((before < 0, text))
     result = np.take_along_axis(values, np.maximum(before, 0), axis=0)
     if policy == "linear":
         for begin, end in pairwise(sorted({0, *ends, len(values)})):
@@ -103,6 +103,30 @@ class Piece:
     stamps: Sequence[Stamp] | None = None
     where: Callable[[int], str] | None = None
 
+    def with_absent(self, stamps: Sequence[Stamp], rows: Sequence[int]) -> Piece:
+        """The series with all of these times; a row -1 is absent, and its values are missing."""
+        index = np.array(rows)
+        values = np.where((index < 0)[:, None], np.nan, self.values[index])
+
+        def where(row: int) -> str:
+            return f"{self.name}: absent row {stamps[row]}" if rows[row] < 0 else self.locate(rows[row])
+
+        return Piece(self.name, values, stamps, where)
+
+    def rows(self, begin: int, end: int | None = None) -> Piece:
+        """Some of the rows."""
+        stamps = None if self.stamps is None else self.stamps[begin:end]
+        return Piece(self.name, self.values[begin:end], stamps, lambda row: self.locate(begin + row))
+
+    def followed_by(self, other: Piece) -> Piece:
+        """The rows of both."""
+        size = len(self.values)
+        stamps = None if self.stamps is None or other.stamps is None else [*self.stamps, *other.stamps]
+        values = np.concatenate([self.values, other.values])
+        return Piece(
+            self.name, values, stamps, lambda row: self.locate(row) if row < size else other.locate(row - size)
+        )
+
     def locate(self, row: int) -> str:
         """Where a row stands."""
         return f"{self.name}: row {row + 1}" if self.where is None else self.where(row)
@@ -122,19 +146,23 @@ def scales_of(train: Array, normalisation: str) -> tuple[Array, Array]:
     """Return (channels,) mean and standard deviation (over n) of the training rows, or 0 and 1."""
     if normalisation == "none" or not len(train):
         return np.zeros(train.shape[1]), np.ones(train.shape[1])
-    return train.mean(axis=0), train.std(axis=0)
+    return np.nanmean(train, axis=0), np.nanstd(train, axis=0)
 
 
-def constant_channels(train: Array, names: Sequence[str], origin: str) -> list[str]:
+def constant_channels(train: Array, names: Sequence[str], origin: str) -> dict[str, str]:
     """Return a line for every channel that does not vary in the training rows, or by less than float32 holds."""
-    problems: list[str] = []
-    for name, column in zip(names, train.T, strict=True):
+    problems: dict[str, str] = {}
+    for name, cells in zip(names, train.T, strict=True):
+        column = cells[~np.isnan(cells)]
+        if not len(column) and len(cells):
+            problems[name] = f"{origin}: column {name!r} has no value in the training rows; leave it out"
+            continue
         low, high = float(column.min(initial=np.inf)), float(column.max(initial=-np.inf))
         varies = f"varies by {high - low:g}"
         if not np.isfinite(high - low):
             continue  # a problem of its cells
         if high == low:
-            fault = f"is constant in the training rows: {low:g} in all {len(train):,}; leave it out"
+            fault = f"is constant in the training rows: {low:g} in all {len(column):,}; leave it out"
         elif high - low <= 1e-12 * max(abs(low), abs(high)):
             fault = (
                 f"{varies} around {low:g} in the training rows: differences so small against its size are lost in "
@@ -144,7 +172,7 @@ def constant_channels(train: Array, names: Sequence[str], origin: str) -> list[s
             fault = f"{varies} in the training rows, less than {SMALLEST:g}; take another unit"
         else:
             continue
-        problems.append(f"{origin}: column {name!r} {fault}")
+        problems[name] = f"{origin}: column {name!r} {fault}"
     return problems
 
 
@@ -171,8 +199,19 @@ def _lost(train: Array, scales: tuple[Array, Array], names: Sequence[str], locat
     return problems
 
 
-def build_series(name: str, pieces: Sequence[Piece], options: SeriesOptions, layout: Layout) -> SeriesData:
-    """Return windows of checked pieces; raise UserError for gaps, infinities, constant channels, splits too short."""
+def build_series(
+    name: str,
+    pieces: Sequence[Piece],
+    options: SeriesOptions,
+    layout: Layout,
+    step: Step | None = None,
+    *,
+    droppable: bool = False,
+) -> SeriesData:
+    """Return windows of checked pieces; raise UserError for gaps, infinities, constant channels, splits too short.
+
+    ``droppable``: targets that are constant in the training rows are left out, and noted; nobody named them.
+    """
     problems, channels = list[str](), options.columns
     parts: list[Array] = []
     segments: dict[str, list[Segment]] = {split: [] for split in SPLITS}
@@ -189,39 +228,59 @@ def build_series(name: str, pieces: Sequence[Piece], options: SeriesOptions, lay
             floor = offset + begin if split == "train" else offset
             segments[split].append(Segment(offset + begin, offset + min(end, rows), floor))
         parts.append(values)
-    raw = np.concatenate(parts)
+    raw, there = np.concatenate(parts), np.concatenate([piece.values for piece in pieces])
     numbers = np.concatenate([np.arange(part.begin, part.end) for part in segments["train"]])
-    train = raw[numbers]
-    refuse(problems + (constant_channels(train, channels, name) if len(train) else []))
-    scales = scales_of(train, options.normalisation)
+    constant = constant_channels(there[numbers], channels, name) if len(numbers) else {}
+    dropped = [channel for channel in constant if droppable and channel in options.targets]
+    if dropped and len(dropped) < len(options.targets):
+        kept = replace(options, targets=tuple(channel for channel in options.targets if channel not in dropped))
+        chosen = [channels.index(channel) for channel in kept.columns]
+        pieces = [replace(piece, values=piece.values[:, chosen]) for piece in pieces]
+        data = build_series(name, pieces, kept, layout, step)
+        note = f"not used, for they are constant in the training rows: {listed(dropped)}"
+        return replace(data, notes=(*data.notes, note))
+    refuse(problems + list(constant.values()))
+    scales = scales_of(there[numbers], options.normalisation)
+    raw = np.where(np.isnan(raw), np.nanmean(there[numbers], axis=0) if len(numbers) else 0.0, raw)
 
     def locate(row: int) -> str:
         piece = int(np.searchsorted(firsts, row, side="right")) - 1
         return pieces[piece].locate(row - int(firsts[piece]))
 
-    if len(train):
-        refuse(_lost(train, scales, channels, lambda row: locate(int(numbers[row]))))
+    if len(numbers):
+        refuse(_lost(raw[numbers], scales, channels, lambda row: locate(int(numbers[row]))))
         refuse(first_problems(pieces[0].name, cell_problems(too_far(raw, *scales), channels, locate)))
-    # rows that are taken as they come are no step apart
-    even = options.irregular == "error"
-    step = next((step for piece in pieces if even and (step := step_between(piece.stamps or ()))), None)
     if options.calendar:
         dates = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
         raw = np.concatenate([raw, calendar_columns(options.calendar, dates)], axis=1)
-    strides = {"train": options.stride, "dev": options.evaluation_stride, "test": options.evaluation_stride}
-    starts = {
-        split: [start for part in each for start in part.windows(options.past, options.horizon, strides[split])]
-        for split, each in segments.items()
-    }
+    present = ~np.isnan(there[:, : len(options.targets)])
+    starts, empty = _starts(segments, options, present)
+    notes = _notes(pieces, step, options, fills, segments["train"])
     return SeriesData(
         name,
         torch.from_numpy(raw),
         segments,
-        {split: torch.tensor(each, dtype=torch.int64) for split, each in starts.items()},
+        starts,
         _codec(scales, options, layout, step),
-        notes=_notes(pieces, step, options, fills, segments["train"]),
+        None if present.all() else torch.from_numpy(present),
+        notes=(*notes, f"left out, no value to predict: {counted(empty, 'window')}") if empty else notes,
         warmup_loss=options.warmup_loss,
     )
+
+
+def _starts(
+    segments: Mapping[str, Sequence[Segment]], options: SeriesOptions, present: np.ndarray
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Where the windows of each split begin, and how many are left out, as no value of their horizon is there."""
+    past, horizon, empty = options.past, options.horizon, 0
+    strides = {"train": options.stride, "dev": options.evaluation_stride, "test": options.evaluation_stride}
+    seen = np.concatenate([[0], np.cumsum(present.any(axis=1))])
+    starts: dict[str, torch.Tensor] = {}
+    for split, each in segments.items():
+        every = np.array([start for part in each for start in part.windows(past, horizon, strides[split])], np.int64)
+        kept = every[seen[every + past + horizon] > seen[every + past]]
+        starts[split], empty = torch.from_numpy(kept), empty + len(every) - len(kept)
+    return starts, empty
 
 
 def _codec(scales: tuple[Array, Array], options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCodec:
@@ -243,6 +302,7 @@ def _codec(scales: tuple[Array, Array], options: SeriesOptions, layout: Layout, 
         time=options.time,
         calendar=tuple(options.calendar),
         series=options.series,
+        reading=options.reading,
     )
 
 
@@ -264,175 +324,3 @@ def _notes(
         names = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
         notes.append(f"too short for a training window: {len(short):,} of {len(pieces):,} series: {names}")
     return tuple(notes)
-
-
-def series_from_arrays(
-    arrays: Any,
-    options: SeriesOptions | None = None,
-    layout: Layout = "past",
-    names: Sequence[str] = (),
-    name: str = "arrays",
-) -> SeriesData:
-    """Windows of a series in an array, or of several.
-
-    Args:
-        arrays: (time, channels) numbers, NumPy or torch, or a list of such: several series of the same channels.
-            (time,) is one channel.
-        options: windows, splits, parts of the channels by name; ``time``, ``series`` and ``calendar`` are of tables.
-        layout: "past" or "sequence", see ``SeriesCodec.batch``.
-        names: of the channels; left out: "x1", "x2" and so on.
-        name: what the data are called.
-
-    Raises:
-        UserError: wrong shapes, NaN or infinity (row and column named), constant channels, splits too short, unknown
-            names; all at once.
-
-    >>> data = series_from_arrays(torch.arange(200.0).sin()[:, None], SeriesOptions(past=8, horizon=4))
-    >>> data.windows("train"), data.windows("test"), data.codec.names
-    (129, 37, ('x1',))
-    """
-    options = options or SeriesOptions()
-    series = [_array(each) for each in (arrays if isinstance(arrays, list | tuple) else [arrays])]
-    several = len(series) > 1
-    titles = [f"{name}: series {number}" if several else name for number in range(1, len(series) + 1)]
-    width = series[0].shape[-1] if series and series[0].ndim == 2 else 0
-    problems = [] if series else [f"{name}: there are no series; give at least one"]
-    problems += [
-        f"{title}: must be (time, channels){f' with {width} channels' if several else ''}; got shape {each.shape}"
-        for title, each in zip(titles, series, strict=True)
-        if each.ndim != 2 or each.shape[1] != width or not width
-    ]
-    columns = tuple(names) or tuple(f"x{number}" for number in range(1, width + 1))
-    if width and len(columns) != width:
-        problems.append(f"{name}: {width} channels have {len(columns)} names")
-    problems += [
-        f"{part} has no effect on arrays; use load_series, or leave it out"
-        for part in ("time", "series", "calendar")
-        if getattr(options, part)
-    ]
-    refuse(problems)
-    options, problems = with_targets(options, columns, columns, name)
-    refuse(problems + check_layout(layout, options.observed))
-    order = [columns.index(column) for column in options.columns]
-    pieces = [Piece(title, each[:, order]) for title, each in zip(titles, series, strict=True)]
-    return build_series(name, pieces, options, layout)
-
-
-def _array(values: Any) -> Array:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    try:
-        kind = np.asarray(values).dtype
-        if kind.kind not in "biufO":  # complex numbers would lose a part, times and texts their meaning
-            raise TypeError(f"{kind} are no real numbers")
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"a series must be numbers, (time, channels); got {type(values).__name__}: {error}") from None
-    return array[:, None] if array.ndim == 1 else array
-
-
-def load_series(
-    paths: str | Path | Sequence[str | Path], options: SeriesOptions | None = None, layout: Layout = "past"
-) -> SeriesData:
-    """Windows of the series in a CSV or Parquet file, or in several.
-
-    The first line of a CSV file names its columns. Every file is a series of its own, or several where a column
-    names them (``series``); all have the same columns. An empty cell, NaN, NA or null is a missing value.
-
-    Args:
-        paths: a file, or several.
-        options: columns, windows, splits, what is done about gaps; the defaults of ``SeriesOptions`` if left out.
-        layout: "past" or "sequence", see ``SeriesCodec.batch``.
-
-    Raises:
-        UserError: files that cannot be read, unknown columns, cells that are no numbers, gaps, constant channels, time
-            stamps that are not evenly spaced (all with file, line and column), splits too short for a window.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "load.csv")
-    ...     _ = file.write_text("date,load\\n" + "".join(f"2020-01-{d:02},{d * d}\\n" for d in range(1, 31)))
-    ...     data = load_series(file, SeriesOptions(past=3, horizon=2, time="date", split=(20, 5, 5)))
-    >>> data.codec.names, data.windows("train"), data.windows("test"), data.codec.step
-    (('load',), 16, 4, '86400 seconds')
-    """
-    options = options or SeriesOptions()
-    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    problems = check_layout(layout, options.observed)
-    if not files:
-        problems.append("there is no file; give at least one CSV or Parquet file")
-    tables: list[DataTable] = []
-    for file in files:
-        try:
-            tables.append(read_table(file, options.separator))
-        except UserError as error:
-            problems += error.problems
-    refuse(problems)
-    first = tables[0]
-    full, problems = with_targets(options, first.columns, first.numeric(), first.origin)
-    used = [name for names in full.parts.values() for name in names]
-    problems += [
-        f"{table.origin}: has no column {name!r}, which {first.origin} has; there are: {listed(table.columns)}"
-        for table in tables[1:]
-        for name in used
-        if name in first.columns and name not in table.columns
-    ]
-    refuse(problems)
-    pieces: list[Piece] = []
-    for table in tables:
-        own, wrong = _pieces(table, full)
-        pieces += own
-        problems += first_problems(table.origin, wrong)
-    problems += _apart(pieces, options) if options.irregular == "error" else []
-    # where time stamps are wrong nothing is computed from them: the other problems are still reported
-    computed = replace(full, calendar=()) if problems else full
-    try:
-        data = build_series(", ".join(map(str, files)), pieces, computed, layout)
-    except UserError as error:
-        raise UserError(problems + error.problems) from None
-    refuse(problems)
-    unused = [name for name in first.columns if name not in used]
-    if unused and not options.targets:
-        data = replace(data, notes=(*data.notes, f"not used, for they do not hold numbers: {listed(unused)}"))
-    return data
-
-
-def _pieces(table: DataTable, options: SeriesOptions) -> tuple[list[Piece], list[str]]:
-    """The series of a file, and its cells that are no numbers, and its time stamps that are none."""
-    values, problems = table.block(options.columns)
-    stamps, unclear = ([], []) if options.time is None else table.stamps(options.time, dates=bool(options.calendar))
-    problems += unclear
-    if options.series is not None:
-        unnamed = [row for row, cell in enumerate(table.values(options.series)) if cell is None]
-        text = f"column {options.series!r}: does not name the series of the row"
-        problems += lines_of_column(unnamed, len(values), lambda row: f"{table.locate(row)}, {text}")
-    timed = options.time is not None and not unclear
-    pieces = [
-        Piece(name, values[rows], [stamps[row] for row in rows.tolist()] if timed else None, table.locator(rows))
-        for name, rows in table.groups(options.series)
-    ]
-    return pieces, problems
-
-
-def _apart(pieces: Sequence[Piece], options: SeriesOptions) -> list[str]:
-    """Time stamps that are duplicated, unsorted or not evenly spaced, and series of other steps than the first."""
-    problems: list[str] = []
-    steps: dict[str, str] = {}
-    for piece in pieces:
-        stamps = piece.stamps or ()
-        step = step_between(stamps)
-        if step is not None:
-            steps.setdefault(str(step), piece.name)
-        wrong = uneven(stamps, step, piece.locate, ', or set irregular = "ignore"')
-        again = len(stamps) - len(set(stamps))
-        if options.series is None and again > len(stamps) // 10:
-            several = (
-                f"{piece.name}: {counted(again, 'time stamp')} came before in the file; where it holds several series, "
-                "name the column that tells them apart with series = ..."
-            )
-            wrong = [several, *wrong]
-        problems += first_problems(piece.name, wrong)
-    if len(steps) > 1 and not problems:
-        listing = "; ".join(f"{name}: every {step}" for step, name in steps.items())
-        problems.append(f"series have rows of different steps: {listing}; give them apart, or bring them to one step")
-    return problems

@@ -5,24 +5,51 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import Array, DataFile, counted, first_problems
-from freerun.data.series.building import cell_problems, too_far, too_large
+from freerun.data.series.building import Piece, cell_problems, fill_gaps, too_far, too_large
+from freerun.data.series.loading import complete, table_pieces
+from freerun.data.series.options import SeriesOptions
 from freerun.data.series.time_stamps import Step, calendar_columns, uneven
 from freerun.data.series.windows import SeriesCodec, Windows
-from freerun.data.tables import DataTable, Stamp, read_table
+from freerun.data.tables import DataTable, TableForm, read_table
+from freerun.data.times import Stamp, writer_like
 from freerun.errors import UserError, listed, refuse
 
 
-def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, separator: str = ",") -> Batch:
-    """A batch to generate from, of the last rows of a CSV or Parquet file.
+@dataclass(frozen=True, eq=False)
+class Future:
+    """What a model goes on from, and the steps to come.
+
+    Args:
+        batch: to generate from.
+        steps: how many are generated.
+        first: the lead time of the first; below 1 where the newest rows of the table have no value yet.
+        times: of the steps, as the table writes times; () where it has none.
+        column: of the times.
+    """
+
+    __repr__ = brief
+
+    batch: Batch
+    steps: int
+    first: int = 1
+    times: Sequence[str] = ()
+    column: str = ""
+
+
+def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None) -> Batch:
+    """A batch to generate from, of the last rows of a CSV or Parquet file, read as the model's own tables were.
 
     Rows at the end whose targets and observed columns are all empty are the future: they give its covariates. A model
     that has calendar covariates only needs no such rows: their times go on from the last row's.
@@ -30,49 +57,125 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None, 
     Args:
         path: a file with the columns that the model was trained on.
         codec: of the model.
-        horizon: steps to forecast; None: as many as there are rows of the future, or as in training where there are
-            none.
-        separator: between the columns of a CSV file.
+        horizon: steps to forecast from the last value on; None: as many as there are rows of the future, or as in
+            training where there are none.
 
     Raises:
         UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
     """
-    table = read_table(path, separator)
+    return _future(path, codec, horizon, late=False).batch
+
+
+def read_future(path: str | Path, codec: SeriesCodec, length: int | None = None) -> Future:
+    """What ``read_past`` reads, for ``length`` steps after the newest row (None: as in training), and their times.
+
+    Where the model has no covariates but its calendar's, newest rows without values are forecast as well, with lead
+    times of 0 and below; else they are the future, whose first step has lead time 1.
+    """
+    return _future(path, codec, codec.horizon if length is None else length, late=True)
+
+
+def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: bool) -> Future:
+    table = read_table(path, _form(path, codec))
     own = model_columns(table, codec)
-    values, problems = table.block(own, codec.mean)
-    problems = first_problems(table.origin, problems)
-    if codec.series in table.columns and len(series := table.groups(codec.series)) > 1:
-        problems.append(f"{table.origin}: holds {len(series)} series, by column {codec.series!r}; pass the rows of one")
-    known, stamps = codec.values + codec.observed, list[Stamp]()
+    several = len(table.groups(codec.series)) if codec.series in table.columns else 1
+    wrong = f"{table.origin}: holds {several} series, by column {codec.series!r}; pass the rows of one"
+    (piece,), problems = _pieces(table, codec, own, None)
+    problems += [wrong] if several > 1 else []
+    known, values = codec.values + codec.observed, piece.values
     has = ~np.isnan(values[:, :known]).all(axis=1)
     past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
-    ahead = len(values) - past
-    horizon = (ahead or codec.horizon) if horizon is None else horizon
-    if past < codec.past:
+    if past < min(codec.past, 1 if codec.reading.get("missing") else codec.past):
         problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
-    else:
-        stamps, wrong = uneven_rows(table, codec, [np.arange(past - codec.past, len(values))])
-        problems += wrong
-    if len(own) > known and ahead < horizon:
-        problems.append(
-            f"{table.origin}: covariates are missing: {', '.join(own[known:])} of {counted(horizon, 'step')} to come "
-            f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
-        )
-    if not problems:
-        first, end = past - codec.past, past + (horizon if len(own) > known else 0)
-        cells = values[first:end].copy()
-        cells[codec.past :, :known] = codec.mean[:known]  # of the future they need not be there
-        problems = first_problems(table.origin, _wrong_cells(table, codec, cells, first))
     refuse(problems)
+    # rows before the past may be as they are
+    piece, wrong = _even(piece, codec, max(0, past - codec.past))
+    refuse(first_problems(table.origin, wrong))
+    values = piece.values
+    past = int(np.flatnonzero(~np.isnan(values[:, :known]).all(axis=1))[-1]) + 1
+    ahead, first = len(values) - past, 1
+    if late and len(own) == known:
+        horizon, first = (horizon or codec.horizon) + ahead, 1 - ahead
+    horizon = (ahead or codec.horizon) if horizon is None else horizon
+    problems = _short(table, codec, own[known:], past, ahead, horizon)
+    values[:past], wrong = _filled(piece, codec, values[:past])
+    begin, end = max(0, past - codec.past), past + (horizon if len(own) > known else 0)
+    cells = values[begin:end].copy()
+    cells[past - begin :, :known] = codec.mean[:known]  # of the future they need not be there
+    refuse(problems + wrong + first_problems(table.origin, _wrong_cells(piece, codec, cells, begin)))
+    stamps = [*(piece.stamps or ())][begin : past + horizon]
+    if codec.calendar or (codec.step is not None and stamps):
+        stamps = _continued(table, codec, stamps, horizon)
     block = np.zeros((codec.past + horizon, len(codec.channels)))
-    block[: codec.past, : len(own)] = values[past - codec.past : past]
+    block[: codec.past, : len(own)] = values[begin:past]
     block[codec.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
     if codec.calendar:
-        dates = [stamp for stamp in stamps[past - codec.past : past + horizon] if isinstance(stamp, datetime)]
-        block[:, len(own) :] = calendar_columns(codec.calendar, _continued(table, codec, dates, horizon))
+        dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
+        block[:, len(own) :] = calendar_columns(codec.calendar, dates)
     rows = torch.from_numpy(block)
     future = rows[codec.past :, known:] if codec.covariates else None
-    return codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
+    batch = codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
+    times = _written(table, codec, stamps[codec.past :]) if len(stamps) == len(block) else ()
+    return Future(batch, horizon, first, times, codec.time or "")
+
+
+def _form(path: str | Path, codec: SeriesCodec) -> TableForm:
+    """How a table is read: as those of the training part; but for a separator that it does not hold."""
+    form = TableForm(**{each.name: codec.reading.get(each.name, each.default) for each in fields(TableForm)})
+    return replace(form, separator=guess_separator(Path(path), form.separator))
+
+
+def _pieces(
+    table: DataTable, codec: SeriesCodec, own: Sequence[str], series: str | None
+) -> tuple[list[Piece], list[str]]:
+    """The series of a table in order of time, with the columns of a model."""
+    timed = codec.time in table.columns and (codec.step is not None or bool(codec.calendar))
+    options = SeriesOptions(
+        targets=own,
+        time=codec.time if timed else None,
+        series=series,
+        calendar=codec.calendar if timed else (),
+        time_zone=table.form.time_zone,
+    )
+    pieces, problems, _ = table_pieces(table, options, codec.mean)
+    return pieces, first_problems(table.origin, problems)
+
+
+def _even(piece: Piece, codec: SeriesCodec, begin: int = 0) -> tuple[Piece, list[str]]:
+    """The series from a row on with its absent rows, where the model was trained with such; what is not evenly spaced."""
+    if piece.stamps is None or codec.step is None:
+        return piece, []
+    step, stamps = Step.parse(codec.step), piece.stamps[begin:]
+    gaps = codec.reading.get("missing", "error") != "error"
+    wrong = uneven(stamps, step, lambda row: piece.locate(begin + row), gaps=gaps)
+    if wrong or not gaps:
+        return piece, wrong
+    end = complete([piece.rows(begin)], step)[0][0]
+    return piece.rows(0, begin).followed_by(end), []
+
+
+def _filled(piece: Piece, codec: SeriesCodec, values: Array) -> tuple[Array, list[str]]:
+    """Values with their gaps filled as in training; as they are where it had none."""
+    policy = codec.reading.get("missing", "error")
+    if policy == "error":
+        return values, []
+    filled, _, faults = fill_gaps(values, [len(values)], policy)
+    wrong = cell_problems(faults, codec.channels, piece.locate)
+    return np.where(np.isnan(filled), codec.mean[: values.shape[1]], filled), wrong
+
+
+def _short(
+    table: DataTable, codec: SeriesCodec, covariates: Sequence[str], past: int, ahead: int, horizon: int
+) -> list[str]:
+    problems: list[str] = []
+    if past < codec.past:
+        problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
+    if covariates and ahead < horizon:
+        problems.append(
+            f"{table.origin}: covariates are missing: {', '.join(covariates)} of {counted(horizon, 'step')} to come "
+            f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
+        )
+    return problems
 
 
 def model_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
@@ -87,80 +190,97 @@ def model_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[s
     return own
 
 
-def uneven_rows(table: DataTable, codec: SeriesCodec, groups: Sequence[np.ndarray]) -> tuple[list[Stamp], list[str]]:
-    """Return the time of each row, if the model knows times, and the rows that are not one step apart, as trained."""
-    if codec.time is None or codec.time not in table.columns or not (codec.step or codec.calendar):
-        return [], []
-    stamps, wrong = table.stamps(codec.time, dates=bool(codec.calendar))
-    if not wrong and codec.step is not None:
-        step = Step.parse(codec.step)
-        for rows in groups:
-            wrong += uneven([stamps[row] for row in rows.tolist()], step, table.locator(rows))
-    return stamps, first_problems(table.origin, wrong)
-
-
-def _wrong_cells(table: DataTable, codec: SeriesCodec, values: Array, first: int = 0) -> list[str]:
+def _wrong_cells(piece: Piece, codec: SeriesCodec, values: Array, first: int = 0) -> list[str]:
     """Cells that hold no number to compute with, in rows from ``first`` on."""
     mean, std = (np.array(scale[: values.shape[1]]) for scale in (codec.mean, codec.std))
     faults = [(np.isnan(values), "is missing; the model needs it"), *too_large(values), *too_far(values, mean, std)]
-    return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: table.locate(first + row))
+    return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: piece.locate(first + row))
 
 
-def _continued(table: DataTable, codec: SeriesCodec, dates: list[datetime], horizon: int) -> list[datetime]:
-    """The dates of past and horizon: where rows end before, they go on from the last one."""
+def _continued(table: DataTable, codec: SeriesCodec, stamps: list[Stamp], horizon: int) -> list[Stamp]:
+    """The times of past and horizon: where rows end before, they go on from the last one."""
     size = codec.past + horizon
-    if codec.step is None and len(dates) < size:
+    if codec.step is None and len(stamps) < size:
         raise UserError(f"{table.origin}: add rows with the times of the {counted(horizon, 'step')} to come")
-    while len(dates) < size and codec.step is not None:
-        following = Step.parse(codec.step).after(dates[-1])
-        assert isinstance(following, datetime)
+    while len(stamps) < size and codec.step is not None:
+        following = Step.parse(codec.step).after(stamps[-1])
         if following == datetime.max:
             raise UserError(f"{table.origin}: the steps to come lie beyond the year 9999")
-        dates.append(following)
-    return dates
+        stamps.append(following)
+    return stamps
 
 
-def guess_separator(path: Path) -> str:
-    """Return what separates the names in a CSV file's header: a comma, else a semicolon or a tab."""
+def _written(table: DataTable, codec: SeriesCodec, stamps: Sequence[Stamp]) -> list[str]:
+    """Times in the form of the table's own."""
+    cells = table.values(str(codec.time))[-100:]
+    write = writer_like([str(cell) for cell in cells if cell is not None], table.form.time_format)
+    return [write(stamp) for stamp in stamps]
+
+
+def guess_separator(path: Path, trained: str = ",") -> str:
+    """Return what separates the names in a CSV file's header: as in training, else a comma, a semicolon or a tab."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             header = file.readline()
     except OSError:  # reading the table reports it
-        return ","
-    return next((each for each in ",;\t" if each in header), ",")
+        return trained
+    return next((each for each in (trained, *",;\t") if each in header), trained)
 
 
-def forecast_table(codec: SeriesCodec, forecast: Tensor) -> list[str]:
-    """Return lines of CSV: a header, and for each lead time the forecast (horizon, values), in units of the data."""
+def forecast_table(
+    codec: SeriesCodec, forecast: Tensor, future: Future | None = None, names: Sequence[str] = ()
+) -> list[str]:
+    """Return lines of CSV: a header, and for each lead time its time and the forecast, in units of the data.
+
+    Args:
+        codec: of the model.
+        forecast: (horizon, columns) numbers.
+        future: the steps; None: without times, from lead time 1 on.
+        names: of the columns; (): the targets.
+    """
+    times = () if future is None else future.times
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["lead", *codec.names])
-    writer.writerows([lead, *(f"{value:.7g}" for value in row)] for lead, row in enumerate(forecast.tolist(), start=1))
+    writer.writerow(["lead", *([future.column] if future is not None and times else []), *(names or codec.names)])
+    first = 1 if future is None else future.first
+    for row, numbers in enumerate(forecast.tolist()):
+        writer.writerow([first + row, *times[row : row + 1], *(f"{value:.7g}" for value in numbers)])
     return lines.getvalue().rstrip("\n").split("\n")
 
 
 def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
     """Return every window of a file, by the scales of the training data; none lies in two series."""
-    table = read_table(file.path, guess_separator(file.path))
+    table = read_table(file.path, _form(file.path, codec))
     own = model_columns(table, codec, *filter(None, [codec.series]))
-    block, problems = table.block(own, codec.mean)
-    problems += _wrong_cells(table, codec, block)
-    groups = [rows for _, rows in table.groups(codec.series)]
-    stamps, wrong = uneven_rows(table, codec, groups)
-    length = codec.past + codec.horizon
-    ends = np.cumsum([len(rows) for rows in groups]).tolist()
-    starts = [
-        first for rows, end in zip(groups, ends, strict=True) for first in range(end - len(rows), end - length + 1)
-    ]
+    pieces, problems = _pieces(table, codec, own, codec.series)
+    blocks, present, length, starts = list[Any](), list[Array](), codec.past + codec.horizon, list[int]()
+    offset, longest, faults = 0, 0, list[str]()
+    for each in pieces:
+        piece, wrong = _even(each, codec)
+        filled, unfilled = _filled(piece, codec, piece.values)
+        faults += [*unfilled, *_wrong_cells(piece, codec, filled)]
+        problems += wrong
+        if codec.calendar:
+            dates = [stamp for stamp in piece.stamps or () if isinstance(stamp, datetime)]
+            filled = np.concatenate([filled, calendar_columns(codec.calendar, dates)], 1) if dates else filled
+        blocks.append(filled)
+        present.append(~np.isnan(piece.values[:, : codec.values]))
+        starts += range(offset, offset + len(filled) - length + 1)
+        offset, longest = offset + len(filled), max(longest, len(filled))
     if not starts:
-        wrong.append(
-            f"{file.path}: has {max(map(len, groups))} rows{' in its longest series' if codec.series else ''}, and a "
+        problems.append(
+            f"{file.path}: has {longest} rows{' in its longest series' if codec.series else ''}, and a "
             f"window needs past + horizon = {codec.past} + {codec.horizon}: use a longer series"
         )
-    refuse(first_problems(str(file.path), problems) + wrong)
-    if codec.calendar:
-        dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
-        block = np.concatenate([block, calendar_columns(codec.calendar, dates)], 1)
-    values = codec.normalise(torch.from_numpy(block[np.concatenate(groups)]))
+    refuse(first_problems(str(file.path), [*faults, *problems]))
+    values, there = codec.normalise(torch.from_numpy(np.concatenate(blocks))), torch.from_numpy(np.concatenate(present))
     rows = torch.tensor(starts)[:, None] + torch.arange(length)
-    return Windows(len(starts), lambda chosen: codec.batch(values[rows[torch.tensor(chosen)]]), codec.horizon)
+    rows = rows[there[rows[:, codec.past :]].flatten(1).any(1)]
+    if not len(rows):
+        raise UserError(f"{file.path}: no window has a value to score: all that follow {codec.past} rows are missing")
+
+    def make(chosen: list[int]) -> Batch:
+        numbers = rows[torch.tensor(chosen)]
+        return codec.batch(values[numbers], present=there[numbers])
+
+    return Windows(len(rows), make, codec.horizon)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from freerun.arguments import OneOf, at_least, between, brief, field_problems, one_of
 from freerun.data.series.time_stamps import CALENDAR
+from freerun.data.tables import TableForm
+from freerun.data.times import time_format_works, zone_of
 from freerun.errors import display, listed, refuse
 
 Layout = Literal["past", "sequence"]
@@ -37,20 +39,29 @@ class SeriesOptions:
         evaluation_stride: the same for dev and test.
         split: shares (0.7, 0.1, 0.2) of every series that are train, dev and test, in time; or numbers of rows
             (8640, 2880, 2880). What is left over at the end is in no split.
-        targets: columns predicted and fed back; empty: all columns of numbers that have no other part.
+        targets: columns predicted and fed back; empty: all columns of numbers that have no other part, but for those
+            that are constant, hold true and false, or count the rows; what is left out is named in the header.
         observed: columns known in the past only.
         covariates: columns known in the future too (plans, holidays).
         calendar: covariates computed from the time column, each as sine and cosine: of "minute", "hour", "weekday",
             "monthday", "yearday", "month".
-        time: column of time stamps (ISO dates and times, or numbers).
+        time: column of time stamps (dates and times of ISO 8601, or numbers), which rows are sorted by; None: the
+            column of dates, if there is one.
+        time_format: how times are written, where not as ISO 8601 has it: "%d.%m.%Y %H:%M", as Python's ``strptime``.
+        time_zone: "Europe/Berlin", whose local time the calendar is of, and times without an offset are in; None: the
+            calendar is of the times as written.
         series: column that names the series a row belongs to.
-        missing: "error", or how gaps are filled: "last" carries the last value on; "linear" draws a line between a
-            gap's neighbours, but never over the border of a split. A line knows the value after the gap.
+        missing: "error", or what a model reads where a value is missing or a row absent (absent rows are put in):
+            "last" carries the last value on; "linear" draws a line between a gap's neighbours, but never over the
+            border of a split (it knows the value after the gap); "mask" is "last", and the mean of the training rows
+            where none was before. Nothing that is filled in counts in a loss or a score, or is fed as gold.
         irregular: "error" or "ignore" (rows are taken as they come): what to do with time stamps that are
-            duplicated, unsorted, or not evenly spaced.
+            duplicated, or not evenly spaced.
         normalisation: "standard" (minus mean, over standard deviation of the training rows, each channel), "none".
         period: steps of the season, for the naive forecast that repeats the last one.
         separator: between the columns of a CSV file.
+        decimal: the mark of decimals, "." or ",".
+        thousands: what groups the digits of large numbers, such as "," or "."; None: nothing does.
         warmup_loss: layout "sequence": training windows carry loss on the past too, but for its first step.
 
     Raises:
@@ -69,12 +80,16 @@ class SeriesOptions:
     covariates: Sequence[str] = ()
     calendar: Sequence[str] = one_of(CALENDAR, ())
     time: str | None = None
+    time_format: str | None = None
+    time_zone: str | None = None
     series: str | None = None
-    missing: Literal["error", "last", "linear"] = one_of(("error", "last", "linear"), "error")
+    missing: Literal["error", "last", "linear", "mask"] = one_of(("error", "last", "linear", "mask"), "error")
     irregular: Literal["error", "ignore"] = one_of(("error", "ignore"), "error")
     normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
     period: int | None = at_least(1, None)
     separator: str = ","
+    decimal: str = one_of((".", ","), ".")
+    thousands: str | None = None
     warmup_loss: bool = False
 
     def __post_init__(self) -> None:
@@ -84,8 +99,7 @@ class SeriesOptions:
         problems = field_problems(self) + _split_problems(self.split)
         if self.calendar and self.time is None:
             problems.append("calendar covariates are computed from time stamps: name their column with time = ...")
-        if not isinstance(self.separator, str) or len(self.separator.encode(errors="replace")) != 1:
-            problems.append(f"separator must be one character; got {display(self.separator)}")
+        problems += _form_problems(self)
         parts = [(column, part) for part, columns in self.parts.items() for column in columns]
         for column in dict.fromkeys(column for column, _ in parts):
             own = [part for name, part in parts if name == column]
@@ -103,9 +117,43 @@ class SeriesOptions:
         return parts | {name: (column,) for name in ("time", "series") if (column := getattr(self, name)) is not None}
 
     @property
+    def form(self) -> TableForm:
+        """How numbers and times stand in the tables."""
+        return TableForm(self.separator, self.decimal, self.thousands, self.time_format, self.time_zone)
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """What of the form, and of missing values, is not the default: it is kept with a model."""
+        found = {each.name: getattr(self.form, each.name) for each in fields(TableForm)}
+        found["missing"] = self.missing
+        plain = {each.name: each.default for each in fields(SeriesOptions)}
+        return {name: value for name, value in found.items() if value != plain[name]}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that hold channels, in order: targets, observed, covariates."""
         return (*self.targets, *self.observed, *self.covariates)
+
+
+def _form_problems(options: SeriesOptions) -> list[str]:
+    marks = {"separator": options.separator, "thousands": options.thousands}
+    problems = [
+        f"{name} must be one character; got {display(mark)}"
+        for name, mark in marks.items()
+        if mark is not None and (not isinstance(mark, str) or len(mark.encode(errors="replace")) != 1)
+    ]
+    if options.thousands is not None and options.thousands in (options.decimal, options.separator):
+        other = "decimal" if options.thousands == options.decimal else "separator"
+        problems.append(f"thousands and {other} are both {options.thousands!r}: one mark has one meaning")
+    try:
+        zone_of(options.time_zone)
+    except (ValueError, TypeError):
+        problems.append(f'time_zone must be a name such as "Europe/Berlin"; got {display(options.time_zone)}')
+    if isinstance(options.time_format, str) and not time_format_works(options.time_format):
+        problems.append(
+            f'time_format must be a format of strptime with a year, such as "%d.%m.%Y"; got {display(options.time_format)}'
+        )
+    return problems
 
 
 def _split_problems(split: Sequence[float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows that do not follow each other evenly in time: doubled, unsorted, missing between, or newest first."""
+"""Times of rows: their order, how far apart they are, which are absent; calendars by local time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from calendar import isleap, monthrange
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from freerun.arguments import brief
 from freerun.data.files import Array, few_lines
-from freerun.data.tables import Stamp
+from freerun.data.times import Stamp
 
 _DAY = 86400.0
 
@@ -27,7 +27,7 @@ CALENDAR: dict[str, Callable[[datetime], float]] = {
     "yearday": lambda t: (t.timetuple().tm_yday - 1) / (366 if isleap(t.year) else 365),
     "month": lambda t: (t.month - 1) / 12,
 }
-"""Name -> share of its cycle that is over at a time."""
+"""Name -> share of its cycle that is over at a local time."""
 
 
 def calendar_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -42,12 +42,25 @@ def calendar_columns(names: Sequence[str], stamps: Sequence[datetime]) -> Array:
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(stamps), 2 * len(names))
 
 
+def instant(stamp: Any) -> Any:
+    """A time as what can be subtracted and compared: in UTC, without an offset; numbers as they are."""
+    if isinstance(stamp, datetime) and stamp.tzinfo is not None:
+        return stamp.astimezone(UTC).replace(tzinfo=None)
+    return stamp
+
+
 @dataclass(frozen=True)
 class Step:
-    """How far apart two rows are: seconds, plain "units", "months" (same day) or "month-ends" (last days).
+    """How far apart two rows are.
+
+    "seconds" are counted in UTC and "units" are those of a number; "days", "business-days" (Monday to Friday), "months"
+    (same day) and "month-ends" (last days) by the local date, at the same time of day.
 
     >>> str(Step(3600.0, of="seconds")), Step.parse("1 month-ends").after(datetime(2020, 1, 31))
     ('3600 seconds', datetime.datetime(2020, 2, 29, 0, 0))
+    >>> Step(1, "business-days").after(datetime(2020, 1, 3)), Step(2, "days").between(datetime(2020, 1, 1),
+    ...     datetime(2020, 1, 5))
+    (datetime.datetime(2020, 1, 6, 0, 0), 2)
     """
 
     __repr__ = brief
@@ -69,8 +82,15 @@ class Step:
         if not isinstance(stamp, datetime):
             return stamp + self.size
         try:
-            if self.of not in ("months", "month-ends"):
-                return stamp + timedelta(seconds=self.size)
+            if self.of == "seconds":
+                zone = stamp.tzinfo
+                moved = instant(stamp) + timedelta(seconds=self.size)
+                return moved if zone is None else moved.replace(tzinfo=UTC).astimezone(zone)
+            if self.of in ("days", "business-days"):
+                moved = stamp.replace(fold=0) + timedelta(days=round(self.size))
+                while self.of == "business-days" and moved.weekday() > 4:
+                    moved += timedelta(days=1)
+                return moved
             year, month = divmod(stamp.year * 12 + stamp.month - 1 + round(self.size), 12)
             days = monthrange(year, month + 1)[1]
             day = days if self.of == "month-ends" else min(stamp.day, days)
@@ -78,9 +98,36 @@ class Step:
         except (OverflowError, ValueError):
             return datetime.max
 
+    def between(self, before: Stamp, stamp: Stamp) -> int | None:
+        """How many steps lie between two times; None where that is no whole number of them, above 0."""
+        if isinstance(before, datetime) != isinstance(stamp, datetime) or not _before(before, stamp):
+            return None
+        if (self.of == "units") == isinstance(stamp, datetime):
+            return None
+        if not isinstance(before, datetime) or not isinstance(stamp, datetime):
+            # times written as decimal numbers are apart by almost, not quite, the same
+            number = (stamp - before) / self.size  # pyright: ignore[reportOperatorIssue]
+            return round(number) if round(number) and abs(number - round(number)) <= 1e-6 * number else None
+        if self.of == "seconds":
+            number = (instant(stamp) - instant(before)).total_seconds() / self.size
+            return int(number) if number == int(number) else None
+        here, there = before.replace(tzinfo=None, fold=0), stamp.replace(tzinfo=None, fold=0)
+        if here.time() != there.time():
+            return None
+        if self.of == "days":
+            number = (there - here).days / self.size
+            return int(number) if number == int(number) else None
+        if self.of == "business-days":
+            weekdays = here.weekday() < 5 and there.weekday() < 5
+            return int(np.busday_count(here.date(), there.date())) if weekdays else None
+        number = ((there.year - here.year) * 12 + there.month - here.month) / self.size
+        if number != int(number):
+            return None
+        return int(number) if Step(number * self.size, self.of).after(here) == there else None
+
 
 def step_between(stamps: Sequence[Stamp]) -> Step | None:
-    """The usual distance of neighbouring rows: the commonest one, in months where all stamps are months apart.
+    """The step that most neighbouring rows are apart: the commonest distance, or one of the calendar.
 
     Rows that stand still or go back in time are left out; None where no row follows another.
 
@@ -90,28 +137,50 @@ def step_between(stamps: Sequence[Stamp]) -> Step | None:
     pairs = [(before, after) for before, after in pairwise(stamps) if _before(before, after)]
     if not pairs:
         return None
-    gaps = Counter(map(_gap, pairs))
-    size = gaps.most_common(1)[0][0]
+    common = Counter(map(_gap, pairs)).most_common(1)[0]
     if not isinstance(stamps[0], datetime):
-        return Step(size)
-    first, second = stamps[0], stamps[1]
-    assert isinstance(second, datetime)
-    months = (second.year - first.year) * 12 + second.month - first.month
-    if months > 0 and len(gaps) > 1:
-        for of in ("months", "month-ends"):
-            step = Step(float(months), of)
-            if all(step.after(before) == after for before, after in pairwise(stamps)):
-                return step
-    return Step(size, "seconds")
+        return Step(common[0])
+    candidates = [Step(common[0], "seconds")]
+    if common[1] < len(pairs):
+        candidates += _of_calendar(pairs)
+    # of equal ones the first
+    return max(candidates, key=lambda step: sum(step.between(*pair) == 1 for pair in pairs))
+
+
+def _of_calendar(pairs: Sequence[tuple[Any, Any]]) -> list[Step]:
+    days = Counter((after.date() - before.date()).days for before, after in pairs).most_common(1)[0][0]
+    months = Counter((after.year - before.year) * 12 + after.month - before.month for before, after in pairs)
+    found = [Step(float(days), "days")] if days else []
+    if all(before.weekday() < 5 for before, _ in pairs):
+        found.append(Step(1.0, "business-days"))
+    if month := months.most_common(1)[0][0]:
+        found += [Step(float(month), "months"), Step(float(month), "month-ends")]
+    return found
 
 
 def _gap(pair: tuple[Any, Any]) -> float:
     # times written as decimal numbers are apart by almost, not quite, the same
-    gap = pair[1] - pair[0]
+    gap = instant(pair[1]) - instant(pair[0])
     return gap.total_seconds() if isinstance(gap, timedelta) else float(f"{gap:.9g}")
 
 
-def uneven(stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], str], advice: str = "") -> list[str]:
+def in_order(stamps: Sequence[Stamp]) -> tuple[list[int], str]:
+    """The rows from the oldest on, those of one time as they stand, and how they stood; "" where they were in order.
+
+    >>> in_order([3.0, 2.0, 1.0]), in_order([1.0, 3.0, 2.0])
+    (([2, 1, 0], 'newest first'), ([0, 2, 1], 'in no order of time'))
+    """
+    instants: list[Any] = [instant(stamp) for stamp in stamps]
+    falling = len(instants) > 1 and all(after < before for before, after in pairwise(instants))
+    rows = sorted(range(len(instants)), key=instants.__getitem__)
+    if rows == list(range(len(instants))):
+        return rows, ""
+    return rows, "newest first" if falling else "in no order of time"
+
+
+def uneven(
+    stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], str], advice: str = "", *, gaps: bool = False
+) -> list[str]:
     """A line for every row that does not come one step after the row before it.
 
     Args:
@@ -119,27 +188,20 @@ def uneven(stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], s
         step: between two rows; None: only their order is looked at.
         locate: row -> where it stands.
         advice: what else may be done, at the end of a line.
+        gaps: whether rows may be absent between two.
 
     >>> uneven([1.0, 2.0, 2.0, 3.0], Step(1.0), lambda row: f"row {row + 1}")
     ['row 3: time 2.0 stands twice; keep one of the rows']
-    >>> uneven([3.0, 2.0, 1.0], None, lambda row: f"row {row + 1}")
-    ['row 2: time 2.0 comes after 3.0, and so on to the end: newest first; sort the rows by time, oldest first']
     """
-    pairs = list(pairwise(stamps))
-    if len(pairs) > 1 and all(_before(stamp, before) for before, stamp in pairs):
-        before, stamp = pairs[0]
-        return [
-            f"{locate(1)}: time {stamp} comes after {before}, and so on to the end: newest first; sort the rows by "
-            f"time, oldest first{advice}"
-        ]
     kinds: dict[str, list[int]] = {}
-    for row, (before, stamp) in enumerate(pairs, start=1):
-        if stamp == before:
+    for row, (before, stamp) in enumerate(pairwise(stamps), start=1):
+        if instant(stamp) == instant(before):
             kinds.setdefault("stands twice; keep one of the rows", []).append(row)
         elif _before(stamp, before):
             kinds.setdefault("comes after {}; sort the rows by time", []).append(row)
-        elif step is not None and not _follows(stamp, before, step):
-            kinds.setdefault(f"follows {{}}, and rows come every {step}; put in the rows between", []).append(row)
+        elif step is not None and (number := step.between(before, stamp)) != 1 and not (gaps and number):
+            what = "that is no whole number of them" if number is None else "put in the rows between"
+            kinds.setdefault(f"follows {{}}, and rows come every {step}; {what}", []).append(row)
     lines: list[tuple[int, str]] = []
     for kind, rows in kinds.items():
 
@@ -150,15 +212,21 @@ def uneven(stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], s
     return [text for _, text in sorted(lines)]
 
 
-def _follows(stamp: Stamp, before: Stamp, step: Step) -> bool:
-    if isinstance(before, datetime) != (step.of != "units"):
-        return False
-    expected = step.after(before)
-    if isinstance(stamp, datetime) or isinstance(expected, datetime):
-        return stamp == expected
-    # times written as decimal numbers are apart by almost, not quite, the same
-    return abs(stamp - expected) <= 1e-6 * abs(step.size)
+def completed(stamps: Sequence[Stamp], step: Step) -> tuple[list[Stamp], list[int]]:
+    """The times with those of absent rows, and for each the number of its row; -1: it is absent.
+
+    >>> completed([1.0, 2.0, 4.0], Step(1.0))
+    ([1.0, 2.0, 3.0, 4.0], [0, 1, -1, 2])
+    """
+    times, rows = list(stamps[:1]), [0] * len(stamps[:1])
+    for row, stamp in enumerate(stamps[1:], start=1):
+        for _ in range((step.between(stamps[row - 1], stamp) or 1) - 1):
+            times.append(step.after(times[-1]))
+            rows.append(-1)
+        times.append(stamp)
+        rows.append(row)
+    return times, rows
 
 
 def _before(stamp: Any, other: Any) -> bool:
-    return isinstance(stamp, datetime) == isinstance(other, datetime) and stamp < other
+    return isinstance(stamp, datetime) == isinstance(other, datetime) and instant(stamp) < instant(other)

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.data.files import LARGEST, SPLITS, check_description, counted, first_problems, part_of
+from freerun.data.files import LARGEST, SPLITS, check_description, counted, first_problems, lines_of_column, part_of
 from freerun.data.series.options import Layout, check_layout
 from freerun.errors import UserError, refuse
+
+_LATER = ("series", "reading")
+"""Fields of a codec that are saved where they hold something."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class SeriesCodec:
         time: column of time stamps.
         calendar: which of the covariates, the last ones, are computed from it.
         series: column that names the series a row belongs to.
+        reading: how tables are read: the fields of ``SeriesOptions`` about their form and about missing values that are
+            not the default.
 
     Raises:
         UserError: the numbers do not fit each other.
@@ -63,6 +68,7 @@ class SeriesCodec:
     time: str | None = None
     calendar: tuple[str, ...] = ()
     series: str | None = None
+    reading: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         problems = check_layout(self.layout, self.channels[self.values : len(self.channels) - self.covariates])
@@ -99,7 +105,13 @@ class SeriesCodec:
         mean, std = (scale[: self.values].to(values.device) for scale in self.scales)
         return (values.double() * std + mean).to(values.dtype)
 
-    def batch(self, block: Tensor, warmup_loss: bool = False, rows: Tensor | None = None) -> Batch:
+    def batch(
+        self,
+        block: Tensor,
+        warmup_loss: bool = False,
+        rows: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Batch:
         """Return windows in the requested layout.
 
         "past": targets are the horizon's values, and the context holds "past" (batch, past, channels) and, where there
@@ -111,7 +123,10 @@ class SeriesCodec:
             block: (batch, past + horizon, channels) normalised.
             warmup_loss: "sequence": loss on all positions but the first.
             rows: (batch,) numbers in the optimizer step's global batch.
+            present: (batch, past + horizon, values) bool: targets that are in the data, not filled in; None: all.
         """
+        if present is not None:
+            present = None if bool(present[:, self.past :].all()) and not warmup_loss else present
         (size, time, _), past = block.shape, self.past
         first = 0 if self.layout == "sequence" else past
         targets = block[:, first:, : self.values].contiguous()
@@ -119,13 +134,14 @@ class SeriesCodec:
         context = {"future": future} if self.covariates else {}
         if self.layout == "past":
             mask = torch.ones(size, time - past, dtype=torch.bool, device=block.device)
-            return Batch(targets, targets, mask, context={"past": block[:, :past].contiguous(), **context}, rows=rows)
+            context = {"past": block[:, :past].contiguous(), **context}
+            return Batch(targets, targets, mask, context, rows=rows, present=_from(present, past))
         eligible = (torch.arange(time, device=block.device) >= past).expand(size, time).contiguous()
         mask = eligible.clone()
         if warmup_loss:
             mask[:, 1:] = True
         context["known"] = torch.full((size,), past, device=block.device)
-        return Batch(targets, targets, mask, context=context, eligible=eligible, rows=rows)
+        return Batch(targets, targets, mask, context, eligible=eligible, rows=rows, present=_from(present, 0))
 
     def past_batch(
         self, past: Tensor, future: Tensor | None = None, horizon: int | None = None, origin: str = "past"
@@ -181,32 +197,41 @@ class SeriesCodec:
 
     def describe(self) -> dict[str, Any]:
         """Return what is saved with a model, as JSON types."""
-        # models saved before a file could hold several series have no such field
-        saved = [field.name for field in fields(self) if field.name != "series" or self.series is not None]
+        # models saved before a file could hold several series, or tables have forms, have no such fields
+        saved = [each.name for each in fields(self) if each.name not in _LATER or getattr(self, each.name)]
         values: list[Any] = [getattr(self, name) for name in saved]
-        lists = [list(value) if isinstance(value, tuple) else value for value in values]
+        lists = [
+            list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+            for value in values
+        ]
         return {"kind": "series", **dict(zip(saved, lists, strict=True))}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> SeriesCodec:
         """Return the codec of a description; raise UserError if it is of something else or incomplete."""
-        names = [field.name for field in fields(cls) if field.name != "series" or "series" in description]
+        names = [each.name for each in fields(cls) if each.name not in _LATER or each.name in description]
         check_description(description, "series", dict.fromkeys(names, object))
-        saved: list[Any] = [description[name] for name in names]
-        values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in saved]
-        return cls(*values)
+        saved: dict[str, Any] = {name: description[name] for name in names}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+
+
+def _from(present: Tensor | None, first: int) -> Tensor | None:
+    return None if present is None else present[:, first:].contiguous()
 
 
 def not_finite(rows: Tensor, names: tuple[str, ...], origin: str) -> list[str]:
     """A line for every NaN, infinity and number too large to compute with in (..., rows, channels)."""
-    cells = (~torch.isfinite(rows) | (rows.abs() > LARGEST)).nonzero().tolist()
-    limit = f" of at most {LARGEST:g}"
-    problems = [
-        f"{origin}: row {cell[-2] + 1}, {names[cell[-1]]}: got {value}, expected a number"
-        f"{limit if math.isfinite(value) else ''}"
-        for cell in cells
-        for value in [float(rows[tuple(cell)])]
-    ]
+    limit, problems = f" of at most {LARGEST:g}", list[str]()
+    wrong = ~torch.isfinite(rows) | (rows.abs() > LARGEST)
+    for column, name in enumerate(names):
+        cells = wrong[..., column].nonzero().tolist()
+
+        def line(number: int, cells: list[list[int]] = cells, column: int = column, name: str = name) -> str:
+            value = float(rows[(*cells[number], column)])
+            expected = f"expected a number{limit if math.isfinite(value) else ''}"
+            return f"{origin}: row {cells[number][-1] + 1}, {name}: got {value}, {expected}"
+
+        problems += lines_of_column(range(len(cells)), wrong[..., column].numel(), line)
     return first_problems(origin, problems)
 
 
@@ -239,6 +264,7 @@ class SeriesData:
         segments: split -> its rows in every series.
         starts: split -> (windows,) first rows of its windows.
         codec: channels, scales and layout.
+        present: (rows, values) bool: targets that are in the data, not filled in; None: all.
         notes: further lines of the header.
         exponent: largest Lyapunov exponent per step, where it is known.
         warmup_loss: layout "sequence": loss on the past of training windows too.
@@ -261,6 +287,7 @@ class SeriesData:
     segments: Mapping[str, Sequence[Segment]]
     starts: Mapping[str, Tensor]
     codec: SeriesCodec
+    present: Tensor | None = None
     notes: tuple[str, ...] = ()
     exponent: float | None = None
     warmup_loss: bool = False
@@ -299,17 +326,20 @@ class SeriesData:
         """Number of windows of a split."""
         return len(part_of(self.starts, split))
 
-    def _block(self, split: str, indices: Sequence[int] | Tensor) -> Tensor:
+    def _block(self, split: str, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor | None]:
         starts = part_of(self.starts, split)[torch.as_tensor(indices, dtype=torch.int64)]
-        return self._table[starts[:, None] + torch.arange(self.codec.past + self.codec.horizon)]
+        rows = starts[:, None] + torch.arange(self.codec.past + self.codec.horizon)
+        return self._table[rows], None if self.present is None else self.present[rows]
 
     def batch(self, indices: Sequence[int] | Tensor, rows: Tensor | None = None) -> Batch:
         """Return the training batch of some windows; rows: their numbers in the global batch."""
-        return self.codec.batch(self._block("train", indices), self.warmup_loss, rows)
+        block, present = self._block("train", indices)
+        return self.codec.batch(block, self.warmup_loss, rows, present)
 
     def window_batch(self, split: str, indices: Sequence[int] | Tensor) -> Batch:
         """Return windows of a split to evaluate on: loss on the horizon only."""
-        return self.codec.batch(self._block(split, indices))
+        block, present = self._block(split, indices)
+        return self.codec.batch(block, present=present)
 
     def free(self, split: str) -> Tensor:
         """Return (time, values): the longest series of a split, normalised, for long free runs."""
@@ -323,6 +353,8 @@ class SeriesData:
         for split in SPLITS:
             digest.update(f"{split}\n".encode() + self.starts[split].numpy().tobytes())
         digest.update(self.raw.contiguous().numpy().tobytes())
+        if self.present is not None:
+            digest.update(self.present.contiguous().numpy().tobytes())
         return digest.hexdigest()[:8]
 
     def header(self) -> list[str]:
