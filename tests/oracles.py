@@ -138,13 +138,19 @@ def literal(
         for b in range(batch.size):
             if weights[b, t] > 0:
                 for v in range(output.shape[1]):
+                    if batch.present is not None and not batch.present[b, t, v]:
+                        continue
                     losses.append(weights[b, t] * (output[b, v] - batch.targets[b, t, v]) ** 2)
                     count += float(weights[b, t])
         own, rows = output.detach() if gradient == "none" else output, []
         for b in range(batch.size):
             gold = float(share[b, t]) if bool(batch.replaceable[b, t]) else 1.0
             mixed = gold * batch.history[b, t] + (1 - gold) * own[b] if 0 < gold < 1 else None
-            rows.append(mixed if mixed is not None else batch.history[b, t] if gold == 1.0 else own[b])
+            entry = mixed if mixed is not None else batch.history[b, t] if gold == 1.0 else own[b]
+            if batch.present is not None and bool(batch.replaceable[b, t]):
+                every = range(output.shape[1])
+                entry = torch.stack([entry[v] if batch.present[b, t, v] else own[b, v] for v in every])
+            rows.append(entry)
         previous = torch.stack(rows)
         history.append(previous)
     return torch.stack(losses).sum() / count, torch.stack(history, 1)

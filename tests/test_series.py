@@ -126,7 +126,7 @@ def test_test_rows_change_nothing_of_training_and_of_normalisation(missing):
     assert torch.equal(torch.stack(one.scales), torch.stack(two.scales))
     for split in ("train", "dev"):
         first, second = (each.window_batch(split, list(range(one.windows(split)))) for each in (one, two))
-        assert torch.equal(first.targets, second.targets)
+        assert torch.equal(first.targets.nan_to_num(99), second.targets.nan_to_num(99))
         assert all(torch.equal(first.context[part], second.context[part]) for part in ("past", "future"))
     assert one.fingerprint != two.fingerprint
 
@@ -166,7 +166,7 @@ def test_fills_are_counted_in_the_header():
 def test_gaps_are_an_error_naming_row_and_column_and_infinity_always_is():
     raw = wave()
     raw[11, 1], raw[70, 0], raw[99, 3] = np.nan, np.inf, np.nan
-    missing = 'is missing; give a number, or set missing = "last" or "linear"'
+    missing = 'is missing; give a number, or set missing = "mask", "last" or "linear"'
     assert problems_of(series_from_arrays, raw, WIDE, names=NAMES) == [
         f"arrays: row 12, column 'a': {missing}",
         "arrays: row 71, column 'c': is infinite; give a number",
@@ -175,7 +175,7 @@ def test_gaps_are_an_error_naming_row_and_column_and_infinity_always_is():
     raw[0, 2] = np.nan
     assert problems_of(series_from_arrays, raw, replace(WIDE, missing="last"), names=NAMES) == [
         "arrays: row 1, column 'o': is missing, and so is all before it: there is nothing to fill it from; cut these "
-        "rows",
+        'rows, or set missing = "mask"',
         "arrays: row 71, column 'c': is infinite; give a number",
     ]
 
@@ -265,8 +265,8 @@ def test_every_bad_cell_is_named_by_line_and_column(csv):
     file = csv(rows)
     assert problems_of(load_series, file, HOURLY) == [
         f"{file}:6, column 'load': '1.5x' is not a number",
-        f"{file}:32, column 'date': 'soon' is no ISO time; write it as 2020-12-31 23:00:00",
-        f'{file}:11, column \'load\': is missing; give a number, or set missing = "last" or "linear"',
+        f"{file}:32, column 'date': 'soon' is no ISO time; write it as 2020-12-31 23:00:00, or set time_format",
+        f'{file}:11, column \'load\': is missing; give a number, or set missing = "mask", "last" or "linear"',
         f"{file}:22, column 'plan': is infinite; give a number",
     ]
 
@@ -288,12 +288,16 @@ def test_time_stamps_that_are_doubled_unsorted_or_uneven(csv):
     rows[5] = rows[5].replace(stamps[5], stamps[4])
     file = csv(rows)
     twice, follows, *_ = problems_of(load_series, file, HOURLY)
-    assert twice == f'{file}:7: time {stamps[4]} stands twice; keep one of the rows, or set irregular = "ignore"'
+    advice = ', or set missing = "mask", which puts absent rows in, or irregular = "ignore"'
+    assert twice == f"{file}:7: time {stamps[4]} stands twice; keep one of the rows{advice}"
     assert f"{file}:8: time {stamps[6]} follows {stamps[4]}, and rows come every 3600 seconds" in follows
     load_series(file, replace(HOURLY, irregular="ignore"))
     rows = good()
+    expected = load_series(csv(rows), HOURLY)
     rows[10], rows[11] = rows[11], rows[10]
-    refused("sort the rows by time", load_series, csv(rows), HOURLY)
+    data = load_series(csv(rows), HOURLY)
+    assert torch.equal(data.raw, expected.raw)
+    assert data.header()[-1].startswith("sorted by date, rows stood in no order of time: ")
     rows = good(61)
     del rows[10]
     gap = "load.csv:12: time 2020-01-01 11:00:00 follows 2020-01-01 09:00:00"

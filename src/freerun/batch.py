@@ -170,6 +170,19 @@ def context_problems(tree: Any, size: int, path: str = "context", depth: int = 0
     ]
 
 
+def context_not_finite(tree: Any, path: str = "context", depth: int = 0) -> str | None:
+    """The first part of a context that holds NaN or infinity, in words; None if none does."""
+    if isinstance(tree, Tensor):
+        wrong = int((~tree.isfinite()).sum()) if tree.is_floating_point() else 0
+        return f"{path} holds NaN or infinity at {wrong} of {tree.numel()} numbers" if wrong else None
+    if isinstance(tree, tuple | list):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, Mapping) or depth > _DEEPEST:
+        return None
+    found = (context_not_finite(part, f"{path}[{name!r}]", depth + 1) for name, part in tree.items())
+    return next(filter(None, found), None)
+
+
 def value_problems(batch: Any, left_out: bool) -> tuple[list[str], int, int]:
     """Values that cannot be fed or learned, a line each; and the largest and the least id of the targets (values: -1).
 

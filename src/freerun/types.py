@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from freerun.arguments import brief
-from freerun.batch import Batch
+from freerun.batch import Batch, context_not_finite
 from freerun.errors import DivergedError, UserError, whole
 
 
@@ -107,6 +107,8 @@ class Outcome:
         where = f"the model's outputs hold NaN or infinity at {number} of {len(counted)} positions that count"
         if number == 0:
             where = "the outputs do not: a target has probability 0 (an output of -inf), or the objective made it"
+        if read := context_not_finite(batch.context):
+            return f"the loss is {mean:g}, and {read}, which the model reads: fill them before"
         return f"the loss is {mean:g}, and {where}. Look at the learning rate, at the initialisation, or clip gradients"
 
 

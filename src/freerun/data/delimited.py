@@ -79,7 +79,7 @@ def read_cells(
     quoted = any('"' in line for line in lines)
     notes: list[str] = []
     if not quoted or quoting == "none":
-        reading, minimal = _plain(lines, separator), False
+        reading, minimal = _plain(lines, separator), quoting == "minimal"
     elif quoting == "minimal":
         reading, minimal = _quoted(lines, separator), True
     else:

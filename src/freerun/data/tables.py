@@ -211,7 +211,7 @@ class DataTable:
         if offsets and len(offsets) + len(wrong) < len(stamps):
             some = set(offsets) if 2 * len(offsets) <= len(stamps) else set(range(len(stamps))) - {*offsets, *wrong}
             have = "has an offset from UTC, and others have none" if some <= {*offsets} else "has no offset from UTC"
-            text = f"column {name!r}: {have}; write all times alike"
+            text = f"column {name!r}: {have}; write all times in one form"
             problems += lines_of_column(sorted(some), len(stamps), lambda row: f"{self.locate(row)}, {text}")
         if dates and numeric and not problems:
             problems = [
@@ -403,7 +403,9 @@ def read_table(path: str | Path, form: TableForm | None = None) -> DataTable:
             frame = readable(file, read, "CSV")
         except UserError as error:
             lines, broken = read_lines(file, expected="names of columns, then a row for every step")
-            problems = [text for _, text in broken] or read_cells(file, [text for _, text in lines], separator).problems
+            problems = [text for _, text in broken] or read_cells(
+                file, [text for _, text in lines], separator, quoting="minimal"
+            ).problems
             raise UserError(first_problems(str(file), problems or error.problems)) from None
     problems = [
         f"{file}: column {double[1]!r} is there more than once; give every column its own name"

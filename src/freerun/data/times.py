@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from itertools import product
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,13 +12,15 @@ from zoneinfo import ZoneInfo
 Stamp = datetime | float
 
 _DATES = ("%Y-%m-%d", "%Y%m%d", "%Y-%m", "%G-W%V-%u", "%G-W%V", "%Y-Q{quarter}", "%YQ{quarter}", "%Y")
-_TIMES = ("", *(f"{gap}{time}" for gap in " T" for time in ("%H:%M:%S", "%H:%M", "%H", "%H:%M:%S.%f", "%H:%M:%S.{ms}", "%H%M%S")))  # fmt: skip
+_CLOCKS = ("%H:%M:%S", "%H:%M", "%H", "%H:%M:%S.%f", "%H:%M:%S.{ms}", "%H%M%S")
+_TIMES = ("", *(f"{gap}{clock}" for gap in " T" for clock in _CLOCKS))
 _OFFSETS = ("", "Z", "{offset}", "%z", "{hours}")
 _OTHERS = tuple(
     day + time
     for day in (
-        "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y",
-        "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%b %Y", "%b-%y", "%B %Y", "%m/%Y", "%m.%Y", "%Y/%m", "%YM%m",
+        "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y",
+        "%m/%d/%y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%b %Y", "%b-%y", "%B %Y", "%m/%Y",
+        "%m.%Y", "%Y/%m", "%YM%m",
     )
     for time in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S", " %H")
 )  # fmt: skip
@@ -33,7 +35,7 @@ def iso_time(cell: Any) -> datetime | None:
     """
     if isinstance(cell, str):
         text = cell.strip()
-        if month := re.fullmatch(r"(\d{4})-(\d\d)", text):
+        if re.fullmatch(r"\d{4}-\d\d", text):
             text += "-01"
         elif quarter := re.fullmatch(r"(\d{4})-?Q([1-4])", text):
             text = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}-01"
@@ -94,9 +96,10 @@ def fitting_formats(cells: Sequence[Any]) -> list[str]:
 def writer_like(cells: Sequence[Any], time_format: str | None) -> Callable[[Stamp], str]:
     """From a time to a text in the form of a column's cells.
 
-    >>> writer_like(["2020-01-01T05:00Z"], None)(datetime(2021, 2, 3, 4, tzinfo=UTC)), writer_like(["1.2.2020"], "%d.%m.%Y")(
-    ...     datetime(2020, 3, 4))
-    ('2021-02-03T04:00Z', '4.3.2020')
+    >>> writer_like(["2020-01-01T05:00Z"], None)(datetime(2021, 2, 3, 4, tzinfo=UTC))
+    '2021-02-03T04:00Z'
+    >>> writer_like(["1.2.2020"], "%d.%m.%Y")(datetime(2020, 3, 4))
+    '4.3.2020'
     """
     examples = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
     parse: Callable[[str], datetime | None] = iso_time
@@ -118,13 +121,15 @@ def writer_like(cells: Sequence[Any], time_format: str | None) -> Callable[[Stam
 
 
 def _write(stamp: datetime, form: str) -> str:
-    if form.endswith("Z") and stamp.utcoffset() != timedelta(0):
-        return ""
+    if form.endswith("Z") and stamp.tzinfo is not None:
+        stamp = stamp.astimezone(UTC)
     offset = stamp.strftime("%z")
     parts = {
-        "quarter": (stamp.month + 2) // 3, "ms": f"{stamp.microsecond // 1000:03}", "offset": offset and f"{offset[:3]}:{offset[3:]}",
+        "quarter": (stamp.month + 2) // 3,
+        "ms": f"{stamp.microsecond // 1000:03}",
+        "offset": offset and f"{offset[:3]}:{offset[3:]}",
         "hours": offset[:3],
-    }  # fmt: skip
+    }
     for name, value in parts.items():
         form = form.replace("{" + name + "}", str(value))
     return stamp.strftime(form)

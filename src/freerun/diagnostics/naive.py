@@ -102,7 +102,7 @@ def past_and_horizon(batch: Batch, horizon: int, values: int) -> tuple[Tensor, T
     if isinstance(batch.context, dict) and "past" in batch.context:
         past = batch.context["past"][..., :values]
     else:
-        past = batch.targets[:, : batch.targets.shape[1] - horizon]
+        past = batch.history[:, : batch.history.shape[1] - horizon]  # the targets lack what is missing there
     return past.double(), batch.targets[:, -horizon:].double()
 
 

@@ -81,7 +81,7 @@ def sequence_accuracy(outputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 
 def _squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(windows, time, channels) float64, infinite where not finite."""
+    """(windows, time, channels) float64, infinite where not finite, and NaN where the target is: it is missing."""
     must_be("", "real", outputs=outputs, targets=targets)
     if outputs.dim() != 3 or outputs.shape != targets.shape:
         raise UserError(
@@ -89,7 +89,7 @@ def _squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
             f"{tuple(targets.shape)}"
         )
     squares = (outputs.double() - targets.double()) ** 2
-    return torch.where(squares.isfinite(), squares, torch.inf)
+    return torch.where(squares.isfinite() | targets.isnan(), squares, torch.inf)
 
 
 def nrmse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def nrmse(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: (windows, time, channels) forecasts, normalised.
-        targets: (windows, time, channels) the true values.
+        targets: (windows, time, channels) the true values; NaN is missing and left out.
 
     Raises:
         UserError: the shapes differ.
@@ -110,16 +110,18 @@ def nrmse(outputs: Tensor, targets: Tensor) -> Tensor:
     >>> nrmse(torch.tensor([[[1.0], [-1.0]], [[0.0], [torch.nan]]]), torch.zeros(2, 2, 1))
     tensor([1., inf], dtype=torch.float64)
     """
-    return _squared_errors(outputs, targets).mean((1, 2)).sqrt()
+    return _squared_errors(outputs, targets).nanmean((1, 2)).sqrt()
 
 
 def rmse_by_horizon(outputs: Tensor, targets: Tensor) -> Tensor:
     """Root mean squared error over channels at each lead time: (windows, time) float64; inf where not finite.
 
+    NaN targets are missing and left out; where all are, the error is NaN.
+
     >>> rmse_by_horizon(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2)).round(decimals=3)
     tensor([[2.1210, 0.0000]], dtype=torch.float64)
     """
-    return _squared_errors(outputs, targets).mean(2).sqrt()
+    return _squared_errors(outputs, targets).nanmean(2).sqrt()
 
 
 def valid_time(outputs: Tensor, targets: Tensor, threshold: float = 0.4) -> Tensor:
@@ -143,7 +145,7 @@ def valid_steps(errors: Tensor, threshold: float) -> Tensor:
     """``valid_time`` of errors (windows, H)."""
     must_be("windows, H", "real", errors=errors)
     _POSITIVE.check(threshold=threshold)
-    return (errors <= threshold).long().cumprod(1).sum(1)
+    return ((errors <= threshold) | errors.isnan()).long().cumprod(1).sum(1)
 
 
 def first_divergence(outputs: Tensor, bound: float = BOUND) -> Tensor:

@@ -28,6 +28,7 @@ from freerun.draws import DRAWS
 from freerun.errors import UserError, collected, refuse
 from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold, uniform
+from freerun.methods.base import gold_outputs
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS, WindowScaled
@@ -271,7 +272,8 @@ def linear_of(data: SeriesData) -> LinearForecast:
 
     def halves(count: int, most: int, batch: Callable[[list[int]], Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         for part in parts(evenly(count, most), fitting(batch([0]))):
-            yield past_and_horizon(batch(part), data.codec.horizon, data.codec.values)
+            past, gold = past_and_horizon(batch(part), data.codec.horizon, data.codec.values)
+            yield past, torch.where(gold.isnan(), past[:, -1:], gold)  # to fit to; nothing of it is scored
 
     train = halves(len(data.lengths), 4096, data.batch)
     dev = halves(data.windows("dev"), 1024, lambda part: data.window_batch("dev", part))
@@ -295,17 +297,18 @@ def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> W
             found.setdefault(name, []).append(_naive_scores(prediction, gold))
     rows: dict[str, tuple[dict[str, float], list[float]]] = {}
     for name, scores in found.items():
-        errors, squared, absolute, by_lead = (torch.cat(each) for each in zip(*scores, strict=True))
-        row = {"nrmse": median(errors), "mse": float(squared.mean()), "mae": float(absolute.mean())}
-        rows[name] = row, (by_lead.sum(0) / windows.count).tolist()
+        errors, squared, absolute, cells, by_lead = (torch.cat(each) for each in zip(*scores, strict=True))
+        total = cells.sum()
+        row = {"nrmse": median(errors), "mse": float(squared.sum() / total), "mae": float(absolute.sum() / total)}
+        rows[name] = row, by_lead.nanmean(0).tolist()
     return replace(windows, naive=rows)
 
 
 def _naive_scores(prediction: Tensor, gold: Tensor) -> tuple[Tensor, ...]:
-    """(windows,) NRMSE, mean squared and mean absolute error, and (1, horizon) the sum of errors by lead time."""
-    error = prediction - gold
-    squared, absolute = error.square().mean((1, 2)), error.abs().mean((1, 2))
-    return nrmse(prediction, gold), squared, absolute, rmse_by_horizon(prediction, gold).sum(0, keepdim=True)
+    """(windows,) NRMSE, sums of squared and absolute errors, values that are there; (windows, horizon) by lead time."""
+    error, there = prediction - gold, ~gold.isnan()
+    squared, absolute = (each.masked_fill(~there, 0).sum((1, 2)) for each in (error.square(), error.abs()))
+    return nrmse(prediction, gold), squared, absolute, there.sum((1, 2)), rmse_by_horizon(prediction, gold)
 
 
 def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
@@ -335,9 +338,9 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
     }
     for name, (naive, _) in windows.naive.items():
         free_running |= {f"{name}_{score}": value for score, value in naive.items()}
-    # windows are of one length: the mean of their means is the mean
-    teacher_forced = {"loss": float(one_step.square().mean()), "nrmse": median(one_step)}
-    curves = {side: scores[f"{side}_by_lead"].mean(0).tolist() for side in ("teacher_forced", "free_running")}
+    forced_mean = (one_step.square() * scores["length"]).sum() / cells
+    teacher_forced = {"loss": float(forced_mean), "nrmse": median(one_step)}
+    curves = {side: scores[f"{side}_by_lead"].nanmean(0).tolist() for side in ("teacher_forced", "free_running")}
     curves |= {name: curve for name, (_, curve) in windows.naive.items()}
     names = ("nrmse", "squared", "absolute", "length", "valid_time", "one_step_nrmse", "diverged_at")
     columns = {name: scores[name].tolist() for name in names}
@@ -358,13 +361,14 @@ def hide_horizon(batch: Batch, horizon: int) -> Batch:
     """The batch with NaN wherever a value of the horizon stood in targets or history."""
     history = batch.history.clone()
     history[:, history.shape[1] - horizon :] = math.nan
-    return batch.made(targets=torch.full_like(history, math.nan), history=history)
+    return batch.made(targets=torch.full_like(history, math.nan), history=history, present=None)
 
 
 def _both_sides(model: Module, batch: Batch, horizon: int, draw: str) -> tuple[Tensor, Tensor]:
     """What a model predicts of the horizon from the true values, step by step, and from its own output."""
     with eval_mode(model), torch.no_grad():
-        teacher_forced = point_prediction(model, model(batch))[:, -horizon:]
+        outputs, _ = gold_outputs(model, batch, draw_for(model))
+        teacher_forced = point_prediction(model, outputs)[:, -horizon:]
     return teacher_forced, forecast(model, batch, horizon, draw, fold(0, "forecast"))
 
 
@@ -372,6 +376,7 @@ def _scores(model: Module, batch: Batch, horizon: int, settings: ForecastSetting
     """Numbers for each window of a batch."""
     batch = batch.to(model_device(model))
     gold = batch.targets[:, -horizon:].double()
+    missing = gold.isnan()
     teacher_forced, free = (each.double() for each in _both_sides(model, batch, horizon, settings.draw))
     gone, tenth = first_divergence(free), max(1, round(horizon / 10))
     lost = (gone > 0)[:, None, None]
@@ -381,9 +386,9 @@ def _scores(model: Module, batch: Batch, horizon: int, settings: ForecastSetting
     scores = {
         "nrmse": nrmse(free, gold),
         "last_tenth": nrmse(free[:, -tenth:], gold[:, -tenth:]),
-        "squared": (free - gold).square().masked_fill(lost, math.inf).sum((1, 2)),
-        "absolute": (free - gold).abs().masked_fill(lost, math.inf).sum((1, 2)),
-        "length": torch.full_like(gone, gold[0].numel()),
+        "squared": (free - gold).square().masked_fill(lost, math.inf).masked_fill(missing, 0).sum((1, 2)),
+        "absolute": (free - gold).abs().masked_fill(lost, math.inf).masked_fill(missing, 0).sum((1, 2)),
+        "length": (~missing).sum((1, 2)),
         "valid_time": valid_time(free, gold, settings.threshold),
         "diverged_at": gone,
         "one_step_nrmse": nrmse(teacher_forced, gold),
@@ -394,8 +399,10 @@ def _scores(model: Module, batch: Batch, horizon: int, settings: ForecastSetting
 
 
 def median(values: Tensor) -> float:
-    """Of an even number the mean of the two in the middle; inf where either is."""
-    ordered = values.sort().values
+    """Of an even number the mean of the two in the middle; inf where either is; NaN, of nothing scored, left out."""
+    ordered = values[~values.isnan()].sort().values
+    if not len(ordered):
+        return math.nan
     return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 

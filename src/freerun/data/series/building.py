@@ -79,7 +79,10 @@ def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, l
     rows = np.arange(len(values))[:, None]
     before = np.maximum.accumulate(np.where(missing, -1, rows), axis=0)
     if policy != "mask":
-        text = 'is missing, and so is all before it: there is nothing to fill it from; cut these rows, or set missing = "mask"'
+        text = (
+            "is missing, and so is all before it: there is nothing to fill it from; cut these rows, or set missing = "
+        )
+        text += '"mask"'
         faults.append((before < 0, text))
     result = np.take_along_axis(values, np.maximum(before, 0), axis=0)
     if policy == "linear":

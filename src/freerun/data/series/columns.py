@@ -1,10 +1,11 @@
-"""Which columns of a table are predicted where nobody named them, which one holds the times, and whether rows are in order."""
+"""Which columns of a table are predicted where nobody named them, which holds the times; whether rows are in order."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,8 @@ def _order(table: DataTable, options: SeriesOptions, texts: Sequence[str], count
         problems += _other_times(table, name, cells)
         if options.series is None and (groups := _grouped(cells)):
             problems.append(
-                f"{table.origin}: column {name!r} holds {groups} names, in blocks or in turn: where each is a series of "
-                f"its own, set series = {name!r}; where the rows are one series, name targets = [...]"
+                f"{table.origin}: column {name!r} holds {groups} names, in blocks or in turn: where each is a series, "
+                f"set series = {name!r}; where all rows are one series, name targets = [...]"
             )
     return problems
 
@@ -120,8 +121,8 @@ def _other_times(table: DataTable, name: str, cells: Sequence[Any]) -> list[str]
         return []
     meant = " or ".join(f'time_format = "{each}"' for each in formats[:2])
     return [
-        f"{table.origin}: rows are not in the order of column {name!r}: where it holds their times, set time = {name!r} "
-        f"and {meant}, and rows are sorted by it; else name targets = [...]"
+        f"{table.origin}: rows are not in the order of column {name!r}: where it holds their times, set time = "
+        f"{name!r} and {meant}, and rows are sorted by it; else name targets = [...]"
     ]
 
 
@@ -130,6 +131,6 @@ def _grouped(cells: Sequence[Any]) -> int:
     names = list(dict.fromkeys(cells))
     if not 2 <= len(names) <= len(cells) // _FEW:
         return 0
-    blocks = 1 + sum(after != before for before, after in zip(cells, cells[1:], strict=False))
+    blocks = 1 + sum(after != before for before, after in pairwise(cells))
     turns = all(cell == names[row % len(names)] for row, cell in enumerate(cells))
     return len(names) if blocks == len(names) or turns else 0

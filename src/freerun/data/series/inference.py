@@ -97,7 +97,7 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
     if late and len(own) == known:
         horizon, first = (horizon or codec.horizon) + ahead, 1 - ahead
     horizon = (ahead or codec.horizon) if horizon is None else horizon
-    problems = _short(table, codec, own[known:], past, ahead, horizon)
+    problems = _short(table, codec, own[known:], past=past, ahead=ahead, horizon=horizon)
     values[:past], wrong = _filled(piece, codec, values[:past])
     begin, end = max(0, past - codec.past), past + (horizon if len(own) > known else 0)
     cells = values[begin:end].copy()
@@ -142,7 +142,7 @@ def _pieces(
 
 
 def _even(piece: Piece, codec: SeriesCodec, begin: int = 0) -> tuple[Piece, list[str]]:
-    """The series from a row on with its absent rows, where the model was trained with such; what is not evenly spaced."""
+    """The series, from a row on with its absent rows where the model was trained with such; what is not even."""
     if piece.stamps is None or codec.step is None:
         return piece, []
     step, stamps = Step.parse(codec.step), piece.stamps[begin:]
@@ -165,7 +165,7 @@ def _filled(piece: Piece, codec: SeriesCodec, values: Array) -> tuple[Array, lis
 
 
 def _short(
-    table: DataTable, codec: SeriesCodec, covariates: Sequence[str], past: int, ahead: int, horizon: int
+    table: DataTable, codec: SeriesCodec, covariates: Sequence[str], *, past: int, ahead: int, horizon: int
 ) -> list[str]:
     problems: list[str] = []
     if past < codec.past:

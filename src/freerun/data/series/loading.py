@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,8 @@ def table_pieces(
         order, how = in_order(own)
         if how:
             moved.setdefault(how, []).append(name)
-        rows = rows[order]
-        pieces.append(Piece(name, values[rows], [own[row] for row in order], table.locator(rows)))
+        ordered = rows[order]
+        pieces.append(Piece(name, values[ordered], [own[row] for row in order], table.locator(ordered)))
     notes = [f"sorted by {options.time}, rows stood {how}: {listed(names)}" for how, names in moved.items()]
     return pieces, problems, notes
 
@@ -239,7 +240,7 @@ def complete(pieces: Sequence[Piece], step: Step) -> tuple[list[Piece], list[str
     whole, put_in, first = list[Piece](), 0, ""
     for piece in pieces:
         stamps = piece.stamps or ()
-        number = sum((step.between(*pair) or 1) - 1 for pair in zip(stamps, stamps[1:], strict=False))
+        number = sum((step.between(*pair) or 1) - 1 for pair in pairwise(stamps))
         if number > _ABSENT * len(stamps) + 1000:
             raise UserError(
                 f"{piece.name}: {number:,} rows would be put in between its {len(stamps):,}, one every {step}: a time "

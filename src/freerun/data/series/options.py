@@ -151,7 +151,8 @@ def _form_problems(options: SeriesOptions) -> list[str]:
         problems.append(f'time_zone must be a name such as "Europe/Berlin"; got {display(options.time_zone)}')
     if isinstance(options.time_format, str) and not time_format_works(options.time_format):
         problems.append(
-            f'time_format must be a format of strptime with a year, such as "%d.%m.%Y"; got {display(options.time_format)}'
+            'time_format must be a format of strptime with a year, such as "%d.%m.%Y"; got '
+            f"{display(options.time_format)}"
         )
     return problems
 
