@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from freerun.batch import Batch
 from freerun.errors import UserError, out_of_memory
+from freerun.integrations.hf_mistakes import tokenizer_of
+from freerun.integrations.hf_runner import adapted, collated_batch, has_targets
 from freerun.models.huggingface.model import context_of
+from freerun.models.huggingface.rules import settings_of
 from freerun.rollin import eval_mode
 
 _SLACK = 8
@@ -39,6 +44,7 @@ class Generated:
     ids: list[int]
     ended: bool  # the model predicted its end
     reference: list[int]
+    end: tuple[int, ...] = ()  # the end symbol, where one was predicted and returned
 
 
 def turns(adapter: Any, batch: Batch, ends: frozenset[int]) -> list[Turn]:
@@ -88,10 +94,71 @@ def end_ids(model: Any, settings: Mapping[str, Any]) -> frozenset[int]:
     return frozenset([ends] if isinstance(ends, int) else ends)
 
 
+def trainer_settings(trainer: Any) -> dict[str, Any]:
+    """Arguments of ``generate`` that a trainer has beside its model's settings: those of a Seq2SeqTrainer's."""
+    own = {"max_length": "generation_max_length", "num_beams": "generation_num_beams"}
+    found = {name: getattr(trainer.args, field, None) for name, field in own.items()}
+    found |= getattr(trainer, "_gen_kwargs", {})
+    if found.get("max_new_tokens") is not None:
+        del found["max_length"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def predictions(trainer: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """Return what a trainer's model generates for every row of a collated batch, as a Seq2SeqTrainer returns it.
+
+    Args:
+        trainer: whose model and settings these are.
+        inputs: with labels: a row's output is that of its runs of labels, one after the other. Without: its ids are
+            the prompt.
+
+    Returns:
+        (rows, n) int64: ids after the prompt, the end symbol included, and padding.
+
+    Raises:
+        UserError: a row has labels and no prompt: its first token has one.
+    """
+    adapter, settings, labels = adapted(trainer.model, inputs), trainer_settings(trainer), inputs.get("labels")
+    ids = inputs["input_ids"] if labels is None else labels
+    if labels is not None and not has_targets(adapter, inputs):
+        return ids.new_full((len(ids), 1), _pad(trainer))
+    batch = collated_batch(adapter, inputs)
+    some = _prompts_alone(batch) if labels is None else turns(adapter, batch, end_ids(adapter.inner, settings))
+    if missing := set(batch.mask.any(1).nonzero().flatten().tolist()) - {turn.row for turn in some}:
+        raise UserError(
+            f"predict_with_generate: {len(missing)} of {batch.size} rows have a label on their first token, so that "
+            "there is no prompt to generate after: labels of -100 there (completion_only_loss=True of SFTConfig), or "
+            "predict_with_generate=False"
+        )
+    free = labels is not None and not has_length(adapter.inner, settings)
+    outputs = generate(adapter, batch, some, settings, free_length=free)
+    rows, layout = list(range(batch.size)), context_of(batch).layout
+    if layout is not None and batch.size != len(ids):  # documents of packed rows
+        rows = (layout.indices.amax(1) // ids.shape[1]).tolist()
+    found: list[list[int]] = [[] for _ in ids]
+    for turn, output in zip(some, outputs, strict=True):
+        found[rows[turn.row]] += [*output.ids, *output.end]
+    width = max(1, *map(len, found))
+    return ids.new_tensor([row + [_pad(trainer)] * (width - len(row)) for row in found])
+
+
+def _pad(trainer: Any) -> int:
+    """What fills up outputs, as a Seq2SeqTrainer's do."""
+    for known in (tokenizer_of(trainer), trainer.model.generation_config, trainer.model.config):
+        for name in ("pad_token_id", "eos_token_id"):
+            if isinstance(value := getattr(known, name, None), int):
+                return value
+    return 0
+
+
+def _prompts_alone(batch: Batch) -> list[Turn]:
+    """The rows of a batch without labels; all of a row is its prompt."""
+    first, history, lengths = context_of(batch).first.tolist(), batch.history.tolist(), (~batch.replaceable).sum(1)
+    return [Turn(row, [*first[row], *history[row][:n]], []) for row, n in enumerate(lengths.tolist())]
+
+
 def has_length(model: Any, settings: Mapping[str, Any]) -> bool:
     """Return whether a model's generation settings, or these, say how long an output may be."""
-    from transformers import GenerationConfig
-
     own, default = model.generation_config, GenerationConfig()
     for name in ("max_new_tokens", "max_length", "max_time", "stop_strings"):
         if settings.get(name) is not None or getattr(own, name, None) not in (None, getattr(default, name, None)):
@@ -114,7 +181,8 @@ def generate(
     """
     model, context = adapter.inner, context_of(batch)
     ends, found, groups = end_ids(model, settings), dict[int, Generated](), dict[int, list[int]]()
-    joined = not adapter.is_encoder_decoder and _fit_together(adapter, some, free_length) and _padding_is_inert(adapter)
+    joined = not adapter.is_encoder_decoder and _fit_together(adapter, some, free_length)
+    joined = joined and not _counts_padding(model.generation_config, settings) and _padding_is_inert(adapter)
     for number, turn in enumerate(some):
         groups.setdefault(0 if joined else len(turn.prompt), []).append(number)
     for members in groups.values():
@@ -135,8 +203,17 @@ def generate(
             own, ended = until_end(row[: turn.cap] if free_length else row, ends)
             if whispers and not ended:
                 own, ended = _without_pads(model, row, {**arguments, **settings})
-            found[number] = Generated(own, ended, turn.reference)
+            found[number] = Generated(own, ended, turn.reference, tuple(row[len(own) : len(own) + 1]) if ended else ())
     return [found[number] for number in range(len(some))]
+
+
+def _counts_padding(own: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether generation under these settings reads a prompt's ids or length, and so the padding before it."""
+    changed = copy.deepcopy(own)
+    for name, value in settings.items():
+        setattr(changed, name, value)
+    counted = changed.max_length not in (None, GenerationConfig().max_length) and changed.max_new_tokens is None
+    return bool(counted or settings_of(changed).keys() - {"suppress_tokens", "min_new_tokens", "renormalize_logits"})
 
 
 def _fit_together(adapter: Any, some: Sequence[Turn], free_length: bool) -> bool:

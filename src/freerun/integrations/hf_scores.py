@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from freerun.errors import UserError, listed
-from freerun.integrations.hf_generate import Generated, end_ids, generate, has_length, turns
+from freerun.integrations.hf_generate import Generated, end_ids, generate, has_length, trainer_settings, turns
 from freerun.integrations.hf_mistakes import tokenizer_of
 from freerun.integrations.hf_runner import adapted, collated_batch, has_targets
 from freerun.keys import bits
@@ -135,12 +135,9 @@ class Callback(TrainerCallback):
                 "freerun (freerun.hf.Trainer, freerun.hf.Seq2SeqTrainer, or freerun.hf.MethodMixin before the trainer)"
             )
         self._clock = _Clock(time.perf_counter())
-        sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
         if self.generates and args.eval_strategy != "no":
-            for name, rows in sets.items():
-                if rows is not None:
-                    loader = trainer.get_eval_dataloader(name or rows)
-                    self._prepare(trainer, _collated(loader, [next(iter(_Rows(loader)))]))
+            for inputs in first_rows(trainer):
+                self._prepare(trainer, inputs)
             if problems := self._problems(args):
                 raise UserError(problems)
 
@@ -200,7 +197,7 @@ class Callback(TrainerCallback):
         size = max(1, trainer.args.per_device_eval_batch_size)
         number, budget, slowly = self._size(trainer, data, prefix, training)
         order = data.order(number) if number < len(data) or budget is not None else range(len(data))
-        sums, outputs, devices = torch.zeros(5, dtype=torch.float64), list[Generated](), _devices(trainer)
+        sums, outputs, devices = torch.zeros(5, dtype=torch.float64), list[Generated](), devices_of(trainer)
         done, per_rank = 0, 1 if slowly else size
         with eval_mode(trainer.model), torch.random.fork_rng(devices):
             while done < number:
@@ -288,12 +285,8 @@ class Callback(TrainerCallback):
     # -- generation
 
     def _settings(self, trainer: Any) -> dict[str, Any]:
-        """Arguments of ``generate`` beside the model's own settings: those of a Seq2SeqTrainer's, and of the user."""
-        args = trainer.args
-        own = {"max_length": "generation_max_length", "num_beams": "generation_num_beams"}
-        found = {name: getattr(args, field, None) for name, field in own.items()}
-        found |= getattr(trainer, "_gen_kwargs", {})
-        return {name: value for name, value in found.items() if value is not None} | self.generation
+        """Arguments of ``generate`` beside the model's own settings: the trainer's, and the user's."""
+        return trainer_settings(trainer) | self.generation
 
     def _generated(self, trainer: Any, adapter: Any, batch: Any) -> list[Generated]:
         settings = self._settings(trainer)
@@ -402,6 +395,15 @@ def _collated(dataloader: Any, rows: list[Any]) -> Any:
     return dataloader.collate_fn(rows)
 
 
+def first_rows(trainer: Any) -> Iterator[Any]:
+    """The first row of every evaluation set, collated."""
+    sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
+    for name, rows in sets.items():
+        if rows is not None:
+            loader = trainer.get_eval_dataloader(name or rows)
+            yield _collated(loader, [next(iter(_Rows(loader)))])
+
+
 def _latest(trainer: Any, seconds: float) -> float:
     """The largest of all ranks' numbers."""
     if trainer.accelerator.num_processes == 1:
@@ -410,7 +412,8 @@ def _latest(trainer: Any, seconds: float) -> float:
     return float(trainer.accelerator.gather(mine).max())
 
 
-def _devices(trainer: Any) -> list[Any]:
+def devices_of(trainer: Any) -> list[Any]:
+    """The devices whose generators a trainer draws from, beside the processor."""
     return [trainer.args.device] if trainer.args.device.type == "cuda" else []
 
 

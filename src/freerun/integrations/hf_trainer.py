@@ -8,9 +8,10 @@ import torch
 import transformers
 
 from freerun.errors import UserError
+from freerun.integrations.hf_generate import predictions
 from freerun.integrations.hf_mistakes import without_labels
 from freerun.integrations.hf_runner import MethodRunner
-from freerun.integrations.hf_scores import Callback
+from freerun.integrations.hf_scores import Callback, devices_of, first_rows
 
 if TYPE_CHECKING:
     Base = transformers.Trainer
@@ -28,7 +29,10 @@ class MethodMixin(Base):
     Args:
         args: the trainer's own, as are ``kwargs``.
         method: a method of freerun, run at ``state.global_step`` with a key from ``args.seed``. None: the
-            trainer as it is, nothing overridden.
+            trainer's own training.
+        predict_with_generate: evaluation gives ``compute_metrics`` what the model generates instead of logits, for
+            decoders alone too: ``predictions`` (rows, n) are ids after the prompt (the ids before the labels) and
+            padding. None: what the arguments have, False where they have no such name.
 
     Raises:
         UserError: before the first step, where the method could not do what it promises; all problems at once.
@@ -41,10 +45,13 @@ class MethodMixin(Base):
     ``"auto"``: the trainer's where its class defines ``compute_loss``, where it has a ``compute_loss_func``, and
     where the model adds a loss on its routing; else the method's."""
 
-    def __init__(self, *args: Any, method: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, method: Any = None, predict_with_generate: bool | None = None, **kwargs: Any
+    ) -> None:
         self.method = method
         super().__init__(*args, **kwargs)
         self._bind_callbacks()
+        self._generates = self._generates_texts(predict_with_generate)
         if method is None:
             return
         after = type(self).__mro__[type(self).__mro__.index(MethodMixin) + 1]
@@ -86,6 +93,35 @@ class MethodMixin(Base):
             loss, logits = self._applied.loss(model, inputs)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own; what evaluation could not generate is refused before the first step."""
+        if self._generates and self.args.eval_strategy != "no":
+            with torch.random.fork_rng(devices_of(self)):
+                for inputs in map(self._prepare_inputs, first_rows(self)):
+                    predictions(self, inputs)
+        return super().train(*args, **kwargs)
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None, **settings: Any
+    ) -> Any:
+        """The trainer's own loss and, with ``predict_with_generate``, generated ids in place of logits."""
+        if not self._generates or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **settings)
+        inputs = self._prepare_inputs(inputs)
+        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        return loss, predictions(self, inputs), inputs.get("labels")
+
+    def _generates_texts(self, requested: bool | None) -> bool:
+        """Whether evaluation generates here; a Seq2SeqTrainer does it itself for an encoder-decoder."""
+        own = getattr(self.args, "predict_with_generate", None)
+        if own is not None and requested not in (None, own):
+            raise UserError(
+                f"predict_with_generate={requested} here and {own} in the arguments: set it in the arguments alone"
+            )
+        config: Any = getattr(self.model, "config", None)
+        itself = isinstance(self, transformers.Seq2SeqTrainer) and getattr(config, "is_encoder_decoder", False)
+        return bool(own or requested) and not itself
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The trainer's log; its training lines also have the realised share of own entries, passes and schedules."""
