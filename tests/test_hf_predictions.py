@@ -227,3 +227,7 @@ def test_an_encoder_decoder_generates_as_before():
     make(hf.Trainer, model, PAIRS, None, trainer=options).evaluate()
     width = min(seen.predictions.shape[1], found[0].shape[1] - 1)
     assert numpy.array_equal(seen.predictions[:, :width], found[0][:, 1 : width + 1])
+    # and prompts alone, whose labels it does not know
+    trainer = make(hf.Trainer, model, PAIRS, None, remove_unused_columns=False, trainer=options)
+    trainer.data_collator = lambda rows: {k: v for k, v in collate(rows).items() if k != "labels"}
+    assert numpy.array_equal(trainer.predict(PAIRS[:5]).predictions[:, :width], found[0][:, 1 : width + 1])

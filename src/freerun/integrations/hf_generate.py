@@ -119,10 +119,10 @@ def predictions(trainer: Any, inputs: Mapping[str, Any]) -> Tensor:
         UserError: a row has labels and no prompt: its first token has one.
     """
     adapter, settings, labels = adapted(trainer.model, inputs), trainer_settings(trainer), inputs.get("labels")
-    ids = inputs["input_ids"] if labels is None else labels
     if labels is not None and not has_targets(adapter, inputs):
-        return ids.new_full((len(ids), 1), _pad(trainer))
+        return labels.new_full((len(labels), 1), _pad(trainer))
     batch = collated_batch(adapter, inputs)
+    ids: Tensor = inputs.get("input_ids", context_of(batch).first) if labels is None else labels
     some = _prompts_alone(batch) if labels is None else turns(adapter, batch, end_ids(adapter.inner, settings))
     if missing := set(batch.mask.any(1).nonzero().flatten().tolist()) - {turn.row for turn in some}:
         raise UserError(

@@ -109,8 +109,10 @@ class MethodMixin(Base):
         if not self._generates or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **settings)
         inputs = self._prepare_inputs(inputs)
-        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
-        return loss, predictions(self, inputs), inputs.get("labels")
+        labels, loss = inputs.get("labels"), None
+        if labels is not None:
+            loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        return loss, predictions(self, inputs), labels
 
     def _generates_texts(self, requested: bool | None) -> bool:
         """Whether evaluation generates here; a Seq2SeqTrainer does it itself for an encoder-decoder."""
