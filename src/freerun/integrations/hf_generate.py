@@ -52,7 +52,7 @@ def turns(adapter: Any, batch: Batch, ends: frozenset[int]) -> list[Turn]:
     first, history, targets, mask = (
         part.tolist() for part in (context_of(batch).first, batch.history, batch.targets, batch.mask)
     )
-    unprompted = [False] * batch.size if adapter.is_encoder_decoder else _first_is_learnt(batch).tolist()
+    unprompted = [False] * batch.size if adapter.is_encoder_decoder else first_is_learnt(batch).tolist()
     found: list[Turn] = []
     for row in range(batch.size):
         begin: int | None = None
@@ -67,7 +67,7 @@ def turns(adapter: Any, batch: Batch, ends: frozenset[int]) -> list[Turn]:
     return found
 
 
-def _first_is_learnt(batch: Batch) -> Tensor:
+def first_is_learnt(batch: Batch) -> Tensor:
     """(rows,) bool: the first token of a row or document has a label, so that all of it is one text."""
     layout = context_of(batch).layout
     assert layout is not None  # the batch is complete

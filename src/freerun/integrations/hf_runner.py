@@ -102,6 +102,8 @@ class MethodRunner:
         self.trainer = trainer
         self.loss_from = loss_from
         self._unsmoothed = method
+        if problems := loss_problems(trainer.args):
+            raise UserError(problems)
         self.method = self._smoothed()
         unknown = "its class does not declare own_loss, the phrases that name what of its loss is its own (): nothing"
         lost = getattr(method, "own_loss", (unknown,)) if loss_from == "trainer" else ()
@@ -279,6 +281,26 @@ def adapted(model: nn.Module, sample: Inputs) -> Any:
         if "input_ids" in sample:
             raise
         return adapt(model, example={name: value for name, value in sample.items() if name != "replaceable"})
+
+
+_SERVED = (None, "nll", "chunked_nll", "dft")
+"""Values of TRL's ``loss_type`` that are functions of logits and labels, whatever history the logits are of."""
+
+
+def loss_problems(args: Any) -> list[str]:
+    """Return the options of a trainer's loss that are not known to be right on a method's history."""
+    problems = list[str]()
+    if (loss := getattr(args, "loss_type", None)) not in _SERVED:
+        problems.append(
+            f"loss_type={loss!r} is not known to depend on logits and labels alone: a method serves loss_type='nll' "
+            "and 'dft'"
+        )
+    if getattr(args, "use_liger_kernel", False):
+        problems.append(
+            "use_liger_kernel=True is not tested with a method, which takes its loss from logits, where Liger's fused "
+            "loss makes none: use_liger_kernel=False"
+        )
+    return problems
 
 
 def place_problems(trainer: Any, method: Any) -> list[str]:

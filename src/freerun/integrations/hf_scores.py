@@ -13,10 +13,18 @@ import torch
 from accelerate.utils.operations import gather_object
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from freerun.errors import UserError, listed
-from freerun.integrations.hf_generate import Generated, end_ids, generate, has_length, trainer_settings, turns
+from freerun.integrations.hf_generate import (
+    Generated,
+    end_ids,
+    first_is_learnt,
+    generate,
+    has_length,
+    trainer_settings,
+    turns,
+)
 from freerun.integrations.hf_mistakes import tokenizer_of
 from freerun.integrations.hf_runner import adapted, collated_batch, has_targets
 from freerun.keys import bits
@@ -111,7 +119,7 @@ class Callback(TrainerCallback):
         self.generates = trainer is not None or generation is not None
         self.trainer: Any = None
         self._adapter: Any = None
-        self._free_length = False
+        self._free_length = self._first = False
         self._clock = _Clock()
         if trainer is not None:
             self.attach(trainer)
@@ -176,6 +184,10 @@ class Callback(TrainerCallback):
         if self in trainer.callback_handler.callbacks and output.metrics is not None:
             scores = self.scores(trainer, dataloader, metric_key_prefix, began)
             output.metrics.update({f"{metric_key_prefix}_{name}": score for name, score in scores.items()})
+            if scores and (why := other_scale(trainer, first=self._first)):
+                loss = f"{metric_key_prefix}_loss"
+                _once(self, f"{loss} is another quantity than {metric_key_prefix}_teacher_forced_loss (nats a token): "
+                      f"{listed(why)}")  # fmt: skip
         self._clock.elsewhere += time.perf_counter() - began
         return output
 
@@ -266,6 +278,7 @@ class Callback(TrainerCallback):
         sums, outputs = [0.0] * 5, list[Generated]()
         if has_targets(adapter, inputs):
             batch = collated_batch(adapter, inputs, numbers)
+            self._first |= not adapter.is_encoder_decoder and bool(first_is_learnt(batch).any())
             sums = self._sums(trainer, adapter, batch)
             outputs = self._generated(trainer, adapter, batch) if self.generates else []
         each = gather_object([(sums, outputs) if mine else ([0.0] * 5, [])])
@@ -330,6 +343,32 @@ class Callback(TrainerCallback):
                 f"hf.Callback: {rows} rows cost {cost:.0%} of the training time, more than cost={self.cost:g}: "
                 "evaluate less often (eval_steps), or raise cost=",
             )
+
+
+def other_scale(trainer: Any, *, first: bool) -> list[str]:
+    """Return why a trainer's own evaluation loss is not cross-entropy in nats a token; empty: it is.
+
+    Args:
+        trainer: any.
+        first: a row's first token has a label, which nothing predicts.
+    """
+    args, config = trainer.args, getattr(trainer.model, "config", None)
+    loss_type, smoothing = getattr(args, "loss_type", None), args.label_smoothing_factor
+    found = [f"it is that of loss_type={loss_type!r}"] if loss_type not in (None, "nll", "chunked_nll") else []
+    if smoothing:
+        found.append(f"it has label_smoothing_factor={smoothing:g}")
+    if trainer.compute_loss_func is not None:
+        found.append("it is that of compute_loss_func")
+    if getattr(config, "output_router_logits", False):
+        found.append("it has the loss on routing")
+    # transformers' own way from the loss to its count: TRL's and freerun's have their own
+    stock = type(trainer).compute_loss is Trainer.compute_loss or getattr(trainer, "method", 0) is None
+    if first and stock and loss_type is None and not getattr(trainer, "_loss_shifts_labels", True):
+        found.append(
+            f"the trainer divides the loss of a {type(trainer.model).__name__} by one label a row too many, the first "
+            "token's (trainer._loss_shifts_labels = True mends it)"
+        )
+    return found
 
 
 class _Clock:
