@@ -33,10 +33,10 @@ a method's BibTeX.
 """
 
 SHARED = """\
-Every method also takes `horizon` (`None`, or a schedule), the number of replaceable entries of each row that are used
-(the rest of the row is cut off), and `loss_on` (`'all'`), the steps that carry loss: `'all'`, `'last'`,
-`'after_warmup'` or a weight for each lead time. Which entries are gold, where the gradient is cut, which steps carry
-loss and how long the horizon is are four independent choices: see [vectors](vectors.md).
+Every method also takes `horizon` (`None`, or a schedule, also one that draws), the number of replaceable entries of
+each row that are used (the rest of the row is cut off), and `loss_on` (`'all'`), the steps that carry loss: `'all'`,
+`'last'`, `'after_warmup'` or a weight for each lead time. Which entries are gold, where the gradient is cut, which
+steps carry loss and how long the horizon is are four independent choices: see [vectors](vectors.md).
 """
 
 
@@ -149,7 +149,9 @@ def methods() -> str:
         SHARED,
         "## Presets\n\nPublished settings, as functions of the run's length: `fr.falling(steps)`.\n\n" + _presets(),
         "## Schedules\n\nThe value at position `s`, counted in optimizer steps (`unit`: or samples, or epochs). With\n"
-        "a `floor` the value is never below it. A schedule may drive any parameter marked *or a schedule* above.\n\n"
+        "a `floor` the value is never below it. A schedule may drive any parameter marked *or a schedule* above.\n"
+        "`uniform` and `choice` draw their value at every update, as a function of seed and step alone: it is the\n"
+        "same for all rows, micro-batches and processes, and in a resumed run. Their parameters may be schedules.\n\n"
         + _schedules(),
         "## Gates\n\nWhere gold is kept: the argument `gate`.\n\n" + _described(fr.GATES),
         "## Draws\n\nFrom a prediction to the entry that is fed back: the argument `draw`.\n\n" + _described(fr.DRAWS),

@@ -107,7 +107,10 @@ def test_a_head_brings_its_loss_and_feeds_its_mean(tmp_path, head, loss, draw):
         '{name="scheduled_sampling", teacher_forcing_ratio=0.5, horizon={schedule="linear", start=1.0, end=5.0}}',
         '{name="multi_step", horizon={schedule="piecewise", values=[1.0, 3.0], steps=[0, 2]}}',
         '{name="pushforward", horizon=2}',
+        '{name="multi_step", horizon={schedule="uniform", low=1, high={schedule="linear", start=1.0, end=5.0}}}',
+        '{name="multi_step", horizon={schedule="choice", values=[1, 5], weights=[{schedule="linear"}, 0.5]}}',
         '{name="gaussian_noise", std="matched"}',
+        '{name="gaussian_noise", std=0.1, walk="velocities"}',
         '{name="generalised_teacher_forcing", alpha=0.5}',
     ],
 )

@@ -1,9 +1,11 @@
 import math
 import pickle
+from collections import Counter
 from decimal import Decimal, getcontext
 from itertools import pairwise
 
 import pytest
+from scipy import stats
 
 from builders import refused
 from freerun import schedules as s
@@ -22,17 +24,58 @@ EXAMPLES = [
     s.table(values=(0.3, 0.9, 0.1)),
 ]
 
+LAWS = {  # what is drawn at step 5, with its probability
+    s.uniform(2, 5): {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25},
+    s.uniform(s.constant(1.7), s.linear(start=1.0, end=3.0, steps=5)): {1: 1 / 3, 2: 1 / 3, 3: 1 / 3},
+    s.choice(values=(8, 1, 3)): {8: 1 / 3, 1: 1 / 3, 3: 1 / 3},
+    s.choice(values=(1, 4, 9), weights=(s.linear(steps=10), 0, 1.5)): {1: 0.25, 9: 0.75},
+    s.choice(values=(1, 2), floor=1.5): {1.5: 0.5, 2: 0.5},
+    s.join(schedules=(s.constant(1.0), s.uniform(7, 8)), boundaries=(3,)): {7: 0.5, 8: 0.5},
+}
+
+
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_what_is_drawn_follows_the_law(law):
+    """Chi-square of 2,000 keys; false-alarm rate 1e-5 each."""
+    drawn, expected = Counter(law(5, key=key) for key in range(2000)), LAWS[law]
+    assert set(drawn) == set(expected)
+    assert stats.chisquare([drawn[v] for v in expected], [2000 * p for p in expected.values()]).pvalue > 1e-5
+    mean = sum(value * p for value, p in expected.items())
+    assert law.floor or law(5) == pytest.approx(mean, rel=1e-12)
+    assert law(5, key=11) == pickle.loads(pickle.dumps(law))(5, key=11)
+    low, _, high, _ = s.extremes(law, 9)
+    assert low <= min(drawn) <= max(drawn) <= high
+    assert law.draws
+    assert s.moves(law, 9)
+    assert not s.linear(steps=3).draws
+
+
+@pytest.mark.parametrize(("build", "message"), [
+    (lambda: s.uniform(3, 2), "high must be at least low = 3; got 2"),
+    (lambda: s.uniform(1, s.uniform(1, 2)), "high draws itself"),
+    (lambda: s.uniform(1, s.linear(steps=2, unit="epoch")), "high counts epochs, and uniform steps"),
+    (lambda: s.uniform(1, "many"), "high must be a number or a schedule; got 'many'"),
+    (lambda: s.choice(values=()), "values must be one or more numbers"),
+    (lambda: s.choice(values=(1, 2), weights=(1,)), "equally many; got 2 and 1"),
+    (lambda: s.choice(values=(1, 2), weights=(0, 0)), "weights must be 0 or more, and not all 0"),
+    (lambda: s.choice(values=(1, 2), weights=(-1, 2)), "weights must be 0 or more, and not all 0"),
+    (lambda: s.choice(values=(1, 2), weights=0.5), "weights must be a number or a schedule for each value"),
+    (lambda: s.extremes(s.uniform(2, s.linear(start=3, end=0, steps=9)), 9), "nothing to draw at step"),
+    (lambda: s.extremes(s.choice(values=(1,), weights=(s.linear(steps=4),)), 9), "at step 4: 0 or more, and not all 0"),
+])  # fmt: skip
+def test_a_law_that_cannot_be_is_refused(build, message):
+    refused(message, build)
+
 
 def test_every_schedule_is_listed_under_its_name():
-    assert sorted(s.SCHEDULES) == sorted(
-        ["constant", "linear", "exponential", "inverse_sigmoid", "cosine", "piecewise", "join", "table"]
-    )
+    names = "choice constant cosine exponential inverse_sigmoid join linear piecewise table uniform"
+    assert " ".join(sorted(s.SCHEDULES)) == names
     for name, kind in s.SCHEDULES.items():
         assert kind.name == name
         assert getattr(s, name) is kind
         assert kind.formula
         assert kind.summary
-    assert {type(example) for example in EXAMPLES} == set(s.SCHEDULES.values())
+    assert {type(example) for example in [*EXAMPLES, *LAWS]} == set(s.SCHEDULES.values())
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 1000, 3000])

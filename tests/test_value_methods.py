@@ -266,6 +266,36 @@ class TestUnrolledLosses:
         check(fr.multi_step(horizon=4, gradient=gradient), net, b, expected)
         raises(TypeError, "horizon", fr.multi_step)
 
+    @pytest.mark.parametrize("gradient", ["full", "none", 2])
+    @pytest.mark.parametrize("law", [
+        schedules.uniform(1, schedules.linear(start=1, end=6, steps=STEP)),
+        schedules.choice(values=(1, 2, 5), weights=(schedules.linear(steps=9), 0.5, 1)),
+        schedules.join(schedules=(schedules.constant(1), schedules.uniform(2, 6)), boundaries=(STEP,)),
+    ], ids=repr)  # fmt: skip
+    def test_a_horizon_that_is_drawn_is_one_horizon_for_all_rows(self, law, gradient):
+        net, b = forecaster(), sequence()
+        for key in range(4):
+            u = float(uniform(fold(key, "horizon", STEP), torch.tensor(0)))
+            h = round(law.draw(STEP, u))
+            cut = first(b, 3 + h)
+            expected, _ = literal(net, cut, torch.zeros(3, 3 + h).double(), gradient)
+            outcome = fr.multi_step(horizon=law, gradient=gradient).run(net, b, STEP, key)
+            assert outcome.report["horizon"] == h
+            assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-11)
+            assert_same_gradients(gradients(net, outcome.loss), gradients(net, expected))
+            one = fr.multi_step(horizon=law, gradient=gradient).run(net, b.select(torch.tensor([1])), STEP, key)
+            assert one.report["horizon"] == h
+            assert fr.pushforward(horizon=law).run(net, b, STEP, key).report["steps"] == h
+
+    def test_any_parameter_may_be_drawn(self):
+        ratio = schedules.choice(values=(0.0, 1.0))
+        net, b, method = forecaster(), sequence(), fr.scheduled_sampling(ratio)
+        for key in range(6):
+            r = ratio(STEP, key=fold(key, "teacher_forcing_ratio", STEP))
+            assert torch.equal(method(net, b, STEP, key), fr.scheduled_sampling(r)(net, b, STEP, key))
+        wide = schedules.uniform(0, schedules.linear(start=1, end=9, steps=5))
+        refused(r"horizon must lie in \[1, inf\]; uniform.* gives 0 at step 0", fr.multi_step, horizon=wide)
+
     @pytest.mark.parametrize("steps", [1, 2, 5])
     def test_pushforward_is_one_step_from_a_run_without_gradient(self, steps):
         net, b = Markov(), sequence(past=1)
@@ -401,6 +431,36 @@ class TestNoise:
         assert torch.equal(fed.history[keep], b.history[keep])
         assert stats.kstest(far.flatten().numpy(), "norm").pvalue > 1e-4
         assert stats.pearsonr(far[:, 0].numpy(), far[:, 1].numpy()).pvalue > 1e-4
+
+    @pytest.mark.parametrize("walk", ["values", "velocities"])
+    @pytest.mark.parametrize("past", [0, 2])
+    def test_a_walk_is_summed_along_the_entries_that_may_be_replaced(self, walk, past):
+        net, b = forecaster(), sequence(past=past)
+        b = b.replace(eligible=b.eligible & (torch.arange(b.time) < torch.tensor([9, 6, 5])[:, None]))
+        keep, own = fr.gates.token()(b, 0.4, fold(KEY, "gate", STEP)), torch.arange(b.time) >= past
+        key, expected = fold(KEY, "noise", STEP), b.history.clone()
+        for row in range(3):
+            steps = [t for t in range(b.time) if b.replaceable[row, t] and not (walk == "velocities" and t == 0)]
+            velocity = position = torch.zeros(2, dtype=torch.float64)
+            for t in steps:
+                u = [[float(uniform(key, *map(torch.tensor, (row, t, v, n)))) for n in (0, 1)] for v in (0, 1)]
+                normal = [math.sqrt(-2 * math.log(a)) * math.cos(2 * math.pi * c) for a, c in u]
+                e = torch.tensor(normal, dtype=torch.float64)
+                velocity = velocity + 0.3 * e / math.sqrt(len(steps))
+                position = position + velocity
+                if not keep[row, t]:
+                    expected[row, t] += velocity if walk == "values" else position
+        fed = fr.gaussian_noise(0.3, rate=0.6, walk=walk).transform(net, b, STEP, KEY)
+        torch.testing.assert_close(fed.history, expected, rtol=1e-10, atol=1e-10)
+        assert torch.equal(fed.history[:, ~own], b.history[:, ~own])
+
+    def test_the_last_step_of_a_walk_has_the_deviation(self):
+        """5,000 rows of two channels: five standard errors of a standard deviation, false-alarm rate 1e-6."""
+        net, b = forecaster(), sequence(size=5000)
+        far = fr.gaussian_noise(0.3, walk="values").transform(net, b, STEP, KEY).history - b.history
+        assert far[:, -1].std().item() == pytest.approx(0.3, abs=5 * 0.3 / 20_000**0.5)
+        assert far[:, 3].std().item() == pytest.approx(0.3 / 6**0.5, abs=5 * 0.3 / 6**0.5 / 20_000**0.5)
+        refused("walk must be 'values' or 'velocities'", fr.gaussian_noise, 0.3, walk="positions")
 
     def test_matched_is_as_large_as_the_own_error(self):
         net, b = forecaster(), sequence(size=4000)

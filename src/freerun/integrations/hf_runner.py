@@ -70,9 +70,9 @@ def collated_batch(adapter: Any, inputs: Mapping[str, Any], rows: Tensor | None 
     return adapter.batch(**inputs, rows=rows)
 
 
-def loss_count(method: Any, batch: Batch, step: int) -> Tensor:
+def loss_count(method: Any, batch: Batch, step: int, key: int) -> Tensor:
     """Return what a method's total on a batch is divided by: positions of the mask, or the sum of their weights."""
-    shaped: Batch = method.apply_horizon(batch, step) if hasattr(method, "apply_horizon") else batch
+    shaped: Batch = method.apply_horizon(batch, step, key) if hasattr(method, "apply_horizon") else batch
     return shaped.mask.sum() if shaped.weights is None else shaped.weights[shaped.mask].sum()
 
 
@@ -228,7 +228,7 @@ class MethodRunner:
         if not has_targets(adapter, sample):
             return sample["labels"].new_zeros(()), 0
         batch = collated_batch(adapter, sample)
-        return loss_count(self.method, batch, self._step()), int(batch.mask.any(1).sum())
+        return loss_count(self.method, batch, self._step(), self._key()), int(batch.mask.any(1).sum())
 
     def _key(self) -> int:
         return fold(self.trainer.args.seed, "train")
@@ -340,7 +340,7 @@ def place_problems(trainer: Any, method: Any) -> list[str]:
 def rehearse(method: Any, adapter: Any, batch: Batch, steps: int, key: int) -> None:
     """Refuse now what is refused at the lowest ratio that a run comes to, or cannot be divided token-exactly."""
     method, one, step, outcome = rehearsal(method, adapter, batch, steps, key)
-    counts = float(outcome.count), float(loss_count(method, one, step))
+    counts = float(outcome.count), float(loss_count(method, one, step, key))
     if counts[0] != counts[1]:
         raise UserError(
             f"{method!r}: its objective counts {counts[0]:g} where {counts[1]:g} positions (or their weights) count; a "

@@ -80,7 +80,8 @@ class TransformMethod(Arguments):
 
     Args:
         horizon: how many entries of each row that may be replaced are used, from the first on; a number or a schedule
-            (rounded down); None: all. See ``freerun.transforms.within_horizon``.
+            (rounded down), also one that draws, the same for all rows; None: all. See
+            ``freerun.transforms.within_horizon``.
         loss_on: which steps carry loss: ``"all"`` of the mask, ``"last"``, ``"after_warmup"``, or a weight
             for each lead time. See ``freerun.transforms.loss_on``.
     """
@@ -129,28 +130,28 @@ class TransformMethod(Arguments):
         """Return the batch that is fed; its ``history`` is the mixed history."""
         step, key = checked_call(model, batch, step, key, unknown)
         with explained_errors(model):
-            return self.mixed_batch(model, self.apply_horizon(batch, step), step, key)
+            return self.mixed_batch(model, self.apply_horizon(batch, step, key), step, key)
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """Return the batch that is fed, from one already cut to the horizon and its loss steps."""
         fed, report = self.mix_history(model, zero_unused(batch), step, key)
         return fed if fed.missing is None else self.fill(model, fed, report, step, key).fed
 
-    def apply_horizon(self, batch: Batch, step: int) -> Batch:
+    def apply_horizon(self, batch: Batch, step: int, key: int) -> Batch:
         """The batch cut to the horizon, with the loss on the steps of ``loss_on``."""
         if self.horizon is not None:
             # a nominal 0.3 * 10 is 2.999...
-            batch = within_horizon(batch, math.floor(self.value("horizon", step) + 1e-9))
+            batch = within_horizon(batch, math.floor(self.value("horizon", step, key) + 1e-9))
         return batch if self.loss_on == "all" else loss_on(batch, self.loss_on)
 
     def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Outcome:
         """One step: transform, forward, objective."""
         step, key = checked_call(model, batch, step, key, unknown)
         with explained_errors(model):
-            outcome = self.compute(model, self.apply_horizon(batch, step), step, key)
+            outcome = self.compute(model, self.apply_horizon(batch, step, key), step, key)
         if self.horizon is None:
             return outcome
-        return replace(outcome, report={"horizon": self.value("horizon", step), **outcome.report})
+        return replace(outcome, report={"horizon": self.value("horizon", step, key), **outcome.report})
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step on a batch that has its horizon and its loss steps: feed, forward, objective.
@@ -191,11 +192,12 @@ class TransformMethod(Arguments):
             if setting is not None or name not in SHARED:
                 yield name, setting
 
-    def value(self, name: str, step: int) -> float:
+    def value(self, name: str, step: int, key: int) -> float:
         """A scheduled parameter's value at a step, checked to lie in its range."""
         setting = getattr(self, name)
+        drawn = isinstance(setting, Schedule) and setting.draws
         try:
-            value = value_at(setting, step)
+            value = setting(step, key=fold(key, name, int(step))) if drawn else value_at(setting, step)
         except TypeError as error:
             raise UserError(f"{name}: {setting!r} gives no number at step {step} ({error})") from error
         low, high = self.ranges[name]

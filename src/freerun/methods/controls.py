@@ -225,7 +225,7 @@ class ConfusionNoise(TransformMethod):
         kind = "symbols" if batch.is_discrete else "values"
         if self.law.kind not in (kind, "unknown"):
             raise UserError(f"confusion_noise has a law of {self.law.kind}, and these targets are {kind}")
-        rate = self.value("rate", step)
+        rate = self.value("rate", step, key)
         chosen = batch.replaceable & ~Token()(batch, 1.0 - rate, fold(key, "gate", int(step)))
         rows, times = chosen.nonzero(as_tuple=True)
         history = batch.history

@@ -88,7 +88,7 @@ class GeneralisedTeacherForcing(TransformMethod):
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: alpha, the blended roll-in, and the loss on the outputs."""
-        alpha, passes = self._alpha(model, batch, step)
+        alpha, passes = self._alpha(model, batch, step, key)
         outcome = self._blending(batch, alpha).compute(model, batch, step, key)
         report = {name: value for name, value in outcome.report.items() if name != "teacher_forcing_ratio"}
         more = {name: float(report[name]) + passes for name in ("passes", "work")}
@@ -96,7 +96,7 @@ class GeneralisedTeacherForcing(TransformMethod):
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed: its history holds the blends."""
-        return self._blending(batch, self._alpha(model, batch, step)[0]).mixed_batch(model, batch, step, key)
+        return self._blending(batch, self._alpha(model, batch, step, key)[0]).mixed_batch(model, batch, step, key)
 
     def _blending(self, batch: Batch, alpha: float) -> ScheduledSampling:
         refuse_ids(self.name, batch)
@@ -104,11 +104,11 @@ class GeneralisedTeacherForcing(TransformMethod):
             alpha, self.draw, "blend", engine=self.engine, gradient=self.gradient, objective=self.objective
         )
 
-    def _alpha(self, model: Any, batch: Batch, step: int) -> tuple[float, float]:
+    def _alpha(self, model: Any, batch: Batch, step: int, key: int) -> tuple[float, float]:
         """Alpha, and the passes that finding it took."""
         refuse_ids(self.name, batch)
         if self.alpha != "adaptive":
-            return self.value("alpha", step), 0.0
+            return self.value("alpha", step, key), 0.0
         known = zero_unused(batch)
         if known.missing is not None:
             with torch.no_grad(), asking(unwrap(model), known):

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from freerun import draws
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.keys import fold, uniform
+from freerun.keys import fold
 from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
 from freerun.rollin import Engine, stepping, supports, wrapper_hint
-from freerun.schedules import Schedule
+from freerun.schedules import Schedule, uniform
 from freerun.transforms import within_horizon
 from freerun.types import Outcome, Stepper
 
@@ -30,7 +29,8 @@ class MultiStep(TransformMethod):
     simulators; with ``horizon=1`` it is teacher forcing on the first step.
 
     Args:
-        horizon: steps, a number or a schedule that rises (rounded down), at least 1.
+        horizon: steps, a number or a schedule that rises (rounded down), at least 1; or drawn at every update, by
+            ``schedules.uniform`` or ``schedules.choice``, whose parameters may be schedules.
         gradient: ``"full"``, ``"none"`` (no gradient in time through own entries) or k (cut every k steps).
         draw: ``"auto"`` feeds values as predicted.
         engine: as in ``scheduled_sampling``.
@@ -47,6 +47,8 @@ class MultiStep(TransformMethod):
     >>> from freerun import schedules
     >>> MultiStep(horizon=schedules.linear(start=1, end=12, steps=1000))
     multi_step(horizon=linear(start=1.0, end=12.0, steps=1000))
+    >>> MultiStep(horizon=schedules.choice(values=(1, 4, 12), weights=(0.5, 0.3, 0.2)))
+    multi_step(horizon=choice(values=(1.0, 4.0, 12.0), weights=(0.5, 0.3, 0.2)))
     """
 
     horizon: float | Schedule = field(kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -93,8 +95,9 @@ class Pushforward(TransformMethod):
     horizon (but for a cache that attention reads).
 
     Args:
-        horizon: the most steps, a number or a schedule (published: it rises by one an epoch), at least 1.
-        drawn: whether h is drawn, the same for all rows.
+        horizon: the most steps, a number or a schedule (published: it rises by one an epoch), at least 1; of a schedule
+            that draws, h itself.
+        drawn: whether h is drawn evenly, where the horizon is not drawn itself; the same for all rows.
         draw: ``"auto"`` feeds values as predicted.
         objective: ``"auto"`` (MSE), or another.
 
@@ -150,8 +153,10 @@ class Pushforward(TransformMethod):
             return self.compute(model, batch, step, key).fed
 
     def _cut(self, batch: Batch, step: int, key: int) -> tuple[Batch, int]:
-        most = math.floor(self.value("horizon", step) + 1e-9)
-        h = most if not self.drawn else 1 + int(_coin(fold(key, "horizon", int(step))) * most)
+        most = self.value("horizon", step, key)
+        if self.drawn and not (isinstance(self.horizon, Schedule) and self.horizon.draws):
+            most = uniform(1, most)(step, key=fold(key, "horizon", int(step)))
+        h = math.floor(most + 1e-9)
         return within_horizon(batch, h), h
 
     def _running(self, model: Any, batch: Batch) -> FreeRunning:
@@ -169,10 +174,6 @@ def refuse_ids(name: str, batch: Batch) -> None:
     """Refuse targets that are ids, by the method's name."""
     if batch.is_discrete:
         raise UserError(f"{name} is for values, and these targets are ids: use scheduled_sampling or free_running")
-
-
-def _coin(key: int) -> Tensor:
-    return uniform(key, torch.zeros((), dtype=torch.long))
 
 
 multi_step, pushforward = MultiStep, Pushforward

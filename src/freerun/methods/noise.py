@@ -103,7 +103,7 @@ class TokenNoise(TransformMethod):
         """The batch with a noisy history; no model call."""
         if not batch.is_discrete:
             raise UserError("token_noise replaces symbols, and these targets are values: they have no symbols")
-        rate = self.value("rate", step)
+        rate = self.value("rate", step, key)
         replace = batch.replaceable & ~Token()(batch, 1.0 - rate, fold(key, "gate", int(step)))
         rows, times = replace.nonzero(as_tuple=True)
         history = batch.history
@@ -195,31 +195,37 @@ class GaussianNoise(TransformMethod):
     ``h_t = y_t + std e_t``, e_t standard normal, with probability ``rate``, else ``y_t``. With ``std="matched"`` it is
     as large as the model's own one-step error at that update, channel by channel: the control that separates "own
     errors" from "any errors of that size". Its gate is that of scheduled sampling with ``teacher_forcing_ratio = 1 -
-    rate``.
+    rate``. With a ``walk`` it grows along the n entries of a row that may be replaced, as errors of a rollout do:
+    ``e_t`` becomes ``w_t = n^-1/2 sum_{s <= t} e_s`` (``"values"``), or ``sum_{s <= t} w_s`` (``"velocities"``: what
+    walks are the differences of the values; an entry at position 0, which has none, stays and is not counted).
 
     Args:
         std: of the noise, in units of the values (normalised ones, where they are); a number of 0 or more, a schedule,
             or ``"matched"`` (one more forward: the root mean square of prediction minus gold, on gold history, over the
-            entries of the batch that may be replaced; a micro-batch measures its own).
+            entries of the batch that may be replaced; a micro-batch measures its own). Of a walk that of its last step.
         rate: probability that an entry gets noise, in [0, 1]; a number or a schedule.
+        walk: None, ``"values"`` or ``"velocities"``.
         objective: ``"auto"`` (MSE), or another.
 
     Raises:
         UserError: arguments outside their range; targets that are ids; a model that predicts a distribution, with
             ``"matched"``.
 
-    What it is not: noise that grows along the sequence (the random walk of Sanchez-Gonzalez et al. 2020), nor noise on
-    the targets.
+    What it is not: noise on the targets (Sanchez-Gonzalez et al. move theirs by the noise of the last position, so that
+    only that of the velocity is to be undone).
 
     References: Sanchez-Gonzalez et al. 2020, Learning to simulate complex physics with graph networks, ICML,
     arXiv:2002.09405 (noise against the drift of rollouts); Bishop 1995 (noise as regularisation).
 
     >>> GaussianNoise("matched", rate=0.5)
     gaussian_noise(std='matched', rate=0.5)
+    >>> GaussianNoise(3e-4, walk="velocities")
+    gaussian_noise(std=0.0003, walk='velocities')
     """
 
     std: float | str | Schedule
     rate: float | Schedule = 1.0
+    walk: str | None = None
     objective: str | Objective = "auto"
 
     name: ClassVar[str] = "gaussian_noise"
@@ -228,10 +234,10 @@ class GaussianNoise(TransformMethod):
     only_for: ClassVar[tuple[str, str] | None] = ("values", "token_noise")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"std": (0.0, math.inf), "rate": (0.0, 1.0), **SHARED}
     citation: ClassVar[Citation] = Citation(
-        formula="h_t = y_t + std e_t with probability rate(step), else y_t;  loss = |f(h_<t, x) - y_t|^2",
+        formula="h_t = y_t + std e_t with probability rate(step), else y_t;  loss = |f(h_<t, x) - y_t|^2;  "
+        "with a walk w_t = n^-1/2 sum_{s <= t} e_s (values) or sum_{s <= t} w_s (velocities) in place of e_t",
         reference="Sanchez-Gonzalez, A., Godwin, J., Pfaff, T., Ying, R., Leskovec, J. and Battaglia, P. W. (2020). "
-        "Learning to simulate complex physics with graph networks. ICML. arXiv:2002.09405 (there the noise is a random "
-        "walk)",
+        "Learning to simulate complex physics with graph networks. ICML. arXiv:2002.09405 (there velocities walk)",
         bibtex="""@inproceedings{sanchez2020learning,
   author    = {Sanchez-Gonzalez, Alvaro and Godwin, Jonathan and Pfaff, Tobias and Ying, Rex and Leskovec, Jure
                and Battaglia, Peter W.},
@@ -243,9 +249,12 @@ class GaussianNoise(TransformMethod):
 
     def problems(self) -> list[str]:
         """Return which arguments cannot be."""
+        problems: list[str] = []
+        if self.walk not in (None, "values", "velocities"):
+            problems.append(f"walk must be 'values' or 'velocities', or left out; got {self.walk!r}")
         if isinstance(self.std, str) and self.std != "matched":
-            return [f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}"]
-        return _without_match(self.rate, super().problems())
+            return [*problems, f"std must be a number of 0 or more, a schedule or 'matched'; got {self.std!r}"]
+        return problems + _without_match(self.rate, super().problems())
 
     def scheduled(self) -> Any:
         """The parameters that may be schedules; a matched std is none."""
@@ -259,13 +268,13 @@ class GaussianNoise(TransformMethod):
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with noise on its history."""
         refuse_ids(self.name, batch)
-        rate = self.value("rate", step)
+        rate = self.value("rate", step, key)
         noisy = batch.replaceable & ~Token()(batch, 1.0 - rate, fold(key, "gate", int(step)))
         rows, times = noisy.nonzero(as_tuple=True)
-        std, passes = self._std(model, batch, step, len(rows))
+        std, passes = self._std(model, batch, step, key, len(rows))
         history = batch.history
         if len(rows) and bool((std > 0).any()):
-            drawn = _normal(fold(key, "noise", int(step)), batch.row_numbers[rows], times, history.shape[-1])
+            drawn = self._steps(batch, noisy, fold(key, "noise", int(step)))
             history = history.index_put((rows, times), history[rows, times] + (std * drawn).to(history.dtype))
         report = replacement_counts(batch, history, len(rows))
         level = float(std.square().mean().sqrt())
@@ -273,11 +282,24 @@ class GaussianNoise(TransformMethod):
             "std": level, "rate": rate, **report, "passes": passes, "work": float(passes), "engine": "none",
         }  # fmt: skip
 
-    def _std(self, model: Any, batch: Batch, step: int, replaced: int) -> tuple[Tensor, int]:
+    def _steps(self, batch: Batch, noisy: Tensor, key: int) -> Tensor:
+        """(n, value) noise of unit size at the n noisy entries."""
+        drawn = noisy if self.walk is None else batch.replaceable.clone()
+        if self.walk == "velocities":
+            drawn[:, 0] = False
+        rows, times = drawn.nonzero(as_tuple=True)
+        normal = _normal(key, batch.row_numbers[rows], times, batch.history.shape[-1])
+        if self.walk is None:
+            return normal
+        steps = normal.new_zeros(batch.history.shape).index_put((rows, times), normal)
+        walk = steps.cumsum(1) / drawn.sum(1).clamp_min(1).double()[:, None, None].sqrt()
+        return (walk if self.walk == "values" else (walk * drawn[..., None]).cumsum(1))[noisy]
+
+    def _std(self, model: Any, batch: Batch, step: int, key: int, replaced: int) -> tuple[Tensor, int]:
         """(value,) or () float64 standard deviations, and the passes they took."""
         device = batch.history.device
         if self.std != "matched":
-            return torch.tensor(self.value("std", step), dtype=torch.float64, device=device), 0
+            return torch.tensor(self.value("std", step, key), dtype=torch.float64, device=device), 0
         if not any_rank(model, replaced > 0):
             return torch.zeros((), dtype=torch.float64, device=device), 0
         outputs = eval_logits(model, batch)

@@ -93,7 +93,7 @@ class Parallel(TransformMethod):
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history after the last pass."""
-        ratio = self.value("teacher_forcing_ratio", step)
+        ratio = self.value("teacher_forcing_ratio", step, key)
         toss, calls = bind_gate(self.gate, model, batch, ratio)
         draw = draws.fitting(self.draw, batch)
         index = batch.replaceable.cumsum(1) - 1

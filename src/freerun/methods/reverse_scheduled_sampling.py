@@ -97,7 +97,7 @@ class ReverseScheduledSampling(TransformMethod):
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: warm-up and horizon mixed, and the loss on the mask."""
-        opened, inner, ratios = self._opened(batch, step)
+        opened, inner, ratios = self._opened(batch, step, key)
         outcome = inner.compute(model, opened, step, key)
         fed = outcome.fed.made(eligible=batch.replaceable)
         report = {**outcome.report, "context_ratio": ratios[0], "teacher_forcing_ratio": ratios[1]}
@@ -105,10 +105,10 @@ class ReverseScheduledSampling(TransformMethod):
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed."""
-        opened, inner, _ = self._opened(batch, step)
+        opened, inner, _ = self._opened(batch, step, key)
         return inner.mixed_batch(model, opened, step, key).made(eligible=batch.replaceable)
 
-    def _opened(self, batch: Batch, step: int) -> tuple[Batch, ScheduledSampling, tuple[float, float]]:
+    def _opened(self, batch: Batch, step: int, key: int) -> tuple[Batch, ScheduledSampling, tuple[float, float]]:
         """The batch with its warm-up replaceable, and the scheduled sampling that treats both parts."""
         refuse_ids(self.name, batch)
         known = (batch.replaceable.cumsum(1) == 0) & batch.replaceable.any(1, keepdim=True)
@@ -119,7 +119,7 @@ class ReverseScheduledSampling(TransformMethod):
                 "those that may be replaced: give batches whose history begins with a warm-up (eligible False), or use "
                 "scheduled_sampling"
             )
-        ratios = self.value("context_ratio", step), self.value("teacher_forcing_ratio", step)
+        ratios = self.value("context_ratio", step, key), self.value("teacher_forcing_ratio", step, key)
         gate = _TwoRatios(known, *ratios)
         inner = ScheduledSampling(
             min(ratios), self.draw, gate, engine=self.engine, gradient=self.gradient, objective=self.objective

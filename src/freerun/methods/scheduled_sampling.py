@@ -231,7 +231,7 @@ class ScheduledSampling(TransformMethod):
 
     def _replacement(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Replacement, dict[str, float | str]]:
         """The entries that the gate leaves to the model, and what to report of the gate."""
-        ratio = self.value("teacher_forcing_ratio", step)
+        ratio = self.value("teacher_forcing_ratio", step, key)
         report: dict[str, float | str] = {"teacher_forcing_ratio": ratio}
         if self._soft:
             if batch.is_discrete:

@@ -206,7 +206,7 @@ class TwoPass(TransformMethod):
             )
         mix = self._mix()
         mix.refuse(model)
-        ratio = self.value("teacher_forcing_ratio", step)
+        ratio = self.value("teacher_forcing_ratio", step, key)
         first = self._first(model, batch, ratio, step, key)
         replacement, (rows, times) = first.replacement, first.replacement.positions
         called, whole = first.any or first.whole is not None, first.whole

@@ -72,7 +72,7 @@ class Unlikelihood(TransformMethod):
         if not batch.is_discrete:
             raise UserError("unlikelihood penalises symbols, and these targets are values: use teacher_forcing")
         counts = replacement_counts(batch, batch.history, 0)
-        return batch, {"alpha": self.value("alpha", step), **counts, "passes": 0, "engine": "none"}
+        return batch, {"alpha": self.value("alpha", step, key), **counts, "passes": 0, "engine": "none"}
 
     def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """Cross-entropy, and the penalty."""

@@ -18,7 +18,7 @@ from freerun.methods import ErrorLaw
 from freerun.objectives import OBJECTIVES
 from freerun.recipes.source import KeyPath, RecipeSource, dotted
 from freerun.rollin import ENGINES
-from freerun.schedules import SCHEDULES, Table
+from freerun.schedules import SCHEDULES, Join, Table
 from freerun.training.changes import RENAMED_KEYS
 from freerun.training.files import read_lines
 from freerun.types import Step
@@ -246,7 +246,7 @@ def object_problem(value: Any, hint: Any) -> str | None:
 def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) -> Any:
     """The object a parameter's TOML value stands for; numbers and words stand for themselves."""
     if isinstance(value, list):
-        parts = tuple(read_parameter(part, (*path, i), None, report) for i, part in enumerate(value))
+        parts = tuple(read_parameter(part, (*path, i), run, report) for i, part in enumerate(value))
         return INVALID if any(part is INVALID for part in parts) else parts
     if not isinstance(value, dict):
         return value
@@ -294,7 +294,9 @@ def _object(
         hint = f"did you mean `{near}`?" if near else f"it takes {', '.join(takes) or 'nothing'}"
         return f"`{key}` has no effect with {called}", hint
 
-    arguments, bad = read_arguments(cls, called, written, path, report, unknown=unknown)
+    # the schedules of a join count from their own beginnings
+    inner = None if cls is Join else run
+    arguments, bad = read_arguments(cls, called, written, path, report, run=inner, unknown=unknown)
     if any(required(each) and each.name in bad for each in fields(cls)):
         return INVALID
     parameter = construct(cls, arguments, path, report, bad)

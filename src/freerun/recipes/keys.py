@@ -95,6 +95,8 @@ def _span(rule: Any) -> str:
 def _named(part: Any) -> str:
     if get_origin(part) is Literal:
         return ", ".join(f'"{word}"' for word in get_args(part))
+    if get_origin(part) in (Union, UnionType):
+        return " or ".join(_named(each) for each in get_args(part))
     if get_origin(part) in (tuple, Sequence):
         return f"list of {_named(get_args(part)[0])}s"
     plain = {int: "whole number", float: "number", bool: "true or false", str: "text"}

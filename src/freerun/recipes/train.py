@@ -356,6 +356,8 @@ def direction(method: Any, updates: int) -> str:
         return ""
     if not isinstance(ratio, Schedule):
         return f"teacher_forcing_ratio = P(gold) stays at {float(ratio):g}"
+    if ratio.draws:
+        return f"teacher_forcing_ratio = P(gold) is drawn at every update: {ratio!r}"
     if ratio.unit != "step":
         return f"teacher_forcing_ratio = P(gold) follows {ratio!r}, counted in {ratio.unit}s"
     first, last = value_at(ratio, Step(0)), value_at(ratio, Step(updates - 1))
