@@ -14,8 +14,11 @@ from builders import gradients
 from families import COMPLETIONS, LENGTHS, PROMPTS, shake
 from family_configs import ORDINARY, model_of, tiny
 from family_inputs import extras, source_of
+from family_media import Media, UnfitError, media_of
 from freerun import hf
 from freerun.errors import UserError
+from freerun.models.huggingface import placeholder_ids
+from freerun.models.huggingface.media import mark_ids
 from freerun.types import Cached
 from oracles_hf import KEY, NUMBERS, STEP, Row, assert_histories, engines
 
@@ -44,6 +47,7 @@ class Entry:
     engines: list[str] = field(default_factory=list)
     reason: str = ""
     notes: list[str] = field(default_factory=list)
+    media: str = ""  # images or sound beside ids: "yes", or why there are none; "": the class reads none
     seconds: float = 0.0
     parameters: int = 0
 
@@ -84,33 +88,57 @@ def one_line(error: BaseException) -> str:
 def tried(entry: Entry, kind: type[Any]) -> Entry:
     """Fill in what was found of a class."""
     try:
-        model, inputs, rows = _prepared(entry, kind)
+        model, worlds = _prepared(entry, kind)
     except NotRunnable as error:
         entry.verdict, entry.reason = "not runnable", str(error)
         if error.model is not None:
             _adapt_refuses(entry, error.model)
         return entry
+    for n, world in enumerate(worlds):
+        if n == 0 or entry.verdict in ("right", "refused"):
+            _tried_in(entry, model, world)
+    return entry
+
+
+def _tried_in(entry: Entry, model: Any, world: Any) -> None:
+    """What is found with ids alone, or with images or sound beside them."""
+    inputs, before = world.inputs("right"), (entry.verdict, entry.reason, entry.engines, len(entry.notes))
+    rows = world.rows(inputs)
+    entry.verdict, entry.reason, entry.engines = "", "", []
     try:
-        m = hf.adapt(model, **extras(model, inputs))
-    except UserError as error:
-        _refused(entry, error, model, rows)
-        return entry
-    except Exception as error:
-        entry.verdict, entry.reason = "our fault", f"adapt: {one_line(error)} at {where(error)}"
-        return entry
-    try:
+        m = hf.adapt(model, **world.example(inputs))
         bounds = _bounds(entry, model, rows[0])
-        _compared(entry, model, m, inputs, rows, bounds)
+        _compared(entry, model, m, world, bounds)
         if not bounds.wide:
             entry.notes.append("computes in float32 in places")
         entry.verdict = "right"
     except Fault as error:
         entry.verdict, entry.reason = "our fault", str(error)
     except UserError as error:
-        _refused(entry, error, model, rows)
+        _refused(entry, error, model, rows, inputs if isinstance(world, Media) else None)
     except Exception as error:
         entry.verdict, entry.reason = "our fault", f"{one_line(error)} at {where(error)}"
-    return entry
+    if isinstance(world, Media):
+        _joined(entry, world.modality, *before)
+
+
+def _joined(entry: Entry, called: str, verdict: str, reason: str, engines: list[str], begun: int) -> None:
+    """One line of what was found with ids alone before, and now with images."""
+    if entry.verdict == "our fault":
+        entry.reason = f"with {called}: {entry.reason}"
+        return
+    if entry.verdict == "refused" and verdict == "right":
+        entry.media, entry.notes[begun:] = f"with {called} refused: {entry.reason}", entry.notes[begun:]
+        entry.verdict, entry.reason, entry.engines = verdict, reason, engines
+        return
+    entry.media = called if entry.verdict == "right" else ""
+    if verdict == "refused" and entry.verdict == "right":
+        entry.notes.append(f"ids alone are refused: {reason}")
+    if verdict == "right":
+        fewer = [engine for engine in engines if engine not in entry.engines]
+        entry.notes += [f"with {called} not by {', '.join(fewer)}"] if fewer else []
+        entry.engines = engines
+    entry.notes[:] = dict.fromkeys(entry.notes)
 
 
 def _adapt_refuses(entry: Entry, model: Any) -> None:
@@ -170,33 +198,55 @@ def rows_of(model: Any, inputs: dict[str, Tensor]) -> list[Row]:
     return [Row(row.source, start, row.gold, row.counts, row.number) for row, start in zip(rows, first, strict=True)]
 
 
-def _prepared(entry: Entry, kind: type[Any]) -> tuple[Any, dict[str, Tensor], list[Row]]:
-    """A lively model in the widest type that it computes in, and its batch."""
+def _prepared(entry: Entry, kind: type[Any]) -> tuple[Any, list[Any]]:
+    """A lively model in the widest type that it computes in, and its batches: of ids alone, with images."""
     torch.manual_seed(0)
     try:
         model = model_of(entry.name, tiny(kind)).eval()
     except Exception as error:
         raise NotRunnable(f"built: {one_line(error)}") from error
     entry.parameters = sum(p.numel() for p in model.parameters())
+    texts = _Texts(model)
     if not model.can_generate():
-        return model, collated(model, "right"), []
+        return model, [texts]
+    worlds: list[Any] = []
+    fault: Exception | None = None
     try:
-        for dtype in (torch.float64, torch.float32):
-            try:
-                model = model.to(dtype)
-                inputs = collated(model, "right")
-                with torch.no_grad():
-                    rows = rows_of(model, inputs)
-                    if dtype == torch.float64 and not oracle.predicted(model, rows[0], rows[0].gold).isfinite().all():
-                        raise ArithmeticError("not finite in float64")
-                break
-            except Exception:
-                if dtype == torch.float32:
-                    raise
-        _lively(entry, model, rows)
+        _widest(entry, model, texts)
+        worlds.append(texts)
     except Exception as error:
-        raise NotRunnable(f"its own forward: {one_line(error)} at {where(error)}", model) from error
-    return model, inputs, rows
+        fault = error
+    try:
+        if (media := media_of(model)) is not None:
+            if fault is not None:
+                _widest(entry, model, media)
+                entry.notes.append(f"ids alone raise {one_line(fault)[:100]}")
+            worlds.append(media)
+    except UnfitError as error:
+        entry.media = f"no images could be made up: {error}"
+    except Exception as error:
+        fault = error
+    if not worlds:
+        assert fault is not None
+        raise NotRunnable(f"its own forward: {one_line(fault)} at {where(fault)}", model) from fault
+    return model, worlds
+
+
+def _widest(entry: Entry, model: Any, world: Any) -> None:
+    """Put the model in the widest type that it computes in, and shake it."""
+    for dtype in (torch.float64, torch.float32):
+        try:
+            model.to(dtype)
+            inputs = world.inputs("right")
+            with torch.no_grad():
+                rows = world.rows(inputs)
+                if dtype == torch.float64 and not oracle.predicted(model, rows[0], rows[0].gold).isfinite().all():
+                    raise ArithmeticError("not finite in float64")
+            break
+        except Exception:
+            if dtype == torch.float32:
+                raise
+    _lively(entry, model, rows)
 
 
 @torch.no_grad()
@@ -242,7 +292,35 @@ def _bounds(entry: Entry, model: Any, row: Row) -> Bounds:
 # -- right
 
 
-def _compared(entry: Entry, model: Any, m: Any, inputs: dict[str, Tensor], rows: list[Row], bounds: Bounds) -> None:
+@dataclass(frozen=True)
+class _Texts:
+    """Batches of ids alone; ``family_media.Media`` has those with images."""
+
+    model: Any
+
+    def inputs(self, padding: str) -> dict[str, Tensor]:
+        return collated(self.model, padding)
+
+    def rows(self, inputs: dict[str, Tensor]) -> list[Row]:
+        return rows_of(self.model, inputs) if self.model.can_generate() else []
+
+    def example(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        return extras(self.model, inputs)
+
+
+def _silence(model: Any) -> None:
+    """Ids that stand for images are not predicted: a loop over full prefixes would have to tell them from images."""
+    ids = [*(i for known in placeholder_ids(model.config).values() for i in known), *mark_ids(model.config)]
+    model.get_output_embeddings().register_forward_hook(
+        lambda _, __, out: out.index_fill(-1, torch.tensor(ids, dtype=torch.int64), -40.0)
+    )
+
+
+def _compared(entry: Entry, model: Any, m: Any, world: Any, bounds: Bounds) -> None:
+    if isinstance(world, Media):
+        _silence(model)
+    inputs = world.inputs("right")
+    rows = world.rows(inputs)
     shifts = _shifts(model, inputs, rows)
     if not shifts:
         entry.notes.append(
@@ -256,7 +334,7 @@ def _compared(entry: Entry, model: Any, m: Any, inputs: dict[str, Tensor], rows:
     plain = fr.teacher_forcing().run(m, batch, STEP, KEY)
     bounds.near("teacher-forced loss and the row-by-row loop", plain.loss, naive)
     _own_loss(entry, model, inputs, rows, plain.loss)
-    _sides(entry, model, m, batch, shifts)
+    _sides(entry, model, m, world, batch, shifts)
     entry.engines = ["auto", *engines(m), "draft", *(["Window(3)"] if isinstance(m, Cached) else [])]
     free = [oracle.full_prefix(model, row, 0.0, "greedy", KEY, STEP) for row in rows]
     _generated(entry, model, rows, free)
@@ -318,7 +396,7 @@ def _same(what: str, fed: Any, histories: list[list[int]]) -> None:
 def _own_loss(entry: Entry, model: Any, inputs: dict[str, Tensor], rows: list[Row], ours: Tensor) -> None:
     """The model's own loss on the batch."""
     try:
-        theirs = model(**oracle.own_arguments(model, inputs)).loss
+        theirs = model(**(inputs if rows[0].source else oracle.own_arguments(model, inputs))).loss
     except Exception as error:
         entry.notes.append(f"its own loss raises {one_line(error)[:120]}")
         return
@@ -341,7 +419,7 @@ def shifted(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _shifts(model: Any, inputs: dict[str, Tensor], rows: list[Row]) -> bool:
     """Whether the class shifts the labels of a causal model itself: on shifted ones its loss is not the loop's."""
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder or rows[0].source:
         return True
     row, one = rows[0], {name: value[:1, : len(rows[0].gold) + 1] for name, value in shifted(inputs).items()}
     try:
@@ -351,12 +429,19 @@ def _shifts(model: Any, inputs: dict[str, Tensor], rows: list[Row]) -> bool:
     return loss is None or abs(float(loss) - float(oracle.loss(model, [row], [list(row.gold)]))) > 1e-5
 
 
+_TEXT = ("input_ids", "attention_mask", "labels")
+
+
 @torch.no_grad()
 def _own_rows(model: Any, inputs: dict[str, Tensor], rows: list[Row]) -> bool:
     """Whether the model's own loss of every row by itself is that of the row's prefixes."""
     for r, row in enumerate(rows):
-        one = {k: v[r : r + 1] for k, v in inputs.items()}
-        if not model.config.is_encoder_decoder:
+        one = {k: v[r : r + 1] for k, v in inputs.items() if not row.source or k in _TEXT or k in row.source}
+        if row.source and not model.config.is_encoder_decoder:
+            keep = one["attention_mask"][0].bool()
+            one = {k: one[k][:, keep] for k in _TEXT}
+            one |= {k: v(one["input_ids"]) if callable(v) else v for k, v in row.source.items()}
+        elif not model.config.is_encoder_decoder:
             keep = one["attention_mask"][0].bool()
             one = {k: v[:, keep] for k, v in one.items()}
         else:
@@ -375,20 +460,20 @@ def _refuses_unshifted(m: Any, inputs: dict[str, Tensor]) -> None:
     raise Fault("labels that the class's own loss would take for something else are taken")
 
 
-def _sides(entry: Entry, model: Any, m: Any, batch: Any, shifts: bool) -> None:
+def _sides(entry: Entry, model: Any, m: Any, world: Any, batch: Any, shifts: bool) -> None:
     """Padding on the left gives the same batch."""
-    left = collated(model, "left")
+    left = world.inputs("left")
     given = left if shifts else shifted(left)
     other = m.batch(**given, rows=torch.tensor(NUMBERS))
     if not model.config.is_encoder_decoder and not torch.equal(other.history, batch.history):
         raise Fault("padding on the left gives another batch")
     found = fr.teacher_forcing().run(m, other, STEP, KEY).loss
-    rows = rows_of(model, left)
+    rows = world.rows(left)
     _near("loss with padding on the left", found, oracle.loss(model, rows, [list(r.gold) for r in rows]), 2e-5)
     _inputs_left(entry, model, m, other, given, found)
     back = m.inputs(batch)
     for name in ("input_ids", "labels"):
-        if name in back and name != "labels" and not torch.equal(back[name], collated(model, "right")[name]):
+        if name in back and name != "labels" and not torch.equal(back[name], world.inputs("right")[name]):
             raise Fault(f"inputs() does not give {name} back")
 
 
@@ -446,9 +531,11 @@ def _said(more: dict[str, Any]) -> str:
 # -- refused
 
 
-def _refused(entry: Entry, error: UserError, model: Any, rows: list[Row]) -> None:
+def _refused(
+    entry: Entry, error: UserError, model: Any, rows: list[Row], inputs: dict[str, Tensor] | None = None
+) -> None:
     entry.reason = " ".join(str(error).split())
-    evidence = _holds(entry.reason, model, rows)
+    evidence = _holds(entry.reason, model, rows) if inputs is None else _holds_with_media(model, rows, inputs)
     entry.verdict = "refused" if evidence else "our fault"
     entry.notes.append(evidence or "the reason could not be confirmed")
 
@@ -459,6 +546,20 @@ def _holds(reason: str, model: Any, rows: list[Row]) -> str:
     for part, confirm in _REASONS.items():
         if part in reason and (found := confirm(model, rows)):
             return found
+    return ""
+
+
+@torch.no_grad()
+def _holds_with_media(model: Any, rows: list[Row], inputs: dict[str, Tensor]) -> str:
+    """The same with images: logits that are not those of the ids, or rows that hang on those beside them."""
+    together = model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
+    if together.shape[1] != inputs["input_ids"].shape[1]:
+        return f"logits {tuple(together.shape)} for ids {tuple(inputs['input_ids'].shape)}"
+    for r, row in enumerate(rows):
+        alone = oracle.predicted(model, row, row.gold)
+        far = float((together[r, : len(alone)] - alone).abs().max() / alone.abs().max())
+        if far > 1e-5:
+            return f"row {r} beside the others differs by {far:.2g} from the row alone"
     return ""
 
 

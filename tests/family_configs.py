@@ -69,6 +69,7 @@ _SECTIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mro
 SPECIAL: dict[str, dict[str, Any]] = {
     "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4},
     "HrmTextConfig": {"num_layers_per_stack": None},
+    "Idefics2PerceiverConfig": {"resampler_n_latents": 3, "resampler_n_heads": HEADS, "num_key_value_heads": 1},
     "NllbMoeConfig": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
     "MoonshineConfig": {"encoder_num_key_value_heads": HEADS, "decoder_num_key_value_heads": HEADS},
     "XLMConfig": {"causal": True},
@@ -123,8 +124,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
         ),
         _SECTIONS,
     ),
-    "Qwen2_5OmniThinkerConfig": {"vision_start_token_id": 30},
-    "Qwen3OmniMoeThinkerConfig": {"vision_start_token_id": 30},
+    **dict.fromkeys(
+        ("Qwen2_5OmniThinkerConfig", "Qwen3OmniMoeThinkerConfig"),
+        {"vision_start_token_id": 30, "vision_end_token_id": 31},
+    ),
     "Step3p7TextConfig": {"sliding_window": 4},
     "LongcatFlashConfig": {"head_dim": _HEAD // 2},
     "RadioConfig": {"video_temporal_patch_size": 2},

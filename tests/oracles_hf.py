@@ -133,6 +133,8 @@ def generated(model: Any, rows: list[Row], length: int, end: int | None = None, 
             begin = read - 1 - row.prompt
             ids[r, begin:], mask[r, begin:] = torch.tensor([row.first, *row.gold[: row.prompt]]), 1
         arguments = {"input_ids": ids, "attention_mask": mask}
+        for name, value in rows[0].source.items() if len(rows) == 1 else ():
+            arguments[name] = value(ids) if callable(value) else value
     # Whisper's own adds timestamps and prompts of its own to this
     more = {"do_sample": False, "eos_token_id": end, "pad_token_id": end or 0, **more}
     found = GenerationMixin.generate(model, **arguments, max_new_tokens=length, **more)

@@ -247,7 +247,7 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
 def _counts_from_zero(plain: Any, batch: Batch) -> bool:
     """Whether positions 0, 1, ... are what the model takes ids without positions to stand at."""
     arguments = plain.arguments(batch.context, batch.history[:, :-1])
-    if batch.context.media.parts or "input_ids" not in arguments or "position_ids" in arguments:
+    if "input_ids" not in arguments or "position_ids" in arguments:
         return True
     counted = torch.arange(batch.time, device=batch.history.device).repeat(batch.size, 1)
     try:
@@ -257,7 +257,10 @@ def _counts_from_zero(plain: Any, batch: Batch) -> bool:
         if out_of_memory(error):
             raise
         return False
-    return torch.allclose(own[:, 0], other[:, 0], rtol=0, atol=1e-5 * float(own.abs().max()))
+    # images may take fewer positions than they have tokens
+    counted = batch.mask if batch.context.media.known is not None else torch.arange(batch.time) < 1
+    apart = (own - other).abs().amax(-1)[counted.expand_as(batch.mask).to(own.device)]
+    return bool(apart.max() <= 1e-5 * float(own.abs().max()))
 
 
 def _capabilities(
@@ -322,7 +325,15 @@ def _tried(plain: Any, example: Mapping[str, Any] | None, longest: int) -> tuple
     for n, source in enumerate(inputs):
         try:
             batch, names = trial_batch(plain, example, longest, source)
-            return batch, plain(batch), names
+            outputs = plain(batch)
+            if outputs.dim() == 3 and outputs.shape[1] != batch.time:
+                raise UserError(
+                    f"{type(plain.inner).__name__} returns logits of {outputs.shape[1]} positions for {batch.time} ids "
+                    f"({', '.join(sorted(names))}): it reads vectors beside them (of an image) in its decoder, so that "
+                    "no logit is known to be an id's. Models whose ids hold symbols for an image, or that attend to "
+                    "it, are taken"
+                )
+            return batch, outputs, names
         except UserError:
             if n + 1 == len(inputs):
                 raise

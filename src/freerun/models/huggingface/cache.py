@@ -46,6 +46,7 @@ class CachedDecoding(HuggingFaceModel):
             raise UserError("images are read in one call, up to positions of each row's own, which this cache cannot")
         if isinstance(self, Encoder):
             batch = self.encode(batch)
+        self.forget_images()
         return self._read(None, context_of(batch).first, context_of(batch))
 
     def embed(self, entries: Tensor) -> Tensor:
@@ -306,11 +307,12 @@ class RaggedDecoding(ChunkedDecoding):
         positions = torch.arange(reach, device=ids.device).expand(len(ids), -1)
         store.reading = _Reading(None, positions, reach)
         origin: list[Tensor | None] = []
+        self.forget_images()
         hook = self.inner.get_decoder().register_forward_pre_hook(
             lambda _, __, named: origin.append(named.get("position_ids")), with_kwargs=True
         )
         try:
-            hidden = self._call(store, ids, None, None, media.arguments(reach))
+            hidden = self._call(store, ids, None, torch.ones_like(ids), media.arguments(reach))
         finally:
             hook.remove()
         rows, times = (positions < held[:, None]).nonzero(as_tuple=True)

@@ -12,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.models.huggingface.media import Carried, Cutting, Media, features_of, modality_of
+from freerun.models.huggingface.media import Carried, Cutting, Media, features_of, mark_ids, modality_of
 from freerun.models.huggingface.model import (
     HuggingFaceModel,
     Layout,
@@ -145,7 +145,7 @@ def _media(m: HuggingFaceModel, arguments: Mapping[str, Any], row: Tensor, index
     if any(bool(counts.any()) for counts in tokens.values()):
         stands = torch.isin(laid, laid.new_tensor(placeholders))
         known = (stands.flip(1).cumsum(1) > 0).sum(1).sub(1).clamp_min(0)
-    return Media(parts, placeholders, tokens, known=known)
+    return Media(parts, placeholders, tokens, known=known, marks=() if known is None else mark_ids(m.inner.config))
 
 
 _OWN = {"input_ids", "attention_mask", "position_ids", "labels"}

@@ -106,6 +106,7 @@ class Media:
     tokens: Mapping[str, Tensor] = field(default_factory=dict)  # by modality: (rows,) tokens that stand for it
     features: Mapping[str, Features] | None = None  # by modality; None: not encoded
     known: Tensor | None = None  # (rows,) entries up to the last that stands for something; None: there are none
+    marks: tuple[int, ...] = ()  # ids that begin and end what stands for something
 
     @property
     def prefilled(self) -> bool:
@@ -181,6 +182,15 @@ def placeholder_ids(config: Any) -> dict[str, tuple[int, ...]]:
     return found
 
 
+_MARK = re.compile(r"(vision|image|video|audio|boi|eoi|boa|eoa)(_.*)?_token_(id|index)")
+
+
+def mark_ids(config: Any) -> tuple[int, ...]:
+    """Ids that the configuration names images and the like by, those that begin and end them among them."""
+    values = (value for name, value in config.to_dict().items() if _MARK.fullmatch(name))
+    return tuple(dict.fromkeys(value for value in values if isinstance(value, int) and value >= 0))
+
+
 def modality_of(name: str) -> str | None:
     """What an argument holds, by its name."""
     if _BY_TOKEN.search(name):
@@ -247,18 +257,16 @@ class Cutting:
         if isinstance(grid, Tensor):
             areas = grid.prod(-1)
             images = _assigned(areas * total, tokens * int(areas.sum()))
+            if images is None:  # lines may have a token at their ends
+                images = self._by_features(modality, len(grid))
             if images is not None and number in (len(grid), int(areas.sum())):
                 return images if number == len(grid) else _summed(areas, images)
             return self._unclear(name, value, modality)
         if isinstance(counted, Tensor) and int(counted.sum()) == number:
             return counted
         if f"{modality}_sizes" in self.arguments:  # of sizes of their own
-            # only their lengths are of interest, and no generator may be moved by them
-            with torch.no_grad(), torch.random.fork_rng(devices=_devices(value)):
-                found = features_of(self.inner, modality, self.arguments, tokens)
-            lengths = [] if found is None else [each.shape[-2] for each in found.parts["pooler_output"]]
-            images = _assigned(tokens.new_tensor(lengths), tokens)
-            return images if len(lengths) == number and images is not None else self._unclear(name, value, modality)
+            images = self._by_features(modality, number)
+            return self._unclear(name, value, modality) if images is None else images
         if number == rows and self._padded(modality):
             return None
         here = torch.isin(self.ids, self.ids.new_tensor(self.placeholders[modality]))
@@ -268,6 +276,17 @@ class Cutting:
         if total % number == 0 and not bool((tokens % (total // number)).any()):
             return tokens // (total // number)
         return self._unclear(name, value, modality)
+
+    def _by_features(self, modality: str, number: int) -> Tensor | None:
+        """(rows,) images of each row, of which there are ``number``, by the lengths of what they are encoded to."""
+        held = next(v for n, v in self.arguments.items() if isinstance(v, Tensor) and modality_of(n) == modality)
+        # only their lengths are of interest, and no generator may be moved by them
+        with torch.no_grad(), torch.random.fork_rng(devices=_devices(held)):
+            found = features_of(self.inner, modality, self.arguments, self.tokens[modality])
+        pooled = () if found is None else found.parts["pooler_output"]
+        if len(pooled) != number:
+            return None
+        return _assigned(self.tokens[modality].new_tensor([each.shape[-2] for each in pooled]), self.tokens[modality])
 
     def _padded(self, modality: str) -> bool:
         """Whether images are (rows, most of a row, ...)."""
@@ -307,27 +326,39 @@ def _summed(areas: Tensor, images: Tensor) -> Tensor:
     return areas.new_zeros(len(images)).index_add(0, row, areas)
 
 
+_READ_IDS = ("get_placeholder_mask", "inputs_merger", "get_rope_index")
+"""Methods that find images among the ids; by the last, positions."""
+
+
 @contextmanager
-def apart_from(inner: Any, own: Tensor | None) -> Generator[None]:
-    """Ids at which ``own`` ((rows, time) bool) is True stand for themselves, though they are those of images."""
+def apart_from(inner: Any, own: Tensor | None, stands: bool) -> Generator[None]:
+    """Ids at which ``own`` ((rows, time) bool) is True mean nothing but themselves, though they are those of images.
+
+    ``stands``: whether there are some among them that stand for an image, and do not begin or end one.
+    """
     if own is None:
         yield
         return
-    names = ("get_placeholder_mask", "inputs_merger")
     base = inner.base_model
-    found = next((name for name in names if callable(getattr(base, name, None))), None)
-    if found is None:
+    found = [name for name in _READ_IDS if callable(getattr(base, name, None))]
+    if stands and not set(found).intersection(_READ_IDS[:2]):
         raise UserError(
             f"{type(inner).__name__} was fed an id of its own that stands for an image, and takes it for one: bar it "
             "from generation (generation_config.suppress_tokens)"
         )
-    method = getattr(base, found)
 
-    def without(input_ids: Any, *rest: Any, **named: Any) -> Any:
-        return method(input_ids.masked_fill(own, 0), *rest, **named)
+    def without(method: Any) -> Any:
+        def call(*rest: Any, **named: Any) -> Any:
+            if isinstance(ids := named.get("input_ids"), Tensor):
+                return method(*rest, **{**named, "input_ids": ids.masked_fill(own, 0)})
+            return method(rest[0].masked_fill(own, 0), *rest[1:], **named)
 
-    setattr(base, found, without)
+        return call
+
+    for name in found:
+        setattr(base, name, without(getattr(base, name)))
     try:
         yield
     finally:
-        delattr(base, found)
+        for name in found:
+            delattr(base, name)

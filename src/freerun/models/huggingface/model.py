@@ -71,8 +71,8 @@ class SourceContext:
 
     @property
     def placeholders(self) -> tuple[int, ...]:
-        """Ids that stand for images and the like: a history without them fits no more."""
-        return self.media.placeholders
+        """Ids that stand for images and the like, and those around them: a history without them fits no more."""
+        return self.media.placeholders + self.media.marks
 
     def select(self, rows: Tensor) -> SourceContext:
         """The requested rows."""
@@ -346,17 +346,27 @@ class HuggingFaceModel(nn.Module):
         model = self.model if torch.is_grad_enabled() else self.inner
         history = batch.history[:, :-1]
         arguments = self.arguments(context, history, vectors)
-        with apart_from(self.inner, self.own_placeholders(context, history) if vectors is None else None):
+        self.forget_images()
+        with apart_from(self.inner, *(self._own_marks(batch) if vectors is None else (None, False))):
             return model(**arguments, use_cache=False, return_dict=True)
 
-    def own_placeholders(self, context: SourceContext, history: Tensor) -> Tensor | None:
-        """(rows, 1 + time) bool: ids of images that are the model's own output; None: there are none."""
-        known = context.media.known
-        if known is None:
-            return None
-        stands = torch.isin(history, history.new_tensor(context.placeholders))
-        own = stands & (torch.arange(history.shape[1], device=history.device) >= known[:, None])
-        return torch.nn.functional.pad(own, (1, 0)) if bool(own.any()) else None
+    def forget_images(self) -> None:
+        """Drop what a model keeps of an earlier call's images, which positions of a call without them would follow."""
+        if getattr(self.inner.base_model, "rope_deltas", None) is not None:
+            self.inner.base_model.rope_deltas = None
+
+    def _own_marks(self, batch: Batch) -> tuple[Tensor | None, bool]:
+        """(rows, time) bool: ids of images, or around them, that are the model's own output; and whether any stands
+        for one. None: there are none.
+        """
+        media, history = context_of(batch).media, batch.history[:, :-1]
+        if media.known is None:
+            return None, False
+        after = torch.arange(history.shape[1], device=history.device) >= media.known[:, None]
+        stands = torch.isin(history, history.new_tensor(media.placeholders)) & after
+        own = stands | torch.isin(history, history.new_tensor(media.marks)) & after & batch.replaceable[:, :-1]
+        padded = torch.nn.functional.pad(own, (1, 0)) if bool(own.any()) else None
+        return padded, bool(stands.any())
 
     def arguments(self, context: SourceContext, history: Tensor, vectors: Tensor | None = None) -> dict[str, Any]:
         """Of the forward that reads the first entry and then the history (or its vectors)."""
