@@ -216,6 +216,7 @@ def _prepared(entry: Entry, kind: type[Any]) -> tuple[Any, list[Any]]:
         worlds.append(texts)
     except Exception as error:
         fault = error
+        shake(model, *SHAKEN[0])  # gates that are closed at first
     try:
         if (media := media_of(model)) is not None:
             if fault is not None:
@@ -311,9 +312,10 @@ class _Texts:
 def _silence(model: Any) -> None:
     """Ids that stand for images are not predicted: a loop over full prefixes would have to tell them from images."""
     ids = [*(i for known in placeholder_ids(model.config).values() for i in known), *mark_ids(model.config)]
-    model.get_output_embeddings().register_forward_hook(
-        lambda _, __, out: out.index_fill(-1, torch.tensor(ids, dtype=torch.int64), -40.0)
-    )
+    if ids:
+        model.get_output_embeddings().register_forward_hook(
+            lambda _, __, out: out.index_fill(-1, torch.tensor(ids, dtype=torch.int64), -40.0)
+        )
 
 
 def _compared(entry: Entry, model: Any, m: Any, world: Any, bounds: Bounds) -> None:

@@ -103,13 +103,21 @@ def page(entries: dict[str, dict[str, Any]]) -> str:
 
 
 def _table(title: str, mapping: str, entries: dict[str, dict[str, Any]]) -> str:
-    lines = [f"## {title}", "", "| class | verdict | engines, read | reason, remarks |", "| --- | --- | --- | --- |"]
+    lines = [
+        f"## {title}",
+        "",
+        "| class | verdict | engines; read beside ids | reason, remarks |",
+        "| --- | --- | --- | --- |",
+    ]
     for entry in entries.values():
         if entry["mapping"] == mapping:
             remarks = "; ".join([*([entry["reason"]] if entry["reason"] else []), *entry["notes"]])
             engines = ", ".join(entry["engines"]) if entry["verdict"] == "right" else ""
-            if entry.get("read") and engines:
-                engines += f"; {entry['read']}"
+            media = entry["media"]
+            if media in ("images", "sound"):
+                engines += f"; {media}"
+            elif media:
+                remarks = "; ".join(filter(None, [remarks, media]))
             lines.append(f"| {entry['name']} | {entry['verdict']} | {engines} | {_cell(remarks)} |")
     return "\n".join([*lines, ""])
 

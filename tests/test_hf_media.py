@@ -233,6 +233,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "images without tokens": (
         lambda: _changed(input_ids=MEDIA["llava"].inputs()["input_ids"].masked_fill(
             MEDIA["llava"].inputs()["input_ids"] == IMAGE, 5)), "pixel_values"),
+    "an image a row, all tokens cut off": (
+        lambda: _changed(pixel_values=torch.randn(4, 3, 8, 8), input_ids=MEDIA["llava"].inputs()["input_ids"].masked_fill(
+            MEDIA["llava"].inputs()["input_ids"] == IMAGE, 5)), r"pixel_values \(4, 3, 8, 8\).*truncation"),
     "embeddings": (lambda: _changed(inputs_embeds=torch.randn(4, 21, 16)), "inputs_embeds.*freerun"),
     "entries of no row": (lambda: _changed(cross_attn=torch.ones(7, 3)), r"cross_attn \(7, 3\).*4 rows"),
 }  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.utils.generic import ModelOutput
 
 from freerun.batch import Batch
 from freerun.errors import UserError
@@ -17,6 +16,7 @@ from freerun.models.huggingface.model import (
     HuggingFaceModel,
     Layout,
     SourceContext,
+    answer,
     context_of,
     id_problems,
     row_problems,
@@ -157,7 +157,7 @@ def _by_token(inner: Any, name: str, value: Tensor, there: Tensor, index: Tensor
     laid = value.flatten(0, 1)[index.clamp_min(0)]
     rows = torch.arange(len(laid), device=laid.device)
     last = laid[rows, there.sum(1) - 1][:, None]
-    fill = inner._update_model_kwargs_for_generation(ModelOutput(), {name: last})[name][:, -1:]
+    fill = inner._update_model_kwargs_for_generation(answer(last), {name: last}, is_encoder_decoder=False)[name][:, -1:]
     beyond = there.view(*there.shape, *[1] * (laid.dim() - 2))
     return Carried(torch.where(beyond, laid, fill), fill=fill)
 

@@ -17,7 +17,7 @@ from freerun.errors import UserError
 _MODALITIES = {
     "video": r"video|second_per_grid",
     "audio": r"audio|^input_features|^input_values|feature_attention_mask|feature_lengths",
-    "image": r"pixel|image|_grid|spatial_shapes|aspect_ratio|num_crops|patch",
+    "image": r"pixel|image|_grid|spatial_shapes|aspect_ratio|num_crops|patch|qformer",
 }
 """Which arguments hold what, by their names."""
 
@@ -219,7 +219,9 @@ class Cutting:
 
     def __init__(self, inner: Any, arguments: Mapping[str, Any], ids: Tensor) -> None:
         self.inner, self.arguments, self.ids = inner, arguments, ids  # ids (rows, time), -1: none
-        self.placeholders = placeholder_ids(inner.config)
+        # what is attended to by a mask is each row's, whatever its ids
+        attended = "cross_attention_mask" in inspect.signature(type(inner).forward).parameters
+        self.placeholders = {} if attended else placeholder_ids(inner.config)
         self.tokens = {
             modality: torch.isin(ids, ids.new_tensor(known)).sum(1) for modality, known in self.placeholders.items()
         }
@@ -251,8 +253,10 @@ class Cutting:
         """(rows,) entries of each row; None: one a row; or what is wrong."""
         number, rows, tokens = value.shape[0], len(self.ids), self.tokens[modality]
         total, counted = int(tokens.sum()), self.arguments.get("batch_num_images")
-        if name == "batch_num_images" or total == 0:
+        if name == "batch_num_images":
             return None if number == rows else self._unclear(name, value, modality)
+        if total == 0:  # cut off, or never there
+            return self._unclear(name, value, modality) if _RAW.search(name) or number != rows else None
         grid = self.arguments.get(f"{modality}_grid_thw")
         if isinstance(grid, Tensor):
             areas = grid.prod(-1)
