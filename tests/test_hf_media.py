@@ -10,6 +10,8 @@ import freerun as fr
 import oracles_hf as oracle
 from builders import assert_same_gradients, gradients
 from families_media import IMAGE, MEDIA
+from family_configs import classes, model_of, tiny
+from family_media import media_of
 from freerun import draws, hf
 from freerun.batch import Batch
 from freerun.errors import UserError
@@ -227,15 +229,19 @@ def _changed(**changes: Any) -> dict[str, Any]:
     return MEDIA["llava"].inputs() | changes
 
 
+def _without_tokens() -> torch.Tensor:
+    ids = MEDIA["llava"].inputs()["input_ids"]
+    return ids.masked_fill(ids == IMAGE, 5)
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "an image too few": (lambda: _changed(pixel_values=torch.randn(4, 3, 8, 8)), r"pixel_values \(4, 3, 8, 8\)"),
     "an image too many": (lambda: _changed(pixel_values=torch.randn(6, 3, 8, 8)), "tokens that stand for image"),
-    "images without tokens": (
-        lambda: _changed(input_ids=MEDIA["llava"].inputs()["input_ids"].masked_fill(
-            MEDIA["llava"].inputs()["input_ids"] == IMAGE, 5)), "pixel_values"),
+    "images without tokens": (lambda: _changed(input_ids=_without_tokens()), "pixel_values"),
     "an image a row, all tokens cut off": (
-        lambda: _changed(pixel_values=torch.randn(4, 3, 8, 8), input_ids=MEDIA["llava"].inputs()["input_ids"].masked_fill(
-            MEDIA["llava"].inputs()["input_ids"] == IMAGE, 5)), r"pixel_values \(4, 3, 8, 8\).*truncation"),
+        lambda: _changed(input_ids=_without_tokens(), pixel_values=torch.randn(4, 3, 8, 8)),
+        r"pixel_values \(4, 3, 8, 8\).*truncation",
+    ),
     "embeddings": (lambda: _changed(inputs_embeds=torch.randn(4, 21, 16)), "inputs_embeds.*freerun"),
     "entries of no row": (lambda: _changed(cross_attn=torch.ones(7, 3)), r"cross_attn \(7, 3\).*4 rows"),
 }  # fmt: skip
@@ -246,6 +252,43 @@ def test_what_cannot_be_given_to_rows_is_refused_by_name(case):
     make, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         adapted("llava").batch(**make())
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "llava"])
+def test_padding_on_the_left_comes_back_with_the_models_own_positions(name):
+    """Of images of several lines, positions are fewer than tokens: none are made up."""
+    model, m, inputs = built(name), adapted(name), MEDIA[name].inputs("left")
+    naive = oracle.loss(model, rows_of(name), [list(row.gold) for row in rows_of(name)])
+    assert model(**m.inputs(m.batch(**inputs))).loss.item() == pytest.approx(naive.item(), rel=1e-6)
+
+
+def test_an_earlier_calls_images_move_no_positions():
+    """A model keeps how far its images moved positions, and steps without images would follow it."""
+    _, kind = classes()["Qwen3_5ForConditionalGeneration"]
+    torch.manual_seed(0)
+    model = model_of("Qwen3_5ForConditionalGeneration", tiny(kind)).eval()
+    m, ids = hf.adapt(model), torch.randint(4, 29, (3, 9), generator=torch.Generator().manual_seed(1))
+    batch = m.batch(input_ids=ids, labels=ids)
+    expected = fr.free_running(draw="greedy", engine="jacobi").transform(m, batch, step=0, key=0).history
+    model.model.rope_deltas = torch.tensor([[-3], [-5]])  # of two rows with images
+    assert torch.equal(
+        fr.free_running(draw="greedy", engine="step").transform(m, batch, step=0, key=0).history, expected
+    )
+
+
+def test_a_start_of_vision_among_own_entries_stands_for_itself():
+    """Positions follow the ids there: an own start without an image after it would be taken for one."""
+    name = "Qwen2_5OmniThinkerForConditionalGeneration"
+    torch.manual_seed(0)
+    model = model_of(name, tiny(classes()[name][1])).double().eval()
+    media: Any = media_of(model)
+    inputs, start = media.inputs("right"), model.config.vision_start_token_id
+    hook = lambda _, __, out: out.index_fill(-1, torch.tensor([start]), 9.0)  # noqa: E731
+    model.get_output_embeddings().register_forward_hook(hook)
+    m = hf.adapt(model, example=inputs)
+    for engine in ("jacobi", *engines(m)[1:]):
+        fed = fr.free_running(draw="greedy", engine=engine).transform(m, m.batch(**inputs), step=0, key=0)
+        assert bool((fed.history[fed.replaceable] == start).all())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

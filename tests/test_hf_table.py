@@ -24,6 +24,20 @@ QUICK = {
     "XLNetLMHeadModel": "refused",  # sees both sides
 }
 
+IMAGES = (
+    "InstructBlipForConditionalGeneration",  # other arguments that go by images
+    "MllamaForConditionalGeneration",  # images that layers attend to, and no id stands for
+    "Qwen2_5OmniThinkerForConditionalGeneration",  # positions follow the symbols around an image
+    "Qwen3_5ForConditionalGeneration",  # what is kept of an earlier call's images; steps of recurrent states
+)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_class_with_images_two_a_row(name):
+    mapping, kind = classes()[name]
+    entry = tried(Entry(name, mapping), kind)
+    assert (entry.verdict, entry.media) == ("right", "images"), entry
+
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_class_is_what_the_table_has(name):
