@@ -203,9 +203,9 @@ def test_ridge_is_the_closed_form(centred, groups, monkeypatch):
     random = np.random.default_rng(0)
     past, horizon = (torch.from_numpy(random.normal(size=(60, steps, 2))) for steps in (5, 3))
     monkeypatch.setattr(regression, "_RIDGES", (0.1,))
-    choices = [regression._Variant(groups, centred)]
-    train, dev = (regression._summed(choices, [(past[:n], horizon[:n]) for n in ends], 5)[0] for ends in ([60], [9]))
-    error, linear = choices[0].fitted(train, dev, 5)
+    choice = regression._Variant(groups, centred)
+    (sums,), dev = regression._summed([choice], [(past, horizon)], 5), (past[:9], horizon[:9])
+    errors, linear = choice.errors(sums, dev), choice.forecast(sums, 0.1, 5)
     for own in range(groups):
         chosen = slice(None) if groups == 1 else slice(own, own + 1)
         last = past[:, -1:, chosen] * centred
@@ -215,7 +215,7 @@ def test_ridge_is_the_closed_form(centred, groups, monkeypatch):
         )
         found = linear(past, 3)[..., chosen]
         assert torch.allclose(found, (x @ expected).view(60, 3, -1) + last, atol=1e-10)
-    assert error == pytest.approx(float((linear(past[:9], 3) - horizon[:9]).square().sum() / 9), rel=1e-9)
+    assert torch.allclose(errors[0], (linear(past[:9], 3) - horizon[:9]).square().sum((1, 2)), rtol=1e-9)
     assert naive_forecasts(past, 3, None, {"linear": linear})["linear"].shape == (60, 3, 2)
 
 
@@ -224,17 +224,24 @@ def test_a_regression_is_chosen_on_dev_and_is_the_same_in_pieces():
     walks = torch.from_numpy(np.random.default_rng(1).normal(size=(900, 1)).cumsum(0))
     windows = walks.unfold(0, 12, 1).transpose(1, 2)
     train, far = (windows[:600, :8], windows[:600, 8:]), (windows[700:, :8] + 500, windows[700:, 8:] + 500)
-    linear = fit_linear([train], [far], 8, 1)
+    linear = fit_linear([train], far)
     copy = (far[0][:, -1:] - far[1]).square().mean()
     assert (linear(far[0], 4) - far[1]).square().mean() < 1.02 * copy
-    cut = [list(zip(*(half.split(70) for half in each), strict=True)) for each in (train, far)]
-    pieces = fit_linear(*cut, 8, 1)
+    pieces = fit_linear(zip(*(half.split(70) for half in train), strict=True), far)
     assert torch.allclose(pieces.weights, linear.weights, atol=1e-9)
     driver = torch.from_numpy(np.random.default_rng(2).normal(size=(900, 1)))
     led = torch.cat([driver, driver.roll(3, 0)], 1).unfold(0, 8, 1).transpose(1, 2)[5:]
-    together = fit_linear([(led[:600, :6], led[:600, 6:])], [(led[600:, :6], led[600:, 6:])], 6, 2)
+    together = fit_linear([(led[:600, :6], led[:600, 6:])], (led[600:, :6], led[600:, 6:]))
     assert len(together.weights) == 1
-    assert (together(led[:, :6], 2) - led[:, 6:])[..., 1].abs().max() < 0.1
+    assert (together(led[:, :6], 2) - led[:, 6:])[..., 1].abs().max() < 0.2
+
+
+def test_the_simplest_choice_within_one_standard_error_is_kept():
+    best = torch.rand(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.linspace(-1, 1, 64, dtype=torch.float64).repeat(1)
+    level, worse = best + noise, best + 0.5 + 0.1 * noise
+    assert regression._simplest(torch.stack([worse, level, best]), 8) == 1
+    assert regression._simplest(torch.stack([worse, best + 0.01, best]), 8) == 2
 
 
 def test_dev_windows_are_spread_and_test_is_complete():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -13,21 +14,20 @@ from freerun.arguments import brief
 
 FEATURES = 1024
 """Numbers of the past that a regression reads at most."""
-_RIDGES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0, 10.0, 1e3)
-_TIE = 1.02
-"""Errors on dev within this factor are equal, and the variant that assumes least is kept."""
+_RIDGES = (1e3, 10.0, 1.0, 1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
+"""From copying to least squares: the simplest is tried first."""
 
 
 @dataclass(frozen=True, eq=False)
 class LinearForecast:
     """Weights (groups, steps * V / groups + 1, horizon * V / groups) from the last steps of the past.
 
-    One group reads and predicts all V values together, V groups each their own value; each has its ridge.
+    One group reads and predicts all V values together, V groups each their own value.
     """
 
     weights: Tensor
     steps: int
-    ridges: tuple[float, ...]
+    ridge: float
     __repr__ = brief
 
     def __call__(self, past: Tensor, horizon: int) -> Tensor:
@@ -48,11 +48,10 @@ def _grouped(values: Tensor, groups: int, *, ones: bool) -> Tensor:
 
 
 class _Sums(NamedTuple):
-    """Means over windows: of x x' (groups, inputs, inputs), x y' (groups, inputs, outputs) and y^2."""
+    """Means over windows: of x x' (groups, inputs, inputs) and of x y' (groups, inputs, outputs)."""
 
     inputs: Tensor
     products: Tensor
-    square: float
 
 
 @dataclass(frozen=True)
@@ -60,31 +59,31 @@ class _Variant:
     groups: int
     centred: bool  # the last value is taken off x and y
 
-    def sums(self, past: Tensor, horizon: Tensor) -> _Sums:
+    def pair(self, past: Tensor, horizon: Tensor) -> tuple[Tensor, Tensor]:
+        """(groups, windows, inputs) and (groups, windows, outputs)."""
         last = past[:, -1:] if self.centred else torch.zeros_like(past[:, -1:])
-        x, y = _grouped(past - last, self.groups, ones=True), _grouped(horizon - last, self.groups, ones=False)
-        return _Sums(x.mT @ x, x.mT @ y, float(y.square().sum()))
+        return _grouped(past - last, self.groups, ones=True), _grouped(horizon - last, self.groups, ones=False)
 
-    def fitted(self, train: _Sums, dev: _Sums, steps: int) -> tuple[float, LinearForecast]:
-        """The squared error on dev, and the forecast, of the ridges that are best there."""
-        found = [_ridge(*each) for each in zip(train.inputs, train.products, dev.inputs, dev.products, strict=True)]
-        weights = torch.stack([each for _, _, each in found])
+    def solutions(self, sums: _Sums, group: int) -> Iterator[Tensor]:
+        """(inputs, outputs) weights of a group, for each ridge."""
+        spectrum, basis = torch.linalg.eigh(sums.inputs[group])
+        projected = basis.T @ sums.products[group]
+        for ridge in _RIDGES:
+            yield basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
+
+    def errors(self, sums: _Sums, dev: tuple[Tensor, Tensor]) -> Tensor:
+        """(ridges, windows) squared errors on dev, summed over horizon and values."""
+        x, y = self.pair(*dev)
+        own = ([(x[n] @ w - y[n]).square().sum(1) for w in self.solutions(sums, n)] for n in range(self.groups))
+        return torch.stack([torch.stack(each) for each in own]).sum(0)
+
+    def forecast(self, sums: _Sums, ridge: float, steps: int) -> LinearForecast:
+        """The regression with a ridge, from raw past to raw horizon."""
+        number = _RIDGES.index(ridge)
+        weights = torch.stack([next(islice(self.solutions(sums, n), number, None)) for n in range(self.groups)])
         if self.centred:
             _read_raw(weights, steps)
-        error = max(dev.square + sum(gain for gain, _, _ in found), 0.0)
-        return error, LinearForecast(weights, steps, tuple(ridge for _, ridge, _ in found))
-
-
-def _ridge(inputs: Tensor, products: Tensor, dev_inputs: Tensor, dev_products: Tensor) -> tuple[float, float, Tensor]:
-    """What the best ridge adds to the dev part's mean square, that ridge, and its weights."""
-    spectrum, basis = torch.linalg.eigh(inputs)
-    projected = basis.T @ products
-
-    def tried(ridge: float) -> tuple[float, float, Tensor]:
-        weights = basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
-        return float((weights * (dev_inputs @ weights - 2 * dev_products)).sum()), ridge, weights
-
-    return min(map(tried, _RIDGES), key=lambda each: each[0])
+        return LinearForecast(weights, steps, ridge)
 
 
 def _read_raw(weights: Tensor, steps: int) -> None:
@@ -98,41 +97,54 @@ def _read_raw(weights: Tensor, steps: int) -> None:
 
 
 def fit_linear(
-    train: Iterable[tuple[Tensor, Tensor]], dev: Iterable[tuple[Tensor, Tensor]], past: int, values: int
+    train: Iterable[tuple[Tensor, Tensor]], dev: tuple[Tensor, Tensor], independent: int = 8
 ) -> LinearForecast:
     """Ridge regression from past to all of the horizon, ``W = (X'X / n + r I)^-1 X'Y / n``, chosen on dev.
 
-    The choices are r, whether the last known value is taken off the window (a ridge then draws towards repeating it,
-    else towards the mean), and whether a value is predicted from its own past or from that of all, where these are
-    1,024 numbers at most. Of choices whose errors on dev differ by less than 2 % it is the last value off and the own
-    past: a level of the test part may lie where no window of dev did.
+    The choices are r; whether the last known value is taken off the window, so that a ridge draws towards repeating it,
+    or not, so that it draws towards the mean; whether a value is predicted from its own past or from that of all, where
+    these are 1,024 numbers at most. The simplest choice within one standard error of the best is kept: the last value
+    off, then the own past, then the largest r. A few windows of dev that overlap are weak evidence against copying.
 
     Args:
         train: (windows, past, V) and (windows, horizon, V) at a time, float64; only sums of them are kept.
-        dev: the same.
-        past: steps of the past.
-        values: V.
+        dev: the same, all at once, in the order of time.
+        independent: how many windows of dev do not overlap.
     """
+    past, values = dev[0].shape[1:]
     steps = min(past, FEATURES)
     groups = [values] if values > 1 and past * values > FEATURES else sorted({1, values}, reverse=True)
     variants = [_Variant(number, centred) for centred in (True, False) for number in groups]
-    both = zip(_summed(variants, train, steps), _summed(variants, dev, steps), strict=True)
-    fitted = [variant.fitted(*sums, steps) for variant, sums in zip(variants, both, strict=True)]
-    least = min(error for error, _ in fitted)
-    return next(forecast for error, forecast in fitted if error <= _TIE * least or error == least)
+    dev = dev[0][:, -steps:], dev[1]
+    sums = _summed(variants, train, steps)
+    errors = torch.cat([each.errors(own, dev) for each, own in zip(variants, sums, strict=True)])
+    number = _simplest(errors, independent)
+    chosen, ridge = divmod(number, len(_RIDGES))
+    return variants[chosen].forecast(sums[chosen], _RIDGES[ridge], steps)
+
+
+def _simplest(errors: Tensor, independent: int) -> int:
+    """The first row of (choices, windows) that is worse than the best by one standard error of the difference or less.
+
+    The error is that of means over consecutive windows, as windows near to each other are no two facts.
+    """
+    best = errors[errors.mean(1).argmin()]
+    blocks = (errors - best).tensor_split(max(2, min(8, independent, len(best))), 1)
+    means = torch.stack([block.mean(1) for block in blocks if block.shape[1]])
+    spread = means.std(0) / len(means) ** 0.5 if len(means) > 1 else torch.zeros_like(means[0])
+    return int((means.mean(0) <= spread).nonzero()[0])
 
 
 def _summed(variants: list[_Variant], windows: Iterable[tuple[Tensor, Tensor]], steps: int) -> list[_Sums]:
-    sums: list[_Sums | None] = [None] * len(variants)
+    sums: list[_Sums] = []
     count = 0
     for past, horizon in windows:
         count += len(past)
         for number, variant in enumerate(variants):
-            more, held = variant.sums(past[:, -steps:], horizon), sums[number]
-            if held is None:
-                sums[number] = more
+            x, y = variant.pair(past[:, -steps:], horizon)
+            if len(sums) <= number:
+                sums.append(_Sums(x.mT @ x, x.mT @ y))
             else:
-                held.inputs.add_(more.inputs)
-                held.products.add_(more.products)
-                sums[number] = held._replace(square=held.square + more.square)
-    return [_Sums(each.inputs / count, each.products / count, each.square / count) for each in sums if each is not None]
+                sums[number].inputs.baddbmm_(x.mT, x)
+                sums[number].products.baddbmm_(x.mT, y)
+    return [_Sums(each.inputs.div_(count), each.products.div_(count)) for each in sums]

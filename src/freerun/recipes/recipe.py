@@ -65,12 +65,20 @@ class ScaledSection(ModelSection):
         centre: what of a window's own past is taken off all that is read, fed back and predicted: its ``"mean"``, its
             ``"last"`` value, or ``"none"``.
         deviation: divide by the deviation of the window's own past, too.
-        linear: predict on top of a linear regression, which is fitted before training; the model starts there.
+        linear: predict on top of a linear regression, which is fitted before training; the model starts there (left
+            out: of models of layout "past" that are not ``residual``).
     """
 
-    centre: Centre = "none"
+    # chosen by measurement, see docs/vectors.md: levels move in most series that people have
+    centre: Centre = "mean"
     deviation: bool = False
-    linear: bool = False
+    linear: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.linear is None:
+            own = self.model.layout == "past" and not getattr(self, "residual", False)
+            object.__setattr__(self, "linear", own)
+        super().__post_init__()
 
 
 def _arguments(cls: type[Any]) -> list[inspect.Parameter]:

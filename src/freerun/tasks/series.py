@@ -268,16 +268,23 @@ class SeriesTask(DataTask):
 
 @lru_cache(1)
 def linear_of(data: SeriesData) -> LinearForecast:
-    """Ridge regression from past to horizon: of at most 4,096 training windows, chosen by 1,024 of dev."""
+    """Ridge regression from past to horizon: of at most 4,096 training windows, chosen by at most 1,024 of dev."""
+    codec, count = data.codec, data.windows("dev")
 
-    def halves(count: int, most: int, batch: Callable[[list[int]], Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in parts(evenly(count, most), fitting(batch([0]))):
-            past, gold = past_and_horizon(batch(part), data.codec.horizon, data.codec.values)
+    def halves(chosen: Sequence[int], batch: Callable[[list[int]], Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in parts(chosen, fitting(batch([0]))):
+            past, gold = past_and_horizon(batch(part), codec.horizon, codec.values)
             yield past, torch.where(gold.isnan(), past[:, -1:], gold)  # to fit to; nothing of it is scored
 
-    train = halves(len(data.lengths), 4096, data.batch)
-    dev = halves(data.windows("dev"), 1024, lambda part: data.window_batch("dev", part))
-    return fit_linear(train, dev, data.codec.past, data.codec.values)
+    def window(numbers: list[int]) -> Batch:
+        return data.window_batch("dev", numbers)
+
+    dev = [*halves(evenly(count, min(1024, 4 * fitting(window([0]), 2**20))), window)]
+    train = halves(evenly(len(data.lengths), 4096), data.batch)
+    rows = sum(part.end - part.begin for part in data.segments["dev"])
+    return fit_linear(
+        train, (torch.cat([past for past, _ in dev]), torch.cat([h for _, h in dev])), rows // codec.horizon
+    )
 
 
 def fitting(window: Batch, most: int = 1024) -> int:
