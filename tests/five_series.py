@@ -7,28 +7,28 @@ import numpy as np
 ROWS, SEASON = 900, 12
 
 
-def trend_and_season(draw):
+def trend_and_season(draw: np.random.Generator) -> np.ndarray:
     t = np.arange(ROWS)
     return 0.02 * t + (2 + 0.003 * t) * np.sin(2 * np.pi * t / SEASON) + 0.3 * draw.normal(size=ROWS)
 
 
-def level_shifts(draw):
+def level_shifts(draw: np.random.Generator) -> np.ndarray:
     levels = np.repeat(draw.normal(size=ROWS // 60) * 5, 60)
     return levels + np.sin(2 * np.pi * np.arange(ROWS) / SEASON) + 0.3 * draw.normal(size=ROWS)
 
 
-def random_walk(draw):
+def random_walk(draw: np.random.Generator) -> np.ndarray:
     return 100 + draw.normal(size=ROWS).cumsum()
 
 
-def two_scales(draw):
+def two_scales(draw: np.random.Generator) -> np.ndarray:
     """A slow one and a fast one, a thousand times smaller."""
     t = np.arange(ROWS)
     slow = 1000 * np.sin(2 * np.pi * t / 170) + draw.normal(size=ROWS).cumsum() * 20
     return np.stack([slow, np.sin(2 * np.pi * t / SEASON + 0.3) + 0.2 * draw.normal(size=ROWS)], 1)
 
 
-def gaps(draw):
+def gaps(draw: np.random.Generator) -> np.ndarray:
     """An autoregression with a season, of which a twentieth is missing, some of it in runs."""
     noise, values = draw.normal(size=ROWS), np.zeros(ROWS)
     for t in range(1, ROWS):

@@ -103,8 +103,9 @@ def fit_linear(
 
     The choices are r; whether the last known value is taken off the window, so that a ridge draws towards repeating it,
     or not, so that it draws towards the mean; whether a value is predicted from its own past or from that of all, where
-    these are 1,024 numbers at most. The simplest choice within one standard error of the best is kept: the last value
-    off, then the own past, then the largest r. A few windows of dev that overlap are weak evidence against copying.
+    these are 1,024 numbers at most. The simplest choice within one standard error of the best is kept: the own past
+    before that of all, then the largest r. The level of the training part is used only if that is better by three
+    standard errors, as levels move: a few windows of dev that overlap are weak evidence.
 
     Args:
         train: (windows, past, V) and (windows, horizon, V) at a time, float64; only sums of them are kept.
@@ -118,21 +119,31 @@ def fit_linear(
     dev = dev[0][:, -steps:], dev[1]
     sums = _summed(variants, train, steps)
     errors = torch.cat([each.errors(own, dev) for each, own in zip(variants, sums, strict=True)])
-    number = _simplest(errors, independent)
+    half = len(errors) // 2
+    number, level = _simplest(errors[:half], independent), half + _simplest(errors[half:], independent)
+    gain, error = _difference(errors[number] - errors[level], independent)
+    if float(gain) > 3 * float(error):
+        number = level
     chosen, ridge = divmod(number, len(_RIDGES))
     return variants[chosen].forecast(sums[chosen], _RIDGES[ridge], steps)
+
+
+def _difference(errors: Tensor, independent: int) -> tuple[Tensor, Tensor]:
+    """The mean of (..., windows), and its standard error by consecutive blocks: windows near each other are no two."""
+    blocks = errors.tensor_split(min(max(2, independent), 8, errors.shape[-1]), -1)
+    means = torch.stack([block.mean(-1) for block in blocks])
+    spread = means.std(0) / len(means) ** 0.5 if len(means) > 1 else torch.zeros_like(means[0])
+    return means.mean(0), spread
 
 
 def _simplest(errors: Tensor, independent: int) -> int:
     """The first row of (choices, windows) that is worse than the best by one standard error of the difference or less.
 
-    The error is that of means over consecutive windows, as windows near to each other are no two facts.
+    >>> _simplest(torch.tensor([[9.0, 9.0], [2.0, 3.0], [2.5, 2.0]]), 2)
+    1
     """
-    best = errors[errors.mean(1).argmin()]
-    blocks = (errors - best).tensor_split(max(2, min(8, independent, len(best))), 1)
-    means = torch.stack([block.mean(1) for block in blocks if block.shape[1]])
-    spread = means.std(0) / len(means) ** 0.5 if len(means) > 1 else torch.zeros_like(means[0])
-    return int((means.mean(0) <= spread).nonzero()[0])
+    worse, error = _difference(errors - errors[errors.mean(1).argmin()], independent)
+    return int((worse <= error).nonzero()[0])
 
 
 def _summed(variants: list[_Variant], windows: Iterable[tuple[Tensor, Tensor]], steps: int) -> list[_Sums]:
