@@ -197,25 +197,26 @@ def test_naive_rows_by_hand():
     assert "last_period_mse" not in SeriesTask(without).evaluate(model_of("past"), "dev").free_running
 
 
-@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("base", [None, (-1, -1, -1), (-2, -1, -2)])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_ridge_is_the_closed_form(centred, groups, monkeypatch):
+def test_ridge_is_the_closed_form(base, groups, monkeypatch):
     random = np.random.default_rng(0)
     past, horizon = (torch.from_numpy(random.normal(size=(60, steps, 2))) for steps in (5, 3))
     monkeypatch.setattr(regression, "_RIDGES", (0.1,))
-    choice = regression._Variant(groups, centred)
+    choice = regression._Variant(groups, base)
     (sums,), dev = regression._summed([choice], [(past, horizon)], 5), (past[:9], horizon[:9])
     errors, linear = choice.errors(sums, dev), choice.forecast(sums, 0.1, 5)
     for own in range(groups):
         chosen = slice(None) if groups == 1 else slice(own, own + 1)
-        last = past[:, -1:, chosen] * centred
+        last = past[:, -1:, chosen] * (base is not None)
+        off = torch.stack([past[:, step, chosen] for step in base], 1) if base else last
         x = torch.cat([(past[..., chosen] - last).flatten(1), torch.ones(60, 1, dtype=torch.float64)], 1)
         expected = torch.linalg.solve(
-            x.T @ x + 0.1 * 60 * torch.eye(x.shape[1]), x.T @ (horizon[..., chosen] - last).flatten(1)
+            x.T @ x + 0.1 * 60 * torch.eye(x.shape[1]), x.T @ (horizon[..., chosen] - off).flatten(1)
         )
         found = linear(past, 3)[..., chosen]
-        assert torch.allclose(found, (x @ expected).view(60, 3, -1) + last, atol=1e-10)
-    assert torch.allclose(errors[0], (linear(past[:9], 3) - horizon[:9]).square().sum((1, 2)), rtol=1e-9)
+        assert torch.allclose(found, (x @ expected).view(60, 3, -1) + off, atol=1e-10)
+    assert torch.allclose(errors[0], (linear(past[:9], 3) - horizon[:9]).square().sum((1, 2)).sqrt(), rtol=1e-9)
     assert naive_forecasts(past, 3, None, {"linear": linear})["linear"].shape == (60, 3, 2)
 
 

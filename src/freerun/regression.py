@@ -56,13 +56,16 @@ class _Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class _Variant:
+    """How a regression is set up: what it adds to is the value of a step of the past for each step of the horizon."""
+
     groups: int
-    centred: bool  # the last value is taken off x and y
+    base: tuple[int, ...] | None  # those steps; x is then less the last one. None: nothing is taken off
 
     def pair(self, past: Tensor, horizon: Tensor) -> tuple[Tensor, Tensor]:
         """(groups, windows, inputs) and (groups, windows, outputs)."""
-        last = past[:, -1:] if self.centred else torch.zeros_like(past[:, -1:])
-        return _grouped(past - last, self.groups, ones=True), _grouped(horizon - last, self.groups, ones=False)
+        if self.base is not None:
+            past, horizon = past - past[:, -1:], horizon - past[:, self.base]
+        return _grouped(past, self.groups, ones=True), _grouped(horizon, self.groups, ones=False)
 
     def solutions(self, sums: _Sums, group: int) -> Iterator[Tensor]:
         """(inputs, outputs) weights of a group, for each ridge."""
@@ -72,55 +75,62 @@ class _Variant:
             yield basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
 
     def errors(self, sums: _Sums, dev: tuple[Tensor, Tensor]) -> Tensor:
-        """(ridges, windows) squared errors on dev, summed over horizon and values."""
+        """(ridges, windows) root of the squared errors of a window of dev, summed over horizon and values."""
         x, y = self.pair(*dev)
         own = ([(x[n] @ w - y[n]).square().sum(1) for w in self.solutions(sums, n)] for n in range(self.groups))
-        return torch.stack([torch.stack(each) for each in own]).sum(0)
+        return torch.stack([torch.stack(each) for each in own]).sum(0).sqrt()
 
     def forecast(self, sums: _Sums, ridge: float, steps: int) -> LinearForecast:
         """The regression with a ridge, from raw past to raw horizon."""
         number = _RIDGES.index(ridge)
         weights = torch.stack([next(islice(self.solutions(sums, n), number, None)) for n in range(self.groups)])
-        if self.centred:
-            _read_raw(weights, steps)
+        if self.base is not None:
+            _read_raw(weights, steps, self.base)
         return LinearForecast(weights, steps, ridge)
 
 
-def _read_raw(weights: Tensor, steps: int) -> None:
-    """Turn weights from centred past to centred horizon into those from the past to the horizon."""
+def _read_raw(weights: Tensor, steps: int, base: tuple[int, ...]) -> None:
+    """Turn weights from what is left of past and horizon into those from the past to the horizon."""
     width = (weights.shape[1] - 1) // steps
     by_step = weights[:, :-1].unflatten(1, (steps, width))
-    # what was taken off each step goes off the last one's weights, and comes back into each output of that value
-    moved = by_step.sum(1)
-    horizon = weights.shape[2] // width
-    by_step[:, -1] += torch.eye(width, dtype=weights.dtype).repeat(1, horizon) - moved
+    # what was taken off each step goes off the last one's weights, and what was taken off the horizon comes back
+    by_step[:, -1] -= by_step.sum(1)
+    outputs = by_step.unflatten(3, (len(base), width))
+    for lead, step in enumerate(base):
+        outputs[:, step, :, lead] += torch.eye(width, dtype=weights.dtype)
 
 
 def fit_linear(
-    train: Iterable[tuple[Tensor, Tensor]], dev: tuple[Tensor, Tensor], independent: int = 8
+    train: Iterable[tuple[Tensor, Tensor]], dev: tuple[Tensor, Tensor], independent: int = 8, period: int | None = None
 ) -> LinearForecast:
     """Ridge regression from past to all of the horizon, ``W = (X'X / n + r I)^-1 X'Y / n``, chosen on dev.
 
-    The choices are r; whether the last known value is taken off the window, so that a ridge draws towards repeating it,
-    or not, so that it draws towards the mean; whether a value is predicted from its own past or from that of all, where
-    these are 1,024 numbers at most. The simplest choice within one standard error of the best is kept: the own past
-    before that of all, then the largest r. The level of the training part is used only if that is better by three
+    The choices are r; whether the last known value is taken off the window, so that a large r repeats it, or the last
+    period off the horizon too, so that it repeats that, or nothing, so that it is the mean; and whether a value is
+    predicted from its own past or from that of all, where these are 1,024 numbers at most. By the mean over windows of
+    dev of the root of their squared error, the simplest choice within one standard error of the best is kept: the own
+    past before that of all, then the largest r. The level of the training part is used only if that is better by three
     standard errors, as levels move: a few windows of dev that overlap are weak evidence.
 
     Args:
         train: (windows, past, V) and (windows, horizon, V) at a time, float64; only sums of them are kept.
         dev: the same, all at once, in the order of time.
         independent: how many windows of dev do not overlap.
+        period: steps of a period; None: nothing is known of one.
     """
     past, values = dev[0].shape[1:]
     steps = min(past, FEATURES)
     groups = [values] if values > 1 and past * values > FEATURES else sorted({1, values}, reverse=True)
-    variants = [_Variant(number, centred) for centred in (True, False) for number in groups]
+    horizon = range(dev[1].shape[1])
+    bases: list[tuple[int, ...] | None] = [(-1,) * len(horizon), None]
+    if period is not None and period <= steps:
+        bases.insert(1, tuple(lead % period - period for lead in horizon))
+    variants = [_Variant(number, base) for base in bases for number in groups]
     dev = dev[0][:, -steps:], dev[1]
     sums = _summed(variants, train, steps)
     errors = torch.cat([each.errors(own, dev) for each, own in zip(variants, sums, strict=True)])
-    half = len(errors) // 2
-    number, level = _simplest(errors[:half], independent), half + _simplest(errors[half:], independent)
+    moving = len(errors) - len(groups) * len(_RIDGES)
+    number, level = _simplest(errors[:moving], independent), moving + _simplest(errors[moving:], independent)
     gain, error = _difference(errors[number] - errors[level], independent)
     if float(gain) > 3 * float(error):
         number = level
