@@ -206,7 +206,10 @@ def test_where_tokens_merge_over_the_end_of_a_prompt_every_turn_is_learnt_and_th
     # the prompt is the one that generation has
     assert [list(one.prompt)] == codec.prompts([tuple(messages[:-1])])
     assert words.decode([*one.prompt, *one.target]) == words.apply_chat_template(messages, tokenize=False)
-    assert fit_lengths(codec, records, Limits(), "x").notes == ["1 prompt ending within a token"]
+    assert fit_lengths(codec, records, Limits(), "x").notes == [
+        "1 prompt ending within a token",
+        "3 assistant turns learnt",
+    ]
 
 
 STRIPPED = (
@@ -232,7 +235,7 @@ def test_a_turn_that_the_template_rewrites_is_counted_and_not_learnt(kind):
     assert one.unlearned == 1
     records = [Record("x", tuple(messages[:-1]), messages[-1]["content"])] * 3
     notes = fit_lengths(RecordCodec(TOKENIZERS[kind], "messages"), records, Limits(), "x").notes
-    assert notes == ["3 assistant turns not learnt: the chat template rewrites them"]
+    assert notes == ["6 assistant turns learnt", "3 not learnt: the chat template rewrites them"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

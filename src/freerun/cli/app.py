@@ -142,7 +142,7 @@ def diagnose(
         A run's folder; a folder of transformers, with --data; or FILE.py:NAME or module:NAME for (model, batches) or a
         function that returns them. Several are measured side by side: a column each.
     data
-        Records for a model of transformers, as in a recipe: JSON lines, JSON, CSV, TSV, Parquet, or a text a line.
+        Records for a model of transformers, as in a recipe: JSON lines, JSON, CSV, TSV, Parquet, Arrow, or texts.
     out
         Where to write, needed for several; if left out the run's folder, or NAME-diagnosis.
     rows

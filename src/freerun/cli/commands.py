@@ -206,6 +206,7 @@ def train(
 def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None, *, skip: bool) -> None:
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
     with loading():
+        from freerun.data.files import user_path
         from freerun.recipes.load import generate_lines, load_run
         from freerun.tasks.batches import BatchTask
     with waiting() as display:
@@ -222,7 +223,8 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
             )
         lines, names = ["test batches"], ["test batches"]
     else:
-        lines, names = _read_lines(lines_file, blank=loaded.task.one_output_per_line)
+        table = lines_file and loaded.task.table_lines(loaded.codec, user_path(lines_file))
+        lines, names = table or _read_lines(lines_file, blank=loaded.task.one_output_per_line)
     if not lines:
         raise UserError(
             f"{lines_file or 'standard input'}: holds nothing to answer; give a word, sentence or beginning a line"

@@ -1,4 +1,4 @@
-"""Tables of named columns from JSON lines, JSON, CSV, TSV, Parquet and text; every wrong cell is named by its line."""
+"""Tables of named columns from JSON, CSV, TSV, Parquet, Arrow and text; every wrong cell is named by its line."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
-    ".pq": "parquet", ".txt": "txt",
+    ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".txt": "txt",
 }  # fmt: skip
 """How a file's name ends -> what it holds."""
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "txt", "datasets")
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt", "datasets")
+FRAMES = {"parquet": "Parquet", "arrow": "Arrow"}
+"""Formats of files that hold columns of types -> what messages call them."""
 LONGEST = 500
 """Characters of a column's name: what is longer is a line that was taken for one."""
 MISSING = ("", "nan", "na", "n/a", "null", "none")
@@ -284,16 +286,17 @@ def read_rows(
     Raises:
         UserError: nothing of the file can be read.
     """
+    refuse_no_file(path, "a file")
     kind = format or ENDINGS.get(content_ending(path))
     if kind is None:
         raise UserError(
             f"{path}: cannot tell what it holds from its ending {path.suffix!r}; it may be {', '.join(ENDINGS)}, or "
             "set format = ..."
         )
-    refuse_no_file(path, "a file")
-    if kind == "parquet":
-        frame = read_parquet(path)
-        return _of_frame(path, frame, {name: readable(path, frame[name].to_list) for name in frame.columns}), []
+    if kind in FRAMES:
+        frame = read_frame(path, kind)
+        cells = {name: bare(readable(path, frame[name].to_list)) for name in frame.columns}
+        return _of_frame(path, frame, cells), []
     expected = {
         "jsonl": "one JSON object a line", "json": "a list of JSON objects", "txt": "a text a line",
     }.get(kind, "names of columns, then a row a line")  # fmt: skip
@@ -322,6 +325,14 @@ def _of_rows(path: Path, rows: Sequence[tuple[str, Row]], names: Sequence[str] |
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row)) if names is None else tuple(names)
     cells = {name: [row.get(name, ABSENT) for _, row in rows] for name in columns}
     return DataTable(str(path), columns, cells, lambda number: rows[number][0])
+
+
+def bare(cell: Any) -> Any:
+    """A cell without the null entries of its objects: columns of Parquet and Arrow have every key in every row."""
+    if isinstance(cell, Mapping):
+        entries: Mapping[str, Any] = cell
+        return {key: bare(part) for key, part in entries.items() if part is not None}
+    return [bare(part) for part in cell] if isinstance(cell, list | tuple) else cell
 
 
 def _of_frame(path: Path, frame: Any, cells: Mapping[str, Any] | None = None) -> DataTable:
@@ -388,14 +399,15 @@ def _json(path: Path, text: str) -> tuple[list[tuple[str, Row]], list[str]]:
 
 
 def read_table(path: str | Path, form: TableForm | None = None) -> DataTable:
-    """A CSV file (first line: names of columns) or a Parquet file (by its ending)."""
+    """A CSV file (first line: names of columns), or a Parquet or Arrow file (by its ending)."""
     file, form = user_path(path), form or TableForm()
     separator = form.separator
     with needing("series", "reading series"):
         import polars as pl
     refuse_no_file(file, "a CSV or Parquet file")
-    if parquet := ENDINGS.get(file.suffix.lower()) == "parquet":
-        frame = read_parquet(file)
+    kind = ENDINGS.get(file.suffix.lower())
+    if kind in FRAMES:
+        frame = read_frame(file, kind)
     else:
         try:
             # glob: a name with [ ] * ? is a name, not a pattern that other files fit
@@ -414,8 +426,8 @@ def read_table(path: str | Path, form: TableForm | None = None) -> DataTable:
     ]
     if not len(frame):
         problems.append(f"{file}: has no rows; expected names of columns, then a row for every step")
-    refuse(problems + ([] if parquet else _csv_problems(file, frame, separator)))
-    if parquet:
+    refuse(problems + ([] if kind in FRAMES else _csv_problems(file, frame, separator)))
+    if kind in FRAMES:
         return replace(_of_frame(file, frame), form=form)
     # rows with their lines, without blank lines (in one column a blank line is a missing value)
     there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
@@ -461,22 +473,27 @@ def _is_value(name: str) -> bool:
     return True
 
 
-def read_parquet(path: Path) -> Any:
+def read_frame(path: Path, kind: str) -> Any:
     """Return the polars data frame of a file; dates beyond the years 1 to 9999, which Python has not, are null."""
-    with needing("series", f"{path}: reading Parquet"):
+    with needing("series", f"{path}: reading {FRAMES[kind]}"):
         import polars as pl
-    # glob: a name with [ ] * ? is a name, not a pattern that other files fit
-    frame = readable(path, lambda: pl.read_parquet(path, glob=False))
-    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
+    if kind == "parquet":  # glob: a name with [ ] * ? is a name, not a pattern that other files fit
+        read: Callable[[], Any] = lambda: pl.read_parquet(path, glob=False)  # noqa: E731
+    else:  # as a file, or as the stream that the library datasets writes
+        raw = path.read_bytes()
+        of_bytes = pl.read_ipc if raw.startswith(b"ARROW1") else pl.read_ipc_stream
+        read = lambda: of_bytes(raw)  # noqa: E731
+    frame = readable(path, read, FRAMES[kind])
+    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
         column = frame[name]
-        if kind == pl.Duration:
+        if dtype == pl.Duration:
             frame = frame.with_columns(column.to_physical())
-        elif kind in (pl.Date, pl.Datetime):
-            day = _UNITS[getattr(kind, "time_unit", None)]
+        elif dtype in (pl.Date, pl.Datetime):
+            day = _UNITS[getattr(dtype, "time_unit", None)]
             number = column.to_physical().cast(pl.Float64)
             # half a day away from either end: time zones are turned into UTC
             there = number.is_between((_DAYS[0] + 0.5) * day, (_DAYS[1] - 0.5) * day).fill_null(False)
-            frame = frame.with_columns(column.zip_with(there, pl.Series(name, [None], dtype=kind)))
+            frame = frame.with_columns(column.zip_with(there, pl.Series(name, [None], dtype=dtype)))
     return frame
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -215,6 +216,11 @@ class DataTask:
     ) -> list[list[str]]:
         """What stands against an answer to each line of an input."""
         return [[] for _ in lines]
+
+    @staticmethod
+    def table_lines(codec: Any, path: Path) -> tuple[list[str], list[str]] | None:
+        """The rows of a table as lines of an input, and what problems call them; None: the file holds lines."""
+        return None
 
     @staticmethod
     def generate_lines(model: Module, codec: Any, settings: Any, lines: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn import Module
 
 from freerun.arguments import Arguments, at_least, between
 from freerun.batch import Batch
-from freerun.data.files import DataFile, first_problems
+from freerun.data.files import DataFile, content_ending, first_problems
 from freerun.data.records import (
     SHAPES,
     Encoded,
@@ -34,9 +35,9 @@ from freerun.data.records import (
 )
 from freerun.data.records.codec import language_problem
 from freerun.data.records.columns import fields_of
-from freerun.data.records.files import LANGUAGES
+from freerun.data.records.files import LANGUAGES, more_of
 from freerun.data.records.messages import conversation_of, text_problem
-from freerun.data.tables import parsed
+from freerun.data.tables import ENDINGS, parsed, read_rows
 from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, display, listed, refuse, visible
 from freerun.metrics.table import RECORDS, TaskReport
@@ -65,7 +66,7 @@ from freerun.types import evenly
 
 @dataclass(frozen=True)
 class RecordsSection(RecordOptions):
-    """Records for a Hugging Face model: JSON lines, JSON, CSV, TSV, Parquet, or a data set of the library datasets.
+    """Records for a Hugging Face model: JSON lines, JSON, CSV, TSV, Parquet, Arrow, or a data set of datasets.
 
     Args:
         path: the training file; a folder with ``train.*``, ``dev.*`` and ``test.*``, or one that
@@ -205,6 +206,17 @@ class RecordTask(DataTask):
         return {**facts, "length": settings.most(codec), "bleu": bleu_signature("13a")}, scores
 
     @staticmethod
+    def table_lines(codec: RecordCodec, path: Path) -> tuple[list[str], list[str]] | None:
+        kind, source = ENDINGS.get(content_ending(path)), next(iter(codec.columns.values()))
+        if kind in (None, "jsonl") or (kind == "txt" and not source.isdecimal()):
+            return None
+        how: dict[str, Any] = {name: getattr(codec, name) for name in ("separator", "quoting", "header")}
+        table, problems = read_rows(path, known=fields_of(source), **how)
+        refuse(problems)
+        lines = [json.dumps(row, ensure_ascii=False, default=str) for row in table.rows]
+        return lines, [table.locate(number) for number in range(len(lines))]
+
+    @staticmethod
     def line_problems(
         model: Module, codec: RecordCodec, settings: AnswerSettings, lines: Sequence[str], origins: Sequence[str]
     ) -> list[list[str]]:
@@ -214,10 +226,14 @@ class RecordTask(DataTask):
             found.append([])
             try:
                 row, text = _read_object(codec, line) if objects else (None, codec.prompt_of_line(unescaped(line)))
+                if row is None and "\t" in line:
+                    raise ValueError(
+                        "holds a tab, which is written \\t in a line; a table is read by its name, .tsv or .csv"
+                    )
                 if not text or (isinstance(text, str) and not text.strip()):
                     raise ValueError("is empty; expected a source or prompt")
                 _, source = _languages(codec, row)
-                (ids,) = codec.prompts([text], source)
+                (ids,) = codec.prompts([text], source, _more(codec, row))
                 _check_positions(model, codec, len(ids), settings)
             except ValueError as error:
                 found[-1].append(f"{origin}: {error}")
@@ -235,7 +251,10 @@ class RecordTask(DataTask):
             _read_object(codec, line) if objects else (None, codec.prompt_of_line(unescaped(line))) for line in lines
         ]
         languages = [_languages(codec, row) for row, _ in read]
-        prompts = [codec.prompts([text], source)[0] for (_, text), (_, source) in zip(read, languages, strict=True)]
+        prompts = [
+            codec.prompts([text], source, _more(codec, row))[0]
+            for (row, text), (_, source) in zip(read, languages, strict=True)
+        ]
         outputs = free_outputs(model, codec, prompts, settings, [target for target, _ in languages])
         return [
             escaped(text) if row is None else _object_line({**row, "output": text})
@@ -432,7 +451,18 @@ def _read_object(codec: RecordCodec, line: str) -> tuple[dict[str, Any] | None, 
         raise ValueError(f"column {column!r} {problem}")
     if cell is None or isinstance(cell, str):
         return row, cell
-    return row, tuple(cell[:-1] if cell and cell[-1]["role"] == "assistant" else cell)
+    answered = bool(cell) and cell[-1]["role"] == "assistant"
+    if answered and "completion" in codec.columns:
+        raise ValueError(f"column {column!r} ends with a message of the assistant, which is no prompt")
+    return row, tuple(cell[:-1] if answered else cell)
+
+
+def _more(codec: RecordCodec, row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a row has for the chat template beside messages; ValueError if it is none."""
+    more = more_of(row or {}, codec.columns)
+    if isinstance(more, str):
+        raise ValueError(more)
+    return more
 
 
 def _languages(codec: RecordCodec, row: Mapping[str, Any] | None) -> tuple[str, str]:

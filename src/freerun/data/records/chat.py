@@ -3,20 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
 from freerun.arguments import brief
 from freerun.data.records.messages import Message
-from freerun.errors import needing, out_of_memory
+from freerun.errors import listed, needing, out_of_memory
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """How a template marks the assistant's words."""
 _SIGN = "\ue000\ue001\ue002"
 """Stands in for a message, to find where a template writes it: private characters, which no text has."""
 Span = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A tokenizer's chat template and what a row has for it beside messages: tools, and arguments of its own."""
+
+    __repr__ = brief
+
+    tokenizer: Any
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def source(self) -> str:
+        """The template itself; a tokenizer may have another one for rows with tools."""
+        return str(self.tokenizer.get_chat_template(tools=self.more.get("tools")))
+
+    def text(self, messages: Sequence[Message], *, begin: bool = False) -> str:
+        """What the template writes, with ``begin`` up to where the assistant is to begin; ValueError if it refuses."""
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=begin, **self.more
+                )
+            )
+        except Exception as error:  # a template's own, of many kinds: roles that must alternate, an unknown role
+            if out_of_memory(error):
+                raise
+            raise ValueError(f"the chat template refuses it: {(str(error).splitlines() or [''])[0]}") from error
+
+    def tried(self, messages: Sequence[Message]) -> str | None:
+        """The text of messages, None where the template refuses them."""
+        try:
+            return self.text(messages)
+        except ValueError:
+            return None
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raise ValueError if what a row has beside messages is an argument of ours, or tools that are not written."""
+        own = set(self.more) & set(signature(self.tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+        if own:
+            raise ValueError(f"has {listed(sorted(own))} for the chat template, which is no variable of a template")
+        without = replace(self, more={name: part for name, part in self.more.items() if name != "tools"})
+        if self.more.get("tools") and self.text(messages) == without.text(messages):
+            raise ValueError(
+                'has tools, and the chat template does not write them: use a template that does, or set tools = ""'
+            )
 
 
 @dataclass(frozen=True)
@@ -28,7 +75,9 @@ class Turns:
         target: the last answer.
         learned: positions in ``prompt`` that are the assistant's.
         merged: whether prompt and answer as one text have a token over their boundary.
+        turns: of the assistant, that are learnt, the last one with them; of those that the template joins one.
         unlearned: turns of the assistant that the template rewrites, of which nothing is in ``learned``.
+        muted: messages of the assistant whose weight is 0, of which nothing is in ``learned``.
     """
 
     __repr__ = brief
@@ -37,7 +86,9 @@ class Turns:
     target: list[int]
     learned: frozenset[int]
     merged: bool
+    turns: int
     unlearned: int
+    muted: int
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -46,17 +97,20 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(added | set(tokenizer.all_special_ids))
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(template: Template, messages: Sequence[Message]) -> list[int]:
     """Ids of a conversation up to where the assistant is to begin."""
-    return _ids(tokenizer, _text(tokenizer, messages, begin=True))
+    template.check(messages)
+    return _ids(template.tokenizer, template.text(messages, begin=True))
 
 
-def conversation(tokenizer: Any, messages: Sequence[Message]) -> Turns:
+def conversation(template: Template, messages: Sequence[Message]) -> Turns:
     """Return the ids of a conversation up to the end of its last answer; raise ValueError where none can be found."""
     if messages[-1].get("weight") == 0:
         raise ValueError("ends with an answer of weight 0, which is not to be learnt: end the conversation before it")
-    marked = _MARKED.search(str(tokenizer.chat_template)) is not None
-    text, spans, unlearned = (_marked if marked else _found)(tokenizer, messages)
+    template.check(messages)
+    tokenizer = template.tokenizer
+    marked = _MARKED.search(template.source) is not None
+    text, spans, unlearned = (_marked if marked else _found)(template, messages)
     ids, spoken = _spoken(tokenizer, text, spans)
     if marked:
         _check_ends(tokenizer, ids, spoken)
@@ -67,7 +121,9 @@ def conversation(tokenizer: Any, messages: Sequence[Message]) -> Turns:
     target = _ids(tokenizer, text[start:end]) if merged else ids[len(prompt) : last]
     if not target:
         raise ValueError("the chat template leaves the last message empty")
-    return Turns(prompt, target, frozenset(n for n, own in enumerate(learned) if own), merged, unlearned)
+    positions = frozenset(n for n, own in enumerate(learned) if own)
+    muted = sum(message["role"] == "assistant" and message.get("weight") == 0 for message in messages)
+    return Turns(prompt, target, positions, merged, turns=len(spans), unlearned=unlearned, muted=muted)
 
 
 def _spoken(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
@@ -104,16 +160,16 @@ def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
     return next((n for n in range(shorter) if first[n] != second[n]), shorter)
 
 
-def _marked(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span], int]:
+def _marked(template: Template, messages: Sequence[Message]) -> tuple[str, list[Span], int]:
     """A conversation as text, what its template marks as the assistant's, and the number of turns that it does not."""
     with needing("hf", "a chat template"):
         from transformers.utils.chat_template_utils import render_jinja_template
 
     # as apply_chat_template does; its own mask of tokens misses those of which the tokenizer leaves out a blank
-    text = _text(tokenizer, messages)
+    text = template.text(messages)
     _, found = render_jinja_template(
-        conversations=[[dict(message) for message in messages]], chat_template=tokenizer.get_chat_template(),
-        return_assistant_tokens_mask=True, **tokenizer.special_tokens_map,
+        conversations=[[dict(message) for message in messages]], chat_template=template.source,
+        return_assistant_tokens_mask=True, **template.tokenizer.special_tokens_map, **template.more,
     )  # fmt: skip
     spans: list[Span] = [(int(start), int(end)) for start, end in found[0] if start < end]
     answers = [message for message in messages if message["role"] == "assistant"]
@@ -127,16 +183,16 @@ def _marked(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span
     return text, spans, max(0, turns - len(left_out) - len(spans))
 
 
-def _found(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span], int]:
+def _found(template: Template, messages: Sequence[Message]) -> tuple[str, list[Span], int]:
     """A conversation as text, where its assistant's turns are, and the number of turns that the template rewrites."""
-    text = _text(tokenizer, messages)
+    text = template.text(messages)
     spans: list[Span] = []
     unlearned = 0
     for number, message in enumerate(messages):
         if message["role"] != "assistant" or message.get("weight") == 0:
             continue
-        begin = _begin(tokenizer, messages, number, text)
-        span = _turn(tokenizer, messages, number, text, begin)
+        begin = _begin(template, messages, number, text)
+        span = _turn(template, messages, number, text, begin)
         joins = (
             span is not None and begin is None and number > 0 and messages[number - 1]["role"] == "assistant"
             and bool(spans) and not text[spans[-1][1] : span[0]].strip()
@@ -155,10 +211,10 @@ def _found(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span]
     return text, spans, unlearned
 
 
-def _begin(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> int | None:
+def _begin(template: Template, messages: Sequence[Message], number: int, text: str) -> int | None:
     """Where generation of a message would begin; None where the text does not begin with what is before it."""
     try:
-        before = _text(tokenizer, messages[:number], begin=True)
+        before = template.text(messages[:number], begin=True)
     except ValueError:  # of the first message, or one that must follow another
         if number + 1 == len(messages):
             raise
@@ -166,30 +222,30 @@ def _begin(tokenizer: Any, messages: Sequence[Message], number: int, text: str) 
     return len(before) if text.startswith(before) else None
 
 
-def _turn(tokenizer: Any, messages: Sequence[Message], number: int, text: str, begin: int | None) -> Span | None:
+def _turn(template: Template, messages: Sequence[Message], number: int, text: str, begin: int | None) -> Span | None:
     """The characters of a message and of the symbol that ends it; None where the template has changed it."""
-    special = re.compile("|".join(map(re.escape, _special_texts(tokenizer))) or "(?!)")
+    special = re.compile("|".join(map(re.escape, _special_texts(template.tokenizer))) or "(?!)")
     content = str(messages[number].get("content") or "")
-    after = text if number + 1 == len(messages) else _tried(tokenizer, messages[: number + 1])
+    after = text if number + 1 == len(messages) else template.tried(messages[: number + 1])
     if begin is not None and after is not None and begin <= len(after) and text.startswith(after):
-        _check_header(tokenizer, messages[:number], text[begin : len(after)], content, begin)
+        _check_header(template, messages[:number], text[begin : len(after)], content, begin)
         last = max((found.end() for found in special.finditer(after, begin)), default=len(after))
         # a line end after the end of the turn is the template's, not the assistant's
         return begin, len(after) if after[last:].strip() else last
-    own = _written(tokenizer, messages, number, text)
+    own = _written(template, messages, number, text)
     if own is None or "".join(text[slice(*own)].split()) != "".join(content.split()):
         return None
     if begin is not None:
-        _check_header(tokenizer, messages[:number], text[begin : own[1]], content, begin)
+        _check_header(template, messages[:number], text[begin : own[1]], content, begin)
     end = special.match(text, own[1] + len(text[own[1] :]) - len(text[own[1] :].lstrip()))
     closing = [found[0] for found in special.finditer(text) if not text[found.end() :].strip()]
     return own[0] if begin is None else min(begin, own[0]), end.end() if end and end[0] in closing else own[1]
 
 
-def _written(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> Span | None:
+def _written(template: Template, messages: Sequence[Message], number: int, text: str) -> Span | None:
     """Where the content of a message stands in the text of the whole: where a sign in its stead does."""
     signed = [*messages[:number], {**messages[number], "content": _SIGN}, *messages[number + 1 :]]
-    head, found, rest = (_tried(tokenizer, signed) or "").partition(_SIGN)
+    head, found, rest = (template.tried(signed) or "").partition(_SIGN)
     fits = found and _SIGN not in rest and text.startswith(head) and text.endswith(rest)
     return (len(head), len(text) - len(rest)) if fits and len(head) + len(rest) <= len(text) else None
 
@@ -215,11 +271,11 @@ def _check_ends(tokenizer: Any, ids: Sequence[int], spoken: Sequence[bool]) -> N
             )
 
 
-def _check_header(tokenizer: Any, before: Sequence[Message], turn: str, content: str, begin: int) -> None:
+def _check_header(template: Template, before: Sequence[Message], turn: str, content: str, begin: int) -> None:
     """Raise ValueError if the template leaves it to the model to write whose turn it is."""
     # blanks apart; content that the template changes is not found, and not judged
     turn, content = ("".join(each.split()) for each in (turn, content))
-    if turn.find(content) > 0 and len(_tried(tokenizer, before) or "") == begin:
+    if turn.find(content) > 0 and len(template.tried(before) or "") == begin:
         raise ValueError(
             f"the chat template takes no notice of add_generation_prompt, so {turn[: turn.find(content)]!r} before an "
             "answer would be learnt as its words: let the template write it where add_generation_prompt is true, or "
@@ -227,23 +283,5 @@ def _check_header(tokenizer: Any, before: Sequence[Message], turn: str, content:
         )
 
 
-def _tried(tokenizer: Any, messages: Sequence[Message]) -> str | None:
-    """The text of messages, None where the template refuses them."""
-    try:
-        return _text(tokenizer, messages)
-    except ValueError:
-        return None
-
-
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _text(tokenizer: Any, messages: Sequence[Message], *, begin: bool = False) -> str:
-    """What the template writes; with ``begin`` up to where the assistant is to begin."""
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=begin))
-    except Exception as error:  # a template's own, of many kinds: roles that must alternate, an unknown role
-        if out_of_memory(error):
-            raise
-        raise ValueError(f"the chat template refuses it: {(str(error).splitlines() or [''])[0]}") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from freerun.arguments import brief
 from freerun.batch import Batch
 from freerun.data.files import check_description
-from freerun.data.records.chat import conversation, prompt_ids, special_ids
+from freerun.data.records.chat import Template, conversation, prompt_ids, special_ids
 from freerun.data.records.columns import fields_of, filled
 from freerun.data.records.files import Record
 from freerun.data.records.messages import Message
@@ -36,7 +36,9 @@ class Encoded:
         learned: positions in ``prompt`` that carry loss too: earlier answers, or all of a text.
         merged: whether the prompt ends within a token of prompt and completion as one.
         language: of the target, where each row has its own; "": that of the tokenizer.
+        turns: of the assistant, that are learnt.
         unlearned: earlier turns of the assistant without loss, since the chat template rewrites them.
+        muted: the same, since their weight is 0 or they are in a prompt.
     """
 
     __repr__ = brief
@@ -46,7 +48,9 @@ class Encoded:
     learned: frozenset[int] = frozenset()
     merged: bool = False
     language: str = ""
+    turns: int = 0
     unlearned: int = 0
+    muted: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -190,8 +194,11 @@ class RecordCodec:
 
     def _conversation(self, record: Record) -> Encoded:
         answer = {"role": "assistant", "content": record.target, **record.answer}
-        found = conversation(self.tokenizer, (*self._messages(record.prompt), answer))
-        return Encoded(tuple(found.prompt), tuple(found.target), found.learned, found.merged, unlearned=found.unlearned)
+        found = conversation(Template(self.tokenizer, record.more), (*self._messages(record.prompt), answer))
+        return Encoded(
+            tuple(found.prompt), tuple(found.target), found.learned, found.merged,
+            turns=found.turns, unlearned=found.unlearned, muted=found.muted,
+        )  # fmt: skip
 
     def _messages(self, prompt: str | tuple[Message, ...]) -> tuple[Message, ...]:
         return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
@@ -205,10 +212,15 @@ class RecordCodec:
         name = next(iter(self.columns.values()), "")
         return filled({fields_of(name)[0]: line}, name) if "{" in name else line
 
-    def prompts(self, texts: Sequence[str | tuple[Message, ...]], language: str = "") -> list[list[int]]:
-        """Return the ids of prompts to answer, in a language; raise ValueError if the chat template refuses one."""
+    def prompts(
+        self, texts: Sequence[str | tuple[Message, ...]], language: str = "", more: Mapping[str, Any] | None = None
+    ) -> list[list[int]]:
+        """Return the ids of prompts to answer, in a language; raise ValueError if the chat template refuses one.
+
+        ``more`` is what the chat template has beside messages: tools.
+        """
         if self.uses_chat_template:
-            return [prompt_ids(self.tokenizer, self._messages(text)) for text in texts]
+            return [prompt_ids(Template(self.tokenizer, more or {}), self._messages(text)) for text in texts]
         plain = [f"{self.prefix}{text}" for text in texts]
         if not self.causal:
             with speaking(self.tokenizer, language, ""):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 
 from freerun.data.files import content_ending
+from freerun.data.records.messages import BESIDE
 from freerun.data.tables import DataTable
 from freerun.errors import UserError, display, listed
 
@@ -165,9 +166,32 @@ def _resolved(name: str, table: DataTable) -> str:
     return f"{TRANSLATION}.{name}" if inner else name
 
 
+def beside(table: DataTable, shape: str, tools: str | None) -> dict[str, str]:
+    """The column of each part of ``BESIDE`` that conversations have; ``tools`` names one, "" none.
+
+    Raises:
+        UserError: one is named that is not there, or for other records.
+    """
+    if tools and shape != "messages":
+        raise UserError(f"data.tools is for conversations, and the records are {shape}: leave it out")
+    if tools and tools not in table.columns:
+        raise UserError(f"{table.origin}: has no column {tools!r}; its columns are {listed(table.columns)}")
+    if shape != "messages":
+        return {}
+    found = {part: part for part in BESIDE if part in table.columns}
+    return {part: name for part, name in ({**found, "tools": tools} if tools is not None else found).items() if name}
+
+
+def holds_messages(columns: Mapping[str, str], table: DataTable) -> bool:
+    """Whether the cells of completions are messages."""
+    cells: Sequence[Any] = table.cells.get(columns["completion"], ())
+    first = next((cell for cell in cells if not is_blank(cell)), None)
+    return isinstance(first, list) and all(isinstance(message, Mapping) for message in cast("list[Any]", first))
+
+
 def absent_columns(columns: Mapping[str, str], table: DataTable) -> Iterator[str]:
-    """Return the names among ``columns`` that a table has not."""
-    for name in columns.values():
+    """Return the names among ``columns`` that a table needs and has not."""
+    for name in (name for part, name in columns.items() if part not in BESIDE):
         for field in [name] if name in table.columns else fields_of(name):
             if field not in table.columns and field.partition(".")[0] not in table.columns:
                 yield field

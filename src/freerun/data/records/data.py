@@ -81,8 +81,10 @@ def fit_lengths(codec: RecordCodec, records: Sequence[Record], limits: Limits, o
     notes = [f"dropped: {counted(dropped, 'row')} too long"] if dropped else []
     notes += [f"{counted(cut, 'row')} cut"] if cut else []
     notes += [f"{counted(merged, 'prompt')} ending within a token"] if merged else []
-    turns = sum(one.unlearned for one in encoded)
-    notes += [f"{counted(turns, 'assistant turn')} not learnt: the chat template rewrites them"] if turns else []
+    turns, unlearned, muted = (sum(getattr(one, name) for one in encoded) for name in ("turns", "unlearned", "muted"))
+    notes += [f"{counted(turns, 'assistant turn')} learnt"] if turns else []
+    notes += [f"{unlearned:,} not learnt: the chat template rewrites them"] if unlearned else []
+    notes += [f"{muted:,} not learnt: in a prompt, or of weight 0"] if muted else []
     if not kept and not problems:
         problems.append(f"{origin}: nothing is left: every row is too long; raise max_source or max_target")
     return FittedRecords([record for record, _ in kept], encoded, notes, first_problems(origin, problems))
@@ -93,7 +95,7 @@ def _excess(one: Encoded, limits: Limits, codec: RecordCodec) -> str:
     sides = {"source": (len(one.prompt), limits.max_source), "target": (len(one.target), limits.max_target)}
     if codec.shape == "text":
         sides = {"target": (len(one), limits.max_target)}
-    most, advice = limits.positions, 'or set too_long = "drop" or "cut"'
+    most, advice = limits.positions, f"""or set too_long = "drop"{' or "cut"' * (not codec.uses_chat_template)}"""
     if most is None and limits.max_source is None and len(one) > _MOST:
         return f"has {len(one):,} tokens, more than {_MOST:,}; shorten it, or set max_source to what it may have"
     for side, (length, allowed) in sides.items():

@@ -26,15 +26,17 @@ from freerun.data.records.columns import (
     TRANSLATION,
     USUAL,
     absent_columns,
+    beside,
     cell_of,
     fields_of,
     filled,
+    holds_messages,
     is_blank,
     shape_of,
     unused_columns,
 )
-from freerun.data.records.messages import Message, answered, text_problem
-from freerun.data.tables import ENDINGS, FORMATS, DataTable, read_rows
+from freerun.data.records.messages import BESIDE, Message, answered, completed, template_cell, text_problem
+from freerun.data.tables import ENDINGS, FORMATS, DataTable, bare, read_rows
 from freerun.errors import UserError, collected, display, listed, needing, out_of_memory
 from freerun.keys import bits, fold
 
@@ -57,6 +59,8 @@ class RecordOptions(Arguments):
         completion: column of what it is to output.
         messages: column of conversations, lists of {role, content} or {from, value}; the assistant's are learned.
         text: column of plain text, all of which is learned.
+        tools: column of the tools that a conversation's assistant may call, lists of JSON schemas; None: "tools", where
+            there is such a column; "": none.
         chat: put prompts and completions into the tokenizer's chat template.
         format: one of ``FORMATS``; None: by the ending.
         separator: of CSV files.
@@ -85,8 +89,9 @@ class RecordOptions(Arguments):
     completion: str | None = None
     messages: str | None = None
     text: str | None = None
+    tools: str | None = None
     chat: bool = False
-    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "txt", "datasets"] | None = one_of(FORMATS, None)
+    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt", "datasets"] | None = one_of(FORMATS, None)
     separator: str = ","
     quoting: Literal["minimal", "none"] | None = one_of(("minimal", "none"), None)
     header: bool | None = None
@@ -202,7 +207,10 @@ def _from_tables(
         shape, columns = shape_of(options.columns, next(iter(tables.values())), bare=options.chat)
         if options.languages and shape != "pairs":
             raise UserError(f"languages by row are for source and target; the records are {shape}")
-        columns |= options.languages
+        first = next(iter(tables.values()))
+        if shape == "completions" and holds_messages(columns, first):
+            shape = "messages"
+        columns |= options.languages | beside(first, shape, options.tools)
     except UserError as error:
         raise UserError([*problems, *error.problems]) from None
     splits: dict[str, list[Record]] = {}
@@ -312,7 +320,7 @@ def _stem(file: Path) -> str:
 def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
     """The splits of a data set that was saved to a folder, or published."""
     parts = [*options.columns.values()] or [name for _, usual in USUAL for name in usual.values()]
-    parts += options.languages.values()
+    parts += [*options.languages.values(), *BESIDE, *([options.tools] if options.tools else [])]
     fields = {field for part in parts for field in (part, *fields_of(part))}
     read = fields | {field.partition(".")[0] for field in fields} | {TRANSLATION}
     loaded = _loaded(path)
@@ -323,6 +331,7 @@ def _datasets(path: str, options: RecordOptions) -> dict[str, DataTable]:
             dataset, origin = splits[name], f"{path}, {name}"
             # other columns may be sounds or pictures, which are costly to look at
             cells = dataset.select_columns([column for column in dataset.column_names if column in read]).to_dict()
+            cells = {column: bare(each) for column, each in cells.items()}
             columns = tuple(dataset.column_names)
             tables[split] = DataTable(origin, columns, cells, lambda row, at=origin: f"{at}, row {row + 1}")
     if "train" not in tables:
@@ -390,6 +399,7 @@ class Record:
         prompt: source or prompt; of messages all but the last; "" of plain text.
         target: target, completion, the last message's content, or the text.
         answer: what else the last message holds: calls of tools, reasoning.
+        more: what the row has for the chat template beside messages: tools, arguments of its own.
         language: of the target; "": that of the tokenizer.
         source_language: the same of the source.
     """
@@ -400,6 +410,7 @@ class Record:
     prompt: str | tuple[Message, ...]
     target: str
     answer: Message = field(default_factory=dict[str, Any])
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
     language: str = ""
     source_language: str = ""
 
@@ -414,9 +425,9 @@ def _table_records(
     records: list[Record] = []
     problems: list[str] = []
     counts: Counter[str] = Counter()
-    further = [field for name in columns.values() for field in fields_of(name)[1:]]
+    further = [field for part, name in columns.items() if part not in BESIDE for field in fields_of(name)[1:]]
     for number, row in enumerate(table.rows):
-        cells = {name: filled(row, name) for name in columns.values()}
+        cells = {name: filled(row, name) for part, name in columns.items() if part not in BESIDE}
         blank = next((fields_of(name)[0] for name, cell in cells.items() if is_blank(cell)), None)
         if blank is not None and empty == "drop":
             counts["with an empty column"] += 1
@@ -426,7 +437,7 @@ def _table_records(
             state = "null" if blank in row and cell is None else "missing" if cell is None else "empty"
             record = f'column {blank!r} is {state}; fill it in, delete the row, or set empty = "drop"'
         else:
-            record = _record(table.locate(number), cells, shape)
+            record = _record(table.locate(number), cells, shape, more_of(row, columns))
             counts.update(f"without {field!r}" for field in further if is_blank(cell_of(row, field)))
         if isinstance(record, str):
             problems.append(f"{table.locate(number)}: {record}")
@@ -440,16 +451,28 @@ def _table_records(
     return records, counts, first_problems(table.origin, problems)
 
 
-def _record(origin: str, cells: Mapping[str, Any], shape: str) -> Record | str:
+def more_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | str:
+    """What a row has for the chat template beside messages, or what is wrong with it."""
+    found: dict[str, Any] = {}
+    for part in BESIDE:
+        cell = template_cell(part, cell_of(row, columns[part]) if part in columns else None)
+        if isinstance(cell, str):
+            return f"column {columns[part]!r} {cell}"
+        found |= cell
+    return found
+
+
+def _record(origin: str, cells: Mapping[str, Any], shape: str, more: dict[str, Any] | str) -> Record | str:
     """The record in the cells of a row, or what is wrong with them."""
+    if isinstance(more, str):
+        return more
     if shape == "messages":
-        ((name, cell),) = cells.items()
-        messages = answered(cell)
+        messages = completed(*cells.values()) if len(cells) > 1 else answered(*cells.values())
         if isinstance(messages, str):
-            return f"column {name!r} {messages}"
+            return f"column {' or '.join(map(repr, cells))} {messages}"
         *prompt, last = messages
-        more = {key: part for key, part in last.items() if key not in ("role", "content")}
-        return Record(origin, tuple(prompt), str(last.get("content") or ""), more)
+        answer = {key: part for key, part in last.items() if key not in ("role", "content")}
+        return Record(origin, tuple(prompt), str(last.get("content") or ""), answer, more)
     for name, cell in cells.items():
         if not isinstance(cell, str):
             return f"column {_label(name)} holds a {type(cell).__name__}, {display(cell, 40)}; expected text"

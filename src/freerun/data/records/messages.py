@@ -18,6 +18,9 @@ SPEAKERS = {
 }  # fmt: skip
 """Who speaks, in the words of ShareGPT and its relatives -> the role."""
 
+BESIDE = {"tools": "a list of JSON schemas", "chat_template_kwargs": "an object"}
+"""What a row may have for the chat template beside messages: the part, and usually its column's name -> what it is."""
+
 
 def text_problem(cell: Any) -> str:
     """Return what is wrong with a text that no file can hold, or \"\"."""
@@ -36,7 +39,6 @@ def conversation_of(cell: Any) -> tuple[Message, ...] | str:
         return 'holds no conversation; expected a list of {"role": ..., "content": ...}'
     messages: list[Message] = []
     for number, entry in enumerate(cell, start=1):
-        # columns of Parquet have every key in every message
         message = {key: part for key, part in entry.items() if part is not None}
         if "from" in message and "role" not in message:
             speaker, message = message.pop("from"), {"content": message.pop("value", None), **message}
@@ -54,6 +56,22 @@ def conversation_of(cell: Any) -> tuple[Message, ...] | str:
     return tuple(messages)
 
 
+def template_cell(part: str, cell: Any) -> dict[str, Any] | str:
+    """What a cell holds for the chat template beside messages, a part of ``BESIDE``; or what is wrong with it."""
+    if isinstance(cell, str) and cell.strip():
+        try:
+            cell = parsed(cell)
+        except ValueError:
+            return f"holds text that is no JSON; expected {BESIDE[part]}"
+    if cell is None or cell in ("", [], {}):
+        return {}
+    if part != "tools" and isinstance(cell, dict):
+        return cell
+    if part == "tools" and isinstance(cell, list) and all(isinstance(tool, dict) for tool in cell):
+        return {part: cell}
+    return f"holds {display(cell, 40)}; expected {BESIDE[part]}"
+
+
 def _is_text(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
 
@@ -63,6 +81,18 @@ def _holding(content: Any) -> str:
         {str(part.get("type")) for part in content if isinstance(part, Mapping)} if isinstance(content, list) else ()
     )
     return f": it holds {', '.join(sorted(kinds))}" if kinds else ""
+
+
+def completed(prompt: Any, completion: Any) -> tuple[Message, ...] | str:
+    """The conversation of a prompt and a completion that are messages, of which only the completion is learnt."""
+    before = conversation_of(prompt)
+    if isinstance(before, str):
+        return f"of the prompt {before}"
+    if before and before[-1]["role"] == "assistant":
+        return "of the prompt ends with a message of the assistant, which the completion cannot go on with: join them"
+    after = answered(completion)
+    muted = [{**message, "weight": 0} if message["role"] == "assistant" else message for message in before]
+    return f"of the completion {after}" if isinstance(after, str) else (*muted, *after)
 
 
 def answered(cell: Any) -> tuple[Message, ...] | str:
