@@ -8,7 +8,7 @@ import torch
 from builders import problems_of, refused
 from freerun.data import PairCodec, PairData, PairOptions, Pairs, load_cmudict, load_pairs, load_toy, read_pairs
 from freerun.data import builtin_pairs as cmudict_module
-from freerun.data.pair_files import word_hash
+from freerun.data.pair_files import split_of, word_hash
 from freerun.data.tokenisers import Vocabulary
 
 CMU = {
@@ -186,7 +186,7 @@ def test_cmudict_is_split_by_word_without_stress(cmudict):
 
 def test_split_by_hash_never_changes():
     words = ["".join(letters) for letters in itertools.product("ab", repeat=5)]
-    places = {split: [w for w in words if cmudict_module._split_of(tuple(w)) == split] for split in ("dev", "test")}
+    places = {split: [w for w in words if split_of(tuple(w)) == split] for split in ("dev", "test")}
     assert places == {"dev": ["abaab", "abbba", "bbbba", "bbbbb"], "test": ["bbabb"]}
 
 

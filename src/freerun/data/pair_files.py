@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from freerun.arguments import Arguments, at_least, between, brief, one_of
+from freerun.data.delimited import read_cells
 from freerun.data.files import (
     LONGEST,
     SPLITS,
@@ -25,7 +26,7 @@ from freerun.data.files import (
 )
 from freerun.data.pairs import PairData, Pairs, Row
 from freerun.data.tokenisers import Subwords, Symbols
-from freerun.errors import UserError, collected, display, refuse
+from freerun.errors import UserError, collected, display, listed, refuse
 
 TAB_FORMAT = "word<TAB>symbols separated by spaces"
 SPACE_FORMAT = "WORD  SYMBOL SYMBOL ... (spaces)"
@@ -51,18 +52,20 @@ class PairRows:
 
 
 def read_pairs(
-    path: str | Path, *, encoding: str = "utf-8", tokeniser: Literal["symbols", "subwords"] = "symbols"
-) -> Pairs:
+    path: str | Path, *, encoding: str = "utf-8", tokeniser: Literal["symbols", "subwords"] = "symbols",
+    columns: tuple[str, str] = ("en", "de"),
+) -> Pairs:  # fmt: skip
     """The words of one file with all their references, or its sentences with their translations.
 
     A line of words is ``word<TAB>symbols separated by spaces`` (SIGMORPHON) or ``WORD  SYMBOL SYMBOL ...`` (CMUdict;
     a variant's number as in ``WORD(2)`` is dropped). Words are split into characters, targets at spaces. A line of
-    sentences is ``source<TAB>translation``.
+    sentences is ``source<TAB>translation``; further columns are not used.
 
     Args:
         path: the file.
         encoding: of the file, as Python names it.
         tokeniser: "symbols" for words, "subwords" for sentences.
+        columns: of sentences: source and target, as the first line or ``ParallelOptions`` names them.
 
     Raises:
         UserError: the file is missing or empty, or lines of it cannot be read; the first 20 of them.
@@ -72,8 +75,8 @@ def read_pairs(
     if tokeniser == "symbols":
         pairs, problems = _read_words(Path(path), encoding)
     else:
-        lines, broken = read_lines(Path(path), encoding, "source<TAB>translation lines")
-        pairs, problems = _parsed(Path(path), lines, broken, _parse_sentences)
+        options = ParallelOptions(source=columns[0], target=columns[1], encoding=encoding)
+        pairs, _, problems = _read_tabbed(Path(path), options)
     refuse(problems)
     return Pairs.of(pairs.rows, pairs.origin)
 
@@ -102,18 +105,12 @@ def _parsed(
     return PairRows(str(path), rows), first_problems(str(path), [text for _, text in sorted(broken)])
 
 
-def _parse_sentences(number: int, text: str) -> Row | str:
-    columns = [" ".join(column.split()) for column in text.split("\t")]
-    if len(columns) == 2 and all(columns):
-        return Row(number, *columns)
-    return f"found {display(text, 40)}, expected source<TAB>translation; correct or delete the line"
-
-
 def _parse_tab(number: int, text: str) -> Row | str:
     columns = text.split("\t")
     if len(columns) != 2:
         found = "no tab" if len(columns) == 1 else f"{len(columns)} columns"
-        return f"found {found} in {display(text, 40)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
+        wrong = f"found {found} in {display(text, 40)}, expected 2 columns: {TAB_FORMAT}; correct or delete the line"
+        return wrong + ', or for sentences set kind = "parallel"' * (len(columns) > 2)
     return _row(number, columns[0].strip(" "), columns[1], text)
 
 
@@ -177,8 +174,12 @@ class ParallelOptions(Arguments):
     """How parallel text is read, cut into subwords and filtered.
 
     Args:
-        source: how names of source files end, and so what the source language is called.
+        source: how names of source files end, and so what the source language is called; of one file of lines
+            ``source<TAB>translation`` a column's name, or its number from 1 ("en" and "de" then stand for "1" and "2").
         target: the same of the target.
+        quoting: of one such file: "minimal": a cell in quotation marks may hold tabs and line ends; "none": they are
+            letters; None: as the file's lines fit.
+        header: of the same: whether the first line names the columns; None: where it names source and target.
         encoding: of the files, as Python names it.
         subwords: ids of the joint byte-pair encoding, the end symbol included; trained on the training text alone.
         max_length: subwords allowed on either side of a training pair (ends do not count); None: any number.
@@ -194,6 +195,8 @@ class ParallelOptions(Arguments):
 
     source: str = "en"
     target: str = "de"
+    quoting: Literal["minimal", "none"] | None = one_of(("minimal", "none"), None)
+    header: bool | None = None
     encoding: str = "utf-8"
     subwords: int = between(258, 10**6, 6000)
     max_length: int | None = at_least(1, None)
@@ -221,16 +224,19 @@ def load_pairs(
     """Pairs from files: words and their symbols, or with ``ParallelOptions`` sentences and their translations.
 
     Files of words hold a pair a line; in a folder they are called ``train.txt`` or ``train.tsv``, or
-    ``<language>_train.tsv``, and so on. Sentences stand in two files, line n of one the translation of line n of the
-    other; in a folder ``train*.en``, ``train*.de``, ``dev*`` (or ``valid*``, ``val*``) and ``test*``. Their text is
-    taken as its words, separated by blanks, and is neither lower-cased nor tokenised here; sources of dev or test that
-    also stand in training are counted in the header and kept.
+    ``<language>_train.tsv``, and so on. Sentences stand in one file of lines ``source<TAB>translation``, of which 5 %
+    are set aside for dev and 5 % for test by a hash of the source, so that no source is in two of them; or in two
+    files, line n of one the translation of line n of the other; in a folder ``train*.en``, ``train*.de``, ``dev*`` (or
+    ``valid*``, ``val*``) and ``test*``. Their text is taken as its words, separated by blanks, and is neither
+    lower-cased nor tokenised here; sources of dev or test that also stand in training are counted in the header and
+    kept.
 
     Args:
-        path: a folder; of words also {"train": file, "dev": file, "test": file}.
+        path: a folder; of words also {"train": file, "dev": file, "test": file}; of sentences also one file.
         options: filters, and the tokeniser: ``PairOptions`` (the default) for words, ``ParallelOptions`` for sentences.
         language: of words: the prefix of the files' names, where a folder holds several.
-        files: of sentences: "train", "dev" or "test" -> (source file, target file), instead of what the folder holds.
+        files: of sentences: "train", "dev" or "test" -> (source file, target file), or one file in brackets, instead of
+            what the folder holds or is set aside.
 
     Raises:
         UserError: files are missing or not text, or lines cannot be used: every file's first 20 problems, by line. The
@@ -279,9 +285,11 @@ def prepare(splits: Mapping[str, PairRows], options: PairOptions, name: str) -> 
     return _data(splits, name)
 
 
-def _data(splits: Mapping[str, PairRows], name: str, subwords: Subwords | None = None) -> PairData:
+def _data(
+    splits: Mapping[str, PairRows], name: str, subwords: Subwords | None = None, facts: Sequence[str] = ()
+) -> PairData:
     pairs = {split: Pairs.of(rows.rows, rows.origin) for split, rows in splits.items()}
-    return PairData(pairs, name, {split: rows.dropped for split, rows in splits.items()}, subwords)
+    return PairData(pairs, name, {split: rows.dropped for split, rows in splits.items()}, subwords, facts)
 
 
 def word_hash(word: Symbols | str) -> int:
@@ -361,11 +369,19 @@ def _load_sentences(
 ) -> PairData:
     paths = _parallel_files(path, files, options.source, options.target)
     rows: dict[str, PairRows] = {}
+    facts: list[str] = []
     problems: list[str] = []
-    for split, pair in paths.items():
-        rows[split], wrong = _read_aligned(split, pair, options)
-        problems += wrong
+    for split, own in paths.items():
+        with collected(problems):
+            if len(own) == 1:
+                rows[split], notes, wrong = _read_tabbed(own[0], options)
+                facts += notes
+            else:
+                rows[split], wrong = _read_aligned(split, own, options)
+            problems += wrong
     refuse(problems)
+    if len(rows) < len(SPLITS):
+        _set_aside(rows)
     train, allowed = rows["train"], options.max_length
     if options.limit is not None:
         _limit(train, options.limit, "line", lambda row: row.line)
@@ -377,14 +393,69 @@ def _load_sentences(
             train.keep(lambda row: fits[row.line], f"longer than {allowed} subwords")
             problems = [] if train.rows else [_nothing_left(train)]
         else:
-            for file, each in zip(paths["train"], lengths, strict=True):
+            for file, each in zip(paths["train"] * (3 - len(paths["train"])), lengths, strict=True):
                 problems += _long_lines(train, str(file), each, allowed, unit="subwords", name=lambda _: "the line")
     refuse(problems)
-    name = f"{paths['train'][0].parent if path is None else path}, {options.source} to {options.target}"
-    return _data(rows, name, subwords)
+    alone = len(paths["train"]) == 1
+    name = paths["train"][0] if alone else paths["train"][0].parent if path is None else path
+    name = f"{name}" if alone else f"{name}, {options.source} to {options.target}"
+    return _data(rows, name, subwords, list(dict.fromkeys(facts)))
 
 
-def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions) -> tuple[PairRows, list[str]]:
+HELD_OUT = 0.05
+"""The share of dev, and that of test, where a hash decides."""
+
+
+def split_of(word: Symbols | str) -> str:
+    """The split of a word or sentence by its hash: the same everywhere and for ever."""
+    at = word_hash(word) / 2**64
+    return "test" if at >= 1 - HELD_OUT else "dev" if at >= 1 - 2 * HELD_OUT else "train"
+
+
+def _set_aside(rows: dict[str, PairRows]) -> None:
+    """Take the splits without a file out of the training rows, by a hash of the source; raise UserError if too few."""
+    train = rows["train"]
+    lacking = [split for split in SPLITS if split not in rows]
+    for split in lacking:
+        rows[split] = PairRows(f"{train.origin}, {split}", [row for row in train.rows if split_of(row.source) == split])
+    train.rows = [row for row in train.rows if split_of(row.source) not in lacking]
+    if empty := [split for split in (*lacking, "train") if not rows[split].rows]:
+        raise UserError(
+            f"{train.origin}: too few different sources to set 5 % aside for {' and '.join(lacking)}: nothing is left "
+            f"for {' and '.join(empty)}; name files, dev = [FILE] and test = [FILE]"
+        )
+
+
+def _read_tabbed(file: Path, options: ParallelOptions) -> tuple[PairRows, list[str], list[str]]:
+    """The rows of a file of sentences in columns, what is to be known about it, and what is wrong with it."""
+    lines, broken = read_lines(file, options.encoding, "source<TAB>translation lines")
+    rows, problems = PairRows(str(file), []), [text for _, text in broken]
+    if problems:
+        return rows, [], first_problems(str(file), problems)
+    cells = read_cells(file, [text for _, text in lines], "\t", quoting=options.quoting, header=False)
+    sides, names, found = (options.source, options.target), list(cells.names), cells.rows
+    first = [cell.strip() for cell in found[0][1].values()] if found else []
+    heading = set(sides) <= set(first) if options.header is None else options.header
+    notes = list(cells.notes)
+    if heading:
+        names, found = first, found[1:]
+    else:
+        notes += [f"{file}: its first line, {display(' '.join(first), 40)}, is a row, not names of columns"]
+        sides = ("1", "2") if sides == ("en", "de") else sides
+    if absent := [side for side in sides if side not in names]:
+        has = f"has no column {' and '.join(map(repr, absent))}; its columns are {listed(names)}"
+        return rows, [], cells.problems or [f"{file}: {has}: name source and target, or put a line of names above"]
+    at = [names.index(side) for side in sides]
+    unused = [name for number, name in enumerate(names) if number not in at]
+    used = f"{file}: source from column {sides[0]}, target from {sides[1]}"
+    notes.insert(0, used + (f"; not used: {listed(unused)}" if unused else ""))
+    for origin, row in found:
+        texts = [" ".join(text.split()) for text in row.values()]
+        rows.rows.append(Row(int(origin.rpartition(":")[2]), texts[at[0]], texts[at[1]]))
+    return rows, notes, first_problems(str(file), [*cells.problems, *_blank_or_long(rows, (file, file), options)])
+
+
+def _read_aligned(split: str, files: Sequence[Path], options: ParallelOptions) -> tuple[PairRows, list[str]]:
     """The lines of two files side by side, and what is wrong with them (at most 20 problems a file)."""
     sides: list[list[tuple[int, str]]] = []
     problems: list[str] = []
@@ -403,10 +474,17 @@ def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions
             f"{len(sides[longer])}; line n of one must be the translation of line n of the other"
         ]
     rows.rows = [Row(number, first, second) for (number, first), (_, second) in zip(*sides, strict=True)]
+    return rows, _blank_or_long(rows, files, options)
+
+
+def _blank_or_long(rows: PairRows, files: Sequence[Path], options: ParallelOptions) -> list[str]:
+    """Drop sentences of which a side is empty, or name them; name lines that are no sentence."""
     if options.empty == "drop":
         rows.keep(lambda row: bool(row.source and row.target), "with an empty side")
-        return rows, [] if rows.rows else [_nothing_left(rows)]
-    advice = 'write the sentence, delete the line in both files, or set empty = "drop"'
+        return [] if rows.rows else [_nothing_left(rows)]
+    problems: list[str] = []
+    both = "in both files" if files[0] != files[1] else ""
+    advice = f'write the sentence, delete the line{both and " " + both}, or set empty = "drop"'
     for side, file in enumerate(files):
         texts = [(row, row[1:][side]) for row in rows.rows]
         problems += first_problems(
@@ -419,14 +497,14 @@ def _read_aligned(split: str, files: tuple[Path, Path], options: ParallelOptions
         )
         blank = [f"{file}:{row.line}: the line is empty; {advice}" for row, text in texts if not text]
         problems += first_problems(str(file), blank)
-    return rows, problems
+    return problems
 
 
 def file_problems(path: object, files: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     """Return what is wrong with the choice of files for parallel text, beside a folder or without one."""
     for split, pair in files.items():
-        if len(pair) != 2:
-            yield f"{split} must be two files, [source, target]; got {list(map(str, pair))}"
+        if len(pair) not in (1, 2):
+            yield f"{split} must be two files, [source, target], or one of both; got {list(map(str, pair))}"
         if split not in SPLITS:
             yield f"files must be those of train, dev and test; got {split!r}"
     if path is None and (missing := [split for split in SPLITS if split not in files]):
@@ -435,15 +513,20 @@ def file_problems(path: object, files: Mapping[str, Sequence[Any]]) -> Iterator[
 
 def _parallel_files(
     path: str | Path | None, files: Mapping[str, Sequence[str | Path]], source: str, target: str
-) -> Mapping[str, tuple[Path, Path]]:
-    """The source and the target file of train, dev and test."""
+) -> Mapping[str, tuple[Path, ...]]:
+    """The source and the target file of train, dev and test, or the one of both; of one file that of train alone."""
     problems = list(file_problems(path, files))
     missing = [split for split in SPLITS if split not in files]
     folder = None if path is None else user_path(path)
-    if folder is not None and missing and not folder.is_dir():
-        problems.append(f"{folder}: is a file; expected a folder" if folder.exists() else missing_message(folder))
+    if folder is not None and missing and not folder.exists():
+        problems.append(missing_message(folder))
+    alone = folder is not None and folder.is_file()
+    if alone and "train" in files:
+        problems.append(f"{folder}: is the file of train; leave train = ... or the path out")
     refuse(problems)
-    pairs = {split: (user_path(pair[0]), user_path(pair[1])) for split, pair in files.items()}
+    pairs: dict[str, tuple[Path, ...]] = {split: tuple(map(user_path, each)) for split, each in files.items()}
+    if folder is not None and alone:
+        pairs, missing = {"train": (folder,), **pairs}, []
     for split in missing:
         assert folder is not None
         pair = _in_folder(folder, split, source, target)
@@ -452,7 +535,7 @@ def _parallel_files(
         else:
             pairs[split] = pair
     refuse(problems)
-    return {split: pairs[split] for split in SPLITS}
+    return {split: pairs[split] for split in SPLITS if split in pairs}
 
 
 def _in_folder(folder: Path, split: str, source: str, target: str) -> tuple[Path, Path] | str:

@@ -195,6 +195,7 @@ class PairData:
         name: what the data are called in the header.
         dropped: for each split what was dropped from it, in words.
         subwords: tokeniser of both sides of sentences; None: words, with the vocabularies of "train".
+        facts: how the files were read, for the header.
 
     Raises:
         UserError: a split is missing or empty, or dev or test hold symbols never seen in training.
@@ -211,6 +212,7 @@ class PairData:
     name: str = "pairs"
     dropped: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     subwords: Subwords | None = None
+    facts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         item = "sentence" if self.subwords else "word"
@@ -293,7 +295,7 @@ class PairData:
             elif split != "train" and (known := sum(source in seen for source in pairs.sources)):
                 notes.append(f"{counted(known, 'source')} also in train, kept")
             lines.append(text + (f" ({'; '.join(notes)})" if notes else ""))
-        return [*lines, f"{self._tokens()}; longest training target {max(self.lengths) - 1}"]
+        return [*lines, *self.facts, f"{self._tokens()}; longest training target {max(self.lengths) - 1}"]
 
     def _tokens(self) -> str:
         source, target = self.tokeniser.sizes

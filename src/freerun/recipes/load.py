@@ -196,7 +196,8 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
     summary = finished_summary(run.folder) or {}
     own = own_data(run) if data is None or run.task.needs_training_data else None
     encoding = _value(run, "data", "encoding")  # of the files that the run was trained on
-    file = None if data is None else DataFile(data, encoding if isinstance(encoding, str) else "utf-8")
+    columns = str(_value(run, "data", "source", "en")), str(_value(run, "data", "target", "de"))
+    file = None if data is None else DataFile(data, encoding if isinstance(encoding, str) else "utf-8", columns)
     facts, scores = run.task.score(run.model, run.codec, settings, own, file)
     return {
         "schema": 1,

@@ -113,11 +113,12 @@ class ToySection:
 
 @dataclass(frozen=True)
 class ParallelSection(ParallelOptions):
-    """Sentences and translations: text files of which line n of one is the translation of line n of the other.
+    """Sentences and translations: line n of one file the translation of line n of the other, or both in one line.
 
     Args:
-        path: the folder that holds ``train*.en``, ``train*.de``, ``dev*`` (or ``valid*``, ``val*``) and ``test*``.
-        train: two files, source and target, instead of what the folder holds.
+        path: the folder that holds ``train*.en``, ``train*.de``, ``dev*`` (or ``valid*``, ``val*``) and ``test*``; or
+            one file of lines ``source<TAB>translation``, of which 5 % are set aside for dev and 5 % for test.
+        train: two files, source and target, or one of both, instead of what the folder holds.
         dev: the same, of the sentences that models are selected on.
         test: the same, of the sentences that results are reported on.
     """
@@ -131,7 +132,9 @@ class ParallelSection(ParallelOptions):
     def problems(self) -> Iterator[str]:
         """Return which fields do not go together, a line each."""
         if self.path is None and not self.files:
-            yield missing_path("the folder that holds the train, dev and test files of both languages", "FOLDER")
+            yield missing_path(
+                "the folder of the train, dev and test files of both languages, or the file of both", "PATH"
+            )
         else:
             yield from file_problems(self.path, self.files)
         yield from super().problems()
@@ -228,7 +231,8 @@ class PairTask(DataTask):
     ) -> tuple[dict[str, Any], Evaluation]:
         words = isinstance(codec.tokeniser, Vocabularies)
         if file is not None:
-            pairs = read_pairs(file.path, encoding=file.encoding, tokeniser="symbols" if words else "subwords")
+            kind: Literal["symbols", "subwords"] = "symbols" if words else "subwords"
+            pairs = read_pairs(file.path, encoding=file.encoding, tokeniser=kind, columns=file.columns)
             numbered = enumerate(pairs.sources, 1)
             origins = [f"{file.path}: {''.join(word)!r}" if words else f"{file.path}:{n}" for n, word in numbered]
             longest = [max(targets, key=len) for targets in pairs.references]
