@@ -257,7 +257,7 @@ def test_what_a_recipe_may_say(tmp_path):
     assert load_recipe(path).train.select == "bleu"
     for change, expected in {
         "data.subwords=9": "`subwords` must be at least 258; got 9",
-        'data.train=["a"]': "train must be two files, [source, target]; got ['a']",
+        'data.train=["a", "b", "c"]': "train must be two files, [source, target], or one of both; got ['a', 'b', 'c']",
         "data.target=en": "source and target must be how different files end",
         "train.select=per": "`select` must be one of bleu, chrf (free-running), teacher_forced_loss, ",
         "train.select=length_ratio": "got 'length_ratio'",
