@@ -186,7 +186,10 @@ class DataTable:
         return f"{self.locate(row)}, column {name!r}: {display(str(cell), 40)} is not a number{advice}"
 
     def _meant(self, cell: Any) -> list[str]:
-        return _with_commas(cell) if self.form.decimal == "." else []
+        if self.form.decimal == ".":
+            return _with_commas(cell)
+        text = cell.strip() if isinstance(cell, str) else ""
+        return [text.replace(".", "")] if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?", text) else []
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
         """Name and rows of each series, in the order in which they begin; None: the table is one."""

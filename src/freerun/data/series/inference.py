@@ -121,7 +121,9 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
 
 def _form(path: str | Path, codec: SeriesCodec) -> TableForm:
     """How a table is read: as those of the training part; but for a separator that it does not hold."""
-    form = TableForm(**{each.name: codec.reading.get(each.name, each.default) for each in fields(TableForm)})
+    known = {each.name for each in fields(TableForm)}
+    own: dict[str, Any] = {name: value for name, value in codec.reading.items() if name in known}
+    form = TableForm(**own)
     return replace(form, separator=guess_separator(Path(path), form.separator))
 
 

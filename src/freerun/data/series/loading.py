@@ -239,7 +239,7 @@ def complete(pieces: Sequence[Piece], step: Step) -> tuple[list[Piece], list[str
     """The series with rows of missing values where one is absent, and how many were put in."""
     whole, put_in, first = list[Piece](), 0, ""
     for piece in pieces:
-        stamps = piece.stamps or ()
+        stamps = list(piece.stamps or ())
         number = sum((step.between(*pair) or 1) - 1 for pair in pairwise(stamps))
         if number > _ABSENT * len(stamps) + 1000:
             raise UserError(

@@ -142,9 +142,8 @@ def _form_problems(options: SeriesOptions) -> list[str]:
         for name, mark in marks.items()
         if mark is not None and (not isinstance(mark, str) or len(mark.encode(errors="replace")) != 1)
     ]
-    if options.thousands is not None and options.thousands in (options.decimal, options.separator):
-        other = "decimal" if options.thousands == options.decimal else "separator"
-        problems.append(f"thousands and {other} are both {options.thousands!r}: one mark has one meaning")
+    if options.thousands == options.decimal:
+        problems.append(f"thousands and decimal are both {options.thousands!r}: one mark has one meaning")
     try:
         zone_of(options.time_zone)
     except (ValueError, TypeError):

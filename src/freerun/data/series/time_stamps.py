@@ -106,7 +106,7 @@ class Step:
             return None
         if not isinstance(before, datetime) or not isinstance(stamp, datetime):
             # times written as decimal numbers are apart by almost, not quite, the same
-            number = (stamp - before) / self.size  # pyright: ignore[reportOperatorIssue]
+            number: float = (instant(stamp) - instant(before)) / self.size
             return round(number) if round(number) and abs(number - round(number)) <= 1e-6 * number else None
         if self.of == "seconds":
             number = (instant(stamp) - instant(before)).total_seconds() / self.size

@@ -212,7 +212,10 @@ class SeriesCodec:
         names = [each.name for each in fields(cls) if each.name not in _LATER or each.name in description]
         check_description(description, "series", dict.fromkeys(names, object))
         saved: dict[str, Any] = {name: description[name] for name in names}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()
+        }
+        return cls(**values)
 
 
 def _from(present: Tensor | None, first: int) -> Tensor | None:
