@@ -4,9 +4,12 @@ import csv
 import io
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import tomli_w
 
 from builders import raises, refused
 from freerun.comparison.plan import plan
@@ -14,8 +17,9 @@ from freerun.comparison.results import collect
 from freerun.comparison.results import write as write_results
 from freerun.comparison.run import compare
 from freerun.comparison.verdict import references
-from freerun.recipes import load_recipe
-from freerun.recipes.fields import measured
+from freerun.recipes import load_recipe, recipe_table
+from freerun.recipes.fields import choices, fit, measured
+from freerun.recipes.keys import sections
 from freerun.recipes.load import evaluate_run, load_run
 from freerun.recipes.train import build, run_recipe
 from simulated_runs import arm, write_finished, write_lines
@@ -321,3 +325,28 @@ def test_scalings_that_do_not_go_together_are_refused_by_key(tmp_path):
         (("model.centre=median",), "median"),
     ):
         refused(words, tiny, tmp_path, *changes)
+
+
+def literal_words(hint) -> list:
+    parts = get_args(hint)
+    return list(parts) if get_origin(hint) is Literal else [word for part in parts for word in literal_words(part)]
+
+
+def test_the_word_none_stays_a_word_wherever_a_choice_has_it(tmp_path):
+    """Once it became None, which is another value, or none at all: in every section, and through a run's recipe."""
+    found = {
+        f"{name}.{each.name}": (hint, each.default)
+        for name, (cls, hidden) in sections().items()
+        for each in fields(cls)
+        if each.name not in hidden and "none" in literal_words(hint := get_type_hints(cls)[each.name])
+    }
+    assert {"data.series.normalisation", "data.system.normalisation", "data.records.quoting"} <= set(found)
+    for name, (hint, default) in found.items():
+        assert fit("none", hint) == ("none", ""), name
+        assert choices(hint).count("none") == 1, name
+        # where a key may also be None, that must be the default: nothing is written for it
+        assert type(None) not in get_args(hint) or default is None, name
+    recipe = tiny(tmp_path, "data.normalisation=none")
+    assert recipe.data.normalisation == "none"
+    again = write(tmp_path, tomli_w.dumps(recipe_table(recipe)), "again.toml")
+    assert load_recipe(again).data.normalisation == "none"

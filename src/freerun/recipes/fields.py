@@ -182,7 +182,7 @@ def choices(hint: Any) -> list[Any]:
         return list(get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
         parts = [choice for part in get_args(hint) for choice in choices(part)]
-        return [*parts, "none"] if parts and type(None) in get_args(hint) else parts
+        return [*parts, "none"] if parts and type(None) in get_args(hint) and "none" not in parts else parts
     return []
 
 
@@ -195,8 +195,9 @@ def fit(value: Any, hint: Any) -> tuple[Any, str]:
     if allowed := choices(hint):
         if value not in allowed or isinstance(value, bool):
             return None, "one of " + ", ".join(allowed)
-        # a word of the choice itself stays what it is
-        return (None if value == "none" and origin is not Literal else value), ""
+        # a word of the choice itself stays what it is: left out, the key is None
+        words = [choice for part in arguments for choice in choices(part)] if origin is not Literal else allowed
+        return (None if value == "none" and "none" not in words else value), ""
     if origin in (Union, types.UnionType):
         if value == "none" and type(None) in arguments:
             return None, ""
