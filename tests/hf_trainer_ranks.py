@@ -1,6 +1,6 @@
 """Runs of the trainers that are compared between one process and two.
 
-Run: torchrun --nproc-per-node 2 tests/hf_trainer_ranks.py FOLDER
+Run: torchrun --nproc-per-node 2 tests/hf_trainer_ranks.py FOLDER [word in the names of cases ...]
 """
 
 import os
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 
 import freerun as fr
+from families import VOCAB
 from freerun import hf
 from hf_trainer_world import (
     CHECKPOINTING,
@@ -28,6 +30,7 @@ from hf_trainer_world import (
     train,
     weights,
 )
+from test_hf_callback import NAMES, Answers
 
 GLOBAL_BATCH = 8
 # of one process: batch size and accumulation; of two
@@ -71,6 +74,18 @@ def stock(name: str, rows: Any = "all") -> Any:
     return trainer
 
 
+def answered(name: str) -> Any:
+    """An untrained model of a family, whose six rows are scored on a stock trainer."""
+    answers, words = Answers(name), tokenizer(VOCAB, pad_token="w0")
+    trainer = make(
+        transformers.Trainer, answers.model, list(range(6)), per_device_eval_batch_size=2,
+        trainer={"data_collator": answers.collate, "eval_dataset": list(range(6)), "processing_class": words},
+    )  # fmt: skip
+    trainer.add_callback(hf.Callback(trainer, rows="all"))
+    trainer.evaluate()
+    return trainer
+
+
 def everything(name: str, folder: Path, resume: bool) -> Any:
     """Scheduled sampling with accumulation 4, checkpointing, bf16 and LoRA; saved, or gone on with, at step 4 of 9.
 
@@ -104,6 +119,8 @@ def cases(folder: Path) -> dict[str, Callable[[], Any]]:
             found[f"{name} stock {rows}"] = lambda n=name, r=rows: stock(n, r)
         for part in ("unbroken", "resumed"):
             found[f"{name} {part}"] = lambda n=name, p=part: everything(n, folder / n, p == "resumed")
+    for name in NAMES:
+        found[f"{name} answers"] = lambda n=name: answered(n)
     return found
 
 
@@ -115,6 +132,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     folder = Path(sys.argv[1])
     for name, case in cases(folder).items():
+        if sys.argv[2:] and not any(word in name for word in sys.argv[2:]):
+            continue
         trainer = case()
         mine = weights(trainer)
         everyones: list[Any] = [None] * trainer.accelerator.num_processes

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from distributed_world import HERE, torchrun
+from families import VOCAB
 from hf_trainer_ranks import METHODS, cases, equal, everything, scored, stock
-from hf_trainer_world import WORLDS, apart, logged, weights
+from hf_trainer_world import WORLDS, apart, logged, tokenizer, weights
+from test_hf_callback import NAMES, Answers
 
 pytestmark = [
     pytest.mark.slow(reason="starts two processes that import transformers, for some twenty runs"),
@@ -57,6 +59,13 @@ def test_a_stock_trainers_scores_are_those_of_one_process(two, name, rows):
     assert len(keys) == 11
     for key in set(keys) - {"eval_free_running_cost"}:
         assert lines(two[f"{name} stock {rows}"], key) == pytest.approx(logged(one, key), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_familys_scores_on_two_processes_are_generates_and_a_scorer_run_by_hand(two, name):
+    found, expected = two[f"{name} answers"]["log"][-1], Answers(name).by_hand(tokenizer(VOCAB, pad_token="w0"))
+    assert found["eval_free_running_rows"] == 6
+    assert {key: found[f"eval_free_running_{key}"] for key in expected} == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
