@@ -2,6 +2,7 @@
 
 Run: python benchmarks/hf_trainer.py [--model gpt2 t5] [--repetitions 40]
      python benchmarks/hf_trainer.py --callback [--steps 120] [--every 40]
+     python benchmarks/hf_trainer.py --compile [--model gpt2] [--repetitions 8]
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import time
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from freerun import hf
 from timing import clock_of
 
 ROWS, TIME, VOCAB = 16, 64, 1000
+SAMPLING = fr.scheduled_sampling(0.75)
 
 
 def gpt2() -> Any:
@@ -116,19 +119,48 @@ def callback(name: str, build: Any, steps: int, every: int) -> None:
                   "edit distance {edit_distance:.2f}".format(line["step"], **shown))  # fmt: skip
 
 
+def compiled(name: str, build: Any, repetitions: int) -> None:
+    """Steps of a trainer with and without ``torch_compile=True`` (inductor), forcing and sampling."""
+    print(f"{name}: d256 L4, {ROWS} rows of {TIME}, vocabulary {VOCAB}, medians of {repetitions} steps")
+    for way, method in (("teacher_forcing()", fr.teacher_forcing()), ("scheduled_sampling(0.75)", SAMPLING)):
+        for on in (False, True):
+            trainer = trainer_of(hf.Trainer, build(), method=method)
+            if on:  # as the trainer prepares a model under torch_compile
+                trainer.model_wrapped = torch.compile(trainer.model)
+            seconds: list[float] = []
+            for _ in range(2 + repetitions):
+                ids = torch.randint(1, VOCAB, (ROWS, TIME))
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+                started = time.perf_counter()
+                (sample,), count = trainer.get_batch_samples(iter([inputs]), 1, torch.device("cpu"))
+                trainer.training_step(trainer.model_wrapped, sample, count)
+                trainer.optimizer.step()
+                trainer.model.zero_grad()
+                trainer.state.global_step += 1
+                seconds.append(time.perf_counter() - started)
+            first, rest = sum(seconds[:2]), statistics.median(seconds[2:])
+            print(
+                f"  {way:26} {'compiled' if on else 'as it is':10} {rest * 1000:8.0f} ms   the first two {first:.1f} s"
+            )
+
+
 def main() -> None:
     """Interleaved steps, medians of CPU seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["gpt2", "t5"], choices=["gpt2", "t5"])
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--callback", action="store_true", help="the cost of hf.Callback's scores instead")
+    parser.add_argument("--compile", action="store_true", help="steps under torch.compile instead")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--every", type=int, default=40)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    if chosen.callback:
-        for name in chosen.model:
+    for name in chosen.model:
+        if chosen.callback:
             callback(name, {"gpt2": gpt2, "t5": t5}[name], chosen.steps, chosen.every)
+        if chosen.compile:
+            compiled(name, {"gpt2": gpt2, "t5": t5}[name], chosen.repetitions)
+    if chosen.callback or chosen.compile:
         return
     clock = clock_of("cpu")
     for name in chosen.model:

@@ -65,6 +65,40 @@ def doubled(rows: Any) -> Any:
     return collate([{"input_ids": [5, 5, *row["input_ids"]], "labels": [-100, -100, *row["labels"]]} for row in rows])
 
 
+def of_batch(change: Any) -> Any:
+    """A collator that changes the batch."""
+    return lambda rows: change(collate(rows))
+
+
+def left(batch: Any) -> Any:
+    shift = (1 - batch["attention_mask"]).sum(1)
+    return {k: torch.stack([v.roll(int(n)) for v, n in zip(part, shift, strict=True)]) for k, part in batch.items()}
+
+
+def unmasked(batch: Any) -> Any:
+    return {name: part for name, part in batch.items() if name != "attention_mask"}
+
+
+def ids_before(batch: Any, by: int) -> Any:
+    """Decoder inputs that are the labels ``by`` positions before."""
+    labels = batch["labels"].clamp_min(PAD)
+    return {
+        **batch,
+        "decoder_input_ids": torch.cat([torch.zeros_like(labels[:, :by]), labels], 1)[:, : labels.shape[1]],
+    }
+
+
+def changed(name: str, function: Any) -> Any:
+    return of_batch(lambda batch: {**batch, name: function(batch[name])})
+
+
+NEGATIVE, INVERTED = changed("labels", lambda part: part.masked_fill(part == -100, -1)), changed(
+    "attention_mask", lambda part: 1 - part
+)  # fmt: skip
+EMPTY = changed("attention_mask", lambda part: part * (torch.arange(len(part)) > 1)[:, None])
+OTHERS = changed("labels", lambda part: part.where(part == -100, 2 + (part + 3) % 20))
+
+
 class Softmax(GPT2LMHeadModel):
     """A user's head that returns probabilities."""
 
@@ -101,6 +135,20 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pad and end are one": (end_is_pad, ("end with the end symbol 1 and no label is one", "add_special_tokens")),
     "labels shifted by the collator": (lambda: causal(shifted), ("labels are the ids one position on", "shift again")),
     "labels on padding": (lambda: causal(on_padding), ("have labels on padding", "attention_mask == 0, -100")),
+    "another ignored label": (lambda: causal(NEGATIVE), ("labels hold -1", "masked_fill(labels < 0, -100)")),
+    "another ignored label of a T5": (lambda: seq2seq(NEGATIVE), ("labels hold -1", "masked_fill(labels < 0, -100)")),
+    "an inverted mask": (lambda: causal(INVERTED), ("it is inverted", "1 - attention_mask")),
+    "an inverted mask of a source": (lambda: seq2seq(INVERTED), ("it is inverted", "1 - attention_mask")),
+    "a mask that hides rows": (lambda: seq2seq(EMPTY), ("hides all of 2 rows", "(input_ids != pad_token_id)")),
+    "no mask over a source's padding": (lambda: seq2seq(of_batch(unmasked)), (
+        "rows have padding (id 0) and the batch has no attention_mask", "(input_ids != pad_token_id).long()")),
+    "no mask over padding before prompts": (lambda: causal(of_batch(lambda b: unmasked(left(b)))), (
+        "rows have padding (id 0) and the batch has no attention_mask", "(input_ids != pad_token_id).long()")),
+    "decoder ids that are the labels": (lambda: seq2seq(of_batch(lambda b: ids_before(b, 0))), (
+        "decoder_input_ids are the labels themselves", "leave them out of the batch")),
+    "decoder ids shifted twice": (lambda: seq2seq(of_batch(lambda b: ids_before(b, 2))), (
+        "the labels shifted twice", "leave them out of the batch")),
+    "labels that are other ids": (lambda: causal(OTHERS), ("labels are the ids at their positions", "next to none")),
     "a start symbol from the template and the tokenizer": (lambda: causal(doubled), (
         "begins with the start symbol 'w5' twice", "add_special_tokens=False")),
 }  # fmt: skip
@@ -114,6 +162,11 @@ def test_mistakes_are_refused_before_the_first_step(case):
     refused(parts, trainer.train)
     assert trainer.state.global_step == 0
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_smoothing_that_nothing_applies_is_refused_at_construction():
+    options: Any = {"trainer": {"compute_loss_func": lambda *_, **__: None}, "label_smoothing_factor": 0.1}
+    refused("is not applied to compute_loss_func", make, hf.Trainer, llama(), COMPLETIONS, HALF, **options)
 
 
 def test_probabilities_in_place_of_logits():
@@ -130,6 +183,9 @@ def test_what_is_right_is_not_refused():
         batch = started(rows)
         return {**batch, "decoder_input_ids": batch["labels"].roll(1, 1).clamp_min(0)}
 
+    # decoder ids that are right, and no mask where nothing is padded or what is padded is never read
+    shifted_once = of_batch(lambda batch: ids_before(batch, 1))
+    longest = [row for row in PAIRS if len(row["input_ids"]) == 6]
     # one row of several that begins with the start symbol, or ends with a pad
     some = [{"input_ids": PAIRS[0]["input_ids"], "labels": [PAD, *PAIRS[0]["labels"]]}, *PAIRS[1:]]
     # the same token again and again is its own successor
@@ -138,6 +194,9 @@ def test_what_is_right_is_not_refused():
         warnings.simplefilter("error", UserWarning)
         train(hf.Seq2SeqTrainer, t5(), PAIRS, HALF, max_steps=1, trainer={"data_collator": explicit})
         train(hf.Seq2SeqTrainer, t5(), some, HALF, max_steps=1)
+        train(hf.Seq2SeqTrainer, t5(), PAIRS, HALF, max_steps=1, trainer={"data_collator": shifted_once})
+        train(hf.Seq2SeqTrainer, t5(), longest, HALF, max_steps=1, trainer={"data_collator": of_batch(unmasked)})
+        train(hf.Trainer, llama(), COMPLETIONS, HALF, max_steps=1, trainer={"data_collator": of_batch(unmasked)})
         train(hf.Trainer, llama(), same, HALF, max_steps=1, trainer={"processing_class": WORDS})
 
 

@@ -52,6 +52,14 @@ def label_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
     rows = [row for sample in samples for row in _rows(adapter, sample)]
     if not rows:
         return []
+    odd = {int(row.whole.min()) for row in rows} - {-100}
+    if odd := sorted(each for each in odd if each < 0):
+        return [
+            f"labels hold {odd[0]}, which is no id: what is not learnt is -100: labels = labels.masked_fill(labels < 0, "
+            "-100)"
+        ]
+    if masks := _mask_problems(trainer, adapter, samples):
+        return masks
     found = _decoder_problems(adapter, rows) if adapter.is_encoder_decoder else _causal_problems(trainer, adapter, rows)
     return [*found, *_padding_problems(trainer, adapter, rows)]
 
@@ -97,7 +105,9 @@ class _Row:
         self.ids: Tensor | None = ids[row][there] if aligned and isinstance(ids, Tensor) else None
         self.labels = labels[there]
         self.counted = self.labels != -100
-        self.shifted_already = sample.get("decoder_input_ids") is not None
+        fed = sample.get("decoder_input_ids")
+        self.fed: Tensor | None = fed[row] if isinstance(fed, Tensor) and fed.shape == sample["labels"].shape else None
+        self.shifted_already = fed is not None
         self.packed = sample.get("position_ids") is not None
 
 
@@ -107,10 +117,59 @@ def _rows(adapter: Any, sample: Inputs) -> Iterator[_Row]:
         yield from (row for r in range(len(labels)) if len((row := _Row(adapter, sample, r)).labels))
 
 
+def _mask_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> list[str]:
+    """Masks that are missing, inverted or empty, by the pads among the ids."""
+    pads, ends = _pads(trainer, adapter), set(end_ids(adapter.inner.generation_config))
+    plain = [s for s in samples if isinstance(s.get("input_ids"), Tensor) and s.get("position_ids") is None]
+    pairs = [(s["input_ids"], s.get("attention_mask")) for s in plain]
+    unmasked = [row for ids, mask in pairs if mask is None and ids.dim() == 2 for row in ids]
+    sides = (0, 1) if adapter.is_encoder_decoder else (0,)  # a decoder never reads what comes after its last token
+    for pad in sorted(pads - ends):
+        padded = sum(any(_trailing(row if side else row.flip(0), pad) > 1 for side in sides) for row in unmasked)
+        if padded > 1:
+            return [
+                f"{padded} of {len(unmasked)} rows have padding (id {pad}) and the batch has no attention_mask: it "
+                "would be read as text. Let the collator return one, attention_mask = (input_ids != pad_token_id).long()"
+            ]
+    masked = [(ids, mask.bool()) for ids, mask in pairs if isinstance(mask, Tensor) and mask.shape == ids.shape]
+    if any(bool(((ids == pad) == mask).all()) and bool(mask.any()) for ids, mask in masked for pad in pads):
+        return ["attention_mask is 1 on padding and 0 on text: it is inverted: attention_mask = 1 - attention_mask"]
+    empty = sum(int((~mask.any(1)).sum()) for _, mask in masked)
+    if empty:
+        return [
+            f"attention_mask hides all of {empty} rows: what is read has 1 in it, attention_mask = (input_ids != "
+            "pad_token_id).long(); leave rows without any text out of the data"
+        ]
+    return []
+
+
+def _pads(trainer: Any, adapter: Any) -> set[int]:
+    known = (adapter.inner.config, tokenizer_of(trainer))
+    return {pad for each in known if isinstance(pad := getattr(each, "pad_token_id", None), int)}
+
+
+def _offset(rows: Sequence[_Row]) -> int | None:
+    """How many positions before its label a decoder's input has the same id, by most of the labels; None: no such."""
+    found = dict.fromkeys((1, 0, 2), 0)
+    for row in rows:
+        assert row.fed is not None
+        for by in found:
+            end = len(row.whole) - by
+            found[by] += int(((row.fed[by:] == row.whole[:end]) & (row.whole[:end] != -100)).sum())
+    number = sum(int((row.whole[: len(row.whole) - 1] != -100).sum()) for row in rows)
+    best = max(found, key=lambda by: found[by])
+    return best if number and found[best] >= 0.8 * number and found[1] < 0.5 * number else None
+
+
 def _decoder_problems(adapter: Any, rows: Sequence[_Row]) -> Iterator[str]:
     config, own = adapter.inner.config, adapter.inner.generation_config
     start = getattr(config, "decoder_start_token_id", None)
     learnt = [row for row in rows if row.counted.any()]
+    offset = _offset(beside) if (beside := [row for row in learnt if row.fed is not None]) else None
+    if offset is not None:
+        twice = "the labels shifted twice, so that the decoder never reads the token before the one it is to predict"
+        what = twice if offset else "the labels themselves, so that the decoder reads what it is to predict"
+        yield f"decoder_input_ids are {what}: leave them out of the batch: the model shifts its labels itself"
     if start is not None and learnt and not any(row.shifted_already for row in learnt):
         if all(int(row.whole[0]) == start for row in learnt):
             yield (
@@ -157,6 +216,12 @@ def _causal_problems(trainer: Any, adapter: Any, rows: Sequence[_Row]) -> Iterat
             f"labels are the ids one position on ({following} of {number}): the collator has shifted them, and models "
             "and methods shift again, so that the token after the next would be learnt: labels = input_ids.clone()"
         )
+    elif adapter.shifts and number and own < 0.5 * number:
+        yield (
+            f"{own} of {number} labels are the ids at their positions: a decoder's labels are its input ids, and -100 "
+            "where nothing is learnt; a method replaces the ids that are labels, and here it would replace next to "
+            "none: labels = input_ids.clone(), with labels[prompt] = -100"
+        )
 
 
 def _padding_problems(trainer: Any, adapter: Any, rows: Sequence[_Row]) -> Iterator[str]:
@@ -167,8 +232,7 @@ def _padding_problems(trainer: Any, adapter: Any, rows: Sequence[_Row]) -> Itera
             "labels = labels.masked_fill(attention_mask == 0, -100)"
         )
         return
-    known = (adapter.inner.config, tokenizer_of(trainer))
-    pads = {pad for each in known if isinstance(pad := getattr(each, "pad_token_id", None), int)}
+    pads = _pads(trainer, adapter)
     ends = set(end_ids(adapter.inner.generation_config))
     runs = [(pad, sum(_trailing(row.whole, pad) > (pad in ends) for row in rows)) for pad in pads]
     pad, number = max(runs, key=lambda run: run[1], default=(None, 0))

@@ -102,7 +102,7 @@ class MethodRunner:
         self.trainer = trainer
         self.loss_from = loss_from
         self._unsmoothed = method
-        if problems := loss_problems(trainer.args):
+        if problems := loss_problems(trainer):
             raise UserError(problems)
         self.method = self._smoothed()
         unknown = "its class does not declare own_loss, the phrases that name what of its loss is its own (): nothing"
@@ -287,10 +287,17 @@ _SERVED = (None, "nll", "chunked_nll", "dft")
 """Values of TRL's ``loss_type`` that are functions of logits and labels, whatever history the logits are of."""
 
 
-def loss_problems(args: Any) -> list[str]:
+def loss_problems(trainer: Any) -> list[str]:
     """Return the options of a trainer's loss that are not known to be right on a method's history."""
-    problems = list[str]()
-    if (loss := getattr(args, "loss_type", None)) not in _SERVED:
+    args, problems = trainer.args, list[str]()
+    loss, smoothing = getattr(args, "loss_type", None), args.label_smoothing_factor
+    if smoothing and (loss == "dft" or trainer.compute_loss_func is not None):
+        what = "compute_loss_func" if trainer.compute_loss_func is not None else "loss_type='dft'"
+        problems.append(
+            f"label_smoothing_factor={smoothing:g} is not applied to {what}, neither by the trainer nor by a method: "
+            "label_smoothing_factor=0"
+        )
+    if loss not in _SERVED:
         problems.append(
             f"loss_type={loss!r} is not known to depend on logits and labels alone: a method serves loss_type='nll' "
             "and 'dft'"
