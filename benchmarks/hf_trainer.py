@@ -120,7 +120,8 @@ def callback(name: str, build: Any, steps: int, every: int) -> None:
 
 
 def compiled(name: str, build: Any, repetitions: int) -> None:
-    """Steps of a trainer with and without ``torch_compile=True`` (inductor), forcing and sampling."""
+    """CPU time of a trainer's steps with and without ``torch_compile=True`` (inductor), forcing and sampling."""
+    clock, first = clock_of("cpu"), 0.0
     print(f"{name}: d256 L4, {ROWS} rows of {TIME}, vocabulary {VOCAB}, medians of {repetitions} steps")
     for way, method in (("teacher_forcing()", fr.teacher_forcing()), ("scheduled_sampling(0.75)", SAMPLING)):
         for on in (False, True):
@@ -128,19 +129,21 @@ def compiled(name: str, build: Any, repetitions: int) -> None:
             if on:  # as the trainer prepares a model under torch_compile
                 trainer.model_wrapped = torch.compile(trainer.model)
             seconds: list[float] = []
-            for _ in range(2 + repetitions):
+            began = time.perf_counter()
+            for number in range(2 + repetitions):
                 ids = torch.randint(1, VOCAB, (ROWS, TIME))
                 inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-                started = time.perf_counter()
+                started = clock()
                 (sample,), count = trainer.get_batch_samples(iter([inputs]), 1, torch.device("cpu"))
                 trainer.training_step(trainer.model_wrapped, sample, count)
                 trainer.optimizer.step()
                 trainer.model.zero_grad()
                 trainer.state.global_step += 1
-                seconds.append(time.perf_counter() - started)
-            first, rest = sum(seconds[:2]), statistics.median(seconds[2:])
+                seconds.append(clock() - started)
+                first = time.perf_counter() - began if number == 1 else first
+            rest = statistics.median(seconds[2:]) * 1000
             print(
-                f"  {way:26} {'compiled' if on else 'as it is':10} {rest * 1000:8.0f} ms   the first two {first:.1f} s"
+                f"  {way:26} {'compiled' if on else 'as it is':10} {rest:8.0f} ms   the first two {first:.1f} s of time"
             )
 
 

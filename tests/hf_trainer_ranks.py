@@ -86,6 +86,21 @@ def answered(name: str) -> Any:
     return trainer
 
 
+def predicted() -> Any:
+    """Generated ids of seven rows for ``compute_metrics``, in one number."""
+
+    def weighed(found: Any) -> dict[str, float]:
+        ids = torch.from_numpy(found.predictions).clamp_min(0)
+        return {"rows": len(ids), "ids": float((ids * torch.arange(1, 1 + ids.shape[1])).sum())}
+
+    trainer = make(
+        hf.Trainer, WORLDS["llama"][0](), completions(8), None, per_device_eval_batch_size=2,
+        trainer={"eval_dataset": completions(7, seed=5), "compute_metrics": weighed, "predict_with_generate": True},
+    )  # fmt: skip
+    trainer.evaluate()
+    return trainer
+
+
 def everything(name: str, folder: Path, resume: bool) -> Any:
     """Scheduled sampling with accumulation 4, checkpointing, bf16 and LoRA; saved, or gone on with, at step 4 of 9.
 
@@ -121,7 +136,7 @@ def cases(folder: Path) -> dict[str, Callable[[], Any]]:
             found[f"{name} {part}"] = lambda n=name, p=part: everything(n, folder / n, p == "resumed")
     for name in NAMES:
         found[f"{name} answers"] = lambda n=name: answered(n)
-    return found
+    return {**found, "predicted": predicted}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from distributed_world import HERE, torchrun
 from families import VOCAB
-from hf_trainer_ranks import METHODS, cases, equal, everything, scored, stock
+from hf_trainer_ranks import METHODS, cases, equal, everything, predicted, scored, stock
 from hf_trainer_world import WORLDS, apart, logged, tokenizer, weights
 from test_hf_callback import NAMES, Answers
 
@@ -66,6 +66,13 @@ def test_a_familys_scores_on_two_processes_are_generates_and_a_scorer_run_by_han
     found, expected = two[f"{name} answers"]["log"][-1], Answers(name).by_hand(tokenizer(VOCAB, pad_token="w0"))
     assert found["eval_free_running_rows"] == 6
     assert {key: found[f"eval_free_running_{key}"] for key in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_generated_ids_for_compute_metrics_are_those_of_one_process(two):
+    one = predicted()
+    assert logged(one, "eval_rows") == [7]
+    for key in ("eval_rows", "eval_ids"):
+        assert lines(two["predicted"], key) == logged(one, key)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

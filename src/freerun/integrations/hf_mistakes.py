@@ -55,8 +55,8 @@ def label_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
     odd = {int(row.whole.min()) for row in rows} - {-100}
     if odd := sorted(each for each in odd if each < 0):
         return [
-            f"labels hold {odd[0]}, which is no id: what is not learnt is -100: labels = labels.masked_fill(labels < 0, "
-            "-100)"
+            f"labels hold {odd[0]}, which is no id; what is not learnt is -100: "
+            "labels = labels.masked_fill(labels < 0, -100)"
         ]
     if masks := _mask_problems(trainer, adapter, samples):
         return masks
@@ -129,7 +129,7 @@ def _mask_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
         if padded > 1:
             return [
                 f"{padded} of {len(unmasked)} rows have padding (id {pad}) and the batch has no attention_mask: it "
-                "would be read as text. Let the collator return one, attention_mask = (input_ids != pad_token_id).long()"
+                "would be read as text. Let the collator return attention_mask = (input_ids != pad_token_id).long()"
             ]
     masked = [(ids, mask.bool()) for ids, mask in pairs if isinstance(mask, Tensor) and mask.shape == ids.shape]
     if any(bool(((ids == pad) == mask).all()) and bool(mask.any()) for ids, mask in masked for pad in pads):
