@@ -1,6 +1,7 @@
 """A multilingual model is trained, scored and run freely in the language of each row, by the command alone."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -145,6 +146,35 @@ def test_each_row_is_trained_scored_and_run_freely_in_its_language(kind, tmp_pat
         found = model.generate(torch.tensor(source), **begin, max_new_tokens=6, do_sample=False)[0]
         text = loaded.codec.tokenizer.decode(found, skip_special_tokens=True).strip()
         assert text in ("deux cinq", "zwei fünf"), expected
+
+
+def test_bleu_counts_the_words_of_each_rows_language(tmp_path, capsys, monkeypatch):
+    folder, _ = folder_of(tmp_path / "model", "mbart50")
+    data = tmp_path / "data.jsonl"
+
+    def trained(other):
+        rows = [{**row, "lang": other if row["lang"] == "fr" else "de_DE"} for row in records()]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        sets = {"data.path": data, "data.language_column": "lang", "model.path": folder, "train.updates": 2,
+                "train.warmup": 0, "train.evaluate_every": 2, "train.save_every": 2, "train.accumulate": 1,
+                "data.test": 0.2, "data.dev": 0.1}  # fmt: skip
+        flags = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+        code = main(["train", "finetune-pairs", *flags, "--out", str(tmp_path / other)])
+        return code, " ".join(capsys.readouterr().err.split())
+
+    code, printed = trained("zh_CN")
+    assert code == 0, printed
+    assert "|tok:13a+zh|" in printed
+    assert main(["evaluate", str(tmp_path / "zh_CN"), "--data", str(data)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "|tok:13a+zh|" in found["bleu"]
+    assert "chrf" in found["free_running"]
+    # where the library of a language is absent, it is named before the first step
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    code, printed = trained("ja_XX")
+    assert code == 2
+    assert "pip install 'sacrebleu[ja]'" in printed
+    assert not (tmp_path / "ja_XX").exists()
 
 
 def test_languages_that_nobody_knows_are_refused_by_line(tmp_path, capsys):

@@ -6,9 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from freerun.errors import UserError, needing
+from freerun.errors import NotInstalledError, UserError, needing
 
 Symbols = tuple[str, ...]
 
@@ -82,31 +82,69 @@ def _check_lines(outputs: Sequence[str], references: Sequence[str], noun: str) -
         raise UserError(f"every {noun} needs a reference that is not empty; {noun} {empty[0]} has none")
 
 
-def score_translations(
-    outputs: Sequence[str], references: Sequence[str]
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Corpus BLEU (``tokenize="none"``), chrF2 and length ratio by sacreBLEU, and every sentence's sums for BLEU.
+Tokenizer = Literal["13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "none"]
+TOKENIZERS: tuple[Tokenizer, ...] = ("13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "none")
+"""sacreBLEU's tokenizers: what BLEU counts as a word."""
+_OF_LANGUAGE: Mapping[str, Tokenizer] = {
+    **dict.fromkeys(("zh", "zho", "cmn", "chi", "yue", "wuu", "chinese"), "zh"),
+    **dict.fromkeys(("ja", "jpn", "jp", "japanese"), "ja-mecab"),
+    **dict.fromkeys(("ko", "kor", "korean"), "ko-mecab"),
+}
 
-    On lower-cased, tokenised text this is the "tokenised BLEU" of papers, not sacreBLEU's value for raw text.
+
+def tokenizer_of(language: str) -> Tokenizer:
+    """sacreBLEU's tokenizer for texts of a language, however a model names it.
+
+    >>> [tokenizer_of(name) for name in ("zh_CN", "zho_Hans", "__ja__", "de_DE", "")]
+    ['zh', 'zh', 'ja-mecab', '13a', '13a']
+    """
+    return _OF_LANGUAGE.get((re.findall("[a-z]+", language.lower()) or [""])[0], "13a")
+
+
+def unspaced(texts: Sequence[str]) -> bool:
+    """Whether most letters of some texts are Chinese, Japanese or Thai, which are written without blanks."""
+    letters = "".join(texts)
+    return 2 * len(_UNSPACED.findall(letters)) > sum(map(str.isalpha, letters))
+
+
+_UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+
+
+def score_translations(
+    outputs: Sequence[str], references: Sequence[str], tokenize: Tokenizer = "none"
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Corpus BLEU, chrF2 and length ratio by sacreBLEU, and every sentence's sums for BLEU.
+
+    With ``tokenize="none"``, on lower-cased, tokenised text, this is the "tokenised BLEU" of papers, not sacreBLEU's
+    value for raw text.
     """
     _check_lines(outputs, references, "sentence")
-    return _bleu_and_chrf(outputs, references, "none")
+    return _bleu_and_chrf(outputs, references, [tokenize] * len(outputs))
 
 
 def _bleu_and_chrf(
-    outputs: Sequence[str], references: Sequence[str], tokenize: str
+    outputs: Sequence[str], references: Sequence[str], tokenize: Sequence[str]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    metrics = _sacrebleu()
-    bleu = metrics.BLEU(tokenize=tokenize, force=True)
-    corpus = bleu.corpus_score(outputs, [references])
     # effective_order only silences the advice on sentence scores: the parts do not depend on it
-    one = metrics.BLEU(tokenize=tokenize, force=True, effective_order=True)
+    scorers = {name: _bleu_by(name, effective_order=True) for name in dict.fromkeys(tokenize)}
     items: list[dict[str, Any]] = []
-    for output, reference in zip(outputs, references, strict=True):
-        statistics = one.sentence_score(output, [reference])
-        items.append({"bleu": [statistics.sys_len, statistics.ref_len, *statistics.counts, *statistics.totals]})
-    ratio = corpus.sys_len / corpus.ref_len
-    return {"bleu": corpus.score, "chrf": chrf(outputs, references), "length_ratio": ratio}, items
+    for output, reference, name in zip(outputs, references, tokenize, strict=True):
+        one = scorers[name].sentence_score(output, [reference])
+        items.append({"bleu": [one.sys_len, one.ref_len, *one.counts, *one.totals]})
+    length, gold, *parts = (sum(column) for column in zip(*(item["bleu"] for item in items), strict=True))
+    corpus = _sacrebleu().BLEU.compute_bleu(parts[:4], parts[4:], length, gold, smooth_method="exp")
+    return {"bleu": corpus.score, "chrf": chrf(outputs, references), "length_ratio": length / gold}, items
+
+
+def _bleu_by(tokenize: str, **options: Any) -> Any:
+    try:
+        return _sacrebleu().BLEU(tokenize=tokenize, force=True, **options)
+    except RuntimeError as error:  # sacreBLEU's own, where a library for a language is absent
+        extra = tokenize.partition("-")[0]
+        raise NotInstalledError(
+            f"BLEU by {tokenize!r} needs a library for its language: pip install 'sacrebleu[{extra}]', or set "
+            'evaluate.bleu_tokenizer = "char"'
+        ) from error
 
 
 def chrf(outputs: Sequence[str], references: Sequence[str]) -> float:
@@ -118,16 +156,19 @@ def chrf(outputs: Sequence[str], references: Sequence[str]) -> float:
     return _sacrebleu().CHRF().corpus_score(outputs, [references]).score
 
 
-def score_texts(outputs: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def score_texts(
+    outputs: Sequence[str], references: Sequence[str], tokenize: Sequence[str] | None = None
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores of raw text against one reference each: chrF and BLEU by sacreBLEU, character errors, equal texts.
 
-    BLEU: ``tokenize="13a"``, sacreBLEU's default. ``cer``: sum of the edit distances in characters, over the sum of the
-    references' characters. ``sequence_accuracy``: share of outputs that equal their reference, stripped.
+    BLEU: each text by its own of ``TOKENIZERS``; None: all by "13a", sacreBLEU's default. ``cer``: sum of the edit
+    distances in characters, over the sum of the references' characters. ``sequence_accuracy``: share of outputs that
+    equal their reference, stripped.
     """
     from rapidfuzz.distance import Levenshtein
 
     _check_lines(outputs, references, "text")
-    overlap, items = _bleu_and_chrf(outputs, references, "13a")
+    overlap, items = _bleu_and_chrf(outputs, references, tokenize or ["13a"] * len(outputs))
     for item, output, reference in zip(items, outputs, references, strict=True):
         text, gold = output.strip(), reference.strip()
         item |= {"errors": Levenshtein.distance(text, gold), "length": len(gold), "right": text == gold}
@@ -160,11 +201,11 @@ def bleu(sums: Any) -> Any:
     return np.where((totals > 0).all(-1) & (matches > 0).any(-1), percent, 0.0)
 
 
-def bleu_signature(tokenize: str = "none") -> str:
-    """Return sacreBLEU's signature of how BLEU is computed, with its version."""
-    metric = _sacrebleu().BLEU(tokenize=tokenize, force=True)
-    metric.corpus_score(["a"], [["a"]])  # the signature has the number of references only after a score
-    return str(metric.get_signature())
+def bleu_signature(*tokenize: str) -> str:
+    """Return sacreBLEU's signature of how BLEU is computed, with its version; of several tokenizers all names."""
+    made = [_bleu_by(name) for name in tokenize or ("none",)]
+    made[0].corpus_score(["a"], [["a"]])  # the signature has the number of references only after a score
+    return re.sub(r"\|tok:[^|]*", f"|tok:{'+'.join(tokenize or ('none',))}", str(made[0].get_signature()))
 
 
 def _sacrebleu() -> Any:

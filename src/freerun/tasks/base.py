@@ -118,8 +118,6 @@ class DataTask:
     """True if an output is a table, a file of its own, and not a line."""
     one_output_per_line: ClassVar[bool] = False
     """True if output must stay line-aligned with input, blank lines included."""
-    bleu: ClassVar[str | None] = None
-    """sacreBLEU's tokenizer, for tasks with BLEU."""
     train_defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults of ``[train]`` that are other ones for this kind."""
     needs_training_data: ClassVar[bool] = False
@@ -134,7 +132,12 @@ class DataTask:
         self.settings = self.evaluate_section() if settings is None else settings
         self.items = items
         # a missing package is reported before training, not after the first thousand updates
-        self.signature = None if self.bleu is None else bleu_signature(self.bleu)
+        self.signature = bleu_signature(*found) if (found := self.tokenizers) else None
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """sacreBLEU's tokenizers, for tasks with BLEU."""
+        return ()
 
     @property
     def lengths(self) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn import Module
 
-from freerun.arguments import Arguments, at_least, between
+from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.builtin_pairs import load_cmudict, load_toy
 from freerun.data.files import LONGEST, DataFile, first_problems
@@ -20,7 +20,7 @@ from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import collected, refuse
 from freerun.keys import bits, uniform
 from freerun.metrics.table import PAIRS, PARALLEL, TaskReport
-from freerun.metrics.text import bleu_signature, score, score_translations
+from freerun.metrics.text import TOKENIZERS, Tokenizer, bleu_signature, score, score_translations
 from freerun.tasks.base import (
     DataTask,
     DiagnosisInput,
@@ -167,6 +167,17 @@ class EvaluateSettings(Arguments):
     batch_size: int = at_least(1, 512, semantic=False)
 
 
+@dataclass(frozen=True)
+class TranslationSettings(EvaluateSettings):
+    """How models are run freely, on dev while training and on test at the end.
+
+    Args:
+        bleu_tokenizer: sacreBLEU's; "none": the text is tokenised already.
+    """
+
+    bleu_tokenizer: Literal["13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "none"] = one_of(TOKENIZERS, "none")
+
+
 class PairTask(DataTask):
     """Words and their symbols, scored by PER and WER."""
 
@@ -243,7 +254,7 @@ class PairTask(DataTask):
             pairs = data.evaluation("test")
         scores = evaluate_pairs(model, codec, pairs, settings)
         facts = {"data": pairs.origin, f"{codec.tokeniser.item}s": len(pairs), "beams": settings.beams}
-        return facts if words else {**facts, "bleu": bleu_signature()}, scores
+        return facts if words else {**facts, "bleu": bleu_signature(_tokenizer(settings))}, scores
 
     @staticmethod
     def line_problems(
@@ -318,7 +329,11 @@ class TranslateTask(PairTask):
     report: ClassVar[TaskReport] = PARALLEL
     select = "bleu"
     one_output_per_line = True
-    bleu = "none"
+    evaluate_section = TranslationSettings
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        return (_tokenizer(self.settings),)
 
 
 def evaluate_pairs(
@@ -338,7 +353,7 @@ def evaluate_pairs(
     gold = {"loss": float(losses.sum()) / positions, "token_accuracy": 100 - 100 * int(errors.sum()) / positions}
     outputs = free_outputs(model, codec, pairs.sources, settings)
     if not words:
-        own, scores = score_translations(outputs, pairs.targets)
+        own, scores = score_translations(outputs, pairs.targets, _tokenizer(settings))
         items = [
             {"source": source, "output": output, "reference": target, **part}
             for source, output, target, part in zip(pairs.sources, outputs, pairs.targets, scores, strict=True)
@@ -364,6 +379,10 @@ def evaluate_pairs(
         for source, output, references, part in zip(pairs.sources, outputs, pairs.references, scores, strict=True)
     ]
     return Evaluation(gold, PAIRS.with_items(own, items), items)
+
+
+def _tokenizer(settings: EvaluateSettings) -> Tokenizer:
+    return settings.bleu_tokenizer if isinstance(settings, TranslationSettings) else "none"
 
 
 def free_outputs(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.arguments import Arguments, at_least, between
+from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile, content_ending, first_problems
 from freerun.data.records import (
@@ -41,7 +41,7 @@ from freerun.data.tables import ENDINGS, parsed, read_rows
 from freerun.diagnostics import DiagnosisOptions
 from freerun.errors import UserError, display, listed, refuse, visible
 from freerun.metrics.table import RECORDS, TaskReport
-from freerun.metrics.text import bleu_signature, score_texts
+from freerun.metrics.text import TOKENIZERS, Tokenizer, bleu_signature, score_texts, tokenizer_of, unspaced
 from freerun.models.pretrained import (
     Pretrained,
     end_ids,
@@ -119,6 +119,8 @@ class AnswerSettings(Arguments):
             ``length_margin`` more).
         length_margin: see ``length``.
         batch_size: records at a time; changes no number.
+        bleu_tokenizer: sacreBLEU's, for BLEU; None: by the language of each row ("zh", "ja-mecab", "ko-mecab"), and
+            "13a" of others and where there is no column of languages.
 
     Raises:
         UserError: values out of range; all problems at once.
@@ -129,6 +131,13 @@ class AnswerSettings(Arguments):
     length: int | None = between(1, 100_000, None)
     length_margin: int = between(0, 10_000, 5)
     batch_size: int = at_least(1, 16, semantic=False)
+    bleu_tokenizer: Literal["13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "none"] | None = one_of(
+        TOKENIZERS, None
+    )
+
+    def tokenizers(self, encoded: Sequence[Encoded]) -> list[Tokenizer]:
+        """sacreBLEU's tokenizer of each record."""
+        return [self.bleu_tokenizer or tokenizer_of(one.language) for one in encoded]
 
     def most(self, codec: RecordCodec) -> int:
         """Tokens that an answer may have."""
@@ -146,7 +155,22 @@ class RecordTask(DataTask):
     report: ClassVar[TaskReport] = RECORDS
     select = "chrf"
     one_output_per_line = True
-    bleu = "13a"
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        every = (one for split in ("dev", "test") for one in self.data.splits[split].encoded)
+        return tuple(sorted(set(self.settings.tokenizers(list(every)))))
+
+    def header(self) -> list[str]:
+        lines = super().header()
+        part = self.data.splits["test"]
+        texts = [self.data.codec.reference(record, one) for record, one in zip(part.records, part.encoded, strict=True)]
+        if self.tokenizers == ("13a",) and unspaced(texts):
+            lines.append(
+                'BLEU counts words between blanks, which the references lack: set evaluate.bleu_tokenizer = "zh", '
+                '"ja-mecab" or "char"'
+            )
+        return lines
 
     def evaluate(self, model: Module, split: str) -> Evaluation:
         records, encoded = self.data.evaluation(split, self.items if split == "dev" else None)
@@ -203,7 +227,8 @@ class RecordTask(DataTask):
             name, (records, encoded) = str(file.path), _from_file(model, codec, settings, file)
         scores = evaluate_records(model, codec, records, encoded, settings)
         facts = {"data": name, "records": len(records), "beams": own_beams(model, settings)}
-        return {**facts, "length": settings.most(codec), "bleu": bleu_signature("13a")}, scores
+        signature = bleu_signature(*sorted(set(settings.tokenizers(encoded))))
+        return {**facts, "length": settings.most(codec), "bleu": signature}, scores
 
     @staticmethod
     def table_lines(codec: RecordCodec, path: Path) -> tuple[list[str], list[str]] | None:
@@ -345,7 +370,7 @@ def evaluate_records(
     languages = [one.language for one in encoded]
     outputs = free_outputs(model, codec, [one.prompt for one in encoded], settings, languages)
     references = [codec.reference(record, one) for record, one in zip(records, encoded, strict=True)]
-    own, scores = score_texts(outputs, references)
+    own, scores = score_texts(outputs, references, settings.tokenizers(encoded))
     items = [
         {"source": _source(record), "output": output, "reference": reference, **part}
         for record, output, reference, part in zip(records, outputs, references, scores, strict=True)
