@@ -244,6 +244,7 @@ _CALLED: Mapping[str, str] = {
     "mask": "padding_mask pad_mask attention_mask tgt_mask",
     "context": "source src x encoder_inputs",
     "end_symbol": "end",
+    "num_samples": "n_samples samples",
     "long_series": "long",
     "sample_windows": "fans",
     "on_progress": "watch callback progress",
@@ -274,11 +275,11 @@ def unknown_argument(called: str, name: str, known: Sequence[str]) -> str:
     "linear has no argument 'stpes': did you mean steps?"
     """
     meant = _OTHER_NAMES.get(name)
-    if meant not in known:
+    if meant not in known and name != "do_sample":  # which is no misspelt num_samples
         meant = nearest(name, known) or next((each for each in known if each.endswith(f"_{name}")), None)
     if meant == "teacher_forcing_ratio" and name in _OTHER_NAMES:
         how = _P_OWN
-    elif meant is not None:
+    elif meant in known:
         how = f"did you mean {meant}?"
     else:
         how = _INSTEAD.get(name, f"it takes {', '.join(known) or 'none'}").replace("{}", name)

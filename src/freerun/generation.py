@@ -71,6 +71,10 @@ class DecodingState(Protocol):
         """Go on with these rows (None: all), each with its entry ((m,) or (m, value))."""
         ...
 
+    def repeat(self, rows: Tensor) -> None:
+        """Go on from here with these rows, repeated or dropped."""
+        ...
+
 
 class _Steps:
     """Decoding by the model's own steps."""
@@ -92,10 +96,13 @@ class _Steps:
     def predict(self) -> Tensor:
         return checked_rows(self.model.output(self.state), self.size)
 
+    def repeat(self, rows: Tensor) -> None:
+        self.state, self.size = self.model.select(self.state, rows), rows.numel()
+
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
         unchanged = rows is None or (len(rows) == self.size and torch.equal(rows, torch.arange(self.size).to(rows)))
         if rows is not None and not unchanged:
-            self.state, self.size = self.model.select(self.state, rows), rows.numel()
+            self.repeat(rows)
         self.state = self.model.step(self.state, self.model.embed(entries))
 
 
@@ -111,13 +118,16 @@ class _Forwards:
         begun = self.batch.made(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
         return forward(self.model, begun)[torch.arange(len(self.done), device=history.device), self.done]
 
+    def repeat(self, rows: Tensor) -> None:
+        self.batch, self.done = self.batch.select(rows), self.done[rows]
+
     def advance(self, entries: Tensor, rows: Tensor | None) -> None:
-        batch = self.batch if rows is None else self.batch.select(rows)
-        done = self.done if rows is None else self.done[rows]
+        if rows is not None:
+            self.repeat(rows)
         # out of place: a model may have kept the tensor that it read
-        history = batch.history.clone()
-        history[torch.arange(len(done), device=history.device), done] = entries.to(history.dtype)
-        self.batch, self.done = batch.made(history=history), done + 1
+        history = self.batch.history.clone()
+        history[torch.arange(len(self.done), device=history.device), self.done] = entries.to(history.dtype)
+        self.batch, self.done = self.batch.made(history=history), self.done + 1
 
 
 def log_probs(outputs: Tensor, ends: Sequence[int]) -> Tensor:
@@ -137,10 +147,10 @@ class Generated:
     """Outputs of a free run.
 
     Args:
-        entries: (batch, length) ids, ``end`` (of several the first) after the end; (batch, n_best, length) where
-            ``n_best > 1``, best first; (batch, length, value) for values.
-        lengths: (batch,) or (batch, n_best) int64: entries before the end symbol; ``length`` where none came.
-        scores: (batch,) or (batch, n_best): log-probability of the entries, the end symbol included, under
+        entries: (batch, length) ids, ``end`` (of several the first) after the end, or (batch, length, value); after
+            the batch another dimension of ``n_best > 1`` hypotheses, best first, or ``num_samples > 1`` samples.
+        lengths: (batch,), or with that dimension, int64: entries before the end symbol; ``length`` where none came.
+        scores: as lengths: log-probability of the entries, the end symbol included, under
             the model itself (no temperature, truncation or length penalty in it; what its own generation forces or
             forbids is); 0 for values. Where the model allows fewer than n_best hypotheses, the missing ones have
             length 0 and score -inf.
@@ -164,6 +174,7 @@ class GenerateOptions:
     beams: int = between(1, 2**16)
     length_penalty: float = between(0, 32)
     n_best: int = between(1, 2**16)
+    num_samples: int = between(1, 2**16, 1)
     own: GenerationDefaults | None = None
     """The search of the model's own generation; None: ours."""
 
@@ -311,7 +322,7 @@ def point_prediction(model: Any, outputs: Tensor) -> Tensor:
 
 
 def draw_for(model: Any, draw: str = "auto") -> Draw:
-    """Return what feeds a model's outputs back: "auto" is the value itself, or the mean of its distribution.
+    """Return what feeds a model's outputs back: "auto" is the value or the mean of its law, "sample" a draw from it.
 
     Raises:
         UserError: a draw from a distribution, and the model's outputs are values; or the other way round.
@@ -319,6 +330,10 @@ def draw_for(model: Any, draw: str = "auto") -> Draw:
     head = head_of(model)
     if draw == "auto":
         draw = "point" if head == "point" else "expected"
+    if draw == "sample":
+        if head == "point":
+            raise UserError("the model predicts values, no law to draw from: give it a head, such as head='gaussian'")
+        draw = "quantile_sample" if head == "quantiles" else head
     allowed = {"point": ("point",), "quantiles": ("expected", "quantile_sample")}.get(head, ("expected", head))
     if draw not in allowed:
         raise UserError(f"a model with head {head!r} is fed {' or '.join(allowed)}; got draw {draw!r}")
@@ -336,6 +351,7 @@ def generate(
     key: int = 0,
     length_penalty: float | None = None,
     n_best: int = 1,
+    num_samples: int = 1,
     **unknown: Never,
 ) -> Generated:
     """Run a model freely: each output becomes the next input.
@@ -379,6 +395,8 @@ def generate(
         length_penalty: 0 to 32; 0 compares log-probabilities (Wu et al. 2016, arXiv:1609.08144: 0.6 to 1); None: the
             search that the model's own generation settings name, 0 where they name none.
         n_best: how many hypotheses of the beam to return.
+        num_samples: how many runs of every row to draw, side by side (2**16 at most): the first is that of
+            ``num_samples=1``, each further one has noise of its own, and more of them change none.
 
     Raises:
         UserError: for arguments out of range, all at once; for sharded parameters.
@@ -416,7 +434,7 @@ def generate(
     penalty = 0.0 if length_penalty is None else length_penalty
     # a length under another name is not missing as well
     options: Any = GenerateOptions(
-        1 if unknown and length is None else length, ends, beams, penalty, n_best, searched,  # type: ignore[arg-type]
+        1 if unknown and length is None else length, ends, beams, penalty, n_best, num_samples, searched,  # type: ignore[arg-type]
     )  # fmt: skip
     problems = [unknown_argument("generate", name, _KNOWN) for name in unknown]
     problems += field_problems(options)
@@ -438,9 +456,6 @@ def _ends(end: Any) -> tuple[Any, ...]:
     return tuple(cast(Sequence[Any], end)) if isinstance(end, tuple | list) else (end,)
 
 
-_KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best")
-
-
 def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> list[str]:
     problems: list[str] = []
     chosen = None
@@ -448,7 +463,11 @@ def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> 
         chosen = resolve(draw)
     except UserError as error:
         problems += error.problems
-    beams = options.beams
+    beams, samples = options.beams, options.num_samples
+    if chosen is not None and samples != 1 and chosen.noise_size(2) == 0:
+        known = draw if isinstance(draw, str) else repr(draw)
+        use = "'sample'" if batch.is_discrete else "'gaussian', 'student_t' or 'quantile_sample', by the model's head"
+        problems.append(f"num_samples = {samples} runs of draw {known} would be equal: use draw={use}")
     many = isinstance(beams, int) and beams > 1
     if batch.is_discrete:
         if chosen is not None and chosen.values:
@@ -480,11 +499,17 @@ def _generate(model: Any, batch: Batch, options: GenerateOptions, draw: str | Dr
 
 
 def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw, key: int) -> Generated:
-    prompts = prompt_lengths(batch)
-    allowed = _allowed(model, batch, prompts, options, sampled=is_plain(draw))
+    prompts, size = prompt_lengths(batch), batch.size
     decoding = start_decoding(model, batch, prompts, options.length)
+    if options.num_samples > 1:
+        rows = torch.arange(size, device=prompts.device).repeat_interleave(options.num_samples)
+        numbers = torch.arange(options.num_samples, device=prompts.device).repeat(size) * _APART
+        batch, prompts = batch.select(rows), prompts[rows]
+        batch = batch.made(rows=batch.row_numbers + numbers)
+        decoding.repeat(rows)
+    allowed = _allowed(model, batch, prompts, options, sampled=is_plain(draw))
     if options.beams > 1:
-        return beam_search(decoding, batch.size, options, allowed)
+        return beam_search(decoding, size, options, allowed)
 
     def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
         # the key of a roll-in at step 0
@@ -493,14 +518,29 @@ def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw,
 
     every = torch.arange(batch.size, device=prompts.device)
     if batch.is_discrete:
-        return _ids(decoding, every, options, choose, allowed)
-    check_width(draw, decoding.predict(), batch.history.shape[2])
+        made = _ids(decoding, every, options, choose, allowed)
+    else:
+        check_width(draw, decoding.predict(), batch.history.shape[2])
+        made = _values(decoding, every, options.length, choose)
+    if options.num_samples == 1:
+        return made
+    return Generated(*(getattr(made, each.name).unflatten(0, (size, -1)) for each in fields(Generated)))
+
+
+_KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best", "num_samples")
+_APART = 2**44  # between the numbers that the noise of a row's samples is made by; rows' own lie below it
+
+
+def _values(
+    decoding: DecodingState, rows: Tensor, length: int, choose: Callable[[Tensor, Tensor, int], Tensor]
+) -> Generated:
+    """Free runs of values."""
     entries: list[Tensor] = []
-    for t in range(options.length):
-        entries.append(choose(decoding.predict(), every, t))
-        if t + 1 < options.length:
+    for t in range(length):
+        entries.append(choose(decoding.predict(), rows, t))
+        if t + 1 < length:
             decoding.advance(entries[t], None)
-    return Generated(torch.stack(entries, 1), torch.full_like(every, options.length), entries[0].new_zeros(batch.size))
+    return Generated(torch.stack(entries, 1), torch.full_like(rows, length), entries[0].new_zeros(len(rows)))
 
 
 def _allowed(model: Any, batch: Batch, prompts: Tensor, options: GenerateOptions, *, sampled: bool) -> Allowed | None:

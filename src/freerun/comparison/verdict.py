@@ -41,7 +41,9 @@ def columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Metric, heading and decimals of each column."""
     reported = task_report(results["recipe"])
     times = [("seconds", "seconds", 0)] if any("seconds" in run for run in results["runs"]) else []
-    return [*((each.name, each.heading, each.decimals) for each in reported.columns), *times]
+    found = {entry["metric"] for entry in results["summary"]}
+    scores = (each for each in reported.columns if not each.optional or each.name in found)
+    return [*((each.name, each.heading, each.decimals) for each in scores), *times]
 
 
 def cell(entry: Mapping[str, Any] | None, decimals: int, *, interval: bool = True) -> str:

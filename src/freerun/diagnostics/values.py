@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -208,17 +208,16 @@ def _bands(
     model: Any, batches: Sequence[Batch], numbers: Sequence[int], about: DiagnosisOptions
 ) -> dict[float, Tensor]:
     """Level -> (sample windows, H, V) of sampled free runs; {} where the model outputs values only."""
-    head = head_of(model)
-    if head == "point" or not numbers:
+    if head_of(model) == "point" or not numbers:
         return {}
-    draw = draw_for(model, "quantile_sample" if head == "quantiles" else head)
+    draw = draw_for(model, "sample")
     bands: list[Tensor] = []
     windows = [(batch, row) for batch in batches for row in range(batch.size)]
     for index, number in enumerate(numbers):
         batch, row = windows[number]
-        many = replace(batch.select(torch.full((_SAMPLES,), row)), rows=torch.arange(_SAMPLES))
-        key = fold(about.key, "fan", index)
-        own = generate(model, many, length=int(batch.mask[row].sum()), draw=draw, key=key).entries
+        one, key = batch.select(torch.tensor([row])), fold(about.key, "fan", index)
+        length = int(batch.mask[row].sum())
+        own = generate(model, one, length=length, draw=draw, key=key, num_samples=_SAMPLES).entries[0]
         bands.append(quantiles(own.cpu().double(), _LEVELS))
     return dict(zip(_LEVELS, torch.stack(bands, 1), strict=True))
 

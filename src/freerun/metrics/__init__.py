@@ -22,12 +22,15 @@ from freerun.metrics.outputs import (
     window_errors,
     window_nrmse,
 )
+from freerun.metrics.probabilistic import coverage, crps, pinball, sample_quantiles
 
 __all__ = [
     "HorizonErrors",
     "accumulated_error",
     "at_horizon",
     "correct",
+    "coverage",
+    "crps",
     "divergence",
     "errors_by_horizon",
     "excess_accumulated_error",
@@ -35,7 +38,9 @@ __all__ = [
     "gap_by_horizon",
     "nrmse",
     "nrmse_last_tenth",
+    "pinball",
     "rmse_by_horizon",
+    "sample_quantiles",
     "sequence_accuracy",
     "sequence_correct",
     "sequence_errors",

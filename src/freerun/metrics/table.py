@@ -70,6 +70,7 @@ class Metric:
         scale: "log": it is positive and without a bound, so that arms are compared by their ratio, on logarithms.
         zero: True if its curve is drawn from zero on.
         items: how it is computed from test items; None: it varies over seeds alone.
+        optional: True if it is measured on demand, and left out of tables where no run has it.
         settled: True if the teacher-forced choices determine it under greedy decoding: it counts only outputs that
             are entirely right.
     """
@@ -89,6 +90,7 @@ class Metric:
     zero: bool = True
     items: ItemReduction | None = None
     settled: bool = False
+    optional: bool = False
 
     @property
     def units(self) -> str:
@@ -297,6 +299,19 @@ SERIES = TaskReport(
             "free_running.mae", "free-running mean absolute error", "MAE", "", "compared", 4, "", "",
             scale="log", items=ItemReduction("absolute", "length", 1.0),
         ),
+        Metric(
+            "free_running.crps", "CRPS of sample paths", "CRPS", "", "compared", 4, "", "", scale="log",
+            items=ItemReduction("crps", "length", 1.0), optional=True,
+        ),
+        Metric("free_running.pinball", "pinball loss of deciles of sample paths", "", decimals=4, unit="", sign=""),
+        Metric(
+            "free_running.coverage_80", "share in the central 80 % of sample paths", "in the 80 % band, %",
+            "", "column", 1, select=False, most=100.0, items=ItemReduction("covered_80", "length"), optional=True,
+        ),
+        Metric(
+            "free_running.coverage_50", "share of values in the central 50 % of sample paths", "in the 50 % band, %",
+            decimals=1, select=False, most=100.0, items=ItemReduction("covered_50", "length"),
+        ),
         Metric("free_running.valid_time", "valid time", "valid time", "", "column", 1, "steps", " steps", higher=True),
         Metric(
             "free_running.diverged", "share of diverged windows", "diverged %", "diverged on dev, %", "column", 1,
@@ -314,6 +329,8 @@ SERIES = TaskReport(
         "the root mean squared error of a window over its horizon, median over windows; of the mean of the training "
         "part it is about 1. MSE and MAE: means over windows. Valid time: steps until the error first passes "
         "the threshold of the recipe, median over windows.",
+        "With num_samples: CRPS and pinball loss score the law that sample paths are drawn from; of one forecast the "
+        "CRPS is its MAE. The shares of values in the bands are 80 % and 50 % where the law is right.",
         "A free run that diverges counts as infinite in every median and has no mean: MSE and MAE are then left out, "
         "and NRMSE too where half of the windows diverged.",
     ),

@@ -69,6 +69,10 @@ def read_recipe(source: RecipeSource) -> Recipe:
     evaluate = read_section(source, "evaluate", task.evaluate_section, elsewhere=elsewhere)
     run = None if train is None else Step(train.updates, sample=train.updates * train.batch_size * train.accumulate)
     trained = TargetFacts(task.real_valued) if data is None else trained_on(data, model)
+    if evaluate is not None and data is not None:
+        select = str(_get(table, "train", "select")).removeprefix("free_running_")
+        for key, *problem in task.evaluate_problems(evaluate, getattr(model, "head", None), select):
+            source.add(tuple(key.split(".")), *problem)
     compare = _read_compare(source, run, trained, elsewhere) if "compare" in table else None
     method = None
     if "method" in table:

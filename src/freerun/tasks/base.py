@@ -197,6 +197,11 @@ class DataTask:
         raise NotImplementedError
 
     @staticmethod
+    def evaluate_problems(settings: Any, head: str | None, select: str) -> list[tuple[str, str, str]]:
+        """What of ``[evaluate]``, and of ``train.select``, does not go with a model of a head: key, problem, help."""
+        return []
+
+    @staticmethod
     def frequencies(data: Any) -> tuple[float, ...]:
         """How often each target symbol stands in the training targets; () where there are no symbols."""
         return data.frequencies

@@ -35,6 +35,7 @@ from freerun.models import MODELS, WindowScaled
 from freerun.regression import LinearForecast, fit_linear
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
+from freerun.tasks.sample_paths import fans, probabilistic_scores
 from freerun.types import evenly
 
 _CELLS = 2**22
@@ -129,6 +130,8 @@ class ForecastSettings(Arguments):
         draw: what is fed back in free running: "auto", what the model outputs, or the mean of the distribution it
             outputs (of quantiles the median); "gaussian", "student_t" or "quantile_sample" is one draw from that.
         threshold: error, in standard deviations of the training part, that ends the valid time.
+        num_samples: sample paths of every window, by which the law that a model with a head predicts is scored (CRPS,
+            pinball loss, coverage); 0: the one forecast alone.
         batch_size: windows at a time; changes no number.
         length: steps that ``freerun generate`` forecasts after a table's newest row; None: ``data.horizon``.
 
@@ -140,6 +143,7 @@ class ForecastSettings(Arguments):
         ("auto", *(name for name, cls in DRAWS.items() if cls.values)), "auto"
     )
     threshold: float = above(0, 0.4)
+    num_samples: int = between(0, 10_000, 0)
     batch_size: int = at_least(1, 256, semantic=False)
     length: int | None = at_least(1, None, semantic=False)
 
@@ -211,6 +215,20 @@ class SeriesTask(DataTask):
     def positions(data: SeriesData, settings: ForecastSettings) -> tuple[int, str]:
         past, horizon = data.codec.past, data.codec.horizon
         return past + horizon, f"a window has data.past + data.horizon = {past} + {horizon} steps"
+
+    @staticmethod
+    def evaluate_problems(settings: ForecastSettings, head: str | None, select: str) -> list[tuple[str, str, str]]:
+        problems: list[tuple[str, str, str]] = []
+        use = 'add head = "gaussian" (or student_t, quantiles) to [model], or leave it out'
+        if head == "point" and settings.num_samples:
+            found = "`num_samples` are draws from the law that a model predicts, and this one predicts values"
+            problems.append(("evaluate.num_samples", found, use))
+        if head == "point" and settings.draw not in ("auto", "point"):
+            problems.append(("evaluate.draw", f"`draw` {settings.draw} does not fit a model with head point", use))
+        if select in ("crps", "pinball") and not settings.num_samples:
+            found = f"`select` {select} is a score of sample paths, and none are drawn"
+            problems.append(("train.select", found, "add num_samples = 50 to [evaluate]"))
+        return problems
 
     @staticmethod
     def frequencies(data: SeriesData) -> tuple[float, ...]:
@@ -328,7 +346,7 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
     if windows.count < 1:
         raise UserError("there are no windows to score on: give a longer series, or a shorter past or horizon")
     batches = [
-        _scores(model, windows.make(numbers), windows.horizon, settings)
+        _scores(model, windows.make(numbers), windows.horizon, settings, numbers)
         for numbers in parts(range(windows.count), fitting(windows.make([0]), settings.batch_size))
     ]
     scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -343,13 +361,21 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
         "diverged": 100 * float(lost.double().mean()),
         "first_divergence": float(scores["diverged_at"][lost].min()) if bool(lost.any()) else math.nan,
     }
+    if settings.num_samples:
+        free_running |= {name: float(scores[name].sum()) / cells for name in ("crps", "pinball")}
+        shares = (name for name in scores if name.startswith("covered"))
+        free_running |= {
+            name.replace("covered", "coverage"): 100 * float(scores[name].sum()) / cells for name in shares
+        }
     for name, (naive, _) in windows.naive.items():
         free_running |= {f"{name}_{score}": value for score, value in naive.items()}
+        free_running |= {f"{name}_crps": naive["mae"]} if settings.num_samples else {}  # of a law that is a point
     forced_mean = (one_step.square() * scores["length"]).sum() / cells
     teacher_forced = {"loss": float(forced_mean), "nrmse": median(one_step)}
     curves = {side: scores[f"{side}_by_lead"].nanmean(0).tolist() for side in ("teacher_forced", "free_running")}
     curves |= {name: curve for name, (_, curve) in windows.naive.items()}
     names = ("nrmse", "squared", "absolute", "length", "valid_time", "one_step_nrmse", "diverged_at")
+    names += tuple(name for name in ("crps", "covered_50", "covered_80") if name in scores)
     columns = {name: scores[name].tolist() for name in names}
     columns["diverged_at"] = [lead or None for lead in columns["diverged_at"]]
     items = [
@@ -379,7 +405,9 @@ def _both_sides(model: Module, batch: Batch, horizon: int, draw: str) -> tuple[T
     return teacher_forced, forecast(model, batch, horizon, draw, fold(0, "forecast"))
 
 
-def _scores(model: Module, batch: Batch, horizon: int, settings: ForecastSettings) -> dict[str, Tensor]:
+def _scores(
+    model: Module, batch: Batch, horizon: int, settings: ForecastSettings, numbers: Sequence[int]
+) -> dict[str, Tensor]:
     """Numbers for each window of a batch."""
     batch = batch.to(model_device(model))
     gold = batch.targets[:, -horizon:].double()
@@ -402,6 +430,8 @@ def _scores(model: Module, batch: Batch, horizon: int, settings: ForecastSetting
         "teacher_forced_by_lead": rmse_by_horizon(teacher_forced, gold),
         "free_running_by_lead": rmse_by_horizon(free, gold),
     }
+    if settings.num_samples:
+        scores |= probabilistic_scores(model, batch, horizon, settings.num_samples, numbers)
     return {name: each.cpu() for name, each in scores.items()}
 
 
@@ -421,8 +451,12 @@ def complete_windows(
     batch = windows.make(chosen).to(model_device(model))
     past, gold = past_and_horizon(batch, windows.horizon, codec.values)
     rows = zip(past, gold, *_both_sides(model, batch, windows.horizon, settings.draw), strict=True)
-    samples = [asdict(sample_window(n, row, codec.denormalise)) for n, row in zip(chosen, rows, strict=True)]
-    names = ("past", "gold", "teacher_forced", "free_running", "diverged_at")
+    bands = fans(model, batch, windows.horizon, chosen)
+    samples = [
+        asdict(sample_window(n, row, codec.denormalise, {level: band[at] for level, band in bands.items()}))
+        for at, (n, row) in enumerate(zip(chosen, rows, strict=True))
+    ]
+    names = ("past", "gold", "teacher_forced", "free_running", "diverged_at", *(["bands"] if bands else []))
     return [
         {"window": each["window"], "channels": list(codec.names[:CHANNELS]), **{name: each[name] for name in names}}
         for each in samples

@@ -1,0 +1,239 @@
+"""Sample paths: free runs with noise of their own, and the scores of the law that they are drawn from."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+import freerun as fr
+from freerun.metrics import coverage, crps, pinball, sample_quantiles
+from freerun.recipes.train import build
+from freerun.tasks.sample_paths import DECILES, probabilistic_scores, sample_paths
+from freerun.tasks.series import ForecastSettings, evaluate_windows
+from test_config_series import tiny
+
+# -- free runs
+
+
+class Coins:
+    """P(1) = 0.3 everywhere, whatever the history; a Model with a forward alone."""
+
+    def __call__(self, batch):
+        return torch.tensor([0.7, 0.3]).log().expand(*batch.history.shape, 2)
+
+
+def blank(size: int, length: int = 4) -> fr.Batch:
+    ids = torch.zeros(size, length, dtype=torch.long)
+    return fr.Batch(ids, ids, torch.ones(size, length, dtype=torch.bool))
+
+
+def forecaster(head: str = "gaussian", kind: str = "recurrent") -> tuple[torch.nn.Module, fr.Batch]:
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(1)
+    values = torch.randn(3, 12, 2, generator=g)
+    if kind == "recurrent":
+        model = fr.models.RecurrentForecaster(values=2, size=8, head=head)
+        return model.eval(), fr.Batch(values[:, 7:], context={"past": values[:, :7]})
+    model = fr.models.TransformerForecaster(values=2, size=8, heads=2, layers=1, head=head)
+    eligible = (torch.arange(12) >= 7).expand(3, 12)
+    batch = fr.Batch(values, values, eligible, eligible=eligible, context={"known": torch.full((3,), 7)})
+    return model.eval(), batch
+
+
+LAWS = {"gaussian": "gaussian", "student_t": "student_t", "quantiles": "quantile_sample"}
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "transformer"])
+@pytest.mark.parametrize("head", LAWS)
+def test_paths_differ_the_first_is_the_run_alone_and_more_change_none(head, kind):
+    model, batch = forecaster(head, kind)
+    alone = fr.generate(model, batch, length=5, draw=LAWS[head], key=3)
+    few, many = (fr.generate(model, batch, length=5, draw=LAWS[head], key=3, num_samples=n) for n in (3, 7))
+    assert few.entries.shape == (3, 3, 5, 2)
+    assert few.lengths.shape == few.scores.shape == (3, 3)
+    assert torch.allclose(many.entries[:, 0], alone.entries, atol=1e-5)
+    assert torch.allclose(many.entries[:, :3], few.entries, atol=1e-5)
+    assert all(not torch.allclose(a, b, atol=1e-2) for a, b in pairwise(many.entries.unbind(1)))
+    # rows keep their noise wherever they stand
+    turned = fr.generate(model, batch.select(torch.tensor([2, 0])), length=5, draw=LAWS[head], key=3, num_samples=3)
+    assert torch.allclose(turned.entries, few.entries[[2, 0]], atol=1e-5)
+
+
+def test_ids_of_samples_and_their_law():
+    """Of 20,000 draws the share of ones; an unlucky key once in 10^5."""
+    found = fr.generate(Coins(), blank(2), length=4, draw="sample", key=1, num_samples=2500)
+    assert found.entries.shape == (2, 2500, 4)
+    assert found.scores.shape == (2, 2500)
+    share = float(found.entries.double().mean())
+    assert abs(share - 0.3) < 4.4 * math.sqrt(0.3 * 0.7 / 20_000)
+    assert not torch.equal(found.entries[0], found.entries[1])
+    assert torch.equal(found.entries[:, 0], fr.generate(Coins(), blank(2), length=4, draw="sample", key=1).entries)
+
+
+def test_samples_that_end_leave_and_the_others_go_on():
+    found = fr.generate(Coins(), blank(3, 8), length=8, end=1, draw="sample", key=2, num_samples=50)
+    for row in range(3):
+        for sample in range(50):
+            entries, length = found.entries[row, sample].tolist(), int(found.lengths[row, sample])
+            assert length == (entries.index(1) if 1 in entries else 8)
+            assert set(entries[length:]) <= {1}
+            expected = length * math.log(0.7) + (math.log(0.3) if length < 8 else 0)
+            assert float(found.scores[row, sample]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_prompts_of_several_lengths_are_read_once_for_all_samples():
+    torch.manual_seed(0)
+    model = fr.models.PlainForecaster(values=1, size=8, head="gaussian").eval()  # steps in lockstep
+    values = torch.randn(4, 10, 1)
+    prompts = torch.tensor([3, 5, 3, 4])
+    mask = torch.arange(10) >= prompts[:, None]
+    batch = fr.Batch(values, values, mask, context={"known": prompts})
+    many = fr.generate(model, batch, length=4, draw="gaussian", num_samples=3).entries
+    for row in range(4):
+        one = fr.generate(model, batch.select(torch.tensor([row])), length=4, draw="gaussian", num_samples=3).entries
+        assert torch.allclose(many[row], one[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "settings", "problem"),
+    [(blank(1), {}, "num_samples = 5 runs of draw greedy would be equal: use draw='sample'"),
+     (blank(1), {"beams": 3}, "num_samples = 5"),
+     (fr.Batch(torch.zeros(1, 3, 1)), {"draw": "expected"}, "draw expected would be equal: use draw='gaussian'"),
+     (fr.Batch(torch.zeros(1, 3, 1)), {}, "would be equal"),
+     (blank(1), {"draw": "sample", "num_samples": 0}, "num_samples must be at least 1; got 0")],
+)  # fmt: skip
+def test_samples_that_would_be_equal_are_refused(batch, settings, problem):
+    with pytest.raises(fr.UserError, match=problem):
+        fr.generate(Coins(), batch, length=3, **{"num_samples": 5, **settings})
+
+
+# -- scores
+
+
+def naive_crps(samples: list[float], gold: float) -> float:
+    n = len(samples)
+    near = sum(abs(x - gold) for x in samples) / n
+    apart = sum(abs(x - y) for x in samples for y in samples)
+    return near - (apart / (2 * n * (n - 1)) if n > 1 else 0.0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_crps_is_the_double_loop(number):
+    g = torch.Generator().manual_seed(number)
+    samples, gold = torch.randn(3, number, 4, 2, generator=g), torch.randn(3, 4, 2, generator=g)
+    found = crps(samples, gold)
+    for window in range(3):
+        for t in range(4):
+            for v in range(2):
+                expected = naive_crps(samples[window, :, t, v].tolist(), float(gold[window, t, v]))
+                assert float(found[window, t, v]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_crps_of_a_normal_law_is_its_closed_form():
+    """``s (z (2 F(z) - 1) + 2 f(z) - 1 / sqrt(pi))``, by 4,000 ensembles of 20; an unlucky seed once in 10^5."""
+    g = torch.Generator().manual_seed(0)
+    for gold in (0.0, 0.7, -2.0):
+        scores = crps(torch.randn(4000, 20, generator=g), torch.full((4000,), gold))
+        z = torch.tensor(gold, dtype=torch.float64)
+        normal = torch.distributions.Normal(0.0, 1.0)
+        law = z * (2 * normal.cdf(z) - 1) + 2 * normal.log_prob(z).exp() - 1 / math.sqrt(math.pi)
+        assert abs(float(scores.mean() - law)) < 4.4 * float(scores.std()) / math.sqrt(4000)
+
+
+def test_pinball_is_its_loop_and_over_many_levels_half_the_crps():
+    g = torch.Generator().manual_seed(0)
+    forecast, gold, levels = torch.randn(3, 2, 4, generator=g), torch.randn(3, 4, generator=g), (0.2, 0.7)
+    found = pinball(forecast, gold, levels)
+    for window in range(3):
+        for n, level in enumerate(levels):
+            for t in range(4):
+                missed = float(gold[window, t]) - float(forecast[window, n, t])
+                assert float(found[window, n, t]) == pytest.approx(max(level * missed, (level - 1) * missed), abs=1e-12)
+    fine = tuple((n + 0.5) / 2000 for n in range(2000))
+    exact = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(fine, dtype=torch.float64))[None]
+    loss = 2 * float(pinball(exact, torch.tensor([0.4]), fine).mean())
+    z = torch.tensor(0.4, dtype=torch.float64)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    law = z * (2 * normal.cdf(z) - 1) + 2 * normal.log_prob(z).exp() - 1 / math.sqrt(math.pi)
+    assert loss == pytest.approx(float(law), abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_coverage_is_the_share_where_the_law_is_right_and_less_where_it_is_narrow(share):
+    """4,000 windows; an unlucky seed once in 10^5 (and 0.01 for what 400 samples leave out)."""
+    g = torch.Generator().manual_seed(0)
+    samples, gold = torch.randn(4000, 400, generator=g), torch.randn(4000, generator=g)
+    spread = 4.4 * math.sqrt(share * (1 - share) / 4000) + 0.01
+    assert abs(float(coverage(samples, gold, share).double().mean()) - share) < spread
+    assert float(coverage(samples / 2, gold, share).double().mean()) < share - 0.1
+
+
+def test_quantiles_of_samples():
+    samples = torch.arange(11.0)[None, :, None].expand(2, 11, 3)
+    assert sample_quantiles(samples, (0.1, 0.55))[1].tolist() == [[1.0] * 3, [5.5] * 3]
+
+
+def test_what_does_not_fit_is_refused_and_what_escaped_is_infinite():
+    samples, gold = torch.zeros(2, 3, 4), torch.zeros(2, 4)
+    for call in (lambda: crps(samples, gold[:, :3]), lambda: crps(gold, gold), lambda: coverage(samples[:, :0], gold)):
+        with pytest.raises(fr.UserError, match=r"samples must be \(windows, n, ...\)"):
+            call()
+    with pytest.raises(fr.UserError, match="a quantile a level"):
+        pinball(samples, gold, (0.5,))
+    with pytest.raises(fr.UserError, match="levels must be numbers"):
+        sample_quantiles(samples, (0.0, 0.5))
+    with pytest.raises(fr.UserError, match="share"):
+        coverage(samples, gold, 1.0)
+    samples[0, 1, 2] = math.nan
+    assert crps(samples, gold).isinf().nonzero().tolist() == [[0, 2]]
+
+
+# -- the task
+
+
+def test_scores_of_windows_are_those_of_their_paths_whatever_the_batches(tmp_path):
+    recipe = tiny(tmp_path, "model.head=gaussian", "evaluate.num_samples=9")
+    model, task, *_ = build(recipe)
+    model.eval()
+    windows = task.windows("test")
+    found = [evaluate_windows(model, windows, ForecastSettings(num_samples=9, batch_size=n)) for n in (5, 256)]
+    for name in ("crps", "pinball", "coverage_50", "coverage_80"):
+        assert found[0].free_running[name] == pytest.approx(found[1].free_running[name], rel=1e-4), name
+    everything = windows.make(range(windows.count))
+    paths = sample_paths(model, everything, windows.horizon, 9).double()
+    gold = everything.targets[:, -windows.horizon :].double()
+    scores = found[1].free_running
+    assert scores["crps"] == pytest.approx(float(crps(paths, gold).mean()), rel=1e-4)
+    levels = pinball(sample_quantiles(paths, DECILES), gold, DECILES)
+    assert scores["pinball"] == pytest.approx(float(levels.mean()), rel=1e-4)
+    assert scores["coverage_80"] == pytest.approx(100 * float(coverage(paths, gold).double().mean()), abs=0.2)
+    assert scores["last_value_crps"] == scores["last_value_mae"]
+    assert sum(item["crps"] for item in found[1].items) == pytest.approx(float(crps(paths, gold).sum()), rel=1e-4)
+
+
+def test_a_path_that_diverges_is_not_averaged_away():
+    class Explodes(torch.nn.Module):
+        head = "gaussian"
+
+        def forward(self, batch):
+            before = torch.nn.functional.pad(batch.history, (0, 0, 1, 0))[:, :-1]
+            return torch.cat([1 + before.abs() * 1e3, torch.zeros_like(before)], -1)
+
+    batch = fr.Batch(torch.zeros(2, 6, 1))
+    scores = probabilistic_scores(Explodes(), batch, 6, 4, [0, 1])
+    assert scores["crps"].isinf().all()
+    assert scores["pinball"].isinf().all()
+    assert scores["covered_80"].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [(["evaluate.num_samples=5"], "`num_samples` are draws from the law that a model predicts"),
+     (["evaluate.draw=gaussian"], "`draw` gaussian does not fit a model with head point"),
+     (["model.head=gaussian", "train.select=crps"], "`select` crps is a score of sample paths"),
+     (["evaluate.num_samples=-1"], "num_samples")],
+)  # fmt: skip
+def test_a_recipe_whose_samples_nothing_draws_is_refused(tmp_path, overrides, problem):
+    with pytest.raises(fr.UserError, match=problem):
+        tiny(tmp_path, *overrides)
