@@ -212,6 +212,20 @@ def test_scores_of_windows_are_those_of_their_paths_whatever_the_batches(tmp_pat
     assert sum(item["crps"] for item in found[1].items) == pytest.approx(float(crps(paths, gold).sum()), rel=1e-4)
 
 
+def test_what_is_missing_is_in_no_score():
+    model, batch = forecaster()
+    complete = probabilistic_scores(model, batch, 5, 6, [0, 1, 2])
+    targets = batch.targets.clone()
+    targets[1, 2, 0] = math.nan
+    present = ~targets.isnan()
+    holed = fr.Batch(targets, batch.history, context=batch.context, present=present)
+    paths = sample_paths(model, batch, 5, 6).double()
+    found = probabilistic_scores(model, holed, 5, 6, [0, 1, 2])
+    left_out = crps(paths, batch.targets.double())[1, 2, 0]
+    assert float(complete["crps"][1] - found["crps"][1]) == pytest.approx(float(left_out), abs=1e-6)
+    assert torch.allclose(complete["pinball"][[0, 2]], found["pinball"][[0, 2]])
+
+
 def test_a_path_that_diverges_is_not_averaged_away():
     class Explodes(torch.nn.Module):
         head = "gaussian"
