@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import math
+import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import tomli_w
+import torch
 
 from builders import raises, refused
 from freerun.comparison.plan import plan
@@ -17,6 +20,7 @@ from freerun.comparison.results import collect
 from freerun.comparison.results import write as write_results
 from freerun.comparison.run import compare
 from freerun.comparison.verdict import references
+from freerun.errors import ResourceError
 from freerun.recipes import load_recipe, recipe_table
 from freerun.recipes.fields import choices, fit, measured
 from freerun.recipes.keys import sections
@@ -121,6 +125,40 @@ def test_a_head_brings_its_loss_and_feeds_its_mean(tmp_path, head, loss, draw):
 def test_methods_on_values(tmp_path, method):
     summary = run_recipe(tiny(tmp_path, f"method={method}"), tmp_path / "run", progress=False)
     assert math.isfinite(summary["test"]["free_running"]["nrmse"])
+
+
+DRAWN = 'method={name="multi_step", gradient="checkpointed", horizon={schedule="choice", values=[1, 5]}}'
+
+
+def test_a_drawn_horizon_goes_on_as_if_never_stopped(tmp_path):
+    recipe = tiny(tmp_path, DRAWN, "train.updates=8", "train.save_every=4", "train.keep=3", "train.accumulate=2")
+    for name in ("whole", "stopped"):
+        run_recipe(recipe, tmp_path / name, progress=False)
+    for name in ("summary.json", "test-items.jsonl"):
+        (tmp_path / "stopped" / name).unlink()
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "step-00000008")
+    run_recipe(recipe, tmp_path / "stopped", resume=True, progress=False)
+    whole, stopped = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    lines = (json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
+    assert {line["horizon"] for line in lines if line["event"] == "update"} == {1, 5}
+    plain = tiny(tmp_path, DRAWN.replace("checkpointed", "full"), "train.updates=8", "train.accumulate=2")
+    summary = run_recipe(plain, tmp_path / "plain", progress=False)
+    found = json.loads((tmp_path / "whole" / "summary.json").read_text())["test"]["free_running"]["nrmse"]
+    assert summary["test"]["free_running"]["nrmse"] == pytest.approx(found, rel=1e-4)
+
+
+def test_the_longest_horizon_is_tried_before_the_first_update(tmp_path, monkeypatch, capsys):
+    rising = 'method={name="multi_step", horizon={schedule="linear", start=1, end=9, steps=4}}'
+    run_recipe(tiny(tmp_path, rising), tmp_path / "run")
+    note = r"the longest horizon, 5 steps of 8 rows, needs about 0 MiB in an update; [\d,]+ MiB are free"
+    assert re.search(note, " ".join(capsys.readouterr().err.split()))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(10**9))  # a share of memory that holds nothing
+    message = (
+        r"the longest horizon, 5 steps of 8 rows, .* \(it comes at update 3\), and 0 MiB are free: lower method.hor"
+    )
+    raises(ResourceError, message, run_recipe, tiny(tmp_path, rising), tmp_path / "other", progress=False)
+    run_recipe(tiny(tmp_path), tmp_path / "third", progress=False)  # without a horizon nothing is tried
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import freerun as fr
 from builders import assert_same_gradients, gradients, raises, refused
 from freerun import methods, schedules, transforms
 from freerun.keys import fold, uniform
+from freerun.training import estimate_memory
+from freerun.training.memory import peak_bytes
 from oracles import coins, literal
 
 KEY, STEP = 5, 3
@@ -180,6 +182,111 @@ def test_what_a_cut_transformer_keeps_grows_with_its_cache_alone():
     grown = [most_held(gradient, 120, net) / most_held(gradient, 30, net) for gradient in (1, "full")]
     assert 1 < grown[0] < 4  # the cache is 3.7 times as long
     assert grown[1] > 6  # and is kept once for every step
+
+
+class StateOfGRU(fr.StepModel):
+    """A decoder step with dropout, so that what is computed again must draw the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.cell, self.out, self.drop = nn.GRUCell(2, 5), nn.Linear(5, 2), nn.Dropout(0.3)
+
+    def start(self, batch):
+        return torch.zeros(batch.size, 2, dtype=torch.float64), torch.zeros(batch.size, 5, dtype=torch.float64)
+
+    def step(self, entries, state):
+        state = self.cell(entries, state)
+        return entries + self.out(self.drop(state)), state
+
+
+class Forward(nn.Module):
+    """Markov, without its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Markov()
+
+    def forward(self, batch: fr.Batch) -> Tensor:
+        return self.inner(batch)
+
+
+CHECKPOINTED = {
+    "gru": forecaster, "lstm": lambda: forecaster(cell="lstm"), "markov": Markov,
+    "transformer": lambda: fr.models.TransformerForecaster(2, size=8, heads=2, layers=2).double(),
+    "plrnn": lambda: fr.models.ShallowPLRNN(2, size=9).double(), "step": lambda: StateOfGRU().double(),
+    "forward": Forward,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", CHECKPOINTED.values(), ids=CHECKPOINTED)
+def test_a_checkpointed_gradient_is_the_full_one(make):
+    net, b = make(), sequence(past=1)
+    methods_ = [
+        lambda g: fr.free_running(gradient=g), lambda g: fr.scheduled_sampling(0.4, gradient=g, loss_on="last"),
+        lambda g: fr.multi_step(horizon=5, gradient=g), lambda g: fr.generalised_teacher_forcing(0.3, gradient=g),
+    ]  # fmt: skip
+    for method in methods_:
+        both = []
+        for gradient in ("full", "checkpointed"):
+            torch.manual_seed(7)
+            loss = method(gradient)(net, b, STEP, KEY)
+            both.append((loss.detach(), gradients(net, loss)))
+        assert torch.equal(both[0][0], both[1][0])
+        assert_same_gradients(both[0][1], both[1][1])
+
+
+def spent(method, net, b) -> int:
+    """Bytes that a real forward and backward hold at most."""
+    method.run(net, b, STEP, KEY).total.backward()
+
+    def once() -> None:
+        net.zero_grad(set_to_none=True)
+        method.run(net, b, STEP, KEY).total.backward()
+
+    net.zero_grad(set_to_none=True)
+    return peak_bytes(once, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("make", [CHECKPOINTED[name] for name in ("gru", "transformer", "plrnn", "step")])
+def test_the_estimate_is_what_is_then_measured(make):
+    net, b = make(), sequence(size=14, past=1, horizon=40)
+    before = [weight.detach().clone() for weight in net.parameters()]
+    spends = {}
+    for gradient in ("full", "checkpointed", 5, "none"):
+        method = fr.free_running(gradient=gradient)
+        state = torch.get_rng_state()
+        estimate = estimate_memory(method, net, b, STEP, KEY)
+        assert torch.equal(state, torch.get_rng_state())
+        assert all(weight.grad is None for weight in net.parameters())
+        spends[gradient] = spent(method, net, b)
+        net.zero_grad(set_to_none=True)
+        assert estimate == pytest.approx(spends[gradient], rel=0.1), gradient
+    assert spends["checkpointed"] < 0.7 * spends["full"]
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+def test_the_estimate_is_what_pytorch_s_own_profiler_measures():
+    """Of a real update: the allocator's events, added up in the order of time."""
+    torch.manual_seed(0)
+    net, b = fr.models.PlainForecaster(3, size=64), fr.Batch(torch.randn(32, 50, 3))
+    method = fr.multi_step(horizon=50)
+    estimate = estimate_memory(method, net, b)
+    method.run(net, b, 0).total.backward()
+    net.zero_grad(set_to_none=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        method.run(net, b, 0).total.backward()
+    events = [each for each in profiled.profiler.kineto_results.events() if each.name() == "[memory]"]
+    bytes_ = [each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())]
+    assert estimate == pytest.approx(max(itertools.accumulate(bytes_)), rel=0.1)
+
+
+def test_a_gradient_that_is_there_stays_there():
+    net, b = forecaster(), sequence(size=8)
+    fr.teacher_forcing()(net, b, step=0).backward()
+    before = {name: weight.grad.clone() for name, weight in net.named_parameters()}
+    estimate_memory(fr.free_running(), net, b)
+    assert all(torch.equal(weight.grad, before[name]) for name, weight in net.named_parameters())
 
 
 class TestBlend:

@@ -431,7 +431,7 @@ def gold_weight_problems(weight: Any) -> list[str]:
     return [f"gold_weight must be a number of 0 or more (0: the loss on gold history is not kept); got {weight!r}"]
 
 
-GRADIENTS = ("auto", "none", "full")
+GRADIENTS = ("auto", "none", "full", "checkpointed")
 
 
 def gradient_problems(gradient: Any) -> list[str]:
@@ -439,7 +439,8 @@ def gradient_problems(gradient: Any) -> list[str]:
     count = isinstance(gradient, int) and not isinstance(gradient, bool) and gradient >= 1
     if gradient in GRADIENTS or count:
         return []
-    return [f"gradient must be 'auto', 'none', 'full' or a number of positions k >= 1; got {gradient!r}"]
+    rule = "gradient must be 'auto', 'none', 'full', 'checkpointed' or a number of positions k >= 1"
+    return [f"{rule}; got {gradient!r}"]
 
 
 def gradient_of(batch: Batch, gradient: str | int) -> str | int:
@@ -483,7 +484,8 @@ def rollout_with_grad(
     else:
         with repeatable(unwrap(model), batch):
             if cut is None:
-                done = unroll(model, encode_once(model, batch), replacement, engine)
+                more = gradient == "checkpointed"
+                done = unroll(model, encode_once(model, batch), replacement, engine, recompute=more)
             else:
                 objective: Any = getattr(method, "objective", "auto")
                 used = objectives.resolve(objective, batch)

@@ -32,7 +32,7 @@ class GeneralisedTeacherForcing(TransformMethod):
 
     Args:
         alpha: share of gold in each entry, in [0, 1]; a number, a schedule, or ``"adaptive"``.
-        gradient: ``"full"``, ``"none"`` or k, as in ``scheduled_sampling``.
+        gradient: ``"full"``, ``"checkpointed"``, ``"none"`` or k, as in ``scheduled_sampling``.
         draw: ``"auto"`` feeds values as predicted.
         engine: as in ``scheduled_sampling``.
         objective: ``"auto"`` (MSE), or another.

@@ -31,7 +31,8 @@ class MultiStep(TransformMethod):
     Args:
         horizon: steps, a number or a schedule that rises (rounded down), at least 1; or drawn at every update, by
             ``schedules.uniform`` or ``schedules.choice``, whose parameters may be schedules.
-        gradient: ``"full"``, ``"none"`` (no gradient in time through own entries) or k (cut every k steps).
+        gradient: ``"full"``, ``"checkpointed"`` (full, in the memory of sqrt(h) steps), ``"none"`` (no gradient in time
+            through own entries) or k (cut every k steps).
         draw: ``"auto"`` feeds values as predicted.
         engine: as in ``scheduled_sampling``.
         objective: ``"auto"`` (MSE), or another.

@@ -117,8 +117,9 @@ class ScheduledSampling(TransformMethod):
             ``freerun.Draft`` have settings) or an integer k: k parallel passes, approximate. The coupling of noise and
             choice is a field of the draw, and ``"auto"`` never changes it.
         gradient: through the model's own entries: ``"none"``, ``"full"``, or k: entry and state are cut before every
-            k-th step, and memory grows with k (``outputs`` then carry no graph); ``"auto"`` is none for ids and full
-            for values.
+            k-th step, and memory grows with k (``outputs`` then carry no graph); ``"checkpointed"``: full, the steps
+            computed again in the backward pass, sqrt(time) at a time (Chen et al. 2016, arXiv:1604.06174); ``"auto"``
+            is none for ids and full for values.
         gold_weight: of the loss on gold history beside the other, one more training forward; 0 drops it, as published.
         objective: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from freerun.batch import PER_POSITION, Batch, map_leaves
 from freerun.errors import UserError
@@ -67,6 +69,7 @@ def unroll(
     *,
     cut_every: int | None = None,
     objective: Objective | None = None,
+    recompute: bool = False,
 ) -> RollIn:
     """Outputs and history with gradient through everything that is fed.
 
@@ -80,6 +83,8 @@ def unroll(
             and freed: ``total`` and ``count`` are the loss, and ``outputs`` carry no graph. None: no cut.
         objective: of the loss, for a cut: a sum over positions, as all of ``freerun.objectives`` are; one with weights
             of its own must be a module.
+        recompute: about sqrt(time) steps (or a pass) at a time keep no activations, and are computed again when the
+            gradient is.
 
     Raises:
         UserError: an engine that keeps no gradient, ``"step"`` without a Stepper, passes through dropout, passes that
@@ -93,9 +98,9 @@ def unroll(
         return _by_pieces(model, batch, replacement, cut_every, objective)
     if isinstance(using, Stepwise) or (isinstance(using, Auto) and supports(model, Stepper)):
         loop = _Loop(model, batch, replacement)
-        outputs = loop.go_on(0, batch.time)
+        outputs = loop.recomputed() if recompute else loop.go_on(0, batch.time)
         return RollIn(torch.stack(loop.history, 1), "unrolled", outputs=outputs)
-    return _by_passes(model, batch, replacement, using.k if isinstance(using, Passes) else None)
+    return _by_passes(model, batch, replacement, using.k if isinstance(using, Passes) else None, recompute)
 
 
 class _Loop:
@@ -106,14 +111,30 @@ class _Loop:
         self.state: Any = None
         self.history: list[Tensor] = []
 
-    def go_on(self, start: int, end: int) -> Tensor:
-        """The outputs at positions start to end - 1, (batch, positions, width), with the graph of these only."""
+    def recomputed(self) -> Tensor:
+        """All outputs, with a graph that keeps the state before every piece and computes the rest again."""
+        every, parts = math.ceil(math.sqrt(self.batch.time)), list[Tensor]()
+        for start in range(0, self.batch.time, every):
+            state, history = self.state, self.history
+
+            def piece(start: int = start, state: Any = state, history: list[Tensor] = history) -> Any:
+                self.state, self.history = state, history[-1:]
+                outputs = self.go_on(start, min(start + every, self.batch.time))
+                return outputs, self.state, self.history[len(history[-1:]) :]
+
+            outputs, self.state, made = checkpoint(piece, use_reentrant=False)
+            self.history = [*history, *made]
+            parts.append(outputs)
+        return torch.cat(parts, 1)
+
+    def go_on(self, start: int, end: int, *, cut: bool = False) -> Tensor:
+        """The outputs at positions start to end - 1, (batch, positions, width); with a cut only their graph."""
         outputs: list[Tensor] = []
         for t in range(start, end):
             if t == 0:
                 self.state = self.model.start(self.batch)
             else:
-                if t == start:
+                if cut and t == start:
                     self.state, self.history[-1] = _detached(self.model, self.state), self.history[-1].detach()
                 self.state = self.model.step(self.state, self.model.embed(self.history[-1]))
             outputs.append(self.model.output(self.state))
@@ -123,7 +144,7 @@ class _Loop:
         return torch.stack(outputs, 1)
 
 
-def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | None) -> RollIn:
+def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | None, recompute: bool) -> RollIn:
     if differs_by_mode(model):
         raise UserError(
             "gradient through own outputs in parallel passes needs the same function in every pass, and this model "
@@ -139,9 +160,17 @@ def _by_passes(model: Any, batch: Batch, replacement: Replacement, limit: int | 
         "Its gradient goes through a forward for every position: write its step as fr.StepModel, wrap it "
         "(fr.models.RecurrentDecoder, OneStepMap), or use gradient='none'",
     )
+
+    def outputs_on(history: Tensor) -> Tensor:
+        return forward(model, batch.made(history=history))
+
+    def recomputed(history: Tensor) -> Tensor:
+        return cast(Tensor, checkpoint(outputs_on, history, use_reentrant=False))
+
+    run = recomputed if recompute else outputs_on
     for _ in range(passes):
-        history = replacement.mix(forward(model, batch.made(history=history)))
-    outputs = forward(model, batch.made(history=history))
+        history = replacement.mix(run(history))
+    outputs = run(history)
     if passes < needed:
         return RollIn(history, "unrolled", passes, float(passes), "no", outputs)
     with torch.no_grad():  # the certificate: these outputs choose the entries that were fed
@@ -165,14 +194,14 @@ def _by_pieces(model: Any, batch: Batch, replacement: Replacement, every: int, o
     for start in range(0, batch.time, every):
         end = min(start + every, batch.time)
         if bool(batch.mask[:, start:end].any()):
-            outputs = loop.go_on(start, end)
+            outputs = loop.go_on(start, end, cut=True)
             part, number = scored(objective, outputs, _piece(batch, start, end))
             if weights and learning and part.requires_grad:  # after a cut nothing that learns may be left in the graph
                 _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
             total, count = total + (part.detach() if weights else part), count + number
         else:
             with torch.no_grad(), uncached_autocast(batch.history.device):
-                outputs = loop.go_on(start, end)
+                outputs = loop.go_on(start, end, cut=True)
         loop.history[start:-1] = [each.detach() for each in loop.history[start:-1]]
         parts.append(outputs.detach())
     if weights and learning:

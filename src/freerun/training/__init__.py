@@ -3,6 +3,7 @@
 from freerun.errors import OtherProcessError, StoppedError, TerminatedError
 from freerun.tasks.base import Evaluation, Task
 from freerun.training.loop import fit, preflight
+from freerun.training.memory import estimate_memory
 from freerun.training.optim import learning_rate
 from freerun.training.parallelize import MethodRun
 from freerun.training.plan import BatchPlan, TrainSettings
@@ -17,6 +18,7 @@ __all__ = [
     "Task",
     "TerminatedError",
     "TrainSettings",
+    "estimate_memory",
     "fit",
     "learning_rate",
     "load_weights",

@@ -22,6 +22,7 @@ from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest,
 from freerun.training.fed import record_fed, time_gold
 from freerun.training.files import opened
 from freerun.training.log import Board, Metrics, Progress, Unwritten, board_class, progress_for
+from freerun.training.memory import check_memory
 from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
 from freerun.training.plan import BatchPlan, TrainSettings
@@ -118,13 +119,17 @@ def fit(
     Returns:
         The summary, as in ``summary.json``.
 
+    A method with a horizon is tried at its longest first: what an update then needs of memory is printed, and refused
+    where it is more than there is.
+
     Raises:
         OccupiedError: the folder holds a run (without resume), or another process trains in it.
         CheckpointError: no checkpoint can be used, it belongs to another run, or there is none of a run that made
             updates; the folder is gone; ``init`` does not fit.
         DivergedError: loss or gradient is not finite.
         OtherProcessError: another process failed, for a reason that it reports.
-        ResourceError: the disk is full, or too small for the run's checkpoints.
+        ResourceError: the disk is full, or too small for the run's checkpoints; the longest horizon does not fit into
+            memory.
         StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
         UserError: the method leaves its range within the run, ``select`` names no score, or the model is wrapped for
             several processes already.
@@ -268,6 +273,8 @@ def identity_of(job: Job) -> dict[str, Any]:
 def _train(run: Run) -> None:
     settings = run.job.settings
     run.parts.model.train()
+    with run.parts.processes.raise_on_all_ranks():
+        check_memory(run)
     run.lap()
     if run.fresh:
         run.metrics.write(header(run))
