@@ -1,5 +1,7 @@
 """Sample paths: free runs with noise of their own, and the scores of the law that they are drawn from."""
 
+import csv
+import io
 import math
 from itertools import pairwise
 
@@ -8,10 +10,11 @@ import torch
 
 import freerun as fr
 from freerun.metrics import coverage, crps, pinball, sample_quantiles
-from freerun.recipes.train import build
+from freerun.recipes.train import build, run_recipe
 from freerun.tasks.sample_paths import DECILES, probabilistic_scores, sample_paths
 from freerun.tasks.series import ForecastSettings, evaluate_windows
-from test_config_series import tiny
+from test_config_series import series, table, tiny
+from tiny_recipes import ends
 
 # -- free runs
 
@@ -214,13 +217,13 @@ def test_scores_of_windows_are_those_of_their_paths_whatever_the_batches(tmp_pat
 
 def test_what_is_missing_is_in_no_score():
     model, batch = forecaster()
-    complete = probabilistic_scores(model, batch, 5, 6, [0, 1, 2])
+    complete = probabilistic_scores(model, batch, 5, ForecastSettings(num_samples=6), [0, 1, 2])
     targets = batch.targets.clone()
     targets[1, 2, 0] = math.nan
     present = ~targets.isnan()
     holed = fr.Batch(targets, batch.history, context=batch.context, present=present)
     paths = sample_paths(model, batch, 5, 6).double()
-    found = probabilistic_scores(model, holed, 5, 6, [0, 1, 2])
+    found = probabilistic_scores(model, holed, 5, ForecastSettings(num_samples=6), [0, 1, 2])
     left_out = crps(paths, batch.targets.double())[1, 2, 0]
     assert float(complete["crps"][1] - found["crps"][1]) == pytest.approx(float(left_out), abs=1e-6)
     assert torch.allclose(complete["pinball"][[0, 2]], found["pinball"][[0, 2]])
@@ -235,7 +238,7 @@ def test_a_path_that_diverges_is_not_averaged_away():
             return torch.cat([1 + before.abs() * 1e3, torch.zeros_like(before)], -1)
 
     batch = fr.Batch(torch.zeros(2, 6, 1))
-    scores = probabilistic_scores(Explodes(), batch, 6, 4, [0, 1])
+    scores = probabilistic_scores(Explodes(), batch, 6, ForecastSettings(num_samples=4), [0, 1])
     assert scores["crps"].isinf().all()
     assert scores["pinball"].isinf().all()
     assert scores["covered_80"].sum() == 0
@@ -251,3 +254,56 @@ def test_a_path_that_diverges_is_not_averaged_away():
 def test_a_recipe_whose_samples_nothing_draws_is_refused(tmp_path, overrides, problem):
     with pytest.raises(fr.UserError, match=problem):
         tiny(tmp_path, *overrides)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a table whose model predicts a law; the table."""
+    folder = tmp_path_factory.mktemp("fan")
+    path = table(folder)
+    recipe = tiny(folder, *series(path), "model.head=gaussian", "evaluate.num_samples=4", "data.calendar=[]",
+                  'data.covariates=[]', "data.observed=[]")  # fmt: skip
+    run_recipe(recipe, folder / "run")
+    return folder / "run", path
+
+
+def printed(capsys, run, path, *options: str) -> list[dict[str, str]]:
+    found = ends(capsys, 0, "generate", str(run), "--input", str(path), *options).out
+    return list(csv.DictReader(io.StringIO(found)))
+
+
+def test_a_table_of_quantiles_and_of_paths(run, capsys):
+    run, path = run
+    plain = printed(capsys, run, path)
+    assert [name for name in plain[0] if name.startswith("load")] == ["load"]  # scored by paths, and answered by one
+    paths = printed(capsys, run, path, "--num-samples", "3")
+    assert [name for name in paths[0] if name.startswith("load")] == ["load", "load.1", "load.2", "load.3"]
+    assert [row["load"] for row in paths] == [row["load"] for row in plain]
+    assert len({paths[0][f"load.{n}"] for n in (1, 2, 3)}) == 3
+    few = printed(capsys, run, path, "--num-samples", "2")
+    assert [row["load.2"] for row in few] == [row["load.2"] for row in paths]
+    levels = printed(capsys, run, path, "--quantiles", "0.1,0.5,0.9", "--num-samples", "40", "--length", "7")
+    assert len(levels) == 7
+    many = printed(capsys, run, path, "--num-samples", "40", "--length", "7")
+    for row, drawn in zip(levels, many, strict=True):
+        own = torch.tensor([float(drawn[f"load.{n}"]) for n in range(1, 41)], dtype=torch.float64)
+        for level in (0.1, 0.5, 0.9):
+            assert float(row[f"load.q{level:g}"]) == pytest.approx(float(own.quantile(level)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [(("--quantiles", "0.9,0.1"), "rising numbers between 0 and 1"), (("--quantiles", "ten"), "got 'ten'"),
+     (("--quantiles", "0,1"), "between 0 and 1"), (("--num-samples", "0"), "--num-samples must be at least 1")],
+)  # fmt: skip
+def test_levels_and_numbers_that_are_none_are_refused(run, capsys, options, problem):
+    run, path = run
+    assert problem in ends(capsys, 2, "generate", str(run), "--input", str(path), *options).err
+
+
+def test_a_model_of_values_has_no_paths(tmp_path, capsys):
+    path = table(tmp_path)
+    recipe = tiny(tmp_path, *series(path), "data.calendar=[]", "data.covariates=[]", "data.observed=[]")
+    run_recipe(recipe, tmp_path / "run")
+    problem = ends(capsys, 2, "generate", str(tmp_path / "run"), "--input", str(path), "--quantiles", "0.5").err
+    assert "no law to draw from" in problem

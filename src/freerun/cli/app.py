@@ -85,7 +85,15 @@ def train(
 
 @app.command
 def generate(
-    run: Path, /, *, input: File = None, beams: Number = None, length: Number = None, skip: Switch = False
+    run: Path,
+    /,
+    *,
+    input: File = None,
+    beams: Number = None,
+    length: Number = None,
+    num_samples: Number = None,
+    quantiles: Text = None,
+    skip: Switch = False,
 ) -> None:
     """Run a model freely: word<TAB>symbols for each word, beginning<TAB>continuation for each beginning of a text.
 
@@ -105,10 +113,15 @@ def generate(
     length
         Characters to generate after each beginning of a text, tokens of a Hugging Face model's answer; as in the recipe
         if left out.
+    num_samples
+        Sample paths of a series, drawn from the law that a model with a head predicts: a column each beside the
+        forecast, or with --quantiles the paths that those are computed from (then 100 if left out).
+    quantiles
+        Levels such as 0.1,0.5,0.9: quantiles of a series' sample paths, a column each beside the forecast.
     skip
         Answer the other lines where some cannot be answered: those are named, and their output stays empty.
     """
-    commands.generate(run, input, beams, length, skip=skip)
+    commands.generate(run, input, beams, length, skip=skip, num_samples=num_samples, quantiles=quantiles)
 
 
 @app.command

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +204,16 @@ def train(
             print(visible(str(out)))
 
 
-def generate(run: Path, lines_file: Path | None, beams: int | None, length: int | None, *, skip: bool) -> None:
+def generate(
+    run: Path, lines_file: Path | None, beams: int | None, length: int | None, *, skip: bool,
+    num_samples: int | None = None, quantiles: str | None = None,
+) -> None:  # fmt: skip
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
     with loading():
         from freerun.data.files import user_path
         from freerun.recipes.load import generate_lines, load_run
         from freerun.tasks.batches import BatchTask
+    levels = None if quantiles is None else _levels(quantiles)
     with waiting() as display:
         display("loading the run")
         loaded = load_run(run)
@@ -231,12 +236,26 @@ def generate(run: Path, lines_file: Path | None, beams: int | None, length: int 
         )
     skipped: list[str] | None = [] if skip else None
     with usable(run):
-        outputs = generate_lines(loaded, lines, names=names, beams=beams, length=length, skipped=skipped)
+        outputs = generate_lines(
+            loaded, lines, names=names, beams=beams, length=length, skipped=skipped, num_samples=num_samples,
+            quantiles=levels,
+        )  # fmt: skip
     for problem in UserError(skipped or []).problems:
         print_problem(f"skipped: {problem}")
     for line in outputs:
         # neither their file nor the model's output steers the terminal, and each stays one line
         print(visible(line, keep="\t"))
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    """The levels of --quantiles."""
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        levels = ()
+    if not levels or not all(0 < a < 1 for a in levels) or any(a >= b for a, b in pairwise(levels)):
+        raise UserError(f"--quantiles must be rising numbers between 0 and 1, as in 0.1,0.5,0.9; got {text!r}")
+    return levels
 
 
 @contextmanager

@@ -236,22 +236,26 @@ def own_data(run: LoadedRun) -> Any:
     return data
 
 
-_OPTIONS = {"beams": ("beams",), "length": ("block", "length")}
+_OPTIONS = {
+    "beams": ("beams",), "length": ("block", "length"), "num_samples": ("num_samples",), "quantiles": ("quantiles",)
+}  # fmt: skip
 """Keys of [evaluate], one of which an option of the command line stands in for."""
 
 
-def _evaluate_settings(run: LoadedRun, **options: int | None) -> Any:
+def _evaluate_settings(run: LoadedRun, **options: Any) -> Any:
     """The run's [evaluate] with the options of the command line."""
     known = {each.name for each in fields(run.evaluate)}
     kind = next(name for name, task in TASKS.items() if task is run.task)
     problems: list[str] = []
-    changes: dict[str, int] = {}
+    # samples that scores are computed from are no answer
+    changes: dict[str, Any] = {"num_samples": 0} if "num_samples" in known and "num_samples" in options else {}
     for name, value in options.items():
         key = next((key for key in _OPTIONS[name] if key in known), None)
         if value is not None and key is None:
-            problems.append(f"--{name} has no effect on a run on data of kind {kind}\n  help: leave it out")
-        elif value is not None and value < 1:
-            problems.append(f"--{name} must be at least 1; got {value}")
+            option = name.replace("_", "-")
+            problems.append(f"--{option} has no effect on a run on data of kind {kind}\n  help: leave it out")
+        elif isinstance(value, int) and value < 1:
+            problems.append(f"--{name.replace('_', '-')} must be at least 1; got {value}")
         elif value is not None and key is not None:
             changes[key] = value
     if problems:
@@ -261,7 +265,8 @@ def _evaluate_settings(run: LoadedRun, **options: int | None) -> Any:
 
 def generate_lines(
     run: LoadedRun, lines: Sequence[str], *, names: Sequence[str] | None = None, beams: int | None = None,
-    length: int | None = None, skipped: list[str] | None = None,
+    length: int | None = None, skipped: list[str] | None = None, num_samples: int | None = None,
+    quantiles: tuple[float, ...] | None = None,
 ) -> list[str]:  # fmt: skip
     """The model's free-running output for each line of an input: a line each.
 
@@ -273,9 +278,11 @@ def generate_lines(
         length: of what is generated; None: the recipe's.
         skipped: None refuses all where a line cannot be answered; a list gets the problems of such lines, whose output
             is then empty.
+        num_samples: sample paths of a forecast, a column each, or the number that quantiles are computed from.
+        quantiles: levels of a forecast, a column each.
     """
     names = names or [f"line {number}" for number in range(1, len(lines) + 1)]
-    settings = _evaluate_settings(run, beams=beams, length=length)
+    settings = _evaluate_settings(run, beams=beams, length=length, num_samples=num_samples, quantiles=quantiles)
     if skipped is not None and (run.task.outputs_table or issubclass(run.task, BatchTask)):
         raise UserError("--skip has no effect on this run, whose input is no text of lines\n  help: leave it out")
     if issubclass(run.task, BatchTask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def sample_paths(
 
 
 def probabilistic_scores(
-    model: Module, batch: Batch, horizon: int, number: int, windows: Sequence[int]
+    model: Module, batch: Batch, horizon: int, settings: Any, windows: Sequence[int]
 ) -> dict[str, Tensor]:
     """Sums over the values of each window of what sample paths are scored by; infinite where a path diverged.
 
@@ -61,9 +62,10 @@ def probabilistic_scores(
         model: a forecaster that predicts a law.
         batch: windows.
         horizon: steps.
-        number: of paths a window.
+        settings: ``num_samples`` paths a window, and ``quantiles``, the levels of the pinball loss (None: the deciles).
         windows: their numbers in the split, which the noise is a function of.
     """
+    number, levels = settings.num_samples, settings.quantiles or DECILES
     gold = batch.targets[:, -horizon:].double()
     there = ~gold.isnan()
     at_once = max(1, _NUMBERS // (number * gold[0].numel()))
@@ -74,7 +76,7 @@ def probabilistic_scores(
         gone = (first_divergence(paths.flatten(0, 1)) > 0).view(paths.shape[:2]).any(1)
         # what escaped scores as infinite, and is not averaged away
         paths = paths.masked_fill(gone[:, None, None, None], math.nan)
-        of_levels = pinball(sample_quantiles(paths, DECILES), gold[part], DECILES).mean(1)
+        of_levels = pinball(sample_quantiles(paths, levels), gold[part], levels).mean(1)
         scores = {"crps": crps(paths, gold[part]), "pinball": of_levels}
         sums = {
             name: each.masked_fill(~there[part], 0).sum((1, 2)).masked_fill(gone, math.inf)

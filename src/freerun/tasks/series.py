@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,12 +31,13 @@ from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold, uniform
 from freerun.methods.base import gold_outputs
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
+from freerun.metrics.probabilistic import sample_quantiles
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS, WindowScaled
 from freerun.regression import LinearForecast, fit_linear
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
-from freerun.tasks.sample_paths import fans, probabilistic_scores
+from freerun.tasks.sample_paths import FAN_PATHS, fans, probabilistic_scores, sample_paths
 from freerun.types import evenly
 
 _CELLS = 2**22
@@ -131,7 +133,9 @@ class ForecastSettings(Arguments):
             outputs (of quantiles the median); "gaussian", "student_t" or "quantile_sample" is one draw from that.
         threshold: error, in standard deviations of the training part, that ends the valid time.
         num_samples: sample paths of every window, by which the law that a model with a head predicts is scored (CRPS,
-            pinball loss, coverage); 0: the one forecast alone.
+            pinball loss, coverage); 0: the one forecast alone. Of ``freerun generate`` its option holds.
+        quantiles: levels of the pinball loss, and of the columns that ``freerun generate`` writes beside the forecast;
+            None: the deciles, and no columns.
         batch_size: windows at a time; changes no number.
         length: steps that ``freerun generate`` forecasts after a table's newest row; None: ``data.horizon``.
 
@@ -144,8 +148,15 @@ class ForecastSettings(Arguments):
     )
     threshold: float = above(0, 0.4)
     num_samples: int = between(0, 10_000, 0)
+    quantiles: tuple[float, ...] | None = between(0, 1, None, ends="()")
     batch_size: int = at_least(1, 256, semantic=False)
     length: int | None = at_least(1, None, semantic=False)
+
+    def problems(self) -> Iterable[str]:
+        """Return what is wrong with the levels together, a line each."""
+        levels = self.quantiles
+        if levels is not None and (not levels or any(a >= b for a, b in pairwise(levels))):
+            yield f"quantiles must rise, and hold one at least; got {levels}"
 
 
 class SeriesTask(DataTask):
@@ -255,8 +266,15 @@ class SeriesTask(DataTask):
     ) -> list[str]:
         """A CSV table of the steps to come, in the units of the data, from the path of a table of the past."""
         future = read_future(lines[0], codec, settings.length)
-        output = forecast(model, future.batch.to(model_device(model)), future.steps, settings.draw)
-        return forecast_table(codec, codec.denormalise(output[0].cpu().double()), future)
+        batch, levels, number = future.batch.to(model_device(model)), settings.quantiles, settings.num_samples
+        columns, names = [forecast(model, batch, future.steps, settings.draw)], list(codec.names)
+        if levels or number:
+            paths = sample_paths(model, batch, future.steps, number or FAN_PATHS)
+            paths = paths if levels is None else sample_quantiles(paths, levels)
+            labels = range(1, 1 + number) if levels is None else [f"q{level:g}" for level in levels]
+            columns, names = [*columns, *paths.unbind(1)], [*names, *(f"{n}.{at}" for at in labels for n in names)]
+        table = torch.cat([codec.denormalise(each[0].cpu().double()) for each in columns], 1)
+        return forecast_table(codec, table, future, names)
 
     @staticmethod
     def trial_batch(codec: SeriesCodec, rows: int) -> Batch:
@@ -431,7 +449,7 @@ def _scores(
         "free_running_by_lead": rmse_by_horizon(free, gold),
     }
     if settings.num_samples:
-        scores |= probabilistic_scores(model, batch, horizon, settings.num_samples, numbers)
+        scores |= probabilistic_scores(model, batch, horizon, settings, numbers)
     return {name: each.cpu() for name, each in scores.items()}
 
 
