@@ -15,6 +15,7 @@ import freerun as fr
 from builders import refused
 from families import FAMILIES, VOCAB
 from freerun import hf
+from hf_scripts import bart_like
 from hf_trainer_world import (
     CHECKPOINTING,
     COMPLETIONS,
@@ -231,3 +232,38 @@ def test_an_encoder_decoder_generates_as_before():
     trainer = make(hf.Trainer, model, PAIRS, None, remove_unused_columns=False, trainer=options)
     trainer.data_collator = lambda rows: {k: v for k, v in collate(rows).items() if k != "labels"}
     assert numpy.array_equal(trainer.predict(PAIRS[:5]).predictions[:, :width], found[0][:, 1 : width + 1])
+
+
+@pytest.mark.parametrize("cls", [hf.Seq2SeqTrainer, hf.Trainer])
+def test_languages_by_row(cls):
+    """A column of the batch: its ids are neither replaced nor chosen by the model, in training and in evaluation."""
+    french, german = 20, 21
+    rows = [{"input_ids": row["input_ids"], "labels": [language, *row["labels"]], "forced_bos_token_id": language}
+            for row, language in zip(PAIRS, itertools.cycle((french, german)), strict=False)]  # fmt: skip
+
+    def collated(part: Any) -> Any:
+        languages = torch.tensor([row["forced_bos_token_id"] for row in part])
+        return {**collate(part), "forced_bos_token_id": languages}
+
+    torch.manual_seed(0)
+    model, seen = bart_like("M2M100", start=END)(WORDS), Seen()
+    options: Any = {"eval_dataset": rows[:6], "compute_metrics": seen, "data_collator": collated}
+    options["processing_class"] = WORDS
+    options |= {"predict_with_generate": True} if cls is hf.Trainer else {}
+    more: Any = {"predict_with_generate": True} if cls is hf.Seq2SeqTrainer else {}
+    method = fr.free_running()
+    trainer = make(cls, model, rows, method, max_steps=1, remove_unused_columns=False, trainer=options, **more)
+    trainer.add_callback(hf.Callback(trainer, rows="all"))
+    trainer.train()
+    assert 0 < logged(trainer, "replaced_share")[0] <= 1
+    batch = hf.adapt(model).batch(**collated(rows[:4]))
+    assert not bool(batch.replaceable[:, 0].any())
+    found = trainer.evaluate()
+    assert seen.predictions[:, 0].tolist() == [french, german] * 3
+    for own, row in zip(seen.predictions.tolist(), rows, strict=False):
+        ids = torch.tensor([row["input_ids"]])
+        room: Any = {"max_new_tokens": 2 * (len(row["labels"]) - 1) + 8}
+        whole = model.eval().generate(ids, forced_bos_token_id=row["forced_bos_token_id"], **room)
+        expected = whole[0, 1:].tolist()
+        assert own[: len(expected)] == expected
+    assert found["eval_free_running_rows"] == 6

@@ -180,17 +180,19 @@ def generate(
         free_length: no setting has a length: every output is cut after ``Turn.cap`` ids.
     """
     model, context = adapter.inner, context_of(batch)
-    ends, found, groups = end_ids(model, settings), dict[int, Generated](), dict[int, list[int]]()
+    ends, found, groups = end_ids(model, settings), dict[int, Generated](), dict[tuple[int, int], list[int]]()
     joined = not adapter.is_encoder_decoder and _fit_together(adapter, some, free_length)
     joined = joined and not _counts_padding(model.generation_config, settings) and _padding_is_inert(adapter)
     for number, turn in enumerate(some):
-        groups.setdefault(0 if joined else len(turn.prompt), []).append(number)
-    for members in groups.values():
+        groups.setdefault((0 if joined else len(turn.prompt), _forced(adapter, batch, turn)), []).append(number)
+    for (_, forced), members in groups.items():
         group = [some[number] for number in members]
         picked = context.select(torch.tensor([turn.row for turn in group], device=context.first.device))
         lengths = [len(turn.prompt) for turn in group]
         others = picked.media.on_the_left(lengths)
         arguments: dict[str, Any] = {**picked.source, **others, **_prompts(adapter, group, picked.first)}
+        if forced >= 0:
+            arguments["forced_bos_token_id"] = forced
         begin = max(lengths)
         if free_length:
             room = max(turn.cap for turn in group)
@@ -205,6 +207,15 @@ def generate(
                 own, ended = _without_pads(model, row, {**arguments, **settings})
             found[number] = Generated(own, ended, turn.reference, tuple(row[len(own) : len(own) + 1]) if ended else ())
     return [found[number] for number in range(len(some))]
+
+
+def _forced(adapter: Any, batch: Batch, turn: Turn) -> int:
+    """The first id that is forced in a row and not by the model's own settings; -1: none."""
+    forced = context_of(batch).forced
+    if forced is None or adapter.forces_prompt:
+        return -1
+    first = int(forced[turn.row, 0])
+    return -1 if first == adapter.inner.generation_config.forced_bos_token_id else first
 
 
 def _counts_padding(own: Any, settings: Mapping[str, Any]) -> bool:

@@ -70,6 +70,11 @@ def collated_batch(adapter: Any, inputs: Mapping[str, Any], rows: Tensor | None 
     return adapter.batch(**inputs, rows=rows)
 
 
+def without_columns(inputs: Inputs) -> dict[str, Any]:
+    """A collated batch without the columns that a model's own forward does not take."""
+    return {name: value for name, value in inputs.items() if name not in ("replaceable", "forced_bos_token_id")}
+
+
 def loss_count(method: Any, batch: Batch, step: int, key: int) -> Tensor:
     """Return what a method's total on a batch is divided by: positions of the mask, or the sum of their weights."""
     shaped: Batch = method.apply_horizon(batch, step, key) if hasattr(method, "apply_horizon") else batch
@@ -192,7 +197,7 @@ class MethodRunner:
 
     def plain_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """A batch as the model's own forward takes it, on gold, with a decoder's ids: labels may be popped."""
-        plain = {name: value for name, value in inputs.items() if name != "replaceable"}
+        plain = without_columns(inputs)
         adapter = self.adapter(model)
         if adapter.is_encoder_decoder and plain.get("decoder_input_ids") is None and plain.get("labels") is not None:
             plain["decoder_input_ids"] = adapter.shifted(plain["labels"], len(plain["labels"]))
@@ -280,7 +285,7 @@ def adapted(model: nn.Module, sample: Inputs) -> Any:
     except UserError:
         if "input_ids" in sample:
             raise
-        return adapt(model, example={name: value for name, value in sample.items() if name != "replaceable"})
+        return adapt(model, example=without_columns(sample))
 
 
 _SERVED = (None, "nll", "chunked_nll", "dft")

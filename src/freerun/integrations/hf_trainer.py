@@ -10,7 +10,7 @@ import transformers
 from freerun.errors import UserError
 from freerun.integrations.hf_generate import predictions
 from freerun.integrations.hf_mistakes import without_labels
-from freerun.integrations.hf_runner import MethodRunner
+from freerun.integrations.hf_runner import MethodRunner, without_columns
 from freerun.integrations.hf_scores import Callback, devices_of, first_rows
 
 if TYPE_CHECKING:
@@ -106,12 +106,14 @@ class MethodMixin(Base):
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None, **settings: Any
     ) -> Any:
         """The trainer's own loss and, with ``predict_with_generate``, generated ids in place of logits."""
-        if not self._generates or prediction_loss_only:
+        # a Seq2SeqTrainer would force the languages of all rows in each
+        by_row = inputs.get("forced_bos_token_id") is not None and getattr(self.args, "predict_with_generate", False)
+        if prediction_loss_only or not (self._generates or by_row):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **settings)
         inputs = self._prepare_inputs(inputs)
         labels, loss = inputs.get("labels"), None
         if labels is not None:
-            loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+            loss, _, _ = super().prediction_step(model, without_columns(inputs), True, ignore_keys)
         return loss, predictions(self, inputs), labels
 
     def _generates_texts(self, requested: bool | None) -> bool:
