@@ -664,8 +664,14 @@ def _streams(model: Any, rows: list[Row]) -> str:
     return f"logits {tuple(logits.shape)} for {len(rows[1].gold) + 1} ids"
 
 
+def _other_length(model: Any, rows: list[Row]) -> str:
+    logits, read = oracle.predicted(model, rows[1], rows[1].gold), len(rows[1].gold) + 1
+    return f"logits {tuple(logits.shape)} for {read} ids" if logits.shape[0] != read else ""
+
+
 _REASONS: dict[str, Callable[[Any, list[Row]], str]] = {
     "does not generate": _generates,
+    "returns logits of": _other_length,
     "causal": _not_causal,
     "unshifted_history": _not_causal,
     "reads_last_entry": _not_causal,

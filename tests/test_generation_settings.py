@@ -18,6 +18,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
+    WatermarkingConfig,
 )
 
 import freerun as fr
@@ -328,3 +329,24 @@ def test_whispers_prompt_is_known_and_not_replaced(language, of_family):
     for r, spoken in enumerate(found.tolist()):
         own = oracle.until(spoken, END)[: int((labels[r] != -100).sum()) - 3]
         assert rolled[r, 3 : 3 + len(own)].tolist() == own
+
+
+NOT_FOLLOWED: dict[str, dict[str, Any]] = {
+    "guidance_scale": {"guidance_scale": 3.0},
+    "watermarking_config": {"watermarking_config": WatermarkingConfig(bias=9.0, seeding_scheme="selfhash")},
+    "num_return_sequences": {"num_beams": 3, "num_return_sequences": 2},
+    "penalty_alpha": {"penalty_alpha": 0.6},
+}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("which", NOT_FOLLOWED)
+def test_a_setting_that_is_not_followed_is_listed_and_does_nothing_beside_one_that_is(name, which, of_family):
+    p = of_family(name)
+    p.model.generation_config.suppress_tokens = [5, 14]
+    p.model.generation_config.num_beams = NOT_FOLLOWED[which].get("num_beams", 1)
+    expected = fr.generate(p.m, prompts(p, "left")).entries
+    for setting, value in NOT_FOLLOWED[which].items():
+        setattr(p.model.generation_config, setting, value)
+    assert torch.equal(fr.generate(p.m, prompts(p, "left")).entries, expected)
+    assert any(f"not followed, of generation_config: {which}" in str(finding) for finding in hf.adapt(p.model).findings)

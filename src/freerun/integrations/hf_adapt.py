@@ -329,9 +329,9 @@ def _tried(plain: Any, example: Mapping[str, Any] | None, longest: int) -> tuple
             if outputs.dim() == 3 and outputs.shape[1] != batch.time:
                 raise UserError(
                     f"{type(plain.inner).__name__} returns logits of {outputs.shape[1]} positions for {batch.time} ids "
-                    f"({', '.join(sorted(names))}): it reads vectors beside them (of an image) in its decoder, so that "
-                    "no logit is known to be an id's. Models whose ids hold symbols for an image, or that attend to "
-                    "it, are taken"
+                    f"({', '.join(sorted(names))}), so that no logit is known to be an id's: it reads an image's "
+                    "vectors beside them, or makes blocks at once. Models whose ids hold symbols for an image, or that "
+                    "attend to it, are taken"
                 )
             return batch, outputs, names
         except UserError:

@@ -26,6 +26,7 @@ _LEFT_OUT: dict[str, tuple[Any, ...]] = {
     "guidance_scale": (1, 1.0), "watermarking_config": (), "penalty_alpha": (0, 0.0), "dola_layers": (),
     "num_beam_groups": (1,), "diversity_penalty": (0.0,), "constraints": (), "force_words_ids": (), "max_time": (),
     "stop_strings": (), "token_healing": (False,), "return_timestamps": (False,), "low_memory": (False,),
+    "num_return_sequences": (1,),
 }  # fmt: skip
 """Settings that change what ``generate`` outputs, and that nothing here reads."""
 
@@ -77,8 +78,11 @@ def prepared(inner: Any, config: Any) -> Any:
     """
     try:
         found = inner._prepare_generation_config(config)[0]
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # a dictionary where an object belongs
         raise UserError(f"{type(inner).__name__}.generate refuses the model's settings: {error}") from None
+    for name in _LEFT_OUT:  # so that no processor is made of them either
+        if name != "return_timestamps":  # Whisper's prompt follows it
+            setattr(found, name, None)
     found.max_length = config.max_length
     return found
 
