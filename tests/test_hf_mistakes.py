@@ -323,3 +323,43 @@ def test_learnt_prompts_are_refused_with_the_reason(config):
                  trainer={"eval_dataset": COMPLETIONS[:4]})  # fmt: skip
     stock.add_callback(hf.Callback(stock))
     refused(reason, stock.train)
+
+
+# -- a plain loop
+
+ALONE: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
+    "a start symbol twice": (t5, lambda: started(PAIRS[:4]), ("begin with the decoder's start symbol 0",)),
+    "labels padded with pads": (t5, lambda: padded(PAIRS[:4]), ("end with pads (id 0)", "masked_fill")),
+    "labels on padding": (llama, lambda: on_padding(COMPLETIONS[:4]), ("have labels on padding",)),
+    "labels shifted by the collator": (llama, lambda: shifted(COMPLETIONS[:4]), ("one position later", "shift")),
+    "labels under another name": (
+        t5, lambda: {("decoder_labels" if k == "labels" else k): v for k, v in collate(PAIRS[:4]).items()},
+        ("decoder_labels is no argument", "labels is missing")),
+    "labels of another form": (
+        llama, lambda: {**collate(COMPLETIONS[:4]), "shift_labels": collate(COMPLETIONS[:4])["labels"]},
+        ("shift_labels is freerun's",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_mistakes_are_refused_in_the_first_batch_of_a_plain_loop(case):
+    build, batch, parts = ALONE[case]
+    m = hf.adapt(build())
+    refused(parts, m.batch, **batch())
+    m.batch(**collate(PAIRS[:4] if build is t5 else COMPLETIONS[:4]))
+
+
+def test_an_end_that_is_hidden_as_padding_is_refused_in_a_plain_loop():
+    model = llama()
+    model.generation_config.eos_token_id = END
+    batch = collate(COMPLETIONS[:4])
+    batch["labels"] = batch["labels"].masked_fill(batch["labels"] == END, -100)
+    refused(f"end with the end symbol {END} and no label is one", hf.adapt(model).batch, **batch)
+
+
+def test_ids_of_fewer_bits_are_ids():
+    for build, rows in ((llama, COMPLETIONS[:4]), (t5, PAIRS[:4])):
+        m, batch = hf.adapt(build()), collate(rows)
+        narrow = {**batch, "labels": batch["labels"].int(), "input_ids": batch["input_ids"].int()}
+        loss = fr.teacher_forcing()(m, m.batch(**narrow), step=0)
+        assert loss.item() == fr.teacher_forcing()(m, m.batch(**batch), step=0).item()

@@ -15,6 +15,7 @@ from freerun.batch import Batch
 from freerun.checks.report import Check, Finding, Probe, Verdict
 from freerun.checks.run import CHECKS
 from freerun.errors import UserError, out_of_memory
+from freerun.integrations.hf_mistakes import label_problems
 from freerun.models import huggingface as hf
 from freerun.models.huggingface.rules import in_words
 from freerun.rollin.model import eval_mode, refuse_coupled_rows
@@ -113,7 +114,7 @@ def adapt(
         got = type(generation_config).__name__
         raise UserError(f"generation_config must be 'own', a transformers GenerationConfig or None; got {got}")
     adapter = _built(model, inner, _known(inner, example))
-    adapter.examine, adapter.follows = _examine_anew, generation_config
+    adapter.examine, adapter.follows, adapter.look = _examine_anew, generation_config, _mistakes
     if beyond_trained_length:
         if problem := hf.ends_with_its_length(inner):
             raise UserError(f"beyond_trained_length=True: {type(inner).__name__} {problem}")
@@ -158,6 +159,12 @@ def _examine_anew(adapter: Any, arguments: Mapping[str, Any]) -> None:
     """Let a batch that holds more than ids show what the model can do with it."""
     _enable(adapter, _known(adapter.inner, arguments))
     adapter.findings += tuple(_generation(adapter.generation_config))
+
+
+def _mistakes(adapter: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse what all rows of a first batch show: the same as a trainer's first step, without its tokenizer."""
+    if problems := label_problems(None, adapter, [arguments]):
+        raise UserError(problems)
 
 
 def _built(model: nn.Module, inner: Any, able: _Able) -> Any:

@@ -17,7 +17,8 @@ Inputs = Mapping[str, Any]
 
 def tokenizer_of(trainer: Any) -> Any:
     """The trainer's tokenizer, or that of its processor; None: there is none."""
-    found = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    processing = getattr(trainer, "processing_class", None)
+    found = getattr(processing, "tokenizer", processing)
     return found if hasattr(found, "__len__") or hasattr(found, "batch_decode") else None
 
 
@@ -45,7 +46,7 @@ def label_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
     """Return the mistakes that every row of a first optimizer step shows.
 
     Args:
-        trainer: whose tokenizer and collator are read.
+        trainer: whose tokenizer is read; None: there is none.
         adapter: of its model.
         samples: the step's micro-batches, with labels.
     """

@@ -19,9 +19,11 @@ from freerun.models.huggingface.model import (
     answer,
     context_of,
     id_problems,
+    misnamed,
     row_problems,
     shape_problems,
     two_dimensional,
+    widened,
 )
 
 _DOCUMENTS = 2**20
@@ -104,8 +106,11 @@ def _numbers(row: Tensor, rows: Tensor | None, size: int, *, packed: bool) -> Te
     return numbers[row] * _DOCUMENTS + torch.arange(len(row), device=row.device) - first
 
 
-_FED = ("inputs_embeds", "past_key_values", "cache_params", "use_cache", "return_dict", "logits_to_keep")
-"""Arguments of a forward that are freerun's to give."""
+_FED = (
+    "inputs_embeds", "past_key_values", "cache_params", "use_cache", "return_dict", "logits_to_keep",
+    "num_items_in_batch", "shift_labels",
+)  # fmt: skip
+"""Arguments of a forward that are freerun's to give, or its own loss's."""
 
 
 def _media(m: HuggingFaceModel, arguments: Mapping[str, Any], row: Tensor, index: Tensor) -> Media:
@@ -113,6 +118,7 @@ def _media(m: HuggingFaceModel, arguments: Mapping[str, Any], row: Tensor, index
     ids = arguments["input_ids"]
     others = {n: v for n, v in arguments.items() if n not in {*_OWN, *_PACKED}}
     problems = [f"{name} is freerun's to give: leave it out of the batch" for name in others if name in _FED]
+    problems += misnamed(m, others, arguments.get("labels"))
     problems += [
         f"{name} is no argument of {type(m.inner).__name__}.forward: leave it out of the collator"
         for name in others
@@ -254,6 +260,8 @@ class CausalModel(HuggingFaceModel):
         """
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **others}
         arguments = {k: v for k, v in {**arguments, "position_ids": position_ids}.items() if v is not None}
+        arguments = {k: widened(v) if k in ("input_ids", "labels") else v for k, v in arguments.items()}
+        labels = arguments.get("labels")
         table = self._embeddings().weight.shape[0]
         collated = arguments = _checked(arguments, rows, replaceable, table, self.target_vocab)
         at: Tensor | None = None

@@ -22,16 +22,21 @@ from freerun.models.huggingface.model import (
     SourceContext,
     context_of,
     id_problems,
+    misnamed,
     positions,
     row_problems,
     shape_problems,
     table_of,
     two_dimensional,
+    widened,
 )
 from freerun.models.huggingface.rules import prepared
 
-_FED = ("encoder_outputs", "past_key_values", "decoder_inputs_embeds", "use_cache", "return_dict")
-"""Arguments of a forward that are freerun's to give."""
+_FED = (
+    "encoder_outputs", "past_key_values", "decoder_inputs_embeds", "use_cache", "return_dict", "logits_to_keep",
+    "num_items_in_batch", "shift_labels",
+)  # fmt: skip
+"""Arguments of a forward that are freerun's to give, or its own loss's."""
 
 _DECODER = ("labels", "decoder_input_ids", "decoder_attention_mask")
 
@@ -78,8 +83,11 @@ class EncoderDecoder(HuggingFaceModel):
         Raises:
             UserError: shapes or ids that do not fit, nothing to learn, no pad or start symbol.
         """
+        labels, decoder_input_ids = widened(labels), widened(decoder_input_ids)
         read = {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": decoder_attention_mask}
         arguments = {k: v for k, v in {"labels": labels, **read, **source}.items() if v is not None}
+        if problems := misnamed(self, source, labels):
+            raise UserError(problems)
         self._refuse_source(source)
         size = next((value.shape[0] for k, value in arguments.items() if k in source and isinstance(value, Tensor)), 0)
         self._check(arguments, size, rows, replaceable)

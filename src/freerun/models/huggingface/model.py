@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -283,6 +284,8 @@ class HuggingFaceModel(nn.Module):
     # tries the model anew on a batch that holds more than what it was tried on
     examine: Callable[[Any, Mapping[str, Any]], None] | None = None
     tried: frozenset[str] | None = frozenset()  # None: on nothing
+    # refuses what the first batch with labels shows to be a mistake; None once it has, and where nobody looks
+    look: Callable[[Any, Mapping[str, Any]], None] | None = None
 
     def __init__(self, model: nn.Module, inner: Any) -> None:
         super().__init__()
@@ -311,6 +314,9 @@ class HuggingFaceModel(nn.Module):
 
     def try_anew(self, arguments: Mapping[str, Any]) -> None:
         """Find out again what the model can do, where a batch holds more than what it was tried on."""
+        if self.look is not None and (labels := arguments.get("labels")) is not None and len(labels) > 1:
+            self.look(self, arguments)
+            self.look = None
         if self.examine is None:
             return
         if self.tried is None or not self.tried.union(_ORDINARY).issuperset(arguments):
@@ -524,6 +530,22 @@ def two_dimensional(name: str, ids: Any) -> list[str]:
         f"{name} must be a tensor (batch, time) with at least one token; got {_kind(ids)}: does the collator "
         "return tensors (return_tensors='pt')?"
     ]
+
+
+_LABELS = re.compile(r"(^|_)(labels?|targets?)(_ids)?$")
+
+
+def misnamed(m: HuggingFaceModel, names: Iterable[str], labels: Any) -> list[str]:
+    """What a forward of any arguments would overlook: labels under a name of their own."""
+    wrong = [] if labels is not None else [n for n in names if _LABELS.search(n) and not m.accepts(n)]
+    return [f"{name} is no argument of {type(m.inner).__name__}.forward, and labels is missing: labels=..., -100 where "
+            "nothing is to be learned" for name in wrong]  # fmt: skip
+
+
+def widened(ids: Any) -> Any:
+    """Whole numbers of any type as ids are."""
+    whole = isinstance(ids, Tensor) and ids.dtype in (torch.int32, torch.int16)
+    return ids.long() if whole else ids
 
 
 def _kind(value: Any) -> str:
