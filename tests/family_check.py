@@ -224,7 +224,7 @@ def _prepared(entry: Entry, kind: type[Any]) -> tuple[Any, list[Any]]:
                 entry.notes.append(f"ids alone raise {one_line(fault)[:100]}")
             worlds.append(media)
     except UnfitError as error:
-        entry.media = f"no images could be made up: {error}"
+        entry.media = f"on ids alone: no images are made up here ({error})"
     except Exception as error:
         fault = error
     if not worlds:

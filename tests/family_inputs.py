@@ -20,9 +20,12 @@ def source_of(model: Any, rows: int, padding: str) -> dict[str, Tensor]:
         mask = (torch.arange(SOURCE) < lengths).long()
         if padding == "left":
             mask = mask.flip(1)
-        return {"input_ids": ids * mask, "attention_mask": mask}
+        boxes = torch.randint(0, 8, (rows, SOURCE, 4), generator=g).sort(-1).values / 8
+        more = {"bbox": boxes.to(model.dtype)} if type(model).__name__.startswith("Udop") else {}
+        return {"input_ids": ids * mask, "attention_mask": mask, **more}
     shape = _SHAPES[name](model)
-    return {name: torch.randn(rows, *shape, generator=g, dtype=torch.float64).to(model.dtype)}
+    made = torch.randn(rows, *shape, generator=g, dtype=torch.float64).to(model.dtype)
+    return {name: made.abs() if name == "flattened_patches" else made}  # the first two are a line and a column
 
 
 def _features(model: Any) -> tuple[int, ...]:
@@ -49,4 +52,4 @@ _SHAPES: dict[str, Any] = {
 
 def extras(model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """``example=`` for a model whose input cannot be made up."""
-    return {} if "input_ids" in inputs else {"example": inputs}
+    return {} if "input_ids" in inputs and "bbox" not in inputs else {"example": inputs}
