@@ -44,6 +44,17 @@ class World:
             "messages": model_folder(folder / "llama", "llama", chat=CHAT),
         }  # fmt: skip
         self.rows = {shape: rows(shape)[:12] for shape in self.models}
+        who = {"user": "human", "assistant": "gpt"}
+        talks = [row["messages"] for row in self.rows["messages"]]
+        self.rows["sharegpt"] = [
+            {"conversations": [{"from": who[m["role"]], "value": m["content"]} for m in talk]} for talk in talks
+        ]
+        self.rows["prompted"] = [{"prompt": talk[:-1], "completion": talk[-1:], "tools": None} for talk in talks]
+        self.rows["alpaca"] = [
+            {"instruction": row["prompt"], "input": "", "output": row["completion"]} for row in self.rows["completions"]
+        ]
+        chats = dict.fromkeys(("sharegpt", "prompted"), self.models["messages"])
+        self.models |= {**chats, "alpaca": self.models["completions"], "tatoeba": self.models["pairs"]}
         for shape, found in self.rows.items():
             write_lines(folder / f"{shape}.jsonl", found)
         good = folder / "good"
@@ -228,10 +239,42 @@ def _series_parquet(rng: random.Random, folder: Path, rows: list[list[str]]) -> 
     return path
 
 
+QUOTED = [
+    '"Stop',
+    'end"',
+    '"Whole."',
+    '"a\tb"',
+    '""',
+    '"',
+    'say "no"',
+    '"x""y"',
+    "'",
+    '"a\nb"',
+    "«",
+    "x;y",
+    "\t\t",
+    "# no",
+    '"""',
+]
+"""Cells of a table without a heading, in which quotation marks may be letters."""
+
+
+def _tatoeba(rng: random.Random, folder: Path, world: World, hostile: bool) -> Path:
+    lines = [f"The dog {n} runs.\tLe chien {n}.\tCC-BY 2.0" for n in range(150)]
+    raw = ("\n".join(lines) + "\n").encode()
+    if hostile:
+        raw = _hostile_lines(rng, lines, QUOTED if rng.random() < 0.7 else WORDS, "\t")
+    path = folder / (rng.choice(("fra.txt", "fra.tsv", "fra[1].tsv", "fra.csv")) if hostile else "fra.txt")
+    path.write_bytes(raw)
+    return path
+
+
 def _records(shape: str) -> Callable[..., Path]:
     def make(rng: random.Random, folder: Path, world: World, hostile: bool) -> Path:
         rows = world.rows[shape]
-        endings = ["jsonl", "jsonl", "jsonl", "json", "parquet"] + (["csv", "tsv"] if shape != "messages" else [])
+        endings = ["jsonl", "jsonl", "jsonl", "json", "parquet"] + (
+            ["csv", "tsv"] if all(isinstance(cell, str) for cell in rows[0].values()) else []
+        )
         ending = rng.choice(endings) if hostile else "jsonl"
         path = folder / f"rows.{ending}"
         if ending == "parquet":
@@ -300,6 +343,8 @@ KINDS: dict[str, tuple[Callable[..., Path], str, str]] = {
         'kind = "recurrent_forecaster"\nsize = 8',
     ),
     "plain": (_series, 'kind = "series"\npast = 4\nhorizon = 2', 'kind = "recurrent_forecaster"\nsize = 8'),
-    **{shape: (_records(shape), 'kind = "records"\ndev = 0.2\ntest = 0.2', "") for shape in ("pairs", "completions", "messages")},
+    **{shape: (_records(shape), 'kind = "records"\ndev = 0.2\ntest = 0.2', "") for shape in ("pairs", "completions", "messages", "sharegpt", "prompted", "alpaca")},
+    "tatoeba": (_tatoeba, 'kind = "records"\ndev = 0.2\ntest = 0.2', ""),
+    "one file": (_tatoeba, 'kind = "parallel"\nsubwords = 300', 'kind = "transformer"\nsize = 8\nlayers = 1\nheads = 1'),
 }  # fmt: skip
 """Kind -> what makes its file, its [data], its [model]."""

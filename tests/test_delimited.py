@@ -142,3 +142,40 @@ def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
     path = write(tmp_path, b"(\xb5/\xfd", "x.tsv.zst")
     (problem,) = problems_of(load_records, str(path))
     assert "unpack it first, zstd -d x.tsv.zst" in problem or "is no whole .zst file" in problem
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_no_file_is_read_in_a_way_that_is_not_named(tmp_path, name):
+    """Of 3,000 random files: what comes back is each line cut at its separators, or what csv reads, or a refusal.
+
+    Where the two differ the notes name the reading, and where both have rows of one width nothing is joined.
+    """
+    rng = random.Random(1)
+    mark = "," if name == "x.csv" else "\t"
+    plain = quoted = refused = 0
+    for _ in range(3000):
+        pieces = ["a", "b c", '"', '""', mark, mark, "\n", "\n", '"\n', f'{mark}"', f'"{mark}', "d."]
+        text = f"en{mark}fr\n" + "".join(rng.choice(pieces) for _ in range(rng.randrange(2, 14))) + "\n"
+        table, problems = read_rows(write(tmp_path, text, name))
+        if problems:
+            refused += 1
+            continue
+        lines = [line for line in text.splitlines()[1:] if line.strip(" ")]
+        by_line = [tuple(line.split(mark)) for line in lines]
+        try:
+            by_csv = [tuple(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)][1:]
+            by_csv = [row for row in by_csv if len(row) > 1 or "".join(row).strip()]
+        except csv.Error:
+            by_csv = None
+        found = cells_of(table)
+        assert found in (by_line, by_csv), text
+        if by_line == by_csv:
+            continue
+        plain += found == by_line
+        quoted += found == by_csv
+        if found == by_line:
+            assert any("quotation marks are letters" in note for note in table.notes), text
+        elif any("\n" in cell for row in by_csv for cell in row):
+            assert any("over several lines, in quotation marks" in note for note in table.notes), text
+            assert any(len(row) != 2 for row in by_line), text
+    assert min(plain + (name == "x.csv"), quoted, refused) > 0
