@@ -63,6 +63,10 @@ def forecaster(_task: Any) -> nn.Module:
     return fr.models.PlainForecaster(2, size=6)
 
 
+def markov(_task: Any) -> nn.Module:
+    return fr.models.ShallowPLRNN(2, size=6)
+
+
 def spare(task: Any) -> nn.Module:
     """With a weight that nothing uses, which weight decay must not move."""
     model = forecaster(task)
@@ -102,6 +106,7 @@ CASES = {
     "values": Case(forecaster, fr.scheduled_sampling(LINE), Waves),
     "detached": Case(forecaster, fr.scheduled_sampling(LINE, gradient="none"), Waves, 2),
     "cut": Case(forecaster, fr.scheduled_sampling(LINE, gradient=2), Waves),
+    "running": Case(markov, fr.generalised_teacher_forcing("running", every=2, decay=0.7), Waves, 2),
     "spare": Case(spare, fr.scheduled_sampling(LINE), Waves),
     "two_pass": Case(transformer, fr.two_pass(LINE, mix="expected", gradient="full")),
 }

@@ -130,8 +130,12 @@ def test_methods_on_values(tmp_path, method):
 DRAWN = 'method={name="multi_step", gradient="checkpointed", horizon={schedule="choice", values=[1, 5]}}'
 
 
-def test_a_drawn_horizon_goes_on_as_if_never_stopped(tmp_path):
-    recipe = tiny(tmp_path, DRAWN, "train.updates=8", "train.save_every=4", "train.keep=3", "train.accumulate=2")
+RUNNING = 'method={name="generalised_teacher_forcing", alpha="running", every=2, decay=0.5}'
+
+
+@pytest.mark.parametrize("changes", [[DRAWN], [RUNNING, "model.kind=shallow_plrnn"]], ids=["horizon", "alpha"])
+def test_what_is_drawn_or_kept_goes_on_as_if_never_stopped(tmp_path, changes):
+    recipe = tiny(tmp_path, *changes, "train.updates=8", "train.save_every=4", "train.keep=3", "train.accumulate=2")
     for name in ("whole", "stopped"):
         run_recipe(recipe, tmp_path / name, progress=False)
     for name in ("summary.json", "test-items.jsonl"):
@@ -140,8 +144,13 @@ def test_a_drawn_horizon_goes_on_as_if_never_stopped(tmp_path):
     run_recipe(recipe, tmp_path / "stopped", resume=True, progress=False)
     whole, stopped = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
-    lines = (json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
-    assert {line["horizon"] for line in lines if line["event"] == "update"} == {1, 5}
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    name = "horizon" if changes[0] == DRAWN else "alpha"
+    found = [line[name] for line in lines if line["event"] == "update"]
+    if name == "alpha":
+        assert len(set(found)) == 5  # 1, and one more after updates 0, 2, 4 and 6
+        return
+    assert set(found) == {1, 5}
     plain = tiny(tmp_path, DRAWN.replace("checkpointed", "full"), "train.updates=8", "train.accumulate=2")
     summary = run_recipe(plain, tmp_path / "plain", progress=False)
     found = json.loads((tmp_path / "whole" / "summary.json").read_text())["test"]["free_running"]["nrmse"]

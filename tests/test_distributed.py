@@ -21,7 +21,16 @@ from freerun.training.update import device_of
 from training_world import fingerprints, lines, without_clock
 
 SCRIPT = str(HERE / "distributed_fit.py")
-QUICK = ["recurrent-ddp", "transformer-fsdp", "values-ddp", "cut-fsdp", "stopped-fsdp", "broken-ddp", "diverged-ddp"]
+QUICK = [
+    "recurrent-ddp",
+    "transformer-fsdp",
+    "values-ddp",
+    "running-ddp",
+    "cut-fsdp",
+    "stopped-fsdp",
+    "broken-ddp",
+    "diverged-ddp",
+]
 
 
 def started(root: Path, names: list[str]) -> Path:
@@ -60,7 +69,7 @@ def assert_same_run(two: Path, one: Path, but: str = "") -> None:
     assert summaries[0]["replaced_share"] == summaries[1]["replaced_share"] > 0
 
 
-@pytest.mark.parametrize("name", ["recurrent-ddp", "transformer-fsdp", "values-ddp", "cut-fsdp"])
+@pytest.mark.parametrize("name", ["recurrent-ddp", "transformer-fsdp", "values-ddp", "running-ddp", "cut-fsdp"])
 def test_two_processes_make_the_run_of_one(quick, tmp_path, name):
     """With dropout, accumulation, clipping, weight decay, averaging, and a last batch too small for both."""
     CASES[name.partition("-")[0]].train(tmp_path / "one", size=2)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -332,7 +333,7 @@ class TestBlend:
         each = []
         for row in range(3):
             jacobians = [
-                torch.autograd.functional.jacobian(net.net, b.history[row, t]) for t in range(7) if b.eligible[row, t]
+                torch.autograd.functional.jacobian(net.net, b.history[row, t]) for t in range(6) if b.eligible[row, t]
             ]
             logs = [math.log(float(torch.linalg.svdvals(j)[0])) for j in jacobians]
             each.append(math.exp(sum(logs) / len(logs)))
@@ -340,6 +341,42 @@ class TestBlend:
         assert alpha == pytest.approx(1 - 1 / max(each), abs=1e-10)
         message = "needs a model whose state is its last entry only"
         refused(message, fr.generalised_teacher_forcing(), forecaster(), sequence(), step=0)
+
+    def test_the_running_estimate_is_the_published_rule(self):
+        """Fifteen updates by hand: every second one, one batch or its rows in two micro-batches."""
+        net, data = Markov(scale=5), [sequence(past=1) for _ in range(15)]
+        data = [b.replace(targets=(n % 4) * b.targets, history=(n % 4) * b.history) for n, b in enumerate(data)]
+        whole, parts = (fr.generalised_teacher_forcing("running", every=2, decay=0.6) for _ in range(2))
+        alpha, pending = 1.0, None
+        for step, b in enumerate(data):
+            if pending is not None:
+                alpha = pending if pending > alpha else 0.6 * alpha + 0.4 * pending
+                pending = None
+            if step % 2 == 0:
+                pending = max(0.0, 1 - 1 / self.largest(net, b))
+            outcome = whole.run(net, b, step, KEY)
+            assert outcome.report["alpha"] == pytest.approx(alpha, abs=1e-12)
+            assert outcome.loss.item() == pytest.approx(fr.generalised_teacher_forcing(alpha)(net, b, step).item())
+            for rows in ([0, 2], [1]):
+                found = parts.run(net, b.select(torch.tensor(rows)), step, KEY).report["alpha"]
+                assert found == pytest.approx(alpha, abs=1e-12)
+        assert 0 < alpha < 1
+        again = pickle.loads(pickle.dumps(whole))
+        again.load_state_dict(whole.state_dict())
+        assert again.run(net, data[0], 15).report["alpha"] == whole.run(net, data[0], 15).report["alpha"] != 1
+        assert whole.run(net, data[0], 0).report["alpha"] == 1  # another run
+        refused("every and decay are of alpha='running'", fr.generalised_teacher_forcing, 0.5, every=2)
+        refused("every must be at least 1", fr.generalised_teacher_forcing, "running", every=0)
+
+    @staticmethod
+    def largest(net, b) -> float:
+        """The largest over rows of the geometric mean of the norms, of entries that something is predicted from."""
+        each = []
+        for row in range(b.size):
+            fed = [t for t in range(b.time - 1) if b.replaceable[row, t]]
+            norms = [torch.autograd.functional.jacobian(net.net, b.history[row, t]) for t in fed]
+            each.append(math.exp(sum(math.log(float(torch.linalg.svdvals(j)[0])) for j in norms) / len(fed)))
+        return max(each)
 
     def test_padding_does_not_reach_the_adaptive_alpha(self):
         net, b = Markov(scale=5), sequence(past=1)
@@ -353,7 +390,7 @@ class TestBlend:
         torch.manual_seed(4)
         net, b = fr.models.ShallowPLRNN(2, size=9).double(), sequence(past=1)
         assert torch.allclose(methods.jacobians(net, b), net.jacobian(b.history), atol=1e-12)
-        alpha = methods.least_forcing(net.jacobian(b.history), b.eligible)
+        alpha = methods.least_forcing(net.jacobian(b.history)[:, :-1], b.eligible[:, :-1])
         assert fr.generalised_teacher_forcing().run(net, b, step=0).report["alpha"] == pytest.approx(alpha, abs=1e-12)
 
     def test_ids_and_other_methods_refuse_it(self):

@@ -391,6 +391,15 @@ class FreerunModule(LightningModule):
         self.model, self.method, self.optimizer = model, method, optimizer
         self.to_batch, self.seed, self.draw = to_batch, seed, draw
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of a method that has one."""
+        checkpoint["freerun_method"] = getattr(self.method, "state_dict", dict)()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give it back."""
+        load: Any = getattr(self.method, "load_state_dict", dict)
+        load(checkpoint.get("freerun_method", {}))
+
     def configure_callbacks(self) -> list[FreerunCallback]:
         return [FreerunCallback()]
 

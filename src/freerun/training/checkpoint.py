@@ -59,6 +59,7 @@ class TrainState:
     replaced: float = 0.0
     due: bool = False  # the weights are still to be evaluated: the run was stopped meanwhile
     changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # made on purpose when it went on
+    method: dict[str, float] = field(default_factory=dict[str, float])  # state of a method that has one
 
 
 class _State(TypedDict):

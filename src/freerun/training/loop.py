@@ -209,6 +209,8 @@ def _open(
             (saved.state, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
         )
     )
+    load_method: Any = getattr(job.method, "load_state_dict", dict)
+    load_method(state.method)
     if before:
         restore(parts, saved)
     with processes.raise_on_all_ranks():
@@ -322,6 +324,7 @@ def _evaluate(run: Run) -> None:
 def _save(run: Run) -> None:
     run.parts.processes.at(f"saving after {run.state.step} updates")
     run.lap()
+    run.state.method = getattr(run.job.method, "state_dict", dict)()
     with run.parts.processes.raise_on_all_ranks():
         checkpoint.save(run.job.folder, run.parts, run.state, run.identity, run.metrics.sync())
         if run.parts.processes.first:
