@@ -19,6 +19,9 @@ PADS = _TRAPS + "test_a_models_own_pad_and_start_are_symbols_like_others"
 HOLES = "tests/test_hf_holes.py::test_holes_in_a_completion_neither_count_nor_are_replaced"
 PACKED = "tests/test_hf_holes.py::test_packed_documents_are_numbered_by_the_global_row"
 FIRSTS = "tests/test_hf_holes.py::test_documents_that_learn_nothing_move_no_coins"
+_PREDICTIONS = "tests/test_hf_predictions.py::"
+COUNTED = _PREDICTIONS + "test_settings_that_count_a_prompt_do_not_count_its_padding"
+LANGUAGES = _PREDICTIONS + "test_languages_by_row"
 UNITS = "tests/test_hf_holes.py::test_schedules_count_steps_samples_and_epochs"
 INSIDE = "tests/test_hf_holes.py::test_an_encoder_runs_inside_the_wrapper_where_it_has_a_gradient"
 END = _TRAPS + "test_an_end_symbol_that_the_model_says_ends_nothing"
@@ -195,6 +198,11 @@ MUTATIONS: tuple[Mutation, ...] = (
               "tests/test_hf_trainer.py::test_accumulation_is_one_big_batch[sampling-llama-4]"), each=True),
     Mutation("documents are numbered by their layout", "AccumulationWindow.numbered", "batch.mask.any(1).cumsum(0)",
              "torch.ones_like(batch.mask[:, 0]).cumsum(0)", (FIRSTS,)),
+    Mutation("settings that count a prompt count its padding", "_counts_padding", "return bool(counted or",
+             "return bool(counted and", tuple(f"{COUNTED}[{case}]" for case in ("a length with the prompt-0", "a least length-0")),
+             each=True),
+    Mutation("languages by row are the model's own", "_forced", "return -1 if first ==", "return -1 if 0 !=",
+             (LANGUAGES + "[Seq2SeqTrainer]", LANGUAGES + "[Trainer]"), each=True),
     Mutation("the first tokens of packed documents are targets", "has_targets", "first = first | (positions == 0)",
              "first = first & (positions == 0)",
              ("tests/test_hf_holes.py::"
